@@ -1,0 +1,280 @@
+-- Offbeat's whole schema, applied once to an empty database by server/store/schema.py.
+--
+-- Words are those of the README. Times are timestamptz; every instant in `pings`, `states`, `runs` and `incidents`
+-- is *log time* (see server/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
+-- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
+
+create table meta (
+  one             boolean primary key default true check (one),
+  schema_version  integer not null,
+  created_at      timestamptz not null default now(),
+  -- Signs sessions and peppers the hashes of access keys; never leaves the database and the processes.
+  secret          bytea not null
+);
+
+---------------------------------------------------------------------------------------------------- definitions
+
+create type signal as enum ('start', 'success', 'fail', 'log', 'progress', 'skip', 'leave');
+
+create table projects (
+  id          integer generated always as identity primary key,
+  slug        text not null unique,
+  name        text not null,
+  ping_key    text not null unique,          -- addresses monitors by slug: /ping/{ping_key}/{slug}
+  definition  jsonb not null default '{}',
+  created_at  timestamptz not null default now()
+);
+
+create table channels (
+  id          integer generated always as identity primary key,
+  project_id  integer not null references projects on delete cascade,
+  slug        text not null,
+  kind        text not null,                 -- webhook, log, email, slack, ...
+  is_default  boolean not null default true, -- used by every monitor of the project that names no channels
+  definition  jsonb not null,                -- as server/deliver reads it; may hold secrets, never shown whole
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now(),
+  unique (project_id, slug)
+);
+
+create table monitors (
+  id          integer generated always as identity primary key,
+  project_id  integer not null references projects on delete cascade,
+  rev         bigint not null,               -- the change that wrote this definition
+  slug        text not null,
+  name        text not null,
+  tags        text[] not null default '{}',
+  paused      boolean not null default false,
+  snoozed_until timestamptz,                 -- alerts, not the record, are held back until then
+  definition  jsonb not null,                -- as server/engine/monitor.py reads it
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now(),
+  unique (project_id, slug)
+);
+
+-- Every monitor has one main UUID key; more can be added, also ones brought from another service,
+-- and a key may be bound to a signal and a stage. Plain text, since the ping address must be shown again.
+create table keys (
+  monitor_id  integer not null references monitors on delete cascade,
+  project_id  integer not null,
+  key         text primary key,
+  main        boolean not null default false,
+  signal      signal,
+  stage       text,
+  created_at  timestamptz not null default now()
+);
+create index keys_monitor on keys (monitor_id);
+create unique index keys_main on keys (monitor_id) where main;
+
+-- Every change of a definition, and the audit log. Written in the transaction of the change itself, under
+-- pg_advisory_xact_lock(changes_lock), so that the order of `rev` is the order of commits and a reader that has seen
+-- rev n has seen all before it. `before` is null for a creation, `after` for a deletion.
+create table changes (
+  rev         bigint generated always as identity primary key,
+  at          timestamptz not null default now(),
+  project_id  integer,
+  monitor_id  integer,
+  actor       text not null,                 -- who: 'admin', 'apply', 'ping', a key's prefix
+  kind        text not null,                 -- monitor, key, channel, project, window, pause, snooze, acknowledge, resolve
+  subject     text not null,                 -- the slug of what was changed
+  before      jsonb,
+  after       jsonb
+);
+create index changes_monitor on changes (monitor_id, rev);
+
+---------------------------------------------------------------------------------------------------- the log
+
+-- One row for each start of a process that writes to the log.
+create table writers (
+  id               integer generated always as identity primary key,
+  seq              bigint not null default 0,         -- the last one committed; final once fenced
+  started_at       timestamptz not null,
+  accepted_through timestamptz not null,              -- everything it accepted up to here is committed
+  seen_at          timestamptz not null default clock_timestamp(),  -- database time of its last sign of life
+  fenced           boolean not null default false,
+  clean            boolean not null default false,    -- it stopped by itself, after its last commit
+  node             text not null,
+  metrics_address  text                               -- host:port of its /metrics, for /sd/prometheus
+);
+create index writers_live on writers (id) where not fenced;
+
+create table pings (
+  at          timestamptz not null,          -- log time at the append; strictly increasing within a writer
+  seq         bigint not null,               -- a counter per writer
+  writer      integer not null,
+  monitor_id  integer not null,
+  project_id  integer not null,
+  signal      signal not null,
+  exit_code   integer,
+  done        bigint,
+  total       bigint,
+  duration    double precision,              -- seconds, as the client said
+  run         text,
+  stage       text,
+  task        text,
+  message     text,                          -- at most 10 kB
+  source      inet,
+  dialect     text,                          -- null: native
+  primary key (writer, seq, at)              -- the position in the log, and the guard against writing a batch twice
+) partition by range (at);
+create index pings_monitor on pings (monitor_id, at);
+
+-- Advances the writer's row and refuses a fenced writer, inside COPY's own transaction and round trip: a batch is
+-- committed and counted, or neither. All rows of a batch have one writer.
+create function pings_accept() returns trigger language plpgsql as $$
+declare
+  last record;
+begin
+  select min(writer) as first_writer, max(writer) as writer, max(seq) as seq, max(at) as at into last from batch;
+  if last.writer is null then
+    return null;
+  end if;
+  update writers w
+     set seq = greatest(w.seq, last.seq),
+         accepted_through = greatest(w.accepted_through, last.at),
+         seen_at = clock_timestamp()
+   where w.id = last.writer and not w.fenced and last.first_writer = last.writer;
+  if not found then
+    raise exception 'writer % is fenced', last.writer
+      using errcode = 'OB001', hint = 'Register a new writer; this one may not append any more.';
+  end if;
+  return null;
+end $$;
+
+create trigger pings_accept after insert on pings
+  referencing new table as batch for each statement execute function pings_accept();
+
+-- When pings were refused. A writer reports it before it commits anything it accepted later, so that whoever has
+-- seen its accepted_through pass an interval has seen the interval too.
+create table refusals (
+  id          bigint generated always as identity primary key,
+  writer      integer not null,
+  started_at  timestamptz not null,
+  ended_at    timestamptz not null,
+  pings       bigint not null,
+  reason      text not null                  -- full, database, clock
+);
+
+-- Deaf time: when pings may have been sent and could not be heard. Decided once, by the keeper.
+create table deaf (
+  id          bigint generated always as identity primary key,
+  started_at  timestamptz not null,
+  ended_at    timestamptz not null check (ended_at > started_at),
+  writer      integer,                       -- null: no writer was there
+  refusal_id  bigint unique,
+  pings       bigint not null default 0,     -- known to have been refused
+  reason      text not null,                 -- full, database, clock, crash, stopped
+  decided_at  timestamptz not null           -- the watermark at which it became an input of the engine
+);
+create index deaf_ended on deaf (ended_at);
+
+---------------------------------------------------------------------------------------------------- the keeper
+
+-- Exactly one keeper at a time. A renewal touches no column of a key, so it passes the `for key share` that every
+-- decision holds; a take-over changes `term`, so it waits for the decision under way.
+create table lease (
+  name        text primary key,
+  term        bigint not null,
+  holder      text not null,
+  node        text not null,
+  taken_at    timestamptz not null,
+  expires_at  timestamptz not null,
+  unique (name, term)
+);
+
+-- How far the keeper has come: a start loads `states` and follows the log from here.
+create table checkpoint (
+  one          boolean primary key default true check (one),
+  at           timestamptz not null,         -- every state includes all inputs up to here, or is newer
+  applied_rev  bigint not null,              -- the last change applied
+  deaf_id      bigint not null default 0     -- the last deaf interval applied
+);
+
+-- The engine's state of a monitor, written together with what was decided; (at, writer, seq) is the last input in it.
+create table states (
+  monitor_id  integer primary key,
+  project_id  integer not null,
+  at          timestamptz not null,
+  seq         bigint not null,
+  writer      integer not null,
+  status      text not null,                 -- new, up, down, unknown, paused; `late` is computed when read
+  since       timestamptz not null,
+  state       jsonb not null                 -- see server/engine/state.py
+) with (fillfactor = 75);
+create index states_trouble on states (project_id, status) where status in ('down', 'unknown');
+
+create table runs (
+  monitor_id   integer not null,
+  number       integer not null,             -- per monitor, from 1
+  project_id   integer not null,
+  exit_code    integer,
+  run          text,                         -- the client's run id; null: none was sent
+  started_at   timestamptz,                  -- null: the start was never heard
+  finished_at  timestamptz,
+  last_ping_at timestamptz not null,
+  duration     double precision,             -- seconds
+  verdict      text,                         -- null while open; succeeded, failed, hung, superseded, unknown
+  reason       text,
+  detail       jsonb not null default '{}',  -- stages, tasks, progress
+  primary key (monitor_id, number)
+) with (fillfactor = 85);
+create index runs_open on runs (monitor_id) where finished_at is null;
+create index runs_finished on runs (finished_at) where finished_at is not null;
+
+create table incidents (
+  monitor_id      integer not null,
+  number          integer not null,          -- per monitor, from 1
+  project_id      integer not null,
+  opened_at       timestamptz not null,      -- the deadline that was missed, not when somebody noticed
+  resolved_at     timestamptz,
+  decided_at      timestamptz not null,
+  cause           text not null,             -- the worst: missed, failed, hung, stage, tasks, members, ...
+  reason          text not null,             -- the sentence for people
+  run             text,
+  stage           text,
+  causes          jsonb not null,            -- all, with their own times
+  suppressed_by   integer,                   -- the monitor whose incident explains this one
+  revised         boolean not null default false,
+  acknowledged_at timestamptz,
+  acknowledged_by text,
+  primary key (monitor_id, number)
+) with (fillfactor = 85);
+create unique index incidents_open on incidents (monitor_id) where resolved_at is null;
+create index incidents_recent on incidents (project_id, opened_at);
+
+---------------------------------------------------------------------------------------------------- the outbox
+
+-- Written with the decision; facts are frozen. Per incident and channel only the lowest unsettled ordinal may be claimed.
+create table alerts (
+  id              bigint generated always as identity primary key,
+  created_at      timestamptz not null default clock_timestamp(),
+  next_attempt_at timestamptz not null default clock_timestamp(),
+  claimed_until   timestamptz,
+  settled_at      timestamptz,
+  expires_at      timestamptz,
+  project_id      integer not null,
+  channel_id      integer,                   -- null: the server's own log
+  monitor_id      integer,                   -- null: about Offbeat itself
+  incident        integer,
+  ordinal         integer not null default 0,  -- order within one incident
+  attempts        integer not null default 0,
+  kind            text not null,             -- opened, worse, resolved, reminder, operator, test
+  state           text not null default 'pending',  -- pending, delivered, dead, expired, collapsed
+  claimed_by      text,
+  error           text,
+  facts           jsonb not null
+);
+create unique index alerts_once on alerts (monitor_id, incident, ordinal, channel_id) where incident is not null;
+create index alerts_pending on alerts (next_attempt_at) where state = 'pending';
+create index alerts_order on alerts (monitor_id, incident, channel_id, ordinal) where state = 'pending';
+
+---------------------------------------------------------------------------------------------------- first rows
+
+insert into meta (schema_version, secret)
+  values (1, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+insert into projects (slug, name, ping_key)
+  values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
+insert into channels (project_id, slug, kind, definition)
+  select id, 'log', 'log', '{}' from projects;
+insert into lease (name, term, holder, node, taken_at, expires_at)
+  values ('keeper', 0, '', '', '-infinity', '-infinity');

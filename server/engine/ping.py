@@ -1,0 +1,69 @@
+"""One received signal, and its place in the log.
+
+What was *said* (`Ping`) and where it stands in the log (`Entry`) are two things: the first is the same object for every
+plain ping, so the hot path builds one small tuple per ping and nothing else.
+
+Instants are integers: microseconds since 1970-01-01 UTC of log time (`Micros`). Postgres keeps the same resolution.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+Micros = int  # microseconds since 1970-01-01T00:00:00Z, or a length of time in microseconds
+SECOND: Micros = 1_000_000
+
+Signal = Literal["start", "success", "fail", "log", "progress", "skip", "leave"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
+# Limits of the fields, in characters; what is longer is refused with 400 (ids) or cut (message).
+RUN_CHARS_MAX = 255
+STAGE_CHARS_MAX = 100
+TASK_CHARS_MAX = 255
+COUNT_MAX = 2**63 - 1
+EXIT_CODE_MAX = 255
+MESSAGE_HEAD_BYTES = 2_000
+MESSAGE_TAIL_BYTES = 8_000
+
+
+class Ping(NamedTuple):
+    """What a client said. `duration` is in seconds; `dialect` is None for the native one."""
+
+    signal: Signal = "success"
+    run: str | None = None
+    stage: str | None = None
+    task: str | None = None
+    done: int | None = None
+    total: int | None = None
+    exit_code: int | None = None
+    duration: float | None = None
+    message: str | None = None
+    dialect: str | None = None
+
+
+PLAIN: dict[Signal, Ping] = {signal: Ping(signal) for signal in SIGNALS}
+
+
+class Entry(NamedTuple):
+    """A ping in the log. Sorting entries sorts them into the one order: (at, writer, seq) is unique.
+
+    `source` is the packed network address of the client (4 or 16 bytes), or None where it is unknown.
+    """
+
+    at: Micros
+    writer: int
+    seq: int
+    monitor_id: int
+    project_id: int
+    source: bytes | None
+    ping: Ping
+
+
+class Position(NamedTuple):
+    """A place in the log: everything up to and including it."""
+
+    at: Micros
+    writer: int
+    seq: int
+
+
+START = Position(0, 0, 0)
+AFTER_ALL = 2**31 - 1  # as writer and seq: after every ping of that instant

@@ -1,0 +1,61 @@
+"""Every error that Offbeat raises on purpose, in one tree, so that a caller can draw the line where it needs it.
+
+    OffbeatError
+    ├── SettingsError        the command line or the environment is wrong; the message says what to do
+    ├── DefinitionError      a monitor, channel or project as sent cannot be; one problem per field
+    ├── SchemaError          the database is not ours, or newer than this program
+    ├── Unavailable          we cannot do it now: answered 503 with a Retry-After
+    │   ├── BacklogFull      too many pings wait for their commit
+    │   └── DatabaseAway     Postgres cannot be reached or does not answer in time
+    ├── Fenced               this writer may not append any more; it registers anew
+    └── LeaseLost            this process is no longer the keeper; what it was about to write is dropped
+"""
+
+from typing import NamedTuple
+
+
+class OffbeatError(Exception):
+    """The root: anything below is expected, has a clear message, and needs no traceback."""
+
+
+class SettingsError(OffbeatError):
+    """A setting is missing or wrong."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one field. `field` is a path such as `stages.2.within`; "" means the whole."""
+
+    field: str
+    reason: str
+
+
+class DefinitionError(OffbeatError):
+    """A definition is refused whole; `problems` names every field and why."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems))
+        self.problems = problems
+
+
+class SchemaError(OffbeatError):
+    """The database cannot be used as it is."""
+
+
+class Unavailable(OffbeatError):
+    """Not now. The ping may or may not be stored; the client should come again."""
+
+
+class BacklogFull(Unavailable):
+    """`pings_pending_max` or `bytes_pending_max` is reached."""
+
+
+class DatabaseAway(Unavailable):
+    """Postgres cannot be reached, or did not answer in time."""
+
+
+class Fenced(OffbeatError):
+    """The keeper has declared this writer dead."""
+
+
+class LeaseLost(OffbeatError):
+    """Another process is the keeper now, or may be."""
