@@ -1,14 +1,14 @@
 """Every error that Offbeat raises on purpose, in one tree, so that a caller can draw the line where it needs it.
 
-    OffbeatError
-    ├── SettingsError        the command line or the environment is wrong; the message says what to do
-    ├── DefinitionError      a monitor, channel or project as sent cannot be; one problem per field
-    ├── SchemaError          the database is not ours, or newer than this program
-    ├── Unavailable          we cannot do it now: answered 503 with a Retry-After
-    │   ├── BacklogFull      too many pings wait for their commit
-    │   └── DatabaseAway     Postgres cannot be reached or does not answer in time
-    ├── Fenced               this writer may not append any more; it registers anew
-    └── LeaseLost            this process is no longer the keeper; what it was about to write is dropped
+OffbeatError
+├── SettingsError        the command line or the environment is wrong; the message says what to do
+├── DefinitionError      a monitor, channel or project as sent cannot be; one problem per field
+├── SchemaError          the database is not ours, or newer than this program
+├── Unavailable          we cannot do it now: answered 503 with a Retry-After
+│   ├── BacklogFull      too many pings wait for their commit
+│   └── DatabaseAway     Postgres cannot be reached or does not answer in time
+├── Fenced               this writer may not append any more; it registers anew
+└── LeaseLost            this process is no longer the keeper; what it was about to write is dropped
 """
 
 from typing import NamedTuple

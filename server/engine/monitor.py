@@ -1,0 +1,205 @@
+"""What is expected of a monitor: its definition, as people send it and as the engine reads it.
+
+One model for both, so that a field, its limits, its documentation and its meaning stand in one place. Definitions are
+frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
+"""
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from server.engine.durations import read_duration, write_duration
+from server.engine.ping import SECOND, STAGE_CHARS_MAX, Micros, Signal
+from server.engine.schedule import check_cron, check_oncalendar
+from server.errors import DefinitionError, Problem
+
+SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
+STAGES_MAX = 100
+
+Duration = Annotated[
+    Micros,
+    BeforeValidator(read_duration),
+    PlainSerializer(write_duration, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "examples": ["90s", "15m", "1h30m"]}, {"type": "number", "minimum": 0}],
+            "description": "A duration: 90s, 15m, 1h30m, 7d, or a number of seconds.",
+        }
+    ),
+]
+Slug = Annotated[str, Field(pattern=SLUG_PATTERN, max_length=100)]
+StageName = Annotated[str, Field(min_length=1, max_length=STAGE_CHARS_MAX)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Model):
+    """A named step of a run, in the order in which it is listed."""
+
+    name: StageName
+    within: Duration | None = Field(None, description="From the completion of the stage before, or the run's start.")
+    optional: bool = Field(False, description="May be left out without a word.")
+
+
+class Tasks(_Model):
+    """N parallel pieces of a run."""
+
+    expected: int | None = Field(None, ge=1, description="How many; none: the run says it with `total`.")
+    within: Duration | None = Field(None, description="All done this long after the run's start.")
+    tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+
+
+class Members(_Model):
+    """A fleet of long-lived workers, each of which pings with its name as the task."""
+
+    every: Duration
+    grace: Duration = 60 * SECOND
+    forget_after: Duration = Field(86_400 * SECOND, description="A silent member is forgotten after this.")
+    min_alive: Annotated[str, Field(pattern=r"^(100|[1-9]?\d)(\.\d+)?%$")] | int | None = Field(
+        None, description="A count, or a percentage such as 95%; none: every member counts."
+    )
+    expected: int | None = Field(None, ge=1, description="What a percentage is of; none: the highest count seen.")
+
+
+class After(_Model):
+    """Due when another monitor has been heard."""
+
+    monitor: Slug
+    signal: Signal = "success"
+    within: Duration
+
+
+class AtMost(_Model):
+    """More than `count` satisfying pings in `per` is too often."""
+
+    count: int = Field(ge=1, le=10_000)
+    per: Duration
+
+
+class Keywords(_Model):
+    """Words in a ping's message that decide its signal (Healthchecks' body filters). Substrings, case-sensitive."""
+
+    start: tuple[str, ...] = ()
+    success: tuple[str, ...] = ()
+    fail: tuple[str, ...] = ()
+    default: Literal["as sent", "fail", "ignore"] = "as sent"
+
+
+class Definition(_Model):
+    """Everything a monitor expects. At most one of every, cron, oncalendar, after and members."""
+
+    name: str | None = Field(None, max_length=200)
+    description: str | None = Field(None, max_length=10_000)
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")], ...] = Field((), max_length=50)
+
+    every: Duration | None = Field(None, description="The next ping is due this long after the last.")
+    cron: str | None = Field(None, max_length=200, description="Five fields, in `timezone`.")
+    oncalendar: str | None = Field(None, max_length=1000, description="systemd OnCalendar, in `timezone`.")
+    timezone: str = Field("UTC", max_length=60)
+    after: After | None = None
+    members: Members | None = None
+    grace: Duration = Field(60 * SECOND, description="Due + grace is the deadline.")
+    first_within: Duration | None = Field(None, description="The first ping ever must come this long after creation.")
+
+    max_runtime: Duration | None = Field(None, description="A run open longer is hung.")
+    min_runtime: Duration | None = Field(None, description="A run that succeeds sooner has failed: too early.")
+    quiet_for: Duration | None = Field(None, description="A run silent longer is hung.")
+    stall_for: Duration | None = Field(None, description="A run whose counts stand still longer is hung.")
+    overlap: Literal["allow", "alert"] = "allow"
+    stages: tuple[Stage, ...] = Field((), max_length=STAGES_MAX)
+    tasks: Tasks | None = None
+    at_most: AtMost | None = None
+
+    fail_after: int = Field(1, ge=1, le=1000, description="So many misses or failures in a row open an incident.")
+    recover_after: int = Field(1, ge=1, le=1000, description="So many successes in a row resolve it.")
+    depends_on: tuple[Slug, ...] = Field((), max_length=50)
+    dependency_wait: Duration = 120 * SECOND
+    strict: bool = Field(False, description="Judge also the time in which Offbeat could not hear.")
+
+    channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's defaults.")
+    remind_every: Duration | None = None
+    methods: Literal["any", "POST"] = "any"
+    keywords: Keywords | None = None
+    manual_resume: bool = False
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"no such time zone: {value!r}; use a name such as Europe/Berlin") from None
+        return value
+
+    @field_validator("every", "max_runtime", "quiet_for", "stall_for", "remind_every")
+    @classmethod
+    def _at_least_a_second(cls, value: Micros | None) -> Micros | None:
+        if value is not None and value < SECOND:
+            raise ValueError("must be at least 1s")
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_reads(cls, value: str | None) -> str | None:
+        return None if value is None else check_cron(value)
+
+    @field_validator("oncalendar")
+    @classmethod
+    def _oncalendar_reads(cls, value: str | None) -> str | None:
+        return None if value is None else check_oncalendar(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        kinds = [n for n in ("every", "cron", "oncalendar", "after", "members") if getattr(self, n) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"at most one of every, cron, oncalendar, after and members; got {' and '.join(kinds)}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("stages: two stages have the same name")
+        if self.min_runtime and self.max_runtime and self.min_runtime >= self.max_runtime:
+            raise ValueError("min_runtime must be shorter than max_runtime")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, without what is at its default; `read_definition` gives the same definition back."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
+    """A validation error as one problem per field, in words without the library's own prefix."""
+    return [
+        Problem(
+            ".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])]),
+            item["msg"].removeprefix("Value error, "),
+        )
+        for item in error.errors()
+    ]
+
+
+def read_definition(value: object) -> Definition:
+    """A definition as people send it. Raises DefinitionError that names every wrong field and why."""
+    try:
+        return Definition.model_validate(value)
+    except ValidationError as error:
+        raise DefinitionError(problems_of(error)) from None
+
+
+@lru_cache(maxsize=100_000)
+def load_definition(text: str) -> Definition:
+    """A definition from its stored JSON; equal texts give the same object."""
+    return Definition.model_validate(orjson.loads(text))

@@ -1,0 +1,111 @@
+"""Long-lived parts: started in order, stopped in reverse, and never an orphan task.
+
+Every task that outlives a call belongs to a `Service`, has a name, and is watched: should one die, the server stops,
+because a server without its keeper or its writer looks healthy and is not. This is the only module that creates tasks.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from server.clock import monotonic
+
+log = structlog.get_logger("service")
+
+
+class Service:
+    """Something that runs for the life of the server. Override `start` and `stop`; both may be called only once."""
+
+    name = "service"
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.on_death: Callable[[str, BaseException | None], None] | None = None
+
+    async def start(self) -> None:
+        """Become useful. When this returns the service works."""
+
+    async def stop(self) -> None:
+        """Finish what was begun, then end the tasks. Tolerates a service that never started."""
+        await self.cancel_tasks()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task for as long as the service lives; when it ends without being cancelled, the server stops."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")
+        self.tasks.add(task)
+        task.add_done_callback(self._watch)
+        return task
+
+    def errand(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A short task that may end; only a failure of it is loud."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")
+        self.tasks.add(task)
+        task.add_done_callback(self._watch_errand)
+        return task
+
+    async def cancel_tasks(self) -> None:
+        """End every task of this service and wait for them."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _watch(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        log.error("a task that must not end has ended", task=task.get_name(), exc_info=error)
+        if self.on_death is not None:
+            self.on_death(task.get_name(), error)
+
+    def _watch_errand(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task failed", task=task.get_name(), exc_info=task.exception())
+
+
+class Stack:
+    """Services in the order of their start; stopping is the list read backwards, under one bound."""
+
+    def __init__(self) -> None:
+        self.running: list[Service] = []
+        self.died: asyncio.Event = asyncio.Event()
+        self.cause: str | None = None
+
+    async def start(self, service: Service) -> None:
+        """Start one more; it is stopped before all that started earlier."""
+        service.on_death = self._on_death
+        self.running.append(service)
+        await service.start()
+
+    async def stop(self, bound_s: float) -> None:
+        """Stop all, the last first. What does not stop in time is cancelled and named in the log."""
+        deadline = monotonic() + bound_s
+        for service in reversed(self.running):
+            try:
+                async with asyncio.timeout(max(0.1, deadline - monotonic())):
+                    await service.stop()
+            except TimeoutError:
+                log.warning("did not stop in time", service=service.name)
+                await service.cancel_tasks()
+            except Exception:
+                log.exception("failed to stop", service=service.name)
+        self.running.clear()
+
+    def _on_death(self, name: str, error: BaseException | None) -> None:
+        self.cause = self.cause or f"{name}: {error!r}"
+        self.died.set()
+
+
+async def forever(step: Callable[[], Awaitable[object]], every_s: float) -> None:
+    """Call `step` again and again with a pause between; a failure is logged and does not end it."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception("will be tried again", step=getattr(step, "__qualname__", repr(step)), every_s=every_s)
+        await asyncio.sleep(every_s)
