@@ -51,6 +51,8 @@ create table monitors (
   updated_at  timestamptz not null default now(),
   unique (project_id, slug)
 );
+-- The few that refer to others: who depends on whom is asked at every change and deletion.
+create index monitors_linked on monitors (project_id) where definition ?| array['depends_on', 'after'];
 
 -- Every monitor has one main UUID key; more can be added, also ones brought from another service,
 -- and a key may be bound to a signal and a stage. Plain text, since the ping address must be shown again.
@@ -81,6 +83,30 @@ create table changes (
   after       jsonb
 );
 create index changes_monitor on changes (monitor_id, rev);
+
+-- Keys of people and programs that manage. Only a hash with meta.secret is kept; `prefix` is what may be shown again.
+create table access_keys (
+  id            integer generated always as identity primary key,
+  project_id    integer references projects on delete cascade,  -- null: every project
+  role          text not null check (role in ('admin', 'read', 'ping')),
+  name          text not null,
+  prefix        text not null,
+  hash          bytea not null unique,
+  created_at    timestamptz not null default now(),
+  last_used_at  timestamptz,                 -- to the minute
+  revoked_at    timestamptz
+);
+
+-- What was created under which Idempotency-Key, so that a repeated request creates nothing more; kept for a day.
+create table creations (
+  created_at  timestamptz not null default now(),
+  scope       text not null,                 -- who and what: two clients may use the same key
+  key         text not null,
+  request     bytea not null,                -- a hash: the same key with another request is refused
+  subject     text not null,
+  primary key (scope, key)
+);
+create index creations_created on creations (created_at);
 
 ---------------------------------------------------------------------------------------------------- the log
 
