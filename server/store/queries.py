@@ -1,0 +1,52 @@
+"""Reads the SQL of one subject from `sql/{subject}.sql`, so that SQL lives in SQL files, each block with its reason.
+
+A block is one statement: `-- name: some_name`, comment lines that say why it is as it is, then the SQL. Where a name
+must be written into the statement (DDL takes no parameters) it stands as a quoted placeholder, `"{partition}"` or
+`'{start}'`: still valid SQL, so the test that prepares every block against the schema reads it like any other.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+SQL_DIR = Path(__file__).parent / "sql"
+_NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)$")
+
+
+@cache
+def load(subject: str) -> Mapping[str, str]:
+    """The statements of `sql/{subject}.sql` by name, without their comment lines.
+
+    Raises ValueError that names file and block where a name is wrong or used twice, or the why or the SQL is missing.
+    """
+    path = SQL_DIR / f"{subject}.sql"
+    return MappingProxyType(parse(path.read_text(encoding="utf-8"), path.name))
+
+
+def parse(text: str, source: str) -> dict[str, str]:
+    """The blocks of `text`; `source` is for the messages. Comments before the first block are the file's own."""
+    statements: dict[str, str] = {}
+    head, *blocks = re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)
+    if _sql(head):
+        raise ValueError(f"{source}: SQL before the first `-- name:`")
+    for block in blocks:
+        first, _, body = block.partition("\n")
+        found = _NAME.match(first.rstrip())
+        if found is None:
+            raise ValueError(f"{source}: {first!r}: a name is lower case, digits and _")
+        name, sql = found[1], _sql(body)
+        if name in statements:
+            raise ValueError(f"{source}: {name} stands there twice")
+        if not body.lstrip().startswith("--"):
+            raise ValueError(f"{source}: {name} lacks the comment that says why")
+        if not sql:
+            raise ValueError(f"{source}: {name} has no SQL")
+        statements[name] = sql
+    return statements
+
+
+def _sql(text: str) -> str:
+    """What is left of `text` without comment lines; the server never sees our prose."""
+    return "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--"))
