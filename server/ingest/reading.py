@@ -5,14 +5,19 @@ A dialect is one module with a pure reader and its answers. A reader takes a `Re
 to the batch, waits for the commit, and asks the dialect for the answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from server.engine.ping import Ping, Signal
 
 
 class Request(NamedTuple):
-    """One whole request. `path` and `query` as sent (percent-encoded); header names in lower case."""
+    """One whole request. `path` and `query` as sent (percent-encoded); header names in lower case.
+
+    `body` is what came over the wire without its chunks, never decompressed: the door of aiohttp is built with
+    `auto_decompress=False`, because only a dialect knows how much it may become. Bytes of the request line above 0x7f
+    are decoded as UTF-8 with `surrogateescape`.
+    """
 
     method: str
     path: str
@@ -30,13 +35,21 @@ class Key(NamedTuple):
 class Slug(NamedTuple):
     """Addressed by a project's ping key and a monitor's slug.
 
-    `create`: make the monitor if it is missing; `definition` is what it is made or changed to (None: the defaults).
+    Found in this order: the project with this ping key and its monitor with this slug; an added key written
+    `ping_key/slug`, brought along from a service whose addresses have two parts; a monitor whose own key is `ping_key`
+    and whose slug is `slug`. Only the first can create.
+
+    `create`: make the monitor if it is missing. `definition`: the fields it is made with, or changed to where they
+    differ (None in it: back to the default); fields it does not name stay as they are, since people may have set them.
+    `like`: the slug of another monitor of the project; where that one exists, the missing one is made with its
+    definition, whatever `create` says (an environment of a known job).
     """
 
     ping_key: str
     slug: str
     create: bool = False
     definition: Mapping[str, Any] | None = None
+    like: str | None = None
 
 
 class Reading(NamedTuple):
@@ -80,9 +93,20 @@ class Outcome(NamedTuple):
 
 OK = Outcome("ok")
 
+_WORST_FIRST = ("unavailable", "full", "ambiguous", "unknown", "created", "ok")
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The one to tell a client whose request held several pings, or none (then it is ok)."""
+    return min(outcomes, key=lambda outcome: _WORST_FIRST.index(outcome.kind), default=OK)
+
 
 class Dialect(Protocol):
-    """A wire protocol: the reader and its answers. Modules satisfy it."""
+    """A wire protocol: the reader and its answers. Modules satisfy it.
+
+    A list of readings may be empty (nothing in the request was for us): it is answered as ok. Of several outcomes the
+    dialect is told the worst.
+    """
 
     name: str
 
@@ -91,7 +115,7 @@ class Dialect(Protocol):
         ...
 
     def answer(self, outcome: Outcome | Refusal, request: Request) -> Answer:
-        """The dialect's own answer to what became of the request."""
+        """The dialect's own answer to what became of the request. Total, also for refusals by the door (408, 413)."""
         ...
 
 
