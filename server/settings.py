@@ -5,8 +5,9 @@ fields (server/cli.py), and a test holds the README's table against them.
 """
 
 import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -121,3 +122,21 @@ def read_settings(flags: dict[str, Any]) -> Settings:
                 f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {problem['msg']}, not {problem['input']!r}"
             )
         raise SettingsError("\n".join(lines)) from None
+
+
+class ServiceEnvironment(NamedTuple):
+    """What systemd says to a service of `Type=notify`; both None without it."""
+
+    notify_socket: str | None = None
+    watchdog_s: float | None = None  # without a sign of life for so long, it is killed
+
+
+def read_service_environment() -> ServiceEnvironment:
+    """systemd's variables of this process, as sd_notify(3) and sd_watchdog_enabled(3) describe them."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    meant_for = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    watched = microseconds.isdigit() and meant_for == str(os.getpid())
+    return ServiceEnvironment(
+        notify_socket=os.environ.get("NOTIFY_SOCKET") or None,
+        watchdog_s=int(microseconds) / 1_000_000 if watched else None,
+    )

@@ -1,0 +1,273 @@
+"""The pages for programs, the outside watchdog, systemd's protocol and the log lines."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from server.beat import UNTAKEN_S_MAX, Beat
+from server.errors import DatabaseAway
+from server.loop_lag import LoopLag
+from server.metrics import Metrics
+from server.settings import ServiceEnvironment
+from server.systemd import Systemd
+from server.web.machines import Check, Machines, Target, add_routes
+
+
+class World:
+    """What the pages are told in these tests."""
+
+    def __init__(self, token=None):
+        self.metrics = Metrics("9.9")
+        self.checks = [Check("deadlines", True, "3 loaded"), Check("serving", True)]
+        self.checks.append(Check("postgres", True, required=False))
+        self.targets = [Target("10.0.0.1:8080", 4, "alpha")]
+        self.refreshed = 0
+        self.app = web.Application()
+        add_routes(self.app, Machines(self.metrics, token, lambda: self.checks, self._refresh, self._targets))
+
+    async def _refresh(self):
+        self.refreshed += 1
+
+    async def _targets(self):
+        if self.targets is None:
+            raise DatabaseAway("Postgres cannot be reached")
+        return self.targets
+
+
+async def test_metrics_in_both_formats(aiohttp_client):
+    world = World()
+    client = await aiohttp_client(world.app)
+    world.metrics.committed({"success": 5}, 0.001)
+    plain = await client.get("/metrics")
+    assert plain.status == 200 and plain.headers["Content-Type"].startswith("text/plain")
+    assert 'offbeat_pings_total{result="committed",signal="success"} 5.0' in await plain.text()
+    openmetrics = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert (await openmetrics.text()).endswith("# EOF\n")
+    assert world.refreshed == 2
+
+
+async def test_the_token_guards_metrics_and_discovery_but_not_the_probes(aiohttp_client):
+    client = await aiohttp_client(World(token="s3cret").app)
+    for path in ("/metrics", "/sd/prometheus"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+            assert (await client.get(path, headers=headers)).status == 401
+        assert (await client.get(path, headers={"Authorization": "Bearer s3cret"})).status == 200
+    for path in ("/livez", "/readyz", "/-/healthy", "/-/ready"):
+        assert (await client.get(path)).status == 200
+        assert (await client.head(path)).status == 200
+
+
+async def test_ready_needs_what_is_required_and_shows_the_rest(aiohttp_client):
+    world = World()
+    client = await aiohttp_client(world.app)
+    world.checks[2] = Check("postgres", False, "not since 12 s", required=False)
+    answer = await client.get("/readyz?verbose")
+    assert answer.status == 200
+    assert await answer.text() == "[+] deadlines: 3 loaded\n[+] serving\n[-] postgres: not since 12 s\nready\n"
+    world.checks[1] = Check("serving", False, "stopping")
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert "[-] serving: stopping\n" in await answer.text()
+    assert (await client.get("/readyz?exclude=serving")).status == 200
+    assert (await client.get("/livez")).status == 200
+
+
+async def test_discovery_lists_every_process_or_fails(aiohttp_client):
+    world = World()
+    client = await aiohttp_client(world.app)
+    answer = await client.get("/sd/prometheus")
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert await answer.json() == [
+        {"targets": ["10.0.0.1:8080"], "labels": {"__meta_offbeat_node": "alpha", "__meta_offbeat_writer": "4"}}
+    ]
+    world.targets = []
+    assert await (await client.get("/sd/prometheus")).json() == []
+    world.targets = None  # an empty list would make Prometheus forget us; an error keeps its last list
+    assert (await client.get("/sd/prometheus")).status == 503
+
+
+@pytest.fixture
+async def watchdog(aiohttp_server):
+    """An outside watchdog that counts its beats."""
+    beats = asyncio.Queue()
+
+    async def beat(request):
+        beats.put_nowait(request.path)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/beat", beat)
+    server = await aiohttp_server(app)
+    server.beats = beats
+    return server
+
+
+async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_taken(watchdog):
+    watermark, untaken_s, failing = [1], [0.0], [False]
+
+    async def untaken():
+        if failing[0]:
+            raise DatabaseAway("gone")
+        return untaken_s[0]
+
+    def moving():
+        if watermark[0] is not None and watermark[0] > 0:
+            watermark[0] += 1
+        return None if watermark[0] is None else abs(watermark[0])
+
+    beat = Beat(str(watchdog.make_url("/beat")), 0.01, moving, untaken)
+    await beat.start()
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                await watchdog.beats.get()
+            for stop, go in (
+                (lambda: watermark.__setitem__(0, -watermark[0]), lambda: watermark.__setitem__(0, -watermark[0])),
+                (lambda: untaken_s.__setitem__(0, UNTAKEN_S_MAX + 1), lambda: untaken_s.__setitem__(0, 0.0)),
+                (lambda: failing.__setitem__(0, True), lambda: failing.__setitem__(0, False)),
+            ):
+                stop()
+                withheld = beat.withheld
+                while beat.withheld < withheld + 2:
+                    await asyncio.sleep(0.005)
+                while not watchdog.beats.empty():
+                    watchdog.beats.get_nowait()
+                withheld = beat.withheld
+                while beat.withheld < withheld + 3:
+                    await asyncio.sleep(0.005)
+                assert watchdog.beats.empty()
+                go()
+                await watchdog.beats.get()
+    finally:
+        await beat.stop()
+
+
+async def test_who_is_not_the_keeper_sends_no_beat(watchdog):
+    asked = asyncio.Event()
+    times = []
+
+    def watermark():
+        times.append(1)
+        if len(times) > 5:
+            asked.set()
+
+    async def untaken():
+        return 0.0
+
+    beat = Beat(str(watchdog.make_url("/beat")), 0.01, watermark, untaken)
+    await beat.start()
+    await asyncio.wait_for(asked.wait(), 5)
+    await beat.stop()
+    assert watchdog.beats.empty() and beat.withheld == 0
+
+
+@pytest.fixture
+def notify_socket(tmp_path):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(path)
+        line.settimeout(5)
+        yield line
+
+
+async def test_systemd_is_told_what_happens(notify_socket):
+    systemd = Systemd(ServiceEnvironment(notify_socket.getsockname(), None))
+    await systemd.start()
+    systemd.extend(30, "loading 1000 monitors")
+    systemd.ready("listening on :8080")
+    systemd.status("3 monitors\nare down")
+    systemd.stopping()
+    await systemd.stop()
+    assert [notify_socket.recv(1000) for _ in range(4)] == [
+        b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=loading 1000 monitors",
+        b"READY=1\nSTATUS=listening on :8080",
+        b"STATUS=3 monitors are down",
+        b"STOPPING=1\nSTATUS=stopping",
+    ]
+
+
+async def test_the_watchdog_hears_of_us_only_while_the_work_goes_on(notify_socket):
+    alive, asked = [True], asyncio.Event()
+
+    def is_alive():
+        asked.set()
+        return alive[0]
+
+    systemd = Systemd(ServiceEnvironment(notify_socket.getsockname(), 0.04), is_alive)
+    await systemd.start()
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        assert await loop.run_in_executor(None, notify_socket.recv, 100) == b"WATCHDOG=1"
+    alive[0] = False
+    for _ in range(3):
+        asked.clear()
+        await asyncio.wait_for(asked.wait(), 5)
+    notify_socket.setblocking(False)
+    heard = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            notify_socket.recv(100)
+            heard += 1
+    assert heard <= 1
+    await systemd.stop()
+
+
+async def test_without_systemd_nothing_happens(tmp_path):
+    for environment in (ServiceEnvironment(), ServiceEnvironment(str(tmp_path / "nobody"), 0.01)):
+        systemd = Systemd(environment)
+        await systemd.start()
+        systemd.ready("listening")
+        await systemd.stop()
+
+
+async def test_the_loops_lag_is_seen():
+    seen = asyncio.Queue()
+    lag = LoopLag(seen.put_nowait)
+    await lag.start()
+    assert await asyncio.wait_for(seen.get(), 5) < 0.2
+    await lag.stop()
+
+
+LOGGING = """
+import logging, structlog
+from server import logs
+logs.set_up({form!r}, "info")
+log = structlog.get_logger("ingest")
+log.debug("too much")
+log.info("hello", rows=3, key="s3cret-key")
+logging.getLogger("library").warning("from %s", "outside")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("broke")
+"""
+
+
+def _say(form):
+    done = subprocess.run([sys.executable, "-c", LOGGING.format(form=form)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_log_lines_for_programs():
+    hello, outside, broke = (json.loads(line) for line in _say("json").splitlines())
+    assert hello["event"] == "hello" and hello["rows"] == 3 and hello["logger"] == "ingest" and hello["level"] == "info"
+    assert hello["key"] == "***" and hello["timestamp"].endswith("Z")
+    assert outside["event"] == "from outside" and outside["logger"] == "library"
+    assert "ZeroDivisionError" in broke["exception"]
+
+
+def test_log_lines_for_people():
+    text = _say("console")
+    assert "hello" in text and "s3cret" not in text and "ZeroDivisionError" in text and "too much" not in text
+
+
+def test_a_log_that_nobody_reads_stops_nothing():
+    program = LOGGING.format(form="json") + "\nimport os\nos.close(1)\nlog.info('into the void')\nos._exit(7)\n"
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 7

@@ -1,0 +1,111 @@
+"""What /metrics says: names, label values that exist from the start, and numbers counted by the batch."""
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.engine.ping import SIGNALS
+from server.metrics import ALERT_RESULTS, ERROR_CODES, READINGS, REFUSALS, STATUSES, Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = generate_latest(metrics.registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_known_label_value_is_there_and_zero_from_the_start():
+    seen = samples(Metrics("1.2.3", channel_kinds=["log", "email"]))
+    for signal in SIGNALS:
+        for result in ("committed", "refused"):
+            assert seen["offbeat_pings_total", (("result", result), ("signal", signal))] == 0
+    for reason in REFUSALS:
+        assert seen["offbeat_ping_refusals_total", (("reason", reason),)] == 0
+    for code in ERROR_CODES:
+        assert seen["offbeat_http_errors_total", (("code", str(code)),)] == 0
+    for result in ALERT_RESULTS:
+        assert seen["offbeat_alerts_total", (("channel_kind", "email"), ("result", result))] == 0
+
+
+def test_there_are_no_created_series_and_the_build_is_named():
+    text = generate_latest(Metrics("1.2.3").registry).decode()
+    assert "_created" not in text
+    assert 'version="1.2.3"' in text and "offbeat_build_info" in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_a_batch_is_counted_once():
+    metrics = Metrics("1")
+    metrics.committed({"success": 250, "start": 6}, seconds=0.004)
+    seen = samples(metrics)
+    assert seen["offbeat_pings_total", (("result", "committed"), ("signal", "success"))] == 250
+    assert seen["offbeat_pings_total", (("result", "committed"), ("signal", "start"))] == 6
+    assert seen["offbeat_batch_rows_count", ()] == 1
+    assert seen["offbeat_batch_rows_sum", ()] == 256
+    assert seen["offbeat_ping_commit_duration_seconds_bucket", (("le", "0.0025"),)] == 0
+    assert seen["offbeat_ping_commit_duration_seconds_bucket", (("le", "0.005"),)] == 1
+
+
+def test_refusals_count_by_signal_and_by_reason():
+    metrics = Metrics("1")
+    metrics.refused("full", {"success": 3, "fail": 1})
+    metrics.failed(404)
+    metrics.failed(418)
+    seen = samples(metrics)
+    assert seen["offbeat_pings_total", (("result", "refused"), ("signal", "success"))] == 3
+    assert seen["offbeat_ping_refusals_total", (("reason", "full"),)] == 4
+    assert seen["offbeat_http_errors_total", (("code", "404"),)] == 1
+    assert seen["offbeat_http_errors_total", (("code", "418"),)] == 1
+
+
+def test_decisions_and_alerts():
+    metrics = Metrics("1")
+    metrics.decided([0.05, 0.2, 40])
+    metrics.delivered("webhook", "delivered", 2)
+    metrics.loop_lagged(0.003)
+    seen = samples(metrics)
+    assert seen["offbeat_decision_lag_seconds_bucket", (("le", "0.25"),)] == 2
+    assert seen["offbeat_decision_lag_seconds_count", ()] == 3
+    assert seen["offbeat_alerts_total", (("channel_kind", "webhook"), ("result", "delivered"))] == 2
+    assert seen["offbeat_event_loop_lag_seconds_count", ()] == 1
+
+
+def test_readings_are_taken_at_the_scrape_and_none_is_absent():
+    metrics = Metrics("1")
+    pending = [3]
+    metrics.bind("pending_pings", lambda: pending[0])
+    metrics.bind("watermark_timestamp_seconds", lambda: None)
+    metrics.bind("monitors", lambda: {"up": 7})
+    metrics.bind("deaf_seconds", lambda: 1.5)
+    pending[0] = 4
+    seen = samples(metrics)
+    assert seen["offbeat_pending_pings", ()] == 4
+    assert seen["offbeat_deaf_seconds_total", ()] == 1.5
+    assert not any(name == "offbeat_watermark_timestamp_seconds" for name, _ in seen)
+    assert {status: seen["offbeat_monitors", (("status", status),)] for status in STATUSES} == {
+        "new": 0,
+        "up": 7,
+        "down": 0,
+        "unknown": 0,
+        "paused": 0,
+    }
+
+
+def test_a_name_is_bound_once_and_must_be_known():
+    metrics = Metrics("1")
+    metrics.bind("keeper", lambda: 1)
+    with pytest.raises(ValueError, match="bound already"):
+        metrics.bind("keeper", lambda: 0)
+    with pytest.raises(KeyError):
+        metrics.bind("no_such_thing", lambda: 0)
+
+
+def test_no_metric_can_be_labelled_by_monitor():
+    labels = {reading.label for reading in READINGS.values()} - {None}
+    assert labels == {"status"}
+    assert {label for _, pairs in samples(Metrics("1")) for label, _ in pairs} <= {
+        "signal", "result", "reason", "code", "channel_kind", "le", "version", "python", "generation", "status",
+    }  # fmt: skip
