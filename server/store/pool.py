@@ -1,0 +1,184 @@
+"""Connections to Postgres, all opened alike: durable, in UTC, with bounds on waiting, and with one word for trouble.
+
+Sessions carry no state of their own: no SET, no LISTEN, no advisory lock outlives a transaction. So the same code works
+behind PgBouncer in transaction mode, and a pool needs no reset query (one round trip less for every use).
+"""
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+from server.errors import DatabaseAway, SettingsError
+from server.store.queries import load
+
+# What every function of this room takes: a connection of one's own, or one lent by a pool.
+Connection = asyncpg.Connection | PoolConnectionProxy
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 10.0
+_JSONB_VERSION = b"\x01"  # the one version of jsonb's binary form: this byte, then JSON text
+_SQL = load("pool")
+
+# Behind a pooler no prepared statement is kept: it would live in somebody else's server connection.
+_STATEMENTS_KEPT = 100
+# Asked of Postgres itself. Its side of the keepalives is enough: the packets keep a NAT entry alive for both, and a
+# client that vanished loses its locks after a minute; our own side has the bound of `command_timeout`.
+_SERVER_SETTINGS = {
+    "synchronous_commit": "on",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+# Classes of SQLSTATE that say "not now": lost connections, resources, shutdown and start-up, failing disks; and single
+# codes: a session ended by a time-out of its own, and a primary that has become a standby.
+_AWAY_CLASSES = ("08", "53", "57P", "58")
+_AWAY_CODES = ("25P03", "25006")
+# Said while connecting: a wrong role or password, no such database, no right to connect. Waiting does not cure them.
+_REFUSED_CODES = ("28000", "28P01", "3D000", "42501")
+
+
+async def connect(
+    url: str,
+    *,
+    pgbouncer: bool = False,
+    application_name: str = "offbeat",
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
+) -> asyncpg.Connection:
+    """One connection. Raises DatabaseAway, or SettingsError where trying again cannot help."""
+    with database_trouble(), _refusal():
+        connection = await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=command_timeout_s,
+            statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
+            server_settings=_server_settings(pgbouncer, application_name),
+        )
+        try:
+            await _initialiser(pgbouncer)(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
+
+
+async def open_pool(
+    url: str,
+    *,
+    size_max: int = 5,
+    pgbouncer: bool = False,
+    application_name: str = "offbeat",
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
+) -> asyncpg.Pool:
+    """A pool that has proved by one connection that it can connect. Raises as `connect`.
+
+    Whoever uses it wraps the use in `database_trouble()`, and bounds the wait: `pool.acquire(timeout=...)`.
+    """
+    with database_trouble(), _refusal():
+        return await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=size_max,
+            init=_initialiser(pgbouncer),
+            reset=_keep_session,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=command_timeout_s,
+            statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
+            server_settings=_server_settings(pgbouncer, application_name),
+        )
+
+
+@contextmanager
+def database_trouble() -> Iterator[None]:
+    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseAway.
+
+    Errors of ours (wrong SQL, a broken constraint) pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise DatabaseAway(f"Postgres: {describe(error)}") from error
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether this error says that Postgres is away for now, as against that we asked for something wrong."""
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        return code.startswith(_AWAY_CLASSES) or code in _AWAY_CODES
+    if isinstance(error, asyncpg.InterfaceError):
+        # asyncpg has one class for misuse and for a connection that is gone; only the words differ, and a test holds
+        # them. (A connection lost during a query is ConnectionDoesNotExistError, class 08.)
+        return "closed" in str(error) or "closing" in str(error)
+    return isinstance(error, OSError | TimeoutError | asyncpg.TargetServerAttributeNotMatched)
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line; TimeoutError has no words of its own."""
+    return str(error).strip().replace("\n", " ") or type(error).__name__
+
+
+def _server_settings(pgbouncer: bool, application_name: str) -> dict[str, str]:
+    # PgBouncer refuses start-up parameters that it does not track; these two it does.
+    tracked = {"application_name": application_name, "timezone": "UTC"}
+    return tracked if pgbouncer else tracked | _SERVER_SETTINGS
+
+
+def _initialiser(pgbouncer: bool) -> Callable[[Connection], Coroutine[Any, Any, None]]:
+    return _initialise_behind_pooler if pgbouncer else _initialise
+
+
+async def _initialise(connection: Connection) -> None:
+    # Binary, so that COPY in binary form takes jsonb too.
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", format="binary", encoder=_encode_jsonb, decoder=_decode_jsonb
+    )
+
+
+async def _initialise_behind_pooler(connection: Connection) -> None:
+    await _initialise(connection)
+    row = await connection.fetchrow(_SQL["durability"])
+    assert row is not None
+    if row["synchronous_commit"] == "off":
+        raise SettingsError(
+            "synchronous_commit is off, so a committed ping could be lost, and behind a pooler we cannot switch it on; "
+            f"run: alter role {row['role']} set synchronous_commit = on"
+        )
+
+
+async def _keep_session(connection: Connection) -> None:
+    """Nothing to undo: asyncpg has ended an open transaction before it asks."""
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return _JSONB_VERSION + orjson.dumps(value)
+
+
+def _decode_jsonb(value: bytes) -> Any:
+    return orjson.loads(memoryview(value)[1:])
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    """Turns what a connection attempt says about wrong settings into SettingsError. Never shows the URL: it may hold a
+    password."""
+    try:
+        yield
+    except asyncpg.ClientConfigurationError as error:
+        raise SettingsError(f"--database-url cannot be read: {describe(error)}") from None
+    except ValueError:
+        # The error's own words may quote a part of the password.
+        raise SettingsError(
+            "--database-url is not postgresql://user:password@host:port/database "
+            "(special characters in the password must be percent-encoded)"
+        ) from None
+    except asyncpg.PostgresError as error:
+        if "unsupported startup parameter" in str(error):
+            raise SettingsError(f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})") from error
+        if error.sqlstate not in _REFUSED_CODES:
+            raise
+        raise SettingsError(f"--database-url: Postgres refuses: {describe(error)}") from error
