@@ -60,7 +60,6 @@ READINGS: dict[str, Reading] = {
     "keeper": Reading("gauge", "1 in the process that judges, else 0. The sum over all processes must be 1."),
     "lease_term": Reading("gauge", "Term of the keeper's lease; it grows with every take-over."),
     "watermark_timestamp_seconds": Reading("gauge", "Log time up to which everything is committed and judged."),
-    "checkpoint_timestamp_seconds": Reading("gauge", "Log time from which a restart would follow the log."),
     "monitors": Reading("gauge", "Monitors by status.", "status", STATUSES),
     "monitors_never_heard": Reading("gauge", "Monitors that were never pinged."),
     "runs_open": Reading("gauge", "Runs that were started and have not finished."),
@@ -75,6 +74,7 @@ READINGS: dict[str, Reading] = {
     "outbox_due_timestamp_seconds": Reading(
         "gauge", "Since when the longest waiting alert may be sent and no courier has taken it; absent without one."
     ),
+    "checkpoint_timestamp_seconds": Reading("gauge", "Log time from which a restart would follow the log."),
     "deaf_seconds": Reading("counter", "Time in which pings may have been sent and could not be heard."),
     "partitions_through_timestamp_seconds": Reading("gauge", "Until when the log has partitions."),
 }

@@ -14,8 +14,9 @@ from server.errors import DatabaseAway
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
 from server.settings import ServiceEnvironment
+from server.store.machines import Target
 from server.systemd import Systemd
-from server.web.machines import Check, Machines, Target, add_routes
+from server.web.machines import Check, Machines, add_routes
 
 
 class World:

@@ -18,6 +18,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from server.errors import Unavailable
 from server.metrics import Metrics
+from server.store.machines import Target
 
 
 class Check(NamedTuple):
@@ -27,14 +28,6 @@ class Check(NamedTuple):
     ok: bool
     detail: str = ""
     required: bool = True
-
-
-class Target(NamedTuple):
-    """A process whose /metrics can be scraped at `address` (host:port)."""
-
-    address: str
-    writer: int
-    node: str
 
 
 @dataclass(frozen=True)

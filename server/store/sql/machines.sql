@@ -1,0 +1,37 @@
+-- What programs ask about the whole of Offbeat: the database's side of the metrics, and where all processes are.
+
+-- name: facts
+-- One round trip for a scrape. All counts are over partial indexes or small tables: nothing here grows with monitors or
+-- pings. An alert is *untaken* when it may be sent now, no courier holds it, and none of its incident and channel stands
+-- before it: then a courier should have taken it, however long its receiver has been refusing others.
+select
+  (select count(*) from writers where not fenced and not clean) as writers,
+  (select count(*) from alerts where state = 'pending') as outbox_pending,
+  (select extract(epoch from min(created_at))::float8 from alerts where state = 'pending') as outbox_oldest,
+  (select extract(epoch from a.next_attempt_at)::float8
+     from alerts a
+    where a.state = 'pending'
+      and a.next_attempt_at <= clock_timestamp()
+      and (a.claimed_until is null or a.claimed_until <= clock_timestamp())
+      and not exists (
+        select from alerts b
+         where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+           and b.channel_id is not distinct from a.channel_id and b.ordinal < a.ordinal)
+    order by a.next_attempt_at
+    limit 1) as outbox_due,
+  (select coalesce(extract(epoch from sum(ended_at - started_at)), 0)::float8 from deaf) as deaf_s,
+  (select extract(epoch from at)::float8 from checkpoint) as checkpoint,
+  -- The upper bound of the last partition stands only in its definition.
+  (select extract(epoch from max((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz))
+          ::float8
+     from pg_inherits i
+     join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'pings'::regclass) as partitions_through,
+  extract(epoch from clock_timestamp())::float8 as read_at
+
+-- name: targets
+-- The processes that live and can be scraped, for Prometheus' discovery. `writers_live` holds only a few rows.
+select id, node, metrics_address
+  from writers
+ where not fenced and not clean and metrics_address is not null
+ order by id
