@@ -1,0 +1,53 @@
+"""From the bytes a client sent along to the message that is stored: at most 10 kB of clean text.
+
+A job's output says what it was about in its first lines and why it failed in its last, so a long one keeps both ends
+(https://github.com/healthchecks/healthchecks keeps only the head, and its client runitor only the tail). Nothing that
+Postgres would refuse passes: invalid UTF-8 and NUL become U+FFFD, and no cut is made inside a character.
+"""
+
+from server.engine.ping import MESSAGE_HEAD_BYTES, MESSAGE_TAIL_BYTES
+
+WHOLE_BYTES_MAX = MESSAGE_HEAD_BYTES + MESSAGE_TAIL_BYTES  # kept as it is up to here; what Ping-Body-Limit announces
+STORED_BYTES_MAX = 10_240  # both ends and the mark between them
+_CHARACTER_BYTES_MAX = 4
+
+
+def stored_message(body: bytes) -> str | None:
+    """The message of a body; None for an empty one."""
+    if len(body) <= WHOLE_BYTES_MAX:
+        return _fit(_clean(body), len(body)) if body else None
+    # One character more than is kept at each inner edge, so that a character cut in two lies outside what is kept.
+    head = _clean(body[: MESSAGE_HEAD_BYTES + _CHARACTER_BYTES_MAX]).encode()
+    tail = _clean(body[-MESSAGE_TAIL_BYTES - _CHARACTER_BYTES_MAX :]).encode()
+    return _join(head, tail, len(body))
+
+
+def stored_text(text: str) -> str | None:
+    """The message of a parameter; None for an empty one."""
+    return stored_message(text.encode("utf-8", "replace"))
+
+
+def _clean(body: bytes) -> str:
+    return body.decode("utf-8", "replace").replace("\0", "�")
+
+
+def _fit(text: str, sent_bytes: int) -> str:
+    if text.isascii():
+        return text
+    encoded = text.encode()
+    # An invalid byte grows to the three of U+FFFD, so a short body of garbage may still be too long.
+    return text if len(encoded) <= WHOLE_BYTES_MAX else _join(encoded, encoded, sent_bytes)
+
+
+def _join(head: bytes, tail: bytes, sent_bytes: int) -> str:
+    end = MESSAGE_HEAD_BYTES
+    while _continues(head[end]):
+        end -= 1
+    start = len(tail) - MESSAGE_TAIL_BYTES
+    while _continues(tail[start]):
+        start += 1
+    return f"{head[:end].decode()}\n[… cut here: the whole had {sent_bytes} bytes …]\n{tail[start:].decode()}"
+
+
+def _continues(byte: int) -> bool:
+    return byte & 0xC0 == 0x80
