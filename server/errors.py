@@ -3,6 +3,7 @@
 OffbeatError
 ├── SettingsError        the command line or the environment is wrong; the message says what to do
 ├── DefinitionError      a monitor, channel or project as sent cannot be; one problem per field
+├── Moved                what was to be changed has changed since the client read it, or is there already
 ├── SchemaError          the database is not ours, or newer than this program
 ├── Unavailable          we cannot do it now: answered 503 with a Retry-After
 │   ├── BacklogFull      too many pings wait for their commit
@@ -35,6 +36,10 @@ class DefinitionError(OffbeatError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems))
         self.problems = problems
+
+
+class Moved(OffbeatError):
+    """The condition under which a change was to be made (If-Match, If-None-Match) does not hold."""
 
 
 class SchemaError(OffbeatError):

@@ -1,0 +1,94 @@
+"""What was: pings, runs, incidents and alerts, a page at a time, the newest first.
+
+A page begins after the last row of the one before (its sort key, not a count), so it costs the same however deep it is
+and never shows a row twice while new ones come in.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from server.store import queries
+
+_SQL = queries.load("history")
+NUMBER_MAX = 2**31 - 1
+ID_MAX = 2**63 - 1
+
+
+class PingPlace(NamedTuple):
+    """Where a page of pings begins: before this one."""
+
+    at: datetime
+    writer: int = NUMBER_MAX
+    seq: int = ID_MAX
+
+
+async def pings(
+    pool: asyncpg.Pool,
+    monitor_id: int,
+    before: PingPlace,
+    *,
+    since: datetime | None = None,
+    signal: str | None = None,
+    run: str | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Pings of one monitor."""
+    return await pool.fetch(_SQL["pings"], monitor_id, *before, since, signal, run, limit)
+
+
+async def runs(
+    pool: asyncpg.Pool,
+    monitor_id: int,
+    before: int = NUMBER_MAX,
+    *,
+    is_open: bool | None = None,
+    verdict: str | None = None,
+    run: str | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Runs of one monitor."""
+    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdict, run, limit)
+
+
+async def find_run(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
+    """One run of a monitor that exists."""
+    return await pool.fetchrow(_SQL["run"], monitor_id, number)
+
+
+async def incidents_of_monitor(
+    pool: asyncpg.Pool, monitor_id: int, before: int = NUMBER_MAX, *, is_open: bool | None = None, limit: int = 100
+) -> list[asyncpg.Record]:
+    """Incidents of one monitor."""
+    return await pool.fetch(_SQL["incidents_of_monitor"], monitor_id, before, is_open, limit)
+
+
+async def incidents(
+    pool: asyncpg.Pool,
+    before: tuple[datetime, int, int],
+    *,
+    project_id: int | None = None,
+    is_open: bool | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Incidents of all monitors; `before` is opening, monitor and number of the last row of the page before."""
+    return await pool.fetch(_SQL["incidents"], *before, project_id, is_open, limit)
+
+
+async def find_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
+    """One incident of a monitor that exists."""
+    return await pool.fetchrow(_SQL["incident"], monitor_id, number)
+
+
+async def alerts(
+    pool: asyncpg.Pool,
+    before: int = ID_MAX,
+    *,
+    project_id: int | None = None,
+    state: str | None = None,
+    incident: tuple[int, int] | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Alerts by state, or those of one incident (monitor and number)."""
+    return await pool.fetch(_SQL["alerts"], before, project_id, state, *(incident or (None, None)), limit)

@@ -1,0 +1,135 @@
+"""Projects and channels: created, changed and deleted, each with its row in the audit log.
+
+They are few and changed by people, so here is one statement a thing; the thousands are in definitions.py.
+"""
+
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from server.errors import DefinitionError, Moved, Problem
+from server.store import changes, queries
+from server.store.changes import Change
+from server.store.definitions import users_of_channel
+from server.store.pool import Connection
+
+_SQL = queries.load("projects")
+
+
+class WantedProject(NamedTuple):
+    """A project as it shall be. None for `ping_key`: as it is, or made. `path` is how problems name it."""
+
+    slug: str
+    name: str
+    ping_key: str | None
+    definition: dict[str, Any]
+    path: str = ""
+
+
+class WantedChannel(NamedTuple):
+    """A channel as it shall be; `definition` is what server/deliver has read and found right."""
+
+    project_id: int
+    slug: str
+    kind: str
+    is_default: bool
+    definition: dict[str, Any]
+
+
+async def all_projects(pool: asyncpg.Pool) -> list[asyncpg.Record]:
+    """Every project, by slug."""
+    return await pool.fetch(_SQL["projects"])
+
+
+async def find_project(pool: asyncpg.Pool | Connection, slug: str) -> asyncpg.Record | None:
+    """The project of this slug, or None."""
+    return await pool.fetchrow(_SQL["project"], slug)
+
+
+async def put_project(connection: Connection, wanted: WantedProject, actor: str) -> Change:
+    """Create or replace; a change whose `before` equals its `after` was not written.
+
+    Raises DefinitionError when another project has the ping key.
+    """
+    row = await find_project(connection, wanted.slug)
+    if row is None:
+        made = await connection.fetchrow(
+            _SQL["insert_project"], wanted.slug, wanted.name, wanted.ping_key, wanted.definition
+        )
+        change = Change("project", made and made["id"], None, wanted.slug, None, made and _project(made))
+    else:
+        before = _project(row)
+        ping_key = wanted.ping_key or row["ping_key"]
+        after = {"slug": wanted.slug, "name": wanted.name, "ping_key": ping_key, "definition": wanted.definition}
+        change = Change("project", row["id"], None, wanted.slug, before, after)
+        if before == after:
+            return change
+        made = await connection.fetchrow(_SQL["update_project"], row["id"], wanted.name, ping_key, wanted.definition)
+    if made is None:
+        field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
+        raise DefinitionError([Problem(field, "another project has this ping key")])
+    await changes.record_one(connection, actor, change)
+    return change
+
+
+async def delete_project(connection: Connection, row: asyncpg.Record, actor: str) -> Change:
+    """Delete an empty project. Raises Moved when it still has monitors."""
+    count = await connection.fetchval(_SQL["size_of_project"], row["id"])
+    if count:
+        raise Moved(f"{row['slug']} still has {count if count < 1000 else '1000 or more'} monitors: delete them first")
+    await connection.execute(_SQL["delete_project"], row["id"])
+    change = Change("project", row["id"], None, row["slug"], _project(row), None)
+    await changes.record_one(connection, actor, change)
+    return change
+
+
+async def all_channels(pool: asyncpg.Pool | Connection, project_id: int | None) -> list[asyncpg.Record]:
+    """The channels of one project, or of all with None."""
+    return await pool.fetch(_SQL["channels"], project_id)
+
+
+async def find_channel(pool: asyncpg.Pool | Connection, project_id: int, slug: str) -> asyncpg.Record | None:
+    """The channel of this slug, or None."""
+    return await pool.fetchrow(_SQL["channel"], project_id, slug)
+
+
+async def put_channel(connection: Connection, wanted: WantedChannel, actor: str) -> Change:
+    """Create or replace; a change whose `before` equals its `after` was not written."""
+    row = await find_channel(connection, wanted.project_id, wanted.slug)
+    before = None if row is None else _channel(row)
+    after = {
+        "slug": wanted.slug,
+        "kind": wanted.kind,
+        "default": wanted.is_default,
+        "definition": wanted.definition,
+    }
+    change = Change("channel", wanted.project_id, None, wanted.slug, before, after)
+    if before != after:
+        await connection.execute(
+            _SQL["put_channel"], wanted.project_id, wanted.slug, wanted.kind, wanted.is_default, wanted.definition
+        )
+        await changes.record_one(connection, actor, change)
+    return change
+
+
+async def delete_channel(connection: Connection, row: asyncpg.Record, actor: str) -> Change:
+    """Delete a channel. Raises Moved while monitors name it."""
+    if users := await users_of_channel(connection, row["project_id"], row["slug"]):
+        raise Moved(f"{row['slug']} is named by {', '.join(users)}: change them first")
+    await connection.execute(_SQL["delete_channel"], row["project_id"], row["slug"])
+    change = Change("channel", row["project_id"], None, row["slug"], _channel(row), None)
+    await changes.record_one(connection, actor, change)
+    return change
+
+
+def _project(row: asyncpg.Record) -> dict[str, Any]:
+    return {name: row[name] for name in ("slug", "name", "ping_key", "definition")}
+
+
+def _channel(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "slug": row["slug"],
+        "kind": row["kind"],
+        "default": row["is_default"],
+        "definition": row["definition"],
+    }

@@ -1,0 +1,88 @@
+-- What was: pings, runs, incidents and alerts, a page at a time. Each page is an index walk that stops at its limit.
+
+-- name: pings
+-- The newest first. The bound on `at` alone lets Postgres skip partitions; writer and seq break ties of one instant.
+select at, writer, seq, signal, run, stage, task, done, total, exit_code, duration, message, source, dialect
+  from pings
+ where monitor_id = $1
+   and at <= $2 and (at, writer, seq) < ($2, $3, $4)
+   and ($5::timestamptz is null or at >= $5)
+   and ($6::signal is null or signal = $6)
+   and ($7::text is null or run = $7)
+ order by at desc, writer desc, seq desc
+ limit $8
+
+-- name: runs
+-- By number, the newest first.
+select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
+       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id
+  from runs r
+  join monitors m on m.id = r.monitor_id
+  join projects p on p.id = m.project_id
+ where r.monitor_id = $1 and r.number < $2
+   and ($3::boolean is null or (r.finished_at is null) = $3)
+   and ($4::text is null or r.verdict = $4)
+   and ($5::text is null or r.run = $5)
+ order by r.number desc
+ limit $6
+
+-- name: run
+-- One, by its own address.
+select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
+       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id
+  from runs r
+  join monitors m on m.id = r.monitor_id
+  join projects p on p.id = m.project_id
+ where r.monitor_id = $1 and r.number = $2
+
+-- name: incidents_of_monitor
+-- By number, the newest first.
+select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
+       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
+       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
+  from incidents i
+  join monitors m on m.id = i.monitor_id
+  join projects p on p.id = m.project_id
+ where i.monitor_id = $1 and i.number < $2
+   and ($3::boolean is null or (i.resolved_at is null) = $3)
+ order by i.number desc
+ limit $4
+
+-- name: incidents
+-- Of all monitors that the caller may see, the newest first.
+select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
+       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
+       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
+  from incidents i
+  join monitors m on m.id = i.monitor_id
+  join projects p on p.id = m.project_id
+ where (i.opened_at, i.monitor_id, i.number) < ($1::timestamptz, $2::integer, $3::integer)
+   and ($4::integer is null or i.project_id = $4)
+   and ($5::boolean is null or (i.resolved_at is null) = $5)
+ order by i.opened_at desc, i.monitor_id desc, i.number desc
+ limit $6
+
+-- name: incident
+-- One, by its own address.
+select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
+       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
+       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
+  from incidents i
+  join monitors m on m.id = i.monitor_id
+  join projects p on p.id = m.project_id
+ where i.monitor_id = $1 and i.number = $2
+
+-- name: alerts
+-- Alerts of one kind of outcome, the newest first; dead ones are what people ask for.
+select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.kind, a.state, a.attempts, a.error,
+       a.monitor_id, a.incident, c.slug as channel, m.slug as monitor, p.slug as project
+  from alerts a
+  join projects p on p.id = a.project_id
+  left join channels c on c.id = a.channel_id
+  left join monitors m on m.id = a.monitor_id
+ where a.id < $1
+   and ($2::integer is null or a.project_id = $2)
+   and ($3::text is null or a.state = $3)
+   and ($4::integer is null or (a.monitor_id = $4 and a.incident = $5))
+ order by a.id desc
+ limit $6

@@ -1,0 +1,55 @@
+-- Projects and their channels: few rows, changed by people.
+
+-- name: projects
+-- All of them; a server has tens.
+select id, slug, name, ping_key, definition, created_at from projects order by slug
+
+-- name: project
+-- One by its slug.
+select id, slug, name, ping_key, definition, created_at from projects where slug = $1
+
+-- name: insert_project
+-- The ping key addresses monitors by slug, so it is as unguessable as a monitor's own key.
+insert into projects (slug, name, ping_key, definition)
+values ($1, $2, coalesce($3, replace(gen_random_uuid()::text, '-', '')), $4)
+on conflict (ping_key) do nothing
+returning id, slug, name, ping_key, definition, created_at
+
+-- name: update_project
+-- Not with a ping key that another project has: then no row comes back.
+update projects set name = $2, ping_key = $3, definition = $4
+ where id = $1 and not exists (select from projects o where o.ping_key = $3 and o.id <> $1)
+returning id, slug, name, ping_key, definition, created_at
+
+-- name: size_of_project
+-- A project that still has monitors is not deleted by mistake.
+select count(*) from (select from monitors where project_id = $1 limit 1000) as some
+
+-- name: delete_project
+-- Its channels go with it.
+delete from projects where id = $1
+
+-- name: channels
+-- In one project, or in all.
+select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at
+  from channels c join projects p on p.id = c.project_id
+ where $1::integer is null or c.project_id = $1
+ order by c.project_id, c.slug
+
+-- name: channel
+-- One by its address.
+select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at
+  from channels c join projects p on p.id = c.project_id
+ where c.project_id = $1 and c.slug = $2
+
+-- name: put_channel
+-- The id stays, so alerts that are under way keep their channel.
+insert into channels (project_id, slug, kind, is_default, definition)
+values ($1, $2, $3, $4, $5)
+on conflict (project_id, slug) do update
+   set kind = excluded.kind, is_default = excluded.is_default, definition = excluded.definition, updated_at = now()
+returning id
+
+-- name: delete_channel
+-- Alerts that wait for it will find it gone and say so.
+delete from channels where project_id = $1 and slug = $2
