@@ -196,8 +196,8 @@ create index deaf_ended on deaf (ended_at);
 
 ---------------------------------------------------------------------------------------------------- the keeper
 
--- Exactly one keeper at a time. A renewal touches no column of a key, so it passes the `for key share` that every
--- decision holds; a take-over changes `term`, so it waits for the decision under way.
+-- Exactly one keeper at a time, and one courier at work. A renewal touches no column of a key, so it passes the
+-- `for key share` that every decision holds; a take-over changes `term`, so it waits for the decision under way.
 create table lease (
   name        text primary key,
   term        bigint not null,
@@ -270,29 +270,64 @@ create index incidents_recent on incidents (project_id, opened_at);
 
 ---------------------------------------------------------------------------------------------------- the outbox
 
--- Written with the decision; facts are frozen. Per incident and channel only the lowest unsettled ordinal may be claimed.
+-- Written with the decision; facts are frozen. Per incident and channel only the lowest unsettled (ordinal, round) may
+-- be claimed. `next_attempt_at` is also the claim's lease: before it nobody (else) may try.
 create table alerts (
   id              bigint generated always as identity primary key,
   created_at      timestamptz not null default clock_timestamp(),
   next_attempt_at timestamptz not null default clock_timestamp(),
-  claimed_until   timestamptz,
   settled_at      timestamptz,
-  expires_at      timestamptz,
+  expires_at      timestamptz not null default clock_timestamp() + interval '24 hours',
+  digest_id       bigint,                    -- sent as a part of this digest
   project_id      integer not null,
   channel_id      integer,                   -- null: the server's own log
+  lane            integer not null generated always as (coalesce(channel_id, 0)) stored,
   monitor_id      integer,                   -- null: about Offbeat itself
   incident        integer,
-  ordinal         integer not null default 0,  -- order within one incident
+  ordinal         integer not null default 0,  -- order within one incident, counted by the engine
+  round           integer not null default 0,  -- the reminders after that ordinal: 1, 2, ...
   attempts        integer not null default 0,
+  lapses          integer not null default 0,  -- how often a claimer died with it
   kind            text not null,             -- opened, worse, resolved, reminder, operator, test
   state           text not null default 'pending',  -- pending, delivered, dead, expired, collapsed
   claimed_by      text,
-  error           text,
+  error           text,                      -- of the last attempt
   facts           jsonb not null
+) with (fillfactor = 85);
+create unique index alerts_once on alerts (monitor_id, incident, ordinal, round, lane) where incident is not null;
+-- What the courier walks: from lane to lane, and in a lane first what was never tried.
+create index alerts_due on alerts (lane, attempts, next_attempt_at) where state = 'pending' and digest_id is null;
+create index alerts_order on alerts (monitor_id, incident, lane, ordinal, round) where state = 'pending';
+-- Candidates for cancelling out with an open that was never attempted.
+create index alerts_back on alerts (lane) where state = 'pending' and digest_id is null and kind = 'resolved';
+create index alerts_digest on alerts (digest_id) where digest_id is not null;
+create index alerts_settled on alerts (settled_at) where settled_at is not null;
+create index alerts_given_up on alerts (id) where state in ('dead', 'expired');
+
+-- Many alerts of one channel in one message. What will be sent is stored before it is sent, so that a retry, also by
+-- another process, sends the same bytes.
+create table digests (
+  id              bigint generated always as identity primary key,
+  created_at      timestamptz not null default clock_timestamp(),
+  next_attempt_at timestamptz not null default clock_timestamp(),
+  settled_at      timestamptz,
+  expires_at      timestamptz not null default clock_timestamp() + interval '24 hours',
+  project_id      integer not null,
+  channel_id      integer,
+  lane            integer not null generated always as (coalesce(channel_id, 0)) stored,
+  alerts          integer not null,          -- how many are in it
+  attempts        integer not null default 0,
+  lapses          integer not null default 0,
+  closes          bigint,                    -- says that all of that digest are resolved (services that keep incidents)
+  kind            text not null default 'digest',   -- digest, over
+  state           text not null default 'pending',  -- pending, delivered, dead, expired
+  claimed_by      text,
+  error           text,
+  facts           jsonb not null,            -- counts and the first names
+  body            bytea not null
 );
-create unique index alerts_once on alerts (monitor_id, incident, ordinal, channel_id) where incident is not null;
-create index alerts_pending on alerts (next_attempt_at) where state = 'pending';
-create index alerts_order on alerts (monitor_id, incident, channel_id, ordinal) where state = 'pending';
+create index digests_pending on digests (lane) where state = 'pending';
+create unique index digests_closes on digests (closes) where closes is not null;
 
 ---------------------------------------------------------------------------------------------------- first rows
 
@@ -303,4 +338,4 @@ insert into projects (slug, name, ping_key)
 insert into channels (project_id, slug, kind, definition)
   select id, 'log', 'log', '{}' from projects;
 insert into lease (name, term, holder, node, taken_at, expires_at)
-  values ('keeper', 0, '', '', '-infinity', '-infinity');
+  values ('keeper', 0, '', '', '-infinity', '-infinity'), ('courier', 0, '', '', '-infinity', '-infinity');

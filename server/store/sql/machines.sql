@@ -11,12 +11,12 @@ select
   (select extract(epoch from a.next_attempt_at)::float8
      from alerts a
     where a.state = 'pending'
+      and a.digest_id is null
       and a.next_attempt_at <= clock_timestamp()
-      and (a.claimed_until is null or a.claimed_until <= clock_timestamp())
       and not exists (
         select from alerts b
          where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-           and b.channel_id is not distinct from a.channel_id and b.ordinal < a.ordinal)
+           and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
     order by a.next_attempt_at
     limit 1) as outbox_due,
   (select coalesce(extract(epoch from sum(ended_at - started_at)), 0)::float8 from deaf) as deaf_s,
