@@ -61,6 +61,10 @@ class LogClock:
         self._last = at
         return at
 
+    def raise_to(self, at: Micros) -> None:
+        """No stamp at or before `at` from now on: others may have judged up to there."""
+        self._last = max(self._last, at)
+
     def sample(self, before: Micros, database: Micros, after: Micros) -> None:
         """Take a reading of the database's clock, made between the local instants `before` and `after`.
 

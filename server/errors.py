@@ -9,6 +9,8 @@ OffbeatError
 │   ├── BacklogFull      too many pings wait for their commit
 │   └── DatabaseAway     Postgres cannot be reached or does not answer in time
 ├── Fenced               this writer may not append any more; it registers anew
+├── AlreadyInLog         the rows are in the log: an earlier COPY of them had committed
+├── RowRefused           Postgres refuses at least one row of a batch for what is in it, and so the whole batch
 └── LeaseLost            this process is no longer the keeper; what it was about to write is dropped
 """
 
@@ -60,6 +62,14 @@ class DatabaseAway(Unavailable):
 
 class Fenced(OffbeatError):
     """The keeper has declared this writer dead."""
+
+
+class AlreadyInLog(OffbeatError):
+    """A row with this writer and `seq` is in the log."""
+
+
+class RowRefused(OffbeatError):
+    """At least one row of the batch can never be stored; the others can."""
 
 
 class LeaseLost(OffbeatError):

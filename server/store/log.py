@@ -1,0 +1,181 @@
+"""The writer's side of the log: one connection that appends, and the row in `writers` that stands for it.
+
+Every call is bounded in time and ends in one of five ways, which is all that a writer needs to tell apart: done,
+Fenced, AlreadyInLog, RowRefused, or DatabaseAway. The last means doubt: it may have happened or not.
+"""
+
+import asyncio
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Self
+from uuid import uuid4
+
+import asyncpg
+
+from server.clock import to_datetime, to_micros
+from server.engine.ping import Entry, Micros
+from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
+from server.store.copy_format import COLUMNS, encode_entries
+from server.store.pool import connect, database_trouble, describe
+from server.store.queries import load
+
+BACKEND_END_TIMEOUT_MS = 3_000
+_SQL = load("log")
+_FENCED = "OB001"  # raised by the trigger pings_accept
+
+
+class Refused(NamedTuple):
+    """Pings refused between two instants: log time, or their ages where `register` takes them."""
+
+    started: Micros
+    ended: Micros
+    pings: int
+    reason: str
+
+
+class Registered(NamedTuple):
+    """A new writer and the database's time at its registration."""
+
+    writer: int
+    started_at: Micros
+
+
+class Session(NamedTuple):
+    """A database session as another one can find and end it."""
+
+    pid: int
+    name: str
+
+
+class LogConnection:
+    """A connection that appends to the log. Used by one task; after DatabaseAway it is only good for `terminate`."""
+
+    def __init__(self, connection: asyncpg.Connection, name: str, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self.session = Session(connection.get_server_pid(), name)
+
+    @classmethod
+    async def open(cls, url: str, *, pgbouncer: bool = False, timeout_s: float) -> Self:
+        """Connect; `timeout_s` bounds every later call. Raises DatabaseAway, or SettingsError."""
+        name = f"offbeat log {uuid4().hex}"
+        connection = await connect(url, pgbouncer=pgbouncer, application_name=name, command_timeout_s=timeout_s)
+        return cls(connection, name, timeout_s)
+
+    async def register(
+        self, node: str, metrics_address: str | None, former: int | None = None, refused_ages: Sequence[Refused] = ()
+    ) -> Registered:
+        """A new writer in the place of `former`, which is fenced. Raises DatabaseAway."""
+        with self._trouble():
+            async with self._bound():
+                row = await self._connection.fetchrow(
+                    _SQL["register"], node, metrics_address, former, *_columns(refused_ages)
+                )
+        assert row is not None
+        return Registered(row["id"], to_micros(row["started_at"]))
+
+    async def copy(self, entries: Sequence[Entry]) -> None:
+        """Append and commit all or none. Raises Fenced, AlreadyInLog, RowRefused; DatabaseAway: doubtful."""
+        try:
+            body = encode_entries(entries)
+        except (struct.error, ValueError, TypeError, KeyError) as error:
+            raise RowRefused(f"a row cannot be written down: {error!r}") from error
+        with self._trouble():
+            async with self._bound():
+                # A buffer goes out as it is, in the same packet as the command (bytes would be taken for a path). The
+                # stubs know only readers.
+                await self._connection.copy_to_table(
+                    "pings",
+                    source=memoryview(body),  # type: ignore[arg-type]
+                    columns=COLUMNS,
+                    format="binary",
+                )
+
+    async def pulse(self, writer: int, through: Micros) -> Micros:
+        """Say that everything accepted up to `through` is committed; gives the database's time. Raises Fenced,
+        DatabaseAway."""
+        with self._trouble():
+            async with self._bound():
+                seen_at = await self._connection.fetchval(_SQL["pulse"], writer, to_datetime(through))
+        if seen_at is None:
+            raise Fenced(f"writer {writer} is fenced")
+        return to_micros(seen_at)
+
+    async def report_refusals(self, writer: int, refused: Sequence[Refused]) -> None:
+        """Record when pings were refused. Raises DatabaseAway: then it may be recorded twice, which does no harm."""
+        started, ended, pings, reasons = _columns(refused)
+        with self._trouble():
+            async with self._bound():
+                await self._connection.execute(
+                    _SQL["report_refusals"],
+                    writer,
+                    [to_datetime(at) for at in started],
+                    [to_datetime(at) for at in ended],
+                    pings,
+                    reasons,
+                )
+
+    async def end(self, writer: int, through: Micros) -> None:
+        """The orderly end of this writer. Raises DatabaseAway."""
+        with self._trouble():
+            async with self._bound():
+                await self._connection.execute(_SQL["end_writer"], writer, to_datetime(through))
+
+    async def end_session(self, session: Session) -> None:
+        """End another session of this role and wait for it, `BACKEND_END_TIMEOUT_MS` at most. Raises DatabaseAway.
+
+        It only saves time: where the session cannot be found or does not end, the primary key still decides.
+        """
+        with self._trouble():
+            async with self._bound(BACKEND_END_TIMEOUT_MS / 1000):
+                await self._connection.execute(_SQL["end_backend"], session.pid, session.name, BACKEND_END_TIMEOUT_MS)
+
+    async def close(self) -> None:
+        """Say goodbye to Postgres, within the bound."""
+        with self._trouble():
+            async with self._bound():
+                await self._connection.close()
+
+    def terminate(self) -> None:
+        """Drop the connection without a word."""
+        self._connection.terminate()
+
+    def _bound(self, more_s: float = 0.0) -> asyncio.Timeout:
+        # asyncpg has its own time-out but, to cancel, waits for a second connection; this one waits for nothing.
+        return asyncio.timeout(self._timeout_s + more_s + 1.0)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            with database_trouble():
+                yield
+        except OffbeatError:
+            raise
+        except asyncpg.PostgresError as error:
+            raise _verdict(error) from error
+        except asyncpg.InterfaceError as error:
+            raise DatabaseAway(f"asyncpg: {describe(error)}") from error
+
+
+def _verdict(error: asyncpg.PostgresError) -> OffbeatError:
+    """What an error of Postgres means for the batch."""
+    code, text = error.sqlstate or "", describe(error)
+    if code == _FENCED:
+        return Fenced(text)
+    if code == "23505":
+        return AlreadyInLog(text)
+    # Data exceptions, a null, a limit of the program: the row is to blame. A missing partition is a check violation
+    # too (23514), but of no constraint; that and all else will be otherwise later, or must be seen to by somebody.
+    if code.startswith(("22", "54")) or code == "23502":
+        return RowRefused(text)
+    return DatabaseAway(f"Postgres: {text}")
+
+
+def _columns(refused: Sequence[Refused]) -> tuple[list[Micros], list[Micros], list[int], list[str]]:
+    return (
+        [each.started for each in refused],
+        [each.ended for each in refused],
+        [each.pings for each in refused],
+        [each.reason for each in refused],
+    )

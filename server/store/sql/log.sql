@@ -1,0 +1,45 @@
+-- Appending to the log. The rows themselves go by COPY in binary form (server/store/copy_format.py).
+
+-- name: register
+-- A new writer, in one round trip and one transaction with the fencing of the one before it and with the refusals that
+-- were not yet reported, so that nobody sees accepted_through pass them unseen. They are given by their age, since
+-- before the first answer of the database nobody here knows what time it is.
+with here as (
+  select clock_timestamp() as at
+), former as (
+  update writers set fenced = true, seen_at = here.at from here where id = $3 and not fenced
+), mine as (
+  insert into writers (started_at, accepted_through, seen_at, node, metrics_address)
+  select at, at, at, $1, $2 from here
+  returning id, started_at
+), refused as (
+  insert into refusals (writer, started_at, ended_at, pings, reason)
+  select mine.id, mine.started_at - r.first_age * interval '1 microsecond',
+         mine.started_at - r.last_age * interval '1 microsecond', r.pings, r.reason
+    from mine, unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) as r (first_age, last_age, pings, reason)
+)
+select id, started_at from mine
+
+-- name: pulse
+-- The sign of life of an idle writer. `greatest`: a pulse never takes back what a COPY has said.
+update writers
+   set accepted_through = greatest(accepted_through, $2), seen_at = clock_timestamp()
+ where id = $1 and not fenced
+returning seen_at
+
+-- name: report_refusals
+-- Before the COPY or pulse that passes them, see schema.sql.
+insert into refusals (writer, started_at, ended_at, pings, reason)
+select $1, r.started_at, r.ended_at, r.pings, r.reason
+  from unnest($2::timestamptz[], $3::timestamptz[], $4::bigint[], $5::text[]) as r (started_at, ended_at, pings, reason)
+
+-- name: end_writer
+-- An orderly stop: nothing will follow. Fenced too, so that it holds no watermark and nobody has to find it dead.
+update writers
+   set accepted_through = greatest(accepted_through, $2), seen_at = clock_timestamp(), clean = true, fenced = true
+ where id = $1 and not fenced
+
+-- name: end_backend
+-- Ends a session whose last COPY is doubtful, and waits until it is gone (at most $3 ms). The name is one of a kind:
+-- behind a pooler, or after a failover, the number may be that of somebody else's session.
+select pg_terminate_backend(pid, $3) from pg_stat_activity where pid = $1 and application_name = $2
