@@ -24,6 +24,8 @@ def stored_message(body: bytes) -> str | None:
 
 def stored_text(text: str) -> str | None:
     """The message of a parameter; None for an empty one."""
+    if len(text) <= WHOLE_BYTES_MAX and text.isascii() and "\0" not in text:
+        return text or None
     return stored_message(text.encode("utf-8", "replace"))
 
 

@@ -1,0 +1,36 @@
+"""Answers in plain text, for the dialects whose clients read nothing but the status."""
+
+from server.ingest.reading import Answer, Outcome, Refusal
+
+OK = Answer(200, b"OK")
+_STATUS = {"unknown": 404, "ambiguous": 409, "full": 429, "unavailable": 503}
+_TEXT = {
+    "ambiguous": "more than one monitor has this address",
+    "full": "too many new monitors at once: this one was not made, and the ping was not stored",
+    "unavailable": "may or may not be stored: send it again",
+}
+
+
+def status_of(outcome: Outcome | Refusal, done: int = 200) -> int:
+    """The HTTP status of an outcome; `done` for one that is committed."""
+    return outcome.status if isinstance(outcome, Refusal) else _STATUS.get(outcome.kind, done)
+
+
+def reason_of(outcome: Outcome | Refusal, unknown: str) -> str:
+    """The sentence for an outcome that is not committed; `unknown` is the dialect's word for an unknown address."""
+    return outcome.reason if isinstance(outcome, Refusal) else _TEXT.get(outcome.kind, unknown)
+
+
+def waiting(outcome: Outcome | Refusal) -> tuple[tuple[str, str], ...]:
+    """The Retry-After of an outcome that may change."""
+    if isinstance(outcome, Refusal) or not outcome.retry_after_s:
+        return ()
+    return (("Retry-After", str(outcome.retry_after_s)),)
+
+
+def text(outcome: Outcome | Refusal, unknown: str) -> Answer:
+    """`OK`, or the reason why not."""
+    status = status_of(outcome)
+    if status == 200:
+        return OK
+    return Answer(status, reason_of(outcome, unknown).encode("utf-8", "replace"), headers=waiting(outcome))
