@@ -1,0 +1,134 @@
+"""The files for running Offbeat: they parse, whom they are for accepts them, and the metrics they name exist."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import generate_latest
+
+from server.metrics import READINGS, Metrics
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+
+
+def run(*command, cwd=DEPLOY):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def needs(program):
+    """Skip without a program that cannot be installed everywhere; in CI it must be there."""
+    missing = shutil.which(program) is None
+    return pytest.mark.skipif(missing and os.environ.get("CI") != "true", reason=f"{program} is not installed")
+
+
+def known_metrics():
+    text = generate_latest(Metrics("0").registry).decode()
+    names = set(re.findall(r"^([a-z_]+)[{ ]", text, re.MULTILINE))
+    for name, reading in READINGS.items():
+        names.add(f"offbeat_{name}" + ("_total" if reading.kind == "counter" else ""))
+    return names
+
+
+@needs("promtool")
+def test_prometheus_takes_configuration_and_rules():
+    assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml")
+    assert "SUCCESS" in run("promtool", "check", "rules", "alerts.yml")
+
+
+@needs("promtool")
+def test_alerts_fire_where_they_should():
+    assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=ROOT / "tests")
+
+
+def rules():
+    [group] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    return group["rules"]
+
+
+def test_every_alert_is_tested_and_explains_itself():
+    cases = (ROOT / "tests" / "alerts_test.yml").read_text()
+    for rule in rules():
+        assert f'{{alertname="{rule["alert"]}", alertstate="firing"' in cases or "DeadMans" in rule["alert"]
+        assert rule["labels"]["severity"] in ("critical", "warning", "none")
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "grafana/offbeat.json", "../tests/alerts_test.yml"])
+def test_only_metrics_that_exist_are_named(file):
+    text = re.sub(r"#.*", "", (DEPLOY / file).read_text())
+    named = set(re.findall(r"\boffbeat_[a-z_]+[a-z]\b", text))
+    assert named, file
+    assert named <= known_metrics(), named - known_metrics()
+
+
+def test_the_dashboard_can_be_imported_anywhere():
+    dashboard = json.loads((DEPLOY / "grafana" / "offbeat.json").read_text())
+    assert dashboard["id"] is None and dashboard["uid"] == "offbeat" and dashboard["schemaVersion"]
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "job", "instance"]
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in panels:
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            assert "$instance" in target["expr"] and "[5m]" not in target["expr"]
+
+
+@needs("promtool")
+def test_the_dashboards_queries_are_promql(tmp_path):
+    dashboard = json.loads((DEPLOY / "grafana" / "offbeat.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    records = [
+        {"record": f"panel:{n}", "expr": expression.replace("$__rate_interval", "1m")}
+        for n, expression in enumerate(expressions)
+    ]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": records}]}))
+    run("promtool", "check", "rules", "panels.yml", cwd=tmp_path)
+
+
+def test_compose_starts_offbeat_with_postgres_and_prometheus():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    services = compose["services"]
+    assert {"postgres", "offbeat", "prometheus"} <= {name for name, s in services.items() if "profiles" not in s}
+    assert (DEPLOY / services["offbeat"]["build"]["context"] / services["offbeat"]["build"]["dockerfile"]).exists()
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).exists(), volume
+    # Prometheus finds Offbeat by the name that Offbeat tells it.
+    assert services["offbeat"]["hostname"] == "offbeat"
+    assert "http://offbeat:8080/sd/prometheus" in (DEPLOY / "prometheus.yml").read_text()
+
+
+def test_the_image_runs_without_root_and_says_when_it_is_ready():
+    lines = (DEPLOY / "Dockerfile").read_text()
+    last_stage = lines[lines.rindex("\nFROM") :]
+    user = re.search(r"^USER (\S+)$", last_stage, re.MULTILINE)
+    assert user and user[1] not in ("root", "0")
+    assert "HEALTHCHECK" in last_stage and "/readyz" in last_stage
+    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE):
+        allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+        assert all(f"!{name}" in allowed for name in copied.split())
+
+
+@needs("systemd-analyze")
+def test_systemd_takes_the_unit(tmp_path):
+    unit = (DEPLOY / "offbeat.service").read_text()
+    (tmp_path / "offbeat.service").write_text(unit.replace("/opt/offbeat/bin/offbeat", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "offbeat.service"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "offbeat.service" not in done.stderr, done.stderr
+
+
+@needs("amtool")
+def test_alertmanager_takes_its_configuration():
+    run("amtool", "check-config", "alertmanager.yml")
