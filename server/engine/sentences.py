@@ -1,0 +1,210 @@
+"""Sentences for the person who was woken: what was expected, what came instead, since when.
+
+Times are written in the monitor's own time zone, with the date only where it is not the same day.
+"""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from server.engine.deaf import DeafTime
+from server.engine.durations import say_duration
+from server.engine.fleet import Fleet
+from server.engine.monitor import Definition
+from server.engine.ping import Micros, Ping
+from server.engine.run import Limit, Run
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NAMES_SHOWN_MAX = 20
+MESSAGE_SHOWN_CHARS = 200
+
+
+def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
+    """An instant in the monitor's zone: `02:14:05`, or with the date when `near` is not on the same day."""
+    zone = ZoneInfo(definition.timezone)
+    local = (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
+    if near and (_EPOCH + timedelta(microseconds=near)).astimezone(zone).date() == local.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+
+
+def say_names(names: list[str], count: int | None = None) -> str:
+    """The first names, and how many more there are."""
+    total = len(names) if count is None else count
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    more = total - min(len(names), NAMES_SHOWN_MAX)
+    return f"{shown} and {more} more" if more > 0 and shown else shown or str(total)
+
+
+def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros) -> str:
+    """Nothing came when it was due."""
+    text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
+    if definition.grace:
+        text += f", with {say_duration(definition.grace)} of grace"
+    return text + (f"; last heard of at {say_time(heard_at, definition, deadline)}" if heard_at else "; never heard of")
+
+
+def never_heard(definition: Definition, deadline: Micros) -> str:
+    """The first ping did not come."""
+    assert definition.first_within is not None
+    return (
+        f"never heard of by {say_time(deadline, definition)}, {say_duration(definition.first_within)} after it was made"
+    )
+
+
+def awaited(definition: Definition, due: Micros, run: str) -> str:
+    """The monitor before was heard, this one was not."""
+    assert definition.after is not None
+    after = definition.after
+    return (
+        f"{after.monitor} said {after.signal}{_of_run(run or None)}; nothing followed within "
+        f"{say_duration(after.within)}, by {say_time(due, definition)}"
+    )
+
+
+def failed(ping: Ping, run: Run | None) -> str:
+    """The client said so itself."""
+    text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
+    if ping.stage is not None:
+        text = f"stage {ping.stage} failed" + _of_run(ping.run)
+    if ping.exit_code:
+        text += f" with exit code {ping.exit_code}"
+    message = ping.message if ping.message is not None else (run.message if run is not None else None)
+    return text + (f": {tail(message)}" if message else "")
+
+
+def tail(message: str) -> str:
+    """The end of a message on one line, where errors usually are."""
+    line = " ".join(message.split())
+    return line if len(line) <= MESSAGE_SHOWN_CHARS else "…" + line[-MESSAGE_SHOWN_CHARS:]
+
+
+def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
+    """A run has broken one of its limits: where it stands, what was expected, how far it came."""
+    by = say_time(deadline, definition)
+    who = f"run {run.run}" if run.run is not None else "the run"
+    started = f"started {say_time(run.started_at, definition, deadline)}" if run.started_at else "of unknown start"
+    if limit.kind == "stage":
+        assert limit.stage is not None
+        seen = run.stages.get(limit.stage)
+        text = (
+            f"{limit.stage} started {say_time(seen.started_at, definition, deadline)}, expected to finish by {by}"
+            if seen is not None and seen.started_at and seen.status == "running"
+            else f"{limit.stage} was expected to finish by {by}"
+        )
+        return text + _stages(definition, run, limit.stage) + _of_run(run.run)
+    if limit.kind == "quiet":
+        last = say_time(run.last_at, definition, deadline)
+        return f"{who}, {started}, was last heard of at {last}, silent for {say_duration(limit.length)}" + _where(run)
+    if limit.kind == "stalled":
+        of = f" of {run.total}" if run.total is not None else ""
+        since = say_time(run.counted_at, definition, deadline)
+        return f"{who}, {started}, stands at {run.done}{of} since {since}, for {say_duration(limit.length)}" + _where(
+            run
+        )
+    if limit.kind == "tasks":
+        tasks = run.tasks
+        expected = (
+            tasks.expected_of(definition) if tasks else (definition.tasks.expected or 0 if definition.tasks else 0)
+        )
+        done, failures = (tasks.done, tasks.failed) if tasks else (0, 0)
+        missing = tasks.missing(expected) if tasks else []
+        text = f"{done} of {expected} tasks done by {by}, {failures} failed, {expected - done - failures} missing"
+        return (f"{text}: {say_names(missing, expected - done)}" if missing else text) + _of_run(run.run)
+    return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
+
+
+def tasks_failed(definition: Definition, run: Run) -> str:
+    """More tasks failed than are tolerated."""
+    assert run.tasks is not None
+    names = [name for name, state in run.tasks.by_name.items() if state is False]
+    tolerate = definition.tasks.tolerate if definition.tasks else 0
+    return f"{len(names)} tasks failed, {tolerate} tolerated: {say_names(names)}" + _of_run(run.run)
+
+
+def silent_members(fleet: Fleet, required: int) -> str:
+    """Too few of a fleet are alive."""
+    if not fleet.members:
+        return "no member is left"
+    names = list(fleet.silent)
+    text = f"{fleet.alive} of {len(fleet.members)} members alive, {required} required"
+    return f"{text}; silent: {say_names(names)}" if names else text
+
+
+def too_early(definition: Definition, length: Micros) -> str:
+    """A run succeeded sooner than it can have done its work."""
+    assert definition.min_runtime is not None
+    return f"finished after {say_duration(length)}, sooner than {say_duration(definition.min_runtime)}"
+
+
+def too_often(definition: Definition) -> str:
+    """More pings than allowed."""
+    assert definition.at_most is not None
+    return f"more than {definition.at_most.count} in {say_duration(definition.at_most.per)}"
+
+
+def overlapping(definition: Definition, run: Run, at: Micros) -> str:
+    """A run began while another was open."""
+    which = f"run {run.run}" if run.run is not None else "the run"
+    return f"started again while {which}, started {say_time(run.started_at or run.last_at, definition, at)}, was open"
+
+
+def finished_late(run: Run) -> str:
+    """A hung run came to its end after all."""
+    return "finished late" + (f", after {say_duration(run.duration)}" if run.duration is not None else "")
+
+
+def expected(definition: Definition) -> str:
+    """What the monitor is expected to do, in one sentence."""
+    parts: list[str] = []
+    if definition.every is not None:
+        parts.append(f"a ping every {say_duration(definition.every)}")
+    elif definition.cron is not None:
+        parts.append(f"a ping at {definition.cron} ({definition.timezone})")
+    elif definition.oncalendar is not None:
+        parts.append(f"a ping at {definition.oncalendar} ({definition.timezone})")
+    elif definition.after is not None:
+        parts.append(f"a ping within {say_duration(definition.after.within)} of {definition.after.monitor}")
+    elif definition.members is not None:
+        parts.append(f"every member each {say_duration(definition.members.every)}")
+    if parts and definition.grace and definition.members is None:
+        parts.append(f"with {say_duration(definition.grace)} of grace")
+    if definition.max_runtime is not None:
+        parts.append(f"runs of at most {say_duration(definition.max_runtime)}")
+    return ", ".join(parts)
+
+
+def deaf_note(definition: Definition, deaf: DeafTime, start: Micros, end: Micros) -> str:
+    """The admission that a judgement came after deaf time; empty when there was none."""
+    if (interval := deaf.longest(start, end)) is None:
+        return ""
+    low, high = interval
+    return f" (Offbeat was deaf for {say_duration(high - low)} at {say_time(low, definition, end)})"
+
+
+def _of_run(run: str | None) -> str:
+    return f" (run {run})" if run else ""
+
+
+def _stages(definition: Definition, run: Run, but: str) -> str:
+    """The other stages in short: how long, or never started."""
+    said: list[str] = []
+    for stage in definition.stages:
+        if stage.name == but:
+            continue
+        seen = run.stages.get(stage.name)
+        if seen is None:
+            if not stage.optional:
+                said.append(f"{stage.name} never started")
+        elif seen.status == "done" and seen.started_at:
+            said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
+        else:
+            said.append(f"{stage.name} {seen.status}")
+    return "; " + ", ".join(said) if said else ""
+
+
+def _where(run: Run) -> str:
+    """How far an overdue run came, as far as it said."""
+    said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == "running"]
+    if run.done is not None:
+        said.append(f"at {run.done}" + (f" of {run.total}" if run.total is not None else ""))
+    return "; " + ", ".join(said) if said else ""

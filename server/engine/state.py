@@ -1,0 +1,251 @@
+"""What the engine remembers of a monitor: no history, only what the next ping or deadline needs.
+
+A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
+awaited signals) is None until it exists. `dump` and `load` are the JSON in `states.state`; keys are short and absent
+where they hold the default, because the row is rewritten with every decision.
+"""
+
+from typing import Any
+
+from server.engine.fleet import Fleet
+from server.engine.monitor import Definition
+from server.engine.ping import START, Micros, Position
+from server.engine.run import Runs
+
+RANKS = {
+    "too_often": 1,
+    "too_early": 2,
+    "overlap": 2,
+    "members": 3,
+    "missed": 4,
+    "stage": 5,
+    "tasks": 5,
+    "hung": 6,
+    "failed": 7,
+}
+CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
+
+
+class Cause:
+    """One open reason of an incident. `number` is the run's; `run` the id that its client gave it."""
+
+    __slots__ = ("kind", "number", "opened_at", "reason", "run", "stage")
+
+    def __init__(
+        self,
+        kind: str,
+        opened_at: Micros,
+        reason: str,
+        number: int = 0,
+        run: str | None = None,
+        stage: str | None = None,
+    ) -> None:
+        self.kind, self.opened_at, self.reason = kind, opened_at, reason
+        self.number, self.run, self.stage = number, run, stage
+
+    @property
+    def key(self) -> CauseKey:
+        """What makes it the same cause when it is met again."""
+        return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) not in (None, 0)}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Cause":
+        """From `dump`."""
+        return cls(**state)
+
+
+class Incident:
+    """The one open episode of trouble of a monitor.
+
+    `announced`: its opening was told to people. Until then `announce_at` is when it shall be (None: not while
+    `suppressed_by`, the monitor whose own incident explains it, is in trouble).
+    """
+
+    __slots__ = (
+        "announce_at",
+        "announced",
+        "causes",
+        "number",
+        "opened_at",
+        "ordinal",
+        "suppressed_by",
+        "told_rank",
+        "told_runs",
+    )
+
+    def __init__(self, number: int, opened_at: Micros) -> None:
+        self.number, self.opened_at = number, opened_at
+        self.causes: dict[CauseKey, Cause] = {}
+        self.ordinal = 0  # of its alerts
+        self.announced = False
+        self.announce_at: Micros | None = None
+        self.suppressed_by: int | None = None
+        self.told_rank = 0
+        self.told_runs: set[int] = set()
+
+    @property
+    def worst(self) -> Cause:
+        """The cause that gives the incident its name; among equals the first."""
+        return max(self.causes.values(), key=lambda cause: (RANKS[cause.kind], -cause.opened_at))
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "n": self.number,
+            "o": self.opened_at,
+            "c": [cause.dump() for cause in self.causes.values()],
+            "d": self.ordinal,
+            "a": self.announced,
+            "w": self.announce_at,
+            "s": self.suppressed_by,
+            "r": self.told_rank,
+            "t": sorted(self.told_runs),
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Incident":
+        """From `dump`."""
+        incident = cls(state["n"], state["o"])
+        for each in state["c"]:
+            cause = Cause.load(each)
+            incident.causes[cause.key] = cause
+        incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
+        incident.suppressed_by, incident.told_rank, incident.told_runs = state["s"], state["r"], set(state["t"])
+        return incident
+
+
+class Monitor:
+    """A monitor as the engine knows it. Instants are Micros, 0 where there was none yet."""
+
+    __slots__ = (
+        "armed",
+        "at",
+        "awaited",
+        "counted_at",
+        "counted_signal",
+        "counted_source",
+        "created_at",
+        "definition",
+        "due",
+        "excused",
+        "fleet",
+        "goods",
+        "heard_at",
+        "id",
+        "incident",
+        "incidents",
+        "name",
+        "not_before",
+        "paused",
+        "plain",
+        "project_id",
+        "recent",
+        "runs",
+        "saved_at",
+        "seq",
+        "since",
+        "slug",
+        "snoozed_until",
+        "status",
+        "streak",
+        "streak_since",
+        "writer",
+    )
+
+    def __init__(
+        self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
+    ) -> None:
+        self.id, self.project_id, self.slug, self.name = id, project_id, slug, name
+        self.created_at = created_at
+        self.at, self.writer, self.seq = START  # the last input in this state
+        self.saved_at: Micros = 0  # the `at` that the stored row has
+        self.paused = False
+        self.snoozed_until: Micros = 0
+        self.status = "new"
+        self.since: Micros = created_at
+        self.heard_at: Micros = 0  # last satisfying ping
+        self.due: Micros = 0  # 0: nothing is expected at a time
+        self.not_before: Micros = 0  # no deadline before this: a change or a resume was made
+        self.armed: Micros = 0  # its entry in the heap
+        self.excused = 0  # occurrences in a row that deaf time excused
+        self.streak = 0  # misses and failures in a row
+        self.streak_since: Micros = 0
+        self.goods = 0  # successes in a row
+        self.counted_at: Micros = 0  # the last ping that counted, to know a repeat
+        self.counted_signal = ""
+        self.counted_source: bytes | None = None
+        self.incidents = 0
+        self.incident: Incident | None = None
+        self.runs: Runs | None = None
+        self.fleet: Fleet | None = None
+        self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
+        self.recent: list[Micros] | None = None  # satisfying pings, for `at_most`
+        self.define(definition)
+
+    def define(self, definition: Definition) -> None:
+        """Take a definition, also a changed one."""
+        self.definition = definition
+        # Whether a plain success of a healthy monitor needs nothing but a few stores.
+        self.plain = definition.members is None and definition.at_most is None and definition.after is None
+
+    @property
+    def position(self) -> Position:
+        """The last input in this state."""
+        return Position(self.at, self.writer, self.seq)
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, without what is at its default."""
+        state: dict[str, Any] = {"created": self.created_at}
+        for name in _SCALARS:
+            if value := getattr(self, name):
+                state[name] = value
+        if self.counted_source:
+            state["counted_source"] = self.counted_source.hex()
+        if self.incident:
+            state["incident"] = self.incident.dump()
+        if self.runs and (runs := self.runs.dump()):
+            state["runs"] = runs
+        if self.fleet:
+            state["fleet"] = self.fleet.dump()
+        if self.awaited:
+            state["awaited"] = self.awaited
+        if self.recent:
+            state["recent"] = self.recent
+        return state
+
+    def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:
+        """From a stored row."""
+        self.status, self.since = status, since
+        self.at, self.writer, self.seq = position
+        self.saved_at = position.at
+        self.created_at = state["created"]
+        for name in _SCALARS:
+            if name in state:
+                setattr(self, name, state[name])
+        if source := state.get("counted_source"):
+            self.counted_source = bytes.fromhex(source)
+        if incident := state.get("incident"):
+            self.incident = Incident.load(incident)
+        if runs := state.get("runs"):
+            self.runs = Runs.load(runs)
+        if fleet := state.get("fleet"):
+            self.fleet = Fleet.load(fleet)
+        self.awaited, self.recent = state.get("awaited"), state.get("recent")
+
+
+_SCALARS = (
+    "heard_at",
+    "due",
+    "not_before",
+    "excused",
+    "streak",
+    "streak_since",
+    "goods",
+    "counted_at",
+    "counted_signal",
+    "incidents",
+)

@@ -1,0 +1,98 @@
+"""A stage for the engine: monitors, pings and time, without a database or a clock.
+
+Times are seconds from the scene's beginning, as numbers or durations such as `1h30m`.
+"""
+
+from typing import Any
+
+from server.clock import to_micros
+from server.engine.durations import read_duration
+from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
+from server.engine.engine import Engine
+from server.engine.monitor import read_definition
+from server.engine.ping import SECOND, Entry, Micros, Ping, Signal
+from server.engine.state import Monitor
+
+PROJECT = 1
+
+
+class Scene:
+    """One engine at 2026-01-05 00:00 UTC, a Monday; `now` is in seconds."""
+
+    def __init__(self) -> None:
+        from datetime import UTC, datetime
+
+        self.begin: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
+        self.engine = Engine()
+        self.engine.loaded(self.begin)
+        self.seq = 0
+        self.ids: dict[str, int] = {}
+        self.decisions: list[Decision] = []
+        self.log: list[Entry] = []
+
+    def at(self, when: float | str) -> Micros:
+        """An instant of log time."""
+        return self.begin + read_duration(when)
+
+    def monitor(self, slug: str = "job", when: float | str = 0, **definition: Any) -> Monitor:
+        """Make or change a monitor."""
+        extra = {name: definition.pop(name) for name in ("paused", "snoozed_until") if name in definition}
+        if "snoozed_until" in extra:
+            extra["snoozed_until"] = self.at(extra["snoozed_until"])
+        self.tick(when)
+        monitor_id = self.ids.setdefault(slug, len(self.ids) + 1)
+        self.engine.put(monitor_id, PROJECT, slug, read_definition(definition), at=self.at(when), **extra)
+        self._take()
+        return self.engine.monitors[monitor_id]
+
+    def ping(
+        self, when: float | str, signal: Signal = "success", slug: str = "job", source: bytes | None = None, **said: Any
+    ) -> None:
+        """One ping at `when`."""
+        self.seq += 1
+        entry = Entry(self.at(when), 1, self.seq, self.ids[slug], PROJECT, source, Ping(signal, **said))
+        self.log.append(entry)
+        index = 0
+        while index < 1:
+            index = self.engine.apply([entry], index, 500)
+        self._take()
+
+    def tick(self, when: float | str) -> None:
+        """Judge up to `when`."""
+        while not self.engine.advance(self.at(when), 500):
+            pass
+        self._take()
+
+    def deaf(self, start: float | str, end: float | str) -> None:
+        """Offbeat could not hear from `start` to `end`."""
+        self.engine.deafness(self.at(start), self.at(end))
+
+    def _take(self) -> None:
+        self.decisions += self.engine.take(1_000_000)
+
+    # ---------------------------------------------------------------- looking
+
+    def status(self, slug: str = "job") -> str:
+        """The engine's word for it."""
+        return self.engine.monitors[self.ids[slug]].status
+
+    def effects(self, kind: type, slug: str = "job") -> list[Any]:
+        """Everything of a kind decided about a monitor, in order."""
+        mine = [d for d in self.decisions if d.monitor_id == self.ids[slug]]
+        return [effect for d in mine for effect in d.effects if isinstance(effect, kind)]
+
+    def incidents(self, slug: str = "job") -> dict[int, IncidentChanged]:
+        """The last row of each incident."""
+        return {effect.number: effect for effect in self.effects(IncidentChanged, slug)}
+
+    def runs(self, slug: str = "job") -> dict[int, RunChanged]:
+        """The last row of each run."""
+        return {effect.number: effect for effect in self.effects(RunChanged, slug)}
+
+    def alerts(self, slug: str = "job") -> list[str]:
+        """The kinds of the alerts, in order."""
+        return [effect.kind for effect in self.effects(Alert, slug)]
+
+    def seconds(self, at: Micros | None) -> float | None:
+        """An instant as seconds of the scene."""
+        return None if at is None else (at - self.begin) / SECOND
