@@ -8,7 +8,7 @@ to the batch, waits for the commit, and asks the dialect for the answer.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from server.engine.ping import Ping, Signal
+from server.engine.ping import Ping
 
 
 class Request(NamedTuple):
@@ -41,6 +41,7 @@ class Slug(NamedTuple):
 
     `create`: make the monitor if it is missing. `definition`: the fields it is made with, or changed to where they
     differ (None in it: back to the default); fields it does not name stay as they are, since people may have set them.
+    `defaults`: fields that only a monitor that is made now gets, under those of `definition`.
     `like`: the slug of another monitor of the project; where that one exists, the missing one is made with its
     definition, whatever `create` says (an environment of a known job).
     """
@@ -49,6 +50,7 @@ class Slug(NamedTuple):
     slug: str
     create: bool = False
     definition: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] | None = None
     like: str | None = None
 
 
@@ -117,12 +119,3 @@ class Dialect(Protocol):
     def answer(self, outcome: Outcome | Refusal, request: Request) -> Answer:
         """The dialect's own answer to what became of the request. Total, also for refusals by the door (408, 413)."""
         ...
-
-
-class Bound(NamedTuple):
-    """Where a key leads: the roster's answer. Signal and stage apply to pings that name none."""
-
-    monitor_id: int
-    project_id: int
-    signal: Signal | None = None
-    stage: str | None = None

@@ -154,7 +154,7 @@ class LogConnection:
             raise
         except asyncpg.PostgresError as error:
             raise _verdict(error) from error
-        except asyncpg.InterfaceError as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise DatabaseAway(f"asyncpg: {describe(error)}") from error
 
 

@@ -1,0 +1,99 @@
+"""When pings were refused, until the database has been told: then nobody was heard, and silence proves nothing.
+
+Kept in local monotonic time, because pings are also refused before the database was ever asked what time it is.
+"""
+
+from collections import Counter
+
+from server.clock import LogClock
+from server.engine.ping import Micros, Signal
+from server.metrics import Metrics
+from server.store.log import Refused
+
+# Of the reasons that metrics know, those that make deaf time: a stop has its own row, a ping answered too late is kept.
+REPORTED = ("full", "database", "clock")
+
+
+class _Span:
+    """From the first to the last refusal for one reason since the last report, in local microseconds."""
+
+    __slots__ = ("ended", "pings", "started")
+
+    def __init__(self, started: Micros) -> None:
+        self.started = self.ended = started
+        self.pings = 0
+
+
+class Refusals:
+    """What was refused: to be reported before anything accepted later, and to be counted."""
+
+    def __init__(self, clock: LogClock, metrics: Metrics) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._open: dict[str, _Span] = {}
+        self._reporting: list[tuple[str, _Span]] = []
+        self._counts: dict[str, Counter[str]] = {}
+
+    @property
+    def unreported(self) -> bool:
+        """Whether the database has to be told something."""
+        return bool(self._open or self._reporting)
+
+    def add(self, reason: str, signal: Signal) -> None:
+        """A ping is refused now."""
+        self._count(reason, signal)
+        if reason in REPORTED:
+            self._extend(reason, self._clock.local())
+
+    def add_dropped(self, reason: str, signal: Signal, at: Micros) -> None:
+        """A ping that was accepted at `at` (log time) will not be stored after all."""
+        self._count(reason, signal)
+        self._extend(reason, self._clock.local() - (self._clock.now() - at))
+
+    def count_late(self, signal: Signal) -> None:
+        """A ping is answered 503 because its commit takes too long; it is stored all the same, if it can be."""
+        self._count("timeout", signal)
+
+    def ages(self) -> list[Refused]:
+        """What is to be reported, as ages; `reported` ends it. What is refused meanwhile is the next report's."""
+        now = self._clock.local()
+        return [
+            Refused(now - span.started, now - span.ended, span.pings, reason) for reason, span in self._begin_report()
+        ]
+
+    def instants(self) -> list[Refused]:
+        """The same as instants of log time."""
+        offset = self._clock.now() - self._clock.local()
+        return [
+            Refused(span.started + offset, span.ended + offset, span.pings, reason)
+            for reason, span in self._begin_report()
+        ]
+
+    def reported(self) -> None:
+        """The database has what `ages` or `instants` gave last."""
+        self._reporting.clear()
+
+    def publish(self) -> None:
+        """Hand the counts to the metrics: not once per ping, since refusals come in storms."""
+        for reason, counts in self._counts.items():
+            self._metrics.refused(reason, counts)
+        self._counts.clear()
+
+    def _begin_report(self) -> list[tuple[str, _Span]]:
+        self._reporting += self._open.items()
+        self._open = {}
+        return self._reporting
+
+    def _extend(self, reason: str, at: Micros) -> None:
+        span = self._open.get(reason)
+        if span is None:
+            span = self._open[reason] = _Span(at)
+        span.started = min(span.started, at)
+        span.ended = max(span.ended, at)
+        span.pings += 1
+
+    def _count(self, reason: str, signal: Signal) -> None:
+        counts = self._counts.get(reason)
+        if counts is None:
+            counts = self._counts[reason] = Counter()
+        counts[signal] += 1

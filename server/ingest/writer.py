@@ -1,0 +1,308 @@
+"""Makes the line of pings durable: one connection, one COPY after the other, and a pulse where there is nothing to say.
+
+No timer and no linger: a batch is whatever arrived while the previous COPY was under way. All trouble ends in one of
+two ways. Where the writer itself can go on (a lost connection), nothing leaves the line: the batch at its front is
+doubtful, and goes out again with the same rows in the same places until it commits or the primary key says that it had.
+Where it cannot (it was fenced, or the database's clock jumped), what is pending is given up, because its instants may
+lie in time already judged; whoever waits is told so, and a new writer begins.
+
+    connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
+       ↑          ↑______ Fenced, ClockJump: drop what is pending
+       └───────────────── DatabaseAway: keep what is pending
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from operator import attrgetter
+
+import structlog
+
+from server.clock import ClockJump, LogClock, monotonic
+from server.engine.ping import SECOND, Entry, Micros
+from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
+from server.ingest.batch import Backlog, Batch
+from server.ingest.reading import Refusal
+from server.ingest.refusals import Refusals
+from server.metrics import Metrics
+from server.service import Service
+from server.settings import Settings
+from server.store.log import LogConnection, Session
+
+PULSE_S = 1.0  # at least so often the database's clock is read, also under load
+PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
+PULSE_GAP_S = 0.01  # however many deadlines are near
+SWEEP_S = 0.25
+START_WAIT_S = 2.0
+RECONNECT_S_MAX = 1.0
+NOT_STORABLE = Refusal(400, "the database cannot store this ping")
+
+log = structlog.get_logger("writer")
+
+
+class Writer(Service):
+    """This process's writer. `on_committed` gets each batch in the log's order, and an empty one after each pulse,
+    with the instant up to which everything accepted is committed; `next_deadline` is when the next judgement waits for
+    that instant, and `several_writers` whether others wait for ours.
+    """
+
+    name = "writer"
+
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        clock: LogClock,
+        metrics: Metrics,
+        *,
+        node: str,
+        metrics_address: str | None,
+        on_committed: Callable[[list[Entry], Micros], None],
+        next_deadline: Callable[[], Micros | None] = lambda: None,
+        several_writers: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__()
+        self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
+        self._node, self._metrics_address = node, metrics_address
+        self._on_committed, self._next_deadline, self._several_writers = on_committed, next_deadline, several_writers
+        self.refusals = Refusals(clock, metrics)
+        self.backlog = Backlog(clock, settings, self.refusals, self.wake)
+        self.id = 0  # of the row in `writers`; 0: there was none yet
+        self.through: Micros = 0  # everything accepted up to here is committed
+        self.rows_rejected = 0
+        self.batches_doubted = 0
+        self._log: LogConnection | None = None
+        self._doubtful: Session | None = None  # the session that may still be at work on the batch at the front
+        self._registered = asyncio.Event()
+        self._failures = 0  # since Postgres last did what it was asked
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._alarm: asyncio.Future[None] | None = None
+        self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = monotonic()
+
+    async def start(self) -> None:
+        """Register, or return after `START_WAIT_S` and go on trying; pings are refused meanwhile."""
+        self.spawn(self._run(), "append")
+        self.spawn(self._sweep(), "sweep")
+        try:
+            async with asyncio.timeout(START_WAIT_S):
+                await self._registered.wait()
+        except TimeoutError:
+            log.warning("Postgres is away; pings are refused until it answers")
+
+    async def stop(self) -> None:
+        """Refuse what comes, commit what is pending, sign off; within half of `stop_timeout`, then give up."""
+        self.backlog.close("stopping")
+        self._stopping = True
+        self.wake()
+        try:
+            if self.tasks:
+                async with asyncio.timeout(self._settings.stop_timeout / 2):
+                    await self._ended.wait()
+        except TimeoutError:
+            log.warning("stopped without signing off", pings_given_up=self.backlog.pings)
+        finally:
+            await self.cancel_tasks()
+            self.backlog.drop("database")
+            self.refusals.publish()
+            if self._log is not None:
+                self._log.terminate()
+
+    def wake(self) -> None:
+        """Look again: a ping is pending, or a nearer deadline has appeared. Costs nothing while awake."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
+    async def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                await self._connect()
+                await self._append()
+                await self._end()
+            except Fenced as error:
+                self._start_anew("database", str(error))
+            except ClockJump as jump:
+                self._start_anew("clock", str(jump))
+            except OffbeatError as error:
+                self._lose_connection(error)
+                await asyncio.sleep(self._pause_s())
+        await asyncio.Event().wait()  # until it is cancelled: for a Service an end by itself would be a failure
+
+    async def _connect(self) -> None:
+        if self._log is None:
+            self._log = await LogConnection.open(
+                self._url, pgbouncer=self._settings.pgbouncer, timeout_s=self._settings.ack_timeout
+            )
+            if self._doubtful is not None:
+                await self._log.end_session(self._doubtful)
+                self._doubtful = None
+            self._sampled_s = 0.0  # a pulse at once, to know whether we still are a writer
+        if not self._registered.is_set():
+            await self._register()
+
+    async def _register(self) -> None:
+        assert self._log is not None
+        before = self._clock.local()
+        ages = self.refusals.ages()
+        writer, database = await self._log.register(self._node, self._metrics_address, self.id or None, ages)
+        after = self._clock.local()
+        self.refusals.reported()
+        try:
+            self._clock.sample(before, database, after)
+        except ClockJump:
+            self._clock.restart(before, database, after)
+        # The database may have read its clock at the very start of the call; until its end others could not see us and
+        # may have judged up to then.
+        self._clock.raise_to(database + (after - before))
+        self.id, self.through = writer, database
+        self._alive()
+        self._sampled_s = self._moved_s
+        self.backlog.open(writer)
+        if self._stopping:
+            self.backlog.close("stopping")
+        self._registered.set()
+        log.info("registered", writer=writer)
+
+    async def _append(self) -> None:
+        """Until it is time to stop and nothing is pending."""
+        while True:
+            batch = self.backlog.head()
+            if batch is not None:
+                await self._commit(batch)
+            elif self._stopping:
+                return
+            if (wait_s := self._pulse_in_s()) <= 0:
+                await self._pulse()
+            elif self.backlog.head() is None and not self._stopping:
+                await self._sleep(wait_s)
+
+    async def _commit(self, batch: Batch) -> None:
+        assert self._log is not None
+        await self._report_refusals()
+        handed_s = monotonic()
+        try:
+            await self._log.copy(batch.entries)
+        except AlreadyInLog as error:
+            if not batch.doubtful:
+                self._bisect(batch, error)
+                return
+        except RowRefused as error:
+            self._bisect(batch, error)
+            return
+        except DatabaseAway:
+            batch.doubtful = True
+            self.batches_doubted += 1
+            raise
+        seconds = monotonic() - handed_s
+        self.backlog.done()
+        self.through = batch.entries[-1].at
+        self._alive()
+        self._metrics.committed(Counter(map(_signal_of, batch.entries)), seconds)
+        self._on_committed(batch.entries, self.through)
+
+    def _bisect(self, batch: Batch, error: OffbeatError) -> None:
+        """Find the bad row by halves: rare enough that simple beats fast."""
+        if len(batch.entries) > 1:
+            self.backlog.halve()
+            return
+        log.error("a ping cannot be stored", monitor_id=batch.entries[0].monitor_id, error=str(error))
+        self.rows_rejected += 1
+        self.backlog.reject(NOT_STORABLE)
+
+    async def _pulse(self) -> None:
+        assert self._log is not None
+        head = self.backlog.head()
+        through = self._clock.stamp() if head is None else head.entries[0].at - 1
+        await self._report_refusals()  # after `through` is chosen: what is refused meanwhile is later
+        self._pulsed_s = monotonic()
+        before = self._clock.local()
+        database = await self._log.pulse(self.id, through)
+        after = self._clock.local()
+        self.through = through
+        self._alive()
+        self._sampled_s = self._moved_s
+        self._on_committed([], through)
+        self._clock.sample(before, database, after)
+
+    async def _report_refusals(self) -> None:
+        assert self._log is not None
+        if self.refusals.unreported:
+            await self._log.report_refusals(self.id, self.refusals.instants())
+            self.refusals.reported()
+
+    async def _end(self) -> None:
+        assert self._log is not None
+        through = self._clock.stamp()
+        await self._report_refusals()
+        await self._log.end(self.id, through)
+        await self._log.close()
+        self._ended.set()
+
+    def _pulse_in_s(self) -> float:
+        """Seconds until the next pulse; 0 or less: now."""
+        now_s = monotonic()
+        head = self.backlog.head()
+        due_s = self._sampled_s + PULSE_S
+        if head is None:
+            if self._several_writers():
+                due_s = min(due_s, self._moved_s + PULSE_AMONG_SEVERAL_S)
+            deadline = self._next_deadline()
+            if deadline is not None and deadline >= self.through:
+                # One microsecond later it is past; the rest is the coarseness of the loop's timers.
+                after_s = now_s + (deadline + 1 - self._clock.now()) / SECOND
+                due_s = min(due_s, max(after_s, self._pulsed_s + PULSE_GAP_S))
+        elif head.doubtful:
+            return PULSE_S
+        return due_s - now_s
+
+    async def _sleep(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self._alarm
+        finally:
+            timer.cancel()
+            self._alarm = None
+
+    async def _sweep(self) -> None:
+        """One coarse timer for all that is late."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.backlog.expire()
+            self.refusals.publish()
+            if self.backlog.accepting and monotonic() - self._answered_s > self._settings.ack_timeout:
+                # Whoever comes now would only wait for a 503.
+                self.backlog.close("database")
+
+    def _alive(self) -> None:
+        """Postgres has just answered that our word stands."""
+        self._answered_s = self._moved_s = monotonic()
+        self._failures = 0
+        if not (self.backlog.accepting or self._stopping) and self._registered.is_set():
+            self.backlog.reopen()
+
+    def _start_anew(self, reason: str, why: str) -> None:
+        log.warning("a new writer is needed", writer=self.id, why=why, pings_given_up=self.backlog.pings)
+        self.backlog.close(reason)
+        self.backlog.drop(reason)
+        self._registered.clear()
+
+    def _pause_s(self) -> float:
+        """None after the first failure: most often a new connection is all it takes."""
+        self._failures += 1
+        longest_s = min(RECONNECT_S_MAX, 0.05 * 2 ** min(self._failures, 10))
+        return random.uniform(longest_s / 2, longest_s) if self._failures > 1 else 0.0
+
+    def _lose_connection(self, error: OffbeatError) -> None:
+        log.warning("Postgres is away", error=str(error), pings_pending=self.backlog.pings)
+        if self._log is not None:
+            head = self.backlog.head()
+            if head is not None and head.doubtful and self._doubtful is None:
+                self._doubtful = self._log.session
+            self._log.terminate()
+            self._log = None
+
+
+_signal_of = attrgetter("ping.signal")
