@@ -117,14 +117,9 @@ async def delete_monitors(
     return deleted
 
 
-async def slugs_of(connection: Connection, project_ids: Sequence[int]) -> list[str]:
-    """The slugs of all monitors of these projects."""
-    return [row["slug"] for row in await connection.fetch(_SQL["slugs_of"], list(project_ids))]
-
-
-async def users_of_channel(connection: Connection, project_id: int, slug: str) -> list[str]:
-    """The first five monitors that name this channel."""
-    return [row["slug"] for row in await connection.fetch(_SQL["users_of_channel"], project_id, slug)]
+async def slugs_of(connection: Connection, project_id: int) -> list[str]:
+    """The slugs of all monitors of a project."""
+    return [row["slug"] for row in await connection.fetch(_SQL["slugs_of"], project_id)]
 
 
 def _given_twice(wanted: Iterable[Wanted]) -> list[Problem]:

@@ -92,3 +92,19 @@ async def alerts(
 ) -> list[asyncpg.Record]:
     """Alerts by state, or those of one incident (monitor and number)."""
     return await pool.fetch(_SQL["alerts"], before, project_id, state, *(incident or (None, None)), limit)
+
+
+async def find_alert(pool: asyncpg.Pool, alert_id: int) -> asyncpg.Record | None:
+    """One alert as it is now."""
+    return await pool.fetchrow(_SQL["alert"], alert_id)
+
+
+async def add_test_alert(pool: asyncpg.Pool, project_id: int, channel_id: int, by: str) -> int:
+    """Put a test message for a channel into the outbox, and return its id."""
+    added: int = await pool.fetchval(_SQL["add_test_alert"], project_id, channel_id, {"by": by})
+    return added
+
+
+async def resend_alert(pool: asyncpg.Pool, alert_id: int) -> bool:
+    """Make a dead or expired alert pending again; False for any other."""
+    return await pool.fetchval(_SQL["resend_alert"], alert_id) is not None

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from server.errors import DefinitionError, Moved, Problem
+from server.errors import DefinitionError, Problem
 from server.store import changes, queries
 from server.store.changes import Change
-from server.store.definitions import users_of_channel
 from server.store.pool import Connection
 
 _SQL = queries.load("projects")
@@ -56,7 +55,8 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
         made = await connection.fetchrow(
             _SQL["insert_project"], wanted.slug, wanted.name, wanted.ping_key, wanted.definition
         )
-        change = Change("project", made and made["id"], None, wanted.slug, None, made and _project(made))
+        if made is not None:
+            change = Change("project", made["id"], None, wanted.slug, None, _project(made))
     else:
         before = _project(row)
         ping_key = wanted.ping_key or row["ping_key"]
@@ -72,11 +72,14 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
     return change
 
 
+async def size_of_project(connection: Connection, project_id: int) -> int:
+    """How many monitors it has; counted to a thousand."""
+    count: int = await connection.fetchval(_SQL["size_of_project"], project_id)
+    return count
+
+
 async def delete_project(connection: Connection, row: asyncpg.Record, actor: str) -> Change:
-    """Delete an empty project. Raises Moved when it still has monitors."""
-    count = await connection.fetchval(_SQL["size_of_project"], row["id"])
-    if count:
-        raise Moved(f"{row['slug']} still has {count if count < 1000 else '1000 or more'} monitors: delete them first")
+    """Delete a project; the caller has seen that it is empty (`size_of_project`)."""
     await connection.execute(_SQL["delete_project"], row["id"])
     change = Change("project", row["id"], None, row["slug"], _project(row), None)
     await changes.record_one(connection, actor, change)
@@ -112,10 +115,13 @@ async def put_channel(connection: Connection, wanted: WantedChannel, actor: str)
     return change
 
 
+async def users_of_channel(connection: Connection, project_id: int, slug: str) -> list[str]:
+    """The first five monitors that name this channel."""
+    return [row["slug"] for row in await connection.fetch(_SQL["users_of_channel"], project_id, slug)]
+
+
 async def delete_channel(connection: Connection, row: asyncpg.Record, actor: str) -> Change:
-    """Delete a channel. Raises Moved while monitors name it."""
-    if users := await users_of_channel(connection, row["project_id"], row["slug"]):
-        raise Moved(f"{row['slug']} is named by {', '.join(users)}: change them first")
+    """Delete a channel; the caller has seen that nobody names it (`users_of_channel`)."""
     await connection.execute(_SQL["delete_channel"], row["project_id"], row["slug"])
     change = Change("channel", row["project_id"], None, row["slug"], _channel(row), None)
     await changes.record_one(connection, actor, change)

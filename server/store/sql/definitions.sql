@@ -13,7 +13,7 @@ select m.id, m.project_id, m.rev, m.slug, m.name, m.tags, m.paused, m.snoozed_un
 
 -- name: slugs_of
 -- For pruning: what a project has.
-select slug from monitors where project_id = any($1::integer[]) order by project_id, slug
+select slug from monitors where project_id = $1 order by slug
 
 -- name: insert_monitors
 -- In the order of their input, so that ids rise with it.
@@ -65,9 +65,3 @@ select project_id, slug from monitors join unnest($1::integer[], $2::text[]) as 
 -- name: channels_known
 -- Which of these channels exist.
 select project_id, slug from channels join unnest($1::integer[], $2::text[]) as w (project_id, slug) using (project_id, slug)
-
--- name: users_of_channel
--- The monitors that name a channel, for refusing to delete it under them.
-select slug from monitors
- where project_id = $1 and definition -> 'channels' @> to_jsonb($2::text)
- order by slug limit 5

@@ -86,3 +86,21 @@ select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.kind
    and ($4::integer is null or (a.monitor_id = $4 and a.incident = $5))
  order by a.id desc
  limit $6
+
+-- name: alert
+-- One, to see what becomes of it.
+select id, project_id, state, attempts, error from alerts where id = $1
+
+-- name: add_test_alert
+-- Like any other alert, through the outbox: so the test proves the way that an alert will take.
+insert into alerts (project_id, channel_id, kind, facts, expires_at)
+values ($1, $2, 'test', $3, clock_timestamp() + interval '10 minutes')
+returning id
+
+-- name: resend_alert
+-- From the beginning: the attempts of before are history.
+update alerts
+   set state = 'pending', attempts = 0, lapses = 0, error = null, settled_at = null, claimed_by = null, digest_id = null,
+       next_attempt_at = clock_timestamp(), expires_at = clock_timestamp() + interval '1 day'
+ where id = $1 and state in ('dead', 'expired')
+returning id

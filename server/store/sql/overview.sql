@@ -36,7 +36,7 @@ select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, 
 
 -- name: exported
 -- Definitions and keys alone, for `export`: no look into the log.
-select m.id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.definition,
+select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.definition,
        (select jsonb_agg(jsonb_build_object('key', k.key, 'signal', k.signal, 'stage', k.stage, 'main', k.main))
           from keys k where k.monitor_id = m.id) as keys
   from monitors m

@@ -50,6 +50,12 @@ on conflict (project_id, slug) do update
    set kind = excluded.kind, is_default = excluded.is_default, definition = excluded.definition, updated_at = now()
 returning id
 
+-- name: users_of_channel
+-- The monitors that name a channel, for refusing to delete it under them.
+select slug from monitors
+ where project_id = $1 and definition -> 'channels' @> to_jsonb($2::text)
+ order by slug limit 5
+
 -- name: delete_channel
 -- Alerts that wait for it will find it gone and say so.
 delete from channels where project_id = $1 and slug = $2

@@ -1,0 +1,55 @@
+-- Who may manage: access keys, and what was created under an idempotency key.
+
+-- name: secret
+-- Peppers the hashes; read once at the start of a process.
+select secret from meta
+
+-- name: find_key
+-- By its hash: the comparison is of a value that nobody can choose, so its timing tells nothing. A revoked key is
+-- unknown at once, in every process, because nothing is remembered between requests.
+select k.id, k.role, k.name, k.prefix, k.project_id, p.slug as project, k.last_used_at
+  from access_keys k left join projects p on p.id = k.project_id
+ where k.hash = $1 and k.revoked_at is null
+
+-- name: touch_key
+-- To the minute: an UPDATE per request would be more work than most requests are.
+update access_keys set last_used_at = now()
+ where id = $1 and (last_used_at is null or last_used_at < now() - interval '1 minute')
+
+-- name: insert_key
+-- Only the hash stays.
+insert into access_keys (project_id, role, name, prefix, hash)
+values ($1, $2, $3, $4, $5)
+returning id
+
+-- name: keys
+-- Revoked ones too, for whoever asks what a key in an old log was.
+select k.id, k.name, k.role, k.prefix, k.created_at, k.last_used_at, k.revoked_at, k.project_id, p.slug as project
+  from access_keys k left join projects p on p.id = k.project_id
+ where k.id > $1 and ($2::integer is null or k.project_id = $2)
+ order by k.id
+ limit $3
+
+-- name: key
+-- One by its id.
+select k.id, k.name, k.role, k.prefix, k.created_at, k.last_used_at, k.revoked_at, k.project_id, p.slug as project
+  from access_keys k left join projects p on p.id = k.project_id
+ where k.id = $1
+
+-- name: revoke_key
+-- Once; the row says whether it was this call.
+update access_keys set revoked_at = now() where id = $1 and revoked_at is null returning id
+
+-- name: find_creation
+-- Within a day; older ones are as good as gone.
+select request, subject from creations where scope = $1 and key = $2 and created_at > now() - interval '1 day'
+
+-- name: remember_creation
+-- An older row of the same key is taken over.
+insert into creations (scope, key, request, subject) values ($1, $2, $3, $4)
+on conflict (scope, key) do update set request = excluded.request, subject = excluded.subject, created_at = now()
+
+-- name: forget_creations
+-- A few at a time, with each new one, so that nobody has to sweep.
+delete from creations where (scope, key) in (
+  select scope, key from creations where created_at < now() - interval '1 day' order by created_at limit 10)

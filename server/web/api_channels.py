@@ -1,0 +1,158 @@
+"""Channels: where alerts go. What is secret in them is masked, and a mask that is sent back stays as it is."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from server.clock import monotonic
+from server.errors import DefinitionError, Problem
+from server.store import history, projects
+from server.store.changes import changing
+from server.web import answers, bodies
+from server.web.asked import check_tag, new_slug_in, number_in, project_id_for_list, project_of, slug_in, tag_of
+from server.web.monitor_answers import instant
+from server.web.problems import Refused, not_found
+from server.web.routes import Call, Deps, Reply, Route
+
+MASK = "********"
+TEST_WAIT_S = 20.0
+_LOOK_EVERY_S = 0.1
+
+
+async def put_channel(call: Call[bodies.ChannelBody, bodies.InProject]) -> Reply:
+    """Create or replace a channel: its kind, and the fields of that kind beside it."""
+    slug, project = new_slug_in(call), await project_of(call, call.query.project)
+    async with changing(call.deps.pool) as connection:
+        row = await projects.find_channel(connection, project.id, slug)
+        check_tag(call, row and channel_answer(row, call.deps))
+        definition = read_channel(call.deps, call.body, row)
+        wanted = projects.WantedChannel(project.id, slug, call.body.kind, call.body.default, definition)
+        change = await projects.put_channel(connection, wanted, call.principal.actor)
+    if change.before != change.after:
+        call.deps.changed()
+    return await _channel(call, project.id, slug, created=change.before is None)
+
+
+async def get_channel(call: Call[None, bodies.InProject]) -> Reply:
+    """A channel."""
+    return await _channel(call, (await project_of(call, call.query.project)).id, slug_in(call, "channel"))
+
+
+async def get_channels(call: Call[None, bodies.ProjectPage]) -> Reply:
+    """All channels of one project, or of all that the key may see; never more than one page."""
+    project_id = await project_id_for_list(call, call.query.project)
+    rows = await projects.all_channels(call.deps.pool, project_id)
+    return Reply({"items": [channel_answer(row, call.deps) for row in rows], "next_cursor": None})
+
+
+async def delete_channel(call: Call[None, bodies.InProject]) -> Reply:
+    """Delete a channel. Refused while a monitor names it."""
+    slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
+    async with changing(call.deps.pool) as connection:
+        row = await projects.find_channel(connection, project.id, slug)
+        if row is None:
+            raise not_found(f"channel {slug}")
+        check_tag(call, channel_answer(row, call.deps))
+        if users := await projects.users_of_channel(connection, project.id, slug):
+            raise Refused(409, f"{slug} is named by {', '.join(users)}: change them first.")
+        await projects.delete_channel(connection, row, call.principal.actor)
+    call.deps.changed()
+    return Reply(None)
+
+
+async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
+    """Send a test message and wait up to 20 s for what becomes of its first attempt."""
+    slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
+    row = await projects.find_channel(call.deps.pool, project.id, slug)
+    if row is None:
+        raise not_found(f"channel {slug}")
+    alert_id = await history.add_test_alert(call.deps.pool, project.id, row["id"], call.principal.actor)
+    call.deps.wake_courier()
+    until = monotonic() + TEST_WAIT_S
+    while True:
+        alert = await history.find_alert(call.deps.pool, alert_id)
+        if alert is None:
+            raise not_found("such alert any more")
+        if alert["state"] != "pending" or alert["error"] or monotonic() > until:
+            return Reply({"state": alert["state"], "attempts": alert["attempts"], "error": alert["error"]})
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def resend_alert(call: Call[None, None]) -> Reply:
+    """Try a dead or expired alert again, from now."""
+    alert_id = number_in(call, "alert")
+    alert = await history.find_alert(call.deps.pool, alert_id)
+    if alert is None or call.principal.project_id not in (None, alert["project_id"]):
+        raise not_found(f"alert {alert_id}")
+    if not await history.resend_alert(call.deps.pool, alert_id):
+        raise Refused(409, f"The alert is {alert['state']}: only dead and expired ones can be sent again.")
+    call.deps.wake_courier()
+    return Reply(None)
+
+
+def read_channel(deps: Deps, body: bodies.ChannelBody, row: asyncpg.Record | None, path: str = "") -> dict[str, Any]:
+    """The definition to store. A masked value stands for the stored one. Raises DefinitionError."""
+    stored = row["definition"] if row is not None and row["kind"] == body.kind else {}
+    masked = deps.mask_channel(body.kind, stored) if stored else {}
+    fields, problems = {}, []
+    for name, value in body.fields().items():
+        if MASK not in str(value):
+            fields[name] = value
+        elif name in masked and masked[name] == value:
+            fields[name] = stored[name]
+        else:
+            problems.append(
+                Problem(f"{path}.{name}" if path else name, "is masked, and none is stored: give the value")
+            )
+    if problems:
+        raise DefinitionError(problems)
+    try:
+        return deps.check_channel(body.kind, fields)
+    except DefinitionError as error:
+        prefix = f"{path}." if path else ""
+        raise DefinitionError([Problem(prefix + p.field, p.reason) for p in error.problems]) from None
+
+
+def channel_answer(row: asyncpg.Record, deps: Deps) -> dict[str, Any]:
+    """A channel as it is shown."""
+    return {
+        **deps.mask_channel(row["kind"], row["definition"]),
+        "slug": row["slug"],
+        "project": row["project"],
+        "kind": row["kind"],
+        "default": row["is_default"],
+        "created_at": instant(row["created_at"]),
+        "updated_at": instant(row["updated_at"]),
+    }
+
+
+async def _channel(call: Call[Any, Any], project_id: int, slug: str, created: bool = False) -> Reply:
+    row = await projects.find_channel(call.deps.pool, project_id, slug)
+    if row is None:
+        raise not_found(f"channel {slug}")
+    answer = channel_answer(row, call.deps)
+    return Reply(answer, 201 if created else 200, tag_of(answer))
+
+
+_IN = bodies.InProject
+_ONE = answers.ChannelAnswer
+_CONDITIONS = ("If-Match", "If-None-Match")
+ROUTES = [
+    Route("GET", "/channels", get_channels, answers.Page[_ONE], query=bodies.ProjectPage),
+    Route("GET", "/channels/{slug}", get_channel, _ONE, query=_IN),
+    Route(
+        "PUT",
+        "/channels/{slug}",
+        put_channel,
+        _ONE,
+        "write",
+        bodies.ChannelBody,
+        _IN,
+        (200, 201),
+        headers=_CONDITIONS,
+    ),
+    Route("DELETE", "/channels/{slug}", delete_channel, None, "write", None, _IN, (204,), headers=("If-Match",)),
+    Route("POST", "/channels/{slug}/test", test_channel, answers.TestAnswer, "write", None, _IN),
+    Route("POST", "/alerts/{id}/resend", resend_alert, None, "write", None, None, (204,)),
+]

@@ -1,0 +1,98 @@
+"""What people do about an incident: acknowledge it, say a word, resolve it by hand.
+
+Incidents are the keeper's. A hand's work on one is a change like any other, which the keeper applies in its order; so
+the answer is 202, and the incident shows it within two seconds.
+"""
+
+from typing import Any
+
+import asyncpg
+
+from server.store import changes, history
+from server.store.changes import Change, changing
+from server.web import answers, bodies
+from server.web.api_history import alert_answer, incident_answer
+from server.web.asked import allowed, pair_in
+from server.web.monitor_answers import instant
+from server.web.problems import Refused
+from server.web.routes import Call, Reply, Route
+
+ALERTS_SHOWN_MAX = 200
+
+
+async def get_incident(call: Call[None, None]) -> Reply:
+    """An incident with what people did and which alerts were sent."""
+    return await _incident(call)
+
+
+async def acknowledge(call: Call[bodies.Note, None]) -> Reply:
+    """Say that somebody looks after it: no more reminders."""
+    return await _by_hand(call, "acknowledge", must_be_open=True)
+
+
+async def resolve(call: Call[bodies.Note, None]) -> Reply:
+    """Close it by hand; the next failure or silence opens a new one."""
+    return await _by_hand(call, "resolve", must_be_open=True)
+
+
+async def comment(call: Call[bodies.Comment, None]) -> Reply:
+    """Say a word about it."""
+    return await _by_hand(call, "comment", must_be_open=False)
+
+
+async def _by_hand(call: Call[Any, None], kind: str, must_be_open: bool) -> Reply:
+    row = await _find(call)
+    if must_be_open and row["resolved_at"] is not None:
+        raise Refused(409, "The incident is resolved already.")
+    after = {"incident": row["number"], "by": call.principal.actor, "comment": call.body.comment}
+    change = Change(kind, row["project_id"], row["monitor_id"], row["monitor"], None, after)
+    async with changing(call.deps.pool) as connection:
+        await changes.record_one(connection, call.principal.actor, change)
+    call.deps.changed()
+    return (await _incident(call))._replace(status=202)
+
+
+async def _find(call: Call[Any, Any]) -> asyncpg.Record:
+    row = await history.find_incident(call.deps.pool, *pair_in(call, "such incident"))
+    return allowed(call, row, "such incident")
+
+
+async def _incident(call: Call[Any, Any]) -> Reply:
+    row = await _find(call)
+    place = (row["monitor_id"], row["number"])
+    notes = await changes.of_incident(call.deps.pool, *place)
+    alerts = await history.alerts(call.deps.pool, incident=place, limit=ALERTS_SHOWN_MAX)
+    return Reply(
+        {
+            **incident_answer(row),
+            "notes": [
+                {
+                    "at": instant(note["at"]),
+                    "by": note["actor"],
+                    "kind": note["kind"],
+                    "comment": note["after"].get("comment"),
+                }
+                for note in notes
+            ],
+            "alerts": [alert_answer(alert) for alert in reversed(alerts)],
+        }
+    )
+
+
+_ONE = answers.IncidentDetail
+ROUTES = [
+    Route("GET", "/incidents/{id}", get_incident, _ONE),
+    Route(
+        "POST",
+        "/incidents/{id}/acknowledge",
+        acknowledge,
+        _ONE,
+        "write",
+        bodies.Note,
+        None,
+        (202,),
+        body_required=False,
+    ),
+    Route("POST", "/incidents/{id}/resolve", resolve, _ONE, "write", bodies.Note, None, (202,), body_required=False),
+    Route("POST", "/incidents/{id}/comments", comment, _ONE, "write", bodies.Comment, None, (202,)),
+]

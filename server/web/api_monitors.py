@@ -1,0 +1,204 @@
+"""Monitors: defined, shown, listed, paused, snoozed, pinged and deleted."""
+
+import re
+from typing import Any
+
+from server.clock import to_datetime, to_micros
+from server.engine.ping import Ping
+from server.errors import DefinitionError
+from server.store import overview
+from server.store.changes import changing
+from server.store.definitions import alter_monitor, delete_monitors, put_monitors
+from server.store.references import dangling, reference_problems
+from server.web import answers, bodies
+from server.web.asked import (
+    Project,
+    if_rev_in,
+    monitor_in,
+    new_slug_in,
+    project_id_for_list,
+    project_of,
+    slug_in,
+    tag_of_rev,
+)
+from server.web.creating import REPLAYED, created_before, remember
+from server.web.cursors import read_cursor, whole, words, write_cursor
+from server.web.monitor_answers import STORED_AS, one, writer
+from server.web.problems import Refused, not_found
+from server.web.routes import Call, Reply, Route
+
+SEARCH_ROWS_MAX = 1000  # read in one go while looking for a status that is computed
+
+
+async def put_monitor(call: Call[bodies.MonitorBody, bodies.InProject]) -> Reply:
+    """Create or replace a monitor.
+
+    What is left out is at its default; keys that are not named stay. With If-Match only the revision that was read is
+    replaced, with If-None-Match: * only a new one is made.
+    """
+    slug, project = new_slug_in(call), await project_of(call, call.query.project)
+    wanted = call.body.wanted(project.id, slug, if_rev=if_rev_in(call))
+    async with changing(call.deps.pool) as connection:
+        written = await put_monitors(connection, [wanted], call.principal.actor)
+        if problems := await reference_problems(connection, [wanted]):
+            raise DefinitionError(problems)
+    if written:
+        call.deps.changed()
+    return await _monitor(call, project, slug, created=bool(written) and written[0].before is None)
+
+
+async def post_monitor(call: Call[bodies.NewMonitor, bodies.InProject]) -> Reply:
+    """Create a monitor; without a slug it is made from the name. May be repeated with an Idempotency-Key."""
+    project = await project_of(call, call.query.project)
+    slug = call.body.slug or _slug_from(call.body.name)
+    wanted = call.body.wanted(project.id, slug, if_rev=0)
+    what = f"monitor in {project.slug}"
+    async with changing(call.deps.pool) as connection:
+        earlier = await created_before(connection, call, what)
+        if earlier is None:
+            await put_monitors(connection, [wanted], call.principal.actor)
+            if problems := await reference_problems(connection, [wanted]):
+                raise DefinitionError(problems)
+            await remember(connection, call, what, slug)
+    if earlier is not None:
+        reply = await _monitor(call, project, earlier, created=True)
+        return reply._replace(headers=reply.headers | REPLAYED)
+    call.deps.changed()
+    return await _monitor(call, project, slug, created=True)
+
+
+async def get_monitor(call: Call[None, bodies.InProject]) -> Reply:
+    """A monitor: its definition and how it is."""
+    return await _monitor(call, await project_of(call, call.query.project), slug_in(call))
+
+
+async def delete_monitor(call: Call[None, bodies.InProject]) -> Reply:
+    """Delete a monitor. Its keys are unknown from then on. Refused while another monitor refers to it."""
+    slug, project = slug_in(call), await project_of(call, call.query.project)
+    async with changing(call.deps.pool) as connection:
+        deleted = await delete_monitors(connection, [(project.id, slug)], call.principal.actor, if_rev_in(call))
+        if not deleted:
+            raise not_found(f"monitor {slug}")
+        if problems := await dangling(connection, [(project.id, slug)]):
+            raise Refused(409, "; ".join(problem.reason for problem in problems), problems)
+    call.deps.changed()
+    return Reply(None)
+
+
+async def get_monitors(call: Call[None, bodies.MonitorsQuery]) -> Reply:
+    """Monitors by project and slug, of one project or of all that the key may see."""
+    query = call.query
+    project_id = await project_id_for_list(call, query.project)
+    write = await writer(call, project_id)
+    wanted = set(query.status)
+    stored_as = sorted({stored for status in wanted for stored in STORED_AS[status]})
+    after = read_cursor(query.cursor, (0, ""), lambda project, slug: (whole(project), words(slug)))
+    items: list[dict[str, Any]] = []
+    while True:
+        # Some statuses are only known once computed: then rows are read until the page is full.
+        rows_max = query.limit + 1 if not wanted else SEARCH_ROWS_MAX
+        rows = await overview.monitors(
+            call.deps.pool,
+            project_id=project_id,
+            after=after,
+            tags=query.tag,
+            text=query.q,
+            statuses=stored_as or None,
+            limit=rows_max,
+        )
+        for row in rows:
+            seen = write.seen(row)
+            if wanted and seen.status not in wanted:
+                continue
+            if len(items) == query.limit:
+                return Reply({"items": items, "next_cursor": write_cursor(*after)})
+            items.append(write.write(row, seen))
+            after = (row["project_id"], row["slug"])
+        if len(rows) < rows_max:
+            return Reply({"items": items, "next_cursor": None})
+        after = (rows[-1]["project_id"], rows[-1]["slug"])
+
+
+async def pause(call: Call[None, bodies.InProject]) -> Reply:
+    """Judge nothing until resumed; pings are still recorded."""
+    return await _alter(call, "pause", paused=True)
+
+
+async def resume(call: Call[None, bodies.InProject]) -> Reply:
+    """Judge again, after one period and grace."""
+    return await _alter(call, "pause", paused=False)
+
+
+async def snooze(call: Call[bodies.Snooze, bodies.InProject]) -> Reply:
+    """Hold back alerts, not the record, until an instant or for a duration; with neither: no longer."""
+    until = to_micros(call.body.until) if call.body.until and call.body.until.tzinfo else None
+    if call.body.until is not None and until is None:
+        raise Refused(422, "until: give the offset from UTC, such as Z.")
+    if call.body.duration is not None:
+        until = call.deps.now() + call.body.duration
+    return await _alter(call, "snooze", snoozed_until=None if until is None else to_datetime(until))
+
+
+async def ping(call: Call[bodies.PingBody, bodies.InProject]) -> Reply:
+    """Ping a monitor by its slug; answered once it is committed. A key of the role ping is enough."""
+    project = await project_of(call, call.query.project)
+    monitor_id = await monitor_in(call, call.query.project)
+    await call.deps.append(monitor_id, project.id, Ping(**call.body.model_dump()))
+    return Reply(None)
+
+
+async def _monitor(call: Call[Any, Any], project: Project, slug: str, created: bool = False) -> Reply:
+    answer = await one(call, project.id, slug)
+    return Reply(answer, 201 if created else 200, tag_of_rev(answer["rev"]))
+
+
+async def _alter(call: Call[Any, bodies.InProject], kind: str, **fields: Any) -> Reply:
+    slug, project = slug_in(call), await project_of(call, call.query.project)
+    async with changing(call.deps.pool) as connection:
+        change = await alter_monitor(connection, project.id, slug, call.principal.actor, kind, **fields)
+    if change is None:
+        raise not_found(f"monitor {slug}")
+    call.deps.changed()
+    return await _monitor(call, project, slug)
+
+
+def _slug_from(name: str | None) -> str:
+    slug = re.sub(r"[^a-z0-9_.]+", "-", (name or "").lower())[:100].strip("-_.")
+    if not slug:
+        raise Refused(422, "Give a slug, or a name with a letter or digit from which one can be made.")
+    return slug
+
+
+_IN = bodies.InProject
+_ONE = answers.MonitorAnswer
+ROUTES = [
+    Route("GET", "/monitors", get_monitors, answers.Page[_ONE], query=bodies.MonitorsQuery),
+    Route(
+        "POST",
+        "/monitors",
+        post_monitor,
+        _ONE,
+        "write",
+        bodies.NewMonitor,
+        _IN,
+        (201,),
+        headers=("Idempotency-Key",),
+    ),
+    Route("GET", "/monitors/{slug}", get_monitor, _ONE, query=_IN),
+    Route(
+        "PUT",
+        "/monitors/{slug}",
+        put_monitor,
+        _ONE,
+        "write",
+        bodies.MonitorBody,
+        _IN,
+        (200, 201),
+        headers=("If-Match", "If-None-Match"),
+    ),
+    Route("DELETE", "/monitors/{slug}", delete_monitor, None, "write", None, _IN, (204,), headers=("If-Match",)),
+    Route("POST", "/monitors/{slug}/pause", pause, _ONE, "write", None, _IN),
+    Route("POST", "/monitors/{slug}/resume", resume, _ONE, "write", None, _IN),
+    Route("POST", "/monitors/{slug}/snooze", snooze, _ONE, "write", bodies.Snooze, _IN, body_required=False),
+    Route("POST", "/monitors/{slug}/ping", ping, None, "ping", bodies.PingBody, _IN, (204,), body_required=False),
+]

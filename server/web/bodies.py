@@ -1,0 +1,228 @@
+"""What clients send to the management API: the bodies and the query parameters, with their limits.
+
+The same types read a request, refuse it by field, and describe themselves in the OpenAPI document.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from server.engine.monitor import Definition, Duration, Slug, StageName
+from server.engine.ping import Signal
+from server.store.definitions import Wanted, WantedKey
+
+MONITORS_MAX = 20_000  # of one apply; more come in parts
+# Any shape that a client may have been given elsewhere: one path segment, or two as in `{ping key}/{slug}`.
+_SEGMENT = r"[^/?#\x00-\x20\x7f]{1,150}"
+
+
+def _no_dots(key: str) -> str:
+    if any(part in (".", "..") for part in key.split("/")):
+        raise ValueError("no part of a key may be . or ..: clients take those out of an address")
+    return key
+
+
+KeyText = Annotated[str, Field(max_length=200, pattern=rf"^{_SEGMENT}(/{_SEGMENT})?$"), AfterValidator(_no_dots)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Body(BaseModel):
+    """Unknown fields are refused: they are typing errors more often than not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeyBody(Body):
+    """A key beside the main one; bound to a signal and a stage, pings that name none count as those."""
+
+    key: KeyText | None = Field(None, description="As brought from another service; none: kept or generated.")
+    signal: Signal | None = None
+    stage: StageName | None = None
+
+
+class MonitorBody(Definition):
+    """A monitor as it shall be. What is left out is at its default, but keys and `paused` stay as they are."""
+
+    key: KeyText | None = Field(None, description="The main key; none: kept or generated.")
+    keys: tuple[KeyBody, ...] | None = Field(
+        None, max_length=200, description="All keys beside the main one; none: as they are."
+    )
+    paused: bool | None = Field(None, description="None: as it is.")
+
+    def wanted(self, project_id: int, slug: str, path: str = "", if_rev: int | None = None) -> Wanted:
+        """As the store takes it."""
+        fields = {name: getattr(self, name) for name in Definition.model_fields}
+        return Wanted(
+            project_id,
+            slug,
+            Definition.model_construct(**fields),
+            self.key,
+            None if self.keys is None else tuple(WantedKey(k.key, k.signal, k.stage) for k in self.keys),
+            self.paused,
+            path,
+            if_rev,
+        )
+
+
+class NewMonitor(MonitorBody):
+    """A monitor to create; without a slug it is made from the name."""
+
+    slug: Slug | None = None
+
+
+class ListedMonitor(MonitorBody):
+    """A monitor in a file or a list, with its address."""
+
+    slug: Slug
+    project: Slug | None = None
+
+
+class ChannelBody(BaseModel):
+    """A channel: its kind, and the fields of that kind beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: Annotated[str, Field(min_length=1, max_length=30)] = Field(description="webhook, log, email, slack, …")
+    default: bool = Field(True, description="Used by every monitor of the project that names no channels.")
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the kind."""
+        return dict(self.model_extra or {})
+
+
+class ListedChannel(ChannelBody):
+    """A channel in a file or a list, with its address."""
+
+    slug: Slug
+    project: Slug | None = None
+
+
+class ProjectBody(Body):
+    """A project as it shall be."""
+
+    name: Name | None = None
+    ping_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,100}$")] | None = Field(
+        None, description="Addresses monitors by slug; none: kept or generated."
+    )
+    metrics: bool = Field(False, description="Serve the status of each monitor to Prometheus.")
+    badges: bool = Field(False, description="Serve badges to whoever has the badge key.")
+    status_page: bool = Field(False, description="Show a public page of what is up and what is down.")
+
+
+class ListedProject(ProjectBody):
+    """A project in a file or a list, with its slug."""
+
+    slug: Slug
+
+
+class Snooze(Body):
+    """Until when alerts are held back; both None: no longer."""
+
+    until: datetime | None = None
+    duration: Duration | None = Field(None, description="From now on.")
+
+
+class Note(Body):
+    """A word about an incident."""
+
+    comment: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+
+
+class Comment(Body):
+    """A word about an incident."""
+
+    comment: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class NewKey(Body):
+    """An access key to make: admin may do everything, read may look, ping may only ping."""
+
+    name: Name
+    role: Literal["admin", "read", "ping"]
+    project: Slug | None = Field(None, description="None: every project.")
+
+
+class PingBody(Body):
+    """A ping sent through the management API."""
+
+    signal: Signal = "success"
+    run: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    stage: StageName | None = None
+    task: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    done: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    total: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    duration: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    message: Annotated[str, Field(max_length=100_000)] | None = None
+
+
+class Query(BaseModel):
+    """Parameters in the address; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InProject(Query):
+    """Which project is meant."""
+
+    project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
+
+
+class Page(Query):
+    """Which part of a list."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the page before.")
+
+
+class ProjectPage(Page):
+    """A part of a list of one project, or of all that the key may see."""
+
+    project: Slug | None = None
+
+
+class MonitorsQuery(ProjectPage):
+    """Which monitors."""
+
+    status: tuple[Literal["new", "up", "late", "down", "unknown", "paused"], ...] = ()
+    tag: tuple[Annotated[str, Field(max_length=50)], ...] = Field((), description="All of them.")
+    q: Annotated[str, Field(max_length=200)] | None = Field(None, description="Sought in slug and name.")
+
+
+class PingsQuery(Page):
+    """Which pings of a monitor."""
+
+    project: Slug | None = None
+    signal: Signal | None = None
+    run: Annotated[str, Field(max_length=255)] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class RunsQuery(Page):
+    """Which runs of a monitor."""
+
+    project: Slug | None = None
+    open: bool | None = None
+    verdict: Literal["succeeded", "failed", "hung", "superseded", "unknown"] | None = None
+    run: Annotated[str, Field(max_length=255)] | None = None
+
+
+class IncidentsQuery(ProjectPage):
+    """Which incidents."""
+
+    open: bool | None = None
+
+
+class AlertsQuery(ProjectPage):
+    """Which alerts."""
+
+    state: Literal["pending", "delivered", "dead", "expired", "collapsed"] | None = None
+
+
+class ChangesQuery(ProjectPage):
+    """Which changes."""
+
+    kind: Annotated[str, Field(max_length=30)] | None = None
+    subject: Annotated[str, Field(max_length=130)] | None = None

@@ -1,0 +1,236 @@
+"""A whole estate at once: projects, channels and monitors as a file lists them, in one transaction or not at all.
+
+Everything is read before the changes lock is taken, then written set-based; a dry run does the same work and undoes it,
+so what it says is what would happen. Used by `POST /apply` and by `--config` at the start.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from server.engine.monitor import Slug, problems_of
+from server.errors import DefinitionError, Problem
+from server.store import projects
+from server.store.changes import Change, changing
+from server.store.definitions import delete_monitors, put_monitors, slugs_of
+from server.store.pool import Connection
+from server.store.references import dangling, reference_problems
+from server.web import bodies
+from server.web.api_channels import read_channel
+from server.web.api_projects import wanted_project
+from server.web.diffs import action_of, field_changes
+from server.web.routes import Deps
+
+LOG_CHANNEL = "log"  # every project's own; never pruned
+PROBLEMS_MAX = 200
+_READ_IN_ONE_GO = 200  # definitions: 4 ms of the loop
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read_items(value: Any) -> Any:
+    """Only the outer shape: items are read one by one, so that each problem has its item's name."""
+    values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [None]
+    if value is not None and not all(
+        isinstance(each, dict) or (each is None and isinstance(value, dict)) for each in values
+    ):
+        raise ValueError("must be a list of objects that have a slug, or an object from slug to the rest")
+    return value
+
+
+Items = Annotated[Any, BeforeValidator(_read_items)]
+
+
+class Estate(BaseModel):
+    """A file. Each part is a list with slugs, or maps slugs to the rest; a part that is missing is left alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    project: Slug = Field("default", description="Of everything that names no project.")
+    # `x-items` names the type of an item; server/web/openapi.py makes list or mapping of it.
+    projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = None
+    channels: Annotated[Items, WithJsonSchema({"x-items": "ListedChannel"})] = None
+    monitors: Annotated[Items, WithJsonSchema({"x-items": "ListedMonitor"})] = None
+
+
+class ApplyBody(Estate):
+    """A file, and how to apply it."""
+
+    dry_run: bool = Field(False, description="Say what would change, and change nothing.")
+    prune: bool = Field(
+        False,
+        description="Delete monitors and channels that the file does not list, in the projects that it names; "
+        "projects themselves and the channel `log` are never deleted.",
+    )
+
+
+class _Read(NamedTuple):
+    """A file as it was read: every item of its own type, with its name in problems."""
+
+    projects: list[tuple[str, bodies.ListedProject]]
+    channels: list[tuple[str, bodies.ListedChannel]]
+    monitors: list[tuple[str, bodies.ListedMonitor]]
+
+
+async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | None = None) -> dict[str, Any]:
+    """Apply an estate and say what changed. With `only_project` anything outside it is refused.
+
+    Raises DefinitionError that names each wrong field of each item.
+    """
+    read = await _read(body, only_project)
+    wanted = 0
+    async with changing(deps.pool, keep=not body.dry_run) as connection:
+        changes = [await _put_project(connection, path, item, actor) for path, item in read.projects]
+        ids = await _project_ids(connection, body, read)
+        for path, channel in read.channels:
+            project_id = ids[channel.project or body.project]
+            changes.append(await _put_channel(connection, deps, path, channel, project_id, actor))
+        monitors = [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in read.monitors]
+        changes += await put_monitors(connection, monitors, actor)
+        if body.prune:
+            changes += await _prune(connection, body, read, ids, actor)
+        if problems := await reference_problems(connection, monitors):
+            raise DefinitionError(problems)
+        wanted = len(read.projects) + len(read.channels) + len(monitors)
+    done = [change for change in changes if change.before != change.after]
+    if done and not body.dry_run:
+        deps.changed()
+    return await _said(deps, body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+
+
+async def _read(body: ApplyBody, only_project: str | None) -> _Read:
+    problems: list[Problem] = []
+    read = _Read(
+        await _each(body.projects, "projects", bodies.ListedProject, problems),
+        await _each(body.channels, "channels", bodies.ListedChannel, problems),
+        await _each(body.monitors, "monitors", bodies.ListedMonitor, problems),
+    )
+    if len(read.monitors) > bodies.MONITORS_MAX:
+        problems.append(Problem("monitors", f"at most {bodies.MONITORS_MAX} at once: apply them in parts"))
+    if only_project is not None:
+        named = [(path, channel.project) for path, channel in read.channels]
+        named += [(path, monitor.project) for path, monitor in read.monitors]
+        problems += [
+            Problem(path, f"this key is for the project {only_project} only")
+            for path, slug in named
+            if (slug or body.project) != only_project
+        ]
+        problems += [Problem(path, "this key may not change projects") for path, _ in read.projects]
+    if problems:
+        raise DefinitionError(problems[:PROBLEMS_MAX])
+    return read
+
+
+async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) -> list[tuple[str, M]]:
+    """The items of a part, each with its path: `monitors.backup`, or `monitors.3` where the slug is missing."""
+    read = []
+    for count, (name, value) in enumerate(_named(items)):
+        path = f"{part}.{name}"
+        try:
+            read.append((path, model.model_validate(value)))
+        except ValidationError as error:
+            problems += problems_of(error, path)
+        if count % _READ_IN_ONE_GO == 0:
+            await asyncio.sleep(0)
+    return read
+
+
+def _named(items: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(items, dict):
+        for slug, value in items.items():
+            yield slug, {**(value or {}), "slug": slug}
+    else:
+        for index, value in enumerate(items or ()):
+            slug = value.get("slug")
+            yield slug if isinstance(slug, str) else str(index), value
+
+
+async def _put_project(connection: Connection, path: str, item: bodies.ListedProject, actor: str) -> Change:
+    row = await projects.find_project(connection, item.slug)
+    return await projects.put_project(connection, wanted_project(item.slug, item, row, path), actor)
+
+
+async def _put_channel(
+    connection: Connection,
+    deps: Deps,
+    path: str,
+    item: bodies.ListedChannel,
+    project_id: int,
+    actor: str,
+) -> Change:
+    row = await projects.find_channel(connection, project_id, item.slug)
+    definition = read_channel(deps, item, row, path)
+    wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
+    return await projects.put_channel(connection, wanted, actor)
+
+
+async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> dict[str, int]:
+    """The ids of all projects that the file names. Raises DefinitionError for one that does not exist."""
+    ids: dict[str, int] = {}
+    problems = []
+    named = [("project", body.project), *((path, item.slug) for path, item in read.projects)]
+    named += [(f"{path}.project", channel.project) for path, channel in read.channels if channel.project]
+    named += [(f"{path}.project", monitor.project) for path, monitor in read.monitors if monitor.project]
+    for path, slug in named:
+        if slug in ids:
+            continue
+        row = await projects.find_project(connection, slug)
+        if row is None:
+            problems.append(Problem(path, f"there is no project {slug!r}"))
+            continue
+        ids[slug] = row["id"]
+    if problems:
+        raise DefinitionError(problems[:PROBLEMS_MAX])
+    return ids
+
+
+async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict[str, int], actor: str) -> list[Change]:
+    """Delete what the parts that are there do not list."""
+    pruned: list[Change] = []
+    for slug, project_id in ids.items():
+        if body.monitors is not None:
+            kept = {item.slug for _, item in read.monitors if (item.project or body.project) == slug}
+            gone = [(project_id, each) for each in await slugs_of(connection, project_id) if each not in kept]
+            pruned += await delete_monitors(connection, gone, actor)
+            if problems := await dangling(connection, gone):
+                raise DefinitionError(problems)
+        if body.channels is not None:
+            listed = {item.slug for _, item in read.channels if (item.project or body.project) == slug}
+            for row in await projects.all_channels(connection, project_id):
+                if row["slug"] in listed or row["slug"] == LOG_CHANNEL:
+                    continue
+                if users := await projects.users_of_channel(connection, project_id, row["slug"]):
+                    raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])
+                pruned.append(await projects.delete_channel(connection, row, actor))
+    return pruned
+
+
+async def _said(deps: Deps, dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
+    """The answer: what changed, field by field, and how many did not."""
+    said, counts = [], Counter[str]()
+    for count, change in enumerate(done):
+        action = action_of(change.before, change.after)
+        counts[action] += 1
+        said.append(
+            {
+                "kind": change.kind,
+                "project": slugs.get(change.project_id or 0) or change.subject,
+                "slug": change.subject,
+                "action": action,
+                "fields": field_changes(change.kind, change.before, change.after, deps.mask_channel),
+            }
+        )
+        if count % _READ_IN_ONE_GO == 0:
+            await asyncio.sleep(0)
+    return {
+        "dry_run": dry_run,
+        "counts": {
+            "created": counts["create"],
+            "changed": counts["change"],
+            "deleted": counts["delete"],
+            "unchanged": wanted - counts["create"] - counts["change"],
+        },
+        "changes": said,
+    }

@@ -1,0 +1,190 @@
+"""The OpenAPI 3.1 document, made of the route table and the types that read the requests: it cannot say anything else.
+
+Pydantic's JSON schemas are JSON Schema 2020-12, which is what OpenAPI 3.1 takes as it is.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from server.engine.monitor import SLUG_PATTERN
+from server.web import answers, bodies
+from server.web.problems import CONTENT_TYPE
+from server.web.routes import ROOT, Route
+
+_REF = "#/components/schemas/{model}"
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "slug": {"type": "string", "pattern": SLUG_PATTERN, "maxLength": 100},
+    "id": {"type": "string", "pattern": r"^\d{1,9}(-\d{1,9})?$"},
+}
+_REQUEST_HEADERS = {
+    "If-Match": "Only when the ETag is still this one; * for any.",
+    "If-None-Match": "*: only when there is no such thing yet.",
+    "Idempotency-Key": "A repetition with the same key within a day creates nothing more.",
+}
+_OUTCOMES = {
+    200: "Done.",
+    201: "Created.",
+    202: "Taken; done within seconds.",
+    204: "Done; nothing to say.",
+    400: "The request cannot be read.",
+    401: "No valid key.",
+    403: "The key may not do this.",
+    404: "There is no such thing.",
+    408: "The body did not come in time.",
+    409: "Something else stands against it.",
+    412: "The condition of the request does not hold.",
+    413: "The body is too large.",
+    415: "The body is not sent as JSON.",
+    422: "Something is wrong with the named fields.",
+    503: "Not now: come again after Retry-After seconds.",
+}
+
+
+def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
+    """The whole document."""
+    schemas = _Schemas(routes)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(ROOT + route.path, {})[route.method.lower()] = _operation(route, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Offbeat",
+            "version": version,
+            "description": "Manage monitors, channels and projects, and read what happened.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "security": [{"bearer": []}, {"api_key": []}],
+        "components": {
+            "schemas": schemas.all,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
+        },
+    }
+
+
+class _Schemas:
+    """Every type of the routes as a named schema."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(answers.ProblemAnswer, "serialization"): None}
+        for route in routes:
+            if route.body is not None:
+                wanted[route.body, "validation"] = None
+            if route.answer is not None:
+                wanted[route.answer, "serialization"] = None
+        for listed in (bodies.ListedMonitor, bodies.ListedChannel, bodies.ListedProject):
+            wanted[listed, "validation"] = None
+        self._refs, found = models_json_schema(list(wanted), ref_template=_REF)
+        self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}
+
+    def ref(self, model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
+        """A reference to a type."""
+        return self._refs[model, mode]
+
+
+def _finish(schema: Any) -> Any:
+    """Replace `x-items` by the two forms in which an estate lists things."""
+    if isinstance(schema, list):
+        return [_finish(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "x-items" in schema:
+        item = {"$ref": _REF.format(model=schema["x-items"])}
+        rest = {name: value for name, value in schema.items() if name != "x-items"}
+        return {**rest, "anyOf": [{"type": "array", "items": item}, {"type": "object"}, {"type": "null"}]}
+    return {name: _finish(value) for name, value in schema.items()}
+
+
+def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    summary, _, description = (route.handler.__doc__ or "").strip().partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": summary,
+        "tags": [route.path.split("/")[1]],
+        "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
+        "responses": _responses(route, schemas),
+    }
+    if text := " ".join(description.split()):
+        operation["description"] = text
+    if route.body is not None:
+        content = {"application/json": {"schema": schemas.ref(route.body, "validation")}}
+        operation["requestBody"] = {"required": route.body_required, "content": content}
+    if route.needs == "open":
+        operation["security"] = []
+    return operation
+
+
+def _path_parameters(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PATH_PARAMETERS[name]}
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+
+
+def _query_parameters(route: Route) -> list[dict[str, Any]]:
+    if route.query is None:
+        return []
+    schema = route.query.model_json_schema(mode="validation")
+    parameters = []
+    for name, field in schema["properties"].items():
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
+        if description := field.pop("description", None):
+            parameter["description"] = description
+        # What is absent is null for us; in an address there is no null.
+        field["anyOf"] = [each for each in field.get("anyOf", ()) if each != {"type": "null"}]
+        if len(field["anyOf"]) < 2:
+            (only,) = field.pop("anyOf") or [{}]
+            field.update(only)
+        if field.get("default") is None:
+            field.pop("default", None)
+        parameters.append(parameter)
+    return parameters
+
+
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": _REQUEST_HEADERS[name],
+            "schema": {"type": "string", "maxLength": 255},
+        }
+        for name in route.headers
+    ]
+
+
+def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status in route.statuses:
+        responses[str(status)] = {"description": _OUTCOMES[status]}
+        if status != 204:
+            schema = schemas.ref(route.answer, "serialization") if route.answer is not None else {}
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
+    problem = {CONTENT_TYPE: {"schema": schemas.ref(answers.ProblemAnswer, "serialization")}}
+    for status in _refusals(route):
+        responses[str(status)] = {"description": _OUTCOMES[status], "content": problem}
+    return responses
+
+
+def _refusals(route: Route) -> list[int]:
+    statuses = {422, 503}
+    if route.needs != "open":
+        statuses |= {401, 403}
+    if "{" in route.path or route.query is not None or route.body is not None:
+        statuses.add(404)
+    if route.body is not None:
+        statuses |= {400, 408, 413, 415}
+    if route.method != "GET":
+        statuses.add(409)
+    if route.headers:
+        statuses |= {400, 412}
+    return sorted(statuses)
