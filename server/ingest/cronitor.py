@@ -1,0 +1,132 @@
+"""Cronitor's telemetry: `/p/{api key}/{monitor}?state=…`, and its command line's `/ping/{api key}/{monitor}?state=…`.
+
+Sources: cronitorio/cronitor-python de0c73c4, cronitor/monitor.py and cronitor/__init__.py; cronitorio/cronitor-cli
+6b917bb3 (33.4), cmd/root.go, cmd/ping.go, cmd/exec.go; cronitor.io/docs/telemetry-api. The server is closed source.
+
+The API key is the ping key of a project, the monitor's key its slug (mapped: server/ingest/slugs.py); an unknown
+monitor is made, as there. GET, POST and HEAD; a body is ignored.
+
+| parameter | becomes |
+| --- | --- |
+| `state` | run: start · complete, ok, tick and none: success · fail: fail |
+| `series` | the run id, any text |
+| `message`, `msg` | the message |
+| `metric` (repeated) | `count:N` is done, `duration:S` the duration; error_count, length and named counts are ignored |
+| `duration` | the duration in seconds |
+| `status_code` | the exit code, where it is one; it does not decide the signal |
+| `env` | a monitor of its own, `slug.env`, except production; made like `slug` where that exists |
+| `try`, `stamp`, `host`, `schedule` | ignored: a repeated event has the same series and state, and counts once |
+
+Unverified, and what we chose: the body of an answer is `OK` (their own samples look for `ok`), an unknown state is
+refused with 400, an unknown API key with 404; their clients give up on any 4xx, and try again after 503. The command
+line's form without an API key, `/{code}/{state}` at the root, is not served.
+"""
+
+from typing import Any, Final
+
+from server.engine.durations import DURATION_MAX
+from server.engine.ping import COUNT_MAX, EXIT_CODE_MAX, RUN_CHARS_MAX, SECOND, Ping, Signal
+from server.ingest import answers
+from server.ingest.message import stored_text
+from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.slugs import slug_in, slug_of
+from server.ingest.urlencoded import decode, read_pairs
+
+name = "cronitor"
+PREFIX: Final = "/p/"
+METHODS = ("GET", "HEAD", "POST")
+
+_PLAIN: Final[dict[Signal, Ping]] = {
+    "start": Ping("start", dialect=name),
+    "success": Ping("success", dialect=name),
+    "fail": Ping("fail", dialect=name),
+}
+_STATES: Final[dict[str, Signal]] = {
+    "run": "start",
+    "complete": "success",
+    "fail": "fail",
+    "ok": "success",
+    "tick": "success",
+}
+
+
+def speaks(rest: str, query: str) -> bool:
+    """Whether what follows `/ping/` is the command line's form: two segments and a `state`."""
+    return (query.startswith("state=") or "&state=" in query) and rest.count("/") == 1
+
+
+def read(request: Request) -> Reading | Refusal:
+    """The ping that a request under PREFIX or `/ping/` describes."""
+    if request.method not in METHODS:
+        return Refusal(405, "ping by GET, HEAD or POST")
+    _, _, rest = request.path[1:].partition("/")
+    api_key, _, monitor = rest.partition("/")
+    monitor = monitor.removesuffix("/")
+    if not api_key or not monitor or "/" in monitor:
+        return Refusal(404, "not found")
+    values: dict[str, str] = {}
+    metrics: list[str] = []
+    for parameter, value in read_pairs(request.query):
+        if parameter == "metric":
+            metrics.append(value)
+        else:
+            values[parameter] = value
+    state = values.get("state", "")
+    signal = _STATES.get(state.lower()) if state else "success"
+    if signal is None:
+        return Refusal(400, "unknown state: use run, complete, fail, ok or tick")
+    run = values.get("series") or None
+    if run is not None and (len(run) > RUN_CHARS_MAX or "\0" in run):
+        return Refusal(400, f"series must be at most {RUN_CHARS_MAX} characters without NUL")
+    slug = slug_of(decode(monitor))
+    address = _address(decode(api_key), slug, values.get("env")) if slug is not None else None
+    if address is None:
+        return Refusal(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
+    said = _details(values, metrics)
+    if run is not None:
+        said["run"] = run
+    return Reading(address, _PLAIN[signal]._replace(**said) if said else _PLAIN[signal], named=bool(state))
+
+
+def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+    """200 `OK`, or the reason."""
+    if isinstance(outcome, Refusal) and outcome.status == 405:
+        return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
+    return answers.text(outcome, "not found")
+
+
+def _address(api_key: str, slug: str, environment: str | None) -> Slug | None:
+    there = slug_in(slug, environment)
+    if there is None:
+        return None
+    return Slug(api_key, there, create=True, like=None if there == slug else slug)
+
+
+def _details(values: dict[str, str], metrics: list[str]) -> dict[str, Any]:
+    """What else was said. Numbers that are none are left out: no client looks at an answer that says so."""
+    count, duration = "", values.get("duration", "")
+    for metric in metrics:
+        kind, _, value = metric.partition(":")
+        if kind == "count" and ":" not in value:
+            count = value
+        elif kind == "duration":
+            duration = value
+    said = {
+        "done": _number(count, COUNT_MAX, whole=True),
+        "duration": _number(duration, DURATION_MAX / SECOND),
+        "exit_code": _number(values.get("status_code", ""), EXIT_CODE_MAX, whole=True),
+        "message": stored_text(values.get("message") or values.get("msg") or ""),
+    }
+    return {field: value for field, value in said.items() if value is not None}
+
+
+def _number(text: str, number_max: float, whole: bool = False) -> float | None:
+    if not text or len(text) > 40:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not 0 <= number <= number_max or (whole and not number.is_integer()):
+        return None
+    return int(number) if whole else number

@@ -1,0 +1,43 @@
+"""Which dialect a request speaks, by its path: the one table that both doors follow.
+
+Every dialect has a prefix of its own, with one exception: Cronitor's command line writes `/ping/{api key}/{monitor}`,
+which has the shape of Healthchecks' ping key and slug; only there the query must say `state=`.
+
+| path | dialect |
+| --- | --- |
+| `/api/v1/heartbeat/…` | native, Better Stack |
+| `/ping/…` | healthchecks; with two segments and `state=` cronitor |
+| `/p/…` | cronitor |
+| `/api/push/…` | uptime_kuma |
+| `/api/v1/endpoints/{key}/external` | gatus |
+| `/api/{number}/envelope/`, `…/store/`, `…/cron/…` | sentry |
+| `/{token}` | snitch, with `--root-dialect snitch` |
+"""
+
+from typing import Final
+
+from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
+from server.ingest.reading import Dialect
+
+DIALECTS: Final[tuple[Dialect, ...]] = (native, healthchecks, cronitor, uptime_kuma, gatus, sentry, snitch)
+
+
+def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:
+    """The dialect of a path, or None where it is no ping. `root_dialect` is the setting of that name."""
+    if path.startswith(native.PREFIX):
+        return native
+    if path.startswith(healthchecks.PREFIX):
+        if query and cronitor.speaks(path[len(healthchecks.PREFIX) :], query):
+            return cronitor
+        return healthchecks
+    if path.startswith(uptime_kuma.PREFIX):
+        return uptime_kuma
+    if path.startswith(cronitor.PREFIX):
+        return cronitor
+    if path.startswith(gatus.PREFIX) and path.endswith(gatus.SUFFIX):
+        return gatus
+    if path.startswith("/api/") and sentry.speaks(path):
+        return sentry
+    if root_dialect == "snitch" and snitch.is_token(path[1:].removesuffix("/")):
+        return snitch
+    return None

@@ -1,0 +1,39 @@
+"""What a monitor's own definition makes of a ping before it is stored: POST only, and words in its message.
+
+Healthchecks has both (hc/api/views.py `ping`, 29b5ec25): a check that takes only POST ignores other methods, so that a
+link preview that opens the address is no sign of life; and words in the body decide over what the address says, in this
+order: failure, success, start, then the default. What is ignored is stored as `log`.
+"""
+
+from server.engine.monitor import Definition, Keywords
+from server.engine.ping import Ping, Signal
+
+
+def filters(definition: Definition) -> bool:
+    """Whether `filtered` can change anything for this monitor."""
+    return definition.methods != "any" or definition.keywords is not None
+
+
+def filtered(ping: Ping, method: str, definition: Definition) -> Ping:
+    """The ping as this monitor takes it."""
+    if definition.methods == "POST" and method != "POST":
+        return ping._replace(signal="log")
+    if definition.keywords is None:
+        return ping
+    signal = _by_words(ping, definition.keywords)
+    return ping if signal == ping.signal else ping._replace(signal=signal)
+
+
+def _by_words(ping: Ping, keywords: Keywords) -> Signal:
+    text = ping.message or ""
+    by_signal: tuple[tuple[Signal, tuple[str, ...]], ...] = (
+        ("fail", keywords.fail),
+        ("success", keywords.success),
+        ("start", keywords.start),
+    )
+    for signal, words in by_signal:
+        if any(word in text for word in words):
+            return signal
+    if keywords.default == "fail":
+        return "fail"
+    return "log" if keywords.default == "ignore" else ping.signal

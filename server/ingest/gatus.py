@@ -1,0 +1,80 @@
+"""Gatus' external endpoints: `POST /api/v1/endpoints/{key}/external?success=true|false&error=…&duration=…`.
+
+Source: TwiN/gatus 08c46354, api/external_endpoint.go and config/key/key.go; its client gatus-cli takes `--url`. The
+order of the checks and the sentences are theirs.
+
+Two things name a monitor there: the key in the path, `group_name` in lower case, and the endpoint's bearer token. Here
+the key is the monitor's slug and the token is the ping key of its project. So that nothing but the host name has to
+change, the pair can also be added to a monitor as a key written `token/key`; and the monitor's own key is accepted as
+the token. The key of an endpoint without a group, `_name`, is read as `name`.
+
+What differs: an unknown key and a wrong token are answered alike, 404, so that nobody learns which keys exist; Gatus
+says 401 for the second. A negative duration is refused. The body is ignored, as there.
+"""
+
+import re
+from typing import Final
+
+from server.engine.durations import DURATION_MAX
+from server.engine.ping import SECOND, Ping
+from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.message import stored_text
+from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.urlencoded import decode, read_values
+
+name = "gatus"
+PREFIX: Final = "/api/v1/endpoints/"
+SUFFIX: Final = "/external"
+
+_UNKNOWN = "not found"
+_OK = Answer(200, b"")
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_PART = r"(\d{1,20}\.?\d{0,20}|\.\d{1,20})(h|ms|m|s|us|µs|μs|ns)"
+_is_go_duration = re.compile(rf"\+?(?:0|(?:{_PART})+)", re.ASCII).fullmatch
+_parts = re.compile(_PART, re.ASCII).findall
+
+
+def read(request: Request) -> Reading | Refusal:
+    """The ping that a request under PREFIX, ending in SUFFIX, describes."""
+    key = request.path[len(PREFIX) :].removesuffix(SUFFIX)
+    if not key or "/" in key:
+        return Refusal(404, _UNKNOWN)
+    if request.method != "POST":
+        return Refusal(405, "Method Not Allowed")
+    values = read_values(request.query)
+    success = values.get("success")
+    if success not in ("true", "false"):
+        return Refusal(400, "missing or invalid success query parameter")
+    authorization = request.headers.get("authorization", "")
+    if not authorization.startswith("Bearer "):
+        return Refusal(401, "invalid Authorization header")
+    token = authorization.removeprefix("Bearer ").strip()
+    if not token:
+        return Refusal(401, "bearer token must not be empty")
+    duration = _seconds(values.get("duration", ""))
+    if isinstance(duration, Refusal):
+        return duration
+    message = stored_text(values.get("error", "")) if success == "false" else None
+    ping = Ping("success" if success == "true" else "fail", duration=duration, message=message, dialect=name)
+    return Reading(Slug(token, decode(key).lstrip("_")), ping, named=True)
+
+
+def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+    """200 and an empty body, or the reason."""
+    status = status_of(outcome)
+    if status == 200:
+        return _OK
+    headers = (("Allow", "POST"),) if status == 405 else waiting(outcome)
+    return Answer(status, reason_of(outcome, _UNKNOWN).encode("utf-8", "replace"), headers=headers)
+
+
+def _seconds(text: str) -> float | Refusal | None:
+    """A duration as Go writes it (`10s`, `1h2m3.5s`, `150ms`); None where none was sent."""
+    if not text:
+        return None
+    length = 0.0
+    if len(text) <= 60 and _is_go_duration(text):
+        length = sum(float(number) * _UNIT_S[unit] for number, unit in _parts(text))
+        if length <= DURATION_MAX / SECOND:
+            return length
+    return Refusal(400, f"invalid duration: {text[:60]!r}")

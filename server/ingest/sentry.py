@@ -1,0 +1,203 @@
+"""Sentry Crons: check-ins of any Sentry SDK, whose DSN is `http://{ping key}@{host}:{port}/{any number}`.
+
+Sources: getsentry/sentry-python 064542dd, sentry_sdk/crons/api.py, transport.py, utils.py; getsentry/relay,
+relay-server/src/extractors/request_meta.rs (01aef71f) and relay-server/src/endpoints/monitor.rs (12634919);
+getsentry/sentry, src/sentry/monitors/consumers/monitor_consumer.py. Envelopes: server/ingest/envelope.py.
+
+- `POST /api/{number}/envelope/`: every check-in in it is a ping; all other items of an SDK (errors, traces, sessions,
+  logs, …) are accepted and dropped, so that a whole SDK can be pointed here. `/api/{number}/store/` drops everything.
+- `GET|POST /api/{number}/cron/{slug}/{ping key}/` with the check-in in the query or as JSON.
+
+The ping key is the project's, in X-Sentry-Auth, Authorization, `sentry_key`, the path, or the envelope's `dsn`. The
+slug is the monitor's; every environment but production is a monitor of its own, `slug.environment`, made like `slug`
+where that exists. A `monitor_config` makes the monitor or changes it (server/ingest/monitor_config.py); a wrong one is
+ignored. Without one nothing is made.
+
+`in_progress` is start, `ok` success, `error` fail; a further `in_progress` of the same check-in is a start of a run
+that is open, which is a sign of life. Other statuses are stored as `log`. The check-in's id is the run id; the all-zero
+id, which means the latest one, is a ping without a run id. `duration` is kept.
+
+What differs: Sentry answers before it knows whether a monitor exists, and drops silently; here 200 (202 for the cron
+address) means stored, and a check-in that has no monitor is answered 404. Slugs are not cut to 50 characters, as that
+would make one monitor of two. There is no quota of 6 check-ins a minute, and 429 is never said, because the SDK would
+then hold back everything for a minute; too many new monitors are answered 503. An SDK does not repeat what was refused.
+Unverified: what Relay answers to a malformed check-in; we answer 400 where no check-in of the envelope can be read. The
+id of the event is not repeated in the answer, since no SDK reads it.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from typing import Any, Final
+
+import orjson
+
+from server.engine.durations import DURATION_MAX
+from server.engine.ping import SECOND, Ping, Signal
+from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.envelope import open_envelope, unpack
+from server.ingest.monitor_config import DEFAULTS, definition_of
+from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.slugs import slug_in, slug_of
+from server.ingest.urlencoded import decode, read_values
+
+name = "sentry"
+CHECK_INS_MAX: Final = 100  # in one envelope
+CHECK_IN_BYTES_MAX: Final = 100_000
+
+speaks: Final = re.compile(r"/api/[0-9]{1,20}/(?:envelope|store|cron/.+)/?").fullmatch
+_STATUSES: Final[dict[str, Signal]] = {"in_progress": "start", "ok": "success", "error": "fail"}
+_is_id = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
+_sentry_key = re.compile(r"sentry_key\s*=\s*([^\s,]+)").search
+_dsn_key = re.compile(r"https?://([^:@/]+)(?::[^@/]*)?@").match
+_LATEST = "0" * 32
+_ACCEPTED = Answer(202, b"")
+_JSON = "application/json"
+_ANYWHERE = (("Access-Control-Allow-Origin", "*"),)
+_OK = Answer(200, b"{}", _JSON, _ANYWHERE)
+
+
+def read(request: Request) -> Reading | list[Reading] | Refusal:
+    """The pings that a request to one of Sentry's addresses describes; none where it holds no check-in."""
+    parts = request.path.strip("/").split("/")
+    kind = parts[2] if len(parts) > 2 else ""
+    if kind == "cron" and len(parts) in (4, 5):
+        return _read_cron(request, decode(parts[3]), decode(parts[4]) if len(parts) == 5 else None)
+    if kind not in ("envelope", "store") or len(parts) != 3:
+        return Refusal(404, "not found")
+    if request.method != "POST":
+        return Refusal(405, "use POST")
+    return _read_envelope(request) if kind == "envelope" else []
+
+
+def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+    """200 `{}`, 202 for the cron address, or `{"detail": "…"}`."""
+    status = 503 if isinstance(outcome, Outcome) and outcome.kind == "full" else status_of(outcome)
+    if status == 200:
+        return _ACCEPTED if "/cron/" in request.path else _OK
+    detail = reason_of(outcome, "unknown key, or a monitor that nobody made: send a monitor_config")
+    headers = (("Allow", "POST"),) if status == 405 else waiting(outcome)
+    return Answer(status, orjson.dumps({"detail": detail}), _JSON, (*_ANYWHERE, *headers))
+
+
+def _read_envelope(request: Request) -> list[Reading] | Refusal:
+    plain = unpack(request.body, request.headers.get("content-encoding", ""))
+    if isinstance(plain, Refusal):
+        return plain
+    envelope = open_envelope(plain, "check_in")
+    if isinstance(envelope, Refusal):
+        return envelope
+    ping_key = _ping_key(request, envelope.header.get("dsn"))
+    if isinstance(ping_key, Refusal):
+        return ping_key
+    if len(envelope.payloads) > CHECK_INS_MAX:
+        return Refusal(413, f"envelope has more than {CHECK_INS_MAX} check-ins")
+    readings: list[Reading] = []
+    refusal: Refusal | None = None
+    for payload in envelope.payloads:
+        reading = _read_payload(ping_key, payload, None)
+        if isinstance(reading, Refusal):
+            refusal = refusal or reading
+        else:
+            readings.append(reading)
+    return refusal if refusal is not None and not readings else readings
+
+
+def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | Refusal:
+    if request.method not in ("GET", "POST"):
+        return Refusal(405, "use GET or POST")
+    ping_key = _ping_key(request, None, path_key)
+    if isinstance(ping_key, Refusal):
+        return ping_key
+    if request.headers.get("content-type", "").startswith("application/json"):
+        return _read_payload(ping_key, request.body, slug)
+    values = read_values(request.query)
+    if "status" not in values:
+        return Refusal(400, "missing field `status`")
+    return _read_check_in(ping_key, {**values, "duration": _number(values.get("duration"))}, slug)
+
+
+def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | Refusal:
+    if len(payload) > CHECK_IN_BYTES_MAX:
+        return Refusal(413, f"check-in is larger than {CHECK_IN_BYTES_MAX} bytes")
+    try:
+        check_in = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return Refusal(400, "check-in is not JSON")
+    if not isinstance(check_in, dict):
+        return Refusal(400, "check-in is not a JSON object")
+    return _read_check_in(ping_key, check_in, slug)
+
+
+def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) -> Reading | Refusal:
+    sent_slug = check_in.get("monitor_slug") if slug is None else slug
+    base = slug_of(sent_slug) if isinstance(sent_slug, str) else None
+    environment = check_in.get("environment")
+    there = slug_in(base, environment if isinstance(environment, str) else None) if base is not None else None
+    if base is None or there is None:
+        return Refusal(400, "monitor_slug and environment must be letters, digits, _ and -, 100 characters in all")
+    run = check_in.get("check_in_id") or None
+    if run is not None:
+        run = run.lower() if isinstance(run, str) else ""
+        if not _is_id(run):
+            return Refusal(400, "check_in_id is not a UUID")
+        run = run.replace("-", "")
+    status = check_in.get("status")
+    if not isinstance(status, str):
+        return Refusal(400, "status must be in_progress, ok or error")
+    ping = Ping(
+        _STATUSES.get(status, "log"),
+        run=None if run == _LATEST else run,
+        duration=_number(check_in.get("duration")),
+        dialect=name,
+    )
+    definition = definition_of(check_in["monitor_config"]) if check_in.get("monitor_config") else None
+    address = Slug(
+        ping_key,
+        there,
+        create=definition is not None,
+        definition=definition,
+        defaults=DEFAULTS if definition is not None else None,
+        like=base if there != base and definition is None else None,
+    )
+    return Reading(address, ping, named=True)
+
+
+def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str | Refusal:
+    """The one public key that a request brings. Two different ones are refused, as Relay does."""
+    found = {path_key} if path_key else set()
+    for header in ("x-sentry-auth", "authorization"):
+        value = request.headers.get(header, "")
+        if header == "authorization" and value[:6].lower() == "basic ":
+            found.add(_basic_user(value[6:]))
+        elif value[:7].lower() == "sentry ":
+            key = _sentry_key(value)
+            if key is None:
+                return Refusal(401, "bad sentry authentication header")
+            found.add(key[1])
+    if "sentry_key=" in request.query:
+        found.add(read_values(request.query).get("sentry_key", ""))
+    if not found and isinstance(dsn, str) and (key := _dsn_key(dsn)) is not None:
+        found.add(key[1])
+    found.discard("")
+    if len(found) > 1:
+        return Refusal(401, "multiple authorization payloads detected")
+    return found.pop() if found else Refusal(401, "missing authorization information")
+
+
+def _basic_user(credentials: str) -> str:
+    try:
+        return b64decode(credentials.strip(), validate=True).decode("utf-8", "replace").partition(":")[0]
+    except (Base64Error, ValueError):
+        return ""
+
+
+def _number(value: object) -> float | None:
+    """A duration in seconds, or None: a wrong one does not cost the check-in."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 <= number <= DURATION_MAX / SECOND else None

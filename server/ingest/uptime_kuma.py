@@ -1,0 +1,66 @@
+"""Uptime Kuma's push monitors: `/api/push/{token}?status=up&msg=OK&ping=`, by any method.
+
+Source: louislam/uptime-kuma 6398a958 (2.5.3), server/routers/api-router.js; the URL that its pages show is made in
+src/pages/EditMonitor.vue. Exactly `up` (or no status) is success, everything else is fail, as there. `msg` is the
+message, `ping` the run's duration in milliseconds. The body is ignored. Answers are JSON; every error of the request is
+404 with `ok: false`, because the scripts that people have look at nothing else.
+
+What differs: a push that may not have been stored is answered 503, so that `curl --retry` sends it again.
+"""
+
+import re
+from typing import Final
+
+import orjson
+
+from server.engine.ping import Ping
+from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.message import stored_text
+from server.ingest.reading import Answer, Key, Outcome, Reading, Refusal, Request
+from server.ingest.urlencoded import decode, read_values
+
+name = "uptime_kuma"
+PREFIX: Final = "/api/push/"
+
+_PING_MS_MAX = 100_000_000_000
+_SUCCESS = Ping("success", dialect=name)
+_FAIL = Ping("fail", dialect=name)
+_UNKNOWN = "Monitor not found or not active."
+_WRONG_PING = Refusal(404, f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
+_JSON = "application/json; charset=utf-8"
+_OK = Answer(200, b'{"ok":true}', _JSON)
+_leading_number = re.compile(r"\s*([+-]?(?:Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))", re.ASCII).match
+
+
+def read(request: Request) -> Reading | Refusal:
+    """The ping that a request under PREFIX describes."""
+    token = request.path[len(PREFIX) :].removesuffix("/")
+    if not token or "/" in token:
+        return Refusal(404, _UNKNOWN)
+    address = Key(decode(token))
+    if not request.query:
+        return Reading(address, _SUCCESS, False)
+    values = read_values(request.query)
+    status = values.get("status")
+    ping = _SUCCESS if not status or status == "up" else _FAIL
+    milliseconds = _parse_float(values.get("ping", ""))
+    if not 0 <= milliseconds <= _PING_MS_MAX:
+        return _WRONG_PING
+    message = stored_text(values.get("msg", ""))
+    if milliseconds or message is not None:
+        ping = ping._replace(duration=milliseconds / 1000 if milliseconds else None, message=message)
+    return Reading(address, ping, bool(status))
+
+
+def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+    """200 `{"ok":true}`, or 404 `{"ok":false,"msg":"…"}`."""
+    status = status_of(outcome)
+    if status == 200:
+        return _OK
+    return Answer(status, orjson.dumps({"ok": False, "msg": reason_of(outcome, _UNKNOWN)}), _JSON, waiting(outcome))
+
+
+def _parse_float(text: str) -> float:
+    """As JavaScript's parseFloat: the number at the beginning. Without one 0, which Uptime Kuma takes for none."""
+    found = _leading_number(text) if text else None
+    return float(found[1]) if found else 0.0

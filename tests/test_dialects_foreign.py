@@ -1,0 +1,320 @@
+"""The wire forms of other services: what each request of theirs means, and what their clients are answered."""
+
+import orjson
+import pytest
+
+from server.engine.monitor import Definition, Keywords
+from server.engine.ping import Ping
+from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
+from server.ingest.dialects import DIALECTS, find
+from server.ingest.filters import filtered, filters
+from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
+from server.ingest.slugs import slug_in, slug_of
+
+UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
+RID = "0f0e5b52-7d0c-4d1a-8e38-6f5b5d2f8a10"
+PING_KEY = "0123456789abcdef0123456789abcdef"
+BEARER = f"Bearer {PING_KEY}"
+
+
+def request(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> Request:
+    path, _, query = url.partition("?")
+    return Request(method, path, query, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def read(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reading | list[Reading] | Refusal:
+    sent = request(url, method, body, **headers)
+    dialect = find(sent.path, sent.query, "snitch")
+    assert dialect is not None
+    return dialect.read(sent)
+
+
+def one(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reading:
+    reading = read(url, method, body, **headers)
+    assert isinstance(reading, Reading), reading
+    return reading
+
+
+def refused(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, str]:
+    refusal = read(url, method, body, **headers)
+    assert isinstance(refusal, Refusal), refusal
+    return refusal
+
+
+def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer:
+    return dialect.answer(outcome, request(url))
+
+
+# ---------------------------------------------------------------------------------------------------- the table
+
+
+@pytest.mark.parametrize(
+    ("url", "dialect"),
+    [
+        (f"/api/v1/heartbeat/{UUID}", native),
+        (f"/ping/{UUID}", healthchecks),
+        (f"/ping/{UUID}?state=run", healthchecks),
+        (f"/ping/{PING_KEY}/nightly", healthchecks),
+        (f"/ping/{PING_KEY}/nightly?state=run", cronitor),
+        (f"/ping/{PING_KEY}/nightly?try=1&state=run", cronitor),
+        (f"/ping/{PING_KEY}/nightly?estate=run", healthchecks),
+        (f"/ping/{PING_KEY}/nightly/start?state=run", healthchecks),
+        (f"/p/{PING_KEY}/nightly", cronitor),
+        ("/api/push/token", uptime_kuma),
+        ("/api/v1/endpoints/core_db/external", gatus),
+        ("/api/1/envelope/", sentry),
+        ("/api/42/store/", sentry),
+        (f"/api/1/cron/nightly/{PING_KEY}/", sentry),
+        ("/c2354d53d2", snitch),
+        (f"/{UUID}", snitch),
+        ("/", None),
+        ("/livez", None),
+        ("/metrics", None),
+        ("/api/v1/heartbeats", None),
+        ("/api/v1/monitors", None),
+        ("/api/v1/endpoints/core_db", None),
+        ("/api/x/envelope/", None),
+    ],
+)
+def test_the_path_chooses_the_dialect(url: str, dialect: Dialect | None) -> None:
+    path, _, query = url.partition("?")
+    assert find(path, query, "snitch") is dialect
+    if dialect is snitch:
+        assert find(path, query) is None
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_every_dialect_says_when_to_come_again(dialect: Dialect) -> None:
+    away = said(dialect, Outcome("unavailable", 4))
+    assert away.status == 503
+    assert ("Retry-After", "4") in away.headers
+    assert said(dialect, Refusal(413, "the body is too large")).status == 413
+    assert said(dialect, Outcome("unknown")).status == 404
+    assert said(dialect, Outcome("ok")).status in (200, 202)
+
+
+def test_of_several_outcomes_the_worst_is_told() -> None:
+    assert worst([]).kind == "ok"
+    assert worst([Outcome("ok"), Outcome("unavailable", 2), Outcome("unknown")]) == Outcome("unavailable", 2)
+    assert worst([Outcome("ok"), Outcome("created")]).kind == "created"
+
+
+# ---------------------------------------------------------------------------------------------------- Healthchecks
+
+
+def hc(signal: str = "success", **said: object) -> Ping:
+    return Ping(signal, dialect="healthchecks", **said)  # type: ignore[arg-type]
+
+
+def test_healthchecks_by_uuid() -> None:
+    assert one(f"/ping/{UUID}") == Reading(Key(UUID), hc(), named=False)
+    assert one(f"/ping/{UUID}/") == one(f"/ping/{UUID}")
+    assert one(f"/ping/{UUID}/start") == Reading(Key(UUID), hc("start"), named=True)
+    assert one(f"/ping/{UUID}/fail").ping == hc("fail")
+    assert one(f"/ping/{UUID}/log", "POST", b"x").ping == hc("log", message="x")
+    assert one(f"/ping/{UUID}/0").ping == hc("success", exit_code=0)
+    assert one(f"/ping/{UUID}/007").ping == hc("fail", exit_code=7)
+    assert one(f"/ping/{UUID}/255", "POST", b"why").ping == hc("fail", exit_code=255, message="why")
+    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        assert one(f"/ping/{UUID}", method).ping == hc()
+    assert one("/ping/c2354d53d2").address == Key("c2354d53d2")
+
+
+def test_healthchecks_by_slug() -> None:
+    assert one(f"/ping/{PING_KEY}/nightly") == Reading(Slug(PING_KEY, "nightly"), hc(), named=False)
+    assert one(f"/ping/{PING_KEY}/nightly/start").ping == hc("start")
+    assert one(f"/ping/{PING_KEY}/nightly/3?create=1") == Reading(
+        Slug(PING_KEY, "nightly", create=True), hc("fail", exit_code=3), named=True
+    )
+    assert one(f"/ping/{PING_KEY}/nightly?create=true").address == Slug(PING_KEY, "nightly")
+    assert one(f"/ping/{PING_KEY}/start").address == Slug(PING_KEY, "start")
+    assert one(f"/ping/{UUID}/foo").address == Slug(UUID, "foo")
+
+
+def test_healthchecks_run_ids() -> None:
+    assert one(f"/ping/{UUID}/start?rid={RID}").ping == hc("start", run=RID)
+    assert one(f"/ping/{UUID}?rid={RID.upper()}&x=1", "POST", b"m").ping == hc(run=RID, message="m")
+    for bad in ("xyz", "", RID.replace("-", ""), RID + "0"):
+        assert refused(f"/ping/{UUID}?rid={bad}") == (400, "invalid uuid format")
+
+
+def test_healthchecks_refuses_as_the_original() -> None:
+    assert refused(f"/ping/{UUID}/256") == (400, "invalid url format")
+    assert refused(f"/ping/{UUID}/99999999999999999999999999") == (400, "invalid url format")
+    assert refused(f"/ping/{PING_KEY}/Nightly") == (400, "invalid url format")
+    assert refused(f"/ping/{PING_KEY}/-x?create=1") == (400, "invalid url format")
+    for path in ("", f"{PING_KEY}/", f"{PING_KEY}/nightly/", f"{PING_KEY}/nightly/foo", f"{UUID}/start/", "a/b/c/d"):
+        assert refused(f"/ping/{path}") == (404, "not found")
+
+
+def test_healthchecks_answers() -> None:
+    ok = said(healthchecks, Outcome("ok"))
+    assert (ok.status, ok.body) == (200, b"OK")
+    assert ("Ping-Body-Limit", "10000") in ok.headers
+    assert ("Access-Control-Allow-Origin", "*") in ok.headers
+    created = said(healthchecks, Outcome("created"))
+    assert (created.status, created.body) == (201, b"Created")
+    unknown = said(healthchecks, Outcome("unknown"))
+    assert (unknown.status, unknown.body, unknown.headers) == (404, b"not found", ())
+    ambiguous = said(healthchecks, Outcome("ambiguous"))
+    assert (ambiguous.status, ambiguous.body) == (409, b"ambiguous slug")
+    assert said(healthchecks, Outcome("full", 30)).status == 429
+
+
+def test_healthchecks_takes_a_watchdog() -> None:
+    webhook = {"groupKey": "g", "status": "firing", "receiver": "r", "alerts": [{}], "commonLabels": {"alertname": "W"}}
+    body = orjson.dumps(webhook)
+    assert one(f"/ping/{UUID}", "POST", body).ping == Ping("success", message="firing: W (1)", dialect="alertmanager")
+    body = orjson.dumps({**webhook, "status": "resolved", "commonLabels": None})
+    assert one(f"/ping/{UUID}/fail", "POST", body).ping == Ping(
+        "log", message="resolved: alerts (1)", dialect="alertmanager"
+    )
+
+
+def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
+    plain = Definition()
+    assert not filters(plain)
+    assert filtered(hc(), "GET", plain) == hc()
+    post = Definition(methods="POST")
+    assert filters(post)
+    assert filtered(hc(), "POST", post) == hc()
+    assert filtered(hc("fail"), "GET", post).signal == "log"
+    words = Definition(keywords=Keywords(start=("BEGIN",), success=("OK", "done"), fail=("ERROR",), default="ignore"))
+    assert filters(words)
+    for message, signal in (("OK, but ERROR", "fail"), ("all done", "success"), ("BEGIN", "start"), ("error", "log")):
+        assert filtered(hc(message=message), "POST", words).signal == signal
+    assert filtered(hc(), "GET", Definition(keywords=Keywords(default="fail"))).signal == "fail"
+    assert filtered(hc("start"), "GET", Definition(keywords=Keywords(fail=("x",)))).signal == "start"
+
+
+# ---------------------------------------------------------------------------------------------------- Uptime Kuma
+
+
+def test_uptime_kuma() -> None:
+    def ping(signal: str = "success", **said: object) -> Ping:
+        return Ping(signal, dialect="uptime_kuma", **said)  # type: ignore[arg-type]
+
+    assert one("/api/push/tOk3n") == Reading(Key("tOk3n"), ping(), named=False)
+    assert one("/api/push/t?status=up&msg=OK&ping=") == Reading(Key("t"), ping(message="OK"), named=True)
+    assert one("/api/push/t?status=down&msg=disk%20full&ping=1500").ping == ping(
+        "fail", message="disk full", duration=1.5
+    )
+    assert one("/api/push/t?status=").ping == ping()
+    assert one("/api/push/t?status=UP").ping == ping("fail")
+    assert one("/api/push/t?ping=12abc", "POST", b"ignored").ping == ping(duration=0.012)
+    for nothing in ("", "0", "abc", "NaN", "-0"):
+        assert one(f"/api/push/t?ping={nothing}").ping == ping()
+    for wrong in ("-1", "1e12", "Infinity", "1e999"):
+        status, reason = refused(f"/api/push/t?ping={wrong}")
+        assert (status, reason.startswith("Invalid ping value.")) == (404, True)
+    assert refused("/api/push/")[0] == 404
+    assert refused("/api/push/a/b")[0] == 404
+
+
+def test_uptime_kuma_answers() -> None:
+    assert said(uptime_kuma, Outcome("ok")).body == b'{"ok":true}'
+    unknown = said(uptime_kuma, Outcome("unknown"))
+    assert orjson.loads(unknown.body) == {"ok": False, "msg": "Monitor not found or not active."}
+    assert unknown.content_type.startswith("application/json")
+
+
+# ---------------------------------------------------------------------------------------------------- Gatus
+
+
+def test_gatus() -> None:
+    url = "/api/v1/endpoints/core_db/external"
+    assert one(f"{url}?success=true&error=x&duration=10s", "POST", authorization=BEARER) == Reading(
+        Slug(PING_KEY, "core_db"), Ping("success", duration=10.0, dialect="gatus"), named=True
+    )
+    assert one(f"{url}?success=false&error=no+route", "POST", authorization=BEARER).ping == Ping(
+        "fail", message="no route", dialect="gatus"
+    )
+    assert one("/api/v1/endpoints/_db/external?success=true", "POST", authorization=BEARER).address == Slug(
+        PING_KEY, "db"
+    )
+    for text, seconds in (("1h2m3.5s", 3723.5), ("150ms", 0.15), ("1.5µs", 1.5e-6), (".5s", 0.5), ("0", 0.0)):
+        assert one(f"{url}?success=true&duration={text}", "POST", authorization=BEARER).ping.duration == pytest.approx(
+            seconds
+        )
+    assert refused(f"{url}?success=yes", "POST", authorization=BEARER) == (
+        400,
+        "missing or invalid success query parameter",
+    )
+    assert refused(f"{url}?success=true", "POST") == (401, "invalid Authorization header")
+    assert refused(f"{url}?success=true", "POST", authorization="Bearer ") == (401, "bearer token must not be empty")
+    for wrong in ("10", "-1s", "1d", "soon", "9999999h"):
+        status, reason = refused(f"{url}?success=true&duration={wrong}", "POST", authorization=BEARER)
+        assert (status, reason.startswith("invalid duration: ")) == (400, True)
+    assert refused(f"{url}?success=true", authorization=BEARER)[0] == 405
+    assert said(gatus, Outcome("ok")).body == b""
+    assert said(gatus, Outcome("unknown")).body == b"not found"
+    assert said(gatus, Refusal(405, "Method Not Allowed")).headers == (("Allow", "POST"),)
+
+
+# ---------------------------------------------------------------------------------------------------- Dead Man's Snitch
+
+
+def test_snitch() -> None:
+    def ping(signal: str = "success", **said: object) -> Ping:
+        return Ping(signal, dialect="snitch", **said)  # type: ignore[arg-type]
+
+    form = {"content_type": "application/x-www-form-urlencoded"}
+    assert one("/c2354d53d2") == Reading(Key("c2354d53d2"), ping(), named=False)
+    assert one("/c2354d53d2?m=3+files&s=0").ping == ping(message="3 files", exit_code=0)
+    assert one("/c2354d53d2?s=").ping == ping()
+    assert one("/c2354d53d2?s=2").ping == ping("fail", exit_code=2)
+    assert one("/c2354d53d2?s=256").ping == ping("fail")
+    assert one("/c2354d53d2?s=error").ping == ping("fail")
+    assert one("/c2354d53d2", "POST", b"m=just checking in&s=1", **form).ping == ping(
+        "fail", message="just checking in", exit_code=1
+    )
+    assert refused("/c2354d53d2", "DELETE")[0] == 405
+    done = said(snitch, Outcome("ok"))
+    assert (done.status, done.body) == (202, b"Got it, thanks!")
+
+
+# ---------------------------------------------------------------------------------------------------- Cronitor
+
+
+def test_cronitor() -> None:
+    def ping(signal: str = "success", **said: object) -> Ping:
+        return Ping(signal, dialect="cronitor", **said)  # type: ignore[arg-type]
+
+    made = Slug(PING_KEY, "nightly", create=True)
+    url = f"/p/{PING_KEY}/nightly"
+    assert one(url) == Reading(made, ping(), named=False)
+    assert one(f"{url}?state=run&stamp=1766567.5&series=1766567.123") == Reading(
+        made, ping("start", run="1766567.123"), named=True
+    )
+    assert one(f"{url}?state=complete&metric=count:12&metric=error_count:1&metric=duration:2.5").ping == ping(
+        done=12, duration=2.5
+    )
+    assert one(f"{url}?state=fail&status_code=2&message=no+space&duration=1.250").ping == ping(
+        "fail", exit_code=2, message="no space", duration=1.25
+    )
+    assert one(f"{url}?state=fail&status_code=300&metric=count:a:3&metric=duration:x&msg=m").ping == ping(
+        "fail", message="m"
+    )
+    assert one(f"{url}?state=ok").ping == ping()
+    assert one(f"{url}?state=tick").ping == ping()
+    assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
+    assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True)
+    assert one(f"{url}?env=Production").address == made
+    assert one(f"{url}?env=Staging").address == Slug(PING_KEY, "nightly.staging", create=True, like="nightly")
+    assert refused(f"{url}?state=paused")[0] == 400
+    assert refused(f"{url}?series={'x' * 256}")[0] == 400
+    assert refused(f"/p/{PING_KEY}/%E6%97%A5")[0] == 400
+    assert refused(f"/p/{PING_KEY}")[0] == 404
+    assert refused(url, "PUT")[0] == 405
+    assert said(cronitor, Outcome("created")).body == b"OK"
+
+
+def test_slugs_from_names() -> None:
+    assert slug_of("nightly.db_1-x") == "nightly.db_1-x"
+    assert slug_of(" Nightly  Backup! ") == "nightly-backup"
+    assert slug_of("日本") is None
+    assert slug_of("x" * 101) is None
+    assert slug_in("a", None) == slug_in("a", "") == slug_in("a", "PRODUCTION") == "a"
+    assert slug_in("a", "EU west") == "a.eu-west"
+    assert slug_in("a", "日本") is None
+    assert slug_in("a" * 90, "b" * 10) is None

@@ -1,0 +1,253 @@
+"""Sentry's check-ins: envelopes as SDKs send them, the cron address, definitions that travel along, and bombs."""
+
+import gzip
+import tracemalloc
+import zlib
+from typing import Any
+
+import brotli
+import orjson
+import pytest
+
+from server.engine.ping import Ping
+from server.ingest import sentry
+from server.ingest.envelope import ENVELOPE_BYTES_MAX
+from server.ingest.monitor_config import DEFAULTS, definition_of
+from server.ingest.reading import Outcome, Reading, Refusal, Request, Slug
+
+PING_KEY = "0123456789abcdef0123456789abcdef"
+ID = "4b1e5a0c9d2f4a7b8c3d6e5f4a3b2c1d"
+AUTH = {"x-sentry-auth": f"Sentry sentry_key={PING_KEY}, sentry_version=7, sentry_client=sentry.python/2.0"}
+CONFIG = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "timezone": "Europe/Vienna", "checkin_margin": 5}
+FIELDS = {"every": None, "oncalendar": None, "after": None, "members": None, "cron": "0 2 * * *"}
+
+
+def check_in(**changed: object) -> dict[str, object]:
+    return {
+        "type": "check_in",
+        "monitor_slug": "nightly",
+        "check_in_id": ID,
+        "status": "in_progress",
+        "duration": None,
+        "environment": "production",
+        "release": None,
+        "contexts": {"trace": {"trace_id": "0" * 32}},
+    } | changed
+
+
+def envelope(*items: object, header: object = None, kind: str = "check_in") -> bytes:
+    lines = [orjson.dumps(header or {"event_id": ID, "sent_at": "2026-01-01T00:00:00Z"})]
+    for item in items:
+        payload = item if isinstance(item, bytes) else orjson.dumps(item)
+        lines += [orjson.dumps({"type": kind, "length": len(payload)}), payload]
+    return b"\n".join(lines) + b"\n"
+
+
+def post(body: bytes, path: str = "/api/1/envelope/", query: str = "", **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return sentry.read(Request("POST", path, query, {**AUTH, **named}, body))
+
+
+def refusal(body: bytes, **headers: str) -> tuple[int, str]:
+    refused = post(body, **headers)
+    assert isinstance(refused, Refusal), refused
+    return refused
+
+
+def test_a_check_in() -> None:
+    assert post(envelope(check_in())) == [
+        Reading(Slug(PING_KEY, "nightly"), Ping("start", run=ID, dialect="sentry"), named=True)
+    ]
+    done = check_in(status="ok", duration=12.5, check_in_id="4b1e5a0c-9d2f-4a7b-8c3d-6e5f4a3b2c1d")
+    assert post(envelope(done))[0].ping == Ping("success", run=ID, duration=12.5, dialect="sentry")
+    assert post(envelope(check_in(status="error")))[0].ping.signal == "fail"
+    assert post(envelope(check_in(status="missed")))[0].ping.signal == "log"
+    assert post(envelope(check_in(check_in_id="0" * 32)))[0].ping.run is None
+    assert post(envelope(check_in(duration=-1)))[0].ping.duration is None
+    assert len(post(envelope(check_in(), check_in(status="ok")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("br", brotli.compress), ("deflate", zlib.compress), ("identity", bytes)],
+)
+def test_compressed(encoding: str, pack: Any) -> None:
+    body = envelope(check_in())
+    assert post(pack(body), content_encoding=encoding) == post(body)
+
+
+def test_everything_else_of_an_sdk_is_accepted_and_dropped() -> None:
+    for kind in ("event", "transaction", "session", "sessions", "client_report", "log", "profile_chunk", "anything"):
+        assert post(envelope({"x": 1}, b"\x00\xff\nbinary\n", kind=kind)) == []
+    assert post(envelope()) == []
+    mixed = envelope(b"{}", kind="session") + b'{"type":"check_in"}\n' + orjson.dumps(check_in()) + b"\n"
+    assert len(post(mixed)) == 1
+    assert post(b'{"exception": {}}', "/api/1/store/") == []
+    ok = sentry.answer(Outcome("ok"), Request("POST", "/api/1/envelope/", "", {}, b""))
+    assert (ok.status, ok.body) == (200, b"{}")
+
+
+def test_environments_are_monitors_of_their_own() -> None:
+    def address(**changed: object) -> object:
+        return post(envelope(check_in(**changed)))[0].address
+
+    assert address(environment=None) == address(environment="") == Slug(PING_KEY, "nightly")
+    assert address(environment="Staging") == Slug(PING_KEY, "nightly.staging", like="nightly")
+    assert address(monitor_slug="Nightly Backup") == Slug(PING_KEY, "nightly-backup")
+    made = address(environment="staging", monitor_config=CONFIG)
+    assert isinstance(made, Slug)
+    assert (made.slug, made.create, made.like) == ("nightly.staging", True, None)
+
+
+def test_a_config_makes_or_changes_the_monitor() -> None:
+    address = post(envelope(check_in(monitor_config=CONFIG)))[0].address
+    definition = {**FIELDS, "timezone": "Europe/Vienna", "grace": 300}
+    assert address == Slug(PING_KEY, "nightly", create=True, definition=definition, defaults=DEFAULTS)
+    for wrong in ({}, {"schedule": {"type": "crontab", "value": "@reboot"}}, {"schedule": 5}, [1], "x"):
+        assert post(envelope(check_in(monitor_config=wrong)))[0].address == Slug(PING_KEY, "nightly")
+
+
+def test_what_a_config_becomes() -> None:
+    def fields(schedule: object, **more: object) -> dict[str, object] | None:
+        definition = definition_of({"schedule": schedule, **more})
+        return None if definition is None else {k: v for k, v in definition.items() if v is not None}
+
+    interval = {"type": "interval", "value": 3, "unit": "hour"}
+    assert fields(interval) == {"every": 10_800, "timezone": "UTC"}
+    assert fields({**interval, "unit": "month"}) == {"every": 3 * 31 * 86_400, "timezone": "UTC"}
+    assert fields({"type": "crontab", "value": "@daily"}) == {"cron": "@daily", "timezone": "UTC"}
+    assert fields(
+        interval, checkin_margin=0, max_runtime=10, failure_issue_threshold=3, recovery_threshold=2, owner="team:x"
+    ) == {"every": 10_800, "timezone": "UTC", "grace": 60, "max_runtime": 600, "fail_after": 3, "recover_after": 2}
+    for wrong in (
+        {**interval, "unit": "second"},
+        {**interval, "unit": []},
+        {**interval, "value": 0},
+        {**interval, "value": True},
+        {**interval, "value": 10**12},
+        {"type": "crontab", "value": "0 0 * * * *"},
+        {"type": "crontab"},
+        {},
+        None,
+    ):
+        assert fields(wrong) is None
+    for name, value in (("timezone", "Mars/Base"), ("timezone", 5), ("checkin_margin", "x"), ("max_runtime", 0)):
+        assert fields(interval, **{name: value}) is None
+
+
+def test_the_cron_address() -> None:
+    def cron(url: str, body: bytes = b"", method: str = "GET", **headers: str) -> Any:
+        path, _, query = url.partition("?")
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return sentry.read(Request(method, path, query, named, body))
+
+    url = f"/api/1/cron/nightly/{PING_KEY}/"
+    assert cron(f"{url}?status=in_progress&check_in_id={ID}&environment=dev&duration=1.5") == Reading(
+        Slug(PING_KEY, "nightly.dev", like="nightly"), Ping("start", run=ID, duration=1.5, dialect="sentry"), named=True
+    )
+    assert cron(f"{url.removesuffix('/')}?status=ok").ping == Ping("success", dialect="sentry")
+    assert (
+        cron("/api/1/cron/nightly/?status=error", authorization=f"Sentry sentry_key={PING_KEY}").ping.signal == "fail"
+    )
+    body = orjson.dumps({"status": "in_progress", "monitor_config": CONFIG, "monitor_slug": "other"})
+    made = cron(f"{url}?status=error", body, "POST", content_type="application/json")
+    assert (made.address.slug, made.address.create, made.ping.signal) == ("nightly", True, "start")
+    assert cron(url) == (400, "missing field `status`")
+    assert cron(f"{url}?status=ok&check_in_id=7") == (400, "check_in_id is not a UUID")
+    assert cron(url, b"{", "POST", content_type="application/json") == (400, "check-in is not JSON")
+    assert cron(f"{url}?status=ok", method="PUT")[0] == 405
+    assert cron("/api/1/cron/nightly/?status=ok")[0] == 401
+    done = sentry.answer(Outcome("created"), Request("GET", url, "", {}, b""))
+    assert (done.status, done.body) == (202, b"")
+
+
+def test_one_key_and_only_one() -> None:
+    body = envelope(check_in())
+
+    def send(query: str = "", header: object = None, **headers: str) -> Any:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = envelope(check_in(), header=header) if header else body
+        return sentry.read(Request("POST", "/api/1/envelope/", query, sent, content))
+
+    for reading in (
+        send(f"sentry_version=7&sentry_key={PING_KEY}"),
+        send(authorization=f"Sentry sentry_version=7,sentry_key={PING_KEY}"),
+        send(authorization="Basic MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY6"),
+        send(header={"dsn": f"http://{PING_KEY}@offbeat:8080/1"}),
+        send(f"sentry_key={PING_KEY}", x_sentry_auth=AUTH["x-sentry-auth"]),
+    ):
+        assert reading[0].address.ping_key == PING_KEY
+    assert send() == (401, "missing authorization information")
+    assert send("sentry_key=other", x_sentry_auth=AUTH["x-sentry-auth"]) == (
+        401,
+        "multiple authorization payloads detected",
+    )
+    assert send(x_sentry_auth="Sentry sentry_version=7") == (401, "bad sentry authentication header")
+    assert send(authorization="Basic ???")[0] == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\n\n",
+        b"[]\n",
+        b"{\n",
+        b"\xff\n",
+        b"{}\n{}\n",
+        b'{}\n{"type":1}\n',
+        b'{}\n{"type":"check_in","length":99}\n{}',
+        b'{}\n{"type":"check_in","length":-1}\n{}',
+        b'{}\n{"type":"check_in","length":1}\n{}\n',
+        b'{}\n{"type":"check_in","length":true}\n{}\n',
+        envelope(b"{"),
+        envelope([1]),
+        envelope(b"[" * 90_000),
+        envelope(check_in(monitor_slug="")),
+        envelope(check_in(monitor_slug=5)),
+        envelope(check_in(monitor_slug="日本")),
+        envelope(check_in(check_in_id="x")),
+        envelope(check_in(check_in_id=5)),
+        envelope(check_in(status=None)),
+    ],
+)
+def test_a_malformed_envelope_is_refused(body: bytes) -> None:
+    refused = post(body)
+    assert isinstance(refused, Refusal)
+    assert refused.status == 400
+    answer = sentry.answer(refused, Request("POST", "/api/1/envelope/", "", {}, b""))
+    assert orjson.loads(answer.body) == {"detail": refused.reason}
+
+
+def test_one_bad_check_in_does_not_cost_its_neighbours() -> None:
+    assert len(post(envelope(check_in(status=5), check_in()))) == 1
+
+
+def test_what_is_too_much_is_refused() -> None:
+    assert refusal(envelope(*[check_in()] * 101))[0] == 413
+    assert refusal(envelope(*[b"{}"] * 1_001, kind="event"))[0] == 413
+    assert refusal(envelope(check_in(release="x" * 100_000)))[0] == 413
+    assert refusal(b" " * (ENVELOPE_BYTES_MAX + 1))[0] == 413
+    assert refusal(b'{"x":"' + b"x" * 200_000 + b'"}\n')[0] == 400
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
+def test_a_wrong_or_cut_stream_is_refused(encoding: str) -> None:
+    pack = {"gzip": gzip.compress, "br": brotli.compress, "deflate": zlib.compress}[encoding]
+    assert refusal(b"not compressed", content_encoding=encoding)[0] == 400
+    assert refusal(b"", content_encoding=encoding)[0] == 400
+    assert refusal(pack(envelope(check_in(release="x" * 999)))[:-9], content_encoding=encoding)[0] == 400
+    assert refusal(b"", content_encoding="zstd")[0] == 415
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_a_bomb_is_refused_in_flat_memory(encoding: str) -> None:
+    plain = b"\n" * 300_000_000
+    bomb = zlib.compress(plain, 9, wbits=31) if encoding == "gzip" else brotli.compress(plain, quality=1)
+    del plain
+    tracemalloc.start()
+    try:
+        assert refusal(bomb, content_encoding=encoding)[0] == 413
+        assert tracemalloc.get_traced_memory()[1] < 4 * ENVELOPE_BYTES_MAX
+    finally:
+        tracemalloc.stop()
