@@ -26,9 +26,10 @@ async def partitions(connection: asyncpg.Connection) -> list[str]:
 
 
 async def new_writer(connection: asyncpg.Connection) -> int:
-    return await connection.fetchval(
+    writer: int = await connection.fetchval(
         "insert into writers (started_at, accepted_through, node) values (now(), now(), 'test') returning id"
     )
+    return writer
 
 
 async def copy(connection: asyncpg.Connection, writer: int, *instants: datetime) -> None:
