@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Private networks that channels may send to all the same, separated by commas.",
     )
+    smtp_url: str | None = Field(
+        None,
+        description="Mail server for e-mail channels that name none: smtps://user:password@host/?from=sender@host "
+        "(smtp: STARTTLS, smtp+insecure: neither).",
+    )
     auto_provision: bool = Field(True, description="Let pings of the dialects that know it create monitors.")
     root_dialect: Literal["none", "snitch"] = Field(
         "none", description="A dialect served at /{token}: none, or snitch."

@@ -1,0 +1,131 @@
+"""All kinds of channels, and how their definitions are read and shown.
+
+What is stored holds secrets whole; what is shown has them masked. A definition that comes back with a mask in it keeps
+the stored secret there, so that people can change one field of a channel without knowing the others.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from yarl import URL
+
+from server.deliver.channel import Channel
+from server.deliver.kinds.alertmanager import Alertmanager
+from server.deliver.kinds.apprise import Apprise, installed
+from server.deliver.kinds.discord import Discord
+from server.deliver.kinds.email import Email
+from server.deliver.kinds.log import Log
+from server.deliver.kinds.msteams import MsTeams
+from server.deliver.kinds.ntfy import Ntfy
+from server.deliver.kinds.opsgenie import Opsgenie
+from server.deliver.kinds.pagerduty import PagerDuty
+from server.deliver.kinds.slack import Slack
+from server.deliver.kinds.telegram import Telegram
+from server.deliver.kinds.webhook import Webhook
+from server.engine.monitor import problems_of
+from server.errors import DefinitionError, Problem
+
+KINDS: dict[str, type[Channel]] = {
+    each.kind: each
+    for each in (
+        Webhook,
+        Email,
+        Slack,
+        Discord,
+        Telegram,
+        MsTeams,
+        Ntfy,
+        PagerDuty,
+        Opsgenie,
+        Alertmanager,
+        Apprise,
+        Log,
+    )
+}
+MASK = "•••"
+
+
+def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Channel:
+    """A channel as people send it. Masked secrets are taken from `stored`, the definition that it replaces.
+
+    `read_channel(…).model_dump(mode="json", exclude_defaults=True)` is what to store.
+    Raises DefinitionError that names every wrong field and why.
+    """
+    model = KINDS.get(kind)
+    if model is None:
+        raise DefinitionError([Problem("kind", f"must be one of {', '.join(KINDS)}, not {kind!r}")])
+    if kind == Apprise.kind and not installed():
+        raise DefinitionError([Problem("kind", "apprise is not installed here: pip install 'offbeat[apprise]'")])
+    sent = dict(definition)
+    if stored is not None:
+        for name in model.hidden & sent.keys() & stored.keys():
+            if sent[name] == _mask(stored[name]):
+                sent[name] = stored[name]
+    try:
+        channel = model.model_validate(sent)
+    except ValidationError as error:
+        raise DefinitionError(problems_of(error)) from None
+    masked = [name for name in sorted(model.hidden & sent.keys()) if _holds_mask(sent[name])]
+    if masked:
+        raise DefinitionError([Problem(name, "is masked, and there is no stored secret to keep") for name in masked])
+    return channel
+
+
+@lru_cache(maxsize=20_000)
+def load_channel(kind: str, text: str) -> Channel:
+    """A channel from its stored JSON; equal texts give the same object. Raises DefinitionError."""
+    model = KINDS.get(kind)
+    if model is None:
+        raise DefinitionError([Problem("kind", f"{kind!r} is unknown to this version")])
+    try:
+        return model.model_validate(orjson.loads(text))
+    except ValidationError as error:
+        raise DefinitionError(problems_of(error)) from None
+
+
+def dump_channel(channel: Channel) -> dict[str, Any]:
+    """The definition to store, secrets included, without what is at its default."""
+    return channel.model_dump(mode="json", exclude_defaults=True)
+
+
+def show_channel(kind: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored definition as it may be shown: secrets masked, of an address only the host left."""
+    model = KINDS.get(kind)
+    hidden = model.hidden if model is not None else frozenset(definition)
+    return {name: _mask(value) if name in hidden else value for name, value in definition.items()}
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """The JSON schema of every kind's definition, for the API's documentation and for forms."""
+    return {name: model.model_json_schema() for name, model in KINDS.items()}
+
+
+def _mask(value: Any) -> Any:
+    """Shape and host stay, so that two channels can be told apart."""
+    if isinstance(value, str):
+        return _mask_text(value)
+    if isinstance(value, Mapping):
+        return {name: _mask(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mask(each) for each in value]
+    return value
+
+
+def _mask_text(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        return MASK
+    url = URL(text)
+    port = f":{url.explicit_port}" if url.explicit_port else ""
+    bare = not url.raw_query_string and not url.user and url.raw_path in ("", "/")
+    return text if bare else f"{url.scheme}://{url.raw_host}{port}/{MASK}"
+
+
+def _holds_mask(value: Any) -> bool:
+    if isinstance(value, str):
+        return MASK in value
+    if isinstance(value, Mapping):
+        return any(map(_holds_mask, value.values()))
+    return isinstance(value, list | tuple) and any(map(_holds_mask, value))

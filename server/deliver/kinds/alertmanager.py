@@ -1,0 +1,96 @@
+"""Prometheus Alertmanager: alerts that fire there as long as the incident is open here.
+
+Source: prometheus/alertmanager docs/alerts_api.md and docs/high_availability.md, api/v2/openapi.yaml: POST
+/api/v2/alerts with `[{labels, annotations, startsAt, endsAt, generatorURL}]`; the labels are the identity. An
+Alertmanager keeps no alert beyond its `endsAt`, so a sender repeats firing alerts, and resolved ones for five minutes,
+and sends to every peer, not to a balancer in front of them. server/deliver/firing.py does the repeating.
+"""
+
+import base64
+from typing import Annotated, Any, ClassVar
+
+import orjson
+from pydantic import Field
+
+from server.deliver.channel import Channel, DeliveryError, Message, Outlet, Url
+from server.deliver.words import cut
+
+FINAL = frozenset((400, 413, 415, 422))
+LABEL_PATTERN = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+
+
+class Alertmanager(Channel):
+    """Posts to every peer; one that takes it is enough, the others get it with the next repetition."""
+
+    kind: ClassVar[str] = "alertmanager"
+    hidden: ClassVar[frozenset[str]] = frozenset(("token", "password"))
+    digest_style = "members"
+    digest_alerts_max: ClassVar[int] = 500
+    keeps_incidents: ClassVar[bool] = False  # every member of a digest is told by itself
+    per_minute_default: ClassVar[int] = 6_000
+
+    urls: Annotated[tuple[Url, ...], Field(min_length=1, max_length=10, description="Every peer of the cluster.")]
+    alertname: Annotated[str, Field(min_length=1, max_length=100)] = "MonitorDown"
+    severity: Annotated[str, Field(min_length=1, max_length=50)] = "critical"
+    labels: dict[Annotated[str, Field(pattern=LABEL_PATTERN)], Annotated[str, Field(max_length=500)]] = Field(
+        default_factory=dict, max_length=20, description="More labels of every alert."
+    )
+    username: Annotated[str, Field(max_length=200)] | None = None
+    password: Annotated[str, Field(max_length=500)] | None = None
+    token: Annotated[str, Field(max_length=2_000, pattern=r"^[\x21-\x7e]+$")] | None = None
+
+    def compose(self, message: Message) -> bytes:
+        return orjson.dumps([self.alert(each) for each in message.members or (message,)])
+
+    def alert(self, message: Message, ends_at: str | None = None) -> dict[str, Any]:
+        """One alert. The identity holds nothing that changes while an incident is open.
+
+        Without `ends_at` a firing alert lasts for the receiver's own resolve_timeout.
+        """
+        facts, words = message.facts, message.words
+        labels = {
+            "alertname": self.alertname if facts.get("monitor") else "Offbeat",
+            "severity": self.severity,
+            "project": str(facts.get("project") or "default"),
+            **({"monitor": str(facts["monitor"])} if facts.get("monitor") else {}),
+            **self.labels,
+        }
+        annotations = {"summary": words.title, "description": cut(words.text, 5_000)}
+        annotations |= {name: str(facts[name]) for name in ("cause", "run", "stage") if facts.get(name)}
+        made: dict[str, Any] = {
+            "labels": labels,
+            "annotations": annotations,
+            "startsAt": facts.get("opened_at") or message.at,
+        }
+        if message.kind == "resolved":
+            made["endsAt"] = facts.get("resolved_at") or message.at
+        elif ends_at is not None:
+            made["endsAt"] = ends_at
+        if message.link:
+            made["generatorURL"] = message.link
+        return made
+
+    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+        taken, failures = 0, []
+        for url in self.urls:
+            try:
+                await self.post(url, body, out)
+                taken += 1
+            except DeliveryError as error:
+                failures.append(error)
+        if not taken:
+            raise DeliveryError(
+                "; ".join(str(each) for each in failures),
+                permanent=all(each.permanent for each in failures),
+                retry_after_s=max((each.retry_after_s or 0 for each in failures), default=0) or None,
+            )
+
+    async def post(self, url: str, body: bytes, out: Outlet) -> None:
+        """To one peer. Raises DeliveryError."""
+        headers = {"Content-Type": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        elif self.username is not None:
+            credentials = f"{self.username}:{self.password or ''}".encode()
+            headers["Authorization"] = "Basic " + base64.b64encode(credentials).decode()
+        await out.post(url.rstrip("/") + "/api/v2/alerts", body, headers, final=FINAL, quote=True)

@@ -1,0 +1,65 @@
+"""A hundred more services by the apprise library, where the operator has installed it (`offbeat[apprise]`).
+
+It does its own network traffic in threads. So it runs in few threads of its own, under a hard time-out, and the same
+guard against private addresses is laid around every connection that those threads make (see outbound.py).
+
+Source: github.com/caronc/apprise, Apprise.add and Apprise.notify: False where any service failed, without a reason.
+"""
+
+from importlib.util import find_spec
+from typing import Annotated, ClassVar
+
+import orjson
+from pydantic import AfterValidator, Field
+
+from server.deliver.channel import Channel, DeliveryError, Message, Outlet
+
+_TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
+# These do not go out to a network, or run programs: not a channel's to choose.
+_LOCAL = frozenset(("dbus", "qt", "glib", "kde", "gnome", "macosx", "windows", "syslog", "exec", "file", "blink1"))
+
+
+def _check(value: str) -> str:
+    scheme = value.partition("://")[0].lower()
+    if "://" not in value or not scheme:
+        raise ValueError("must be an address that apprise knows, such as pover://user@token")
+    if scheme in _LOCAL:
+        raise ValueError(f"{scheme}:// acts on the server's own machine and is not allowed")
+    return value
+
+
+def installed() -> bool:
+    """Whether the optional library is there."""
+    return find_spec("apprise") is not None
+
+
+class Apprise(Channel):
+    """Hands the text to every address."""
+
+    kind: ClassVar[str] = "apprise"
+    hidden: ClassVar[frozenset[str]] = frozenset(("urls",))
+    per_minute_default: ClassVar[int] = 20
+
+    urls: Annotated[
+        tuple[Annotated[str, Field(max_length=2_000), AfterValidator(_check)], ...], Field(min_length=1, max_length=10)
+    ]
+
+    def compose(self, message: Message) -> bytes:
+        words = message.words
+        return orjson.dumps({"title": words.title, "body": words.text, "type": _TYPES[words.symbol]})
+
+    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+        if not installed():
+            raise DeliveryError("apprise is not installed: pip install 'offbeat[apprise]'", permanent=True)
+        if not await out.in_thread(_notify, self.urls, orjson.loads(body)):
+            raise DeliveryError("apprise could not deliver to all of its addresses")
+
+
+def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
+    import apprise
+
+    sender = apprise.Apprise()
+    for url in urls:
+        if not sender.add(url):
+            raise DeliveryError("apprise does not understand one of the addresses", permanent=True)
+    return bool(sender.notify(title=content["title"], body=content["body"], notify_type=content["type"]))

@@ -1,0 +1,60 @@
+"""PagerDuty, by Events API v2: an incident there for each incident here, resolved with it.
+
+Source: developer.pagerduty.com/docs/events-api-v2-overview and PagerDuty/api-schema, reference/events-v2: POST
+/v2/enqueue with `routing_key` (32 characters), `event_action`, `dedup_key` (≤ 255), `payload.summary` (≤ 1024),
+`source`, `severity`, `timestamp`, `component`, `custom_details`, and `links`. 202; 400 is final; 429 and 5xx are not.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field
+
+from server.deliver.channel import Channel, Message, Outlet
+from server.deliver.words import cut
+
+FINAL = frozenset((400, 401, 403, 404))
+_HOSTS = {"us": "https://events.pagerduty.com", "eu": "https://events.eu.pagerduty.com"}
+
+
+class PagerDuty(Channel):
+    """Triggers and resolves by a key that is the incident's own."""
+
+    kind: ClassVar[str] = "pagerduty"
+    hidden: ClassVar[frozenset[str]] = frozenset(("routing_key",))
+    keeps_incidents: ClassVar[bool] = True
+    per_minute_default: ClassVar[int] = 60
+
+    routing_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{32}$")]
+    region: Literal["us", "eu"] = "us"
+    severity: Literal["critical", "error", "warning", "info"] = "critical"
+
+    def compose(self, message: Message) -> bytes:
+        over = message.kind in ("resolved", "over")
+        content: dict[str, Any] = {
+            "routing_key": self.routing_key,
+            "event_action": "resolve" if over else "trigger",
+            "dedup_key": cut(message.thread, 255),
+            "client": "Offbeat",
+        }
+        if not over:
+            words = message.words
+            summary = f"{words.title}: {words.lead}"
+            content["payload"] = {
+                "summary": cut(summary, 1_024),
+                "source": str(message.facts.get("monitor") or "offbeat"),
+                "severity": "info" if message.kind == "test" else self.severity,
+                "timestamp": message.at,
+                "component": message.facts.get("monitor"),
+                "group": message.facts.get("project"),
+                "class": message.facts.get("cause"),
+                "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),
+            }
+        if message.link:
+            content["client_url"] = message.link
+            content["links"] = [{"href": message.link, "text": "Open in Offbeat"}]
+        return orjson.dumps(content)
+
+    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+        url = f"{_HOSTS[self.region]}/v2/enqueue"
+        await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)
