@@ -1,0 +1,15 @@
+"""One module a bench: `run(stage)` measures and gives a `Result`. NAMES is their order."""
+
+NAMES = (
+    "single",
+    "connect",
+    "latency",
+    "bulk",
+    "burst",
+    "mixed",
+    "idle",
+    "cost",
+    "scale",
+    "storm",
+    "million",
+)

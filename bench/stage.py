@@ -1,0 +1,212 @@
+"""Where a bench plays: a Postgres with the durability that we promise, databases full of monitors, and the real server.
+
+The Postgres is the one that Offbeat brings along, with the settings that it gives it, in a directory on the real disk.
+The server is the real program as a process; what it uses is read from /proc, what it stored is counted in Postgres.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import asyncpg
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.rivals import free_port
+from server.engine.monitor import read_definition
+from server.store.embedded import EmbeddedPostgres
+from server.store.partitions import make_partitions
+from server.store.pool import connect
+from server.store.schema import apply_schema
+
+ROOT = Path(__file__).parent.parent
+ADMIN_KEY = "bench"
+READY_S = 120.0
+
+# All at once, as no API would make them: a million take a minute. Each has its change, as the audit log wants it.
+_POPULATE = """
+with made as (
+  insert into changes (project_id, actor, kind, subject, after)
+  select 1, 'bench', 'monitor', 'm' || n, $3::jsonb from generate_series($1::integer, $2::integer) as n
+  returning rev, subject
+), monitors_made as (
+  insert into monitors (project_id, rev, slug, name, definition)
+  select 1, rev, subject, subject, $3::jsonb from made
+  returning id
+)
+insert into keys (monitor_id, project_id, key, main)
+select id, 1, gen_random_uuid()::text, true from monitors_made
+returning key
+"""
+
+
+class Database:
+    """A database of its own for one measurement."""
+
+    def __init__(self, url: str, connection: asyncpg.Connection, directory: Path) -> None:
+        self.url = url
+        self.connection = connection
+        self.directory = directory
+        self._monitors = 0
+
+    async def populate(self, count: int, definition: dict[str, Any], name: str = "keys") -> Path:
+        """So many more monitors; gives a file with one ping key of each a line."""
+        stored = read_definition(definition).dump()
+        first, self._monitors = self._monitors + 1, self._monitors + count
+        path = self.directory / f"{name}.txt"
+        with path.open("w") as file:
+            for begin in range(first, self._monitors + 1, 50_000):
+                end = min(begin + 49_999, self._monitors)
+                rows = await self.connection.fetch(_POPULATE, begin, end, stored, timeout=600)
+                file.writelines(f"{row['key']}\n" for row in rows)
+        await self.connection.execute("analyze monitors, keys", timeout=600)
+        return path
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        """One value."""
+        return await self.connection.fetchval(sql, *args, timeout=600)
+
+    async def pings(self) -> int:
+        """Rows in the log."""
+        count: int = await self.value("select count(*) from pings")
+        return count
+
+
+class Subject:
+    """Offbeat as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.process, self.host, self.port, self.log = process, "127.0.0.1", port, log
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+        return self.process.pid
+
+    def workers(self) -> list[psutil.Process]:
+        """The ingest processes; none with --workers 1."""
+        return psutil.Process(self.pid).children()
+
+    async def metrics(self) -> dict[str, float]:
+        """/metrics of the main process: values by `name{label="value",...}`."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as answer:
+            text = await answer.text()
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+    async def until_ready(self, path: str = "/readyz") -> float:
+        """Seconds until `path` answers 200. Raises RuntimeError with the log's end where it does not."""
+        begin = time.monotonic()
+        async with aiohttp.ClientSession() as session:
+            while time.monotonic() - begin < READY_S:
+                if self.process.returncode is not None:
+                    break
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"{self.url}{path}", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+                        if answer.status == 200:
+                            return time.monotonic() - begin
+                await asyncio.sleep(0.01)
+        raise RuntimeError(f"Offbeat is not ready; its log ends:\n{self.log.read_text()[-3000:]}")
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait."""
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        await self.process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used."""
+    used = psutil.Process(pid).cpu_times()
+    return float(used.user + used.system)
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
+
+
+class Stage:
+    """All that benches share. `quick`: small sizes that only show that everything works; their numbers mean nothing."""
+
+    def __init__(self, *, quick: bool, rounds: int, say: Callable[[str], None] = lambda text: None) -> None:
+        self.quick, self.rounds, self.say = quick, rounds, say
+        # Not below a directory that only root may pass: Postgres is another user then.
+        self.directory = Path(tempfile.mkdtemp(prefix="offbeat-bench-"))
+        self.postgres = EmbeddedPostgres(self.directory / "data")
+        self._made = 0
+
+    async def __aenter__(self) -> Self:
+        self.directory.chmod(0o711)
+        await self.postgres.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.postgres.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Database]:
+        """An empty database with schema and partitions; dropped at the end."""
+        self._made += 1
+        name = f"bench_{self._made}"
+        directory = self.directory / name
+        directory.mkdir()
+        admin = await connect(self.postgres.url)
+        try:
+            await admin.execute(f"create database {name}")
+            url = self.postgres.url.replace("/postgres?", f"/{name}?", 1)
+            connection = await connect(url, command_timeout_s=600)
+            await apply_schema(connection)
+            await make_partitions(connection, datetime.now(UTC).date(), 7)
+            try:
+                yield Database(url, connection, directory)
+            finally:
+                await connection.close()
+                await admin.execute(f"drop database {name} with (force)", timeout=600)
+                await admin.execute("checkpoint", timeout=600)
+        finally:
+            await admin.close()
+
+    @asynccontextmanager
+    async def offbeat(self, database: Database, *flags: str) -> AsyncIterator[Subject]:
+        """The server on this database, ready."""
+        subject = await self.launch(database, *flags)
+        try:
+            await subject.until_ready()
+            yield subject
+        finally:
+            await subject.end()
+
+    async def launch(self, database: Database, *flags: str) -> Subject:
+        """The server on this database, just started."""
+        port = free_port()
+        log = database.directory / "server.log"
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "server", "serve", "--host", "127.0.0.1", "--port", str(port),
+                "--database-url", database.url, "--data-dir", str(database.directory / "data"), *flags,
+                cwd=ROOT, stdout=output, stderr=output,
+                env={k: v for k, v in os.environ.items() if not k.startswith("OFFBEAT_")}
+                | {"OFFBEAT_ADMIN_KEY": ADMIN_KEY},
+            )  # fmt: skip
+        return Subject(process, port, log)
