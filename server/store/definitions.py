@@ -67,7 +67,8 @@ async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: 
     Raises DefinitionError for keys that are taken and slugs given twice, Moved where `if_rev` does not hold. The caller
     checks references (`reference_problems`) once everything of its transaction is written.
     """
-    problems = _given_twice(wanted)
+    if problems := _given_twice(wanted):
+        raise DefinitionError(problems)
     plans: list[_Plan] = []
     for part in _slices(wanted):
         rows = await connection.fetch(_SQL["by_slug"], [w.project_id for w in part], [w.slug for w in part])
@@ -75,8 +76,7 @@ async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: 
         plans += [_plan(w, stored.get((w.project_id, w.slug))) for w in part]
         await asyncio.sleep(0)
     plans = [plan for plan in plans if plan.before != plan.after]
-    problems += await _write_keys_away(connection, plans)
-    if problems:
+    if problems := await _write_keys_away(connection, plans):
         raise DefinitionError(problems)
     written = []
     for some in _slices(plans):
@@ -130,6 +130,11 @@ def _given_twice(wanted: Iterable[Wanted]) -> list[Problem]:
         if address in seen:
             problems.append(Problem(each.at("slug"), f"given twice: {each.slug}"))
         seen.add(address)
+        keys = {each.key}
+        for index, key in enumerate(each.keys or ()):
+            if key.key is not None and key.key in keys:
+                problems.append(Problem(each.at(f"keys.{index}.key"), "the same key is given twice"))
+            keys.add(key.key)
     return problems
 
 
@@ -190,8 +195,6 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
             if value in new:
                 problems.append(Problem(field, f"the same key is given twice ({new[value]})"))
             new[value] = field
-        if len(after) != len(plan.after["keys"]):
-            problems.append(Problem(plan.wanted.at("keys"), "the same key is given twice"))
     for part in _slices(gone):
         await connection.execute(_SQL["delete_keys"], part)
     for some in _slices(list(new)):

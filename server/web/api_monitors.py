@@ -126,7 +126,7 @@ async def pause(call: Call[None, bodies.InProject]) -> Reply:
 
 async def resume(call: Call[None, bodies.InProject]) -> Reply:
     """Judge again, after one period and grace."""
-    return await _alter(call, "pause", paused=False)
+    return await _alter(call, "resume", paused=False)
 
 
 async def snooze(call: Call[bodies.Snooze, bodies.InProject]) -> Reply:

@@ -1,0 +1,262 @@
+"""Monitors through the API: what is stored, what is shown, what is refused, and what a change leaves behind."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from server.web.answers import MonitorAnswer
+from tests.api_scene import Api, serving
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with serving(database_url) as api:
+        yield api
+
+
+async def test_a_monitor_is_created_shown_changed_and_deleted(api: Api) -> None:
+    made = await api("PUT", "/monitors/backup", {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "grace": "15m"})
+    assert made.status == 201
+    MonitorAnswer.model_validate(made.body)
+    assert made.body["status"] == "new"
+    assert made.body["name"] == "backup"
+    assert made.body["cron"] == "0 3 * * *" and made.body["grace"] == "15m"
+    assert made.body["ping_url"].endswith("/api/v1/heartbeat/" + made.body["key"])
+    assert made.body["last_ping_at"] is None and made.body["due_at"] is None and made.body["open_runs"] == 0
+    assert made.headers["ETag"] == f'"{made.body["rev"]}"'
+    assert len(api.changed) == 1
+
+    changed = await api("PUT", "/monitors/backup", {"every": "1h", "name": "The backup", "tags": ["db"]})
+    assert changed.status == 200
+    assert changed.body["cron"] is None and changed.body["every"] == "1h"
+    assert changed.body["key"] == made.body["key"], "a key that is not named stays"
+    assert changed.body["rev"] > made.body["rev"]
+
+    same = await api("PUT", "/monitors/backup", {"every": 3600, "name": "The backup", "tags": ["db"]})
+    assert same.body["rev"] == changed.body["rev"], "what is as wanted is not written"
+    assert len(api.changed) == 2
+
+    assert (await api("GET", "/monitors/backup")).body == same.body
+    assert (await api("DELETE", "/monitors/backup")).status == 204
+    assert (await api("GET", "/monitors/backup")).status == 404
+    assert (await api("DELETE", "/monitors/backup")).status == 404
+
+
+async def test_the_row_of_a_change_holds_all_that_the_keeper_needs(api: Api) -> None:
+    await api("PUT", "/monitors/a", {"every": "1m", "tags": ["x"]})
+    await api("POST", "/monitors/a/pause")
+    await api("POST", "/monitors/a/snooze", {"until": "2030-01-01T00:00:00Z"})
+    await api("DELETE", "/monitors/a")
+    rows = await api.pool.fetch("select * from changes order by rev")
+    assert [row["kind"] for row in rows] == ["monitor", "pause", "snooze", "monitor"]
+    first = rows[0]
+    assert first["before"] is None and first["actor"] == "admin" and first["subject"] == "a"
+    after = first["after"]
+    assert after["definition"] == {"every": "1m"} and after["tags"] == ["x"] and after["name"] == "a"
+    assert datetime.fromisoformat(after["created_at"]).tzinfo is not None
+    assert rows[1]["before"] == after and rows[1]["after"] == {**after, "paused": True}
+    assert rows[2]["after"]["snoozed_until"] == "2030-01-01T00:00:00+00:00"
+    assert rows[3]["before"] == rows[2]["after"] and rows[3]["after"] is None
+    assert {row["monitor_id"] for row in rows} == {first["monitor_id"]}
+
+
+async def test_a_wrong_definition_is_refused_whole_and_each_field_is_named(api: Api) -> None:
+    wrong = {"every": "1m", "cron": "* * *", "grace": "soon", "stages": [{"name": "a", "within": -1}], "typo": 1}
+    answer = await api("PUT", "/monitors/a", wrong)
+    assert answer.status == 422
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert {error["field"] for error in answer.body["errors"]} == {"cron", "grace", "stages.0.within", "typo"}
+    assert "five fields" in next(e["reason"] for e in answer.body["errors"] if e["field"] == "cron")
+    assert await api.pool.fetchval("select count(*) from monitors") == 0
+
+    for body, field in (
+        ({"channels": ["nowhere"]}, "channels.0"),
+        ({"every": "1m", "depends_on": ["nobody"]}, "depends_on.0"),
+        ({"after": {"monitor": "nobody", "within": "1m"}}, "after.monitor"),
+        ({"depends_on": ["a"]}, "depends_on"),
+        ({"key": "a?b"}, "key"),
+        ({"keys": [{"key": "x" * 201}]}, "keys.0.key"),
+        ({"keys": [{"key": "same"}, {"key": "same"}]}, "keys.1.key"),
+        ({"name": "a\x00b"}, ""),
+    ):
+        answer = await api("PUT", "/monitors/a", body)
+        assert answer.status == 422, body
+        assert field in {error["field"] for error in answer.body["errors"]}, answer.body
+    assert await api.pool.fetchval("select count(*) from monitors") == 0
+    assert await api.pool.fetchval("select count(*) from changes") == 0
+    assert (await api("PUT", "/monitors/Not%20A%20Slug", {})).status == 422
+
+
+async def test_cycles_are_refused_and_named(api: Api) -> None:
+    for slug, others in (("a", []), ("b", ["a"]), ("c", ["b"])):
+        assert (await api("PUT", f"/monitors/{slug}", {"every": "1m", "depends_on": others})).status == 201
+    answer = await api("PUT", "/monitors/a", {"every": "1m", "depends_on": ["c"]})
+    assert answer.status == 422
+    assert "a → c → b → a" in answer.body["errors"][0]["reason"]
+    answer = await api("DELETE", "/monitors/a")
+    assert answer.status == 409 and "b refers to a" in answer.body["detail"]
+    assert (await api("DELETE", "/monitors/c")).status == 204
+
+
+async def test_keys_beside_the_main_one(api: Api) -> None:
+    body = {"keys": [{"signal": "start", "stage": "extract"}, {"signal": "fail", "key": "old-hc/backup"}, {"key": "x"}]}
+    made = (await api("PUT", "/monitors/etl", body)).body
+    keys = {(key["signal"], key["stage"]): key["key"] for key in made["keys"]}
+    assert keys["fail", None] == "old-hc/backup" and keys[None, None] == "x"
+    urls = {key["key"]: key["ping_url"] for key in made["keys"]}
+    assert urls["old-hc/backup"].endswith("/ping/old-hc/backup")
+    assert urls["x"].endswith("/api/v1/heartbeat/x")
+
+    again = (await api("PUT", "/monitors/etl", body)).body
+    assert again["keys"] == made["keys"] and again["rev"] == made["rev"], (
+        "a generated key is kept for its signal and stage"
+    )
+    assert (await api("PUT", "/monitors/etl", {})).body["keys"] == made["keys"], "not named: they stay"
+
+    moved = (await api("PUT", "/monitors/etl", {"keys": [{"signal": "success", "key": "x"}]})).body
+    assert moved["keys"] == [{"key": "x", "ping_url": urls["x"], "signal": "success", "stage": None}]
+
+    taken = await api("PUT", "/monitors/other", {"keys": [{"key": "x"}], "key": made["key"]})
+    assert taken.status == 422
+    assert {error["field"] for error in taken.body["errors"]} == {"keys.0.key", "key"}
+    promoted = (await api("PUT", "/monitors/etl", {"key": "x", "keys": []})).body
+    assert promoted["key"] == "x" and promoted["keys"] == []
+    assert (await api("PUT", "/monitors/other", {"key": made["key"]})).status == 201, "the old one is free now"
+
+
+async def test_what_is_shown_is_true_for_this_instant(api: Api) -> None:
+    await api("PUT", "/monitors/a", {"every": "1h", "grace": "10m"})
+    at = datetime.now(UTC) - timedelta(minutes=30)
+    await api.ping("a", at=at)
+    await api.ping("a", "log", at=at + timedelta(minutes=5))
+    shown = (await api("GET", "/monitors/a")).body
+    assert shown["status"] == "up"
+    assert instant(shown["last_ping_at"]) == at + timedelta(minutes=5) and shown["last_signal"] == "log"
+    assert instant(shown["due_at"]) == at + timedelta(hours=1)
+    assert instant(shown["deadline_at"]) == at + timedelta(hours=1, minutes=10)
+
+    await api("PUT", "/monitors/a", {"every": "20m", "grace": "1h"})
+    shown = (await api("GET", "/monitors/a")).body
+    assert shown["status"] == "late", "due ten minutes ago"
+    assert (await api("POST", "/monitors/a/pause")).body["status"] == "paused"
+    assert [m["slug"] for m in (await api("GET", "/monitors?status=paused")).body["items"]] == ["a"]
+
+
+async def test_a_monitor_whose_alerts_reach_nobody_says_so(api: Api) -> None:
+    made = (await api("PUT", "/monitors/a", {})).body
+    assert made["channels"] is None and made["alerts_to"] == ["log"] and "No channel" in made["warnings"][0]
+    assert (await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})).status == 201
+    shown = (await api("GET", "/monitors/a")).body
+    assert shown["alerts_to"] == ["log", "ops"] and shown["warnings"] == []
+    silent = (await api("PUT", "/monitors/a", {"channels": []})).body
+    assert silent["alerts_to"] == [] and silent["warnings"]
+    named = (await api("PUT", "/monitors/a", {"channels": ["ops"]})).body
+    assert named["channels"] == ["ops"] and named["warnings"] == []
+    refused = await api("DELETE", "/channels/ops")
+    assert refused.status == 409 and "named by a" in refused.body["detail"]
+
+
+async def test_lists_come_in_pages_and_can_be_narrowed(api: Api) -> None:
+    await api("POST", "/apply", {"monitors": {f"m{n:02}": {"every": "1h", "tags": [f"t{n % 2}"]} for n in range(12)}})
+    await api.ping("m03")
+    await api.ping("m04", at=datetime.now(UTC) - timedelta(hours=1, seconds=5))
+    await api("POST", "/monitors/m05/pause")
+
+    async def slugs(query: str) -> list[str]:
+        found, cursor, pages = [], "", 0
+        while True:
+            answer = await api("GET", f"/monitors?{query}{cursor}")
+            assert answer.status == 200, answer.body
+            found += [monitor["slug"] for monitor in answer.body["items"]]
+            pages += 1
+            if answer.body["next_cursor"] is None:
+                return found
+            assert pages < 50
+            cursor = "&cursor=" + answer.body["next_cursor"]
+
+    everything = [f"m{n:02}" for n in range(12)]
+    for limit in (1, 5, 12, 100):
+        assert await slugs(f"limit={limit}") == everything
+    assert await slugs("limit=2&tag=t1") == everything[1::2]
+    assert await slugs("q=M0") == everything[:10]
+    assert await slugs("status=up") == ["m03"]
+    assert await slugs("status=late") == ["m04"]
+    assert await slugs("limit=1&status=late&status=up&status=paused") == ["m03", "m04", "m05"]
+    assert await slugs("limit=3&status=new") == [s for s in everything if s not in ("m03", "m04", "m05")]
+    for wrong in ("limit=0", "limit=x", "cursor=nonsense", "status=dead", "colour=red", "limit=1&limit=2"):
+        answer = await api("GET", f"/monitors?{wrong}")
+        assert answer.status == 422 and answer.body["errors"], wrong
+
+
+async def test_pings_come_newest_first_with_all_they_said(api: Api) -> None:
+    await api("PUT", "/monitors/a", {})
+    at = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
+    for number in range(5):
+        await api.ping("a", "progress", at=at + timedelta(seconds=number), done=number, run="r1", message="é")
+    await api.ping("a", "fail", at=at + timedelta(seconds=9), exit_code=3, duration=1.5, stage="s", task="t")
+    first = (await api("GET", "/monitors/a/pings?limit=2")).body
+    assert first["items"][0]["signal"] == "fail" and first["items"][0]["exit_code"] == 3
+    assert set(first["items"][0]) >= {
+        *("at", "signal", "run", "stage", "task", "done", "total", "exit_code", "duration", "message"),
+    }
+    rest = (await api("GET", f"/monitors/a/pings?cursor={first['next_cursor']}")).body
+    assert [ping["done"] for ping in first["items"][1:] + rest["items"]] == [4, 3, 2, 1, 0]
+    assert rest["next_cursor"] is None
+    assert len((await api("GET", "/monitors/a/pings?signal=fail")).body["items"]) == 1
+    assert len((await api("GET", "/monitors/a/pings?run=r1")).body["items"]) == 5
+    until = (at + timedelta(seconds=2)).isoformat().replace("+00:00", "Z")
+    assert len((await api("GET", f"/monitors/a/pings?until={until}")).body["items"]) == 3
+    assert (await api("GET", "/monitors/nobody/pings")).status == 404
+
+
+async def test_only_what_was_read_is_replaced(api: Api) -> None:
+    tag = (await api("PUT", "/monitors/a", {}, headers={"If-None-Match": "*"})).headers["ETag"]
+    assert (await api("PUT", "/monitors/a", {}, headers={"If-None-Match": "*"})).status == 412
+    assert (await api("PUT", "/monitors/a", {"every": "1m"}, headers={"If-Match": tag})).status == 200
+    for stale in (tag, 'W/"1"', "nonsense"):
+        assert (await api("PUT", "/monitors/a", {"every": "2m"}, headers={"If-Match": stale})).status == 412
+    assert (await api("DELETE", "/monitors/a", headers={"If-Match": tag})).status == 412
+    assert (await api("GET", "/monitors/a")).body["every"] == "1m"
+    assert (await api("PUT", "/monitors/b", {}, headers={"If-Match": "*"})).status == 412
+    assert (await api("DELETE", "/monitors/a", headers={"If-Match": "*"})).status == 204
+
+
+async def test_creation_may_be_repeated_with_an_idempotency_key(api: Api) -> None:
+    headers = {"Idempotency-Key": "k1"}
+    first = await api("POST", "/monitors", {"name": "Nightly backup"}, headers=headers)
+    assert first.status == 201 and first.body["slug"] == "nightly-backup"
+    again = await api("POST", "/monitors", {"name": "Nightly backup"}, headers=headers)
+    assert again.status == 201 and again.body["rev"] == first.body["rev"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert (await api("POST", "/monitors", {"name": "Other"}, headers=headers)).status == 422
+    assert (await api("POST", "/monitors", {"name": "Nightly backup"})).status == 412
+    assert (await api("POST", "/monitors", {"name": "!"})).status == 422
+
+
+async def test_a_ping_by_slug_is_handed_to_the_log(api: Api) -> None:
+    await api("PUT", "/monitors/a", {})
+    assert (await api("POST", "/monitors/a/ping")).status == 204
+    assert (await api("POST", "/monitors/a/ping", {"signal": "fail", "exit_code": 2})).status == 204
+    assert [(ping.signal, ping.exit_code) for _, _, ping in api.pings] == [("success", None), ("fail", 2)]
+    assert (await api("POST", "/monitors/a/ping", {"exit_code": 256})).status == 422
+
+
+async def test_addresses_behind_a_proxy(database_url: str) -> None:
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "beats.example.org"}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "http://127.0.0.1:"),
+        ({"trusted_proxies": "127.0.0.0/8,::1"}, "https://beats.example.org/"),
+        ({"trusted_proxies": "10.0.0.0/8"}, "http://127.0.0.1:"),
+        ({"public_url": "https://public.example.org/x/"}, "https://public.example.org/x/api/"),
+    ]
+    for settings, expected in cases:
+        async with serving(database_url, **settings) as api:
+            answer = await api("PUT", "/monitors/a", {}, headers=forwarded)
+            assert answer.body["ping_url"].startswith(expected)
+
+
+def instant(text: str) -> datetime:
+    assert text.endswith("Z")
+    return datetime.fromisoformat(text)
