@@ -1,15 +1,18 @@
 """The wire forms of other services: what each request of theirs means, and what their clients are answered."""
 
+from typing import Any
+
 import orjson
 import pytest
 
-from server.engine.monitor import Definition, Keywords
+from server.engine.monitor import Keywords
 from server.engine.ping import Ping
 from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
 from server.ingest.dialects import DIALECTS, find
-from server.ingest.filters import filtered, filters
+from server.ingest.filters import filtered
 from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
 from server.ingest.slugs import slug_in, slug_of
+from server.roster import Rules
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 RID = "0f0e5b52-7d0c-4d1a-8e38-6f5b5d2f8a10"
@@ -172,19 +175,18 @@ def test_healthchecks_takes_a_watchdog() -> None:
 
 
 def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
-    plain = Definition()
-    assert not filters(plain)
-    assert filtered(hc(), "GET", plain) == hc()
-    post = Definition(methods="POST")
-    assert filters(post)
+    post = Rules(post_only=True, keywords=None)
     assert filtered(hc(), "POST", post) == hc()
     assert filtered(hc("fail"), "GET", post).signal == "log"
-    words = Definition(keywords=Keywords(start=("BEGIN",), success=("OK", "done"), fail=("ERROR",), default="ignore"))
-    assert filters(words)
+
+    def heard(ping: Ping, **words: Any) -> str:
+        return filtered(ping, "GET", Rules(post_only=False, keywords=Keywords(**words))).signal
+
+    words = {"start": ("BEGIN",), "success": ("OK", "done"), "fail": ("ERROR",)}
     for message, signal in (("OK, but ERROR", "fail"), ("all done", "success"), ("BEGIN", "start"), ("error", "log")):
-        assert filtered(hc(message=message), "POST", words).signal == signal
-    assert filtered(hc(), "GET", Definition(keywords=Keywords(default="fail"))).signal == "fail"
-    assert filtered(hc("start"), "GET", Definition(keywords=Keywords(fail=("x",)))).signal == "start"
+        assert heard(hc(message=message), **words, default="ignore") == signal
+    assert heard(hc(), default="fail") == "fail"
+    assert heard(hc("start"), fail=("x",)) == "start"
 
 
 # ---------------------------------------------------------------------------------------------------- Uptime Kuma

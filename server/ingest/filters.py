@@ -1,26 +1,22 @@
-"""What a monitor's own definition makes of a ping before it is stored: POST only, and words in its message.
+"""What a monitor's own rules make of a ping before it is stored: POST only, and words in its message.
 
 Healthchecks has both (hc/api/views.py `ping`, 29b5ec25): a check that takes only POST ignores other methods, so that a
 link preview that opens the address is no sign of life; and words in the body decide over what the address says, in this
 order: failure, success, start, then the default. What is ignored is stored as `log`.
 """
 
-from server.engine.monitor import Definition, Keywords
+from server.engine.monitor import Keywords
 from server.engine.ping import Ping, Signal
+from server.roster import Rules
 
 
-def filters(definition: Definition) -> bool:
-    """Whether `filtered` can change anything for this monitor."""
-    return definition.methods != "any" or definition.keywords is not None
-
-
-def filtered(ping: Ping, method: str, definition: Definition) -> Ping:
-    """The ping as this monitor takes it."""
-    if definition.methods == "POST" and method != "POST":
+def filtered(ping: Ping, method: str, rules: Rules) -> Ping:
+    """The ping as a monitor with these rules takes it."""
+    if rules.post_only and method != "POST":
         return ping._replace(signal="log")
-    if definition.keywords is None:
+    if rules.keywords is None:
         return ping
-    signal = _by_words(ping, definition.keywords)
+    signal = _by_words(ping, rules.keywords)
     return ping if signal == ping.signal else ping._replace(signal=signal)
 
 

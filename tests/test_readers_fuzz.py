@@ -1,0 +1,291 @@
+"""Whatever is sent to whichever address: no reader raises, none answers 5xx on its own account, nothing comes out that
+Postgres would refuse, and no monitor is pinged whose address was not in the request.
+"""
+
+import gzip
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote
+
+import brotli
+import orjson
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from server.engine.durations import DURATION_MAX
+from server.engine.ping import COUNT_MAX, RUN_CHARS_MAX, SECOND, SIGNALS, STAGE_CHARS_MAX, TASK_CHARS_MAX, Ping
+from server.ingest import sentry
+from server.ingest.dialects import DIALECTS, find
+from server.ingest.fields import read_fields
+from server.ingest.message import STORED_BYTES_MAX
+from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.slugs import is_slug, slug_of
+
+UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
+PING_KEY = "0123456789abcdef0123456789abcdef"
+OUTCOMES = [
+    Outcome(kind, wait)
+    for kind, wait in (("ok", 0), ("created", 0), ("unknown", 0), ("ambiguous", 0), ("full", 60), ("unavailable", 3))
+]
+
+anything = st.text(alphabet=st.characters(codec=None), max_size=30)  # lone surrogates too: bytes that are not UTF-8
+encoded = st.binary(max_size=20).map(quote_from_bytes)
+words = st.sampled_from(
+    [
+        "",
+        UUID,
+        PING_KEY,
+        "start",
+        "fail",
+        "log",
+        "0",
+        "255",
+        "256",
+        "007",
+        "nightly",
+        "Nightly",
+        "x",
+        "%ff",
+        "%00",
+        "ok",
+    ]
+)
+segments = st.one_of(words, anything, encoded)
+prefixes = st.sampled_from(
+    [
+        "/api/v1/heartbeat/",
+        "/ping/",
+        "/p/",
+        "/api/push/",
+        "/api/v1/endpoints/",
+        "/api/1/envelope/",
+        "/api/1/store/",
+        "/api/1/cron/",
+        "/",
+    ]
+)
+paths = st.one_of(
+    st.tuples(prefixes, st.lists(segments, max_size=4)).map(lambda both: both[0] + "/".join(both[1])),
+    segments.map(lambda key: f"/api/v1/endpoints/{key}/external"),
+    st.just("/c2354d53d2"),
+)
+names = st.sampled_from(
+    [
+        "status",
+        "signal",
+        "run",
+        "rid",
+        "stage",
+        "task",
+        "done",
+        "total",
+        "exit_code",
+        "duration",
+        "message",
+        "create",
+        "state",
+        "series",
+        "metric",
+        "msg",
+        "ping",
+        "env",
+        "success",
+        "error",
+        "m",
+        "s",
+        "stamp",
+        "try",
+        "status_code",
+        "check_in_id",
+        "environment",
+        "sentry_key",
+    ]
+)
+values = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            "start",
+            "ok",
+            "up",
+            "true",
+            "false",
+            "1",
+            "-1",
+            "256",
+            "1e999",
+            "nan",
+            "Infinity",
+            "count:3",
+            "duration:1",
+        ]
+    ),
+    st.sampled_from(["x" * 300, "%00", "%ff", "+", "=", UUID, PING_KEY, "9223372036854775808", "1h30m", "0" * 5_000]),
+    anything,
+    encoded,
+)
+queries = st.one_of(
+    st.lists(st.tuples(st.one_of(names, anything), values), max_size=5).map(
+        lambda pairs: "&".join(f"{name}={value}" for name, value in pairs)
+    ),
+    anything,
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+check_in_names = st.sampled_from(["monitor_slug", "check_in_id", "status", "environment", "duration", "monitor_config"])
+check_ins = st.dictionaries(
+    st.one_of(names, check_in_names),
+    st.one_of(json_values, st.sampled_from(["ok", "in_progress", "nightly", "production", "0" * 32, UUID])),
+    max_size=6,
+)
+envelopes = st.tuples(
+    st.dictionaries(st.sampled_from(["event_id", "dsn", "sent_at"]), json_values, max_size=2),
+    st.lists(
+        st.tuples(
+            st.fixed_dictionaries(
+                {"type": st.sampled_from(["check_in", "event", 5])},
+                optional={"length": st.one_of(st.integers(-2, 400), json_values)},
+            ),
+            st.one_of(check_ins.map(orjson.dumps), st.binary(max_size=40)),
+        ),
+        max_size=3,
+    ),
+).map(lambda both: b"\n".join([orjson.dumps(both[0]), *(part for h, p in both[1] for part in (orjson.dumps(h), p))]))
+forms = st.lists(st.tuples(names, values), max_size=4).map(
+    lambda pairs: "&".join(f"{name}={value}" for name, value in pairs).encode("utf-8", "surrogatepass")
+)
+webhooks = st.fixed_dictionaries(
+    {
+        "groupKey": json_values,
+        "status": st.sampled_from(["firing", "resolved", 5]),
+        "alerts": st.just([]) | json_values,
+    },
+    optional={"receiver": json_values, "commonLabels": json_values},
+).map(orjson.dumps)
+plain_bodies = st.one_of(
+    st.just(b""),
+    st.binary(max_size=60),
+    json_values.map(orjson.dumps),
+    check_ins.map(orjson.dumps),
+    envelopes,
+    forms,
+    webhooks,
+    st.binary(min_size=1, max_size=9).map(lambda part: part * 4_000),
+)
+packing: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, brotli.compress, lambda body: gzip.compress(body)[:-5]]
+bodies = st.tuples(plain_bodies, st.sampled_from(packing)).map(lambda both: both[1](both[0]))
+headers = st.dictionaries(
+    st.sampled_from(["content-type", "content-encoding", "authorization", "x-sentry-auth"]),
+    st.one_of(
+        st.sampled_from(
+            ["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"]
+        ),
+        st.sampled_from(["gzip", "br", "deflate", f"Bearer {PING_KEY}", f"Sentry sentry_key={PING_KEY}", "Basic eDp5"]),
+        anything,
+    ),
+    max_size=4,
+)
+requests = st.builds(Request, st.sampled_from(["GET", "HEAD", "POST", "PUT", "X"]), paths, queries, headers, bodies)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(requests)
+@example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "application/json"}, b'{"message":' + b"[" * 999))
+@example(Request("POST", f"/ping/{UUID}/fail", "", {}, b"\0" * 10_000))
+@example(Request("GET", "/api/v1/endpoints//external", "success=true", {"authorization": "Bearer x"}, b""))
+def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> None:
+    dialect = find(request.path, request.query, "snitch")
+    if dialect is None:
+        return
+    result = dialect.read(request)
+    for reading in _readings(result):
+        _is_storable(reading.ping)
+        _is_addressed(reading.address, request, dialect)
+    if isinstance(result, Refusal):
+        assert 400 <= result.status < 500
+        assert dialect.answer(result, request).status == result.status
+    for outcome in OUTCOMES:
+        _is_an_answer(dialect.answer(outcome, request))
+        assert (dialect.answer(outcome, request).status == 503) == (
+            outcome.kind == "unavailable" or (outcome.kind == "full" and dialect is sentry)
+        )
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.one_of(names, st.text(max_size=5)), json_values, max_size=6))
+def test_any_parameters_are_a_ping_or_refused(fields: dict[str, Any]) -> None:
+    result = read_fields(fields)
+    if isinstance(result, Refusal):
+        assert result.status == 400
+    else:
+        _is_storable(result)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, st.sampled_from(DIALECTS))
+def test_a_dialect_is_total_on_paths_that_are_not_its_own(request: Request, dialect: Dialect) -> None:
+    for reading in _readings(dialect.read(request)):
+        _is_storable(reading.ping)
+
+
+def test_an_unknown_key_gets_the_same_answer_whatever_it_resembles() -> None:
+    for path in ("/api/v1/heartbeat/{}", "/ping/{}", "/ping/{}/nightly", "/p/{}/nightly", "/api/push/{}"):
+        answers = set()
+        for key in (UUID, UUID[:-1] + "2", "x", PING_KEY):
+            request = Request("GET", path.format(key), "", {}, b"")
+            dialect = find(request.path, request.query)
+            assert dialect is not None
+            answers.add(dialect.answer(Outcome("unknown"), request))
+        assert len(answers) == 1
+
+
+def _readings(result: Reading | list[Reading] | Refusal) -> Iterator[Reading]:
+    if isinstance(result, Reading):
+        yield result
+    elif isinstance(result, list):
+        yield from result
+
+
+def _is_storable(ping: Ping) -> None:
+    assert ping.signal in SIGNALS
+    for text, chars_max in ((ping.run, RUN_CHARS_MAX), (ping.stage, STAGE_CHARS_MAX), (ping.task, TASK_CHARS_MAX)):
+        if text is not None:
+            assert 0 < len(text) <= chars_max
+            assert "\0" not in text
+            text.encode()
+    if ping.message is not None:
+        assert ping.message
+        assert "\0" not in ping.message
+        assert len(ping.message.encode()) <= STORED_BYTES_MAX
+    for count, count_max in ((ping.done, COUNT_MAX), (ping.total, COUNT_MAX), (ping.exit_code, 255)):
+        assert count is None or (type(count) is int and 0 <= count <= count_max)
+    assert ping.duration is None or (type(ping.duration) is float and 0 <= ping.duration <= DURATION_MAX / SECOND)
+
+
+def _is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
+    """The key, or ping key and slug, stand in the request where this dialect keeps them."""
+    segments = [unquote(part) for part in request.path.split("/")]
+    if isinstance(address, Key):
+        assert address.key in segments
+        return
+    if address.create:
+        assert is_slug(address.slug)
+    if dialect.name in ("sentry", "gatus"):
+        sent = [*request.headers.values(), request.path, unquote(request.query), request.body.decode("latin-1")]
+        assert any(address.ping_key in text for text in sent) or "basic" in request.headers["authorization"].lower()
+    else:
+        assert address.ping_key in segments
+    if dialect.name == "sentry":
+        return  # its slugs are in the body
+    slugs = {slug_of(part) or part for part in segments} | {part.lstrip("_") for part in segments} | set(segments)
+    assert address.slug in slugs or address.slug.rpartition(".")[0] in slugs or address.like in slugs
+
+
+def _is_an_answer(answer: Answer) -> None:
+    assert 200 <= answer.status < 600
+    for name, value in (*answer.headers, ("content-type", answer.content_type)):
+        assert "\r" not in name + value
+        assert "\n" not in name + value
