@@ -1,6 +1,7 @@
 """Fixtures: a Postgres cluster for each test process, and a fresh database in it for each test that asks for one."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
@@ -8,6 +9,32 @@ import pytest
 
 from server.store.pool import connect
 from tests import harness
+
+_BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--within 45`: what `make quick` asks for."""
+    parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under `--within` the tests that need nothing come first, then those with a database, then those with a server."""
+    if config.getoption("--within") is not None:
+        items.sort(key=_cost)
+
+
+def _cost(item: pytest.Item) -> int:
+    if hasattr(getattr(item, "module", None), "Server"):
+        return 2
+    return int("postgres" in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Under `--within` no test begins after that."""
+    within = item.config.getoption("--within")
+    if within is not None and time.monotonic() - _BEGAN > within:
+        pytest.skip("no time left; `make test` runs it")
 
 
 def _running(postgres: harness.Postgres) -> Iterator[harness.Postgres]:

@@ -1,0 +1,55 @@
+# `make` alone says what there is. Everything lives in .venv; nothing is installed outside it but Debian packages for
+# the tests, and those only as root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test quick check bench clean
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(VENV)/installed ## Start the server on http://localhost:8080, with its data in .offbeat (ARGS="--port 9000" for flags).
+	@$(BIN)/python -m server serve $(ARGS)
+
+install: $(VENV)/installed ## Make .venv with the server in it.
+
+test: $(VENV)/installed-for-tests ## Run all tests; as root on Debian it first installs the programs that they use.
+	@.ci/packages
+	@$(PYTEST) $(ARGS)
+
+quick: $(VENV)/installed-for-tests ## Run as many tests as a minute allows, the cheap ones first.
+	@$(PYTEST) --quiet -r fE -m "not slow" --within 45 $(ARGS)
+
+check: $(VENV)/installed-for-tests ## Format, lint and types.
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove .venv and what tools leave behind; the data in .offbeat stays.
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Offbeat needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/python-venv "$(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
+	@echo "installing (only the first time) ..."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/made pyproject.toml constraints.txt
+	@echo "installing what the tests need (only the first time) ..."
+	@$(PIP_INSTALL) --editable ".[test]"
+	@touch $(VENV)/installed $@
