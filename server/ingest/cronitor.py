@@ -48,6 +48,12 @@ _STATES: Final[dict[str, Signal]] = {
     "ok": "success",
     "tick": "success",
 }
+# What most pings say: the state alone.
+_BY_QUERY: Final[dict[str, Ping]] = {
+    "": _PLAIN["success"],
+    **{f"state={state}": _PLAIN[signal] for state, signal in _STATES.items()},
+}
+_WRONG_SLUG = Refusal(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
 
 
 def speaks(rest: str, query: str) -> bool:
@@ -64,9 +70,26 @@ def read(request: Request) -> Reading | Refusal:
     monitor = monitor.removesuffix("/")
     if not api_key or not monitor or "/" in monitor:
         return Refusal(404, "not found")
+    slug = slug_of(decode(monitor))
+    if slug is None:
+        return _WRONG_SLUG
+    ping = _BY_QUERY.get(request.query)
+    if ping is not None:
+        return Reading(Slug(decode(api_key), slug, create=True), ping, named=request.query != "")
+    return _with_parameters(decode(api_key), slug, request.query)
+
+
+def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+    """200 `OK`, or the reason."""
+    if isinstance(outcome, Refusal) and outcome.status == 405:
+        return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
+    return answers.text(outcome, "not found")
+
+
+def _with_parameters(api_key: str, slug: str, query: str) -> Reading | Refusal:
     values: dict[str, str] = {}
     metrics: list[str] = []
-    for parameter, value in read_pairs(request.query):
+    for parameter, value in read_pairs(query):
         if parameter == "metric":
             metrics.append(value)
         else:
@@ -78,28 +101,14 @@ def read(request: Request) -> Reading | Refusal:
     run = values.get("series") or None
     if run is not None and (len(run) > RUN_CHARS_MAX or "\0" in run):
         return Refusal(400, f"series must be at most {RUN_CHARS_MAX} characters without NUL")
-    slug = slug_of(decode(monitor))
-    address = _address(decode(api_key), slug, values.get("env")) if slug is not None else None
-    if address is None:
-        return Refusal(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
+    there = slug_in(slug, values.get("env"))
+    if there is None:
+        return _WRONG_SLUG
     said = _details(values, metrics)
     if run is not None:
         said["run"] = run
+    address = Slug(api_key, there, create=True, like=None if there == slug else slug)
     return Reading(address, _PLAIN[signal]._replace(**said) if said else _PLAIN[signal], named=bool(state))
-
-
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
-    """200 `OK`, or the reason."""
-    if isinstance(outcome, Refusal) and outcome.status == 405:
-        return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
-    return answers.text(outcome, "not found")
-
-
-def _address(api_key: str, slug: str, environment: str | None) -> Slug | None:
-    there = slug_in(slug, environment)
-    if there is None:
-        return None
-    return Slug(api_key, there, create=True, like=None if there == slug else slug)
 
 
 def _details(values: dict[str, str], metrics: list[str]) -> dict[str, Any]:
