@@ -279,7 +279,9 @@ class Writer(Service):
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""
         self._answered_s = self._moved_s = monotonic()
-        self._failures = 0
+        if self._failures:
+            log.info("Postgres is back", pings_pending=self.backlog.pings)
+            self._failures = 0
         if not (self.backlog.accepting or self._stopping) and self._registered.is_set():
             self.backlog.reopen()
 
@@ -296,7 +298,8 @@ class Writer(Service):
         return random.uniform(longest_s / 2, longest_s) if self._failures > 1 else 0.0
 
     def _lose_connection(self, error: OffbeatError) -> None:
-        log.warning("Postgres is away", error=str(error), pings_pending=self.backlog.pings)
+        say = log.debug if self._failures else log.warning
+        say("Postgres is away", error=str(error), pings_pending=self.backlog.pings)
         if self._log is not None:
             head = self.backlog.head()
             if head is not None and head.doubtful and self._doubtful is None:

@@ -160,14 +160,15 @@ class LogConnection:
 
 def _verdict(error: asyncpg.PostgresError) -> OffbeatError:
     """What an error of Postgres means for the batch."""
-    code, text = error.sqlstate or "", describe(error)
+    # Without its detail, which shows the row: what a client sent does not belong into our log lines.
+    code, text = error.sqlstate or "", str(error.args[0])
     if code == _FENCED:
         return Fenced(text)
     if code == "23505":
         return AlreadyInLog(text)
-    # Data exceptions, a null, a limit of the program: the row is to blame. A missing partition is a check violation
-    # too (23514), but of no constraint; that and all else will be otherwise later, or must be seen to by somebody.
-    if code.startswith(("22", "54")) or code == "23502":
+    # Data exceptions, a limit of the program, a null, a constraint: the row is to blame. A missing partition is a
+    # check violation of no constraint. That, and all else, will be otherwise later, or must be seen to by somebody.
+    if code.startswith(("22", "54")) or code == "23502" or (code == "23514" and error.constraint_name):
         return RowRefused(text)
     return DatabaseAway(f"Postgres: {text}")
 

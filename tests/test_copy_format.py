@@ -1,0 +1,110 @@
+"""What our own encoder writes is what Postgres reads: every column, every kind of value."""
+
+import ipaddress
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.clock import to_micros
+from server.engine.ping import COUNT_MAX, PLAIN, SIGNALS, Entry, Ping
+from server.errors import RowRefused
+from server.store.copy_format import COLUMNS
+from server.store.log import LogConnection
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
+PINGS = st.one_of(
+    st.sampled_from(list(PLAIN.values())),
+    st.builds(
+        Ping,
+        signal=st.sampled_from(SIGNALS),
+        run=st.none() | TEXT,
+        stage=st.none() | TEXT,
+        task=st.none() | TEXT,
+        done=st.none() | st.integers(0, COUNT_MAX),
+        total=st.none() | st.integers(0, COUNT_MAX),
+        exit_code=st.none() | st.integers(0, 255),
+        duration=st.none() | st.floats(allow_nan=False),
+        message=st.none() | TEXT,
+        dialect=st.none() | st.sampled_from(["healthchecks", "sentry"]),
+    ),
+)
+SOURCES = st.none() | st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+
+
+@pytest.fixture
+async def log(database_url):
+    connection = await LogConnection.open(database_url, timeout_s=5)
+    yield connection
+    connection.terminate()
+
+
+async def columns_of(database: asyncpg.Connection) -> list[str]:
+    rows = await database.fetch(
+        "select attname from pg_attribute where attrelid = 'pings'::regclass and attnum > 0 order by attnum"
+    )
+    return [row["attname"] for row in rows]
+
+
+async def test_the_columns_are_those_of_the_schema(database):
+    assert list(COLUMNS) == await columns_of(database)
+
+
+async def test_every_kind_of_value_comes_back(database, log):
+    writer, started_at = await log.register("node", None)
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(st.tuples(PINGS, SOURCES, st.integers(1, 2**31 - 1)), min_size=1, max_size=20))
+    def examples(batch):
+        batches.append(batch)
+
+    batches: list[list[tuple[Ping, bytes | None, int]]] = []
+    examples()
+    entries: list[Entry] = []
+    for batch in batches:
+        rows = [
+            Entry(started_at + len(entries) + i, writer, len(entries) + i, monitor_id, 2**31 - monitor_id, source, ping)
+            for i, (ping, source, monitor_id) in enumerate(batch, 1)
+        ]
+        await log.copy(rows)
+        entries += rows
+    stored = await database.fetch("select * from pings order by seq")
+    assert len(stored) == len(entries)
+    for entry, row in zip(entries, stored, strict=True):
+        ping = entry.ping
+        assert (to_micros(row["at"]), row["writer"], row["seq"]) == (entry.at, entry.writer, entry.seq)
+        assert (row["monitor_id"], row["project_id"]) == (entry.monitor_id, entry.project_id)
+        assert row["source"] == (None if entry.source is None else ipaddress.ip_address(entry.source))
+        for field in ("signal", "done", "total", "exit_code", "duration", "dialect"):
+            assert row[field] == getattr(ping, field)
+        for field in ("run", "stage", "task", "message"):
+            said = getattr(ping, field)
+            assert row[field] == (None if said is None else said.replace("\0", "\ufffd"))
+
+
+async def test_what_postgres_cannot_hold_is_made_storable(database, log):
+    writer, at = await log.register("node", None)
+    texts = ["a\0b", "\ud800", "x\udfff\ud800y", "\ud83d\ude00", "ok \U0001f600 ü"]
+    await log.copy([Entry(at + i, writer, i, 1, 1, None, Ping(message=text)) for i, text in enumerate(texts, 1)])
+    stored = [row["message"] for row in await database.fetch("select message from pings order by seq")]
+    assert stored == ["a\ufffdb", "\ufffd", "x\ufffd\ufffdy", "\U0001f600", "ok \U0001f600 ü"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        (Entry(1, 1, 1, 2**31, 1, None, PLAIN["start"]), "monitor id"),
+        (Entry(1, 1, 1, 1, 1, b"12345", PLAIN["start"]), "source"),
+        (Entry(1, 1, 1, 1, 1, None, Ping(done=2**63)), "count"),
+        (Entry(1, 1, 1, 1, 1, None, Ping(signal="sing")), "signal"),  # type: ignore[arg-type]
+        (Entry(1, 1, 1, 1, 1, None, Ping(run=b"bytes")), "type"),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent(database, log, entry, why):
+    writer, at = await log.register("node", None)
+    good = Entry(at + 1, writer, 1, 1, 1, None, PLAIN["success"])
+    with pytest.raises(RowRefused):
+        await log.copy([good, entry._replace(at=at + 2, writer=writer, seq=2)])
+    await log.copy([good])  # the connection is as good as before
+    assert await database.fetchval("select count(*) from pings") == 1
