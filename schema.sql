@@ -53,6 +53,8 @@ create table monitors (
 );
 -- The few that refer to others: who depends on whom is asked at every change and deletion.
 create index monitors_linked on monitors (project_id) where definition ?| array['depends_on', 'after'];
+-- And the few whose open incidents are to be told of again and again.
+create index monitors_reminded on monitors (id) where definition ? 'remind_every';
 
 -- Every monitor has one main UUID key; more can be added, also ones brought from another service,
 -- and a key may be bound to a signal and a stage. Plain text, since the ping address must be shown again.
