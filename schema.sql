@@ -215,7 +215,7 @@ create table checkpoint (
   one          boolean primary key default true check (one),
   at           timestamptz not null,         -- every state includes all inputs up to here, or is newer
   applied_rev  bigint not null,              -- the last change applied
-  deaf_id      bigint not null default 0     -- the last deaf interval applied
+  cursors      jsonb not null default '{}'   -- writer -> the last seq applied
 );
 
 -- The engine's state of a monitor, written together with what was decided; (at, writer, seq) is the last input in it.

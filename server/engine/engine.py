@@ -14,7 +14,7 @@ from server.engine.desk import Desk
 from server.engine.effects import Decision
 from server.engine.expectation import due_after
 from server.engine.hearing import REPEAT_MAX, close_run, hear
-from server.engine.incidents import clear, resolve
+from server.engine.incidents import clear, record, resolve
 from server.engine.judging import judge
 from server.engine.monitor import Definition
 from server.engine.ping import AFTER_ALL, Entry, Micros
@@ -125,6 +125,7 @@ class Engine:
         *,
         paused: bool = False,
         snoozed_until: Micros = 0,
+        rev: int = 0,
         at: Micros,
     ) -> None:
         """A monitor is made or changed, as of `at`, up to which everything was applied.
@@ -146,6 +147,7 @@ class Engine:
             self._enter(m)
             if old != definition:
                 self._redefine(m, old)
+        m.rev = max(m.rev, rev)
         was_muted = m.snoozed_until > desk.now
         m.snoozed_until = snoozed_until
         if was_muted and snoozed_until <= desk.now and m.incident is not None and not m.incident.announced:
@@ -174,11 +176,15 @@ class Engine:
         desk.gone[monitor_id] = m
         desk.open_for(m)
 
-    def settle_by_hand(self, monitor_id: int, at: Micros) -> None:
-        """Somebody says that the trouble is over."""
+    def settle_by_hand(self, monitor_id: int, rev: int, at: Micros) -> None:
+        """Somebody says that the trouble is over; `rev` is that change."""
         desk = self.desk
         desk.now = max(desk.now, at)
-        if (m := desk.monitors.get(monitor_id)) is not None and m.incident is not None:
+        if (m := desk.monitors.get(monitor_id)) is None:
+            return
+        m.rev = max(m.rev, rev)
+        desk.open_for(m)
+        if m.incident is not None:
             m.streak = 0
             m.not_before = desk.now + desk.breather(m)
             resolve(desk, m)
@@ -205,6 +211,12 @@ class Engine:
             if m.armed:
                 entries.append((m.armed, m.id))
         desk.deadlines.load(entries)
+
+    def restate_incident(self, monitor_id: int) -> None:
+        """Write the open incident of this monitor again."""
+        m = self.desk.monitors[monitor_id]
+        if m.incident is not None:
+            record(self.desk, m, m.incident)
 
     def take(self, subjects_max: int) -> list[Decision]:
         """What was decided, for up to so many monitors, each with the state that followed."""

@@ -16,6 +16,7 @@ from server.engine.state import Cause, CauseKey, Monitor
 
 REPEAT_MAX: Micros = 10 * SECOND  # the same signal from the same address within this is a retry
 _RESUMING_DIALECTS = ("healthchecks", "snitch")  # their services end a pause with the next ping
+_RESTARTING_DIALECTS = ("sentry",)  # a further start of an open run asks for another `max_runtime`
 
 
 def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
@@ -97,6 +98,8 @@ def _hear_start(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> None:
         if run.implicit:  # its stages were heard before its start
             run.implicit = False
             desk.record_run(m, run)
+        elif ping.dialect in _RESTARTING_DIALECTS:
+            run.restarted_at = desk.now
         run.hear(desk.now, ping)
         desk.arm_run(m, run)
         return

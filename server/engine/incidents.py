@@ -38,7 +38,7 @@ def blame(desk: Desk, m: Monitor, cause: Cause, counts: bool = True) -> None:
             cause.opened_at = known.opened_at
         incident.causes[cause.key] = cause
     desk.restate(m)
-    _record(desk, m, incident)
+    record(desk, m, incident)
     if incident.announce_at == desk.now:
         announce(desk, m)
     elif incident.announced:
@@ -58,7 +58,7 @@ def clear(desk: Desk, m: Monitor, which: Callable[[CauseKey], bool]) -> None:
         return
     for key in over:
         del incident.causes[key]
-    _record(desk, m, incident)
+    record(desk, m, incident)
 
 
 def resolve(desk: Desk, m: Monitor, quietly: bool = False) -> None:
@@ -87,13 +87,13 @@ def announce(desk: Desk, m: Monitor) -> None:
         return
     if (up := _upstream_in_trouble(desk, m)) is not None:
         incident.suppressed_by = up.id
-        _record(desk, m, incident)
+        record(desk, m, incident)
         return
     incident.announced = True
     incident.told_rank = RANKS[incident.worst.kind]
     incident.told_runs = {cause.number for cause in incident.causes.values() if cause.number}
     _alert(desk, m, incident, "opened", _worst_first(incident))
-    _record(desk, m, incident)
+    record(desk, m, incident)
 
 
 def muted_until(m: Monitor, now: Micros) -> Micros | None:
@@ -114,7 +114,7 @@ def release_dependents(desk: Desk, up: Monitor) -> None:
             if down.incident is not None and down.incident.suppressed_by == up.id:
                 down.incident.suppressed_by = None
                 down.incident.announce_at = desk.now + desk.breather(down)
-                _record(desk, down, down.incident)
+                record(desk, down, down.incident)
                 desk.arm(down)
 
 
@@ -151,7 +151,8 @@ def _worst_first(incident: Incident) -> list[Cause]:
     return sorted(incident.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
 
-def _record(desk: Desk, m: Monitor, incident: Incident) -> None:
+def record(desk: Desk, m: Monitor, incident: Incident) -> None:
+    """The row of an open incident is to be written."""
     desk.record_incident(m, incident, None, _worst_first(incident))
 
 

@@ -90,6 +90,7 @@ class Run:
         "message",
         "number",
         "reason",
+        "restarted_at",
         "run",
         "stages",
         "started_at",
@@ -101,6 +102,7 @@ class Run:
     def __init__(self, number: int, run: str | None, started_at: Micros, last_at: Micros) -> None:
         self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
         self.armed: Micros = 0  # its entry in the heap of its monitor
+        self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
         self.implicit = False  # its start was never said; the first sign of it was something else
         self.finished_at: Micros = 0
         self.verdict: str | None = None
@@ -171,7 +173,7 @@ class Run:
         """Every limit that watches this run now and was not judged yet."""
         broken = self.broken
         if definition.max_runtime is not None and self.started_at and ("runtime", "") not in broken:
-            yield Limit("runtime", self.started_at, definition.max_runtime)
+            yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
         if definition.quiet_for is not None and ("quiet", "") not in broken:
             yield Limit("quiet", self.last_at, definition.quiet_for)
         if definition.stall_for is not None and self.counted_at and ("stalled", "") not in broken:
@@ -288,6 +290,8 @@ class Run:
             state["b"] = sorted(self.broken)
         if self.implicit:
             state["i"] = True
+        if self.restarted_at:
+            state["a"] = self.restarted_at
         if self.verdict is not None:  # hung, and still open
             state["v"] = [self.verdict, self.reason]
         return state
@@ -307,6 +311,7 @@ class Run:
             run.first_count = tuple(first) if first else None
         run.broken = {(kind, stage) for kind, stage in state.get("b", [])}
         run.implicit = state.get("i", False)
+        run.restarted_at = state.get("a", 0)
         run.verdict, run.reason = state.get("v", (None, None))
         return run
 

@@ -144,6 +144,7 @@ class Monitor:
         "plain",
         "project_id",
         "recent",
+        "rev",
         "runs",
         "saved_at",
         "seq",
@@ -163,6 +164,7 @@ class Monitor:
         self.created_at = created_at
         self.at, self.writer, self.seq = START  # the last input in this state
         self.saved_at: Micros = 0  # the `at` that the stored row has
+        self.rev = 0  # the last change in this state
         self.paused = False
         self.snoozed_until: Micros = 0
         self.status = "new"
@@ -238,6 +240,7 @@ class Monitor:
 
 
 _SCALARS = (
+    "rev",
     "heard_at",
     "due",
     "not_before",

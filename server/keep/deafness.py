@@ -1,0 +1,58 @@
+"""Decides deaf time: each interval once, on record, and handed to the engine before anything after it is judged.
+
+Pings may have been sent and could not be heard while a writer refused them, from the last word of a writer that died to
+its fencing, and while there was no writer at all.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from server.engine.ping import SECOND, Micros
+from server.store import keeping
+from server.store.keeping import Deaf, WriterSeen
+from server.store.lease import Held, held_by
+from server.store.pool import Connection
+
+log = structlog.get_logger("deaf")
+
+
+class Deafness:
+    """What was decided so far."""
+
+    def __init__(self, writer_silent_max_s: float) -> None:
+        self._silent_max_s = writer_silent_max_s
+        self._refusal_id = 0
+        self._newest_writer = 0
+        self.seconds = 0.0  # decided by this keeper
+        self.pings = 0
+
+    async def begin(self, connection: Connection, at: Micros) -> list[Deaf]:
+        """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
+        self._refusal_id = await keeping.refusals_applied(connection)
+        self._newest_writer = await keeping.last_writer(connection, at)
+        return await keeping.deaf_known(connection)
+
+    async def decide(
+        self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
+    ) -> list[Deaf]:
+        """New deaf time, as far as it is known by `now`. Raises LeaseLost, DatabaseAway."""
+        new = [writer for writer in writers if writer.id > self._newest_writer]
+        silent = [writer for writer in writers if not writer.fenced and writer.silent_s > self._silent_max_s]
+        if not new and not silent and refusal_id <= self._refusal_id:
+            return []
+        found: list[Deaf | None] = []
+        async with held_by(connection, held):
+            found += [await keeping.deaf_before_writer(connection, writer.id, now) for writer in new]
+            for writer in silent:
+                log.warning("a silent writer is fenced", writer=writer.id, silent_s=round(writer.silent_s, 1))
+                found.append(await keeping.fence(connection, writer.id, self._silent_max_s, now))
+            if refusal_id > self._refusal_id:
+                found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
+        self._newest_writer = max([self._newest_writer, *(writer.id for writer in new)])
+        self._refusal_id = max(self._refusal_id, refusal_id)
+        decided = [each for each in found if each is not None]
+        for each in decided:
+            self.seconds += (each.ended_at - each.started_at) / SECOND
+            self.pings += each.pings
+        return decided

@@ -1,0 +1,379 @@
+"""The keeper: the one process that judges. It follows the log, runs the engine and records what it decides.
+
+    lease ─→ load ─→ ┌ collect ─→ deaf time ─→ changes ─→ apply, judge ─→ write ┐ ─→ (stop) checkpoint, release
+      ↑              └──────────────────────────────────────────────────────────┘
+      └─ LeaseLost: forget everything that was not written
+
+One loop, so that there is one order. Everything it does to the event loop comes in slices of some milliseconds, because
+pings are taken on the same loop; what it cannot keep up with waits in the log, and never on the way of a ping.
+"""
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator, Sequence
+
+import structlog
+
+from server.clock import LogClock, monotonic
+from server.engine.effects import Alert, Decision
+from server.engine.engine import Engine
+from server.engine.monitor import load_definition
+from server.engine.ping import SECOND, Entry, Micros
+from server.errors import DatabaseAway, LeaseLost
+from server.keep.deafness import Deafness
+from server.keep.lease import Lease
+from server.keep.order import Order
+from server.keep.upkeep import Upkeep
+from server.metrics import Metrics
+from server.service import Service
+from server.settings import Settings
+from server.store import decisions, keeping
+from server.store.keeping import ChangeSeen, Checkpoint
+from server.store.lease import held_by
+from server.store.pool import Connection, connect
+
+SLICE = 500  # entries and judgements between two turns of the event loop, about 2 ms
+SUBJECTS_MAX = 500  # monitors in one transaction
+UNDECIDED_MAX = 5_000  # monitors; beyond, judging waits for writing
+CYCLE_S = 0.02  # at least so long between two cycles: a cycle costs a round trip
+IDLE_S = 0.5  # at most so long; also how soon a change is met
+FOLLOW_S = 0.05  # the same, when others write too
+CHECKPOINT_ENTRIES = 2_000_000
+CHECKPOINT_S = 300.0
+DEAF_WORTH_TELLING_S = 10.0  # shorter deaf times are on record, and wake nobody
+
+log = structlog.get_logger("keeper")
+
+
+class Keeper(Service):
+    """Judges, while it holds the lease. `on_decided` is called after each commit of decisions that hold alerts."""
+
+    name = "keeper"
+
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        clock: LogClock,
+        metrics: Metrics,
+        *,
+        holder: str,
+        node: str,
+        on_decided: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
+        self._on_decided = on_decided
+        self.lease = Lease(url, settings, holder, node)
+        self.order = Order()
+        self.engine = Engine()
+        self.deafness = Deafness(settings.writer_silent_max)
+        self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at)
+        self.judging = False
+        self.mismatches = 0
+        self.checkpoint_at: Micros = 0
+        self._connection: Connection | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._applied_rev = 0
+        self._channels: dict[int, list[keeping.ChannelSeen]] = {}
+        self._projects: dict[int, str] = {}
+        self._pending: list[Decision] = []  # taken from the engine, not known to be written
+        self._checkpointing: tuple[Checkpoint, Iterator[int]] | None = None
+        self._entries_since_checkpoint = 0
+        self._checkpoint_s = monotonic()
+
+    # ---------------------------------------------------------------- what others call
+
+    def feed(self, writer: int, entries: list[Entry], through: Micros) -> None:
+        """The writer in this process has committed these, and everything it accepted up to `through`."""
+        self.order.feed(writer, entries, through)
+        self._wake.set()
+
+    def changed(self) -> None:
+        """A definition was changed in this process."""
+        self._wake.set()
+
+    @property
+    def next_deadline(self) -> Micros | None:
+        """When the next monitor is to be looked at; None while somebody else judges."""
+        return self.engine.next_deadline if self.judging else None
+
+    async def start(self) -> None:
+        """Begin to try for the lease."""
+        self.spawn(self._run(), "judge")
+
+    async def stop(self) -> None:
+        """Write what was decided, checkpoint, give up the lease."""
+        self._stopping = True
+        self._wake.set()
+        if self.judging:
+            try:
+                async with asyncio.timeout(self._settings.stop_timeout / 2):
+                    await self._ended.wait()
+            except TimeoutError:
+                log.warning("stopped before the checkpoint was complete")
+        await self.cancel_tasks()
+        await self.lease.release()
+        self._drop_connection()
+
+    # ---------------------------------------------------------------- the loop
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            await self.lease.take()
+            aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.upkeep.run(), "upkeep")]
+            try:
+                await self._load()
+                await self._judge()
+                self._ended.set()
+            except LeaseLost as error:
+                log.warning("is no longer the keeper", why=str(error))
+            finally:
+                self.judging = False
+                self.order.following = False
+                for aide in aides:
+                    aide.cancel()
+        await asyncio.Event().wait()  # until it is cancelled: for a Service an end by itself would be a failure
+
+    async def _load(self) -> None:
+        """Everything from Postgres, as the last keeper left it."""
+        while True:
+            self.lease.check()
+            try:
+                await self._load_once()
+                return
+            except DatabaseAway as error:
+                log.warning("cannot load yet", error=str(error))
+                self._drop_connection()
+                await asyncio.sleep(0.5)
+
+    async def _load_once(self) -> None:
+        started_s = monotonic()
+        connection = await self._connected()
+        await self._database_time(connection)
+        self.engine, self._pending, self._checkpointing = Engine(), [], None
+        checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
+        self._applied_rev, self.checkpoint_at = checkpoint.applied_rev, checkpoint.at
+        unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
+        self.order.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
+        await self._load_channels()
+        for deaf in await self.deafness.begin(connection, checkpoint.at):
+            self.engine.deafness(deaf.started_at, deaf.ended_at)
+        stateless = []
+        async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev):
+            for m, has_state in loaded:
+                if has_state:
+                    self.engine.load(m)
+                else:
+                    stateless.append(m)
+            await asyncio.sleep(0)
+        self.engine.loaded(checkpoint.at)
+        begin = checkpoint.at or await self._database_time(connection)
+        for m in stateless:
+            self.engine.put(m.id, m.project_id, m.slug, m.definition, paused=m.paused, at=begin)
+        await self._compare_incidents(connection)
+        # A full collection over a million monitors holds the loop for a quarter of a second; these never go away.
+        gc.collect()
+        gc.freeze()
+        self.judging = True
+        log.info("loaded", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
+
+    async def _database_time(self, connection: Connection) -> Micros:
+        """Also for a process without a writer, whose clock nobody else keeps true."""
+        before = self._clock.local()
+        now = await keeping.now(connection)
+        if not self._clock.ready:
+            self._clock.sample(before, now, self._clock.local())
+        return now
+
+    async def _compare_incidents(self, connection: Connection) -> None:
+        """What is open in SQL must be what is open here; a difference is a bug, repaired and counted."""
+        ours = {m.id: m.incident.number for m in self.engine.monitors.values() if m.incident is not None}
+        theirs = await keeping.open_incidents(connection)
+        for monitor_id, number in theirs.items():
+            if ours.get(monitor_id) != number:
+                self.mismatches += 1
+                log.error("an incident is open in SQL and not in the engine", monitor_id=monitor_id, incident=number)
+                at = max(self.checkpoint_at, 1)
+                await decisions.close_incident(connection, self.lease.check(), monitor_id, number, at)
+        for monitor_id in ours.keys() - theirs.keys():
+            self.mismatches += 1
+            log.error("an incident is open in the engine and not in SQL", monitor_id=monitor_id)
+            self.engine.restate_incident(monitor_id)
+
+    async def _judge(self) -> None:
+        last_s = 0.0
+        while True:
+            self.lease.check()
+            stopping = self._stopping
+            try:
+                await self._cycle()
+                await self._checkpoint_slice(whole=stopping)
+            except DatabaseAway as error:
+                log.warning("cannot judge now", error=str(error))
+                self._drop_connection()
+                await asyncio.sleep(0.25)
+            if stopping:
+                return
+            await asyncio.sleep(max(0.0, CYCLE_S - (monotonic() - last_s)))
+            await self._wait(FOLLOW_S if self.order.others else IDLE_S)
+            last_s = monotonic()
+
+    async def _wait(self, at_most_s: float) -> None:
+        timer = asyncio.get_running_loop().call_later(at_most_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+        self._wake.clear()
+
+    async def _cycle(self) -> None:
+        connection = await self._connected()
+        await self._write()  # what a lost connection has left
+        rev, refusal_id = await keeping.news(connection)
+        entries, writers = await self.order.collect(connection)
+        now = self.order.watermark
+        for deaf in await self.deafness.decide(connection, self.lease.check(), writers, refusal_id, now):
+            self.engine.deafness(deaf.started_at, deaf.ended_at)
+            await self._tell_deaf(deaf)
+        await self._apply(entries)
+        while not self.engine.advance(now, SLICE):
+            await self._breathe()
+        if rev > self._applied_rev:
+            await self._apply_changes(now)
+        await self._write()
+        self._entries_since_checkpoint += len(entries)
+
+    async def _apply(self, entries: Sequence[Entry]) -> None:
+        index = 0
+        while index < len(entries):
+            index = self.engine.apply(entries, index, SLICE)
+            if index < len(entries):
+                entry = entries[index]
+                if entry.monitor_id not in self.engine.monitors:
+                    # It was made a moment ago: its ping has overtaken its definition.
+                    await self._apply_changes(entry.at - 1)
+                    if entry.monitor_id not in self.engine.monitors:
+                        self.engine.ignore(entry.monitor_id)
+                await self._breathe()
+
+    async def _breathe(self) -> None:
+        """Let pings pass; and let judging wait where writing cannot keep up."""
+        await asyncio.sleep(0)
+        if self.engine.undecided > UNDECIDED_MAX:
+            await self._write()
+
+    # ---------------------------------------------------------------- changes
+
+    async def _apply_changes(self, at: Micros) -> None:
+        """Take in what was changed. Everything up to `at` was applied; from there on the new definition is in force."""
+        connection = await self._connected()
+        while found := await keeping.changes_since(connection, self._applied_rev):
+            for change in found:
+                self._apply_change(change, at)
+                self._applied_rev = change.rev
+            if any(change.kind in ("channel", "project") for change in found):
+                await self._load_channels()
+            await self._breathe()
+
+    def _apply_change(self, change: ChangeSeen, at: Micros) -> None:
+        if change.monitor_id is None:
+            return
+        known = self.engine.monitors.get(change.monitor_id)
+        if known is not None and known.rev >= change.rev:
+            return  # its state knows it already
+        if change.kind == "resolve":
+            self.engine.settle_by_hand(change.monitor_id, change.rev, at)
+        elif change.kind in ("acknowledge", "comment"):
+            return  # of interest to people alone
+        elif change.after is None:
+            self.engine.remove(change.monitor_id, at)
+        else:
+            now = keeping.read_defined(change.after)
+            self.engine.put(
+                change.monitor_id,
+                change.project_id or 0,
+                now.slug,
+                load_definition(now.definition),
+                paused=now.paused,
+                snoozed_until=now.snoozed_until,
+                rev=change.rev,
+                at=at,
+            )
+
+    async def _load_channels(self) -> None:
+        connection = await self._connected()
+        self._projects = await keeping.projects(connection)
+        self._channels = {}
+        for channel in await keeping.channels(connection):
+            self._channels.setdefault(channel.project_id, []).append(channel)
+
+    def _channels_of(self, project_id: int, slugs: tuple[str, ...] | None) -> list[int]:
+        channels = self._channels.get(project_id, [])
+        if slugs is None:
+            return [channel.id for channel in channels if channel.is_default]
+        return [channel.id for channel in channels if channel.slug in slugs]
+
+    # ---------------------------------------------------------------- writing
+
+    async def _write(self) -> None:
+        """Everything undecided, whole subjects at a time; a transaction in doubt is written again, as it was."""
+        while self._pending or self.engine.undecided:
+            if not self._pending:
+                self._pending = self.engine.take(SUBJECTS_MAX)
+            await self._write_pending()
+
+    async def _write_pending(self) -> None:
+        connection = await self._connected()
+        held = self.lease.check()
+        await decisions.write(connection, held, self._pending, self._channels_of, self._projects)
+        alerts = [e for d in self._pending for e in d.effects if isinstance(e, Alert)]
+        self._pending = []
+        if alerts:
+            now = self._clock.now()
+            self._metrics.decided((now - alert.decided_at) / SECOND for alert in alerts if alert.kind != "resolved")
+            self._on_decided()
+
+    async def _checkpoint_slice(self, whole: bool) -> None:
+        """Bring stored states up to date, some at each cycle; when all are, a restart follows the log from here."""
+        if self._checkpointing is None:
+            due = monotonic() - self._checkpoint_s >= CHECKPOINT_S
+            if not (whole or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES or (due and self.engine.now)):
+                return
+            checkpoint = Checkpoint(self.order.watermark, self._applied_rev, dict(self.order.cursors))
+            self._checkpointing = checkpoint, self.engine.stale()
+            self._entries_since_checkpoint, self._checkpoint_s = 0, monotonic()
+        checkpoint, stale = self._checkpointing
+        while True:
+            taken = [d for _, id in zip(range(SUBJECTS_MAX), stale, strict=False) if (d := self.engine.snapshot(id))]
+            if not taken:
+                break
+            self._pending = taken
+            await self._write_pending()
+            if not whole:
+                return
+        await self._write()
+        connection = await self._connected()
+        async with held_by(connection, self.lease.check()):
+            await keeping.write_checkpoint(connection, checkpoint)
+        self.checkpoint_at, self._checkpointing = checkpoint.at, None
+
+    async def _tell_deaf(self, deaf: keeping.Deaf) -> None:
+        length_s = (deaf.ended_at - deaf.started_at) / SECOND
+        log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
+        if length_s >= DEAF_WORTH_TELLING_S:
+            await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
+
+    # ---------------------------------------------------------------- the connection
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = await connect(
+                self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat keeper"
+            )
+        return self._connection
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

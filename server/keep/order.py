@@ -1,0 +1,137 @@
+"""The one order: all entries of all writers by (at, writer, seq), up to the watermark.
+
+Entries of the writer in this process come from memory as they are committed (`feed`); those of all others are followed
+in the log by (writer, seq). The watermark is the smallest instant up to which every writer that is not fenced has
+committed everything: writers are read first and rows second, so nothing at or before it can still appear.
+"""
+
+from bisect import bisect_right
+from collections import deque
+
+from server.engine.ping import Entry, Micros
+from server.store import keeping
+from server.store.keeping import ENTRIES_MAX, WriterSeen
+from server.store.pool import Connection
+
+FED_ENTRIES_MAX = 200_000  # beyond, our own writer is followed in the log like any other, until we have caught up
+
+
+class Order:
+    """Where each writer was read up to, and what was fed and not yet taken."""
+
+    def __init__(self) -> None:
+        self.cursors: dict[int, int] = {}  # writer -> the last seq taken
+        self.watermark: Micros = 0
+        self.newest = 0  # the highest writer id met
+        self.others = False  # whether somebody else writes too
+        self.following = False  # only a keeper needs what is fed
+        self._own = 0  # the writer in this process
+        self._fed: deque[list[Entry]] = deque()
+        self._fed_entries = 0
+        self._fed_since: Micros = 0  # all that our writer committed after this was fed, and not dropped
+        self._fed_through: Micros = 0
+        self._from_memory = False  # all up to `_fed_since` was taken, so memory has all the rest
+        self._unfinished: set[int] = set()
+
+    def begin(self, at: Micros, cursors: dict[int, int], unfinished: list[int], newest: int) -> None:
+        """Follow from here."""
+        self.watermark, self.cursors = at, dict(cursors)
+        self._unfinished, self.newest = set(unfinished), newest
+        self.following = True
+        self._drop_fed()
+
+    def feed(self, writer: int, entries: list[Entry], through: Micros) -> None:
+        """Our own writer has committed these, and everything it accepted up to `through`."""
+        if writer != self._own:  # from its first entry on
+            self._own, self._fed_through = writer, 0
+            self._drop_fed()
+            self._from_memory = True
+        self._fed_through = through
+        if not self.following or self._fed_entries > FED_ENTRIES_MAX:
+            self._drop_fed()
+        elif entries:
+            self._fed.append(entries)
+            self._fed_entries += len(entries)
+
+    async def collect(self, connection: Connection) -> tuple[list[Entry], list[WriterSeen]]:
+        """The next entries in order, moving the watermark; and the writers as they were read. Raises DatabaseAway.
+
+        At most `ENTRIES_MAX` are read of a writer; the watermark then stops where the shortest read ended.
+        """
+        fed_through = self._fed_through  # before the others are read: who comes later, comes after this
+        own, memory = self._own, self._from_memory
+        seen = await keeping.writers(connection, list(self._unfinished), self.newest)
+        watermark = self._smallest(seen, fed_through)
+        if watermark is None or watermark <= self.watermark:
+            self._note(seen)
+            return [], seen
+        parts: list[list[Entry]] = []
+        for writer in seen:
+            cursor = self.cursors.get(writer.id, 0)
+            if writer.seq <= cursor or (writer.id == own and memory):
+                continue
+            read = await keeping.entries(connection, writer.id, cursor, self.watermark, watermark)
+            if len(read) >= ENTRIES_MAX:
+                watermark = min(watermark, read[-1].at)
+            parts.append(read)
+        if memory:
+            if not self._from_memory or own != self._own:
+                return [], seen  # dropped while we were reading: the log has it, next time
+            parts.extend(self._take_fed(watermark))
+        elif watermark >= self._fed_since:
+            self._from_memory = True
+        entries = self._merge(parts, watermark)
+        for entry in entries:
+            self.cursors[entry.writer] = entry.seq
+        self.watermark = watermark
+        self._note(seen)
+        return entries, seen
+
+    def _smallest(self, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
+        throughs = [
+            # Of our own writer we may know less than the database does: its entries are still on their way to us.
+            min(writer.accepted_through, fed_through) if writer.id == self._own else writer.accepted_through
+            for writer in seen
+            if not writer.fenced
+        ]
+        if throughs:
+            return min(throughs)
+        # Nobody writes: what the last ones have left behind can be read to its end.
+        return max((writer.accepted_through for writer in seen), default=None)
+
+    def _note(self, seen: list[WriterSeen]) -> None:
+        live = {writer.id for writer in seen if not writer.fenced}
+        self.others = bool(live - {self._own})
+        self.newest = max([self.newest, *(writer.id for writer in seen)])
+        unread = {writer.id for writer in seen if writer.seq > self.cursors.get(writer.id, 0)}
+        self._unfinished = live | unread
+
+    def _take_fed(self, watermark: Micros) -> list[list[Entry]]:
+        parts: list[list[Entry]] = []
+        cursor = self.cursors.get(self._own, 0)
+        while self._fed and self._fed[0][0].at <= watermark:
+            batch = self._fed.popleft()
+            self._fed_entries -= len(batch)
+            if batch[-1].at > watermark:
+                cut = bisect_right(batch, watermark, key=lambda entry: entry.at)
+                self._fed.appendleft(batch[cut:])
+                self._fed_entries += len(batch) - cut
+                batch = batch[:cut]
+            if batch[0].seq <= cursor:  # was read from the log already
+                batch = [entry for entry in batch if entry.seq > cursor]
+            if batch:
+                parts.append(batch)
+        return parts
+
+    def _merge(self, parts: list[list[Entry]], watermark: Micros) -> list[Entry]:
+        if len(parts) == 1 and parts[0][-1:] and parts[0][-1].at <= watermark:
+            return parts[0]
+        merged = [entry for part in parts for entry in part if entry.at <= watermark]
+        merged.sort()  # each part is in order already, which is what the sort is good at
+        return merged
+
+    def _drop_fed(self) -> None:
+        self._fed.clear()
+        self._fed_entries = 0
+        self._fed_since = self._fed_through
+        self._from_memory = False

@@ -1,0 +1,58 @@
+"""Makes partitions ahead and retires old ones, and deletes what `--keep-days` no longer wants. Only the keeper does it.
+
+A partition is never retired before the checkpoint has passed it: a restart follows the log from there.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from server.clock import to_datetime
+from server.engine.ping import Micros
+from server.errors import OffbeatError
+from server.settings import Settings
+from server.store import upkeep
+from server.store.partitions import make_partitions, retire_partitions
+from server.store.pool import connect
+
+DAYS_AHEAD = 7
+EVERY_S = 600.0
+SUBJECTS = ("runs", "incidents", "deaf", "refusals", "writers")
+
+log = structlog.get_logger("upkeep")
+
+
+class Upkeep:
+    """One round every ten minutes, on a connection of its own."""
+
+    def __init__(self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros]) -> None:
+        self._url, self._settings, self._checkpoint_at = url, settings, checkpoint_at
+
+    async def run(self) -> None:
+        """For as long as this process is the keeper."""
+        while True:
+            try:
+                await self._round()
+            except OffbeatError as error:
+                log.warning("will be tried again", error=str(error))
+            await asyncio.sleep(EVERY_S)
+
+    async def _round(self) -> None:
+        at = self._checkpoint_at()
+        if not at:
+            return
+        now = to_datetime(at)
+        connection = await connect(
+            self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat upkeep", command_timeout_s=60.0
+        )
+        try:
+            await make_partitions(connection, now.date(), DAYS_AHEAD)
+            before = now - timedelta(days=self._settings.keep_days)
+            await retire_partitions(connection, before.date())
+            for subject in SUBJECTS:
+                while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
+                    await asyncio.sleep(0.1)
+        finally:
+            connection.terminate()

@@ -1,0 +1,145 @@
+"""Writes what was decided, whole subjects at a time: a monitor's effects together with the state that followed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from server.clock import to_datetime, to_rfc3339
+from server.engine.effects import Alert, Decision, IncidentChanged, Resumed, RunChanged
+from server.engine.ping import SECOND, Micros
+from server.store import definitions
+from server.store.lease import Held, held_by
+from server.store.pool import Connection
+from server.store.queries import load
+
+_SQL = load("decisions")
+_CHANGES = load("changes")
+
+# The channels of an alert: (project id, slugs or None for the defaults) -> ids.
+ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
+
+
+async def write(
+    connection: Connection,
+    held: Held,
+    decisions: Sequence[Decision],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+) -> None:
+    """One transaction that only the keeper can commit. Raises LeaseLost, DatabaseAway (then: write them again)."""
+    async with held_by(connection, held):
+        resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
+        if resumed:
+            await _resume(connection, resumed)
+        kept = [d for d in decisions if d.state is not None]
+        gone = [d.monitor_id for d in decisions if d.state is None]
+        if kept:
+            await connection.execute(_SQL["put_states"], *_states(kept))
+        if gone:
+            await connection.execute(_SQL["delete_states"], gone)
+        if runs := [(d, e) for d in decisions for e in d.effects if isinstance(e, RunChanged)]:
+            await connection.execute(_SQL["put_runs"], *_runs(runs))
+        if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
+            await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
+        if alerts := [(d, e) for d in decisions for e in d.effects if isinstance(e, Alert)]:
+            columns = _alerts(alerts, channels_of, project_slugs)
+            if columns[0]:
+                await connection.execute(_SQL["put_alerts"], *columns)
+
+
+async def tell_operator(connection: Connection, held: Held, facts: dict[str, Any]) -> None:
+    """An alert about Offbeat itself. Raises LeaseLost, DatabaseAway."""
+    async with held_by(connection, held):
+        await connection.execute(_SQL["put_operator_alert"], facts)
+
+
+async def close_incident(connection: Connection, held: Held, monitor_id: int, number: int, at: Micros) -> None:
+    """Close an incident that only SQL has open. Raises LeaseLost, DatabaseAway."""
+    async with held_by(connection, held):
+        await connection.execute(_SQL["close_incident"], monitor_id, number, to_datetime(at))
+
+
+async def _resume(connection: Connection, monitor_ids: Sequence[int]) -> None:
+    await connection.execute(_CHANGES["lock"])
+    for monitor_id in monitor_ids:
+        row = await connection.fetchrow(_SQL["slug_of"], monitor_id)
+        if row is not None:
+            await definitions.alter_monitor(connection, row["project_id"], row["slug"], "ping", "resume", paused=False)
+
+
+def _states(decisions: Sequence[Decision]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d in decisions],
+        [d.project_id for d in decisions],
+        [to_datetime(d.position.at) for d in decisions],
+        [d.position.writer for d in decisions],
+        [d.position.seq for d in decisions],
+        [d.status for d in decisions],
+        [to_datetime(d.since) for d in decisions],
+        [_json(d.state) for d in decisions],
+    ]
+
+
+def _runs(runs: Sequence[tuple[Decision, RunChanged]]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d, _ in runs],
+        [run.number for _, run in runs],
+        [d.project_id for d, _ in runs],
+        [run.run for _, run in runs],
+        [_instant(run.started_at) for _, run in runs],
+        [_instant(run.finished_at) for _, run in runs],
+        [to_datetime(run.last_ping_at) for _, run in runs],
+        [None if run.duration is None else run.duration / SECOND for _, run in runs],
+        [run.verdict for _, run in runs],
+        [run.reason for _, run in runs],
+        [run.exit_code for _, run in runs],
+        [_json(run.detail) for _, run in runs],
+    ]
+
+
+def _incidents(incidents: Sequence[tuple[Decision, IncidentChanged]]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d, _ in incidents],
+        [incident.number for _, incident in incidents],
+        [d.project_id for d, _ in incidents],
+        [to_datetime(incident.opened_at) for _, incident in incidents],
+        [_instant(incident.resolved_at) for _, incident in incidents],
+        [to_datetime(incident.decided_at) for _, incident in incidents],
+        [incident.cause for _, incident in incidents],
+        [incident.reason for _, incident in incidents],
+        [incident.run for _, incident in incidents],
+        [incident.stage for _, incident in incidents],
+        [_json(incident.causes) for _, incident in incidents],
+        [incident.suppressed_by for _, incident in incidents],
+    ]
+
+
+def _alerts(
+    alerts: Sequence[tuple[Decision, Alert]], channels_of: ChannelsOf, project_slugs: dict[int, str]
+) -> list[list[Any]]:
+    columns: list[list[Any]] = [[], [], [], [], [], [], []]
+    for d, alert in alerts:
+        text = _json({**_with_times(alert.facts), "project": project_slugs.get(d.project_id)})
+        for channel_id in channels_of(d.project_id, alert.channels):
+            row = (d.project_id, channel_id, d.monitor_id, alert.incident, alert.ordinal, alert.kind, text)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+    return columns
+
+
+def _with_times(value: Any, name: str = "") -> Any:
+    """The same with every instant (a number under a name in `_at`, or the estimate) as RFC 3339."""
+    if isinstance(value, dict):
+        return {key: _with_times(each, key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_times(each) for each in value]
+    return to_rfc3339(value) if isinstance(value, int) and (name.endswith("_at") or name == "eta") else value
+
+
+def _instant(at: Micros | None) -> Any:
+    return None if at is None else to_datetime(at)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

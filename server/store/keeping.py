@@ -1,0 +1,288 @@
+"""What the keeper reads, as the engine's own types: a start, the writers, their entries, changes, deaf time."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from server.clock import to_datetime, to_micros, to_rfc3339
+from server.engine.monitor import load_definition
+from server.engine.ping import SECOND, Entry, Micros, Ping, Position
+from server.engine.state import Monitor
+from server.store.pool import Connection, database_trouble
+from server.store.queries import load
+
+_SQL = load("keeping")
+ENTRIES_MAX = 5_000  # of one writer in one read
+CHANGES_MAX = 2_000  # in one read
+LOAD_ROWS = 2_000  # of the cursor
+
+
+class Checkpoint(NamedTuple):
+    """Where a keeper stood: all up to `at` applied, `cursors` the last seq of each writer."""
+
+    at: Micros
+    applied_rev: int
+    cursors: dict[int, int]
+
+
+class WriterSeen(NamedTuple):
+    """A row of `writers`; `silent_s` by the database's clock."""
+
+    id: int
+    seq: int
+    started_at: Micros
+    accepted_through: Micros
+    fenced: bool
+    clean: bool
+    silent_s: float
+
+
+class ChangeSeen(NamedTuple):
+    """A row of `changes`; `before` and `after` as JSON text."""
+
+    rev: int
+    kind: str
+    project_id: int | None
+    monitor_id: int | None
+    subject: str
+    before: str | None
+    after: str | None
+
+
+class Deaf(NamedTuple):
+    """A row of `deaf`."""
+
+    id: int
+    started_at: Micros
+    ended_at: Micros
+    reason: str = ""
+    pings: int = 0
+
+
+class ChannelSeen(NamedTuple):
+    """A channel as far as the keeper needs it."""
+
+    id: int
+    project_id: int
+    slug: str
+    is_default: bool
+
+
+async def read_checkpoint(connection: Connection) -> Checkpoint | None:
+    """The last one; None before the first."""
+    with database_trouble():
+        row = await connection.fetchrow(_SQL["checkpoint"])
+    if row is None:
+        return None
+    return Checkpoint(to_micros(row["at"]), row["applied_rev"], {int(k): v for k, v in row["cursors"].items()})
+
+
+async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Within a transaction that holds the lease."""
+    cursors = {str(writer): seq for writer, seq in checkpoint.cursors.items()}
+    await connection.execute(_SQL["write_checkpoint"], to_datetime(checkpoint.at), checkpoint.applied_rev, cursors)
+
+
+async def load_monitors(connection: Connection, applied_rev: int) -> AsyncIterator[list[tuple[Monitor, bool]]]:
+    """All monitors with their states, in slices; whether each has a state. Raises DatabaseAway."""
+    with database_trouble():
+        async with connection.transaction(readonly=True):
+            cursor = await connection.cursor(_SQL["load_monitors"], applied_rev)
+            while rows := await cursor.fetch(LOAD_ROWS):
+                yield [loaded for row in rows if (loaded := _monitor(row)) is not None]
+
+
+def _monitor(row: asyncpg.Record) -> tuple[Monitor, bool] | None:
+    slug, paused, snoozed_until, definition = row["slug"], row["paused"], row["snoozed_until"], row["definition"]
+    if row["changed"]:
+        if row["before"] is None:
+            return None  # made by a change that is not applied yet
+        slug, paused, snoozed_until, definition = read_defined(row["before"])
+    else:
+        snoozed_until = to_micros(snoozed_until) if snoozed_until is not None else 0
+    expected = load_definition(definition)
+    m = Monitor(row["id"], row["project_id"], slug, expected.name or slug, expected, 0)
+    if row["at"] is not None:
+        position = Position(to_micros(row["at"]), row["writer"], row["seq"])
+        m.load(row["status"], to_micros(row["since"]), position, orjson.loads(row["state"]))
+    m.paused, m.snoozed_until = paused, snoozed_until
+    return m, row["at"] is not None
+
+
+class Defined(NamedTuple):
+    """What a change says of a monitor; `definition` is JSON text, for `load_definition`."""
+
+    slug: str
+    paused: bool
+    snoozed_until: Micros
+    definition: str
+
+
+def read_defined(text: str) -> Defined:
+    """One side of a change of a monitor."""
+    said = orjson.loads(text)
+    definition = orjson.dumps(said["definition"]).decode()
+    return Defined(said["slug"], said["paused"], _read_instant(said.get("snoozed_until")), definition)
+
+
+def _read_instant(value: str | None) -> Micros:
+    """An instant in a change, ISO 8601 or absent; 0 for absent."""
+    return to_micros(datetime.fromisoformat(value)) if value else 0
+
+
+async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
+    """The next changes, at most `CHANGES_MAX`. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["changes_since"], rev, CHANGES_MAX)
+    return [ChangeSeen(*row) for row in rows]
+
+
+async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:
+    """Live writers, known ones, and all newer than `newest`. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["writers"], known, newest)
+    return [
+        WriterSeen(
+            row["id"],
+            row["seq"],
+            to_micros(row["started_at"]),
+            to_micros(row["accepted_through"]),
+            row["fenced"],
+            row["clean"],
+            row["silent_s"],
+        )
+        for row in rows
+    ]
+
+
+async def news(connection: Connection) -> tuple[int, int]:
+    """The last change and the last refusal. Raises DatabaseAway."""
+    with database_trouble():
+        row = await connection.fetchrow(_SQL["news"])
+    assert row is not None
+    return row["rev"], row["refusal_id"]
+
+
+async def unfinished_writers(connection: Connection, cursors: Mapping[int, int]) -> list[int]:
+    """Writers of whom rows may be unread. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["unfinished_writers"], list(cursors), list(cursors.values()))
+    return [row["id"] for row in rows]
+
+
+async def entries(connection: Connection, writer: int, seq: int, after: Micros, through: Micros) -> list[Entry]:
+    """The next entries of a writer, at most `ENTRIES_MAX`. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(
+            _SQL["entries"], writer, seq, to_datetime(after), to_datetime(through), ENTRIES_MAX
+        )
+    return [
+        Entry(
+            to_micros(row["at"]),
+            writer,
+            row["seq"],
+            row["monitor_id"],
+            row["project_id"],
+            row["source"].packed if row["source"] is not None else None,
+            Ping(
+                row["signal"],
+                row["run"],
+                row["stage"],
+                row["task"],
+                row["done"],
+                row["total"],
+                row["exit_code"],
+                row["duration"],
+                row["message"],
+                row["dialect"],
+            ),
+        )
+        for row in rows
+    ]
+
+
+async def fence(connection: Connection, writer: int, silent_s: float, now: Micros) -> Deaf | None:
+    """Declare a silent writer dead; None when it has shown a sign of life. Raises DatabaseAway."""
+    with database_trouble():
+        return _deaf(await connection.fetchrow(_SQL["fence"], writer, silent_s, to_datetime(now)))
+
+
+async def deaf_by_refusals(connection: Connection, after: int, now: Micros) -> list[Deaf]:
+    """Turn reported refusals into deaf time. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["deaf_by_refusals"], after, to_datetime(now))
+    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
+
+
+async def deaf_before_writer(connection: Connection, writer: int, now: Micros) -> Deaf | None:
+    """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseAway."""
+    with database_trouble():
+        return _deaf(await connection.fetchrow(_SQL["deaf_before_writer"], writer, to_datetime(now)))
+
+
+async def now(connection: Connection) -> Micros:
+    """The database's clock. Raises DatabaseAway."""
+    with database_trouble():
+        return to_micros(await connection.fetchval(_SQL["now"]))
+
+
+def deaf_facts(deaf: Deaf) -> dict[str, Any]:
+    """What an operator is told about deaf time."""
+    seconds = (deaf.ended_at - deaf.started_at) / SECOND
+    refused = f"; {deaf.pings} pings are known to have been refused" if deaf.pings else ""
+    return {
+        "kind": "operator",
+        "cause": "deaf",
+        "reason": f"Offbeat was deaf for {seconds:.0f} s ({deaf.reason}){refused}. This time counts against nobody.",
+        "opened_at": to_rfc3339(deaf.started_at),
+        "resolved_at": to_rfc3339(deaf.ended_at),
+    }
+
+
+async def deaf_known(connection: Connection) -> list[Deaf]:
+    """All deaf time on record. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["deaf_known"])
+    return [Deaf(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"])) for row in rows]
+
+
+async def refusals_applied(connection: Connection) -> int:
+    """The last refusal that is deaf time already. Raises DatabaseAway."""
+    with database_trouble():
+        last: int = await connection.fetchval(_SQL["refusals_applied"])
+    return last
+
+
+async def last_writer(connection: Connection, at: Micros) -> int:
+    """The newest writer whose word does not go beyond `at`. Raises DatabaseAway."""
+    with database_trouble():
+        last: int = await connection.fetchval(_SQL["last_writer"], to_datetime(at))
+    return last
+
+
+async def open_incidents(connection: Connection) -> dict[int, int]:
+    """Monitor to incident number. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["open_incidents"])
+    return {row["monitor_id"]: row["number"] for row in rows}
+
+
+async def channels(connection: Connection) -> list[ChannelSeen]:
+    """All channels. Raises DatabaseAway."""
+    with database_trouble():
+        return [ChannelSeen(*row) for row in await connection.fetch(_SQL["channels"])]
+
+
+async def projects(connection: Connection) -> dict[int, str]:
+    """Slugs by id. Raises DatabaseAway."""
+    with database_trouble():
+        return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
+
+
+def _deaf(row: asyncpg.Record | None) -> Deaf | None:
+    if row is None:
+        return None
+    return Deaf(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"]), row["reason"], row["pings"])

@@ -1,0 +1,69 @@
+-- What the keeper writes: effects, and the state that followed, in one transaction. Every statement may be repeated
+-- with the same rows, because a transaction whose commit is in doubt is written again.
+
+-- name: put_states
+-- The last input in each state says which part of the log it knows; replay ignores what is at or before it.
+insert into states (monitor_id, project_id, at, writer, seq, status, since, state)
+select w.monitor_id, w.project_id, w.at, w.writer, w.seq, w.status, w.since, w.state::jsonb
+  from unnest($1::integer[], $2::integer[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::text[],
+              $7::timestamptz[], $8::text[])
+    as w (monitor_id, project_id, at, writer, seq, status, since, state)
+on conflict (monitor_id) do update
+   set at = excluded.at, writer = excluded.writer, seq = excluded.seq, status = excluded.status,
+       since = excluded.since, state = excluded.state
+
+-- name: delete_states
+-- Of monitors that were deleted.
+delete from states where monitor_id = any($1::integer[])
+
+-- name: put_runs
+-- A revised run knows only what the late ping said; what the row had stays.
+insert into runs (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
+                  exit_code, detail)
+select w.monitor_id, w.number, w.project_id, w.run, w.started_at, w.finished_at, w.last_ping_at, w.duration, w.verdict,
+       w.reason, w.exit_code, w.detail::jsonb
+  from unnest($1::integer[], $2::integer[], $3::integer[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+              $7::timestamptz[], $8::double precision[], $9::text[], $10::text[], $11::integer[], $12::text[])
+    as w (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
+          exit_code, detail)
+on conflict (monitor_id, number) do update
+   set started_at = coalesce(excluded.started_at, runs.started_at), finished_at = excluded.finished_at,
+       last_ping_at = excluded.last_ping_at, duration = coalesce(excluded.duration, runs.duration),
+       verdict = excluded.verdict, reason = excluded.reason, exit_code = excluded.exit_code,
+       detail = case when excluded.detail = '{}' then runs.detail else excluded.detail end
+
+-- name: put_incidents
+-- Acknowledgements are somebody else's columns and stay as they are.
+insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason, run, stage,
+                       causes, suppressed_by)
+select w.monitor_id, w.number, w.project_id, w.opened_at, w.resolved_at, w.decided_at, w.cause, w.reason, w.run,
+       w.stage, w.causes::jsonb, w.suppressed_by
+  from unnest($1::integer[], $2::integer[], $3::integer[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
+              $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::integer[])
+    as w (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason, run, stage, causes,
+          suppressed_by)
+on conflict (monitor_id, number) do update
+   set resolved_at = excluded.resolved_at, cause = excluded.cause, reason = excluded.reason, run = excluded.run,
+       stage = excluded.stage, causes = excluded.causes, suppressed_by = excluded.suppressed_by
+
+-- name: put_alerts
+-- One row per channel; the unique index alerts_once makes a repetition harmless.
+insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
+select w.project_id, w.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, w.facts::jsonb
+  from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[])
+    as w (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
+on conflict do nothing
+
+-- name: put_operator_alert
+-- About Offbeat itself: to every default channel of the first project, or to the log where there is none.
+insert into alerts (project_id, channel_id, kind, facts)
+select p.id, c.id, 'operator', $1 from (select id from projects order by id limit 1) p
+  left join channels c on c.project_id = p.id and c.is_default
+
+-- name: close_incident
+-- SQL has an incident open that the engine does not know of: repaired, and marked as such.
+update incidents set resolved_at = $3, revised = true where monitor_id = $1 and number = $2 and resolved_at is null
+
+-- name: slug_of
+-- For ending a pause by the slug, as a person would.
+select project_id, slug from monitors where id = $1 and paused

@@ -1,0 +1,116 @@
+-- What the keeper reads: where it stood, what is defined, who writes, what was written.
+
+-- name: checkpoint
+-- Absent before the first one.
+select at, applied_rev, cursors from checkpoint
+
+-- name: write_checkpoint
+-- Never backwards: a keeper that was replaced may be late with its last word.
+insert into checkpoint (at, applied_rev, cursors) values ($1, $2, $3)
+on conflict (one) do update set at = excluded.at, applied_rev = excluded.applied_rev, cursors = excluded.cursors
+  where checkpoint.at <= excluded.at
+
+-- name: load_monitors
+-- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
+-- it was before the first such change, so that replay meets the definition that was in force then.
+select m.id, m.project_id, m.slug, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
+       s.at, s.writer, s.seq, s.status, s.since, s.state::text as state,
+       case when m.rev > $1 then (
+         select c.before::text from changes c
+          where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
+          order by c.rev limit 1) end as before,
+       m.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0)) as changed
+  from monitors m left join states s on s.monitor_id = m.id
+
+-- name: changes_since
+-- In the order of commits, see schema.sql.
+select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after
+  from changes where rev > $1 order by rev limit $2
+
+-- name: writers
+-- Those that hold the watermark, and those whose last rows may not have been read yet: known ones by id ($1), and all
+-- that are newer than any known ($2). With them whether there is something new of the other two kinds of input.
+select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.clean,
+       extract(epoch from clock_timestamp() - w.seen_at)::float8 as silent_s
+  from writers w
+ where not w.fenced or w.id = any($1::integer[]) or w.id > $2
+ order by w.id
+
+-- name: news
+-- Whether there is anything to fetch of the rarer inputs; one round trip instead of two empty ones.
+select (select coalesce(max(rev), 0) from changes) as rev, (select coalesce(max(id), 0) from refusals) as refusal_id
+
+-- name: unfinished_writers
+-- At the start: writers of whom rows may be unread. $1, $2: cursors by writer.
+select w.id from writers w left join unnest($1::integer[], $2::bigint[]) as c (id, seq) using (id)
+ where not w.fenced or w.seq > coalesce(c.seq, 0)
+
+-- name: entries
+-- The next rows of one writer. Bounded in time on both sides, so that only the partitions in question are opened
+-- (0.3 ms over 31 of them).
+select at, seq, monitor_id, project_id, signal, exit_code, done, total, duration, run, stage, task, message, source,
+       dialect
+  from pings
+ where writer = $1 and seq > $2 and at > $3 and at <= $4
+ order by seq limit $5
+
+-- name: fence
+-- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused.
+-- The time it may have been deaf goes on record in the same transaction.
+with dead as (
+  update writers set fenced = true
+   where id = $1 and not fenced and seen_at < clock_timestamp() - make_interval(secs => $2)
+  returning id, accepted_through
+)
+insert into deaf (started_at, ended_at, writer, reason, decided_at)
+select accepted_through, greatest(clock_timestamp(), accepted_through + interval '1 microsecond'), id, 'crash', $3
+  from dead
+returning id, started_at, ended_at, reason, pings
+
+-- name: deaf_by_refusals
+-- Refusals become deaf time, each once.
+insert into deaf (started_at, ended_at, writer, refusal_id, pings, reason, decided_at)
+select started_at, greatest(ended_at, started_at + interval '1 microsecond'), writer, id, pings, reason, $2
+  from refusals where id > $1 order by id
+on conflict (refusal_id) do nothing
+returning id, started_at, ended_at, reason, pings
+
+-- name: deaf_before_writer
+-- From the last word of any earlier writer to the first of this one, if nobody else was there: between a stop and the
+-- next start nobody could hear.
+insert into deaf (started_at, ended_at, writer, reason, decided_at)
+select gap.since, w.started_at, w.id, 'stopped', $2
+  from writers w
+ cross join lateral (select max(o.accepted_through) as since from writers o where o.id < w.id) gap
+ where w.id = $1 and gap.since < w.started_at
+   and not exists (select from deaf d where d.writer = w.id and d.reason = 'stopped')
+   and not exists (select from writers o where o.id < w.id and not o.fenced)
+returning id, started_at, ended_at, reason, pings
+
+-- name: now
+-- For a process that has no writer to keep its clock true.
+select clock_timestamp()
+
+-- name: deaf_known
+-- Everything deaf that a window may still reach back to.
+select id, started_at, ended_at from deaf order by id
+
+-- name: refusals_applied
+-- The last refusal that is already deaf time.
+select coalesce(max(refusal_id), 0) from deaf
+
+-- name: last_writer
+-- The newest writer that inputs were read of, or any, when there was no checkpoint yet.
+select coalesce(max(id), 0) from writers where accepted_through <= $1
+
+-- name: open_incidents
+-- To be compared with the engine's at the start.
+select monitor_id, number from incidents where resolved_at is null
+
+-- name: channels
+-- Where alerts go: small, read again when a channel or project changes.
+select id, project_id, slug, is_default from channels
+
+-- name: projects
+-- For the facts of an alert.
+select id, slug from projects
