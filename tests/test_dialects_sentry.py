@@ -10,10 +10,12 @@ import orjson
 import pytest
 
 from server.engine.ping import Ping
+from server.engine.run import Runs
 from server.ingest import sentry
 from server.ingest.envelope import ENVELOPE_BYTES_MAX
 from server.ingest.monitor_config import DEFAULTS, definition_of
 from server.ingest.reading import Outcome, Reading, Refusal, Request, Slug
+from tests.scene import Scene
 
 PING_KEY = "0123456789abcdef0123456789abcdef"
 ID = "4b1e5a0c9d2f4a7b8c3d6e5f4a3b2c1d"
@@ -105,6 +107,22 @@ def test_a_config_makes_or_changes_the_monitor() -> None:
     assert address == Slug(PING_KEY, "nightly", create=True, definition=definition, defaults=DEFAULTS)
     for wrong in ({}, {"schedule": {"type": "crontab", "value": "@reboot"}}, {"schedule": 5}, [1], "x"):
         assert post(envelope(check_in(monitor_config=wrong)))[0].address == Slug(PING_KEY, "nightly")
+
+
+def test_a_further_in_progress_is_a_sign_of_life() -> None:
+    scene = Scene()
+    scene.monitor(max_runtime="60s")
+    scene.ping(0, "start", run="a", dialect="sentry")
+    scene.ping(40, "start", run="a", dialect="sentry")
+    scene.ping(0 + 40, "start", run="b", dialect="sentry")
+    scene.tick(95)
+    assert not scene.incidents()
+    state = scene.engine.monitors[1].runs
+    assert state is not None
+    assert [run.restarted_at for run in Runs.load(state.dump()).open.values()] == [scene.at(40), 0]
+    scene.tick(200)
+    (incident,) = scene.incidents().values()
+    assert scene.seconds(incident.opened_at) == 100
 
 
 def test_what_a_config_becomes() -> None:
