@@ -15,8 +15,11 @@ from asyncpg.pool import PoolConnectionProxy
 from server.errors import DatabaseAway, SettingsError
 from server.store.queries import load
 
-# What every function of this room takes: a connection of one's own, or one lent by a pool.
+# What every function of this room takes: a connection of one's own, or one lent by a pool. Other rooms name these types
+# from here, so that asyncpg stays in this room.
 Connection = asyncpg.Connection | PoolConnectionProxy
+Pool = asyncpg.Pool
+Record = asyncpg.Record
 
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 10.0

@@ -8,10 +8,10 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import asyncpg
 from aiohttp import web
 
 from server.store import access as stored
+from server.store.pool import Pool
 from server.web.problems import Refused
 
 # What a route asks for. `server`: everything, in every project.
@@ -51,7 +51,7 @@ NOBODY = Principal("nobody", "ping", -1)
 class Access:
     """Knows the keys. `admin_key` is that of the settings."""
 
-    pool: asyncpg.Pool
+    pool: Pool
     admin_key: str
     _secret: bytes | None = field(default=None, repr=False)
 

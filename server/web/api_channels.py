@@ -3,12 +3,11 @@
 import asyncio
 from typing import Any
 
-import asyncpg
-
 from server.clock import monotonic
 from server.errors import DefinitionError, Problem
 from server.store import history, projects
 from server.store.changes import changing
+from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.asked import check_tag, new_slug_in, number_in, project_id_for_list, project_of, slug_in, tag_of
 from server.web.monitor_answers import instant
@@ -91,7 +90,7 @@ async def resend_alert(call: Call[None, None]) -> Reply:
     return Reply(None)
 
 
-def read_channel(deps: Deps, body: bodies.ChannelBody, row: asyncpg.Record | None, path: str = "") -> dict[str, Any]:
+def read_channel(deps: Deps, body: bodies.ChannelBody, row: Record | None, path: str = "") -> dict[str, Any]:
     """The definition to store. A masked value stands for the stored one. Raises DefinitionError."""
     stored = row["definition"] if row is not None and row["kind"] == body.kind else {}
     masked = deps.mask_channel(body.kind, stored) if stored else {}
@@ -114,7 +113,7 @@ def read_channel(deps: Deps, body: bodies.ChannelBody, row: asyncpg.Record | Non
         raise DefinitionError([Problem(prefix + p.field, p.reason) for p in error.problems]) from None
 
 
-def channel_answer(row: asyncpg.Record, deps: Deps) -> dict[str, Any]:
+def channel_answer(row: Record, deps: Deps) -> dict[str, Any]:
     """A channel as it is shown."""
     return {
         **deps.mask_channel(row["kind"], row["definition"]),

@@ -3,9 +3,8 @@
 import asyncio
 from typing import Any
 
-import asyncpg
-
 from server.store import overview, projects
+from server.store.pool import Record
 from server.web import answers, bodies, estate
 from server.web.api_channels import channel_answer
 from server.web.api_projects import project_answer
@@ -52,7 +51,7 @@ async def get_export(call: Call[None, bodies.InProject]) -> Reply:
     )
 
 
-def _monitor(row: asyncpg.Record) -> dict[str, Any]:
+def _monitor(row: Record) -> dict[str, Any]:
     """A monitor as `apply` reads it: what is at its default is left out."""
     keys = row["keys"] or []
     monitor = {

@@ -3,10 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
-
 from server.clock import to_datetime, to_micros, to_rfc3339
 from server.store import changes, history
+from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.asked import allowed, monitor_in, pair_in, project_id_for_list
 from server.web.cursors import BIGINT_MAX, read_cursor, whole, write_cursor
@@ -116,7 +115,7 @@ async def get_changes(call: Call[None, bodies.ChangesQuery]) -> Reply:
     before = read_cursor(query.cursor, changes.REV_MAX, lambda rev: whole(rev, BIGINT_MAX))
     rows = await changes.page(call.deps.pool, before, project_id, query.kind, query.subject, query.limit + 1)
 
-    def answer(row: asyncpg.Record) -> dict[str, Any]:
+    def answer(row: Record) -> dict[str, Any]:
         return {
             "rev": row["rev"],
             "at": instant(row["at"]),
@@ -131,7 +130,7 @@ async def get_changes(call: Call[None, bodies.ChangesQuery]) -> Reply:
     return _page(query.limit, rows, answer, lambda row: (row["rev"],))
 
 
-def _page(limit: int, rows: list[asyncpg.Record], answer: Any, place: Any) -> Reply:
+def _page(limit: int, rows: list[Record], answer: Any, place: Any) -> Reply:
     """A page of at most `limit` of the rows, one more of which was asked for to know whether there is a next."""
     more = len(rows) > limit
     shown = rows[:limit]
@@ -140,7 +139,7 @@ def _page(limit: int, rows: list[asyncpg.Record], answer: Any, place: Any) -> Re
     )
 
 
-def ping_answer(row: asyncpg.Record) -> dict[str, Any]:
+def ping_answer(row: Record) -> dict[str, Any]:
     """A ping as it is shown."""
     source = row["source"]
     return {
@@ -159,7 +158,7 @@ def ping_answer(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def run_answer(row: asyncpg.Record) -> dict[str, Any]:
+def run_answer(row: Record) -> dict[str, Any]:
     """A run as it is shown."""
     detail = row["detail"]
     progress = detail.get("progress")
@@ -189,7 +188,7 @@ def run_answer(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def incident_answer(row: asyncpg.Record) -> dict[str, Any]:
+def incident_answer(row: Record) -> dict[str, Any]:
     """An incident as it is shown."""
     return {
         "id": f"{row['monitor_id']}-{row['number']}",
@@ -211,7 +210,7 @@ def incident_answer(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def alert_answer(row: asyncpg.Record) -> dict[str, Any]:
+def alert_answer(row: Record) -> dict[str, Any]:
     """An alert as it is shown."""
     return {
         "id": row["id"],

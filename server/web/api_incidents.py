@@ -6,10 +6,9 @@ the answer is 202, and the incident shows it within two seconds.
 
 from typing import Any
 
-import asyncpg
-
 from server.store import changes, history
 from server.store.changes import Change, changing
+from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.api_history import alert_answer, incident_answer
 from server.web.asked import allowed, pair_in
@@ -52,7 +51,7 @@ async def _by_hand(call: Call[Any, None], kind: str, must_be_open: bool) -> Repl
     return (await _incident(call))._replace(status=202)
 
 
-async def _find(call: Call[Any, Any]) -> asyncpg.Record:
+async def _find(call: Call[Any, Any]) -> Record:
     row = await history.find_incident(call.deps.pool, *pair_in(call, "such incident"))
     return allowed(call, row, "such incident")
 

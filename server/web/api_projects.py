@@ -3,11 +3,10 @@
 import secrets
 from typing import Any
 
-import asyncpg
-
 from server.store import access as stored
 from server.store import projects
 from server.store.changes import changing
+from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.asked import (
     check_tag,
@@ -113,9 +112,7 @@ async def delete_key(call: Call[None, None]) -> Reply:
     return Reply(None)
 
 
-def wanted_project(
-    slug: str, body: bodies.ProjectBody, row: asyncpg.Record | None, path: str = ""
-) -> projects.WantedProject:
+def wanted_project(slug: str, body: bodies.ProjectBody, row: Record | None, path: str = "") -> projects.WantedProject:
     """A project as the store takes it. The badge key is made with the first badge and stays."""
     definition: dict[str, Any] = {name: True for name in SWITCHES if getattr(body, name)}
     badge_key = row["definition"].get("badge_key") if row is not None else None
@@ -125,7 +122,7 @@ def wanted_project(
     return projects.WantedProject(slug, name, body.ping_key, definition, path)
 
 
-def project_answer(call: Call[Any, Any], row: asyncpg.Record) -> dict[str, Any]:
+def project_answer(call: Call[Any, Any], row: Record) -> dict[str, Any]:
     """A project as it is shown."""
     shown = call.principal.sees_secrets
     return {
@@ -138,7 +135,7 @@ def project_answer(call: Call[Any, Any], row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def key_answer(row: asyncpg.Record) -> dict[str, Any]:
+def key_answer(row: Record) -> dict[str, Any]:
     """An access key as it is shown."""
     return {
         "id": row["id"],

@@ -7,13 +7,13 @@ import hashlib
 import re
 from typing import Any, NamedTuple
 
-import asyncpg
 import orjson
 
 from server.engine.monitor import SLUG_PATTERN
 from server.errors import Problem
 from server.store import overview, projects
 from server.store.changes import REV_MAX
+from server.store.pool import Record
 from server.web.problems import Refused, not_found
 from server.web.routes import Call
 
@@ -92,7 +92,7 @@ def pair_in(call: Call[Any, Any], what: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def allowed(call: Call[Any, Any], row: asyncpg.Record | None, what: str) -> asyncpg.Record:
+def allowed(call: Call[Any, Any], row: Record | None, what: str) -> Record:
     """The row, if there is one and the key may see it."""
     if row is None or call.principal.project_id not in (None, row["project_id"]):
         raise not_found(what)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import asyncpg
 import orjson
 
 from server.clock import to_micros, to_rfc3339
@@ -16,6 +15,7 @@ from server.engine.expectation import Seen, look
 from server.engine.monitor import Definition, load_definition
 from server.engine.ping import Micros
 from server.store import overview, projects
+from server.store.pool import Record
 from server.web.addresses import ping_url
 from server.web.problems import not_found
 from server.web.routes import Call
@@ -40,7 +40,7 @@ STORED_AS: dict[str, tuple[str, ...]] = {
 class Writer:
     """Writes monitors for one caller at one instant."""
 
-    def __init__(self, call: Call[Any, Any], channels: Sequence[asyncpg.Record]) -> None:
+    def __init__(self, call: Call[Any, Any], channels: Sequence[Record]) -> None:
         self.now, self.base, self.open = call.deps.now(), call.base, call.principal.sees_secrets
         self.alerting = {(c["project_id"], c["slug"]) for c in channels if c["kind"] != "log"}
         self.defaults: dict[int, list[str]] = {}
@@ -48,11 +48,11 @@ class Writer:
             if channel["is_default"]:
                 self.defaults.setdefault(channel["project_id"], []).append(channel["slug"])
 
-    def seen(self, row: asyncpg.Record) -> Seen:
+    def seen(self, row: Record) -> Seen:
         """How this monitor is now."""
         return see(row, self.now)
 
-    def write(self, row: asyncpg.Record, seen: Seen | None = None) -> dict[str, Any]:
+    def write(self, row: Record, seen: Seen | None = None) -> dict[str, Any]:
         """The answer for one row of `overview.monitors`."""
         seen = seen or self.seen(row)
         definition = orjson.loads(row["definition"])
@@ -97,7 +97,7 @@ class Writer:
         }
 
 
-def see(row: asyncpg.Record, now: Micros) -> Seen:
+def see(row: Record, now: Micros) -> Seen:
     """How the monitor of a row of `overview.monitors` is at `now`."""
     status = "paused" if row["paused"] else row["status"]
     state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}

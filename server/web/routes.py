@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar, get_origin
 
-import asyncpg
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -20,7 +19,7 @@ from server.engine.monitor import problems_of
 from server.engine.ping import Micros, Ping
 from server.errors import Problem
 from server.settings import Settings
-from server.store.pool import database_trouble
+from server.store.pool import Pool, database_trouble
 from server.web.access import Access, Principal, Right
 from server.web.addresses import base_url
 from server.web.problems import Refused, answer_of
@@ -41,7 +40,7 @@ class Deps:
     `wake_courier` is called when there is something to send.
     """
 
-    pool: asyncpg.Pool
+    pool: Pool
     settings: Settings
     access: Access
     now: Callable[[], Micros]
