@@ -7,13 +7,14 @@ fields (server/cli.py), and a test holds the README's table against them.
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import SettingsError
 
+S = TypeVar("S", bound=BaseSettings)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -117,8 +118,12 @@ def read_settings(flags: dict[str, Any]) -> Settings:
 
     Raises SettingsError that names the flag, the value and what is allowed.
     """
+    return _read(Settings, flags)
+
+
+def _read(model: type[S], flags: dict[str, Any]) -> S:
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return model(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -127,6 +132,34 @@ def read_settings(flags: dict[str, Any]) -> Settings:
                 f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {problem['msg']}, not {problem['input']!r}"
             )
         raise SettingsError("\n".join(lines)) from None
+
+
+class ClientSettings(BaseSettings):
+    """Where the commands that talk to a server find it, and what a job under `offbeat exec` is told."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
+
+    url: str = Field("http://127.0.0.1:8080", description="The server's address.")
+    admin_key: str | None = Field(None, description="The key to show; none: the one in the data directory.")
+    data_dir: Path = Field(Path(".offbeat"), description="Where a server on this machine keeps its admin key.")
+    run: str | None = Field(None, description="The run that pings belong to; set by `offbeat exec` for its command.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+
+def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
+    """As `read_settings`, for the commands that talk to a server."""
+    return _read(ClientSettings, flags)
+
+
+def environment_for(command: dict[str, str]) -> dict[str, str]:
+    """The environment of a command that is started: ours, and what is added for it."""
+    return {**os.environ, **command}
 
 
 class ServiceEnvironment(NamedTuple):

@@ -1,0 +1,72 @@
+"""The command line: which commands there are, and how the program ends.
+
+Commands are imported when they are called: `offbeat exec` stands in front of every job of a crontab and must not wait
+for the imports of the server. Exit codes: 0 done; 1 the server said no, or something is not as it should be; 2 it could
+not even be tried (a wrong flag, a file that cannot be read, no server there).
+"""
+
+import importlib
+import sys
+
+import click
+
+from server.errors import OffbeatError
+
+# name: (module, one line for `--help`)
+_COMMANDS = {
+    "serve": ("server.cli_serve", "Run the server."),
+    "apply": ("server.cli_estate", "Create and change what a file lists."),
+    "export": ("server.cli_estate", "Write everything that is defined, as `apply` reads it."),
+    "import": ("server.cli_import", "Take over a crontab, or checks of Healthchecks."),
+    "monitors": ("server.cli_monitors", "List, show, pause, snooze and delete monitors."),
+    "runs": ("server.cli_history", "List the runs of a monitor."),
+    "incidents": ("server.cli_history", "List, acknowledge and resolve incidents."),
+    "channels": ("server.cli_admin", "List and test channels."),
+    "keys": ("server.cli_admin", "Make, list and revoke access keys."),
+    "ping": ("server.cli_exec", "Send one ping."),
+    "exec": ("server.cli_exec", "Run a command and report its start, its end and its output."),
+    "doctor": ("server.cli_doctor", "Look whether everything is as it should be."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[name][0])
+        command: click.Command = getattr(module, f"{name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="offbeat", prog_name="offbeat")
+def cli() -> None:
+    """Offbeat: a heartbeat server. It tells people when an expected ping does not come."""
+
+
+def main() -> int:
+    """Run a command; its exit code."""
+    try:
+        return cli.main(standalone_mode=False) or 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:  # `offbeat monitors | head`
+        sys.stderr.close()
+        return 0
+    except OffbeatError as error:
+        click.echo(f"offbeat: {error}", err=True)
+        return getattr(error, "exit_code", 2)
