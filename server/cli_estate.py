@@ -1,0 +1,120 @@
+"""`offbeat apply` and `offbeat export`: a whole estate as a file."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from server.cli_client import Client, SaidNo, json_option, project_option, with_client, write_json
+from server.errors import OffbeatError
+from server.estate_file import read_estate
+
+APPLY_TIMEOUT_S = 300.0
+_MARKS = {"create": ("+", "green"), "change": ("~", "yellow"), "delete": ("-", "red")}
+
+
+class FileRefused(OffbeatError):
+    """The server refused what the file says; nothing was changed."""
+
+    exit_code = 1
+
+
+@click.command("apply")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--prune", is_flag=True, help="Delete monitors and channels that the file does not list.")
+@project_option
+@json_option
+@with_client
+def apply_command(client: Client, file: Path, dry_run: bool, prune: bool, project: str | None, as_json: bool) -> None:
+    """Create and change what FILE lists: all of it or nothing.
+
+    FILE is YAML or JSON with `monitors`, `channels` and `projects`, each a list with slugs or a mapping from slug to
+    the rest. Exit code 1: refused, and every wrong field was named.
+    """
+    body: dict[str, Any] = {**read_estate(file), "dry_run": dry_run, "prune": prune}
+    if project is not None:
+        body["project"] = project
+    try:
+        with working("applying"):
+            answer = client("POST", "/apply", body, timeout_s=APPLY_TIMEOUT_S)
+    except SaidNo as refusal:
+        lines = [f"{each['field']}: {each['reason']}" for each in refusal.problem.get("errors", ())]
+        if as_json:
+            write_json(refusal.problem)
+        raise FileRefused("\n  ".join([f"{file}: refused, nothing was changed", *(lines or [str(refusal)])])) from None
+    if as_json:
+        write_json(answer)
+    else:
+        write_changes(answer)
+
+
+@click.command("export")
+@project_option
+@json_option
+@with_client
+def export_command(client: Client, project: str | None, as_json: bool) -> None:
+    """Write everything that is defined, as `apply` reads it back.
+
+    It holds the keys of all monitors; secrets of channels are masked, and `apply` leaves what is masked as it is.
+    """
+    estate = client("GET", "/export", timeout_s=APPLY_TIMEOUT_S, project=project)
+    if as_json:
+        write_json(estate)
+    else:
+        dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        yaml.dump(estate, sys.stdout, dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def write_changes(answer: dict[str, Any]) -> None:
+    """What changed, thing by thing and field by field."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for change in answer["changes"]:
+        mark, colour = _MARKS[change["action"]]
+        name = (
+            change["slug"]
+            if change["project"] in ("default", change["slug"])
+            else f"{change['project']}/{change['slug']}"
+        )
+        console.print(Text(f"{mark} {change['kind']} {name}", style=colour))
+        if change["action"] != "delete":
+            for field in change["fields"]:
+                console.print(Text(f"    {field['field']}: " + _old_to_new(change["action"], field)))
+    counts = answer["counts"]
+    said = ", ".join(f"{counts[name]} {name}" for name in ("created", "changed", "deleted", "unchanged"))
+    console.print(f"{said}" + (" (dry run: nothing was changed)" if answer["dry_run"] else ""))
+
+
+def _old_to_new(action: str, field: dict[str, Any]) -> str:
+    new = _said(field["new"])
+    return new if action == "create" else f"{_said(field['old'])} → {new}"
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "(default)"
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ", ".join(value) or "(none)"
+    if isinstance(value, (dict, list)):
+        return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)).strip()
+    return str(value)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign of life on a terminal while something takes its time."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
