@@ -36,7 +36,7 @@ class Phase:
 
 @dataclass
 class Plan:
-    """What to send where. `keys`: a file with one ping key a line; they are used in random order.
+    """What to send where. `keys`: a file with one ping key a line; they are used in random order, or as they stand.
 
     `large_share` of the requests carry a body of `large_bytes`. `path` has {key}. With `each_in_turn` the connections
     take turns (so each pings every connections/rate seconds), else the one that was free last is used first.
@@ -51,6 +51,7 @@ class Plan:
     large_share: float = 0.0
     large_bytes: int = 10_000
     each_in_turn: bool = False
+    shuffled: bool = True
     seed: int = 1
     window_s: float = 0.5
 
@@ -145,7 +146,8 @@ class _Load:
         self.plan = plan
         self.random = random.Random(plan.seed)
         self.keys = keys
-        self.random.shuffle(self.keys)
+        if plan.shuffled:
+            self.random.shuffle(self.keys)
         self.next_key = 0
         self.free: deque[_Client] = deque()
         self.waiting: deque[float] = deque()
