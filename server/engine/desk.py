@@ -3,6 +3,7 @@
 Parts share no other state and do not know each other's order; `now` is the instant of the input at hand.
 """
 
+from collections import Counter
 from typing import Any
 
 from server.engine.deadlines import Deadlines
@@ -45,6 +46,7 @@ class Desk:
         self.listeners: dict[tuple[int, str], set[int]] = {}  # (project, slug) -> those that come `after` it
         self.dependents: dict[tuple[int, str], set[int]] = {}  # (project, slug) -> those that depend on it
         self.strangers: set[int] = set()  # monitors that were deleted while pings of them were still under way
+        self.counts: Counter[str] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
         self.missed = 0
         self.unknown_pings = 0  # of monitors that are gone
@@ -88,6 +90,8 @@ class Desk:
         else:
             status = "up" if m.heard_at else "new"
         if status != m.status:
+            self.counts[m.status] -= 1
+            self.counts[status] += 1
             m.status, m.since = status, self.now
             self.open_for(m)
 
