@@ -2,7 +2,7 @@
 
 A beat says "missed pings are noticed and people are told", not "a process exists": it is sent only by the keeper, only
 while the watermark moves, and only while couriers take alerts. Where the answer is doubtful no beat is sent; the
-watchdog's silence is the alarm. Floor 2: it sends outward like a courier, and knows only callables.
+watchdog's silence is the alarm. It knows only callables.
 """
 
 import asyncio

@@ -55,7 +55,9 @@ READINGS: dict[str, Reading] = {
     "connections_max": Reading("gauge", "Limit of offbeat_connections; beyond it they are closed at once."),
     "roster_keys": Reading("gauge", "Keys of monitors held in memory."),
     "roster_refreshes": Reading("counter", "Refreshes of the keys held in memory."),
-    "writer_generation": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
+    "writer_id": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
+    "rows_rejected": Reading("counter", "Pings that Postgres could not store, answered 400."),
+    "batches_doubted": Reading("counter", "Batches whose commit was in doubt, and that were sent again."),
     # Keeper: only the process that is the keeper has them.
     "keeper": Reading("gauge", "1 in the process that judges, else 0. The sum over all processes must be 1."),
     "lease_term": Reading("gauge", "Term of the keeper's lease; it grows with every take-over."),

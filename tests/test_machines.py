@@ -2,19 +2,31 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
 
 import pytest
 from aiohttp import web
+from prometheus_client import generate_latest
 
 from server.beat import UNTAKEN_S_MAX, Beat
+from server.clock import LogClock
+from server.engine.engine import Engine
+from server.engine.monitor import read_definition
+from server.engine.ping import PLAIN, SECOND, Entry
 from server.errors import DatabaseAway
+from server.ingest.writer import Writer
+from server.keep.census import Census
+from server.keep.keeper import Keeper
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
-from server.settings import ServiceEnvironment
-from server.store.machines import Target
+from server.readings import bind_ingest, bind_keeper
+from server.roster import Roster
+from server.settings import ServiceEnvironment, Settings
+from server.store.machines import DatabaseFacts, Target, read_targets, untaken_s
+from server.store.pool import open_pool
 from server.systemd import Systemd
 from server.web.machines import Check, Machines, add_routes
 
@@ -272,3 +284,75 @@ def test_log_lines_for_people():
 def test_a_log_that_nobody_reads_stops_nothing():
     program = LOGGING.format(form="json") + "\nimport os\nos.close(1)\nlog.info('into the void')\nos._exit(7)\n"
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 7
+
+
+async def test_the_census_counts_what_the_engine_holds():
+    engine = Engine()
+    definition = read_definition({"every": "1m", "grace": "10s"})
+    for monitor_id in range(1, 12_001):
+        engine.put(monitor_id, 1, f"m{monitor_id}", definition, paused=monitor_id <= 100, at=1)
+    heard = [Entry(SECOND + n, 1, n, 100 + n, 1, None, PLAIN["success"]) for n in range(1, 6_001)]
+    index = 0
+    while index < len(heard):
+        index = engine.apply(heard, index, 500)
+    while not engine.advance(200 * SECOND, 500):
+        pass
+    keeping = [False]
+    census = Census(lambda: engine.monitors if keeping[0] else None)
+    await census.start()
+    assert census.counted is None
+    await census.stop()
+    keeping[0] = True
+    await census.start()
+    async with asyncio.timeout(5):
+        while census.counted is None:
+            await asyncio.sleep(0.005)
+    await census.stop()
+    assert dict(census.counted.statuses) == {"paused": 100, "down": 6_000, "new": 5_900}
+    assert census.counted.never_heard == 6_000
+    assert census.counted.incidents_open == 6_000 and census.counted.runs_open == 0
+
+
+async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started():
+    settings, metrics, clock = Settings(), Metrics("1"), LogClock()
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    writer = Writer(
+        url, settings, clock, metrics, node="n", metrics_address=None, on_committed=lambda entries, through: None
+    )
+    keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
+    bind_ingest(metrics, settings, writer, Roster(None))
+    bind_keeper(metrics, keeper, Census(lambda: None))
+    text = generate_latest(metrics.registry).decode()
+    assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
+    assert "\noffbeat_watermark_timestamp_seconds" not in text
+
+
+async def test_the_databases_side_is_read_once_for_many_and_missed_without_harm(postgres):
+    metrics = Metrics("1")
+    async with postgres.fresh() as url:
+        pool = await open_pool(url)
+        async with pool.acquire() as connection:
+            await connection.execute(
+                """insert into writers (started_at, accepted_through, node, metrics_address)
+                   values (now(), now(), 'alpha', '10.0.0.1:8080'), (now(), now(), 'beta', null);
+                   update writers set fenced = true where node = 'beta';
+                   insert into deaf (started_at, ended_at, reason, decided_at)
+                   values (now() - interval '2.5 s', now(), 'crash', now());
+                   insert into alerts (project_id, kind, facts, next_attempt_at)
+                   values (1, 'test', '{}', now() - interval '70 s')"""
+            )
+        facts = DatabaseFacts(pool)
+        facts.bind(metrics)
+        await asyncio.gather(facts.refresh(), facts.refresh())
+        text = generate_latest(metrics.registry).decode()
+        assert "offbeat_database_up 1.0" in text and "offbeat_writers 1.0" in text
+        assert "offbeat_deaf_seconds_total 2.5" in text and "offbeat_outbox_pending 1.0" in text
+        assert 69 < await untaken_s(pool) < 100
+        assert [target.address for target in await read_targets(pool)] == ["10.0.0.1:8080"]
+        through = float(re.search(r"^offbeat_partitions_through_timestamp_seconds (\S+)$", text, re.MULTILINE)[1])
+        assert 6.9 * 86_400 < through - facts.facts.read_at < 9 * 86_400
+        await pool.close()
+    facts._read_s = float("-inf")  # as if a second had passed
+    await facts.refresh()
+    text = generate_latest(metrics.registry).decode()
+    assert "offbeat_database_up 0.0" in text and "offbeat_writers 1" not in text
