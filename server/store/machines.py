@@ -65,6 +65,11 @@ class DatabaseFacts:
                 log.debug("no facts for the metrics", error=str(error))
             self._read_s = monotonic()
 
+    async def untaken_s(self) -> float:
+        """How many seconds ago the longest waiting alert could have been sent; 0 without one. Raises DatabaseAway."""
+        facts = await read_facts(self._pool)
+        return 0.0 if facts.outbox_due is None else max(0.0, facts.read_at - facts.outbox_due)
+
     def bind(self, metrics: Metrics) -> None:
         """Show the facts in the metrics; without them only `offbeat_database_up 0`."""
         metrics.bind("database_up", lambda: float(self.facts is not None))
@@ -84,12 +89,6 @@ async def read_facts(pool: asyncpg.Pool) -> Facts:
             row = await connection.fetchrow(_SQL["facts"])
     assert row is not None
     return Facts(*row.values())
-
-
-async def untaken_s(pool: asyncpg.Pool) -> float:
-    """How many seconds ago the longest waiting alert could have been sent; 0 without one. Raises DatabaseAway."""
-    facts = await read_facts(pool)
-    return 0.0 if facts.outbox_due is None else max(0.0, facts.read_at - facts.outbox_due)
 
 
 async def read_targets(pool: asyncpg.Pool) -> list[Target]:
