@@ -14,7 +14,6 @@ from aiohttp import web
 
 from server.clock import LogClock, monotonic_ns, to_micros
 from server.engine.ping import Micros, Ping
-from server.errors import DefinitionError, Problem
 from server.settings import Settings
 from server.store.pool import open_pool
 from server.web.access import Access
@@ -56,20 +55,6 @@ class Api:
         await self.pool.execute(f"insert into pings ({', '.join(columns)}) values ({marks})", *values)
 
 
-def check_channel(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """As strict as the tests need it."""
-    if kind not in ("webhook", "log"):
-        raise DefinitionError([Problem("kind", f"there is no kind {kind!r}")])
-    if kind == "webhook" and not str(fields.get("url", "")).startswith("http"):
-        raise DefinitionError([Problem("url", "must be an address")])
-    return fields
-
-
-def mask_channel(kind: str, definition: dict[str, Any]) -> dict[str, Any]:
-    """Without the secret."""
-    return {name: "********" if name == "secret" else value for name, value in definition.items()}
-
-
 @asynccontextmanager
 async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
     """The API for as long as the block runs."""
@@ -94,8 +79,6 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
         now,
         lambda: changed.append(None),
         append,
-        check_channel,
-        mask_channel,
         lambda: None,
     )
     app = web.Application()

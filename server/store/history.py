@@ -1,4 +1,4 @@
-"""What was: pings, runs, incidents and alerts, a page at a time, the newest first.
+"""What was: pings, runs and incidents, a page at a time, the newest first.
 
 A page begins after the last row of the one before (its sort key, not a count), so it costs the same however deep it is
 and never shows a row twice while new ones come in.
@@ -81,19 +81,6 @@ async def find_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> asy
     return await pool.fetchrow(_SQL["incident"], monitor_id, number)
 
 
-async def alerts(
-    pool: asyncpg.Pool,
-    before: int = ID_MAX,
-    *,
-    project_id: int | None = None,
-    state: str | None = None,
-    incident: tuple[int, int] | None = None,
-    limit: int = 100,
-) -> list[asyncpg.Record]:
-    """Alerts by state, or those of one incident (monitor and number)."""
-    return await pool.fetch(_SQL["alerts"], before, project_id, state, *(incident or (None, None)), limit)
-
-
 async def find_alert(pool: asyncpg.Pool, alert_id: int) -> asyncpg.Record | None:
     """One alert as it is now."""
     return await pool.fetchrow(_SQL["alert"], alert_id)
@@ -103,8 +90,3 @@ async def add_test_alert(pool: asyncpg.Pool, project_id: int, channel_id: int, b
     """Put a test message for a channel into the outbox, and return its id."""
     added: int = await pool.fetchval(_SQL["add_test_alert"], project_id, channel_id, {"by": by})
     return added
-
-
-async def resend_alert(pool: asyncpg.Pool, alert_id: int) -> bool:
-    """Make a dead or expired alert pending again; False for any other."""
-    return await pool.fetchval(_SQL["resend_alert"], alert_id) is not None

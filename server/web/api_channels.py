@@ -4,17 +4,17 @@ import asyncio
 from typing import Any
 
 from server.clock import monotonic
+from server.deliver.kinds import dump_channel, read_channel, show_channel
 from server.errors import DefinitionError, Problem
-from server.store import history, projects
+from server.store import history, outbox, projects
 from server.store.changes import changing
 from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.asked import check_tag, new_slug_in, number_in, project_id_for_list, project_of, slug_in, tag_of
 from server.web.monitor_answers import instant
 from server.web.problems import Refused, not_found
-from server.web.routes import Call, Deps, Reply, Route
+from server.web.routes import Call, Reply, Route
 
-MASK = "********"
 TEST_WAIT_S = 20.0
 _LOOK_EVERY_S = 0.1
 
@@ -24,8 +24,8 @@ async def put_channel(call: Call[bodies.ChannelBody, bodies.InProject]) -> Reply
     slug, project = new_slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
         row = await projects.find_channel(connection, project.id, slug)
-        check_tag(call, row and channel_answer(row, call.deps))
-        definition = read_channel(call.deps, call.body, row)
+        check_tag(call, row and channel_answer(row))
+        definition = stored_form(call.body, row)
         wanted = projects.WantedChannel(project.id, slug, call.body.kind, call.body.default, definition)
         change = await projects.put_channel(connection, wanted, call.principal.actor)
     if change.before != change.after:
@@ -42,7 +42,7 @@ async def get_channels(call: Call[None, bodies.ProjectPage]) -> Reply:
     """All channels of one project, or of all that the key may see; never more than one page."""
     project_id = await project_id_for_list(call, call.query.project)
     rows = await projects.all_channels(call.deps.pool, project_id)
-    return Reply({"items": [channel_answer(row, call.deps) for row in rows], "next_cursor": None})
+    return Reply({"items": [channel_answer(row) for row in rows], "next_cursor": None})
 
 
 async def delete_channel(call: Call[None, bodies.InProject]) -> Reply:
@@ -52,7 +52,7 @@ async def delete_channel(call: Call[None, bodies.InProject]) -> Reply:
         row = await projects.find_channel(connection, project.id, slug)
         if row is None:
             raise not_found(f"channel {slug}")
-        check_tag(call, channel_answer(row, call.deps))
+        check_tag(call, channel_answer(row))
         if users := await projects.users_of_channel(connection, project.id, slug):
             raise Refused(409, f"{slug} is named by {', '.join(users)}: change them first.")
         await projects.delete_channel(connection, row, call.principal.actor)
@@ -79,44 +79,32 @@ async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
 
 
 async def resend_alert(call: Call[None, None]) -> Reply:
-    """Try a dead or expired alert again, from now."""
+    """Send an alert once more, from the beginning: a dead one, an expired one, or one that got lost behind us."""
     alert_id = number_in(call, "alert")
     alert = await history.find_alert(call.deps.pool, alert_id)
     if alert is None or call.principal.project_id not in (None, alert["project_id"]):
         raise not_found(f"alert {alert_id}")
-    if not await history.resend_alert(call.deps.pool, alert_id):
-        raise Refused(409, f"The alert is {alert['state']}: only dead and expired ones can be sent again.")
+    if not await outbox.resend(call.deps.pool, alert_id):
+        raise Refused(409, "The alert waits to be sent anyway.")
     call.deps.wake_courier()
     return Reply(None)
 
 
-def read_channel(deps: Deps, body: bodies.ChannelBody, row: Record | None, path: str = "") -> dict[str, Any]:
-    """The definition to store. A masked value stands for the stored one. Raises DefinitionError."""
-    stored = row["definition"] if row is not None and row["kind"] == body.kind else {}
-    masked = deps.mask_channel(body.kind, stored) if stored else {}
-    fields, problems = {}, []
-    for name, value in body.fields().items():
-        if MASK not in str(value):
-            fields[name] = value
-        elif name in masked and masked[name] == value:
-            fields[name] = stored[name]
-        else:
-            problems.append(
-                Problem(f"{path}.{name}" if path else name, "is masked, and none is stored: give the value")
-            )
-    if problems:
-        raise DefinitionError(problems)
+def stored_form(body: bodies.ChannelBody, row: Record | None, path: str = "") -> dict[str, Any]:
+    """The definition to store; a masked secret stands for the stored one. Raises DefinitionError that names fields."""
+    stored = row["definition"] if row is not None and row["kind"] == body.kind else None
     try:
-        return deps.check_channel(body.kind, fields)
+        return dump_channel(read_channel(body.kind, body.fields(), stored))
     except DefinitionError as error:
-        prefix = f"{path}." if path else ""
-        raise DefinitionError([Problem(prefix + p.field, p.reason) for p in error.problems]) from None
+        raise DefinitionError(
+            [Problem(f"{path}.{p.field}" if path else p.field, p.reason) for p in error.problems]
+        ) from None
 
 
-def channel_answer(row: Record, deps: Deps) -> dict[str, Any]:
+def channel_answer(row: Record) -> dict[str, Any]:
     """A channel as it is shown."""
     return {
-        **deps.mask_channel(row["kind"], row["definition"]),
+        **show_channel(row["kind"], row["definition"]),
         "slug": row["slug"],
         "project": row["project"],
         "kind": row["kind"],
@@ -130,7 +118,7 @@ async def _channel(call: Call[Any, Any], project_id: int, slug: str, created: bo
     row = await projects.find_channel(call.deps.pool, project_id, slug)
     if row is None:
         raise not_found(f"channel {slug}")
-    answer = channel_answer(row, call.deps)
+    answer = channel_answer(row)
     return Reply(answer, 201 if created else 200, tag_of(answer))
 
 

@@ -45,7 +45,7 @@ async def get_export(call: Call[None, bodies.InProject]) -> Reply:
     return Reply(
         {
             "projects": [_plain(project_answer(call, row)) for row in all_projects],
-            "channels": [_plain(channel_answer(row, call.deps)) for row in channels],
+            "channels": [_plain(channel_answer(row)) for row in channels],
             "monitors": monitors,
         }
     )

@@ -1,10 +1,11 @@
 """What was: pings, runs, incidents, alerts and the audit log."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from server.clock import to_datetime, to_micros, to_rfc3339
-from server.store import changes, history
+from server.store import changes, history, outbox
 from server.store.pool import Record
 from server.web import answers, bodies
 from server.web.asked import allowed, monitor_in, pair_in, project_id_for_list
@@ -104,7 +105,13 @@ async def get_alerts(call: Call[None, bodies.AlertsQuery]) -> Reply:
     query = call.query
     project_id = await project_id_for_list(call, query.project)
     before = read_cursor(query.cursor, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))
-    rows = await history.alerts(call.deps.pool, before, project_id=project_id, state=query.state, limit=query.limit + 1)
+    rows = await outbox.page_alerts(
+        call.deps.pool,
+        project_id=project_id,
+        states=[query.state] if query.state else None,
+        before=before,
+        limit=query.limit + 1,
+    )
     return _page(query.limit, rows, alert_answer, lambda row: (row["id"],))
 
 
@@ -124,13 +131,13 @@ async def get_changes(call: Call[None, bodies.ChangesQuery]) -> Reply:
             "kind": row["kind"],
             "subject": row["subject"],
             "action": action_of(row["before"], row["after"]),
-            "fields": field_changes(row["kind"], row["before"], row["after"], call.deps.mask_channel),
+            "fields": field_changes(row["kind"], row["before"], row["after"]),
         }
 
     return _page(query.limit, rows, answer, lambda row: (row["rev"],))
 
 
-def _page(limit: int, rows: list[Record], answer: Any, place: Any) -> Reply:
+def _page(limit: int, rows: Sequence[Any], answer: Any, place: Any) -> Reply:
     """A page of at most `limit` of the rows, one more of which was asked for to know whether there is a next."""
     more = len(rows) > limit
     shown = rows[:limit]
@@ -210,12 +217,12 @@ def incident_answer(row: Record) -> dict[str, Any]:
     }
 
 
-def alert_answer(row: Record) -> dict[str, Any]:
+def alert_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     """An alert as it is shown."""
     return {
         "id": row["id"],
         "project": row["project"],
-        "monitor": row["monitor"],
+        "monitor": row["facts"].get("monitor"),
         "incident": f"{row['monitor_id']}-{row['incident']}" if row["incident"] else None,
         "channel": row["channel"],
         "kind": row["kind"],

@@ -6,7 +6,7 @@ the answer is 202, and the incident shows it within two seconds.
 
 from typing import Any
 
-from server.store import changes, history
+from server.store import changes, history, outbox
 from server.store.changes import Change, changing
 from server.store.pool import Record
 from server.web import answers, bodies
@@ -58,9 +58,10 @@ async def _find(call: Call[Any, Any]) -> Record:
 
 async def _incident(call: Call[Any, Any]) -> Reply:
     row = await _find(call)
-    place = (row["monitor_id"], row["number"])
-    notes = await changes.of_incident(call.deps.pool, *place)
-    alerts = await history.alerts(call.deps.pool, incident=place, limit=ALERTS_SHOWN_MAX)
+    notes = await changes.of_incident(call.deps.pool, row["monitor_id"], row["number"])
+    alerts = await outbox.page_alerts(
+        call.deps.pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX
+    )
     return Reply(
         {
             **incident_answer(row),

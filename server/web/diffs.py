@@ -4,11 +4,11 @@ The rows of the audit log hold whole documents, so that the keeper can go back; 
 find one number.
 """
 
-from collections.abc import Callable
 from typing import Any
 
+from server.deliver.kinds import show_channel
+
 Document = dict[str, Any]
-Mask = Callable[[str, Document], Document]
 _NOT_SHOWN = frozenset(("slug", "created_at"))
 
 
@@ -19,9 +19,9 @@ def action_of(before: Document | None, after: Document | None) -> str:
     return "delete" if after is None else "change"
 
 
-def field_changes(kind: str, before: Document | None, after: Document | None, mask: Mask) -> list[Document]:
+def field_changes(kind: str, before: Document | None, after: Document | None) -> list[Document]:
     """What differs. A field that is not there is null, and so is one at its default."""
-    old, new = _flat(kind, before, mask), _flat(kind, after, mask)
+    old, new = _flat(kind, before), _flat(kind, after)
     changed = [
         {"field": name, "old": old.get(name), "new": new.get(name)}
         for name in [*old, *(name for name in new if name not in old)]
@@ -33,13 +33,13 @@ def field_changes(kind: str, before: Document | None, after: Document | None, ma
     return changed
 
 
-def _flat(kind: str, document: Document | None, mask: Mask) -> Document:
+def _flat(kind: str, document: Document | None) -> Document:
     if document is None:
         return {}
     flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
     definition = flat.pop("definition", None)
     if kind == "channel":
-        definition = mask(flat.get("kind", ""), definition or {})
+        definition = show_channel(flat.get("kind", ""), definition or {})
     if kind == "project":
         flat.pop("ping_key", None)
         definition = {name: value for name, value in (definition or {}).items() if name != "badge_key"}

@@ -19,7 +19,7 @@ from server.store.definitions import delete_monitors, put_monitors, slugs_of
 from server.store.pool import Connection
 from server.store.references import dangling, reference_problems
 from server.web import bodies
-from server.web.api_channels import read_channel
+from server.web.api_channels import stored_form
 from server.web.api_projects import wanted_project
 from server.web.diffs import action_of, field_changes
 from server.web.routes import Deps
@@ -86,7 +86,7 @@ async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | Non
         ids = await _project_ids(connection, body, read)
         for path, channel in read.channels:
             project_id = ids[channel.project or body.project]
-            changes.append(await _put_channel(connection, deps, path, channel, project_id, actor))
+            changes.append(await _put_channel(connection, path, channel, project_id, actor))
         monitors = [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in read.monitors]
         changes += await put_monitors(connection, monitors, actor)
         if body.prune:
@@ -97,7 +97,7 @@ async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | Non
     done = [change for change in changes if change.before != change.after]
     if done and not body.dry_run:
         deps.changed()
-    return await _said(deps, body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+    return await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
 
 
 async def _read(body: ApplyBody, only_project: str | None) -> _Read:
@@ -154,14 +154,13 @@ async def _put_project(connection: Connection, path: str, item: bodies.ListedPro
 
 async def _put_channel(
     connection: Connection,
-    deps: Deps,
     path: str,
     item: bodies.ListedChannel,
     project_id: int,
     actor: str,
 ) -> Change:
     row = await projects.find_channel(connection, project_id, item.slug)
-    definition = read_channel(deps, item, row, path)
+    definition = stored_form(item, row, path)
     wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
     return await projects.put_channel(connection, wanted, actor)
 
@@ -207,7 +206,7 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
     return pruned
 
 
-async def _said(deps: Deps, dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
+async def _said(dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
     """The answer: what changed, field by field, and how many did not."""
     said, counts = [], Counter[str]()
     for count, change in enumerate(done):
@@ -219,7 +218,7 @@ async def _said(deps: Deps, dry_run: bool, done: list[Change], wanted: int, slug
                 "project": slugs.get(change.project_id or 0) or change.subject,
                 "slug": change.subject,
                 "action": action,
-                "fields": field_changes(change.kind, change.before, change.after, deps.mask_channel),
+                "fields": field_changes(change.kind, change.before, change.after),
             }
         )
         if count % _READ_IN_ONE_GO == 0:

@@ -35,9 +35,8 @@ class Deps:
     """What the app hands over.
 
     `now` is log time. `changed` wakes the roster's refresh and the keeper of this process after a definition was
-    written. `append` takes a ping for a monitor and returns once it is committed. `check_channel(kind, fields)` gives
-    a channel's stored definition or raises DefinitionError; `mask_channel(kind, definition)` is that without secrets.
-    `wake_courier` is called when there is something to send.
+    written. `append` takes a ping for a monitor and returns once it is committed. `wake_courier` is called when there
+    is something to send.
     """
 
     pool: Pool
@@ -46,8 +45,6 @@ class Deps:
     now: Callable[[], Micros]
     changed: Callable[[], None]
     append: Callable[[int, int, Ping], Awaitable[None]]
-    check_channel: Callable[[str, dict[str, Any]], dict[str, Any]]
-    mask_channel: Callable[[str, dict[str, Any]], dict[str, Any]]
     wake_courier: Callable[[], None]
 
 

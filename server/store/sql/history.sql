@@ -1,4 +1,4 @@
--- What was: pings, runs, incidents and alerts, a page at a time. Each page is an index walk that stops at its limit.
+-- What was: pings, runs and incidents, a page at a time. Each page is an index walk that stops at its limit.
 
 -- name: pings
 -- The newest first. The bound on `at` alone lets Postgres skip partitions; writer and seq break ties of one instant.
@@ -72,21 +72,6 @@ select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause
   join projects p on p.id = m.project_id
  where i.monitor_id = $1 and i.number = $2
 
--- name: alerts
--- Alerts of one kind of outcome, the newest first; dead ones are what people ask for.
-select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.kind, a.state, a.attempts, a.error,
-       a.monitor_id, a.incident, c.slug as channel, m.slug as monitor, p.slug as project
-  from alerts a
-  join projects p on p.id = a.project_id
-  left join channels c on c.id = a.channel_id
-  left join monitors m on m.id = a.monitor_id
- where a.id < $1
-   and ($2::integer is null or a.project_id = $2)
-   and ($3::text is null or a.state = $3)
-   and ($4::integer is null or (a.monitor_id = $4 and a.incident = $5))
- order by a.id desc
- limit $6
-
 -- name: alert
 -- One, to see what becomes of it.
 select id, project_id, state, attempts, error from alerts where id = $1
@@ -95,12 +80,4 @@ select id, project_id, state, attempts, error from alerts where id = $1
 -- Like any other alert, through the outbox: so the test proves the way that an alert will take.
 insert into alerts (project_id, channel_id, kind, facts, expires_at)
 values ($1, $2, 'test', $3, clock_timestamp() + interval '10 minutes')
-returning id
-
--- name: resend_alert
--- From the beginning: the attempts of before are history.
-update alerts
-   set state = 'pending', attempts = 0, lapses = 0, error = null, settled_at = null, claimed_by = null, digest_id = null,
-       next_attempt_at = clock_timestamp(), expires_at = clock_timestamp() + interval '1 day'
- where id = $1 and state in ('dead', 'expired')
 returning id
