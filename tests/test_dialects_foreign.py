@@ -60,6 +60,7 @@ def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer
         (f"/ping/{PING_KEY}/nightly", healthchecks),
         (f"/ping/{PING_KEY}/nightly?state=run", cronitor),
         (f"/ping/{PING_KEY}/nightly?try=1&state=run", cronitor),
+        (f"/ping/{PING_KEY}/nightly?metric=count:1&stamp=1766567.5", cronitor),
         (f"/ping/{PING_KEY}/nightly?estate=run", healthchecks),
         (f"/ping/{PING_KEY}/nightly/start?state=run", healthchecks),
         (f"/p/{PING_KEY}/nightly", cronitor),
@@ -303,6 +304,9 @@ def test_cronitor() -> None:
     assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True)
     assert one(f"{url}?env=Production").address == made
     assert one(f"{url}?env=Staging").address == Slug(PING_KEY, "nightly.staging", create=True, like="nightly")
+    assert one(f"{url}/run").ping == one(f"{url}/run/").ping == ping("start")
+    assert one(f"{url}/fail?message=m").ping == ping("fail", message="m")
+    assert refused(f"{url}/run/x")[0] == 404
     assert refused(f"{url}?state=paused")[0] == 400
     assert refused(f"{url}?series={'x' * 256}")[0] == 400
     assert refused(f"/p/{PING_KEY}/%E6%97%A5")[0] == 400

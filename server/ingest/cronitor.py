@@ -1,7 +1,9 @@
-"""Cronitor's telemetry: `/p/{api key}/{monitor}?state=…`, and its command line's `/ping/{api key}/{monitor}?state=…`.
+"""Cronitor's telemetry: `/p/{api key}/{monitor}?state=…`, and the same under `/ping/` from its command line.
 
 Sources: cronitorio/cronitor-python de0c73c4, cronitor/monitor.py and cronitor/__init__.py; cronitorio/cronitor-cli
-6b917bb3 (33.4), cmd/root.go, cmd/ping.go, cmd/exec.go; cronitor.io/docs/telemetry-api. The server is closed source.
+6b917bb3 (33.4), cmd/root.go, cmd/ping.go, cmd/exec.go; cronitor for Node 2.6.1, lib/cronitor.js (under `/ping/`, with a
+`stamp` and not always a `state`); cronitor.io/docs/telemetry-api. The server is closed source. Tools that append the
+state to an address of the user's (borgmatic does) may write `/p/{api key}/{monitor}/{state}`.
 
 The API key is the ping key of a project, the monitor's key its slug (mapped: server/ingest/slugs.py); an unknown
 monitor is made, as there. GET, POST and HEAD; a body is ignored.
@@ -22,6 +24,7 @@ refused with 400, an unknown API key with 404; their clients give up on any 4xx,
 line's form without an API key, `/{code}/{state}` at the root, is not served.
 """
 
+import re
 from typing import Any, Final
 
 from server.engine.durations import DURATION_MAX
@@ -48,6 +51,7 @@ _STATES: Final[dict[str, Signal]] = {
     "ok": "success",
     "tick": "success",
 }
+_is_telemetry = re.compile(r"(?:^|&)(?:state|stamp)=").search
 # What most pings say: the state alone.
 _BY_QUERY: Final[dict[str, Ping]] = {
     "": _PLAIN["success"],
@@ -57,8 +61,8 @@ _WRONG_SLUG = Refusal(400, "the monitor's key and env must be letters, digits, _
 
 
 def speaks(rest: str, query: str) -> bool:
-    """Whether what follows `/ping/` is the command line's form: two segments and a `state`."""
-    return (query.startswith("state=") or "&state=" in query) and rest.count("/") == 1
+    """Whether what follows `/ping/` is Cronitor's: two segments, and a `state` or the `stamp` that its clients send."""
+    return _is_telemetry(query) is not None and rest.count("/") == 1
 
 
 def read(request: Request) -> Reading | Refusal:
@@ -66,17 +70,18 @@ def read(request: Request) -> Reading | Refusal:
     if request.method not in METHODS:
         return Refusal(405, "ping by GET, HEAD or POST")
     _, _, rest = request.path[1:].partition("/")
-    api_key, _, monitor = rest.partition("/")
-    monitor = monitor.removesuffix("/")
-    if not api_key or not monitor or "/" in monitor:
+    parts = rest.removesuffix("/").split("/", 3)
+    if not 2 <= len(parts) <= 3 or "" in parts:
         return Refusal(404, "not found")
+    api_key, monitor, state = parts if len(parts) == 3 else (*parts, "")
     slug = slug_of(decode(monitor))
     if slug is None:
         return _WRONG_SLUG
-    ping = _BY_QUERY.get(request.query)
+    query = request.query if not state else f"{request.query}&state={state}" if request.query else f"state={state}"
+    ping = _BY_QUERY.get(query)
     if ping is not None:
-        return Reading(Slug(decode(api_key), slug, create=True), ping, named=request.query != "")
-    return _with_parameters(decode(api_key), slug, request.query)
+        return Reading(Slug(decode(api_key), slug, create=True), ping, named=query != "")
+    return _with_parameters(decode(api_key), slug, query)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

@@ -1,12 +1,12 @@
 """Which dialect a request speaks, by its path: the one table that both doors follow.
 
 Every dialect has a prefix of its own, with one exception: Cronitor's command line writes `/ping/{api key}/{monitor}`,
-which has the shape of Healthchecks' ping key and slug; only there the query must say `state=`.
+which has the shape of Healthchecks' ping key and slug; only there the query must say `state=` or `stamp=`.
 
 | path | dialect |
 | --- | --- |
 | `/api/v1/heartbeat/…` | native, Better Stack |
-| `/ping/…` | healthchecks; with two segments and `state=` cronitor |
+| `/ping/…` | healthchecks; with two segments and `state=` or `stamp=` cronitor |
 | `/p/…` | cronitor |
 | `/api/push/…` | uptime_kuma |
 | `/api/v1/endpoints/{key}/external` | gatus |

@@ -14,7 +14,7 @@ What differs, and why:
 - a bad `rid` together with `create=1` makes nothing; too many new monitors are answered 429, which runitor tries again;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
 - a webhook of Alertmanager in the body is understood (server/ingest/alertmanager.py);
-- `/ping/{api key}/{monitor}?state=…` is Cronitor's (server/ingest/dialects.py).
+- `/ping/{api key}/{monitor}?state=…` or `?stamp=…` is Cronitor's (server/ingest/dialects.py).
 Whether the hosted service still answers `OK (not found)` with 200 is unverified; its code says 404.
 """
 
