@@ -13,6 +13,7 @@ from server.store.changes import Change
 from server.store.pool import Connection
 
 _SQL = queries.load("projects")
+LOG_CHANNEL = "log"  # every project has it from the start: what reaches nobody else is at least written down
 
 
 class WantedProject(NamedTuple):
@@ -69,6 +70,9 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
         field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
         raise DefinitionError([Problem(field, "another project has this ping key")])
     await changes.record_one(connection, actor, change)
+    if change.before is None:
+        assert change.project_id is not None
+        await put_channel(connection, WantedChannel(change.project_id, LOG_CHANNEL, "log", True, {}), actor)
     return change
 
 

@@ -74,7 +74,7 @@ def _monitor(row: Record) -> dict[str, Any]:
 
 
 def _plain(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name not in _ANSWERED_ONLY and value not in (None, False)}
+    return {name: value for name, value in answer.items() if name not in _ANSWERED_ONLY and value is not None}
 
 
 ROUTES = [

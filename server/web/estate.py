@@ -24,7 +24,6 @@ from server.web.api_projects import wanted_project
 from server.web.diffs import action_of, field_changes
 from server.web.routes import Deps
 
-LOG_CHANNEL = "log"  # every project's own; never pruned
 PROBLEMS_MAX = 200
 _READ_IN_ONE_GO = 200  # definitions: 4 ms of the loop
 M = TypeVar("M", bound=BaseModel)
@@ -198,7 +197,7 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
         if body.channels is not None:
             listed = {item.slug for _, item in read.channels if (item.project or body.project) == slug}
             for row in await projects.all_channels(connection, project_id):
-                if row["slug"] in listed or row["slug"] == LOG_CHANNEL:
+                if row["slug"] in listed or row["slug"] == projects.LOG_CHANNEL:
                     continue
                 if users := await projects.users_of_channel(connection, project_id, row["slug"]):
                     raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])

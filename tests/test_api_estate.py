@@ -1,0 +1,162 @@
+"""Estates: applied whole or not at all, said field by field, exported as they are read back, ten thousand at a time."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from server.clock import monotonic
+from server.web.answers import ApplyAnswer, EstateAnswer
+from tests.api_scene import Api, serving
+
+ESTATE: dict[str, Any] = {
+    "projects": {"shop": {"name": "The shop", "metrics": True}},
+    "channels": [
+        {"slug": "ops", "kind": "webhook", "url": "https://example.org/hook"},
+        {"slug": "shop-ops", "project": "shop", "kind": "webhook", "url": "https://example.org/shop", "default": False},
+    ],
+    "monitors": {
+        "load": {"after": {"monitor": "extract", "within": "1h"}, "channels": ["ops"]},
+        "extract": {
+            "cron": "0 3 * * *",
+            "timezone": "Europe/Berlin",
+            "keys": [{"signal": "start"}, {"signal": "fail"}],
+        },
+        "cart": {"project": "shop", "every": "1m", "tags": ["web"], "name": "Cart", "channels": ["shop-ops"]},
+    },
+}
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with serving(database_url) as api:
+        yield api
+
+
+async def test_an_estate_is_applied_and_what_changed_is_said(api: Api) -> None:
+    dry = await api("POST", "/apply", {**ESTATE, "dry_run": True})
+    assert dry.status == 200, dry.body
+    assert dry.body["counts"] == {"created": 6, "changed": 0, "deleted": 0, "unchanged": 0}
+    assert await api.pool.fetchval("select count(*) from monitors") == 0
+    assert await api.pool.fetchval("select count(*) from changes") == 0
+    assert api.changed == []
+
+    done = await api("POST", "/apply", ESTATE)
+    ApplyAnswer.model_validate(done.body)
+    assert done.body["counts"] == dry.body["counts"]
+    assert [(c["kind"], c["project"], c["slug"], c["action"]) for c in done.body["changes"]] == [
+        ("project", "shop", "shop", "create"),
+        ("channel", "default", "ops", "create"),
+        ("channel", "shop", "shop-ops", "create"),
+        ("monitor", "default", "load", "create"),
+        ("monitor", "default", "extract", "create"),
+        ("monitor", "shop", "cart", "create"),
+    ]
+    assert len(api.changed) == 1
+    again = (await api("POST", "/apply", ESTATE)).body
+    assert again["counts"] == {"created": 0, "changed": 0, "deleted": 0, "unchanged": 6}
+    assert again["changes"] == []
+
+    ESTATE2 = {"monitors": [{"slug": "extract", "cron": "0 4 * * *", "timezone": "Europe/Berlin"}]}
+    changed = (await api("POST", "/apply", ESTATE2)).body
+    assert changed["counts"]["changed"] == 1
+    assert changed["changes"][0]["fields"] == [{"field": "cron", "old": "0 3 * * *", "new": "0 4 * * *"}]
+
+
+async def test_pruning_deletes_what_is_not_listed_in_the_named_projects_only(api: Api) -> None:
+    await api("POST", "/apply", ESTATE)
+    await api("PUT", "/monitors/manual", {})
+    monitors = {"load": {"every": "1h"}}
+    answer = await api("POST", "/apply", {"monitors": monitors, "prune": True})
+    assert answer.body["counts"] == {"created": 0, "changed": 1, "deleted": 2, "unchanged": 0}
+    left = (await api("GET", "/monitors")).body["items"]
+    assert [(m["project"], m["slug"]) for m in left] == [("default", "load"), ("shop", "cart")]
+    assert len((await api("GET", "/channels")).body["items"]) == 4, "channels were not in the file"
+    refused = await api("POST", "/apply", {"project": "shop", "channels": [], "prune": True})
+    assert refused.status == 422 and "named by cart" in refused.body["errors"][0]["reason"]
+    both = await api("POST", "/apply", {"project": "shop", "channels": [], "monitors": [], "prune": True})
+    assert both.body["counts"]["deleted"] == 2
+    assert [c["slug"] for c in (await api("GET", "/channels?project=shop")).body["items"]] == ["log"]
+
+
+async def test_a_wrong_item_refuses_the_whole_and_is_named(api: Api) -> None:
+    answer = await api(
+        "POST",
+        "/apply",
+        {
+            "channels": {"ops": {"kind": "webhook", "url": "nonsense"}},
+            "monitors": {"a": {"every": "1h"}, "b.c": {"every": "soon", "grace": -1}, "Bad Slug": {}},
+        },
+    )
+    assert answer.status == 422
+    assert {error["field"] for error in answer.body["errors"]} == {
+        *("monitors.b.c.every", "monitors.b.c.grace", "monitors.Bad Slug.slug"),
+    }
+    for body, field in (
+        ({"channels": {"ops": {"kind": "webhook", "url": "nonsense"}}}, "channels.ops.url"),
+        ({"channels": {"ops": {"kind": "pigeon"}}}, "channels.ops.kind"),
+        ({"monitors": [{"every": "1h"}]}, "monitors.0.slug"),
+        ({"monitors": [{"slug": "a"}, {"slug": "a"}]}, "monitors.a.slug"),
+        ({"monitors": {"a": {"depends_on": ["nobody"]}}}, "monitors.a.depends_on.0"),
+        ({"monitors": {"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}}, "monitors.a.depends_on"),
+        ({"monitors": {"a": {"project": "nowhere"}}}, "monitors.a.project"),
+        ({"monitors": {"a": {"key": "k"}, "b": {"key": "k"}}}, "monitors.b.key"),
+        ({"monitors": "a"}, "monitors"),
+        ({"monitors": {"a": 1}}, "monitors"),
+        ({"project": "nowhere", "monitors": {"a": {}}}, "project"),
+        ({"monitor": {}}, "monitor"),
+    ):
+        answer = await api("POST", "/apply", body)
+        assert answer.status == 422, (body, answer)
+        assert field in {error["field"] for error in answer.body["errors"]}, answer.body
+    assert await api.pool.fetchval("select count(*) from changes") == 0
+
+
+async def test_an_export_is_read_back_unchanged(api: Api) -> None:
+    await api("POST", "/apply", ESTATE)
+    await api("POST", "/monitors/load/pause")
+    exported = (await api("GET", "/export")).body
+    EstateAnswer.model_validate(exported)
+    unchanged = (await api("POST", "/apply", {**exported, "prune": True})).body
+    assert unchanged["changes"] == []
+    assert unchanged["counts"]["unchanged"] == 2 + 4 + 3
+
+    keys = {m["slug"]: m["key"] for m in exported["monitors"]}
+    await api.pool.execute("delete from monitors")
+    restored = (await api("POST", "/apply", exported)).body
+    assert restored["counts"]["created"] == 3
+    again = (await api("GET", "/export")).body
+    assert again == exported, "also the keys, so that no crontab has to change"
+    assert {m["slug"]: m["key"] for m in again["monitors"]} == keys
+
+
+async def test_ten_thousand_monitors_in_one_request_in_seconds(api: Api) -> None:
+    monitors = {
+        f"job-{n:05}": {
+            "cron": f"{n % 60} {n % 24} * * *",
+            "grace": "10m",
+            "tags": [f"team-{n % 7}"],
+            "name": f"Job {n}",
+        }
+        for n in range(10_000)
+    }
+    started = monotonic()
+    answer = await api("POST", "/apply", {"monitors": monitors})
+    assert answer.status == 200, str(answer.body)[:500]
+    assert answer.body["counts"]["created"] == 10_000
+    took = monotonic() - started
+    assert took < 15, f"{took:.1f} s"
+    assert await api.pool.fetchval("select count(*) from keys") == 10_000
+    revs = await api.pool.fetch("select m.rev, c.rev as change from monitors m join changes c on c.monitor_id = m.id")
+    assert all(row["rev"] == row["change"] for row in revs)
+
+    started = monotonic()
+    again = await api("POST", "/apply", {"monitors": monitors})
+    assert again.body["counts"]["unchanged"] == 10_000
+    print(f"created in {took:.1f} s, seen to be unchanged in {monotonic() - started:.1f} s")
+
+    started = monotonic()
+    page = await api("GET", "/monitors?limit=1000&status=up")
+    assert page.body["items"] == []
+    assert len((await api("GET", "/monitors?limit=1000&status=new")).body["items"]) == 1000
+    print(f"two searches in {monotonic() - started:.1f} s")
