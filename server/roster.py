@@ -108,16 +108,16 @@ class Roster(Service):
             return self._bound[key]
         return Bound(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
 
-    def find_slug(self, ping_key: str, slug: str) -> Bound | None:
+    def find_slug(self, ping_key: str, slug: str, sent: str | None = None) -> Bound | None:
         """Where an address of two parts leads: a project's ping key and a slug; an added key written with a slash,
-        brought along from another service; or a monitor's own key and its slug.
+        brought along from another service, with the name as it was `sent`; or a monitor's own key and its slug.
         """
         project = self._ping_keys.get(ping_key)
         if project is not None:
             packed = self._slugs.get(project, {}).get(slug)
             if packed is not None:
                 return Bound(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
-        bound = self.find(f"{ping_key}/{slug}")
+        bound = self.find(f"{ping_key}/{sent or slug}")
         if bound is None:
             bound = self.find(ping_key)
             if bound is not None and self._slug_of.get(bound.monitor_id) != slug:
@@ -127,6 +127,14 @@ class Roster(Service):
     def project_of(self, ping_key: str) -> int | None:
         """The project that this ping key opens."""
         return self._ping_keys.get(ping_key)
+
+    def wake(self) -> None:
+        """Something has changed: follow it soon, not only at the next poll."""
+        self._wanted.set()
+
+    def changed(self) -> None:
+        """A change was committed in this process: learn of it now rather than at the next look."""
+        self._wanted.set()
 
     async def refresh(self) -> None:
         """Learn every change that was committed before this call. Raises Unavailable."""

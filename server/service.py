@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from server.clock import monotonic
+from server.errors import OffbeatError
 
 log = structlog.get_logger("service")
 
@@ -39,7 +40,7 @@ class Service:
         return task
 
     def errand(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """A short task that may end; only a failure of it is loud."""
+        """A short task that may end; only a failure that nobody expects is loud."""
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")
         self.tasks.add(task)
         task.add_done_callback(self._watch_errand)
@@ -64,21 +65,24 @@ class Service:
 
     def _watch_errand(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if (
+            not task.cancelled()
+            and isinstance(task.exception(), Exception)
+            and not isinstance(task.exception(), OffbeatError)
+        ):
             log.error("a task failed", task=task.get_name(), exc_info=task.exception())
 
 
 class Stack:
     """Services in the order of their start; stopping is the list read backwards, under one bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_death: Callable[[str], None]) -> None:
+        self._on_death = on_death
         self.running: list[Service] = []
-        self.died: asyncio.Event = asyncio.Event()
-        self.cause: str | None = None
 
     async def start(self, service: Service) -> None:
         """Start one more; it is stopped before all that started earlier."""
-        service.on_death = self._on_death
+        service.on_death = lambda name, error: self._on_death(f"{name}: {error!r}")
         self.running.append(service)
         await service.start()
 
@@ -95,10 +99,6 @@ class Stack:
             except Exception:
                 log.exception("failed to stop", service=service.name)
         self.running.clear()
-
-    def _on_death(self, name: str, error: BaseException | None) -> None:
-        self.cause = self.cause or f"{name}: {error!r}"
-        self.died.set()
 
 
 async def forever(step: Callable[[], Awaitable[object]], every_s: float) -> None:

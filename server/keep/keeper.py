@@ -70,6 +70,7 @@ class Keeper(Service):
         self.deafness = Deafness(settings.writer_silent_max)
         self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at)
         self.judging = False
+        self.loading = False
         self.mismatches = 0
         self.checkpoint_at: Micros = 0
         self._connection: Connection | None = None
@@ -125,13 +126,15 @@ class Keeper(Service):
             await self.lease.take()
             aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.upkeep.run(), "upkeep")]
             try:
+                self.loading = True
                 await self._load()
+                self.loading = False
                 await self._judge()
                 self._ended.set()
             except LeaseLost as error:
                 log.warning("is no longer the keeper", why=str(error))
             finally:
-                self.judging = False
+                self.judging = self.loading = False
                 self.order.following = False
                 for aide in aides:
                     aide.cancel()

@@ -84,6 +84,12 @@ async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: 
     return written
 
 
+async def stored_definition(connection: Connection, project_id: int, slug: str) -> dict[str, Any] | None:
+    """The definition of one monitor as it is stored; None when there is no such monitor."""
+    row = await connection.fetchrow(_SQL["by_slug"], [project_id], [slug])
+    return None if row is None else dict(row["definition"])
+
+
 async def alter_monitor(
     connection: Connection, project_id: int, slug: str, actor: str, kind: str, **fields: Any
 ) -> Change | None:

@@ -1,0 +1,44 @@
+"""What a start prints for the person in front of it: where it listens, the admin key once, and three lines to try.
+
+The lines work when pasted, again and again: the monitor that they make has a key that is always the same in this
+installation.
+"""
+
+import uuid
+from shlex import quote
+from urllib.parse import urlsplit
+
+import click
+
+from server.admin_key import path_in
+from server.settings import Settings
+
+SLUG = "hello"
+
+
+def show(url: str, settings: Settings, admin_key: str, key_is_new: bool, secret: bytes) -> None:
+    """Print it. `secret` is that of the installation; nothing of it can be read from what is printed."""
+    click.echo(f"listening on {url}")
+    base = settings.public_url or _reachable(url)
+    if key_is_new:
+        click.echo(f"admin key (shown once, kept in {path_in(settings.data_dir)}): {admin_key}")
+    given = "$OFFBEAT_ADMIN_KEY" if settings.admin_key else f"$(cat {quote(str(path_in(settings.data_dir)))})"
+    key = uuid.uuid5(uuid.UUID(bytes=secret[:16]), SLUG)
+    click.echo(
+        f"""
+Make a monitor that expects a ping every minute, ping it, and look at it:
+  curl -X PUT -H "X-Api-Key: {given}" -H 'Content-Type: application/json' \\
+       -d '{{"every": "1m", "grace": "30s", "key": "{key}"}}' {base}/api/v1/monitors/{SLUG}
+  curl {base}/api/v1/heartbeat/{key}
+  curl -H "X-Api-Key: {given}" {base}/api/v1/monitors/{SLUG}
+"""
+    )
+
+
+def _reachable(url: str) -> str:
+    """An address that works from here: one cannot connect to "all addresses" everywhere."""
+    parts = urlsplit(url)
+    host = parts.hostname or "localhost"
+    if host in ("0.0.0.0", "::", "localhost"):
+        return f"http://localhost:{parts.port}"
+    return url
