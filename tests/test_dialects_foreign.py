@@ -233,7 +233,7 @@ def test_gatus() -> None:
         "fail", message="no route", dialect="gatus"
     )
     assert one("/api/v1/endpoints/_db/external?success=true", "POST", authorization=BEARER).address == Slug(
-        PING_KEY, "db"
+        PING_KEY, "db", sent="_db"
     )
     for text, seconds in (("1h2m3.5s", 3723.5), ("150ms", 0.15), ("1.5µs", 1.5e-6), (".5s", 0.5), ("0", 0.0)):
         assert one(f"{url}?success=true&duration={text}", "POST", authorization=BEARER).ping.duration == pytest.approx(
@@ -301,7 +301,8 @@ def test_cronitor() -> None:
     assert one(f"{url}?state=ok").ping == ping()
     assert one(f"{url}?state=tick").ping == ping()
     assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
-    assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True)
+    assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True, sent="aB c")
+    assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == Slug(PING_KEY, "ab.x", create=True, like="ab")
     assert one(f"{url}?env=Production").address == made
     assert one(f"{url}?env=Staging").address == Slug(PING_KEY, "nightly.staging", create=True, like="nightly")
     assert one(f"{url}/run").ping == one(f"{url}/run/").ping == ping("start")

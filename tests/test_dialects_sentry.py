@@ -95,7 +95,7 @@ def test_environments_are_monitors_of_their_own() -> None:
 
     assert address(environment=None) == address(environment="") == Slug(PING_KEY, "nightly")
     assert address(environment="Staging") == Slug(PING_KEY, "nightly.staging", like="nightly")
-    assert address(monitor_slug="Nightly Backup") == Slug(PING_KEY, "nightly-backup")
+    assert address(monitor_slug="Nightly Backup") == Slug(PING_KEY, "nightly-backup", sent="Nightly Backup")
     made = address(environment="staging", monitor_config=CONFIG)
     assert isinstance(made, Slug)
     assert (made.slug, made.create, made.like) == ("nightly.staging", True, None)

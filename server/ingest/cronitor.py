@@ -74,14 +74,16 @@ def read(request: Request) -> Reading | Refusal:
     if not 2 <= len(parts) <= 3 or "" in parts:
         return Refusal(404, "not found")
     api_key, monitor, state = parts if len(parts) == 3 else (*parts, "")
-    slug = slug_of(decode(monitor))
+    sent = decode(monitor)
+    slug = slug_of(sent)
     if slug is None:
         return _WRONG_SLUG
     query = request.query if not state else f"{request.query}&state={state}" if request.query else f"state={state}"
     ping = _BY_QUERY.get(query)
     if ping is not None:
-        return Reading(Slug(decode(api_key), slug, create=True), ping, named=query != "")
-    return _with_parameters(decode(api_key), slug, query)
+        address = Slug(decode(api_key), slug, create=True, sent=None if sent == slug else sent)
+        return Reading(address, ping, named=query != "")
+    return _with_parameters(decode(api_key), slug, sent, query)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -91,7 +93,7 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     return answers.text(outcome, "not found")
 
 
-def _with_parameters(api_key: str, slug: str, query: str) -> Reading | Refusal:
+def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading | Refusal:
     values: dict[str, str] = {}
     metrics: list[str] = []
     for parameter, value in read_pairs(query):
@@ -112,7 +114,10 @@ def _with_parameters(api_key: str, slug: str, query: str) -> Reading | Refusal:
     said = _details(values, metrics)
     if run is not None:
         said["run"] = run
-    address = Slug(api_key, there, create=True, like=None if there == slug else slug)
+    if there == slug:
+        address = Slug(api_key, slug, create=True, sent=None if sent == slug else sent)
+    else:
+        address = Slug(api_key, there, create=True, like=slug)
     return Reading(address, _PLAIN[signal]._replace(**said) if said else _PLAIN[signal], named=bool(state))
 
 

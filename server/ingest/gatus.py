@@ -56,7 +56,9 @@ def read(request: Request) -> Reading | Refusal:
         return duration
     message = stored_text(values.get("error", "")) if success == "false" else None
     ping = Ping("success" if success == "true" else "fail", duration=duration, message=message, dialect=name)
-    return Reading(Slug(token, decode(key).lstrip("_")), ping, named=True)
+    sent = decode(key)
+    slug = sent.lstrip("_")
+    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

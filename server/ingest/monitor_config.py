@@ -16,7 +16,6 @@ src/sentry/monitors/constants.py for the defaults of one minute of margin and th
 
 from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -25,7 +24,7 @@ from server.engine.monitor import read_definition
 from server.errors import DefinitionError
 
 CONFIG_BYTES_MAX: Final = 10_000
-DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"grace": "1m", "max_runtime": "30m"})
+DEFAULTS: Final[Mapping[str, Any]] = {"grace": "1m", "max_runtime": "30m"}
 
 _UNIT_S = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 31 * 86_400, "year": 366 * 86_400}
 # A monitor has one kind of schedule, so the one that was sent replaces every other.
@@ -63,7 +62,7 @@ def _definition(text: bytes) -> Mapping[str, Any] | None:
         read_definition({name: value for name, value in fields.items() if value is not None})
     except DefinitionError:
         return None
-    return MappingProxyType(fields)
+    return fields
 
 
 def _schedule(schedule: object) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ class Slug(NamedTuple):
     `defaults`: fields that only a monitor that is made now gets, under those of `definition`.
     `like`: the slug of another monitor of the project; where that one exists, the missing one is made with its
     definition, whatever `create` says (an environment of a known job).
+    `sent`: the name as the client wrote it where that is not the slug itself; an added key is written with it.
     """
 
     ping_key: str
@@ -52,6 +53,7 @@ class Slug(NamedTuple):
     definition: Mapping[str, Any] | None = None
     defaults: Mapping[str, Any] | None = None
     like: str | None = None
+    sent: str | None = None
 
 
 class Reading(NamedTuple):

@@ -159,6 +159,7 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         definition=definition,
         defaults=DEFAULTS if definition is not None else None,
         like=base if there != base and definition is None else None,
+        sent=sent_slug if there == base and sent_slug != base else None,
     )
     return Reading(address, ping, named=True)
 
