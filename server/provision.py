@@ -1,9 +1,11 @@
 """Makes a monitor for the first ping that addresses it, where its dialect knows that, and follows what clients declare.
 
-Bounded per project and minute, because a ping key is in many hands.
+Sentry's clients send the schedule with every check-in, so what was declared last is remembered: only a declaration that
+differs costs a transaction. Bounded per project and minute, because a ping key is in many hands.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
+from typing import Any
 
 import asyncpg
 import structlog
@@ -11,49 +13,54 @@ import structlog
 from server.clock import monotonic
 from server.engine.monitor import read_definition
 from server.errors import DefinitionError
-from server.ingest.reading import Outcome, Slug
-from server.ingest.take import Provisioned
+from server.ingest.reading import OK, Outcome, Slug
 from server.roster import Roster
 from server.store import changes, definitions
 from server.store.definitions import Wanted
 from server.store.pool import database_trouble
 
 CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
-_UNKNOWN, _FULL = Outcome("unknown"), Outcome("full")
+REMEMBERED_MAX = 100_000  # declarations
+_CREATED, _UNKNOWN, _FULL = Outcome("created"), Outcome("unknown"), Outcome("full")
 
 log = structlog.get_logger("provision")
 
 
 class Provision:
-    """Called with an address that has something to say about its monitor."""
+    """Called with an address that has something to say about its monitor; the roster knows the monitor afterwards."""
 
-    def __init__(self, pool: asyncpg.Pool, roster: Roster) -> None:
-        self._pool, self._roster = pool, roster
+    def __init__(self, pool: asyncpg.Pool, roster: Roster, allowed: bool) -> None:
+        self._pool, self._roster, self._allowed = pool, roster, allowed
+        self._declared: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._created_s: dict[int, deque[float]] = {}  # by project, within the last minute
 
-    async def __call__(self, address: Slug) -> Provisioned | Outcome:
-        """The monitor, made or changed; or `unknown` (it is not made) or `full`. Raises Unavailable."""
-        bound = self._roster.find_slug(address.ping_key, address.slug)
+    async def __call__(self, address: Slug) -> Outcome:
+        """`created`, `ok` (it is there), `unknown` (it is not, and is not made) or `full`. Raises Unavailable."""
+        known = self._roster.find_slug(address.ping_key, address.slug) is not None
         project_id = self._roster.project_of(address.ping_key)
-        if project_id is None:
-            return _UNKNOWN
-        if bound is None and self._is_full(project_id):
+        if not self._allowed or project_id is None:
+            return OK if known else _UNKNOWN
+        key = (address.ping_key, address.slug)
+        if known and (address.definition is None or self._declared.get(key) == address.definition):
+            return OK
+        if not known and self._is_full(project_id):
             return _FULL
         try:
-            created = await self._put(address, project_id)
+            outcome = await self._put(address, project_id)
         except DefinitionError as error:
             log.info("what a client declared cannot be", slug=address.slug, error=str(error))
-            return _UNKNOWN if bound is None else Provisioned(bound, False)
-        if created is None:
-            return _UNKNOWN
-        if created:
+            outcome = OK if known else _UNKNOWN
+        if outcome is _CREATED:
             self._created_s.setdefault(project_id, deque()).append(monotonic())
-        await self._roster.refresh()
-        bound = self._roster.find_slug(address.ping_key, address.slug)
-        return _UNKNOWN if bound is None else Provisioned(bound, created)
+        if address.definition is not None:
+            self._declared[key] = address.definition
+            if len(self._declared) > REMEMBERED_MAX:
+                self._declared.popitem(last=False)
+        if not known and outcome is not _UNKNOWN:
+            await self._roster.refresh()
+        return outcome
 
-    async def _put(self, address: Slug, project_id: int) -> bool | None:
-        """Whether it was made; None: it is not there and nothing says that it shall be."""
+    async def _put(self, address: Slug, project_id: int) -> Outcome:
         with database_trouble():
             async with changes.changing(self._pool) as connection:
                 stored = await definitions.stored_definition(connection, project_id, address.slug)
@@ -61,12 +68,12 @@ class Provision:
                 if stored is None and address.like is not None:
                     like = await definitions.stored_definition(connection, project_id, address.like)
                 if stored is None and like is None and not address.create:
-                    return None
+                    return _UNKNOWN
                 base = stored if stored is not None else {**(address.defaults or {}), **(like or {})}
                 fields = {**base, **(address.definition or {})}
                 definition = read_definition({name: value for name, value in fields.items() if value is not None})
                 await definitions.put_monitors(connection, [Wanted(project_id, address.slug, definition)], "ping")
-        return stored is None
+        return OK if stored is not None else _CREATED
 
     def _is_full(self, project_id: int) -> bool:
         created_s = self._created_s.get(project_id)
