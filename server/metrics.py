@@ -55,7 +55,7 @@ READINGS: dict[str, Reading] = {
     "connections_max": Reading("gauge", "Limit of offbeat_connections; beyond it they are closed at once."),
     "roster_keys": Reading("gauge", "Keys of monitors held in memory."),
     "roster_refreshes": Reading("counter", "Refreshes of the keys held in memory."),
-    "writer_id": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
+    "writer_generation": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
     "rows_rejected": Reading("counter", "Pings that Postgres could not store, answered 400."),
     "batches_doubted": Reading("counter", "Batches whose commit was in doubt, and that were sent again."),
     # Keeper: only the process that is the keeper has them.
@@ -64,7 +64,6 @@ READINGS: dict[str, Reading] = {
     "watermark_timestamp_seconds": Reading("gauge", "Log time up to which everything is committed and judged."),
     "monitors": Reading("gauge", "Monitors by status.", "status", STATUSES),
     "monitors_never_heard": Reading("gauge", "Monitors that were never pinged."),
-    "runs_open": Reading("gauge", "Runs that were started and have not finished."),
     "incidents_open": Reading("gauge", "Incidents that are open."),
     "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
     "self_check_mismatches": Reading("counter", "Open incidents in SQL that differed from the engine's at a start."),

@@ -13,12 +13,8 @@ from prometheus_client import generate_latest
 
 from server.beat import UNTAKEN_S_MAX, Beat
 from server.clock import LogClock
-from server.engine.engine import Engine
-from server.engine.monitor import read_definition
-from server.engine.ping import PLAIN, SECOND, Entry
 from server.errors import DatabaseAway
 from server.ingest.writer import Writer
-from server.keep.census import Census
 from server.keep.keeper import Keeper
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
@@ -286,33 +282,6 @@ def test_a_log_that_nobody_reads_stops_nothing():
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 7
 
 
-async def test_the_census_counts_what_the_engine_holds():
-    engine = Engine()
-    definition = read_definition({"every": "1m", "grace": "10s"})
-    for monitor_id in range(1, 12_001):
-        engine.put(monitor_id, 1, f"m{monitor_id}", definition, paused=monitor_id <= 100, at=1)
-    heard = [Entry(SECOND + n, 1, n, 100 + n, 1, None, PLAIN["success"]) for n in range(1, 6_001)]
-    index = 0
-    while index < len(heard):
-        index = engine.apply(heard, index, 500)
-    while not engine.advance(200 * SECOND, 500):
-        pass
-    keeping = [False]
-    census = Census(lambda: engine.monitors if keeping[0] else None)
-    await census.start()
-    assert census.counted is None
-    await census.stop()
-    keeping[0] = True
-    await census.start()
-    async with asyncio.timeout(5):
-        while census.counted is None:
-            await asyncio.sleep(0.005)
-    await census.stop()
-    assert dict(census.counted.statuses) == {"paused": 100, "down": 6_000, "new": 5_900}
-    assert census.counted.never_heard == 6_000
-    assert census.counted.incidents_open == 6_000 and census.counted.runs_open == 0
-
-
 async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started():
     settings, metrics, clock = Settings(), Metrics("1"), LogClock()
     url = "postgresql://nobody@127.0.0.1:1/none"
@@ -321,7 +290,7 @@ async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started
     )
     keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
     bind_ingest(metrics, settings, writer, Roster(None))
-    bind_keeper(metrics, keeper, Census(lambda: None))
+    bind_keeper(metrics, keeper)
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
     assert "\noffbeat_watermark_timestamp_seconds" not in text
