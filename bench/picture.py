@@ -16,7 +16,12 @@ TIMES_MAX = 10.0  # a number ten times as good as it must be is drawn no longer
 
 def draw(results: list[Result], path: Path) -> None:
     """An SVG of all results at `path`. Draws nothing where nothing was compared."""
-    bars = [(result, line) for result in results for line in result.lines if line.unit in ("pings/s", "requests/s")]
+    bars = [
+        (result, line)
+        for result in results
+        for line in result.lines
+        if line.unit in ("pings/s", "requests/s", "rows/s")
+    ]
     goals = [(result, goal) for result in results for goal in result.goals]
     if not bars and not goals:
         return
@@ -40,12 +45,15 @@ def _throughputs(axes: Axes, bars: list[tuple[Result, Line]]) -> None:
         color=[GOOD if OURS in line.name else GREY for _, line in bars],
         error_kw={"elinewidth": 0.8, "capsize": 2},
     )
-    for place, median in zip(places, medians, strict=True):
-        axes.annotate(f" {median:,.0f}", (median, place), va="center", xytext=(8, 0), textcoords="offset points")
+    for place, (_, line) in zip(places, bars, strict=True):
+        axes.annotate(
+            f" {line.median:,.0f}", (line.high, place), va="center", xytext=(3, 0), textcoords="offset points"
+        )
     axes.set_yticks(list(places), [f"{result.bench}: {line.name}" for result, line in bars])
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_title("A second: pings committed to Postgres (green), requests that store nothing (grey)", loc="left")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_title("Committed pings a second (green), and rivals (grey)", loc="left")
     _tidy(axes)
 
 
