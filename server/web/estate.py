@@ -7,12 +7,14 @@ so what it says is what would happen. Used by `POST /apply` and by `--config` at
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from server.engine.monitor import Slug, problems_of
-from server.errors import DefinitionError, Problem
+from server.errors import DefinitionError, Problem, SettingsError
+from server.estate_file import read_estate
 from server.store import projects
 from server.store.changes import Change, changing
 from server.store.definitions import delete_monitors, put_monitors, slugs_of
@@ -97,6 +99,19 @@ async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | Non
     if done and not body.dry_run:
         deps.changed()
     return await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+
+
+async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
+    """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
+    try:
+        return await apply(
+            deps, ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True)), "config"
+        )
+    except ValidationError as error:
+        problems = problems_of(error)
+    except DefinitionError as error:
+        problems = error.problems
+    raise SettingsError("\n  ".join([f"{path}: nothing was changed", *(f"{p.field}: {p.reason}" for p in problems)]))
 
 
 async def _read(body: ApplyBody, only_project: str | None) -> _Read:
