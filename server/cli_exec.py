@@ -242,12 +242,7 @@ def _run(command: tuple[str, ...], run: str, tail: Tail | None, alive: float | N
             tail.keep(f"{command[0]}: {error.strerror}\n".encode())
         return 127 if isinstance(error, FileNotFoundError) else 126
     _pass_signals_to(child)
-    copies = []
-    for source, to in (
-        ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer)) if tail is not None else ()
-    ):
-        copies.append(threading.Thread(target=tail.copy, args=(source, to), daemon=True))
-        copies[-1].start()
+    copies = _copy_output(child, tail) if tail is not None else []
     while True:
         try:
             code = child.wait(alive)
@@ -257,6 +252,15 @@ def _run(command: tuple[str, ...], run: str, tail: Tail | None, alive: float | N
     for copy in copies:
         copy.join(PIPE_WAIT_S)
     return code if code >= 0 else 128 - code
+
+
+def _copy_output(child: "subprocess.Popen[bytes]", tail: Tail) -> list[threading.Thread]:
+    assert child.stdout is not None and child.stderr is not None
+    pipes = ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
+    copies = [threading.Thread(target=tail.copy, args=pair, daemon=True) for pair in pipes]
+    for copy in copies:
+        copy.start()
+    return copies
 
 
 def _pass_signals_to(child: "subprocess.Popen[bytes]") -> None:
