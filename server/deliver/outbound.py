@@ -54,7 +54,7 @@ class Outbound(Service):
         self.guard = Guard(settings.allow_private_destinations, settings.allow_destinations)
         self.mail_server = read_mail_server(settings.smtp_url) if settings.smtp_url else None
         self.send_timeout_s = SEND_TIMEOUT_S
-        self._now = now
+        self.now = now  # log time
         self._tls = tls or ssl.create_default_context()
         self._resolver: Resolver | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -91,7 +91,7 @@ class Outbound(Service):
 
     def now_s(self) -> int:
         """Seconds since 1970 in log time."""
-        return self._now() // SECOND
+        return self.now() // SECOND
 
     async def post(
         self,

@@ -40,7 +40,11 @@ class Alertmanager(Channel):
     token: Annotated[str, Field(max_length=2_000, pattern=r"^[\x21-\x7e]+$")] | None = None
 
     def compose(self, message: Message) -> bytes:
-        return orjson.dumps([self.alert(each) for each in message.members or (message,)])
+        return self.encode([self.alert(each) for each in message.members or (message,)])
+
+    def encode(self, alerts: list[dict[str, Any]]) -> bytes:
+        """The body of a request."""
+        return orjson.dumps(alerts)
 
     def alert(self, message: Message, ends_at: str | None = None) -> dict[str, Any]:
         """One alert. The identity holds nothing that changes while an incident is open.

@@ -1,0 +1,214 @@
+"""Attempts under way: each sends one message once, and what became of it is written down in bulk.
+
+An attempt is ours until it is settled: its claim is renewed while it is being sent and while its outcome waits for the
+database. One that takes long, or whose lane has failed before, no longer counts against the room of the others.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from server import failpoints
+from server.clock import monotonic, to_micros, to_rfc3339
+from server.deliver.channel import Channel, DeliveryError, Message, Outlet
+from server.deliver.lane import backoff_s
+from server.deliver.messages import Scribe
+from server.service import Service
+from server.store.outbox import Claimed, Digest, Outbox, Outcome
+
+log = structlog.get_logger("courier")
+
+SENDING_MAX = 128  # new attempts of healthy lanes
+SLOW_AFTER_S = 3.0  # older ones, and those of failing lanes, count apart
+ALL_SENDING_MAX = 640
+ATTEMPT_S_MAX = 60.0  # above every time-out on the way out; a bug in a kind cannot hold a lane for ever
+UNEXPECTED_MAX = 3  # attempts that end in an error of ours, before an alert is set aside
+SETTLE_MAX = 1_000  # in one statement
+SETTLE_AGAIN_S = 1.0
+
+
+class Sending(NamedTuple):
+    """One attempt: of a digest or of a single alert."""
+
+    digest: bool
+    id: int
+    lane: int
+    since: float
+    suspect: bool
+
+
+class Verdict(NamedTuple):
+    """What one attempt came to. `failed`: in a way that says something about its channel."""
+
+    state: str  # as in the outbox; pending: to be tried again
+    error: str | None = None
+    failed: bool = False
+    retry_after_s: float | None = None
+
+
+class Attempts(Service):
+    """`ended` is told the lane, whether it failed, and for how long it shall rest; after `settled` others may go."""
+
+    name = "attempts"
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        out: Outlet,
+        count: Callable[[str, str, int], None],
+        draw: Callable[[], float],
+        ended: Callable[[int, bool, float | None], None],
+        settled: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.stop_s = 3.0
+        self._outbox = outbox
+        self._out = out
+        self._count = count
+        self._draw = draw
+        self._ended = ended
+        self._settled = settled
+        self._sending: dict[tuple[bool, int], Sending] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._outcomes: list[tuple[Outcome, str]] = []
+        self._unsettled = asyncio.Event()
+
+    async def start(self) -> None:
+        """Ready to send."""
+        self.spawn(self._settle_all(), "settle")
+
+    async def stop(self) -> None:
+        """Attempts under way get `stop_s`; what was not finished then is given back."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=self.stop_s)
+        await self.cancel_tasks()
+        try:
+            async with asyncio.timeout(self.stop_s):
+                await self._settle()
+                await self._outbox.release(*self._ids())
+        except Exception as error:
+            log.warning("claims were not given back; they lapse by themselves", error=str(error))
+
+    def room(self) -> int:
+        """How many more attempts may begin now."""
+        now = monotonic()
+        quick = sum(1 for s in self._sending.values() if not s.suspect and now - s.since < SLOW_AFTER_S)
+        return min(SENDING_MAX - quick, ALL_SENDING_MAX - len(self._sending))
+
+    async def renew(self, lease_s: float) -> None:
+        """Keep the claims of everything that is not settled."""
+        await self._outbox.renew(*self._ids(), lease_s)
+
+    def begin(self, row: Claimed, channel: Channel, scribe: Scribe, project: str, suspect: bool) -> None:
+        """Send one alert."""
+        sending = Sending(False, row.id, row.lane, monotonic(), suspect)
+        self._sending[(False, row.id)] = sending
+        self._watch_attempt(self.errand(self._alert(row, channel, scribe, project), f"alert {row.id}"))
+
+    def begin_digest(self, digest: Digest, channel: Channel, message: Message, suspect: bool) -> None:
+        """Send one digest: the stored bytes."""
+        sending = Sending(True, digest.id, digest.lane, monotonic(), suspect)
+        self._sending[(True, digest.id)] = sending
+        self._watch_attempt(self.errand(self._digest(digest, channel, message), f"digest {digest.id}"))
+
+    def give_up(self, row: Claimed, reason: str) -> None:
+        """Settle one alert as dead without an attempt."""
+        self._outcomes.append((Outcome(row.id, "dead", 0.0, reason), "none"))
+        self._unsettled.set()
+
+    async def _alert(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> None:
+        verdict = await self._attempt_alert(row, channel, scribe, project)
+        failpoints.pass_by("sent")
+        self._outcomes.append((self._outcome(row.id, row.attempts, verdict), channel.kind))
+        self._unsettled.set()
+        self._ended(row.lane, verdict.failed, verdict.retry_after_s)
+
+    async def _attempt_alert(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> Verdict:
+        if row.expired:
+            return Verdict("expired", "was not delivered in time")
+        try:
+            message = scribe.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
+            body = channel.compose(message)
+        except Exception as error:
+            log.exception("an alert cannot be put into words and is set aside", alert=row.id)
+            return Verdict("dead", f"cannot be put into words: {error!r}"[:500])
+        return await self._send(message, body, channel, row.attempts)
+
+    async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
+        verdict = await self._send(message, digest.body, channel, digest.attempts)
+        failpoints.pass_by("sent")
+        outcome = self._outcome(digest.id, digest.attempts, verdict)
+        while True:
+            try:
+                await self._outbox.settle_digest(outcome)
+                break
+            except Exception as error:
+                log.warning("a digest is not settled yet", error=str(error))
+                await asyncio.sleep(SETTLE_AGAIN_S)
+        failpoints.pass_by("settled")
+        self._sending.pop((True, digest.id), None)
+        self._tell(channel.kind, outcome, digest.alerts if verdict.state != "pending" else 1)
+        self._ended(digest.lane, verdict.failed, verdict.retry_after_s)
+        self._settled()
+
+    async def _send(self, message: Message, body: bytes, channel: Channel, attempts: int) -> Verdict:
+        """The attempt itself. Whatever happens is a verdict."""
+        try:
+            async with asyncio.timeout(ATTEMPT_S_MAX):
+                await channel.send(message, body, self._out)
+        except DeliveryError as error:
+            if error.permanent:
+                return Verdict("dead", str(error))
+            return Verdict("pending", str(error), True, error.retry_after_s)
+        except TimeoutError:
+            return Verdict("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
+        except Exception as error:
+            log.exception("an attempt ended in an error of ours", id=message.id, channel_kind=channel.kind)
+            return Verdict("dead" if attempts >= UNEXPECTED_MAX else "pending", repr(error)[:500])
+        return Verdict("delivered")
+
+    def _outcome(self, id: int, attempts: int, verdict: Verdict) -> Outcome:
+        wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == "pending" else 0.0
+        return Outcome(id, verdict.state, wait_s, verdict.error)
+
+    async def _settle_all(self) -> None:
+        while True:
+            await self._unsettled.wait()
+            self._unsettled.clear()
+            try:
+                await self._settle()
+            except Exception as error:
+                log.warning("outcomes are not written yet", waiting=len(self._outcomes), error=str(error))
+                self._unsettled.set()
+                await asyncio.sleep(SETTLE_AGAIN_S)
+
+    async def _settle(self) -> None:
+        """Write all outcomes; whatever arrives while one statement is under way goes with the next."""
+        while self._outcomes:
+            batch = self._outcomes[:SETTLE_MAX]
+            await self._outbox.settle([outcome for outcome, _ in batch])
+            failpoints.pass_by("settled")
+            del self._outcomes[: len(batch)]
+            for outcome, kind in batch:
+                self._sending.pop((False, outcome.id), None)
+                self._tell(kind, outcome, 1)
+            self._settled()
+
+    def _tell(self, kind: str, outcome: Outcome, count: int) -> None:
+        """Count it, and say aloud what will not arrive."""
+        self._count(kind, "retried" if outcome.state == "pending" else outcome.state, count)
+        if outcome.state in ("dead", "expired"):
+            log.error("will not be delivered", id=outcome.id, channel_kind=kind, state=outcome.state, why=outcome.error)
+
+    def _ids(self) -> tuple[list[int], list[int]]:
+        """Of single alerts and of digests."""
+        return (
+            [s.id for s in self._sending.values() if not s.digest],
+            [s.id for s in self._sending.values() if s.digest],
+        )
+
+    def _watch_attempt(self, task: asyncio.Task[None]) -> None:
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)

@@ -1,0 +1,299 @@
+"""The courier: takes alerts from the outbox and has them sent, so that each arrives, once, and in order.
+
+One courier in all is at work (a lease; the others stand by), so a channel's rate, its circuit and its digests are
+decided in one place; claims are by row all the same, so two at work for a moment do no harm. Each round asks which
+lanes have something to say, decides for each (lane.py), claims, and starts one task an attempt (attempts.py). No lane
+waits for another.
+
+    pending ── claim, commit ──> ours for `lease_s` ── send ──> settled
+       ^                              │ we die: the lease runs out
+       └──────────────────────────────┘
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+
+import asyncpg
+import structlog
+
+from server import failpoints
+from server.clock import monotonic, to_micros, to_rfc3339
+from server.deliver.attempts import Attempts
+from server.deliver.channel import Channel, Message
+from server.deliver.flapping import Flapping
+from server.deliver.kinds import load_channel
+from server.deliver.lane import BURST_MAX, Lane, backoff_s, lane_for
+from server.deliver.messages import FIRST_MAX, Scribe
+from server.deliver.outbound import Outbound
+from server.deliver.repeats import Repeats
+from server.errors import DatabaseAway, DefinitionError
+from server.service import Service
+from server.settings import Settings
+from server.store.outbox import Attached, ChannelRow, Digest, Due, Outbox, Outcome
+
+log = structlog.get_logger("courier")
+
+POLL_S = 0.5  # the truth, when a wake-up is lost
+ROUND_S_MIN = 0.02  # attempts that end in one moment share a round
+AGAIN_S = 1.0  # after a round that failed
+DIGEST_LEAST = BURST_MAX + 1
+
+
+class Courier(Service):
+    """Delivers. `count` is told (channel kind, result, how many); the results are those of server/metrics.py."""
+
+    name = "courier"
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        out: Outbound,
+        settings: Settings,
+        node: str,
+        count: Callable[[str, str, int], None] = lambda kind, result, count: None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__()
+        self.outbox = Outbox(pool, f"{node}/{secrets.token_hex(6)}", node)
+        self.scribe: Scribe | None = None  # needs the database to know its own name
+        self.attempts = Attempts(self.outbox, out, count, draw, self._attempt_ended, self.wake)
+        self.flapping = Flapping(self.outbox)
+        self.repeats = Repeats(self.outbox, out, settings, self.wake, lambda: self.scribe if self.at_work else None)
+        # Times that tests shrink. A claim outlives a courier by `lease_s`, its place by `life_s`.
+        self.lease_s = 10.0
+        self.life_s = 6.0
+        self.pulse_s = 2.0
+        self._count = count
+        self._draw = draw
+        self._public_url = settings.public_url
+        self._lanes: dict[int, Lane] = {}
+        self._woken = asyncio.Event()
+        self._after = -1  # the lane that the last round ended with
+        self._trusted_until = 0.0
+
+    async def start(self) -> None:
+        """Begins to work as soon as the lease is ours. Needs no database yet."""
+        self.attempts.on_death = self.on_death
+        await self.attempts.start()
+        self.repeats.on_death = self.on_death
+        await self.repeats.start()
+        self.spawn(self._pulse(), "pulse")
+        self.spawn(self._deliver(), "deliver")
+
+    async def stop(self) -> None:
+        """No new attempts; those under way are finished or given back, and the next courier may begin."""
+        self._trusted_until = 0.0
+        await self.cancel_tasks()
+        await self.repeats.stop()
+        await self.attempts.stop()
+        try:
+            await self.outbox.give_up()
+        except DatabaseAway:
+            log.warning("another courier takes over later", within_s=self.life_s)
+
+    def wake(self) -> None:
+        """There is something new in the outbox."""
+        self._woken.set()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether this is the one courier, as far as it may believe so."""
+        return monotonic() < self._trusted_until
+
+    async def _pulse(self) -> None:
+        """Renews the lease and all claims under way; stands by to take over from another courier."""
+        while True:
+            began = monotonic()
+            try:
+                if self.scribe is None:
+                    self.scribe = Scribe(await self.outbox.identity(), self._public_url)
+                before = self.at_work
+                # Trusted only from the start of the question on: a slow answer must not stretch it.
+                self._trusted_until = began + self.life_s if await self.outbox.take_over(self.life_s) else 0.0
+                if self.at_work and not before:
+                    log.info("at work", holder=self.outbox.holder)
+                    self.wake()
+                await self.attempts.renew(self.lease_s)
+            except DatabaseAway as error:
+                log.warning("no pulse; will be tried again", error=str(error))
+            except Exception:
+                log.exception("no pulse; will be tried again")
+            await asyncio.sleep(max(0.05, self.pulse_s - (monotonic() - began)))
+
+    async def _deliver(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+            self._woken.clear()
+            if self.at_work and self.scribe is not None:
+                try:
+                    await self._round(self.scribe)
+                except DatabaseAway as error:
+                    log.warning("a round failed; will be tried again", error=str(error))
+                    await asyncio.sleep(AGAIN_S)
+                except Exception:
+                    log.exception("a round failed; will be tried again")
+                    await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(ROUND_S_MIN)
+
+    async def _round(self, scribe: Scribe) -> None:
+        """One walk over lanes with something to say, as far as there is room."""
+        now = monotonic()
+        room = self.attempts.room()
+        if room <= 0:
+            return  # the end of an attempt wakes us
+        resting = [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
+        in_digests = await self.outbox.lanes_in_digests()
+        if in_digests:
+            for digest in await self.outbox.claim_digests(resting, room, self.lease_s):
+                await self._resume(digest, scribe)
+        due = await self.outbox.due(self._after, [*resting, *in_digests], DIGEST_LEAST, room)
+        if len(due) == room:
+            self._after = due[-1].lane
+        elif self._after >= 0:
+            self._after = -1
+            self.wake()  # the walk began in the middle: the other half follows at once
+        if due:
+            await self._serve(due, scribe, now)
+        for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
+            del self._lanes[id]
+
+    async def _serve(self, due: list[Due], scribe: Scribe, now: float) -> None:
+        """Let each of these lanes do what it may now."""
+        rows = await self.outbox.channels([each.lane for each in due])
+        channels = {each.lane: _channel(each.lane, rows.get(each.lane)) for each in due}
+        projects = {each.lane: rows[each.lane].project if each.lane in rows else "default" for each in due}
+        await self._cancel_out(channels)
+        wanted: list[Due] = []
+        for each in due:
+            channel = channels[each.lane]
+            if isinstance(channel, str):
+                wanted.append(each)  # to be settled without an attempt
+                continue
+            lane = self._lane(each.lane, channel)
+            plan = lane.plan(now, each.fresh, each.again)
+            if plan.digest:
+                gathered = await self._gather(each.lane, channel, projects[each.lane], scribe)
+                # Nothing gathered: these are resolves of a service that keeps incidents, or operators' alerts.
+                plan = lane.plan(now, 0 if gathered else BURST_MAX, each.again)
+            if plan.fresh or plan.again:
+                wanted.append(Due(each.lane, plan.fresh, plan.again))
+        claimed = await self.outbox.claim(wanted, self.lease_s) if wanted else []
+        failpoints.pass_by("claimed")
+        for row in await self.flapping.hold_back(claimed):
+            channel = channels[row.lane]
+            if isinstance(channel, str):
+                self.attempts.give_up(row, channel)
+                continue
+            lane = self._lane(row.lane, channel)
+            self.attempts.begin(row, channel, scribe, projects[row.lane], lane.suspect)
+            lane.began(now, singles=int(row.attempts == 1), retries=int(row.attempts > 1))
+
+    async def _cancel_out(self, channels: dict[int, Channel | str]) -> None:
+        """Settle what is no news any more, before it is claimed."""
+        gone = await self.outbox.cancel_out(list(channels))
+        keeping = [id for id, channel in channels.items() if isinstance(channel, Channel) and channel.keeps_incidents]
+        if keeping:
+            gone += await self.outbox.drop_resolves(keeping)
+        for id in gone:
+            channel = channels[id]
+            self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
+
+    async def _gather(self, id: int, channel: Channel, project: str, scribe: Scribe) -> bool:
+        """Make a digest of all that waits in a lane, store what it will say, and begin to send it."""
+        whole = channel.digest_style == "members"
+        try:
+            async with self.outbox.transaction() as connection:
+                attached = await self.outbox.attach(
+                    connection,
+                    id,
+                    channel.digest_alerts_max,
+                    DIGEST_LEAST,
+                    not channel.keeps_incidents,
+                    channel.digest_alerts_max if whole else FIRST_MAX,
+                )
+                if attached is None:
+                    return False
+                message, body = _word_digest(attached, channel, project, scribe)
+                await self.outbox.write_digest(connection, attached.id, message.facts, body, self.lease_s)
+        except _Unspeakable:
+            log.exception("a digest cannot be put into words; its alerts go one by one", lane=id)
+            self._lane(id, channel).digests = False
+            return False
+        failpoints.pass_by("gathered")
+        digest = Digest(
+            id=attached.id,
+            lane=id,
+            kind="digest",
+            attempts=1,
+            alerts=attached.alerts,
+            closes=None,
+            facts=message.facts,
+            body=body,
+            created_at=attached.created_at,
+            expired=False,
+        )
+        self._begin_digest(digest, channel, scribe)
+        return True
+
+    async def _resume(self, digest: Digest, scribe: Scribe) -> None:
+        """Send a stored digest again, or for the first time after a crash."""
+        rows = await self.outbox.channels([digest.lane])
+        channel = _channel(digest.lane, rows.get(digest.lane))
+        if not digest.expired and isinstance(channel, Channel):
+            self._begin_digest(digest, channel, scribe)
+            return
+        state, error = ("expired", "was not delivered in time") if digest.expired else ("dead", str(channel))
+        await self.outbox.settle_digest(Outcome(digest.id, state, 0.0, error))
+        self._count(channel.kind if isinstance(channel, Channel) else "none", state, digest.alerts)
+
+    def _begin_digest(self, digest: Digest, channel: Channel, scribe: Scribe) -> None:
+        at = to_rfc3339(to_micros(digest.created_at)) or ""
+        message = scribe.stored_digest(digest.id, digest.kind, digest.closes, digest.facts, at)
+        lane = self._lane(digest.lane, channel)
+        self.attempts.begin_digest(digest, channel, message, lane.suspect)
+        lane.began(monotonic(), retries=int(digest.attempts > 1), digest=digest.attempts == 1)
+
+    def _attempt_ended(self, id: int, failed: bool, retry_after_s: float | None) -> None:
+        lane = self._lanes.get(id)
+        if lane is not None:
+            rest_s = backoff_s(lane.failures + 1, self._draw, retry_after_s) if failed else 0.0
+            lane.ended(monotonic(), failed, rest_s)
+
+    def _lane(self, id: int, channel: Channel) -> Lane:
+        if id not in self._lanes:
+            self._lanes[id] = lane_for(channel.per_minute or channel.per_minute_default, channel.digest)
+        return self._lanes[id]
+
+
+class _Unspeakable(Exception):
+    """Something in one of its alerts keeps a digest from being written; each alert alone will show which."""
+
+
+def _word_digest(attached: Attached, channel: Channel, project: str, scribe: Scribe) -> tuple[Message, bytes]:
+    try:
+        at = to_rfc3339(to_micros(attached.created_at)) or ""
+        whole = channel.digest_style == "members"
+        message = scribe.digest(
+            attached, project, [scribe.alert(each, at, project) for each in attached.first] if whole else ()
+        )
+        return message, channel.compose(message)
+    except Exception as error:
+        raise _Unspeakable from error
+
+
+def _channel(lane: int, row: ChannelRow | None) -> Channel | str:
+    """What a lane sends by, or why it cannot."""
+    if lane == 0:
+        return load_channel("log", "{}")
+    if row is None:
+        return "the channel was deleted"
+    try:
+        return load_channel(row.kind, row.definition)
+    except DefinitionError as error:
+        return f"the channel's definition cannot be read: {error}"

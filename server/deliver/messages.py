@@ -1,0 +1,73 @@
+"""From rows of the outbox to messages: identity, thread, words, and secrets taken out. Pure, so a retry is the same."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from server.clock import to_micros, to_rfc3339
+from server.deliver.channel import Message
+from server.deliver.redact import redact_all
+from server.deliver.words import link_to, say_alert, say_digest, say_over
+from server.store.outbox import Attached, Claimed, Member
+
+FIRST_MAX = 20  # names in a digest
+_FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at")
+
+
+class Scribe:
+    """Writes messages of one database (`instance`), with links below `public_url` where that is known."""
+
+    def __init__(self, instance: str, public_url: str | None) -> None:
+        self._instance = instance
+        self._public_url = public_url
+
+    def alert(self, row: Claimed | Member, created_at: str, project: str) -> Message:
+        """One alert. `project` is for facts that name none."""
+        facts: dict[str, Any] = {"project": project, **redact_all(row.facts, row.secrets), "kind": row.kind}
+        id = f"alert_{self._instance}_{row.id}"
+        link = link_to(facts, self._public_url)
+        at = facts.get("decided_at")
+        return Message(
+            id=id,
+            thread=self._thread(facts) or id,
+            kind=row.kind,
+            at=at if isinstance(at, str) and at else created_at,
+            facts=facts,
+            words=say_alert(row.kind, facts, link),
+            link=link,
+        )
+
+    def digest(self, attached: Attached, project: str, members: Iterable[Message] = ()) -> Message:
+        """Many alerts in one message: the counts, and the first of them."""
+        first = [
+            {**{name: facts[name] for name in _FIRST_FACTS if facts.get(name) is not None}, "kind": each.kind}
+            for each in attached.first[:FIRST_MAX]
+            for facts in (redact_all(each.facts, each.secrets),)
+        ]
+        facts = {**attached.counts, "kind": "digest", "alerts": attached.alerts, "project": project, "first": first}
+        created_at = to_rfc3339(to_micros(attached.created_at)) or ""
+        return self.stored_digest(attached.id, "digest", None, facts, created_at, members)
+
+    def stored_digest(
+        self, id: int, kind: str, closes: int | None, facts: dict[str, Any], at: str, members: Iterable[Message] = ()
+    ) -> Message:
+        """A digest, or the message that closes one, from its row."""
+        link = link_to({"project": facts.get("project")}, self._public_url)
+        words = say_over(facts, link) if kind == "over" else say_digest(facts, link)
+        return Message(
+            id=f"digest_{self._instance}_{id}",
+            thread=f"offbeat/{self._instance}/digest/{closes or id}",
+            kind=kind,
+            at=at,
+            facts=facts,
+            words=words,
+            link=link,
+            members=tuple(members),
+        )
+
+    def over(self, closes: int, facts: dict[str, Any], at: str) -> Message:
+        """What is queued to close a digest; its own id is not known yet, and no body holds it."""
+        return self.stored_digest(0, "over", closes, facts, at)
+
+    def _thread(self, facts: dict[str, Any]) -> str | None:
+        monitor, incident = facts.get("monitor"), facts.get("incident")
+        return f"offbeat/{self._instance}/{facts['project']}/{monitor}/{incident}" if monitor and incident else None

@@ -1,0 +1,145 @@
+"""What the courier at work does by the clock: reminders, what Alertmanagers hold, the end of digests, and sweeping.
+
+Each is asked of the database anew, so that nothing depends on having been there when it began.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from server.clock import to_rfc3339
+from server.deliver.channel import DeliveryError, Message
+from server.deliver.kinds import KINDS, load_channel
+from server.deliver.kinds.alertmanager import Alertmanager
+from server.deliver.messages import Scribe
+from server.deliver.outbound import Outbound
+from server.engine.ping import SECOND
+from server.errors import DatabaseAway, DefinitionError
+from server.service import Service
+from server.settings import Settings
+from server.store.outbox import Member, Outbox
+
+log = structlog.get_logger("courier")
+
+REMIND_EVERY_S = 5.0
+REMINDERS_MAX = 1_000  # in one statement; the next one follows at once
+OVER_EVERY_S = 5.0
+FIRING_EVERY_S = 60.0  # docs/alerts_api.md: well below resolve_timeout, five minutes
+FIRING_LASTS_S = 240.0  # four missed repetitions, as Prometheus has it
+RESOLVED_FOR_S = 300.0
+FIRING_PAGE = 500
+SWEEP_EVERY_S = 600.0
+SWEEP_MAX = 5_000
+
+
+class Repeats(Service):
+    """`scribe` gives None while another courier is at work."""
+
+    name = "repeats"
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        out: Outbound,
+        settings: Settings,
+        wake: Callable[[], None],
+        scribe: Callable[[], Scribe | None],
+    ) -> None:
+        super().__init__()
+        # Times that tests shrink.
+        self.remind_every_s = REMIND_EVERY_S
+        self.over_every_s = OVER_EVERY_S
+        self.firing_every_s = FIRING_EVERY_S
+        self.sweep_every_s = SWEEP_EVERY_S
+        self._outbox = outbox
+        self._out = out
+        self._keep_days = settings.keep_days
+        self._wake = wake
+        self._scribe = scribe
+        self._telling: set[int] = set()  # Alertmanager channels whose last repetition is still under way
+
+    async def start(self) -> None:
+        """Begins; the first of each comes at once."""
+        self.spawn(self._repeat(self.remind, lambda: self.remind_every_s), "reminders")
+        self.spawn(self._repeat(self.tell_what_is_over, lambda: self.over_every_s), "ends of digests")
+        self.spawn(self._repeat(self.tell_what_fires, lambda: self.firing_every_s), "firing alerts")
+        self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweeping")
+
+    async def _repeat(self, step: Callable[[Scribe], Awaitable[None]], every_s: Callable[[], float]) -> None:
+        while True:
+            scribe = self._scribe()
+            if scribe is None:
+                await asyncio.sleep(min(0.2, every_s()))
+                continue
+            try:
+                await step(scribe)
+            except DatabaseAway as error:
+                log.warning("will be tried again", step=step.__name__, error=str(error))
+            except Exception:
+                log.exception("will be tried again", step=step.__name__)
+            await asyncio.sleep(every_s())
+
+    async def remind(self, scribe: Scribe) -> None:
+        """Queue the reminders that are due."""
+        while made := await self._outbox.remind(REMINDERS_MAX):
+            self._wake()
+            if made < REMINDERS_MAX:
+                break
+
+    async def tell_what_is_over(self, scribe: Scribe) -> None:
+        """Queue a resolution for every digest that is one incident at its service, once all members are resolved."""
+        kinds = [name for name, kind in KINDS.items() if kind.keeps_incidents]
+        channels = {id: (kind, text) for id, kind, text in await self._outbox.channels_of_kinds(kinds)}
+        if not channels:
+            return
+        for id, lane, alerts in await self._outbox.all_over(list(channels)):
+            try:
+                channel = load_channel(*channels[lane])
+            except DefinitionError as error:
+                log.warning("a digest cannot be closed", digest=id, error=str(error))
+                continue
+            facts = {"kind": "over", "alerts": alerts, "closes": id}
+            at = to_rfc3339(self._out.now()) or ""
+            await self._outbox.close_digest(id, facts, channel.compose(scribe.over(id, facts, at)))
+            self._wake()
+
+    async def tell_what_fires(self, scribe: Scribe) -> None:
+        """Repeat to every Alertmanager what is open, and what has just been resolved; a slow one delays no other."""
+        for id, kind, text in await self._outbox.channels_of_kinds([Alertmanager.kind]):
+            try:
+                channel = load_channel(kind, text)
+            except DefinitionError as error:
+                log.warning("an Alertmanager is not told", channel=id, error=str(error))
+                continue
+            if isinstance(channel, Alertmanager) and id not in self._telling:
+                self._telling.add(id)
+                task = self.errand(self._tell_one(id, channel, scribe), f"Alertmanager {id}")
+                task.add_done_callback(lambda _, id=id: self._telling.discard(id))  # type: ignore[misc]
+
+    async def _tell_one(self, id: int, channel: Alertmanager, scribe: Scribe) -> None:
+        after = 0
+        while page := await self._outbox.firing(id, after, FIRING_PAGE):
+            await self._post(id, channel, page, scribe)
+            after = page[-1].monitor_id or 0
+        if page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, FIRING_PAGE):
+            await self._post(id, channel, page, scribe)
+
+    async def _post(self, id: int, channel: Alertmanager, page: list[Member], scribe: Scribe) -> None:
+        """One page to every peer at once."""
+        now = self._out.now()
+        at, ends_at = to_rfc3339(now) or "", to_rfc3339(now + int(FIRING_LASTS_S * SECOND))
+        messages: list[Message] = [scribe.alert(each, at, "default") for each in page]
+        body = channel.encode([channel.alert(each, ends_at) for each in messages])
+        results = await asyncio.gather(
+            *(channel.post(url, body, self._out) for url in channel.urls), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, DeliveryError):
+                log.warning("an Alertmanager did not take a repetition", channel=id, error=str(result))
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def _sweep(self, scribe: Scribe) -> None:
+        while await self._outbox.sweep(self._keep_days, SWEEP_MAX) == SWEEP_MAX:
+            await asyncio.sleep(0.1)

@@ -1,0 +1,330 @@
+"""The outbox in Postgres: what the courier takes, renews and settles, and what people ask about it.
+
+Delivery is at least once: a row is claimed with a lease before anything is sent and settled afterwards. What a crash
+leaves between the two is sent again, with the same id and the same body.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from server.store.pool import database_trouble
+from server.store.queries import load
+
+ACQUIRE_TIMEOUT_S = 5.0
+BULK_TIMEOUT_S = 60.0  # statements over all members of a digest
+_SQL = load("outbox")
+Connection = PoolConnectionProxy
+
+
+class Due(NamedTuple):
+    """A lane with alerts that may go now, each counted up to the limit asked for."""
+
+    lane: int
+    fresh: int  # never tried
+    again: int  # retries
+
+
+class ChannelRow(NamedTuple):
+    """What a lane sends by. `definition` is JSON with its secrets."""
+
+    id: int
+    kind: str
+    definition: str
+    slug: str
+    project: str
+
+
+class Claimed(NamedTuple):
+    """One alert that is ours to send now. `secrets` are keys to be taken out of its words."""
+
+    id: int
+    lane: int
+    channel_id: int | None
+    project_id: int
+    monitor_id: int | None
+    incident: int | None
+    attempts: int
+    lapses: int
+    kind: str
+    facts: dict[str, Any]
+    created_at: datetime
+    expired: bool
+    secrets: tuple[str, ...]
+
+
+class Member(NamedTuple):
+    """One alert inside a digest, or one that an Alertmanager is told of again."""
+
+    id: int
+    monitor_id: int | None
+    incident: int | None
+    kind: str
+    facts: dict[str, Any]
+    secrets: tuple[str, ...]
+
+
+class Digest(NamedTuple):
+    """Many alerts in one message, claimed. `body` is what will be, and may have been, sent."""
+
+    id: int
+    lane: int
+    kind: str  # digest, over
+    attempts: int
+    alerts: int
+    closes: int | None
+    facts: dict[str, Any]
+    body: bytes
+    created_at: datetime
+    expired: bool
+
+
+class Outcome(NamedTuple):
+    """What became of an attempt: `state` as in the table; `pending` is a retry after `wait_s`."""
+
+    id: int
+    state: str
+    wait_s: float = 0.0
+    error: str | None = None
+
+
+class Attached(NamedTuple):
+    """A digest in the making, inside its transaction."""
+
+    id: int
+    created_at: datetime
+    alerts: int
+    counts: dict[str, Any]  # opened, worse, reminder, resolved, since, until, decided_at
+    first: list[Member]
+
+
+class Outbox:
+    """One courier's view. `holder` names the claimer and is new with every start of a process."""
+
+    def __init__(self, pool: asyncpg.Pool, holder: str, node: str) -> None:
+        self._pool = pool
+        self.holder = holder
+        self.node = node
+
+    async def take_over(self, life_s: float) -> bool:
+        """Be the courier at work for the next `life_s` seconds, or stay it. Raises DatabaseAway."""
+        return await self._value("take_over", self.holder, self.node, life_s) is not None
+
+    async def give_up(self) -> None:
+        """Let another begin at once."""
+        await self._execute("give_up", self.holder)
+
+    async def identity(self) -> str:
+        """Eight hexadecimal digits that are this database's alone."""
+        return str(await self._value("identity"))
+
+    async def due(self, after: int, skip: Sequence[int], count_max: int, lanes_max: int) -> list[Due]:
+        """Lanes behind `after` with something to send now, in their order."""
+        return [Due(*row) for row in await self._planned("due", after, list(skip), count_max, lanes_max)]
+
+    async def channels(self, ids: Sequence[int]) -> dict[int, ChannelRow]:
+        """The channels that exist, by id."""
+        return {row["id"]: ChannelRow(*row) for row in await self._fetch("channels_of", list(ids))}
+
+    async def cancel_out(self, lanes: Sequence[int]) -> list[int]:
+        """Settle opens never tried together with their resolves; the lane of each alert that went."""
+        return [row["lane"] for row in await self._planned("cancel_out", list(lanes))]
+
+    async def drop_resolves(self, lanes: Sequence[int]) -> list[int]:
+        """Settle resolves of members of a digest, in lanes of services that keep incidents; the lane of each."""
+        return [row["lane"] for row in await self._planned("drop_resolves", list(lanes))]
+
+    async def claim(self, wanted: Sequence[Due], lease_s: float) -> list[Claimed]:
+        """Up to `fresh` and `again` alerts of each lane, ours for `lease_s`."""
+        rows = await self._planned(
+            "claim",
+            [w.lane for w in wanted],
+            [w.fresh for w in wanted],
+            [w.again for w in wanted],
+            self.holder,
+            lease_s,
+        )
+        return [_claimed(row) for row in rows]
+
+    async def flapping(self, ids: Sequence[int]) -> dict[int, int]:
+        """How many incidents of the same monitor the lane had in the hour before each of these opens."""
+        return {row["id"]: row["earlier"] for row in await self._planned("flapping", list(ids))}
+
+    async def note(self, flapping: dict[int, dict[str, Any]]) -> None:
+        """Write what is said about flapping into the facts, before the first attempt."""
+        await self._execute("note", list(flapping), list(flapping.values()), self.holder)
+
+    async def hold(self, ids: Sequence[int], wait_s: float) -> None:
+        """Put claimed alerts back as never tried, until later."""
+        await self._execute("hold", list(ids), self.holder, wait_s)
+
+    async def renew(self, alerts: Sequence[int], digests: Sequence[int], lease_s: float) -> None:
+        """Keep what is still being sent."""
+        if alerts:
+            await self._execute("renew", list(alerts), self.holder, lease_s)
+        if digests:
+            await self._execute("renew_digests", list(digests), self.holder, lease_s)
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what became of attempts, in bulk."""
+        columns = [list(column) for column in zip(*outcomes, strict=True)]
+        await self._execute("settle", *columns, self.holder)
+
+    async def settle_digest(self, outcome: Outcome) -> None:
+        """Write what became of a digest, and with it of its members."""
+        async with self.transaction() as connection:
+            id, state, wait_s, error = outcome
+            settled = await connection.fetchval(_SQL["settle_digest"], id, state, wait_s, error, self.holder)
+            if settled is not None and state != "pending":
+                await connection.execute(_SQL["settle_members"], id, state, error, timeout=BULK_TIMEOUT_S)
+
+    async def release(self, alerts: Sequence[int], digests: Sequence[int]) -> None:
+        """Give claims back."""
+        await self._execute("release", list(alerts), list(digests), self.holder)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One transaction whose statements are planned for the tables as they are now."""
+        with database_trouble():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
+                await connection.execute(_SQL["own_plans"])
+                yield connection
+
+    async def attach(
+        self, connection: Connection, lane: int, most: int, least: int, resolves: bool, shown: int
+    ) -> Attached | None:
+        """Make all that may go of a lane part of a new digest, unless they are fewer than `least`."""
+        made = await connection.fetchrow(_SQL["attach"], lane, most, least, resolves, timeout=BULK_TIMEOUT_S)
+        if made is None:
+            return None
+        counts = await connection.fetchrow(_SQL["members_counted"], made["id"], timeout=BULK_TIMEOUT_S)
+        first = await connection.fetch(_SQL["members_first"], made["id"], shown, timeout=BULK_TIMEOUT_S)
+        assert counts is not None
+        return Attached(made["id"], made["created_at"], made["alerts"], dict(counts), [_member(row) for row in first])
+
+    async def write_digest(
+        self, connection: Connection, id: int, facts: dict[str, Any], body: bytes, lease_s: float
+    ) -> None:
+        """Store what will be sent, claimed."""
+        await connection.execute(_SQL["write_digest"], id, facts, body, self.holder, lease_s)
+
+    async def lanes_in_digests(self) -> list[int]:
+        """Lanes that send a digest before all else."""
+        return [row["lane"] for row in await self._fetch("lanes_in_digests")]
+
+    async def claim_digests(self, skip: Sequence[int], most: int, lease_s: float) -> list[Digest]:
+        """Digests to send now, at most one of each lane."""
+        rows = await self._planned("claim_digests", list(skip), most, self.holder, lease_s)
+        return [Digest(**row) for row in rows]
+
+    async def channels_of_kinds(self, kinds: Sequence[str]) -> list[tuple[int, str, str]]:
+        """Id, kind and definition of all channels of these kinds."""
+        return [(row["id"], row["kind"], row["definition"]) for row in await self._fetch("lanes_of_kinds", list(kinds))]
+
+    async def all_over(self, lanes: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Digests (id, lane, alerts) whose every member is resolved and whose service was not told."""
+        rows = await self._planned("all_over", list(lanes))
+        return [(row["id"], row["lane"], row["alerts"]) for row in rows]
+
+    async def close_digest(self, id: int, facts: dict[str, Any], body: bytes) -> None:
+        """Queue the message that says so."""
+        await self._execute("close_digest", id, facts, body)
+
+    async def remind(self, most: int) -> int:
+        """Queue the reminders that are due; how many."""
+        return len(await self._planned("remind", most))
+
+    async def firing(self, lane: int, after: int, most: int) -> list[Member]:
+        """Open incidents as one channel knows them, by monitor, behind the monitor `after`."""
+        return [_member(row) for row in await self._planned("firing", lane, after, most)]
+
+    async def just_resolved(self, lane: int, within_s: float, most: int) -> list[Member]:
+        """Resolutions that one channel was told of within so many seconds."""
+        return [_member(row) for row in await self._planned("just_resolved", lane, within_s, most)]
+
+    async def depth(self) -> tuple[int, float | None]:
+        """How many alerts are unsettled, and when the oldest of them was made, in Unix seconds of the database."""
+        row = (await self._fetch("depth"))[0]
+        return row["pending"], row["oldest_s"]
+
+    async def sweep(self, keep_days: int, most: int) -> int:
+        """Delete what was settled that long ago; how many alerts went."""
+        gone = int((await self._execute("sweep", keep_days, most)).split()[-1])
+        await self._execute("sweep_digests", keep_days)
+        return gone
+
+    async def _value(self, name: str, *arguments: Any) -> Any:
+        with database_trouble():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                return await connection.fetchval(_SQL[name], *arguments)
+
+    async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        with database_trouble():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                rows: list[asyncpg.Record] = await connection.fetch(_SQL[name], *arguments)
+                return rows
+
+    async def _planned(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.transaction() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(_SQL[name], *arguments)
+            return rows
+
+    async def _execute(self, name: str, *arguments: Any) -> str:
+        with database_trouble():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                return str(await connection.execute(_SQL[name], *arguments))
+
+
+def _claimed(row: asyncpg.Record) -> Claimed:
+    values = dict(row)
+    values["secrets"] = tuple(row["secrets"] or ())
+    return Claimed(**values)
+
+
+def _member(row: asyncpg.Record) -> Member:
+    return Member(
+        row["id"],
+        row["monitor_id"],
+        row["incident"],
+        row["kind"],
+        row["facts"],
+        tuple(row["secrets"] or ()),
+    )
+
+
+async def resend(pool: asyncpg.Pool, alert_id: int) -> bool:
+    """Send a settled alert once more, under the same id. False: there is none, or it is still pending."""
+    with database_trouble():
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            return await connection.fetchval(_SQL["resend"], alert_id) is not None
+
+
+async def page_alerts(
+    pool: asyncpg.Pool,
+    *,
+    project_id: int | None = None,
+    states: Sequence[str] | None = None,
+    monitor_id: int | None = None,
+    incident: int | None = None,
+    channel_id: int | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """Alerts for people, the newest first; `before` is the id of the last one of the page before."""
+    with database_trouble():
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            rows = await connection.fetch(
+                _SQL["page"],
+                project_id,
+                list(states) if states is not None else None,
+                monitor_id,
+                incident,
+                channel_id,
+                before,
+                limit,
+            )
+    return [dict(row) for row in rows]

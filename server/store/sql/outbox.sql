@@ -1,0 +1,439 @@
+-- The outbox: what the courier takes, sends and settles, and what people ask about it.
+--
+-- A *lane* is a channel's queue (0: the server's own log). Of one incident in one lane only the lowest unsettled
+-- (ordinal, round) may go. `next_attempt_at` is the lease too: a claim pushes it ahead, so nobody else finds the row.
+-- now() and not clock_timestamp() where an index is to be used: the latter is not stable within a statement.
+
+-- name: own_plans
+-- The outbox is empty for months and then holds a hundred thousand rows: a plan made for the one is ruin for the other.
+-- A plan of its own for each execution looks at the table's size of that moment.
+set local plan_cache_mode = force_custom_plan
+
+-- name: take_over
+-- One courier at work at a time: rates, digests and circuits need no agreement then. (That two work for a moment does
+-- no harm: claims are by row.) A courier beside the keeper goes first, because it hears of decisions at once.
+update lease l
+   set term = l.term + (l.holder <> $1)::integer,
+       taken_at = case when l.holder = $1 then l.taken_at else clock_timestamp() end,
+       holder = $1, node = $2, expires_at = clock_timestamp() + $3::float8 * interval '1 second'
+ where l.name = 'courier'
+   and (l.holder = $1
+     or l.expires_at < clock_timestamp()
+     or (l.node <> $2 and exists (
+          select from lease k where k.name = 'keeper' and k.node = $2 and k.expires_at > clock_timestamp())))
+returning l.term
+
+-- name: give_up
+-- A graceful stop lets the next one begin at once.
+update lease set expires_at = '-infinity' where name = 'courier' and holder = $1
+
+-- name: identity
+-- Distinguishes the ids of this database's alerts from those of any other; a copy of the secret it is not.
+select left(encode(sha256(secret || 'alerts'::bytea), 'hex'), 8) as instance from meta
+
+-- name: due
+-- From lane to lane ($1: after this one), without those that may not send now ($2), until $4 are found: how many never
+-- tried alerts and how many retries may go, counted up to $3. The steps of the recursion each touch one index entry, so
+-- this costs by lanes and never by alerts; and it ends as soon as the limit is reached.
+with recursive walk (lane) as (
+  (select lane from alerts where state = 'pending' and digest_id is null and lane > $1 order by lane limit 1)
+  union all
+  select (select a.lane from alerts a
+           where a.state = 'pending' and a.digest_id is null and a.lane > w.lane
+           order by a.lane limit 1)
+    from walk w
+   where w.lane is not null
+)
+select w.lane, fresh.count as fresh, again.count as again
+  from walk w
+ cross join lateral (
+   select count(*)::integer from (
+     select from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+        and a.attempts = 0 and a.next_attempt_at <= now()
+        and not exists (
+          select from alerts b
+           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+      limit $3) as found) as fresh
+ cross join lateral (
+   select count(*)::integer from (
+     select from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+        and a.attempts > 0 and a.next_attempt_at <= now()
+        and not exists (
+          select from alerts b
+           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+      limit $3) as found) as again
+ where w.lane is not null and w.lane <> all ($2::integer[]) and (fresh.count > 0 or again.count > 0)
+ limit $4
+
+-- name: channels_of
+-- What a lane sends by, read anew for every claim: a change of the channel holds for the next attempt.
+select c.id, c.kind, c.definition::text as definition, c.slug, p.slug as project
+  from channels c join projects p on p.id = c.project_id
+ where c.id = any ($1::integer[])
+
+-- name: cancel_out
+-- An open that nobody was ever told of, and its resolve: neither is news any more. The opens are locked first; where a
+-- courier has just claimed one, both stay.
+with opens as (
+  select o.monitor_id, o.incident, o.lane
+    from alerts r
+    join alerts o on o.monitor_id = r.monitor_id and o.incident = r.incident and o.lane = r.lane
+   where r.lane = any ($1::integer[]) and r.state = 'pending' and r.digest_id is null and r.kind = 'resolved'
+     and o.kind = 'opened' and o.state = 'pending' and o.attempts = 0 and o.digest_id is null
+   order by o.id
+     for update of o skip locked
+)
+update alerts a
+   set state = 'collapsed', settled_at = clock_timestamp()
+  from opens
+ where a.monitor_id = opens.monitor_id and a.incident = opens.incident and a.lane = opens.lane and a.state = 'pending'
+returning a.lane
+
+-- name: drop_resolves
+-- In services that keep incidents a digest is one incident, closed when all of its members are resolved. A resolve of
+-- one member says nothing to them. (Where the open went alone, its resolve goes alone too.)
+update alerts r
+   set state = 'collapsed', settled_at = clock_timestamp()
+ where r.lane = any ($1::integer[]) and r.state = 'pending' and r.digest_id is null and r.kind = 'resolved'
+   and exists (
+     select from alerts o
+      where o.monitor_id = r.monitor_id and o.incident = r.incident and o.lane = r.lane and o.kind = 'opened'
+        and o.digest_id is not null and o.state <> 'pending')
+returning r.lane
+
+-- name: claim
+-- For each lane so many never tried alerts and so many retries. A row that still has a claimer was lost by it: after
+-- each such loss it is left alone twice as long, so that an alert that kills its sender does so ever more rarely and
+-- takes no others along for long. Keys that may stand in a job's words go with it, to be taken out of them.
+with wanted as (
+  select * from unnest($1::integer[], $2::integer[], $3::integer[]) as w (lane, fresh, again)
+), picked as (
+  select found.id
+    from wanted w
+   cross join lateral (
+     select a.id from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+        and a.attempts = 0 and a.next_attempt_at <= now()
+        and not exists (
+          select from alerts b
+           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+      order by a.next_attempt_at, a.id
+      limit w.fresh
+        for update skip locked) as found
+  union all
+  select found.id
+    from wanted w
+   cross join lateral (
+     select a.id from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+        and a.attempts > 0 and a.next_attempt_at <= now()
+        and not exists (
+          select from alerts b
+           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+      order by a.next_attempt_at, a.id
+      limit w.again
+        for update skip locked) as found
+)
+update alerts a
+   set attempts = a.attempts + 1,
+       lapses = a.lapses + (a.claimed_by is not null)::integer,
+       next_attempt_at = clock_timestamp()
+         + $5::float8 * power(2, least(a.lapses + (a.claimed_by is not null)::integer, 6)) * interval '1 second',
+       claimed_by = $4
+  from picked
+ where a.id = picked.id
+returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
+          a.facts, a.created_at, a.expires_at < clock_timestamp() as expired,
+          (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
+            || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+
+-- name: flapping
+-- How many incidents of the same monitor this lane heard of, or was to hear of, in the hour before each of these opens.
+-- The numbers of a monitor's incidents rise with time, so the last fifty are enough.
+select a.id, count(o.id)::integer as earlier
+  from alerts a
+  left join alerts o
+    on o.monitor_id = a.monitor_id and o.incident between a.incident - 50 and a.incident - 1
+   and o.lane = a.lane and o.kind = 'opened' and o.created_at > a.created_at - interval '1 hour'
+ where a.id = any ($1::bigint[])
+ group by a.id
+
+-- name: note
+-- What the courier adds to the facts before the first attempt: it must be there before anything is sent, so that a
+-- retry says the same.
+update alerts a
+   set facts = a.facts || jsonb_build_object('flapping', n.flapping)
+  from unnest($1::bigint[], $2::jsonb[]) as n (id, flapping)
+ where a.id = n.id and a.claimed_by = $3 and a.state = 'pending'
+
+-- name: hold
+-- Back into the queue as never tried, until later: should it resolve before, both cancel out.
+update alerts a
+   set attempts = 0, claimed_by = null, next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
+ where a.id = any ($1::bigint[]) and a.claimed_by = $2 and a.state = 'pending'
+
+-- name: renew
+-- What is still being sent stays ours.
+update alerts
+   set next_attempt_at = greatest(next_attempt_at, clock_timestamp() + $3::float8 * interval '1 second')
+ where id = any ($1::bigint[]) and claimed_by = $2 and state = 'pending'
+
+-- name: renew_digests
+-- The same for digests.
+update digests
+   set next_attempt_at = greatest(next_attempt_at, clock_timestamp() + $3::float8 * interval '1 second')
+ where id = any ($1::bigint[]) and claimed_by = $2 and state = 'pending'
+
+-- name: settle
+-- What became of attempts, in bulk. What was delivered is delivered, also where the claim was lost meanwhile: that saves
+-- the second copy if the other has not sent yet. `pending` is a retry after so many seconds.
+update alerts a
+   set state = s.state, error = s.error, claimed_by = null,
+       settled_at = case when s.state <> 'pending' then clock_timestamp() end,
+       next_attempt_at = case when s.state = 'pending' then clock_timestamp() + s.wait_s * interval '1 second'
+                              else a.next_attempt_at end
+  from unnest($1::bigint[], $2::text[], $3::float8[], $4::text[]) as s (id, state, wait_s, error)
+ where a.id = s.id and a.state = 'pending' and (a.claimed_by = $5 or s.state = 'delivered')
+
+-- name: release
+-- An orderly stop: what was not finished may be taken by another at once.
+with given as (
+  update digests set claimed_by = null, next_attempt_at = clock_timestamp()
+   where id = any ($2::bigint[]) and claimed_by = $3 and state = 'pending'
+)
+update alerts set claimed_by = null, next_attempt_at = clock_timestamp()
+ where id = any ($1::bigint[]) and claimed_by = $3 and state = 'pending'
+
+-- name: attach
+-- A digest of all never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it.
+-- The body follows in the same transaction. $4: resolves too.
+with picked as (
+  select a.id from alerts a
+   where a.lane = $1 and a.state = 'pending' and a.digest_id is null
+     and a.attempts = 0 and a.next_attempt_at <= now()
+     and a.kind <> 'operator' and ($4 or a.kind <> 'resolved')
+     and not exists (
+       select from alerts b
+        where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+          and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+   order by a.next_attempt_at, a.id
+   limit $2
+     for update skip locked
+), made as (
+  insert into digests (project_id, channel_id, alerts, facts, body)
+  select c.project_id, nullif($1, 0), count(picked.id), '{}', ''
+    from picked
+    left join channels c on c.id = $1
+   group by c.project_id
+  having count(picked.id) >= $3
+  returning id, created_at
+), part as (
+  update alerts a set digest_id = made.id from made, picked where a.id = picked.id
+  returning a.id
+)
+select made.id, made.created_at, (select count(*) from part)::integer as alerts from made
+
+-- name: members_counted
+-- What a digest says: how many of each kind, from when to when.
+select count(*) filter (where kind = 'opened')::integer as opened,
+       count(*) filter (where kind = 'worse')::integer as worse,
+       count(*) filter (where kind = 'reminder')::integer as reminder,
+       count(*) filter (where kind = 'resolved')::integer as resolved,
+       min(coalesce(case kind when 'resolved' then facts ->> 'resolved_at' else facts ->> 'opened_at' end,
+                    facts ->> 'decided_at')) as since,
+       max(coalesce(case kind when 'resolved' then facts ->> 'resolved_at' else facts ->> 'opened_at' end,
+                    facts ->> 'decided_at')) as until,
+       max(facts ->> 'decided_at') as decided_at
+  from alerts where digest_id = $1
+
+-- name: members_first
+-- The first members: trouble before what is over, the oldest first.
+select a.id, a.monitor_id, a.incident, a.kind, a.facts,
+       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
+         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+  from alerts a
+ where a.digest_id = $1
+ order by (a.kind = 'resolved'), a.id
+ limit $2
+
+-- name: write_digest
+-- Stored before it is sent, and claimed with it.
+update digests
+   set facts = $2::jsonb, body = $3, claimed_by = $4, attempts = 1,
+       next_attempt_at = clock_timestamp() + $5::float8 * interval '1 second'
+ where id = $1
+
+-- name: lanes_in_digests
+-- A lane with an unsettled digest sends nothing else: its members stand before whatever followed them.
+select distinct lane from digests where state = 'pending'
+
+-- name: claim_digests
+-- As for alerts; there are few. In the order of a lane, only the first of each.
+with picked as (
+  select d.id from digests d
+   where d.state = 'pending' and d.next_attempt_at <= now() and d.lane <> all ($1::integer[])
+     and not exists (select from digests b where b.state = 'pending' and b.lane = d.lane and b.id < d.id)
+   order by d.next_attempt_at
+   limit $2
+     for update skip locked
+)
+update digests d
+   set attempts = d.attempts + 1,
+       lapses = d.lapses + (d.claimed_by is not null)::integer,
+       next_attempt_at = clock_timestamp()
+         + $4::float8 * power(2, least(d.lapses + (d.claimed_by is not null)::integer, 6)) * interval '1 second',
+       claimed_by = $3
+  from picked
+ where d.id = picked.id
+returning d.id, d.lane, d.kind, d.attempts, d.alerts, d.closes, d.facts,
+          d.body, d.created_at, d.expires_at < clock_timestamp() as expired
+
+-- name: settle_digest
+-- The digest's own row.
+update digests d
+   set state = $2, error = $4, claimed_by = null,
+       settled_at = case when $2 <> 'pending' then clock_timestamp() end,
+       next_attempt_at = case when $2 = 'pending' then clock_timestamp() + $3::float8 * interval '1 second'
+                              else d.next_attempt_at end
+ where d.id = $1 and d.state = 'pending' and (d.claimed_by = $5 or $2 = 'delivered')
+returning d.id
+
+-- name: settle_members
+-- And its members, in the same transaction. As many as fifty thousand: this has a time-out of its own.
+update alerts set state = $2, error = $3, settled_at = clock_timestamp() where digest_id = $1 and state = 'pending'
+
+-- name: all_over
+-- Digests as incidents at a service, of which every member is resolved. The first open member ends the search.
+select d.id, d.lane, d.channel_id, d.project_id, d.alerts
+  from digests d
+ where d.state = 'delivered' and d.kind = 'digest' and d.lane = any ($1::integer[])
+   and d.settled_at > now() - interval '30 days'
+   and not exists (select from digests o where o.closes = d.id)
+   and not exists (
+     select from alerts m
+       join incidents i on i.monitor_id = m.monitor_id and i.number = m.incident
+      where m.digest_id = d.id and i.resolved_at is null)
+
+-- name: close_digest
+-- The message that closes it waits in the lane like any other. Two couriers meet at digests_closes.
+insert into digests (project_id, channel_id, alerts, closes, kind, facts, body)
+select project_id, channel_id, alerts, id, 'over', $2::jsonb, $3 from digests where id = $1
+on conflict do nothing
+
+-- name: lanes_of_kinds
+-- The channels of these kinds.
+select id, kind, definition::text as definition, project_id from channels where kind = any ($1::text[])
+
+-- name: remind
+-- Reminders of open incidents, by the definition of this moment: nobody has acknowledged it, its monitor is neither
+-- paused nor snoozed and still has that channel, and the last word to it was delivered that long ago. A reminder repeats
+-- the facts of that last word; `round` puts it behind it and before whatever the keeper decides next. Two couriers meet
+-- at alerts_once. monitors_reminded keeps a million monitors without reminders out of it.
+insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts)
+select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round + 1, 'reminder',
+       a.facts || jsonb_build_object('kind', 'reminder', 'decided_at',
+         to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+  from monitors m
+  join incidents i on i.monitor_id = m.id and i.resolved_at is null and i.acknowledged_at is null
+                  and i.suppressed_by is null
+ cross join lateral (
+   select distinct on (l.lane) l.*
+     from alerts l
+    where l.monitor_id = i.monitor_id and l.incident = i.number
+    order by l.lane, l.ordinal desc, l.round desc) as a
+  left join channels c on c.id = a.channel_id
+ where m.definition ? 'remind_every'
+   and not m.paused
+   and (m.snoozed_until is null or m.snoozed_until <= clock_timestamp())
+   and a.state = 'delivered'
+   and a.settled_at <= clock_timestamp() - (m.definition ->> 'remind_every')::interval
+   and case when a.lane = 0 then true
+            when m.definition ? 'channels' then m.definition -> 'channels' ? c.slug
+            else c.is_default end
+ order by a.id
+ limit $1
+on conflict do nothing
+returning lane
+
+-- name: firing
+-- What an Alertmanager should hold: every open incident that this channel ($1) was told of or is about to be, by its
+-- last word. In pages of $3 by monitor, after $2.
+select i.monitor_id, a.id, a.incident, a.kind, a.facts,
+       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
+         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+  from incidents i
+ cross join lateral (
+   select l.* from alerts l
+    where l.monitor_id = i.monitor_id and l.incident = i.number and l.lane = $1
+      and l.state <> 'collapsed' and l.kind <> 'resolved'
+    order by l.ordinal desc, l.round desc
+    limit 1) as a
+ where i.resolved_at is null and i.monitor_id > $2
+ order by i.monitor_id
+ limit $3
+
+-- name: just_resolved
+-- What an Alertmanager was told the end of within the last $2 seconds, to be told again: one of its peers may have been
+-- away. Found by the alerts' settling, because incidents have no index for it and need none.
+select a.monitor_id, a.id, a.incident, a.kind, a.facts,
+       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
+         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+  from alerts a
+ where a.settled_at > now() - $2::float8 * interval '1 second'
+   and a.lane = $1 and a.kind = 'resolved' and a.state = 'delivered'
+   and not exists (select from incidents i where i.monitor_id = a.monitor_id and i.resolved_at is null)
+ order by a.monitor_id, a.id
+ limit $3
+
+-- name: depth
+-- How much waits, and since when. Over the partial index of what is pending.
+select count(*)::integer as pending, extract(epoch from min(created_at))::float8 as oldest_s
+  from alerts where state = 'pending'
+
+-- name: resend
+-- On request: a dead, expired or delivered alert goes out once more, alone and from the beginning, under the same id.
+update alerts
+   set state = 'pending', attempts = 0, lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
+       next_attempt_at = clock_timestamp(), expires_at = clock_timestamp() + interval '24 hours'
+ where id = $1 and state <> 'pending'
+returning id
+
+-- name: page
+-- Alerts for people, the newest first; any of the filters may be null.
+select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.digest_id, p.slug as project,
+       c.slug as channel, c.kind as channel_kind, a.monitor_id, a.incident, a.ordinal, a.round, a.attempts, a.kind,
+       a.state, a.error, a.facts
+  from alerts a
+  join projects p on p.id = a.project_id
+  left join channels c on c.id = a.channel_id
+ where ($1::integer is null or a.project_id = $1)
+   and ($2::text[] is null or a.state = any ($2))
+   and ($3::integer is null or a.monitor_id = $3)
+   and ($4::integer is null or a.incident = $4)
+   and ($5::integer is null or a.channel_id = $5)
+   and ($6::bigint is null or a.id < $6)
+ order by a.id desc
+ limit $7
+
+-- name: sweep
+-- Settled alerts that are older than $1 days, never those of an open incident: reminders and Alertmanagers live on them.
+delete from alerts
+ where id in (
+   select a.id from alerts a
+    where a.settled_at < now() - $1::integer * interval '1 day'
+      and not exists (
+        select from incidents i
+         where i.monitor_id = a.monitor_id and i.number = a.incident and i.resolved_at is null)
+    limit $2)
+
+-- name: sweep_digests
+-- And the digests that nothing is part of any more.
+delete from digests d
+ where d.settled_at < now() - $1::integer * interval '1 day'
+   and not exists (select from alerts a where a.digest_id = d.id)

@@ -1,0 +1,142 @@
+"""A courier at work on a real database, with rows as the keeper writes them."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from server.deliver.courier import Courier
+from server.deliver.outbound import Outbound
+from server.settings import Settings
+from server.store.pool import open_pool
+
+OPENED_AT = "2026-11-24T03:10:00Z"
+
+
+def settings(**changes: Any) -> Settings:
+    """Settings under which receivers on this machine may be sent to."""
+    return Settings(**{"allow_private_destinations": True, "public_url": "https://beat.example.org", **changes})
+
+
+class Scene:
+    """A database with channels and alerts, and couriers on it."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.pool = pool
+        self.counted: Counter[tuple[str, str]] = Counter()
+
+    async def channel(self, slug: str, kind: str, **definition: Any) -> int:
+        """A channel of the default project."""
+        id: int = await self.pool.fetchval(
+            "insert into channels (project_id, slug, kind, definition) "
+            "select id, $1, $2, $3::jsonb from projects where slug = 'default' returning id",
+            slug,
+            kind,
+            definition,
+        )
+        return id
+
+    async def alert(
+        self, channel: int | None, monitor: int | None = 1, incident: int | None = 1, kind: str = "opened", **more: Any
+    ) -> int:
+        """One alert, as the keeper writes it."""
+        ordinal = more.pop("ordinal", {"opened": 0, "worse": 1, "resolved": 9}.get(kind, 0))
+        facts = {
+            "monitor": f"job-{monitor}",
+            "name": f"Job {monitor}",
+            "project": "default",
+            "incident": incident,
+            "kind": kind,
+            "status": "up" if kind == "resolved" else "down",
+            "cause": "missed",
+            "reason": "no ping by 03:10:00: it was due at 03:00:00, with 10 min of grace",
+            "opened_at": OPENED_AT,
+            "decided_at": "2026-11-24T03:10:00.1Z",
+            **({"resolved_at": "2026-11-24T04:00:00Z"} if kind == "resolved" else {}),
+            **more.pop("facts", {}),
+        }
+        columns = {
+            "project_id": 1,
+            "channel_id": channel,
+            "monitor_id": monitor,
+            "incident": incident,
+            "ordinal": ordinal,
+            "kind": kind,
+            "facts": facts,
+            **more,
+        }
+        names = ", ".join(columns)
+        places = ", ".join(f"${n}" + ("::jsonb" if name == "facts" else "") for n, name in enumerate(columns, 1))
+        id: int = await self.pool.fetchval(
+            f"insert into alerts ({names}) values ({places}) returning id", *columns.values()
+        )
+        return id
+
+    async def alerts(self, channel: int, count: int, first: int = 1, kind: str = "opened", incident: int = 1) -> None:
+        """Many at once: monitors `first` and following, each with one incident."""
+        await self.pool.execute(
+            "insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, kind, facts) "
+            "select 1, $1, n, $5, case when $4 = 'opened' then 0 else 9 end, $4, "
+            "jsonb_build_object('monitor', 'job-' || n, 'name', 'Job ' || n, "
+            "'project', 'default', 'incident', $5::int, 'kind', $4::text, 'reason', 'no ping', 'opened_at', $6::text, "
+            "'decided_at', $6::text) from generate_series($3::int, $3::int + $2::int - 1) as n",
+            channel,
+            count,
+            first,
+            kind,
+            incident,
+            OPENED_AT,
+        )
+
+    async def row(self, id: int) -> asyncpg.Record:
+        """An alert as it stands."""
+        row = await self.pool.fetchrow("select * from alerts where id = $1", id)
+        assert row is not None
+        return row
+
+    async def states(self) -> Counter[str]:
+        """How many alerts there are in each state."""
+        rows = await self.pool.fetch("select state, count(*) as n from alerts group by state")
+        return Counter({row["state"]: row["n"] for row in rows})
+
+    async def settled(self, timeout_s: float = 10.0) -> Counter[str]:
+        """Wait until nothing is pending."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            states = await self.states()
+            if not states["pending"]:
+                return states
+            assert time.monotonic() < deadline, f"still pending: {states}"
+            await asyncio.sleep(0.02)
+
+    @contextlib.asynccontextmanager
+    async def courier(self, node: str = "here", start: bool = True, **changes: Any) -> AsyncIterator[Courier]:
+        """A courier with a way out, at work."""
+        out = Outbound(settings(**changes), lambda: time.time_ns() // 1000)
+        await out.start()
+        courier = Courier(self.pool, out, settings(**changes), node, self._count, draw=lambda: 0.0)
+        courier.attempts.stop_s = 0.3
+        if start:
+            await courier.start()
+        try:
+            yield courier
+        finally:
+            await courier.stop()
+            await out.stop()
+
+    def _count(self, kind: str, result: str, count: int) -> None:
+        self.counted[(kind, result)] += count
+
+
+@contextlib.asynccontextmanager
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    """On a fresh database."""
+    pool = await open_pool(database_url, size_max=4)
+    try:
+        yield Scene(pool)
+    finally:
+        await pool.close()
