@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import pytest
@@ -135,6 +137,64 @@ def debian_postgres() -> Postgres:
     """Debian's Postgres 15, the oldest that we support."""
     needs("initdb")
     return Postgres(DEBIAN_BIN, ("--locale=C.UTF-8",), fsync="off")
+
+
+class PgBouncer:
+    """A pooler in transaction mode in front of a database: `async with PgBouncer(database_url) as url`."""
+
+    def __init__(self, database_url: str) -> None:
+        parts = urlsplit(database_url)
+        query = dict(parse_qsl(parts.query))
+        self._role, self._database = parts.username, parts.path[1:]
+        self._server = f"host={query['host']} port={query['port']} user={self._role}"
+        self._owner = Path(query["host"]).stat()
+        self._directory = Path(tempfile.mkdtemp(prefix="offbeat-pgbouncer-"))
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> str:
+        program = needs("pgbouncer")
+        port = free_port()
+        configuration = self._directory / "pgbouncer.ini"
+        configuration.write_text(
+            f"[databases]\n* = {self._server}\n[pgbouncer]\npool_mode = transaction\nauth_type = any\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\ndefault_pool_size = 5\n"
+        )
+        user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            # Like Postgres it refuses root, and only the cluster's owner may use its socket.
+            user = {"user": self._owner.st_uid, "group": self._owner.st_gid, "extra_groups": []}
+            for path in (self._directory, configuration):
+                os.chown(path, self._owner.st_uid, self._owner.st_gid)
+        self._process = await asyncio.create_subprocess_exec(program, "--quiet", str(configuration), **user)
+
+        async def listens() -> bool:
+            with contextlib.suppress(OSError):
+                (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                return True
+            return False
+
+        try:
+            await eventually(listens, READY_S)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return f"postgresql://{self._role}@127.0.0.1:{port}/{self._database}"
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        shutil.rmtree(self._directory)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot be told to take any."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 # ---------------------------------------------------------------------------------------------------------- the server

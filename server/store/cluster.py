@@ -145,6 +145,7 @@ class Cluster:
     def _write(self, name: str, text: str, directory: Path | None = None) -> None:
         path = (directory or self.directory) / name
         path.write_text(text)
+        path.chmod(0o600)
         self._give_to_owner(path)
 
     def _pid_file_lines(self) -> list[str]:
@@ -200,10 +201,16 @@ class Cluster:
         """Root's own directories are often closed to others: what the owner must pass gets the right to pass (not to
         list), and an installation made under a strict umask the right to be read and run."""
         for path in (*self._bin.parents, self._bin, *self.directory.parents):
-            mode = path.stat().st_mode
-            if not mode & stat.S_IXOTH and path.stat().st_uid != owner.pw_uid:
-                log.warning("others may now pass through this directory", path=str(path), user=owner.pw_name)
-                path.chmod(mode | stat.S_IXOTH)
+            found = path.stat()
+            # Exactly one of the three counts: a member of the group has its rights, also where others have more.
+            needed = stat.S_IXOTH
+            if found.st_uid == owner.pw_uid:
+                needed = stat.S_IXUSR
+            elif found.st_gid == owner.pw_gid:
+                needed = stat.S_IXGRP
+            if not found.st_mode & needed:
+                log.warning("Postgres must pass through this directory; its rights are widened", path=str(path))
+                path.chmod(found.st_mode | needed)
         if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:
             package = self._bin.parent.parent
             for tree in (package, package.with_name(package.name + ".libs")):
