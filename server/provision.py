@@ -7,7 +7,6 @@ differs costs a transaction. Bounded per project and minute, because a ping key 
 from collections import OrderedDict, deque
 from typing import Any
 
-import asyncpg
 import structlog
 
 from server.clock import monotonic
@@ -17,7 +16,7 @@ from server.ingest.reading import OK, Outcome, Slug
 from server.roster import Roster
 from server.store import changes, definitions
 from server.store.definitions import Wanted
-from server.store.pool import database_trouble
+from server.store.pool import Pool, database_trouble
 
 CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
 REMEMBERED_MAX = 100_000  # declarations
@@ -29,7 +28,7 @@ log = structlog.get_logger("provision")
 class Provision:
     """Called with an address that has something to say about its monitor; the roster knows the monitor afterwards."""
 
-    def __init__(self, pool: asyncpg.Pool, roster: Roster, allowed: bool) -> None:
+    def __init__(self, pool: Pool, roster: Roster, allowed: bool) -> None:
         self._pool, self._roster, self._allowed = pool, roster, allowed
         self._declared: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._created_s: dict[int, deque[float]] = {}  # by project, within the last minute

@@ -15,7 +15,6 @@ import random
 import secrets
 from collections.abc import Callable
 
-import asyncpg
 import structlog
 
 from server import failpoints
@@ -32,6 +31,7 @@ from server.errors import DatabaseAway, DefinitionError
 from server.service import Service
 from server.settings import Settings
 from server.store.outbox import Attached, ChannelRow, Digest, Due, Outbox, Outcome
+from server.store.pool import Pool
 
 log = structlog.get_logger("courier")
 
@@ -48,7 +48,7 @@ class Courier(Service):
 
     def __init__(
         self,
-        pool: asyncpg.Pool,
+        pool: Pool,
         out: Outbound,
         settings: Settings,
         node: str,
