@@ -70,12 +70,12 @@ def export_command(client: Client, project: str | None, as_json: bool) -> None:
         yaml.dump(estate, sys.stdout, dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def write_changes(answer: dict[str, Any]) -> None:
+def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:
     """What changed, thing by thing and field by field."""
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, stderr=to_stderr)
     for change in answer["changes"]:
         mark, colour = _MARKS[change["action"]]
         name = (

@@ -22,6 +22,17 @@ def slug_of(name: str) -> str | None:
     return slug if is_slug(slug) else None
 
 
+def free_slug(name: str, taken: set[str], otherwise: str) -> str:
+    """A slug for a name that is not one of `taken`, to which it is added; made from `otherwise` where none is left."""
+    base = slug_of(name[:80]) or otherwise
+    slug, count = base, 1
+    while slug in taken:
+        count += 1
+        slug = f"{base}-{count}"
+    taken.add(slug)
+    return slug
+
+
 def slug_in(slug: str, environment: str | None) -> str | None:
     """The slug of a monitor in an environment: `slug.environment`, and `slug` alone in production.
 

@@ -1,11 +1,11 @@
 """Monitors: defined, shown, listed, paused, snoozed, pinged and deleted."""
 
-import re
 from typing import Any
 
 from server.clock import to_datetime, to_micros
 from server.engine.ping import Ping
 from server.errors import DefinitionError
+from server.ingest.slugs import slug_of
 from server.store import overview
 from server.store.changes import changing
 from server.store.definitions import alter_monitor, delete_monitors, put_monitors
@@ -163,8 +163,8 @@ async def _alter(call: Call[Any, bodies.InProject], kind: str, **fields: Any) ->
 
 
 def _slug_from(name: str | None) -> str:
-    slug = re.sub(r"[^a-z0-9_.]+", "-", (name or "").lower())[:100].strip("-_.")
-    if not slug:
+    slug = slug_of((name or "")[:100])
+    if slug is None:
         raise Refused(422, "Give a slug, or a name with a letter or digit from which one can be made.")
     return slug
 

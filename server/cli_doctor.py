@@ -1,0 +1,121 @@
+"""`offbeat doctor`: looks at everything that has ever been wrong, and says what to do about it."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import click
+
+from server.cli_client import Client, SaidNo, Unreachable, json_option, with_client, write_json, write_table
+from server.errors import OffbeatError
+from server.settings import read_settings
+from server.store.doctor import examine
+
+POSTGRES_MIN = 150_000
+PROBE_TIMEOUT_S = 10.0
+_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+
+
+class Finding(NamedTuple):
+    """What was looked at, how it is (ok, warning, wrong), and a sentence."""
+
+    what: str
+    state: str
+    said: str
+
+
+@click.command("doctor")
+@click.option("--database-url", help="Look at the database itself, too.  [OFFBEAT_DATABASE_URL]")
+@json_option
+@with_client
+def doctor_command(client: Client, database_url: str | None, as_json: bool) -> None:
+    """Look whether everything is as it should be. Exit code 1: something is wrong."""
+    findings = [*_server(client), *_database(database_url)]
+    if as_json:
+        write_json([finding._asdict() for finding in findings])
+    else:
+        from rich.text import Text
+
+        rows = [(f.what, Text(f.state, style=_COLOURS[f.state]), f.said) for f in findings]
+        write_table(("", "", ""), rows, "")
+    if any(finding.state == "wrong" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _server(client: Client) -> Iterator[Finding]:
+    try:
+        with urlopen(f"{client.url}/readyz?verbose", timeout=PROBE_TIMEOUT_S) as response:
+            said = response.read().decode(errors="replace")
+    except HTTPError as error:
+        yield Finding("server", "wrong", f"{client.url} is not ready: {error.read().decode(errors='replace').strip()}")
+    except OSError as error:
+        yield Finding("server", "wrong", f"no answer from {client.url}: {error}; set OFFBEAT_URL or --url")
+        return
+    else:
+        missing = [line for line in said.splitlines() if line.startswith("[-]")]
+        yield Finding("server", "warning" if missing else "ok", "; ".join(missing) or f"{client.url} is ready")
+    if client.key is None:
+        yield Finding("key", "wrong", "no key: set OFFBEAT_ADMIN_KEY, or --data-dir where the server keeps it")
+        return
+    try:
+        client("GET", "/projects")
+        yield Finding("key", "ok", "accepted")
+        yield from _estate(client)
+    except (SaidNo, Unreachable) as error:
+        yield Finding("key", "wrong", str(error))
+
+
+def _estate(client: Client) -> Iterator[Finding]:
+    channels = [c["slug"] for c in client.pages("/channels") if c["kind"] != "log"]
+    if channels:
+        yield Finding("channels", "ok", f"{len(channels)}; try them with `offbeat channels test SLUG`")
+    else:
+        yield Finding("channels", "warning", "none but the log: nobody is told of anything")
+    trouble = [m["slug"] for m in client.pages("/monitors", 1000, status=("down", "unknown"))]
+    yield Finding(
+        "monitors", "warning" if trouble else "ok", f"down: {', '.join(trouble[:10])}" if trouble else "none is down"
+    )
+    new = [m["slug"] for m in client.pages("/monitors", 1000, status="new")]
+    if new:
+        yield Finding(
+            "monitors", "warning", f"{len(new)} were never heard of, so they are not watched: {', '.join(new[:10])}"
+        )
+    dead = list(client.pages("/alerts", 100, state="dead"))
+    yield Finding(
+        "alerts",
+        "warning" if dead else "ok",
+        f"{len(dead)} were given up; the last: {dead[0]['error']}" if dead else "none was given up",
+    )
+    for monitor in client.pages("/monitors", 1):
+        if monitor["ping_url"] and any(f"//{host}" in monitor["ping_url"] for host in ("127.0.0.1", "localhost")):
+            yield Finding("address", "warning", f"pings go to {monitor['ping_url']}: from elsewhere set --public-url")
+
+
+def _database(url: str | None) -> Iterator[Finding]:
+    try:
+        settings = read_settings({"database_url": url})
+        if settings.database_url is None:
+            return
+        found, state = asyncio.run(examine(settings.database_url, settings.pgbouncer))
+    except OffbeatError as error:
+        yield Finding("database", "wrong", str(error))
+        return
+    version = found["version"] >= POSTGRES_MIN
+    yield Finding(
+        "database",
+        "ok" if version else "wrong",
+        f"Postgres {found['version_name']}" + ("" if version else "; at least 15"),
+    )
+    if found["standby"]:
+        yield Finding("database", "wrong", "it is a standby: nothing can be written")
+    for setting in ("fsync", "full_page_writes"):
+        if found[setting] != "on":
+            yield Finding("database", "wrong", f"{setting} is {found[setting]}: an answered ping can be lost")
+    if state is None:
+        yield Finding("schema", "warning", "not there yet; `offbeat serve` makes it")
+        return
+    yield Finding("schema", "ok", f"version {state['schema_version']}, {state['partitions']} partitions")
+    keeper = state["keeper"]
+    yield Finding("keeper", "ok" if keeper else "wrong", keeper or "none holds the lease: nothing is judged")

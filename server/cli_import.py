@@ -1,0 +1,130 @@
+"""`offbeat import`: monitors for what a crontab or a Healthchecks project already does."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from server import crontab
+from server.cli_client import Client, json_option, project_option, with_client, write_json
+from server.cli_estate import APPLY_TIMEOUT_S, working, write_changes
+from server.errors import SettingsError
+from server.healthchecks_export import read_checks
+from server.ingest.slugs import free_slug
+
+_NO_KEY = "KEY"
+ZONE_LINK = Path("/etc/localtime")
+ZONES = "zoneinfo/"
+
+
+@click.group("import")
+def import_command() -> None:
+    """Take over what is already there. Nothing is deleted, and doing it twice changes nothing."""
+
+
+@import_command.command("crontab")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--timezone", help="Where the crontab has no CRON_TZ; default: this machine's.")
+@click.option("--system", is_flag=True, default=None, help="Lines have a user before the command (as in /etc/crontab).")
+@click.option("--grace", default="10m", show_default=True, help="How late a job may be.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the new crontab there; default: standard output.")
+@project_option
+@json_option
+@with_client
+def import_crontab(
+    client: Client,
+    file: Path,
+    timezone: str | None,
+    system: bool | None,
+    grace: str,
+    dry_run: bool,
+    write: Path | None,
+    project: str | None,
+    as_json: bool,
+) -> None:
+    """One monitor a line of FILE (- for standard input, as in `crontab -l | offbeat import crontab -`).
+
+    Prints the crontab with every job under `offbeat exec`: look at it, then install it with `crontab NEW`.
+    """
+    text = sys.stdin.read() if str(file) == "-" else _read(file).decode(errors="replace")
+    if system is None:
+        system = str(file).startswith(("/etc/crontab", "/etc/cron.d/"))
+    jobs = crontab.read_jobs(text, system)
+    taken: set[str] = set()
+    slugs = {job.number: free_slug(crontab.program_of(job.command), taken, "job") for job in jobs}
+    zone = timezone or _own_zone()
+    monitors = [
+        {
+            "slug": slugs[job.number],
+            "cron": job.schedule,
+            "timezone": job.timezone or zone,
+            "grace": grace,
+            "description": job.command[:1000],
+        }
+        for job in jobs
+    ]
+    answer = _apply(client, monitors, dry_run, project)
+    keys = {} if dry_run else {m["slug"]: m["key"] for m in client.pages("/monitors", project=project or "default")}
+    lines = text.splitlines()
+    for job in jobs:
+        lines[job.number - 1] = crontab.under_exec(job, keys.get(slugs[job.number], _NO_KEY), url=client.url)
+    new = "\n".join(lines) + "\n"
+    if as_json:
+        write_json({**answer, "crontab": new})
+        return
+    # Standard output is the new crontab alone, so that it can go into a file.
+    write_changes(answer, to_stderr=write is None)
+    if write is not None:
+        write.write_text(new)
+    else:
+        click.echo(new, nl=False)
+
+
+@import_command.command("healthchecks")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@project_option
+@json_option
+@with_client
+def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str | None, as_json: bool) -> None:
+    """The checks of FILE: what Healthchecks answers to `GET /api/v3/checks/` with a read-write key.
+
+    Jobs keep their addresses: only the host name changes.
+    """
+    try:
+        export = orjson.loads(_read(file))
+    except orjson.JSONDecodeError as error:
+        raise SettingsError(f"{file}: not JSON: {error}") from None
+    answer = _apply(client, read_checks(export), dry_run, project)
+    if as_json:
+        write_json(answer)
+    else:
+        write_changes(answer)
+
+
+def _apply(client: Client, monitors: list[dict[str, Any]], dry_run: bool, project: str | None) -> dict[str, Any]:
+    body: dict[str, Any] = {"monitors": monitors, "dry_run": dry_run}
+    if project is not None:
+        body["project"] = project
+    with working("importing"):
+        answer: dict[str, Any] = client("POST", "/apply", body, timeout_s=APPLY_TIMEOUT_S)
+    return answer
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror or error}") from None
+
+
+def _own_zone() -> str:
+    """The zone of this machine by name, as cron here uses it."""
+    try:
+        target = str(ZONE_LINK.resolve())
+    except OSError:
+        return "UTC"
+    return target.split(ZONES, 1)[1].removeprefix("posix/") if ZONES in target else "UTC"

@@ -1,0 +1,83 @@
+"""Reads a crontab: which line is a job, when it runs and where, and how the line looks when `offbeat exec` runs it.
+
+Forms: crontab(5) of Debian's cron and of cronie: five fields or `@daily`; `NAME=value` lines, among them CRON_TZ
+(cronie) for the time zone of what follows; in a system crontab (/etc/crontab, /etc/cron.d) a user before the command;
+in the command an unescaped `%` ends it, and what follows is its input.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+_FIELD = r"[0-9A-Za-z*/,\-~?#]+"
+_FIVE = re.compile(rf"^\s*-?((?:{_FIELD}\s+){{4}}{_FIELD})\s+(\S.*)$")
+_NICKNAME = re.compile(r"^\s*(@[a-z]+)\s+(\S.*)$", re.IGNORECASE)
+_VARIABLE = re.compile(r"""^\s*(["']?)([A-Za-z_][A-Za-z0-9_]*)\1\s*=\s*(.*?)\s*$""")
+_USER = re.compile(r"^(\S+\s+)(\S.*)$")
+_INPUT = re.compile(r"(?<!\\)%")
+# Programs that only start another one: the job is named after what they start.
+_WRAPPERS = frozenset(
+    ("sudo", "nice", "ionice", "env", "time", "nohup", "chronic", "sh", "bash", "python", "python3", "perl", "php")
+)
+_WRAPPERS_WITH_ARGUMENT = frozenset(("flock", "timeout"))
+
+
+class Job(NamedTuple):
+    """One line that runs something. `number` counts from 1; `before` is what stands in front of the command."""
+
+    number: int
+    schedule: str
+    timezone: str | None
+    before: str
+    command: str
+    line: str
+
+
+def read_jobs(text: str, system: bool = False) -> list[Job]:
+    """The jobs of a crontab, in order. `@reboot` has no time at which it is due, so it is none of them."""
+    jobs = []
+    zone = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = _FIVE.match(line) or _NICKNAME.match(line)
+        variable = _VARIABLE.match(line)
+        if variable is not None and (found is None or "=" in found[1]):
+            if variable[2] == "CRON_TZ":
+                zone = variable[3].strip("\"'")
+            continue
+        if found is None or found[1].lower() == "@reboot":
+            continue
+        command_at = found.start(2)
+        if system and (user := _USER.match(line[command_at:])):
+            command_at += len(user[1])
+        jobs.append(Job(number, " ".join(found[1].split()), zone, line[:command_at], line[command_at:], line))
+    return jobs
+
+
+def program_of(command: str) -> str:
+    """The name of the program that a command is about, past shells and wrappers."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    if "&&" in words and words[0] == "cd":
+        words = words[words.index("&&") + 1 :]
+    rest = iter(words)
+    for word in rest:
+        name = Path(word).name
+        if name in _WRAPPERS_WITH_ARGUMENT:
+            next((each for each in rest if not each.startswith("-")), None)
+        elif not (name in _WRAPPERS or word.startswith("-") or re.match(r"^[A-Za-z_]\w*=", word) or word.isdigit()):
+            return re.sub(r"\.(sh|py|pl|rb|php)$", "", name)
+    return words[0] if words else ""
+
+
+def under_exec(job: Job, key: str, program: str = "offbeat", url: str | None = None) -> str:
+    """The line as it runs the same command under `offbeat exec`, in the shell that cron would have taken."""
+    command, *given = _INPUT.split(job.command, maxsplit=1)
+    where = f" --url {shlex.quote(url)}" if url else ""
+    quoted = "'" + command.rstrip().replace("'", "'\"'\"'") + "'"
+    # `\%` stays as it is: cron turns it into `%` before any shell sees the line.
+    return f'{job.before}{program} exec{where} {key} -- "$SHELL" -c {quoted}' + (f"%{given[0]}" if given else "")
