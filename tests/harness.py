@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -305,7 +306,9 @@ class Server:
         if self._session is not None:
             await self._session.close()
         if self._process.returncode is None:
-            self._process.send_signal(how)
+            # Not Process.send_signal: that looks first whether the process has ended, and takes its exit code away
+            # from asyncio when it has.
+            os.kill(self._process.pid, how)
         try:
             async with asyncio.timeout(timeout_s):
                 code = await self._process.wait()
@@ -442,15 +445,19 @@ class Receiver:
             await self._closing.wait()
         if how.reset:
             assert request.transport is not None
+            # Without lingering the kernel sends RST instead of FIN.
+            stream = request.transport.get_extra_info("socket")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.transport.abort()
         if how.redirect is not None:
             return web.Response(status=302, headers={"Location": how.redirect})
         response = web.StreamResponse(status=how.status, headers={"Content-Length": str(len(how.body)), **how.headers})
-        await response.prepare(request)
-        for byte in how.body if how.drip_s else b"":
-            await asyncio.sleep(how.drip_s)
-            await response.write(bytes([byte]))
-        await response.write_eof(b"" if how.drip_s else how.body)
+        with contextlib.suppress(ConnectionResetError):  # the client has gone; so be it
+            await response.prepare(request)
+            for byte in how.body if how.drip_s else b"":
+                await asyncio.sleep(how.drip_s)
+                await response.write(bytes([byte]))
+            await response.write_eof(b"" if how.drip_s else how.body)
         return response
 
     async def __aenter__(self) -> Self:
