@@ -205,6 +205,7 @@ create table lease (
   term        bigint not null,
   holder      text not null,
   node        text not null,
+  metrics_address text,                      -- host:port of the holder's /metrics, if it has no writer
   taken_at    timestamptz not null,
   expires_at  timestamptz not null,
   unique (name, term)

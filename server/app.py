@@ -1,7 +1,9 @@
 """Builds everything, wires it, starts it and stops it. Knows everybody and decides nothing.
 
-The order of the start is the order of the list in `_start`; the stop is that list read backwards: first nobody comes in
-any more, then what is pending is committed, then what was committed is judged and written, then the lease is given up.
+One process plays one of three roles: it does everything, or with `--workers N` it is the main process, which judges and
+tells, or one of the N that take pings and show pages. What a role is made of is the order of the calls in `_start`; the
+stop is that order backwards: first nobody comes in any more, then what is pending is committed, then what was committed
+is judged and written, then the lease is given up.
 """
 
 import asyncio
@@ -9,7 +11,9 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+import asyncpg
 import structlog
 import uvloop
 from aiohttp import web
@@ -20,10 +24,11 @@ from server.clock import LogClock
 from server.deliver.courier import Courier
 from server.deliver.kinds import KINDS
 from server.deliver.outbound import Outbound
-from server.engine.ping import SECOND, Micros, Ping
+from server.engine.ping import SECOND, Entry, Micros, Ping
 from server.errors import DatabaseAway, Unavailable
+from server.ingest.aiohttp_door import Waiting
 from server.ingest.doors import Doors
-from server.ingest.reading import Outcome, Refusal
+from server.ingest.reading import Outcome
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.keep.upkeep import DAYS_AHEAD
@@ -33,6 +38,7 @@ from server.provision import Provision
 from server.roster import Bound, Roster
 from server.service import Service, Stack
 from server.settings import Settings, read_service_environment
+from server.site import Site
 from server.store.access import load_secret
 from server.store.embedded import EmbeddedPostgres
 from server.store.machines import DatabaseFacts, read_targets
@@ -45,27 +51,35 @@ from server.web import api, machines
 from server.web.access import Access
 from server.web.machines import Check, Machines
 from server.web.routes import Deps
+from server.workers import Workers
 
 DATABASE_RETRY_S = 2.0
+Role = Literal["all", "main", "worker"]
 
 log = structlog.get_logger("app")
 
 
 def serve(settings: Settings) -> int:
     """Run until told to stop; the exit code. Raises OffbeatError where settings or database are wrong."""
+    role: Role = "all" if settings.workers == 1 else "main"
+    return run(App(settings, role), settings)
+
+
+def run(app: "App", settings: Settings) -> int:
+    """One role from start to stop."""
     logs.set_up(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(App(settings).run())
+        return runner.run(app.run())
 
 
 class App(Service):
-    """One process that does everything."""
+    """One process. `listen_on` is the socket that a worker inherits."""
 
     name = "app"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, role: Role, listen_on: socket.socket | None = None) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.role, self.listen_on = settings, role, listen_on
         self.stopping = False
         self.key, self.key_is_new = (
             (settings.admin_key, False) if settings.admin_key else admin_key.stored_or_made(settings.data_dir)
@@ -75,6 +89,10 @@ class App(Service):
         self.clock = LogClock()
         self.stack = Stack(self._part_died)
         self.systemd = Systemd(read_service_environment(), lambda: not self.stopping)
+        self.keeper: Keeper | None = None
+        self.courier: Courier | None = None
+        self.writer: Writer | None = None
+        self.roster: Roster | None = None
         self._over: asyncio.Future[str | None]  # None: told to stop; else what has died
 
     async def run(self) -> int:
@@ -82,7 +100,7 @@ class App(Service):
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         for each in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(each, self._told)
+            loop.add_signal_handler(each, self.told)
         starting = self.errand(self._start(), "start")
         starting.add_done_callback(self._started)
         try:
@@ -96,12 +114,13 @@ class App(Service):
             log.error("stopped, because a part of the server has died", cause=cause)
         return 0 if cause is None else 1
 
-    def _told(self) -> None:
-        if self._over.done():
+    def told(self) -> None:
+        """Told to stop; told twice, to stop at once."""
+        if not self._over.done():
+            self._over.set_result(None)
+        elif self.stopping:
             log.warning("told twice: ends at once; what was committed is safe")
             signal.raise_signal(signal.SIGKILL)
-        else:
-            self._over.set_result(None)
 
     def _part_died(self, cause: str) -> None:
         if not self._over.done():
@@ -114,130 +133,159 @@ class App(Service):
     # ---------------------------------------------------------------- start
 
     async def _start(self) -> None:
-        settings, metrics, stack = self.settings, self.metrics, self.stack
-        await stack.start(self.systemd)
-        url = settings.database_url
+        await self.stack.start(self.systemd)
+        url = await self._open_database()
+        pool = self.pool = await open_pool(url, size_max=10, pgbouncer=self.settings.pgbouncer)
+        self.facts = DatabaseFacts(pool)
+        self.facts.bind(self.metrics)
+        await self.stack.start(LoopLag(self.metrics.loop_lagged))
+        if self.role != "worker":
+            await self._start_judging(pool, url)
+        if self.role == "main":
+            listening = await self._start_workers(url)
+        else:
+            listening = await self._start_hearing(pool, url)
+        self.systemd.ready(f"listening on {listening}")
+        if self.role != "worker":
+            greeting.show(listening, self.settings, self.key, self.key_is_new, await load_secret(pool))
+
+    async def _open_database(self) -> str:
+        """Where it is, with its schema and today's partitions. Postgres away is waited for."""
+        url = self.settings.database_url
         if url is None:
-            embedded = EmbeddedPostgres(settings.data_dir)
-            await stack.start(embedded)
+            embedded = EmbeddedPostgres(self.settings.data_dir)
+            await self.stack.start(embedded)
             url = embedded.url
-        await self._prepare_database(url)
-        self.pool = await open_pool(url, size_max=10, pgbouncer=settings.pgbouncer)
-
-        self.facts = DatabaseFacts(self.pool)
-        self.facts.bind(metrics)
-        await stack.start(LoopLag(metrics.loop_lagged))
-        self.roster = Roster(RosterRows(self.pool))
-        await stack.start(self.roster)
-
-        outbound = Outbound(settings, self._now)
-        await stack.start(outbound)
-        self.courier = Courier(self.pool, outbound, settings, self.node, metrics.delivered)
-        self.keeper = Keeper(
-            url,
-            settings,
-            self.clock,
-            metrics,
-            holder=f"{self.node}/{secrets.token_hex(6)}",
-            node=self.node,
-            on_decided=self.courier.wake,
-        )
-        await stack.start(self.keeper)
-        self.writer = Writer(
-            url,
-            settings,
-            self.clock,
-            metrics,
-            node=self.node,
-            metrics_address=f"{self.node}:{settings.port}",
-            on_committed=lambda entries, through: self.keeper.feed(self.writer.id, entries, through),
-            next_deadline=lambda: self.keeper.next_deadline,
-            several_writers=lambda: self.keeper.order.others,
-        )
-        await stack.start(self.writer)
-        await stack.start(self.courier)
-        self._bind_metrics()
-
-        application = self._application()
-        self.doors = Doors(
-            settings,
-            self.roster,
-            self.writer.backlog,
-            metrics,
-            application,
-            Provision(self.pool, self.roster, settings.auto_provision),
-        )
-        await stack.start(self.doors)
-        if settings.beat_url:
-            await stack.start(
-                Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
-            )
-        self.systemd.ready(f"listening on {self.doors.url}")
-        greeting.show(self.doors.url, settings, self.key, self.key_is_new, await load_secret(self.pool))
-
-    async def _prepare_database(self, url: str) -> None:
-        """Schema and today's partitions; Postgres away is waited for, whatever else is wrong is said at once."""
-        while True:
+        while self.role != "worker":
             try:
                 connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
                 try:
                     await apply_schema(connection)
                     now = await connection.fetchval("select clock_timestamp()")
                     await make_partitions(connection, now.date(), DAYS_AHEAD)
+                    break
                 finally:
                     await connection.close()
-                return
             except DatabaseAway as error:
                 log.warning("waiting for Postgres", error=str(error))
                 self.systemd.extend(DATABASE_RETRY_S * 5, "waiting for Postgres")
                 await asyncio.sleep(DATABASE_RETRY_S)
+        return url
 
-    def _application(self) -> web.Application:
+    async def _start_judging(self, pool: asyncpg.Pool, url: str) -> None:
+        """The keeper and the courier."""
+        settings, metrics = self.settings, self.metrics
+        outbound = Outbound(settings, self.clock.now)
+        await self.stack.start(outbound)
+        courier = self.courier = Courier(pool, outbound, settings, self.node, metrics.delivered)
+        keeper = self.keeper = Keeper(
+            url,
+            settings,
+            self.clock,
+            metrics,
+            holder=f"{self.node}/{secrets.token_hex(6)}",
+            node=self.node,
+            on_decided=courier.wake,
+        )
+        await self.stack.start(keeper)
+        await self.stack.start(courier)
+        self._bind_keeper(keeper)
+        if settings.beat_url:
+            beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
+            await self.stack.start(beat)
+
+    async def _start_hearing(self, pool: asyncpg.Pool, url: str) -> str:
+        """The roster, the writer and the doors; where they listen."""
+        settings, metrics, clock = self.settings, self.metrics, self.clock
+        roster = self.roster = Roster(RosterRows(pool))
+        await self.stack.start(roster)
+        own_port = None
+        if self.role == "worker":  # the port that all share leads Prometheus to any of them, so each has one of its own
+            page = Site(self._application(machines_only=True), settings.host, settings.metrics_port)
+            await self.stack.start(page)
+            own_port = page.port
+        writer = self.writer = Writer(
+            url,
+            settings,
+            clock,
+            metrics,
+            node=self.node,
+            metrics_address=f"{self.node}:{own_port or settings.port}",
+            on_committed=self._committed,
+            next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
+            several_writers=lambda: self.keeper is None or self.keeper.order.others,
+        )
+        await self.stack.start(writer)
+        doors = Doors(
+            settings,
+            roster,
+            writer.backlog,
+            metrics,
+            self._application(),
+            Provision(pool, roster, settings.auto_provision),
+            listen_on=self.listen_on,
+        )
+        await self.stack.start(doors)
+        self._bind_hearing(writer, roster, doors)
+        return doors.url
+
+    async def _start_workers(self, url: str) -> str:
+        """The processes that take pings, and a page of our own for Prometheus; where the workers listen."""
+        page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
+        await self.stack.start(page)
+        assert self.keeper is not None
+        self.keeper.lease.metrics_address = f"{self.node}:{page.port}"
+        workers = Workers(self.settings, url, self.key)
+        await self.stack.start(workers)
+        return workers.url
+
+    def _application(self, machines_only: bool = False) -> web.Application:
         """Pages and API for people and programs that manage."""
         application = web.Application(client_max_size=16_000_000)
-        access = Access(self.pool, self.key)
-        deps = Deps(
-            pool=self.pool,
-            settings=self.settings,
-            access=access,
-            now=self._now,
-            changed=self._changed,
-            append=self._append,
-            wake_courier=self.courier.wake,
+        pages = Machines(
+            self.metrics,
+            self.settings.metrics_token,
+            self._checks,
+            self.facts.refresh,
+            lambda: read_targets(self.pool),
         )
-        api.add_routes(application, deps)
-        machines.add_routes(
-            application,
-            Machines(
-                self.metrics,
-                self.settings.metrics_token,
-                self._checks,
-                self.facts.refresh,
-                lambda: read_targets(self.pool),
-            ),
-        )
+        machines.add_routes(application, pages)
+        if not machines_only:
+            deps = Deps(
+                pool=self.pool,
+                settings=self.settings,
+                access=Access(self.pool, self.key),
+                now=self.clock.now,
+                changed=self._changed,
+                append=self._append,
+                wake_courier=self._wake_courier,
+            )
+            api.add_routes(application, deps)
         return application
 
-    def _bind_metrics(self) -> None:
-        """What is read at a scrape."""
-        bind, backlog, settings = self.metrics.bind, self.writer.backlog, self.settings
-        keeper = self.keeper
+    # ---------------------------------------------------------------- metrics
+
+    def _bind_hearing(self, writer: Writer, roster: Roster, doors: Doors) -> None:
+        bind, backlog, settings = self.metrics.bind, writer.backlog, self.settings
         bind("pending_pings", lambda: backlog.pings)
         bind("pending_bytes", lambda: backlog.bytes)
         bind("pending_pings_max", lambda: settings.pings_pending_max)
         bind("pending_bytes_max", lambda: settings.bytes_pending_max)
         bind("batch_rows_max", lambda: settings.batch_pings_max)
         bind("connections_max", lambda: settings.connections_max)
-        bind("connections", lambda: self.doors.connections)
-        bind("roster_keys", lambda: len(self.roster))
-        bind("roster_refreshes", lambda: self.roster.refreshes)
-        bind("writer_generation", lambda: self.writer.id)
+        bind("connections", lambda: doors.connections)
+        bind("roster_keys", lambda: len(roster))
+        bind("roster_refreshes", lambda: roster.refreshes)
+        bind("writer_generation", lambda: writer.id)
+
+    def _bind_keeper(self, keeper: Keeper) -> None:
+        bind = self.metrics.bind
 
         def judged(read: Callable[[], float | dict[str, float]]) -> Callable[[], float | dict[str, float] | None]:
             return lambda: read() if keeper.judging else None
 
         bind("keeper", lambda: float(keeper.judging))
-        bind("lease_term", judged(lambda: keeper.lease.held.term if keeper.lease.held else 0))
+        bind("lease_term", judged(lambda: keeper.lease.held.term if keeper.lease.held is not None else 0))
         bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND))
         bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
         bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
@@ -247,46 +295,44 @@ class App(Service):
 
     # ---------------------------------------------------------------- what is handed over
 
-    def _now(self) -> Micros:
-        """Log time."""
-        return self.clock.now()
+    def _committed(self, entries: list[Entry], through: Micros) -> None:
+        """Our writer has committed these, and everything it accepted up to `through`."""
+        if self.keeper is not None and self.writer is not None:
+            self.keeper.feed(self.writer.id, entries, through)
 
     def _changed(self) -> None:
         """A definition was written by this process."""
-        self.keeper.changed()
-        self.roster.changed()
+        if self.keeper is not None:
+            self.keeper.changed()
+        if self.roster is not None:
+            self.roster.changed()
+
+    def _wake_courier(self) -> None:
+        if self.courier is not None:
+            self.courier.wake()
 
     async def _append(self, monitor_id: int, project_id: int, ping: Ping) -> None:
         """A ping from the pages or the API, committed when this returns. Raises Unavailable."""
-        waiting = _Waiting(asyncio.get_running_loop().create_future())
+        assert self.writer is not None
+        waiting = Waiting()
         self.writer.backlog.append(Bound(monitor_id, project_id), ping, None, waiting)
-        outcome = await waiting.future
+        outcome = await waiting.outcome
         if not isinstance(outcome, Outcome) or outcome.kind != "ok":
             raise Unavailable("the ping may or may not be stored; send it again")
 
     def _watermark(self) -> Micros | None:
-        return self.keeper.engine.now if self.keeper.judging else None
+        return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None
 
     def _checks(self) -> Sequence[Check]:
-        keeper = self.keeper
-        facts = self.facts.facts
-        return [
+        checks = [
             Check("running", not self.stopping, "stopping" if self.stopping else ""),
-            Check("keys", self.roster.rev is not None, f"{len(self.roster)} loaded"),
-            Check("deadlines", not keeper.loading, "loading" if keeper.loading else ""),
-            Check("keeper", keeper.judging, "judges" if keeper.judging else "another process judges", required=False),
-            Check("writer", self.writer.backlog.accepting, f"writer {self.writer.id}", required=False),
-            Check("postgres", facts is not None, required=False),
+            Check("postgres", self.facts.facts is not None, required=False),
         ]
-
-
-class _Waiting:
-    """One who waits for a ping's commit."""
-
-    def __init__(self, future: "asyncio.Future[Outcome | Refusal]") -> None:
-        self.future = future
-
-    def settle(self, outcome: Outcome | Refusal) -> None:
-        """The ping is committed, or may not be."""
-        if not self.future.done():
-            self.future.set_result(outcome)
+        if self.roster is not None:
+            checks.append(Check("keys", self.roster.rev is not None, f"{len(self.roster)} loaded"))
+        if self.writer is not None:
+            checks.append(Check("writer", self.writer.backlog.accepting, f"writer {self.writer.id}", required=False))
+        if (keeper := self.keeper) is not None:
+            checks.append(Check("deadlines", not keeper.loading, "loading" if keeper.loading else ""))
+            checks.append(Check("keeper", keeper.judging, "judges" if keeper.judging else "does not", required=False))
+        return checks

@@ -31,6 +31,7 @@ class Lease:
         self._holder, self._node, self._name = holder, node, name
         self._connection: Connection | None = None
         self._trusted_until_s = 0.0
+        self.metrics_address: str | None = None  # where the holder's /metrics is, if not at its writer's
         self.held: Held | None = None
         self.lost = asyncio.Event()
 
@@ -46,7 +47,7 @@ class Lease:
             started_s = monotonic()
             try:
                 connection = await self._connected()
-                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S)
+                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self.metrics_address)
             except OffbeatError as error:
                 log.warning("cannot ask for the lease", error=str(error))
                 self._drop()

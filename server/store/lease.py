@@ -23,10 +23,12 @@ class Held(NamedTuple):
     holder: str
 
 
-async def take(connection: Connection, name: str, holder: str, node: str, life_s: float) -> Held | None:
+async def take(
+    connection: Connection, name: str, holder: str, node: str, life_s: float, metrics_address: str | None = None
+) -> Held | None:
     """Take an expired lease; None while somebody else holds it. Raises DatabaseAway."""
     with database_trouble():
-        term = await connection.fetchval(_SQL["take"], name, holder, node, life_s)
+        term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
     return None if term is None else Held(name, term, holder)
 
 

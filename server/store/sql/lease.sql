@@ -3,7 +3,7 @@
 -- name: take
 -- Only an expired lease is taken. `term` is part of a key, so this waits for whoever holds `for key share`.
 update lease
-   set term = term + 1, holder = $2, node = $3, taken_at = clock_timestamp(),
+   set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = clock_timestamp(),
        expires_at = clock_timestamp() + make_interval(secs => $4)
  where name = $1 and expires_at < clock_timestamp()
 returning term

@@ -30,8 +30,13 @@ select
   extract(epoch from clock_timestamp())::float8 as read_at
 
 -- name: targets
--- The processes that live and can be scraped, for Prometheus' discovery. `writers_live` holds only a few rows.
+-- The processes that live and can be scraped, for Prometheus' discovery: writers (`writers_live` holds only a few rows),
+-- and the keeper where it is a process without a writer (writer 0).
 select id, node, metrics_address
   from writers
  where not fenced and not clean and metrics_address is not null
+union all
+select 0, node, metrics_address
+  from lease
+ where name = 'keeper' and expires_at > clock_timestamp() and metrics_address is not null
  order by id

@@ -1,0 +1,40 @@
+"""A worker process of `--workers N`, as server/workers.py starts it: `python -m server.worker`, settings on stdin."""
+
+import asyncio
+import socket
+import sys
+
+import orjson
+
+from server.app import App, run
+from server.settings import Settings
+
+
+class _Worker(App):
+    """Stops when the pipe to the main process ends."""
+
+    async def _start(self) -> None:
+        await super()._start()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        self.spawn(self._watch_main(), "watch the main process")
+
+    async def _watch_main(self) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        await reader.read()
+        self.told()
+        await asyncio.Event().wait()
+
+
+def main() -> int:
+    """Until told to stop."""
+    told = orjson.loads(sys.stdin.buffer.readline())
+    settings = Settings(**told["settings"])
+    listen_on = socket.socket(fileno=told["socket"])
+    return run(_Worker(settings, "worker", listen_on), settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
