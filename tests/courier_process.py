@@ -1,0 +1,23 @@
+"""A courier as a process, for the tests that kill it: `python -m tests.courier_process URL [PLACE [PASSES]]`.
+
+Works until it is killed, by the place in it that is armed or from outside.
+"""
+
+import asyncio
+import sys
+
+from server import failpoints
+from tests.outbox_scene import scene
+
+
+async def work(url: str) -> None:
+    async with scene(url) as world, world.courier(node="process", start=False) as courier:
+        courier.lease_s, courier.life_s, courier.pulse_s = 0.8, 0.8, 0.2
+        await courier.start()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        failpoints.arm(sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    asyncio.run(work(sys.argv[1]))
