@@ -72,6 +72,8 @@ def add_routes(app: web.Application, machines: Machines) -> None:
         return web.Response(text="ok\n", headers=NO_STORE)
 
     async def ready(request: web.Request) -> web.Response:
+        if "verbose" in request.query:  # alone, because the answer to a probe must not wait for Postgres
+            await machines.refresh()
         left_out = set(request.query.getall("exclude", []))
         checks = [check for check in machines.checks() if check.name not in left_out]
         ok = all(check.ok for check in checks if check.required)
