@@ -89,7 +89,7 @@ class Backlog:
     """
 
     def __init__(self, clock: LogClock, settings: Settings, refusals: Refusals, wake: Callable[[], None]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._settings = settings
         self._refusals = refusals
         self._wake = wake
@@ -108,6 +108,11 @@ class Backlog:
         """Whether pings are taken; false while there is no writer, and when stopping."""
         return self._closed is None
 
+    @property
+    def full(self) -> bool:
+        """Whether the next ping would be refused for want of room."""
+        return self.pings >= self._settings.pings_pending_max or self.bytes >= self._settings.bytes_pending_max
+
     def append(self, bound: Bound, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
         """Give the ping its place in the log. `waiter` learns what became of it; on a raise it never hears.
 
@@ -120,7 +125,7 @@ class Backlog:
         batch = self._open
         self._seq = seq = self._seq + 1
         batch.entries.append(
-            _new_entry(Entry, (self._clock.stamp(), self._writer, seq, bound[0], bound[1], source, ping))
+            _new_entry(Entry, (self.clock.stamp(), self._writer, seq, bound[0], bound[1], source, ping))
         )
         batch.waiters.append(waiter)
         batch.bytes += size
@@ -199,7 +204,7 @@ class Backlog:
         """Answer those who have waited for `ack_timeout`; their pings stay in line."""
         if not self.pings:
             return
-        before = self._clock.now() - int(self._settings.ack_timeout * SECOND)
+        before = self.clock.now() - int(self._settings.ack_timeout * SECOND)
         for batch in [*self._sealed, self._open]:
             if not self._expire(batch, before):
                 return

@@ -35,6 +35,7 @@ PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
 PULSE_GAP_S = 0.01  # however many deadlines are near
 SWEEP_S = 0.25
 START_WAIT_S = 2.0
+STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
 NOT_STORABLE = Refusal(400, "the database cannot store this ping")
 
@@ -92,13 +93,13 @@ class Writer(Service):
             log.warning("Postgres is away; pings are refused until it answers")
 
     async def stop(self) -> None:
-        """Refuse what comes, commit what is pending, sign off; within half of `stop_timeout`, then give up."""
+        """Refuse what comes, commit what is pending, sign off; within its share of `stop_timeout`, then give up."""
         self.backlog.close("stopping")
         self._stopping = True
         self.wake()
         try:
             if self.tasks:
-                async with asyncio.timeout(self._settings.stop_timeout / 2):
+                async with asyncio.timeout(self._settings.stop_timeout * STOP_SHARE):
                     await self._ended.wait()
         except TimeoutError:
             log.warning("stopped without signing off", pings_given_up=self.backlog.pings)

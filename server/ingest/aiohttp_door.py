@@ -1,0 +1,136 @@
+"""Pings through aiohttp: a middleware in front of pages and API that takes what is a ping and lets the rest pass.
+
+It takes what the fast door does not speak (chunked bodies, `Expect`, heads that are out of the ordinary) and, with
+`--door aiohttp`, everything. Same reader, same line of pings, same answers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from server.ingest.batch import unavailable
+from server.ingest.fast_door import STOP_SHARE, Bodies
+from server.ingest.reading import Answer, Dialect, Outcome, Refusal, Request
+from server.ingest.source import Sources
+from server.ingest.take import Intake
+from server.metrics import Metrics
+from server.settings import Settings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def runner_options(settings: Settings) -> dict[str, Any]:
+    """How the `AppRunner` of the application with this door must be made."""
+    return {
+        "access_log": None,
+        "auto_decompress": False,  # only a dialect knows how much a body may become
+        "keepalive_timeout": settings.idle_timeout,
+        "shutdown_timeout": settings.stop_timeout * STOP_SHARE,
+        "handle_signals": False,
+    }
+
+
+class AiohttpDoor:
+    """Takes pings that come as aiohttp's requests; `route` as for the fast door."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        intake: Intake,
+        sources: Sources,
+        bodies: Bodies,
+        route: Callable[[str, str], Dialect | None],
+    ) -> None:
+        self._settings, self._metrics, self._intake = settings, metrics, intake
+        self._sources, self._bodies, self._route = sources, bodies, route
+
+    def add_to(self, application: web.Application) -> None:
+        """Put it before everything else; pings are no resources of the application."""
+        application.middlewares.insert(0, self._middleware())
+
+    def _middleware(self) -> Any:
+        @web.middleware
+        async def pings(request: web.Request, handler: Handler) -> web.StreamResponse:
+            path, query = _target(request)
+            dialect = self._route(path, query)
+            return await handler(request) if dialect is None else await self._take(dialect, path, query, request)
+
+        return pings
+
+    async def _take(self, dialect: Dialect, path: str, query: str, request: web.Request) -> web.Response:
+        headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
+        asked = Request(request.method, path, query, headers, b"")
+        body = await self._read_body(request)
+        if isinstance(body, bytes):
+            asked = asked._replace(body=body)
+            peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
+            waiting = Waiting()
+            self._intake.take(dialect, asked, self._sources.client(peer, headers.get("x-forwarded-for")), waiting)
+            outcome = await waiting.outcome
+        else:
+            outcome = body
+        answer = dialect.answer(outcome, asked)
+        if answer.status >= 400:
+            self._metrics.failed(answer.status)
+        response = response_of(answer)
+        if not isinstance(body, bytes):
+            response.force_close()  # what is left of the body is not worth reading
+        return response
+
+    async def _read_body(self, request: web.Request) -> bytes | Refusal | Outcome:
+        """The whole body as sent, or why not."""
+        if not request.body_exists:
+            return b""
+        if (request.content_length or 0) > self._settings.body_bytes_max:
+            return self._too_large()
+        size = 0
+        pieces = []
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                while piece := await request.content.readany():
+                    if not self._bodies.grow(len(piece)):
+                        return unavailable()
+                    size += len(piece)
+                    pieces.append(piece)
+                    if size > self._settings.body_bytes_max:
+                        return self._too_large()
+        except TimeoutError:
+            return Refusal(408, "the body did not come in time")
+        except web.RequestPayloadError:
+            return Refusal(400, "the body is not what its headers say")
+        finally:
+            self._bodies.shrink(size)
+        return b"".join(pieces)
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"a body may have {self._settings.body_bytes_max} bytes at most")
+
+
+class Waiting:
+    """A waiter for one who awaits."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[Outcome | Refusal] = asyncio.get_running_loop().create_future()
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """The outcome is there; the client may be gone."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+def response_of(answer: Answer) -> web.Response:
+    """An answer as aiohttp sends it."""
+    headers = [*answer.headers, (hdrs.CONTENT_TYPE, answer.content_type)]
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _target(request: web.Request) -> tuple[str, str]:
+    """Path and query as sent."""
+    target = request.raw_path.partition("#")[0]
+    if not target.startswith("/"):  # the absolute form, as to a proxy
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    path, _, query = target.partition("?")
+    return path, query

@@ -1,0 +1,195 @@
+"""`POST /api/v1/heartbeats`: many pings in one request, NDJSON or a JSON array, gzip or not.
+
+Each value is an object with `key` and the native parameters (server/ingest/fields.py). The body is read while it
+arrives and never held whole: when the line of pings is full this request waits, and so does its client. The answer
+comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`,
+with the first `ERRORS_MAX` errors. Where it could not be carried to its end it says 400, 408, 413 or 503 and the same
+counts, with `lines`: so many lines from the first were looked at, and what was accepted of them stays accepted.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
+
+import orjson
+from aiohttp import hdrs, web
+
+from server.errors import Unavailable
+from server.ingest.batch import Backlog, unavailable
+from server.ingest.fields import names_signal, read_fields
+from server.ingest.lines import BadBody, Gunzip, Lines
+from server.ingest.reading import OK, Key, Outcome, Reading, Refusal
+from server.ingest.source import Sources
+from server.ingest.take import Intake
+from server.metrics import Metrics
+from server.roster import Bound
+from server.settings import Settings
+
+PATH: Final = "/api/v1/heartbeats"
+BODY_BYTES_MAX = 256_000_000  # after decompression
+REQUEST_S_MAX = 300.0
+PIECE_BYTES = 65_536
+ERRORS_MAX = 100
+
+
+class Bulk:
+    """Handles the bulk route."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, intake: Intake, backlog: Backlog, sources: Sources
+    ) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._intake, self._backlog, self._sources = intake, backlog, sources
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """One request."""
+        peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
+        forwarded_for = ", ".join(request.headers.getall(hdrs.X_FORWARDED_FOR, [])) or None
+        tally = Tally(self._sources.client(peer, forwarded_for))
+        status = 200
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                await self._take(request, tally)
+        except BadBody as error:
+            status = 413 if tally.bytes > BODY_BYTES_MAX else 400
+            tally.error(None, str(error))
+        except web.RequestPayloadError:
+            status = 400
+            tally.error(None, "the body is not what its headers say")
+        except TimeoutError:
+            status = 408
+            tally.error(None, "the body did not come in time")
+        except Unavailable as error:
+            status = 503
+            tally.error(None, str(error))
+        await tally.settled()
+        if tally.unavailable:
+            status = 503
+            tally.error(None, f"{tally.unavailable} pings may or may not be stored")
+        return self._answer(status, tally)
+
+    async def _take(self, request: web.Request, tally: "Tally") -> None:
+        lines = Lines()
+        async for piece in self._pieces(request):
+            tally.bytes += len(piece)
+            if tally.bytes > BODY_BYTES_MAX:
+                raise BadBody(f"the body may have {BODY_BYTES_MAX} bytes at most")
+            await self._take_values(lines.feed(piece), tally)
+            await asyncio.sleep(0)  # a piece is some 5 ms of work: others get their turn in between
+        await self._take_values(lines.end(), tally)
+
+    async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:
+        """The body, decompressed. Raises BadBody, TimeoutError."""
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise BadBody(f"the body is encoded as {encoding!r}: send gzip, or as it is")
+        gunzip = Gunzip(PIECE_BYTES) if encoding == "gzip" else None
+        while True:
+            async with asyncio.timeout(self._settings.body_timeout):
+                data = await request.content.readany()
+            if not data:
+                break
+            if gunzip is None:
+                for start in range(0, len(data), PIECE_BYTES):
+                    yield data[start : start + PIECE_BYTES]
+            else:
+                for piece in gunzip.pieces(data):
+                    yield piece
+        if gunzip is not None:
+            gunzip.end()
+
+    async def _take_values(self, values: Iterable[object], tally: "Tally") -> None:
+        unknown: list[tuple[int, str, Reading]] = []
+        await self._backlog.room()
+        for value in values:
+            tally.lines += 1
+            reading = _read(value)
+            if isinstance(reading, str):
+                tally.error(tally.lines, reading)
+                continue
+            key, said = reading
+            bound = self._intake.find(key)
+            if bound is None:
+                unknown.append((tally.lines, key, said))
+            else:
+                await self._append(bound, said, tally)
+        for line, key, said in unknown:
+            # The first one asks the database; what it did not bring no other one will.
+            bound = await self._intake.find_or_ask(said.address) if line == unknown[0][0] else self._intake.find(key)
+            if bound is None:
+                tally.error(line, "unknown key")
+            else:
+                await self._append(bound, said, tally)
+
+    async def _append(self, bound: Bound, reading: Reading, tally: "Tally") -> None:
+        if self._backlog.full:
+            await self._backlog.room()
+        self._backlog.append(bound, self._intake.prepared(bound, reading, "POST"), tally.source, tally)
+        tally.pending += 1
+
+    def _answer(self, status: int, tally: "Tally") -> web.Response:
+        body: dict[str, Any] = {"accepted": tally.accepted, "refused": tally.refused, "errors": tally.errors}
+        headers = {hdrs.CONTENT_TYPE: "application/json"}
+        if status != 200:
+            self._metrics.failed(status)
+            body["lines"] = tally.lines
+            if status == 503:
+                headers[hdrs.RETRY_AFTER] = str(unavailable().retry_after_s)
+        response = web.Response(status=status, body=orjson.dumps(body), headers=headers)
+        if status != 200:
+            response.force_close()
+        return response
+
+
+class Tally:
+    """Counts what became of one request's lines, and waits for those that are pending."""
+
+    def __init__(self, source: bytes | None) -> None:
+        self.source = source
+        self.bytes = self.lines = 0
+        self.accepted = self.refused = self.unavailable = self.pending = 0
+        self.errors: list[dict[str, object]] = []
+        self._settled: asyncio.Future[None] | None = None
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """One of the pending lines is committed, or not."""
+        self.pending -= 1
+        if outcome is OK:
+            self.accepted += 1
+        elif isinstance(outcome, Refusal):
+            self.error(None, outcome.reason)
+            self.refused += 1
+        else:
+            self.unavailable += 1
+        if not self.pending and self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    def error(self, line: int | None, reason: str) -> None:
+        """A line is refused; None: the error is not that of one line."""
+        self.refused += line is not None
+        if len(self.errors) < ERRORS_MAX:
+            self.errors.append({"line": line, "reason": reason})
+
+    async def settled(self) -> None:
+        """All that was pending is known."""
+        if self.pending:
+            self._settled = asyncio.get_running_loop().create_future()
+            await self._settled
+
+
+def add_routes(application: web.Application, bulk: Bulk) -> None:
+    """The one route."""
+    application.router.add_post(PATH, bulk.handle)
+
+
+def _read(value: object) -> tuple[str, Reading] | str:
+    """The key and the ping of one value, or why it is none."""
+    if not isinstance(value, dict):
+        return str(value) if isinstance(value, BadBody) else "not a JSON object"
+    key = value.get("key")
+    if not isinstance(key, str) or not key:
+        return "key is missing"
+    ping = read_fields(value)
+    if isinstance(ping, Refusal):
+        return ping.reason
+    return key, Reading(Key(key), ping, names_signal(value))

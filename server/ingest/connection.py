@@ -1,0 +1,393 @@
+"""One client connection at the fast door: requests in, answers out in the same order, all of it bounded.
+
+Only what every reader of HTTP would understand alike is answered here: a whole request head of at most 8190 bytes and
+128 different headers, with one Host, a target that is a ping of a dialect, and no body or one with a Content-Length.
+Whatever else comes (any other page, a chunked body, `Expect`, an upgrade, a head that llhttp refuses) is handed, with
+its bytes, to aiohttp's protocol, which answers it or refuses it, and the connection stays there. So this door is as
+strict as that one by construction, and pays for nothing that a ping does not need.
+
+    head ──→ (body) ──→ ticket ──→ answer          while tickets wait: at most PIPELINE_MAX, then reading pauses
+      └─ not ours: wait for the tickets, hand over
+"""
+
+import asyncio
+import re
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from server.engine.ping import Signal
+from server.ingest import wire
+from server.ingest.batch import unavailable
+from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
+
+if TYPE_CHECKING:
+    from server.ingest.fast_door import FastDoor
+
+HEAD_BYTES_MAX = 8190
+HEADERS_MAX = 128
+PIPELINE_MAX = 32
+WRITE_BUFFER_BYTES = 16_384
+_END = b"\r\n\r\n"
+# A native ping that says no more than its key and signal; the same characters mean the same to the native reader.
+_plain = re.compile(rb"/api/v1/heartbeat/([0-9A-Za-z_-]+)(?:/(start|success|fail|log|skip))?").fullmatch
+_PLAIN_METHODS = (b"GET", b"HEAD", b"POST")
+_bare_newline = re.compile(rb"(?<!\r)\n").search
+
+
+class Ticket:
+    """A place in the order of answers of one connection."""
+
+    __slots__ = ("answer", "connection", "dialect", "head", "keep", "request")
+
+    def __init__(
+        self, connection: "Connection", dialect: Dialect, request: Request | None, head: bool, keep: bytes
+    ) -> None:
+        self.connection = connection
+        self.dialect = dialect
+        self.request = request
+        self.head = head
+        self.keep = keep  # the answer's Connection header
+        self.answer: bytes | None = None
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """The answer is known; it goes out when it is its turn."""
+        connection = self.connection
+        door = connection.door
+        if connection.transport is None or connection.closing:
+            return
+        if door.draining and connection.tickets[-1] is self:
+            self.keep = wire.CLOSE
+        if self.request is None and outcome is OK and not self.keep:
+            self.answer = door.ok_head if self.head else door.ok
+        else:
+            request = self.request or Request("GET", "", "", {}, b"")
+            answer = self.dialect.answer(outcome, request)
+            if answer.status >= 400:
+                door.metrics.failed(answer.status)
+            self.answer = wire.write_answer(answer, door.date, self.keep, head=self.head)
+        if connection.tickets[0] is self:
+            connection.flush()
+
+
+class Connection(asyncio.Protocol):
+    """See the module. `since_s` is when its present state began, by the door's coarse clock."""
+
+    __slots__ = (
+        "_body",
+        "_body_left",
+        "_dialect",
+        "_eof",
+        "_handing_over",
+        "_headers",
+        "_headers_count",
+        "_keep",
+        "_keeps_alive",
+        "_last",
+        "_parser",
+        "_paused",
+        "_request",
+        "_rest",
+        "_url",
+        "_whole",
+        "closing",
+        "door",
+        "peer",
+        "since_s",
+        "tickets",
+        "transport",
+        "writing_paused",
+    )
+
+    def __init__(self, door: "FastDoor") -> None:
+        self.door = door
+        self.transport: asyncio.Transport | None = None
+        self.tickets: deque[Ticket] = deque()
+        self.closing = False
+        self.writing_paused = False
+        self.since_s = door.now_s
+        self._parser = httptools.HttpRequestParser(self)
+        self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
+        self._body: list[bytes] = []
+        self._body_left = 0
+        self._last = False  # nothing is read after the present request
+        self._paused = False
+        self._handing_over = False
+        self._eof = False
+
+    # ---------------------------------------------------------------- called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if not self.door.admit(self):
+            self.transport.abort()
+            return
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.peer = self.door.sources.peer(transport.get_extra_info("peername"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.door.release(self)
+        self._free_body()
+        self._rest = b""
+        self.tickets.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._last:
+            return
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        elif not (self.tickets or self._body_left):
+            self.since_s = self.door.now_s
+        if self._paused:
+            self._rest = data
+        else:
+            self._read(data)
+
+    def eof_received(self) -> bool:
+        # Half closed: whoever has asked, and says no more, still gets the answers.
+        self._eof = True
+        return bool(self.tickets) and not self.closing
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+        self.since_s = self.door.now_s
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        self._go_on()
+
+    # ---------------------------------------------------------------- reading
+
+    def _read(self, data: bytes) -> None:
+        start = 0
+        while start < len(data) and not self._last:
+            if self._body_left:
+                start = self._read_body(data, start)
+                continue
+            if len(self.tickets) >= PIPELINE_MAX or self.writing_paused:
+                self._rest = data[start:]
+                self._pause()
+                return
+            end = data.find(_END, start) + len(_END)
+            if end < len(_END):
+                if len(data) - start > HEAD_BYTES_MAX or _bare_newline(data, start):
+                    self._hand_over(data[start:])
+                else:
+                    self._rest = data[start:]
+                return
+            if end - start > HEAD_BYTES_MAX or not self._read_head(data[start:end]):
+                self._hand_over(data[start:])
+                return
+            start = end
+
+    def _read_head(self, head: bytes) -> bool:
+        """Whether it is for us; then its ticket is made, or its body awaited."""
+        if not self.door.fast:
+            return False
+        headers: dict[bytes, bytes] = {}
+        self._headers = headers
+        self._headers_count = 0
+        self._url = b""
+        self._whole = self._keeps_alive = False
+        parser = self._parser
+        try:
+            parser.feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return False
+        if self._headers_count != len(headers) or len(headers) > HEADERS_MAX or b"host" not in headers:
+            return False
+        keep = b"" if self._keeps_alive else wire.CLOSE
+        if (version := parser.get_http_version()) != "1.1":
+            if version != "1.0":
+                return False
+            keep = keep or wire.KEEP_ALIVE
+        method = parser.get_method()
+        if self._whole:
+            found = _plain(self._url)
+            if found is not None and method in _PLAIN_METHODS and not self.peer.trusted:
+                self._last = keep is wire.CLOSE
+                self._take_plain(found, method, keep)
+                return True
+        elif not self._expects_body(headers):
+            return False
+        return self._take_head(method, headers, keep)
+
+    def _expects_body(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the body is one that we read: its length is known and allowed, and it comes unasked."""
+        length = headers.get(b"content-length", b"")
+        if b"expect" in headers or b"transfer-encoding" in headers or not length.isdigit() or len(length) > 10:
+            return False
+        self._body_left = int(length)
+        return self._body_left <= self.door.settings.body_bytes_max
+
+    def _take_plain(self, found: re.Match[bytes], method: bytes, keep: bytes) -> None:
+        door, source = self.door, self.peer.source
+        ticket = Ticket(self, door.native, None, method == b"HEAD", keep)
+        self.tickets.append(ticket)
+        key, signal = found.groups()
+        said = cast(Signal | None, signal and signal.decode())
+        if not door.intake.take_plain(key.decode(), said, method.decode(), source, ticket):
+            door.intake.take(door.native, Request(method.decode(), self._url.decode(), "", {}, b""), source, ticket)
+
+    def _take_head(self, method: bytes, headers: dict[bytes, bytes], keep: bytes) -> bool:
+        target = self._url.decode("utf-8", "surrogateescape")
+        path, _, query = target.partition("?")
+        dialect = self.door.route(path, query) if path.startswith("/") and "#" not in target else None
+        if dialect is None:
+            return False
+        texts = {name.decode("latin-1"): value.decode("utf-8", "surrogateescape") for name, value in headers.items()}
+        self._request = Request(method.decode(), path, query, texts, b"")
+        self._dialect, self._keep = dialect, keep
+        if self._body_left:
+            self.since_s = self.door.now_s
+        else:
+            self._take(b"")
+        return True
+
+    def _read_body(self, data: bytes, start: int) -> int:
+        """Keep what belongs to the body; gives back where the rest begins."""
+        piece = data[start : start + self._body_left]
+        if not self.door.bodies.grow(len(piece)):
+            self._refuse(unavailable())
+            return len(data)
+        self._parser.feed_data(piece)
+        self._body.append(piece)
+        self._body_left -= len(piece)
+        if not self._body_left:
+            body = b"".join(self._body)
+            self._free_body()
+            self._take(body)
+        return start + len(piece)
+
+    def _take(self, body: bytes) -> None:
+        request = self._request._replace(body=body) if body else self._request
+        ticket = Ticket(self, self._dialect, request, request.method == "HEAD", self._keep)
+        self._last = self._keep is wire.CLOSE
+        self.tickets.append(ticket)
+        source = self.door.sources.client(self.peer, request.headers.get("x-forwarded-for"))
+        self.door.intake.take(self._dialect, request, source, ticket)
+
+    # ---------------------------------------------------------------- called by llhttp
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+        self._headers_count += 1
+
+    def on_headers_complete(self) -> None:
+        self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it when the message is complete
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+
+    # ---------------------------------------------------------------- answering
+
+    def flush(self) -> None:
+        """Write every answer whose turn has come."""
+        transport, tickets = self.transport, self.tickets
+        if transport is None or self.closing:
+            return
+        answers: list[bytes] = []
+        last = False
+        while tickets and not last and (answer := tickets[0].answer) is not None:
+            answers.append(answer)
+            last = tickets.popleft().keep is wire.CLOSE
+        transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+        if last:
+            self._close()
+            return
+        if not tickets:
+            self.since_s = self.door.now_s
+        if self._paused:
+            self._go_on()
+        if self._eof and not tickets:
+            self._close()
+
+    def expire(self) -> None:
+        """Called now and then by the door: close what has been waited for too long."""
+        transport, settings = self.transport, self.door.settings
+        if transport is None:
+            return
+        waited_s = self.door.now_s - self.since_s
+        if self.closing or self.writing_paused:
+            if waited_s > settings.idle_timeout:
+                transport.abort()  # it does not take its answers
+        elif self._body_left:
+            if waited_s > settings.body_timeout:
+                self._refuse(Refusal(408, "the body did not come in time"))
+        elif self.tickets:
+            return  # it is for us to answer, and bounded by `ack_timeout`
+        elif waited_s > (settings.header_timeout if self._rest else settings.idle_timeout):
+            self._close()
+
+    def drain(self) -> None:
+        """The server stops: an idle connection closes now, any other after its answers."""
+        if not (self.tickets or self._rest or self._body_left):
+            self._close()
+
+    def _close(self) -> None:
+        """After what is written has gone out."""
+        if self.transport is None or self.closing:
+            return
+        self.closing = self._last = True
+        self.since_s = self.door.now_s
+        self.tickets.clear()
+        self.transport.close()
+
+    def _refuse(self, outcome: Outcome | Refusal) -> None:
+        """Answer the request under way before its body is there, and read no more."""
+        ticket = Ticket(self, self._dialect, self._request, self._request.method == "HEAD", wire.CLOSE)
+        self._body_left = 0
+        self._free_body()
+        self._last = True
+        self.tickets.append(ticket)
+        ticket.settle(outcome)
+
+    def _free_body(self) -> None:
+        self.door.bodies.shrink(sum(map(len, self._body)))
+        self._body = []
+
+    def _pause(self) -> None:
+        if not self._paused and self.transport is not None and not self.closing:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Read on, or hand over, as soon as what it waited for is there."""
+        if self.transport is None or self.closing or not self._paused or self.writing_paused:
+            return
+        if self._handing_over:
+            if not self.tickets:
+                self._hand_over(self._rest)
+        elif len(self.tickets) <= PIPELINE_MAX // 2:
+            self._paused = False
+            self.transport.resume_reading()
+            rest, self._rest = self._rest, b""
+            self._read(rest)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Give the connection, from this request on, to aiohttp; after the answers that are still to come."""
+        transport = self.transport
+        if transport is None or self.closing:
+            return
+        self._body_left = 0
+        if self.tickets or self.writing_paused:
+            self._handing_over = True
+            self._rest = data
+            self._pause()
+            return
+        paused, self.transport, self._rest, self._last = self._paused, None, b"", True
+        self.door.release(self)
+        transport.set_write_buffer_limits()
+        handler = self.door.hand_over()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+        handler.data_received(data)
+        if paused:
+            transport.resume_reading()

@@ -1,0 +1,100 @@
+"""Both doors of a process together: one port, one table of dialects, one intake.
+
+A connection begins at the fast door and moves to aiohttp when it asks for something else than a ping; `--door aiohttp`
+moves it at its first request.
+"""
+
+import socket
+from functools import partial
+
+from aiohttp import web
+
+from server.ingest import bulk, dialects
+from server.ingest.aiohttp_door import AiohttpDoor, runner_options
+from server.ingest.batch import Backlog
+from server.ingest.fast_door import Bodies, FastDoor
+from server.ingest.source import Sources
+from server.ingest.take import Intake, Provision
+from server.metrics import Metrics
+from server.roster import Roster
+from server.service import Service
+from server.settings import Settings
+
+
+class Doors(Service):
+    """Serves pings and `application`, which holds pages and API; `listen_on` is a socket inherited from a parent."""
+
+    name = "doors"
+
+    def __init__(
+        self,
+        settings: Settings,
+        roster: Roster,
+        backlog: Backlog,
+        metrics: Metrics,
+        application: web.Application,
+        provision: Provision | None = None,
+        *,
+        listen_on: socket.socket | None = None,
+    ) -> None:
+        super().__init__()
+        self._settings, self._metrics = settings, metrics
+        self._clock = backlog.clock
+        self._listen_on = listen_on
+        self._intake = Intake(roster, backlog, provision)
+        self._sources = Sources(settings.trusted_proxies)
+        self._bodies = Bodies(settings.bytes_pending_max)
+        self._route = partial(dialects.find, root_dialect=settings.root_dialect)
+        AiohttpDoor(settings, metrics, self._intake, self._sources, self._bodies, self._route).add_to(application)
+        bulk.add_routes(application, bulk.Bulk(settings, metrics, self._intake, backlog, self._sources))
+        self._runner = web.AppRunner(application, **runner_options(settings))
+        self._door: FastDoor | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._door is not None, "not started"
+        return self._door.port
+
+    @property
+    def url(self) -> str:
+        """For a client on this machine."""
+        return local_url(self._settings.host, self.port)
+
+    @property
+    def connections(self) -> int:
+        """Open connections at both doors."""
+        return 0 if self._door is None else self._door.connections
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        self._door = FastDoor(
+            self._settings,
+            self._clock,
+            self._metrics,
+            self._intake,
+            self._sources,
+            self._bodies,
+            self._route,
+            server,
+            listen_on=self._listen_on,
+        )
+        self._door.on_death = self._intake.on_death = self.on_death
+        await self._door.start()
+
+    async def stop(self) -> None:
+        """Nobody comes in any more; who has asked is answered."""
+        if self._door is not None:
+            await self._door.stop()
+        await self._runner.cleanup()
+        await self._intake.stop()
+
+
+def local_url(host: str, port: int) -> str:
+    """How a client on this machine reaches whoever listens on `host`."""
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

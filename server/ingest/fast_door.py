@@ -1,0 +1,160 @@
+"""The listening side of pings: all connections of this process, one coarse clock for them, and the orderly stop.
+
+With `fast` off every connection goes to aiohttp at its first whole request head; what is left of this door then is that
+it counts connections and does not wait for ever for that head.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from server.clock import LogClock, monotonic
+from server.ingest import native, wire
+from server.ingest.connection import Connection
+from server.ingest.reading import OK, Dialect, Request
+from server.ingest.source import Sources
+from server.ingest.take import Intake
+from server.metrics import Metrics
+from server.service import Service
+from server.settings import Settings
+
+TICK_S = 0.5
+STOP_SHARE = 0.4  # of `stop_timeout`: the writer and the keeper want theirs
+BACKLOG = 4096  # connections that wait to be accepted
+
+log = structlog.get_logger("door")
+
+
+class Bodies:
+    """Bytes of all request bodies that are not whole yet: a thousand slow uploads must not fill the memory."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.bytes = 0
+
+    def grow(self, size: int) -> bool:
+        """Whether there is room for so many more."""
+        if self.bytes + size > self._bytes_max:
+            return False
+        self.bytes += size
+        return True
+
+    def shrink(self, size: int) -> None:
+        """So many are gone."""
+        self.bytes -= size
+
+
+class FastDoor(Service):
+    """Listens; `route` says which dialect a path and query speak, `server` makes aiohttp's protocols."""
+
+    name = "door"
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: LogClock,
+        metrics: Metrics,
+        intake: Intake,
+        sources: Sources,
+        bodies: Bodies,
+        route: Callable[[str, str], Dialect | None],
+        server: web.Server,
+        *,
+        listen_on: socket.socket | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings, self.metrics, self.intake, self.sources, self.bodies = settings, metrics, intake, sources, bodies
+        self.route = route
+        self.native: Dialect = native
+        self.fast = settings.door == "fast"
+        self.draining = False
+        self.now_s = monotonic()
+        self.date = self.ok = self.ok_head = b""
+        self._clock = clock
+        self._server = server
+        self._handed = 0  # connections at aiohttp: exact at each tick, never too low in between
+        self._listen_on = listen_on
+        self._listening: asyncio.Server | None = None
+        self._open: set[Connection] = set()
+        self._closed = asyncio.Event()
+        self._tick()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._listening is not None, "not started"
+        return int(self._listening.sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """How many are open, those at aiohttp included."""
+        return len(self._open) + self._handed
+
+    async def start(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        if self._listen_on is not None:
+            self._listening = await loop.create_server(self._made, sock=self._listen_on, backlog=BACKLOG)
+        else:
+            self._listening = await loop.create_server(
+                self._made, self.settings.host, self.settings.port, backlog=BACKLOG, reuse_address=True
+            )
+        self.spawn(self._keep_time(), "clock")
+
+    async def stop(self) -> None:
+        """Accept nobody, answer those who have asked, close the rest."""
+        if self._listening is not None:
+            self._listening.close()
+        self.draining = True
+        for connection in list(self._open):
+            connection.drain()
+        try:
+            async with asyncio.timeout(self.settings.stop_timeout * STOP_SHARE):
+                while self._open:
+                    self._closed.clear()
+                    await self._closed.wait()
+        except TimeoutError:
+            log.warning("connections are cut", connections=len(self._open))
+            for connection in list(self._open):
+                if connection.transport is not None:
+                    connection.transport.abort()
+        await super().stop()
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether there is room for one more."""
+        if self.draining or self.connections >= self.settings.connections_max:
+            return False
+        self._open.add(connection)
+        return True
+
+    def release(self, connection: Connection) -> None:
+        """It is closed, or no longer ours."""
+        self._open.discard(connection)
+        if self.draining:
+            self._closed.set()
+
+    def hand_over(self) -> web.RequestHandler:
+        """A protocol of aiohttp for a connection that does not ping."""
+        self._handed += 1
+        return self._server()
+
+    def _made(self) -> Connection:
+        return Connection(self)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._tick()
+            for connection in list(self._open):
+                connection.expire()
+
+    def _tick(self) -> None:
+        self.now_s = monotonic()
+        self._handed = len(self._server.connections)
+        self.date = wire.date_line(self._clock)
+        ok = self.native.answer(OK, Request("GET", native.PREFIX, "", {}, b""))
+        self.ok = wire.write_answer(ok, self.date, b"", head=False)
+        self.ok_head = wire.write_answer(ok, self.date, b"", head=True)

@@ -1,0 +1,131 @@
+"""Cuts a long body into JSON values while it arrives: NDJSON by its newlines, an array by its elements.
+
+So memory does not grow with the body. The cut of an array needs no parser of our own: where a piece that begins at an
+element and ends after a `}` reads as JSON, that end is the end of an element, because at the cut of a string or inside
+another value it could not.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import orjson
+
+VALUE_BYTES_MAX = 64_000  # of one line or element: a message may have a megabyte elsewhere, but not in bulk
+_CANDIDATES_MAX = 20
+_GAP_BYTES_MAX = 200  # of space between an element and its comma
+_SPACE = b" \t\r\n"
+
+
+class BadBody(Exception):
+    """The body cannot be read on from here; the text says why."""
+
+
+class Gunzip:
+    """Takes gzip apart, in pieces of at most `piece_bytes`."""
+
+    def __init__(self, piece_bytes: int) -> None:
+        self._piece_bytes = piece_bytes
+        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What `data` becomes. Raises BadBody."""
+        piece = b""
+        # A full piece may leave more behind even where no input is left.
+        while data or len(piece) == self._piece_bytes:
+            if self._stream.eof:  # another member follows
+                self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                piece = self._stream.decompress(data, self._piece_bytes)
+            except zlib.error as error:
+                raise BadBody(f"the body is not gzip: {error}") from None
+            data = self._stream.unconsumed_tail or self._stream.unused_data
+            if piece:
+                yield piece
+
+    def end(self) -> None:
+        """Raises BadBody when the stream is not whole."""
+        if not self._stream.eof:
+            raise BadBody("the gzip stream breaks off")
+
+
+class Lines:
+    """Values out of pieces. `feed` and `end` give each value as read, or a BadBody for a line that is no JSON."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._array: bool | None = None
+        self._ended = False
+
+    def feed(self, piece: bytes) -> Iterator[object]:
+        """The values that are whole now. Raises BadBody where no further value can be found."""
+        data = self._rest + piece
+        if self._array is None:
+            data = data.lstrip(_SPACE)
+            if not data:
+                self._rest = b""
+                return iter(())
+            self._array = data.startswith(b"[")
+            if self._array:
+                data = data[1:]
+        return self._elements(data) if self._array else self._lines(data)
+
+    def end(self) -> Iterator[object]:
+        """The last values. Raises BadBody when the body breaks off."""
+        if not self._array:
+            yield from self._lines(self._rest + b"\n")
+        elif not self._ended:
+            raise BadBody("the array does not end")
+
+    def _lines(self, data: bytes) -> Iterator[object]:
+        lines = data.split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > VALUE_BYTES_MAX:
+            raise BadBody(f"a line may have {VALUE_BYTES_MAX} bytes at most")
+        loads = orjson.loads
+        for line in lines:
+            try:
+                yield loads(line)
+            except orjson.JSONDecodeError as error:
+                if line.strip(_SPACE):
+                    yield BadBody(f"not JSON: {error}")
+
+    def _elements(self, data: bytes) -> Iterator[object]:
+        if self._ended:
+            self._only_space(data)
+            return
+        stripped = data.rstrip(_SPACE)
+        if stripped.endswith(b"]") and (values := _array(data[: len(stripped) - 1])) is not None:
+            self._ended, self._rest = True, b""
+            yield from values
+            return
+        cut = len(data)
+        for _ in range(_CANDIDATES_MAX):
+            cut = data.rfind(b"}", 0, cut)
+            if cut < 0:
+                break
+            after = data[cut + 1 : cut + 1 + _GAP_BYTES_MAX].lstrip(_SPACE)
+            if not after.startswith((b",", b"]")) or (values := _array(data[: cut + 1])) is None:
+                continue
+            self._rest = data[cut + 1 :].lstrip(_SPACE)[1:]
+            if after.startswith(b"]"):
+                self._ended = True
+                self._only_space(self._rest)
+            yield from values
+            return
+        if len(data) > 4 * VALUE_BYTES_MAX:
+            raise BadBody("the array cannot be read on: it is not JSON, or an element is too large")
+        self._rest = data
+
+    def _only_space(self, data: bytes) -> None:
+        if data.strip(_SPACE):
+            raise BadBody("something follows the array")
+        self._rest = b""
+
+
+def _array(elements: bytes) -> list[object] | None:
+    """What stands between two brackets; None where that is no JSON."""
+    try:
+        values: list[object] = orjson.loads(b"[%b]" % elements)
+    except orjson.JSONDecodeError:
+        return None
+    return values

@@ -1,0 +1,177 @@
+"""What happens between a whole request and its answer, for both doors: read, find, append, wait.
+
+The plain case (one ping for a known key) is done before `take` returns and makes no task; only what has to ask the
+database first does: an unknown address, a monitor to be made. Every waiter is settled exactly once.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from server.engine.ping import PLAIN, Ping, Signal
+from server.errors import OffbeatError, Unavailable
+from server.ingest.batch import Backlog, Waiter, unavailable
+from server.ingest.filters import filtered
+from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
+from server.roster import Bound, Roster
+from server.service import Service
+
+# Makes the monitor of an address, or changes it to what its client declares: `created`, `ok`, `unknown` or `full`; the
+# roster knows the monitor afterwards. Raises Unavailable.
+Provision = Callable[[Slug], Awaitable[Outcome]]
+
+_UNKNOWN = Outcome("unknown")
+
+log = structlog.get_logger("ingest")
+
+
+class Intake(Service):
+    """Takes requests. Without `provision` no ping makes a monitor."""
+
+    name = "intake"
+
+    def __init__(self, roster: Roster, backlog: Backlog, provision: Provision | None = None) -> None:
+        super().__init__()
+        self._roster = roster
+        self._backlog = backlog
+        self._provision = provision
+
+    def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
+        """Everything for one request; `waiter` hears once, with what to tell the client."""
+        readings = dialect.read(request)
+        if isinstance(readings, Refusal):
+            waiter.settle(readings)
+            return
+        if isinstance(readings, Reading):
+            bound = self._find(readings.address)
+            if bound is not None and not _declares(readings.address):
+                self._append(bound, readings, request.method, source, waiter)
+                return
+            readings = [readings]
+        if not readings:
+            waiter.settle(OK)
+            return
+        self.errand(self._take_slowly(readings, request.method, source, waiter), "take")
+
+    def take_plain(self, key: str, signal: Signal | None, method: str, source: bytes | None, waiter: Waiter) -> bool:
+        """A native ping that says no more than this; False: the key is not known, nothing was done.
+
+        The same as `take` with the native dialect, without making its request and reading first.
+        """
+        bound = self._roster.find(key)
+        if bound is None:
+            return False
+        ping = PLAIN[signal or "success"]
+        if bound.signal is not None or bound.stage is not None or self._roster.rules:
+            ping = self._as_bound(bound, ping, signal is not None, method)
+        try:
+            self._backlog.append(bound, ping, source, waiter)
+        except Unavailable:
+            waiter.settle(unavailable())
+        return True
+
+    def find(self, key: str) -> Bound | None:
+        """Where a key leads, as far as we know."""
+        return self._roster.find(key)
+
+    async def find_or_ask(self, address: Key | Slug) -> Bound | None:
+        """Where an address leads; an unknown one is asked for. Raises Unavailable."""
+        bound = self._find(address)
+        if bound is None:
+            await self._roster.refresh()
+            bound = self._find(address)
+        return bound
+
+    def prepared(self, bound: Bound, reading: Reading, method: str) -> Ping:
+        """The ping as this key and this monitor take it."""
+        if bound.signal is None and bound.stage is None and not self._roster.rules:
+            return reading.ping
+        return self._as_bound(bound, reading.ping, reading.named, method)
+
+    def _find(self, address: Key | Slug) -> Bound | None:
+        if isinstance(address, Key):
+            return self._roster.find(address.key)
+        return self._roster.find_slug(address.ping_key, address.slug, address.sent)
+
+    def _append(self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter) -> None:
+        try:
+            self._backlog.append(bound, self.prepared(bound, reading, method), source, waiter)
+        except Unavailable:
+            waiter.settle(unavailable())
+
+    def _as_bound(self, bound: Bound, ping: Ping, named: bool, method: str) -> Ping:
+        if bound.signal is not None and not named:
+            ping = ping._replace(signal=bound.signal)
+        if bound.stage is not None and ping.stage is None:
+            ping = ping._replace(stage=bound.stage)
+        rules = self._roster.rules.get(bound.monitor_id)
+        return ping if rules is None else filtered(ping, method, rules)
+
+    async def _take_slowly(self, readings: list[Reading], method: str, source: bytes | None, waiter: Waiter) -> None:
+        several = _Several(waiter, len(readings))
+        left = len(readings)
+        try:
+            found = [await self._resolve(reading.address) for reading in readings]
+            for reading, (bound, outcome) in zip(readings, found, strict=True):
+                if bound is None:
+                    several.settle(outcome)
+                else:
+                    self._append(bound, reading, method, source, _Committed(several, outcome))
+                left -= 1
+        except Exception as error:
+            if not isinstance(error, OffbeatError):
+                log.exception("a ping could not be taken")
+            for _ in range(left):
+                several.settle(unavailable())
+
+    async def _resolve(self, address: Key | Slug) -> tuple[Bound | None, Outcome]:
+        """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
+        bound = await self.find_or_ask(address)
+        if self._provision is None or not isinstance(address, Slug):
+            return bound, _UNKNOWN if bound is None else OK
+        if bound is None:
+            if not (address.create or address.like or address.definition):
+                return None, _UNKNOWN
+        elif not _declares(address):
+            return bound, OK
+        outcome = await self._provision(address)
+        if outcome.kind not in ("ok", "created"):
+            return None, outcome
+        bound = self._find(address)
+        return bound, _UNKNOWN if bound is None else outcome
+
+
+def _declares(address: Key | Slug) -> bool:
+    """Whether the ping brings a definition that the monitor may not have yet."""
+    return isinstance(address, Slug) and address.definition is not None
+
+
+class _Several:
+    """Waits for all pings of one request and tells the worst."""
+
+    def __init__(self, waiter: Waiter, count: int) -> None:
+        self._waiter = waiter
+        self._left = count
+        self._outcomes: list[Outcome] = []
+        self._refusal: Refusal | None = None
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        if isinstance(outcome, Refusal):
+            self._refusal = outcome
+        else:
+            self._outcomes.append(outcome)
+        self._left -= 1
+        if self._left == 0:
+            told = worst(self._outcomes)
+            self._waiter.settle(told if self._refusal is None or told.kind == "unavailable" else self._refusal)
+
+
+class _Committed:
+    """Says `outcome` where the commit says ok."""
+
+    def __init__(self, waiter: Waiter, outcome: Outcome) -> None:
+        self._waiter = waiter
+        self._outcome = outcome
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        self._waiter.settle(self._outcome if outcome == OK else outcome)

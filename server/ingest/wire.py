@@ -1,0 +1,32 @@
+"""Answers as bytes of HTTP/1.1 (RFC 9112), for the fast door."""
+
+from email.utils import formatdate
+from http import HTTPStatus
+
+from server.clock import LogClock
+from server.engine.ping import SECOND
+from server.ingest.reading import Answer
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+CLOSE = b"Connection: close\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n"  # only HTTP/1.0 has to be told
+
+
+def write_answer(answer: Answer, date: bytes, connection: bytes, *, head: bool) -> bytes:
+    """The whole response; `date` and `connection` are header lines or nothing, `head` leaves out the body."""
+    parts = [
+        _STATUS_LINES.get(answer.status) or f"HTTP/1.1 {answer.status} \r\n".encode(),
+        f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n".encode("latin-1"),
+        *(f"{name}: {value}\r\n".encode("latin-1") for name, value in answer.headers),
+        date,
+        connection,
+        b"\r\n",
+    ]
+    if not head:
+        parts.append(answer.body)
+    return b"".join(parts)
+
+
+def date_line(clock: LogClock) -> bytes:
+    """The `Date` header by log time; none while the time is unknown, as RFC 9110 asks of a server without a clock."""
+    return f"Date: {formatdate(clock.now() / SECOND, usegmt=True)}\r\n".encode() if clock.ready else b""
