@@ -1,11 +1,12 @@
 """The management API as a whole: every route, and the document that describes them all."""
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import orjson
 from aiohttp import web
 
+from server import __version__
 from server.web import (
     api_channels,
     api_estate,
@@ -21,7 +22,7 @@ from server.web.routes import Call, Deps, Reply, Route
 
 async def get_openapi(call: Call[None, None]) -> Reply:
     """This document."""
-    return Reply(_document())
+    return Reply(_document_text())
 
 
 ROUTES = [
@@ -40,10 +41,11 @@ def add_routes(app: web.Application, deps: Deps) -> None:
     routes.add_routes(app, ROUTES, deps)
 
 
+def document() -> dict[str, Any]:
+    """The OpenAPI document of this version."""
+    return openapi.document(ROUTES, __version__)
+
+
 @cache
-def _document() -> bytes:
-    try:
-        ours = version("offbeat")
-    except PackageNotFoundError:
-        ours = "0"
-    return orjson.dumps(openapi.document(ROUTES, ours))
+def _document_text() -> bytes:
+    return orjson.dumps(document())

@@ -74,9 +74,12 @@ def problem_response(refusal: Refused, instance: str) -> web.Response:
     }
     if refusal.errors:
         document["errors"] = [{"field": problem.field, "reason": problem.reason} for problem in refusal.errors]
-    return web.Response(
+    response = web.Response(
         body=orjson.dumps(document),
         status=refusal.status,
         content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-store", **refusal.headers},
     )
+    if refusal.status in (408, 413):  # the rest of the body is not waited for
+        response.force_close()
+    return response

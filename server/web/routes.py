@@ -197,7 +197,7 @@ async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> byte
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise Refused(408, "The body did not come in time.", headers={"Connection": "close"}) from None
+        raise Refused(408, "The body did not come in time.") from None
     except web.RequestPayloadError as error:
         raise Refused(400, f"The body cannot be read: {error}.") from None
     return b"".join(parts)

@@ -23,7 +23,7 @@ returning id, slug, name, ping_key, definition, created_at
 
 -- name: size_of_project
 -- A project that still has monitors is not deleted by mistake.
-select count(*) from (select from monitors where project_id = $1 limit 1000) as some
+select count(*) from (select from monitors where project_id = $1 limit 1000) as counted
 
 -- name: delete_project
 -- Its channels go with it.
