@@ -32,6 +32,7 @@ from server.ingest.reading import Outcome
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.keep.upkeep import DAYS_AHEAD
+from server.listening import bound, seen_from_outside
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
 from server.provision import Provision
@@ -49,6 +50,7 @@ from server.store.schema import apply_schema
 from server.systemd import Systemd
 from server.web import api, machines
 from server.web.access import Access
+from server.web.estate import apply_file
 from server.web.machines import Check, Machines
 from server.web.routes import Deps
 from server.workers import Workers
@@ -145,6 +147,9 @@ class App(Service):
             listening = await self._start_workers(url)
         else:
             listening = await self._start_hearing(pool, url)
+        if self.settings.config is not None and self.role != "worker":
+            applied = await apply_file(self._deps(), self.settings.config)
+            log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
         self.systemd.ready(f"listening on {listening}")
         if self.role != "worker":
             greeting.show(listening, self.settings, self.key, self.key_is_new, await load_secret(pool))
@@ -199,6 +204,7 @@ class App(Service):
         settings, metrics, clock = self.settings, self.metrics, self.clock
         roster = self.roster = Roster(RosterRows(pool))
         await self.stack.start(roster)
+        listen_on = self.listen_on or bound(settings.host, settings.port)
         own_port = None
         if self.role == "worker":  # the port that all share leads Prometheus to any of them, so each has one of its own
             page = Site(self._application(machines_only=True), settings.host, settings.metrics_port)
@@ -210,7 +216,7 @@ class App(Service):
             clock,
             metrics,
             node=self.node,
-            metrics_address=f"{self.node}:{own_port or settings.port}",
+            metrics_address=seen_from_outside(settings.host, self.node, own_port or listen_on.getsockname()[1]),
             on_committed=self._committed,
             next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
             several_writers=lambda: self.keeper is None or self.keeper.order.others,
@@ -223,7 +229,7 @@ class App(Service):
             metrics,
             self._application(),
             Provision(pool, roster, settings.auto_provision),
-            listen_on=self.listen_on,
+            listen_on=listen_on,
         )
         await self.stack.start(doors)
         self._bind_hearing(writer, roster, doors)
@@ -234,7 +240,7 @@ class App(Service):
         page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
         await self.stack.start(page)
         assert self.keeper is not None
-        self.keeper.lease.metrics_address = f"{self.node}:{page.port}"
+        self.keeper.lease.metrics_address = seen_from_outside(self.settings.host, self.node, page.port)
         workers = Workers(self.settings, url, self.key)
         await self.stack.start(workers)
         return workers.url
@@ -251,17 +257,21 @@ class App(Service):
         )
         machines.add_routes(application, pages)
         if not machines_only:
-            deps = Deps(
-                pool=self.pool,
-                settings=self.settings,
-                access=Access(self.pool, self.key),
-                now=self.clock.now,
-                changed=self._changed,
-                append=self._append,
-                wake_courier=self._wake_courier,
-            )
+            deps = self._deps()
             api.add_routes(application, deps)
         return application
+
+    def _deps(self) -> Deps:
+        """What pages and API are handed."""
+        return Deps(
+            pool=self.pool,
+            settings=self.settings,
+            access=Access(self.pool, self.key),
+            now=self.clock.now,
+            changed=self._changed,
+            append=self._append,
+            wake_courier=self._wake_courier,
+        )
 
     # ---------------------------------------------------------------- metrics
 
