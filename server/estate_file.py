@@ -20,6 +20,10 @@ def read_estate(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {error.strerror or error}") from None
     try:
         value = orjson.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise SettingsError(f"{path}: cannot be read: {where}{error.problem}") from None
     except (orjson.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if value is None:

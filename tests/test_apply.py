@@ -1,0 +1,196 @@
+"""`offbeat apply`, `export` and `import` against the real server."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+
+from server import crontab
+from server.engine.monitor import read_definition
+from server.estate_file import read_estate
+from server.healthchecks_export import read_checks
+from tests.command import file_with, offbeat
+from tests.harness import Server
+
+ESTATE = """
+channels:
+  ops: {kind: webhook, url: "https://example.org/hook/very-secret"}
+monitors:
+  extract:
+    cron: "0 3 * * *"
+    timezone: Europe/Berlin
+    keys:
+      - {signal: start}
+      - {signal: fail, key: EXTRACT_FAILED}
+  load:
+    after: {monitor: extract, within: 1h}
+    tags: [etl]
+"""
+
+
+async def test_an_estate_as_a_file(database_url: str, tmp_path: Path) -> None:
+    async with Server(database_url) as server:
+        file = file_with(tmp_path, "monitors.yaml", ESTATE)
+        dry = await offbeat("apply", file, "--dry-run", url=server.url)
+        assert dry.code == 0, dry.err
+        assert "+ monitor extract" in dry.out and "cron: 0 3 * * *" in dry.out
+        assert "3 created, 0 changed, 0 deleted, 0 unchanged (dry run: nothing was changed)" in dry.out
+        assert (await offbeat("monitors", url=server.url)).out == "no monitors\n"
+
+        assert (await offbeat("apply", file, url=server.url)).code == 0
+        again = await offbeat("apply", file, url=server.url)
+        assert again.out == "0 created, 0 changed, 0 deleted, 3 unchanged\n"
+
+        changed = file_with(
+            tmp_path, "changed.yaml", ESTATE.replace("0 3 * * *", "30 4 * * *").replace("[etl]", "[a, b]")
+        )
+        said = (await offbeat("apply", changed, url=server.url)).out
+        assert "~ monitor extract\n    cron: 0 3 * * * → 30 4 * * *\n" in said
+        assert "~ monitor load\n    tags: etl → a, b\n" in said
+
+        wrong = file_with(tmp_path, "wrong.yaml", "monitors:\n  a: {every: soon}\n  b: {cron: '* *', evry: 1m}\n")
+        refused = await offbeat("apply", wrong, url=server.url)
+        assert refused.code == 1 and refused.out == ""
+        assert "wrong.yaml: refused, nothing was changed" in refused.err
+        for field in ("monitors.a.every: ", "monitors.b.cron: ", "monitors.b.evry: "):
+            assert field in refused.err
+        assert "Traceback" not in refused.err
+
+        exported = await offbeat("export", url=server.url)
+        estate = yaml.safe_load(exported.out)
+        assert [m["slug"] for m in estate["monitors"]] == ["extract", "load"]
+        assert "very-secret" not in exported.out
+        back = file_with(tmp_path, "export.yaml", exported.out)
+        assert "0 created, 0 changed, 0 deleted" in (await offbeat("apply", back, "--prune", url=server.url)).out
+        assert (await offbeat("export", "--json", url=server.url)).json == estate
+
+        less = file_with(tmp_path, "less.json", orjson.dumps({"monitors": {"extract": {"every": "1d"}}}).decode())
+        pruned = await offbeat("apply", less, "--prune", "--json", url=server.url)
+        assert pruned.json["counts"] == {"created": 0, "changed": 1, "deleted": 1, "unchanged": 0}
+
+
+async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for name, text, said in (
+        ("no.yaml", None, "No such file"),
+        ("bad.yaml", "monitors: [", "line 2, column 1: did not find"),
+        ("bad.json", "{", "cannot be read"),
+        ("list.yaml", "- a", "must be an object"),
+    ):
+        file = file_with(tmp_path, name, text) if text is not None else str(tmp_path / name)
+        done = await offbeat("apply", file)
+        assert done.code == 2
+        assert done.err.startswith(f"offbeat: {file}: ") and said in done.err, done.err
+    assert read_estate(Path(file_with(tmp_path, "empty.yaml", ""))) == {}
+
+
+CRONTAB = """\
+# nightly jobs
+SHELL=/bin/bash
+MAILTO=""
+*/5 * * * * /usr/local/bin/sync.sh --fast 2>&1 | logger
+CRON_TZ=Europe/Berlin
+0 3 * * 1-5 cd /srv && ./backup.sh 'a b' > /dev/null
+@daily flock -n /tmp/lock python3 /opt/etl/run_etl.py --date=\\%F%one%two
+@reboot /usr/bin/never
+30 2 * * sun FOO=bar nice -n 10 /opt/sync
+"""
+
+
+def test_a_crontab_is_read_line_by_line() -> None:
+    jobs = crontab.read_jobs(CRONTAB)
+    assert [(job.number, job.schedule, job.timezone) for job in jobs] == [
+        (4, "*/5 * * * *", None),
+        (6, "0 3 * * 1-5", "Europe/Berlin"),
+        (7, "@daily", "Europe/Berlin"),
+        (9, "30 2 * * sun", "Europe/Berlin"),
+    ]
+    assert [crontab.program_of(job.command) for job in jobs] == ["sync", "backup", "run_etl", "sync"]
+    assert [crontab.under_exec(job, "K") for job in jobs[1:3]] == [
+        """0 3 * * 1-5 offbeat exec K -- "$SHELL" -c 'cd /srv && ./backup.sh '"'"'a b'"'"' > /dev/null'""",
+        """@daily offbeat exec K -- "$SHELL" -c 'flock -n /tmp/lock python3 /opt/etl/run_etl.py --date=\\%F'%one%two""",
+    ]
+    (job,) = crontab.read_jobs("17 *\t* * *  root  cd / && run-parts /etc/cron.hourly\n", system=True)
+    assert crontab.under_exec(job, "K").startswith("17 *\t* * *  root  offbeat exec K -- ")
+    assert crontab.read_jobs("@every 5m x\nnonsense\n* * * *\n=\n\n") == crontab.read_jobs("@every 5m x")
+
+
+CHECKS = {
+    "checks": [
+        {
+            "name": "Nightly Backup",
+            "slug": "nightly-backup",
+            "tags": "prod www",
+            "desc": "Every night",
+            "grace": 3600,
+            "timeout": 86400,
+            "status": "up",
+            "ping_url": "https://hc-ping.com/7d7a4d3a-1f5c-4a53-8d64-2f0d2c7a1b11",
+            "manual_resume": False,
+            "methods": "",
+        },
+        {
+            "name": "Cron",
+            "slug": "nightly-backup",
+            "grace": 600,
+            "schedule": "15 5 * * *",
+            "tz": "Europe/Riga",
+            "status": "paused",
+            "methods": "POST",
+            "manual_resume": True,
+            "ping_url": "https://hc.example.org/ping/2d1b7a3e-1111-4a53-8d64-2f0d2c7a1b11",
+            "filter_http_body": True,
+            "success_kw": "SUCCESS, OK",
+            "failure_kw": "ERROR",
+            "start_kw": "",
+            "filter_default_fail": True,
+        },
+        {"name": "", "slug": "", "grace": 60, "schedule": "Mon..Fri 12:00", "tz": "UTC", "uuid": "x-y"},
+    ]
+}
+
+
+def test_checks_of_healthchecks_become_monitors() -> None:
+    first, second, third = read_checks(CHECKS)
+    assert first == {
+        "slug": "nightly-backup",
+        "name": "Nightly Backup",
+        "tags": ["prod", "www"],
+        "description": "Every night",
+        "every": 86400,
+        "grace": 3600,
+        "max_runtime": 3600,
+        "key": "7d7a4d3a-1f5c-4a53-8d64-2f0d2c7a1b11",
+    }
+    assert second["slug"] == "nightly-backup-2" and second["paused"] and second["manual_resume"]
+    assert second["cron"] == "15 5 * * *" and second["timezone"] == "Europe/Riga" and second["methods"] == "POST"
+    assert second["keywords"] == {"success": ["SUCCESS", "OK"], "fail": ["ERROR"], "default": "fail"}
+    assert third["oncalendar"] == "Mon..Fri 12:00" and third["slug"] == "check" and third["key"] == "x-y"
+    for monitor in (first, second, third):
+        read_definition({name: value for name, value in monitor.items() if name not in ("slug", "key", "paused")})
+    with pytest.raises(Exception, match="no list of checks"):
+        read_checks({"error": "wrong api key"})
+
+
+async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) -> None:
+    async with Server(database_url) as server:
+        old, new = file_with(tmp_path, "crontab", CRONTAB), tmp_path / "new"
+        done = await offbeat("import", "crontab", old, "--timezone", "UTC", "--write", str(new), url=server.url)
+        assert done.code == 0, done.err
+        monitors = {m["slug"]: m for m in (await offbeat("monitors", "--json", url=server.url)).json}
+        assert list(monitors) == ["backup", "run_etl", "sync", "sync-2"]
+        assert monitors["backup"]["cron"] == "0 3 * * 1-5" and monitors["backup"]["timezone"] == "Europe/Berlin"
+        lines = new.read_text().splitlines()
+        assert lines[0] == "# nightly jobs" and "@reboot /usr/bin/never" in lines
+        assert f"exec --url {server.url} {monitors['backup']['key']} -- " in lines[5]
+        again = await offbeat("import", "crontab", "-", "--timezone", "UTC", url=server.url, given=CRONTAB.encode())
+        assert again.out == new.read_text(), "the same keys, and nothing else on standard output"
+        assert "0 created, 0 changed" in again.err
+
+        checks = file_with(tmp_path, "checks.json", orjson.dumps(CHECKS).decode())
+        done = await offbeat("import", "healthchecks", checks, url=server.url)
+        assert done.code == 0 and "3 created" in done.out, done.err
+        ping = f"/ping/{CHECKS['checks'][0]['ping_url'].rsplit('/', 1)[1]}"
+        async with server.session.get(ping) as answer:
+            assert answer.status == 200
+        assert (await server.api("GET", "/api/v1/monitors/nightly-backup")).body["last_signal"] == "success"
