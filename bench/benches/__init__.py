@@ -2,6 +2,7 @@
 
 NAMES = (
     "single",
+    "dialects",
     "connect",
     "latency",
     "bulk",

@@ -25,6 +25,8 @@ PREFIX: Final = "/api/push/"
 _PING_MS_MAX = 100_000_000_000
 _SUCCESS = Ping("success", dialect=name)
 _FAIL = Ping("fail", dialect=name)
+# What most scripts send: nothing, or the address as its pages show it.
+_BY_QUERY: Final = {"": _SUCCESS, "status=up&msg=OK&ping=": _SUCCESS._replace(message="OK")}
 _UNKNOWN = "Monitor not found or not active."
 _WRONG_PING = Refusal(404, f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
 _JSON = "application/json; charset=utf-8"
@@ -38,8 +40,9 @@ def read(request: Request) -> Reading | Refusal:
     if not token or "/" in token:
         return Refusal(404, _UNKNOWN)
     address = Key(decode(token))
-    if not request.query:
-        return Reading(address, _SUCCESS, False)
+    ping = _BY_QUERY.get(request.query)
+    if ping is not None:
+        return Reading(address, ping, request.query != "")
     values = read_values(request.query)
     status = values.get("status")
     ping = _SUCCESS if not status or status == "up" else _FAIL
