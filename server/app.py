@@ -141,15 +141,15 @@ class App(Service):
         self.facts = DatabaseFacts(pool)
         self.facts.bind(self.metrics)
         await self.stack.start(LoopLag(self.metrics.loop_lagged))
+        if self.settings.config is not None and self.role != "worker":
+            applied = await apply_file(self._deps(), self.settings.config)
+            log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
         if self.role != "worker":
             await self._start_judging(pool, url)
         if self.role == "main":
             listening = await self._start_workers(url)
         else:
             listening = await self._start_hearing(pool, url)
-        if self.settings.config is not None and self.role != "worker":
-            applied = await apply_file(self._deps(), self.settings.config)
-            log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
         self.systemd.ready(f"listening on {listening}")
         if self.role != "worker":
             greeting.show(listening, self.settings, self.key, self.key_is_new, await load_secret(pool))

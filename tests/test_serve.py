@@ -1,0 +1,64 @@
+"""`offbeat serve` as a newcomer meets it: embedded Postgres, what it prints, restarts, a file applied at the start."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Server, eventually, needs
+
+
+async def _shell(line: str) -> str:
+    process = await asyncio.create_subprocess_shell(
+        line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+def _printed_lines(server: Server) -> list[str]:
+    """The three curl lines, as they would be pasted."""
+    text = "\n".join(server.output)
+    return [
+        re.sub(r"\\\n\s*", "", each).strip() for each in re.findall(r"^  (curl (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    ]
+
+
+async def test_the_printed_lines_work_when_pasted_and_data_survives(tmp_path: Path) -> None:
+    needs("curl")
+    async with Server(None, data_dir=tmp_path / "data", env={"OFFBEAT_ADMIN_KEY": ""}) as server:
+        lines = await eventually(lambda: _three(server))
+        assert any("admin key (shown once" in line for line in server.output)
+        made, pinged, shown = [await _shell(line) for line in lines]
+        assert '"slug":"hello"' in made and pinged == "OK" and '"last_ping_at":"2' in shown
+        assert await server.stop() == 0
+        await server.start()
+        assert not any("admin key (shown once" in line for line in server.output[-12:])
+        again = await _shell(lines[2])
+        assert '"last_ping_at":"2' in again
+        await server.kill()
+        await server.start()
+        assert await _shell(lines[1]) == "OK"
+        assert '"status":"up"' in await _shell(lines[2])
+
+
+async def test_a_file_is_applied_at_the_start_and_a_wrong_one_stops_it(database_url: str, tmp_path: Path) -> None:
+    config = tmp_path / "monitors.yaml"
+    config.write_text("monitors:\n  nightly: {cron: '0 2 * * *', grace: 10m}\n")
+    async with Server(database_url, "--config", str(config)) as server:
+
+        async def applied() -> bool:
+            return (await server.api("GET", "/api/v1/monitors/nightly")).status == 200
+
+        await eventually(applied)
+    config.write_text("monitors:\n  nightly: {cron: '61 2 * * *'}\n")
+    with pytest.raises(AssertionError, match="nothing was changed"):
+        async with Server(database_url, "--config", str(config)):
+            pass
+
+
+async def _three(server: Server) -> list[str] | None:
+    lines = _printed_lines(server)
+    return lines[:3] if len(lines) >= 3 else None
