@@ -14,6 +14,7 @@ import structlog
 
 from server.clock import monotonic
 from server.ingest.doors import local_url
+from server.listening import bound
 from server.service import Service
 from server.settings import Settings
 
@@ -47,10 +48,7 @@ class Workers(Service):
 
     async def start(self) -> None:
         """Bind, and return when every worker takes pings."""
-        family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((self.settings.host, self.settings.port))
+        self._socket = bound(self.settings.host, self.settings.port)
         self._socket.listen(4096)
         self._socket.set_inheritable(True)
         for number in range(self.settings.workers):

@@ -51,7 +51,7 @@ class Prometheus:
         assert discovery["url"] == "http://offbeat:8080/sd/prometheus"
         discovery |= {"url": f"{self.server.url}/sd/prometheus", "refresh_interval": "500ms"}
         for each in (job, discovery):
-            each["authorization"] = {"credentials": TOKEN}
+            each["authorization"] = {"type": "Bearer", "credentials": TOKEN}
         return config
 
     async def query(self, expression):
@@ -71,10 +71,15 @@ class Prometheus:
             assert found == value, f"{expression} is {found}, not {value}"
             return True
 
-        await eventually(has, 30)
+        try:
+            await eventually(has, 30)
+        except AssertionError:
+            async with self.session.get(f"{self.url}/api/v1/targets") as answer:
+                print("its targets:", await answer.text())
+            raise
 
 
-@pytest.mark.parametrize("workers", ["1"])
+@pytest.mark.parametrize("workers", ["1", "2"])
 async def test_prometheus_finds_scrapes_and_counts(database_url, tmp_path, workers):
     async with (
         Server(database_url, "--metrics-token", TOKEN, "--workers", workers) as server,
