@@ -303,6 +303,8 @@ create index alerts_due on alerts (lane, attempts, next_attempt_at) where state 
 create index alerts_order on alerts (monitor_id, incident, lane, ordinal, round) where state = 'pending';
 -- Candidates for cancelling out with an open that was never attempted.
 create index alerts_back on alerts (lane) where state = 'pending' and digest_id is null and kind = 'resolved';
+-- Somebody waits for the answer of a test.
+create index alerts_tests on alerts (id) where state = 'pending' and kind = 'test';
 create index alerts_digest on alerts (digest_id) where digest_id is not null;
 create index alerts_settled on alerts (settled_at) where settled_at is not null;
 create index alerts_given_up on alerts (id) where state in ('dead', 'expired');

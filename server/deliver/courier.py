@@ -125,7 +125,7 @@ class Courier(Service):
     async def _deliver(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(self._rest_s()):
                     await self._woken.wait()
             except TimeoutError:
                 pass
@@ -141,12 +141,19 @@ class Courier(Service):
                     await asyncio.sleep(AGAIN_S)
             await asyncio.sleep(ROUND_S_MIN)
 
+    def _rest_s(self) -> float:
+        """Until the next poll, or until the first lane that rests may go on."""
+        now = monotonic()
+        waits = (lane.ready_at(now) - now for lane in self._lanes.values())
+        return min((wait for wait in waits if 0 < wait < POLL_S), default=POLL_S)
+
     async def _round(self, scribe: Scribe) -> None:
         """One walk over lanes with something to say, as far as there is room."""
         now = monotonic()
         room = self.attempts.room()
         if room <= 0:
             return  # the end of an attempt wakes us
+        await self._test(scribe, room)
         resting = [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
         in_digests = await self.outbox.lanes_in_digests()
         if in_digests:
@@ -162,6 +169,19 @@ class Courier(Service):
             await self._serve(due, scribe, now)
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
             del self._lanes[id]
+
+    async def _test(self, scribe: Scribe, room: int) -> None:
+        """Send the tests that somebody waits for: once each, whatever state their lane is in."""
+        claimed = await self.outbox.claim_tests(room, self.lease_s)
+        rows = await self.outbox.channels([row.lane for row in claimed]) if claimed else {}
+        for row in claimed:
+            channel = _channel(row.lane, rows.get(row.lane))
+            if isinstance(channel, str):
+                self.attempts.give_up(row, channel)
+            else:
+                project = rows[row.lane].project if row.lane in rows else "default"
+                self._lane(row.lane, channel).began(monotonic(), retries=1)
+                self.attempts.begin(row, channel, scribe, project, suspect=False)
 
     async def _serve(self, due: list[Due], scribe: Scribe, now: float) -> None:
         """Let each of these lanes do what it may now."""

@@ -15,7 +15,7 @@ _PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _NAME = re.compile(r"([a-z_]+)((?:\.[a-z0-9_]+)*)(?:\s*\|\s*([a-z]+))?")
 _FILTERS = ("json", "url", "raw")
 _MADE = ("id", "type", "kind", "thread", "title", "lead", "text", "link", "color", "symbol")
-_FACTS = ("monitor", "name", "project", "incident", "status", "cause", "reason", "causes", "run", "stage", "tasks")
+_FACTS = ("monitor", "name", "project", "incident", "status", "cause", "reason", "causes", "run", "stage", "detail")
 _TIMES = ("opened_at", "resolved_at", "decided_at", "due_at", "last_ping_at")
 _SAID = ("last_message", "expected", "usual", "tags", "flapping")
 _DIGEST = ("opened", "worse", "reminder", "resolved", "alerts", "first", "since", "until")
@@ -34,7 +34,7 @@ def check_template(text: str, is_json: bool) -> str:
             raise ValueError(f"{{{{{place}}}}}: no such filter; there are {', '.join(_FILTERS)}")
     if is_json:
         try:
-            orjson.loads(fill(text, {}, True))
+            orjson.loads(fill(text, dict.fromkeys(ROOTS, "x"), True))
         except orjson.JSONDecodeError as error:
             raise ValueError(
                 f"is not JSON once filled: {error}; {{{{field}}}} stands inside quotes, {{{{field|json}}}} without them"

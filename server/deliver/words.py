@@ -5,10 +5,11 @@ HTML. Pure and without a clock, so that a retry says the same; "so long ago" is 
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from html import escape
 from typing import Any, NamedTuple
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from server.clock import to_micros
 from server.engine.durations import say_duration
@@ -67,7 +68,7 @@ class Words(NamedTuple):
         """All of it as one HTML page that mail programs show: tables and inline styles only."""
         rows = "".join(
             f'<tr><td style="padding:2px 12px 2px 0;color:#666;vertical-align:top">{escape(label)}</td>'
-            f'<td style="padding:2px 0">{escape(value)}</td></tr>'
+            f'<td style="padding:2px 0;white-space:pre-line">{escape(value)}</td></tr>'
             for label, value in self.fields
         )
         message = (
@@ -93,7 +94,8 @@ def say_alert(kind: str, facts: Facts, link: str | None = None) -> Words:
     if kind == "test":
         return Words(symbol, "Test from Offbeat", reason or "If you can read this, alerts will arrive here.", link=link)
     if kind == "operator" or not name:
-        return Words(symbol, cut(f"Offbeat: {reason}", TITLE_CHARS_MAX), reason, _times(facts), None, link)
+        title = cut(f"Offbeat: {reason}" if reason else "Offbeat", TITLE_CHARS_MAX)
+        return Words(symbol, title, _sentence(reason), _times(facts), None, link)
     title = cut(f"{_VERBS.get(kind, kind.upper())}: {name}", TITLE_CHARS_MAX)
     if kind == "resolved":
         return Words(symbol, title, _resolution(facts, reason), _fields(kind, facts), None, link)
@@ -157,7 +159,9 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
         ("Last sign of life", _time(facts, "last_ping_at", decided)),
         ("Run", _text(facts, "run")),
         ("Stage", _text(facts, "stage")),
-        ("Tasks", _text(facts, "tasks")),
+        ("Stages", _stages(facts)),
+        ("Tasks", _tasks(facts)),
+        ("Progress", _progress(facts)),
         ("Duration", _text(facts, "usual")),
         ("Also", _other_causes(facts) if kind != "resolved" else ""),
         ("Flapping", _flapping(facts)),
@@ -170,7 +174,7 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
 def _resolution(facts: Facts, reason: str) -> str:
     opened, resolved = _instant(facts, "opened_at"), _instant(facts, "resolved_at")
     lasted = f" after {say_duration(resolved - opened)}" if opened and resolved and resolved >= opened else ""
-    return f"Back to normal{lasted}." + (f" It was: {_sentence(reason)}" if reason else "")
+    return f"Back to normal{lasted}." + (f" It was: {reason}" if reason else "")
 
 
 def _other_causes(facts: Facts) -> str:
@@ -182,6 +186,37 @@ def _other_causes(facts: Facts) -> str:
     ]
     more = len(reasons) - CAUSES_SHOWN_MAX
     return "; ".join(reasons[:CAUSES_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _detail(facts: Facts, name: str) -> Any:
+    """A part of how far the run came."""
+    detail = facts.get("detail")
+    return detail.get(name) if isinstance(detail, Mapping) else None
+
+
+def _stages(facts: Facts) -> str:
+    stages = [each for each in _detail(facts, "stages") or () if isinstance(each, Mapping)]
+    return ", ".join(f"{each.get('name')} {each.get('status')}" for each in stages)
+
+
+def _tasks(facts: Facts) -> str:
+    """How many are done, and the names of those that are not."""
+    tasks = _detail(facts, "tasks")
+    if not isinstance(tasks, Mapping):
+        return ""
+    of = f" of {tasks['expected']}" if tasks.get("expected") else ""
+    parts = [f"{tasks.get('done') or 0}{of} done"]
+    for label, names in (("failed", "failed_names"), ("missing", "missing")):
+        if tasks.get(names):
+            parts.append(f"{label}: {', '.join(map(str, tasks[names]))}")
+    return "; ".join(parts)
+
+
+def _progress(facts: Facts) -> str:
+    progress = _detail(facts, "progress")
+    if not isinstance(progress, Mapping) or progress.get("done") is None:
+        return ""
+    return f"{progress['done']}" + (f" of {progress['total']}" if progress.get("total") is not None else "")
 
 
 def _flapping(facts: Facts) -> str:
@@ -232,9 +267,17 @@ def _time(facts: Facts, name: str, near: Micros = 0) -> str:
     at = _instant(facts, name)
     if not at:
         return ""
-    value = datetime.fromisoformat(str(facts[name]))
-    text = f"{value:%Y-%m-%d %H:%M:%S} {value.tzname() or ''}".rstrip()
+    value = datetime.fromisoformat(str(facts[name])).astimezone(_zone(facts))
+    text = f"{value:%Y-%m-%d %H:%M:%S} {value.tzname()}"
     return f"{text} ({say_duration(near - at)} ago)" if near > at + 1_000_000 else text
+
+
+def _zone(facts: Facts) -> tzinfo:
+    """The monitor's own zone, in which its sentences are written too."""
+    try:
+        return ZoneInfo(str(facts.get("timezone") or "UTC"))
+    except (KeyError, ValueError, OSError):
+        return UTC
 
 
 def _text(facts: Facts, name: str, chars_max: int = FIELD_CHARS_MAX, tail: bool = False) -> str:

@@ -150,6 +150,10 @@ class Outbox:
         )
         return [_claimed(row) for row in rows]
 
+    async def claim_tests(self, most: int, lease_s: float) -> list[Claimed]:
+        """Tests that somebody waits for."""
+        return [_claimed(row) for row in await self._fetch("claim_tests", most, self.holder, lease_s)]
+
     async def flapping(self, ids: Sequence[int]) -> dict[int, int]:
         """How many incidents of the same monitor the lane had in the hour before each of these opens."""
         return {row["id"]: row["earlier"] for row in await self._planned("flapping", list(ids))}

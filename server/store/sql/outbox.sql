@@ -49,7 +49,7 @@ select w.lane, fresh.count as fresh, again.count as again
  cross join lateral (
    select count(*)::integer from (
      select from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts = 0 and a.next_attempt_at <= now()
         and not exists (
           select from alerts b
@@ -59,7 +59,7 @@ select w.lane, fresh.count as fresh, again.count as again
  cross join lateral (
    select count(*)::integer from (
      select from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts > 0 and a.next_attempt_at <= now()
         and not exists (
           select from alerts b
@@ -116,7 +116,7 @@ with wanted as (
     from wanted w
    cross join lateral (
      select a.id from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts = 0 and a.next_attempt_at <= now()
         and not exists (
           select from alerts b
@@ -130,7 +130,7 @@ with wanted as (
     from wanted w
    cross join lateral (
      select a.id from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts > 0 and a.next_attempt_at <= now()
         and not exists (
           select from alerts b
@@ -152,6 +152,24 @@ returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.
           a.facts, a.created_at, a.expires_at < clock_timestamp() as expired,
           (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
             || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+
+-- name: claim_tests
+-- Somebody pressed a button and waits: a test goes at once, past the queue of its lane and also where that rests.
+with picked as (
+  select a.id from alerts a
+   where a.state = 'pending' and a.kind = 'test' and a.next_attempt_at <= now()
+   order by a.id
+   limit $1
+     for update skip locked
+)
+update alerts a
+   set attempts = a.attempts + 1,
+       next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second',
+       claimed_by = $2
+  from picked
+ where a.id = picked.id
+returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
+          a.facts, a.created_at, a.expires_at < clock_timestamp() as expired, null::text[] as secrets
 
 -- name: flapping
 -- How many incidents of the same monitor this lane heard of, or was to hear of, in the hour before each of these opens.
@@ -217,7 +235,7 @@ with picked as (
   select a.id from alerts a
    where a.lane = $1 and a.state = 'pending' and a.digest_id is null
      and a.attempts = 0 and a.next_attempt_at <= now()
-     and a.kind <> 'operator' and ($4 or a.kind <> 'resolved')
+     and a.kind not in ('operator', 'test') and ($4 or a.kind <> 'resolved')
      and not exists (
        select from alerts b
         where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident

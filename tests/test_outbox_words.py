@@ -1,0 +1,248 @@
+"""What an alert says, and what it never says."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.deliver.messages import Scribe
+from server.deliver.redact import HIDDEN, redact, redact_all
+from server.deliver.template import check_template, fill
+from server.deliver.words import Words, cut, cut_head, link_to, say_alert, say_digest
+from server.store.outbox import Member
+
+FACTS: dict[str, Any] = {
+    "monitor": "nightly-etl",
+    "name": "Nightly ETL",
+    "project": "default",
+    "incident": 12,
+    "kind": "opened",
+    "status": "down",
+    "cause": "stage",
+    "reason": "load was expected to finish by 02:30:00; extract took 4 min (run 42)",
+    "causes": [
+        {"cause": "stage", "reason": "load was expected to finish by 02:30:00; extract took 4 min (run 42)"},
+        {"cause": "missed", "reason": "no ping by 02:10:00"},
+    ],
+    "run": "42",
+    "stage": "load",
+    "timezone": "Europe/Berlin",
+    "opened_at": "2026-11-24T01:30:00Z",
+    "decided_at": "2026-11-24T01:30:00.120000Z",
+    "due_at": "2026-11-24T01:00:00Z",
+    "last_ping_at": "2026-11-24T01:04:00Z",
+    "expected": "a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace",
+    "usual": "usually 12 min, this one has taken 30 min",
+    "last_message": "Traceback\n  File x\nValueError: boom",
+    "tags": ["etl", "prod"],
+    "detail": {
+        "stages": [{"name": "extract", "status": "done"}, {"name": "load", "status": "running"}],
+        "tasks": {"expected": 4, "done": 2, "failed": 1, "failed_names": ["part-3"], "missing": ["part-4"]},
+        "progress": {"done": 45, "total": 100},
+    },
+}
+TEXT = """\
+Load was expected to finish by 02:30:00; extract took 4 min (run 42).
+
+Since: 2026-11-24 02:30:00 CET
+Expected: a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace
+Was due: 2026-11-24 02:00:00 CET
+Last sign of life: 2026-11-24 02:04:00 CET (26 min ago)
+Run: 42
+Stage: load
+Stages: extract done, load running
+Tasks: 2 of 4 done; failed: part-3; missing: part-4
+Progress: 45 of 100
+Duration: usually 12 min, this one has taken 30 min
+Also: no ping by 02:10:00
+Tags: etl, prod
+
+Last message:
+Traceback
+  File x
+ValueError: boom
+
+https://beat.example.org/monitors/nightly-etl"""
+
+
+def words(kind: str = "opened", **changes: Any) -> Words:
+    facts = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
+    return say_alert(kind, facts, link_to(facts, "https://beat.example.org"))
+
+
+def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() -> None:
+    said = words()
+    assert said.title == "DOWN: Nightly ETL"
+    assert said.text == TEXT
+
+
+def test_a_resolution_says_how_long_it_lasted() -> None:
+    said = words("resolved", resolved_at="2026-11-24T03:05:00Z")
+    assert said.title == "RESOLVED: Nightly ETL" and said.symbol == "🟢"
+    assert said.lead.startswith("Back to normal after 1 h 35 min. It was: load was expected")
+    assert "Until: 2026-11-24 04:05:00 CET" in said.text
+    assert "Last message" not in said.text and "Was due" not in said.text
+
+
+def test_a_reminder_says_since_when() -> None:
+    said = words("reminder", decided_at="2026-11-24T07:30:00Z")
+    assert said.title == "STILL DOWN: Nightly ETL" and "Since: 2026-11-24 02:30:00 CET (6 h ago)" in said.text
+
+
+def test_with_hardly_any_facts_it_still_says_something() -> None:
+    for kind in ("opened", "worse", "resolved", "reminder", "operator", "test"):
+        for facts in ({}, {"monitor": "x"}, {"name": "X", "opened_at": "yesterday", "timezone": "Mars/Base"}):
+            said = say_alert(kind, facts)
+            assert said.title and said.html and isinstance(said.text, str)
+
+
+def test_html_is_escaped() -> None:
+    said = words(name="<script>alert(1)</script>", reason="a < b & c", last_message="</pre><img src=x>")
+    assert "<script>" not in said.html and "<img" not in said.html
+    assert "&lt;script&gt;" in said.html and "A &lt; b &amp; c." in said.html
+
+
+def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
+    said = words(
+        name="n" * 10_000,
+        reason="r" * 10_000,
+        last_message="m" * 9_000 + "ValueError: boom",
+        causes=[{"reason": f"c{n}" * 100} for n in range(1_000)],
+        tags=["t" * 50] * 50,
+    )
+    assert len(said.title) <= 200 and len(said.text) < 10_000
+    assert said.message is not None and said.message.startswith("…m") and said.message.endswith("ValueError: boom")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(FACTS)),
+        st.one_of(st.none(), st.text(), st.integers(), st.lists(st.text()), st.just(FACTS["detail"])),
+    ),
+    st.sampled_from(["opened", "resolved", "operator"]),
+)
+def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: dict[str, Any], kind: str) -> None:
+    """The courier sets an alert aside on an error; what must not happen is a word that cannot be sent."""
+    try:
+        said = say_alert(kind, facts)
+    except (TypeError, ValueError, AttributeError):
+        return
+    assert all(isinstance(part, str) for part in (said.title, said.lead, said.text, said.html))
+
+
+def test_a_digest_counts_and_names_the_first() -> None:
+    first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
+    said = say_digest(
+        {
+            "opened": 12_340,
+            "resolved": 3,
+            "worse": 0,
+            "first": first,
+            "since": "2026-11-24T02:10:00Z",
+            "until": "2026-11-24T02:10:42Z",
+        }
+    )
+    assert said.title == "12 340 down, 3 resolved within 42 s" and said.symbol == "🔴"
+    assert "DOWN Job 0: no ping\nDOWN Job 1" in said.text and "and 12 323 more" in said.text
+    assert say_digest({"opened": 0, "resolved": 7}).symbol == "🟢"
+
+
+@pytest.mark.parametrize(
+    ("facts", "link"),
+    [
+        ({"monitor": "etl"}, "https://b.example/monitors/etl"),
+        ({"monitor": "etl", "project": "team a"}, "https://b.example/monitors/etl?project=team%20a"),
+        ({}, "https://b.example/"),
+    ],
+)
+def test_links(facts: dict[str, Any], link: str) -> None:
+    assert link_to(facts, "https://b.example") == link
+    assert link_to(facts, None) is None
+
+
+def test_cut() -> None:
+    assert cut("abcdef", 6) == "abcdef" and cut("abcdefg", 6) == "abcde…"
+    assert cut_head("abcdef", 6) == "abcdef" and cut_head("abcdefg", 6) == "…cdefg"
+
+
+# ------------------------------------------------------------------------------------------------------------- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "curl https://b.example/api/v1/heartbeat/6dbb8a64-8b5b-4a5c-9c0e-0f4dd5a0f0a1/fail",
+            f"curl https://b.example/api/v1/heartbeat/{HIDDEN}/fail",
+        ),
+        ("https://hc-ping.com/ping/abcdef123456/job", f"https://hc-ping.com/ping/{HIDDEN}/job"),
+        ("Authorization: Bearer abc.def", f"Authorization: Bearer {HIDDEN}"),
+        ("X-Api-Key: hunter2", f"X-Api-Key: {HIDDEN}"),
+        ("password=hunter2 user=bob", f"password={HIDDEN} user=bob"),
+        ('{"token": "abcdef"}', f'{{"token": "{HIDDEN}"}}'),
+        ("postgres://bob:hunter2@db/x", f"postgres://bob:{HIDDEN}@db/x"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", HIDDEN),
+        ("\x1b[31mred\x1b[0m\x00\x07 ok\r\nnext", "red ok\nnext"),
+        ("the ping of run 6dbb8a64-8b5b-4a5c-9c0e-0f4dd5a0f0a1 is late", None),
+        ("a secret is not told", None),
+    ],
+)
+def test_what_looks_like_a_secret_is_taken_out(text: str, said: str | None) -> None:
+    assert redact(text) == (text if said is None else said)
+
+
+def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
+    member = Member(
+        7,
+        1,
+        12,
+        "opened",
+        {**FACTS, "last_message": "called mykey-1234 twice", "detail": {"a": ["x mykey-1234"]}},
+        ("mykey-1234",),
+    )
+    message = Scribe("abcd1234", None).alert(member, "2026-11-24T01:30:00Z", "default")
+    assert "mykey" not in repr(message)
+    assert message.facts["detail"] == {"a": [f"x {HIDDEN}"]}
+    assert redact_all({"mykey": 1}, ("mykey",)) == {"mykey": 1}
+
+
+def test_identity_and_thread() -> None:
+    scribe = Scribe("abcd1234", "https://beat.example.org")
+    opened = scribe.alert(Member(7, 1, 12, "opened", FACTS, ()), "2026-11-24T01:30:00Z", "default")
+    resolved = scribe.alert(Member(9, 1, 12, "resolved", FACTS, ()), "2026-11-24T01:30:00Z", "default")
+    assert (opened.id, resolved.id) == ("alert_abcd1234_7", "alert_abcd1234_9")
+    assert opened.thread == resolved.thread == "offbeat/abcd1234/default/nightly-etl/12"
+    assert opened == scribe.alert(Member(7, 1, 12, "opened", FACTS, ()), "2026-11-24T01:30:00Z", "default")
+    operator = scribe.alert(Member(8, None, None, "operator", {"reason": "deaf"}, ()), "2026-11-24T01:30:00Z", "x")
+    assert operator.thread == operator.id and operator.at == "2026-11-24T01:30:00Z" and operator.facts["project"] == "x"
+    assert datetime.fromisoformat(opened.at).tzinfo == UTC
+
+
+# ----------------------------------------------------------------------------------------------------------- templates
+
+
+def test_a_template_is_filled_and_escaped_for_what_it_is() -> None:
+    values = {"title": 'a "b"\n', "tags": ["x", "y"], "causes": [{"reason": "late"}], "incident": 3, "link": "a b&c"}
+    assert fill('{"t": "{{title}}", "n": {{incident|json}}}', values, True) == r'{"t": "a \"b\"\n", "n": 3}'
+    assert fill("{{ title }}|{{tags}}|{{causes.0.reason}}|{{run}}", values, False) == 'a "b"\n|x, y|late|'
+    assert fill("{{link|url}} {{title|raw}}", values, True) == 'a%20b%26c a "b"\n'
+    assert fill("{{causes.9.reason}}{{title.x}}{{run|json}}", values, False) == "null"
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{tilte}}", "no such field"),
+        ("{{title|upper}}", "no such filter"),
+        ("{{title.Class}}", "write {{field}}"),
+        ("{{7*7}}", "write {{field}}"),
+        ('{"a": {{title}}}', "is not JSON once filled"),
+        ('{"a": "{{title|json}}"}', "is not JSON once filled"),
+    ],
+)
+def test_a_wrong_template_is_refused_with_the_place(template: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        check_template(template, True)
