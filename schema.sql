@@ -110,6 +110,16 @@ create table creations (
 );
 create index creations_created on creations (created_at);
 
+-- People who are signed in to the pages. A session stands on the key that it was opened with and ends with it; neither
+-- the key nor the cookie can be made from what is kept here.
+create table sessions (
+  id          bytea primary key,             -- a hash of the random id in the cookie
+  key_hash    bytea not null,                -- as in access_keys, or that of the admin key of the settings
+  created_at  timestamptz not null default now(),
+  seen_at     timestamptz not null default now()  -- to the minute
+);
+create index sessions_seen on sessions (seen_at);
+
 ---------------------------------------------------------------------------------------------------- the log
 
 -- One row for each start of a process that writes to the log.
