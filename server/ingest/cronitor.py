@@ -57,6 +57,7 @@ _BY_QUERY: Final[dict[str, Ping]] = {
     "": _PLAIN["success"],
     **{f"state={state}": _PLAIN[signal] for state, signal in _STATES.items()},
 }
+_NOT_FOUND = Refusal(404, "not found")
 _WRONG_SLUG = Refusal(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
 
 
@@ -67,23 +68,27 @@ def speaks(rest: str, query: str) -> bool:
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX or `/ping/` describes."""
-    if request.method not in METHODS:
+    method, path, query, _, _ = request
+    if method not in METHODS:
         return Refusal(405, "ping by GET, HEAD or POST")
-    _, _, rest = request.path[1:].partition("/")
-    parts = rest.removesuffix("/").split("/", 3)
-    if not 2 <= len(parts) <= 3 or "" in parts:
-        return Refusal(404, "not found")
-    api_key, monitor, state = parts if len(parts) == 3 else (*parts, "")
+    _, _, rest = path[1:].partition("/")
+    api_key, _, monitor = rest.partition("/")
+    if "/" in monitor:
+        monitor, _, state = monitor.removesuffix("/").partition("/")
+        if "/" in state:
+            return _NOT_FOUND
+        if state:
+            query = f"{query}&state={state}" if query else f"state={state}"
+    if not api_key or not monitor:
+        return _NOT_FOUND
     sent = decode(monitor)
     slug = slug_of(sent)
     if slug is None:
         return _WRONG_SLUG
-    query = request.query if not state else f"{request.query}&state={state}" if request.query else f"state={state}"
     ping = _BY_QUERY.get(query)
-    if ping is not None:
-        address = Slug(decode(api_key), slug, create=True, sent=None if sent == slug else sent)
-        return Reading(address, ping, named=query != "")
-    return _with_parameters(decode(api_key), slug, sent, query)
+    if ping is None:
+        return _with_parameters(decode(api_key), slug, sent, query)
+    return Reading(_address(decode(api_key), slug, sent), ping, query != "")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -91,6 +96,10 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     if isinstance(outcome, Refusal) and outcome.status == 405:
         return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
     return answers.text(outcome, "not found")
+
+
+def _address(api_key: str, slug: str, sent: str) -> Slug:
+    return Slug(api_key, slug, True) if sent == slug else Slug(api_key, slug, create=True, sent=sent)
 
 
 def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading | Refusal:
@@ -114,10 +123,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
     said = _details(values, metrics)
     if run is not None:
         said["run"] = run
-    if there == slug:
-        address = Slug(api_key, slug, create=True, sent=None if sent == slug else sent)
-    else:
-        address = Slug(api_key, there, create=True, like=slug)
+    address = _address(api_key, slug, sent) if there == slug else Slug(api_key, there, create=True, like=slug)
     return Reading(address, _PLAIN[signal]._replace(**said) if said else _PLAIN[signal], named=bool(state))
 
 

@@ -82,7 +82,7 @@ def read(request: Request) -> Reading | Refusal:
         return _WRONG_URL
     if create and not is_slug(slug):
         return _WRONG_URL
-    return _reading(Slug(decode(first), decode(slug), create), ping, run, request, bool(word))
+    return _reading(Slug(decode(first), decode(slug), create), ping, run, request, word != "")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
