@@ -93,8 +93,8 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
     assert (await api("GET", "/monitors/a")).body["open_incident"] == f"{monitor}-5"
 
     done = await api("POST", f"/incidents/{monitor}-5/acknowledge", {"comment": "on it"})
-    assert done.status == 202
-    assert (await api("POST", f"/incidents/{monitor}-5/comments", {"comment": "found it"})).status == 202
+    assert done.status == 200 and done.body["acknowledged_by"] == "admin"
+    assert (await api("POST", f"/incidents/{monitor}-5/comments", {"comment": "found it"})).status == 200
     assert (await api("POST", f"/incidents/{monitor}-5/resolve")).status == 202
     shown = (await api("GET", f"/incidents/{monitor}-5")).body
     IncidentDetail.model_validate(shown)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from server.web.answers import MonitorAnswer
 from tests.api_scene import Api, serving
@@ -260,3 +261,33 @@ async def test_addresses_behind_a_proxy(database_url: str) -> None:
 def instant(text: str) -> datetime:
     assert text.endswith("Z")
     return datetime.fromisoformat(text)
+
+
+async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api) -> None:
+    await api("PUT", "/monitors/a", {"every": "1h", "tags": ["db"]})
+    await api("PUT", "/monitors/b", {"every": "1h", "tags": ["db", "web"]})
+    at = datetime.now(UTC) - timedelta(hours=1, seconds=30)
+    await api.ping("a", at=at)
+    await api.ping("b")
+    assert (await api("GET", "/projects/default/metrics")).status == 404, "off until it is switched on"
+    project = (await api("PUT", "/projects/default", {"metrics": True, "badges": True})).body
+    shown = await api("GET", "/projects/default/metrics")
+    assert shown.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(shown.body)}
+    late = {sample.labels["monitor"]: sample.value for sample in families["offbeat_monitor_late"].samples}
+    assert late == {"a": 1, "b": 0}
+    last = {s.labels["monitor"]: s.value for s in families["offbeat_monitor_last_ping_timestamp_seconds"].samples}
+    assert last["a"] == pytest.approx(at.timestamp())
+    assert (await api("GET", "/projects/default/metrics", key=None)).status == 401
+
+    badges = f"/badges/{project['badge_key']}"
+    badge = await api("GET", f"{badges}/b.svg", key=None)
+    assert badge.headers["Content-Type"].startswith("image/svg+xml") and ">up</text>" in badge.body
+    assert (await api("GET", f"{badges}/a.json", key=None)).body["message"] == "late"
+    assert (await api("GET", f"{badges}/tags/db.json", key=None)).body["message"] == "1 of 2 late"
+    assert (await api("GET", f"{badges}/tags/web.json", key=None)).body["message"] == "up"
+    assert (await api("GET", f"{badges}/tags/all.json", key=None)).body["label"] == "Default"
+    for path in ("/badges/wrong/a.svg", f"{badges}/c.svg", f"{badges}/a.png", f"{badges}/tags/none.svg"):
+        assert (await api("GET", path, key=None)).status == 404
+    await api("PUT", "/projects/default", {})
+    assert (await api("GET", f"{badges}/b.svg", key=None)).status == 404

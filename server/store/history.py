@@ -10,6 +10,7 @@ from typing import NamedTuple
 import asyncpg
 
 from server.store import queries
+from server.store.pool import Connection
 
 _SQL = queries.load("history")
 NUMBER_MAX = 2**31 - 1
@@ -79,6 +80,11 @@ async def incidents(
 async def find_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
     """One incident of a monitor that exists."""
     return await pool.fetchrow(_SQL["incident"], monitor_id, number)
+
+
+async def acknowledge(connection: Connection, monitor_id: int, number: int, by: str) -> None:
+    """Note that somebody looks after an incident; the first one counts."""
+    await connection.execute(_SQL["acknowledge"], monitor_id, number, by)
 
 
 async def find_alert(pool: asyncpg.Pool, alert_id: int) -> asyncpg.Record | None:

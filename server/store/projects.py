@@ -46,6 +46,11 @@ async def find_project(pool: asyncpg.Pool | Connection, slug: str) -> asyncpg.Re
     return await pool.fetchrow(_SQL["project"], slug)
 
 
+async def project_with_badges(pool: asyncpg.Pool, badge_key: str) -> asyncpg.Record | None:
+    """The project that shows badges to whoever has this key, or None."""
+    return await pool.fetchrow(_SQL["project_with_badges"], badge_key)
+
+
 async def put_project(connection: Connection, wanted: WantedProject, actor: str) -> Change:
     """Create or replace; a change whose `before` equals its `after` was not written.
 

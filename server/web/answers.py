@@ -260,6 +260,15 @@ class ChangeAnswer(Answer):
     fields: list[FieldChange]
 
 
+class BadgeAnswer(Answer):
+    """A badge as shields.io reads it."""
+
+    schemaVersion: Literal[1]
+    label: str
+    message: str
+    color: str
+
+
 class ErrorItem(Answer):
     """One thing that is wrong with one field."""
 

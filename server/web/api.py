@@ -14,6 +14,7 @@ from server.web import (
     api_incidents,
     api_monitors,
     api_projects,
+    api_public,
     openapi,
     routes,
 )
@@ -32,6 +33,7 @@ ROUTES = [
     *api_channels.ROUTES,
     *api_projects.ROUTES,
     *api_estate.ROUTES,
+    *api_public.ROUTES,
     Route("GET", "/openapi.json", get_openapi, None, "open"),
 ]
 

@@ -1,7 +1,7 @@
 """What people do about an incident: acknowledge it, say a word, resolve it by hand.
 
-Incidents are the keeper's. A hand's work on one is a change like any other, which the keeper applies in its order; so
-the answer is 202, and the incident shows it within two seconds.
+An acknowledgement concerns people and reminders alone and is written at once. To resolve is the keeper's: a change like
+any other, which the keeper applies in its order; so the answer is 202, and the incident shows it within two seconds.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ async def acknowledge(call: Call[bodies.Note, None]) -> Reply:
 
 async def resolve(call: Call[bodies.Note, None]) -> Reply:
     """Close it by hand; the next failure or silence opens a new one."""
-    return await _by_hand(call, "resolve", must_be_open=True)
+    return await _by_hand(call, "resolve", must_be_open=True, status=202)
 
 
 async def comment(call: Call[bodies.Comment, None]) -> Reply:
@@ -39,16 +39,18 @@ async def comment(call: Call[bodies.Comment, None]) -> Reply:
     return await _by_hand(call, "comment", must_be_open=False)
 
 
-async def _by_hand(call: Call[Any, None], kind: str, must_be_open: bool) -> Reply:
+async def _by_hand(call: Call[Any, None], kind: str, must_be_open: bool, status: int = 200) -> Reply:
     row = await _find(call)
     if must_be_open and row["resolved_at"] is not None:
         raise Refused(409, "The incident is resolved already.")
     after = {"incident": row["number"], "by": call.principal.actor, "comment": call.body.comment}
     change = Change(kind, row["project_id"], row["monitor_id"], row["monitor"], None, after)
     async with changing(call.deps.pool) as connection:
+        if kind == "acknowledge":
+            await history.acknowledge(connection, row["monitor_id"], row["number"], call.principal.actor)
         await changes.record_one(connection, call.principal.actor, change)
     call.deps.changed()
-    return (await _incident(call))._replace(status=202)
+    return (await _incident(call))._replace(status=status)
 
 
 async def _find(call: Call[Any, Any]) -> Record:
@@ -90,9 +92,8 @@ ROUTES = [
         "write",
         bodies.Note,
         None,
-        (202,),
         body_required=False,
     ),
     Route("POST", "/incidents/{id}/resolve", resolve, _ONE, "write", bodies.Note, None, (202,), body_required=False),
-    Route("POST", "/incidents/{id}/comments", comment, _ONE, "write", bodies.Comment, None, (202,)),
+    Route("POST", "/incidents/{id}/comments", comment, _ONE, "write", bodies.Comment),
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from server.deliver.kinds import KINDS
 from server.engine.monitor import SLUG_PATTERN
 from server.web import answers, bodies
 from server.web.problems import CONTENT_TYPE
@@ -19,6 +20,8 @@ _REF = "#/components/schemas/{model}"
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "slug": {"type": "string", "pattern": SLUG_PATTERN, "maxLength": 100},
     "id": {"type": "string", "pattern": r"^\d{1,9}(-\d{1,9})?$"},
+    "badge_key": {"type": "string", "maxLength": 100},
+    "file": {"type": "string", "pattern": r"^[a-z0-9_.-]{1,100}\.(svg|json)$"},
 }
 _REQUEST_HEADERS = {
     "If-Match": "Only when the ETag is still this one; * for any.",
@@ -80,10 +83,27 @@ class _Schemas:
                 wanted[route.body, "validation"] = None
             if route.answer is not None:
                 wanted[route.answer, "serialization"] = None
-        for listed in (bodies.ListedMonitor, bodies.ListedChannel, bodies.ListedProject):
-            wanted[listed, "validation"] = None
+        listed: tuple[type[BaseModel], ...] = (bodies.ListedMonitor, bodies.ListedChannel, bodies.ListedProject)
+        for each in (*listed, *KINDS.values()):
+            wanted[each, "validation"] = None
         self._refs, found = models_json_schema(list(wanted), ref_template=_REF)
         self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}
+        self._spell_out_kinds()
+
+    def _spell_out_kinds(self) -> None:
+        """A channel's body is that of its kind, with the kind's name and `default` beside."""
+        default = self.all["ChannelBody"]["properties"]["default"]
+        refs = {}
+        for kind, model in KINDS.items():
+            refs[kind] = self.ref(model, "validation")
+            schema = self.all[refs[kind]["$ref"].rsplit("/", 1)[1]]
+            schema["properties"] = {"kind": {"const": kind}, "default": default, **schema["properties"]}
+            schema["required"] = ["kind", *schema.get("required", ())]
+        mapping = {kind: ref["$ref"] for kind, ref in refs.items()}
+        self.all["ChannelBody"] = {
+            "oneOf": list(refs.values()),
+            "discriminator": {"propertyName": "kind", "mapping": mapping},
+        }
 
     def ref(self, model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to a type."""
@@ -168,7 +188,9 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
         responses[str(status)] = {"description": _OUTCOMES[status]}
         if status != 204:
             schema = schemas.ref(route.answer, "serialization") if route.answer is not None else {}
-            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
+            responses[str(status)]["content"] = {route.content_type.split(";")[0]: {"schema": schema}}
+            if "{file}" in route.path:
+                responses[str(status)]["content"]["image/svg+xml"] = {"schema": {"type": "string"}}
     problem = {CONTENT_TYPE: {"schema": schemas.ref(answers.ProblemAnswer, "serialization")}}
     for status in _refusals(route):
         responses[str(status)] = {"description": _OUTCOMES[status], "content": problem}

@@ -65,12 +65,11 @@ class Call(Generic[B, Q]):
 
 
 class Reply(NamedTuple):
-    """What a handler answers. `value` None: no content."""
+    """What a handler answers: what becomes JSON, bytes as they are, or None for no content."""
 
     value: Any
     status: int = 200
     headers: dict[str, str] = {}
-    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ class Route:
     body_bytes_max: int = BODY_BYTES_MAX
     body_required: bool = True
     headers: Sequence[str] = field(default=())  # of the request: If-Match, If-None-Match, Idempotency-Key
+    content_type: str = "application/json"
 
 
 def add_routes(app: web.Application, routes: Sequence[Route], deps: Deps) -> None:
@@ -119,19 +119,19 @@ def _handler(route: Route, deps: Deps) -> Handler:
                 query = _read_query(route, request)
                 body = await _read_body(route, request, deps.settings.body_timeout)
                 reply = await route.handler(Call(request, deps, principal, body, query))
-                return _response(reply)
+                return _response(reply, route.content_type)
         except Exception as error:
             return answer_of(error, request)
 
     return handle
 
 
-def _response(reply: Reply) -> web.Response:
+def _response(reply: Reply, content_type: str) -> web.Response:
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **reply.headers}
     if reply.value is None:
         return web.Response(status=reply.status if reply.status != 200 else 204, headers=headers)
     body = reply.value if isinstance(reply.value, bytes) else orjson.dumps(reply.value)
-    return web.Response(body=body, status=reply.status, content_type=reply.content_type, headers=headers)
+    return web.Response(body=body, status=reply.status, headers={"Content-Type": content_type, **headers})
 
 
 def _read_query(route: Route, request: web.Request) -> BaseModel | None:

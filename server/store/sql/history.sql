@@ -81,3 +81,8 @@ select id, project_id, state, attempts, error from alerts where id = $1
 insert into alerts (project_id, channel_id, kind, facts, expires_at)
 values ($1, $2, 'test', $3, clock_timestamp() + interval '10 minutes')
 returning id
+
+-- name: acknowledge
+-- Of interest to people and to reminders alone, so it is written at once; the keeper never touches these two columns.
+update incidents set acknowledged_at = now(), acknowledged_by = $3
+ where monitor_id = $1 and number = $2 and acknowledged_at is null

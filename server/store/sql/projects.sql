@@ -8,6 +8,10 @@ select id, slug, name, ping_key, definition, created_at from projects order by s
 -- One by its slug.
 select id, slug, name, ping_key, definition, created_at from projects where slug = $1
 
+-- name: project_with_badges
+-- Whoever has the badge key may see what is up, and nothing else.
+select id, slug, name from projects where definition ->> 'badge_key' = $1 and definition -> 'badges' = 'true'
+
 -- name: insert_project
 -- The ping key addresses monitors by slug, so it is as unguessable as a monitor's own key.
 insert into projects (slug, name, ping_key, definition)
