@@ -32,7 +32,15 @@ WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
 # A native ping that says no more than its key and signal; the same characters mean the same to the native reader.
 _plain = re.compile(rb"/api/v1/heartbeat/([0-9A-Za-z_-]+)(?:/(start|success|fail|log|skip))?").fullmatch
-_PLAIN_METHODS = (b"GET", b"HEAD", b"POST")
+_PLAIN_METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}
+_SAID: dict[bytes | None, Signal | None] = {
+    None: None,
+    b"start": "start",
+    b"success": "success",
+    b"fail": "fail",
+    b"log": "log",
+    b"skip": "skip",
+}
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
@@ -210,7 +218,7 @@ class Connection(asyncio.Protocol):
             found = _plain(self._url)
             if found is not None and method in _PLAIN_METHODS and not self.peer.trusted:
                 self._last = keep is wire.CLOSE
-                self._take_plain(found, method, keep)
+                self._take_plain(found, _PLAIN_METHODS[method], keep)
                 return True
         elif not self._expects_body(headers):
             return False
@@ -224,14 +232,13 @@ class Connection(asyncio.Protocol):
         self._body_left = int(length)
         return self._body_left <= self.door.settings.body_bytes_max
 
-    def _take_plain(self, found: re.Match[bytes], method: bytes, keep: bytes) -> None:
+    def _take_plain(self, found: re.Match[bytes], method: str, keep: bytes) -> None:
         door, source = self.door, self.peer.source
-        ticket = Ticket(self, door.native, None, method == b"HEAD", keep)
+        ticket = Ticket(self, door.native, None, method == "HEAD", keep)
         self.tickets.append(ticket)
         key, signal = found.groups()
-        said = cast(Signal | None, signal and signal.decode())
-        if not door.intake.take_plain(key.decode(), said, method.decode(), source, ticket):
-            door.intake.take(door.native, Request(method.decode(), self._url.decode(), "", {}, b""), source, ticket)
+        if not door.intake.take_plain(key.decode(), _SAID[signal], method, source, ticket):
+            door.intake.take(door.native, Request(method, self._url.decode(), "", {}, b""), source, ticket)
 
     def _take_head(self, method: bytes, headers: dict[bytes, bytes], keep: bytes) -> bool:
         target = self._url.decode("utf-8", "surrogateescape")

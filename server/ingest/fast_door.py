@@ -71,6 +71,7 @@ class FastDoor(Service):
         self.native: Dialect = native
         self.fast = settings.door == "fast"
         self.draining = False
+        self.port = 0  # where it listens, once it does
         self.now_s = monotonic()
         self.date = self.ok = self.ok_head = b""
         self._clock = clock
@@ -81,12 +82,6 @@ class FastDoor(Service):
         self._open: set[Connection] = set()
         self._closed = asyncio.Event()
         self._tick()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        assert self._listening is not None, "not started"
-        return int(self._listening.sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
@@ -102,6 +97,7 @@ class FastDoor(Service):
             self._listening = await loop.create_server(
                 self._made, self.settings.host, self.settings.port, backlog=BACKLOG, reuse_address=True
             )
+        self.port = int(self._listening.sockets[0].getsockname()[1])
         self.spawn(self._keep_time(), "clock")
 
     async def stop(self) -> None:

@@ -107,10 +107,10 @@ class Lines:
             if not after.startswith((b",", b"]")) or (values := _array(data[: cut + 1])) is None:
                 continue
             self._rest = data[cut + 1 :].lstrip(_SPACE)[1:]
+            yield from values
             if after.startswith(b"]"):
                 self._ended = True
                 self._only_space(self._rest)
-            yield from values
             return
         if len(data) > 4 * VALUE_BYTES_MAX:
             raise BadBody("the array cannot be read on: it is not JSON, or an element is too large")

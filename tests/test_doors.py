@@ -1,0 +1,786 @@
+"""The same suite against both doors, over real sockets, down to what a hostile client may send."""
+
+import asyncio
+import gzip
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+import asyncpg
+import pytest
+from aiohttp import web
+
+from server.clock import LogClock, to_datetime
+from server.engine.monitor import read_definition
+from server.engine.ping import PLAIN
+from server.ingest import native
+from server.ingest.connection import _PLAIN_METHODS, _SAID, HEAD_BYTES_MAX, PIPELINE_MAX
+from server.ingest.doors import Doors
+from server.ingest.reading import Key, Outcome, Reading, Request, Slug
+from server.ingest.take import Provision
+from server.ingest.writer import Writer
+from server.metrics import Metrics
+from server.roster import Roster
+from server.settings import Settings
+from server.store.changes import changing
+from server.store.definitions import Wanted, WantedKey, put_monitors
+from server.store.pool import open_pool
+from server.store.roster_rows import RosterRows
+from tests.harness import eventually
+from tests.link import Link
+
+KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
+PATH = f"/api/v1/heartbeat/{KEY}"
+DOORS = ("fast", "aiohttp")
+
+
+class Served:
+    """A process's worth of ingest, in this one."""
+
+    def __init__(self, database: asyncpg.Connection, pool: asyncpg.Pool, doors: Doors, writer: Writer, roster: Roster):
+        self.database, self.pool, self.doors, self.writer, self.roster = database, pool, doors, writer, roster
+        self.metrics = doors._metrics
+
+    @property
+    def port(self) -> int:
+        return self.doors.port
+
+    async def rows(self, columns: str = "signal") -> list[Any]:
+        rows = await self.database.fetch(f"select {columns} from pings order by at")
+        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+    async def put(self, slug: str, key: str | None = None, *keys: WantedKey, **definition: object) -> int:
+        wanted = Wanted(1, slug, read_definition(definition), key=key, keys=keys or None)
+        async with changing(self.pool) as connection:
+            await put_monitors(connection, [wanted], "test")
+        await self.roster.refresh()
+        return int(await self.pool.fetchval("select id from monitors where slug = $1", slug))
+
+
+@asynccontextmanager
+async def serving(
+    database_url: str, *, log_url: str | None = None, provision: Provision | None = None, **settings: object
+) -> AsyncIterator[Served]:
+    chosen = Settings(**{"host": "127.0.0.1", "port": 0, "stop_timeout": 5, **settings})  # type: ignore[arg-type]
+    clock, metrics = LogClock(), Metrics("test")
+    pool = await open_pool(database_url)
+    database = await asyncpg.connect(database_url)
+    roster = Roster(RosterRows(pool))
+    await roster.start()
+    writer = Writer(
+        log_url or database_url,
+        chosen,
+        clock,
+        metrics,
+        node="node",
+        metrics_address=None,
+        on_committed=lambda entries, through: None,
+    )
+    await writer.start()
+    application = web.Application()
+    application.router.add_route("*", "/hello", hello)
+    doors = Doors(chosen, roster, writer.backlog, metrics, application, provision)
+    served = Served(database, pool, doors, writer, roster)
+    await served.put("job", KEY)
+    await doors.start()
+    try:
+        yield served
+    finally:
+        await doors.stop()
+        await writer.stop()
+        await roster.stop()
+        await database.close()
+        pool.terminate()
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.Response(text=f"hello {len(await request.read())}")
+
+
+@pytest.fixture(params=DOORS)
+def door(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+async def served(database_url, door) -> AsyncIterator[Served]:
+    async with serving(database_url, door=door) as served:
+        yield served
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    version: str
+
+
+class Client:
+    """A raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes | str) -> None:
+        self.writer.write(data.encode() if isinstance(data, str) else data)
+
+    async def reply(self, *, head: bool = False, timeout_s: float = 10.0) -> Reply:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                first = (await self.reader.readuntil(b"\r\n")).decode().split(" ", 2)
+                headers = {}
+                while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
+                    name, _, value = line.decode().rstrip("\r\n").partition(": ")
+                    headers[name.lower()] = value
+                if first[1] != "100":
+                    break
+            body = b"" if head else await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return Reply(int(first[1]), headers, body, first[0])
+
+    async def is_closed(self, timeout_s: float = 10.0) -> bool:
+        """Whether the other side closes, and says nothing more."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.reader.read(1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected(served: Served) -> AsyncIterator[Client]:
+    client = Client(*await asyncio.open_connection("127.0.0.1", served.port))
+    try:
+        yield client
+    finally:
+        client.abort()
+
+
+def get(path: str = PATH, *lines: str, version: str = "1.1", method: str = "GET") -> str:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: here", *lines, "", ""])
+
+
+async def ask(served: Served, request: str | bytes, *, head: bool = False) -> Reply:
+    async with connected(served) as client:
+        client.send(request)
+        return await client.reply(head=head)
+
+
+# ------------------------------------------------------------------------------------------------- what is a ping
+
+
+async def test_a_ping_is_committed_when_it_is_answered(served):
+    for method, path in (("GET", PATH), ("POST", f"{PATH}/start"), ("HEAD", f"{PATH}/fail")):
+        reply = await ask(served, get(path, method=method), head=method == "HEAD")
+        assert (reply.status, reply.headers["content-length"]) == (200, "2")
+        assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        assert reply.body == (b"" if method == "HEAD" else b"OK")
+        signal = {"GET": "success", "POST": "start", "HEAD": "fail"}[method]
+        assert (await served.rows())[-1] == signal
+    assert await served.rows("source::text, monitor_id > 0") == [("127.0.0.1/32", True)] * 3
+
+
+async def test_the_date_is_log_time(served):
+    reply = await ask(served, get())
+    now = to_datetime(served.writer.backlog.clock.now())
+    assert abs((parsedate_to_datetime(reply.headers["date"]) - now).total_seconds()) < 3
+
+
+async def test_parameters_bodies_and_dialects(served):
+    body = json.dumps({"status": "fail", "message": "boom", "run": "r1"})
+    requests = [
+        get(f"{PATH}?status=start&run=a%20b"),
+        get(PATH, "Content-Type: application/json", f"Content-Length: {len(body)}", method="POST") + body,
+        get(f"/ping/{KEY}/7", "Content-Length: 5", method="POST") + "hello",
+        get(f"/api/push/{KEY}?status=down&msg=no"),
+    ]
+    for request in requests:
+        reply = await ask(served, request)
+        assert reply.status == 200, reply
+    assert await served.rows("signal, run, message, exit_code, dialect") == [
+        ("start", "a b", None, None, None),
+        ("fail", "r1", "boom", None, None),
+        ("fail", None, "hello", 7, "healthchecks"),
+        ("fail", None, "no", None, "uptime_kuma"),
+    ]
+
+
+async def test_what_is_no_ping_is_answered_by_the_application_also_in_between(served):
+    async with connected(served) as client:
+        for _ in range(2):
+            client.send(get())
+            assert (await client.reply()).body == b"OK"
+            client.send(get("/hello", "Content-Length: 3", method="POST") + "abc")
+            assert (await client.reply()).body == b"hello 3"
+        client.send(get("/nowhere"))
+        assert (await client.reply()).status == 404
+        client.send(get())
+        assert (await client.reply()).body == b"OK"
+    assert len(await served.rows()) == 3
+
+
+async def test_refused_requests(served):
+    for path, status in (
+        ("/api/v1/heartbeat/nobody", 404),
+        (f"{PATH}/dance", 400),
+        (f"{PATH}/256", 400),
+        (f"{PATH}?status=%ff", 400),
+        ("/ping/nobody/slug", 404),
+    ):
+        assert (await ask(served, get(path))).status == status
+    assert (await ask(served, get(method="DELETE"))).status == 405
+    assert await served.rows() == []
+    sample = served.metrics.registry.get_sample_value
+    assert sample("offbeat_http_errors_total", {"code": "404"}) == 2
+    assert sample("offbeat_http_errors_total", {"code": "400"}) == 3
+
+
+async def test_nul_and_garbage_in_a_body_are_stored_clean(served):
+    body = b"a\0b\xff\xfe"
+    reply = await ask(served, get(f"{PATH}/log", f"Content-Length: {len(body)}", method="POST").encode() + body)
+    assert reply.status == 200
+    assert await served.rows("message") == ["a\ufffdb\ufffd\ufffd"]
+
+
+async def test_keys_bound_to_a_signal_and_a_stage(served):
+    await served.put("etl", None, WantedKey("begin", "start"), WantedKey("loaded", "success", "load"))
+    for path in ("begin", "begin/fail", "begin?run=7", "loaded", "loaded?stage=other", "loaded/fail"):
+        assert (await ask(served, get(f"/api/v1/heartbeat/{path}"))).status == 200
+    assert await served.rows("signal, stage, run") == [
+        ("start", None, None),
+        ("fail", None, None),
+        ("start", None, "7"),
+        ("success", "load", None),
+        ("success", "other", None),
+        ("fail", "load", None),
+    ]
+
+
+async def test_a_monitors_own_rules(served):
+    await served.put("post-only", "only-post", methods="POST")
+    await served.put("words", "by-words", keywords={"fail": ["ERROR"], "success": ["done"], "default": "ignore"})
+    assert (await ask(served, get("/api/v1/heartbeat/only-post"))).status == 200
+    assert (await ask(served, get("/api/v1/heartbeat/only-post", method="POST"))).status == 200
+    for body in ("all done", "done with ERROR", "hm"):
+        request = get("/api/v1/heartbeat/by-words", f"Content-Length: {len(body)}", method="POST") + body
+        assert (await ask(served, request)).status == 200
+    assert await served.rows() == ["log", "success", "success", "fail", "log"]
+
+
+async def test_a_key_made_a_moment_ago_by_another_process_is_known(served):
+    async with changing(served.pool) as connection:
+        await put_monitors(connection, [Wanted(1, "new", read_definition({}), key="brand-new")], "test")
+    assert (await ask(served, get("/api/v1/heartbeat/brand-new"))).status == 200
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_first_ping_makes_its_monitor(database_url, door):
+    asked: list[Slug] = []
+
+    async def provision(address: Slug) -> Outcome:
+        asked.append(address)
+        if address.slug == "too-many":
+            return Outcome("full")
+        known = served.roster.find_slug(address.ping_key, address.slug)
+        await served.put(address.slug)
+        return Outcome("created" if known is None else "ok")
+
+    async with serving(database_url, door=door, provision=provision) as served:
+        ping_key = await served.pool.fetchval("select ping_key from projects")
+        assert (await ask(served, get(f"/ping/{ping_key}/nightly"))).status == 404
+        assert asked == []
+        reply = await ask(served, get(f"/ping/{ping_key}/nightly?create=1"))
+        assert (reply.status, reply.body) == (201, b"Created")
+        reply = await ask(served, get(f"/ping/{ping_key}/nightly?create=1"))
+        assert (reply.status, reply.body) == (200, b"OK")
+        assert [address.slug for address in asked] == ["nightly"]
+        assert (await ask(served, get(f"/ping/{ping_key}/too-many?create=1"))).status == 429
+        assert len(await served.rows()) == 2
+
+
+# ------------------------------------------------------------------------------------------------- the wire
+
+
+async def test_pipelined_requests_are_answered_in_order_also_across_doors(served):
+    wanted = [b"OK", b"unknown key", b"OK", b"hello 0", b"OK", b"unknown key", b"OK"]
+    paths = [PATH, "/api/v1/heartbeat/nobody", f"{PATH}/start", "/hello", PATH, "/api/v1/heartbeat/nobody", PATH]
+    async with connected(served) as client:
+        client.send("".join(get(path) for path in paths))
+        assert [(await client.reply()).body for _ in wanted] == wanted
+    assert await served.rows() == ["success", "start", "success", "success"]
+
+
+async def test_a_pipeline_longer_than_the_bound_is_answered_whole(served):
+    count = PIPELINE_MAX * 5 + 3
+    async with connected(served) as client:
+        client.send(get() * count)
+        for _ in range(count):
+            assert (await client.reply()).body == b"OK"
+    assert len(await served.rows()) == count
+
+
+async def test_a_request_that_comes_byte_by_byte(served):
+    body = "status=start"
+    request = get(
+        PATH, "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}", method="POST"
+    )
+    async with connected(served) as client:
+        client.writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in (request + body + get()).encode():
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert [(await client.reply()).status for _ in range(2)] == [200, 200]
+    assert await served.rows() == ["start", "success"]
+
+
+async def test_connection_close_and_http_1_0(served):
+    async with connected(served) as client:
+        client.send(get(PATH, "Connection: close"))
+        reply = await client.reply()
+        assert (reply.status, reply.headers["connection"].lower()) == (200, "close")
+        assert await client.is_closed()
+    async with connected(served) as client:
+        client.send(get(version="1.0"))
+        assert (await client.reply()).status == 200
+        assert await client.is_closed()
+    async with connected(served) as client:
+        for _ in range(2):
+            client.send(get(PATH, "Connection: keep-alive", version="1.0"))
+            reply = await client.reply()
+            assert (reply.status, reply.headers["connection"].lower()) == (200, "keep-alive")
+
+
+async def test_what_follows_a_connection_close_is_not_taken(served):
+    async with connected(served) as client:
+        client.send(get(PATH, "Connection: close") + get())
+        status = (await client.reply()).status
+        assert await client.is_closed()
+    # aiohttp refuses both, when they come together.
+    assert (status, await served.rows()) in ((200, ["success"]), (400, []))
+
+
+async def test_chunked_and_expect(served):
+    async with connected(served) as client:
+        client.send(get(f"{PATH}/log", "Transfer-Encoding: chunked", method="POST"))
+        for chunk in ("4\r\nhell\r\n", "1;x=y\r\no\r\n", "0\r\n\r\n"):
+            client.send(chunk)
+            await asyncio.sleep(0.01)
+        assert (await client.reply()).status == 200
+    async with connected(served) as client:
+        client.send(get(f"{PATH}/log", "Expect: 100-continue", "Content-Length: 5", method="POST"))
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send("world")
+        assert (await client.reply()).status == 200
+    assert await served.rows("message") == ["hello", "world"]
+
+
+BAD = {
+    "two lengths": get(PATH, "Content-Length: 1", "Content-Length: 2", method="POST") + "ab",
+    "two lengths alike": get(PATH, "Content-Length: 1", "Content-Length: 1", method="POST") + "a",
+    "a list of lengths": get(PATH, "Content-Length: 1, 1", method="POST") + "a",
+    "length and chunked": get(PATH, "Content-Length: 5", "Transfer-Encoding: chunked", method="POST") + "0\r\n\r\n",
+    "a length that is none": get(PATH, "Content-Length: +1", method="POST") + "a",
+    "a negative length": get(PATH, "Content-Length: -1", method="POST") + "a",
+    "two hosts": get(PATH, "Host: there"),
+    "bare newlines": get().replace("\r\n", "\n"),
+    "one bare newline": get(PATH, "A: b\nC: d"),
+    "a bare return": get(PATH, "A: b\rC: d"),
+    "a NUL in a header": get(PATH, "A: b\0c"),
+    "a space before the colon": get(PATH, "Content-Length : 0"),
+    "a folded header": get(PATH, "A: b", " folded"),
+    "no version": f"GET {PATH}\r\nHost: here\r\n\r\n",
+    "another protocol": f"GET {PATH} HTTQ/1.1\r\nHost: here\r\n\r\n",
+    "a space in the target": get(f"{PATH} x"),
+    "an unknown coding": get(PATH, "Transfer-Encoding: gzip", method="POST") + "x",
+    "chunked not last": get(PATH, "Transfer-Encoding: chunked, identity", method="POST") + "0\r\n\r\n",
+    "no name": get(PATH, ": x"),
+    "a long line": get(f"{PATH}?message={'x' * HEAD_BYTES_MAX}"),
+    "a long header": get(PATH, f"A: {'x' * (HEAD_BYTES_MAX + 10)}"),
+    "many headers": get(PATH, *(f"A{number}: x" for number in range(200))),
+    "garbage": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+}
+
+
+async def test_bad_requests_are_refused_and_the_connection_ends(served):
+    for what, request in BAD.items():
+        async with connected(served) as client:
+            client.send(request.encode("latin-1"))
+            client.send(get())  # must never be read as a request of its own
+            assert (await client.reply()).status in (400, 431), what
+            assert await client.is_closed(), what
+    assert await served.rows() == []
+
+
+async def test_an_unknown_key_and_a_long_head_cost_the_same_connection_nothing(served):
+    async with connected(served) as client:
+        client.send(get(PATH, f"A: {'x' * 5_000}", f"B: {'y' * 5_000}"))  # long as a whole, allowed line by line
+        assert (await client.reply()).status == 200
+        client.send(get())
+        assert (await client.reply()).status == 200
+
+
+async def test_a_body_over_the_limit(database_url, door):
+    async with serving(database_url, door=door, body_bytes_max=10_000) as served:
+        for more in (
+            (f"Content-Length: {10_001}", "x" * 10_001),
+            ("Transfer-Encoding: chunked", f"{10_001:x}\r\n{'x' * 10_001}\r\n0\r\n\r\n"),
+        ):
+            async with connected(served) as client:
+                client.send(get(PATH, more[0], method="POST") + more[1])
+                assert (await client.reply()).status == 413
+                assert await client.is_closed()
+        body = "x" * 10_000
+        assert (await ask(served, get(f"{PATH}/log", "Content-Length: 10000", method="POST") + body)).status == 200
+        assert await served.rows("length(message)") == [10_000]
+
+
+async def test_memory_for_bodies_is_bounded(database_url, door):
+    async with serving(database_url, door=door, bytes_pending_max=1_000_000, body_bytes_max=900_000) as served:
+        async with connected(served) as one, connected(served) as other:
+            one.send(get(f"{PATH}/log", "Content-Length: 800000", method="POST") + "x" * 799_999)
+            await eventually(lambda: _as(served.doors._bodies.bytes == 799_999))
+            other.send(get(f"{PATH}/log", "Content-Length: 800000", method="POST") + "x" * 800_000)
+            reply = await other.reply()
+            assert reply.status == 503 and 1 <= int(reply.headers["retry-after"]) <= 5
+            one.send("x")
+            assert (await one.reply()).status == 200
+        assert served.doors._bodies.bytes == 0
+
+
+async def _as(value: object) -> object:
+    return value
+
+
+# ------------------------------------------------------------------------------------------------- time and number
+
+
+async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, door):
+    async with serving(database_url, door=door, header_timeout=0.6, body_timeout=0.6, idle_timeout=1.8) as served:
+        began = asyncio.get_running_loop().time()
+
+        def waited() -> float:
+            return asyncio.get_running_loop().time() - began
+
+        async def slow_head() -> None:
+            async with connected(served) as client:
+                client.send(f"GET {PATH} HTTP/1.1\r\n")
+                for _ in range(3):  # drips do not help
+                    await asyncio.sleep(0.2)
+                    client.send("A: b\r\n")
+                assert await client.is_closed()
+                assert waited() < 1.8
+
+        async def slow_body(*headers: str, start: str) -> None:
+            async with connected(served) as client:
+                client.send(get(PATH, *headers, method="POST") + start)
+                for _ in range(3):
+                    await asyncio.sleep(0.2)
+                    client.send("x")
+                assert (await client.reply()).status == 408
+                assert waited() < 1.8
+
+        async def idle(first: str) -> None:
+            async with connected(served) as client:
+                if first:
+                    client.send(first)
+                    assert (await client.reply()).status == 200
+                assert await client.is_closed()
+                assert 1.2 < waited() < 4
+
+        await asyncio.gather(
+            slow_head(),
+            slow_body("Content-Length: 50", start="x"),
+            slow_body("Transfer-Encoding: chunked", start="50\r\n"),
+            idle(""),
+            idle(get()),
+            idle(get("/hello")),
+        )
+        assert await served.rows() == ["success"]
+
+
+async def test_no_more_connections_than_allowed(database_url, door):
+    async with serving(database_url, door=door, connections_max=10) as served:
+        clients = [Client(*await asyncio.open_connection("127.0.0.1", served.port)) for _ in range(10)]
+        for client in clients[:5]:
+            client.send(get("/hello"))
+            assert (await client.reply()).status == 200
+        async with connected(served) as one_more:
+            assert await one_more.is_closed()
+        assert served.doors.connections == 10
+        for client in clients:
+            client.abort()
+        await eventually(lambda: _as(served.doors.connections == 0))
+        assert (await ask(served, get())).status == 200
+
+
+async def test_clients_that_vanish_are_stored_and_forgotten(served):
+    async with connected(served) as client:
+        client.send(get())
+        await eventually(lambda: served.database.fetchval("select count(*) from pings"))
+        client.abort()
+    for data in (get()[:20], get(PATH, "Content-Length: 9", method="POST") + "half"):
+        async with connected(served) as client:
+            client.send(data)
+    await eventually(lambda: _as(served.doors.connections == 0))
+    assert served.doors._bodies.bytes == 0
+    assert (await ask(served, get())).status == 200
+
+
+async def test_a_reader_that_does_not_read_stops_being_read(database_url):
+    """The fast door's own: its answers wait, so it stops taking requests, and in the end it cuts."""
+    async with serving(database_url, idle_timeout=1.5) as served:
+        sender = socket.create_connection(("127.0.0.1", served.port))
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sender.setblocking(False)
+        loop = asyncio.get_running_loop()
+        request = (get(f"{PATH}/dance") * 200).encode()
+        sent = 0
+        with pytest.raises((TimeoutError, ConnectionError)):
+            async with asyncio.timeout(8):
+                while True:
+                    await loop.sock_sendall(sender, request)
+                    sent += len(request)
+        sender.close()
+        assert sent < 40_000_000
+        await eventually(lambda: _as(served.doors.connections == 0))
+
+
+async def test_half_closed_clients_get_their_answers(database_url):
+    """The fast door's own: aiohttp closes such a connection."""
+    async with serving(database_url) as served, connected(served) as client:
+        client.send(get() * 3)
+        client.writer.write_eof()
+        for _ in range(3):
+            assert (await client.reply()).status == 200
+        assert await client.is_closed()
+
+
+# ------------------------------------------------------------------------------------------------- trouble and the end
+
+
+async def test_503_while_postgres_is_away_and_200_again(database_url, door):
+    async with (
+        Link(database_url) as link,
+        serving(database_url, log_url=link.url, door=door, ack_timeout=0.4) as served,
+    ):
+        assert (await ask(served, get())).status == 200
+        link.cut(stay=True)
+        for path in (PATH, f"/ping/{KEY}"):
+            reply = await ask(served, get(path))
+            assert reply.status == 503 and 1 <= int(reply.headers["retry-after"]) <= 5
+        link.mend()
+        await eventually(lambda: _as(served.writer.backlog.accepting))
+        assert (await ask(served, get())).status == 200
+
+
+async def test_a_stop_answers_whoever_has_asked(database_url, door):
+    async with Link(database_url) as link, serving(database_url, log_url=link.url, door=door) as served:
+        link.hold_requests()
+        async with connected(served) as asking, connected(served) as idle, connected(served) as talking:
+            talking.send(get("/hello"))
+            await talking.reply()
+            asking.send(get() + get())
+            await eventually(lambda: _as(served.writer.backlog.pings))
+            stopping = asyncio.ensure_future(served.doors.stop())
+            assert await idle.is_closed()
+            await eventually(lambda: _refused(served.port))
+            link.mend()
+            assert (await asking.reply()).status == 200
+            await stopping
+            if door == "fast":
+                reply = await asking.reply()
+                assert (reply.status, reply.headers["connection"]) == (200, "close")
+            assert await talking.is_closed()
+        served.doors.stop = _nothing  # type: ignore[method-assign]
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _refused(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return True
+    writer.close()
+    return False
+
+
+# ------------------------------------------------------------------------------------------------- where it came from
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_the_client_behind_a_trusted_proxy(database_url, door):
+    async with serving(database_url, door=door, trusted_proxies="127.0.0.0/8,10.0.0.0/8") as served:
+        for value in (
+            "203.0.113.9",
+            "198.51.100.7, 203.0.113.9, 10.1.2.3",
+            "junk, 203.0.113.9:4711",
+            "[2001:db8::1]:80",
+        ):
+            assert (await ask(served, get(PATH, f"X-Forwarded-For: {value}"))).status == 200
+        lines = ("X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9")
+        assert (await ask(served, get(PATH, *lines))).status == 200
+        assert (await ask(served, get())).status == 200
+        assert await served.rows("host(source)") == ["203.0.113.9"] * 3 + ["2001:db8::1", "203.0.113.9", "127.0.0.1"]
+
+
+async def test_nobody_else_is_believed(served):
+    assert (await ask(served, get(PATH, "X-Forwarded-For: 203.0.113.9"))).status == 200
+    assert await served.rows("host(source)") == ["127.0.0.1"]
+
+
+# ------------------------------------------------------------------------------------------------- the short way
+
+
+def test_the_short_way_means_what_the_native_reader_means():
+    for method in _PLAIN_METHODS.values():
+        for word, signal in _SAID.items():
+            path = PATH if word is None else f"{PATH}/{word.decode()}"
+            reading = native.read(Request(method, path, "", {}, b""))
+            assert reading == Reading(Key(KEY), PLAIN[signal or "success"], signal is not None)
+
+
+# ------------------------------------------------------------------------------------------------- bulk
+
+
+@asynccontextmanager
+async def posting(served: Served) -> AsyncIterator[Callable[..., Awaitable[tuple[int, Any]]]]:
+    async with aiohttp.ClientSession() as session:
+
+        async def post(data: Any, **headers: str) -> tuple[int, Any]:
+            url = f"http://127.0.0.1:{served.port}/api/v1/heartbeats"
+            async with session.post(url, data=data, headers=headers) as response:
+                return response.status, await response.json()
+
+        yield post
+
+
+def lines_of(*values: object) -> bytes:
+    return b"\n".join(json.dumps(value).encode() for value in values)
+
+
+async def test_bulk_lines_and_arrays(served):
+    values = [
+        {"key": KEY, "status": "start", "run": "r1"},
+        {"key": KEY, "signal": "progress", "run": "r1", "done": 5, "total": 10, "task": "t"},
+        {"key": KEY, "exit_code": 3, "run": "r1", "duration": "1m", "message": "bad ü"},
+        {"key": KEY},
+    ]
+    expected = [
+        ("start", "r1", None, None, None, None),
+        ("progress", "r1", 5, None, None, None),
+        ("fail", "r1", None, 3, 60.0, "bad ü"),
+        ("success", None, None, None, None, None),
+    ]
+    answer = {"accepted": 4, "refused": 0, "errors": []}
+    bodies = [
+        lines_of(*values),
+        lines_of(*values) + b"\n\n",
+        json.dumps(values).encode(),
+        json.dumps(values, indent=4).encode(),
+    ]
+    async with posting(served) as post:
+        for body in bodies:
+            assert await post(body) == (200, answer)
+            assert await post(gzip.compress(body), **{"Content-Encoding": "gzip"}) == (200, answer)
+        for empty in (b"", b"[]", b" [ ] \n", b"\n\n"):
+            assert await post(empty) == (200, {"accepted": 0, "refused": 0, "errors": []})
+    rows = await served.rows("signal, run, done, exit_code, duration, message")
+    assert rows == expected * 2 * len(bodies)
+    assert set(await served.rows("host(source)")) == {"127.0.0.1"}
+
+
+async def test_bulk_names_each_line_that_failed_and_why(served):
+    await served.put("bound", None, WantedKey("begin", "start", "load"))
+    body = b"\n".join(
+        [
+            lines_of({"key": "nobody"}),
+            b"{broken",
+            lines_of({"status": "start"}, [1], 7, {"key": KEY, "done": -1}, {"key": KEY, "status": "dance"}),
+            lines_of({"key": "begin"}, {"key": "begin", "status": "fail"}),
+        ]
+    )
+    async with posting(served) as post:
+        status, answer = await post(body)
+    assert (status, answer["accepted"], answer["refused"]) == (200, 2, 7)
+    reasons = {error["line"]: error["reason"] for error in answer["errors"]}
+    assert set(reasons) == set(range(1, 8))
+    assert reasons[1] == "unknown key"
+    assert reasons[2].startswith("not JSON")
+    assert reasons[3] == "key is missing"
+    assert reasons[4] == reasons[5] == "not a JSON object"
+    assert "done" in reasons[6] and "dance" in reasons[7]
+    assert await served.rows("signal, stage") == [("start", "load"), ("fail", "load")]
+
+
+async def test_bulk_bodies_that_cannot_be_read(served):
+    whole = lines_of({"key": KEY})
+    array = json.dumps([{"key": KEY}] * 3).encode()
+    cases: list[tuple[bytes, dict[str, str], int, int]] = [
+        (array[:-1], {}, 400, 2),
+        (array + b"x", {}, 400, 3),
+        (b"[1, oh]", {}, 400, 0),
+        (b'[{"key": 1} {"key": 2}]', {}, 400, 0),
+        (gzip.compress(whole)[:-4], {"Content-Encoding": "gzip"}, 400, 0),
+        (b"no gzip at all", {"Content-Encoding": "gzip"}, 400, 0),
+        (whole, {"Content-Encoding": "br"}, 400, 0),
+        (b'"' + b"x" * 70_000, {}, 400, 0),
+    ]
+    async with posting(served) as post:
+        for body, headers, wanted, accepted_min in cases:
+            status, answer = await post(body, **headers)
+            assert status == wanted, (body[:50], answer)
+            assert answer["accepted"] >= accepted_min - 1
+            assert answer["errors"][-1]["line"] is None
+
+
+async def test_bulk_waits_for_room_instead_of_refusing(database_url, door):
+    async with serving(database_url, door=door, pings_pending_max=100, batch_pings_max=30) as served:
+        async with posting(served) as post:
+            body = lines_of(*({"key": KEY, "run": str(number)} for number in range(5_000)))
+            single = asyncio.ensure_future(ask(served, get()))
+            assert await post(body) == (200, {"accepted": 5_000, "refused": 0, "errors": []})
+            await single
+        assert await served.database.fetchval("select count(distinct run) from pings") == 5_000
+        assert await served.database.fetchval("select count(*) from refusals where reason = 'database'") == 0
+
+
+async def test_bulk_is_streamed_and_limited(database_url, door, monkeypatch):
+    monkeypatch.setattr("server.ingest.bulk.BODY_BYTES_MAX", 3_000_000)
+    async with serving(database_url, door=door) as served, posting(served) as post:
+        line = lines_of({"key": KEY, "message": "m" * 100}) + b"\n"
+
+        async def drip() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield line * 100 + line[:40]
+                await asyncio.sleep(0.005)
+                yield line[40:]
+
+        assert (await post(drip()))[1]["accepted"] == 20 * 101
+        bomb = gzip.compress(line * 40_000)
+        status, answer = await post(bomb, **{"Content-Encoding": "gzip"})
+        assert (status, answer["errors"][-1]["line"]) == (413, None)
+        assert 0 < answer["accepted"] <= 3_000_000 // len(line)
+        assert await served.database.fetchval("select count(*) from pings") == 20 * 101 + answer["accepted"]
+
+
+async def test_bulk_while_postgres_is_away(database_url, door):
+    async with (
+        Link(database_url) as link,
+        serving(database_url, log_url=link.url, door=door, ack_timeout=0.4) as served,
+        posting(served) as post,
+    ):
+        link.cut(stay=True)
+        status, answer = await post(lines_of({"key": KEY}, {"key": KEY}))
+        assert (status, answer["accepted"]) == (503, 0)
+        assert answer["lines"] == 2
