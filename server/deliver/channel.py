@@ -133,7 +133,8 @@ def _check_url(value: str) -> str:
         raise ValueError("must be an address that begins with http:// or https://")
     if url.fragment:
         raise ValueError("must have no #fragment")
-    return value
+    # As it was given, down to its escapes, which may be part of a signature; only what cannot be sent so is encoded.
+    return value if value.isascii() and value.isprintable() and " " not in value else str(url)
 
 
 Url = Annotated[str, Field(max_length=2_000), AfterValidator(_check_url)]

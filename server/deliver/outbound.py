@@ -9,12 +9,12 @@ import asyncio
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote
 
 import aiohttp
@@ -109,9 +109,10 @@ class Outbound(Service):
         """
         assert self._session is not None, "not started"
         try:
+            target = URL(url, encoded=True)
             async with (
                 asyncio.timeout(self.send_timeout_s),
-                self._session.request(method, URL(url), data=body, headers=headers, allow_redirects=False) as response,
+                self._session.request(method, target, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 if 200 <= response.status < 300:
                     return Reply(response.status, b"")
@@ -298,22 +299,21 @@ def _reason(error: BaseException) -> str:
 
 # ------------------------------------------------------------------------------------------------- blocking libraries
 
-_in_guarded_thread = threading.local()
+# A context variable, not a thread-local: a library that has threads of its own often copies the context into them.
+_guard: ContextVar[Guard | None] = ContextVar("guard", default=None)
 _watching = False
 
 
 def _guarded(guard: Guard, work: Callable[..., Any], *arguments: Any) -> Any:
-    _in_guarded_thread.guard = guard
-    try:
-        return work(*arguments)
-    finally:
-        _in_guarded_thread.guard = None
+    context = copy_context()
+    context.run(_guard.set, guard)
+    return context.run(work, *arguments)
 
 
 def _watch_connections() -> None:
-    """From now on every connection made in a guarded thread is checked, whatever library makes it.
+    """From now on every connection made in a guarded context is checked, whatever library makes it.
 
-    A hook for the interpreter's own audit events cannot be taken away again; in all other threads it does nothing.
+    A hook for the interpreter's own audit events cannot be taken away again; everywhere else it does nothing.
     """
     global _watching
     if not _watching:
@@ -324,7 +324,7 @@ def _watch_connections() -> None:
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in ("socket.connect", "socket.sendto"):
         return
-    guard = cast("Guard | None", getattr(_in_guarded_thread, "guard", None))
+    guard = _guard.get()
     if guard is None:
         return
     address = arguments[1]

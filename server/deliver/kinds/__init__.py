@@ -64,14 +64,13 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
         for name in model.hidden & sent.keys() & stored.keys():
             if sent[name] == _mask(stored[name]):
                 sent[name] = stored[name]
-    try:
-        channel = model.model_validate(sent)
-    except ValidationError as error:
-        raise DefinitionError(problems_of(error)) from None
     masked = [name for name in sorted(model.hidden & sent.keys()) if _holds_mask(sent[name])]
     if masked:
         raise DefinitionError([Problem(name, "is masked, and there is no stored secret to keep") for name in masked])
-    return channel
+    try:
+        return model.model_validate(sent)
+    except ValidationError as error:
+        raise DefinitionError(problems_of(error)) from None
 
 
 @lru_cache(maxsize=20_000)

@@ -3,7 +3,7 @@
 It does its own network traffic in threads. So it runs in few threads of its own, under a hard time-out, and the same
 guard against private addresses is laid around every connection that those threads make (see outbound.py).
 
-Source: github.com/caronc/apprise, Apprise.add and Apprise.notify: False where any service failed, without a reason.
+Source: github.com/caronc/apprise, Apprise.instantiate and NotifyBase.notify: False where it failed, without a reason.
 """
 
 from importlib.util import find_spec
@@ -56,10 +56,17 @@ class Apprise(Channel):
 
 
 def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
+    """To every address, one after the other. Each service is called itself: Apprise.notify would use more threads."""
     import apprise
 
-    sender = apprise.Apprise()
+    arrived = True
     for url in urls:
-        if not sender.add(url):
+        service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+        if service is None:
             raise DeliveryError("apprise does not understand one of the addresses", permanent=True)
-    return bool(sender.notify(title=content["title"], body=content["body"], notify_type=content["type"]))
+        arrived &= bool(
+            service.notify(
+                title=content["title"], body=content["body"], notify_type=apprise.NotifyType(content["type"])
+            )
+        )
+    return arrived

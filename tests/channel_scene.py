@@ -1,0 +1,102 @@
+"""Messages for the tests of channels, and a way out to receivers on this machine."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from server.deliver.channel import Channel, DeliveryError, Message
+from server.deliver.kinds import read_channel
+from server.deliver.messages import Scribe
+from server.deliver.outbound import Outbound
+from server.settings import Settings
+from server.store.outbox import Member
+
+SCRIBE = Scribe("abcd1234", "https://beat.example.org")
+AT = "2026-11-24T01:30:00.120000Z"
+FACTS: dict[str, Any] = {
+    "monitor": "nightly-etl",
+    "name": "Nightly <ETL>",
+    "project": "default",
+    "incident": 12,
+    "cause": "failed",
+    "reason": "stage load failed with exit code 3 (run 42)",
+    "run": "42",
+    "stage": "load",
+    "opened_at": "2026-11-24T01:30:00Z",
+    "decided_at": AT,
+    "last_ping_at": "2026-11-24T01:04:00Z",
+    "expected": "a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace",
+    "last_message": "Traceback & more\n```\n<boom> *x* [y](z)",
+    "tags": ["etl", "prod"],
+}
+
+
+def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
+    """One alert as the courier makes it."""
+    facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
+    return SCRIBE.alert(Member(id, 1, 12, kind, facts, ()), AT, "default")
+
+
+def long_message() -> Message:
+    """One that is as long as facts can be."""
+    return message(
+        name="<n>" * 200,
+        reason="&r<" * 2_000,
+        last_message="<m>" * 5_000,
+        expected="e" * 5_000,
+        causes=[{"reason": f"<c{n}>" * 100} for n in range(200)],
+        tags=["t" * 50] * 50,
+    )
+
+
+def digest(id: int = 3, **counts: int) -> Message:
+    """Many alerts in one."""
+    first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
+    facts = {
+        "kind": "digest",
+        "alerts": 1_000,
+        "opened": 1_000,
+        **counts,
+        "first": first,
+        "since": AT,
+        "until": AT,
+        "project": "default",
+    }
+    return SCRIBE.stored_digest(id, "digest", None, facts, AT)
+
+
+def over(closes: int = 3) -> Message:
+    """All of a digest are resolved."""
+    return SCRIBE.over(closes, {"kind": "over", "alerts": 1_000, "closes": closes}, AT)
+
+
+@contextlib.asynccontextmanager
+async def outbound(**changes: Any) -> AsyncIterator[Outbound]:
+    """A way out."""
+    out = Outbound(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
+    out.send_timeout_s = 3.0
+    await out.start()
+    try:
+        yield out
+    finally:
+        await out.stop()
+
+
+async def send(kind: str, definition: dict[str, Any], what: Message, **changes: Any) -> Channel:
+    """Compose and send, once; composing is pure."""
+    channel = read_channel(kind, definition)
+    body = channel.compose(what)
+    assert channel.compose(what) == body
+    async with outbound(**changes) as out:
+        await channel.send(what, body, out)
+    return channel
+
+
+async def refusal(kind: str, definition: dict[str, Any], what: Message, **changes: Any) -> DeliveryError:
+    """The error of sending."""
+    try:
+        await send(kind, definition, what, **changes)
+    except DeliveryError as error:
+        return error
+    raise AssertionError("it was delivered")

@@ -1,0 +1,109 @@
+"""Definitions of channels: refused whole with every wrong field named, shown with their secrets masked."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from server.deliver.kinds import KINDS, MASK, dump_channel, kinds, load_channel, read_channel, show_channel
+from server.deliver.kinds.webhook import Webhook, new_secret
+from server.errors import DefinitionError
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+GOOD: dict[str, dict[str, Any]] = {
+    "webhook": {"url": "https://example.org/hook?token=hunter2", "secrets": [SECRET], "headers": {"X-Key": "hunter2"}},
+    "email": {"to": ["oncall@example.org"], "host": "mail.example.org", "username": "bob", "password": "hunter2"},
+    "slack": {"url": "https://hooks.slack.com/services/T0/B0/hunter2"},
+    "discord": {"url": "https://discord.com/api/webhooks/1/hunter2"},
+    "telegram": {"token": "123456:ABC-hunter2-ABCDEFGHIJKL", "chat": -100123},
+    "msteams": {"url": "https://prod-1.westeurope.logic.azure.com/workflows/hunter2?sig=hunter2"},
+    "ntfy": {"topic": "alerts", "token": "tk_hunter2"},
+    "pagerduty": {"routing_key": "hunter2" + "0" * 25},
+    "opsgenie": {"api_key": "hunter2-0000-0000"},
+    "alertmanager": {"urls": ["http://am-1:9093", "http://am-2:9093"], "token": "hunter2"},
+    "apprise": {"urls": ["pover://hunter2@token"]},
+    "log": {},
+}
+
+
+def test_every_kind_has_an_example_here() -> None:
+    assert GOOD.keys() == KINDS.keys() == kinds().keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_definition_goes_in_and_out(kind: str) -> None:
+    channel = read_channel(kind, GOOD[kind])
+    stored = dump_channel(channel)
+    assert load_channel(kind, orjson.dumps(stored).decode()) == channel
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_secret_is_shown_and_a_shown_definition_can_be_sent_back(kind: str) -> None:
+    stored = dump_channel(read_channel(kind, GOOD[kind]))
+    shown = show_channel(kind, stored)
+    assert "hunter2" not in repr(shown) and SECRET not in repr(shown)
+    assert read_channel(kind, shown, stored) == read_channel(kind, GOOD[kind])
+    if MASK in repr(shown):
+        with pytest.raises(DefinitionError, match="is masked, and there is no stored secret"):
+            read_channel(kind, shown)
+
+
+def test_what_a_mask_leaves_of_an_address() -> None:
+    for url, shown in (
+        ("https://example.org/hook/x", f"https://example.org/{MASK}"),
+        ("https://bob:pw@example.org:8443/", f"https://example.org:8443/{MASK}"),
+        ("https://example.org/", "https://example.org/"),
+    ):
+        assert show_channel("webhook", {"url": url}) == {"url": shown}
+
+
+@pytest.mark.parametrize(
+    ("kind", "definition", "problem"),
+    [
+        ("pigeon", {}, "kind: must be one of webhook, "),
+        ("webhook", {}, "url: Field required"),
+        ("webhook", {"url": "https://x", "adress": 1}, "adress: Extra inputs are not permitted"),
+        ("webhook", {"url": "ftp://x/y"}, "url: must be an address that begins with http:// or https://"),
+        ("webhook", {"url": "https://"}, "url: must be"),
+        ("webhook", {"url": "https://x", "secrets": ["whsec_abc"]}, "secrets.0: must be whsec_ and the base64 of 24"),
+        ("webhook", {"url": "https://x", "headers": {"A B": "c"}}, "headers: 'A B' is not a header's name"),
+        ("webhook", {"url": "https://x", "headers": {"Webhook-Id": "1"}}, "headers: Webhook-Id is set by Offbeat"),
+        ("webhook", {"url": "https://x", "headers": {"A": "b\r\nC: d"}}, "headers: A must be one line"),
+        ("webhook", {"url": "https://x", "body": "{{nope}}"}, "body: {{nope}}: no such field"),
+        ("webhook", {"url": "https://x", "per_minute": 0}, "per_minute: Input should be greater than or equal to 1"),
+        ("email", {"to": []}, "to: "),
+        ("email", {"to": ["not an address"]}, "to.0: must be an e-mail address"),
+        ("email", {"to": ["a@b.org\nBcc: c@d.org"]}, "to.0: must be an e-mail address"),
+        ("telegram", {"token": "x", "chat": 1}, "token: "),
+        ("ntfy", {"topic": "a/b"}, "topic: "),
+        ("pagerduty", {"routing_key": "short"}, "routing_key: "),
+        ("alertmanager", {"urls": []}, "urls: "),
+        ("alertmanager", {"urls": ["http://a"], "labels": {"1a": "b"}}, "labels.1a"),
+        ("apprise", {"urls": ["syslog://"]}, "urls.0: syslog:// acts on the server's own machine"),
+        ("apprise", {"urls": ["nonsense"]}, "urls.0: must be an address that apprise knows"),
+        ("log", {"url": "https://x"}, "url: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_definition_is_refused_with_the_field_and_why(
+    kind: str, definition: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        read_channel(kind, definition)
+    assert str(caught.value).startswith(problem), str(caught.value)
+
+
+def test_several_problems_are_told_at_once() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        read_channel("telegram", {"token": "x", "topic": 0, "more": 1})
+    assert {problem.field.split(".")[0] for problem in caught.value.problems} == {"token", "chat", "topic", "more"}
+
+
+def test_a_fresh_secret_is_one() -> None:
+    assert isinstance(read_channel("webhook", {"url": "https://x", "secrets": [new_secret()]}), Webhook)
+    assert new_secret() != new_secret()
+
+
+def test_apprise_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.deliver.kinds.installed", lambda: False)
+    with pytest.raises(DefinitionError, match="pip install"):
+        read_channel("apprise", GOOD["apprise"])

@@ -1,0 +1,214 @@
+"""Chat and paging services: the request that each documents, within its limits (sources: the kinds' docstrings)."""
+
+import re
+from html import unescape
+from typing import Any
+
+import pytest
+
+from server.deliver.channel import Message
+from tests.channel_scene import AT, digest, long_message, message, over, refusal, send
+from tests.harness import Behaviour, Received, Receiver
+
+MESSAGES = {
+    "opened": message(),
+    "resolved": message("resolved"),
+    "reminder": message("reminder"),
+    "operator": message("operator", monitor=None, name=None, incident=None, reason="deaf for 3 s"),
+    "test": message("test"),
+    "long": long_message(),
+    "digest": digest(),
+    "resolved digest": digest(opened=0, resolved=1_000),
+    "over": over(),
+}
+each_message = pytest.mark.parametrize("what", MESSAGES.values(), ids=MESSAGES.keys())
+
+
+async def sent(kind: str, definition: dict[str, Any], what: Message, field: str | None = "url") -> Received:
+    async with Receiver() as receiver:
+        await send(kind, {**definition, **({field: receiver.url + "/x"} if field else {})}, what)
+        [request] = receiver.requests
+    assert request.method == "POST" and request.headers["Content-Type"] == "application/json"
+    return request
+
+
+@each_message
+async def test_slack(what: Message) -> None:
+    content = (await sent("slack", {}, what)).json
+    assert content["text"] and len(content["text"]) <= 40_000
+    assert 2 <= len(content["blocks"]) <= 50
+    header, lead, *rest = content["blocks"]
+    assert header["type"] == "header" and header["text"]["type"] == "plain_text"
+    assert 1 <= len(header["text"]["text"]) <= 150
+    assert lead["text"]["type"] == "mrkdwn" and 1 <= len(lead["text"]["text"]) <= 3_000
+    for block in rest:
+        assert block["type"] in ("section", "context")
+        for field in block.get("fields", []):
+            assert field["type"] == "mrkdwn" and 1 <= len(field["text"]) <= 2_000
+        assert len(block.get("fields", [])) <= 10 and len(block.get("text", {}).get("text", "")) <= 3_000
+        # Angle brackets stand only around our own link; those of the job's words are escaped.
+        text = block.get("text", {}).get("text", "") + "".join(f["text"] for f in block.get("fields", []))
+        assert not re.search(r"[<>]", text) and text.count("```") in (0, 2)
+
+
+async def test_slack_says_who_and_where() -> None:
+    blocks = (await sent("slack", {}, message())).json["blocks"]
+    assert blocks[0]["text"]["text"] == "🔴 DOWN: Nightly <ETL>"
+    assert blocks[-1]["elements"][0]["text"] == "<https://beat.example.org/monitors/nightly-etl|Open in Offbeat>"
+
+
+@each_message
+async def test_discord(what: Message) -> None:
+    content = (await sent("discord", {}, what)).json
+    assert content["allowed_mentions"] == {"parse": []}
+    [embed] = content["embeds"]
+    assert 1 <= len(embed["title"]) <= 256 and 1 <= len(embed["description"]) <= 4_096
+    assert 0 <= embed["color"] <= 0xFFFFFF and embed["timestamp"] == AT
+    fields = embed.get("fields", [])
+    assert len(fields) <= 25
+    assert all(1 <= len(field["name"]) <= 256 and 1 <= len(field["value"]) <= 1_024 for field in fields)
+    total = len(embed["title"]) + len(embed["description"]) + sum(len(f["name"]) + len(f["value"]) for f in fields)
+    assert total <= 6_000
+
+
+@each_message
+async def test_telegram(what: Message) -> None:
+    definition = {"token": "123456:ABCDEFGHIJKLMNOPQRSTUVWX", "chat": "@ops_alerts", "topic": 5}
+    request = await sent("telegram", definition, what, "api")
+    assert request.path == "/x/bot123456:ABCDEFGHIJKLMNOPQRSTUVWX/sendMessage"
+    content = request.json
+    assert content["chat_id"] == "@ops_alerts" and content["message_thread_id"] == 5
+    assert content["parse_mode"] == "HTML" and content["link_preview_options"] == {"is_disabled": True}
+    assert set(re.findall(r"</?([a-z]+)", content["text"])) <= {"b", "pre", "a"}
+    shown = unescape(re.sub(r"<[^>]+>", "", content["text"]))
+    assert 1 <= len(shown.encode("utf-16-le")) // 2 <= 4_096
+
+
+async def test_telegram_asks_for_a_pause_in_the_body() -> None:
+    body = b'{"ok": false, "error_code": 429, "parameters": {"retry_after": 34}}'
+    async with Receiver(Behaviour(status=429, body=body)) as receiver:
+        definition = {"token": "123456:ABCDEFGHIJKLMNOPQRSTUVWX", "chat": 1, "api": receiver.url}
+        error = await refusal("telegram", definition, message())
+    assert error.retry_after_s == 34 and not error.permanent and "ABCDEF" not in str(error)
+
+
+@each_message
+async def test_msteams(what: Message) -> None:
+    request = await sent("msteams", {}, what)
+    assert len(request.body) <= 28 * 1024
+    content = request.json
+    assert content["type"] == "message"
+    [attachment] = content["attachments"]
+    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+    card = attachment["content"]
+    assert card["type"] == "AdaptiveCard" and card["version"] == "1.4" and "$schema" in card
+    assert {block["type"] for block in card["body"]} <= {"TextBlock", "FactSet"}
+    assert card["body"][0]["color"] in ("attention", "warning", "good", "accent")
+    for action in card.get("actions", []):
+        assert action["type"] == "Action.OpenUrl" and action["url"].startswith("https://beat.example.org/")
+
+
+async def test_msteams_shows_marks_of_markdown_as_they_are() -> None:
+    blocks = (await sent("msteams", {}, message())).json["attachments"][0]["content"]["body"]
+    assert blocks[-1]["text"].endswith(r"<boom> \*x\* \[y\](z)")
+
+
+@each_message
+async def test_ntfy(what: Message) -> None:
+    request = await sent("ntfy", {"topic": "alerts", "token": "tk_abc"}, what, "server")
+    assert request.path == "/x/" and request.headers["Authorization"] == "Bearer tk_abc"
+    content = request.json
+    assert content["topic"] == "alerts" and content["title"]
+    assert 1 <= len(content["message"].encode()) <= 4_096
+    assert content["priority"] in (3, 4) and len(content["tags"]) == 1
+    assert content.get("click", "https://").startswith("https://")
+
+
+@each_message
+async def test_pagerduty(what: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Receiver(Behaviour(status=202)) as receiver:
+        monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+        await send("pagerduty", {"routing_key": "R" * 32}, what)
+        [request] = receiver.requests
+    assert request.path == "/v2/enqueue"
+    content = request.json
+    assert content["routing_key"] == "R" * 32 and 1 <= len(content["dedup_key"]) <= 255
+    if what.kind in ("resolved", "over"):
+        assert content["event_action"] == "resolve" and "payload" not in content
+        return
+    assert content["event_action"] == "trigger"
+    payload = content["payload"]
+    assert 1 <= len(payload["summary"]) <= 1_024 and payload["source"] and payload["timestamp"] == AT
+    assert payload["severity"] == ("info" if what.kind == "test" else "critical")
+    assert len(request.body) < 512 * 1024
+
+
+@each_message
+async def test_opsgenie(what: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Receiver(Behaviour(status=202)) as receiver:
+        monkeypatch.setattr("server.deliver.kinds.opsgenie._HOSTS", {"eu": receiver.url})
+        await send("opsgenie", {"api_key": "0123456789", "region": "eu"}, what)
+        [request] = receiver.requests
+    assert request.headers["Authorization"] == "GenieKey 0123456789"
+    content = request.json
+    if what.kind in ("resolved", "over"):
+        alias = "offbeat%2Fabcd1234%2F" + ("digest%2F3" if what.kind == "over" else "default%2Fnightly-etl%2F12")
+        assert request.path == f"/v2/alerts/{alias}/close?identifierType=alias"
+        assert content["source"] == "Offbeat" and len(content["note"]) <= 25_000
+        return
+    assert request.path == "/v2/alerts"
+    assert 1 <= len(content["message"]) <= 130 and 1 <= len(content["alias"]) <= 512
+    assert len(content["description"]) <= 15_000 and len(content["entity"]) <= 512
+    assert len(content["tags"]) <= 20 and all(len(tag) <= 50 for tag in content["tags"])
+    assert sum(len(k) + len(v) for k, v in content["details"].items()) <= 8_000
+    assert content["priority"] == ("P5" if what.kind == "test" else "P1")
+
+
+@pytest.mark.parametrize("kind", ["pagerduty", "opsgenie"])
+async def test_an_incident_is_closed_by_the_key_that_it_was_opened_with(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = {"pagerduty": {"routing_key": "R" * 32}, "opsgenie": {"api_key": "0123456789"}}[kind]
+    async with Receiver(Behaviour(status=202)) as receiver:
+        monkeypatch.setattr(f"server.deliver.kinds.{kind}._HOSTS", {"us": receiver.url})
+        for each in ("opened", "worse", "reminder", "resolved"):
+            await send(kind, secret, message(each, id=len(receiver.requests)))
+        keys = {r.json.get("dedup_key") or r.json.get("alias") for r in receiver.requests[:3]}
+        last = receiver.requests[3]
+    assert keys == {"offbeat/abcd1234/default/nightly-etl/12"}
+    assert last.json.get("dedup_key") in keys or "nightly-etl%2F12/close" in last.path
+
+
+SERVICES: dict[str, tuple[dict[str, Any], str]] = {
+    "slack": ({}, "url"),
+    "discord": ({}, "url"),
+    "telegram": ({"token": "123456:ABCDEFGHIJKLMNOPQRSTUVWX", "chat": 1}, "api"),
+    "msteams": ({}, "url"),
+    "ntfy": ({"topic": "alerts"}, "server"),
+}
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+async def test_permanent_and_passing(kind: str) -> None:
+    definition, field = SERVICES[kind]
+    async with Receiver() as receiver:
+        for status, permanent in ((400, True), (403, True), (404, True), (429, False), (500, False), (503, False)):
+            receiver.behaviour = Behaviour(status=status, body=b"no_service")
+            error = await refusal(kind, {**definition, field: receiver.url}, message())
+            assert error.permanent is permanent, status
+            assert "no_service" in str(error) or kind == "msteams"
+
+
+async def test_apprise() -> None:
+    pytest.importorskip("apprise")
+    async with Receiver() as receiver:
+        url = receiver.url.replace("http://", "json://")
+        await send("apprise", {"urls": [url]}, message())
+        [request] = receiver.requests
+        assert request.json["title"] == "DOWN: Nightly <ETL>" and "Since: " in request.json["message"]
+        assert request.json["type"] == "failure"
+        error = await refusal("apprise", {"urls": [url]}, message(), allow_private_destinations=False)
+        assert not error.permanent and len(receiver.requests) == 1, "the guard holds for it too"
+        receiver.behaviour = Behaviour(status=500)
+        assert "could not deliver" in str(await refusal("apprise", {"urls": [url]}, message()))
+    assert (await refusal("apprise", {"urls": ["nosuchthing://x"]}, message())).permanent
