@@ -10,21 +10,20 @@ import asyncio
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-import asyncpg
 import structlog
 import uvloop
 from aiohttp import web
 
 from server import __version__, admin_key, greeting, logs
 from server.beat import Beat
-from server.clock import LogClock
+from server.clock import LogClock, to_datetime
 from server.deliver.courier import Courier
 from server.deliver.kinds import KINDS
 from server.deliver.outbound import Outbound
-from server.engine.ping import SECOND, Entry, Micros, Ping
+from server.engine.ping import Entry, Micros, Ping
 from server.errors import DatabaseAway, Unavailable
 from server.ingest.aiohttp_door import Waiting
 from server.ingest.doors import Doors
@@ -36,15 +35,17 @@ from server.listening import bound, seen_from_outside
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
 from server.provision import Provision
+from server.readings import bind_hearing, bind_keeper
 from server.roster import Bound, Roster
 from server.service import Service, Stack
 from server.settings import Settings, read_service_environment
 from server.site import Site
 from server.store.access import load_secret
 from server.store.embedded import EmbeddedPostgres
+from server.store.keeping import now
 from server.store.machines import DatabaseFacts, read_targets
 from server.store.partitions import make_partitions
-from server.store.pool import connect, open_pool
+from server.store.pool import Pool, connect, open_pool
 from server.store.roster_rows import RosterRows
 from server.store.schema import apply_schema
 from server.systemd import Systemd
@@ -166,8 +167,7 @@ class App(Service):
                 connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
                 try:
                     await apply_schema(connection)
-                    now = await connection.fetchval("select clock_timestamp()")
-                    await make_partitions(connection, now.date(), DAYS_AHEAD)
+                    await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
                     break
                 finally:
                     await connection.close()
@@ -177,7 +177,7 @@ class App(Service):
                 await asyncio.sleep(DATABASE_RETRY_S)
         return url
 
-    async def _start_judging(self, pool: asyncpg.Pool, url: str) -> None:
+    async def _start_judging(self, pool: Pool, url: str) -> None:
         """The keeper and the courier."""
         settings, metrics = self.settings, self.metrics
         outbound = Outbound(settings, self.clock.now)
@@ -194,12 +194,12 @@ class App(Service):
         )
         await self.stack.start(keeper)
         await self.stack.start(courier)
-        self._bind_keeper(keeper)
+        bind_keeper(metrics, keeper)
         if settings.beat_url:
             beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
             await self.stack.start(beat)
 
-    async def _start_hearing(self, pool: asyncpg.Pool, url: str) -> str:
+    async def _start_hearing(self, pool: Pool, url: str) -> str:
         """The roster, the writer and the doors; where they listen."""
         settings, metrics, clock = self.settings, self.metrics, self.clock
         roster = self.roster = Roster(RosterRows(pool))
@@ -232,7 +232,7 @@ class App(Service):
             listen_on=listen_on,
         )
         await self.stack.start(doors)
-        self._bind_hearing(writer, roster, doors)
+        bind_hearing(metrics, settings, writer, roster, lambda: doors.connections)
         return doors.url
 
     async def _start_workers(self, url: str) -> str:
@@ -272,36 +272,6 @@ class App(Service):
             append=self._append,
             wake_courier=self._wake_courier,
         )
-
-    # ---------------------------------------------------------------- metrics
-
-    def _bind_hearing(self, writer: Writer, roster: Roster, doors: Doors) -> None:
-        bind, backlog, settings = self.metrics.bind, writer.backlog, self.settings
-        bind("pending_pings", lambda: backlog.pings)
-        bind("pending_bytes", lambda: backlog.bytes)
-        bind("pending_pings_max", lambda: settings.pings_pending_max)
-        bind("pending_bytes_max", lambda: settings.bytes_pending_max)
-        bind("batch_rows_max", lambda: settings.batch_pings_max)
-        bind("connections_max", lambda: settings.connections_max)
-        bind("connections", lambda: doors.connections)
-        bind("roster_keys", lambda: len(roster))
-        bind("roster_refreshes", lambda: roster.refreshes)
-        bind("writer_generation", lambda: writer.id)
-
-    def _bind_keeper(self, keeper: Keeper) -> None:
-        bind = self.metrics.bind
-
-        def judged(read: Callable[[], float | dict[str, float]]) -> Callable[[], float | dict[str, float] | None]:
-            return lambda: read() if keeper.judging else None
-
-        bind("keeper", lambda: float(keeper.judging))
-        bind("lease_term", judged(lambda: keeper.lease.held.term if keeper.lease.held is not None else 0))
-        bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND))
-        bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
-        bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
-        bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
-        bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))
-        bind("self_check_mismatches", judged(lambda: keeper.mismatches))
 
     # ---------------------------------------------------------------- what is handed over
 

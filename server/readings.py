@@ -13,13 +13,17 @@ from server.roster import Roster
 from server.settings import Settings
 
 
-def bind_ingest(metrics: Metrics, settings: Settings, writer: Writer, roster: Roster) -> None:
+def bind_hearing(
+    metrics: Metrics, settings: Settings, writer: Writer, roster: Roster, connections: Callable[[], int]
+) -> None:
     """What a process that takes pings knows."""
     metrics.bind("pending_pings", lambda: writer.backlog.pings)
     metrics.bind("pending_bytes", lambda: writer.backlog.bytes)
     metrics.bind("pending_pings_max", lambda: settings.pings_pending_max)
     metrics.bind("pending_bytes_max", lambda: settings.bytes_pending_max)
     metrics.bind("batch_rows_max", lambda: settings.batch_pings_max)
+    metrics.bind("connections", connections)
+    metrics.bind("connections_max", lambda: settings.connections_max)
     metrics.bind("rows_rejected", lambda: writer.rows_rejected)
     metrics.bind("batches_doubted", lambda: writer.batches_doubted)
     metrics.bind("writer_generation", lambda: writer.id or None)
@@ -35,7 +39,7 @@ def bind_keeper(metrics: Metrics, keeper: Keeper) -> None:
 
     metrics.bind("keeper", lambda: float(keeper.judging))
     metrics.bind("lease_term", judged(lambda: keeper.lease.held and keeper.lease.held.term))
-    metrics.bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND))
+    metrics.bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND or None))
     metrics.bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
     metrics.bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
     metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))

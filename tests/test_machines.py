@@ -18,7 +18,7 @@ from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
-from server.readings import bind_ingest, bind_keeper
+from server.readings import bind_hearing, bind_keeper
 from server.roster import Roster
 from server.settings import ServiceEnvironment, Settings
 from server.store.machines import DatabaseFacts, Target, read_targets
@@ -289,7 +289,7 @@ async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started
         url, settings, clock, metrics, node="n", metrics_address=None, on_committed=lambda entries, through: None
     )
     keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
-    bind_ingest(metrics, settings, writer, Roster(None))
+    bind_hearing(metrics, settings, writer, Roster(None), lambda: 0)
     bind_keeper(metrics, keeper)
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
