@@ -19,7 +19,6 @@ from server.store.pool import connect
 
 DAYS_AHEAD = 7
 EVERY_S = 600.0
-SUBJECTS = ("runs", "incidents", "deaf", "refusals", "writers")
 
 log = structlog.get_logger("upkeep")
 
@@ -51,7 +50,7 @@ class Upkeep:
             await make_partitions(connection, now.date(), DAYS_AHEAD)
             before = now - timedelta(days=self._settings.keep_days)
             await retire_partitions(connection, before.date())
-            for subject in SUBJECTS:
+            for subject in upkeep.SUBJECTS:
                 while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
                     await asyncio.sleep(0.1)
         finally:

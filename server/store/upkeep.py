@@ -7,10 +7,18 @@ from server.store.queries import load
 
 _SQL = load("upkeep")
 ROWS_MAX = 5_000  # in one statement
+_STATEMENTS = {
+    "runs": _SQL["old_runs"],
+    "incidents": _SQL["old_incidents"],
+    "deaf": _SQL["old_deaf"],
+    "refusals": _SQL["old_refusals"],
+    "writers": _SQL["old_writers"],
+}
+SUBJECTS = tuple(_STATEMENTS)
 
 
 async def delete_old(connection: Connection, subject: str, before: datetime) -> int:
-    """One slice of `runs`, `incidents`, `deaf`, `refusals` or `writers`; how many rows went. Raises DatabaseAway."""
+    """One slice of one of SUBJECTS; how many rows went. Raises DatabaseAway."""
     with database_trouble():
-        done = await connection.execute(_SQL[f"old_{subject}"], before, ROWS_MAX)
+        done = await connection.execute(_STATEMENTS[subject], before, ROWS_MAX)
     return int(done.split()[-1])
