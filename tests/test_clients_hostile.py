@@ -1,0 +1,150 @@
+"""Bad input at the real server by both doors: the dialect's own refusal, no 5xx, flat memory, nobody else pinged."""
+
+import asyncio
+import gzip
+import random
+import zlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+import brotli
+import psutil
+import pytest
+import pytest_asyncio
+
+from tests.clients import make, ping_key, pings
+from tests.harness import Postgres, Server
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GROWTH_BYTES_MAX = 60_000_000  # the arenas of three threads and Postgres' buffers stay; a bomb is 300 MB
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["fast", "aiohttp"])
+async def server(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with postgres.fresh() as url, Server(url, "--door", request.param) as server:
+        yield server
+
+
+async def send(server: Server, path: str, body: bytes, **headers: str) -> tuple[int, str]:
+    """Status and text; 0 where the server has closed before it took the whole body."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        async with server.session.post(path, data=body, headers=named) as response:
+            return response.status, await response.text()
+    except aiohttp.ClientConnectionError:
+        return 0, ""
+
+
+async def test_bombs_are_refused_and_memory_stays_flat(server: Server) -> None:
+    auth = f"Sentry sentry_key={await ping_key(server)}, sentry_version=7"
+    plain = b"\n" * 300_000_000
+    bombs = {"gzip": zlib.compress(plain, 9, wbits=31), "br": brotli.compress(plain, quality=1)}
+    del plain
+    process = psutil.Process(server.pid)
+    await send(server, "/api/1/envelope/", b"{}\n", x_sentry_auth=auth)
+    before = process.memory_info().rss
+    for _ in range(5):
+        for encoding, bomb in bombs.items():
+            status, text = await send(server, "/api/1/envelope/", bomb, content_encoding=encoding, x_sentry_auth=auth)
+            assert (status, "larger than" in text) == (413, True), text
+        large = b"{}\n" + b'{"type":"event","length":10000000}\n' + b"x" * 10_000_000
+        assert (await send(server, "/api/1/envelope/", large, x_sentry_auth=auth))[0] in (0, 413)
+        status, _ = await send(
+            server, "/api/1/envelope/", gzip.compress(large), content_encoding="gzip", x_sentry_auth=auth
+        )
+        assert status == 413
+    assert process.memory_info().rss - before < GROWTH_BYTES_MAX
+    assert (await send(server, "/api/1/envelope/", b"{}\n", x_sentry_auth=auth)) == (200, "{}")
+
+
+async def test_bad_bodies_get_the_dialects_own_refusal(server: Server) -> None:
+    key = await make(server, "bodies", every="1h")
+    project = await ping_key(server)
+    deep = b'{"message":' + b"[" * 90_000
+    json = {"content_type": "application/json"}
+    native = f"/api/v1/heartbeat/{key}"
+    for body in (deep, b"\xff\xfe", b"[]", b'{"status": 5}', b'{"run": "' + b"x" * 300 + b'"}'):
+        status, text = await send(server, native, body, **json)
+        assert (status, bool(text)) == (400, True), body[:20]
+    auth = {"x_sentry_auth": f"Sentry sentry_key={project}"}
+    for body in (deep, b"\xff\xfe\n", b"", b'{}\n{"type":"check_in"}\n' + deep):
+        status, text = await send(server, "/api/1/envelope/", body, **auth)
+        assert (status, text.startswith('{"detail":')) == (400, True), body[:20]
+    assert (await send(server, "/api/1/envelope/", b"{}", content_encoding="zstd", **auth))[0] == 415
+    assert (await send(server, f"/api/1/cron/bodies/{project}/", deep, **json))[0] == 400
+    # A job's output may be anything where the path says what happened.
+    for body in (deep, b"\xff\xfe\0", b'{"groupKey"'):
+        assert (await send(server, f"/ping/{key}/fail", body, **json))[0] == 200
+    assert [ping["signal"] for ping in await pings(server, "bodies")] == ["fail"] * 3
+
+
+async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_they_do_not_name(server: Server) -> None:
+    await make(server, "bystander", every="1h")
+    chance = random.Random(server.port)
+    project = await ping_key(server)
+    prefixes = [
+        "/api/v1/heartbeat/",
+        "/ping/",
+        "/p/",
+        "/api/push/",
+        "/api/v1/endpoints/",
+        "/api/1/envelope/",
+        "/api/1/cron/",
+    ]
+    words = [
+        project,
+        "bystander-not",
+        "start",
+        "fail",
+        "0",
+        "999",
+        "external",
+        "%ff",
+        "%00",
+        "%2F",
+        "..",
+        ".",
+        "é",
+        "x" * 300,
+    ]
+    queries = [
+        "",
+        "status=up",
+        "state=run",
+        "create=1&rid=x",
+        "status=%ff",
+        "success=true",
+        "&&&===",
+        "stamp=1",
+        "m=%00",
+    ]
+    bodies = [b"", b"{}", b'{"status":', b"\xff" * 50, b"status=fail&run=%ff", b"{}\n{}\n", bytes(range(256)) * 4]
+    kinds = ["application/json", "application/x-www-form-urlencoded", "multipart/form-data", "\xff", ""]
+    encodings = ["gzip", "br", "zstd", "identity", ""]
+
+    async def one(address: tuple[str, int]) -> int:
+        path = chance.choice(prefixes) + "/".join(chance.choices(words, k=chance.randrange(4)))
+        query, body = chance.choice(queries), chance.choice(bodies)
+        head = [
+            f"{chance.choice(['GET', 'POST', 'HEAD', 'PUT', 'OPTIONS'])} {path}{'?' + query if query else ''} HTTP/1.1",
+            "Host: x",
+            "Connection: close",
+            f"Content-Length: {len(body)}",
+            f"Content-Type: {chance.choice(kinds)}",
+            f"Content-Encoding: {chance.choice(encodings)}",
+            f"Authorization: {chance.choice(['Bearer x', 'Basic !', 'Sentry', f'Bearer {project}'])}",
+        ]
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write("\r\n".join(head).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        status = int(answer.split(b" ", 2)[1])
+        assert status < 500, (head, body, answer)
+        return status
+
+    async with asyncio.timeout(60):
+        for _ in range(20):
+            statuses = await asyncio.gather(*(one(("127.0.0.1", server.port)) for _ in range(20)))
+    assert set(statuses) & {200, 400, 404}
+    assert await pings(server, "bystander") == []
