@@ -200,7 +200,6 @@ async def test_permanent_and_passing(kind: str) -> None:
 
 
 async def test_apprise() -> None:
-    pytest.importorskip("apprise")
     async with Receiver() as receiver:
         url = receiver.url.replace("http://", "json://")
         await send("apprise", {"urls": [url]}, message())

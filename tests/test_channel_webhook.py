@@ -60,10 +60,10 @@ async def test_another_shape() -> None:
         put, posted = receiver.requests
     assert put.method == "PUT" and put.headers["Authorization"] == "Token abc"
     assert put.json == {"short": 'DOWN: say "hi"', "severity": "failed", "tags": ["etl", "prod"]}
-    assert (
-        posted.body
-        == b"text=DOWN%3A%20Nightly%20%3CETL%3E&link=https%3A%2F%2Fbeat.example.org%2Fmonitors%2Fnightly-etl"
-    )
+    assert parse_qs(posted.body.decode()) == {
+        "text": ["DOWN: Nightly <ETL>"],
+        "link": ["https://beat.example.org/monitors/nightly-etl"],
+    }
 
 
 async def test_a_digest_has_counts_and_first_names() -> None:
