@@ -1,10 +1,8 @@
 """One client connection at the fast door: requests in, answers out in the same order, all of it bounded.
 
-Only what every reader of HTTP would understand alike is answered here: a whole request head of at most 8190 bytes and
-128 different headers, with one Host, a target that is a ping of a dialect, and no body or one with a Content-Length.
-Whatever else comes (any other page, a chunked body, `Expect`, an upgrade, a head that llhttp refuses) is handed, with
-its bytes, to aiohttp's protocol, which answers it or refuses it, and the connection stays there. So this door is as
-strict as that one by construction, and pays for nothing that a ping does not need.
+Only a ping with a plain head (server/ingest/head.py) of at most 8190 bytes is answered here. Whatever else comes is
+handed, with its bytes, to aiohttp's protocol, which answers it or refuses it, and the connection stays there. So this
+door is as strict as that one by construction, and pays for nothing that a ping does not need.
 
     head ──→ (body) ──→ ticket ──→ answer          while tickets wait: at most PIPELINE_MAX, then reading pauses
       └─ not ours: wait for the tickets, hand over
@@ -15,18 +13,15 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-import httptools
-
 from server.engine.ping import Signal
 from server.ingest import wire
 from server.ingest.batch import unavailable
+from server.ingest.head import HEAD_BYTES_MAX, Head
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
 
 if TYPE_CHECKING:
     from server.ingest.fast_door import FastDoor
 
-HEAD_BYTES_MAX = 8190
-HEADERS_MAX = 128
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
@@ -84,21 +79,14 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
-        "_body_left",
         "_dialect",
         "_eof",
         "_handing_over",
-        "_headers",
-        "_headers_count",
-        "_keep",
-        "_keeps_alive",
+        "_head",
         "_last",
-        "_parser",
         "_paused",
         "_request",
         "_rest",
-        "_url",
-        "_whole",
         "closing",
         "door",
         "peer",
@@ -115,10 +103,9 @@ class Connection(asyncio.Protocol):
         self.closing = False
         self.writing_paused = False
         self.since_s = door.now_s
-        self._parser = httptools.HttpRequestParser(self)
+        self._head = Head()
         self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
         self._body: list[bytes] = []
-        self._body_left = 0
         self._last = False  # nothing is read after the present request
         self._paused = False
         self._handing_over = False
@@ -147,7 +134,7 @@ class Connection(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        elif not (self.tickets or self._body_left):
+        elif not (self.tickets or self._head.body_left):
             self.since_s = self.door.now_s
         if self._paused:
             self._rest = data
@@ -173,7 +160,7 @@ class Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         start = 0
         while start < len(data) and not self._last:
-            if self._body_left:
+            if self._head.body_left:
                 start = self._read_body(data, start)
                 continue
             if len(self.tickets) >= PIPELINE_MAX or self.writing_paused:
@@ -192,64 +179,38 @@ class Connection(asyncio.Protocol):
                 return
             start = end
 
-    def _read_head(self, head: bytes) -> bool:
+    def _read_head(self, raw: bytes) -> bool:
         """Whether it is for us; then its ticket is made, or its body awaited."""
-        if not self.door.fast:
+        head = self._head
+        if not self.door.fast or not head.read(raw):
             return False
-        headers: dict[bytes, bytes] = {}
-        self._headers = headers
-        self._headers_count = 0
-        self._url = b""
-        self._whole = self._keeps_alive = False
-        parser = self._parser
-        try:
-            parser.feed_data(head)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return False
-        if self._headers_count != len(headers) or len(headers) > HEADERS_MAX or b"host" not in headers:
-            return False
-        keep = b"" if self._keeps_alive else wire.CLOSE
-        if (version := parser.get_http_version()) != "1.1":
-            if version != "1.0":
-                return False
-            keep = keep or wire.KEEP_ALIVE
-        method = parser.get_method()
-        if self._whole:
-            found = _plain(self._url)
-            if found is not None and method in _PLAIN_METHODS and not self.peer.trusted:
-                self._last = keep is wire.CLOSE
-                self._take_plain(found, _PLAIN_METHODS[method], keep)
+        if head.whole and not self.peer.trusted:
+            found = _plain(head.url)
+            if found is not None and head.method in _PLAIN_METHODS:
+                self._take_plain(found, _PLAIN_METHODS[head.method])
                 return True
-        elif not self._expects_body(headers):
-            return False
-        return self._take_head(method, headers, keep)
+        return head.body_left <= self.door.settings.body_bytes_max and self._take_head()
 
-    def _expects_body(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the body is one that we read: its length is known and allowed, and it comes unasked."""
-        length = headers.get(b"content-length", b"")
-        if b"expect" in headers or b"transfer-encoding" in headers or not length.isdigit() or len(length) > 10:
-            return False
-        self._body_left = int(length)
-        return self._body_left <= self.door.settings.body_bytes_max
-
-    def _take_plain(self, found: re.Match[bytes], method: str, keep: bytes) -> None:
+    def _take_plain(self, found: re.Match[bytes], method: str) -> None:
         door, source = self.door, self.peer.source
-        ticket = Ticket(self, door.native, None, method == "HEAD", keep)
-        self.tickets.append(ticket)
+        ticket = self._ticket(door.native, None, method)
         key, signal = found.groups()
         if not door.intake.take_plain(key.decode(), _SAID[signal], method, source, ticket):
-            door.intake.take(door.native, Request(method, self._url.decode(), "", {}, b""), source, ticket)
+            door.intake.take(door.native, Request(method, self._head.url.decode(), "", {}, b""), source, ticket)
 
-    def _take_head(self, method: bytes, headers: dict[bytes, bytes], keep: bytes) -> bool:
-        target = self._url.decode("utf-8", "surrogateescape")
+    def _take_head(self) -> bool:
+        head = self._head
+        target = head.url.decode("utf-8", "surrogateescape")
         path, _, query = target.partition("?")
         dialect = self.door.route(path, query) if path.startswith("/") and "#" not in target else None
         if dialect is None:
             return False
-        texts = {name.decode("latin-1"): value.decode("utf-8", "surrogateescape") for name, value in headers.items()}
-        self._request = Request(method.decode(), path, query, texts, b"")
-        self._dialect, self._keep = dialect, keep
-        if self._body_left:
+        headers = {
+            name.decode("latin-1"): value.decode("utf-8", "surrogateescape") for name, value in head.headers.items()
+        }
+        self._request = Request(head.method.decode(), path, query, headers, b"")
+        self._dialect = dialect
+        if head.body_left:
             self.since_s = self.door.now_s
         else:
             self._take(b"")
@@ -257,14 +218,13 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self, data: bytes, start: int) -> int:
         """Keep what belongs to the body; gives back where the rest begins."""
-        piece = data[start : start + self._body_left]
+        piece = data[start : start + self._head.body_left]
         if not self.door.bodies.grow(len(piece)):
             self._refuse(unavailable())
             return len(data)
-        self._parser.feed_data(piece)
+        self._head.feed_body(piece)
         self._body.append(piece)
-        self._body_left -= len(piece)
-        if not self._body_left:
+        if not self._head.body_left:
             body = b"".join(self._body)
             self._free_body()
             self._take(body)
@@ -272,26 +232,17 @@ class Connection(asyncio.Protocol):
 
     def _take(self, body: bytes) -> None:
         request = self._request._replace(body=body) if body else self._request
-        ticket = Ticket(self, self._dialect, request, request.method == "HEAD", self._keep)
-        self._last = self._keep is wire.CLOSE
-        self.tickets.append(ticket)
+        ticket = self._ticket(self._dialect, request, request.method)
         source = self.door.sources.client(self.peer, request.headers.get("x-forwarded-for"))
         self.door.intake.take(self._dialect, request, source, ticket)
 
-    # ---------------------------------------------------------------- called by llhttp
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
-        self._headers_count += 1
-
-    def on_headers_complete(self) -> None:
-        self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it when the message is complete
-
-    def on_message_complete(self) -> None:
-        self._whole = True
+    def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> Ticket:
+        """The place of this request's answer; after one that closes nothing more is read."""
+        keep = self._head.keep
+        self._last = keep is wire.CLOSE
+        ticket = Ticket(self, dialect, request, method == "HEAD", keep)
+        self.tickets.append(ticket)
+        return ticket
 
     # ---------------------------------------------------------------- answering
 
@@ -325,7 +276,7 @@ class Connection(asyncio.Protocol):
         if self.closing or self.writing_paused:
             if waited_s > settings.idle_timeout:
                 transport.abort()  # it does not take its answers
-        elif self._body_left:
+        elif self._head.body_left:
             if waited_s > settings.body_timeout:
                 self._refuse(Refusal(408, "the body did not come in time"))
         elif self.tickets:
@@ -335,7 +286,7 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """The server stops: an idle connection closes now, any other after its answers."""
-        if not (self.tickets or self._rest or self._body_left):
+        if not (self.tickets or self._rest or self._head.body_left):
             self._close()
 
     def _close(self) -> None:
@@ -349,12 +300,10 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, outcome: Outcome | Refusal) -> None:
         """Answer the request under way before its body is there, and read no more."""
-        ticket = Ticket(self, self._dialect, self._request, self._request.method == "HEAD", wire.CLOSE)
-        self._body_left = 0
+        self._head.body_left = 0
+        self._head.keep = wire.CLOSE
         self._free_body()
-        self._last = True
-        self.tickets.append(ticket)
-        ticket.settle(outcome)
+        self._ticket(self._dialect, self._request, self._request.method).settle(outcome)
 
     def _free_body(self) -> None:
         self.door.bodies.shrink(sum(map(len, self._body)))
@@ -383,7 +332,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None or self.closing:
             return
-        self._body_left = 0
+        self._head.body_left = 0
         if self.tickets or self.writing_paused:
             self._handing_over = True
             self._rest = data
