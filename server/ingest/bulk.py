@@ -41,6 +41,10 @@ class Bulk:
         self._settings, self._metrics = settings, metrics
         self._intake, self._backlog, self._sources = intake, backlog, sources
 
+    def add_to(self, application: web.Application) -> None:
+        """The one route."""
+        application.router.add_post(PATH, self.handle)
+
     async def handle(self, request: web.Request) -> web.Response:
         """One request."""
         peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
@@ -175,11 +179,6 @@ class Tally:
         if self.pending:
             self._settled = asyncio.get_running_loop().create_future()
             await self._settled
-
-
-def add_routes(application: web.Application, bulk: Bulk) -> None:
-    """The one route."""
-    application.router.add_post(PATH, bulk.handle)
 
 
 def _read(value: object) -> tuple[str, Reading] | str:

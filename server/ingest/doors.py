@@ -9,9 +9,10 @@ from functools import partial
 
 from aiohttp import web
 
-from server.ingest import bulk, dialects
+from server.ingest import dialects
 from server.ingest.aiohttp_door import AiohttpDoor, runner_options
 from server.ingest.batch import Backlog
+from server.ingest.bulk import Bulk
 from server.ingest.fast_door import Bodies, FastDoor
 from server.ingest.source import Sources
 from server.ingest.take import Intake, Provision
@@ -46,7 +47,7 @@ class Doors(Service):
         self._bodies = Bodies(settings.bytes_pending_max)
         self._route = partial(dialects.find, root_dialect=settings.root_dialect)
         AiohttpDoor(settings, metrics, self._intake, self._sources, self._bodies, self._route).add_to(application)
-        bulk.add_routes(application, bulk.Bulk(settings, metrics, self._intake, backlog, self._sources))
+        Bulk(settings, metrics, self._intake, backlog, self._sources).add_to(application)
         self._runner = web.AppRunner(application, **runner_options(settings))
         self._door: FastDoor | None = None
 
