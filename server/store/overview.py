@@ -23,9 +23,10 @@ async def monitors(
     tags: Sequence[str] | None = None,
     text: str | None = None,
     statuses: Sequence[str] | None = None,
+    ids: Sequence[int] | None = None,
     limit: int = 100,
 ) -> list[asyncpg.Record]:
-    """Monitors in the order of project and slug, later than `after`.
+    """Monitors in the order of project and slug, later than `after`; with `ids` only those.
 
     `statuses` are those the keeper wrote, with `paused` as it is defined; `text` is sought in slug and name.
     """
@@ -38,6 +39,7 @@ async def monitors(
         text,
         None if statuses is None else list(statuses),
         limit,
+        None if ids is None else list(ids),
     )
 
 

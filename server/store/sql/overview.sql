@@ -31,6 +31,7 @@ select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, 
    and ($5::text[] is null or m.tags @> $5)
    and ($6::text is null or strpos(lower(m.slug || ' ' || m.name), lower($6)) > 0)
    and ($7::text[] is null or case when m.paused then 'paused' else coalesce(s.status, 'new') end = any($7))
+   and ($9::integer[] is null or m.id = any($9))
  order by m.project_id, m.slug
  limit $8
 

@@ -1,0 +1,163 @@
+-- What the pages show beside what the API answers, and what tells them cheaply that something has changed.
+
+-- name: pulse
+-- Once a second for everything that somebody looks at, in one statement: if none of this has changed, nothing that a
+-- page shows of the monitor has. The newest ping is one walk from the end of (monitor_id, at).
+select m.id, m.rev, m.paused, s.status, s.at as state_at,
+       (select l.at from pings l where l.monitor_id = m.id order by l.at desc limit 1) as last_at,
+       i.number as incident, i.acknowledged_at
+  from unnest($1::integer[]) as w (id)
+  join monitors m on m.id = w.id
+  left join states s on s.monitor_id = m.id
+  left join incidents i on i.monitor_id = m.id and i.resolved_at is null
+
+-- name: trouble
+-- What is wrong now: first what nobody looks after, then what another incident explains, the newest first.
+select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i.acknowledged_at, i.acknowledged_by,
+       m.slug as monitor, m.name, m.project_id, p.slug as project, m.snoozed_until,
+       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
+  from incidents i
+  join monitors m on m.id = i.monitor_id
+  join projects p on p.id = m.project_id
+ where i.resolved_at is null and ($1::integer is null or i.project_id = $1)
+ order by i.acknowledged_at is not null, i.suppressed_by is not null, i.opened_at desc, i.monitor_id
+ limit $2
+
+-- name: trouble_count
+-- Counted so far and no further: in a storm nobody needs the exact number each second.
+select count(*) from (
+  select from incidents i where i.resolved_at is null and ($1::integer is null or i.project_id = $1) limit $2) as open
+
+-- name: counts
+-- Monitors by the status that the keeper wrote.
+select case when m.paused then 'paused' else coalesce(s.status, 'new') end as status, count(*) as monitors
+  from monitors m left join states s on s.monitor_id = m.id
+ where $1::integer is null or m.project_id = $1
+ group by 1
+
+-- name: tags
+-- The tags in use, the most used first.
+select tag, count(*) as monitors
+  from monitors m cross join lateral unnest(m.tags) as tag
+ where m.tags <> '{}' and ($1::integer is null or m.project_id = $1)
+ group by tag order by count(*) desc, tag limit $2
+
+-- name: late_candidates
+-- Those that may be late: a healthy monitor's stored due time is never later than the true one, so what is not past by
+-- it is not past. The rest is seen by the newest ping.
+select m.id
+  from monitors m left join states s on s.monitor_id = m.id
+ where not m.paused and coalesce(s.status, 'new') in ('new', 'up', 'unknown')
+   and ($1::integer is null or m.project_id = $1)
+   and ((s.state ->> 'due')::bigint < $2 or (s.monitor_id is null or m.definition ? 'first_within'))
+
+-- name: troubles_of
+-- The incidents that a strip or a calendar shows, of many monitors at once; the newest so many of each.
+select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.cause
+  from unnest($1::integer[]) as w (id)
+ cross join lateral (select * from incidents i where i.monitor_id = w.id order by i.number desc limit $3) i
+ where i.resolved_at is null or i.resolved_at > $2
+
+-- name: runs_by_day
+-- $3: the starts of the days, rising; a run counts where it finished.
+select width_bucket(r.finished_at, $3::timestamptz[]) as day, r.verdict, count(*) as runs
+  from runs r where r.monitor_id = $1 and r.finished_at >= $2 group by 1, 2
+
+-- name: days_heard
+-- Whether there was any ping on each day: one step into the index a day, however many there were.
+select exists (select from pings l where l.monitor_id = $1 and l.at >= d.began and l.at < d.ended) as heard
+  from unnest($2::timestamptz[], $3::timestamptz[]) with ordinality as d (began, ended, n) order by d.n
+
+-- name: durations
+-- The latest finished runs, for the chart and the usual range.
+select number, run, started_at, finished_at, duration, verdict
+  from runs where monitor_id = $1 and finished_at is not null and duration is not null order by number desc limit $2
+
+-- name: beats
+-- The latest pings without their messages, for the chart of a monitor without runs.
+select at, signal, duration from pings
+ where monitor_id = $1 and signal in ('success', 'fail', 'skip') order by at desc limit $2
+
+-- name: fleet
+-- Who the keeper last knew of.
+select at, state -> 'fleet' as fleet from states where monitor_id = $1
+
+-- name: members_heard
+-- The last word of each member since the keeper's state was written, minutes ago at most.
+select distinct on (name) coalesce(task, run, '') as name, at, signal
+  from pings where monitor_id = $1 and at > $2 order by name, at desc
+
+-- name: watermark
+-- Up to here every accepted ping can be read, in order. A writer that died holds it back until it is fenced.
+select coalesce(min(accepted_through), now()) as through from writers where not fenced
+
+-- name: run_pings
+-- The next pings of several runs at once. A run without an id is told by its monitor and time: it has no rival.
+select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total, l.exit_code, l.duration
+  from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
+    as w (monitor_id, run, after, through, n)
+ cross join lateral (
+   select p.* from pings p
+    where p.monitor_id = w.monitor_id and p.at > w.after and p.at <= w.through and p.run is not distinct from w.run
+    order by p.at, p.writer, p.seq limit $5) l
+ order by w.n, l.at, l.writer, l.seq
+
+-- name: run_pulse
+-- Runs that somebody follows, with what is expected of them.
+select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
+       r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
+       m.definition::text as definition
+  from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
+  join runs r on r.monitor_id = w.monitor_id and r.number = w.number
+  join monitors m on m.id = r.monitor_id
+  join projects p on p.id = m.project_id
+
+-- name: incident_pulse
+-- Whether anything was decided, done or sent about incidents that somebody follows.
+select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.causes::text as causes,
+       (select max(c.rev) from changes c
+         where c.monitor_id = i.monitor_id and c.kind in ('acknowledge', 'resolve', 'comment')
+           and (c.after ->> 'incident')::integer = i.number) as rev,
+       (select string_agg(a.id || a.state || a.attempts, ' ' order by a.id) from alerts a
+         where a.monitor_id = i.monitor_id and a.incident = i.number) as alerts
+  from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
+  join incidents i on i.monitor_id = w.monitor_id and i.number = w.number
+
+-- name: leases
+-- Who judges and who sends.
+select name, term, holder, node, taken_at, expires_at, expires_at > clock_timestamp() as held,
+       clock_timestamp() as now
+  from lease order by name
+
+-- name: writers
+-- Those that live, and the last few that do not.
+select id, node, seq, started_at, accepted_through, seen_at, fenced, clean
+  from writers order by fenced, id desc limit $1
+
+-- name: checkpoint
+-- From where a start would follow the log.
+select at, applied_rev from checkpoint
+
+-- name: deaf
+-- When nobody could hear, the newest first.
+select started_at, ended_at, writer, pings, reason, decided_at from deaf order by ended_at desc limit $1
+
+-- name: outbox
+-- What waits, and what was given up. Settled ones are counted over a day.
+select state, count(*) as alerts, min(created_at) as oldest, max(attempts) as attempts
+  from alerts
+ where state = 'pending' or (state in ('dead', 'expired')) or settled_at > now() - interval '1 day'
+ group by state order by state
+
+-- name: partitions
+-- The days of the log. Sizes with indexes; rows as Postgres last estimated them.
+select c.relname as name, pg_total_relation_size(c.oid) as bytes, greatest(c.reltuples, 0)::bigint as rows,
+       (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)'))[1]::timestamptz as began
+  from pg_inherits i join pg_class c on c.oid = i.inhrelid
+ where i.inhparent = 'pings'::regclass
+ order by c.relname
+
+-- name: database
+-- Where all this is.
+select current_setting('server_version') as version, pg_database_size(current_database()) as bytes,
+       (select count(*) from monitors) as monitors
