@@ -152,7 +152,9 @@ class Outbound(Service):
                 permanent=all(each.code >= 500 for each in refused),
             ) from None
         except aiosmtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{error.code} {error.message}"[:500], permanent=error.code >= 500) from None
+            # A refused login says nothing about the mail, and can be put right before the mail is too old.
+            permanent = error.code >= 500 and not isinstance(error, aiosmtplib.SMTPAuthenticationError)
+            raise DeliveryError(f"{error.code} {error.message}"[:500], permanent=permanent) from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise DeliveryError(_reason(error)) from None
         finally:
