@@ -11,6 +11,7 @@ pings are taken on the same loop; what it cannot keep up with waits in the log, 
 import asyncio
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import structlog
 
@@ -19,7 +20,7 @@ from server.engine.effects import Alert, Decision
 from server.engine.engine import Engine
 from server.engine.monitor import load_definition
 from server.engine.ping import SECOND, Entry, Micros
-from server.errors import DatabaseAway, LeaseLost
+from server.errors import DatabaseAway, LeaseLost, RowRefused
 from server.keep.deafness import Deafness
 from server.keep.lease import Lease
 from server.keep.order import Order
@@ -28,7 +29,7 @@ from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
 from server.store import decisions, keeping
-from server.store.keeping import ChangeSeen, Checkpoint
+from server.store.keeping import ChangeSeen, Checkpoint, WriterSeen
 from server.store.lease import held_by
 from server.store.pool import Connection, connect
 
@@ -72,6 +73,7 @@ class Keeper(Service):
         self.judging = False
         self.loading = False
         self.mismatches = 0
+        self.decisions_dropped = 0
         self.checkpoint_at: Micros = 0
         self._connection: Connection | None = None
         self._wake = asyncio.Event()
@@ -80,7 +82,10 @@ class Keeper(Service):
         self._applied_rev = 0
         self._channels: dict[int, list[keeping.ChannelSeen]] = {}
         self._projects: dict[int, str] = {}
+        self._inbox: list[Entry] = []  # collected; those before `_applied` are in the engine
+        self._applied = 0
         self._pending: list[Decision] = []  # taken from the engine, not known to be written
+        self._doubtful = False  # a connection was lost: what was under way may have happened
         self._checkpointing: tuple[Checkpoint, Iterator[int]] | None = None
         self._entries_since_checkpoint = 0
         self._checkpoint_s = monotonic()
@@ -157,6 +162,7 @@ class Keeper(Service):
         connection = await self._connected()
         await self._database_time(connection)
         self.engine, self._pending, self._checkpointing = Engine(), [], None
+        self._inbox, self._applied, self._doubtful = [], 0, False
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
         self._applied_rev, self.checkpoint_at = checkpoint.applied_rev, checkpoint.at
         unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
@@ -217,6 +223,7 @@ class Keeper(Service):
             except DatabaseAway as error:
                 log.warning("cannot judge now", error=str(error))
                 self._drop_connection()
+                self._doubtful = True
                 await asyncio.sleep(0.25)
             if stopping:
                 return
@@ -231,28 +238,40 @@ class Keeper(Service):
         self._wake.clear()
 
     async def _cycle(self) -> None:
+        """From the log to the outbox. May be broken off by DatabaseAway anywhere; the next one goes on from there."""
         connection = await self._connected()
+        if self._doubtful:
+            for deaf in await keeping.deaf_known(connection):
+                self.engine.deafness(deaf.started_at, deaf.ended_at)
+            self._doubtful = False
         await self._write()  # what a lost connection has left
         rev, refusal_id = await keeping.news(connection)
-        entries, writers = await self.order.collect(connection)
+        if self._applied == len(self._inbox):
+            self._inbox, writers = await self.order.collect(connection)
+            self._applied = 0
+            self._entries_since_checkpoint += len(self._inbox)
+            for deaf in await self._decide_deaf(connection, writers, refusal_id):
+                self.engine.deafness(deaf.started_at, deaf.ended_at)
+                await self._tell_deaf(deaf)
+        await self._apply()
         now = self.order.watermark
-        for deaf in await self.deafness.decide(connection, self.lease.check(), writers, refusal_id, now):
-            self.engine.deafness(deaf.started_at, deaf.ended_at)
-            await self._tell_deaf(deaf)
-        await self._apply(entries)
         while not self.engine.advance(now, SLICE):
             await self._breathe()
         if rev > self._applied_rev:
             await self._apply_changes(now)
         await self._write()
-        self._entries_since_checkpoint += len(entries)
 
-    async def _apply(self, entries: Sequence[Entry]) -> None:
-        index = 0
-        while index < len(entries):
-            index = self.engine.apply(entries, index, SLICE)
-            if index < len(entries):
-                entry = entries[index]
+    async def _decide_deaf(
+        self, connection: Connection, writers: Sequence[WriterSeen], refusal_id: int
+    ) -> Sequence[keeping.Deaf]:
+        held = self.lease.check()
+        return await self.deafness.decide(connection, held, writers, refusal_id, self.order.watermark)
+
+    async def _apply(self) -> None:
+        while self._applied < len(self._inbox):
+            self._applied = self.engine.apply(self._inbox, self._applied, SLICE)
+            if self._applied < len(self._inbox):
+                entry = self._inbox[self._applied]
                 if entry.monitor_id not in self.engine.monitors:
                     # It was made a moment ago: its ping has overtaken its definition.
                     await self._apply_changes(entry.at - 1)
@@ -327,11 +346,25 @@ class Keeper(Service):
             await self._write_pending()
 
     async def _write_pending(self) -> None:
+        """One transaction; where a row cannot be stored, halves, until what is to blame stands alone and is dropped."""
         connection = await self._connected()
-        held = self.lease.check()
-        await decisions.write(connection, held, self._pending, self._channels_of, self._projects)
-        alerts = [e for d in self._pending for e in d.effects if isinstance(e, Alert)]
+        parts = [self._pending]
+        while parts:
+            part = parts.pop()
+            try:
+                await decisions.write(connection, self.lease.check(), part, self._channels_of, self._projects)
+            except RowRefused as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                self.decisions_dropped += 1
+                log.error("a decision cannot be stored", monitor_id=part[0].monitor_id, error=str(error))
+            self._tell_decided(part)
         self._pending = []
+
+    def _tell_decided(self, written: Sequence[Decision]) -> None:
+        alerts = [e for d in written for e in d.effects if isinstance(e, Alert)]
         if alerts:
             now = self._clock.now()
             self._metrics.decided((now - alert.decided_at) / SECOND for alert in alerts if alert.kind != "resolved")
@@ -347,11 +380,8 @@ class Keeper(Service):
             self._checkpointing = checkpoint, self.engine.stale()
             self._entries_since_checkpoint, self._checkpoint_s = 0, monotonic()
         checkpoint, stale = self._checkpointing
-        while True:
-            taken = [d for _, id in zip(range(SUBJECTS_MAX), stale, strict=False) if (d := self.engine.snapshot(id))]
-            if not taken:
-                break
-            self._pending = taken
+        while ids := list(islice(stale, SUBJECTS_MAX)):
+            self._pending = [d for d in map(self.engine.snapshot, ids) if d is not None]
             await self._write_pending()
             if not whole:
                 return

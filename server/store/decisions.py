@@ -3,18 +3,22 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_rfc3339
 from server.engine.effects import Alert, Decision, IncidentChanged, Resumed, RunChanged
 from server.engine.ping import SECOND, Micros
+from server.errors import DatabaseAway, RowRefused
 from server.store import definitions
 from server.store.lease import Held, held_by
-from server.store.pool import Connection
+from server.store.pool import Connection, describe
 from server.store.queries import load
 
 _SQL = load("decisions")
 _CHANGES = load("changes")
+
+_BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
 
 # The channels of an alert: (project id, slugs or None for the defaults) -> ids.
 ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
@@ -27,7 +31,25 @@ async def write(
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
 ) -> None:
-    """One transaction that only the keeper can commit. Raises LeaseLost, DatabaseAway (then: write them again)."""
+    """One transaction that only the keeper can commit.
+
+    Raises LeaseLost; DatabaseAway: it may have happened, write them again; RowRefused: one of them cannot be stored.
+    """
+    try:
+        await _write(connection, held, decisions, channels_of, project_slugs)
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
+            raise RowRefused(describe(error)) from error
+        raise DatabaseAway(f"Postgres: {describe(error)}") from error  # a deadlock, say: the next attempt may do
+
+
+async def _write(
+    connection: Connection,
+    held: Held,
+    decisions: Sequence[Decision],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+) -> None:
     async with held_by(connection, held):
         resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
         if resumed:
