@@ -301,24 +301,29 @@ class Server:
             await self.stop()
         await self.start()
 
-    async def _end(self, how: signal.Signals, timeout_s: float = 20.0) -> int:
+    async def ended(self, timeout_s: float = 20.0) -> int:
+        """The exit code, once it has ended by itself or by somebody's signal."""
         assert self._process is not None and self._reader is not None, "not started"
-        if self._session is not None:
-            await self._session.close()
-        if self._process.returncode is None:
-            # Not Process.send_signal: that looks first whether the process has ended, and takes its exit code away
-            # from asyncio when it has.
-            os.kill(self._process.pid, how)
         try:
             async with asyncio.timeout(timeout_s):
                 code = await self._process.wait()
         except TimeoutError:
-            self._fail(f"the server did not end within {timeout_s} s after {how.name}")
+            self._fail(f"the server did not end within {timeout_s} s")
         # The pipe stays open as long as a worker lives; what comes after the main process's end is of no interest.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._reader
+        if self._session is not None:
+            await self._session.close()
         return code
+
+    async def _end(self, how: signal.Signals, timeout_s: float = 20.0) -> int:
+        assert self._process is not None, "not started"
+        if self._process.returncode is None:
+            # Not Process.send_signal: that looks first whether the process has ended, and takes its exit code away
+            # from asyncio when it has.
+            os.kill(self._process.pid, how)
+        return await self.ended(timeout_s)
 
     async def _read(self, process: asyncio.subprocess.Process, listening: "asyncio.Future[int]") -> None:
         assert process.stdout is not None

@@ -81,9 +81,10 @@ async def open_pool(
     Whoever uses it wraps the use in `database_trouble()`, and bounds the wait: `pool.acquire(timeout=...)`.
     """
     with database_trouble(), _refusal():
-        return await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            # No floor: asyncpg would restore it by itself while Postgres is away, with a stack in the log each time.
+            min_size=0,
             max_size=size_max,
             init=_initialiser(pgbouncer),
             reset=_keep_session,
@@ -92,6 +93,13 @@ async def open_pool(
             statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
             server_settings=_server_settings(pgbouncer, application_name),
         )
+        try:
+            async with pool.acquire():
+                pass
+        except BaseException:
+            pool.terminate()
+            raise
+    return pool
 
 
 @contextmanager
