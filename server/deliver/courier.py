@@ -287,7 +287,8 @@ class Courier(Service):
 
     def _lane(self, id: int, channel: Channel) -> Lane:
         if id not in self._lanes:
-            self._lanes[id] = lane_for(channel.per_minute or channel.per_minute_default, channel.digest)
+            per_minute = channel.per_minute or channel.per_minute_default
+            self._lanes[id] = lane_for(per_minute, channel.digest, gaps=channel.digest_style == "words")
         return self._lanes[id]
 
 

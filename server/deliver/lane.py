@@ -68,6 +68,7 @@ class Lane:
     """One channel's queue as the courier at work sees it."""
 
     digests: bool  # whether alerts may be gathered at all
+    gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
     rate: Bucket
     burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
     in_flight: int = 0
@@ -116,7 +117,7 @@ class Lane:
         self.rate.take(count)
         self.burst.left(now)
         self.burst.take(singles)
-        if digest:
+        if digest and self.gaps:
             self.gather_until = now + DIGEST_GAPS_S[min(self.gap, len(DIGEST_GAPS_S) - 1)]
             self.gap += 1
 
@@ -140,9 +141,7 @@ class Lane:
         )
 
 
-def lane_for(per_minute: int, digests: bool) -> Lane:
+def lane_for(per_minute: int, digests: bool, gaps: bool = True) -> Lane:
     """A fresh lane. A tenth of a minute's messages may go at once."""
-    return Lane(
-        digests,
-        Bucket(max(1.0, BURST_MAX if per_minute >= BURST_MAX else per_minute, per_minute / 10), 60.0 / per_minute),
-    )
+    at_once = max(min(BURST_MAX, per_minute), per_minute / 10)
+    return Lane(digests, gaps, Bucket(at_once, 60.0 / per_minute))

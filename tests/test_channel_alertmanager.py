@@ -1,0 +1,174 @@
+"""Real Alertmanagers hold what is open here, also after one of them was away or lost its memory."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from server.deliver.kinds import read_channel
+from server.deliver.kinds.alertmanager import Alertmanager
+from tests.channel_scene import digest, message, refusal, send
+from tests.harness import Behaviour, Receiver, eventually, needs
+from tests.outbox_scene import Scene, scene
+
+CONFIG = "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n"
+
+
+class RealAlertmanager:
+    """Debian's, on a port of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """With an empty memory: alerts are not among what it stores."""
+        self._directory.mkdir(exist_ok=True)
+        config = self._directory / "alertmanager.yml"
+        config.write_text(CONFIG)
+        self._process = await asyncio.create_subprocess_exec(
+            needs("prometheus-alertmanager"),
+            f"--config.file={config}",
+            f"--storage.path={self._directory}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--cluster.listen-address=",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await eventually(self._ready, 20)
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def alerts(self) -> list[dict[str, Any]]:
+        """What is active now, by monitor."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/api/v2/alerts?active=true") as answer:
+            found: list[dict[str, Any]] = await answer.json()
+        return sorted(found, key=lambda alert: alert["labels"].get("monitor", ""))
+
+    async def _ready(self) -> bool:
+        try:
+            async with aiohttp.ClientSession() as session, session.get(f"{self.url}/-/ready") as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture
+async def peers(tmp_path: Path) -> AsyncIterator[list[RealAlertmanager]]:
+    made = [RealAlertmanager(tmp_path / name) for name in ("one", "two")]
+    async with contextlib.AsyncExitStack() as stack:
+        for each in made:
+            stack.push_async_callback(each.stop)
+        await asyncio.gather(*(each.start() for each in made))
+        yield made
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[Scene]:
+    async with scene(database_url) as made:
+        yield made
+
+
+async def incident(world: Scene, monitor: int) -> None:
+    await world.pool.execute(
+        "insert into incidents (monitor_id, number, project_id, opened_at, decided_at, cause, reason, causes) "
+        "values ($1, 1, 1, now(), now(), 'missed', 'no ping', '[]')",
+        monitor,
+    )
+
+
+async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, peers: list[RealAlertmanager]) -> None:
+    one, two = peers
+    channel = await world.channel(
+        "am", "alertmanager", urls=[one.url, two.url], labels={"team": "data"}, severity="page"
+    )
+    async with world.courier(start=False) as courier:
+        courier.repeats.firing_every_s = 0.3
+        await courier.start()
+        await incident(world, 1)
+        await world.alert(channel, 1)
+        for peer in peers:
+            [alert] = await eventually(peer.alerts)
+            assert alert["labels"] == {
+                "alertname": "MonitorDown",
+                "monitor": "job-1",
+                "project": "default",
+                "severity": "page",
+                "team": "data",
+            }
+            assert alert["startsAt"] == "2026-11-24T03:10:00.000Z"
+            assert alert["annotations"]["summary"] == "DOWN: Job 1"
+            assert alert["generatorURL"] == "https://beat.example.org/monitors/job-1"
+        # One forgets everything, and is told again, although the outbox has nothing to say.
+        await two.stop()
+        await two.start()
+        await eventually(two.alerts)
+        # One is out of reach while the incident resolves, and learns of it afterwards.
+        definition = {"urls": [one.url], "labels": {"team": "data"}, "severity": "page"}
+        await world.pool.execute("update channels set definition = $1::jsonb where slug = 'am'", definition)
+        await world.pool.execute("update incidents set resolved_at = now()")
+        await world.alert(channel, 1, kind="resolved", facts={"resolved_at": "2026-11-24T04:00:00Z"})
+        await eventually(lambda: silent(one))
+        assert await world.settled() == {"delivered": 2}
+        assert len(await two.alerts()) == 1
+        definition["urls"] = [one.url, two.url]
+        await world.pool.execute("update channels set definition = $1::jsonb where slug = 'am'", definition)
+        await eventually(lambda: silent(two))
+
+
+async def silent(peer: RealAlertmanager) -> bool:
+    return not await peer.alerts()
+
+
+async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertmanager]) -> None:
+    one, _ = peers
+    channel = await world.channel("am", "alertmanager", urls=[one.url])
+    await world.alerts(channel, 1_200)
+    async with world.courier():
+        assert await world.settled(30) == {"delivered": 1_200}
+        assert len(await one.alerts()) == 1_200
+
+
+async def test_one_peer_is_enough_and_none_is_a_failure() -> None:
+    async with Receiver() as good, Receiver(Behaviour(status=500)) as bad, Receiver(Behaviour(status=400)) as wrong:
+        await send("alertmanager", {"urls": [bad.url, good.url]}, message())
+        assert len(good.requests) == len(bad.requests) == 1
+        error = await refusal("alertmanager", {"urls": [bad.url, wrong.url]}, message())
+        assert not error.permanent
+        assert (await refusal("alertmanager", {"urls": [wrong.url]}, message())).permanent
+
+
+async def test_credentials_and_paths() -> None:
+    async with Receiver() as receiver:
+        await send("alertmanager", {"urls": [f"{receiver.url}/am/"], "token": "abc"}, message())
+        await send("alertmanager", {"urls": [receiver.url], "username": "bob", "password": "pw"}, message())
+        first, second = receiver.requests
+    assert first.path == "/am/api/v2/alerts" and first.headers["Authorization"] == "Bearer abc"
+    assert second.path == "/api/v2/alerts" and second.headers["Authorization"] == "Basic Ym9iOnB3"
+
+
+def test_the_identity_does_not_change_while_an_incident_is_open() -> None:
+    channel = read_channel("alertmanager", {"urls": ["http://am"]})
+    assert isinstance(channel, Alertmanager)
+    opened = channel.alert(message())
+    for other in (message("worse", reason="x", run="43", tags=[]), message("reminder"), message("resolved")):
+        again = channel.alert(other, ends_at="2026-11-24T09:00:00Z")
+        assert again["labels"] == opened["labels"] and again["startsAt"] == opened["startsAt"]
+    assert "endsAt" not in opened
+    assert channel.alert(message("resolved"), "2026-11-24T09:00:00Z")["endsAt"] == "2026-11-24T03:05:00Z"
+    members = (message(id=1), message("resolved", id=2))
+    body = orjson.loads(channel.compose(digest()._replace(members=members)))
+    assert [("endsAt" in each) for each in body] == [False, True]
