@@ -6,7 +6,6 @@ from server.clock import to_datetime, to_micros
 from server.engine.ping import Ping
 from server.errors import DefinitionError
 from server.ingest.slugs import slug_of
-from server.store import overview
 from server.store.changes import changing
 from server.store.definitions import alter_monitor, delete_monitors, put_monitors
 from server.store.references import dangling, reference_problems
@@ -23,11 +22,10 @@ from server.web.asked import (
 )
 from server.web.creating import REPLAYED, created_before, remember
 from server.web.cursors import read_cursor, whole, words, write_cursor
-from server.web.monitor_answers import STORED_AS, one, writer
+from server.web.finding import Wanted, find_monitors
+from server.web.monitor_answers import one, writer
 from server.web.problems import Refused, not_found
 from server.web.routes import Call, Reply, Route
-
-SEARCH_ROWS_MAX = 1000  # read in one go while looking for a status that is computed
 
 
 async def put_monitor(call: Call[bodies.MonitorBody, bodies.InProject]) -> Reply:
@@ -90,33 +88,15 @@ async def get_monitors(call: Call[None, bodies.MonitorsQuery]) -> Reply:
     query = call.query
     project_id = await project_id_for_list(call, query.project)
     write = await writer(call, project_id)
-    wanted = set(query.status)
-    stored_as = sorted({stored for status in wanted for stored in STORED_AS[status]})
     after = read_cursor(query.cursor, (0, ""), lambda project, slug: (whole(project), words(slug)))
-    items: list[dict[str, Any]] = []
-    while True:
-        # Some statuses are only known once computed: then rows are read until the page is full.
-        rows_max = query.limit + 1 if not wanted else SEARCH_ROWS_MAX
-        rows = await overview.monitors(
-            call.deps.pool,
-            project_id=project_id,
-            after=after,
-            tags=query.tag,
-            text=query.q,
-            statuses=stored_as or None,
-            limit=rows_max,
-        )
-        for row in rows:
-            seen = write.seen(row)
-            if wanted and seen.status not in wanted:
-                continue
-            if len(items) == query.limit:
-                return Reply({"items": items, "next_cursor": write_cursor(*after)})
-            items.append(write.write(row, seen))
-            after = (row["project_id"], row["slug"])
-        if len(rows) < rows_max:
-            return Reply({"items": items, "next_cursor": None})
-        after = (rows[-1]["project_id"], rows[-1]["slug"])
+    wanted = Wanted(project_id, set(query.status), query.tag, query.q)
+    found, place = await find_monitors(call.deps.pool, wanted, after, query.limit, write.now)
+    return Reply(
+        {
+            "items": [write.write(row, seen) for row, seen in found],
+            "next_cursor": None if place is None else write_cursor(*place),
+        }
+    )
 
 
 async def pause(call: Call[None, bodies.InProject]) -> Reply:

@@ -1,0 +1,193 @@
+"""Live pages: what people look at is asked for once a second, in one go for all of them, and sent to who looks at it.
+
+A browser holds one stream and names what it watches, with the version that it shows. So nothing is missed between the
+page and its stream, or while the network was away, and what has not changed is neither rendered nor sent. However many
+look, the database is asked the same few questions a second; and with nobody there, none.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import orjson
+import structlog
+from aiohttp import web
+
+from server.engine.ping import Micros
+from server.service import Service, forever
+from server.store.pool import database_trouble
+from server.web.pages_frame import HEADERS, statics_version
+
+STREAMS_MAX = 500  # of one process; beyond: 503, and the page asks again later
+WATCHED_MAX = 400  # things that one stream watches
+TOPICS_MAX = 4_000  # different things that are watched in one process
+QUEUE_MAX = 20  # messages that wait for one browser; who is slower begins anew
+EVERY_S = 1.0
+QUIET_S = 15.0  # then a line that keeps proxies from closing the stream
+LIFE_S = 900.0  # then the browser comes again, and its session is looked at anew
+WRITE_TIMEOUT_S = 20.0
+
+log = structlog.get_logger("live")
+Key = Hashable
+Patch = tuple[str, str]  # the id of an element of the page, and its new HTML; "" takes it away
+
+
+class Kind(Protocol):
+    """One sort of thing that can be watched."""
+
+    async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
+        """What state each is in; one that is missing is gone."""
+        ...
+
+    async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
+        """How they are shown now. Called right after `versions`, for those that somebody has not seen yet."""
+        ...
+
+    def keep(self, keys: set[Key]) -> None:
+        """Only these are still watched."""
+        ...
+
+
+class Topic(NamedTuple):
+    """A thing of a kind."""
+
+    kind: str
+    key: Key
+
+
+class Stream:
+    """One browser. `shown` is what it shows: the version of each thing, None before it was sent any."""
+
+    def __init__(self, shown: dict[Topic, str | None]) -> None:
+        self.shown = shown
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MAX + 1)
+        self.ended = False
+
+    def send(self, message: bytes) -> None:
+        """Queue it. A browser that does not keep up is sent away; it comes again and gets all at once."""
+        if self.queue.qsize() >= QUEUE_MAX:
+            self.end()
+        if not self.ended:
+            self.queue.put_nowait(message)
+
+    def end(self) -> None:
+        """No more messages."""
+        if not self.ended:
+            self.ended = True
+            self.queue.put_nowait(None)
+
+
+class Live(Service):
+    """Everybody who looks, and the loop that asks for them."""
+
+    name = "live"
+
+    def __init__(self, kinds: Mapping[str, Kind], now: Callable[[], Micros]) -> None:
+        super().__init__()
+        self._kinds, self._now = kinds, now
+        self._streams: set[Stream] = set()
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to ask."""
+        self.spawn(forever(self._look, EVERY_S), "look")
+
+    async def stop(self) -> None:
+        """Send everybody away."""
+        self.close()
+        await super().stop()
+
+    def close(self) -> None:
+        """End every stream, and take no new ones."""
+        self._closed = True
+        for stream in list(self._streams):
+            stream.end()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another stream."""
+        return self._closed or len(self._streams) >= STREAMS_MAX
+
+    async def serve(self, request: web.Request, shown: dict[Topic, str | None]) -> web.StreamResponse:
+        """One stream for as long as it lasts. The caller has looked whether there is room."""
+        response = web.StreamResponse(
+            headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(request)
+        stream = Stream(shown)
+        self._streams.add(stream)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(LIFE_S):
+                await _write(response, _event("hello", {"version": statics_version()}))
+                while (message := await _next(stream)) is not None:
+                    await _write(response, message)
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self._streams.discard(stream)
+        return response
+
+    # ---------------------------------------------------------------- looking
+
+    async def _look(self) -> None:
+        if not self._streams:
+            self._wake.clear()
+            await self._wake.wait()
+        try:
+            with database_trouble():
+                await self._look_at_all()
+        except Exception:
+            for stream in list(self._streams):
+                stream.send(_event("trouble", {}))
+            raise
+
+    async def _look_at_all(self) -> None:
+        watched: dict[str, set[Key]] = {}
+        for stream in self._streams:
+            for topic in stream.shown:
+                watched.setdefault(topic.kind, set()).add(topic.key)
+        now = self._now()
+        for name, kind in self._kinds.items():
+            keys = watched.get(name, set())
+            kind.keep(keys)
+            if keys:
+                await self._look_at(name, kind, sorted(keys, key=str)[:TOPICS_MAX], now)
+
+    async def _look_at(self, name: str, kind: Kind, keys: list[Key], now: Micros) -> None:
+        versions = await kind.versions(keys, now)
+        behind = {
+            topic.key
+            for stream in self._streams
+            for topic, shown in stream.shown.items()
+            if topic.kind == name and shown != versions.get(topic.key, "")
+        }
+        if not behind:
+            return
+        patches = await kind.render([key for key in keys if key in behind], now)
+        for key, patch in patches.items():
+            message = _event("patch", patch)
+            topic, version = Topic(name, key), versions.get(key, "")
+            for stream in list(self._streams):
+                if topic in stream.shown and stream.shown[topic] != version:
+                    stream.shown[topic] = version
+                    stream.send(message)
+
+
+async def _next(stream: Stream) -> bytes | None:
+    try:
+        async with asyncio.timeout(QUIET_S):
+            return await stream.queue.get()
+    except TimeoutError:
+        return b": still here\n\n"
+
+
+async def _write(response: web.StreamResponse, message: bytes) -> None:
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        await response.write(message)
+
+
+def _event(name: str, value: object) -> bytes:
+    # JSON has no line ends of its own, so one data line is enough.
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(value) + b"\n\n"

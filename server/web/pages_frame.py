@@ -1,0 +1,238 @@
+"""What every page has in common: who looks at it, its headers, its frame, and what is shown when something is wrong.
+
+A page is a handler that gets a `Visit` and returns a response. Everything that it does not know itself stands here
+once, above all what keeps strangers out: the session, the check that a change comes from our own pages, the headers.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import jinja2
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from multidict import MultiDict, MultiDictProxy
+
+from server import __version__
+from server.engine.ping import Micros
+from server.store.pool import database_trouble
+from server.web import pages_words as words
+from server.web import sessions
+from server.web.access import NOBODY, Principal, Right
+from server.web.problems import Refused, refusal_of
+from server.web.routes import Call, Deps
+
+HERE = Path(__file__).parent
+FORM_BYTES_MAX = 500_000
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+Form = MultiDictProxy[str]
+_EMPTY: Form = MultiDictProxy(MultiDict())
+log = structlog.get_logger("pages")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request for a page by somebody who may see it. `token` goes into its forms."""
+
+    request: web.Request
+    deps: Deps
+    principal: Principal
+    token: str
+    form: Form = field(default=_EMPTY)
+
+    @property
+    def writes(self) -> bool:
+        """Whether they may change things."""
+        return self.principal.may("write")
+
+    @property
+    def now(self) -> Micros:
+        """Log time."""
+        return self.deps.now()
+
+    def call(self, body: Any = None, query: Any = None) -> Call[Any, Any]:
+        """As the management API reads requests, to use what is written there."""
+        return Call(self.request, self.deps, self.principal, body, query)
+
+    def asked(self, name: str) -> str:
+        """One parameter of the address, without what no text of ours holds; "" where it is absent."""
+        return self.request.query.get(name, "").replace("\x00", "")[:500]
+
+    def said(self, name: str) -> str:
+        """One field of the form, without white space around it."""
+        value = self.form.get(name, "")
+        return value.replace("\x00", "").strip() if isinstance(value, str) else ""
+
+
+class Page(NamedTuple):
+    """One address. A page that `needs` nothing is for everybody."""
+
+    method: str
+    path: str
+    handler: Callable[[Visit], Awaitable[web.StreamResponse]]
+    needs: Right = "read"
+
+
+def add_pages(app: web.Application, pages: list[Page], deps: Deps) -> None:
+    """Register them."""
+    for page in pages:
+        if page.method == "GET":
+            app.router.add_get(page.path, _handler(page, deps))
+        else:
+            app.router.add_post(page.path, _handler(page, deps))
+
+
+def _handler(page: Page, deps: Deps) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            with database_trouble():
+                visit = await _admit(page, deps, request)
+                if isinstance(visit, web.Response):
+                    return visit
+                return await page.handler(visit)
+        except Exception as error:
+            if isinstance(error, web.HTTPException) and error.status < 400:
+                raise
+            return await _trouble(deps, request, error)
+
+    return handle
+
+
+async def _admit(page: Page, deps: Deps, request: web.Request) -> Visit | web.Response:
+    cookie = sessions.cookie_in(deps, request)
+    form = await _read_form(deps, request) if request.method == "POST" else _EMPTY
+    if request.method == "POST" and not await sessions.comes_from_us(deps, request, cookie, str(form.get("token", ""))):
+        raise Refused(403, "This form was not sent from a page of ours. Go back, load the page again and repeat it.")
+    principal = await sessions.whose(deps, cookie) if cookie is not None else None
+    if page.needs == "open":
+        return Visit(request, deps, principal or NOBODY, await sessions.token_for(deps, cookie or ""), form)
+    if principal is None or cookie is None:
+        if request.method == "POST":
+            raise Refused(401, "You are not signed in any more.")
+        if "X-Part" in request.headers or request.path.startswith("/live"):
+            return web.Response(status=401, headers=HEADERS, text="signed out\n")
+        there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
+        return go("/sign-in" + there)
+    if not principal.may(page.needs):
+        raise Refused(403, "The key that you signed in with may only look.")
+    return Visit(request, deps, principal, await sessions.token_for(deps, cookie), form)
+
+
+async def _read_form(deps: Deps, request: web.Request) -> Form:
+    if (request.content_length or 0) > FORM_BYTES_MAX:
+        raise Refused(413, "The form is too large.")
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Refused(415, "This is no form.")
+    try:
+        async with asyncio.timeout(deps.settings.body_timeout):
+            form = await request.post()
+    except TimeoutError:
+        raise Refused(408, "The form did not come in time.") from None
+    return MultiDictProxy(MultiDict((name, value) for name, value in form.items() if isinstance(value, str)))
+
+
+# ---------------------------------------------------------------------------------------------------------- rendering
+
+
+@cache
+def statics() -> dict[str, tuple[bytes, str]]:
+    """Every static file with its type, read once."""
+    kinds = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+    found = sorted((HERE / "static").iterdir())
+    return {path.name: (path.read_bytes(), kinds[path.suffix]) for path in found if path.suffix in kinds}
+
+
+@cache
+def statics_version() -> str:
+    """Names the whole set of static files, so that browsers may keep them for ever."""
+    digest = hashlib.sha256()
+    for name, (body, _) in statics().items():
+        digest.update(name.encode() + b"\0" + body)
+    return digest.hexdigest()[:12]
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates. Everything that is put into them is text, unless it was made as markup by pages_words."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters.update(words.FILTERS)
+    made.globals.update(plural=words.plural, address_of=address_of, static=f"/static/{statics_version()}")
+    return made
+
+
+def render_part(template: str, **context: Any) -> str:
+    """A template alone, without the frame: what live updates send."""
+    return environment().get_template(template).render(**context)
+
+
+async def show(visit: Visit, template: str, status: int = 200, **context: Any) -> web.Response:
+    """A whole page."""
+    text = render_part(
+        template,
+        visit=visit,
+        writes=visit.writes,
+        principal=visit.principal,
+        token=visit.token,
+        now=visit.now,
+        path=visit.request.path,
+        back=visit.request.path_qs,
+        version=__version__,
+        **context,
+    )
+    return html(text, status)
+
+
+def html(text: str, status: int = 200) -> web.Response:
+    """An answer of HTML with everything that keeps it safe."""
+    response = web.Response(text=text, status=status, content_type="text/html", charset="utf-8", headers=HEADERS)
+    response.enable_compression()
+    return response
+
+
+def go(path: str) -> web.Response:
+    """Look there instead (also after a form was taken)."""
+    return web.Response(status=303, headers={**HEADERS, "Location": path})
+
+
+def local_path(text: str, otherwise: str = "/") -> str:
+    """A path on this server, whatever a stranger may have put into the address."""
+    is_local = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable() and len(text) < 2000
+    return text if is_local else otherwise
+
+
+def address_of(what: str, slug: str, project: str = "default", rest: str = "", **more: Any) -> str:
+    """The page of a monitor or channel; the project is named where it is not `default`."""
+    query: Mapping[str, Any] = {**({"project": project} if project != "default" else {}), **more}
+    return f"/{what}/{quote(slug, safe='')}{rest}" + (f"?{urlencode(query)}" if query else "")
+
+
+async def _trouble(deps: Deps, request: web.Request, error: Exception) -> web.Response:
+    refusal = refusal_of(error)
+    if refusal is None:
+        log.exception("a page failed", method=request.method, path=request.path, exc_info=error)
+        refusal = Refused(500, "Something went wrong here; the server's log says what.")
+    text = render_part("trouble.html", refusal=refusal, version=__version__)
+    response = html(text, refusal.status)
+    response.headers.update(refusal.headers)
+    return response

@@ -1,0 +1,123 @@
+"""How pages say things: instants, lengths of time, counts and statuses, as filters and tests of the templates.
+
+Instants go out in UTC, machine-readable; the browser makes them local and keeps "so long ago" running.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from server.clock import to_datetime, to_micros
+from server.engine.durations import say_duration, write_duration
+from server.engine.ping import SECOND, Micros
+
+Instant = Micros | datetime | str
+
+# What a status or an outcome is called, in one word each.
+WORDS = {
+    "up": "up",
+    "down": "down",
+    "late": "late",
+    "new": "new",
+    "unknown": "unknown",
+    "paused": "paused",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "hung": "hung",
+    "superseded": "superseded",
+    "running": "running",
+}
+# Which picture and colour stands for it.
+LOOKS = {
+    **dict.fromkeys(("up", "succeeded", "success", "done", "delivered", "resolved", "held"), "up"),
+    **dict.fromkeys(("down", "failed", "fail", "dead", "open"), "down"),
+    **dict.fromkeys(("late", "hung", "expired", "progress"), "late"),
+    **dict.fromkeys(("new", "waiting", "pending", "log", "comment"), "new"),
+    **dict.fromkeys(("running", "start"), "running"),
+    **dict.fromkeys(("paused", "skip", "skipped", "superseded", "leave", "collapsed"), "paused"),
+    **dict.fromkeys(("acknowledge", "acknowledged"), "seen"),
+}
+
+
+def micros(at: Instant) -> Micros:
+    """An instant in whatever form it comes."""
+    if isinstance(at, int):
+        return at
+    return to_micros(datetime.fromisoformat(at) if isinstance(at, str) else at)
+
+
+def look_of(word: str | None) -> str:
+    """The picture for a status, verdict, signal or state."""
+    return LOOKS.get(word or "running", "unknown")
+
+
+def iso(at: Instant) -> str:
+    """For the attribute `datetime`: to the millisecond, as browsers read it."""
+    text = to_datetime(micros(at)).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def plain_time(at: Instant) -> str:
+    """For people whose browser runs no scripts."""
+    return f"{to_datetime(micros(at)):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def moment(at: Instant | None, kind: str = "at", nothing: str = "never") -> Markup:
+    """A `<time>`: `at` shows the instant, `ago` and `left` run."""
+    if at is None or at == 0:
+        return Markup('<span class="nothing">{}</span>').format(nothing)
+    return Markup('<time datetime="{}" data-{} title="{}">{}</time>').format(
+        iso(at), kind, plain_time(at), plain_time(at)
+    )
+
+
+def seconds(value: float | None) -> str:
+    """A length in seconds for people."""
+    return "" if value is None else say_duration(round(value * SECOND))
+
+
+def length(value: Micros | None) -> str:
+    """A length in microseconds for people."""
+    return "" if value is None else say_duration(value)
+
+
+def written(value: Micros | None) -> str:
+    """A length as one types it."""
+    return "" if value is None else write_duration(value)
+
+
+def number(value: float | None) -> str:
+    """With thin spaces between thousands."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", " ")
+    return f"{int(value):,}".replace(",", " ")
+
+
+def size(value: int) -> str:
+    """Bytes for people."""
+    amount = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+FILTERS: dict[str, Any] = {
+    "moment": moment,
+    "iso": iso,
+    "seconds": seconds,
+    "length": length,
+    "written": written,
+    "number": number,
+    "size": size,
+    "look": look_of,
+}
