@@ -14,11 +14,12 @@ from typing import Any, Final
 import orjson
 from aiohttp import hdrs, web
 
+from server.engine.ping import Ping
 from server.errors import Unavailable
 from server.ingest.batch import Backlog, unavailable
 from server.ingest.fields import names_signal, read_fields
 from server.ingest.lines import BadBody, Gunzip, Lines
-from server.ingest.reading import OK, Key, Outcome, Reading, Refusal
+from server.ingest.reading import OK, Key, Outcome, Refusal
 from server.ingest.source import Sources
 from server.ingest.take import Intake
 from server.metrics import Metrics
@@ -103,32 +104,35 @@ class Bulk:
             gunzip.end()
 
     async def _take_values(self, values: Iterable[object], tally: "Tally") -> None:
-        unknown: list[tuple[int, str, Reading]] = []
+        unknown: list[tuple[int, str, Ping, bool]] = []
         await self._backlog.room()
+        find = self._intake.find
         for value in values:
             tally.lines += 1
-            reading = _read(value)
-            if isinstance(reading, str):
-                tally.error(tally.lines, reading)
+            said = _read(value)
+            if isinstance(said, str):
+                tally.error(tally.lines, said)
                 continue
-            key, said = reading
-            bound = self._intake.find(key)
+            key, ping, named = said
+            bound = find(key)
             if bound is None:
-                unknown.append((tally.lines, key, said))
-            else:
-                await self._append(bound, said, tally)
-        for line, key, said in unknown:
+                unknown.append((tally.lines, key, ping, named))
+                continue
+            if self._backlog.full:
+                await self._backlog.room()
+            self._append(bound, ping, named, tally)
+        for line, key, ping, named in unknown:
             # The first one asks the database; what it did not bring no other one will.
-            bound = await self._intake.find_or_ask(said.address) if line == unknown[0][0] else self._intake.find(key)
+            bound = await self._intake.find_or_ask(Key(key)) if line == unknown[0][0] else find(key)
             if bound is None:
                 tally.error(line, "unknown key")
-            else:
-                await self._append(bound, said, tally)
+                continue
+            if self._backlog.full:
+                await self._backlog.room()
+            self._append(bound, ping, named, tally)
 
-    async def _append(self, bound: Bound, reading: Reading, tally: "Tally") -> None:
-        if self._backlog.full:
-            await self._backlog.room()
-        self._backlog.append(bound, self._intake.prepared(bound, reading, "POST"), tally.source, tally)
+    def _append(self, bound: Bound, ping: Ping, named: bool, tally: "Tally") -> None:
+        self._backlog.append(bound, self._intake.prepared(bound, ping, named, "POST"), tally.source, tally)
         tally.pending += 1
 
     def _answer(self, status: int, tally: "Tally") -> web.Response:
@@ -181,8 +185,8 @@ class Tally:
             await self._settled
 
 
-def _read(value: object) -> tuple[str, Reading] | str:
-    """The key and the ping of one value, or why it is none."""
+def _read(value: object) -> tuple[str, Ping, bool] | str:
+    """The key, the ping and whether it names its signal; or why a value is no ping."""
     if not isinstance(value, dict):
         return str(value) if isinstance(value, BadBody) else "not a JSON object"
     key = value.get("key")
@@ -191,4 +195,4 @@ def _read(value: object) -> tuple[str, Reading] | str:
     ping = read_fields(value)
     if isinstance(ping, Refusal):
         return ping.reason
-    return key, Reading(Key(key), ping, names_signal(value))
+    return key, ping, names_signal(value)

@@ -61,9 +61,7 @@ class Intake(Service):
         bound = self._roster.find(key)
         if bound is None:
             return False
-        ping = PLAIN[signal or "success"]
-        if bound.signal is not None or bound.stage is not None or self._roster.rules:
-            ping = self._as_bound(bound, ping, signal is not None, method)
+        ping = self.prepared(bound, PLAIN[signal or "success"], signal is not None, method)
         try:
             self._backlog.append(bound, ping, source, waiter)
         except Unavailable:
@@ -82,11 +80,16 @@ class Intake(Service):
             bound = self._find(address)
         return bound
 
-    def prepared(self, bound: Bound, reading: Reading, method: str) -> Ping:
-        """The ping as this key and this monitor take it."""
+    def prepared(self, bound: Bound, ping: Ping, named: bool, method: str) -> Ping:
+        """The ping as this key and this monitor take it; `named`: its client said the signal."""
         if bound.signal is None and bound.stage is None and not self._roster.rules:
-            return reading.ping
-        return self._as_bound(bound, reading.ping, reading.named, method)
+            return ping
+        if bound.signal is not None and not named:
+            ping = ping._replace(signal=bound.signal)
+        if bound.stage is not None and ping.stage is None:
+            ping = ping._replace(stage=bound.stage)
+        rules = self._roster.rules.get(bound.monitor_id)
+        return ping if rules is None else filtered(ping, method, rules)
 
     def _find(self, address: Key | Slug) -> Bound | None:
         if isinstance(address, Key):
@@ -94,18 +97,11 @@ class Intake(Service):
         return self._roster.find_slug(address.ping_key, address.slug, address.sent)
 
     def _append(self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter) -> None:
+        ping = self.prepared(bound, reading.ping, reading.named, method)
         try:
-            self._backlog.append(bound, self.prepared(bound, reading, method), source, waiter)
+            self._backlog.append(bound, ping, source, waiter)
         except Unavailable:
             waiter.settle(unavailable())
-
-    def _as_bound(self, bound: Bound, ping: Ping, named: bool, method: str) -> Ping:
-        if bound.signal is not None and not named:
-            ping = ping._replace(signal=bound.signal)
-        if bound.stage is not None and ping.stage is None:
-            ping = ping._replace(stage=bound.stage)
-        rules = self._roster.rules.get(bound.monitor_id)
-        return ping if rules is None else filtered(ping, method, rules)
 
     async def _take_slowly(self, readings: list[Reading], method: str, source: bytes | None, waiter: Waiter) -> None:
         several = _Several(waiter, len(readings))
