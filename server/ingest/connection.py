@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from server.engine.ping import Signal
 from server.ingest import wire
 from server.ingest.batch import unavailable
-from server.ingest.head import HEAD_BYTES_MAX, Head
+from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Ticket:
             answer = self.dialect.answer(outcome, request)
             if answer.status >= 400:
                 door.metrics.failed(answer.status)
-            self.answer = wire.write_answer(answer, door.date, self.keep, head=self.head)
+            write = door.write_again if outcome is OK else wire.write_answer
+            self.answer = write(answer, door.date, self.keep, head=self.head)
         if connection.tickets[0] is self:
             connection.flush()
 
@@ -205,10 +206,7 @@ class Connection(asyncio.Protocol):
         dialect = self.door.route(path, query) if path.startswith("/") and "#" not in target else None
         if dialect is None:
             return False
-        headers = {
-            name.decode("latin-1"): value.decode("utf-8", "surrogateescape") for name, value in head.headers.items()
-        }
-        self._request = Request(head.method.decode(), path, query, headers, b"")
+        self._request = Request(head.method.decode(), path, query, Headers(head.headers), b"")
         self._dialect = dialect
         if head.body_left:
             self.since_s = self.door.now_s
@@ -233,7 +231,9 @@ class Connection(asyncio.Protocol):
     def _take(self, body: bytes) -> None:
         request = self._request._replace(body=body) if body else self._request
         ticket = self._ticket(self._dialect, request, request.method)
-        source = self.door.sources.client(self.peer, request.headers.get("x-forwarded-for"))
+        source = self.peer.source
+        if self.peer.trusted:
+            source = self.door.sources.client(self.peer, request.headers.get("x-forwarded-for"))
         self.door.intake.take(self._dialect, request, source, ticket)
 
     def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> Ticket:

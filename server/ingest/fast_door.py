@@ -74,6 +74,7 @@ class FastDoor(Service):
         self.port = 0  # where it listens, once it does
         self.now_s = monotonic()
         self.date = self.ok = self.ok_head = b""
+        self.write_again = wire.Rewriter()
         self._clock = clock
         self._server = server
         self._handed = 0  # connections at aiohttp: exact at each tick, never too low in between
@@ -151,6 +152,7 @@ class FastDoor(Service):
         self.now_s = monotonic()
         self._handed = len(self._server.connections)
         self.date = wire.date_line(self._clock)
+        self.write_again.forget()
         ok = self.native.answer(OK, Request("GET", native.PREFIX, "", {}, b""))
         self.ok = wire.write_answer(ok, self.date, b"", head=False)
         self.ok_head = wire.write_answer(ok, self.date, b"", head=True)

@@ -27,6 +27,26 @@ def write_answer(answer: Answer, date: bytes, connection: bytes, *, head: bool) 
     return b"".join(parts)
 
 
+class Rewriter:
+    """Writes answers that are said again and again: the same object, written the same way, is written once."""
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[int, bytes, bytes, bool], tuple[Answer, bytes]] = {}
+
+    def __call__(self, answer: Answer, date: bytes, connection: bytes, *, head: bool) -> bytes:
+        """As `write_answer`."""
+        key = (id(answer), date, connection, head)
+        known = self._written.get(key)
+        if known is None or known[0] is not answer:
+            # Holding the answer keeps its id its own.
+            known = self._written[key] = answer, write_answer(answer, date, connection, head=head)
+        return known[1]
+
+    def forget(self) -> None:
+        """Another date is written from now on."""
+        self._written.clear()
+
+
 def date_line(clock: LogClock) -> bytes:
     """The `Date` header by log time; none while the time is unknown, as RFC 9110 asks of a server without a clock."""
     return f"Date: {formatdate(clock.now() / SECOND, usegmt=True)}\r\n".encode() if clock.ready else b""
