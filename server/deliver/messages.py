@@ -6,10 +6,11 @@ from typing import Any
 from server.clock import to_micros, to_rfc3339
 from server.deliver.channel import Message
 from server.deliver.redact import redact_all
-from server.deliver.words import link_to, say_alert, say_digest, say_over
+from server.deliver.words import cut_head, link_to, say_alert, say_digest, say_over
 from server.store.outbox import Attached, Claimed, Member
 
 FIRST_MAX = 20  # names in a digest
+MESSAGE_READ_CHARS_MAX = 4_000
 _FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at")
 
 
@@ -22,7 +23,7 @@ class Scribe:
 
     def alert(self, row: Claimed | Member, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
-        facts: dict[str, Any] = {"project": project, **redact_all(row.facts, row.secrets), "kind": row.kind}
+        facts: dict[str, Any] = {"project": project, **redact_all(_shortened(row.facts), row.secrets), "kind": row.kind}
         id = f"alert_{self._instance}_{row.id}"
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
@@ -39,9 +40,11 @@ class Scribe:
     def digest(self, attached: Attached, project: str, members: Iterable[Message] = ()) -> Message:
         """Many alerts in one message: the counts, and the first of them."""
         first = [
-            {**{name: facts[name] for name in _FIRST_FACTS if facts.get(name) is not None}, "kind": each.kind}
+            redact_all(
+                {name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}, each.secrets
+            )
+            | {"kind": each.kind}
             for each in attached.first[:FIRST_MAX]
-            for facts in (redact_all(each.facts, each.secrets),)
         ]
         facts = {**attached.counts, "kind": "digest", "alerts": attached.alerts, "project": project, "first": first}
         created_at = to_rfc3339(to_micros(attached.created_at)) or ""
@@ -71,3 +74,12 @@ class Scribe:
     def _thread(self, facts: dict[str, Any]) -> str | None:
         monitor, incident = facts.get("monitor"), facts.get("incident")
         return f"offbeat/{self._instance}/{facts['project']}/{monitor}/{incident}" if monitor and incident else None
+
+
+def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
+    """With the end of the last message, where errors stand. Longer than what is shown of it, so that no half of a
+    secret at the cut is shown."""
+    message = facts.get("last_message")
+    if not isinstance(message, str):
+        return facts
+    return {**facts, "last_message": cut_head(message, MESSAGE_READ_CHARS_MAX)}

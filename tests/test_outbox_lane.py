@@ -1,0 +1,104 @@
+"""When a channel may say what: the rules of a lane, with the time told to it."""
+
+import pytest
+
+from server.deliver.lane import BACKOFF_S, BURST_MAX, DIGEST_GAPS_S, IN_FLIGHT_MAX, Lane, Plan, backoff_s, lane_for
+
+MANY = BURST_MAX + 1
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return lane_for(per_minute=6_000, digests=True)
+
+
+def finish(lane: Lane, now: float) -> None:
+    while lane.in_flight:
+        lane.ended(now, failed=False)
+
+
+def test_a_few_go_at_once_and_alone(lane: Lane) -> None:
+    assert lane.plan(0, 3, 0) == Plan(fresh=3)
+    lane.began(0, singles=3)
+    finish(lane, 0.1)
+    assert lane.plan(0.1, 3, 0) == Plan(fresh=2), "five in a burst"
+    lane.began(0.1, singles=2)
+    finish(lane, 0.2)
+    assert lane.plan(0.2, 1, 0) == Plan()
+    assert lane.plan(2.5, 1, 0) == Plan(fresh=1), "then one each two seconds"
+
+
+def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: Lane) -> None:
+    now = 0.0
+    for gap in (*DIGEST_GAPS_S, DIGEST_GAPS_S[-1]):
+        assert lane.plan(now, MANY, 0) == Plan(digest=True)
+        lane.began(now, digest=True)
+        finish(lane, now)
+        assert lane.plan(now + gap - 0.1, MANY, 0) == Plan()
+        assert lane.plan(now + gap - 0.1, 2, 0) == Plan(), "a few wait with the others"
+        now += gap
+    assert lane.plan(now, 2, 0) == Plan(fresh=2), "a gap has passed with few"
+    lane.began(now, digest=True)
+    assert lane.gather_until == now + DIGEST_GAPS_S[0], "the next storm is told as quickly as the first"
+
+
+def test_requests_to_machines_keep_no_distance() -> None:
+    lane = lane_for(6_000, digests=True, gaps=False)
+    lane.began(0, digest=True)
+    assert lane.plan(0.1, MANY, 0) == Plan(digest=True)
+
+
+def test_few_attempts_at_once(lane: Lane) -> None:
+    assert lane.plan(0, 5, 5) == Plan(again=IN_FLIGHT_MAX), "retries first"
+    lane.began(0, retries=IN_FLIGHT_MAX)
+    assert lane.plan(0, 5, 5) == Plan() and lane.ready_at(0) == float("inf")
+    lane.ended(1, failed=False)
+    assert lane.plan(1, 5, 0) == Plan(fresh=1)
+
+
+def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) -> None:
+    lane.began(0, singles=2)
+    lane.ended(0, failed=True, wait_s=5)
+    lane.ended(0, failed=True, wait_s=3)
+    assert lane.suspect and lane.ready_at(1) == 5 and lane.plan(4.9, 3, 3) == Plan()
+    assert lane.plan(5, 3, 3) == Plan(again=1)
+    lane.began(5, retries=1)
+    assert lane.plan(5, 3, 3) == Plan()
+    lane.ended(6, failed=False)
+    assert not lane.suspect and lane.plan(6, 0, 3) == Plan(again=3)
+
+
+def test_the_rate_holds_for_everything() -> None:
+    lane = lane_for(per_minute=60, digests=True)
+    assert lane.plan(0, 0, 50) == Plan(again=4)
+    for _ in range(2):
+        lane.began(0, retries=3)
+        finish(lane, 0)
+    assert lane.plan(0, 2, 2) == Plan() and lane.ready_at(0) == pytest.approx(1)
+    assert lane.plan(0, MANY, 0) == Plan()
+    assert lane.plan(1, MANY, 0) == Plan(digest=True)
+    assert lane_for(per_minute=1, digests=True).plan(0, 3, 0) == Plan(fresh=1)
+
+
+def test_without_digests_all_go_alone() -> None:
+    lane = lane_for(per_minute=6_000, digests=False)
+    assert lane.plan(0, 100, 0) == Plan(fresh=IN_FLIGHT_MAX)
+
+
+def test_backoff_is_fully_jittered_and_a_receivers_wish_is_the_least() -> None:
+    assert [backoff_s(n, lambda: 0.999999) for n in range(1, 10)] == pytest.approx([*BACKOFF_S, 900, 900], rel=1e-3)
+    assert backoff_s(3, lambda: 0.5) == BACKOFF_S[2] / 2
+    assert backoff_s(1, lambda: 0.0) == 0.5
+    assert backoff_s(1, lambda: 0.5, retry_after_s=60) == 60
+    assert backoff_s(5, lambda: 0.9, retry_after_s=1) == 270
+
+
+def test_a_lane_is_forgotten_only_when_that_changes_nothing(lane: Lane) -> None:
+    lane.began(0, singles=2, digest=True)
+    assert not lane.idle(0)
+    finish(lane, 0)
+    assert not lane.idle(1)
+    assert lane.idle(60)
+    lane.began(60, retries=1)
+    lane.ended(60, failed=True, wait_s=1)
+    assert not lane.idle(1_000)
