@@ -107,14 +107,14 @@ class Subject:
         return psutil.Process(self.pid).children()
 
     async def metrics(self) -> dict[str, float]:
-        """/metrics of the main process: values by `name{label="value",...}`."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as answer:
-            text = await answer.text()
-        found = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        """All processes' metrics together, by `name{label="value",...}`: sums, and of timestamps the latest."""
+        found: dict[str, float] = {}
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{self.url}/sd/prometheus") as answer:
+                addresses = [address for group in await answer.json() for address in group["targets"]]
+            for address in addresses:
+                async with session.get(f"http://{address}/metrics") as answer:
+                    _add_samples(found, await answer.text())
         return found
 
     async def until_ready(self, path: str = "/readyz") -> float:
@@ -136,6 +136,17 @@ class Subject:
         if self.process.returncode is None:
             self.process.send_signal(how)
         await self.process.wait()
+
+
+def _add_samples(found: dict[str, float], text: str) -> None:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            name = f"{sample.name}{{{labels}}}" if labels else sample.name
+            if sample.name.endswith("_timestamp_seconds"):
+                found[name] = max(found.get(name, 0.0), sample.value)
+            else:
+                found[name] = found.get(name, 0.0) + sample.value
 
 
 def cpu_s(pid: int) -> float:
