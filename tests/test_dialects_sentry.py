@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 from server.engine.ping import Ping
-from server.engine.run import Runs
 from server.ingest import sentry
 from server.ingest.envelope import ENVELOPE_BYTES_MAX
 from server.ingest.monitor_config import DEFAULTS, definition_of
@@ -119,7 +118,7 @@ def test_a_further_in_progress_is_a_sign_of_life() -> None:
     assert not scene.incidents()
     state = scene.engine.monitors[1].runs
     assert state is not None
-    assert [run.restarted_at for run in Runs.load(state.dump()).open.values()] == [scene.at(40), 0]
+    assert [run.restarted_at for run in type(state).load(state.dump()).open.values()] == [scene.at(40), 0]
     scene.tick(200)
     (incident,) = scene.incidents().values()
     assert scene.seconds(incident.opened_at) == 100
