@@ -15,7 +15,7 @@ from bench.benches import NAMES
 from bench.measure import Goal, Result
 from bench.stage import Stage
 
-console = Console(stderr=False)
+console = Console(width=None if sys.stdout.isatty() else 130)
 
 
 async def measure(names: list[str], *, quick: bool, rounds: int) -> list[Result]:
