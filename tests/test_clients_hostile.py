@@ -17,7 +17,7 @@ from tests.harness import Postgres, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GROWTH_BYTES_MAX = 60_000_000  # the arenas of three threads and Postgres' buffers stay; a bomb is 300 MB
+GROWTH_BYTES_MAX = 60_000_000  # the arenas of three threads and Postgres' buffers stay; a bomb is 100 MB
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["fast", "aiohttp"])
@@ -38,13 +38,13 @@ async def send(server: Server, path: str, body: bytes, **headers: str) -> tuple[
 
 async def test_bombs_are_refused_and_memory_stays_flat(server: Server) -> None:
     auth = f"Sentry sentry_key={await ping_key(server)}, sentry_version=7"
-    plain = b"\n" * 300_000_000
+    plain = b"\n" * 100_000_000
     bombs = {"gzip": zlib.compress(plain, 9, wbits=31), "br": brotli.compress(plain, quality=1)}
     del plain
     process = psutil.Process(server.pid)
     await send(server, "/api/1/envelope/", b"{}\n", x_sentry_auth=auth)
     before = process.memory_info().rss
-    for _ in range(5):
+    for _ in range(3):
         for encoding, bomb in bombs.items():
             status, text = await send(server, "/api/1/envelope/", bomb, content_encoding=encoding, x_sentry_auth=auth)
             assert (status, "larger than" in text) == (413, True), text
@@ -144,7 +144,7 @@ async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_th
         return status
 
     async with asyncio.timeout(60):
-        for _ in range(20):
+        for _ in range(10):
             statuses = await asyncio.gather(*(one(("127.0.0.1", server.port)) for _ in range(20)))
     assert set(statuses) & {200, 400, 404}
     assert await pings(server, "bystander") == []
