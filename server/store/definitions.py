@@ -1,13 +1,12 @@
 """Monitors and their keys as they are defined: created, changed, paused and deleted, one or ten thousand at a time.
 
-All of a call is one transaction of the caller's (`changes.changing`), and all is set-based: a round trip per five
+All of a call is one transaction of the caller's (`changes.changing`), and all is set-based: a few round trips per two
 hundred monitors and never one per monitor. Whatever is wrong is found before anything is kept, and named by field.
 """
 
-import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import asyncpg
@@ -16,13 +15,13 @@ import orjson
 from server.engine.monitor import Definition
 from server.engine.ping import Signal
 from server.errors import DefinitionError, Moved, Problem
+from server.pace import parts
 from server.store import changes, queries
 from server.store.changes import Change
 from server.store.pool import Connection
 
 _SQL = queries.load("definitions")
-SLICE_MONITORS = 500  # planned or encoded in one go: 5 ms of the loop, so that pings pass in between
-_T = TypeVar("_T")
+PART_MONITORS = 200  # read, planned and written in one go: some 5 ms of the loop
 
 
 class WantedKey(NamedTuple):
@@ -67,19 +66,18 @@ async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: 
     Raises DefinitionError for keys that are taken and slugs given twice, Moved where `if_rev` does not hold. The caller
     checks references (`reference_problems`) once everything of its transaction is written.
     """
-    if problems := _given_twice(wanted):
+    if problems := await _given_twice(wanted):
         raise DefinitionError(problems)
     plans: list[_Plan] = []
-    for part in _slices(wanted):
+    async for part in parts(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [w.project_id for w in part], [w.slug for w in part])
         stored = {(row["project_id"], row["slug"]): row for row in rows}
-        plans += [_plan(w, stored.get((w.project_id, w.slug))) for w in part]
-        await asyncio.sleep(0)
-    plans = [plan for plan in plans if plan.before != plan.after]
+        planned = [_plan(w, stored.get((w.project_id, w.slug))) for w in part]
+        plans += [plan for plan in planned if plan.before != plan.after]
     if problems := await _write_keys_away(connection, plans):
         raise DefinitionError(problems)
     written = []
-    for some in _slices(plans):
+    async for some in parts(plans, PART_MONITORS):
         written += await _write(connection, some, actor)
     return written
 
@@ -112,7 +110,7 @@ async def delete_monitors(
 ) -> list[Change]:
     """Delete monitors by project and slug; what does not exist is passed over. Raises Moved where `if_rev` fails."""
     deleted = []
-    for part in _slices(wanted):
+    async for part in parts(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [each[0] for each in part], [each[1] for each in part])
         for row in rows:
             _expect_rev(if_rev, row)
@@ -128,19 +126,20 @@ async def slugs_of(connection: Connection, project_id: int) -> list[str]:
     return [row["slug"] for row in await connection.fetch(_SQL["slugs_of"], project_id)]
 
 
-def _given_twice(wanted: Iterable[Wanted]) -> list[Problem]:
+async def _given_twice(wanted: Sequence[Wanted]) -> list[Problem]:
     seen: set[tuple[int, str]] = set()
     problems = []
-    for each in wanted:
-        address = (each.project_id, each.slug)
-        if address in seen:
-            problems.append(Problem(each.at("slug"), f"given twice: {each.slug}"))
-        seen.add(address)
-        keys = {each.key}
-        for index, key in enumerate(each.keys or ()):
-            if key.key is not None and key.key in keys:
-                problems.append(Problem(each.at(f"keys.{index}.key"), "the same key is given twice"))
-            keys.add(key.key)
+    async for part in parts(wanted, PART_MONITORS):
+        for each in part:
+            address = (each.project_id, each.slug)
+            if address in seen:
+                problems.append(Problem(each.at("slug"), f"given twice: {each.slug}"))
+            seen.add(address)
+            keys = {each.key}
+            for index, key in enumerate(each.keys or ()):
+                if key.key is not None and key.key in keys:
+                    problems.append(Problem(each.at(f"keys.{index}.key"), "the same key is given twice"))
+                keys.add(key.key)
     return problems
 
 
@@ -189,31 +188,28 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
     gone: list[str] = []
     new: dict[str, str] = {}  # key -> field
     problems = []
-    for plan in plans:
-        before = {key["key"]: key for key in plan.before["keys"]} if plan.before else {}
-        after = {key["key"]: key for key in plan.after["keys"]}
-        gone += [value for value, key in before.items() if after.get(value) != key]
-        for position, key in enumerate(plan.after["keys"]):
-            value = key["key"]
-            if before.get(value) == key:
-                continue
-            field = plan.wanted.at("key" if key["main"] else _field_of(plan.wanted, value, position))
-            if value in new:
-                problems.append(Problem(field, f"the same key is given twice ({new[value]})"))
-            new[value] = field
-    for part in _slices(gone):
-        await connection.execute(_SQL["delete_keys"], part)
-    for some in _slices(list(new)):
+    async for part in parts(plans, PART_MONITORS):
+        for plan in part:
+            before = {key["key"]: key for key in plan.before["keys"]} if plan.before else {}
+            after = {key["key"]: key for key in plan.after["keys"]}
+            gone += [value for value, key in before.items() if after.get(value) != key]
+            for value, key in after.items():
+                if before.get(value) == key:
+                    continue
+                field = plan.wanted.at("key" if key["main"] else _field_of(plan.wanted, value))
+                if value in new:
+                    problems.append(Problem(field, f"the same key is given twice ({new[value]})"))
+                new[value] = field
+    async for some in parts(gone, PART_MONITORS):
+        await connection.execute(_SQL["delete_keys"], some)
+    async for some in parts(list(new), PART_MONITORS):
         taken = await connection.fetch(_SQL["keys_taken"], some)
         problems += [Problem(new[row["key"]], "this key already leads to another monitor") for row in taken]
     return problems
 
 
-def _field_of(wanted: Wanted, value: str, position: int) -> str:
-    for index, each in enumerate(wanted.keys or ()):
-        if each.key == value:
-            return f"keys.{index}.key"
-    return f"keys.{position - 1}.key"
+def _field_of(wanted: Wanted, value: str) -> str:
+    return next((f"keys.{index}.key" for index, each in enumerate(wanted.keys or ()) if each.key == value), "keys")
 
 
 async def _write(connection: Connection, plans: Sequence[_Plan], actor: str) -> list[Change]:
@@ -302,8 +298,3 @@ def _expect_rev(if_rev: int | None, row: asyncpg.Record | None) -> None:
 
 def _iso(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat()
-
-
-def _slices(items: Sequence[_T]) -> Iterator[list[_T]]:
-    for start in range(0, len(items), SLICE_MONITORS):
-        yield list(items[start : start + SLICE_MONITORS])

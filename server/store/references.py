@@ -4,12 +4,12 @@ Asked once at the end of a transaction of changes, when everything it creates an
 which a file lists things does not matter.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from server.errors import Problem
+from server.pace import parts
 from server.store import queries
-from server.store.definitions import Wanted
+from server.store.definitions import PART_MONITORS, Wanted
 from server.store.pool import Connection
 
 _SQL = queries.load("definitions")
@@ -21,14 +21,15 @@ async def reference_problems(connection: Connection, wanted: Sequence[Wanted]) -
     """What is wrong with the references of these monitors, as they are written now."""
     channels: dict[Address, str] = {}
     monitors: dict[Address, str] = {}
-    for each in wanted:
-        definition = each.definition
-        for index, slug in enumerate(definition.channels or ()):
-            channels.setdefault((each.project_id, slug), each.at(f"channels.{index}"))
-        for index, slug in enumerate(definition.depends_on):
-            monitors.setdefault((each.project_id, slug), each.at(f"depends_on.{index}"))
-        if definition.after is not None:
-            monitors.setdefault((each.project_id, definition.after.monitor), each.at("after.monitor"))
+    async for part in parts(wanted, PART_MONITORS):
+        for each in part:
+            definition = each.definition
+            for index, slug in enumerate(definition.channels or ()):
+                channels.setdefault((each.project_id, slug), each.at(f"channels.{index}"))
+            for index, slug in enumerate(definition.depends_on):
+                monitors.setdefault((each.project_id, slug), each.at(f"depends_on.{index}"))
+            if definition.after is not None:
+                monitors.setdefault((each.project_id, definition.after.monitor), each.at("after.monitor"))
     problems = await _unknown(connection, "channels_known", channels, "there is no channel")
     problems += await _unknown(connection, "slugs_known", monitors, "there is no monitor")
     if monitors and not problems:
@@ -69,13 +70,11 @@ async def _circles(connection: Connection, wanted: Sequence[Wanted]) -> list[Pro
     links = await _links(connection, {each.project_id for each in wanted})
     finished: set[Address] = set()
     problems = []
-    for count, each in enumerate(wanted):
-        if count % 500 == 0:
-            await asyncio.sleep(0)
-        circle = _circle_from((each.project_id, each.slug), links, finished)
-        if circle:
-            field = "after.monitor" if each.definition.after and not each.definition.depends_on else "depends_on"
-            problems.append(Problem(each.at(field), "goes round in a circle: " + " → ".join(circle)))
+    async for part in parts(wanted, PART_MONITORS):
+        for each in part:
+            if circle := _circle_from((each.project_id, each.slug), links, finished):
+                field = "after.monitor" if each.definition.after and not each.definition.depends_on else "depends_on"
+                problems.append(Problem(each.at(field), "goes round in a circle: " + " → ".join(circle)))
     return problems
 
 
