@@ -114,9 +114,11 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
     user = re.search(r"^USER (\S+)$", last_stage, re.MULTILINE)
     assert user and user[1] not in ("root", "0")
     assert "HEALTHCHECK" in last_stage and "/readyz" in last_stage
-    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE):
-        allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
-        assert all(f"!{name}" in allowed for name in copied.split())
+    copied = {name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE) for name in names.split()}
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert all(f"!{name}" in allowed and (ROOT / name).exists() for name in copied)
+    for path in (ROOT / "server").rglob("*"):
+        assert not path.is_symlink() or path.resolve().relative_to(ROOT).parts[0] in copied, path
 
 
 @needs("systemd-analyze")
