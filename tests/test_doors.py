@@ -67,7 +67,12 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    database_url: str, *, log_url: str | None = None, provision: Provision | None = None, **settings: object
+    database_url: str,
+    *,
+    log_url: str | None = None,
+    provision: Provision | None = None,
+    listen_on: socket.socket | None = None,
+    **settings: object,
 ) -> AsyncIterator[Served]:
     chosen = Settings(**{"host": "127.0.0.1", "port": 0, "stop_timeout": 5, **settings})  # type: ignore[arg-type]
     clock, metrics = LogClock(), Metrics("test")
@@ -87,7 +92,7 @@ async def serving(
     await writer.start()
     application = web.Application()
     application.router.add_route("*", "/hello", hello)
-    doors = Doors(chosen, roster, writer.backlog, metrics, application, provision)
+    doors = Doors(chosen, roster, writer.backlog, metrics, application, provision, listen_on=listen_on)
     served = Served(database, pool, doors, writer, roster)
     await served.put("job", KEY)
     await doors.start()
@@ -612,6 +617,13 @@ async def test_a_stop_answers_whoever_has_asked(database_url, door):
                 assert (reply.status, reply.headers["connection"]) == (200, "close")
             assert await talking.is_closed()
         served.doors.stop = _nothing  # type: ignore[method-assign]
+
+
+async def test_an_inherited_socket(database_url, door):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with serving(database_url, door=door, listen_on=listening) as served:
+            assert served.port == listening.getsockname()[1]
+            assert (await ask(served, get())).status == 200
 
 
 async def _nothing() -> None:

@@ -5,10 +5,12 @@ It takes what the fast door does not speak (chunked bodies, `Expect`, heads that
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from server.ingest.batch import unavailable
 from server.ingest.fast_door import STOP_SHARE, Bodies
@@ -25,6 +27,7 @@ def runner_options(settings: Settings) -> dict[str, Any]:
     """How the `AppRunner` of the application with this door must be made."""
     return {
         "access_log": None,
+        "logger": _logger(),
         "auto_decompress": False,  # only a dialect knows how much a body may become
         "keepalive_timeout": settings.idle_timeout,
         "shutdown_timeout": settings.stop_timeout * STOP_SHARE,
@@ -125,6 +128,17 @@ def response_of(answer: Answer) -> web.Response:
     """An answer as aiohttp sends it."""
     headers = [*answer.headers, (hdrs.CONTENT_TYPE, answer.content_type)]
     return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _logger() -> logging.Logger:
+    """aiohttp's log without the requests that are no HTTP: a scanner's mistakes are not our errors."""
+    logger = logging.getLogger("offbeat.http")
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _target(request: web.Request) -> tuple[str, str]:

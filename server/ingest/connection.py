@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         head = self._head
         target = head.url.decode("utf-8", "surrogateescape")
         path, _, query = target.partition("?")
-        dialect = self.door.route(path, query) if path.startswith("/") and "#" not in target else None
+        dialect = self.door.route(path, query)
         if dialect is None:
             return False
         self._request = Request(head.method.decode(), path, query, Headers(head.headers), b"")
@@ -337,6 +337,9 @@ class Connection(asyncio.Protocol):
             self._handing_over = True
             self._rest = data
             self._pause()
+            return
+        if self.door.draining:
+            self._close()  # aiohttp is closing too
             return
         paused, self.transport, self._rest, self._last = self._paused, None, b"", True
         self.door.release(self)

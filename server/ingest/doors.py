@@ -4,6 +4,7 @@ A connection begins at the fast door and moves to aiohttp when it asks for somet
 moves it at its first request.
 """
 
+import asyncio
 import socket
 from functools import partial
 
@@ -88,9 +89,9 @@ class Doors(Service):
 
     async def stop(self) -> None:
         """Nobody comes in any more; who has asked is answered."""
+        # The door first stops to listen; then both wait, side by side, for what is under way.
         if self._door is not None:
-            await self._door.stop()
-        await self._runner.cleanup()
+            await asyncio.gather(self._door.stop(), self._runner.cleanup())
         await self._intake.stop()
 
 

@@ -2,7 +2,7 @@
 
 llhttp (httptools) does the reading and refuses what breaks RFC 9112. What it lets pass and others read otherwise, or
 what needs more than a head and a body of known length, is not for the fast door: a header that stands twice, no Host,
-a chunked body, `Expect`, an upgrade, another version than 1.0 and 1.1.
+a target that is no path, a chunked body, `Expect`, an upgrade, another version than 1.0 and 1.1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,8 @@ class Headers(Mapping[str, str]):
         self._raw = raw
 
     def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode("latin-1")].decode("utf-8", "surrogateescape")
+        # llhttp leaves white space at the end of a value.
+        return self._raw[name.encode("latin-1")].strip(b" \t").decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (name.decode("latin-1") for name in self._raw)
@@ -59,6 +60,8 @@ class Head:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return False
         if self._count != len(headers) or len(headers) > HEADERS_MAX or b"host" not in headers:
+            return False
+        if not self.url.startswith(b"/") or b"#" in self.url:
             return False
         self.keep = b"" if self._keeps_alive else wire.CLOSE
         if (version := parser.get_http_version()) != "1.1":

@@ -128,8 +128,14 @@ class LogConnection:
         It only saves time: where the session cannot be found or does not end, the primary key still decides.
         """
         with self._trouble():
-            async with self._bound(BACKEND_END_TIMEOUT_MS / 1000):
-                await self._connection.execute(_SQL["end_backend"], session.pid, session.name, BACKEND_END_TIMEOUT_MS)
+            async with self._bound(wait_s := BACKEND_END_TIMEOUT_MS / 1000):
+                await self._connection.execute(
+                    _SQL["end_backend"],
+                    session.pid,
+                    session.name,
+                    BACKEND_END_TIMEOUT_MS,
+                    timeout=self._timeout_s + wait_s,
+                )
 
     async def close(self) -> None:
         """Say goodbye to Postgres, within the bound."""

@@ -1,0 +1,154 @@
+"""What the fast door takes, aiohttp would have taken too, and would have read as the same request."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.ingest import wire
+from server.ingest.head import HEADERS_MAX, Head, Headers
+
+LINES = [
+    b"GET /api/v1/heartbeat/k HTTP/1.1",
+    b"POST /api/v1/heartbeat/k?a=b HTTP/1.1",
+    b"HEAD / HTTP/1.0",
+    b"PUT /\xc3\xbc HTTP/1.1",
+    b"OPTIONS * HTTP/1.1",
+    b"CONNECT here:80 HTTP/1.1",
+    b"GET http://here/x HTTP/1.1",
+    b"GET /x#y HTTP/1.1",
+    b"GET / HTTP/0.9",
+    b"GET / HTTP/2.0",
+    b"GET /",
+    b"get / HTTP/1.1",
+    b"",
+]
+HEADERS = [
+    b"Host: here",
+    b"host:there",
+    b"Content-Length: 5",
+    b"Content-Length: 0",
+    b"content-length: 05",
+    b"Content-Length: 5, 5",
+    b"Content-Length: -5",
+    b"Content-Length: 99999999999999999999",
+    b"Content-Length: \xd9\xa5",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: identity",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Connection: close",
+    b"Connection: keep-alive",
+    b"Connection: Upgrade",
+    b"Connection: close, keep-alive",
+    b"Upgrade: websocket",
+    b"Expect: 100-continue",
+    b"X-Forwarded-For: 1.2.3.4",
+    b"Content-Type: application/json",
+    b"A: b\tc",
+    b"A: \xff\xfe",
+    b" folded",
+    b"no colon",
+    b"Bad Name: x",
+    b": x",
+    b"A:",
+]
+ENDS = [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r\n"]
+
+
+class Beside(BaseProtocol):
+    """aiohttp's parser needs a protocol beside it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, None)
+
+
+def by_aiohttp(raw: bytes) -> list[Any]:
+    """The messages that aiohttp reads; none where it refuses or waits."""
+    loop = asyncio.new_event_loop()
+    try:
+        parser = HttpRequestParser(Beside(loop), loop, 65536, auto_decompress=False)
+        messages, _, _ = parser.feed_data(raw)
+        return [message for message, _ in messages]
+    except HttpProcessingError:
+        return []
+    finally:
+        loop.close()
+
+
+def check(raw: bytes) -> None:
+    raw = raw[: raw.find(b"\r\n\r\n") + 4]  # as the connection cuts it
+    head = Head()
+    if not raw or not head.read(raw):
+        return
+    messages = by_aiohttp(raw)
+    assert len(messages) == 1, raw
+    (message,) = messages
+    assert message.method.encode() == head.method
+    assert message.path.encode("utf-8", "surrogateescape") == head.url
+    assert not message.chunked and not message.upgrade
+    assert message.should_close is (head.keep == wire.CLOSE)
+    assert dict(Headers(head.headers)) == {
+        name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape") for name, value in message.raw_headers
+    }
+    assert int(message.headers.get("content-length", "0")) == head.body_left
+
+
+@given(
+    st.sampled_from(LINES),
+    st.lists(st.sampled_from(HEADERS), max_size=5),
+    st.lists(st.sampled_from(ENDS), min_size=7, max_size=7),
+    st.booleans(),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_head_that_is_taken_reads_the_same_everywhere(line, headers, ends, with_host):
+    lines = [line, *([b"Host: here"] if with_host else []), *headers]
+    check(b"".join(each + end for each, end in zip(lines, ends, strict=False)) + b"\r\n")
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None)
+def test_also_with_any_byte_changed(data):
+    raw = b"POST /api/v1/heartbeat/k?a=b HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nA: b\r\n\r\n"
+    place = data.draw(st.integers(0, len(raw) - 1))
+    check(raw[:place] + data.draw(st.binary(max_size=3)) + raw[place + data.draw(st.integers(0, 2)) :])
+
+
+@pytest.mark.parametrize(
+    ("raw", "taken"),
+    [
+        (b"GET /k HTTP/1.1\r\nHost: here\r\n\r\n", True),
+        (b"POST /k HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n", True),
+        (b"GET /k HTTP/1.0\r\nHost: here\r\n\r\n", True),
+        (b"GET /k HTTP/1.1\r\n\r\n", False),
+        (b"GET /k HTTP/1.1\r\nHost: here\r\nHOST: here\r\n\r\n", False),
+        (b"GET /k HTTP/1.1\r\nHost: here\r\nA: 1\r\nA: 2\r\n\r\n", False),
+        (b"POST /k HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+        (b"POST /k HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", False),
+        (b"GET /k HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", False),
+        (b"GET /k HTTP/1.1\r\nHost: h\r\n" + b"".join(b"A%d: b\r\n" % n for n in range(HEADERS_MAX)) + b"\r\n", False),
+    ],
+)
+def test_taken_or_not(raw, taken):
+    assert Head().read(raw) is taken
+
+
+def test_one_reader_for_all_requests_of_a_connection():
+    head = Head()
+    assert head.read(b"GET /a HTTP/1.1\r\nHost: here\r\nA: b\r\n\r\n") and head.whole
+    assert head.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\n") and not head.whole
+    head.feed_body(b"ab")
+    assert (head.body_left, head.whole) == (1, False)
+    head.feed_body(b"c")
+    assert (head.body_left, head.whole) == (0, True)
+    assert head.read(b"HEAD /c HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+    assert (head.method, head.url, head.keep, set(head.headers)) == (
+        b"HEAD",
+        b"/c",
+        wire.CLOSE,
+        {b"host", b"connection"},
+    )
