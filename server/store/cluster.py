@@ -108,7 +108,7 @@ class Cluster:
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
             self.log_path.replace(self.log_path.with_suffix(".log.old"))
         arguments = ["-D", str(self.directory), "-h", "", "-k", str(self._socket_dir()), "-p", str(PORT)]
-        with self.log_path.open("ab") as output:
+        with open(self.log_path, "ab", opener=owners_only) as output:
             return subprocess.Popen(
                 [self._bin / "postgres", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -144,8 +144,8 @@ class Cluster:
 
     def _write(self, name: str, text: str, directory: Path | None = None) -> None:
         path = (directory or self.directory) / name
-        path.write_text(text)
-        path.chmod(0o600)
+        with open(path, "w", opener=owners_only) as file:
+            file.write(text)
         self._give_to_owner(path)
 
     def _pid_file_lines(self) -> list[str]:
@@ -227,6 +227,11 @@ _CONFIGURATION = """\
 include 'offbeat.conf'
 # Yours: what stands below wins.
 """
+
+
+def owners_only(path: str, flags: int) -> int:
+    """An opener for `open`: what is made is nobody else's to read."""
+    return os.open(path, flags, 0o600)
 
 
 def _owner_for(directory: Path) -> pwd.struct_passwd:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import psutil
 import structlog
@@ -92,7 +91,7 @@ class EmbeddedPostgres(Service):
         self._settings = tuned(psutil.virtual_memory().total) | dict(settings or {})
         self._bin_dir = bin_dir
         self._locale = locale
-        self._lock: IO[bytes] | None = None
+        self._lock: int | None = None
         self._cluster: Cluster | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -120,7 +119,7 @@ class EmbeddedPostgres(Service):
                 log.info("found the embedded Postgres running", pid=self.pid)
             await self._bring_up(cluster)
         except BaseException:
-            self._lock.close()
+            self._unlock()
             raise
         self.spawn(forever(self._look_after, LOOK_EVERY_S), "look after")
 
@@ -131,9 +130,7 @@ class EmbeddedPostgres(Service):
             if not await self._end(signal.SIGINT, STOP_MAX_S):
                 log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
                 await self._end(signal.SIGQUIT, STOP_MAX_S)
-            self._reap()
-        if self._lock is not None:
-            self._lock.close()
+        self._unlock()
 
     async def _look_after(self) -> None:
         self._reap()
@@ -166,23 +163,29 @@ class EmbeddedPostgres(Service):
         pid = self.pid
         if pid is not None:
             os.kill(pid, how)
-        while self.pid is not None:
+        while self.pid is not None or self._child is not None:
+            self._reap()
             if monotonic() > deadline:
                 return False
             await asyncio.sleep(0.02)
         return True
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _reap(self) -> None:
         if self._child is not None and self._child.poll() is not None:
             self._child = None
 
 
-def _lock(data_dir: Path) -> IO[bytes]:
+def _lock(data_dir: Path) -> int:
     """One server for one data directory; released by the kernel when we die, whatever the way."""
     try:
         # As root the cluster inside is another user's, who must pass through.
         data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-        lock = (data_dir / "lock").open("wb")
+        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise SettingsError(
             f"--data-dir {data_dir} cannot be written ({error.strerror}): choose another, or give --database-url"
@@ -190,7 +193,7 @@ def _lock(data_dir: Path) -> IO[bytes]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(lock)
         raise SettingsError(
             f"another server uses --data-dir {data_dir}; to run several on one database give all of them --database-url"
         ) from None
