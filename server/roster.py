@@ -131,10 +131,6 @@ class Roster(Service):
         """The project that this ping key opens."""
         return self._ping_keys.get(ping_key)
 
-    def wake(self) -> None:
-        """Something has changed: follow it soon, not only at the next poll."""
-        self._wanted.set()
-
     def changed(self) -> None:
         """A change was committed in this process: learn of it now rather than at the next look."""
         self._wanted.set()
