@@ -126,10 +126,9 @@ class EmbeddedPostgres(Service):
     async def stop(self) -> None:
         """Ends it with a checkpoint; where that takes too long, without: nothing committed is lost either way."""
         await self.cancel_tasks()
-        if self._cluster is not None:
-            if not await self._end(signal.SIGINT, STOP_MAX_S):
-                log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
-                await self._end(signal.SIGQUIT, STOP_MAX_S)
+        if self._cluster is not None and not await self._end(signal.SIGINT, STOP_MAX_S):
+            log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
+            await self._end(signal.SIGQUIT, STOP_MAX_S)
         self._unlock()
 
     async def _look_after(self) -> None:
@@ -160,7 +159,8 @@ class EmbeddedPostgres(Service):
 
     async def _end(self, how: signal.Signals, within_s: float) -> bool:
         deadline = monotonic() + within_s
-        pid = self.pid
+        self._reap()
+        pid = self._child.pid if self._child is not None else self.pid
         if pid is not None:
             os.kill(pid, how)
         while self.pid is not None or self._child is not None:
