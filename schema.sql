@@ -70,6 +70,18 @@ create table keys (
 create index keys_monitor on keys (monitor_id);
 create unique index keys_main on keys (monitor_id) where main;
 
+-- Times in which a project's monitors are judged and recorded, and nobody is told.
+create table windows (
+  id          integer generated always as identity primary key,
+  project_id  integer not null references projects on delete cascade,
+  rev         bigint not null,               -- the change that wrote this definition
+  slug        text not null,
+  definition  jsonb not null,                -- as server/engine/windows.py reads it
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now(),
+  unique (project_id, slug)
+);
+
 -- Every change of a definition, and the audit log. Written in the transaction of the change itself, under
 -- pg_advisory_xact_lock(changes_lock), so that the order of `rev` is the order of commits and a reader that has seen
 -- rev n has seen all before it. `before` is null for a creation, `after` for a deletion.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import schemathesis
@@ -15,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server.web.answers import IncidentDetail, ProblemAnswer, RunAnswer
+from server.web.answers import IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
 from server.web.api import ROUTES, document
 from tests.api_scene import ADMIN_KEY, Api, serving
 
@@ -124,6 +125,32 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
     assert runs[0]["progress"]["eta"] == "2023-11-14T22:13:22Z"
     assert (await api("GET", f"/runs/{monitor}-1")).body == runs[0]
     assert (await api("GET", "/monitors/a")).body["open_runs"] == 1
+
+
+async def test_maintenance_windows(api: Api) -> None:
+    now = datetime.now(UTC)
+    once = {"start": (now - timedelta(hours=1)).isoformat(), "end": (now + timedelta(hours=1)).isoformat()}
+    made = await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})
+    assert made.status == 201, made.body
+    WindowAnswer.model_validate(made.body)
+    assert datetime.fromisoformat(made.body["open_until"]) == now + timedelta(hours=1)
+    nightly = await api(
+        "PUT", "/windows/nightly", {"oncalendar": "03:00", "timezone": "Europe/Berlin", "duration": "1h"}
+    )
+    assert nightly.status == 201
+    assert [w["slug"] for w in (await api("GET", "/windows")).body["items"]] == ["move", "nightly"]
+    refused = await api("PUT", "/windows/wrong", {"cron": "0 3 * * *", "end": once["end"], "timezone": "Mars"})
+    assert refused.status == 422 and refused.body["errors"]
+    assert (await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})).body == made.body
+    stale = await api("PUT", "/windows/move", once, headers={"If-Match": '"x"'})
+    assert stale.status == 412
+    assert (await api("PUT", "/windows/move", once, headers={"If-Match": made.headers["ETag"]})).status == 200
+    assert (await api("DELETE", "/windows/move")).status == 204
+    rows = await api.pool.fetch("select * from changes where kind = 'window' order by rev")
+    assert [(row["before"] is None, row["after"] is None) for row in rows] == [
+        *((True, False), (True, False), (False, False), (False, True)),
+    ]
+    assert rows[0]["after"]["id"] == rows[3]["before"]["id"] and rows[0]["monitor_id"] is None
 
 
 def test_the_document_names_every_route() -> None:

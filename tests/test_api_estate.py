@@ -15,6 +15,7 @@ ESTATE: dict[str, Any] = {
         {"slug": "ops", "kind": "webhook", "url": "https://example.org/hook"},
         {"slug": "shop-ops", "project": "shop", "kind": "webhook", "url": "https://example.org/shop", "default": False},
     ],
+    "windows": {"sunday": {"cron": "0 2 * * sun", "duration": "4h", "tags": ["etl"]}},
     "monitors": {
         "load": {"after": {"monitor": "extract", "within": "1h"}, "channels": ["ops"]},
         "extract": {
@@ -36,7 +37,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 async def test_an_estate_is_applied_and_what_changed_is_said(api: Api) -> None:
     dry = await api("POST", "/apply", {**ESTATE, "dry_run": True})
     assert dry.status == 200, dry.body
-    assert dry.body["counts"] == {"created": 6, "changed": 0, "deleted": 0, "unchanged": 0}
+    assert dry.body["counts"] == {"created": 7, "changed": 0, "deleted": 0, "unchanged": 0}
     assert await api.pool.fetchval("select count(*) from monitors") == 0
     assert await api.pool.fetchval("select count(*) from changes") == 0
     assert api.changed == []
@@ -48,13 +49,14 @@ async def test_an_estate_is_applied_and_what_changed_is_said(api: Api) -> None:
         ("project", "shop", "shop", "create"),
         ("channel", "default", "ops", "create"),
         ("channel", "shop", "shop-ops", "create"),
+        ("window", "default", "sunday", "create"),
         ("monitor", "default", "load", "create"),
         ("monitor", "default", "extract", "create"),
         ("monitor", "shop", "cart", "create"),
     ]
     assert len(api.changed) == 1
     again = (await api("POST", "/apply", ESTATE)).body
-    assert again["counts"] == {"created": 0, "changed": 0, "deleted": 0, "unchanged": 6}
+    assert again["counts"] == {"created": 0, "changed": 0, "deleted": 0, "unchanged": 7}
     assert again["changes"] == []
 
     ESTATE2 = {"monitors": [{"slug": "extract", "cron": "0 4 * * *", "timezone": "Europe/Berlin"}]}
@@ -95,6 +97,8 @@ async def test_a_wrong_item_refuses_the_whole_and_is_named(api: Api) -> None:
     for body, field in (
         ({"channels": {"ops": {"kind": "webhook", "url": "nonsense"}}}, "channels.ops.url"),
         ({"channels": {"ops": {"kind": "pigeon"}}}, "channels.ops.kind"),
+        ({"channels": [{"slug": "a", "kind": "log"}, {"slug": "a", "kind": "log"}]}, "channels.a"),
+        ({"windows": {"w": {"cron": "* * * * *"}}}, "windows.w"),
         ({"monitors": [{"every": "1h"}]}, "monitors.0.slug"),
         ({"monitors": [{"slug": "a"}, {"slug": "a"}]}, "monitors.a.slug"),
         ({"monitors": {"a": {"depends_on": ["nobody"]}}}, "monitors.a.depends_on.0"),
@@ -119,7 +123,7 @@ async def test_an_export_is_read_back_unchanged(api: Api) -> None:
     EstateAnswer.model_validate(exported)
     unchanged = (await api("POST", "/apply", {**exported, "prune": True})).body
     assert unchanged["changes"] == []
-    assert unchanged["counts"]["unchanged"] == 2 + 4 + 3
+    assert unchanged["counts"]["unchanged"] == 2 + 4 + 1 + 3
 
     keys = {m["slug"]: m["key"] for m in exported["monitors"]}
     await api.pool.execute("delete from monitors")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.engine.monitor import Definition
 from server.engine.ping import Signal
+from server.engine.windows import Window
 
 Item = TypeVar("Item")
 Status = Literal["new", "up", "late", "down", "unknown", "paused"]
@@ -190,6 +191,18 @@ class ProjectAnswer(Answer):
     created_at: Instant
 
 
+class WindowAnswer(Window):
+    """A maintenance window."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    slug: str
+    project: str
+    open_until: Instant | None = Field(description="When the window that is open now ends; null: none is open.")
+    created_at: Instant
+    updated_at: Instant
+
+
 class AccessKeyAnswer(Answer):
     """An access key; the key itself is shown only in the answer to its creation."""
 
@@ -215,7 +228,7 @@ class FieldChange(Answer):
 class ItemChange(Answer):
     """What happens to one thing of an estate."""
 
-    kind: Literal["monitor", "channel", "project"]
+    kind: Literal["monitor", "channel", "project", "window"]
     project: str
     slug: str
     action: Literal["create", "change", "delete"]
@@ -244,6 +257,7 @@ class EstateAnswer(Answer):
 
     projects: list[dict[str, Any]]
     channels: list[dict[str, Any]]
+    windows: list[dict[str, Any]]
     monitors: list[dict[str, Any]]
 
 

@@ -15,6 +15,7 @@ from server.web import (
     api_monitors,
     api_projects,
     api_public,
+    api_windows,
     openapi,
     routes,
 )
@@ -31,6 +32,7 @@ ROUTES = [
     *api_history.ROUTES,
     *api_incidents.ROUTES,
     *api_channels.ROUTES,
+    *api_windows.ROUTES,
     *api_projects.ROUTES,
     *api_estate.ROUTES,
     *api_public.ROUTES,

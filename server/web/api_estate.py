@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from server.store import overview, projects
+from server.store import overview, projects, windows
 from server.store.pool import Record
 from server.web import answers, bodies, estate
 from server.web.api_channels import channel_answer
@@ -36,6 +36,7 @@ async def get_export(call: Call[None, bodies.InProject]) -> Reply:
     pool = call.deps.pool
     all_projects = [row for row in await projects.all_projects(pool) if project_id in (None, row["id"])]
     channels = await projects.all_channels(pool, project_id)
+    all_windows = await windows.all_windows(pool, project_id)
     monitors: list[dict[str, Any]] = []
     after = (0, "")
     while rows := await overview.exported(pool, project_id, after, _ROWS):
@@ -46,6 +47,7 @@ async def get_export(call: Call[None, bodies.InProject]) -> Reply:
         {
             "projects": [_plain(project_answer(call, row)) for row in all_projects],
             "channels": [_plain(channel_answer(row)) for row in channels],
+            "windows": [{"slug": row["slug"], "project": row["project"], **row["definition"]} for row in all_windows],
             "monitors": monitors,
         }
     )

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from server.engine.monitor import Definition, Duration, Slug, StageName
 from server.engine.ping import Signal
+from server.engine.windows import Window
 from server.store.definitions import Wanted, WantedKey
 
 MONITORS_MAX = 20_000  # of one apply; more come in parts
@@ -98,6 +99,17 @@ class ListedChannel(ChannelBody):
     project: Slug | None = None
 
 
+class ListedWindow(Window):
+    """A maintenance window in a file or a list, with its address."""
+
+    slug: Slug
+    project: Slug | None = None
+
+    def window(self) -> Window:
+        """The window itself."""
+        return Window.model_construct(**{name: getattr(self, name) for name in Window.model_fields})
+
+
 class ProjectBody(Body):
     """A project as it shall be."""
 
@@ -114,6 +126,9 @@ class ListedProject(ProjectBody):
     """A project in a file or a list, with its slug."""
 
     slug: Slug
+
+
+LISTED: tuple[type[BaseModel], ...] = (ListedMonitor, ListedChannel, ListedWindow, ListedProject)
 
 
 class Snooze(Body):

@@ -9,7 +9,7 @@ from typing import Any
 from server.deliver.kinds import show_channel
 
 Document = dict[str, Any]
-_NOT_SHOWN = frozenset(("slug", "created_at"))
+_NOT_SHOWN = frozenset(("id", "slug", "created_at"))
 
 
 def action_of(before: Document | None, after: Document | None) -> str:

@@ -1,4 +1,4 @@
-"""A whole estate at once: projects, channels and monitors as a file lists them, in one transaction or not at all.
+"""A whole estate at once: projects, channels, windows and monitors as a file lists them, all of it or nothing.
 
 Everything is read before the changes lock is taken, then written set-based; a dry run does the same work and undoes it,
 so what it says is what would happen. Used by `POST /apply` and by `--config` at the start.
@@ -15,7 +15,7 @@ from server.engine.monitor import Slug, problems_of
 from server.errors import DefinitionError, Problem, SettingsError
 from server.estate_file import read_estate
 from server.pace import collector_paused, parts
-from server.store import projects
+from server.store import projects, windows
 from server.store.changes import Change, changing
 from server.store.definitions import PART_MONITORS, Wanted, delete_monitors, put_monitors, slugs_of
 from server.store.pool import Connection
@@ -23,6 +23,7 @@ from server.store.references import dangling, reference_problems
 from server.web import bodies
 from server.web.api_channels import stored_form
 from server.web.api_projects import wanted_project
+from server.web.api_windows import dump
 from server.web.diffs import action_of, field_changes
 from server.web.routes import Deps
 
@@ -52,6 +53,7 @@ class Estate(BaseModel):
     # `x-items` names the type of an item; server/web/openapi.py makes list or mapping of it.
     projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = None
     channels: Annotated[Items, WithJsonSchema({"x-items": "ListedChannel"})] = None
+    windows: Annotated[Items, WithJsonSchema({"x-items": "ListedWindow"})] = None
     monitors: Annotated[Items, WithJsonSchema({"x-items": "ListedMonitor"})] = None
 
 
@@ -61,7 +63,7 @@ class ApplyBody(Estate):
     dry_run: bool = Field(False, description="Say what would change, and change nothing.")
     prune: bool = Field(
         False,
-        description="Delete monitors and channels that the file does not list, in the projects that it names; "
+        description="Delete monitors, channels and windows that the file does not list, in the projects that it names; "
         "projects themselves and the channel `log` are never deleted.",
     )
 
@@ -71,6 +73,7 @@ class _Read(NamedTuple):
 
     projects: list[tuple[str, bodies.ListedProject]]
     channels: list[tuple[str, bodies.ListedChannel]]
+    windows: list[tuple[str, bodies.ListedWindow]]
     monitors: list[tuple[str, bodies.ListedMonitor]]
 
 
@@ -92,6 +95,9 @@ async def _apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | No
         for path, channel in read.channels:
             project_id = ids[channel.project or body.project]
             changes.append(await _put_channel(connection, path, channel, project_id, actor))
+        for _, window in read.windows:
+            project_id, stored = ids[window.project or body.project], dump(window.window())
+            changes.append(await windows.put_window(connection, project_id, window.slug, stored, actor))
         monitors: list[Wanted] = []
         async for part in parts(read.monitors, PART_MONITORS):
             monitors += [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in part]
@@ -100,7 +106,7 @@ async def _apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | No
             changes += await _prune(connection, body, read, ids, actor)
         if problems := await reference_problems(connection, monitors):
             raise DefinitionError(problems)
-        wanted = len(read.projects) + len(read.channels) + len(monitors)
+        wanted = len(read.projects) + len(read.channels) + len(read.windows) + len(monitors)
     # Monitors that are as wanted were left out already; to compare ten thousand documents again costs 50 ms.
     done = [change for change in changes if change.kind == "monitor" or change.before != change.after]
     if done and not body.dry_run:
@@ -126,12 +132,17 @@ async def _read(body: ApplyBody, only_project: str | None) -> _Read:
     read = _Read(
         await _each(body.projects, "projects", bodies.ListedProject, problems),
         await _each(body.channels, "channels", bodies.ListedChannel, problems),
+        await _each(body.windows, "windows", bodies.ListedWindow, problems),
         await _each(body.monitors, "monitors", bodies.ListedMonitor, problems),
     )
     if len(read.monitors) > bodies.MONITORS_MAX:
         problems.append(Problem("monitors", f"at most {bodies.MONITORS_MAX} at once: apply them in parts"))
+    problems += _given_twice([(path, item.slug, None) for path, item in read.projects])
+    problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.channels])
+    problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.windows])
     if only_project is not None:
         named = [(path, channel.project) for path, channel in read.channels]
+        named += [(path, window.project) for path, window in read.windows]
         named += [(path, monitor.project) for path, monitor in read.monitors]
         problems += [
             Problem(path, f"this key is for the project {only_project} only")
@@ -142,6 +153,12 @@ async def _read(body: ApplyBody, only_project: str | None) -> _Read:
     if problems:
         raise DefinitionError(problems[:PROBLEMS_MAX])
     return read
+
+
+def _given_twice(items: list[tuple[str, str, str | None]]) -> list[Problem]:
+    """Monitors are looked at where they are written, all others here."""
+    seen = Counter((project, slug) for _, slug, project in items)
+    return [Problem(path, "given twice") for path, slug, project in items if seen[project, slug] > 1]
 
 
 async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) -> list[tuple[str, M]]:
@@ -190,6 +207,7 @@ async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> 
     problems = []
     named = [("project", body.project), *((path, item.slug) for path, item in read.projects)]
     named += [(f"{path}.project", channel.project) for path, channel in read.channels if channel.project]
+    named += [(f"{path}.project", window.project) for path, window in read.windows if window.project]
     named += [(f"{path}.project", monitor.project) for path, monitor in read.monitors if monitor.project]
     for path, slug in named:
         if slug in ids:
@@ -222,6 +240,11 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
                 if users := await projects.users_of_channel(connection, project_id, row["slug"]):
                     raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])
                 pruned.append(await projects.delete_channel(connection, row, actor))
+        if body.windows is not None:
+            listed = {item.slug for _, item in read.windows if (item.project or body.project) == slug}
+            for row in await windows.all_windows(connection, project_id):
+                if row["slug"] not in listed:
+                    pruned.append(await windows.delete_window(connection, row, actor))
     return pruned
 
 

@@ -83,8 +83,7 @@ class _Schemas:
                 wanted[route.body, "validation"] = None
             if route.answer is not None:
                 wanted[route.answer, "serialization"] = None
-        listed: tuple[type[BaseModel], ...] = (bodies.ListedMonitor, bodies.ListedChannel, bodies.ListedProject)
-        for each in (*listed, *KINDS.values()):
+        for each in (*bodies.LISTED, *KINDS.values()):
             wanted[each, "validation"] = None
         self._refs, found = models_json_schema(list(wanted), ref_template=_REF)
         self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}
