@@ -4,15 +4,19 @@ Parts share no other state and do not know each other's order; `now` is the inst
 """
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 from server.engine.deadlines import Deadlines
 from server.engine.deaf import DeafTime
 from server.engine.effects import Alert, Decision, Effect, IncidentChanged, Resumed, RunChanged
-from server.engine.expectation import period, window_start
-from server.engine.ping import Micros
+from server.engine.expectation import breather_end, window_start
+from server.engine.ping import START, Micros, Position
 from server.engine.run import Run
-from server.engine.state import Incident, Monitor
+from server.engine.state import Cause, Incident, Monitor
+from server.engine.windows import OVERLAPS_MAX, Window
+
+Address = tuple[int, str]  # project, slug
 
 
 class Undecided:
@@ -37,14 +41,18 @@ class Desk:
 
     def __init__(self) -> None:
         self.now: Micros = 0
+        self.position: Position = START  # all inputs up to here were applied
         self.monitors: dict[int, Monitor] = {}
-        self.slugs: dict[tuple[int, str], int] = {}
+        self.slugs: dict[Address, int] = {}
         self.deadlines = Deadlines()
         self.deaf = DeafTime()
+        self.windows: dict[int, tuple[int, Window]] = {}  # by id, with the project
         self.undecided: dict[int, Undecided] = {}
         self.gone: dict[int, Monitor] = {}  # deleted, their end not yet written
-        self.listeners: dict[tuple[int, str], set[int]] = {}  # (project, slug) -> those that come `after` it
-        self.dependents: dict[tuple[int, str], set[int]] = {}  # (project, slug) -> those that depend on it
+        self.listeners: dict[Address, set[int]] = {}  # those that come `after` it
+        self.dependents: dict[Address, set[int]] = {}  # those that depend on it
+        self.troubled: set[int] = set()  # those with an open incident
+        self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
         self.strangers: set[int] = set()  # monitors that were deleted while pings of them were still under way
         self.counts: Counter[str] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
@@ -69,6 +77,17 @@ class Desk:
                     found[up.id] = up
                     line.append(up)
         return list(found.values())
+
+    def downstreams(self, m: Monitor) -> Iterator[int]:
+        """Everything that depends on this monitor, directly or not."""
+        line, seen = [m], {m.id}
+        for each in line:
+            for down_id in sorted(self.dependents.get((each.project_id, each.slug), ())):
+                down = self.monitors.get(down_id)
+                if down is not None and down_id not in seen:
+                    seen.add(down_id)
+                    line.append(down)
+                    yield down_id
 
     # ---------------------------------------------------------------- deciding
 
@@ -96,23 +115,41 @@ class Desk:
             self.open_for(m)
 
     def record_run(self, m: Monitor, run: Run) -> None:
-        """A run was opened, closed or revised."""
-        duration = run.duration
+        """A run was opened or closed, or its verdict has changed."""
+        verdict, reason = run.judgement
         self.open_for(m).runs[run.number] = RunChanged(
             run.number,
             run.run,
             run.started_at or None,
             run.finished_at or None,
             run.last_at,
-            duration,
-            run.verdict,
-            run.reason,
+            run.duration,
+            verdict,
+            reason,
             run.exit_code,
             run.detail(m.definition),
         )
 
-    def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None, causes: list[Any]) -> None:
+    def revise_run(self, m: Monitor, run: Run) -> None:
+        """A run that had ended turns out to have ended otherwise; of what it was only `run`'s few fields are known."""
+        pending = self.open_for(m).runs.get(run.number)
+        self.record_run(m, run)
+        revised = self.undecided[m.id].runs
+        if pending is None:
+            revised[run.number] = replace(revised[run.number], detail={})
+        else:
+            revised[run.number] = replace(
+                revised[run.number],
+                started_at=pending.started_at,
+                duration=pending.duration,
+                detail=pending.detail,
+            )
+
+    def record_incident(
+        self, m: Monitor, incident: Incident, resolved_at: Micros | None = None, causes: list[Cause] | None = None
+    ) -> None:
         """An incident was opened, changed or resolved. `causes` are those it shows, the worst first."""
+        causes = causes if causes is not None else incident.worst_first
         worst = causes[0]
         self.open_for(m).incidents[incident.number] = IncidentChanged(
             incident.number,
@@ -123,26 +160,53 @@ class Desk:
             worst.reason,
             worst.run,
             worst.stage,
-            [cause.dump() for cause in causes],
+            [cause.show() for cause in causes],
             incident.suppressed_by,
         )
 
     def take(self, subjects_max: int) -> list[Decision]:
-        """The decisions of up to so many monitors, each with the state that followed; they are no longer undecided."""
+        """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
+
+        Monitors whose decisions may rest on one another come together, so that no stored state is newer than what
+        another one was decided by: a restart between two transactions decides nothing differently.
+        """
         decisions: list[Decision] = []
         while self.undecided and len(decisions) < subjects_max:
-            monitor_id = next(iter(self.undecided))
-            undecided = self.undecided.pop(monitor_id)
-            m = self.monitors.get(monitor_id)
-            gone = m is None
-            m = self.gone.pop(monitor_id) if m is None else m
-            decisions.append(self._decision(m, gone, undecided.effects()))
+            for monitor_id in self._together(next(iter(self.undecided))):
+                undecided = self.undecided.pop(monitor_id)
+                m = self.monitors.get(monitor_id)
+                gone = m is None
+                m = self.gone.pop(monitor_id) if m is None else m
+                decisions.append(self._decision(m, gone, undecided.effects()))
         return decisions
 
-    def snapshot(self, m: Monitor) -> Decision:
-        """A monitor's state without any effect, for the checkpoint."""
-        undecided = self.undecided.pop(m.id, None)
-        return self._decision(m, False, undecided.effects() if undecided is not None else [])
+    def _together(self, monitor_id: int) -> list[int]:
+        """The undecided monitors that are linked with this one by `depends_on` or `after`, itself included."""
+        found = {monitor_id: None}
+        line = [monitor_id]
+        for each_id in line:
+            m = self.monitors.get(each_id)
+            if m is None:
+                continue
+            for linked_id in self._linked(m):
+                if linked_id in self.undecided and linked_id not in found:
+                    found[linked_id] = None
+                    line.append(linked_id)
+        return list(found)
+
+    def _linked(self, m: Monitor) -> Iterator[int]:
+        here = (m.project_id, m.slug)
+        yield from self.listeners.get(here, ())
+        if self.dependents.get(here):
+            yield from self.downstreams(m)
+        if m.definition.depends_on:
+            yield from (up.id for up in self.upstreams(m))
+        if m.definition.after is not None and (before := self.find(m.project_id, m.definition.after.monitor)):
+            yield before.id
+
+    def snapshot(self, m: Monitor) -> Decision | None:
+        """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
+        return None if m.id in self.undecided else self._decision(m, False, [])
 
     def _decision(self, m: Monitor, gone: bool, effects: list[Effect]) -> Decision:
         m.saved_at = m.at
@@ -153,31 +217,37 @@ class Desk:
 
     def schedule_deadline(self, m: Monitor) -> Micros:
         """When the absence of what is due is judged, deaf time included; 0: never."""
-        definition = m.definition
-        if m.incident is not None and ("missed", 0, "") in m.incident.causes:
-            return 0  # it is known to be missing; the next that counts is a ping
+        due, definition = m.due, m.definition
+        if not due or (m.incident is not None and m.incident.silent):
+            return 0  # nothing is expected, or it is known to be missing and the next that counts is a ping
         if not m.heard_at:
-            if definition.first_within is None:
-                return 0
-            return max(self._moved(m, m.created_at, m.created_at + definition.first_within), m.not_before)
-        if not m.due:
-            return 0
-        deadline = m.due + definition.grace
+            first_within = definition.first_within
+            return self.moved(m, due - first_within, due) if first_within is not None else 0
+        if definition.after is not None:
+            return 0  # see `awaited`
+        deadline = due + definition.grace
         if self.deaf.intervals and not definition.strict:
-            deadline = self.deaf.shift(window_start(definition, m.due), deadline)
-        return max(deadline, m.not_before)
+            return self.deaf.shift(window_start(definition, due), deadline)
+        return deadline
 
-    def limit_deadline(self, m: Monitor, base: Micros, length: Micros) -> Micros:
-        """When a bound that runs from `base` is broken, deaf time included."""
-        return max(self._moved(m, base, base + length), m.not_before)
+    def awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
+        """When the absence of a follower is judged."""
+        assert m.definition.after is not None
+        return self.moved(m, due - m.definition.after.within, due + m.definition.grace)
 
-    def _moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
+    def moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
+        """A deadline moved by the deaf time since `start`."""
         return deadline if m.definition.strict else self.deaf.shift(start, deadline)
+
+    def run_deadline(self, m: Monitor, base: Micros, length: Micros) -> Micros:
+        """When a limit of a run is broken, deaf time included."""
+        assert m.runs is not None
+        return max(self.moved(m, base, base + length), m.runs.not_before)
 
     def arm_run(self, m: Monitor, run: Run) -> None:
         """Look at a run when the first of its limits would be broken."""
         assert m.runs is not None
-        whens = [self.limit_deadline(m, limit.base, limit.length) for limit in run.limits(m.definition)]
+        whens = [self.run_deadline(m, limit.base, limit.length) for limit in run.limits(m.definition)]
         if whens:
             m.runs.arm(run, min(whens))
 
@@ -188,7 +258,7 @@ class Desk:
             self.deadlines.push(when, m.id)
 
     def next_of(self, m: Monitor) -> Micros:
-        """The earliest of a monitor's deadlines; 0: there is none."""
+        """The earliest of a monitor's deadlines; 0: there is none. May be early for runs and members, never late."""
         if m.paused:
             return 0
         when = self.schedule_deadline(m)
@@ -197,18 +267,38 @@ class Desk:
         if m.fleet is not None and (member := m.fleet.next()) and (not when or member < when):
             when = member
         if m.awaited:
-            first = min(self.awaited_deadline(m, due) for due in m.awaited.values())
-            when = first if not when or first < when else when
-        if m.incident is not None and (at := m.incident.announce_at) and (not when or at < when):
+            # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
+            awaited = self.awaited_deadline(m, min(m.awaited.values()))
+            when = awaited if not when or awaited < when else when
+        if m.incident is not None and (at := self.tell_at(m, m.incident)) and (not when or at < when):
             when = at
         return when
 
-    def awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
-        """When the absence of a follower is judged."""
-        assert m.definition.after is not None
-        length = m.definition.after.within
-        return max(self._moved(m, due - length, due + m.definition.grace), m.not_before)
+    # ---------------------------------------------------------------- when people may be told
 
-    def breather(self, m: Monitor) -> Micros:
-        """One period and its grace: what a monitor gets after a window, a resume or its upstream's recovery."""
-        return period(m.definition, self.now) + m.definition.grace
+    def tell_at(self, m: Monitor, incident: Incident) -> Micros:
+        """When people are to be told of something: as planned, or once they may be; 0: there is nothing."""
+        at = incident.announce_at
+        if at is None:
+            return 0
+        for _ in range(OVERLAPS_MAX):
+            later = self.muted_until(m, at)
+            if later <= at:
+                break
+            at = later
+        return at
+
+    def muted_until(self, m: Monitor, at: Micros) -> Micros:
+        """Until when nobody is told what would be told at `at`: a snooze's end, or one period after a window's."""
+        until = m.snoozed_until
+        for end in self.window_ends(m, at):
+            until = max(until, breather_end(m.definition, end))
+        return until
+
+    def window_ends(self, m: Monitor, at: Micros) -> Iterator[Micros]:
+        """The ends of the maintenance windows that cover a monitor at `at`."""
+        for project_id, window in self.windows.values():
+            if project_id == m.project_id and window.covers(m.slug, m.tags):
+                end = window.end_at(at)
+                if end is not None:
+                    yield end

@@ -8,17 +8,18 @@ A plain ping of a healthy monitor does no heap work and decides nothing: it take
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from sys import maxsize
 
+from server.engine import changing, telling
 from server.engine.desk import Desk
 from server.engine.effects import Decision
 from server.engine.expectation import due_after
-from server.engine.hearing import REPEAT_MAX, close_run, hear
-from server.engine.incidents import clear, record, resolve
+from server.engine.hearing import hear
 from server.engine.judging import judge
 from server.engine.monitor import Definition
-from server.engine.ping import AFTER_ALL, Entry, Micros
+from server.engine.ping import AFTER_ALL, Entry, Micros, Position
 from server.engine.state import Monitor
+from server.engine.windows import Window
 
 
 class Engine:
@@ -52,9 +53,16 @@ class Engine:
         never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
         the caller has not handed in yet, or it was deleted (then `ignore` it).
         """
+        self._budget = budget
+        end = self._apply(entries, start)
+        if end > start:
+            last = entries[end - 1]
+            self.desk.position = Position(last.at, last.writer, last.seq)
+        return end
+
+    def _apply(self, entries: Sequence[Entry], start: int) -> int:
         desk = self.desk
         monitors, deadlines = desk.monitors, desk.deadlines
-        self._budget = budget
         for index in range(start, len(entries)):
             entry = entries[index]
             at = entry.at
@@ -69,11 +77,11 @@ class Engine:
                     return index
                 desk.unknown_pings += 1
                 continue
+            desk.now = at
             if at <= m.at and (at, entry.writer, entry.seq) <= (m.at, m.writer, m.seq):
                 continue  # replay: the state has it already
             self._budget -= 1
             m.at, m.writer, m.seq = at, entry.writer, entry.seq
-            desk.now = at
             ping = entry.ping
             if (
                 m.plain
@@ -83,14 +91,10 @@ class Engine:
                 and ping.run is None
                 and ping.stage is None
                 and ping.task is None
-                and (m.runs is None or not m.runs.open)
+                and (m.runs is None or not (m.runs.open or m.runs.fanned_in))
                 and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
             ):
-                if m.counted_signal != "success" or entry.source != m.counted_source or at - m.counted_at >= REPEAT_MAX:
-                    m.counted_signal, m.counted_source, m.counted_at = "success", entry.source, at
-                m.heard_at = at
-                every = m.definition.every
-                m.due = at + every if every is not None else due_after(m.definition, m.due, at)
+                _hear_plain(m, entry)
                 if not m.armed:
                     desk.arm(m)
             else:
@@ -103,18 +107,21 @@ class Engine:
         self.desk.strangers.add(monitor_id)
 
     def advance(self, through: Micros, budget: int) -> bool:
-        """Judge every deadline up to and including `through`; False: the budget was used up and there is more."""
+        """Judge every deadline up to and including `through`, up to which every entry was applied.
+
+        False: the budget was used up and there is more.
+        """
         self._budget = budget
         if not self._judge_before(through + 1):
             return False
-        self.desk.now = max(self.desk.now, through)
+        self._reach(through)
         return True
 
     def deafness(self, start: Micros, end: Micros) -> None:
         """A deaf interval becomes known. Deadlines move as they are looked at."""
         self.desk.deaf.add(start, end)
 
-    # ---------------------------------------------------------------- definitions
+    # ---------------------------------------------------------------- changes
 
     def put(
         self,
@@ -126,85 +133,108 @@ class Engine:
         paused: bool = False,
         snoozed_until: Micros = 0,
         rev: int = 0,
+        name: str | None = None,
+        tags: tuple[str, ...] | None = None,
         at: Micros,
     ) -> None:
-        """A monitor is made or changed, as of `at`, up to which everything was applied.
+        """A monitor is made or changed, as of `at`, up to which every entry was applied.
 
-        No deadline comes earlier than `at` + grace by a change: nobody is late for what was not asked of them before.
+        `name` and `tags` are those of the definition unless they are given. What a change does to what is open is said
+        in server/engine/changing.py.
         """
+        self._catch_up(at)
         desk = self.desk
-        desk.now = max(desk.now, at)
         m = desk.monitors.get(monitor_id)
         if m is None:
-            m = Monitor(monitor_id, project_id, slug, definition.name or slug, definition, at)
+            m = Monitor(monitor_id, project_id, slug, slug, definition, desk.now)
             desk.strangers.discard(monitor_id)
+            changing.begin_anew(desk, m)
+            m.paused = paused
+            m.at = desk.now  # as if just before it: the ping for which it is made known may be of this instant
+            m.rev = rev
             self._enter(m)
         else:
-            self._leave(m)
-            old = m.definition
-            m.slug, m.name = slug, definition.name or slug
-            m.define(definition)
-            self._enter(m)
-            if old != definition:
-                self._redefine(m, old)
-        m.rev = max(m.rev, rev)
-        was_muted = m.snoozed_until > desk.now
+            self._include(m, rev)
+        old = m.definition
+        self._leave(m)
+        m.slug, m.name = slug, name or definition.name or slug
+        m.tags = tags if tags is not None else definition.tags
+        m.define(definition)
+        self._enter(m)
         m.snoozed_until = snoozed_until
-        if was_muted and snoozed_until <= desk.now and m.incident is not None and not m.incident.announced:
-            m.incident.announce_at = desk.now
+        if old != definition:
+            changing.redefine(desk, m, old)
         if paused != m.paused:
-            self._pause(m) if paused else self._resume(m)
-        if m.at:  # a new monitor has met no input yet: the ping for which it is made known is still to come
-            m.at, m.writer, m.seq = desk.now, AFTER_ALL, AFTER_ALL
+            changing.pause(desk, m) if paused else changing.resume(desk, m)
         desk.restate(m)
         desk.open_for(m)
+        if old.depends_on != definition.depends_on:
+            changing.look_at_explanations(desk, [m.id, *desk.downstreams(m)])
+        telling.tell_if_due(desk, m)
         desk.arm(m)
 
     def remove(self, monitor_id: int, at: Micros) -> None:
-        """A monitor is deleted: its incident is resolved and its runs are closed without a word."""
+        """A monitor is deleted: its incident ends and its runs are closed."""
+        self._catch_up(at)
         desk = self.desk
-        desk.now = max(desk.now, at)
+        desk.strangers.add(monitor_id)
         m = desk.monitors.get(monitor_id)
         if m is None:
             return
-        resolve(desk, m, quietly=True)
-        for run in list(m.runs.open.values()) if m.runs is not None else ():
-            close_run(desk, m, run, "unknown", "the monitor was deleted")
-        m.at, m.writer, m.seq = desk.now, AFTER_ALL, AFTER_ALL
+        self._include(m, 0)
+        changing.end(desk, m)
+        downs = list(desk.downstreams(m))
         self._leave(m)
         del desk.monitors[monitor_id]
         desk.gone[monitor_id] = m
         desk.open_for(m)
+        changing.look_at_explanations(desk, downs)
 
     def settle_by_hand(self, monitor_id: int, rev: int, at: Micros) -> None:
         """Somebody says that the trouble is over; `rev` is that change."""
-        desk = self.desk
-        desk.now = max(desk.now, at)
-        if (m := desk.monitors.get(monitor_id)) is None:
+        self._catch_up(at)
+        if (m := self.desk.monitors.get(monitor_id)) is None:
             return
-        m.rev = max(m.rev, rev)
-        desk.open_for(m)
-        if m.incident is not None:
-            m.streak = 0
-            m.not_before = desk.now + desk.breather(m)
-            resolve(desk, m)
-            desk.arm(m)
+        self._include(m, rev)
+        self.desk.open_for(m)
+        changing.settle_by_hand(self.desk, m)
+        self.desk.arm(m)
+
+    def put_window(self, window_id: int, project_id: int, window: Window, at: Micros) -> None:
+        """A maintenance window is made or changed, as of `at`."""
+        self._catch_up(at)
+        self.desk.windows[window_id] = (project_id, window)
+        self._look_at_tellings(project_id)
+
+    def remove_window(self, window_id: int, at: Micros) -> None:
+        """A maintenance window is deleted, as of `at`: what it held back is told."""
+        self._catch_up(at)
+        project_id, _ = self.desk.windows.pop(window_id, (0, None))
+        self._look_at_tellings(project_id)
 
     # ---------------------------------------------------------------- loading and writing
 
     def load(self, m: Monitor) -> None:
-        """Take a monitor from its stored state, as if it had never left; call `loaded` after the last."""
+        """Take a monitor from its stored state, as if it had never left.
+
+        Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
+        """
         self._enter(m)
-        if m.runs is not None:
-            for run in m.runs.open.values():
-                self.desk.arm_run(m, run)
-        if m.fleet is not None and m.definition.members is not None:
-            m.fleet.arm_all(m.definition.members.every + m.definition.members.grace)
+        if m.incident is not None:
+            self.desk.troubled.add(m.id)
+        changing.arm_parts(self.desk, m)
+
+    def load_window(self, window_id: int, project_id: int, window: Window) -> None:
+        """Take a maintenance window as it is defined."""
+        self.desk.windows[window_id] = (project_id, window)
 
     def loaded(self, at: Micros) -> None:
         """All monitors are there: fill the heap. `at`: the position from which inputs follow."""
         desk = self.desk
         desk.now = at
+        desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+        for monitor_id in sorted(desk.troubled):
+            self._repair_explanation(desk.monitors[monitor_id])
         entries: list[tuple[Micros, int]] = []
         for m in desk.monitors.values():
             m.armed = desk.next_of(m)
@@ -216,10 +246,14 @@ class Engine:
         """Write the open incident of this monitor again."""
         m = self.desk.monitors[monitor_id]
         if m.incident is not None:
-            record(self.desk, m, m.incident)
+            self.desk.record_incident(m, m.incident)
 
     def take(self, subjects_max: int) -> list[Decision]:
-        """What was decided, for up to so many monitors, each with the state that followed."""
+        """What was decided, for about so many monitors, each with the state that followed.
+
+        All of one answer belongs in one transaction: monitors that depend on one another come together, also where
+        they are more than `subjects_max`.
+        """
         return self.desk.take(subjects_max)
 
     @property
@@ -232,7 +266,10 @@ class Engine:
         return (m.id for m in list(self.desk.monitors.values()) if m.at > m.saved_at)
 
     def snapshot(self, monitor_id: int) -> Decision | None:
-        """The state of one monitor to be written as it is; None when it is gone."""
+        """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.
+
+        Only to be written after everything that `take` has brought before.
+        """
         m = self.desk.monitors.get(monitor_id)
         return None if m is None else self.desk.snapshot(m)
 
@@ -246,6 +283,12 @@ class Engine:
             if popped is None:
                 return True
             when, monitor_id = popped
+            if not monitor_id:
+                while self._budget > 0 and telling.release_one(desk):
+                    self._budget -= 1
+                if desk.releases:
+                    desk.deadlines.push(when, 0)
+                continue
             m = desk.monitors.get(monitor_id)
             if m is None or m.armed != when:
                 continue  # stale
@@ -258,6 +301,43 @@ class Engine:
             desk.arm(m)
         next_due = desk.deadlines.next()
         return next_due is None or next_due >= at
+
+    def _catch_up(self, at: Micros) -> None:
+        """Before a change: everything up to it is judged, whatever it costs."""
+        self._budget = maxsize
+        self._judge_before(at + 1)
+        self._reach(at)
+
+    def _reach(self, at: Micros) -> None:
+        desk = self.desk
+        desk.now = max(desk.now, at)
+        if at > desk.position.at:
+            desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+
+    def _include(self, m: Monitor, rev: int) -> None:
+        """A change is an input too: the state of the monitor includes it and all before it."""
+        m.rev = max(m.rev, rev)
+        m.at, m.writer, m.seq = self.desk.position
+
+    def _look_at_tellings(self, project_id: int) -> None:
+        desk = self.desk
+        for monitor_id in sorted(desk.troubled):
+            m = desk.monitors[monitor_id]
+            if m.project_id == project_id:
+                telling.tell_if_due(desk, m)
+                desk.arm(m)
+
+    def _repair_explanation(self, m: Monitor) -> None:
+        """Let go of what explained this monitor's trouble, where the last keeper had no time to.
+
+        The end of an upstream's incident is written before those that it releases, since they may be very many.
+        """
+        desk, incident = self.desk, m.incident
+        if incident is None or incident.announced or incident.suppressed_by is None or incident.announce_at is not None:
+            return
+        up = desk.monitors.get(incident.suppressed_by)
+        if up is None or up.incident is None:
+            telling.let_go(desk, m, incident.suppressed_by, up.since if up is not None else desk.now)
 
     def _enter(self, m: Monitor) -> None:
         desk = self.desk
@@ -282,47 +362,21 @@ class Engine:
         for slug in m.definition.depends_on:
             yield self.desk.dependents, slug
 
-    def _redefine(self, m: Monitor, old: Definition) -> None:
-        """What a changed definition does to what is open."""
-        desk, definition = self.desk, m.definition
-        if _schedule_of(old) != _schedule_of(definition):
-            m.due = due_after(definition, 0, m.heard_at) if m.heard_at else 0
-            if not _schedule_of(definition) or definition.every is None:
-                m.awaited = None
-            if not any(_schedule_of(definition)):
-                clear(desk, m, lambda key: key[0] == "missed")
-        if definition.members is None and m.fleet is not None:
-            m.fleet = None
-            clear(desk, m, lambda key: key[0] == "members")
-        elif definition.members is not None and m.fleet is not None:
-            m.fleet.arm_all(definition.members.every + definition.members.grace)
-        if old.max_runtime is not None and definition.max_runtime is None:
-            clear(desk, m, lambda key: key[0] == "hung")
-        m.not_before = max(m.not_before, desk.now + definition.grace)
-        for run in m.runs.open.values() if m.runs is not None else ():
-            desk.arm_run(m, run)
 
-    def _pause(self, m: Monitor) -> None:
-        m.paused = True
-        m.streak = 0
-        resolve(self.desk, m, quietly=True)
-
-    def _resume(self, m: Monitor) -> None:
-        desk = self.desk
-        m.paused = False
-        m.excused = 0
-        m.not_before = desk.now + desk.breather(m)
-        if m.fleet is not None and m.definition.members is not None:
-            m.fleet.arm_all(m.definition.members.every + m.definition.members.grace)
-        for run in m.runs.open.values() if m.runs is not None else ():
-            desk.arm_run(m, run)
-
-
-def _schedule_of(definition: Definition) -> tuple[Any, ...]:
-    return (
-        definition.every,
-        definition.cron,
-        definition.oncalendar,
-        definition.timezone if definition.every is None and (definition.cron or definition.oncalendar) else None,
-        definition.after,
+def _hear_plain(m: Monitor, entry: Entry) -> None:
+    """A success of a healthy monitor without runs, followers and bounds: what `hear` would do, and nothing else."""
+    at, definition = entry.at, m.definition
+    repeat = (
+        entry.source is not None
+        and entry.source == m.counted_source
+        and m.counted_signal == "success"
+        and at - m.counted_at < definition.repeat_within
     )
+    if not repeat:
+        m.counted_signal, m.counted_source, m.counted_at = "success", entry.source, at
+    m.heard_at = at
+    every = definition.every
+    if every is not None:
+        m.due = at + every
+    elif not repeat:
+        m.due = due_after(definition, m.due, at)

@@ -1,6 +1,6 @@
 """When the next ping is due and when its absence is judged. Pure functions, used by the engine and by every page.
 
-One ping satisfies one slot: for cron and OnCalendar an early ping counts for the coming slot when it is nearer than
+One ping satisfies one slot: for cron and OnCalendar a ping before its slot counts for it when it is no earlier than
 min(grace, half the gap to the slot after). For an interval the next ping is due `every` after the last.
 """
 
@@ -30,27 +30,33 @@ def calendar_of(definition: Definition) -> Calendar | None:
     return None
 
 
-def due_after(definition: Definition, due: Micros, at: Micros, early: bool = True) -> Micros:
-    """What is due after a satisfying ping at `at`, when `due` was expected; 0: nothing.
+def due_after(definition: Definition, due: Micros, at: Micros, judged: bool = False) -> Micros:
+    """What is due after a ping at `at` that counts for the schedule; 0: nothing.
 
-    `early`: whether the ping may count for a slot that has not come yet. The finish of a run that has satisfied a slot
-    by its start may not.
+    `due` is what was expected, 0 for nothing yet. `judged`: its absence is on record, and slots may have passed
+    unjudged since; the ping can only count for one whose grace still runs.
     """
     if definition.every is not None:
         return at + definition.every
     slots = calendar_of(definition)
     if slots is None:
         return 0
-    first = slots.next_after(at)
-    if first is None:
-        return 0
-    if early and first - at <= definition.grace:
-        second = slots.next_after(first)
-        if second is None:
+    if judged or not due:
+        open_slot = slots.next_after(at - definition.grace - 1)
+        if open_slot is None:
             return 0
-        if first - at <= (second - first) // 2:
-            return max(due, second)
-    return max(due, first)
+        due = max(due, open_slot)
+    if at < due:
+        if due != slots.next_after(at):
+            return due  # the slot before it was served already
+        after = slots.next_after(due)
+        return (after or 0) if due - at <= early_max(definition, due, after) else due
+    return slots.next_after(at) or 0
+
+
+def early_max(definition: Definition, due: Micros, after: Micros | None) -> Micros:
+    """How early a ping may come and still count for the slot `due`, which `after` follows."""
+    return definition.grace if after is None else min(definition.grace, (after - due) // 2)
 
 
 def next_due(definition: Definition, due: Micros) -> Micros:
@@ -61,23 +67,29 @@ def next_due(definition: Definition, due: Micros) -> Micros:
     return (slots.next_after(due) or 0) if slots is not None else 0
 
 
-def period(definition: Definition, at: Micros) -> Micros:
-    """The length of one period around `at`; 0 where there is none (only runs are watched)."""
-    if definition.every is not None:
-        return definition.every
-    if definition.members is not None:
-        return definition.members.every
-    if definition.after is not None:
-        return definition.after.within
-    slots = calendar_of(definition)
-    if slots is None or (first := slots.next_after(at)) is None or (second := slots.next_after(first)) is None:
-        return 0
-    return second - first
-
-
 def window_start(definition: Definition, due: Micros) -> Micros:
-    """From when on a ping would count for what is due: due − min(grace, half a period)."""
-    return due - min(definition.grace, period(definition, due) // 2)
+    """From when on a ping would count for what is due."""
+    if definition.every is not None:
+        return due - min(definition.grace, definition.every // 2)
+    after = next_due(definition, due)
+    return due - early_max(definition, due, after or None)
+
+
+def due_anew(definition: Definition, due: Micros, at: Micros) -> Micros:
+    """What is due when the schedule begins anew at `at`: one period later, or at the next slot."""
+    if definition.every is not None:
+        return at + definition.every
+    slots = calendar_of(definition)
+    return max(due, slots.next_after(at) or 0) if slots is not None else 0
+
+
+def breather_end(definition: Definition, at: Micros) -> Micros:
+    """When one period and its grace are over that began at `at`: one more chance to be heard of."""
+    if definition.members is not None:
+        return at + definition.members.every + definition.members.grace
+    if definition.after is not None:
+        return at + definition.after.within + definition.grace
+    return max(due_anew(definition, 0, at), at) + definition.grace
 
 
 def look(
@@ -93,15 +105,16 @@ def look(
     if status == "paused":
         return Seen(status, None, None)
     due: Micros = state.get("due", 0)
+    grace = definition.grace
     if heard_at > state.get("heard_at", 0):
-        due = due_after(definition, due, heard_at)
+        if definition.every is not None or calendar_of(definition) is not None:
+            due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == "down")
         if status == "new":
             status = "up"
-    elif not heard_at and definition.first_within is not None and "created" in state:
-        due = state["created"] + definition.first_within - definition.grace
+    elif not heard_at and definition.first_within is not None:
+        due, grace = due or state.get("created", 0) + definition.first_within, 0
     if not due:
         return Seen(status, None, None)
-    deadline = max(due + definition.grace, state.get("not_before", 0))
     if status in ("up", "unknown") and now > due:
         status = "late"
-    return Seen(status, due, deadline)
+    return Seen(status, due, due + grace)

@@ -1,103 +1,157 @@
 """A fleet: long-lived workers under one monitor, each expected by itself, judged together.
 
 Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
-a member keeps one entry in a heap that is looked at again when it pops early.
+a member keeps one entry in a heap that is looked at again when it pops early, so its pings do no heap work.
 """
 
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from server.engine.monitor import Definition
+from server.engine.monitor import Members
 from server.engine.ping import Micros
 
 MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
 
 
+class Member:
+    """When a member was last heard of, and its entry in the heap."""
+
+    __slots__ = ("armed", "at")
+
+    def __init__(self, at: Micros, armed: Micros) -> None:
+        self.at, self.armed = at, armed
+
+
 class Fleet:
     """Who was heard of, and who is silent since when."""
 
-    __slots__ = ("count_max", "count_max_at", "heap", "members", "silent")
+    __slots__ = ("heap", "members", "not_before", "peak", "peak_at", "silent")
 
     def __init__(self) -> None:
-        self.members: dict[str, Micros] = {}  # name -> last ping
+        self.members: dict[str, Member] = {}
         self.silent: dict[str, Micros] = {}  # name -> the deadline it missed
         self.heap: list[tuple[Micros, str]] = []
-        self.count_max = 0  # the highest count of members, and when it was last reached
-        self.count_max_at: Micros = 0
-
-    def hear(self, name: str, at: Micros, length: Micros) -> bool:
-        """One ping of a member, expected again within `length`. Whether it was silent before."""
-        if name not in self.members:
-            if len(self.members) >= MEMBERS_MAX:
-                return False
-            heappush(self.heap, (at + length, name))
-        self.members[name] = at
-        if len(self.members) >= self.count_max:
-            self.count_max, self.count_max_at = len(self.members), at
-        if self.silent.pop(name, None) is not None:
-            heappush(self.heap, (at + length, name))
-            return True
-        return False
-
-    def leave(self, name: str) -> None:
-        """A member says good-bye. It is not missed, and a percentage no longer counts it."""
-        if self.members.pop(name, None) is not None:
-            self.silent.pop(name, None)
-            self.count_max = max(len(self.members), self.count_max - 1, 1)  # it once had members
-
-    def required(self, definition: Definition) -> int:
-        """How many must be alive."""
-        members = definition.members
-        assert members is not None
-        if members.min_alive is None:
-            return max(len(self.members), members.expected or 0)
-        if isinstance(members.min_alive, int):
-            return members.min_alive
-        of = members.expected or max(self.count_max, len(self.members))
-        share = float(members.min_alive.rstrip("%")) / 100
-        return -int(-of * share // 1)  # rounded up
+        self.not_before: Micros = 0  # nobody is silent before this: a change or a resume was made
+        self.peak = 0  # the highest number alive at once, and when it was last reached
+        self.peak_at: Micros = 0
 
     @property
     def alive(self) -> int:
         """How many are not silent."""
         return len(self.members) - len(self.silent)
 
-    def arm_all(self, length: Micros) -> None:
+    def required(self, members: Members) -> int:
+        """How many must be alive."""
+        least = members.min_alive
+        if least is None:
+            return max(len(self.members), members.expected or 0)
+        if isinstance(least, int):
+            return least
+        whole, _, part = least.rstrip("%").partition(".")
+        of: int = members.expected or self.peak
+        percent, scale = int(whole + part), 100 * int("1" + "0" * len(part))
+        return -(-of * percent // scale)  # rounded up, exactly
+
+    def short(self, members: Members) -> bool:
+        """Whether too few are alive; a fleet that nobody is left of always is."""
+        return not self.members or self.alive < self.required(members)
+
+    # ---------------------------------------------------------------- what happens to it
+
+    def hear(self, name: str, at: Micros, length: Micros) -> bool:
+        """One ping of a member, expected again within `length`. Whether it is new or was silent."""
+        member = self.members.get(name)
+        if member is not None:
+            member.at = at
+            if name not in self.silent:
+                return False
+            del self.silent[name]
+            self.arm(name, at + length)
+        elif len(self.members) >= MEMBERS_MAX:
+            return False
+        else:
+            self.members[name] = Member(at, 0)
+            self.arm(name, at + length)
+        if self.alive >= self.peak:
+            self.peak, self.peak_at = self.alive, at
+        return True
+
+    def fall_silent(self, name: str, deadline: Micros, at: Micros) -> None:
+        """A member missed its deadline."""
+        if self.alive == self.peak:
+            self.peak_at = at
+        self.silent[name] = deadline
+
+    def leave(self, name: str, at: Micros) -> bool:
+        """A member says good-bye: nobody misses it, and a percentage no longer counts it. Whether it was known."""
+        if name not in self.members:
+            return False
+        if self.alive == self.peak:
+            self.peak_at = at
+        self.forget(name)
+        self.peak = max(self.peak - 1, self.alive)
+        return True
+
+    def forget(self, name: str) -> None:
+        """It is a member no longer."""
+        self.silent.pop(name, None)
+        del self.members[name]
+
+    def lower_peak(self, at: Micros, forget_after: Micros) -> None:
+        """A peak that was last reached longer than `forget_after` ago is no measure any more."""
+        if self.alive < self.peak and at - self.peak_at > forget_after:
+            self.peak, self.peak_at = self.alive, at
+
+    # ---------------------------------------------------------------- when to look at whom
+
+    def arm(self, name: str, when: Micros) -> None:
+        """Look at a member at `when`, and at no other time."""
+        self.members[name].armed = when
+        heappush(self.heap, (when, name))
+
+    def arm_all(self, length: Micros, forget_after: Micros) -> None:
         """Fill the heap from the members, after a load or a changed definition."""
-        self.heap = [(at + length, name) for name, at in self.members.items()]
+        self.heap = []
+        for name, member in self.members.items():
+            member.armed = member.at + (forget_after if name in self.silent else length)
+            self.heap.append((member.armed, name))
         heapify(self.heap)
 
     def next(self) -> Micros | None:
-        """When a member is to be looked at."""
-        return self.heap[0][0] if self.heap else None
-
-    def arm(self, when: Micros, name: str) -> None:
-        """Look at a member at `when`."""
-        heappush(self.heap, (when, name))
+        """When a member is to be looked at; stale entries are dropped on the way."""
+        heap = self.heap
+        while heap:
+            member = self.members.get(heap[0][1])
+            if member is not None and member.armed == heap[0][0]:
+                return heap[0][0]
+            heappop(heap)
+        return None
 
     def pop_until(self, when: Micros) -> str | None:
         """A member whose time may have come, taken out of the heap."""
-        while self.heap and self.heap[0][0] <= when:
-            name = heappop(self.heap)[1]
-            if name in self.members:
-                return name
-        return None
+        due = self.next()
+        return None if due is None or due > when else heappop(self.heap)[1]
 
-    def forget(self, name: str, before: Micros) -> None:
-        """Drop a silent member, and a highest count that was last reached before `before`."""
-        self.silent.pop(name, None)
-        self.members.pop(name, None)
-        if self.count_max_at < before:
-            self.count_max, self.count_max_at = len(self.members), before
+    # ---------------------------------------------------------------- storing
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"m": self.members, "s": self.silent, "p": [self.count_max, self.count_max_at]}
+        """As JSON. Where order matters there are lists: jsonb sorts keys."""
+        state: dict[str, Any] = {
+            "m": [[name, member.at] for name, member in self.members.items()],
+            "p": [self.peak, self.peak_at],
+        }
+        if self.silent:
+            state["s"] = [[name, deadline] for name, deadline in self.silent.items()]
+        if self.not_before:
+            state["b"] = self.not_before
+        return state
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Fleet":
         """From `dump`; the caller fills the heap."""
         fleet = cls()
-        fleet.members, fleet.silent = state["m"], state["s"]
-        fleet.count_max, fleet.count_max_at = state["p"]
+        fleet.members = {name: Member(at, 0) for name, at in state["m"]}
+        fleet.silent = dict(state.get("s", ()))
+        fleet.peak, fleet.peak_at = state["p"]
+        fleet.not_before = state.get("b", 0)
         return fleet

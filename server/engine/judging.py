@@ -7,18 +7,19 @@ excused, twice in a row at most.
 
 from server.engine import sentences
 from server.engine.desk import Desk
-from server.engine.expectation import next_due, window_start
-from server.engine.hearing import close_run, judge_fleet
-from server.engine.incidents import announce, blame
+from server.engine.expectation import due_anew, next_due, window_start
+from server.engine.incidents import blame
+from server.engine.members import judge_members
 from server.engine.ping import Micros
-from server.engine.run import Limit, Run
-from server.engine.state import Cause, Monitor
+from server.engine.run import Run
+from server.engine.state import MISSED, Cause, Monitor
+from server.engine.telling import tell_if_due
 
 EXCUSED_MAX = 2  # occurrences in a row
 
 
 def judge(desk: Desk, m: Monitor, when: Micros) -> None:
-    """Judge everything of this monitor whose time has come at `when`."""
+    """Judge everything of this monitor whose time has come at `when`, the schedule once."""
     deadline = desk.schedule_deadline(m)
     if deadline and deadline <= when:
         _judge_schedule(desk, m, deadline)
@@ -28,108 +29,91 @@ def judge(desk: Desk, m: Monitor, when: Micros) -> None:
         while (run := m.runs.pop_until(when)) is not None:
             _judge_run(desk, m, run, when)
     if m.fleet is not None:
-        _judge_members(desk, m, when)
-    if m.incident is not None and m.incident.announce_at is not None and m.incident.announce_at <= when:
-        announce(desk, m)
+        judge_members(desk, m, when)
+    tell_if_due(desk, m)
 
 
 def _judge_schedule(desk: Desk, m: Monitor, deadline: Micros) -> None:
-    definition = m.definition
-    if not m.heard_at:
-        start, due, reason = m.created_at, m.created_at, sentences.never_heard(definition, deadline)
-    else:
-        start, due = window_start(definition, m.due), m.due
-        reason = sentences.missed(definition, due, deadline, m.heard_at)
-    deaf = 0 if definition.strict else desk.deaf.within(start, deadline)
-    if deaf * 2 > deadline - start - deaf and m.excused < EXCUSED_MAX:
-        m.excused += 1
-        desk.excused += 1
-        # An interval begins anew where the deafness ended; a calendar goes on to its next slot.
-        m.due = deadline + definition.every if definition.every is not None else next_due(definition, due)
-        if not m.heard_at:
-            m.not_before = deadline + (definition.first_within or 0)
-        desk.restate(m)
-        desk.open_for(m)
-        return
-    m.excused = 0
-    desk.missed += 1
+    definition, due = m.definition, m.due
     if m.heard_at:
+        start, end = window_start(definition, due), due + definition.grace
+        reason = sentences.missed(definition, due, deadline, m.heard_at)
+    else:
+        start, end = due - (definition.first_within or 0), due
+        reason = sentences.never_heard(definition, deadline)
+    deaf = 0 if definition.strict else desk.deaf.within(start, deadline)
+    if _is_excused(desk, m, deaf, end - start):
+        # An interval begins anew, a calendar goes on to the slot that comes next: not to one that is long past.
+        m.due = due_anew(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
+        return
+    reason += sentences.deaf_note(definition, desk.deaf, start, deadline) if deaf else ""
+    _miss(desk, m, Cause("missed", deadline, reason, due=due))
+    if m.incident is not None and MISSED in m.incident.causes:
+        m.incident.silent = True
+    elif m.heard_at:
         m.due = next_due(definition, due)
     else:
-        m.not_before = deadline + (definition.first_within or 0)
-    reason += sentences.deaf_note(definition, desk.deaf, start, deadline) if deaf else ""
-    blame(desk, m, Cause("missed", deadline, reason))
-    desk.restate(m)
+        m.due = deadline + (definition.first_within or 0)
 
 
 def _judge_awaited(desk: Desk, m: Monitor, when: Micros) -> None:
     """The monitor before was heard; this one should have been by now."""
     assert m.awaited is not None and m.definition.after is not None
+    within, grace = m.definition.after.within, m.definition.grace
     for run, due in list(m.awaited.items()):
         deadline = desk.awaited_deadline(m, due)
         if deadline > when:
             continue
         del m.awaited[run]
-        desk.missed += 1
+        if m.heard_at or m.definition.first_within is None:
+            m.due = min(m.awaited.values(), default=0)
+        desk.open_for(m)
+        deaf = 0 if m.definition.strict else desk.deaf.within(due - within, deadline)
+        if _is_excused(desk, m, deaf, within + grace):
+            continue
         reason = sentences.awaited(m.definition, deadline, run)
-        blame(desk, m, Cause("missed", deadline, reason, run=run or None))
+        reason += sentences.deaf_note(m.definition, desk.deaf, due - within, deadline) if deaf else ""
+        _miss(desk, m, Cause("missed", deadline, reason, run=run or None, due=due))
+
+
+def _is_excused(desk: Desk, m: Monitor, deaf: Micros, window: Micros) -> bool:
+    """Whether more than half of a window was deaf, and the two before it were not."""
+    if deaf * 2 <= window or m.excused >= EXCUSED_MAX:
+        return False
+    m.excused += 1
+    desk.excused += 1
+    desk.restate(m)
+    desk.open_for(m)
+    return True
+
+
+def _miss(desk: Desk, m: Monitor, cause: Cause) -> None:
+    m.excused = 0
+    desk.missed += 1
+    blame(desk, m, cause)
+    desk.restate(m)
 
 
 def _judge_run(desk: Desk, m: Monitor, run: Run, when: Micros) -> None:
     """A limit of an open run may be broken; judge those that are, and arm the next."""
     for limit in list(run.limits(m.definition)):
-        deadline = desk.limit_deadline(m, limit.base, limit.length)
+        deadline = desk.run_deadline(m, limit.base, limit.length)
         if deadline > when:
             continue
-        run.broken.add((limit.kind, limit.stage or ""))
-        deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
-        if deaf * 2 > deadline - limit.base:
-            note = sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline)
-            close_run(desk, m, run, "unknown", f"cannot be judged{note}")
-            desk.excused += 1
-            return
-        _blame_run(desk, m, run, limit, deadline, deaf)
-    desk.arm_run(m, run)
-
-
-def _blame_run(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros, deaf: Micros) -> None:
-    reason = sentences.broken(m.definition, run, limit, deadline)
-    if deaf:
-        reason += sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline)
-    kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
-    first = run.verdict is None
-    run.verdict, run.reason = "hung", reason
-    desk.record_run(m, run)
-    blame(desk, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage), counts=first)
-
-
-def _judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
-    fleet, members = m.fleet, m.definition.members
-    assert fleet is not None
-    if members is None:
-        return
-    length = members.every + members.grace
-    changed = False
-    while (name := fleet.pop_until(when)) is not None:
-        deadline = desk.limit_deadline(m, fleet.members[name], length)
-        if name in fleet.silent:
-            _forget(m, name, when)
-        elif deadline > when:
-            fleet.arm(deadline, name)
+        if limit.task:
+            run.tasks[limit.stage].stall(limit.task)
         else:
-            fleet.silent[name] = deadline
-            fleet.arm(fleet.members[name] + members.forget_after, name)
-            changed = True
-    if changed:
+            run.broken.add((limit.kind, limit.stage))
         desk.open_for(m)
-        judge_fleet(desk, m, when)
-
-
-def _forget(m: Monitor, name: str, when: Micros) -> None:
-    """A silent member is forgotten in time, but never while the incident in which it is silent is open."""
-    fleet, members = m.fleet, m.definition.members
-    assert fleet is not None and members is not None
-    if m.incident is not None and ("members", 0, "") in m.incident.causes:
-        fleet.arm(when + members.every + members.grace, name)
-    else:
-        fleet.forget(name, when - members.forget_after)
+        deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
+        note = sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline) if deaf else ""
+        if deaf * 2 > deadline - limit.base:
+            run.unjudged = f"cannot be judged{note}"
+            desk.excused += 1
+            desk.record_run(m, run)
+            continue
+        kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
+        run.hung = sentences.broken(m.definition, run, limit, deadline) + note
+        desk.record_run(m, run)
+        blame(desk, m, Cause(kind, deadline, run.hung, run.number, run.run, limit.stage or None), run)
+    desk.arm_run(m, run)

@@ -4,7 +4,7 @@ One model for both, so that a field, its limits, its documentation and its meani
 frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -22,12 +22,14 @@ from pydantic import (
 )
 
 from server.engine.durations import read_duration, write_duration
-from server.engine.ping import SECOND, STAGE_CHARS_MAX, Micros, Signal
+from server.engine.ping import SECOND, STAGE_CHARS_MAX, Micros
 from server.engine.schedule import check_cron, check_oncalendar
 from server.errors import DefinitionError, Problem
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
 STAGES_MAX = 100
+TASKS_MAX = 20_000  # per run; the names of later ones are not kept
+REPEAT_MAX: Micros = 10 * SECOND  # the same signal from the same address within this is a retry
 
 Duration = Annotated[
     Micros,
@@ -48,20 +50,21 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Tasks(_Model):
+    """N parallel pieces of a run or of one of its stages."""
+
+    expected: int | None = Field(None, ge=1, le=TASKS_MAX, description="How many; none: a ping says it with `total`.")
+    within: Duration | None = Field(None, description="All ended this long after the start of the run or stage.")
+    tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+
+
 class Stage(_Model):
     """A named step of a run, in the order in which it is listed."""
 
     name: StageName
     within: Duration | None = Field(None, description="From the completion of the stage before, or the run's start.")
     optional: bool = Field(False, description="May be left out without a word.")
-
-
-class Tasks(_Model):
-    """N parallel pieces of a run."""
-
-    expected: int | None = Field(None, ge=1, description="How many; none: the run says it with `total`.")
-    within: Duration | None = Field(None, description="All done this long after the run's start.")
-    tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+    tasks: Tasks | None = Field(None, description="The stage is done when all of its tasks have ended.")
 
 
 class Members(_Model):
@@ -71,23 +74,31 @@ class Members(_Model):
     grace: Duration = 60 * SECOND
     forget_after: Duration = Field(86_400 * SECOND, description="A silent member is forgotten after this.")
     min_alive: Annotated[str, Field(pattern=r"^(100|[1-9]?\d)(\.\d+)?%$")] | int | None = Field(
-        None, description="A count, or a percentage such as 95%; none: every member counts."
+        None, description="A count, or a percentage such as 95%; none: every member that is known."
     )
-    expected: int | None = Field(None, ge=1, description="What a percentage is of; none: the highest count seen.")
+    expected: int | None = Field(
+        None, ge=1, description="How many there should be; none: for a percentage the highest number alive at once."
+    )
+
+    @model_validator(mode="after")
+    def _remembers_the_silent(self) -> Self:
+        if self.forget_after <= self.every + self.grace:
+            raise ValueError("forget_after must be longer than every and grace together")
+        return self
 
 
 class After(_Model):
     """Due when another monitor has been heard."""
 
     monitor: Slug
-    signal: Signal = "success"
+    signal: Literal["start", "success", "fail"] = "success"
     within: Duration
 
 
 class AtMost(_Model):
-    """More than `count` satisfying pings in `per` is too often."""
+    """More than `count` runs and heartbeats in `per` is too often."""
 
-    count: int = Field(ge=1, le=10_000)
+    count: int = Field(ge=1, le=1_000)
     per: Duration
 
 
@@ -98,6 +109,9 @@ class Keywords(_Model):
     success: tuple[str, ...] = ()
     fail: tuple[str, ...] = ()
     default: Literal["as sent", "fail", "ignore"] = "as sent"
+
+
+_NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
 
 
 class Definition(_Model):
@@ -173,7 +187,19 @@ class Definition(_Model):
             raise ValueError("stages: two stages have the same name")
         if self.min_runtime and self.max_runtime and self.min_runtime >= self.max_runtime:
             raise ValueError("min_runtime must be shorter than max_runtime")
+        if self.members is not None and (extra := [name for name in _NOT_OF_FLEETS if getattr(self, name)]):
+            raise ValueError(f"members: a fleet has no runs, so {' and '.join(extra)} would watch nothing")
+        if self.members is not None and (self.fail_after, self.recover_after) != (1, 1):
+            raise ValueError("members: use min_alive instead of fail_after and recover_after")
         return self
+
+    @cached_property
+    def repeat_within(self) -> Micros:
+        """The same signal from the same address within this is the retry of a ping whose answer was lost.
+
+        Never more than half the interval: a monitor that is due every second pings every second.
+        """
+        return REPEAT_MAX if self.every is None else min(REPEAT_MAX, self.every // 2)
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default; `read_definition` gives the same definition back."""

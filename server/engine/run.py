@@ -5,73 +5,35 @@ that shows an open run calls it over the run's pings. So no row is written for a
 """
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
-from server.engine.monitor import Definition
+from server.engine.monitor import TASKS_MAX, Definition, Stage, Tasks
 from server.engine.ping import Micros, Ping
+from server.engine.tasks import Count, TaskGroup
 
-RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
-RUNS_REMEMBERED_MAX = 200  # closed run ids per monitor, to know a repeated finish
-TASKS_MAX = 20_000  # per run; the names of later ones are not kept, their pings are signs of life
-STAGES_SEEN_MAX = 200  # per run; the same
+STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
+_STATUS = {"success": "done", "fail": "failed", "skip": "skipped"}
+
+Mark = tuple[str, str]  # a limit that was judged: its kind, and the stage where there is one
 
 
 class Limit(NamedTuple):
     """A bound on a run: it is broken at `base + length`, moved by deaf time since `base`."""
 
-    kind: str
+    kind: str  # runtime, quiet, stalled, task stalled, tasks, stage
     base: Micros
     length: Micros
-    stage: str | None = None
+    stage: str = ""
+    task: str = ""
 
 
 class StageSeen:
-    """A stage as far as it was heard of. `status` is running, done, failed or skipped."""
+    """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown."""
 
-    __slots__ = ("finished_at", "started_at", "status")
+    __slots__ = ("finished_at", "retried_at", "started_at", "status")
 
-    def __init__(self, status: str, started_at: Micros, finished_at: Micros) -> None:
-        self.status, self.started_at, self.finished_at = status, started_at, finished_at
-
-
-class TasksSeen:
-    """The pieces of a fan-out by name: True done, False failed, None started."""
-
-    __slots__ = ("by_name", "done", "expected", "failed")
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, bool | None] = {}
-        self.expected = 0  # what the run said with `total`
-        self.done = 0
-        self.failed = 0
-
-    def hear(self, name: str, signal: str) -> None:
-        """One ping of one task. A retry of a failed task may succeed; a done task stays done unless it fails."""
-        before = self.by_name.get(name)
-        after = {"success": True, "skip": True, "fail": False}.get(signal, before)
-        if name not in self.by_name and len(self.by_name) >= TASKS_MAX:
-            return
-        self.by_name[name] = after
-        self.done += (after is True) - (before is True)
-        self.failed += (after is False) - (before is False)
-
-    def expected_of(self, definition: Definition) -> int:
-        """How many there should be; 0 where nobody said."""
-        return (definition.tasks.expected if definition.tasks else None) or self.expected
-
-    def missing(self, expected: int) -> list[str]:
-        """The names that are not done: those heard of first, then the numbers 1 … expected never heard of.
-
-        Names that were never heard of can only be guessed where the others are whole numbers.
-        """
-        started = [name for name, state in self.by_name.items() if state is not True]
-        unheard = expected - len(self.by_name)
-        if unheard <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
-            return started
-        numbers = {int(name) for name in self.by_name}
-        low = 0 if 0 in numbers else 1
-        return started + [str(n) for n in range(low, low + expected) if n not in numbers][:unheard]
+    def __init__(self, status: str, started_at: Micros, finished_at: Micros = 0, retried_at: Micros = 0) -> None:
+        self.status, self.started_at, self.finished_at, self.retried_at = status, started_at, finished_at, retried_at
 
 
 class Run:
@@ -80,11 +42,12 @@ class Run:
     __slots__ = (
         "armed",
         "broken",
-        "counted_at",
-        "done",
+        "count",
+        "counted",
         "exit_code",
+        "faults",
         "finished_at",
-        "first_count",
+        "hung",
         "implicit",
         "last_at",
         "message",
@@ -95,7 +58,7 @@ class Run:
         "stages",
         "started_at",
         "tasks",
-        "total",
+        "unjudged",
         "verdict",
     )
 
@@ -104,121 +67,163 @@ class Run:
         self.armed: Micros = 0  # its entry in the heap of its monitor
         self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
         self.implicit = False  # its start was never said; the first sign of it was something else
+        self.counted = False  # it is one of the failures in a row
         self.finished_at: Micros = 0
-        self.verdict: str | None = None
+        self.verdict: str | None = None  # the final one
         self.reason: str | None = None
+        self.hung: str | None = None  # why, once a limit was broken
+        self.unjudged: str | None = None  # why not, once a limit was broken in deaf time
+        self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
         self.stages: dict[str, StageSeen] = {}
-        self.tasks: TasksSeen | None = None
-        self.done: int | None = None
-        self.total: int | None = None
-        self.counted_at: Micros = 0  # when `done` last changed
-        self.first_count: tuple[Micros, int] | None = None
-        self.broken: set[tuple[str, str]] = set()  # limits already judged: (kind, stage)
+        self.tasks: dict[str, TaskGroup] = {}  # by stage; "": of the run itself
+        self.count: Count | None = None
+        self.broken: set[Mark] = set()
 
     # ---------------------------------------------------------------- hearing
 
-    def hear(self, at: Micros, ping: Ping) -> None:
-        """Take in one ping of this run, whatever its signal; opening and closing is the caller's."""
+    def hear(self, at: Micros, ping: Ping, names_left: int = TASKS_MAX) -> bool:
+        """Take in one ping of this run, whatever its signal; opening and closing is the caller's.
+
+        `names_left`: how many more names of tasks its monitor may hold. Returns whether a limit may have come that was
+        not there before, or come earlier.
+        """
         self.last_at = at
         if ping.message is not None:
             self.message = ping.message
+        look = bool(self.broken)
+        self.broken.discard(("quiet", ""))
         if ping.task is not None:
-            self._hear_task(at, ping)
+            look |= self._hear_task(at, ping, ping.task, names_left)
         elif ping.stage is not None:
             self._hear_stage(at, ping.stage, ping.signal)
-        if ping.done is not None and ping.task is None:
-            if ping.done != self.done:
-                self.counted_at = at
-                self.broken.discard(("stalled", ""))
-                if self.first_count is None or ping.done < self.first_count[1]:
-                    self.first_count = (at, ping.done)
-            self.done = ping.done
-        if ping.total is not None:
-            if ping.task is None and ping.done is not None:
-                self.total = ping.total
-            else:
-                if self.tasks is None:
-                    self.tasks = TasksSeen()
-                self.tasks.expected = ping.total
-        self.broken.discard(("quiet", ""))
+            look = True
+        if ping.done is not None:
+            if ping.task is None:
+                look |= self._hear_count(at, ping.done, ping.total)
+        elif ping.total is not None:
+            self.group(ping.stage or "").expected = ping.total
+            look = True
+        return look
 
-    def _hear_task(self, at: Micros, ping: Ping) -> None:
-        assert ping.task is not None
-        if self.tasks is None:
-            self.tasks = TasksSeen()
-        self.tasks.hear(ping.task, ping.signal)
-        if ping.stage is not None and ping.stage not in self.stages:
-            self._hear_stage(at, ping.stage, "start")
+    def group(self, stage: str) -> TaskGroup:
+        """The tasks of a stage, or of the run itself."""
+        group = self.tasks.get(stage)
+        if group is None:
+            group = self.tasks[stage] = TaskGroup()
+        return group
+
+    @property
+    def task_names(self) -> int:
+        """How many names of tasks it holds."""
+        return sum(len(group.by_name) for group in self.tasks.values())
+
+    def _hear_count(self, at: Micros, done: int, total: int | None) -> bool:
+        before = self.count
+        self.count = Count(done, total, at, done, at) if before is None else before.next(done, total, at)
+        if before is None or done != before.done:
+            self.broken.discard(("stalled", ""))
+        return before is None
+
+    def _hear_task(self, at: Micros, ping: Ping, name: str, names_left: int) -> bool:
+        stage = ping.stage or ""
+        known = stage in self.tasks
+        if not known and len(self.tasks) >= STAGES_SEEN_MAX:
+            return False
+        group = self.group(stage)
+        new = group.hear(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
+        look = not known or (new and len(group.by_name) == 1)
+        if stage and stage not in self.stages:
+            self._hear_stage(at, stage, "start")
+            look = True
+        if ping.done is not None:
+            look |= group.count(name, ping.done, ping.total, at)
+        return look
 
     def _hear_stage(self, at: Micros, name: str, signal: str) -> None:
         seen = self.stages.get(name)
-        if seen is None and len(self.stages) >= STAGES_SEEN_MAX:
-            return
-        if signal == "start":
-            if seen is None or seen.status != "running":  # also a retry of a finished stage
-                self.stages[name] = StageSeen("running", at, 0)
-            self.broken.discard(("stage", name))
-        elif signal in ("success", "fail", "skip"):
-            status = {"success": "done", "fail": "failed", "skip": "skipped"}[signal]
-            started = seen.started_at if seen is not None else 0
-            self.stages[name] = StageSeen(status, started, at)
-        elif seen is None:
-            self.stages[name] = StageSeen("running", at, 0)
+        if seen is None:
+            if len(self.stages) < STAGES_SEEN_MAX:
+                started = signal not in _STATUS
+                self.stages[name] = (
+                    StageSeen("running", at) if started else StageSeen(_STATUS[signal], 0, finished_at=at)
+                )
+        elif signal == "start" and seen.status != "running":
+            self.stages[name] = StageSeen("running", at, retried_at=at)
+            self.broken -= {("stage", name), ("tasks", name)}
+        elif signal in _STATUS and seen.status != _STATUS[signal]:
+            seen.status, seen.finished_at = _STATUS[signal], at
 
     # ---------------------------------------------------------------- limits
 
-    def limits(self, definition: Definition) -> Iterator[Limit]:
-        """Every limit that watches this run now and was not judged yet."""
-        broken = self.broken
+    def limits(self, definition: Definition, judged: bool = False) -> Iterator[Limit]:
+        """Every limit that watches this run now and was not judged yet; with `judged` those that were, too."""
+        broken: set[Mark] = set() if judged else self.broken
         if definition.max_runtime is not None and self.started_at and ("runtime", "") not in broken:
             yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
         if definition.quiet_for is not None and ("quiet", "") not in broken:
             yield Limit("quiet", self.last_at, definition.quiet_for)
-        if definition.stall_for is not None and self.counted_at and ("stalled", "") not in broken:
-            yield Limit("stalled", self.counted_at, definition.stall_for)
-        tasks = definition.tasks
-        if tasks is not None and tasks.within is not None and self.started_at and ("tasks", "") not in broken:
-            expected = self.tasks.expected_of(definition) if self.tasks else tasks.expected or 0
-            if expected and (self.tasks is None or self.tasks.done < expected):
-                yield Limit("tasks", self.started_at, tasks.within)
+        if definition.stall_for is not None:
+            if self.count is not None and ("stalled", "") not in broken:
+                yield Limit("stalled", self.count.at, definition.stall_for)
+            for stage, group in self.tasks.items():
+                if (slowest := group.slowest()) is not None:
+                    yield Limit("task stalled", slowest[1].at, definition.stall_for, stage, slowest[0])
+        if definition.tasks is not None and self.started_at:
+            yield from self._task_limit(definition.tasks, "", self.started_at, broken)
         if definition.stages:
-            yield from self._stage_limits(definition)
+            yield from self._stage_limits(definition, broken)
 
-    def _stage_limits(self, definition: Definition) -> Iterator[Limit]:
+    def _task_limit(self, tasks: Tasks, stage: str, base: Micros, broken: set[Mark]) -> Iterator[Limit]:
+        if tasks.within is None or ("tasks", stage) in broken:
+            return
+        group = self.tasks.get(stage)
+        if group.outstanding(tasks) if group is not None else tasks.expected:
+            yield Limit("tasks", base, tasks.within, stage)
+
+    def _stage_limits(self, definition: Definition, broken: set[Mark]) -> Iterator[Limit]:
         """A stage's time runs from the completion of the nearest stage before it that counts, or the run's start."""
         base = self.started_at
+        waiting = False
         for stage in definition.stages:
             seen = self.stages.get(stage.name)
-            if stage.optional and seen is None:
+            if stage.tasks is not None and seen is not None and seen.status == "running":
+                yield from self._task_limit(stage.tasks, stage.name, seen.started_at, broken)
+            if waiting or (seen is None and stage.optional):
                 continue
-            if seen is not None and seen.finished_at and seen.status != "failed":
+            if seen is not None and seen.status in ("done", "skipped"):
                 base = max(base, seen.finished_at)
                 continue
-            if stage.within is not None and base and ("stage", stage.name) not in self.broken:
-                yield Limit("stage", base, stage.within, stage.name)
-            return  # what comes after waits for this one
+            waiting = True  # what comes after waits for this one
+            if stage.within is None or not base or (seen is not None and seen.status == "failed"):
+                continue
+            if ("stage", stage.name) not in broken:
+                yield Limit("stage", max(base, seen.retried_at if seen else 0), stage.within, stage.name)
 
-    def stages_complete(self, definition: Definition) -> bool:
-        """Whether the last stage and every required one before it is done or skipped."""
-        stages = definition.stages
-        if not stages or not self._finished(stages[-1].name):
+    # ---------------------------------------------------------------- what its pieces come to
+
+    def complete(self, definition: Definition) -> bool:
+        """Whether all stages, or without any all tasks, have ended well: it needs no finish of its own."""
+        if not definition.stages:
+            group = self.tasks.get("")
+            return group is not None and group.complete(definition.tasks)
+        if not self.stage_over(definition.stages[-1].name):
             return False
-        return all(self._finished(stage.name) or (stage.optional and stage.name not in self.stages) for stage in stages)
+        return all(self.stage_over(s.name) or (s.optional and s.name not in self.stages) for s in definition.stages)
 
-    def tasks_complete(self, definition: Definition) -> bool:
-        """Whether all expected tasks have ended, with no more failures than are tolerated."""
-        if self.tasks is None or not (expected := self.tasks.expected_of(definition)):
-            return False
-        tolerate = definition.tasks.tolerate if definition.tasks else 0
-        return self.tasks.failed <= tolerate and self.tasks.done + self.tasks.failed >= expected
+    def group_complete(self, definition: Definition, stage: str) -> bool:
+        """Whether the tasks of this stage have all ended, so that the stage is done."""
+        group = self.tasks.get(stage)
+        return group is not None and group.complete(tasks_of(definition, stage))
 
-    def tasks_failed(self, definition: Definition) -> bool:
-        """Whether more tasks have failed than are tolerated."""
-        return self.tasks is not None and self.tasks.failed > (definition.tasks.tolerate if definition.tasks else 0)
+    def tasks_failed(self, definition: Definition) -> str | None:
+        """The stage ("": the run itself) of which more tasks have failed than are tolerated, if there is one."""
+        groups = self.tasks.items()
+        return next((stage for stage, group in groups if group.too_many_failed(tasks_of(definition, stage))), None)
 
-    def _finished(self, name: str) -> bool:
+    def stage_over(self, name: str) -> bool:
+        """Whether this stage is done or skipped."""
         seen = self.stages.get(name)
         return seen is not None and seen.status in ("done", "skipped")
 
@@ -229,178 +234,79 @@ class Run:
         """From start to finish; None where one of them is unknown."""
         return self.finished_at - self.started_at if self.started_at and self.finished_at else None
 
+    @property
+    def judgement(self) -> tuple[str | None, str | None]:
+        """The verdict and its reason: the final one, or for an open run what it comes to as it is now."""
+        if self.verdict is not None:
+            return self.verdict, self.reason
+        if self.faults:
+            return "failed", next(reversed(self.faults.values()))
+        if self.hung is not None:
+            return "hung", self.hung
+        return ("unknown", self.unjudged) if self.unjudged is not None else (None, None)
+
     def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> dict[str, Any]:
         """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""
         detail: dict[str, Any] = {}
         if self.stages or definition.stages:
-            names = [stage.name for stage in definition.stages]
-            names += [name for name in self.stages if name not in names]
-            detail["stages"] = [self._stage_detail(name) for name in names]
-        if self.tasks is not None or definition.tasks is not None:
-            tasks = self.tasks or TasksSeen()
-            expected = tasks.expected_of(definition)
-            detail["tasks"] = {
-                "expected": expected or None,
-                "started": len(tasks.by_name),
-                "done": tasks.done,
-                "failed": tasks.failed,
-                "failed_names": [name for name, state in tasks.by_name.items() if state is False][:names_max],
-                "missing": tasks.missing(expected)[:names_max],
-            }
-        if self.done is not None:
-            rate = self.rate()
-            left = self.total - self.done if self.total is not None else None
-            detail["progress"] = {
-                "done": self.done,
-                "total": self.total,
-                "rate": rate,
-                "eta": round(self.counted_at + left / rate * 1e6) if rate and left is not None and left > 0 else None,
-            }
+            defined = {stage.name: stage for stage in definition.stages}
+            names = [*defined, *(name for name in self.stages if name not in defined)]
+            detail["stages"] = [self._stage_detail(name, defined.get(name), names_max) for name in names]
+        own = self.tasks.get("")
+        if definition.tasks is not None or (own is not None and own.by_name):
+            detail["tasks"] = (own or TaskGroup()).show(definition.tasks, names_max)
+        if self.count is not None:
+            detail["progress"] = self.count.show(own.expected or None if own is not None else None)
         return detail
 
-    def rate(self) -> float | None:
-        """Counted per second since the first count; None before two counts."""
-        if self.first_count is None or self.done is None or self.counted_at <= self.first_count[0]:
-            return None
-        return (self.done - self.first_count[1]) / (self.counted_at - self.first_count[0]) * 1e6
-
-    def _stage_detail(self, name: str) -> dict[str, Any]:
-        seen = self.stages.get(name)
-        if seen is None:
-            return {"name": name, "status": "waiting", "started_at": None, "finished_at": None}
-        return {
+    def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
+        seen = self.stages.get(name) or StageSeen("waiting", 0)
+        detail: dict[str, Any] = {
             "name": name,
             "status": seen.status,
             "started_at": seen.started_at or None,
             "finished_at": seen.finished_at or None,
         }
+        tasks = defined.tasks if defined is not None else None
+        if (group := self.tasks.get(name)) is not None or tasks is not None:
+            detail["tasks"] = (group or TaskGroup()).show(tasks, names_max)
+        return detail
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, for an open run within its monitor's state."""
+        """As JSON, for an open run within its monitor's state; lists where order matters, because jsonb sorts keys."""
         state: dict[str, Any] = {"n": self.number, "s": self.started_at, "l": self.last_at}
-        if self.run is not None:
-            state["r"] = self.run
-        if self.stages:
-            state["g"] = {name: [s.status, s.started_at, s.finished_at] for name, s in self.stages.items()}
-        if self.tasks is not None:
-            state["t"] = [self.tasks.expected, self.tasks.by_name]
-        if self.done is not None:
-            state["c"] = [self.done, self.total, self.counted_at, self.first_count]
-        if self.broken:
-            state["b"] = sorted(self.broken)
-        if self.implicit:
-            state["i"] = True
-        if self.restarted_at:
-            state["a"] = self.restarted_at
-        if self.verdict is not None:  # hung, and still open
-            state["v"] = [self.verdict, self.reason]
+        said = {
+            "r": self.run,
+            "a": self.restarted_at or None,
+            "i": self.implicit or None,
+            "k": self.counted or None,
+            "h": self.hung,
+            "u": self.unjudged,
+            "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
+            "g": [[n, s.status, s.started_at, s.finished_at, s.retried_at] for n, s in self.stages.items()] or None,
+            "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
+            "c": list(self.count) if self.count is not None else None,
+            "b": sorted(self.broken) or None,
+        }
+        state.update((key, value) for key, value in said.items() if value is not None)
         return state
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Run":
         """From `dump`."""
         run = cls(state["n"], state.get("r"), state["s"], state["l"])
-        run.stages = {name: StageSeen(*seen) for name, seen in state.get("g", {}).items()}
-        if "t" in state:
-            run.tasks = TasksSeen()
-            run.tasks.expected, run.tasks.by_name = state["t"]
-            run.tasks.done = sum(1 for each in run.tasks.by_name.values() if each is True)
-            run.tasks.failed = sum(1 for each in run.tasks.by_name.values() if each is False)
-        if "c" in state:
-            run.done, run.total, run.counted_at, first = state["c"]
-            run.first_count = tuple(first) if first else None
-        run.broken = {(kind, stage) for kind, stage in state.get("b", [])}
-        run.implicit = state.get("i", False)
-        run.restarted_at = state.get("a", 0)
-        run.verdict, run.reason = state.get("v", (None, None))
+        run.restarted_at, run.implicit = state.get("a", 0), state.get("i", False)
+        run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
+        run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
+        run.stages = {name: StageSeen(*seen) for name, *seen in state.get("g", ())}
+        run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
+        run.count = Count(*state["c"]) if "c" in state else None
+        run.broken = {(kind, stage) for kind, stage in state.get("b", ())}
         return run
 
 
-class Runs:
-    """The open runs of a monitor, what it remembers of closed ones, and a small heap of their limits."""
-
-    __slots__ = ("by_id", "closed", "count", "heap", "open")
-
-    def __init__(self) -> None:
-        self.count = 0  # the last number given
-        self.open: dict[int, Run] = {}
-        self.by_id: dict[str, int] = {}
-        self.closed: dict[str, tuple[int, str]] = {}  # run id -> (number, verdict), the newest last
-        self.heap: list[tuple[Micros, int]] = []
-
-    def find(self, run: str | None) -> Run | None:
-        """The open run with this id; without an id the newest open one that has none."""
-        if run is not None:
-            number = self.by_id.get(run)
-            return None if number is None else self.open[number]
-        return next((each for each in reversed(self.open.values()) if each.run is None), None)
-
-    def add(self, run: str | None, started_at: Micros, at: Micros) -> Run:
-        """Open one more."""
-        self.count += 1
-        added = self.open[self.count] = Run(self.count, run, started_at, at)
-        if run is not None:
-            self.by_id[run] = self.count
-        return added
-
-    def remove(self, run: Run, verdict: str) -> None:
-        """Close one, and remember its id for a while."""
-        del self.open[run.number]
-        if run.run is not None:
-            del self.by_id[run.run]
-            self.remember(run.run, run.number, verdict)
-
-    def remember(self, run: str, number: int, verdict: str) -> None:
-        """Know a closed run id again."""
-        self.closed.pop(run, None)
-        self.closed[run] = (number, verdict)
-        if len(self.closed) > RUNS_REMEMBERED_MAX:
-            del self.closed[next(iter(self.closed))]
-
-    def arm(self, run: Run, when: Micros) -> None:
-        """Look at this run at `when`, unless it is looked at earlier anyhow."""
-        if not run.armed or when < run.armed:
-            run.armed = when
-            heappush(self.heap, (when, run.number))
-
-    def next(self) -> Micros | None:
-        """When a run is to be looked at; entries of closed runs and stale ones are dropped on the way."""
-        heap = self.heap
-        while heap:
-            run = self.open.get(heap[0][1])
-            if run is not None and run.armed == heap[0][0]:
-                return heap[0][0]
-            heappop(heap)
-        return None
-
-    def pop_until(self, when: Micros) -> Run | None:
-        """An open run whose time may have come, taken out of the heap."""
-        if (due := self.next()) is None or due > when:
-            return None
-        run = self.open[heappop(self.heap)[1]]
-        run.armed = 0
-        return run
-
-    def dump(self) -> dict[str, Any]:
-        """As JSON; empty when there never was a run."""
-        if not self.count:
-            return {}
-        state: dict[str, Any] = {"n": self.count}
-        if self.open:
-            state["o"] = [run.dump() for run in self.open.values()]
-        if self.closed:
-            state["c"] = [[run, number, verdict] for run, (number, verdict) in self.closed.items()]
-        return state
-
-    @classmethod
-    def load(cls, state: dict[str, Any]) -> "Runs":
-        """From `dump`; the caller arms the limits."""
-        runs = cls()
-        runs.count = state["n"]
-        for each in state.get("o", []):
-            run = Run.load(each)
-            runs.open[run.number] = run
-            if run.run is not None:
-                runs.by_id[run.run] = run.number
-        runs.closed = {run: (number, verdict) for run, number, verdict in state.get("c", [])}
-        return runs
+def tasks_of(definition: Definition, stage: str) -> Tasks | None:
+    """What is expected of the tasks of a stage; "": of the run itself."""
+    if not stage:
+        return definition.tasks
+    return next((each.tasks for each in definition.stages if each.name == stage), None)

@@ -1,8 +1,9 @@
 """When the next ping is due: intervals, cron and OnCalendar.
 
 Expressions are read by cronsim and oncalendar, which follow Debian's cron and systemd through changes of daylight
-saving time. A calendar is shared by all monitors with the same expression and zone, and remembers the two slots around
-the last question: on the hour a hundred thousand monitors ask the same one (21 µs without the memory, 0.2 µs with it).
+saving time. A calendar is shared by all monitors with the same expression and zone, and remembers the gaps between
+slots that it was last asked about: on the hour a hundred thousand monitors ask the same (21 µs without the memory,
+0.2 µs with it). One ping asks about up to three gaps: the one it is in, the one before and the one after.
 """
 
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+_BEFORE_THE_FOLD = timedelta(hours=3)
 _SAMPLE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -55,32 +57,44 @@ def check_oncalendar(expression: str) -> str:
     return text
 
 
+GAPS_REMEMBERED = 4
+
+
+def to_micros(at: datetime) -> Micros:
+    """An aware datetime as an instant."""
+    return (at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
 class Calendar:
     """The slots of one expression in one zone."""
 
-    __slots__ = ("_after", "_at", "_kind", "_text", "_zone")
+    __slots__ = ("_gaps", "_kind", "_text", "_zone")
 
     def __init__(self, kind: str, text: str, zone: str) -> None:
         self._kind, self._text, self._zone = kind, text, ZoneInfo(zone)
-        self._at: Micros = 0  # _after is the first slot later than any instant in [_at, _after)
-        self._after: Micros | None = 0
+        # (low, high): high is the first slot later than any instant in [low, high); the newest last.
+        self._gaps: list[tuple[Micros, Micros | None]] = []
 
     def next_after(self, at: Micros) -> Micros | None:
         """The first slot later than `at`; None when there is none within fifty years."""
-        after = self._after
-        if self._at <= at and (after is None or at < after):
-            return after
+        for low, high in self._gaps:
+            if low <= at and (high is None or at < high):
+                return high
         slot = next(self._slots(at), None)
-        self._at, self._after = at, slot
+        self._gaps = [*self._gaps[1 - GAPS_REMEMBERED :], (at, slot)]
         return slot
 
     def _slots(self, at: Micros) -> Iterator[Micros]:
         start = (_EPOCH + timedelta(microseconds=at)).astimezone(self._zone)
+        if start.fold:
+            # The hour that is repeated when clocks go back: from within it both libraries answer with its first time.
+            start = (_EPOCH + timedelta(microseconds=at) - _BEFORE_THE_FOLD).astimezone(self._zone)
         slots: Iterator[datetime] = (
             CronSim(self._text, start) if self._kind == "cron" else OnCalendar(self._text, start)
         )
         for slot in slots:
-            yield (slot.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+            if (instant := to_micros(slot)) > at:
+                yield instant
 
 
 @lru_cache(maxsize=10_000)

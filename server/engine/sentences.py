@@ -4,14 +4,16 @@ Times are written in the monitor's own time zone, with the date only where it is
 """
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 from server.engine.deaf import DeafTime
 from server.engine.durations import say_duration
 from server.engine.fleet import Fleet
-from server.engine.monitor import Definition
+from server.engine.monitor import Definition, Tasks
 from server.engine.ping import Micros, Ping
-from server.engine.run import Limit, Run
+from server.engine.run import Limit, Run, tasks_of
+from server.engine.tasks import Count, TaskGroup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
@@ -96,38 +98,59 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         last = say_time(run.last_at, definition, deadline)
         return f"{who}, {started}, was last heard of at {last}, silent for {say_duration(limit.length)}" + _where(run)
     if limit.kind == "stalled":
-        of = f" of {run.total}" if run.total is not None else ""
-        since = say_time(run.counted_at, definition, deadline)
-        return f"{who}, {started}, stands at {run.done}{of} since {since}, for {say_duration(limit.length)}" + _where(
-            run
-        )
+        assert run.count is not None
+        return f"{who}, {started}, {_stands(run.count, limit, deadline, definition)}" + _where(run, but_count=True)
+    if limit.kind == "task stalled":
+        group = run.tasks[limit.stage]
+        assert group.counts is not None
+        others = len(group.stalled or ()) - 1
+        text = f"task {limit.task} {_stands(group.counts[limit.task], limit, deadline, definition)}"
+        return text + (f", and so do {others} others" if others > 0 else "") + _of_stage(limit.stage) + _of_run(run.run)
     if limit.kind == "tasks":
-        tasks = run.tasks
-        expected = (
-            tasks.expected_of(definition) if tasks else (definition.tasks.expected or 0 if definition.tasks else 0)
-        )
-        done, failures = (tasks.done, tasks.failed) if tasks else (0, 0)
-        missing = tasks.missing(expected) if tasks else []
-        text = f"{done} of {expected} tasks done by {by}, {failures} failed, {expected - done - failures} missing"
-        return (f"{text}: {say_names(missing, expected - done)}" if missing else text) + _of_run(run.run)
+        return _tasks_overdue(definition, run, limit, by)
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
 
 
-def tasks_failed(definition: Definition, run: Run) -> str:
+def _stands(count: Count, limit: Limit, deadline: Micros, definition: Definition) -> str:
+    of = f" of {count.total}" if count.total is not None else ""
+    since = say_time(count.at, definition, deadline)
+    return f"stands at {count.done}{of} since {since}, for {say_duration(limit.length)}"
+
+
+def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
+    tasks = tasks_of(definition, limit.stage)
+    group = run.tasks.get(limit.stage) or TaskGroup()
+    expected = group.expected_of(tasks) or len(group.by_name)
+    unended = expected - group.ended
+    text = f"{group.done} of {expected} tasks done by {by}, {group.failed} failed, {unended} missing"
+    names = list(islice(group.missing(expected), NAMES_SHOWN_MAX))
+    text += f": {say_names(names, unended)}" if names else ""
+    return text + _of_stage(limit.stage) + _of_run(run.run)
+
+
+def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) -> str:
     """More tasks failed than are tolerated."""
-    assert run.tasks is not None
-    names = [name for name, state in run.tasks.by_name.items() if state is False]
-    tolerate = definition.tasks.tolerate if definition.tasks else 0
-    return f"{len(names)} tasks failed, {tolerate} tolerated: {say_names(names)}" + _of_run(run.run)
+    tolerate = tasks.tolerate if tasks is not None else 0
+    names = say_names(list(islice(group.failing, NAMES_SHOWN_MAX)), group.failed)
+    some = f"{group.failed} tasks" if group.failed != 1 else "1 task"
+    return f"{some} failed, {tolerate} tolerated: {names}" + _of_stage(stage) + _of_run(run.run)
+
+
+def member_failed(name: str, ping: Ping) -> str:
+    """A member of a fleet said so itself."""
+    text = f"member {name} failed" if name else "a member failed"
+    if ping.exit_code:
+        text += f" with exit code {ping.exit_code}"
+    return text + (f": {tail(ping.message)}" if ping.message else "")
 
 
 def silent_members(fleet: Fleet, required: int) -> str:
     """Too few of a fleet are alive."""
     if not fleet.members:
         return "no member is left"
-    names = list(fleet.silent)
+    names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
     text = f"{fleet.alive} of {len(fleet.members)} members alive, {required} required"
-    return f"{text}; silent: {say_names(names)}" if names else text
+    return f"{text}; silent: {say_names(names, len(fleet.silent))}" if names else text
 
 
 def too_early(definition: Definition, length: Micros) -> str:
@@ -202,9 +225,14 @@ def _stages(definition: Definition, run: Run, but: str) -> str:
     return "; " + ", ".join(said) if said else ""
 
 
-def _where(run: Run) -> str:
+def _of_stage(stage: str) -> str:
+    return f", in stage {stage}" if stage else ""
+
+
+def _where(run: Run, but_count: bool = False) -> str:
     """How far an overdue run came, as far as it said."""
     said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == "running"]
-    if run.done is not None:
-        said.append(f"at {run.done}" + (f" of {run.total}" if run.total is not None else ""))
+    if run.count is not None and not but_count:
+        total = run.count.total
+        said.append(f"at {run.count.done}" + (f" of {total}" if total is not None else ""))
     return "; " + ", ".join(said) if said else ""

@@ -2,7 +2,8 @@
 
 A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
 awaited signals) is None until it exists. `dump` and `load` are the JSON in `states.state`; keys are short and absent
-where they hold the default, because the row is rewritten with every decision.
+where they hold the default, because the row is rewritten with every decision. What depends on order is a list there:
+jsonb sorts the keys of an object.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition
 from server.engine.ping import START, Micros, Position
-from server.engine.run import Runs
+from server.engine.runs import Runs
 
 RANKS = {
     "too_often": 1,
@@ -24,12 +25,18 @@ RANKS = {
     "failed": 7,
 }
 CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
+MISSED: CauseKey = ("missed", 0, "")
+MEMBERS: CauseKey = ("members", 0, "")
 
 
 class Cause:
-    """One open reason of an incident. `number` is the run's; `run` the id that its client gave it."""
+    """One open reason of an incident. `number` is the run's; `run` the id that its client gave it.
 
-    __slots__ = ("kind", "number", "opened_at", "reason", "run", "stage")
+    `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, 0 for other kinds;
+    `goods` counts the successes in a row that speak against it.
+    """
+
+    __slots__ = ("blamed_at", "due", "goods", "kind", "number", "opened_at", "reason", "run", "stage")
 
     def __init__(
         self,
@@ -39,14 +46,22 @@ class Cause:
         number: int = 0,
         run: str | None = None,
         stage: str | None = None,
+        due: Micros = 0,
     ) -> None:
-        self.kind, self.opened_at, self.reason = kind, opened_at, reason
+        self.kind, self.opened_at, self.reason, self.due = kind, opened_at, reason, due
         self.number, self.run, self.stage = number, run, stage
+        self.blamed_at: Micros = opened_at
+        self.goods = 0
 
     @property
     def key(self) -> CauseKey:
         """What makes it the same cause when it is met again."""
         return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
+
+    def show(self) -> dict[str, Any]:
+        """As people and programs are told of it."""
+        names = ("kind", "opened_at", "reason", "number", "run", "stage")
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, 0)}
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
@@ -55,14 +70,18 @@ class Cause:
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Cause":
         """From `dump`."""
-        return cls(**state)
+        cause = cls(state["kind"], state["opened_at"], state["reason"])
+        for name, value in state.items():
+            setattr(cause, name, value)
+        return cause
 
 
 class Incident:
     """The one open episode of trouble of a monitor.
 
-    `announced`: its opening was told to people. Until then `announce_at` is when it shall be (None: not while
-    `suppressed_by`, the monitor whose own incident explains it, is in trouble).
+    `announced`: its opening was told to people. `announce_at` is when they are to be told of it, or of what came to it
+    later; None: of nothing, or not while `suppressed_by`, the monitor whose own incident explains it, is in trouble.
+    `silent`: nothing was heard since the schedule was last missed, so nothing further is expected.
     """
 
     __slots__ = (
@@ -72,7 +91,9 @@ class Incident:
         "number",
         "opened_at",
         "ordinal",
+        "silent",
         "suppressed_by",
+        "told_at",
         "told_rank",
         "told_runs",
     )
@@ -84,13 +105,15 @@ class Incident:
         self.announced = False
         self.announce_at: Micros | None = None
         self.suppressed_by: int | None = None
+        self.silent = False
+        self.told_at: Micros = 0
         self.told_rank = 0
         self.told_runs: set[int] = set()
 
     @property
-    def worst(self) -> Cause:
-        """The cause that gives the incident its name; among equals the first."""
-        return max(self.causes.values(), key=lambda cause: (RANKS[cause.kind], -cause.opened_at))
+    def worst_first(self) -> list[Cause]:
+        """Its causes; the first gives it its name, among equals the one that opened first."""
+        return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
@@ -102,8 +125,8 @@ class Incident:
             "a": self.announced,
             "w": self.announce_at,
             "s": self.suppressed_by,
-            "r": self.told_rank,
-            "t": sorted(self.told_runs),
+            "q": self.silent,
+            "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
         }
 
     @classmethod
@@ -114,7 +137,9 @@ class Incident:
             cause = Cause.load(each)
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
-        incident.suppressed_by, incident.told_rank, incident.told_runs = state["s"], state["r"], set(state["t"])
+        incident.suppressed_by, incident.silent = state["s"], state["q"]
+        incident.told_at, incident.told_rank, *told_runs = state["t"]
+        incident.told_runs = set(told_runs)
         return incident
 
 
@@ -133,13 +158,11 @@ class Monitor:
         "due",
         "excused",
         "fleet",
-        "goods",
         "heard_at",
         "id",
         "incident",
         "incidents",
         "name",
-        "not_before",
         "paused",
         "plain",
         "project_id",
@@ -154,6 +177,7 @@ class Monitor:
         "status",
         "streak",
         "streak_since",
+        "tags",
         "writer",
     )
 
@@ -161,6 +185,7 @@ class Monitor:
         self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
     ) -> None:
         self.id, self.project_id, self.slug, self.name = id, project_id, slug, name
+        self.tags: tuple[str, ...] = definition.tags
         self.created_at = created_at
         self.at, self.writer, self.seq = START  # the last input in this state
         self.saved_at: Micros = 0  # the `at` that the stored row has
@@ -170,13 +195,11 @@ class Monitor:
         self.status = "new"
         self.since: Micros = created_at
         self.heard_at: Micros = 0  # last satisfying ping
-        self.due: Micros = 0  # 0: nothing is expected at a time
-        self.not_before: Micros = 0  # no deadline before this: a change or a resume was made
+        self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
         self.armed: Micros = 0  # its entry in the heap
         self.excused = 0  # occurrences in a row that deaf time excused
         self.streak = 0  # misses and failures in a row
         self.streak_since: Micros = 0
-        self.goods = 0  # successes in a row
         self.counted_at: Micros = 0  # the last ping that counted, to know a repeat
         self.counted_signal = ""
         self.counted_source: bytes | None = None
@@ -185,7 +208,7 @@ class Monitor:
         self.runs: Runs | None = None
         self.fleet: Fleet | None = None
         self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
-        self.recent: list[Micros] | None = None  # satisfying pings, for `at_most`
+        self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
         self.define(definition)
 
     def define(self, definition: Definition) -> None:
@@ -214,7 +237,7 @@ class Monitor:
         if self.fleet:
             state["fleet"] = self.fleet.dump()
         if self.awaited:
-            state["awaited"] = self.awaited
+            state["awaited"] = list(self.awaited.items())
         if self.recent:
             state["recent"] = self.recent
         return state
@@ -236,18 +259,18 @@ class Monitor:
             self.runs = Runs.load(runs)
         if fleet := state.get("fleet"):
             self.fleet = Fleet.load(fleet)
-        self.awaited, self.recent = state.get("awaited"), state.get("recent")
+        if awaited := state.get("awaited"):
+            self.awaited = dict(awaited)
+        self.recent = state.get("recent")
 
 
 _SCALARS = (
     "rev",
     "heard_at",
     "due",
-    "not_before",
     "excused",
     "streak",
     "streak_since",
-    "goods",
     "counted_at",
     "counted_signal",
     "incidents",

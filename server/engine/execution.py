@@ -1,0 +1,126 @@
+"""Beginning and ending runs, whatever it is that begins or ends them."""
+
+from server.engine import sentences
+from server.engine.desk import Desk
+from server.engine.incidents import blame, clear, good
+from server.engine.occurrence import follow, happened, heard, serve
+from server.engine.ping import SECOND, Ping
+from server.engine.run import Run, tasks_of
+from server.engine.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, Ended, Runs
+from server.engine.state import Cause, Monitor
+
+
+def runs_of(m: Monitor) -> Runs:
+    """The runs of a monitor, from now on."""
+    if m.runs is None:
+        m.runs = Runs()
+    return m.runs
+
+
+def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
+    """A ping of an open run. Whether a limit may have come that was not there before."""
+    runs = runs_of(m)
+    if ping.task is None:
+        return run.hear(desk.now, ping)
+    names = run.task_names
+    look = run.hear(desk.now, ping, TASK_NAMES_MAX - runs.task_names)
+    runs.task_names += run.task_names - names
+    return look
+
+
+def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
+    """A run begins: by its start, or by the first that is heard of it."""
+    runs = runs_of(m)
+    other = next(iter(runs.open.values()), None)
+    if ping.run is None and (before := runs.find(None)) is not None:
+        other = before
+        verdict, reason = before.judgement
+        if verdict == "failed":
+            close_run(desk, m, before, verdict, reason)
+        else:
+            close_run(desk, m, before, "superseded", "another run started before this one finished")
+    if len(runs.open) >= RUNS_OPEN_MAX:
+        oldest = next(iter(runs.open.values()))
+        close_run(desk, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
+        clear(desk, m, lambda key: key[1] == oldest.number)
+    if ping.run is None and implicit:
+        m.counted_signal = ""  # its finish is no repeat of the one before
+    run = runs.add(ping.run, desk.now, desk.now)
+    run.implicit = implicit
+    hear_run(desk, m, run, ping)
+    heard(desk, m)
+    serve(desk, m, ping.run)
+    happened(desk, m, run)
+    if other is not None and m.definition.overlap == "alert":
+        reason = sentences.overlapping(m.definition, other, desk.now)
+        blame(desk, m, Cause("overlap", desk.now, reason, run.number, run.run), run)
+    desk.arm_run(m, run)
+    desk.record_run(m, run)
+    follow(desk, m, "start", ping.run)
+    return run
+
+
+def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> None:
+    """An open run ends, by its own word or with its last stage or task. `made`: it was never heard of before."""
+    number = run.number
+    run.exit_code = ping.exit_code
+    run.finished_at = desk.now
+    if not run.started_at and ping.duration is not None:
+        run.started_at = desk.now - round(ping.duration * SECOND)
+    if made:
+        serve(desk, m, run.run)
+        happened(desk, m, run)
+    cause = _what_is_wrong(m, run, ping, desk)
+    if cause is not None:
+        close_run(desk, m, run, "failed", cause.reason)
+    elif ping.signal == "skip":
+        close_run(desk, m, run, "succeeded", "skipped")
+    else:
+        close_run(desk, m, run, "succeeded", sentences.finished_late(run) if run.hung is not None else None)
+    if cause is not None:
+        blame(desk, m, cause, run)
+    clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
+    if cause is None and not run.counted:
+        good(desk, m, 0 if made else number, run.started_at)
+    follow(desk, m, "fail" if cause is not None else "success", run.run)
+
+
+def _what_is_wrong(m: Monitor, run: Run, ping: Ping, desk: Desk) -> Cause | None:
+    definition, number = m.definition, run.number
+    if ping.signal == "fail":
+        return Cause("failed", desk.now, sentences.failed(ping, run), number, run.run)
+    if ping.signal == "skip":
+        return None
+    if (stage := run.tasks_failed(definition)) is not None:
+        reason = sentences.tasks_failed(run.group(stage), tasks_of(definition, stage), stage, run)
+        return Cause("tasks", desk.now, reason, number, run.run, stage or None)
+    least = definition.min_runtime
+    if least is not None and run.duration is not None and run.duration < least:
+        return Cause("too_early", desk.now, sentences.too_early(definition, run.duration), number, run.run)
+    return None
+
+
+def close_run(desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None) -> None:
+    """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
+    runs = runs_of(m)
+    run.finished_at, run.verdict, run.reason = desk.now, verdict, reason
+    runs.remove(run, verdict, desk.now)
+    desk.record_run(m, run)
+
+
+def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping) -> None:
+    """A late finish says something else of a run than how it had ended: it has the last word."""
+    runs = runs_of(m)
+    failed = ping.signal == "fail"
+    run = Run(ended.number, ping.run, 0, desk.now)
+    run.hear(desk.now, ping)
+    run.finished_at, run.exit_code = ended.at, ping.exit_code
+    run.verdict = "failed" if failed else "succeeded"
+    run.reason = sentences.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
+    if ping.run is not None:
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict)
+    desk.revise_run(m, run)
+    if failed:
+        blame(desk, m, Cause("failed", desk.now, run.reason or "", ended.number, ping.run), run)
+    else:
+        clear(desk, m, lambda key: key[1] == ended.number)

@@ -1,0 +1,112 @@
+"""Fleets: what a ping of a member does, what its silence does, and how the fleet is judged as a whole.
+
+One incident follows the fleet as members go and come. It can only begin when somebody falls silent or leaves; whatever
+else happens can only change or end it, so that one that was resolved by hand does not begin again by itself.
+"""
+
+from server.engine import sentences
+from server.engine.desk import Desk
+from server.engine.fleet import Fleet
+from server.engine.incidents import blame, clear
+from server.engine.monitor import Members
+from server.engine.occurrence import end_absence, heard
+from server.engine.ping import Micros, Ping
+from server.engine.state import MEMBERS, Cause, Monitor
+
+
+def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
+    """A ping of a fleet. Its member is named by the task or the run; every signal but `leave` says that it lives."""
+    members = m.definition.members
+    assert members is not None
+    if m.fleet is None:
+        m.fleet = Fleet()
+    fleet = m.fleet
+    name = ping.task or ping.run or ""
+    _forget_peak(m, fleet, members, desk.now)
+    if ping.signal == "leave":
+        changed = fleet.leave(name, desk.now)
+        clear(desk, m, lambda key: key == ("failed", 0, name))
+        if changed:
+            desk.open_for(m)
+            judge_fleet(desk, m, worse=True)
+        return
+    if not m.heard_at or m.excused:
+        heard(desk, m)
+    m.heard_at = desk.now
+    changed = fleet.hear(name, desk.now, members.every + members.grace)
+    if ping.signal == "fail":
+        blame(desk, m, Cause("failed", desk.now, sentences.member_failed(name, ping), run=name or None))
+    if m.incident is not None:
+        if ping.signal in ("start", "success", "skip"):
+            clear(desk, m, lambda key: key == ("failed", 0, name))
+        end_absence(desk, m, None)
+    if changed:
+        judge_fleet(desk, m, worse=False)
+
+
+def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
+    """Members whose time has come: they fall silent, or are forgotten."""
+    fleet, members = m.fleet, m.definition.members
+    assert fleet is not None
+    if members is None:
+        return
+    length = members.every + members.grace
+    fallen = forgotten = False
+    while (name := fleet.pop_until(when)) is not None:
+        at = fleet.members[name].at
+        if name in fleet.silent:
+            if not _is_short(m):
+                _forget(desk, m, fleet, name)
+                forgotten = True
+            continue  # while the incident is open nobody is forgotten; its end sees to it
+        deadline = max(desk.moved(m, at, at + length), fleet.not_before)
+        if deadline > when:
+            fleet.arm(name, deadline)
+            continue
+        _forget_peak(m, fleet, members, desk.now)
+        fleet.fall_silent(name, deadline, desk.now)
+        fleet.arm(name, max(at + members.forget_after, deadline))
+        fallen = True
+    if fallen or forgotten:
+        desk.open_for(m)
+        judge_fleet(desk, m, worse=fallen or not fleet.members)
+
+
+def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
+    """Compare who is alive with who must be, after something changed. `worse`: an incident may begin by it."""
+    fleet, members = m.fleet, m.definition.members
+    assert fleet is not None and members is not None
+    is_open = _is_short(m)
+    if fleet.short(members):
+        if is_open or worse:
+            reason = sentences.silent_members(fleet, fleet.required(members))
+            blame(desk, m, Cause("members", desk.now, reason), counts=not is_open)
+    elif is_open:
+        clear(desk, m, lambda key: key == MEMBERS)
+        forget_silent(desk, m)
+
+
+def forget_silent(desk: Desk, m: Monitor) -> None:
+    """The incident in which they were silent is over: those whose time has passed meanwhile are forgotten."""
+    fleet, members = m.fleet, m.definition.members
+    if fleet is None or members is None:
+        return
+    for name in list(fleet.silent):
+        if fleet.members[name].at + members.forget_after <= desk.now:
+            _forget(desk, m, fleet, name)
+            desk.open_for(m)
+
+
+def _forget(desk: Desk, m: Monitor, fleet: Fleet, name: str) -> None:
+    fleet.forget(name)
+    clear(desk, m, lambda key: key == ("failed", 0, name))
+
+
+def _is_short(m: Monitor) -> bool:
+    return m.incident is not None and MEMBERS in m.incident.causes
+
+
+def _forget_peak(m: Monitor, fleet: Fleet, members: Members, at: Micros) -> None:
+    """Before something changes: a peak of long ago is no measure, but never while too few are alive by it."""
+    if not _is_short(m):
+        fleet.lower_peak(at, members.forget_after)

@@ -1,0 +1,141 @@
+"""The open runs of a monitor, what it remembers of those that ended, and a small heap of their limits."""
+
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+from server.engine.ping import SECOND, Micros
+from server.engine.run import Run
+
+RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
+RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
+TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
+REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
+LATE_START_MAX: Micros = 10 * SECOND  # a start this soon after the end was overtaken; a later one starts a run anew
+
+
+class Ended(NamedTuple):
+    """A run that has ended, as far as a late ping of it needs to know."""
+
+    number: int
+    verdict: str
+    at: Micros
+
+
+class Runs:
+    """The runs of one monitor."""
+
+    __slots__ = ("by_id", "closed", "count", "fanned_in", "heap", "not_before", "open", "task_names")
+
+    def __init__(self) -> None:
+        self.count = 0  # the last number given
+        self.open: dict[int, Run] = {}
+        self.by_id: dict[str, int] = {}
+        self.closed: dict[str, Ended] = {}  # by run id, the newest last
+        self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
+        self.not_before: Micros = 0  # no limit is judged before this: a change or a resume was made
+        self.task_names = 0  # of all open runs
+        self.heap: list[tuple[Micros, int]] = []
+
+    def find(self, run: str | None) -> Run | None:
+        """The open run with this id; without an id the open one that has none."""
+        if run is not None:
+            number = self.by_id.get(run)
+            return None if number is None else self.open[number]
+        return next((each for each in reversed(self.open.values()) if each.run is None), None)
+
+    def ended(self, run: str, at: Micros) -> Ended | None:
+        """What is remembered of the run with this id."""
+        known = self.closed.get(run)
+        return known if known is not None and at - known.at <= REMEMBERED_FOR else None
+
+    def knows(self, run: str, at: Micros) -> bool:
+        """Whether the run with this id is open, or ended a short while ago."""
+        return run in self.by_id or self.ended(run, at) is not None
+
+    def add(self, run: str | None, started_at: Micros, at: Micros) -> Run:
+        """Open one more."""
+        self.count += 1
+        added = self.open[self.count] = Run(self.count, run, started_at, at)
+        if run is not None:
+            self.by_id[run] = self.count
+        else:
+            self.fanned_in = None
+        return added
+
+    def remove(self, run: Run, verdict: str, at: Micros) -> None:
+        """Close one, and remember its id for a while."""
+        del self.open[run.number]
+        self.task_names -= run.task_names
+        if run.run is not None:
+            del self.by_id[run.run]
+            self.remember(run.run, Ended(run.number, verdict, at))
+
+    def remember(self, run: str, ended: Ended) -> None:
+        """Know an ended run's id again."""
+        closed = self.closed
+        closed.pop(run, None)
+        closed[run] = ended
+        while True:
+            oldest = next(iter(closed))
+            if len(closed) <= RUNS_REMEMBERED_MAX and closed[oldest].at >= ended.at - REMEMBERED_FOR:
+                return
+            del closed[oldest]
+
+    def end_of_pieces(self, run: Run, at: Micros) -> None:
+        """A run without an id was ended by its pieces: a finish of its own may still follow."""
+        self.fanned_in = Ended(run.number, run.verdict or "", at)
+
+    def arm(self, run: Run, when: Micros) -> None:
+        """Look at this run at `when`, unless it is looked at earlier anyhow."""
+        if not run.armed or when < run.armed:
+            run.armed = when
+            heappush(self.heap, (when, run.number))
+
+    def next(self) -> Micros | None:
+        """When a run is to be looked at; entries of closed runs and stale ones are dropped on the way."""
+        heap = self.heap
+        while heap:
+            run = self.open.get(heap[0][1])
+            if run is not None and run.armed == heap[0][0]:
+                return heap[0][0]
+            heappop(heap)
+        return None
+
+    def pop_until(self, when: Micros) -> Run | None:
+        """An open run whose time may have come, taken out of the heap."""
+        if (due := self.next()) is None or due > when:
+            return None
+        run = self.open[heappop(self.heap)[1]]
+        run.armed = 0
+        return run
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON; empty when there never was a run. Where order matters there are lists: jsonb sorts keys."""
+        if not self.count:
+            return {}
+        state: dict[str, Any] = {"n": self.count}
+        if self.open:
+            state["o"] = [run.dump() for run in self.open.values()]
+        if self.closed:
+            state["c"] = [[run, *ended] for run, ended in self.closed.items()]
+        if self.fanned_in is not None:
+            state["f"] = list(self.fanned_in)
+        if self.not_before:
+            state["b"] = self.not_before
+        return state
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Runs":
+        """From `dump`; the caller arms the limits."""
+        runs = cls()
+        runs.count = state["n"]
+        for each in state.get("o", ()):
+            run = Run.load(each)
+            runs.open[run.number] = run
+            runs.task_names += run.task_names
+            if run.run is not None:
+                runs.by_id[run.run] = run.number
+        runs.closed = {run: Ended(*ended) for run, *ended in state.get("c", ())}
+        runs.fanned_in = Ended(*state["f"]) if "f" in state else None
+        runs.not_before = state.get("b", 0)
+        return runs
