@@ -14,6 +14,7 @@ from server.web.diffs import action_of, field_changes
 from server.web.monitor_answers import instant
 from server.web.problems import Refused
 from server.web.routes import Call, Reply, Route
+from server.web.run_answers import run_answers
 
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
 _MICROS_MAX = to_micros(_LAST)
@@ -60,13 +61,16 @@ async def get_runs(call: Call[None, bodies.RunsQuery]) -> Reply:
         run=query.run,
         limit=query.limit + 1,
     )
-    return _page(query.limit, rows, run_answer, lambda row: (row["number"],))
+    shown = await run_answers(call.deps.pool, rows[: query.limit])
+    more = write_cursor(rows[query.limit - 1]["number"]) if len(rows) > query.limit else None
+    return Reply({"items": shown, "next_cursor": more})
 
 
 async def get_run(call: Call[None, None]) -> Reply:
     """One run with its stages, tasks and progress."""
     row = await history.find_run(call.deps.pool, *pair_in(call, "such run"))
-    return Reply(run_answer(allowed(call, row, "such run")))
+    (answer,) = await run_answers(call.deps.pool, [allowed(call, row, "such run")])
+    return Reply(answer)
 
 
 async def get_monitor_incidents(call: Call[None, bodies.IncidentsQuery]) -> Reply:
@@ -162,36 +166,6 @@ def ping_answer(row: Record) -> dict[str, Any]:
         "message": row["message"],
         "source": None if source is None else str(getattr(source, "ip", source)),
         "dialect": row["dialect"],
-    }
-
-
-def run_answer(row: Record) -> dict[str, Any]:
-    """A run as it is shown."""
-    detail = row["detail"]
-    progress = detail.get("progress")
-    return {
-        "id": f"{row['monitor_id']}-{row['number']}",
-        "monitor": row["monitor"],
-        "project": row["project"],
-        "number": row["number"],
-        "run": row["run"],
-        "verdict": row["verdict"],
-        "reason": row["reason"],
-        "started_at": instant(row["started_at"]),
-        "finished_at": instant(row["finished_at"]),
-        "last_ping_at": instant(row["last_ping_at"]),
-        "duration": row["duration"],
-        "exit_code": row["exit_code"],
-        "stages": [
-            {
-                **stage,
-                "started_at": to_rfc3339(stage.get("started_at")),
-                "finished_at": to_rfc3339(stage.get("finished_at")),
-            }
-            for stage in detail.get("stages", ())
-        ],
-        "tasks": detail.get("tasks"),
-        "progress": None if progress is None else {**progress, "eta": to_rfc3339(progress.get("eta"))},
     }
 
 

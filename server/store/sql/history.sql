@@ -15,7 +15,7 @@ select at, writer, seq, signal, run, stage, task, done, total, exit_code, durati
 -- name: runs
 -- By number, the newest first.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
-       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id
+       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id
@@ -29,7 +29,7 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
 -- name: run
 -- One, by its own address.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
-       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id
+       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id
