@@ -4,8 +4,7 @@
 read, up to the watermark and no further: so they come whole and in the one order, and can be taken in bit by bit.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -22,7 +21,7 @@ PINGS_HEARD_MAX = 60_000  # of one run; what comes later is not shown in stages 
 class HeardRun:
     """A run that is being followed. `row` is one of `runs`; `through`: everything up to there is taken in."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: asyncpg.Record) -> None:
         self.monitor_id: int = row["monitor_id"]
         self.run_id: str | None = row["run"]
         started_at = to_micros(row["started_at"]) if row["started_at"] else 0
@@ -37,7 +36,7 @@ class HeardRun:
         """Whether there is nothing more to come, or to be shown."""
         return self.pings >= PINGS_HEARD_MAX or (self.finished_at is not None and self.through >= self.finished_at)
 
-    def finish(self, row: Mapping[str, Any]) -> None:
+    def finish(self, row: asyncpg.Record) -> None:
         """Take over from the row whether and when it ended."""
         self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] else None
 
@@ -74,7 +73,7 @@ async def hear(pool: asyncpg.Pool, runs: Sequence[HeardRun]) -> None:
         waiting = again
 
 
-async def heard(pool: asyncpg.Pool, row: Mapping[str, Any]) -> Run:
+async def heard(pool: asyncpg.Pool, row: asyncpg.Record) -> Run:
     """The run of a row of `runs` as it is now."""
     followed = HeardRun(row)
     await hear(pool, [followed])

@@ -52,7 +52,7 @@ class Visit:
     deps: Deps
     principal: Principal
     token: str
-    form: Form = field(default=_EMPTY)
+    form: Form = field(default_factory=lambda: _EMPTY)
 
     @property
     def writes(self) -> bool:
@@ -178,6 +178,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters.update(words.FILTERS)
     made.globals.update(plural=words.plural, address_of=address_of, static=f"/static/{statics_version()}")
+    made.globals["marks"] = made.get_template("marks.html").module
     return made
 
 
@@ -186,21 +187,17 @@ def render_part(template: str, **context: Any) -> str:
     return environment().get_template(template).render(**context)
 
 
-async def show(visit: Visit, template: str, status: int = 200, **context: Any) -> web.Response:
+def show(visit: Visit, template: str, status: int = 200, **context: Any) -> web.Response:
     """A whole page."""
-    text = render_part(
-        template,
-        visit=visit,
-        writes=visit.writes,
-        principal=visit.principal,
-        token=visit.token,
-        now=visit.now,
-        path=visit.request.path,
-        back=visit.request.path_qs,
-        version=__version__,
-        **context,
-    )
-    return html(text, status)
+    frame = {
+        "writes": visit.writes,
+        "principal": visit.principal,
+        "token": visit.token,
+        "now": visit.now,
+        "path": visit.request.path,
+        "version": __version__,
+    }
+    return html(render_part(template, **{**frame, **context}), status)
 
 
 def html(text: str, status: int = 200) -> web.Response:

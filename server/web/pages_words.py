@@ -9,25 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from server.clock import to_datetime, to_micros
-from server.engine.durations import say_duration, write_duration
+from server.engine.durations import say_duration
 from server.engine.ping import SECOND, Micros
 
 Instant = Micros | datetime | str
 
-# What a status or an outcome is called, in one word each.
-WORDS = {
-    "up": "up",
-    "down": "down",
-    "late": "late",
-    "new": "new",
-    "unknown": "unknown",
-    "paused": "paused",
-    "succeeded": "succeeded",
-    "failed": "failed",
-    "hung": "hung",
-    "superseded": "superseded",
-    "running": "running",
-}
 # Which picture and colour stands for it.
 LOOKS = {
     **dict.fromkeys(("up", "succeeded", "success", "done", "delivered", "resolved", "held"), "up"),
@@ -77,16 +63,6 @@ def seconds(value: float | None) -> str:
     return "" if value is None else say_duration(round(value * SECOND))
 
 
-def length(value: Micros | None) -> str:
-    """A length in microseconds for people."""
-    return "" if value is None else say_duration(value)
-
-
-def written(value: Micros | None) -> str:
-    """A length as one types it."""
-    return "" if value is None else write_duration(value)
-
-
 def number(value: float | None) -> str:
     """With thin spaces between thousands."""
     if value is None:
@@ -115,8 +91,6 @@ FILTERS: dict[str, Any] = {
     "moment": moment,
     "iso": iso,
     "seconds": seconds,
-    "length": length,
-    "written": written,
     "number": number,
     "size": size,
     "look": look_of,

@@ -1,0 +1,139 @@
+"""The web pages as a whole: every address of theirs, the static files, and the streams that keep them live."""
+
+import re
+from typing import Any
+
+from aiohttp import web
+
+from server.store import history, overview
+from server.web import (
+    pages_admin,
+    pages_channels,
+    pages_incidents,
+    pages_monitor,
+    pages_overview,
+    pages_run,
+    pages_settings,
+    pages_signin,
+    pages_status,
+    pages_system,
+)
+from server.web.asked import allowed, pair_in, project_id_for_list
+from server.web.live import WATCHED_MAX, Live, Topic
+from server.web.live_kinds import all_kinds
+from server.web.pages_frame import HEADERS, Page, Visit, add_pages, statics, statics_version
+from server.web.problems import Refused, not_found
+from server.web.routes import Deps
+
+LIVE = web.AppKey("live", Live)
+_LINE = re.compile(r"(\d{1,9})\.([0-9a-z]{1,12})")
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+def add_routes(app: web.Application, deps: Deps) -> None:
+    """Add the pages to the app. Call it once, before the app starts."""
+    app[pages_status.SHOWN] = pages_status.Shown()
+    live = app[LIVE] = Live(all_kinds(deps.pool), deps.now)
+    add_pages(app, PAGES, deps)
+    app.router.add_get("/static/{version}/{name}", _static)
+
+    async def start(_: web.Application) -> None:
+        await live.start()
+
+    async def close(_: web.Application) -> None:
+        live.close()  # before the runner waits for requests under way: a stream would never end by itself
+
+    async def stop(_: web.Application) -> None:
+        await live.stop()
+
+    app.on_startup.append(start)
+    app.on_shutdown.append(close)
+    app.on_cleanup.append(stop)
+
+
+async def _static(request: web.Request) -> web.Response:
+    found = statics().get(request.match_info["name"])
+    if found is None or request.match_info["version"] != statics_version():
+        return web.Response(status=404, headers=HEADERS, text="no such file\n")
+    body, kind = found
+    response = web.Response(
+        body=body, content_type=kind, charset="utf-8", headers={**HEADERS, "Cache-Control": FOR_EVER}
+    )
+    response.enable_compression()
+    return response
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+
+
+async def live_overview(visit: Visit) -> web.StreamResponse:
+    """Lines, each with the version that is shown, and what is wrong in one project or in all."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    named = [_LINE.fullmatch(each) for each in visit.request.query.get("lines", "").split("_") if each]
+    if len(named) > WATCHED_MAX or not all(named):
+        raise Refused(422, "These are no lines of ours.")
+    lines = {int(each[1]): each[2] for each in named if each}
+    if visit.principal.project_id is not None:
+        own = await overview.monitors(
+            visit.deps.pool, project_id=visit.principal.project_id, ids=list(lines), limit=WATCHED_MAX
+        )
+        lines = {row["id"]: lines[row["id"]] for row in own}
+    shown: dict[Topic, str | None] = {Topic("line", id): version for id, version in lines.items()}
+    shown[Topic("trouble", (project_id, visit.writes))] = None
+    return await _stream(visit, shown)
+
+
+async def live_monitor(visit: Visit) -> web.StreamResponse:
+    """One monitor's page."""
+    text = visit.asked("id")
+    ids = [int(text)] if re.fullmatch(r"\d{1,9}", text) else []
+    rows = await overview.monitors(visit.deps.pool, project_id=visit.principal.project_id, ids=ids, limit=1)
+    if not rows:
+        raise not_found("such monitor")
+    return await _stream(visit, {Topic("monitor", (rows[0]["id"], visit.writes)): None})
+
+
+async def live_run(visit: Visit) -> web.StreamResponse:
+    """One run's page."""
+    row = await history.find_run(visit.deps.pool, *pair_in(visit.call(), "such run"))
+    row = allowed(visit.call(), row, "such run")
+    return await _stream(visit, {Topic("run", (row["monitor_id"], row["number"])): None})
+
+
+async def live_incident(visit: Visit) -> web.StreamResponse:
+    """One incident's page."""
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit.call(), "such incident"))
+    row = allowed(visit.call(), row, "such incident")
+    return await _stream(visit, {Topic("incident", (row["monitor_id"], row["number"], visit.writes)): None})
+
+
+async def live_system(visit: Visit) -> web.StreamResponse:
+    """The system's page."""
+    return await _stream(visit, {Topic("system", None): None})
+
+
+async def _stream(visit: Visit, shown: dict[Topic, str | None]) -> web.StreamResponse:
+    live: Any = visit.request.app[LIVE]
+    if live.full:
+        raise Refused(503, "Too many look at once.", headers={"Retry-After": "10"})
+    response: web.StreamResponse = await live.serve(visit.request, shown)
+    return response
+
+
+PAGES: list[Page] = [
+    *pages_signin.PAGES,
+    *pages_overview.PAGES,
+    *pages_monitor.PAGES,
+    *pages_settings.PAGES,
+    *pages_run.PAGES,
+    *pages_incidents.PAGES,
+    *pages_channels.PAGES,
+    *pages_admin.PAGES,
+    *pages_system.PAGES,
+    *pages_status.PAGES,
+    Page("GET", "/live/overview", live_overview),
+    Page("GET", "/live/monitor", live_monitor),
+    Page("GET", "/live/runs/{id}", live_run),
+    Page("GET", "/live/incidents/{id}", live_incident),
+    Page("GET", "/live/system", live_system),
+]

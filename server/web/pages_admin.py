@@ -1,0 +1,135 @@
+"""Projects, access keys and the audit log."""
+
+from typing import Any
+
+from aiohttp import web
+
+from server.errors import DefinitionError
+from server.store import access as stored
+from server.store import changes, projects
+from server.web import api_projects, bodies
+from server.web.asked import project_id_for_list
+from server.web.cursors import read_cursor, whole, write_cursor
+from server.web.diffs import action_of, field_changes
+from server.web.pages_frame import Page, Visit, go, show
+from server.web.problems import Refused
+from server.web.routes import validate
+
+LIST_MAX = 100
+KINDS = (
+    *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
+    "window",
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- projects
+
+
+async def projects_page(visit: Visit) -> web.StreamResponse:
+    """The projects that the key may see."""
+    rows = await projects.all_projects(visit.deps.pool)
+    seen = [row for row in rows if visit.principal.project_id in (None, row["id"])]
+    shown = [api_projects.project_answer(visit.call(), row) for row in seen]
+    return show(visit, "projects.html", projects=shown, wrong="", manages=visit.principal.may("server"))
+
+
+async def put_project(visit: Visit) -> web.StreamResponse:
+    """Make a project, or change one."""
+    slug = visit.said("slug")
+    visit.request.match_info["slug"] = slug
+    switches = {name: visit.said(name) == "on" for name in api_projects.SWITCHES}
+    try:
+        body = validate(bodies.ProjectBody, {"name": visit.said("name") or None, **switches})
+        await api_projects.put_project(visit.call(body))
+    except (Refused, DefinitionError) as error:
+        rows = await projects.all_projects(visit.deps.pool)
+        shown = [api_projects.project_answer(visit.call(), row) for row in rows]
+        return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True)
+    return go("/projects")
+
+
+async def delete_project(visit: Visit) -> web.StreamResponse:
+    """Refused while it has monitors."""
+    await api_projects.delete_project(visit.call())
+    return go("/projects")
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+async def keys_page(visit: Visit) -> web.StreamResponse:
+    """The access keys, never the keys themselves."""
+    return await _keys(visit)
+
+
+async def make_key(visit: Visit) -> web.StreamResponse:
+    """Make a key, and show it this once."""
+    said = {"name": visit.said("name"), "role": visit.said("role"), "project": visit.said("project") or None}
+    try:
+        reply = await api_projects.post_key(visit.call(validate(bodies.NewKey, said)))
+    except (Refused, DefinitionError) as error:
+        return await _keys(visit, wrong=str(error), status=422)
+    return await _keys(visit, made=reply.value)
+
+
+async def revoke_key(visit: Visit) -> web.StreamResponse:
+    """At once and for ever; sessions that stand on it end with it."""
+    await api_projects.delete_key(visit.call())
+    return go("/keys")
+
+
+async def _keys(
+    visit: Visit, made: dict[str, Any] | None = None, wrong: str = "", status: int = 200
+) -> web.StreamResponse:
+    rows = await stored.keys(visit.deps.pool, 0, visit.principal.project_id, 1000)
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "keys.html",
+        status,
+        keys=[api_projects.key_answer(row) for row in rows],
+        made=made,
+        wrong=wrong,
+        own_project=visit.principal.project,
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- audit
+
+
+async def audit_page(visit: Visit) -> web.StreamResponse:
+    """Who changed what, the newest first."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    before = read_cursor(visit.asked("before") or None, changes.REV_MAX, lambda rev: whole(rev, changes.REV_MAX))
+    kind, subject = visit.asked("kind") or None, visit.asked("subject") or None
+    rows = await changes.page(visit.deps.pool, before, project_id, kind, subject, LIST_MAX + 1)
+    entries = [
+        {
+            **{name: row[name] for name in ("rev", "at", "project", "actor", "kind", "subject")},
+            "action": action_of(row["before"], row["after"]),
+            "fields": field_changes(row["kind"], row["before"], row["after"]),
+        }
+        for row in rows[:LIST_MAX]
+    ]
+    return show(
+        visit,
+        "audit.html",
+        entries=entries,
+        kinds=KINDS,
+        kind=kind or "",
+        subject=subject or "",
+        project=visit.asked("project"),
+        older=write_cursor(rows[LIST_MAX - 1]["rev"]) if len(rows) > LIST_MAX else None,
+    )
+
+
+PAGES = [
+    Page("GET", "/projects", projects_page),
+    Page("POST", "/projects", put_project, "server"),
+    Page("POST", "/projects/{slug}/delete", delete_project, "server"),
+    Page("GET", "/keys", keys_page, "write"),
+    Page("POST", "/keys", make_key, "write"),
+    Page("POST", "/keys/{id}/revoke", revoke_key, "write"),
+    Page("GET", "/audit", audit_page),
+]

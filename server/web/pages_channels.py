@@ -1,0 +1,213 @@
+"""Channels as forms: one input for each field of a kind, made from the same model that the API reads."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from server.deliver.kinds import KINDS, kinds
+from server.errors import DefinitionError, Moved
+from server.store import projects
+from server.store.pool import Record
+from server.web import api_channels, bodies
+from server.web.api_channels import channel_answer
+from server.web.asked import project_id_for_list, project_of, slug_in
+from server.web.pages_frame import Page, Visit, address_of, go, show
+from server.web.problems import Refused, not_found
+from server.web.routes import validate
+
+
+class Input(NamedTuple):
+    """One field of a kind. `shape`: text, number, check, select, lines (a list), json (anything else)."""
+
+    name: str
+    shape: str
+    about: str
+    options: list[str]
+    value: str
+    required: bool
+
+
+async def channels_page(visit: Visit) -> web.StreamResponse:
+    """All channels."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    rows = await projects.all_channels(visit.deps.pool, project_id)
+    return show(visit, "channels.html", channels=[channel_answer(row) for row in rows], kinds=list(KINDS))
+
+
+async def channel_page(visit: Visit) -> web.StreamResponse:
+    """The form of one."""
+    row = await _find(visit)
+    return await _form(visit, row, row["kind"], channel_answer(row))
+
+
+async def new_page(visit: Visit) -> web.StreamResponse:
+    """An empty form of the kind in the address."""
+    return await _form(visit, None, _kind(visit.asked("kind")), {})
+
+
+async def create(visit: Visit) -> web.StreamResponse:
+    """Make a channel."""
+    kind = _kind(visit.said("kind"))
+    slug = visit.said("slug")
+    visit.request.match_info["slug"] = slug
+    said = _read(visit, kind)
+    try:
+        project = await project_of(visit.call(), visit.said("project") or None)
+        if await projects.find_channel(visit.deps.pool, project.id, slug) is not None:
+            raise Moved(f"There is a channel {slug} already.")
+        await _put(visit, said, project.slug)
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, None, kind, said, error)
+    return go(address_of("channels", slug, project.slug))
+
+
+async def change(visit: Visit) -> web.StreamResponse:
+    """Change a channel; masked secrets stay as they are."""
+    row = await _find(visit)
+    said = _read(visit, row["kind"])
+    try:
+        await _put(visit, said, row["project"])
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, row, row["kind"], said, error)
+    return go(address_of("channels", row["slug"], row["project"], saved="yes"))
+
+
+async def test(visit: Visit) -> web.StreamResponse:
+    """Send a test message, and say what became of it."""
+    row = await _find(visit)
+    reply = await api_channels.test_channel(visit.call(query=_in(row["project"])))
+    return await _form(visit, row, row["kind"], channel_answer(row), tested=reply.value)
+
+
+async def delete(visit: Visit) -> web.StreamResponse:
+    """Refused while a monitor names it."""
+    row = await _find(visit)
+    await api_channels.delete_channel(visit.call(query=_in(row["project"])))
+    return go("/channels")
+
+
+async def _find(visit: Visit) -> Record:
+    slug = slug_in(visit.call(), "channel")
+    project = await project_of(visit.call(), visit.asked("project") or visit.said("project") or None)
+    row = await projects.find_channel(visit.deps.pool, project.id, slug)
+    if row is None:
+        raise not_found(f"channel {slug}")
+    return row
+
+
+async def _put(visit: Visit, said: Mapping[str, Any], project: str) -> None:
+    body = validate(bodies.ChannelBody, {**said, "default": visit.said("default") == "on"})
+    await api_channels.put_channel(visit.call(body, _in(project)))
+
+
+async def _form(
+    visit: Visit,
+    row: Record | None,
+    kind: str,
+    values: Mapping[str, Any],
+    error: Exception | None = None,
+    tested: Mapping[str, Any] | None = None,
+) -> web.StreamResponse:
+    problems = list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "channel.html",
+        422 if error is not None else 200,
+        row=row,
+        kind=kind,
+        inputs=_inputs(kind, values),
+        is_default=row["is_default"]
+        if row is not None and error is None
+        else visit.said("default") == "on" or not error,
+        problems={problem.field.split(".")[0]: problem.reason for problem in problems},
+        wrong=str(error) if error is not None else "",
+        tested=tested,
+        saved=visit.asked("saved") == "yes",
+        slug=visit.said("slug"),
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+        project=row["project"] if row is not None else visit.said("project") or visit.principal.project or "default",
+    )
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise not_found(f"kind of channel called {name[:30]}")
+    return name
+
+
+def _in(project: str) -> bodies.InProject:
+    return bodies.InProject.model_validate({"project": project})
+
+
+def _inputs(kind: str, values: Mapping[str, Any]) -> list[Input]:
+    schema = kinds()[kind]
+    required = schema.get("required", ())
+    return [_input(name, part, values.get(name), name in required) for name, part in schema["properties"].items()]
+
+
+def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> Input:
+    shape, options = _shape(schema)
+    shown = value if value is not None else schema.get("default")
+    if shown is None:
+        text = ""
+    elif shape == "lines" and isinstance(shown, list | tuple):
+        text = "\n".join(map(str, shown))
+    elif shape == "json":
+        text = shown if isinstance(shown, str) else orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode()
+        text = "" if text in ("{}", "[]") else text
+    else:
+        text = {True: "on", False: ""}.get(shown, str(shown)) if isinstance(shown, bool) else str(shown)
+    return Input(name, shape, schema.get("description", ""), options, text, required)
+
+
+def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
+    choices = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    first = choices[0] if choices else schema
+    if "enum" in first:
+        return "select", [str(each) for each in first["enum"]]
+    kind = first.get("type")
+    if len(choices) > 1 or kind == "string":
+        return "text", []
+    if kind == "array" and first.get("items", {}).get("type") == "string":
+        return "lines", []
+    return {"boolean": "check", "integer": "number", "number": "number"}.get(str(kind), "json"), []
+
+
+def _read(visit: Visit, kind: str) -> dict[str, Any]:
+    """The fields of the form as the API reads them; what is empty is left out."""
+    said: dict[str, Any] = {"kind": kind}
+    for each in _inputs(kind, {}):
+        text = visit.said(each.name)
+        if each.shape == "check":
+            said[each.name] = text == "on"
+        elif not text:
+            continue
+        elif each.shape == "lines":
+            said[each.name] = [line.strip() for line in text.splitlines() if line.strip()]
+        elif each.shape in ("json", "number", "select"):
+            said[each.name] = _loads(text)
+        else:
+            said[each.name] = int(text) if each.name == "chat" and text.lstrip("-").isdecimal() else text
+    return said
+
+
+def _loads(text: str) -> Any:
+    """JSON where it is some; else the text, about which the model will say what is wrong."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+PAGES = [
+    Page("GET", "/channels", channels_page),
+    Page("GET", "/new-channel", new_page, "write"),
+    Page("POST", "/new-channel", create, "write"),
+    Page("GET", "/channels/{slug}", channel_page),
+    Page("POST", "/channels/{slug}", change, "write"),
+    Page("POST", "/channels/{slug}/test", test, "write"),
+    Page("POST", "/channels/{slug}/delete", delete, "write"),
+]

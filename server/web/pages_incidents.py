@@ -1,0 +1,155 @@
+"""Incidents: the list, and the page of one with everything that happened in it."""
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from server.clock import to_datetime, to_micros
+from server.engine.ping import Micros
+from server.store import changes, history, outbox
+from server.store.pool import Pool, Record
+from server.web import api_channels, api_incidents, bodies
+from server.web.api_incidents import ALERTS_SHOWN_MAX
+from server.web.asked import allowed, pair_in, project_id_for_list
+from server.web.cursors import read_cursor, whole, write_cursor
+from server.web.pages_frame import Page, Visit, go, local_path, show
+from server.web.routes import validate
+
+LIST_MAX = 50
+_LAST = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class Event(NamedTuple):
+    """One thing that happened in an incident. `alert` is set where it can be sent again."""
+
+    at: Micros
+    look: str
+    title: str
+    text: str
+    alert: int | None = None
+
+
+async def incidents_page(visit: Visit) -> web.StreamResponse:
+    """All incidents, the newest first, or only those that are open."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    only_open = visit.asked("open") == "yes"
+    before = read_cursor(
+        visit.asked("before") or None,
+        (_LAST, history.NUMBER_MAX, history.NUMBER_MAX),
+        lambda at, monitor, number: (to_datetime(whole(at, 2**60)), whole(monitor), whole(number)),
+    )
+    rows = await history.incidents(
+        visit.deps.pool, before, project_id=project_id, is_open=True if only_open else None, limit=LIST_MAX + 1
+    )
+    last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
+    return show(
+        visit,
+        "incidents.html",
+        incidents=rows[:LIST_MAX],
+        only_open=only_open,
+        project=visit.asked("project"),
+        older=write_cursor(to_micros(last["opened_at"]), last["monitor_id"], last["number"]) if last else None,
+    )
+
+
+async def incident_page(visit: Visit) -> web.StreamResponse:
+    """One of them."""
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit.call(), "such incident"))
+    row = allowed(visit.call(), row, "such incident")
+    return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.writes))
+
+
+async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
+    alerts = await outbox.page_alerts(
+        pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX
+    )
+    events = [
+        *_causes(row),
+        *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _said(note)) for note in notes),
+        *(_alert(alert) for alert in alerts),
+    ]
+    if row["resolved_at"] is not None:
+        events.append(Event(to_micros(row["resolved_at"]), "resolved", "Resolved", ""))
+    return {"incident": row, "events": sorted(events, key=lambda event: event.at), "writes": writes}
+
+
+_DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved by hand", "comment": "Comment"}
+
+
+def _said(note: Record) -> str:
+    comment = note["after"].get("comment")
+    return f"{note['actor']}: {comment}" if comment else f"by {note['actor']}"
+
+
+def _causes(row: Record) -> list[Event]:
+    causes = [
+        Event(cause.get("opened_at") or to_micros(row["opened_at"]), "down", str(cause["kind"]), cause["reason"])
+        for cause in row["causes"]
+        if "reason" in cause and "kind" in cause
+    ]
+    return causes or [Event(to_micros(row["opened_at"]), "down", row["cause"], row["reason"])]
+
+
+def _alert(alert: dict[str, Any]) -> Event:
+    """An alert, and what has become of it."""
+    where = alert["channel"] or "the server's log"
+    at = to_micros(alert["settled_at"] or alert["created_at"])
+    kind, tries, state = alert["kind"], alert["attempts"], alert["state"]
+    error = alert["error"] or ""
+    if state == "delivered":
+        return Event(at, state, f"Told {where}", kind + (f", at try {tries}" if tries > 1 else ""), alert["id"])
+    if state == "collapsed":
+        return Event(at, state, f"Did not tell {where}", f"{kind}: it was over before it was sent")
+    if state in ("dead", "expired"):
+        return Event(at, state, f"Could not tell {where}", f"{kind}: given up after try {tries}. {error}", alert["id"])
+    if tries:
+        return Event(at, "late", f"Could not tell {where} yet", f"{kind}: try {tries} failed and is repeated. {error}")
+    return Event(at, state, f"Will tell {where}", kind)
+
+
+# -------------------------------------------------------------------------------------------------------- what one does
+
+
+async def acknowledge(visit: Visit) -> web.StreamResponse:
+    """Say that one looks after it."""
+    await api_incidents.acknowledge(visit.call(_note(visit)))
+    return _back(visit)
+
+
+async def resolve(visit: Visit) -> web.StreamResponse:
+    """Close it by hand."""
+    await api_incidents.resolve(visit.call(_note(visit)))
+    return _back(visit)
+
+
+async def comment(visit: Visit) -> web.StreamResponse:
+    """Say a word."""
+    await api_incidents.comment(visit.call(validate(bodies.Comment, {"comment": visit.said("comment")})))
+    return _back(visit)
+
+
+async def resend(visit: Visit) -> web.StreamResponse:
+    """Send an alert once more."""
+    await api_channels.resend_alert(visit.call())
+    return go(local_path(visit.said("back"), "/incidents"))
+
+
+def _note(visit: Visit) -> Any:
+    return validate(bodies.Note, {"comment": visit.said("comment") or None})
+
+
+def _back(visit: Visit) -> web.Response:
+    return go(local_path(visit.said("back"), f"/incidents/{visit.request.match_info['id']}"))
+
+
+PAGES = [
+    Page("GET", "/incidents", incidents_page),
+    Page("GET", "/incidents/{id}", incident_page),
+    Page("POST", "/incidents/{id}/acknowledge", acknowledge, "write"),
+    Page("POST", "/incidents/{id}/resolve", resolve, "write"),
+    Page("POST", "/incidents/{id}/comment", comment, "write"),
+    Page("POST", "/alerts/{id}/resend", resend, "write"),
+]

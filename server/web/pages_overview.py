@@ -1,0 +1,113 @@
+"""The overview: what is wrong now, then every monitor, found by words, tags, project and status in the address."""
+
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from server.engine.ping import Micros
+from server.store import pages, projects
+from server.store.pool import Pool
+from server.web import pages_lines as lines
+from server.web.asked import project_id_for_list
+from server.web.cursors import read_cursor, whole, words, write_cursor
+from server.web.finding import Wanted, find_monitors
+from server.web.monitor_answers import STORED_AS
+from server.web.pages_frame import Page, Visit, html, render_part, show
+
+LINES_MAX = 100  # of one page; the next comes when one scrolls to its end
+TROUBLES_SHOWN = 30
+TAGS_SHOWN = 40
+STATUSES = ("down", "late", "unknown", "up", "new", "paused")
+
+
+class Filters(NamedTuple):
+    """What the address asks for."""
+
+    text: str
+    tags: tuple[str, ...]
+    statuses: tuple[str, ...]
+    project: str
+
+    @property
+    def any(self) -> bool:
+        """Whether it asks for anything."""
+        return bool(self.text or self.tags or self.statuses)
+
+    def path(self, **changed: Any) -> str:
+        """The overview with other filters."""
+        now = self._replace(**changed)
+        query = [
+            *([("q", now.text)] if now.text else []),
+            *(("tag", tag) for tag in now.tags),
+            *(("status", status) for status in now.statuses),
+            *([("project", now.project)] if now.project else []),
+        ]
+        return "/" + (f"?{urlencode(query)}" if query else "")
+
+    def toggled(self, status: str) -> str:
+        """The overview with this status added or taken away."""
+        others = tuple(each for each in self.statuses if each != status)
+        return self.path(statuses=others if status in self.statuses else (*others, status))
+
+
+async def overview(visit: Visit) -> web.StreamResponse:
+    """The page, or with the header X-Part only its list or its next lines."""
+    part = visit.request.headers.get("X-Part")
+    filters = _filters(visit)
+    pool, now = visit.deps.pool, visit.now
+    project_id = await project_id_for_list(visit.call(), filters.project or None)
+    after = read_cursor(visit.asked("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
+    wanted = Wanted(project_id, filters.statuses, filters.tags, filters.text or None)
+    found, place = await find_monitors(pool, wanted, after, LINES_MAX, now)
+    shown = await lines.read_lines(pool, [row for row, _ in found], now)
+    more = filters.path() if place else ""
+    listed: dict[str, Any] = {
+        "lines": shown,
+        "strips": await lines.strips(pool, shown, now),
+        "more": more + ("&" if "?" in more else "?") + urlencode({"after": write_cursor(*place)}) if place else "",
+        "filters": filters,
+        "now": now,
+    }
+    if part == "lines":
+        return html(render_part("lines.html", **listed))
+    if part == "list":
+        return html(render_part("list.html", **listed))
+    all_projects = await projects.all_projects(pool)
+    counts = await pages.counts(pool, project_id)
+    return show(
+        visit,
+        "overview.html",
+        **(await trouble_context(pool, project_id, visit.writes, now) | listed),
+        counts=counts,
+        monitors=sum(counts.values()),
+        statuses=STATUSES,
+        tags=await pages.tags(pool, project_id, TAGS_SHOWN),
+        projects=[p["slug"] for p in all_projects if visit.principal.project_id in (None, p["id"])],
+        scope=filters.project,
+    )
+
+
+async def trouble_context(pool: Pool, project_id: int | None, writes: bool, now: Micros) -> dict[str, Any]:
+    """What trouble.html of a page, or of its live update, shows."""
+    open_count = await pages.trouble_count(pool, project_id)
+    return {
+        "troubles": await pages.trouble(pool, project_id, TROUBLES_SHOWN) if open_count else [],
+        "open_count": open_count,
+        "count_max": pages.COUNT_MAX,
+        "writes": writes,
+        "now": now,
+    }
+
+
+def _filters(visit: Visit) -> Filters:
+    query = visit.request.query
+    return Filters(
+        visit.asked("q").strip()[:200],
+        tuple(dict.fromkeys(tag for tag in query.getall("tag", [])[:20] if tag and "\x00" not in tag)),
+        tuple(status for status in STATUSES if status in query.getall("status", []) and status in STORED_AS),
+        visit.asked("project"),
+    )
+
+
+PAGES = [Page("GET", "/", overview)]

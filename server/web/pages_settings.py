@@ -1,0 +1,151 @@
+"""Making and changing a monitor by form, and what its schedule means while one types it."""
+
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+from aiohttp import web
+from cronsim import CronSim
+
+from server.clock import to_datetime
+from server.engine.durations import say_duration
+from server.engine.monitor import read_definition
+from server.engine.ping import Micros
+from server.engine.schedule import calendar
+from server.errors import DefinitionError, Moved
+from server.store import overview, projects
+from server.web import api_monitors, bodies
+from server.web import pages_form as forms
+from server.web.asked import project_id_for_list, project_of
+from server.web.monitor_answers import one
+from server.web.pages_frame import HEADERS, Page, Visit, address_of, go, show
+from server.web.pages_monitor import find
+from server.web.pages_words import iso
+from server.web.problems import Refused
+from server.web.routes import validate
+
+TIMES_SHOWN = 5
+NAMES_OFFERED = 500  # of monitors and tags, while one types
+_NEW = {"every": "5m", "grace": "1m", "timezone": "UTC"}
+
+
+async def new_page(visit: Visit) -> web.StreamResponse:
+    """An empty form."""
+    return await _form(visit, None, forms.fill(_NEW))
+
+
+async def create(visit: Visit) -> web.StreamResponse:
+    """Make a monitor of the form."""
+    said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.said("slug")) else {})}
+    project = await project_of(visit.call(), visit.said("project") or None)
+    try:
+        body = validate(bodies.NewMonitor, said)
+        query = bodies.InProject.model_validate({"project": project.slug})
+        reply = await api_monitors.post_monitor(visit.call(body, query))
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, None, _wrong(visit, error))
+    return go(address_of("monitors", reply.value["slug"], project.slug))
+
+
+async def settings_page(visit: Visit) -> web.StreamResponse:
+    """The form of a monitor that is there."""
+    row = await find(visit)
+    answer = await one(visit.call(), row["project_id"], row["slug"])
+    return await _form(visit, answer, forms.fill(answer))
+
+
+async def change(visit: Visit) -> web.StreamResponse:
+    """Change a monitor as the form says. What was changed meanwhile by somebody else is not overwritten."""
+    row = await find(visit)
+    answer = await one(visit.call(), row["project_id"], row["slug"])
+    stored = orjson.loads(row["definition"])
+    try:
+        if visit.said("rev") != str(row["rev"]):
+            raise Moved("Somebody has changed this monitor since you opened the form. Look at it again before saving.")
+        body = validate(bodies.MonitorBody, forms.read(visit.form, stored))
+        query = bodies.InProject.model_validate({"project": row["project"]})
+        await api_monitors.put_monitor(visit.call(body, query))
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, answer, _wrong(visit, error))
+    return go(address_of("monitors", row["slug"], row["project"]))
+
+
+async def _form(visit: Visit, answer: dict[str, Any] | None, filled: forms.Filled) -> web.StreamResponse:
+    """`answer`: the monitor as the API shows it; None for a new one."""
+    wrong = bool(filled.problems or filled.other_problems)
+    project = answer["project"] if answer else visit.said("project") or visit.asked("project")
+    project_id = await project_id_for_list(visit.call(), project or None)
+    channels = await projects.all_channels(visit.deps.pool, project_id)
+    monitors = await overview.monitors(visit.deps.pool, project_id=project_id, limit=NAMES_OFFERED)
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "settings.html",
+        422 if wrong else 200,
+        answer=answer,
+        filled=filled,
+        form=forms,
+        slug=visit.said("slug"),
+        project=project or visit.principal.project or "default",
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+        channels=sorted({channel["slug"] for channel in channels}),
+        monitors=[row["slug"] for row in monitors if answer is None or row["slug"] != answer["slug"]],
+    )
+
+
+def _wrong(visit: Visit, error: Refused | DefinitionError | Moved) -> forms.Filled:
+    problems = [] if isinstance(error, Moved) else list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+    filled = forms.refill(visit.form, problems)
+    if filled.problems or filled.other_problems:
+        return filled
+    return filled._replace(other_problems=[str(error)])
+
+
+# ------------------------------------------------------------------------------------------------------ while one types
+
+
+async def preview(visit: Visit) -> web.StreamResponse:
+    """The next due times of a schedule, or what is wrong with it, as JSON."""
+    kind, text = visit.asked("kind"), visit.asked("text").strip()
+    zone, grace = visit.asked("timezone").strip() or "UTC", visit.asked("grace").strip() or "0s"
+    try:
+        answer = _preview(kind, text, zone, grace, visit.now)
+    except DefinitionError as error:
+        answer = {"error": "; ".join(problem.reason for problem in error.problems)}
+    return web.Response(body=orjson.dumps(answer), content_type="application/json", headers=HEADERS)
+
+
+def _preview(kind: str, text: str, zone: str, grace: str, now: Micros) -> dict[str, Any]:
+    if kind not in ("every", "cron", "oncalendar") or not text:
+        return {"times": [], "said": ""}
+    definition = read_definition({kind: text, "timezone": zone, "grace": grace})
+    times: list[Micros] = []
+    if definition.every is not None:
+        times = [now + definition.every * count for count in range(1, TIMES_SHOWN + 1)]
+        said = f"Every {say_duration(definition.every)}, counted from the last ping"
+    else:
+        written = definition.cron or definition.oncalendar
+        assert written is not None
+        slots, at = calendar(kind, written, definition.timezone), now
+        while len(times) < TIMES_SHOWN and (slot := slots.next_after(at)) is not None:
+            times.append(slot)
+            at = slot
+        said = CronSim(definition.cron, to_datetime(now)).explain() if definition.cron else ""
+    there = ZoneInfo(definition.timezone)
+    return {
+        "said": said,
+        "grace": say_duration(definition.grace),
+        "zone": definition.timezone,
+        "times": [
+            {"at": iso(at), "there": f"{to_datetime(at).astimezone(there):%a %Y-%m-%d %H:%M:%S %Z}"} for at in times
+        ],
+    }
+
+
+PAGES = [
+    Page("GET", "/new-monitor", new_page, "write"),
+    Page("POST", "/new-monitor", create, "write"),
+    Page("GET", "/monitors/{slug}/settings", settings_page, "write"),
+    Page("POST", "/monitors/{slug}/settings", change, "write"),
+    Page("GET", "/preview", preview),
+]

@@ -1,0 +1,45 @@
+"""How Offbeat itself is: who judges, who writes, how far, what waits to be told, when it was deaf."""
+
+from typing import Any
+
+from aiohttp import web
+
+from server.clock import to_micros
+from server.store import pages
+from server.store.pool import Pool
+from server.web.pages_frame import Page, Visit, show
+
+
+async def system_page(visit: Visit) -> web.StreamResponse:
+    """All of it. Sizes are read once; the rest is live."""
+    pool = visit.deps.pool
+    return show(
+        visit,
+        "system.html",
+        **await context(pool),
+        partitions=await pages.partitions(pool),
+        database=await pages.database(pool),
+        settings=visit.deps.settings,
+    )
+
+
+async def context(pool: Pool) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    leases = await pages.leases(pool)
+    writers = await pages.writers(pool)
+    checkpoint = await pages.checkpoint(pool)
+    live = [writer for writer in writers if not writer["fenced"]]
+    database_now = max((to_micros(lease["now"]) for lease in leases), default=0)
+    watermark = min((to_micros(writer["accepted_through"]) for writer in live), default=None)
+    return {
+        "leases": {lease["name"]: lease for lease in leases},
+        "writers": writers,
+        "checkpoint": checkpoint,
+        "watermark": watermark,
+        "behind": database_now - watermark if watermark is not None else None,
+        "deaf": await pages.deaf(pool),
+        "outbox": {row["state"]: row for row in await pages.outbox(pool)},
+    }
+
+
+PAGES = [Page("GET", "/system", system_page)]

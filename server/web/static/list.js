@@ -1,0 +1,77 @@
+// The list of monitors: filtered while one types, with the filters in the address, and longer as one scrolls.
+
+import { children, parse } from "./morph.js";
+import { open } from "./live.js";
+import { write } from "./times.js";
+
+const form = document.getElementById("filters");
+const TYPING_MS = 150;
+let timer = 0;
+let asked = null;
+
+async function fetchPart(path, part) {
+  asked?.abort();
+  asked = new AbortController();
+  const answer = await fetch(path, { headers: { "X-Part": part }, signal: asked.signal });
+  if (answer.status === 401) location.assign("/sign-in");
+  if (!answer.ok) throw new Error(`${answer.status} for ${path}`);
+  return parse(await answer.text());
+}
+
+async function filter() {
+  const said = [...new FormData(form)].filter(([, value]) => value);
+  const path = "/" + (said.length ? `?${new URLSearchParams(said)}` : "");
+  try {
+    const fresh = await fetchPart(path, "list");
+    children(document.getElementById("list"), fresh);
+  } catch (error) {
+    if (error.name !== "AbortError") location.assign(path);
+    return;
+  }
+  history.replaceState(null, "", path);
+  document.getElementById("main").dataset.scope = form.elements.project?.value ?? "";
+  written();
+}
+
+function written() {
+  const list = document.getElementById("list");
+  write(list);
+  const more = document.getElementById("more");
+  if (more) nearEnd.observe(more);
+  open();
+}
+
+const nearEnd = new IntersectionObserver(
+  async (entries) => {
+    const more = document.getElementById("more");
+    if (!more || !entries.some((entry) => entry.isIntersecting)) return;
+    nearEnd.unobserve(more);
+    try {
+      const fresh = await fetchPart(more.querySelector("a").href, "lines");
+      more.replaceWith(fresh);
+      written();
+    } catch (error) {
+      if (error.name !== "AbortError") nearEnd.observe(more);
+    }
+  },
+  { rootMargin: "600px" },
+);
+
+if (form) {
+  form.addEventListener("input", (event) => {
+    clearTimeout(timer);
+    timer = setTimeout(filter, event.target.type === "search" ? TYPING_MS : 0);
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(timer);
+    filter();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
+    event.preventDefault();
+    form.elements.q.focus();
+  });
+  const more = document.getElementById("more");
+  if (more) nearEnd.observe(more);
+}
