@@ -18,10 +18,10 @@ import structlog
 from server.clock import LogClock, monotonic
 from server.engine.effects import Alert, Decision
 from server.engine.engine import Engine
-from server.engine.monitor import load_definition
 from server.engine.ping import SECOND, Entry, Micros
 from server.errors import DatabaseAway, LeaseLost, RowRefused
 from server.keep.deafness import Deafness
+from server.keep.following import Following
 from server.keep.lease import Lease
 from server.keep.order import Order
 from server.keep.upkeep import Upkeep
@@ -29,7 +29,7 @@ from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
 from server.store import decisions, keeping
-from server.store.keeping import ChangeSeen, Checkpoint, WriterSeen
+from server.store.keeping import Checkpoint, WriterSeen
 from server.store.lease import held_by
 from server.store.pool import Connection, connect
 
@@ -79,9 +79,7 @@ class Keeper(Service):
         self._wake = asyncio.Event()
         self._stopping = False
         self._ended = asyncio.Event()
-        self._applied_rev = 0
-        self._channels: dict[int, list[keeping.ChannelSeen]] = {}
-        self._projects: dict[int, str] = {}
+        self.following = Following()
         self._inbox: list[Entry] = []  # collected; those before `_applied` are in the engine
         self._applied = 0
         self._pending: list[Decision] = []  # taken from the engine, not known to be written
@@ -164,12 +162,14 @@ class Keeper(Service):
         self.engine, self._pending, self._checkpointing = Engine(), [], None
         self._inbox, self._applied, self._doubtful = [], 0, False
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
-        self._applied_rev, self.checkpoint_at = checkpoint.applied_rev, checkpoint.at
+        self.checkpoint_at = checkpoint.at
         unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
         self.order.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
-        await self._load_channels()
+        await self.following.begin(connection, checkpoint.applied_rev)
         for deaf in await self.deafness.begin(connection, checkpoint.at):
             self.engine.deafness(deaf.started_at, deaf.ended_at)
+        for window_id, project_id, window in await keeping.windows(connection, checkpoint.applied_rev):
+            self.engine.load_window(window_id, project_id, window)
         stateless = []
         async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev):
             for m, has_state in loaded:
@@ -257,8 +257,8 @@ class Keeper(Service):
         now = self.order.watermark
         while not self.engine.advance(now, SLICE):
             await self._breathe()
-        if rev > self._applied_rev:
-            await self._apply_changes(now)
+        if rev > self.following.rev:
+            await self._follow(now)
         await self._write()
 
     async def _decide_deaf(
@@ -274,67 +274,19 @@ class Keeper(Service):
                 entry = self._inbox[self._applied]
                 if entry.monitor_id not in self.engine.monitors:
                     # It was made a moment ago: its ping has overtaken its definition.
-                    await self._apply_changes(entry.at - 1)
+                    await self._follow(entry.at - 1)
                     if entry.monitor_id not in self.engine.monitors:
                         self.engine.ignore(entry.monitor_id)
                 await self._breathe()
+
+    async def _follow(self, at: Micros) -> None:
+        await self.following.apply(await self._connected(), self.engine, at, self._breathe)
 
     async def _breathe(self) -> None:
         """Let pings pass; and let judging wait where writing cannot keep up."""
         await asyncio.sleep(0)
         if self.engine.undecided > UNDECIDED_MAX:
             await self._write()
-
-    # ---------------------------------------------------------------- changes
-
-    async def _apply_changes(self, at: Micros) -> None:
-        """Take in what was changed. Everything up to `at` was applied; from there on the new definition is in force."""
-        connection = await self._connected()
-        while found := await keeping.changes_since(connection, self._applied_rev):
-            for change in found:
-                self._apply_change(change, at)
-                self._applied_rev = change.rev
-            if any(change.kind in ("channel", "project") for change in found):
-                await self._load_channels()
-            await self._breathe()
-
-    def _apply_change(self, change: ChangeSeen, at: Micros) -> None:
-        if change.monitor_id is None:
-            return
-        known = self.engine.monitors.get(change.monitor_id)
-        if known is not None and known.rev >= change.rev:
-            return  # its state knows it already
-        if change.kind == "resolve":
-            self.engine.settle_by_hand(change.monitor_id, change.rev, at)
-        elif change.kind in ("acknowledge", "comment"):
-            return  # of interest to people alone
-        elif change.after is None:
-            self.engine.remove(change.monitor_id, at)
-        else:
-            now = keeping.read_defined(change.after)
-            self.engine.put(
-                change.monitor_id,
-                change.project_id or 0,
-                now.slug,
-                load_definition(now.definition),
-                paused=now.paused,
-                snoozed_until=now.snoozed_until,
-                rev=change.rev,
-                at=at,
-            )
-
-    async def _load_channels(self) -> None:
-        connection = await self._connected()
-        self._projects = await keeping.projects(connection)
-        self._channels = {}
-        for channel in await keeping.channels(connection):
-            self._channels.setdefault(channel.project_id, []).append(channel)
-
-    def _channels_of(self, project_id: int, slugs: tuple[str, ...] | None) -> list[int]:
-        channels = self._channels.get(project_id, [])
-        if slugs is None:
-            return [channel.id for channel in channels if channel.is_default]
-        return [channel.id for channel in channels if channel.slug in slugs]
 
     # ---------------------------------------------------------------- writing
 
@@ -352,7 +304,9 @@ class Keeper(Service):
         while parts:
             part = parts.pop()
             try:
-                await decisions.write(connection, self.lease.check(), part, self._channels_of, self._projects)
+                await decisions.write(
+                    connection, self.lease.check(), part, self.following.channels_of, self.following.projects
+                )
             except RowRefused as error:
                 if len(part) > 1:
                     middle = len(part) // 2
@@ -376,7 +330,7 @@ class Keeper(Service):
             due = monotonic() - self._checkpoint_s >= CHECKPOINT_S
             if not (whole or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES or (due and self.engine.now)):
                 return
-            checkpoint = Checkpoint(self.order.watermark, self._applied_rev, dict(self.order.cursors))
+            checkpoint = Checkpoint(self.order.watermark, self.following.rev, dict(self.order.cursors))
             self._checkpointing = checkpoint, self.engine.stale()
             self._entries_since_checkpoint, self._checkpoint_s = 0, monotonic()
         checkpoint, stale = self._checkpointing

@@ -11,6 +11,7 @@ from server.clock import to_datetime, to_micros, to_rfc3339
 from server.engine.monitor import load_definition
 from server.engine.ping import SECOND, Entry, Micros, Ping, Position
 from server.engine.state import Monitor
+from server.engine.windows import Window, read_window
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 
@@ -131,6 +132,22 @@ def read_defined(text: str) -> Defined:
 def _read_instant(value: str | None) -> Micros:
     """An instant in a change, ISO 8601 or absent; 0 for absent."""
     return to_micros(datetime.fromisoformat(value)) if value else 0
+
+
+async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, int, Window]]:
+    """Id, project and definition of every maintenance window as it was when `applied_rev` was the last change.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        rows = await connection.fetch(_SQL["windows"], applied_rev)
+    return [(row["id"], row["project_id"], read_window(row["definition"])) for row in rows]
+
+
+def read_window_change(text: str) -> tuple[int, Window]:
+    """Id and definition from one side of a change of a window."""
+    said = orjson.loads(text)
+    return said["id"], read_window(said["definition"])
 
 
 async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:

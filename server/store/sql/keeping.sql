@@ -22,6 +22,16 @@ select m.id, m.project_id, m.slug, m.paused, m.snoozed_until, m.definition::text
        m.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0)) as changed
   from monitors m left join states s on s.monitor_id = m.id
 
+-- name: windows
+-- As they were after change $1: of those changed since, what they were before the first such change.
+select w.id, w.project_id, w.definition from windows w where w.rev <= $1
+union all
+select (c.before ->> 'id')::integer, c.project_id, c.before -> 'definition'
+  from changes c
+ where c.kind = 'window' and c.rev > $1 and c.before is not null
+   and not exists (select from changes e where e.kind = 'window' and e.rev > $1 and e.rev < c.rev
+                      and e.project_id = c.project_id and e.subject = c.subject)
+
 -- name: changes_since
 -- In the order of commits, see schema.sql.
 select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after

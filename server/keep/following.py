@@ -1,0 +1,89 @@
+"""Follows what people change: definitions, pauses, windows, channels. Each takes effect at an instant of the log.
+
+Everything up to that instant was applied under the old definition, so a replay after a crash never meets a definition
+that was not in force: a monitor's state says which change it knows, and a start goes back behind the ones it does not.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from server.engine.engine import Engine
+from server.engine.monitor import load_definition
+from server.engine.ping import Micros
+from server.store import keeping
+from server.store.keeping import ChangeSeen
+from server.store.pool import Connection
+
+
+class Following:
+    """The last change applied, and where alerts go by now."""
+
+    def __init__(self) -> None:
+        self.rev = 0
+        self.projects: dict[int, str] = {}
+        self._channels: dict[int, list[keeping.ChannelSeen]] = {}
+
+    async def begin(self, connection: Connection, rev: int) -> None:
+        """Follow from here. Raises DatabaseAway."""
+        self.rev = rev
+        await self._load_channels(connection)
+
+    async def apply(
+        self, connection: Connection, engine: Engine, at: Micros, breathe: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway."""
+        while found := await keeping.changes_since(connection, self.rev):
+            for change in found:
+                _apply(engine, change, at)
+                self.rev = change.rev
+            if any(change.kind in ("channel", "project") for change in found):
+                await self._load_channels(connection)
+            await breathe()
+
+    def channels_of(self, project_id: int, slugs: tuple[str, ...] | None) -> list[int]:
+        """The ids of these channels of a project; None: of its defaults."""
+        channels = self._channels.get(project_id, [])
+        if slugs is None:
+            return [channel.id for channel in channels if channel.is_default]
+        return [channel.id for channel in channels if channel.slug in slugs]
+
+    async def _load_channels(self, connection: Connection) -> None:
+        self.projects = await keeping.projects(connection)
+        self._channels = {}
+        for channel in await keeping.channels(connection):
+            self._channels.setdefault(channel.project_id, []).append(channel)
+
+
+def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
+    if change.kind == "window":
+        _apply_window(engine, change, at)
+    if change.monitor_id is None:
+        return
+    known = engine.monitors.get(change.monitor_id)
+    if known is not None and known.rev >= change.rev:
+        return  # its state knows it already
+    if change.kind == "resolve":
+        engine.settle_by_hand(change.monitor_id, change.rev, at)
+    elif change.kind in ("acknowledge", "comment"):
+        return  # of interest to people alone
+    elif change.after is None:
+        engine.remove(change.monitor_id, at)
+    else:
+        now = keeping.read_defined(change.after)
+        engine.put(
+            change.monitor_id,
+            change.project_id or 0,
+            now.slug,
+            load_definition(now.definition),
+            paused=now.paused,
+            snoozed_until=now.snoozed_until,
+            rev=change.rev,
+            at=at,
+        )
+
+
+def _apply_window(engine: Engine, change: ChangeSeen, at: Micros) -> None:
+    if change.after is not None:
+        window_id, window = keeping.read_window_change(change.after)
+        engine.put_window(window_id, change.project_id or 0, window, at)
+    elif change.before is not None:
+        engine.remove_window(keeping.read_window_change(change.before)[0], at)
