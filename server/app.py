@@ -53,6 +53,7 @@ from server.web import api, machines
 from server.web.access import Access
 from server.web.estate import apply_file
 from server.web.machines import Check, Machines
+from server.web.pages import add_routes as add_pages
 from server.web.routes import Deps
 from server.workers import Workers
 
@@ -259,6 +260,7 @@ class App(Service):
         if not machines_only:
             deps = self._deps()
             api.add_routes(application, deps)
+            add_pages(application, deps)
         return application
 
     def _deps(self) -> Deps:
