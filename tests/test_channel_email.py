@@ -16,7 +16,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from server.deliver.channel import DeliveryError, Message
 from server.deliver.kinds import read_channel
-from server.deliver.outbound import Outbound, read_mail_server
+from server.deliver.mail import read_mail_server
+from server.deliver.outbound import Outbound
 from server.errors import SettingsError
 from server.settings import Settings
 from tests.channel_scene import digest, long_message, message, refusal, send

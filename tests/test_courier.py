@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from server.store.outbox import page_alerts, resend
 from tests.harness import Behaviour, Receiver, eventually
@@ -196,7 +197,7 @@ async def test_an_alert_that_killed_its_senders_is_left_alone_longer_and_longer(
     id = await world.alert(channel)
     async with world.courier(start=False) as courier:
         waits = []
-        for _ in range(4):
+        for _ in range(6):
             await world.pool.execute("update alerts set next_attempt_at = now()")
             [due] = await courier.outbox.due(-1, [], 6, 10)
             [row] = await courier.outbox.claim([due], 10)
@@ -205,8 +206,8 @@ async def test_an_alert_that_killed_its_senders_is_left_alone_longer_and_longer(
                     "select extract(epoch from next_attempt_at - clock_timestamp())::float8 from alerts"
                 )
             )
-        assert row.id == id and row.lapses == 3
-        assert [round(wait, -1) for wait in waits] == [10, 20, 40, 80]
+        assert row.id == id and row.lapses == 5
+        assert [round(wait, -1) for wait in waits] == [10, 10, 10, 20, 40, 80]
 
 
 async def test_the_log_channel_and_the_servers_own_log(world: Scene, capfd: pytest.CaptureFixture[str]) -> None:
@@ -451,6 +452,30 @@ async def test_members_of_a_digest_stand_before_what_follows_them(
     assert types(receiver) == ["offbeat.digest"] * 3 + ["incident.resolved"]
 
 
+async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
+    world: Scene, receiver: Receiver, short_gaps: None
+) -> None:
+    async with Refusing() as picky, world.courier():
+        channel = await world.channel("hook", "webhook", url=picky.url)
+        await world.alerts(channel, 10)
+        await picky.wait_count(1)
+        await world.alert(channel, monitor=50)
+        await picky.wait_for(lambda r: r.json["type"] == "incident.opened", timeout_s=20)
+    assert (await world.states()) == {"pending": 10, "delivered": 1}
+
+
+async def test_what_grew_old_in_a_failing_lane_expires_there(world: Scene) -> None:
+    async with Receiver(Behaviour(status=503)) as broken, world.courier(start=False) as courier:
+        courier.repeats.expire_every_s = 0.1
+        await courier.start()
+        channel = await world.channel("hook", "webhook", url=broken.url, digest=False)
+        await world.alerts(channel, 50)
+        await broken.wait_count(1)
+        await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
+        assert await world.settled() == {"expired": 50}
+    assert world.counted[("webhook", "expired")] == 50
+
+
 @pytest.mark.slow
 async def test_a_storm_is_a_few_messages(world: Scene, receiver: Receiver) -> None:
     """100 000 monitors fall silent; the keeper writes them in slices of 500 while the courier is at work."""
@@ -634,6 +659,14 @@ async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: S
     async with world.courier(start=False) as courier:
         assert await courier.outbox.sweep(30, 100) == 1
         assert await world.pool.fetchval("select incident from alerts") == 2
+
+
+class Refusing(Receiver):
+    """Takes everything but digests."""
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.behaviour = Behaviour(status=500 if b"offbeat.digest" in await request.read() else 200)
+        return await super()._handle(request)
 
 
 async def _true(value: bool) -> bool:

@@ -87,7 +87,7 @@ class Attempts(Service):
         try:
             async with asyncio.timeout(self.stop_s):
                 await self._settle()
-                await self._outbox.release(*self._ids())
+                await self._outbox.release()
         except Exception as error:
             log.warning("claims were not given back; they lapse by themselves", error=str(error))
 
@@ -99,7 +99,10 @@ class Attempts(Service):
 
     async def renew(self, lease_s: float) -> None:
         """Keep the claims of everything that is not settled."""
-        await self._outbox.renew(*self._ids(), lease_s)
+        sending = self._sending.values()
+        await self._outbox.renew(
+            [each.id for each in sending if not each.digest], [each.id for each in sending if each.digest], lease_s
+        )
 
     def begin(self, row: Claimed, channel: Channel, scribe: Scribe, project: str, suspect: bool) -> None:
         """Send one alert."""
@@ -207,13 +210,6 @@ class Attempts(Service):
         self._count(kind, "retried" if outcome.state == "pending" else outcome.state, count)
         if outcome.state in ("dead", "expired"):
             log.error("will not be delivered", id=outcome.id, channel_kind=kind, state=outcome.state, why=outcome.error)
-
-    def _ids(self) -> tuple[list[int], list[int]]:
-        """Of single alerts and of digests."""
-        return (
-            [s.id for s in self._sending.values() if not s.digest],
-            [s.id for s in self._sending.values() if s.digest],
-        )
 
     def _watch_attempt(self, task: asyncio.Task[None]) -> None:
         self._under_way.add(task)

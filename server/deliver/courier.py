@@ -20,17 +20,18 @@ import structlog
 from server import failpoints
 from server.clock import monotonic, to_micros, to_rfc3339
 from server.deliver.attempts import Attempts
-from server.deliver.channel import Channel, Message
+from server.deliver.channel import Channel
 from server.deliver.flapping import Flapping
+from server.deliver.gathering import DIGEST_LEAST, Unspeakable, gather
 from server.deliver.kinds import load_channel
 from server.deliver.lane import BURST_MAX, Lane, backoff_s, lane_for
-from server.deliver.messages import FIRST_MAX, Scribe
+from server.deliver.messages import Scribe
 from server.deliver.outbound import Outbound
 from server.deliver.repeats import Repeats
 from server.errors import DatabaseAway, DefinitionError
 from server.service import Service
 from server.settings import Settings
-from server.store.outbox import Attached, ChannelRow, Digest, Due, Outbox, Outcome
+from server.store.outbox import ChannelRow, Digest, Due, Outbox, Outcome
 from server.store.pool import Pool
 
 log = structlog.get_logger("courier")
@@ -38,7 +39,6 @@ log = structlog.get_logger("courier")
 POLL_S = 0.5  # the truth, when a wake-up is lost
 ROUND_S_MIN = 0.02  # attempts that end in one moment share a round
 AGAIN_S = 1.0  # after a round that failed
-DIGEST_LEAST = BURST_MAX + 1
 
 
 class Courier(Service):
@@ -60,7 +60,9 @@ class Courier(Service):
         self.scribe: Scribe | None = None  # needs the database to know its own name
         self.attempts = Attempts(self.outbox, out, count, draw, self._attempt_ended, self.wake)
         self.flapping = Flapping(self.outbox)
-        self.repeats = Repeats(self.outbox, out, settings, self.wake, lambda: self.scribe if self.at_work else None)
+        self.repeats = Repeats(
+            self.outbox, out, settings, self.wake, lambda: self.scribe if self.at_work else None, count
+        )
         # Times that tests shrink. A claim outlives a courier by `lease_s`, its place by `life_s`.
         self.lease_s = 10.0
         self.life_s = 6.0
@@ -71,6 +73,7 @@ class Courier(Service):
         self._lanes: dict[int, Lane] = {}
         self._woken = asyncio.Event()
         self._after = -1  # the lane that the last round ended with
+        self._busy = False  # whether this walk has begun anything; one that did not need not be walked again at once
         self._trusted_until = 0.0
 
     async def start(self) -> None:
@@ -160,13 +163,15 @@ class Courier(Service):
             for digest in await self.outbox.claim_digests(resting, room, self.lease_s):
                 await self._resume(digest, scribe)
         due = await self.outbox.due(self._after, [*resting, *in_digests], DIGEST_LEAST, room)
-        if len(due) == room:
-            self._after = due[-1].lane
+        served = await self._serve(due, scribe, now, room) if due else -1
+        if len(due) == room or (due and served < due[-1].lane):
+            self._after = served
+            self.wake()  # there may be more behind it
         elif self._after >= 0:
             self._after = -1
-            self.wake()  # the walk began in the middle: the other half follows at once
-        if due:
-            await self._serve(due, scribe, now)
+            if self._busy:
+                self.wake()  # the walk began in the middle: the other half follows at once
+            self._busy = False
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
             del self._lanes[id]
 
@@ -183,28 +188,29 @@ class Courier(Service):
                 self._lane(row.lane, channel).began(monotonic(), retries=1)
                 self.attempts.begin(row, channel, scribe, project, suspect=False)
 
-    async def _serve(self, due: list[Due], scribe: Scribe, now: float) -> None:
-        """Let each of these lanes do what it may now."""
+    async def _serve(self, due: list[Due], scribe: Scribe, now: float, room: int) -> int:
+        """Let each of these lanes do what it may now, as far as there is room. The last lane looked at."""
         rows = await self.outbox.channels([each.lane for each in due])
         channels = {each.lane: _channel(each.lane, rows.get(each.lane)) for each in due}
         projects = {each.lane: rows[each.lane].project if each.lane in rows else "default" for each in due}
         await self._cancel_out(channels)
         wanted: list[Due] = []
+        served = due[0].lane
         for each in due:
+            if room <= 0:
+                break
+            served = each.lane
             channel = channels[each.lane]
-            if isinstance(channel, str):
-                wanted.append(each)  # to be settled without an attempt
-                continue
-            lane = self._lane(each.lane, channel)
-            plan = lane.plan(now, each.fresh, each.again)
-            if plan.digest:
-                gathered = await self._gather(each.lane, channel, projects[each.lane], scribe)
-                # Nothing gathered: these are resolves of a service that keeps incidents, or operators' alerts.
-                plan = lane.plan(now, 0 if gathered else BURST_MAX, each.again)
-            if plan.fresh or plan.again:
-                wanted.append(Due(each.lane, plan.fresh, plan.again))
+            # Without a channel they are settled without an attempt.
+            want = (
+                each if isinstance(channel, str) else await self._want(each, channel, projects[each.lane], scribe, now)
+            )
+            if want.fresh or want.again:
+                wanted.append(want)
+                room -= want.fresh + want.again
         claimed = await self.outbox.claim(wanted, self.lease_s) if wanted else []
         failpoints.pass_by("claimed")
+        self._busy |= bool(claimed)
         for row in await self.flapping.hold_back(claimed):
             channel = channels[row.lane]
             if isinstance(channel, str):
@@ -213,6 +219,17 @@ class Courier(Service):
             lane = self._lane(row.lane, channel)
             self.attempts.begin(row, channel, scribe, projects[row.lane], lane.suspect)
             lane.began(now, singles=int(row.attempts == 1), retries=int(row.attempts > 1))
+        return served
+
+    async def _want(self, due: Due, channel: Channel, project: str, scribe: Scribe, now: float) -> Due:
+        """What one lane may claim now, after its digest where one is to be made."""
+        lane = self._lane(due.lane, channel)
+        plan = lane.plan(now, due.fresh, due.again)
+        if plan.digest:
+            gathered = await self._gather(due.lane, channel, project, scribe)
+            # Nothing gathered: these are resolves of a service that keeps incidents, or operators' alerts.
+            plan = lane.plan(now, 0 if gathered else BURST_MAX, due.again)
+        return Due(due.lane, plan.fresh, plan.again)
 
     async def _cancel_out(self, channels: dict[int, Channel | str]) -> None:
         """Settle what is no news any more, before it is claimed."""
@@ -225,41 +242,16 @@ class Courier(Service):
             self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
 
     async def _gather(self, id: int, channel: Channel, project: str, scribe: Scribe) -> bool:
-        """Make a digest of all that waits in a lane, store what it will say, and begin to send it."""
-        whole = channel.digest_style == "members"
+        """Make a digest of all that waits in a lane and begin to send it. False: there was not enough for one."""
         try:
-            async with self.outbox.transaction() as connection:
-                attached = await self.outbox.attach(
-                    connection,
-                    id,
-                    channel.digest_alerts_max,
-                    DIGEST_LEAST,
-                    not channel.keeps_incidents,
-                    channel.digest_alerts_max if whole else FIRST_MAX,
-                )
-                if attached is None:
-                    return False
-                message, body = _word_digest(attached, channel, project, scribe)
-                await self.outbox.write_digest(connection, attached.id, message.facts, body, self.lease_s)
-        except _Unspeakable:
+            digest = await gather(self.outbox, id, channel, project, scribe, self.lease_s)
+        except Unspeakable:
             log.exception("a digest cannot be put into words; its alerts go one by one", lane=id)
             self._lane(id, channel).digests = False
             return False
-        failpoints.pass_by("gathered")
-        digest = Digest(
-            id=attached.id,
-            lane=id,
-            kind="digest",
-            attempts=1,
-            alerts=attached.alerts,
-            closes=None,
-            facts=message.facts,
-            body=body,
-            created_at=attached.created_at,
-            expired=False,
-        )
-        self._begin_digest(digest, channel, scribe)
-        return True
+        if digest is not None:
+            self._begin_digest(digest, channel, scribe)
+        return digest is not None
 
     async def _resume(self, digest: Digest, scribe: Scribe) -> None:
         """Send a stored digest again, or for the first time after a crash."""
@@ -278,6 +270,7 @@ class Courier(Service):
         lane = self._lane(digest.lane, channel)
         self.attempts.begin_digest(digest, channel, message, lane.suspect)
         lane.began(monotonic(), retries=int(digest.attempts > 1), digest=digest.attempts == 1)
+        self._busy = True
 
     def _attempt_ended(self, id: int, failed: bool, retry_after_s: float | None) -> None:
         lane = self._lanes.get(id)
@@ -290,22 +283,6 @@ class Courier(Service):
             per_minute = channel.per_minute or channel.per_minute_default
             self._lanes[id] = lane_for(per_minute, channel.digest, gaps=channel.digest_style == "words")
         return self._lanes[id]
-
-
-class _Unspeakable(Exception):
-    """Something in one of its alerts keeps a digest from being written; each alert alone will show which."""
-
-
-def _word_digest(attached: Attached, channel: Channel, project: str, scribe: Scribe) -> tuple[Message, bytes]:
-    try:
-        at = to_rfc3339(to_micros(attached.created_at)) or ""
-        whole = channel.digest_style == "members"
-        message = scribe.digest(
-            attached, project, [scribe.alert(each, at, project) for each in attached.first] if whole else ()
-        )
-        return message, channel.compose(message)
-    except Exception as error:
-        raise _Unspeakable from error
 
 
 def _channel(lane: int, row: ChannelRow | None) -> Channel | str:

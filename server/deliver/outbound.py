@@ -8,24 +8,19 @@ like a failure.
 import asyncio
 import socket
 import ssl
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
 from email.utils import parsedate_to_datetime
-from functools import partial
-from typing import Any, Literal
-from urllib.parse import parse_qs, unquote
+from typing import Any
 
 import aiohttp
-import aiosmtplib
 import orjson
 from yarl import URL
 
 from server.deliver.channel import DeliveryError, MailServer, Reply
 from server.deliver.destinations import DestinationRefused, Guard, Resolver
+from server.deliver.mail import hand_in, read_mail_server
+from server.deliver.threads import GuardedThreads
 from server.engine.ping import SECOND, Micros
-from server.errors import SettingsError
 from server.service import Service
 from server.settings import Settings
 
@@ -35,7 +30,6 @@ REPLY_BYTES_MAX = 65_536
 REPLY_BODY_TIMEOUT_S = 3.0  # for the reason of a failure; a success is one as soon as its status is there
 QUOTE_CHARS_MAX = 200
 RETRY_AFTER_S_MAX = 3_600.0
-THREADS_MAX = 4
 USER_AGENT = "Offbeat (+alerts)"
 
 
@@ -58,8 +52,7 @@ class Outbound(Service):
         self._tls = tls or ssl.create_default_context()
         self._resolver: Resolver | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._threads: ThreadPoolExecutor | None = None
-        self._threads_free = THREADS_MAX
+        self._threads = GuardedThreads(self.guard)
 
     async def start(self) -> None:
         """Opens no connection yet."""
@@ -86,8 +79,7 @@ class Outbound(Service):
             await self._session.close()
         if self._resolver is not None:
             await self._resolver.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def now_s(self) -> int:
         """Seconds since 1970 in log time."""
@@ -127,66 +119,23 @@ class Outbound(Service):
 
     async def mail(self, server: MailServer, sender: str, recipients: list[str], content: bytes) -> None:
         """Hand a mail in. A server that takes it for some of the recipients has taken it. Raises DeliveryError."""
-        client: aiosmtplib.SMTP | None = None
         try:
             async with asyncio.timeout(self.send_timeout_s * 2):
-                client = aiosmtplib.SMTP(
-                    hostname=server.host,
-                    sock=await self._connect(server.host, server.port, server.guarded),
-                    timeout=self.send_timeout_s,
-                    use_tls=server.security == "tls",
-                    start_tls=server.security == "starttls",
-                    tls_context=self._tls if server.security != "none" else None,
-                    username=server.username,
-                    password=server.password,
-                    local_hostname=socket.gethostname(),
-                )
-                await client.connect()
-                await client.sendmail(sender, recipients, content)
+                connected = await self._connect(server.host, server.port, server.guarded)
+                await hand_in(connected, server, self._tls, self.send_timeout_s, sender, recipients, content)
         except TimeoutError:
             raise DeliveryError(f"the mail server took longer than {self.send_timeout_s:g} s") from None
-        except aiosmtplib.SMTPRecipientsRefused as error:
-            refused = error.recipients
-            raise DeliveryError(
-                "; ".join(f"{each.code} {each.message}" for each in refused)[:500],
-                permanent=all(each.code >= 500 for each in refused),
-            ) from None
-        except aiosmtplib.SMTPResponseException as error:
-            # A refused login says nothing about the mail, and can be put right before the mail is too old.
-            permanent = error.code >= 500 and not isinstance(error, aiosmtplib.SMTPAuthenticationError)
-            raise DeliveryError(f"{error.code} {error.message}"[:500], permanent=permanent) from None
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise DeliveryError(_reason(error)) from None
-        finally:
-            if client is not None:
-                client.close()
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Call what blocks, in one of few threads. Past the time-out the thread is left to itself until it returns."""
-        if self._threads is None:
-            _watch_connections()
-            self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="apprise")
-        if not self._threads_free:
-            raise DeliveryError("all threads for blocking services are taken by ones that hang")
-        self._threads_free -= 1
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(_guarded, self.guard, work, *arguments)
-        )
-        future.add_done_callback(self._thread_ended)
+        """Call what blocks, in one of few threads. Raises DeliveryError."""
         try:
-            async with asyncio.timeout(self.send_timeout_s * 2):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            raise DeliveryError(f"no answer within {self.send_timeout_s * 2:g} s") from None
-        except DeliveryError:
+            return await self._threads.run(work, *arguments, timeout_s=self.send_timeout_s * 2)
+        except (DeliveryError, asyncio.CancelledError):
             raise
         except Exception as error:
             raise DeliveryError(_reason(error)) from None
-
-    def _thread_ended(self, future: "asyncio.Future[Any]") -> None:
-        self._threads_free += 1
-        if not future.cancelled():
-            future.exception()  # after a time-out nobody else asks for it
 
     async def _connect(self, host: str, port: int, guarded: bool) -> socket.socket:
         """A connected socket, its final address checked. Tries the addresses one after the other."""
@@ -211,35 +160,6 @@ class Outbound(Service):
             if made is not None:
                 made.close()
         raise failure
-
-
-def read_mail_server(url: str) -> MailServer:
-    """`smtps://user:password@host:465/?from=offbeat@example.org`; smtp:// is STARTTLS, smtp+insecure:// is neither.
-
-    Raises SettingsError.
-    """
-    securities: dict[str, tuple[Literal["tls", "starttls", "none"], int]] = {
-        "smtps": ("tls", 465),
-        "smtp": ("starttls", 587),
-        "smtp+insecure": ("none", 25),
-    }
-    try:
-        address = URL(url)
-    except ValueError as error:
-        raise SettingsError(f"--smtp-url: {error}") from None
-    if address.scheme not in securities or not address.host:
-        raise SettingsError("--smtp-url must be like smtps://user:password@host/?from=offbeat@example.org")
-    security, port = securities[address.scheme]
-    senders = parse_qs(address.raw_query_string).get("from", [])
-    return MailServer(
-        address.host,
-        address.explicit_port or port,
-        security,
-        unquote(address.raw_user) if address.raw_user else None,
-        unquote(address.raw_password) if address.raw_password else None,
-        senders[0] if senders else None,
-        guarded=False,
-    )
 
 
 async def _read_reply(response: aiohttp.ClientResponse) -> bytes:
@@ -297,39 +217,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, DestinationRefused):
         return str(cause)
     return " ".join((str(error) or type(error).__name__).split())[:500]
-
-
-# ------------------------------------------------------------------------------------------------- blocking libraries
-
-# A context variable, not a thread-local: a library that has threads of its own often copies the context into them.
-_guard: ContextVar[Guard | None] = ContextVar("guard", default=None)
-_watching = False
-
-
-def _guarded(guard: Guard, work: Callable[..., Any], *arguments: Any) -> Any:
-    context = copy_context()
-    context.run(_guard.set, guard)
-    return context.run(work, *arguments)
-
-
-def _watch_connections() -> None:
-    """From now on every connection made in a guarded context is checked, whatever library makes it.
-
-    A hook for the interpreter's own audit events cannot be taken away again; everywhere else it does nothing.
-    """
-    global _watching
-    if not _watching:
-        _watching = True
-        sys.addaudithook(_audit)
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event not in ("socket.connect", "socket.sendto"):
-        return
-    guard = _guard.get()
-    if guard is None:
-        return
-    address = arguments[1]
-    if not isinstance(address, tuple):
-        raise DestinationRefused(f"{address!r} is not a network address")
-    guard.check(str(address[0]))

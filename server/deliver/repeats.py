@@ -4,6 +4,7 @@ Each is asked of the database anew, so that nothing depends on having been there
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -29,6 +30,7 @@ FIRING_EVERY_S = 60.0  # docs/alerts_api.md: well below resolve_timeout, five mi
 FIRING_LASTS_S = 240.0  # four missed repetitions, as Prometheus has it
 RESOLVED_FOR_S = 300.0
 FIRING_PAGE = 200  # writing one takes 0.1 ms, and the loop waits for all
+EXPIRE_EVERY_S = 15.0
 SWEEP_EVERY_S = 600.0
 SWEEP_MAX = 5_000
 
@@ -45,18 +47,21 @@ class Repeats(Service):
         settings: Settings,
         wake: Callable[[], None],
         scribe: Callable[[], Scribe | None],
+        count: Callable[[str, str, int], None],
     ) -> None:
         super().__init__()
         # Times that tests shrink.
         self.remind_every_s = REMIND_EVERY_S
         self.over_every_s = OVER_EVERY_S
         self.firing_every_s = FIRING_EVERY_S
+        self.expire_every_s = EXPIRE_EVERY_S
         self.sweep_every_s = SWEEP_EVERY_S
         self._outbox = outbox
         self._out = out
         self._keep_days = settings.keep_days
         self._wake = wake
         self._scribe = scribe
+        self._count = count
         self._telling: set[int] = set()  # Alertmanager channels whose last repetition is still under way
 
     async def start(self) -> None:
@@ -64,6 +69,7 @@ class Repeats(Service):
         self.spawn(self._repeat(self.remind, lambda: self.remind_every_s), "reminders")
         self.spawn(self._repeat(self.tell_what_is_over, lambda: self.over_every_s), "ends of digests")
         self.spawn(self._repeat(self.tell_what_fires, lambda: self.firing_every_s), "firing alerts")
+        self.spawn(self._repeat(self._expire, lambda: self.expire_every_s), "expiry")
         self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweeping")
 
     async def _repeat(self, step: Callable[[Scribe], Awaitable[None]], every_s: Callable[[], float]) -> None:
@@ -139,6 +145,11 @@ class Repeats(Service):
                 log.warning("an Alertmanager did not take a repetition", channel=id, error=str(result))
             elif isinstance(result, BaseException):
                 raise result
+
+    async def _expire(self, scribe: Scribe) -> None:
+        for kind, count in Counter(await self._outbox.expire()).items():
+            self._count(kind, "expired", count)
+            log.error("too old to be delivered", channel_kind=kind, alerts=count)
 
     async def _sweep(self, scribe: Scribe) -> None:
         while await self._outbox.sweep(self._keep_days, SWEEP_MAX) == SWEEP_MAX:

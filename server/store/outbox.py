@@ -17,6 +17,7 @@ from server.store.queries import load
 
 ACQUIRE_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0  # statements over all members of a digest
+DIGEST_FIRST_ATTEMPTS = 4  # so often a digest is tried before anything else of its lane is
 _SQL = load("outbox")
 Connection = PoolConnectionProxy
 
@@ -186,9 +187,13 @@ class Outbox:
             if settled is not None and state != "pending":
                 await connection.execute(_SQL["settle_members"], id, state, error, timeout=BULK_TIMEOUT_S)
 
-    async def release(self, alerts: Sequence[int], digests: Sequence[int]) -> None:
-        """Give claims back."""
-        await self._execute("release", list(alerts), list(digests), self.holder)
+    async def release(self) -> None:
+        """Give all claims back."""
+        await self._execute("release", self.holder)
+
+    async def expire(self) -> list[str]:
+        """Settle what is too old; the channel kind of each alert that went."""
+        return [row["kind"] for row in await self._fetch("expire")]
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -218,11 +223,11 @@ class Outbox:
 
     async def lanes_in_digests(self) -> list[int]:
         """Lanes that send a digest before all else."""
-        return [row["lane"] for row in await self._fetch("lanes_in_digests")]
+        return [row["lane"] for row in await self._fetch("lanes_in_digests", DIGEST_FIRST_ATTEMPTS)]
 
     async def claim_digests(self, skip: Sequence[int], most: int, lease_s: float) -> list[Digest]:
-        """Digests to send now, at most one of each lane."""
-        rows = await self._planned("claim_digests", list(skip), most, self.holder, lease_s)
+        """Digests to send now, at most one new one of each lane."""
+        rows = await self._planned("claim_digests", list(skip), most, self.holder, lease_s, DIGEST_FIRST_ATTEMPTS)
         return [Digest(**row) for row in rows]
 
     async def channels_of_kinds(self, kinds: Sequence[str]) -> list[tuple[int, str, str]]:

@@ -106,9 +106,9 @@ update alerts r
 returning r.lane
 
 -- name: claim
--- For each lane so many never tried alerts and so many retries. A row that still has a claimer was lost by it: after
--- each such loss it is left alone twice as long, so that an alert that kills its sender does so ever more rarely and
--- takes no others along for long. Keys that may stand in a job's words go with it, to be taken out of them.
+-- For each lane so many never tried alerts and so many retries. A row that still has a claimer was lost by it: from the
+-- third such loss on it is left alone twice as long each time, so that an alert that kills its sender does so ever more
+-- rarely and takes no others along for long. Keys that may stand in a job's words go with it, to be taken out of them.
 with wanted as (
   select * from unnest($1::integer[], $2::integer[], $3::integer[]) as w (lane, fresh, again)
 ), picked as (
@@ -144,7 +144,7 @@ update alerts a
    set attempts = a.attempts + 1,
        lapses = a.lapses + (a.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $5::float8 * power(2, least(a.lapses + (a.claimed_by is not null)::integer, 6)) * interval '1 second',
+         + $5::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
        claimed_by = $4
   from picked
  where a.id = picked.id
@@ -223,10 +223,17 @@ update alerts a
 -- An orderly stop: what was not finished may be taken by another at once.
 with given as (
   update digests set claimed_by = null, next_attempt_at = clock_timestamp()
-   where id = any ($2::bigint[]) and claimed_by = $3 and state = 'pending'
+   where state = 'pending' and claimed_by = $1
 )
 update alerts set claimed_by = null, next_attempt_at = clock_timestamp()
- where id = any ($1::bigint[]) and claimed_by = $3 and state = 'pending'
+ where state = 'pending' and claimed_by = $1
+
+-- name: expire
+-- News that is too old is none. (What is being sent just now is left to its attempt.)
+update alerts a
+   set state = 'expired', settled_at = clock_timestamp(), error = coalesce(a.error, 'was not delivered in time')
+ where a.state = 'pending' and a.digest_id is null and a.claimed_by is null and a.expires_at < now()
+returning coalesce((select c.kind from channels c where c.id = a.channel_id), 'log') as kind
 
 -- name: attach
 -- A digest of all never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it.
@@ -235,7 +242,7 @@ with picked as (
   select a.id from alerts a
    where a.lane = $1 and a.state = 'pending' and a.digest_id is null
      and a.attempts = 0 and a.next_attempt_at <= now()
-     and a.kind not in ('operator', 'test') and ($4 or a.kind <> 'resolved')
+     and a.expires_at > now() and a.kind not in ('operator', 'test') and ($4 or a.kind <> 'resolved')
      and not exists (
        select from alerts b
         where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
@@ -288,15 +295,17 @@ update digests
  where id = $1
 
 -- name: lanes_in_digests
--- A lane with an unsettled digest sends nothing else: its members stand before whatever followed them.
-select distinct lane from digests where state = 'pending'
+-- A lane with a digest under way sends nothing else: its members stand before whatever followed them, and so thousands
+-- of followers need not be looked at. Not for ever: one that its receiver will not take must not silence the lane.
+select distinct lane from digests where state = 'pending' and attempts < $1
 
 -- name: claim_digests
--- As for alerts; there are few. In the order of a lane, only the first of each.
+-- As for alerts; there are few. In the order of a lane, unless the one before has failed that often ($5).
 with picked as (
   select d.id from digests d
    where d.state = 'pending' and d.next_attempt_at <= now() and d.lane <> all ($1::integer[])
-     and not exists (select from digests b where b.state = 'pending' and b.lane = d.lane and b.id < d.id)
+     and not exists (
+       select from digests b where b.state = 'pending' and b.lane = d.lane and b.id < d.id and b.attempts < $5)
    order by d.next_attempt_at
    limit $2
      for update skip locked
@@ -305,7 +314,7 @@ update digests d
    set attempts = d.attempts + 1,
        lapses = d.lapses + (d.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $4::float8 * power(2, least(d.lapses + (d.claimed_by is not null)::integer, 6)) * interval '1 second',
+         + $4::float8 * power(2, greatest(0, least(d.lapses + (d.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
        claimed_by = $3
   from picked
  where d.id = picked.id

@@ -1,0 +1,84 @@
+"""Hands a mail to a server over a connection that is made already, so that its address could be checked.
+
+Source: RFC 5321 §4.2.1: replies 4yz are passing, 5yz are permanent.
+"""
+
+import socket
+import ssl
+from typing import Literal
+from urllib.parse import parse_qs, unquote
+
+import aiosmtplib
+from yarl import URL
+
+from server.deliver.channel import DeliveryError, MailServer
+from server.errors import SettingsError
+
+
+def read_mail_server(url: str) -> MailServer:
+    """`smtps://user:password@host:465/?from=offbeat@example.org`; smtp:// is STARTTLS, smtp+insecure:// is neither.
+
+    Raises SettingsError.
+    """
+    securities: dict[str, tuple[Literal["tls", "starttls", "none"], int]] = {
+        "smtps": ("tls", 465),
+        "smtp": ("starttls", 587),
+        "smtp+insecure": ("none", 25),
+    }
+    try:
+        address = URL(url)
+    except ValueError as error:
+        raise SettingsError(f"--smtp-url: {error}") from None
+    if address.scheme not in securities or not address.host:
+        raise SettingsError("--smtp-url must be like smtps://user:password@host/?from=offbeat@example.org")
+    security, port = securities[address.scheme]
+    senders = parse_qs(address.raw_query_string).get("from", [])
+    return MailServer(
+        address.host,
+        address.explicit_port or port,
+        security,
+        unquote(address.raw_user) if address.raw_user else None,
+        unquote(address.raw_password) if address.raw_password else None,
+        senders[0] if senders else None,
+        guarded=False,
+    )
+
+
+async def hand_in(
+    connected: socket.socket,
+    server: MailServer,
+    tls: ssl.SSLContext,
+    timeout_s: float,
+    sender: str,
+    recipients: list[str],
+    content: bytes,
+) -> None:
+    """One mail. Takes the socket over. Raises DeliveryError, or OSError and TimeoutError of the connection."""
+    client = aiosmtplib.SMTP(
+        hostname=server.host,
+        sock=connected,
+        timeout=timeout_s,
+        use_tls=server.security == "tls",
+        start_tls=server.security == "starttls",
+        tls_context=tls if server.security != "none" else None,
+        username=server.username,
+        password=server.password,
+        local_hostname=socket.gethostname(),
+    )
+    try:
+        await client.connect()
+        await client.sendmail(sender, recipients, content)
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        refused = error.recipients
+        raise DeliveryError(
+            "; ".join(f"{each.code} {each.message}" for each in refused)[:500],
+            permanent=all(each.code >= 500 for each in refused),
+        ) from None
+    except aiosmtplib.SMTPResponseException as error:
+        # A refused login says nothing about the mail, and can be put right before the mail is too old.
+        permanent = error.code >= 500 and not isinstance(error, aiosmtplib.SMTPAuthenticationError)
+        raise DeliveryError(f"{error.code} {error.message}"[:500], permanent=permanent) from None
+    except aiosmtplib.SMTPException as error:
+        raise DeliveryError(" ".join(str(error).split())[:500] or type(error).__name__) from None
+    finally:
+        client.close()
