@@ -1,7 +1,6 @@
 """The files for running Offbeat: they parse, whom they are for accepts them, and the metrics they name exist."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from server.metrics import READINGS, Metrics
+from tests.harness import needs
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -24,12 +24,6 @@ def run(*command, cwd=DEPLOY):
     return done.stdout
 
 
-def needs(program):
-    """Skip without a program that cannot be installed everywhere; in CI it must be there."""
-    missing = shutil.which(program) is None
-    return pytest.mark.skipif(missing and os.environ.get("CI") != "true", reason=f"{program} is not installed")
-
-
 def known_metrics():
     text = generate_latest(Metrics("0").registry).decode()
     names = set(re.findall(r"^([a-z_]+)[{ ]", text, re.MULTILINE))
@@ -38,14 +32,14 @@ def known_metrics():
     return names
 
 
-@needs("promtool")
 def test_prometheus_takes_configuration_and_rules():
+    needs("promtool")
     assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml")
     assert "SUCCESS" in run("promtool", "check", "rules", "alerts.yml")
 
 
-@needs("promtool")
 def test_alerts_fire_where_they_should():
+    needs("promtool")
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=ROOT / "tests")
 
 
@@ -82,8 +76,8 @@ def test_the_dashboard_can_be_imported_anywhere():
             assert "$instance" in target["expr"] and "[5m]" not in target["expr"]
 
 
-@needs("promtool")
 def test_the_dashboards_queries_are_promql(tmp_path):
+    needs("promtool")
     dashboard = json.loads((DEPLOY / "grafana" / "offbeat.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     records = [
@@ -121,7 +115,7 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
         assert not path.is_symlink() or path.resolve().relative_to(ROOT).parts[0] in copied, path
 
 
-@needs("systemd-analyze")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_takes_the_unit(tmp_path):
     unit = (DEPLOY / "offbeat.service").read_text()
     (tmp_path / "offbeat.service").write_text(unit.replace("/opt/offbeat/bin/offbeat", sys.executable))
@@ -131,6 +125,6 @@ def test_systemd_takes_the_unit(tmp_path):
     assert done.returncode == 0 and "offbeat.service" not in done.stderr, done.stderr
 
 
-@needs("amtool")
 def test_alertmanager_takes_its_configuration():
+    needs("amtool")
     run("amtool", "check-config", "alertmanager.yml")
