@@ -70,9 +70,9 @@ async def durations(pool: asyncpg.Pool, monitor_id: int, limit: int) -> Rows:
     return await pool.fetch(_SQL["durations"], monitor_id, limit)
 
 
-async def beats(pool: asyncpg.Pool, monitor_id: int, limit: int) -> Rows:
-    """The latest pings that end something, the newest first."""
-    return await pool.fetch(_SQL["beats"], monitor_id, limit)
+async def beats(pool: asyncpg.Pool, monitor_id: int, since: datetime, limit: int) -> Rows:
+    """The latest heartbeats since then, the newest first."""
+    return await pool.fetch(_SQL["beats"], monitor_id, limit, since)
 
 
 async def fleet(pool: asyncpg.Pool, monitor_id: int) -> asyncpg.Record | None:

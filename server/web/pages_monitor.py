@@ -31,6 +31,7 @@ RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
 LIST_MAX = 100
 MEMBERS_SHOWN = 2_000
 BEATS_MAX = charts.BARS_MAX + 1
+BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -94,7 +95,7 @@ async def context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes
         "incidents": await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN),
         "fleet": await _fleet(pool, monitor_id, definition),
         "weeks": await _calendar(pool, line, definition, now),
-        "chart": await _chart(pool, monitor_id),
+        "chart": None if definition.members is not None else await _chart(pool, monitor_id, now),
         "writes": writes,
         "now": now,
         "strip": (await lines.strips(pool, [line], now))[monitor_id],
@@ -137,7 +138,7 @@ async def _calendar(pool: Pool, line: lines.Line, definition: Definition, now: M
     return charts.draw_calendar(bounds, heard, runs, troubles, line.created_at, now)
 
 
-async def _chart(pool: Pool, monitor_id: int) -> tuple[str, charts.Chart] | None:
+async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.Chart] | None:
     """How long runs took; without runs, what pings said they took, or the time between them."""
     runs = await pages.durations(pool, monitor_id, charts.BARS_MAX)
     measured = [
@@ -152,7 +153,8 @@ async def _chart(pool: Pool, monitor_id: int) -> tuple[str, charts.Chart] | None
     ]
     if chart := charts.draw_durations(measured, "runs"):
         return "Durations", chart
-    beats = list(reversed(await pages.beats(pool, monitor_id, BEATS_MAX)))
+    since = to_datetime(now - BEATS_DAYS * lines.DAY)
+    beats = list(reversed(await pages.beats(pool, monitor_id, since, BEATS_MAX)))
     said = [
         charts.Measured(each["duration"], each["signal"], f"{each['signal']}, took {each['duration']:g} s")
         for each in beats

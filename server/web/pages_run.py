@@ -17,7 +17,7 @@ from server.web import pages_charts as charts
 from server.web.asked import allowed, pair_in
 from server.web.pages_frame import Page, Visit, show
 
-NAMES_SHOWN = 200
+NAMES_SHOWN = 2_000  # most are shown as spans of numbers
 CELLS_MAX = 10_000
 CELL, STEP = 10, 12  # pixels
 GRID_COLUMNS = 50

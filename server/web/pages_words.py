@@ -3,6 +3,7 @@
 Instants go out in UTC, machine-readable; the browser makes them local and keeps "so long ago" running.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -87,6 +88,18 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
+def spans(names: Sequence[str]) -> str:
+    """Names in a line; numbers that follow each other as a span: `4, 6–9, 12`."""
+    parts: list[list[str]] = []
+    for name in names:
+        last = parts[-1][-1] if parts else ""
+        if name.isdecimal() and last.isdecimal() and len(name) < 10 and int(name) == int(last) + 1:
+            parts[-1][1:] = [name]
+        else:
+            parts.append([name])
+    return ", ".join("–".join(part) for part in parts)
+
+
 FILTERS: dict[str, Any] = {
     "moment": moment,
     "iso": iso,
@@ -94,4 +107,5 @@ FILTERS: dict[str, Any] = {
     "number": number,
     "size": size,
     "look": look_of,
+    "spans": spans,
 }

@@ -74,9 +74,10 @@ select number, run, started_at, finished_at, duration, verdict
   from runs where monitor_id = $1 and finished_at is not null and duration is not null order by number desc limit $2
 
 -- name: beats
--- The latest pings without their messages, for the chart of a monitor without runs.
+-- The latest pings without their messages, for the chart of a monitor without runs; parts of runs say nothing here.
 select at, signal, duration from pings
- where monitor_id = $1 and signal in ('success', 'fail', 'skip') order by at desc limit $2
+ where monitor_id = $1 and signal in ('success', 'fail', 'skip') and stage is null and task is null and at > $3
+ order by at desc limit $2
 
 -- name: fleet
 -- Who the keeper last knew of.

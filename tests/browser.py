@@ -1,0 +1,117 @@
+"""A person at a browser: Debian's Chromium, signed in, and stern: any error in a script, any failed request and any
+answer that is not expected fails the test.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.async_api import Browser, Page, Request, Response, async_playwright
+
+from tests.harness import ADMIN_KEY, ROOT, Server, needs, refuse
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+WIDE, PHONE = (1280, 900), (360, 740)
+WAIT_MS = 10_000.0
+
+
+@dataclass
+class Person:
+    """One window. `expected` are statuses of answers that the test brings about on purpose."""
+
+    page: Page
+    server: Server
+    expected: set[int] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+
+    async def go(self, path: str) -> None:
+        """Open a page of the server."""
+        await self.page.goto(self.server.url + path)
+
+    async def sign_in(self, key: str = ADMIN_KEY) -> None:
+        """As anybody does it."""
+        await self.go("/sign-in")
+        await self.page.fill("#key", key)
+        await self.page.click("text=Sign in >> visible=true >> nth=-1")
+        await self.page.wait_for_selector("nav")
+
+    async def see(self, selector: str, timeout_ms: float = WAIT_MS) -> str:
+        """Wait until it is there and visible; its words."""
+        found = self.page.locator(selector).first
+        await found.wait_for(timeout=timeout_ms)
+        return await found.inner_text()
+
+    async def live(self) -> None:
+        """Wait until the page is live."""
+        await self.see("#live:not(.away)")
+
+    async def fits(self) -> None:
+        """Nothing is wider than the window."""
+        wide, window = await self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= window, f"{self.page.url} is {wide} pixels wide in a window of {window}"
+
+    async def accessible(self, *rules: str) -> None:
+        """axe-core finds nothing; with `rules` it looks at those alone."""
+        if not AXE.exists():
+            refuse("axe-core is not installed (`make test` installs it where there is npm)")
+        # Not as a script of the page: the page's own policy would refuse it.
+        await self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+        found = await self.page.evaluate("(options) => axe.run(document, options)", options)
+        said = [
+            f"{self.page.url}: {each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
+            for each in found["violations"]
+        ]
+        assert not said, "\n".join(said)
+
+    def _listen(self) -> None:
+        self.page.on("pageerror", lambda error: self.faults.append(f"error in a script: {error}"))
+        self.page.on("console", self._hear_console)
+        self.page.on("requestfailed", self._hear_failure)
+        self.page.on("response", self._hear_answer)
+
+    def _hear_console(self, message: Any) -> None:
+        # What a refused request says here is judged by its answer.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            self.faults.append(f"console: {message.text}")
+
+    def _hear_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # left by us: another page was opened, another filter typed
+            self.faults.append(f"failed: {request.method} {request.url}: {request.failure}")
+
+    def _hear_answer(self, response: Response) -> None:
+        if response.status >= 400 and response.status not in self.expected:
+            self.faults.append(f"{response.status}: {response.request.method} {response.url}")
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """The browser."""
+    program = needs("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def person(
+    browser: Browser, server: Server, size: tuple[int, int] = WIDE, key: str | None = ADMIN_KEY, **options: Any
+) -> AsyncIterator[Person]:
+    """Somebody in front of it, signed in unless `key` is None. At the end nothing may have gone wrong."""
+    context = await browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, permissions=["clipboard-read", "clipboard-write"], **options
+    )
+    context.set_default_timeout(WAIT_MS)
+    somebody = Person(await context.new_page(), server)
+    somebody._listen()
+    try:
+        if key is not None:
+            await somebody.sign_in(key)
+        yield somebody
+        assert not somebody.faults, "\n".join(somebody.faults)
+    finally:
+        await context.close()

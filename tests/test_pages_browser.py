@@ -1,0 +1,270 @@
+"""The web pages as people use them: the real server, the real browser, and nobody reloads."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser import PHONE, WIDE, Person, chromium, person
+from tests.harness import Server, eventually
+
+PAGES = (
+    *("/", "/incidents", "/channels", "/new-channel?kind=webhook", "/channels/log", "/projects", "/keys", "/audit"),
+    *("/system", "/new-monitor", "/monitors/nightly", "/monitors/nightly/settings", "/monitors/nightly/runs"),
+    *("/monitors/nightly/pings", "/runs/1-1", "/incidents/1-1", "/monitors/workers", "/status/default"),
+)
+
+
+@pytest.fixture
+async def server(database_url: str) -> AsyncIterator[Server]:
+    """A server of the test's own."""
+    async with Server(database_url) as running:
+        yield running
+
+
+async def made(server: Server, slug: str, **definition: Any) -> str:
+    """A monitor; the path to ping it."""
+    answer = await server.api("PUT", f"/api/v1/monitors/{slug}", definition)
+    assert answer.status == 201, answer.body
+    return f"/api/v1/heartbeat/{answer.body['key']}"
+
+
+async def ping(server: Server, path: str, **params: str) -> None:
+    """One ping, committed."""
+    async with server.session.get(path, params=params) as response:
+        assert response.status == 200, await response.text()
+
+
+async def test_a_monitor_from_its_form_to_its_incident(server: Server) -> None:
+    async with chromium() as browser, person(browser, server) as me:
+        page = me.page
+        # Made by the form, which says what a schedule means while one types it.
+        await page.click("text=New monitor")
+        await page.fill("#f-name", "Sync <b>of</b> orders")
+        await page.check("#schedule-cron")
+        await page.fill("#f-cron", "30 2 * * 1-5")
+        await page.fill("#f-timezone", "Europe/Berlin")
+        await me.see("#preview .said:has-text('At 02:30 on Monday through Friday')")
+        assert await page.locator("#preview li").count() == 5
+        await page.fill("#f-cron", "99 2 * * *")
+        await me.see("#preview .said.wrong")
+        me.expected.add(422)
+        await page.click("text=Create")
+        assert "not a cron expression" in await me.see("[role=alert]")
+        await page.check("#schedule-every")
+        await page.fill("#f-every", "2s")
+        await page.fill("#f-grace", "1s")
+        await page.click("text=Create")
+        assert await me.see("h1") == "Sync <b>of</b> orders"
+
+        # Pinged, it turns up; silent, it turns down; acknowledged, it says by whom. Nobody reloads.
+        await me.live()
+        url = await page.locator("#url").inner_text()
+        await page.click("[data-copy=url]")
+        assert await page.evaluate("navigator.clipboard.readText()") == url
+        await me.see("#now .is-new")
+        await page.evaluate("window.untouched = true")
+        await ping(server, url.removeprefix(server.url))
+        await me.see("#now .state.is-up")
+        assert await page.locator("table.pings tbody tr").count() == 1
+        await me.see("#now .state.is-down")
+        assert "is down" in await page.locator("#says").inner_text()  # a screen reader says it
+        await page.click("#now >> text=Acknowledge")
+        await me.see("#now >> text=admin looks after it")
+
+        # On the overview it is the first thing one sees; a ping takes it away again.
+        await page.click("nav >> text=Overview")
+        await me.live()
+        assert "1 monitor is in trouble" in await me.see("#trouble .headline")
+        assert await page.title() == "(1) Offbeat"
+        await page.evaluate("window.untouched = true")
+        await ping(server, url.removeprefix(server.url))
+        await me.see("#trouble >> text=Nothing is wrong")
+        await me.see("tr.line.is-up")
+        assert await page.evaluate("window.untouched")
+
+        # The incident's story is whole, and has what was said.
+        await page.goto(server.url + "/incidents")
+        await page.click("tbody th a")
+        await me.see(".state >> text=resolved")
+        await page.fill("#comment", "the <i>disk</i> was full")
+        await page.click("button:has-text('Comment')")
+        assert "the <i>disk</i> was full" in await me.see("ol.events >> text=disk")
+        assert await me.see("ol.events >> text=Told log")
+
+
+async def test_a_run_is_followed_live(server: Server) -> None:
+    path = await made(
+        server,
+        "etl",
+        max_runtime="1h",
+        stages=[{"name": "extract", "within": "10m"}, {"name": "transform"}, {"name": "load", "optional": True}],
+        tasks={"expected": 12, "tolerate": 2},
+    )
+    await ping(server, f"{path}/start", run="r-1")
+    async with chromium() as browser, person(browser, server) as me:
+        await me.go("/monitors/etl")
+        await me.page.click("text=r-1")
+        await me.live()
+        await me.page.evaluate("window.untouched = true")
+        await me.see("li.stage:has-text('extract') >> text=waiting")
+        await ping(server, f"{path}/start", run="r-1", stage="extract")
+        await me.see("li.stage:has-text('extract') >> text=running")
+        await ping(server, f"{path}/success", run="r-1", stage="extract")
+        await me.see("li.stage:has-text('extract') >> text=done")
+        for task in ("1", "2", "5"):
+            await ping(server, f"{path}/success", run="r-1", task=task)
+        await ping(server, f"{path}/fail", run="r-1", task="7")
+        await me.see("text=3 of 12 done, 1 failed")
+        assert "3–4, 6, 8–12" in await me.see(".missing-names")
+        label = await me.page.locator("svg.grid").get_attribute("aria-label")
+        assert label == "3 done, 1 failed, 8 missing"
+        await ping(server, f"{path}/progress", run="r-1", done="10", total="100")
+        await ping(server, f"{path}/progress", run="r-1", done="30", total="100")
+        await me.see("text=30 of 100")
+        await me.see("text=a second")
+        await ping(server, f"{path}/success", run="r-1")
+        await me.see(".state.is-up >> text=succeeded")
+        assert await me.page.evaluate("window.untouched")
+
+
+async def test_who_may_look_may_not_change(server: Server) -> None:
+    path = await made(server, "nightly", every="1h")
+    key = (await server.api("POST", "/api/v1/keys", {"name": "wall", "role": "read"})).body["key"]
+    ping_key = (await server.api("POST", "/api/v1/keys", {"name": "job", "role": "ping"})).body["key"]
+    async with chromium() as browser, person(browser, server, key=None) as me:
+        me.expected |= {403}
+        await me.go("/monitors/nightly")
+        await me.page.wait_for_url("**/sign-in?back=*")
+        for wrong in ("nonsense", ping_key):
+            await me.page.fill("#key", wrong)
+            await me.page.click("button.main")
+            await me.see("#key-wrong")
+        await me.page.fill("#key", key)
+        await me.page.click("button.main")
+        assert await me.see("h1") == "nightly"  # where one wanted to go
+        content = await me.page.content()
+        assert path.rsplit("/", 1)[1] not in content  # whoever has the key can ping
+        assert not await me.page.locator("text=Settings").count()
+        await me.go("/monitors/nightly/settings")
+        assert "may only look" in await me.see("main")
+        await me.go("/")
+        # Revoked, the key's sessions are over at once.
+        keys = (await server.api("GET", "/api/v1/keys")).body["items"]
+        await server.api("DELETE", f"/api/v1/keys/{next(k['id'] for k in keys if k['name'] == 'wall')}")
+        await me.go("/")
+        await me.page.wait_for_url("**/sign-in")
+
+
+async def _estate(server: Server) -> None:
+    """Something of everything, in trouble and not."""
+    path = await made(
+        server,
+        "nightly",
+        cron="30 2 * * *",
+        timezone="Europe/Berlin",
+        tags=["night"],
+        description="Makes the books.",
+        stages=[{"name": "extract", "within": "10m"}, {"name": "load", "tasks": {"expected": 30}}],
+        tasks={"expected": 40, "tolerate": 1},
+    )
+    await ping(server, f"{path}/start", run="2026-11-24")
+    await ping(server, f"{path}/start", run="2026-11-24", stage="extract")
+    await ping(server, f"{path}/fail", run="2026-11-24", stage="extract", message="line one\n" + "no space left " * 20)
+    await ping(server, f"{path}/success", run="2026-11-24", task="3")
+    await ping(server, f"{path}/progress", run="2026-11-24", done="3", total="40")
+    workers = await made(server, "workers", members={"every": "1s", "grace": "1s"})
+    await ping(server, workers, task="w-1")
+    for slug in ("alpha", "beta"):
+        await ping(server, await made(server, slug, every="1h", tags=["night", "day"]))
+    await server.api("POST", "/api/v1/monitors/beta/pause")
+    await server.api("PUT", "/api/v1/projects/default", {"name": "Default", "status_page": True})
+
+    async def trouble() -> bool:
+        found = await server.api("GET", "/api/v1/incidents?open=true")
+        return len(found.body["items"]) == 2
+
+    await eventually(trouble)
+
+
+async def test_every_page_is_accessible_and_fits_a_telephone(server: Server) -> None:
+    await _estate(server)
+    async with chromium() as browser:
+        async with person(browser, server, PHONE) as me:
+            for path in PAGES:
+                await me.go(path)
+                await me.see("main")
+                await me.fits()
+                await me.accessible()
+            await me.page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+            for path in ("/", "/monitors/nightly", "/monitors/nightly/settings", "/runs/1-1"):
+                await me.go(path)
+                await me.see("main")
+                await me.accessible()
+            await _by_keyboard(me)
+        async with person(browser, server, color_scheme="dark") as me:
+            for path in PAGES:
+                await me.go(path)
+                await me.see("main")
+                await me.accessible("color-contrast")
+
+
+async def _by_keyboard(me: Person) -> None:
+    """Search, filter, and open a monitor without a mouse."""
+    await me.go("/")
+    await me.page.keyboard.press("/")
+    await me.page.keyboard.type("alp")
+    await me.page.wait_for_url("**/?q=alp")
+    assert await me.page.locator("tr.line").count() == 1
+    await me.page.focus("tr.line a")
+    await me.page.keyboard.press("Enter")
+    assert await me.see("h1") == "alpha"
+
+
+@pytest.fixture(scope="module")
+def many() -> Iterator[int]:
+    """How many monitors a large estate has."""
+    yield 10_000
+
+
+async def test_ten_thousand_monitors(server: Server, many: int) -> None:
+    monitors = [
+        {"slug": f"job-{number:05}", "every": "5m", "tags": ["even" if number % 2 == 0 else "odd"]}
+        for number in range(many)
+    ]
+    answer = await server.api("POST", "/api/v1/apply", {"monitors": monitors})
+    assert answer.status == 200, answer.body
+    key = (await server.api("GET", "/api/v1/monitors/job-00007")).body["key"]
+    await ping(server, f"/api/v1/heartbeat/{key}")
+    async with chromium() as browser, person(browser, server) as me:
+        page = me.page
+        await me.go("/")
+        painted = await page.evaluate(
+            """new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()[0].startTime))
+               .observe({type: "paint", buffered: true}))"""
+        )
+        assert painted < 1000, f"first paint after {painted:.0f} ms"
+        assert await page.locator("tr.line").count() == 100
+
+        async def filtered(act: Any, expect: str) -> float:
+            began = time.monotonic()
+            await act
+            await me.see(expect)
+            return time.monotonic() - began
+
+        took = await filtered(page.fill("#q", "job-09999"), "tr.line:first-child:has-text('job-09999')")
+        assert took < 1.0, f"searching took {took:.2f} s"
+        await page.fill("#q", "")
+        await me.see("text=job-00000")
+        took = await filtered(page.check("input[value=up]", force=True), "tr.line:first-child:has-text('job-00007')")
+        assert took < 1.0, f"filtering by status took {took:.2f} s"
+        assert page.url.endswith("/?status=up")
+        await page.uncheck("input[value=up]", force=True)
+        await me.see("text=job-00000")
+        took = await filtered(page.select_option("#tag", "odd"), "tr.line:first-child:has-text('job-00001')")
+        assert took < 1.0, f"filtering by tag took {took:.2f} s"
+        # The list goes on as one scrolls, and what is far down is live too.
+        await page.locator("#more").scroll_into_view_if_needed()
+        await me.see("text=job-00399")
+        await me.live()
