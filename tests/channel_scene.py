@@ -1,8 +1,11 @@
 """Messages for the tests of channels, and a way out to receivers on this machine."""
 
 import contextlib
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from server.deliver.channel import Channel, DeliveryError, Message
@@ -11,6 +14,7 @@ from server.deliver.messages import Scribe
 from server.deliver.outbound import Outbound
 from server.settings import Settings
 from server.store.outbox import Member
+from tests.harness import needs
 
 SCRIBE = Scribe("abcd1234", "https://beat.example.org")
 AT = "2026-11-24T01:30:00.120000Z"
@@ -100,3 +104,16 @@ async def refusal(kind: str, definition: dict[str, Any], what: Message, **change
     except DeliveryError as error:
         return error
     raise AssertionError("it was delivered")
+
+
+def make_certificate(path: Path) -> ssl.SSLContext:
+    """A self-signed certificate for localhost with its key, in one file; what a server presents it with."""
+    key = path.with_name("key.pem")
+    command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(key), "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    return context

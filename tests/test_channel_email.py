@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import email
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from email.policy import default
@@ -20,8 +19,7 @@ from server.deliver.mail import read_mail_server
 from server.deliver.outbound import Outbound
 from server.errors import SettingsError
 from server.settings import Settings
-from tests.channel_scene import digest, long_message, message, refusal, send
-from tests.harness import needs
+from tests.channel_scene import digest, long_message, make_certificate, message, refusal, send
 
 TO = ["oncall@example.org", "boss@example.org"]
 
@@ -69,35 +67,6 @@ async def mail_server(mailbox: Mailbox, tls: ssl.SSLContext | None = None, **opt
 @pytest.fixture
 def mailbox() -> Mailbox:
     return Mailbox()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for localhost with its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    key = path.with_name("key.pem")
-    command = [
-        needs("openssl"),
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + key.read_bytes())
-    return path
-
-
-def server_tls(certificate: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    return context
 
 
 def plain(port: int, **more: Any) -> dict[str, Any]:
@@ -179,10 +148,12 @@ async def test_nobody_listens(mailbox: Mailbox) -> None:
 
 
 @pytest.mark.parametrize("security", ["tls", "starttls"])
-async def test_tls_is_checked(mailbox: Mailbox, certificate: Path, security: str) -> None:
+async def test_tls_is_checked(mailbox: Mailbox, tmp_path: Path, security: str) -> None:
+    certificate = tmp_path / "tls.pem"
+    presented = make_certificate(certificate)
     options: dict[str, Any] = {
-        "tls": {"tls": server_tls(certificate)},
-        "starttls": {"tls_context": server_tls(certificate), "require_starttls": True},
+        "tls": {"tls": presented},
+        "starttls": {"tls_context": presented, "require_starttls": True},
     }[security]
     trusting = ssl.create_default_context(cafile=str(certificate))
     async with mail_server(mailbox, **options) as port:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import resource
 import socket
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from server.deliver.channel import DeliveryError, MailServer
 from server.deliver.destinations import DestinationRefused, Guard
 from server.deliver.outbound import Outbound
 from server.settings import Settings
+from tests.channel_scene import make_certificate
 from tests.harness import Behaviour, Receiver
 
 REFUSED = """
@@ -62,8 +65,8 @@ def test_what_is_no_address_is_refused() -> None:
 
 
 @contextlib.asynccontextmanager
-async def outbound(**changes: Any) -> AsyncIterator[Outbound]:
-    out = Outbound(Settings(**changes), lambda: time.time_ns() // 1000)
+async def outbound(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Outbound]:
+    out = Outbound(Settings(**changes), lambda: time.time_ns() // 1000, tls)
     out.send_timeout_s = 1.0
     await out.start()
     yield out
@@ -252,6 +255,27 @@ async def test_tls_that_stalls() -> None:
         began = time.monotonic()
         assert str(await failure(out, f"https://127.0.0.1:{port}")) == "no answer within 1 s"
         assert time.monotonic() - began < 2
+
+
+async def test_tls_is_checked(tmp_path: Path) -> None:
+    certificate = tmp_path / "tls.pem"
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=make_certificate(certificate))
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+        async with outbound(allow_private_destinations=True) as out:
+            assert "certificate verify failed" in str(await failure(out, url)) and not heard
+        async with outbound(trusting, allow_private_destinations=True) as out:
+            assert (await out.post(url, b"{}", {})).status == 204
+            assert "certificate" in str(await failure(out, url.replace("localhost", "127.0.0.1"))), "and the name too"
 
 
 async def test_the_time_that_a_receiver_asks_for() -> None:

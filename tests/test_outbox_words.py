@@ -22,7 +22,8 @@ FACTS: dict[str, Any] = {
     "incident": 12,
     "kind": "opened",
     "status": "down",
-    "cause": "stage",
+    "cause": "missed",
+    "run_started_at": "2026-11-24T01:00:00Z",
     "reason": "load was expected to finish by 02:30:00; extract took 4 min (run 42)",
     "causes": [
         {"cause": "stage", "reason": "load was expected to finish by 02:30:00; extract took 4 min (run 42)"},
@@ -53,6 +54,7 @@ Expected: a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace
 Was due: 2026-11-24 02:00:00 CET
 Last sign of life: 2026-11-24 02:04:00 CET (26 min ago)
 Run: 42
+Run started: 2026-11-24 02:00:00 CET (30 min ago)
 Stage: load
 Stages: extract done, load running
 Tasks: 2 of 4 done; failed: part-3; missing: part-4
@@ -81,9 +83,11 @@ def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() ->
 
 
 def test_a_resolution_says_how_long_it_lasted() -> None:
-    said = words("resolved", resolved_at="2026-11-24T03:05:00Z")
+    said = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="finished late, after 2 h 5 min")
     assert said.title == "RESOLVED: Nightly ETL" and said.symbol == "🟢"
-    assert said.lead.startswith("Back to normal after 1 h 35 min. It was: load was expected")
+    assert said.lead.startswith(
+        "Back to normal after 1 h 35 min: finished late, after 2 h 5 min. It was: load was expected"
+    )
     assert "Until: 2026-11-24 04:05:00 CET" in said.text
     assert "Last message" not in said.text and "Was due" not in said.text
 

@@ -155,9 +155,10 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
         ("Since", _time(facts, "opened_at", decided)),
         ("Until", _time(facts, "resolved_at")),
         ("Expected", _text(facts, "expected")),
-        ("Was due", _time(facts, "due_at") if kind != "resolved" else ""),
+        ("Was due", _time(facts, "due_at") if kind != "resolved" and facts.get("cause") == "missed" else ""),
         ("Last sign of life", _time(facts, "last_ping_at", decided)),
         ("Run", _text(facts, "run")),
+        ("Run started", _time(facts, "run_started_at", decided)),
         ("Stage", _text(facts, "stage")),
         ("Stages", _stages(facts)),
         ("Tasks", _tasks(facts)),
@@ -174,7 +175,8 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
 def _resolution(facts: Facts, reason: str) -> str:
     opened, resolved = _instant(facts, "opened_at"), _instant(facts, "resolved_at")
     lasted = f" after {say_duration(resolved - opened)}" if opened and resolved and resolved >= opened else ""
-    return f"Back to normal{lasted}." + (f" It was: {reason}" if reason else "")
+    how = _text(facts, "resolution", LEAD_CHARS_MAX)
+    return f"Back to normal{lasted}" + (f": {how}." if how else ".") + (f" It was: {reason}" if reason else "")
 
 
 def _other_causes(facts: Facts) -> str:
