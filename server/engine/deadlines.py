@@ -6,7 +6,7 @@ being the one the monitor is armed with. Packed integers take 39 MB for a millio
 order ties by monitor, so that two deadlines of one instant are always judged in the same order.
 """
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from server.engine.ping import Micros
 
@@ -28,11 +28,6 @@ class Deadlines:
     def push(self, when: Micros, monitor_id: int) -> None:
         """One more entry."""
         heappush(self._heap, when << MONITOR_BITS | monitor_id)
-
-    def load(self, entries: list[tuple[Micros, int]]) -> None:
-        """Many at once, at the start."""
-        self._heap.extend(when << MONITOR_BITS | monitor_id for when, monitor_id in entries)
-        heapify(self._heap)
 
     def next(self) -> Micros | None:
         """When the earliest entry is due; it may be stale."""

@@ -223,24 +223,25 @@ class Engine:
         if m.incident is not None:
             self.desk.troubled.add(m.id)
         changing.arm_parts(self.desk, m)
+        self.desk.arm(m)
 
     def load_window(self, window_id: int, project_id: int, window: Window) -> None:
         """Take a maintenance window as it is defined."""
         self.desk.windows[window_id] = (project_id, window)
 
     def loaded(self, at: Micros) -> None:
-        """All monitors are there: fill the heap. `at`: the position from which inputs follow."""
+        """All monitors are there. `at`: the position from which inputs follow."""
         desk = self.desk
         desk.now = at
         desk.position = Position(at, AFTER_ALL, AFTER_ALL)
         for monitor_id in sorted(desk.troubled):
             self._repair_explanation(desk.monitors[monitor_id])
-        entries: list[tuple[Micros, int]] = []
-        for m in desk.monitors.values():
-            m.armed = desk.next_of(m)
-            if m.armed:
-                entries.append((m.armed, m.id))
-        desk.deadlines.load(entries)
+            desk.arm(desk.monitors[monitor_id])
+
+    def open_incidents(self) -> dict[int, int]:
+        """Monitor to the number of its open incident."""
+        monitors = self.desk.monitors
+        return {id: incident.number for id in self.desk.troubled if (incident := monitors[id].incident) is not None}
 
     def restate_incident(self, monitor_id: int) -> None:
         """Write the open incident of this monitor again."""

@@ -147,13 +147,19 @@ class Keeper(Service):
         """Everything from Postgres, as the last keeper left it."""
         while True:
             self.lease.check()
+            # While a million objects are made that all stay, every collection of garbage would look at all of them in
+            # vain; and later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
+            gc.disable()
             try:
                 await self._load_once()
+                gc.freeze()
                 return
             except DatabaseAway as error:
                 log.warning("cannot load yet", error=str(error))
                 self._drop_connection()
                 await asyncio.sleep(0.5)
+            finally:
+                gc.enable()
 
     async def _load_once(self) -> None:
         started_s = monotonic()
@@ -170,6 +176,7 @@ class Keeper(Service):
             self.engine.deafness(deaf.started_at, deaf.ended_at)
         for window_id, project_id, window in await keeping.windows(connection, checkpoint.applied_rev):
             self.engine.load_window(window_id, project_id, window)
+        begin = checkpoint.at or await self._database_time(connection)
         stateless = []
         async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev):
             for m, has_state in loaded:
@@ -179,13 +186,11 @@ class Keeper(Service):
                     stateless.append(m)
             await asyncio.sleep(0)
         self.engine.loaded(checkpoint.at)
-        begin = checkpoint.at or await self._database_time(connection)
-        for m in stateless:
+        for count, m in enumerate(stateless, 1):
             self.engine.put(m.id, m.project_id, m.slug, m.definition, paused=m.paused, at=begin)
+            if count % SLICE == 0:
+                await self._breathe()
         await self._compare_incidents(connection)
-        # A full collection over a million monitors holds the loop for a quarter of a second; these never go away.
-        gc.collect()
-        gc.freeze()
         self.judging = True
         log.info("loaded", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
 
@@ -199,7 +204,7 @@ class Keeper(Service):
 
     async def _compare_incidents(self, connection: Connection) -> None:
         """What is open in SQL must be what is open here; a difference is a bug, repaired and counted."""
-        ours = {m.id: m.incident.number for m in self.engine.monitors.values() if m.incident is not None}
+        ours = self.engine.open_incidents()
         theirs = await keeping.open_incidents(connection)
         for monitor_id, number in theirs.items():
             if ours.get(monitor_id) != number:

@@ -14,7 +14,8 @@ on conflict (one) do update set at = excluded.at, applied_rev = excluded.applied
 -- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
 -- it was before the first such change, so that replay meets the definition that was in force then.
 select m.id, m.project_id, m.slug, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
-       s.at, s.writer, s.seq, s.status, s.since, s.state::text as state,
+       timestamptz_send(s.at) as at, s.writer, s.seq, s.status, timestamptz_send(s.since) as since,
+       s.state::text as state,
        case when m.rev > $1 then (
          select c.before::text from changes c
           where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
@@ -58,8 +59,8 @@ select w.id from writers w left join unnest($1::integer[], $2::bigint[]) as c (i
 -- name: entries
 -- The next rows of one writer. Bounded in time on both sides, so that only the partitions in question are opened
 -- (0.3 ms over 31 of them).
-select at, seq, monitor_id, project_id, signal, exit_code, done, total, duration, run, stage, task, message, source,
-       dialect
+select timestamptz_send(at), seq, monitor_id, project_id, inet_send(source),
+       signal, run, stage, task, done, total, exit_code, duration, message, dialect
   from pings
  where writer = $1 and seq > $2 and at > $3 and at <= $4
  order by seq limit $5
