@@ -147,8 +147,8 @@ class Keeper(Service):
         """Everything from Postgres, as the last keeper left it."""
         while True:
             self.lease.check()
-            # While a million objects are made that all stay, every collection of garbage would look at all of them in
-            # vain; and later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
+            # While a million objects are made that all stay, a collection of garbage would look at all of them in vain;
+            # and later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
             gc.disable()
             try:
                 await self._load_once()
