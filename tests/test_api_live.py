@@ -109,3 +109,39 @@ async def test_ten_thousand_definitions_do_not_hold_up_pings(database_url: str) 
         slowest = sorted(took)[-3:]
         print(f"{len(took)} pings meanwhile, the slowest took {[round(s * 1000) for s in slowest]} ms")
         assert slowest[-1] < 1.0
+
+
+async def test_fleets_and_durations(database_url: str) -> None:
+    async with Server(database_url) as server:
+        fleet = {"members": {"every": "1s", "grace": "0s", "min_alive": 1}}
+        ping = (await server.api("PUT", "/api/v1/monitors/workers", fleet)).body["ping_url"].removeprefix(server.url)
+        for name in ("w1", "w2", "w3"):
+            await server.session.get(f"{ping}?task={name}")
+        await server.session.get(f"{ping}/leave?task=w3")
+
+        async def silent() -> list[str]:
+            await server.session.get(f"{ping}?task=w1")
+            answer = await server.api("GET", "/api/v1/monitors/workers/members?silent=true")
+            return [member["name"] for member in answer.body["items"]]
+
+        assert await eventually(silent, every_s=0.2) == ["w2"]
+        first = (await server.api("GET", "/api/v1/monitors/workers/members?limit=1")).body
+        assert [member["name"] for member in first["items"]] == ["w1"] and first["items"][0]["silent_since"] is None
+        rest = (await server.api("GET", f"/api/v1/monitors/workers/members?cursor={first['next_cursor']}")).body
+        assert [member["name"] for member in rest["items"]] == ["w2"] and rest["next_cursor"] is None
+
+        stages = {"stages": [{"name": "extract"}]}
+        ping = (await server.api("PUT", "/api/v1/monitors/etl", stages)).body["ping_url"].removeprefix(server.url)
+        for run in ("a", "b", "c"):
+            for said in ("start?", "start?stage=extract&", "success?stage=extract&", "success?"):
+                await server.session.get(f"{ping}/{said}run={run}")
+
+        async def counted() -> bool:
+            lengths = (await server.api("GET", "/api/v1/monitors/etl/durations")).body
+            return bool(lengths["runs"]["count"] == 3 and lengths["stages"][0]["count"] == 3)
+
+        await eventually(counted)
+        lengths = (await server.api("GET", "/api/v1/monitors/etl/durations")).body
+        assert 0 < lengths["runs"]["median"] <= lengths["runs"]["p95"] < 10
+        assert lengths["stages"][0]["name"] == "extract"
+        assert (await server.api("GET", "/api/v1/monitors/workers/durations")).body["runs"]["median"] is None

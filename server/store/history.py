@@ -82,6 +82,18 @@ async def find_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> asy
     return await pool.fetchrow(_SQL["incident"], monitor_id, number)
 
 
+async def members(
+    pool: asyncpg.Pool, monitor_id: int, after: str, *, silent: bool | None = None, limit: int = 100
+) -> list[asyncpg.Record]:
+    """Members of a fleet by name, later than `after`."""
+    return await pool.fetch(_SQL["members"], monitor_id, after, silent, limit)
+
+
+async def lengths(pool: asyncpg.Pool, monitor_id: int, limit: int) -> list[asyncpg.Record]:
+    """Duration in seconds and stages of the latest successful runs, the newest first."""
+    return await pool.fetch(_SQL["lengths"], monitor_id, limit)
+
+
 async def acknowledge(connection: Connection, monitor_id: int, number: int, by: str) -> None:
     """Note that somebody looks after an incident; the first one counts."""
     await connection.execute(_SQL["acknowledge"], monitor_id, number, by)

@@ -102,6 +102,36 @@ class RunAnswer(Answer):
     progress: dict[str, Any] | None
 
 
+class MemberAnswer(Answer):
+    """One worker of a fleet."""
+
+    name: str
+    last_ping_at: Instant
+    silent_since: Instant | None = Field(description="The deadline that it missed; null: it is alive.")
+
+
+class Lengths(Answer):
+    """How long something took, in seconds; null where it never happened."""
+
+    count: int
+    median: float | None
+    p95: float | None
+    last: float | None
+
+
+class StageLengths(Lengths):
+    """How long a stage took."""
+
+    name: str
+
+
+class DurationsAnswer(Answer):
+    """How long the latest successful runs took, and their stages."""
+
+    runs: Lengths
+    stages: list[StageLengths]
+
+
 class IncidentAnswer(Answer):
     """An episode of trouble."""
 

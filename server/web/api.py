@@ -15,6 +15,7 @@ from server.web import (
     api_monitors,
     api_projects,
     api_public,
+    api_statistics,
     api_windows,
     openapi,
     routes,
@@ -30,6 +31,7 @@ async def get_openapi(call: Call[None, None]) -> Reply:
 ROUTES = [
     *api_monitors.ROUTES,
     *api_history.ROUTES,
+    *api_statistics.ROUTES,
     *api_incidents.ROUTES,
     *api_channels.ROUTES,
     *api_windows.ROUTES,

@@ -224,6 +224,13 @@ class RunsQuery(Page):
     run: Annotated[str, Field(max_length=255)] | None = None
 
 
+class MembersQuery(Page):
+    """Which members of a fleet."""
+
+    project: Slug | None = None
+    silent: bool | None = None
+
+
 class IncidentsQuery(ProjectPage):
     """Which incidents."""
 

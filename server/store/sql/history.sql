@@ -86,3 +86,35 @@ returning id
 -- Of interest to people and to reminders alone, so it is written at once; the keeper never touches these two columns.
 update incidents set acknowledged_at = now(), acknowledged_by = $3
  where monitor_id = $1 and number = $2 and acknowledged_at is null
+
+-- name: members
+-- A fleet by name: whom the keeper last knew, and who was heard of since (minutes at most). The names of a large fleet
+-- are taken apart here, so that a page of a hundred never brings a hundred thousand into a process.
+with known as (
+  select each ->> 0 as name, to_timestamp((each ->> 1)::bigint / 1e6) as at
+    from states s, jsonb_array_elements(s.state -> 'fleet' -> 'm') as each where s.monitor_id = $1
+), silent as (
+  select each ->> 0 as name, to_timestamp((each ->> 1)::bigint / 1e6) as since
+    from states s, jsonb_array_elements(s.state -> 'fleet' -> 's') as each where s.monitor_id = $1
+), heard as (
+  select distinct on (name) coalesce(task, run, '') as name, at, signal
+    from pings
+   where monitor_id = $1 and at > coalesce((select s.at from states s where s.monitor_id = $1), '-infinity')
+   order by name, at desc
+)
+select name, greatest(k.at, h.at) as last_at, case when h.at is null then s.since end as silent_since
+  from known k
+  full join heard h using (name)
+  left join silent s using (name)
+ where name > $2 and h.signal is distinct from 'leave'
+   and ($3::boolean is null or (h.at is null and s.since is not null) = $3)
+ order by name
+ limit $4
+
+-- name: lengths
+-- How long the latest successful runs took, and their stages.
+select duration, detail -> 'stages' as stages
+  from runs
+ where monitor_id = $1 and verdict = 'succeeded' and duration is not null
+ order by number desc
+ limit $2
