@@ -205,7 +205,6 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str)
 async def test_two_writers_are_one_order(database_url: str) -> None:
     async with running(database_url, "a") as a, running(database_url, "b") as b:
         await eventually(lambda: _true(a.keeper.judging or b.keeper.judging))
-        keeper = a.keeper if a.keeper.judging else b.keeper
         assert a.keeper.judging != b.keeper.judging
         job = await a.monitor(every="1h")
         for index in range(50):
@@ -213,8 +212,8 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
         await b.ping(job, "start", run="x")
         await a.ping(job, "success", run="x")
         await eventually(lambda: _count(a.pool, "runs where verdict = 'succeeded'"))
-        cursors = keeper.order.cursors
-        assert sum(cursors.values()) == 52
+        # Of whichever is the keeper by now.
+        assert max(sum(node.keeper.order.cursors.values()) for node in (a, b)) == 52
 
 
 async def test_a_stopped_keeper_is_followed_at_once_and_a_crashed_one_soon(database_url: str) -> None:

@@ -135,6 +135,7 @@ def _alert(
         "monitor": m.slug,
         "name": m.name,
         "tags": list(m.tags),
+        "timezone": m.definition.timezone,
         "incident": incident.number,
         "kind": kind,
         "status": "down" if resolution is None else "up",

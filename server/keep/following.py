@@ -77,6 +77,8 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
             paused=now.paused,
             snoozed_until=now.snoozed_until,
             rev=change.rev,
+            name=now.name,
+            tags=now.tags,
             at=at,
         )
 

@@ -187,7 +187,9 @@ class Keeper(Service):
             await asyncio.sleep(0)
         self.engine.loaded(checkpoint.at)
         for count, m in enumerate(stateless, 1):
-            self.engine.put(m.id, m.project_id, m.slug, m.definition, paused=m.paused, at=begin)
+            self.engine.put(
+                m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=begin
+            )
             if count % SLICE == 0:
                 await self._breathe()
         await self._compare_incidents(connection)

@@ -100,19 +100,19 @@ async def load_monitors(connection: Connection, applied_rev: int) -> AsyncIterat
 
 
 def _monitor(row: asyncpg.Record) -> tuple[Monitor, bool] | None:
-    slug, paused, snoozed_until, definition = row["slug"], row["paused"], row["snoozed_until"], row["definition"]
-    if row["changed"]:
-        if row["before"] is None:
-            return None  # made by a change that is not applied yet
-        slug, paused, snoozed_until, definition = read_defined(row["before"])
+    if not row["changed"]:
+        until = to_micros(row["snoozed_until"]) if row["snoozed_until"] is not None else 0
+        was = Defined(row["slug"], row["name"], tuple(row["tags"]), row["paused"], until, row["definition"])
+    elif row["before"] is None:
+        return None  # made by a change that is not applied yet
     else:
-        snoozed_until = to_micros(snoozed_until) if snoozed_until is not None else 0
-    expected = load_definition(definition)
-    m = Monitor(row["id"], row["project_id"], slug, expected.name or slug, expected, 0)
+        was = read_defined(row["before"])
+    m = Monitor(row["id"], row["project_id"], was.slug, was.name, load_definition(was.definition), 0)
+    m.tags = was.tags
     if row["at"] is not None:
         position = Position(_instant(row["at"]), row["writer"], row["seq"])
         m.load(row["status"], _instant(row["since"]), position, orjson.loads(row["state"]))
-    m.paused, m.snoozed_until = paused, snoozed_until
+    m.paused, m.snoozed_until = was.paused, was.snoozed_until
     return m, row["at"] is not None
 
 
@@ -120,6 +120,8 @@ class Defined(NamedTuple):
     """What a change says of a monitor; `definition` is JSON text, for `load_definition`."""
 
     slug: str
+    name: str
+    tags: tuple[str, ...]
     paused: bool
     snoozed_until: Micros
     definition: str
@@ -129,7 +131,14 @@ def read_defined(text: str) -> Defined:
     """One side of a change of a monitor."""
     said = orjson.loads(text)
     definition = orjson.dumps(said["definition"]).decode()
-    return Defined(said["slug"], said["paused"], _read_instant(said.get("snoozed_until")), definition)
+    return Defined(
+        said["slug"],
+        said["name"],
+        tuple(said["tags"]),
+        said["paused"],
+        _read_instant(said.get("snoozed_until")),
+        definition,
+    )
 
 
 def _read_instant(value: str | None) -> Micros:

@@ -13,7 +13,7 @@ on conflict (one) do update set at = excluded.at, applied_rev = excluded.applied
 -- name: load_monitors
 -- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
 -- it was before the first such change, so that replay meets the definition that was in force then.
-select m.id, m.project_id, m.slug, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
+select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
        timestamptz_send(s.at) as at, s.writer, s.seq, s.status, timestamptz_send(s.since) as since,
        s.state::text as state,
        case when m.rev > $1 then (
