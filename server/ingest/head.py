@@ -63,11 +63,10 @@ class Head:
             return False
         if not self.url.startswith(b"/") or b"#" in self.url:
             return False
-        self.keep = b"" if self._keeps_alive else wire.CLOSE
-        if (version := parser.get_http_version()) != "1.1":
-            if version != "1.0":
-                return False
-            self.keep = self.keep or wire.KEEP_ALIVE
+        if self._keeps_alive and b"connection" not in headers:
+            self.keep = b""  # only HTTP/1.1 stays open unasked
+        elif not self._read_connection():
+            return False
         self.method = parser.get_method()
         return self.whole or self._expects_body(headers)
 
@@ -75,6 +74,14 @@ class Head:
         """A piece of the body, no longer than `body_left`."""
         self._parser.feed_data(piece)
         self.body_left -= len(piece)
+
+    def _read_connection(self) -> bool:
+        """What to say about the connection; whether we speak that version at all."""
+        version = self._parser.get_http_version()
+        self.keep = b"" if self._keeps_alive else wire.CLOSE
+        if version == "1.0" and self._keeps_alive:
+            self.keep = wire.KEEP_ALIVE
+        return version in ("1.0", "1.1")
 
     def _expects_body(self, headers: dict[bytes, bytes]) -> bool:
         length = headers.get(b"content-length", b"")
