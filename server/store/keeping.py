@@ -133,9 +133,9 @@ def read_defined(text: str) -> Defined:
     definition = orjson.dumps(said["definition"]).decode()
     return Defined(
         said["slug"],
-        said["name"],
-        tuple(said["tags"]),
-        said["paused"],
+        said.get("name") or said["slug"],
+        tuple(said.get("tags", ())),
+        said.get("paused", False),
         _read_instant(said.get("snoozed_until")),
         definition,
     )
