@@ -6,19 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+AXE := node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test quick check bench clean
+.PHONY: help run install test quick check screenshots bench clean
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/installed ## Start the server on http://localhost:8080, with its data in .offbeat (ARGS="--port 9000" for flags).
 	@$(BIN)/python -m server serve $(ARGS)
 
 install: $(VENV)/installed ## Make .venv with the server in it.
 
-test: $(VENV)/installed-for-tests ## Run all tests; as root on Debian it first installs the programs that they use.
+test: $(VENV)/installed-for-tests $(AXE) ## Run all tests; as root on Debian it first installs the programs that they use.
 	@.ci/packages
 	@$(PYTEST) $(ARGS)
 
@@ -30,11 +31,14 @@ check: $(VENV)/installed-for-tests ## Format, lint and types.
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
+screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots anew, with a demo estate.
+	@$(BIN)/python -m tests.screenshots
+
 bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove .venv and what tools leave behind; the data in .offbeat stays.
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
@@ -53,3 +57,7 @@ $(VENV)/installed-for-tests: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing what the tests need (only the first time) ..."
 	@$(PIP_INSTALL) --editable ".[test]"
 	@touch $(VENV)/installed $@
+
+# The tests' check of accessibility. Without npm they say that it is missing.
+$(AXE):
+	@if command -v npm >/dev/null; then npm install --no-save --no-audit --no-fund --silent axe-core@4.14.1 || echo "axe-core could not be installed"; fi

@@ -76,13 +76,8 @@ async def beats(pool: asyncpg.Pool, monitor_id: int, since: datetime, limit: int
 
 
 async def fleet(pool: asyncpg.Pool, monitor_id: int) -> asyncpg.Record | None:
-    """The fleet as the keeper last wrote it down."""
+    """How many members, how many silent ones, and the most that were ever alive, as the keeper last wrote it."""
     return await pool.fetchrow(_SQL["fleet"], monitor_id)
-
-
-async def members_heard(pool: asyncpg.Pool, monitor_id: int, since: datetime) -> Rows:
-    """The last word of each member since then."""
-    return await pool.fetch(_SQL["members_heard"], monitor_id, since)
 
 
 async def run_pulse(pool: asyncpg.Pool, keys: Sequence[tuple[int, int]]) -> Rows:

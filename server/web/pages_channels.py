@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
+from server.deliver.channel import Channel
 from server.deliver.kinds import KINDS, kinds
 from server.errors import DefinitionError, Moved
 from server.store import projects
@@ -19,7 +20,7 @@ from server.web.routes import validate
 
 
 class Input(NamedTuple):
-    """One field of a kind. `shape`: text, number, check, select, lines (a list), json (anything else)."""
+    """One field of a kind. `shape`: text, area, number, check, select, lines (a list), json (anything else)."""
 
     name: str
     shape: str
@@ -145,7 +146,9 @@ def _in(project: str) -> bodies.InProject:
 def _inputs(kind: str, values: Mapping[str, Any]) -> list[Input]:
     schema = kinds()[kind]
     required = schema.get("required", ())
-    return [_input(name, part, values.get(name), name in required) for name, part in schema["properties"].items()]
+    # What is needed first, what every kind has last.
+    names = sorted(schema["properties"], key=lambda name: (name in Channel.model_fields, name not in required))
+    return [_input(name, schema["properties"][name], values.get(name), name in required) for name in names]
 
 
 def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> Input:
@@ -170,7 +173,7 @@ def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
         return "select", [str(each) for each in first["enum"]]
     kind = first.get("type")
     if len(choices) > 1 or kind == "string":
-        return "text", []
+        return ("text" if "maxLength" in first or "pattern" in first or len(choices) > 1 else "area"), []
     if kind == "array" and first.get("items", {}).get("type") == "string":
         return "lines", []
     return {"boolean": "check", "integer": "number", "number": "number"}.get(str(kind), "json"), []

@@ -29,20 +29,21 @@ from server.web.run_answers import run_answer
 
 RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
 LIST_MAX = 100
-MEMBERS_SHOWN = 2_000
+MEMBERS_SHOWN, SILENT_SHOWN = 2_000, 200
 BEATS_MAX = charts.BARS_MAX + 1
 BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class FleetSeen(NamedTuple):
-    """A fleet as it is now: names with their last ping, and of the silent ones the deadline they missed."""
+    """A fleet as it is now: of the silent ones the deadline they missed, the last ping and the name; of all the name
+    and whether it lives."""
 
     alive: int
     known: int
     required: int
-    silent: list[tuple[str, Micros, Micros]]
-    members: list[tuple[str, Micros, bool]]
+    silent: list[tuple[datetime, datetime, str]]
+    members: list[tuple[str, bool]]
 
 
 async def find(visit: Visit) -> Record:
@@ -105,23 +106,21 @@ async def context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes
 async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSeen | None:
     if (expected := definition.members) is None:
         return None
-    row = await pages.fleet(pool, monitor_id)
-    fleet = Fleet.load(row["fleet"]) if row is not None and row["fleet"] else Fleet()
-    since = row["at"] if row is not None else datetime.fromtimestamp(0, UTC)
-    for heard in await pages.members_heard(pool, monitor_id, since):
-        at = to_micros(heard["at"])
-        if heard["signal"] == "leave":
-            fleet.leave(heard["name"], at)
-        else:
-            fleet.hear(heard["name"], at, expected.every + expected.grace)
-    silent = sorted(fleet.silent.items(), key=lambda each: each[1])
-    members = sorted(fleet.members.items())[:MEMBERS_SHOWN]
+    rows = await history.members(pool, monitor_id, "", limit=MEMBERS_SHOWN)
+    silent = await history.members(pool, monitor_id, "", silent=True, limit=SILENT_SHOWN)
+    stored = await pages.fleet(pool, monitor_id)
+    known, gone = len(rows), sum(row["silent_since"] is not None for row in rows)
+    if stored is not None and known == MEMBERS_SHOWN:
+        known, gone = stored["known"], stored["silent"]
+    fleet = Fleet()
+    fleet.peak = stored["peak"] if stored is not None else 0
+    required = max(known, expected.expected or 0) if expected.min_alive is None else fleet.required(expected)
     return FleetSeen(
-        fleet.alive,
-        len(fleet.members),
-        fleet.required(expected),
-        [(name, fleet.members[name].at, missed) for name, missed in silent[:200]],
-        [(name, member.at, name not in fleet.silent) for name, member in members],
+        known - gone,
+        known,
+        required,
+        sorted((row["silent_since"], row["last_at"], row["name"]) for row in silent),
+        [(row["name"], row["silent_since"] is None) for row in rows],
     )
 
 

@@ -91,6 +91,8 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def spans(names: Sequence[str]) -> str:
     """Names in a line; numbers that follow each other as a span: `4, 6–9, 12`."""
     parts: list[list[str]] = []
+    if all(name.isdecimal() and len(name) < 10 for name in names):
+        names = sorted(names, key=int)
     for name in names:
         last = parts[-1][-1] if parts else ""
         if name.isdecimal() and last.isdecimal() and len(name) < 10 and int(name) == int(last) + 1:

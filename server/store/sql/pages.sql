@@ -80,13 +80,11 @@ select at, signal, duration from pings
  order by at desc limit $2
 
 -- name: fleet
--- Who the keeper last knew of.
-select at, state -> 'fleet' as fleet from states where monitor_id = $1
-
--- name: members_heard
--- The last word of each member since the keeper's state was written, minutes ago at most.
-select distinct on (name) coalesce(task, run, '') as name, at, signal
-  from pings where monitor_id = $1 and at > $2 order by name, at desc
+-- The numbers of a fleet, as the keeper last wrote them; of its names only what is shown leaves Postgres.
+select jsonb_array_length(state -> 'fleet' -> 'm') as known,
+       coalesce(jsonb_array_length(state -> 'fleet' -> 's'), 0) as silent,
+       coalesce((state -> 'fleet' -> 'p' ->> 0)::integer, 0) as peak
+  from states where monitor_id = $1 and state ? 'fleet'
 
 -- name: watermark
 -- Up to here every accepted ping can be read, in order. A writer that died holds it back until it is fenced.

@@ -1,0 +1,114 @@
+"""`python -m tests.screenshots`: pictures of every page with the demo estate, into docs/screenshots."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+from playwright.async_api import Browser
+
+from server.store.pool import connect
+from tests.browser import PHONE, Person, chromium, person
+from tests.demo_estate import build
+from tests.harness import ROOT, Behaviour, Postgres, Receiver, Server, eventually
+
+INTO = ROOT / "docs" / "screenshots"
+# Name, address, and whether the whole page is wanted or what fits a window.
+PAGES = (
+    ("monitor", "/monitors/warehouse-load", True),
+    ("settings", "/monitors/warehouse-load/settings", True),
+    ("run", "/runs/{run}", True),
+    ("fleet", "/monitors/render-workers", False),
+    ("incident", "/incidents/{incident}", False),
+    ("incidents", "/incidents", False),
+    ("channels", "/channels", False),
+    ("channel", "/channels/on-call", False),
+    ("projects", "/projects", False),
+    ("keys", "/keys", False),
+    ("audit", "/audit", False),
+    ("system", "/system", False),
+    ("status-page", "/status/default", False),
+)
+
+
+async def main() -> None:
+    """All of them."""
+    INTO.mkdir(parents=True, exist_ok=True)
+    postgres = Postgres(fsync="off")
+    await postgres.start()
+    try:
+        async with postgres.fresh() as url, Receiver() as receiver:
+            receiver.script.extend([Behaviour(status=503), Behaviour(status=503)])
+            async with Server(url, "--allow-private-destinations") as server, chromium() as browser:
+                database = await connect(url)
+                try:
+                    await _prepare(server, database, receiver.url)
+                    await _take(server, browser, database)
+                finally:
+                    await database.close()
+    finally:
+        await postgres.stop()
+
+
+async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) -> None:
+    for slug, body in (
+        ("on-call", {"kind": "webhook", "url": f"{receiver}/hook"}),
+        ("team", {"kind": "slack", "url": "https://hooks.slack.com/services/T0/B0/xyz", "default": False}),
+        ("office", {"kind": "email", "to": ["ops@example.org"], "host": "mail.example.org", "default": False}),
+    ):
+        answer = await server.api("PUT", f"/api/v1/channels/{slug}", body)
+        assert answer.status == 201, answer.body
+    for name, role in (("wall screen", "read"), ("deploy pipeline", "admin"), ("cron hosts", "ping")):
+        await server.api("POST", "/api/v1/keys", {"name": name, "role": role})
+    await build(server, database)
+
+    async def told() -> bool:
+        found = await server.api("GET", "/api/v1/incidents?open=true")
+        alerts = await server.api("GET", "/api/v1/alerts?state=delivered")
+        return len(found.body["items"]) >= 3 and len(alerts.body["items"]) >= 4
+
+    await eventually(told, 60)
+    for each in (await server.api("GET", "/api/v1/incidents?open=true")).body["items"]:
+        if each["monitor"] == "search-reindex":
+            note = {"comment": "The index host is out of memory; restarting it."}
+            await server.api("POST", f"/api/v1/incidents/{each['id']}/acknowledge", note)
+
+
+async def _take(server: Server, browser: Browser, database: asyncpg.Connection) -> None:
+    ids = "select monitor_id || '-' || number from {} r join monitors m on m.id = r.monitor_id where m.slug = $1 "
+    run = await database.fetchval(ids.format("runs") + "and finished_at is null", "warehouse-load")
+    incident = await database.fetchval(ids.format("incidents") + "and resolved_at is null", "search-reindex")
+
+    async def walk(me: Person) -> None:
+        for name, path, whole in PAGES:
+            await me.go(path.format(run=run, incident=incident))
+            await _save(me, name, whole)
+
+    async def overview(name: str, me: Person) -> None:
+        await me.go("/")
+        await _save(me, name)
+
+    windows: list[tuple[Callable[[Person], Awaitable[None]], dict[str, object]]] = [
+        (lambda me: overview("overview", me), {}),
+        (lambda me: overview("overview-dark", me), {"color_scheme": "dark"}),
+        (lambda me: overview("overview-phone", me), {"size": PHONE}),
+        (walk, {}),
+    ]
+    for act, options in windows:
+        async with person(browser, server, **options) as me:  # type: ignore[arg-type]
+            await act(me)
+    async with person(browser, server, key=None) as me:
+        await me.go("/sign-in")
+        await _save(me, "sign-in")
+
+
+async def _save(me: Person, name: str, whole: bool = False) -> None:
+    if "live" in await me.page.evaluate("Object.keys(document.getElementById('main').dataset)"):
+        await me.live()
+    with contextlib.suppress(OSError):
+        await me.page.screenshot(path=INTO / f"{name}.png", full_page=whole, animations="disabled")
+        print(f"docs/screenshots/{name}.png")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
