@@ -156,6 +156,8 @@ class Engine:
         else:
             self._include(m, rev)
         old = m.definition
+        if (old.depends_on, old.after) != (definition.depends_on, definition.after):
+            desk.tie(m)
         self._leave(m)
         m.slug, m.name = slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
@@ -184,19 +186,22 @@ class Engine:
         self._include(m, 0)
         changing.end(desk, m)
         downs = list(desk.downstreams(m))
+        desk.tie(m)
         self._leave(m)
         del desk.monitors[monitor_id]
         desk.gone[monitor_id] = m
         desk.open_for(m)
         changing.look_at_explanations(desk, downs)
 
-    def settle_by_hand(self, monitor_id: int, rev: int, at: Micros) -> None:
-        """Somebody says that the trouble is over; `rev` is that change."""
+    def settle_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
+        """Somebody says that this incident is over (0: whichever is open); `rev` is that change."""
         self._catch_up(at)
         if (m := self.desk.monitors.get(monitor_id)) is None:
             return
         self._include(m, rev)
         self.desk.open_for(m)
+        if m.incident is not None and number not in (0, m.incident.number):
+            return  # another one has opened meanwhile; nobody has said anything of it
         changing.settle_by_hand(self.desk, m)
         self.desk.arm(m)
 
@@ -312,7 +317,7 @@ class Engine:
     def _reach(self, at: Micros) -> None:
         desk = self.desk
         desk.now = max(desk.now, at)
-        if at > desk.position.at:
+        if at >= desk.position.at:
             desk.position = Position(at, AFTER_ALL, AFTER_ALL)
 
     def _include(self, m: Monitor, rev: int) -> None:

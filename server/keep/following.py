@@ -62,7 +62,7 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
     if known is not None and known.rev >= change.rev:
         return  # its state knows it already
     if change.kind == "resolve":
-        engine.settle_by_hand(change.monitor_id, change.rev, at)
+        engine.settle_by_hand(change.monitor_id, keeping.read_incident(change.after), change.rev, at)
     elif change.kind in ("acknowledge", "comment"):
         return  # of interest to people alone
     elif change.after is None:

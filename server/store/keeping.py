@@ -141,6 +141,12 @@ def read_defined(text: str) -> Defined:
     )
 
 
+def read_incident(text: str | None) -> int:
+    """The number of the incident that a change resolves by hand; 0: whichever is open."""
+    number: int = orjson.loads(text).get("incident", 0) if text is not None else 0
+    return number
+
+
 def _read_instant(value: str | None) -> Micros:
     """An instant in a change, ISO 8601 or absent; 0 for absent."""
     return to_micros(datetime.fromisoformat(value)) if value else 0
