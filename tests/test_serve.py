@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Server, eventually, needs
+from tests.harness import Postgres, Server, eventually, needs
 
 
 async def _shell(line: str) -> str:
@@ -62,3 +62,34 @@ async def test_a_file_is_applied_at_the_start_and_a_wrong_one_stops_it(database_
 async def _three(server: Server) -> list[str] | None:
     lines = _printed_lines(server)
     return lines[:3] if len(lines) >= 3 else None
+
+
+async def test_it_runs_on_the_oldest_postgres(debian_postgres: Postgres) -> None:
+    async with debian_postgres.fresh(empty=True) as url, Server(url) as server:
+        made = await server.api("PUT", "/api/v1/monitors/job", {"every": "1s", "grace": "500ms"})
+        async with server.session.get(f"/api/v1/heartbeat/{made.body['key']}") as answer:
+            assert answer.status == 200
+
+        async def down() -> bool:
+            return bool((await server.api("GET", "/api/v1/monitors/job")).body["status"] == "down")
+
+        await eventually(down)
+
+
+async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres) -> None:
+    async with postgres.fresh(empty=True) as url:
+        servers = [Server(url), Server(url)]
+        try:
+            await asyncio.gather(*(server.start() for server in servers))
+            made = await servers[0].api("PUT", "/api/v1/monitors/job", {"every": "1h"})
+            # Made by one, known to the other within two seconds at most; an unknown key is asked for at once.
+            async with servers[1].session.get(f"/api/v1/heartbeat/{made.body['key']}") as answer:
+                assert answer.status == 200
+            keepers = []
+            for server in servers:
+                async with server.session.get("/metrics") as answer:
+                    keepers += [line for line in (await answer.text()).splitlines() if line == "offbeat_keeper 1.0"]
+            assert len(keepers) == 1
+        finally:
+            for server in servers:
+                await server.__aexit__(None, None, None)
