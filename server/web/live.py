@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from server.engine.ping import Micros
+from server.errors import DatabaseAway
 from server.service import Service, forever
 from server.store.pool import database_trouble
 from server.web.pages_frame import HEADERS, statics_version
@@ -138,10 +139,10 @@ class Live(Service):
         try:
             with database_trouble():
                 await self._look_at_all()
-        except Exception:
+        except DatabaseAway as error:
+            log.debug("nothing is live", error=str(error))
             for stream in list(self._streams):
                 stream.send(_event("trouble", {}))
-            raise
 
     async def _look_at_all(self) -> None:
         watched: dict[str, set[Key]] = {}
