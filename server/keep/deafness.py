@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from server.clock import monotonic
 from server.engine.ping import SECOND, Micros
 from server.store import keeping
 from server.store.keeping import Deaf, WriterSeen
@@ -24,6 +25,7 @@ class Deafness:
         self._silent_max_s = writer_silent_max_s
         self._refusal_id = 0
         self._newest_writer = 0
+        self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -33,12 +35,18 @@ class Deafness:
         self._newest_writer = await keeping.last_writer(connection, at)
         return await keeping.deaf_known(connection)
 
+    def blinded(self) -> None:
+        """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
+        self._seeing_from_s = monotonic() + self._silent_max_s
+
     async def decide(
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
     ) -> list[Deaf]:
         """New deaf time, as far as it is known by `now`. Raises LeaseLost, DatabaseAway."""
         new = [writer for writer in writers if writer.id > self._newest_writer]
         silent = [writer for writer in writers if not writer.fenced and writer.silent_s > self._silent_max_s]
+        if monotonic() < self._seeing_from_s:
+            silent = []
         if not new and not silent and refusal_id <= self._refusal_id:
             return []
         found: list[Deaf | None] = []

@@ -230,6 +230,7 @@ class Keeper(Service):
             except DatabaseAway as error:
                 log.warning("cannot judge now", error=str(error))
                 self._drop_connection()
+                self.deafness.blinded()
                 self._doubtful = True
                 await asyncio.sleep(0.25)
             if stopping:
