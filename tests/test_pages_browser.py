@@ -12,7 +12,15 @@ from tests.harness import Server, eventually
 PAGES = (
     *("/", "/incidents", "/channels", "/new-channel?kind=webhook", "/channels/log", "/projects", "/keys", "/audit"),
     *("/system", "/new-monitor", "/monitors/nightly", "/monitors/nightly/settings", "/monitors/nightly/runs"),
-    *("/monitors/nightly/pings", "/runs/1-1", "/incidents/1-1", "/monitors/workers", "/status/default"),
+    *(
+        "/windows",
+        "/alerts",
+        "/monitors/nightly/pings",
+        "/runs/1-1",
+        "/incidents/1-1",
+        "/monitors/workers",
+        "/status/default",
+    ),
 )
 
 

@@ -13,7 +13,7 @@ from server.store import overview, pages
 from server.store.pool import Pool, Record
 from server.web.monitor_answers import STORED_AS, see
 
-ROWS_MAX = 1000  # read in one go while looking for a status
+ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop
 
 
 class Wanted(NamedTuple):

@@ -3,6 +3,7 @@
 Each is asked for all at once, whoever watches, and rendered by the same code and templates as its page.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from zlib import crc32
@@ -47,11 +48,12 @@ class Lines:
         """See live.Kind."""
         lines = {id: self._known[id][1] for id in cast(Sequence[int], keys) if id in self._known}
         strips = await pages_lines.strips(self._pool, lines.values(), now)
-        gone: dict[Key, list[Patch]] = {key: [(f"m{key}", "")] for key in keys if key not in lines}
-        return gone | {
-            id: [(f"m{id}", render_part("line.html", line=line, strip=strips[id], now=now))]
-            for id, line in lines.items()
-        }
+        made: dict[Key, list[Patch]] = {key: [(f"m{key}", "")] for key in keys if key not in lines}
+        for count, (id, line) in enumerate(lines.items()):
+            made[id] = [(f"m{id}", render_part("line.html", line=line, strip=strips[id], now=now))]
+            if count % 25 == 24:
+                await asyncio.sleep(0)  # in a storm all change at once, and pings must pass
+        return made
 
     def keep(self, keys: set[Key]) -> None:
         """See live.Kind."""

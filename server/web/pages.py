@@ -8,6 +8,7 @@ from aiohttp import web
 from server.store import history, overview
 from server.web import (
     pages_admin,
+    pages_alerts,
     pages_channels,
     pages_incidents,
     pages_monitor,
@@ -17,6 +18,7 @@ from server.web import (
     pages_signin,
     pages_status,
     pages_system,
+    pages_windows,
 )
 from server.web.asked import allowed, pair_in, project_id_for_list
 from server.web.live import WATCHED_MAX, Live, Topic
@@ -127,7 +129,9 @@ PAGES: list[Page] = [
     *pages_settings.PAGES,
     *pages_run.PAGES,
     *pages_incidents.PAGES,
+    *pages_alerts.PAGES,
     *pages_channels.PAGES,
+    *pages_windows.PAGES,
     *pages_admin.PAGES,
     *pages_system.PAGES,
     *pages_status.PAGES,

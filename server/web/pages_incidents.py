@@ -9,7 +9,7 @@ from server.clock import to_datetime, to_micros
 from server.engine.ping import Micros
 from server.store import changes, history, outbox
 from server.store.pool import Pool, Record
-from server.web import api_channels, api_incidents, bodies
+from server.web import api_incidents, bodies
 from server.web.api_incidents import ALERTS_SHOWN_MAX
 from server.web.asked import allowed, pair_in, project_id_for_list
 from server.web.cursors import read_cursor, whole, write_cursor
@@ -131,12 +131,6 @@ async def comment(visit: Visit) -> web.StreamResponse:
     return _back(visit)
 
 
-async def resend(visit: Visit) -> web.StreamResponse:
-    """Send an alert once more."""
-    await api_channels.resend_alert(visit.call())
-    return go(local_path(visit.said("back"), "/incidents"))
-
-
 def _note(visit: Visit) -> Any:
     return validate(bodies.Note, {"comment": visit.said("comment") or None})
 
@@ -151,5 +145,4 @@ PAGES = [
     Page("POST", "/incidents/{id}/acknowledge", acknowledge, "write"),
     Page("POST", "/incidents/{id}/resolve", resolve, "write"),
     Page("POST", "/incidents/{id}/comment", comment, "write"),
-    Page("POST", "/alerts/{id}/resend", resend, "write"),
 ]
