@@ -14,7 +14,8 @@ _BEGAN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--within 45`: what `make quick` asks for."""
+    """`--within 45` is what `make quick` asks for."""
+    parser.addoption("--model-cases", type=int, help="cases of tests/test_model.py, each time others")
     parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
 
 

@@ -7,14 +7,14 @@ begins anew, with one period and grace.
 
 from collections.abc import Iterable
 
-from server.engine import telling
+from server.engine import sentences, telling
 from server.engine.desk import Desk
 from server.engine.execution import close_run
 from server.engine.expectation import due_after, due_anew
 from server.engine.incidents import clear, resolve
 from server.engine.members import forget_silent
 from server.engine.monitor import Definition
-from server.engine.pieces import drop_fault, end_if_complete, end_stage
+from server.engine.pieces import drop_fault, end_if_complete, end_stage, set_fault
 from server.engine.run import Limit, Run, tasks_of
 from server.engine.state import MISSED, Monitor
 
@@ -30,12 +30,14 @@ def redefine(desk: Desk, m: Monitor, old: Definition) -> None:
         _change_kind(desk, m)
     if _differ(old, new, "after"):
         m.awaited = None
+        if not m.heard_at and new.first_within is None:
+            m.due = 0
         clear(desk, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
     _change_schedule(desk, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
         m.fleet.not_before = max(m.fleet.not_before, desk.now + new.members.grace)
     if _differ(old, new, *_LIMITS) and m.runs is not None:
-        m.runs.not_before = max(m.runs.not_before, desk.now + new.grace)
+        m.runs.put_off(desk.now + new.grace)
         for run in list(m.runs.open.values()):
             _judge_anew(desk, m, run)
     if _differ(old, new, "at_most"):
@@ -63,12 +65,14 @@ def resume(desk: Desk, m: Monitor) -> None:
     if m.fleet is not None and (members := m.definition.members) is not None:
         m.fleet.not_before = desk.now + members.every + members.grace
     if m.runs is not None:
-        m.runs.not_before = desk.now + m.definition.grace
+        m.runs.put_off(desk.now + m.definition.grace)
         for run in m.runs.open.values():
             run.broken.clear()
-            run.hung = run.unjudged = None
             for group in run.tasks.values():
                 group.stalled = None
+            if run.hung is not None or run.unjudged is not None:
+                run.hung = run.unjudged = None
+                desk.record_run(m, run)
     desk.restate(m)
     arm_parts(desk, m)
 
@@ -180,8 +184,11 @@ def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:
         run.hung = None
         desk.record_run(m, run)
     for stage, group in run.tasks.items():
-        if not group.too_many_failed(tasks_of(definition, stage)):
-            drop_fault(desk, m, run, ("tasks", stage))
+        tasks, fault = tasks_of(definition, stage), ("tasks", stage)
+        if not group.too_many_failed(tasks):
+            drop_fault(desk, m, run, fault)
+        elif fault not in run.faults:  # as it is now it fails, but nobody is blamed for what was tolerated
+            set_fault(desk, m, run, fault, sentences.tasks_failed(group, tasks, stage, run))
 
     def is_taken_back(key: tuple[str, int, str]) -> bool:
         kind, number, stage = key

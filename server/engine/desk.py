@@ -12,7 +12,7 @@ from server.engine.deaf import DeafTime
 from server.engine.effects import Alert, Decision, Effect, IncidentChanged, Resumed, RunChanged
 from server.engine.expectation import breather_end, window_start
 from server.engine.ping import START, Micros, Position
-from server.engine.run import Run
+from server.engine.run import Limit, Run
 from server.engine.state import Cause, Incident, Monitor
 from server.engine.windows import OVERLAPS_MAX, Window
 
@@ -51,6 +51,7 @@ class Desk:
         self.gone: dict[int, Monitor] = {}  # deleted, their end not yet written
         self.listeners: dict[Address, set[int]] = {}  # those that come `after` it
         self.dependents: dict[Address, set[int]] = {}  # those that depend on it
+        self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
         self.troubled: set[int] = set()  # those with an open incident
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
         self.strangers: set[int] = set()  # monitors that were deleted while pings of them were still under way
@@ -174,6 +175,7 @@ class Desk:
         while self.undecided and len(decisions) < subjects_max:
             for monitor_id in self._together(next(iter(self.undecided))):
                 undecided = self.undecided.pop(monitor_id)
+                self._untie(monitor_id)
                 m = self.monitors.get(monitor_id)
                 gone = m is None
                 m = self.gone.pop(monitor_id) if m is None else m
@@ -186,9 +188,8 @@ class Desk:
         line = [monitor_id]
         for each_id in line:
             m = self.monitors.get(each_id)
-            if m is None:
-                continue
-            for linked_id in self._linked(m):
+            links = set(self._linked(m)) if m is not None else set()
+            for linked_id in sorted(links | self.ties.get(each_id, set())):
                 if linked_id in self.undecided and linked_id not in found:
                     found[linked_id] = None
                     line.append(linked_id)
@@ -203,6 +204,20 @@ class Desk:
             yield from (up.id for up in self.upstreams(m))
         if m.definition.after is not None and (before := self.find(m.project_id, m.definition.after.monitor)):
             yield before.id
+
+    def tie(self, m: Monitor) -> None:
+        """Its links are about to change: until it is taken it goes together with those that it had."""
+        for each in (m, *(self.monitors[down_id] for down_id in self.downstreams(m))):
+            for linked_id in self._linked(each):
+                self.ties.setdefault(each.id, set()).add(linked_id)
+                self.ties.setdefault(linked_id, set()).add(each.id)
+
+    def _untie(self, monitor_id: int) -> None:
+        for tied_id in self.ties.pop(monitor_id, ()):
+            ties = self.ties.get(tied_id, set())
+            ties.discard(monitor_id)
+            if not ties:
+                self.ties.pop(tied_id, None)
 
     def snapshot(self, m: Monitor) -> Decision | None:
         """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
@@ -239,15 +254,16 @@ class Desk:
         """A deadline moved by the deaf time since `start`."""
         return deadline if m.definition.strict else self.deaf.shift(start, deadline)
 
-    def run_deadline(self, m: Monitor, base: Micros, length: Micros) -> Micros:
+    def run_deadline(self, m: Monitor, run: Run, limit: Limit) -> Micros:
         """When a limit of a run is broken, deaf time included."""
         assert m.runs is not None
-        return max(self.moved(m, base, base + length), m.runs.not_before)
+        deadline = self.moved(m, limit.base, limit.base + limit.length)
+        return max(deadline, m.runs.not_before) if run.number <= m.runs.not_before_of else deadline
 
     def arm_run(self, m: Monitor, run: Run) -> None:
         """Look at a run when the first of its limits would be broken."""
         assert m.runs is not None
-        whens = [self.run_deadline(m, limit.base, limit.length) for limit in run.limits(m.definition)]
+        whens = [self.run_deadline(m, run, limit) for limit in run.limits(m.definition)]
         if whens:
             m.runs.arm(run, min(whens))
 
@@ -258,7 +274,10 @@ class Desk:
             self.deadlines.push(when, m.id)
 
     def next_of(self, m: Monitor) -> Micros:
-        """The earliest of a monitor's deadlines; 0: there is none. May be early for runs and members, never late."""
+        """When a monitor is to be looked at next; 0: never. May be early for runs and members, never late.
+
+        Never before its last input, since a state from the log's future may be read by a restart.
+        """
         if m.paused:
             return 0
         when = self.schedule_deadline(m)
@@ -272,7 +291,7 @@ class Desk:
             when = awaited if not when or awaited < when else when
         if m.incident is not None and (at := self.tell_at(m, m.incident)) and (not when or at < when):
             when = at
-        return when
+        return max(when, m.at) if when else 0
 
     # ---------------------------------------------------------------- when people may be told
 

@@ -127,10 +127,14 @@ class Fleet:
             heappop(heap)
         return None
 
-    def pop_until(self, when: Micros) -> str | None:
-        """A member whose time may have come, taken out of the heap."""
-        due = self.next()
-        return None if due is None or due > when else heappop(self.heap)[1]
+    def take_until(self, when: Micros) -> list[str]:
+        """The members whose time may have come, taken out of the heap."""
+        taken = []
+        while (due := self.next()) is not None and due <= when:
+            name = heappop(self.heap)[1]
+            self.members[name].armed = 0
+            taken.append(name)
+        return taken
 
     # ---------------------------------------------------------------- storing
 

@@ -11,7 +11,7 @@ from server.engine.expectation import due_anew, next_due, window_start
 from server.engine.incidents import blame
 from server.engine.members import judge_members
 from server.engine.ping import Micros
-from server.engine.run import Run
+from server.engine.run import Limit, Run
 from server.engine.state import MISSED, Cause, Monitor
 from server.engine.telling import tell_if_due
 
@@ -26,7 +26,7 @@ def judge(desk: Desk, m: Monitor, when: Micros) -> None:
     if m.awaited:
         _judge_awaited(desk, m, when)
     if m.runs is not None:
-        while (run := m.runs.pop_until(when)) is not None:
+        for run in m.runs.take_until(when):
             _judge_run(desk, m, run, when)
     if m.fleet is not None:
         judge_members(desk, m, when)
@@ -96,24 +96,31 @@ def _miss(desk: Desk, m: Monitor, cause: Cause) -> None:
 
 def _judge_run(desk: Desk, m: Monitor, run: Run, when: Micros) -> None:
     """A limit of an open run may be broken; judge those that are, and arm the next."""
-    for limit in list(run.limits(m.definition)):
-        deadline = desk.run_deadline(m, limit.base, limit.length)
-        if deadline > when:
-            continue
-        if limit.task:
-            run.tasks[limit.stage].stall(limit.task)
-        else:
-            run.broken.add((limit.kind, limit.stage))
-        desk.open_for(m)
-        deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
-        note = sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline) if deaf else ""
-        if deaf * 2 > deadline - limit.base:
-            run.unjudged = f"cannot be judged{note}"
-            desk.excused += 1
-            desk.record_run(m, run)
-            continue
-        kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
-        run.hung = sentences.broken(m.definition, run, limit, deadline) + note
-        desk.record_run(m, run)
-        blame(desk, m, Cause(kind, deadline, run.hung, run.number, run.run, limit.stage or None), run)
+    while broken := _broken(desk, m, run, when):
+        for limit, deadline in broken:
+            _break(desk, m, run, limit, deadline)
     desk.arm_run(m, run)
+
+
+def _broken(desk: Desk, m: Monitor, run: Run, when: Micros) -> list[tuple[Limit, Micros]]:
+    limits = [(limit, desk.run_deadline(m, run, limit)) for limit in run.limits(m.definition)]
+    return [(limit, deadline) for limit, deadline in limits if deadline <= when]
+
+
+def _break(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros) -> None:
+    if limit.task:
+        run.tasks[limit.stage].stall(limit.task)
+    else:
+        run.broken.add((limit.kind, limit.stage))
+    desk.open_for(m)
+    deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
+    note = sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline) if deaf else ""
+    if deaf * 2 > deadline - limit.base:
+        run.unjudged = f"cannot be judged{note}"
+        desk.excused += 1
+        desk.record_run(m, run)
+        return
+    kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
+    run.hung = sentences.broken(m.definition, run, limit, deadline) + note
+    desk.record_run(m, run)
+    blame(desk, m, Cause(kind, deadline, run.hung, run.number, run.run, limit.stage or None), run)

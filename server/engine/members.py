@@ -50,26 +50,33 @@ def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
     assert fleet is not None
     if members is None:
         return
-    length = members.every + members.grace
-    fallen = forgotten = False
-    while (name := fleet.pop_until(when)) is not None:
+    due: list[tuple[Micros, str]] = []
+    for name in fleet.take_until(when):
         at = fleet.members[name].at
         if name in fleet.silent:
-            if not _is_short(m):
-                _forget(desk, m, fleet, name)
-                forgotten = True
-            continue  # while the incident is open nobody is forgotten; its end sees to it
-        deadline = max(desk.moved(m, at, at + length), fleet.not_before)
+            deadline = at + members.forget_after
+        else:
+            deadline = max(desk.moved(m, at, at + members.every + members.grace), fleet.not_before)
         if deadline > when:
             fleet.arm(name, deadline)
-            continue
-        _forget_peak(m, fleet, members, desk.now)
-        fleet.fall_silent(name, deadline, desk.now)
-        fleet.arm(name, max(at + members.forget_after, deadline))
-        fallen = True
+        else:
+            due.append((deadline, name))
+    fallen: dict[str, Micros] = {}
+    forgotten = False
+    for deadline, name in sorted(due):
+        if name not in fleet.silent:
+            _forget_peak(m, fleet, members, desk.now)
+            fallen[name] = fleet.members[name].at + members.forget_after
+            fleet.fall_silent(name, deadline, desk.now)
+        elif not _is_short(m):  # while the incident is open nobody is forgotten; its end sees to it
+            _forget(desk, m, fleet, name)
+            forgotten = True
     if fallen or forgotten:
         desk.open_for(m)
-        judge_fleet(desk, m, worse=fallen or not fleet.members)
+        judge_fleet(desk, m, worse=bool(fallen) or not fleet.members)
+    for name, when_forgotten in fallen.items():  # judged first: deaf time may have outlasted even `forget_after`
+        if name in fleet.members:
+            fleet.arm(name, max(when_forgotten, when))
 
 
 def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
@@ -91,7 +98,7 @@ def forget_silent(desk: Desk, m: Monitor) -> None:
     fleet, members = m.fleet, m.definition.members
     if fleet is None or members is None:
         return
-    for name in list(fleet.silent):
+    for name in sorted(fleet.silent):
         if fleet.members[name].at + members.forget_after <= desk.now:
             _forget(desk, m, fleet, name)
             desk.open_for(m)

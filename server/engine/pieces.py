@@ -52,6 +52,8 @@ def _judge_stage(desk: Desk, m: Monitor, run: Run, ping: Ping, stage: str, befor
         reason = sentences.failed(ping, None)
         set_fault(desk, m, run, fault, reason)
         blame(desk, m, Cause("stage", desk.now, reason, run.number, run.run, stage), run)
+    elif ping.signal == "start" and before == "failed":
+        drop_fault(desk, m, run, fault)  # it is tried again; what it did is over when it has done it
     elif ping.signal in ("success", "skip"):
         drop_fault(desk, m, run, fault)
         clear(desk, m, lambda key: key == ("stage", run.number, stage))
@@ -73,8 +75,10 @@ def _judge_task(desk: Desk, m: Monitor, run: Run, ping: Ping) -> None:
         drop_fault(desk, m, run, fault)
         if fault not in run.broken:
             clear(desk, m, lambda key: key == ("tasks", run.number, stage))
-    if stage and ping.signal in _ENDS and run.group_complete(m.definition, stage):
-        end_stage(desk, m, run, stage)
+    if ping.signal in _ENDS and run.group_complete(m.definition, stage):
+        clear(desk, m, lambda key: key == ("tasks", run.number, stage))
+        if stage:
+            end_stage(desk, m, run, stage)
 
 
 def end_stage(desk: Desk, m: Monitor, run: Run, stage: str) -> None:

@@ -133,7 +133,8 @@ class Run:
             return False
         group = self.group(stage)
         new = group.hear(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
-        look = not known or (new and len(group.by_name) == 1)
+        # The first that is outstanding brings the limit, where nobody says how many are expected.
+        look = not known or (new and len(group.by_name) - group.ended == 1)
         if stage and stage not in self.stages:
             self._hear_stage(at, stage, "start")
             look = True

@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 class Runs:
     """The runs of one monitor."""
 
-    __slots__ = ("by_id", "closed", "count", "fanned_in", "heap", "not_before", "open", "task_names")
+    __slots__ = ("by_id", "closed", "count", "fanned_in", "heap", "not_before", "not_before_of", "open", "task_names")
 
     def __init__(self) -> None:
         self.count = 0  # the last number given
@@ -32,7 +32,8 @@ class Runs:
         self.by_id: dict[str, int] = {}
         self.closed: dict[str, Ended] = {}  # by run id, the newest last
         self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
-        self.not_before: Micros = 0  # no limit is judged before this: a change or a resume was made
+        self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
+        self.not_before_of = 0
         self.task_names = 0  # of all open runs
         self.heap: list[tuple[Micros, int]] = []
 
@@ -85,6 +86,11 @@ class Runs:
         """A run without an id was ended by its pieces: a finish of its own may still follow."""
         self.fanned_in = Ended(run.number, run.verdict or "", at)
 
+    def put_off(self, until: Micros) -> None:
+        """Judge no limit of the runs that are open now before that."""
+        if self.open:
+            self.not_before, self.not_before_of = max(self.not_before, until), self.count
+
     def arm(self, run: Run, when: Micros) -> None:
         """Look at this run at `when`, unless it is looked at earlier anyhow."""
         if not run.armed or when < run.armed:
@@ -101,13 +107,17 @@ class Runs:
             heappop(heap)
         return None
 
-    def pop_until(self, when: Micros) -> Run | None:
-        """An open run whose time may have come, taken out of the heap."""
-        if (due := self.next()) is None or due > when:
-            return None
-        run = self.open[heappop(self.heap)[1]]
-        run.armed = 0
-        return run
+    def take_until(self, when: Micros) -> list[Run]:
+        """The open runs whose time may have come, by number, taken out of the heap.
+
+        Not in the heap's order: a run may be in it for a time that is long past and meant something else.
+        """
+        taken = []
+        while (due := self.next()) is not None and due <= when:
+            run = self.open[heappop(self.heap)[1]]
+            run.armed = 0
+            taken.append(run)
+        return sorted(taken, key=lambda run: run.number)
 
     def dump(self) -> dict[str, Any]:
         """As JSON; empty when there never was a run. Where order matters there are lists: jsonb sorts keys."""
@@ -121,7 +131,7 @@ class Runs:
         if self.fanned_in is not None:
             state["f"] = list(self.fanned_in)
         if self.not_before:
-            state["b"] = self.not_before
+            state["b"] = [self.not_before, self.not_before_of]
         return state
 
     @classmethod
@@ -137,5 +147,5 @@ class Runs:
                 runs.by_id[run.run] = run.number
         runs.closed = {run: Ended(*ended) for run, *ended in state.get("c", ())}
         runs.fanned_in = Ended(*state["f"]) if "f" in state else None
-        runs.not_before = state.get("b", 0)
+        runs.not_before, runs.not_before_of = state.get("b", (0, 0))
         return runs

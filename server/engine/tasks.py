@@ -80,20 +80,21 @@ class TaskGroup:
         return is_new
 
     def count(self, name: str, done: int, total: int | None, at: Micros) -> bool:
-        """A running task says how far it is; whether it is the first count of the group."""
+        """A running task says how far it is; whether its standing still may be the next to be judged."""
         if self.by_name.get(name, False) is not None:
             return False  # ended, or not kept
-        first = not self.counts
+        look = not self.counts
         if self.counts is None:
             self.counts = {}
         before = self.counts.get(name)
         after = before.next(done, total, at) if before is not None else Count(done, total, at, done, at)
         if before is None or done != before.done:
             self.counts.pop(name, None)  # so that the one that stands still longest comes first
-            if self.stalled is not None:
-                self.stalled.pop(name, None)
+            if self.stalled and name in self.stalled:
+                del self.stalled[name]
+                look = True
         self.counts[name] = after
-        return first
+        return look
 
     @property
     def failed(self) -> int:

@@ -38,9 +38,11 @@ def _next_judgement(desk: Desk, up: Monitor) -> Micros:
     members = up.definition.members
     if members is not None and up.fleet is not None and up.fleet.alive:
         return desk.now + members.every + members.grace
-    if up.awaited:
-        return desk.awaited_deadline(up, min(up.awaited.values()))
-    return desk.schedule_deadline(up)
+    deadline = desk.schedule_deadline(up)
+    if not up.awaited:
+        return deadline
+    awaited = desk.awaited_deadline(up, min(up.awaited.values()))
+    return min(deadline, awaited) if deadline else awaited
 
 
 def tell_if_due(desk: Desk, m: Monitor) -> None:

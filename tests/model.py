@@ -1,0 +1,1291 @@
+"""The reference model: what docs/semantics.md says, built a second time and as plainly as possible.
+
+It holds lists of what happened and computes everything else anew whenever it is asked: no heap, no memory of what is
+next, no incremental counts. It was written from the tables, not from the engine, and shares with it only the reading of
+definitions. Slow, and meant to be.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from server.engine.monitor import Definition, Tasks
+from server.engine.ping import Micros, Ping
+
+S = 1_000_000
+SATISFYING = ("start", "success", "fail", "skip")
+RANK = {
+    "too_often": 1,
+    "too_early": 2,
+    "overlap": 2,
+    "members": 3,
+    "missed": 4,
+    "stage": 5,
+    "tasks": 5,
+    "hung": 6,
+    "failed": 7,
+}
+WORD = {"success": "done", "fail": "failed", "skip": "skipped"}
+
+
+# ------------------------------------------------------------------------------------------------- what is remembered
+
+
+@dataclass
+class Cause:
+    """A cause that is held. `of` is the stage, awaited run or member."""
+
+    kind: str
+    number: int
+    of: str
+    opened: Micros
+    due: Micros = 0
+    met: int = 0  # the step at which it was last met
+    met_at: Micros = 0
+    goods: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return (self.kind, self.number, self.of)
+
+
+@dataclass
+class Incident:
+    number: int
+    opened: Micros
+    causes: list[Cause]
+    resolved: Micros | None = None
+    told: bool = False
+    plan: Micros | None = None
+    suppressed_by: int | None = None
+    silent: bool = False
+    told_at: Micros = 0
+    told_rank: int = 0
+    told_runs: set[int] = field(default_factory=set)
+    alerts: int = 0
+
+    def holds(self, key: tuple[str, int, str]) -> bool:
+        return any(cause.key == key for cause in self.causes)
+
+    @property
+    def shown(self) -> Cause:
+        return max(self.causes, key=lambda cause: (RANK[cause.kind], -cause.opened))
+
+
+@dataclass
+class Run:
+    """`events` holds its pings and what was judged of it, in order."""
+
+    number: int
+    id: str | None
+    started: Micros
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    ended: Micros | None = None
+    verdict: str | None = None
+    late: bool = False
+    counted: bool = False
+    by_pieces: bool = False
+    own_word: bool = False  # its own word has come, or can no longer come
+    restarted: Micros = 0
+    hung: bool = False
+    unknown: bool = False
+    duration: Micros | None = None
+
+
+@dataclass
+class Stage:
+    status: str
+    started: Micros
+    ended: Micros = 0
+    again: Micros = 0
+
+
+@dataclass
+class Count:
+    done: int
+    changed: Micros
+
+
+@dataclass
+class Group:
+    words: dict[str, bool | None] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
+    said: int = 0
+
+    def expected(self, tasks: Tasks | None) -> int:
+        return (tasks.expected if tasks else None) or self.said
+
+    @property
+    def ended(self) -> int:
+        return sum(1 for word in self.words.values() if word is not None)
+
+    def too_many(self, tasks: Tasks | None) -> bool:
+        return sum(1 for word in self.words.values() if word is False) > (tasks.tolerate if tasks else 0)
+
+    def well(self, tasks: Tasks | None) -> bool:
+        return 0 < self.expected(tasks) <= self.ended and not self.too_many(tasks)
+
+    def outstanding(self, tasks: Tasks | None) -> bool:
+        expected = self.expected(tasks)
+        return self.ended < expected if expected else any(word is None for word in self.words.values())
+
+
+@dataclass
+class Seen:
+    """What a run's events come to."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    count: Count | None = None
+    last: Micros = 0
+    broken: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass
+class Monitor:
+    id: int
+    project: int
+    slug: str
+    tags: tuple[str, ...]
+    d: Definition
+    created: Micros
+    paused: bool = False
+    snoozed: Micros = 0
+    touched: Micros = 0  # its last input
+    heard: Micros = 0
+    due: Micros = 0
+    excused: int = 0
+    status: str = "new"
+    since: Micros = 0
+    runs: list[Run] = field(default_factory=list)
+    limits_from: tuple[Micros, int] = (0, 0)  # for runs up to that number
+    incidents: list[Incident] = field(default_factory=list)
+    streak: int = 0
+    streak_since: Micros = 0
+    awaited: list[tuple[str, Micros]] = field(default_factory=list)
+    happened: list[Micros] = field(default_factory=list)
+    counted: tuple[str, bytes | None, Micros] | None = None
+    members: dict[str, Micros] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    members_from: Micros = 0
+    peak: int = 0
+    peak_at: Micros = 0
+
+    @property
+    def incident(self) -> Incident | None:
+        return self.incidents[-1] if self.incidents and self.incidents[-1].resolved is None else None
+
+    @property
+    def open(self) -> list[Run]:
+        return [run for run in self.runs if run.ended is None]
+
+
+@dataclass
+class Alert:
+    monitor: int
+    incident: int
+    ordinal: int
+    kind: str
+    at: Micros
+
+
+# ----------------------------------------------------------------------------------------------------------- calendars
+
+
+def minutes_of(d: Definition) -> list[int] | None:
+    """The minutes of each hour of `m,m * * * *` or `*/m * * * *`; the model knows no other calendars, and UTC alone."""
+    if d.cron is None:
+        return None
+    first = d.cron.split()[0]
+    return list(range(0, 60, int(first[2:]))) if first.startswith("*/") else sorted(int(m) for m in first.split(","))
+
+
+def slot_after(minutes: list[int], at: Micros) -> Micros:
+    hour = at // (3600 * S) * 3600 * S
+    slots = (hour + extra * 3600 * S + minute * 60 * S for extra in range(3) for minute in minutes)
+    return next(slot for slot in slots if slot > at)
+
+
+def is_scheduled(d: Definition) -> bool:
+    return d.every is not None or d.cron is not None
+
+
+def early(d: Definition, minutes: list[int], slot: Micros) -> Micros:
+    return min(d.grace, (slot_after(minutes, slot) - slot) // 2)
+
+
+def window_of(m: Monitor) -> tuple[Micros, Micros]:
+    d, due = m.d, m.due
+    if not m.heard:
+        return due - (d.first_within or 0), due
+    if d.every is not None:
+        return due - min(d.grace, d.every // 2), due + d.grace
+    minutes = minutes_of(d)
+    assert minutes is not None
+    return due - early(d, minutes, due), due + d.grace
+
+
+def due_if_counts(d: Definition, due: Micros, at: Micros, silent: bool) -> Micros:
+    """What is due after something that counts at `at`, when `due` was (0: nothing)."""
+    if d.every is not None:
+        return at + d.every
+    minutes = minutes_of(d)
+    if minutes is None:
+        return 0
+    if silent or not due:
+        due = max(due, slot_after(minutes, at - d.grace - 1))
+    if at >= due:
+        return slot_after(minutes, at)
+    if due == slot_after(minutes, at) and due - at <= early(d, minutes, due):
+        return slot_after(minutes, due)
+    return due
+
+
+def period_and_grace(d: Definition, at: Micros) -> Micros:
+    if d.every is not None:
+        return at + d.every + d.grace
+    if d.members is not None:
+        return at + d.members.every + d.members.grace
+    if d.after is not None:
+        return at + d.after.within + d.grace
+    minutes = minutes_of(d)
+    return (slot_after(minutes, at) if minutes else at) + d.grace
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def see(run: Run) -> Seen:
+    """What a run's events come to, from the first to the last."""
+    seen = Seen(last=run.started)
+    for kind, at, *rest in run.events:
+        if kind == "broken":
+            seen.broken.add((rest[0], rest[1]))
+        elif kind == "task stalled":
+            seen.groups[rest[0]].stalled.add(rest[1])
+        elif kind == "unbroken":
+            seen.broken -= rest[0]
+            for stage, name in rest[1]:
+                seen.groups[stage].stalled.discard(name)
+        else:
+            _see_ping(seen, at, rest[0])
+    return seen
+
+
+def _see_ping(seen: Seen, at: Micros, ping: Ping) -> None:
+    seen.last = at
+    seen.broken.discard(("quiet", ""))
+    name = ping.stage or ""
+    if ping.task is not None:
+        group = seen.groups.setdefault(name, Group())
+        word = {"success": True, "skip": True, "fail": False}.get(ping.signal, group.words.get(ping.task))
+        group.words[ping.task] = word
+        if name and name not in seen.stages:
+            seen.stages[name] = Stage("running", at)
+        if ping.done is not None and word is None:
+            before = group.counts.get(ping.task)
+            if before is None or before.done != ping.done:
+                group.counts[ping.task] = Count(ping.done, at)
+                group.stalled.discard(ping.task)
+        if word is not None:
+            group.counts.pop(ping.task, None)
+            group.stalled.discard(ping.task)
+    elif ping.stage is not None:
+        _see_stage(seen, at, name, ping.signal)
+    if ping.done is not None:
+        if ping.task is None and (seen.count is None or seen.count.done != ping.done):
+            seen.count = Count(ping.done, at)
+            seen.broken.discard(("stalled", ""))
+    elif ping.total is not None:
+        seen.groups.setdefault(name, Group()).said = ping.total
+
+
+def _see_stage(seen: Seen, at: Micros, name: str, signal: str) -> None:
+    stage = seen.stages.get(name)
+    word = WORD.get(signal)
+    if stage is None:
+        seen.stages[name] = Stage("running", at) if word is None else Stage(word, 0, ended=at)
+    elif signal == "start" and stage.status != "running":
+        seen.stages[name] = Stage("running", at, again=at)
+        seen.broken -= {("stage", name), ("tasks", name)}
+    elif word is not None and word != stage.status:
+        stage.status, stage.ended = word, at
+
+
+def tasks_of(d: Definition, stage: str) -> Tasks | None:
+    if not stage:
+        return d.tasks
+    return next((each.tasks for each in d.stages if each.name == stage), None)
+
+
+def limits_of(d: Definition, run: Run, seen: Seen) -> Iterator[tuple[str, str, str, Micros, Micros]]:
+    """All limits that watch a run, in order, broken or not: kind, stage, task, base, length."""
+    if d.max_runtime is not None:
+        yield "runtime", "", "", run.restarted or run.started, d.max_runtime
+    if d.quiet_for is not None:
+        yield "quiet", "", "", seen.last, d.quiet_for
+    if d.stall_for is not None:
+        if seen.count is not None:
+            yield "stalled", "", "", seen.count.changed, d.stall_for
+        for stage, group in seen.groups.items():
+            counting = [(n, c) for n, c in group.counts.items() if n not in group.stalled]
+            if counting:
+                name, count = min(counting, key=lambda each: each[1].changed)
+                yield "task stalled", stage, name, count.changed, d.stall_for
+    if d.tasks is not None and d.tasks.within is not None and seen.groups.get("", Group()).outstanding(d.tasks):
+        yield "tasks", "", "", run.started, d.tasks.within
+    base, found = run.started, False
+    for each in d.stages:
+        stage_seen = seen.stages.get(each.name)
+        status = stage_seen.status if stage_seen else None
+        if stage_seen is not None and status == "running" and each.tasks is not None:
+            group = seen.groups.get(each.name, Group())
+            if each.tasks.within is not None and group.outstanding(each.tasks):
+                yield "tasks", each.name, "", stage_seen.started, each.tasks.within
+        if found:
+            continue
+        if stage_seen is not None and status in ("done", "skipped"):
+            base = max(base, stage_seen.ended)
+        elif stage_seen is not None or not each.optional:
+            found = True
+            if status != "failed" and each.within is not None:
+                yield "stage", each.name, "", max(base, stage_seen.again if stage_seen else 0), each.within
+
+
+def failing(d: Definition, seen: Seen) -> set[tuple[str, str]]:
+    """Why a run fails as it is."""
+    stages = {("stage", name) for name, stage in seen.stages.items() if stage.status == "failed"}
+    return stages | {("tasks", name) for name, group in seen.groups.items() if group.too_many(tasks_of(d, name))}
+
+
+def is_complete(d: Definition, seen: Seen) -> bool:
+    if not d.stages:
+        return "" in seen.groups and seen.groups[""].well(d.tasks)
+
+    def over(name: str) -> bool:
+        return name in seen.stages and seen.stages[name].status in ("done", "skipped")
+
+    return over(d.stages[-1].name) and all(
+        over(each.name) or (each.optional and each.name not in seen.stages) for each in d.stages
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+
+class Model:
+    """Takes inputs in order; `monitors`, `gone` and `alerts` hold what came of them."""
+
+    def __init__(self) -> None:
+        self.now: Micros = 0
+        self.step = 0
+        self.monitors: dict[int, Monitor] = {}
+        self.gone: dict[int, Monitor] = {}
+        self.deaf: list[tuple[Micros, Micros]] = []
+        self.windows: dict[int, tuple[int, tuple[str, ...], tuple[str, ...], Micros, Micros]] = {}
+        self.alerts: list[Alert] = []
+        self.releases: list[tuple[Micros, int]] = []
+
+    # ------------------------------------------------------------------------------------------------------- inputs
+
+    def ping(self, at: Micros, monitor_id: int, source: bytes | None, ping: Ping) -> None:
+        self.judge_before(at)
+        self.now = max(self.now, at)
+        m = self.monitors.get(monitor_id)
+        if m is not None:
+            m.touched = self.now
+            self._hear(m, source, ping)
+
+    def judge_through(self, at: Micros, touched: int = 0) -> None:
+        """Everything up to `at`; then comes a change of the monitor `touched`."""
+        self.judge_before(at + 1)
+        self.now = max(self.now, at)
+        if touched in self.monitors:
+            self.monitors[touched].touched = self.now
+
+    def judge_before(self, at: Micros) -> None:
+        while True:
+            if self.releases and self.releases[0][0] < at:
+                self._release(*self.releases.pop(0))
+                continue
+            due = [(max(when, m.touched), m.id) for m in self.monitors.values() for when in self._deadlines(m)]
+            if not due or min(due)[0] >= at:
+                return
+            when, monitor_id = min(due)
+            self.now = max(self.now, when)
+            self._judge(self.monitors[monitor_id], when)
+
+    # ---------------------------------------------------------------------------------------------------- deaf time
+
+    def is_deaf(self, start: Micros, end: Micros) -> None:
+        self.deaf.append((start, end))
+        self.deaf.sort()
+        merged: list[tuple[Micros, Micros]] = []
+        for low, high in self.deaf:
+            if merged and low <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+            else:
+                merged.append((low, high))
+        self.deaf = merged
+
+    def _moved(self, d: Definition, start: Micros, deadline: Micros) -> Micros:
+        for low, high in () if d.strict else self.deaf:
+            if high > start and low <= deadline:
+                deadline += high - max(low, start)
+        return deadline
+
+    def _deafness(self, d: Definition, start: Micros, end: Micros) -> Micros:
+        return 0 if d.strict else sum(max(0, min(high, end) - max(low, start)) for low, high in self.deaf)
+
+    # ---------------------------------------------------------------------------------------------------- deadlines
+
+    def _schedule_deadline(self, m: Monitor) -> Micros | None:
+        silent = m.incident is not None and m.incident.silent
+        if not m.due or silent or (not m.heard and m.d.first_within is None):
+            return None
+        if m.heard and not is_scheduled(m.d):
+            return None
+        return self._moved(m.d, *window_of(m))
+
+    def _awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
+        assert m.d.after is not None
+        return self._moved(m.d, due - m.d.after.within, due + m.d.grace)
+
+    def _limits(self, m: Monitor, run: Run) -> list[tuple[str, str, str, Micros, Micros]]:
+        """What is not broken yet: kind, stage, task, base, deadline."""
+        seen = see(run)
+        floor = m.limits_from[0] if run.number <= m.limits_from[1] else 0
+        return [
+            (kind, stage, task, base, max(self._moved(m.d, base, base + length), floor))
+            for kind, stage, task, base, length in limits_of(m.d, run, seen)
+            if (kind, stage) not in seen.broken
+        ]
+
+    def _member_deadline(self, m: Monitor, name: str) -> Micros:
+        members = m.d.members
+        assert members is not None
+        at = m.members[name]
+        return max(self._moved(m.d, at, at + members.every + members.grace), m.members_from)
+
+    def _deadlines(self, m: Monitor) -> Iterator[Micros]:
+        if m.paused:
+            return
+        if (when := self._schedule_deadline(m)) is not None:
+            yield when
+        yield from (self._awaited_deadline(m, due) for _, due in m.awaited)
+        for run in m.open:
+            yield from (limit[4] for limit in self._limits(m, run))
+        if m.d.members is not None:
+            yield from (self._member_deadline(m, name) for name in m.members if name not in m.silent)
+            if not self._too_few_open(m):
+                yield from (m.members[name] + m.d.members.forget_after for name in m.silent)
+        if m.incident is not None and m.incident.plan is not None:
+            yield self._tell_time(m, m.incident.plan)
+
+    # ------------------------------------------------------------------------------------------------------ judging
+
+    def _judge(self, m: Monitor, when: Micros) -> None:
+        deadline = self._schedule_deadline(m)
+        if deadline is not None and deadline <= when:
+            self._judge_schedule(m, deadline)
+        for run_id, due in list(m.awaited):
+            deadline = self._awaited_deadline(m, due)
+            if deadline <= when:
+                assert m.d.after is not None
+                m.awaited.remove((run_id, due))
+                start = due - m.d.after.within
+                if not self._excuse(m, start, deadline, due + m.d.grace - start):
+                    self._miss(m, Cause("missed", 0, run_id, deadline, due))
+        for run in m.open:
+            while due_limits := [limit for limit in self._limits(m, run) if limit[4] <= when]:
+                for limit in due_limits:
+                    self._break(m, run, limit)
+        if m.d.members is not None:
+            self._judge_members(m, when)
+        self._tell(m)
+
+    def _judge_schedule(self, m: Monitor, deadline: Micros) -> None:
+        d, due = m.d, m.due
+        start, end = window_of(m)
+        if self._excuse(m, start, deadline, end - start):
+            if not m.heard:
+                m.due = deadline + (d.first_within or 0)
+            else:
+                m.due = deadline + d.every if d.every is not None else slot_after(minutes_of(d) or [0], deadline)
+            return
+        self._miss(m, Cause("missed", 0, "", deadline, due))
+        if m.incident is not None and m.incident.holds(("missed", 0, "")):
+            m.incident.silent = True
+        elif not m.heard:
+            m.due = deadline + (d.first_within or 0)
+        else:
+            m.due = due + d.every if d.every is not None else slot_after(minutes_of(d) or [0], due)
+
+    def _excuse(self, m: Monitor, start: Micros, deadline: Micros, window: Micros) -> bool:
+        if self._deafness(m.d, start, deadline) * 2 <= window or m.excused >= 2:
+            return False
+        m.excused += 1
+        self._restate(m)
+        return True
+
+    def _miss(self, m: Monitor, cause: Cause) -> None:
+        m.excused = 0
+        self._meet(m, cause)
+        self._restate(m)
+
+    def _break(self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros]) -> None:
+        kind, stage, task, base, deadline = limit
+        if kind == "task stalled":
+            run.events.append(("task stalled", self.now, stage, task))
+        else:
+            run.events.append(("broken", self.now, kind, stage))
+        if self._deafness(m.d, base, deadline) * 2 > deadline - base:
+            run.unknown = True
+            return
+        run.hung = True
+        of = stage if kind in ("stage", "tasks") else ""
+        if kind == "task stalled":
+            of = stage
+        self._meet(m, Cause(kind if kind in ("stage", "tasks") else "hung", run.number, of, deadline), run)
+
+    def _restate(self, m: Monitor) -> None:
+        if m.paused:
+            status = "paused"
+        elif m.incident is not None:
+            status = "down"
+        elif m.excused:
+            status = "unknown"
+        else:
+            status = "up" if m.heard else "new"
+        if status != m.status:
+            m.status, m.since = status, self.now
+
+    # ---------------------------------------------------------------------------------------------------- incidents
+
+    def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
+        if m.paused:
+            return
+        self.step += 1
+        cause.met, cause.met_at = self.step, self.now
+        if run is not None:
+            counts = counts and not run.counted
+            run.counted = True
+        incident = m.incident
+        if counts:
+            if m.streak == 0:
+                m.streak_since = cause.opened
+            m.streak += 1
+            for each in incident.causes if incident else ():
+                each.goods = 0
+        if incident is None:
+            if m.streak >= m.d.fail_after:
+                incident = Incident(len(m.incidents) + 1, m.streak_since, [cause])
+                m.incidents.append(incident)
+                incident.plan = self._plan(m, incident, cause)
+        else:
+            held = next((each for each in incident.causes if each.key == cause.key), None)
+            if held is not None:
+                cause.opened = held.opened
+                incident.causes[incident.causes.index(held)] = cause
+            else:
+                incident.causes.append(cause)
+            if incident.told and self._is_news(incident, cause):
+                worse = RANK[cause.kind] > incident.told_rank
+                at = self.now if worse else max(self.now, incident.told_at + 600 * S)
+                incident.plan = at if incident.plan is None else min(at, incident.plan)
+        self._restate(m)
+        self._tell(m)
+
+    def _good(self, m: Monitor, run: Run | None) -> None:
+        """A success that counts; `run` is None for a heartbeat and for a finish never started."""
+        m.streak = 0
+        for cause in list(m.incident.causes) if m.incident else ():
+            if run is None:
+                speaks = True
+            elif cause.number:
+                speaks = run.number > cause.number
+            else:
+                speaks = run.started > cause.met_at or (cause.kind == "missed" and m.d.every is not None)
+            if speaks:
+                cause.goods += 1
+        self._over(m, lambda cause: cause.goods >= m.d.recover_after)
+
+    def _over(self, m: Monitor, which: Any) -> None:
+        incident = m.incident
+        if incident is None:
+            return
+        left = [cause for cause in incident.causes if not which(cause)]
+        if left:
+            incident.causes = left
+        else:
+            self._resolve(m)
+
+    def _resolve(self, m: Monitor) -> None:
+        incident = m.incident
+        if incident is None:
+            return
+        incident.resolved = self.now
+        m.streak = 0
+        for run in m.open:
+            run.counted = False
+        if incident.told:
+            self._alert(m, incident, "resolved")
+        self._restate(m)
+        self.releases.append((self.now, m.id))
+
+    # ------------------------------------------------------------------------------------------------------ telling
+
+    def _plan(self, m: Monitor, incident: Incident, cause: Cause) -> Micros:
+        plan = self.now
+        for up in self._upstreams(m):
+            if up.paused or up.incident is not None:
+                continue
+            deadlines = [self._awaited_deadline(up, due) for _, due in up.awaited]
+            if (schedule := self._schedule_deadline(up)) is not None:
+                deadlines.append(schedule)
+            if up.d.members is not None and len(up.members) > len(up.silent):
+                deadlines = [self.now + up.d.members.every + up.d.members.grace]
+            if deadlines and up.heard <= incident.opened:
+                plan = max(plan, min(min(deadlines) + 1, self.now + m.d.dependency_wait))
+            if cause.due and up.status == "up" and up.incidents and cause.due <= up.since:
+                plan = max(plan, period_and_grace(m.d, up.since))
+        if cause.due:
+            for end in self._window_ends(m, cause.due):
+                plan = max(plan, period_and_grace(m.d, end))
+        return plan
+
+    def _upstreams(self, m: Monitor) -> list[Monitor]:
+        found: list[Monitor] = []
+        line = [m]
+        while line:
+            for slug in line.pop(0).d.depends_on:
+                up = next((x for x in self.monitors.values() if (x.project, x.slug) == (m.project, slug)), None)
+                if up is not None and up is not m and up not in found:
+                    found.append(up)
+                    line.append(up)
+        return found
+
+    def _window_ends(self, m: Monitor, at: Micros) -> list[Micros]:
+        ends = []
+        for project, slugs, tags, start, end in self.windows.values():
+            meant = not (slugs or tags) or any(fnmatchcase(m.slug, s) for s in slugs) or set(tags) & set(m.tags)
+            if project == m.project and meant and start <= at < end:
+                ends.append(end)
+        return ends
+
+    def _tell_time(self, m: Monitor, plan: Micros) -> Micros:
+        at = plan
+        while True:
+            later = max([at, m.snoozed, *(period_and_grace(m.d, end) for end in self._window_ends(m, at))])
+            if later == at:
+                return at
+            at = later
+
+    def _is_news(self, incident: Incident, cause: Cause) -> bool:
+        return RANK[cause.kind] > incident.told_rank or (cause.number > 0 and cause.number not in incident.told_runs)
+
+    def _tell(self, m: Monitor) -> None:
+        incident = m.incident
+        if incident is None or incident.plan is None or self._tell_time(m, incident.plan) > self.now:
+            return
+        incident.plan = None
+        if incident.told:
+            if any(self._is_news(incident, cause) for cause in incident.causes):
+                self._told(m, incident, "worse")
+            return
+        up = next((up for up in self._upstreams(m) if up.incident is not None and not up.paused), None)
+        if up is not None:
+            incident.suppressed_by = up.id
+        else:
+            incident.told = True
+            self._told(m, incident, "opened")
+
+    def _told(self, m: Monitor, incident: Incident, kind: str) -> None:
+        incident.told_at = self.now
+        incident.told_rank = max([incident.told_rank, *(RANK[cause.kind] for cause in incident.causes)])
+        incident.told_runs = {cause.number for cause in incident.causes if cause.number}
+        self._alert(m, incident, kind)
+
+    def _alert(self, m: Monitor, incident: Incident, kind: str) -> None:
+        incident.alerts += 1
+        self.alerts.append(Alert(m.id, incident.number, incident.alerts, kind, self.now))
+
+    def _release(self, at: Micros, up_id: int) -> None:
+        up = self.monitors.get(up_id) or self.gone.get(up_id)
+        for m in self.monitors.values():
+            if m.incident is not None and m.incident.suppressed_by == up_id and up is not None:
+                self._let_go(m, at)
+
+    def _let_go(self, m: Monitor, at: Micros) -> None:
+        incident = m.incident
+        if incident is not None and not incident.told and incident.suppressed_by is not None:
+            incident.suppressed_by = None
+            incident.plan = period_and_grace(m.d, at)
+
+    def _look_at_explanations(self) -> None:
+        for m in self.monitors.values():
+            incident = m.incident
+            if incident is None or incident.told or incident.suppressed_by is None:
+                continue
+            up = self.monitors.get(incident.suppressed_by)
+            if up is None or up.incident is None or up not in self._upstreams(m):
+                self._let_go(m, self.now)
+
+    # ------------------------------------------------------------------------------------------------------ hearing
+
+    def _hear(self, m: Monitor, source: bytes | None, ping: Ping) -> None:
+        if (
+            m.paused
+            and ping.dialect in ("healthchecks", "snitch")
+            and ping.signal in ("success", "fail")
+            and not m.d.manual_resume
+        ):
+            self._resume(m)
+        if m.d.members is not None:
+            self._hear_member(m, ping)
+            return
+        satisfying = ping.signal in SATISFYING
+        if satisfying:
+            self._heard(m)
+        counts = False
+        if ping.stage is not None or ping.task is not None:
+            counts = self._hear_piece(m, ping)
+        elif satisfying:
+            repeat = ping.run is None and self._is_repeat(m, source, ping)
+            counts = self._hear_start(m, ping, repeat) if ping.signal == "start" else self._hear_end(m, ping, repeat)
+        elif ping.signal in ("log", "progress"):
+            counts = self._hear_sign(m, ping)
+        if (counts or (satisfying and m.d.every is not None)) and m.d.recover_after == 1:
+            self._over(m, lambda c: c.kind == "missed" and (ping.run is None or c.of in ("", ping.run)))
+
+    def _heard(self, m: Monitor) -> None:
+        if m.d.every is not None:
+            m.due = self.now + m.d.every
+        elif not m.heard:
+            m.due = 0
+        if m.incident is not None and (not m.heard or m.d.every is not None):
+            m.incident.silent = False
+        m.heard, m.excused = self.now, 0
+        self._restate(m)
+
+    def _is_repeat(self, m: Monitor, source: bytes | None, ping: Ping) -> bool:
+        within = 10 * S if m.d.every is None else min(10 * S, m.d.every // 2)
+        if source is not None and m.counted is not None:
+            signal, address, at = m.counted
+            if signal == ping.signal and address == source and self.now - at < within:
+                return True
+        m.counted = (ping.signal, source, self.now)
+        return False
+
+    def _count_for_schedule(self, m: Monitor, run_id: str | None) -> None:
+        if m.d.every is not None:
+            return
+        if m.d.after is not None:
+            answered = [each for each in m.awaited if run_id is None or each[0] == run_id]
+            answered = answered or [each for each in m.awaited if each[0] == ""]
+            if answered:
+                m.awaited.remove(answered[0])
+            return
+        silent = m.incident is not None and m.incident.silent
+        m.due = due_if_counts(m.d, m.due, self.now, silent)
+        if m.incident is not None:
+            m.incident.silent = False
+
+    def _find(self, m: Monitor, run_id: str | None) -> Run | None:
+        return next((run for run in reversed(m.open) if run.id == run_id), None)
+
+    def _ended(self, m: Monitor, run_id: str) -> Run | None:
+        ended = [run for run in m.runs if run.id == run_id and run.ended is not None and self._find(m, run_id) is None]
+        return ended[-1] if ended and self.now - (ended[-1].ended or 0) <= 600 * S else None
+
+    def _fanned_in(self, m: Monitor) -> Run | None:
+        """The last run without an id, where it was ended by its pieces and has not said so itself."""
+        last = next((run for run in reversed(m.runs) if run.id is None), None)
+        return last if last is not None and last.by_pieces and not last.own_word else None
+
+    def _hear_start(self, m: Monitor, ping: Ping, repeat: bool) -> bool:
+        run = self._find(m, ping.run)
+        if run is not None and (ping.run is not None or repeat):
+            if ping.dialect == "sentry" and any(
+                event[0] == "ping" and event[2].signal == "start" and not event[2].stage and not event[2].task
+                for event in run.events
+            ):
+                run.restarted = self.now
+            run.events.append(("ping", self.now, ping))
+            return False
+        if repeat:
+            return False
+        if ping.run is not None and (ended := self._ended(m, ping.run)) and self.now - (ended.ended or 0) <= 10 * S:
+            return False
+        self._open(m, ping)
+        return True
+
+    def _hear_end(self, m: Monitor, ping: Ping, repeat: bool) -> bool:
+        run = self._find(m, ping.run)
+        if run is not None:
+            run.events.append(("ping", self.now, ping))
+            self._end(m, run, ping)
+            return False
+        failed = ping.signal == "fail"
+        if ping.run is None:
+            if repeat:
+                return False
+            own = self._fanned_in(m)
+            if own is not None and self.now - (own.ended or 0) <= 600 * S:
+                own.own_word = True
+                if failed and own.verdict != "failed":
+                    self._revise(m, own, ping)
+                return False
+            self._count_for_schedule(m, None)
+            excess = self._too_often(m, None)
+            if failed:
+                self._meet(m, Cause("failed", 0, "", self.now), counts=not excess)
+            elif not excess:
+                self._good(m, None)
+            self._say(m, "fail" if failed else "success", None)
+            return True
+        if (ended := self._ended(m, ping.run)) is not None:
+            if ended.verdict != ("failed" if failed else "succeeded"):
+                self._revise(m, ended, ping)
+            return False
+        started = self.now - round(ping.duration * S) if ping.duration is not None else 0
+        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)])
+        m.runs.append(run)
+        self._end(m, run, ping, made=True)
+        return True
+
+    def _hear_sign(self, m: Monitor, ping: Ping) -> bool:
+        run = self._find(m, ping.run)
+        if run is not None:
+            run.events.append(("ping", self.now, ping))
+            return False
+        if ping.signal == "log" or ping.run is None or self._ended(m, ping.run) is not None:
+            return False
+        self._open(m, ping)
+        return True
+
+    def _open(self, m: Monitor, ping: Ping) -> Run:
+        other = m.open[0] if m.open else None
+        if ping.run is None:
+            before = self._find(m, None)
+            if before is not None:
+                other = before
+                failed = bool(failing(m.d, see(before)))
+                before.ended, before.verdict = self.now, "failed" if failed else "superseded"
+                before.duration = self.now - before.started
+            if ping.signal != "start" or ping.stage is not None or ping.task is not None:
+                m.counted = None
+        if len(m.open) >= 1000:
+            oldest = m.open[0]
+            oldest.ended, oldest.verdict = self.now, "unknown"
+            oldest.duration = self.now - oldest.started
+            self._over(m, lambda cause: cause.number == oldest.number)
+        run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping)])
+        m.runs.append(run)
+        self._heard(m)
+        self._count_for_schedule(m, ping.run)
+        self._too_often(m, run)
+        if other is not None and m.d.overlap == "alert":
+            self._meet(m, Cause("overlap", run.number, "", self.now), run)
+        self._say(m, "start", ping.run)
+        return run
+
+    def _end(self, m: Monitor, run: Run, ping: Ping, made: bool = False) -> None:
+        seen = see(run)
+        if made:
+            self._count_for_schedule(m, run.id)
+            self._too_often(m, run)
+        run.duration = self.now - run.started if run.started else None
+        cause = None
+        if ping.signal == "fail":
+            cause = Cause("failed", run.number, "", self.now)
+        elif ping.signal != "skip":
+            group = next((name for name, g in seen.groups.items() if g.too_many(tasks_of(m.d, name))), None)
+            least = m.d.min_runtime
+            if group is not None:
+                cause = Cause("tasks", run.number, group, self.now)
+            elif least is not None and run.duration is not None and run.duration < least:
+                cause = Cause("too_early", run.number, "", self.now)
+        run.ended, run.verdict = self.now, "failed" if cause else "succeeded"
+        run.late = run.hung and cause is None and ping.signal != "skip"
+        if cause is not None:
+            self._meet(m, cause, run)
+        self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
+        if cause is None and not run.counted:
+            self._good(m, None if made else run)
+        self._say(m, "fail" if cause else "success", run.id)
+
+    def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
+        run.verdict = "failed" if ping.signal == "fail" else "succeeded"
+        run.late = False
+        if run.verdict == "failed":
+            self._meet(m, Cause("failed", run.number, "", self.now))
+        else:
+            self._over(m, lambda cause: cause.number == run.number)
+
+    def _too_often(self, m: Monitor, run: Run | None) -> bool:
+        at_most = m.d.at_most
+        if at_most is None:
+            return False
+        m.happened.append(self.now)
+        if sum(1 for at in m.happened if at > self.now - at_most.per) <= at_most.count:
+            return False
+        self._meet(m, Cause("too_often", 0, "", self.now), run)
+        return True
+
+    def _say(self, m: Monitor, signal: str, run_id: str | None) -> None:
+        for follower in sorted(self.monitors.values(), key=lambda x: x.id):
+            after = follower.d.after
+            if after is None or follower.project != m.project or after.monitor != m.slug or after.signal != signal:
+                continue
+            knows = run_id is not None and (self._find(follower, run_id) or self._ended(follower, run_id))
+            if follower.paused or knows or any(each[0] == (run_id or "") for each in follower.awaited):
+                continue
+            follower.touched = self.now
+            if len(follower.awaited) < 1000:
+                follower.awaited.append((run_id or "", self.now + after.within))
+
+    # ------------------------------------------------------------------------------------------------------- pieces
+
+    def _hear_piece(self, m: Monitor, ping: Ping) -> bool:
+        if ping.signal == "leave":
+            return False
+        run = self._find(m, ping.run)
+        begins = run is None
+        status = None
+        was_failing: set[tuple[str, str]] = set()
+        if run is None:
+            if ping.signal == "log":
+                return False
+            if ping.run is not None and self._ended(m, ping.run) is not None:
+                return False
+            last = self._fanned_in(m) if ping.run is None else None
+            if last is not None and ping.signal != "start" and self.now - (last.ended or 0) <= 10 * S:
+                return False
+            run = self._open(m, ping)
+        else:
+            before = see(run)
+            was_failing = failing(m.d, before)
+            stage = before.stages.get(ping.stage or "")
+            status = stage.status if stage else None
+            run.events.append(("ping", self.now, ping))
+        seen = see(run)
+        number, name = run.number, ping.stage or ""
+        if ping.task is None:
+            if ping.signal == "fail" and status != "failed":
+                self._meet(m, Cause("stage", number, name, self.now), run)
+            elif ping.signal in ("success", "skip"):
+                self._over(m, lambda c: c.key == ("stage", number, name))
+        else:
+            self._judge_task(m, run, seen, ping, name, was_failing)
+        if ping.signal in ("success", "skip", "fail"):
+            self._end_if_complete(m, run)
+        return begins
+
+    def _judge_task(
+        self, m: Monitor, run: Run, seen: Seen, ping: Ping, name: str, was_failing: set[tuple[str, str]]
+    ) -> None:
+        number, group, tasks = run.number, seen.groups[name], tasks_of(m.d, name)
+        if group.too_many(tasks):
+            if ping.signal == "fail" or ("tasks", name) not in was_failing:
+                self._meet(m, Cause("tasks", number, name, self.now), run)
+        elif ("tasks", name) in was_failing and ("tasks", name) not in seen.broken:
+            self._over(m, lambda c: c.key == ("tasks", number, name))
+        if ping.signal in ("success", "skip", "fail") and group.well(tasks):
+            self._over(m, lambda c: c.key == ("tasks", number, name))
+            if name:
+                self._end_stage(m, run, name)
+
+    def _end_stage(self, m: Monitor, run: Run, name: str) -> None:
+        if see(run).stages[name].status not in ("done", "skipped"):
+            run.events.append(("ping", self.now, Ping("success", run.id, name)))
+            self._over(m, lambda c: c.key == ("stage", run.number, name))
+
+    def _end_if_complete(self, m: Monitor, run: Run) -> None:
+        if is_complete(m.d, see(run)):
+            run.by_pieces = True
+            self._end(m, run, Ping("success", run.id))
+
+    # ------------------------------------------------------------------------------------------------------- fleets
+
+    def _too_few_open(self, m: Monitor) -> bool:
+        return m.incident is not None and m.incident.holds(("members", 0, ""))
+
+    def _alive(self, m: Monitor) -> int:
+        return len(m.members) - len(m.silent)
+
+    def _lower_peak(self, m: Monitor) -> None:
+        assert m.d.members is not None
+        stale = self.now - m.peak_at > m.d.members.forget_after
+        if self._alive(m) < m.peak and stale and not self._too_few_open(m):
+            m.peak, m.peak_at = self._alive(m), self.now
+
+    def _forget(self, m: Monitor, name: str) -> None:
+        del m.members[name]
+        m.silent.discard(name)
+
+    def _hear_member(self, m: Monitor, ping: Ping) -> None:
+        name = ping.task or ping.run or ""
+        self._lower_peak(m)
+        if ping.signal == "leave":
+            self._over(m, lambda c: c.key == ("failed", 0, name))
+            if name in m.members:
+                if self._alive(m) == m.peak:
+                    m.peak_at = self.now
+                self._forget(m, name)
+                m.peak = max(m.peak - 1, self._alive(m))
+                self._judge_fleet(m, worse=True)
+            return
+        if not m.heard and m.incident is not None:
+            m.incident.silent = False
+        if not m.heard:
+            m.due = 0
+        m.heard, m.excused = self.now, 0
+        self._restate(m)
+        changed = name not in m.members or name in m.silent
+        m.members[name] = self.now
+        m.silent.discard(name)
+        if changed and self._alive(m) >= m.peak:
+            m.peak, m.peak_at = self._alive(m), self.now
+        if ping.signal == "fail":
+            self._meet(m, Cause("failed", 0, name, self.now))
+        elif ping.signal in ("start", "success", "skip"):
+            self._over(m, lambda c: c.key == ("failed", 0, name))
+        self._over(m, lambda c: c.kind == "missed")
+        if changed:
+            self._judge_fleet(m, worse=False)
+
+    def _judge_members(self, m: Monitor, when: Micros) -> None:
+        members = m.d.members
+        assert members is not None
+        due = [(self._member_deadline(m, name), name) for name in m.members if name not in m.silent]
+        if not self._too_few_open(m):
+            due += [(m.members[name] + members.forget_after, name) for name in m.silent]
+        fallen = forgotten = False
+        for deadline, name in sorted(due):
+            if deadline > when:
+                continue
+            if name in m.silent:
+                self._forget(m, name)
+                self._over(m, lambda c, name=name: c.key == ("failed", 0, name))
+                forgotten = True
+            else:
+                self._lower_peak(m)
+                if self._alive(m) == m.peak:
+                    m.peak_at = self.now
+                m.silent.add(name)
+                fallen = True
+        if fallen or forgotten:
+            self._judge_fleet(m, worse=fallen or not m.members)
+
+    def _judge_fleet(self, m: Monitor, worse: bool) -> None:
+        members = m.d.members
+        assert members is not None
+        if members.min_alive is None:
+            required: float = max(len(m.members), members.expected or 0)
+        elif isinstance(members.min_alive, int):
+            required = members.min_alive
+        else:
+            of = members.expected or m.peak
+            required = of * round(float(members.min_alive.rstrip("%")) * 1000) / 100_000  # not rounded: alive is whole
+        is_open = self._too_few_open(m)
+        if not m.members or self._alive(m) < required:
+            if is_open or worse:
+                self._meet(m, Cause("members", 0, "", self.now), counts=not is_open)
+        elif is_open:
+            self._over(m, lambda c: c.key == ("members", 0, ""))
+            self._forget_those_past(m)
+
+    def _forget_those_past(self, m: Monitor) -> None:
+        members = m.d.members
+        if members is None:
+            return
+        for name in sorted(m.silent):
+            if m.members[name] + members.forget_after <= self.now:
+                self._forget(m, name)
+                self._over(m, lambda c, name=name: c.key == ("failed", 0, name))
+
+    # ------------------------------------------------------------------------------------------------------ changes
+
+    def create(self, at: Micros, m: Monitor) -> None:
+        self.judge_through(at)
+        m.created = m.since = m.touched = self.now
+        self._begin_anew(m)
+        self.monitors[m.id] = m
+        self._restate(m)
+
+    def edit(self, at: Micros, monitor_id: int, new: Definition) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None or m.d == new:
+            return
+        old, m.d, m.tags = m.d, new, new.tags
+        if (old.members is None) != (new.members is None):
+            m.members, m.silent, m.peak, m.peak_at, m.members_from = {}, set(), 0, 0, 0
+            for run in m.open:
+                run.ended, run.verdict, run.duration = self.now, "unknown", self.now - run.started
+            self._resolve(m)
+        if old.after != new.after:
+            m.awaited = []
+            self._over(m, lambda c: c.kind == "missed" and c.of)
+        self._edit_schedule(m, old)
+        if (old.members != new.members or old.strict != new.strict) and new.members is not None and m.members:
+            m.members_from = max(m.members_from, self.now + new.members.grace)
+        fields = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "strict")
+        if any(getattr(old, name) != getattr(new, name) for name in fields):
+            self._put_off(m)
+            for run in m.open:
+                self._judge_anew(m, run)
+        if old.at_most != new.at_most:
+            m.happened = []
+            self._over(m, lambda c: c.kind == "too_often")
+        if new.overlap == "allow":
+            self._over(m, lambda c: c.kind == "overlap")
+        if old.depends_on != new.depends_on:
+            self._look_at_explanations()
+        self._tell(m)
+
+    def _edit_schedule(self, m: Monitor, old: Definition) -> None:
+        new, now = m.d, self.now
+        if not m.heard:
+            if old.first_within == new.first_within:
+                return
+            due = m.created + new.first_within if new.first_within is not None else 0
+            late = 0 < due <= now
+            m.due = max(due, now + new.grace) if due else 0
+        else:
+            anew = any(getattr(old, name) != getattr(new, name) for name in ("every", "cron", "oncalendar"))
+            if not anew and all(getattr(old, name) == getattr(new, name) for name in ("grace", "after", "strict")):
+                return
+            m.awaited = [(run, max(each, now)) for run, each in m.awaited]
+            due = due_if_counts(new, 0, m.heard, False) if anew else m.due
+            if not is_scheduled(new):
+                due = 0
+            late = bool(due) and due + new.grace <= now
+            m.due = max(due, now) if due else 0
+        incident = m.incident
+        if incident is not None and incident.holds(("missed", 0, "")) and not late:
+            incident.silent = False
+            self._over(m, lambda c: c.key == ("missed", 0, ""))
+        elif incident is not None and incident.silent:
+            m.due = due
+
+    def _judge_anew(self, m: Monitor, run: Run) -> None:
+        d, now = m.d, self.now
+        seen = see(run)
+        still = {
+            (kind, stage)
+            for kind, stage, _, base, length in limits_of(d, run, seen)
+            if self._moved(d, base, base + length) <= now
+        }
+        gone = seen.broken - still
+        moving = {
+            (stage, name)
+            for stage, group in seen.groups.items()
+            for name in group.stalled
+            if d.stall_for is None or group.counts[name].changed + d.stall_for > now
+        }
+        run.events.append(("unbroken", now, gone, moving))
+        seen = see(run)
+        stalled = any(group.stalled for group in seen.groups.values())
+        if not seen.broken and not stalled:
+            run.hung = False
+        as_it_is = failing(d, seen)
+
+        def upheld(cause: Cause) -> bool:
+            if cause.kind == "hung":
+                return stalled or bool(seen.broken & {("runtime", ""), ("quiet", ""), ("stalled", "")})
+            return (cause.kind, cause.of) in seen.broken | as_it_is
+
+        self._over(m, lambda c: c.number == run.number and c.kind in ("hung", "stage", "tasks") and not upheld(c))
+        for name, group in seen.groups.items():
+            if name and group.well(tasks_of(d, name)):
+                self._end_stage(m, run, name)
+        self._end_if_complete(m, run)
+
+    def pause(self, at: Micros, monitor_id: int) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None or m.paused:
+            return
+        m.paused = True
+        self._resolve(m)
+        m.streak, m.awaited = 0, []
+        self._restate(m)
+
+    def resume(self, at: Micros, monitor_id: int) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is not None and m.paused:
+            self._resume(m)
+
+    def _resume(self, m: Monitor) -> None:
+        m.paused, m.excused = False, 0
+        self._begin_anew(m)
+        if m.d.members is not None and m.heard:
+            m.members_from = self.now + m.d.members.every + m.d.members.grace
+        self._put_off(m)
+        for run in m.open:
+            run.hung = run.unknown = False
+            seen = see(run)
+            stalled = {(stage, name) for stage, group in seen.groups.items() for name in group.stalled}
+            run.events.append(("unbroken", self.now, seen.broken, stalled))
+        self._restate(m)
+
+    def _put_off(self, m: Monitor) -> None:
+        if m.open:
+            m.limits_from = (max(m.limits_from[0], self.now + m.d.grace), len(m.runs))
+
+    def _begin_anew(self, m: Monitor) -> None:
+        if not m.heard:
+            m.due = self.now + m.d.first_within if m.d.first_within is not None else 0
+        elif m.d.every is not None:
+            m.due = self.now + m.d.every
+        elif (minutes := minutes_of(m.d)) is not None:
+            m.due = max(m.due, slot_after(minutes, self.now))
+        else:
+            m.due = 0
+
+    def snooze(self, at: Micros, monitor_id: int, until: Micros) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is not None:
+            m.snoozed = until
+            self._tell(m)
+
+    def settle(self, at: Micros, monitor_id: int) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None or (incident := m.incident) is None:
+            return
+        self._resolve(m)
+        if incident.silent:
+            self._begin_anew(m)
+        self._forget_those_past(m)
+
+    def remove(self, at: Micros, monitor_id: int) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None:
+            return
+        self._resolve(m)
+        for run in m.open:
+            run.ended, run.verdict, run.duration = self.now, "unknown", self.now - run.started
+        self.gone[monitor_id] = self.monitors.pop(monitor_id)
+        self._look_at_explanations()
+
+    def put_window(
+        self, at: Micros, id: int, project: int, slugs: tuple[str, ...], tags: tuple[str, ...], s: Micros, e: Micros
+    ) -> None:
+        self.judge_through(at)
+        self.windows[id] = (project, slugs, tags, s, e)
+        for m in list(self.monitors.values()):
+            self._tell(m)
+
+    def remove_window(self, at: Micros, id: int) -> None:
+        self.judge_through(at)
+        self.windows.pop(id, None)
+        for m in list(self.monitors.values()):
+            self._tell(m)
