@@ -23,6 +23,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.rivals import free_port
+from server.clock import to_micros
 from server.engine.monitor import read_definition
 from server.store.embedded import EmbeddedPostgres
 from server.store.partitions import make_partitions
@@ -53,6 +54,19 @@ select id, 1, gen_random_uuid()::text, true from made
 returning key
 """
 
+# What the keeper has on record of monitors that it has known for a while: each was heard of just now. Otherwise every
+# first ping would be a decision (from `new` to `up`), and short measurements would measure that.
+_KNOWN = """
+with known as (
+  insert into states (monitor_id, project_id, at, writer, seq, status, since, state)
+  select id, 1, now(), 0, 0, 'up', now(),
+         jsonb_build_object('created', $2::bigint, 'heard_at', $2::bigint, 'due', $2 + $3::bigint, 'rev', rev)
+    from monitors where rev >= $1
+)
+insert into checkpoint (at, applied_rev) select now(), max(rev) from monitors
+on conflict (one) do update set at = excluded.at, applied_rev = excluded.applied_rev
+"""
+
 
 class Database:
     """A database of its own for one measurement."""
@@ -64,8 +78,13 @@ class Database:
         self._monitors = 0
 
     async def populate(self, count: int, definition: dict[str, Any], name: str = "keys") -> Path:
-        """So many more monitors; gives a file with one ping key of each a line."""
-        stored = read_definition(definition).dump()
+        """So many more monitors; gives a file with one ping key of each a line. Those with `every` were heard of before.
+
+        To be called before the server runs.
+        """
+        read = read_definition(definition)
+        stored = read.dump()
+        first_rev = await self.value("select coalesce(max(rev), 0) + 1 from monitors")
         first, self._monitors = self._monitors + 1, self._monitors + count
         path = self.directory / f"{name}.txt"
         with path.open("w") as file:
@@ -73,7 +92,10 @@ class Database:
                 end = min(begin + 49_999, self._monitors)
                 rows = await self.connection.fetch(_POPULATE, begin, end, stored, timeout=600)
                 file.writelines(f"{row['key']}\n" for row in rows)
-        await self.connection.execute("analyze monitors, keys", timeout=600)
+        if read.every is not None:
+            now = to_micros(await self.value("select now()"))
+            await self.connection.execute(_KNOWN, first_rev, now, read.every, timeout=600)
+        await self.connection.execute("analyze monitors, keys, states", timeout=600)
         return path
 
     async def value(self, sql: str, *args: Any) -> Any:
