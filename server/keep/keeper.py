@@ -82,6 +82,7 @@ class Keeper(Service):
         self.following = Following()
         self._inbox: list[Entry] = []  # collected; those before `_applied` are in the engine
         self._applied = 0
+        self._writers: list[WriterSeen] = []  # as they were when the inbox was collected
         self._pending: list[Decision] = []  # taken from the engine, not known to be written
         self._doubtful = False  # a connection was lost: what was under way may have happened
         self._checkpointing: tuple[Checkpoint, Iterator[int]] | None = None
@@ -141,6 +142,7 @@ class Keeper(Service):
                 self.order.following = False
                 for aide in aides:
                     aide.cancel()
+                await asyncio.wait(aides)  # they share the lease's connection with whoever takes it next
         await asyncio.Event().wait()  # until it is cancelled: for a Service an end by itself would be a failure
 
     async def _load(self) -> None:
@@ -166,7 +168,7 @@ class Keeper(Service):
         connection = await self._connected()
         await self._database_time(connection)
         self.engine, self._pending, self._checkpointing = Engine(), [], None
-        self._inbox, self._applied, self._doubtful = [], 0, False
+        self._inbox, self._applied, self._writers, self._doubtful = [], 0, [], False
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
         self.checkpoint_at = checkpoint.at
         unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
@@ -253,14 +255,16 @@ class Keeper(Service):
                 self.engine.deafness(deaf.started_at, deaf.ended_at)
             self._doubtful = False
         await self._write()  # what a lost connection has left
-        rev, refusal_id = await keeping.news(connection)
         if self._applied == len(self._inbox):
-            self._inbox, writers = await self.order.collect(connection)
+            self._inbox, self._writers = await self.order.collect(connection)
             self._applied = 0
             self._entries_since_checkpoint += len(self._inbox)
-            for deaf in await self._decide_deaf(connection, writers, refusal_id):
-                self.engine.deafness(deaf.started_at, deaf.ended_at)
-                await self._tell_deaf(deaf)
+        # After the writers: whoever has seen their word pass a refusal sees the refusal too. Also where the last cycle
+        # was broken off after `collect`: nothing is judged whose deaf time is not decided.
+        rev, refusal_id = await keeping.news(connection)
+        for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
+            self.engine.deafness(deaf.started_at, deaf.ended_at)
+            await self._tell_deaf(deaf)
         await self._apply()
         now = self.order.watermark
         while not self.engine.advance(now, SLICE):

@@ -61,6 +61,8 @@ class Order:
         fed_through = self._fed_through  # before the others are read: who comes later, comes after this
         own, memory = self._own, self._from_memory
         seen = await keeping.writers(connection, list(self._unfinished), self.newest)
+        # Once ours is fenced the log has all of it, and memory perhaps not: a batch whose commit is still in doubt.
+        memory = memory and not any(writer.fenced and writer.id == own for writer in seen)
         watermark = self._smallest(seen, fed_through)
         if watermark is None or watermark <= self.watermark:
             self._note(seen)
@@ -70,7 +72,9 @@ class Order:
             cursor = self.cursors.get(writer.id, 0)
             if writer.seq <= cursor or (writer.id == own and memory):
                 continue
-            read = await keeping.entries(connection, writer.id, cursor, self.watermark, watermark)
+            # A writer that is met for the first time may have begun a little before the others' word.
+            after = self.watermark if cursor else min(self.watermark, writer.started_at)
+            read = await keeping.entries(connection, writer.id, cursor, after, watermark)
             if len(read) >= ENTRIES_MAX:
                 watermark = min(watermark, read[-1].at)
             parts.append(read)

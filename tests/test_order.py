@@ -1,0 +1,79 @@
+"""The one order on a real Postgres: what the log has is applied, also where memory, fences and clocks disagree."""
+
+import asyncpg
+
+from server.clock import to_datetime
+from server.engine.ping import PLAIN, SECOND, Entry, Micros
+from server.keep.order import Order
+from server.store.copy_format import COLUMNS, encode_entries
+from server.store.keeping import now
+
+
+async def _writer(database: asyncpg.Connection, at: Micros) -> int:
+    writer: int = await database.fetchval(
+        "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id",
+        to_datetime(at),
+    )
+    return writer
+
+
+async def _commit(database: asyncpg.Connection, *entries: Entry) -> None:
+    await database.copy_to_table("pings", source=memoryview(encode_entries(entries)), columns=COLUMNS, format="binary")
+
+
+def _entry(writer: int, seq: int, at: Micros) -> Entry:
+    return Entry(at, writer, seq, 7, 1, None, PLAIN["success"])
+
+
+async def test_a_batch_in_doubt_of_a_fenced_writer_is_not_passed_over(database: asyncpg.Connection) -> None:
+    start = await now(database)
+    old = await _writer(database, start)
+    order = Order()
+    order.begin(start, {}, [old], 0)
+    order.feed(old, [], start)
+    first, doubtful = _entry(old, 1, start + 1_000), _entry(old, 2, start + 2_000)
+    await _commit(database, first)
+    order.feed(old, [first], first.at)
+    assert (await order.collect(database))[0] == [first]
+    await _commit(database, doubtful)  # its reply was lost, and before it could be asked again:
+    await database.execute("update writers set fenced = true where id = $1", old)
+    new = await _writer(database, start + 3_000)
+    entries, _ = await order.collect(database)
+    assert order.watermark == start + 3_000 and entries == [doubtful]
+    order.feed(old, [doubtful], doubtful.at)  # the key said at last that it had committed
+    late = _entry(new, 1, start + 4_000)
+    await _commit(database, late)
+    order.feed(new, [late], late.at)
+    assert (await order.collect(database))[0] == [late]
+
+
+async def test_a_batch_that_memory_brings_twice_is_applied_once(database: asyncpg.Connection) -> None:
+    start = await now(database)
+    old = await _writer(database, start)
+    order = Order()
+    order.begin(start, {}, [old], 0)
+    order.feed(old, [], start)
+    entry = _entry(old, 1, start + 1_000)
+    await _commit(database, entry)
+    await database.execute("update writers set fenced = true where id = $1", old)
+    assert (await order.collect(database))[0] == [entry]
+    order.feed(old, [entry], entry.at)
+    await _writer(database, start + SECOND)
+    assert (await order.collect(database))[0] == []
+    assert order.watermark == start + SECOND
+
+
+async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(database: asyncpg.Connection) -> None:
+    start = await now(database)
+    ahead = await _writer(database, start)
+    order = Order()
+    order.begin(start - SECOND, {}, [ahead], 0)
+    await order.collect(database)
+    assert order.watermark == start
+    behind = await _writer(database, start - 5_000)
+    early, later = _entry(behind, 1, start - 4_000), _entry(behind, 2, start + 1_000)
+    await _commit(database, early)
+    assert (await order.collect(database))[0] == []  # the watermark never goes back
+    await _commit(database, later)
+    await database.execute("update writers set accepted_through = $2 where id = $1", ahead, to_datetime(later.at))
+    assert (await order.collect(database))[0] == [early, later]
