@@ -6,11 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from server.store.pool import connect
 from tests import harness
 
 _BEGAN = time.monotonic()
+
+# How long an example takes says here how busy the machine is, not whether the code is right.
+settings.register_profile("offbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("offbeat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
