@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {
         *("engine", "settings", "clock", "errors", "metrics", "service", "__init__"),
         *("logs", "loop_lag", "systemd", "beat", "failpoints", "admin_key", "greeting"),
-        *("estate_file", "crontab"),
+        *("estate_file", "pace", "crontab"),
     },
     {"store", "roster"},
     {"ingest", "keep", "deliver"},
