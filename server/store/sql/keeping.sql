@@ -22,6 +22,15 @@ select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.
           order by c.rev limit 1) end as before,
        m.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0)) as changed
   from monitors m left join states s on s.monitor_id = m.id
+union all
+select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
+       timestamptz_send(s.at), s.writer, s.seq, s.status, timestamptz_send(s.since), s.state::text,
+       c.before::text, true
+  from states s
+ cross join lateral (select before from changes c
+                      where c.monitor_id = s.monitor_id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
+                      order by c.rev limit 1) c
+ where not exists (select from monitors m where m.id = s.monitor_id) and c.before is not null
 
 -- name: windows
 -- As they were after change $1: of those changed since, what they were before the first such change.
