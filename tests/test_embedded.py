@@ -193,6 +193,9 @@ async def test_any_directory_name_works(data_dir: Path, name: str) -> None:
         await keep_a_row(postgres.url)
         if name.startswith("long"):
             assert len(str(deep)) > SOCKET_PATH_BYTES_MAX
+        socket_dir = Path(postgres.url.partition("host=")[2].partition("&")[0])
+    assert not (socket_dir / ".s.PGSQL.5432").exists()
+    assert socket_dir == deep / "postgres" or not socket_dir.exists()
     async with running(deep) as postgres:
         await assert_row_kept(postgres.url)
 

@@ -118,6 +118,12 @@ class Cluster:
                 **self._as_owner(),
             )
 
+    def tidy(self) -> None:
+        """After its end: removes the directory of the socket, where it had to be elsewhere."""
+        if (place := self._socket_dir()) != self.directory:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
     def last_words(self) -> str:
         """The end of the server's log, for an error message."""
         with contextlib.suppress(OSError):

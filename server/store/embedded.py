@@ -126,9 +126,11 @@ class EmbeddedPostgres(Service):
     async def stop(self) -> None:
         """Ends it with a checkpoint; where that takes too long, without: nothing committed is lost either way."""
         await self.cancel_tasks()
-        if self._cluster is not None and not await self._end(signal.SIGINT, STOP_MAX_S):
-            log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
-            await self._end(signal.SIGQUIT, STOP_MAX_S)
+        if self._cluster is not None:
+            if not await self._end(signal.SIGINT, STOP_MAX_S):
+                log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
+                await self._end(signal.SIGQUIT, STOP_MAX_S)
+            self._cluster.tidy()
         self._unlock()
 
     async def _look_after(self) -> None:
