@@ -1,14 +1,17 @@
 """The web pages as people use them: the real server, the real browser, and nobody reloads."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
 from tests.browser import PHONE, WIDE, Person, chromium, person
-from tests.harness import Server, eventually
+from tests.harness import Postgres, Server, eventually
 
+MONITORS = 10_000  # of a large estate
 PAGES = (
     *("/", "/incidents", "/channels", "/new-channel?kind=webhook", "/channels/log", "/projects", "/keys", "/audit"),
     *("/system", "/new-monitor", "/monitors/nightly", "/monitors/nightly/settings", "/monitors/nightly/runs"),
@@ -24,10 +27,21 @@ PAGES = (
 )
 
 
-@pytest.fixture
-async def server(database_url: str) -> AsyncIterator[Server]:
+# One loop for all, so that they can share the browser: it takes longer to start than most of them.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(postgres: Postgres) -> AsyncIterator[Server]:
     """A server of the test's own."""
-    async with Server(database_url) as running:
+    async with postgres.fresh() as url, Server(url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """The browser of all tests; each has windows of its own."""
+    async with chromium() as running:
         yield running
 
 
@@ -44,8 +58,8 @@ async def ping(server: Server, path: str, **params: str) -> None:
         assert response.status == 200, await response.text()
 
 
-async def test_a_monitor_from_its_form_to_its_incident(server: Server) -> None:
-    async with chromium() as browser, person(browser, server) as me:
+async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: Browser) -> None:
+    async with person(browser, server) as me:
         page = me.page
         # Made by the form, which says what a schedule means while one types it.
         await page.click("text=New monitor")
@@ -75,7 +89,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server) -> None:
         await page.evaluate("window.untouched = true")
         await ping(server, url.removeprefix(server.url))
         await me.see("#now .state.is-up")
-        assert await page.locator("table.pings tbody tr").count() == 1
+        await me.see("table.pings tbody tr >> text=success")
         await me.see("#now .state.is-down")
         assert "is down" in await page.locator("#says").inner_text()  # a screen reader says it
         await page.click("#now >> text=Acknowledge")
@@ -102,7 +116,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server) -> None:
         assert await me.see("ol.events >> text=Told log")
 
 
-async def test_a_run_is_followed_live(server: Server) -> None:
+async def test_a_run_is_followed_live(server: Server, browser: Browser) -> None:
     path = await made(
         server,
         "etl",
@@ -111,7 +125,7 @@ async def test_a_run_is_followed_live(server: Server) -> None:
         tasks={"expected": 12, "tolerate": 2},
     )
     await ping(server, f"{path}/start", run="r-1")
-    async with chromium() as browser, person(browser, server) as me:
+    async with person(browser, server) as me:
         await me.go("/monitors/etl")
         await me.page.click("text=r-1")
         await me.live()
@@ -137,11 +151,11 @@ async def test_a_run_is_followed_live(server: Server) -> None:
         assert await me.page.evaluate("window.untouched")
 
 
-async def test_who_may_look_may_not_change(server: Server) -> None:
+async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> None:
     path = await made(server, "nightly", every="1h")
     key = (await server.api("POST", "/api/v1/keys", {"name": "wall", "role": "read"})).body["key"]
     ping_key = (await server.api("POST", "/api/v1/keys", {"name": "job", "role": "ping"})).body["key"]
-    async with chromium() as browser, person(browser, server, key=None) as me:
+    async with person(browser, server, key=None) as me:
         me.expected |= {403}
         await me.go("/monitors/nightly")
         await me.page.wait_for_url("**/sign-in?back=*")
@@ -196,26 +210,26 @@ async def _estate(server: Server) -> None:
     await eventually(trouble)
 
 
-async def test_every_page_is_accessible_and_fits_a_telephone(server: Server) -> None:
+@pytest.mark.slow
+async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, browser: Browser) -> None:
     await _estate(server)
-    async with chromium() as browser:
-        async with person(browser, server, PHONE) as me:
-            for path in PAGES:
-                await me.go(path)
-                await me.see("main")
-                await me.fits()
-                await me.accessible()
-            await me.page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
-            for path in ("/", "/monitors/nightly", "/monitors/nightly/settings", "/runs/1-1"):
-                await me.go(path)
-                await me.see("main")
-                await me.accessible()
-            await _by_keyboard(me)
-        async with person(browser, server, color_scheme="dark") as me:
-            for path in PAGES:
-                await me.go(path)
-                await me.see("main")
-                await me.accessible("color-contrast")
+    async with person(browser, server, PHONE) as me:
+        for path in PAGES:
+            await me.go(path)
+            await me.see("main")
+            await me.fits()
+            await me.accessible()
+        await me.page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+        for path in ("/", "/monitors/nightly"):
+            await me.go(path)
+            await me.see("main")
+            await me.accessible()
+        await _by_keyboard(me)
+    async with person(browser, server, color_scheme="dark") as me:
+        for path in ("/", "/monitors/nightly", "/monitors/nightly/settings", "/runs/1-1"):
+            await me.go(path)
+            await me.see("main")
+            await me.accessible("color-contrast")
 
 
 async def _by_keyboard(me: Person) -> None:
@@ -230,22 +244,16 @@ async def _by_keyboard(me: Person) -> None:
     assert await me.see("h1") == "alpha"
 
 
-@pytest.fixture(scope="module")
-def many() -> Iterator[int]:
-    """How many monitors a large estate has."""
-    yield 10_000
-
-
-async def test_ten_thousand_monitors(server: Server, many: int) -> None:
+async def test_ten_thousand_monitors(server: Server, browser: Browser) -> None:
     monitors = [
         {"slug": f"job-{number:05}", "every": "5m", "tags": ["even" if number % 2 == 0 else "odd"]}
-        for number in range(many)
+        for number in range(MONITORS)
     ]
     answer = await server.api("POST", "/api/v1/apply", {"monitors": monitors})
     assert answer.status == 200, answer.body
     key = (await server.api("GET", "/api/v1/monitors/job-00007")).body["key"]
     await ping(server, f"/api/v1/heartbeat/{key}")
-    async with chromium() as browser, person(browser, server) as me:
+    async with person(browser, server) as me:
         page = me.page
         await me.go("/")
         painted = await page.evaluate(

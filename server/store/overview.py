@@ -24,11 +24,13 @@ async def monitors(
     text: str | None = None,
     statuses: Sequence[str] | None = None,
     ids: Sequence[int] | None = None,
+    not_new: bool = False,
     limit: int = 100,
 ) -> list[asyncpg.Record]:
     """Monitors in the order of project and slug, later than `after`; with `ids` only those.
 
-    `statuses` are those the keeper wrote, with `paused` as it is defined; `text` is sought in slug and name.
+    `statuses` are those the keeper wrote, with `paused` as it is defined; with `not_new` without those that were never
+    heard of; `text` is sought in slug and name.
     """
     return await pool.fetch(
         _SQL["monitors"],
@@ -40,6 +42,7 @@ async def monitors(
         None if statuses is None else list(statuses),
         limit,
         None if ids is None else list(ids),
+        not_new,
     )
 
 

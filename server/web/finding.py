@@ -42,6 +42,7 @@ async def find_monitors(
             text=wanted.text,
             statuses=stored_as or None,
             ids=ids,
+            not_new=bool(wanted.statuses) and "new" not in wanted.statuses,
             limit=rows_max,
         )
         for row in rows:

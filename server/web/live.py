@@ -166,14 +166,15 @@ class Live(Service):
         }
         if not behind:
             return
-        patches = await kind.render([key for key in keys if key in behind], now)
-        for key, patch in patches.items():
-            message = _event("patch", patch)
-            topic, version = Topic(name, key), versions.get(key, "")
+        made = await kind.render([key for key in keys if key in behind], now)
+        for key in behind:
+            patches, topic, version = made.get(key), Topic(name, key), versions.get(key, "")
+            message = _event("patch", patches) if patches else None
             for stream in list(self._streams):
                 if topic in stream.shown and stream.shown[topic] != version:
                     stream.shown[topic] = version
-                    stream.send(message)
+                    if message is not None:
+                        stream.send(message)
 
 
 async def _next(stream: Stream) -> bytes | None:

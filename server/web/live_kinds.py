@@ -18,6 +18,7 @@ from server.web.pages_frame import render_part
 from server.web.pages_lines import Line
 
 Pair = tuple[int, int]
+HISTORY_EVERY = 3 * SECOND
 
 
 class Lines:
@@ -86,40 +87,70 @@ class Trouble:
 
 
 class Monitors:
-    """Pages of monitors. Keys: (id, whether the viewer may act)."""
+    """How monitors are now, on their pages. Keys: (id, whether the viewer may act)."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._lines = Lines(pool)
+        self.seen: Mapping[int, str] = {}  # the versions of this second, for the histories too
 
     async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
         """See live.Kind."""
         pairs = cast(Sequence[tuple[int, bool]], keys)
-        known = await self._lines.versions(list({id for id, _ in pairs}), now)
-        return {(id, writes): known[id] for id, writes in pairs if id in known}
+        self.seen = cast(Mapping[int, str], await self._lines.versions(list({id for id, _ in pairs}), now))
+        return {(id, writes): self.seen[id] for id, writes in pairs if id in self.seen}
 
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
         """See live.Kind."""
         pairs = cast(Sequence[tuple[int, bool]], keys)
-        rows = {
-            row["id"]: row for row in await overview.monitors(self._pool, ids=[id for id, _ in pairs], limit=len(pairs))
-        }
+        rows = await _rows(self._pool, [id for id, _ in pairs])
         made: dict[Key, list[Patch]] = {}
         for id, writes in pairs:
             if id not in rows:
                 made[id, writes] = [("now", '<p class="note">This monitor was deleted.</p>')]
                 continue
             line = pages_lines.line_of(rows[id], None, now)
-            shown = await pages_monitor.context(self._pool, rows[id], line, now, writes)
-            made[id, writes] = [
-                ("now", render_part("monitor_now.html", **shown)),
-                ("history", render_part("monitor_history.html", **shown)),
-            ]
+            shown = await pages_monitor.now_context(self._pool, rows[id], line, now, writes)
+            made[id, writes] = [("now", render_part("monitor_now.html", **shown))]
         return made
 
     def keep(self, keys: set[Key]) -> None:
         """See live.Kind."""
         self._lines.keep({cast(Pair, key)[0] for key in keys})
+
+
+class Histories:
+    """What monitors did, on the same pages. Keys: ids. It takes a dozen questions, so it may be some seconds old."""
+
+    def __init__(self, pool: Pool, monitors: Monitors) -> None:
+        self._pool, self._monitors = pool, monitors
+        self._shown: dict[int, tuple[str, Micros]] = {}
+
+    async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
+        """See live.Kind."""
+        for id in cast(Sequence[int], keys):
+            version, at = self._shown.get(id, ("", 0))
+            current = self._monitors.seen.get(id, version)
+            if current != version and now - at >= HISTORY_EVERY:
+                self._shown[id] = (current, now)
+        return {id: self._shown[id][0] for id in cast(Sequence[int], keys) if id in self._shown}
+
+    async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
+        """See live.Kind."""
+        made: dict[Key, list[Patch]] = {}
+        for id, row in (await _rows(self._pool, cast(Sequence[int], keys))).items():
+            shown = await pages_monitor.history_context(self._pool, row, pages_lines.line_of(row, None, now), now)
+            made[id] = [("history", render_part("monitor_history.html", **shown))]
+        return made
+
+    def keep(self, keys: set[Key]) -> None:
+        """See live.Kind."""
+        for id in self._shown.keys() - keys:
+            del self._shown[id]
+
+
+async def _rows(pool: Pool, ids: Sequence[int]) -> dict[int, Record]:
+    return {row["id"]: row for row in await overview.monitors(pool, ids=ids, limit=len(ids))}
 
 
 class Runs:
@@ -205,10 +236,12 @@ class System:
 
 def all_kinds(pool: Pool) -> dict[str, Kind]:
     """Everything that can be watched, by name."""
+    monitors = Monitors(pool)
     return {
         "trouble": Trouble(pool),
         "line": Lines(pool),
-        "monitor": Monitors(pool),
+        "monitor": monitors,
+        "history": Histories(pool, monitors),
         "run": Runs(pool),
         "incident": Incidents(pool),
         "system": System(pool),

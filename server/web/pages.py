@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from server.store import history, overview
 from server.web import (
@@ -23,7 +24,7 @@ from server.web import (
 from server.web.asked import allowed, pair_in, project_id_for_list
 from server.web.live import WATCHED_MAX, Live, Topic
 from server.web.live_kinds import all_kinds
-from server.web.pages_frame import HEADERS, Page, Visit, add_pages, statics, statics_version
+from server.web.pages_frame import HEADERS, Page, Visit, add_pages, html, render_part, statics, statics_version
 from server.web.problems import Refused, not_found
 from server.web.routes import Deps
 
@@ -48,9 +49,21 @@ def add_routes(app: web.Application, deps: Deps) -> None:
     async def stop(_: web.Application) -> None:
         await live.stop()
 
+    app.middlewares.append(_not_found)
     app.on_startup.append(start)
     app.on_shutdown.append(close)
     app.on_cleanup.append(stop)
+
+
+@web.middleware
+async def _not_found(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A page for people who have mistyped an address; programs get what they always got."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        if request.path.startswith("/api/") or "text/html" not in request.headers.get("Accept", ""):
+            raise
+        return html(render_part("trouble.html", refusal=not_found("such page")), 404)
 
 
 async def _static(request: web.Request) -> web.Response:
@@ -92,7 +105,10 @@ async def live_monitor(visit: Visit) -> web.StreamResponse:
     rows = await overview.monitors(visit.deps.pool, project_id=visit.principal.project_id, ids=ids, limit=1)
     if not rows:
         raise not_found("such monitor")
-    return await _stream(visit, {Topic("monitor", (rows[0]["id"], visit.writes)): None})
+    monitor_id = rows[0]["id"]
+    return await _stream(
+        visit, {Topic("monitor", (monitor_id, visit.writes)): None, Topic("history", monitor_id): None}
+    )
 
 
 async def live_run(visit: Visit) -> web.StreamResponse:

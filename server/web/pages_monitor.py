@@ -73,33 +73,43 @@ async def monitor_page(visit: Visit) -> web.StreamResponse:
         url=url,
         other_keys=sorted(others, key=lambda each: (each["stage"] or "", each["signal"] or "")),
         snippets=snippets(url, base, key, definition) if url and key else [],
-        **await context(pool, row, line, now, visit.writes),
+        **await now_context(pool, row, line, now, visit.writes) | await history_context(pool, row, line, now),
     )
 
 
-async def context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes: bool) -> dict[str, Any]:
-    """What the live part of the page shows."""
+async def now_context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes: bool) -> dict[str, Any]:
+    """What the page shows of how it is now."""
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
     incident = await history.find_incident(pool, monitor_id, line.incident) if line.incident else None
     open_runs = await history.runs(pool, monitor_id, is_open=True, limit=OPEN_RUNS_SHOWN) if line.open_runs else []
-    runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)
-    found = await history.pings(pool, monitor_id, history.PingPlace(_LAST), limit=PINGS_SHOWN)
     return {
         "line": line,
         "definition": definition,
         "expected": sentences.expected(definition),
         "incident": incident,
         "open_runs": [run_answer(each) for each in open_runs],
+        "fleet": await _fleet(pool, monitor_id, definition),
+        "writes": writes,
+        "now": now,
+    }
+
+
+async def history_context(pool: Pool, row: Record, line: lines.Line, now: Micros) -> dict[str, Any]:
+    """What the page shows of how it was."""
+    monitor_id: int = row["id"]
+    definition = load_definition(row["definition"])
+    runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)
+    found = await history.pings(pool, monitor_id, history.PingPlace(_LAST), limit=PINGS_SHOWN)
+    return {
+        "line": line,
+        "definition": definition,
         "runs": [run_answer(each) for each in runs],
         "pings": [ping_answer(each) for each in found],
         "incidents": await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN),
-        "fleet": await _fleet(pool, monitor_id, definition),
         "weeks": await _calendar(pool, line, definition, now),
         "chart": None if definition.members is not None else await _chart(pool, monitor_id, now),
-        "writes": writes,
         "now": now,
-        "strip": (await lines.strips(pool, [line], now))[monitor_id],
     }
 
 

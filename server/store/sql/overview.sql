@@ -4,7 +4,8 @@
 -- One page in the order of (project, slug), or the named ones. `heard_at` is the newest ping that satisfies a schedule:
 -- nearly always the newest of all, so the second look into the log is rare. Both walk (monitor_id, at) from its end,
 -- partition by partition, and stop at the first row. Of the state only the few fields that `look` reads leave Postgres;
--- the rest may be megabytes for a large fleet.
+-- the rest may be megabytes for a large fleet. With $10, what is new in the keeper's eyes and was not heard of since is
+-- passed over before all of that: ten thousand of these would take a second.
 select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.rev,
        m.definition::text as definition, m.created_at, m.updated_at,
        s.status, s.since, last.at as last_at, last.signal as last_signal,
@@ -32,6 +33,9 @@ select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, 
    and ($6::text is null or strpos(lower(m.slug || ' ' || m.name), lower($6)) > 0)
    and ($7::text[] is null or case when m.paused then 'paused' else coalesce(s.status, 'new') end = any($7))
    and ($9::integer[] is null or m.id = any($9))
+   and (not $10 or m.paused or coalesce(s.status, 'new') <> 'new'
+        or exists (select from pings l where l.monitor_id = m.id and l.at > coalesce(s.at, '-infinity')
+                                         and l.at < now() + interval '1 hour'))
  order by m.project_id, m.slug
  limit $8
 

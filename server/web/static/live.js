@@ -68,8 +68,13 @@ function take(id, html) {
   else children(old, fresh);
   write(old);
   tell(before, status(old));
-  const open_count = document.querySelector("[data-open]");
-  if (open_count) document.title = open_count.dataset.open === "0" ? title : `(${open_count.dataset.open}) ${title}`;
+  if (id === "trouble") counted(document.querySelector("[data-open]").dataset.open);
+}
+
+function counted(open) {
+  document.title = open === "0" ? title : `(${open}) ${title}`;
+  const count = document.querySelector(".chip.is-down .count");
+  if (count) count.textContent = open === "0" ? "" : open;
 }
 
 function status(element) {
