@@ -1,0 +1,133 @@
+"""What should have come of it: one engine that reads the final log once, from the start; and what differs from that."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from server.engine.effects import Alert, IncidentChanged, RunChanged
+from server.engine.engine import Engine
+from server.engine.ping import Micros
+from server.keep.following import _apply
+from server.store.keeping import ChangeSeen
+from tests.simulation.world import World
+
+
+def verdict(world: World) -> list[str]:
+    """Every invariant that does not hold."""
+    return list(dict.fromkeys([*world.wrong, *_of_log(world), *_of_keepers(world), *_of_engine(world)]))
+
+
+def _of_log(world: World) -> Iterator[str]:
+    tokens: dict[str, int] = {}
+    for entry in world.tables.pings.values():
+        token = entry.ping.message or ""
+        tokens[token] = tokens.get(token, 0) + 1
+    yield from (f"ping {token} is in the log {count} times" for token, count in tokens.items() if count > 1)
+    yield from (f"ping {token} was acknowledged and is lost" for token in world.acked if token not in tokens)
+
+
+def _of_keepers(world: World) -> Iterator[str]:
+    for node in [*world.nodes.values(), *world.graveyard]:
+        if node.keeper.mismatches:
+            yield f"{node.process.name}: SQL and engine held different incidents"
+        if node.keeper.decisions_dropped:
+            yield f"{node.process.name}: a decision could not be stored"
+        if node.writer.rows_rejected:
+            yield f"{node.process.name}: a ping could not be stored"
+
+
+def _of_engine(world: World) -> Iterator[str]:
+    tables = world.tables
+    if tables.checkpoint is None:
+        yield "there is no checkpoint"
+        return
+    yield from (
+        f"change {change.rev} of monitor {change.monitor_id} never took effect"
+        for changes in world.unsettled.values()
+        for change in changes
+        if change.kind != "resolve" and change.monitor_id in tables.monitors
+    )
+    engine = _ideal(world, tables.checkpoint.at)
+    decisions = engine.take(1 << 30)
+    runs: dict[tuple[int, int], Any] = {}
+    incidents: dict[tuple[int, int], Any] = {}
+    alerts: dict[tuple[int, int, int], str] = {}
+    for d in decisions:
+        for effect in d.effects:
+            if isinstance(effect, RunChanged):
+                runs[d.monitor_id, effect.number] = effect
+            elif isinstance(effect, IncidentChanged):
+                incidents[d.monitor_id, effect.number] = effect
+            elif isinstance(effect, Alert):
+                alerts[d.monitor_id, effect.incident, effect.ordinal] = effect.kind
+    yield from _differences("incident", tables.incidents, incidents)
+    yield from _differences("run", tables.runs, runs)
+    yield from _differences("alert", tables.alerts, {key: SimpleNamespace(kind=kind) for key, kind in alerts.items()})
+    yield from _of_states(world, engine)
+
+
+def _of_states(world: World, engine: Engine) -> Iterator[str]:
+    stored = world.tables.states
+    for monitor_id in sorted(stored.keys() | engine.monitors.keys()):
+        if monitor_id not in stored:
+            yield f"monitor {monitor_id} has no state"
+        elif monitor_id not in engine.monitors:
+            yield f"monitor {monitor_id} is gone and has a state"
+        else:
+            m, s = engine.monitors[monitor_id], stored[monitor_id]
+            ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
+            theirs = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
+            for name in sorted(ours.keys() | theirs.keys()):
+                if ours.get(name) != theirs.get(name):
+                    yield f"monitor {monitor_id}: {name} is {ours.get(name)} and should be {theirs.get(name)}"
+
+
+def _differences(what: str, stored: dict[Any, SimpleNamespace], wanted: dict[Any, Any]) -> Iterator[str]:
+    for key in sorted(stored.keys() | wanted.keys()):
+        if key not in stored:
+            yield f"{what} {key} is missing: {wanted[key]}"
+        elif key not in wanted:
+            yield f"{what} {key} should not be: {vars(stored[key])}"
+        else:
+            for name, value in vars(stored[key]).items():
+                if value != getattr(wanted[key], name):
+                    yield f"{what} {key}: {name} is {value} and should be {getattr(wanted[key], name)}"
+
+
+def _ideal(world: World, end: Micros) -> Engine:
+    engine = Engine()
+    engine.loaded(0)
+    entries = sorted(world.tables.pings.values())
+    index = 0
+
+    def hear(through: Micros) -> None:
+        nonlocal index
+        high = index
+        while high < len(entries) and entries[high].at <= through:
+            high += 1
+        part = entries[index:high]
+        done = 0
+        while done < len(part):
+            done = engine.apply(part, done, 1 << 30)
+            if done < len(part):
+                engine.ignore(part[done].monitor_id)
+        index = high
+        engine.advance(through, 1 << 30)
+
+    for at, _, act in sorted(world.effective, key=lambda each: each[:2]):
+        if at > end:
+            continue
+        hear(at)
+        if hasattr(act, "kind"):
+            c = act
+            _apply(
+                engine,
+                ChangeSeen(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after),
+                at,
+            )
+        else:
+            engine.deafness(act.started, act.ended)
+    hear(end)
+    return engine

@@ -1,0 +1,91 @@
+"""An event loop without waiting: when nothing is ready, time jumps to the next timer.
+
+Every handle runs on behalf of a simulated process, found in its context. A frozen process keeps its handles until it
+wakes, a dead one loses them: no `finally` of a killed process runs, as in life.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+PROCESS: ContextVar["Process | None"] = ContextVar("process", default=None)
+
+
+class Process:
+    """An operating system's process, as far as its scheduling goes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dead = self.frozen = False
+        self.parked: list[asyncio.Handle] = []
+        self._fuse = 0
+        self._on_fuse: Callable[[], None] | None = None
+
+    def after_steps(self, steps: int, act: Callable[[], None]) -> None:
+        """Call `act` between two of its steps, `steps` of them from now: at any await, that is."""
+        self._fuse, self._on_fuse = steps, act
+
+    def admits(self, handle: asyncio.Handle) -> bool:
+        """Whether the handle may run now."""
+        if self._on_fuse is not None and not self.dead:
+            self._fuse -= 1
+            if self._fuse <= 0:
+                act, self._on_fuse = self._on_fuse, None
+                act()
+        if self.dead:
+            return False
+        if self.frozen:
+            self.parked.append(handle)
+            return False
+        return True
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Deterministic: ready handles in order, timers by time."""
+
+    _now = 0.0
+    _ready: Any
+    _scheduled: Any
+    steps = 0
+
+    def time(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self._now
+
+    def thaw(self, process: Process) -> None:
+        """Let a frozen process go on."""
+        process.frozen = False
+        self._ready.extend(process.parked)
+        process.parked = []
+
+    def _run_once(self) -> None:
+        scheduled, ready = self._scheduled, self._ready
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not ready:
+            if not scheduled:
+                raise RuntimeError("nothing will ever happen again")
+            self._now = max(self._now, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._now:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            process = handle._context.get(PROCESS)
+            if process is None or process.admits(handle):
+                self.steps += 1
+                handle._run()
+
+    def _check_closed(self) -> None:
+        """The coroutines of the dead may end after the loop."""
+
+    def _write_to_self(self) -> None:
+        """Nobody is outside."""
+
+    def _process_events(self, event_list: Any) -> None:
+        """There are none."""

@@ -1,0 +1,482 @@
+"""What each SQL statement does, in plain Python over plain rows: the keeper's, the writer's and the lease's.
+
+Checks that only the database can make are made here as they happen: an incident that opens twice, an alert that is
+written with another meaning, a term that writes after a later one.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import orjson
+
+from server.clock import to_datetime, to_micros
+from server.engine.ping import Entry, Micros
+from server.store.queries import load
+from tests.simulation.database import Blocked, Later, Lock, Server, Session
+
+_EPOCH: Micros = 946_684_800_000_000
+
+
+class Row(tuple[Any, ...]):
+    """As asyncpg's record."""
+
+    names: dict[str, int]
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple.__getitem__(self, self.names[key] if isinstance(key, str) else key)
+
+
+def rows_of(names: str) -> Callable[..., Row]:
+    """A maker of rows with these columns."""
+    places = {name: place for place, name in enumerate(names.split())}
+    kind = type("Row", (Row,), {"names": places})
+    return lambda *values: kind(values)
+
+
+_WRITER = rows_of("id seq started_at accepted_through fenced clean silent_s")
+_DEAF = rows_of("id started_at ended_at reason pings")
+_MONITOR = rows_of(
+    "id project_id slug name tags paused snoozed_until definition rev at writer seq status since state before changed"
+)
+_CHECKPOINT = rows_of("at applied_rev cursors")
+_NEWS = rows_of("rev refusal_id")
+_ID = rows_of("id")
+_ONE = rows_of("one")
+_REGISTERED = rows_of("id started_at latest")
+_OPEN = rows_of("monitor_id number")
+_SLUG = rows_of("id slug")
+
+
+class FencedByTrigger(asyncpg.PostgresError):
+    sqlstate = "OB001"
+
+
+class Statements:
+    """The tables, and the statements by their text."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.writers: dict[int, SimpleNamespace] = {}
+        self.pings: dict[tuple[int, int], Entry] = {}
+        self.by_writer: dict[int, list[Entry]] = {}
+        self.refusals: list[SimpleNamespace] = []
+        self.deaf: list[SimpleNamespace] = []
+        self.monitors: dict[int, SimpleNamespace] = {}
+        self.changes: list[SimpleNamespace] = []
+        self.states: dict[int, SimpleNamespace] = {}
+        self.runs: dict[tuple[int, int], SimpleNamespace] = {}
+        self.incidents: dict[tuple[int, int], SimpleNamespace] = {}
+        self.alerts: dict[tuple[int, int, int], SimpleNamespace] = {}
+        self.checkpoint: SimpleNamespace | None = None
+        self.lease = SimpleNamespace(term=0, holder="", expires=0.0, lock=Lock())
+        self.wrong: list[str] = []  # what must never happen, as it happened
+        self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
+        self.on_deaf: Callable[[Session, SimpleNamespace], None] = lambda session, deaf: None
+        self._ids = 0
+        self._last_term = 0
+        self._named = {
+            text: getattr(self, f"{subject}_{name}")
+            for subject in ("keeping", "lease", "decisions", "log")
+            for name, text in load(subject).items()
+            if hasattr(self, f"{subject}_{name}")
+        }
+
+    def named(self, sql: str) -> Callable[..., Any]:
+        return self._named[sql]
+
+    def _next(self) -> int:
+        self._ids += 1
+        return self._ids
+
+    def _write(self, session: Session, write: Callable[[], None]) -> None:
+        """Now, or at the commit."""
+        if session.writes is None:
+            write()
+        else:
+            session.writes.append(write)
+
+    # ------------------------------------------------------------------------------------------------ the log
+
+    def log_register(
+        self,
+        session: Session,
+        node: str,
+        address: Any,
+        former: int | None,
+        first_ages: Sequence[int],
+        last_ages: Sequence[int],
+        pings: Sequence[int],
+        reasons: Sequence[str],
+    ) -> list[Row]:
+        at = self.server.now
+
+        def rest(session: Session) -> list[Row]:
+            was = self.writers.get(former or 0)
+            if was is not None:
+                self._wait_for(session, was.lock)
+            # One transaction: nobody has seen the new writer yet, nor that the former one is fenced.
+            for first, last, count, reason in zip(first_ages, last_ages, pings, reasons, strict=True):
+                self._refused(0, at - first, at - last, count, reason)
+            if was is not None and not was.fenced:
+                was.fenced, was.seen = True, self.server.loop.time()
+            latest = max((w.through for w in self.writers.values()), default=at)
+            new = self._next()
+            self.writers[new] = SimpleNamespace(
+                id=new,
+                seq=0,
+                started=at,
+                through=at,
+                seen=self.server.loop.time(),
+                fenced=False,
+                clean=False,
+                lock=Lock(),
+            )
+            return [_REGISTERED(new, to_datetime(at), to_datetime(latest))]
+
+        raise Later(self.server.rng.choice((0.0, 0.002, 0.05, 0.5)), rest)
+
+    def log_pulse(self, session: Session, writer: int, through: Any) -> list[Row]:
+        w = self.writers[writer]
+        self._wait_for(session, w.lock)
+        if w.fenced:
+            return []
+        w.through, w.seen = max(w.through, to_micros(through)), self.server.loop.time()
+        return [_ONE(to_datetime(self.server.now))]
+
+    def log_report_refusals(self, session: Session, writer: int, started: Any, ended: Any, *rest: Any) -> None:
+        for first, last, count, reason in zip(started, ended, *rest, strict=True):
+            self._refused(writer, to_micros(first), to_micros(last), count, reason)
+
+    def log_end_writer(self, session: Session, writer: int, through: Any) -> None:
+        w = self.writers[writer]
+        self._wait_for(session, w.lock)
+        if not w.fenced:
+            w.through, w.clean, w.fenced = max(w.through, to_micros(through)), True, True
+            w.seen = self.server.loop.time()
+
+    def log_end_backend(self, session: Session, pid: int, name: str, timeout_ms: int) -> None:
+        other = self.server.sessions.get(pid)
+        if other is not None and other.name == name:
+            self.server.end(other)
+
+    def copy(self, session: Session, entries: list[Entry]) -> None:
+        w = self.writers[entries[0].writer]
+        self._wait_for(session, w.lock)
+        if any((entry.writer, entry.seq) in self.pings for entry in entries):
+            raise asyncpg.UniqueViolationError("duplicate key value violates unique constraint")
+        if w.fenced:
+            raise FencedByTrigger(f"writer {w.id} is fenced")
+        for entry in entries:
+            self.pings[entry.writer, entry.seq] = entry
+        self.by_writer.setdefault(w.id, []).extend(entries)
+        self.by_writer[w.id].sort(key=lambda entry: entry.seq)
+        w.seq, w.through = max(w.seq, entries[-1].seq), max(w.through, entries[-1].at)
+        w.seen = self.server.loop.time()
+
+    def _wait_for(self, session: Session, lock: Lock) -> None:
+        if lock.held_by_others(session):
+            raise Blocked(lock)
+
+    def _refused(self, writer: int, started: Micros, ended: Micros, pings: int, reason: str) -> None:
+        live = [w.through for w in self.writers.values() if not w.fenced]
+        # What lies before the watermark that may have been seen by now is reported too late, by nobody's fault.
+        in_time = started >= (min(live) if live else max((w.through for w in self.writers.values()), default=0))
+        self.refusals.append(
+            SimpleNamespace(
+                id=self._next(),
+                writer=writer,
+                started=started,
+                ended=ended,
+                pings=pings,
+                reason=reason,
+                in_time=in_time,
+            )
+        )
+
+    # ---------------------------------------------------------------------------------------------- the lease
+
+    def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
+        lease, now = self.lease, self.server.loop.time()
+        if lease.expires >= now:
+            return []
+        self._wait_for(session, lease.lock)
+        lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + life_s
+        return [_ONE(lease.term)]
+
+    def lease_renew(self, session: Session, name: str, term: int, holder: str, life_s: float) -> list[Row]:
+        lease, now = self.lease, self.server.loop.time()
+        if (lease.term, lease.holder) != (term, holder) or lease.expires < now:
+            return []
+        lease.expires = now + life_s
+        return [_ONE(term)]
+
+    def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
+        if (self.lease.term, self.lease.holder) == (term, holder):
+            self.lease.expires = -1.0
+
+    def lease_bound_idle(self, session: Session) -> None:
+        """See the server."""
+
+    def lease_hold(self, session: Session, name: str, term: int, holder: str) -> list[Row]:
+        session.held = (name, term, holder)
+        if not self.is_held(term, holder):
+            return []
+        self.server.lock(session, self.lease.lock)
+        self._write(session, lambda: self._note_term(term))
+        return [_ONE(1)]
+
+    def is_held(self, term: int, holder: str) -> bool:
+        """What the `where` of the first statement of a decision says."""
+        return (self.lease.term, self.lease.holder) == (term, holder)
+
+    def _note_term(self, term: int) -> None:
+        if term < self.lease.term:
+            self.wrong.append(f"term {term} writes after term {self.lease.term} was taken")
+
+    # --------------------------------------------------------------------------------------- the keeper reads
+
+    def keeping_checkpoint(self, session: Session) -> list[Row]:
+        c = self.checkpoint
+        if c is None:
+            return []
+        return [_CHECKPOINT(to_datetime(c.at), c.applied_rev, c.cursors)]
+
+    def keeping_write_checkpoint(self, session: Session, at: Any, applied_rev: int, cursors: dict[str, int]) -> None:
+        new = SimpleNamespace(at=to_micros(at), applied_rev=applied_rev, cursors=dict(cursors))
+
+        def write() -> None:
+            if self.checkpoint is None or self.checkpoint.at <= new.at:
+                self.checkpoint = new
+
+        self._write(session, write)
+
+    def keeping_load_monitors(self, session: Session, applied_rev: int) -> list[Row]:
+        gone = []
+        for monitor_id, s in self.states.items():
+            if monitor_id not in self.monitors:
+                if self._before(monitor_id, max(applied_rev, s.rev)) is not None:
+                    nothing = dict.fromkeys(("slug", "paused", "snoozed_until", "definition"))
+                    gone.append(SimpleNamespace(id=monitor_id, project_id=1, rev=1 << 62, **nothing))
+        return [self._loaded(m, applied_rev) for m in [*self.monitors.values(), *gone]]
+
+    def _before(self, monitor_id: int, floor: int) -> Any:
+        return next((c.before for c in self.changes if c.monitor_id == monitor_id and c.rev > floor), None)
+
+    def _loaded(self, m: SimpleNamespace, applied_rev: int) -> Row:
+        s = self.states.get(m.id)
+        floor = max(applied_rev, s.rev if s is not None else 0)
+        before = self._before(m.id, floor)
+        state = (None,) * 6 if s is None else (_sent(s.at), s.writer, s.seq, s.status, _sent(s.since), s.text)
+        return _MONITOR(
+            m.id,
+            m.project_id,
+            m.slug,
+            m.slug,
+            [],
+            m.paused,
+            m.snoozed_until,
+            m.definition,
+            m.rev,
+            *state,
+            before if m.rev > applied_rev else None,
+            m.rev > floor,
+        )
+
+    def keeping_windows(self, session: Session, applied_rev: int) -> list[Row]:
+        return []
+
+    def keeping_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
+        found = [c for c in self.changes if c.rev > rev][:limit]
+        return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
+
+    def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
+        now = self.server.loop.time()
+        return [
+            _WRITER(
+                w.id, w.seq, to_datetime(w.started), to_datetime(w.through), w.fenced, w.clean, now - w.seen
+            )
+            for w in self.writers.values()
+            if not w.fenced or w.id in known or w.id > newest
+        ]
+
+    def keeping_news(self, session: Session) -> list[Row]:
+        rev = self.changes[-1].rev if self.changes else 0
+        return [_NEWS(rev, self.refusals[-1].id if self.refusals else 0)]
+
+    def keeping_unfinished_writers(self, session: Session, ids: list[int], seqs: list[int]) -> list[Row]:
+        cursors = dict(zip(ids, seqs, strict=True))
+        return [_ID(w.id) for w in self.writers.values() if not w.fenced or w.seq > cursors.get(w.id, 0)]
+
+    def keeping_entries(
+        self, session: Session, writer: int, seq: int, after: Any, through: Any, limit: int
+    ) -> list[tuple[Any, ...]]:
+        low, high = to_micros(after), to_micros(through)
+        found = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
+        return [
+            (_sent(e.at), e.seq, e.monitor_id, e.project_id, e.source and b"\2\x20\0\4" + e.source, *e.ping)
+            for e in found
+        ]
+
+    def keeping_fence(self, session: Session, writer: int, silent_s: float, decided: Any) -> list[Row]:
+        w = self.writers[writer]
+        self._wait_for(session, w.lock)
+        if w.fenced or not w.seen < self.server.loop.time() - silent_s:
+            return []
+        self.server.lock(session, w.lock)
+        self._write(session, lambda: setattr(w, "fenced", True))
+        return [self._deaf(session, w.through, max(self.server.now, w.through + 1), w.id, "crash", decided)]
+
+    def keeping_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
+        known = {d.refusal for d in self.deaf}
+        return [
+            self._deaf(session, r.started, max(r.ended, r.started + 1), r.writer, r.reason, decided, r)
+            for r in self.refusals
+            if r.id > after and r.id not in known
+        ]
+
+    def keeping_deaf_before_writer(self, session: Session, writer: int, decided: Any) -> list[Row]:
+        w = self.writers[writer]
+        earlier = [o for o in self.writers.values() if o.id < writer]
+        since = max((o.through for o in earlier), default=None)
+        if since is None or since >= w.started or any(not o.fenced for o in earlier):
+            return []
+        if any(d.writer == writer and d.reason == "stopped" for d in self.deaf):
+            return []
+        return [self._deaf(session, since, w.started, writer, "stopped", decided)]
+
+    def _deaf(
+        self,
+        session: Session,
+        started: Micros,
+        ended: Micros,
+        writer: int,
+        reason: str,
+        decided: Any,
+        refusal: SimpleNamespace | None = None,
+    ) -> Row:
+        deaf = SimpleNamespace(
+            id=self._next(),
+            started=started,
+            ended=ended,
+            writer=writer,
+            reason=reason,
+            refusal=refusal.id if refusal else None,
+            in_time=refusal.in_time if refusal else self.writers[writer].seq > 0 or reason == "stopped",
+            pings=refusal.pings if refusal else 0,
+            decided=to_micros(decided),
+        )
+
+        def write() -> None:
+            self.deaf.append(deaf)
+            self.on_deaf(session, deaf)
+
+        self._write(session, write)
+        return _DEAF(deaf.id, to_datetime(started), to_datetime(ended), reason, deaf.pings)
+
+    def keeping_now(self, session: Session) -> list[Row]:
+        return [_ONE(to_datetime(self.server.now))]
+
+    def keeping_deaf_known(self, session: Session) -> list[Row]:
+        return [_DEAF(d.id, to_datetime(d.started), to_datetime(d.ended), d.reason, d.pings) for d in self.deaf]
+
+    def keeping_refusals_applied(self, session: Session) -> list[Row]:
+        return [_ONE(max((d.refusal or 0 for d in self.deaf), default=0))]
+
+    def keeping_last_writer(self, session: Session, at: Any) -> list[Row]:
+        through = to_micros(at)
+        return [_ONE(max((w.id for w in self.writers.values() if w.through <= through), default=0))]
+
+    def keeping_open_incidents(self, session: Session) -> list[Row]:
+        return [_OPEN(*key) for key, incident in self.incidents.items() if incident.resolved_at is None]
+
+    def keeping_channels(self, session: Session) -> list[tuple[Any, ...]]:
+        return [(1, 1, "log", True)]
+
+    def keeping_projects(self, session: Session) -> list[Row]:
+        return [_SLUG(1, "default")]
+
+    # -------------------------------------------------------------------------------------- the keeper writes
+
+    def decisions_put_states(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, _, at, writer, seq, status, since, text in zip(*columns, strict=True):
+                state = orjson.loads(text)
+                self.states[monitor_id] = SimpleNamespace(
+                    at=to_micros(at),
+                    writer=writer,
+                    seq=seq,
+                    status=status,
+                    since=to_micros(since),
+                    rev=state.get("rev", 0),
+                    text=orjson.dumps(_as_jsonb(state)),
+                )
+                self.on_states(session, monitor_id, state.get("rev", 0))
+
+        self._write(session, write)
+
+    def decisions_delete_states(self, session: Session, ids: list[int]) -> None:
+        def write() -> None:
+            for monitor_id in ids:
+                self.states.pop(monitor_id, None)
+                self.on_states(session, monitor_id, 1 << 62)
+
+        self._write(session, write)
+
+    def decisions_put_runs(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, number, _, run, _, finished, _, _, verdict, *_ in zip(*columns, strict=True):
+                self.runs[monitor_id, number] = SimpleNamespace(run=run, finished_at=_micros(finished), verdict=verdict)
+
+        self._write(session, write)
+
+    def decisions_put_incidents(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, number, _, opened, resolved, _, cause, _, run, stage, _, by in zip(*columns, strict=True):
+                was, opened_at = self.incidents.get((monitor_id, number)), to_micros(opened)
+                if was is not None and was.opened_at != opened_at:
+                    self.wrong.append(f"incident {monitor_id}/{number} was opened twice")
+                self.incidents[monitor_id, number] = SimpleNamespace(
+                    opened_at=opened_at,
+                    resolved_at=_micros(resolved),
+                    cause=cause,
+                    run=run,
+                    stage=stage,
+                    suppressed_by=by,
+                )
+                if sum(k[0] == monitor_id and i.resolved_at is None for k, i in self.incidents.items()) > 1:
+                    self.wrong.append(f"monitor {monitor_id} has two open incidents")
+
+        self._write(session, write)
+
+    def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for _, _, monitor_id, incident, ordinal, kind, _ in zip(*columns, strict=True):
+                was = self.alerts.setdefault((monitor_id, incident, ordinal), SimpleNamespace(kind=kind))
+                if was.kind != kind:
+                    self.wrong.append(f"alert {monitor_id}/{incident}/{ordinal} was {was.kind} and is {kind}")
+
+        self._write(session, write)
+
+    def decisions_put_operator_alert(self, session: Session, facts: Any) -> None:
+        """Of no interest here."""
+
+    def decisions_close_incident(self, session: Session, monitor_id: int, number: int, at: Any) -> None:
+        self.wrong.append(f"incident {monitor_id}/{number} is open in SQL alone")
+
+
+def _sent(at: Micros) -> bytes:
+    return (at - _EPOCH).to_bytes(8, "big", signed=True)
+
+
+def _micros(at: Any) -> Micros | None:
+    return None if at is None else to_micros(at)
+
+
+def _as_jsonb(value: Any) -> Any:
+    """Objects lose the order of their keys."""
+    if isinstance(value, dict):
+        return {key: _as_jsonb(value[key]) for key in sorted(value, key=lambda key: (len(key), key))}
+    return [_as_jsonb(each) for each in value] if isinstance(value, list) else value
+
