@@ -6,6 +6,7 @@ where they hold the default, because the row is rewritten with every decision. W
 jsonb sorts the keys of an object.
 """
 
+from sys import intern
 from typing import Any
 
 from server.engine.fleet import Fleet
@@ -184,7 +185,8 @@ class Monitor:
     def __init__(
         self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
     ) -> None:
-        self.id, self.project_id, self.slug, self.name = id, project_id, slug, name
+        self.id, self.project_id, self.slug = id, project_id, slug
+        self.name = slug if name == slug else name  # one string, not two
         self.tags: tuple[str, ...] = definition.tags
         self.created_at = created_at
         self.at, self.writer, self.seq = START  # the last input in this state
@@ -244,13 +246,16 @@ class Monitor:
 
     def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:
         """From a stored row."""
-        self.status, self.since = status, since
+        self.status, self.since = intern(status), since
         self.at, self.writer, self.seq = position
         self.saved_at = position.at
         self.created_at = state["created"]
         for name in _SCALARS:
             if name in state:
                 setattr(self, name, state[name])
+        self.counted_signal = intern(self.counted_signal)
+        if self.heard_at == self.at:
+            self.heard_at = self.at  # one integer, not two
         if source := state.get("counted_source"):
             self.counted_source = bytes.fromhex(source)
         if incident := state.get("incident"):
