@@ -11,7 +11,7 @@ from server.engine.deadlines import Deadlines
 from server.engine.deaf import DeafTime
 from server.engine.effects import Alert, Decision, Effect, IncidentChanged, Resumed, RunChanged
 from server.engine.expectation import breather_end, window_start
-from server.engine.ping import START, Micros, Position
+from server.engine.ping import AFTER_ALL, START, Micros, Position
 from server.engine.run import Limit, Run
 from server.engine.state import Cause, Incident, Monitor
 from server.engine.windows import OVERLAPS_MAX, Window
@@ -42,6 +42,7 @@ class Desk:
     def __init__(self) -> None:
         self.now: Micros = 0
         self.position: Position = START  # all inputs up to here were applied
+        self.ahead: Micros = 0  # how far the loaded states reach
         self.monitors: dict[int, Monitor] = {}
         self.slugs: dict[Address, int] = {}
         self.deadlines = Deadlines()
@@ -59,6 +60,11 @@ class Desk:
         self.excused = 0  # occurrences, since the start
         self.missed = 0
         self.unknown_pings = 0  # of monitors that are gone
+
+    @property
+    def reached(self) -> Position:
+        """All inputs up to here were applied, and judged was what came before."""
+        return self.position if self.now <= self.position.at else Position(self.now, AFTER_ALL, AFTER_ALL)
 
     # ---------------------------------------------------------------- finding
 
@@ -224,6 +230,9 @@ class Desk:
         return None if m.id in self.undecided else self._decision(m, False, [])
 
     def _decision(self, m: Monitor, gone: bool, effects: list[Effect]) -> Decision:
+        # It includes every input up to now, also those of others, and what was judged: a restart must not apply a change
+        # to it earlier than that.
+        m.at, m.writer, m.seq = max(m.position, self.reached)
         m.saved_at = m.at
         state = None if gone else m.dump()
         return Decision(m.id, m.project_id, m.position, m.status, m.since, state, effects)

@@ -19,6 +19,7 @@ select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.
        case when m.rev > $1 then (
          select c.before::text from changes c
           where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
+            and c.kind not in ('acknowledge', 'resolve', 'comment')
           order by c.rev limit 1) end as before,
        m.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0)) as changed
   from monitors m left join states s on s.monitor_id = m.id
@@ -29,8 +30,16 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
   from states s
  cross join lateral (select before from changes c
                       where c.monitor_id = s.monitor_id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
+                        and c.kind not in ('acknowledge', 'resolve', 'comment')
                       order by c.rev limit 1) c
  where not exists (select from monitors m where m.id = s.monitor_id) and c.before is not null
+
+-- name: deleted_since
+-- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
+-- must not bring them back.
+select distinct c.monitor_id as id from changes c
+ where c.rev > $1 and c.kind = 'monitor' and c.before is not null and c.after is null
+   and not exists (select from states s where s.monitor_id = c.monitor_id)
 
 -- name: windows
 -- As they were after change $1: of those changed since, what they were before the first such change.
