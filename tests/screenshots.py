@@ -19,6 +19,8 @@ PAGES = (
     ("settings", "/monitors/warehouse-load/settings", True),
     ("run", "/runs/{run}", True),
     ("fleet", "/monitors/render-workers", False),
+    ("maintenance", "/windows", False),
+    ("alerts", "/alerts", False),
     ("incident", "/incidents/{incident}", False),
     ("incidents", "/incidents", False),
     ("channels", "/channels", False),
@@ -60,6 +62,8 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
         assert answer.status == 201, answer.body
     for name, role in (("wall screen", "read"), ("deploy pipeline", "admin"), ("cron hosts", "ping")):
         await server.api("POST", "/api/v1/keys", {"name": name, "role": role})
+    window = {"name": "Index host moves", "tags": ["search"], "cron": "0 22 * * 6", "duration": "3h"}
+    await server.api("PUT", "/api/v1/windows/index-host", window)
     await build(server, database)
 
     async def told() -> bool:

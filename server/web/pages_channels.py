@@ -18,6 +18,8 @@ from server.web.pages_frame import Page, Visit, address_of, go, show
 from server.web.problems import Refused, not_found
 from server.web.routes import validate
 
+LINE_CHARS_MAX = 5_000  # a text that may be longer gets a field of several lines
+
 
 class Input(NamedTuple):
     """One field of a kind. `shape`: text, area, number, check, select, lines (a list), json (anything else)."""
@@ -173,7 +175,7 @@ def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
         return "select", [str(each) for each in first["enum"]]
     kind = first.get("type")
     if len(choices) > 1 or kind == "string":
-        return ("text" if "maxLength" in first or "pattern" in first or len(choices) > 1 else "area"), []
+        return ("area" if kind == "string" and first.get("maxLength", 0) > LINE_CHARS_MAX else "text"), []
     if kind == "array" and first.get("items", {}).get("type") == "string":
         return "lines", []
     return {"boolean": "check", "integer": "number", "number": "number"}.get(str(kind), "json"), []
