@@ -80,7 +80,7 @@ class LogClock:
         self._offset = target
 
     def restart(self, before: Micros, database: Micros, after: Micros) -> None:
-        """Begin anew after a jump. The new writer's log starts at the database's time, also where that is earlier."""
+        """Begin anew after a jump, at the database's time; `raise_to` then says where the log stands already."""
         self._offset, self._last = None, 0
         self.sample(before, database, after)
 

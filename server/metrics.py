@@ -66,6 +66,7 @@ READINGS: dict[str, Reading] = {
     "monitors_never_heard": Reading("gauge", "Monitors that were never pinged."),
     "incidents_open": Reading("gauge", "Incidents that are open."),
     "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
+    "monitors_quarantined": Reading("gauge", "Monitors left out because of an error of ours; the log has it."),
     "self_check_mismatches": Reading("counter", "Open incidents in SQL that differed from the engine's at a start."),
     # The database's side, read once per scrape (server/store/machines.py).
     "database_up": Reading("gauge", "1 when Postgres answered at the last scrape, else 0."),

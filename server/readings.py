@@ -44,4 +44,5 @@ def bind_keeper(metrics: Metrics, keeper: Keeper) -> None:
     metrics.bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
     metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
     metrics.bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))
+    metrics.bind("monitors_quarantined", judged(lambda: len(keeper.engine.quarantined)))
     metrics.bind("self_check_mismatches", judged(lambda: keeper.mismatches))

@@ -158,6 +158,9 @@ class Roster(Service):
             except DatabaseAway as error:
                 log.warning("the keys cannot be read", error=str(error))
                 _tell(waiting, error)
+            except Exception:  # of ours, or a row that cannot be read: what is known stays known
+                log.exception("the keys cannot be read")
+                _tell(waiting, DatabaseAway("the keys cannot be read"))
             else:
                 _tell(waiting, None)
             # Asked for: soon again, but not more than ten times a second. Else by the clock.

@@ -7,7 +7,7 @@ deadline is in time. What is decided waits in `take`, each monitor's effects wit
 A plain ping of a healthy monitor does no heap work and decides nothing: it takes the first lines of `apply`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from sys import maxsize
 
 from server.engine import changing, telling
@@ -25,19 +25,17 @@ from server.engine.windows import Window
 class Engine:
     """Applies inputs in order. `now` is the last instant it knows of; nothing before it can still happen."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_quarantine: Callable[[int, Exception], None] = lambda monitor_id, error: None) -> None:
         self.desk = Desk()
+        # Monitors left out because of an error of ours; None: one whose state could not even be read.
+        self.quarantined: dict[int, Monitor | None] = {}
+        self._on_quarantine = on_quarantine
         self._budget = 0
 
     @property
     def now(self) -> Micros:
         """The instant up to which everything was applied and judged."""
         return self.desk.now
-
-    @property
-    def ahead(self) -> Micros:
-        """The instant up to which some of the loaded states reach, while inputs are applied again."""
-        return self.desk.ahead
 
     @property
     def monitors(self) -> dict[int, Monitor]:
@@ -88,28 +86,47 @@ class Engine:
             self._budget -= 1
             m.at, m.writer, m.seq = at, entry.writer, entry.seq
             ping = entry.ping
-            if (
-                m.plain
-                and m.status == "up"
-                and not m.streak
-                and ping.signal == "success"
-                and ping.run is None
-                and ping.stage is None
-                and ping.task is None
-                and (m.runs is None or not (m.runs.open or m.runs.fanned_in))
-                and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
-            ):
-                _hear_plain(m, entry)
-                if not m.armed:
+            try:
+                if (
+                    m.plain
+                    and m.status == "up"
+                    and not m.streak
+                    and ping.signal == "success"
+                    and ping.run is None
+                    and ping.stage is None
+                    and ping.task is None
+                    and (m.runs is None or not (m.runs.open or m.runs.fanned_in))
+                    and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
+                ):
+                    _hear_plain(m, entry)
+                    if not m.armed:
+                        desk.arm(m)
+                else:
+                    hear(desk, m, entry)
                     desk.arm(m)
-            else:
-                hear(desk, m, entry)
-                desk.arm(m)
+            except Exception as error:
+                self.quarantine(m.id, error)
         return len(entries)
 
     def ignore(self, monitor_id: int) -> None:
         """Pings of this monitor are passed over: it does not exist any more."""
         self.desk.strangers.add(monitor_id)
+
+    def quarantine(self, monitor_id: int, error: Exception) -> None:
+        """Leave a monitor out until it is changed or all are loaded anew: an error of ours must not stop the rest.
+
+        Its stored state stays as it was last written: what is here may be half of an input.
+        """
+        desk = self.desk
+        m = self.quarantined[monitor_id] = desk.monitors.pop(monitor_id, self.quarantined.get(monitor_id))
+        desk.strangers.add(monitor_id)  # its pings are passed over
+        desk.undecided.pop(monitor_id, None)
+        desk.gone.pop(monitor_id, None)
+        desk.troubled.discard(monitor_id)
+        if m is not None:
+            self._leave(m)
+            m.armed = 0
+        self._on_quarantine(monitor_id, error)
 
     def advance(self, through: Micros, budget: int) -> bool:
         """Judge every deadline up to and including `through`, up to which every entry was applied.
@@ -149,6 +166,8 @@ class Engine:
         """
         self._catch_up(at)
         desk = self.desk
+        if not self._readmit(monitor_id):
+            return
         m = desk.monitors.get(monitor_id)
         if m is None:
             m = Monitor(monitor_id, project_id, slug, slug, definition, desk.now)
@@ -184,6 +203,7 @@ class Engine:
         """A monitor is deleted: its incident ends and its runs are closed."""
         self._catch_up(at)
         desk = self.desk
+        self._readmit(monitor_id)
         desk.strangers.add(monitor_id)
         m = desk.monitors.get(monitor_id)
         if m is None:
@@ -230,7 +250,6 @@ class Engine:
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
         self._enter(m)
-        self.desk.ahead = max(self.desk.ahead, m.at)
         if m.incident is not None:
             self.desk.troubled.add(m.id)
         changing.arm_parts(self.desk, m)
@@ -246,8 +265,11 @@ class Engine:
         desk.now = at
         desk.position = Position(at, AFTER_ALL, AFTER_ALL)
         for monitor_id in sorted(desk.troubled):
-            self._repair_explanation(desk.monitors[monitor_id])
-            desk.arm(desk.monitors[monitor_id])
+            try:
+                self._repair_explanation(desk.monitors[monitor_id])
+                desk.arm(desk.monitors[monitor_id])
+            except Exception as error:
+                self.quarantine(monitor_id, error)
 
     def open_incidents(self) -> dict[int, int]:
         """Monitor to the number of its open incident."""
@@ -306,11 +328,14 @@ class Engine:
                 continue  # stale
             self._budget -= 1
             m.armed = 0
-            due = desk.next_of(m)
-            if due and due <= when:
-                desk.now = max(desk.now, when)
-                judge(desk, m, when)
-            desk.arm(m)
+            try:
+                due = desk.next_of(m)
+                if due and due <= when:
+                    desk.now = max(desk.now, when)
+                    judge(desk, m, when)
+                desk.arm(m)
+            except Exception as error:
+                self.quarantine(m.id, error)
         next_due = desk.deadlines.next()
         return next_due is None or next_due >= at
 
@@ -330,6 +355,20 @@ class Engine:
         """A change is an input too: the state of the monitor includes it and all before it."""
         m.rev = max(m.rev, rev)
         m.at, m.writer, m.seq = self.desk.position
+
+    def _readmit(self, monitor_id: int) -> bool:
+        """Try a quarantined monitor again; False: nobody knows what it was, so it stays out."""
+        if monitor_id not in self.quarantined:
+            return True
+        m = self.quarantined[monitor_id]
+        if m is None:
+            return False
+        del self.quarantined[monitor_id]
+        self.desk.strangers.discard(monitor_id)
+        self._enter(m)
+        if m.incident is not None:
+            self.desk.troubled.add(monitor_id)
+        return True
 
     def _look_at_tellings(self, project_id: int) -> None:
         desk = self.desk

@@ -146,7 +146,7 @@ class Writer(Service):
         assert self._log is not None
         before = self._clock.local()
         ages = self.refusals.ages()
-        writer, database = await self._log.register(self._node, self._metrics_address, self.id or None, ages)
+        writer, database, latest = await self._log.register(self._node, self._metrics_address, self.id or None, ages)
         after = self._clock.local()
         self.refusals.reported()
         try:
@@ -154,8 +154,8 @@ class Writer(Service):
         except ClockJump:
             self._clock.restart(before, database, after)
         # The database may have read its clock at the very start of the call; until its end others could not see us and
-        # may have judged up to then.
-        self._clock.raise_to(database + (after - before))
+        # may have judged up to then. Where its clock was set back, up to the last word of those before us.
+        self._clock.raise_to(max(database, latest) + (after - before))
         self.id, self.through = writer, database
         self._alive()
         self._sampled_s = self._moved_s

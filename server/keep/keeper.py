@@ -67,7 +67,7 @@ class Keeper(Service):
         self._on_decided = on_decided
         self.lease = Lease(url, settings, holder, node)
         self.order = Order()
-        self.engine = Engine()
+        self.engine = Engine(self._quarantined)
         self.deafness = Deafness(settings.writer_silent_max)
         self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at)
         self.judging = False
@@ -167,7 +167,7 @@ class Keeper(Service):
         started_s = monotonic()
         connection = await self._connected()
         await self._database_time(connection)
-        self.engine, self._pending, self._checkpointing = Engine(), [], None
+        self.engine, self._pending, self._checkpointing = Engine(self._quarantined), [], None
         self._inbox, self._applied, self._writers, self._doubtful = [], 0, [], False
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
         self.checkpoint_at = checkpoint.at
@@ -180,18 +180,24 @@ class Keeper(Service):
             self.engine.load_window(window_id, project_id, window)
         begin = checkpoint.at or await self._database_time(connection)
         stateless = []
-        async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev):
+        async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev, self.engine.quarantine):
             for m, has_state in loaded:
-                if has_state:
-                    self.engine.load(m)
-                else:
+                if not has_state:
                     stateless.append(m)
+                    continue
+                try:
+                    self.engine.load(m)
+                except Exception as error:
+                    self.engine.quarantine(m.id, error)
             await asyncio.sleep(0)
         self.engine.loaded(checkpoint.at)
         for count, m in enumerate(stateless, 1):
-            self.engine.put(
-                m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=begin
-            )
+            try:
+                self.engine.put(
+                    m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=begin
+                )
+            except Exception as error:
+                self.engine.quarantine(m.id, error)
             if count % SLICE == 0:
                 await self._breathe()
         await self._compare_incidents(connection)
@@ -211,7 +217,7 @@ class Keeper(Service):
         ours = self.engine.open_incidents()
         theirs = await keeping.open_incidents(connection)
         for monitor_id, number in theirs.items():
-            if ours.get(monitor_id) != number:
+            if ours.get(monitor_id) != number and monitor_id not in self.engine.quarantined:
                 self.mismatches += 1
                 log.error("an incident is open in SQL and not in the engine", monitor_id=monitor_id, incident=number)
                 at = max(self.checkpoint_at, 1)
@@ -286,13 +292,13 @@ class Keeper(Service):
                 entry = self._inbox[self._applied]
                 if entry.monitor_id not in self.engine.monitors:
                     # It was made a moment ago: its ping has overtaken its definition.
-                    await self._follow(entry.at - 1, entry.monitor_id)
+                    await self._follow(entry.at - 1)
                     if entry.monitor_id not in self.engine.monitors:
                         self.engine.ignore(entry.monitor_id)
                 await self._breathe()
 
-    async def _follow(self, at: Micros, stranger: int = 0) -> None:
-        await self.following.apply(await self._connected(), self.engine, at, self._breathe, stranger)
+    async def _follow(self, at: Micros) -> None:
+        await self.following.apply(await self._connected(), self.engine, at, self._breathe)
 
     async def _breathe(self) -> None:
         """Let pings pass; and let judging wait where writing cannot keep up."""
@@ -362,6 +368,11 @@ class Keeper(Service):
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
         if length_s >= DEAF_WORTH_TELLING_S:
             await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
+
+    def _quarantined(self, monitor_id: int, error: Exception) -> None:
+        log.error(
+            "a monitor is left out until it is changed or the keeper starts", monitor_id=monitor_id, exc_info=error
+        )
 
     # ---------------------------------------------------------------- the connection
 

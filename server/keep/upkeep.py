@@ -36,6 +36,8 @@ class Upkeep:
                 await self._round()
             except OffbeatError as error:
                 log.warning("will be tried again", error=str(error))
+            except Exception:  # whatever it was: without the next partitions no ping could be stored
+                log.exception("will be tried again")
             await asyncio.sleep(EVERY_S)
 
     async def _round(self) -> None:

@@ -41,6 +41,8 @@ async def write(
         if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
             raise RowRefused(describe(error)) from error
         raise DatabaseAway(f"Postgres: {describe(error)}") from error  # a deadlock, say: the next attempt may do
+    except (ValueError, TypeError, ArithmeticError) as error:  # asyncpg's DataError is a ValueError
+        raise RowRefused(f"a decision cannot be written down: {error!r}") from error
 
 
 async def _write(

@@ -1,6 +1,6 @@
 """What the keeper reads, as the engine's own types: a start, the writers, their entries, changes, deaf time."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -90,13 +90,27 @@ async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> No
     await connection.execute(_SQL["write_checkpoint"], to_datetime(checkpoint.at), checkpoint.applied_rev, cursors)
 
 
-async def load_monitors(connection: Connection, applied_rev: int) -> AsyncIterator[list[tuple[Monitor, bool]]]:
-    """All monitors with their states, in slices; whether each has a state. Raises DatabaseAway."""
+async def load_monitors(
+    connection: Connection, applied_rev: int, on_unreadable: Callable[[int, Exception], None]
+) -> AsyncIterator[list[tuple[Monitor, bool]]]:
+    """All monitors with their states, in slices; whether each has a state. Raises DatabaseAway.
+
+    `on_unreadable` is told of a row that cannot be read; the others come all the same.
+    """
     with database_trouble():
         async with connection.transaction(readonly=True):
             cursor = await connection.cursor(_SQL["load_monitors"], applied_rev)
             while rows := await cursor.fetch(LOAD_ROWS):
-                yield [loaded for row in rows if (loaded := _monitor(row)) is not None]
+                loaded = []
+                for row in rows:
+                    try:
+                        each = _monitor(row)
+                    except Exception as error:
+                        on_unreadable(row["id"], error)
+                        continue
+                    if each is not None:
+                        loaded.append(each)
+                yield loaded
 
 
 def _monitor(row: asyncpg.Record) -> tuple[Monitor, bool] | None:
@@ -173,12 +187,6 @@ async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
     with database_trouble():
         rows = await connection.fetch(_SQL["changes_since"], rev, CHANGES_MAX)
     return [ChangeSeen(*row) for row in rows]
-
-
-async def deleted_since(connection: Connection, rev: int) -> set[int]:
-    """The monitors deleted after this change of which nothing is left to end. Raises DatabaseAway."""
-    with database_trouble():
-        return {row["id"] for row in await connection.fetch(_SQL["deleted_since"], rev)}
 
 
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:

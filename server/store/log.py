@@ -35,10 +35,11 @@ class Refused(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A new writer and the database's time at its registration."""
+    """A new writer, the database's time at its registration, and the last instant that any writer has spoken of."""
 
     writer: int
     started_at: Micros
+    latest: Micros
 
 
 class Session(NamedTuple):
@@ -73,7 +74,7 @@ class LogConnection:
                     _SQL["register"], node, metrics_address, former, *_columns(refused_ages)
                 )
         assert row is not None
-        return Registered(row["id"], to_micros(row["started_at"]))
+        return Registered(row["id"], to_micros(row["started_at"]), to_micros(row["latest"]))
 
     async def copy(self, entries: Sequence[Entry]) -> None:
         """Append and commit all or none. Raises Fenced, AlreadyInLog, RowRefused; DatabaseAway: doubtful."""

@@ -37,9 +37,10 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_count": "3",
 }
 # Classes of SQLSTATE that say "not now": lost connections, resources, shutdown and start-up, failing disks; and single
-# codes: a session ended by a time-out of its own, and a primary that has become a standby.
+# codes: a session ended by a time-out of its own, a primary that has become a standby, a statement that somebody
+# cancelled.
 _AWAY_CLASSES = ("08", "53", "57P", "58")
-_AWAY_CODES = ("25P03", "25006")
+_AWAY_CODES = ("25P03", "25006", "57014")
 # Said while connecting: a wrong role or password, no such database, no right to connect. Waiting does not cure them.
 _REFUSED_CODES = ("28000", "28P01", "3D000", "42501")
 
@@ -191,5 +192,5 @@ def _refusal() -> Iterator[None]:
         if "unsupported startup parameter" in str(error):
             raise SettingsError(f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})") from error
         if error.sqlstate not in _REFUSED_CODES:
-            raise
+            raise DatabaseAway(f"Postgres: {describe(error)}") from error
         raise SettingsError(f"--database-url: Postgres refuses: {describe(error)}") from error

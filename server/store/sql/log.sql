@@ -18,7 +18,7 @@ with here as (
          mine.started_at - r.last_age * interval '1 microsecond', r.pings, r.reason
     from mine, unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) as r (first_age, last_age, pings, reason)
 )
-select id, started_at from mine
+select id, started_at, coalesce((select max(accepted_through) from writers), started_at) as latest from mine
 
 -- name: pulse
 -- The sign of life of an idle writer. `greatest`: a pulse never takes back what a COPY has said.
