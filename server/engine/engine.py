@@ -38,6 +38,11 @@ class Engine:
         return self.desk.now
 
     @property
+    def ahead(self) -> Micros:
+        """The instant up to which some of the loaded states reach, while inputs are applied again."""
+        return self.desk.ahead
+
+    @property
     def monitors(self) -> dict[int, Monitor]:
         """By id."""
         return self.desk.monitors
@@ -250,6 +255,7 @@ class Engine:
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
         self._enter(m)
+        self.desk.ahead = max(self.desk.ahead, m.at)
         if m.incident is not None:
             self.desk.troubled.add(m.id)
         changing.arm_parts(self.desk, m)

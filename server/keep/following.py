@@ -23,20 +23,40 @@ class Following:
 
     def __init__(self) -> None:
         self.rev = 0
+        self._ended: set[int] = set()  # deleted by changes that are read again, and nothing of them is left
         self.projects: dict[int, str] = {}
         self._channels: dict[int, list[keeping.ChannelSeen]] = {}
 
     async def begin(self, connection: Connection, rev: int) -> None:
         """Follow from here. Raises DatabaseAway."""
         self.rev = rev
+        self._ended = await keeping.deleted_since(connection, rev)
         await self._load_channels(connection)
 
     async def apply(
-        self, connection: Connection, engine: Engine, at: Micros, breathe: Callable[[], Awaitable[None]]
+        self,
+        connection: Connection,
+        engine: Engine,
+        at: Micros,
+        breathe: Callable[[], Awaitable[None]],
+        stranger: int = 0,
     ) -> None:
-        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway."""
+        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway.
+
+        After a start the log is read again up to where the states of the last keeper are. Until then only those changes
+        are taken in that it had applied before it heard of `stranger`, a monitor that is not known here; others would
+        meet states of a later time.
+        """
+        last = 1 << 62
+        if at < engine.ahead and not (last := await self._made(connection, stranger)):
+            return
         while found := await keeping.changes_since(connection, self.rev):
             for change in found:
+                if change.rev > last:
+                    return
+                if change.monitor_id in self._ended:
+                    self.rev = change.rev
+                    continue
                 try:
                     _apply(engine, change, at)
                 except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
@@ -48,6 +68,18 @@ class Following:
             if any(change.kind in ("channel", "project") for change in found):
                 await self._load_channels(connection)
             await breathe()
+
+    async def _made(self, connection: Connection, monitor_id: int) -> int:
+        """The change by which this monitor is made; 0: none that was not applied."""
+        rev = self.rev
+        if monitor_id in self._ended:
+            return 0
+        while monitor_id and (found := await keeping.changes_since(connection, rev)):
+            for change in found:
+                if change.monitor_id == monitor_id:
+                    return change.rev
+            rev = found[-1].rev
+        return 0
 
     def channels_of(self, project_id: int, slugs: tuple[str, ...] | None) -> list[int]:
         """The ids of these channels of a project; None: of its defaults."""

@@ -292,13 +292,13 @@ class Keeper(Service):
                 entry = self._inbox[self._applied]
                 if entry.monitor_id not in self.engine.monitors:
                     # It was made a moment ago: its ping has overtaken its definition.
-                    await self._follow(entry.at - 1)
+                    await self._follow(entry.at - 1, entry.monitor_id)
                     if entry.monitor_id not in self.engine.monitors:
                         self.engine.ignore(entry.monitor_id)
                 await self._breathe()
 
-    async def _follow(self, at: Micros) -> None:
-        await self.following.apply(await self._connected(), self.engine, at, self._breathe)
+    async def _follow(self, at: Micros, stranger: int = 0) -> None:
+        await self.following.apply(await self._connected(), self.engine, at, self._breathe, stranger)
 
     async def _breathe(self) -> None:
         """Let pings pass; and let judging wait where writing cannot keep up."""

@@ -189,6 +189,12 @@ async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
     return [ChangeSeen(*row) for row in rows]
 
 
+async def deleted_since(connection: Connection, rev: int) -> set[int]:
+    """The monitors deleted after this change of which nothing is left to end. Raises DatabaseAway."""
+    with database_trouble():
+        return {row["id"] for row in await connection.fetch(_SQL["deleted_since"], rev)}
+
+
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:
     """Live writers, known ones, and all newer than `newest`. Raises DatabaseAway."""
     with database_trouble():
