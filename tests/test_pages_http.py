@@ -148,6 +148,7 @@ async def test_a_key_of_one_project_sees_nothing_else(server: Server) -> None:
         assert (await me.get("/monitors/theirs"))[0] == 404
         assert (await me.get("/?project=default"))[0] == 404
         assert (await me.get("/live/monitor?id=1"))[0] == 404
+        assert (await me.get("/system"))[0] == (await me.get("/live/system"))[0] == 403
         status, page, _ = await me.get("/monitors/job?project=mine")
         assert status == 200 and "<img src=x" not in page and "&lt;img src=x" in page
         assert (await me.post("/projects", SAME, slug="new"))[0] == 403

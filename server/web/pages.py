@@ -127,6 +127,7 @@ async def live_incident(visit: Visit) -> web.StreamResponse:
 
 async def live_system(visit: Visit) -> web.StreamResponse:
     """The system's page."""
+    pages_system.check(visit)
     return await _stream(visit, {Topic("system", None): None})
 
 

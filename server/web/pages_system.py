@@ -8,10 +8,12 @@ from server.clock import to_micros
 from server.store import pages
 from server.store.pool import Pool
 from server.web.pages_frame import Page, Visit, show
+from server.web.problems import Refused
 
 
 async def system_page(visit: Visit) -> web.StreamResponse:
     """All of it. Sizes are read once; the rest is live."""
+    check(visit)
     pool = visit.deps.pool
     return show(
         visit,
@@ -21,6 +23,12 @@ async def system_page(visit: Visit) -> web.StreamResponse:
         database=await pages.database(pool),
         settings=visit.deps.settings,
     )
+
+
+def check(visit: Visit) -> None:
+    """It is about all projects, so a key of one does not see it."""
+    if visit.principal.project_id is not None:
+        raise Refused(403, "A key of one project does not see the system.")
 
 
 async def context(pool: Pool) -> dict[str, Any]:
