@@ -1224,8 +1224,8 @@ class Model:
     def _resume(self, m: Monitor) -> None:
         m.paused, m.excused = False, 0
         self._begin_anew(m)
-        if m.d.members is not None and m.heard:
-            m.members_from = self.now + m.d.members.every + m.d.members.grace
+        if m.d.members is not None and m.members:
+            m.members_from = max(m.members_from, self.now + m.d.members.every + m.d.members.grace)
         self._put_off(m)
         for run in m.open:
             run.hung = run.unknown = False

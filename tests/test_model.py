@@ -5,8 +5,10 @@ gets it as a keeper would hand it over, in batches and budgets of any size, writ
 restarts and crashes that lose whatever was not written; the model gets the plain list. `--model-cases 20000` runs more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import orjson
@@ -15,8 +17,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.clock import to_micros, to_rfc3339
+from server.engine import hearing, judging, runs, telling
+from server.engine.deaf import DeafTime
+from server.engine.desk import Desk
 from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
 from server.engine.engine import Engine
+from server.engine.fleet import Fleet
 from server.engine.monitor import Definition, read_definition
 from server.engine.ping import SECOND, Entry, Micros, Ping, Position
 from server.engine.state import Monitor
@@ -29,6 +35,7 @@ BEGIN: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
 SLUGS = ("a", "b", "c", "d")
 MONITORS_MAX = len(SLUGS)
 PROJECT = 1
+SIZES = (60, 200, 600, 1500, 3000)  # bytes of a case; thirty are about one ping or change
 
 
 class Choices:
@@ -184,8 +191,10 @@ def draw_events(c: Choices) -> Iterator[Event]:
             yield from _draw_change(c, now, rev, target)
             now += 1
         elif kind == 20:
-            start = now + c.of(-20, 0, 5, 30, -100) * SECOND
-            yield "deaf", start, start + c.of(10, 1, 60, 300) * SECOND
+            start, length = now + c.of(-20, 0, 5, 30, -100) * SECOND, c.of(10, 1, 60, 300) * SECOND
+            pause = c.of(3, 10, 30) * SECOND
+            for turn in range(c.of(1, 1, 4, 12)):
+                yield "deaf", start + turn * (length + pause), start + turn * (length + pause) + length
         elif kind == 21:
             windows += 1
             rev += 1
@@ -339,19 +348,19 @@ class Keeper:
                     self.engine.ignore(entries[index].monitor_id)
                 index = reached
         elif event[0] == "tick":
-            while not self.engine.advance(event[1], 1 + self.c.below(3)):
-                pass
+            self._advance(event[1])
         elif event[0] == "deaf":
             self.deaf.append(event[1:])
             self.engine.deafness(event[1], event[2])
         elif event[0] == "change":
-            if self.c.maybe(2):
-                while not self.engine.advance(event[1], 1 + self.c.below(3)):
-                    pass
-            self._change(*event[1:])
+            self._change(*event[1:], self.c.maybe(2))
             self.rev = event[2]
 
-    def _change(self, at: Micros, rev: int, kind: str, target: int, slug: str | None, value: Any) -> None:
+    def _advance(self, at: Micros) -> None:
+        while not self.engine.advance(at, 1 + self.c.below(3)):
+            pass
+
+    def _change(self, at: Micros, rev: int, kind: str, target: int, slug: str | None, value: Any, reach: bool) -> None:
         if kind == "window":
             self.windows[target] = value
             self.engine.put_window(target, PROJECT, value, at)
@@ -378,9 +387,10 @@ class Keeper:
         if known is not None and known.rev >= rev:
             return
         if target in self.removed or (known is None and kind != "create"):
-            while not self.engine.advance(at, 1):
-                pass
+            self._advance(at)
             return
+        if reach:
+            self._advance(at)
         if kind == "settle":
             self.engine.settle_by_hand(target, 0, rev, at)
         elif kind == "remove":
@@ -454,8 +464,6 @@ class Keeper:
 
 
 def _upsert(before: RunChanged | None, after: RunChanged) -> RunChanged:
-    from dataclasses import replace
-
     if before is None:
         return after
     return replace(
@@ -545,12 +553,9 @@ def _is_late(run: RunChanged) -> bool:
     return run.verdict == "succeeded" and run.reason is not None and run.reason.startswith("finished late")
 
 
-def check(data: bytes, show: Callable[[str], None] = lambda line: None) -> None:
+def check(data: bytes) -> None:
     """One case."""
-    c = Choices(data)
-    events = list(draw_events(c))
-    for event in events:
-        show(repr(event))
+    events = list(draw_events(Choices(data)))
     model = run_model(events)
     keeper = Keeper(events, Choices(data[::-1]))
     keeper.run()
@@ -570,8 +575,37 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )
-    @given(st.binary(min_size=0, max_size=600))
+    @given(st.one_of(*(st.binary(min_size=size, max_size=size) for size in SIZES)))
     def agree(data: bytes) -> None:
         check(data)
 
     agree()
+
+
+# Bugs put in on purpose, all of which are found: the test of the test.
+MUTANTS: dict[str, tuple[Any, str, Any]] = {
+    "linked monitors are written apart": (Desk, "_together", lambda desk, monitor_id: [monitor_id]),
+    "another run is told at once": (telling, "TELL_AGAIN_MIN", 0),
+    "deaf time counts": (DeafTime, "shift", lambda deaf, start, deadline: deadline),
+    "three are excused in a row": (judging, "EXCUSED_MAX", 3),
+    "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
+    "a late start is taken for another run": (hearing, "LATE_START_MAX", 9 * SECOND),
+    "nobody is released": (telling, "release", lambda desk, m: None),
+    "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
+    "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
+    "a retry counts": (hearing, "is_repeat", lambda m, entry: False),
+    "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_what_is_wrong_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, attribute, wrong = MUTANTS[name]
+    monkeypatch.setattr(where, attribute, wrong)
+    for seed in range(1500):
+        random = Random(seed)
+        try:
+            check(random.randbytes(random.choice(SIZES)))
+        except (AssertionError, LookupError):
+            return
+    pytest.fail(f"not found: {name}")

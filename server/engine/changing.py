@@ -35,7 +35,7 @@ def redefine(desk: Desk, m: Monitor, old: Definition) -> None:
         clear(desk, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
     _change_schedule(desk, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
-        m.fleet.not_before = max(m.fleet.not_before, desk.now + new.members.grace)
+        m.fleet.put_off(desk.now + new.members.grace)
     if _differ(old, new, *_LIMITS) and m.runs is not None:
         m.runs.put_off(desk.now + new.grace)
         for run in list(m.runs.open.values()):
@@ -63,7 +63,7 @@ def resume(desk: Desk, m: Monitor) -> None:
     m.excused = 0
     begin_anew(desk, m)
     if m.fleet is not None and (members := m.definition.members) is not None:
-        m.fleet.not_before = desk.now + members.every + members.grace
+        m.fleet.put_off(desk.now + members.every + members.grace)
     if m.runs is not None:
         m.runs.put_off(desk.now + m.definition.grace)
         for run in m.runs.open.values():

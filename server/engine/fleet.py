@@ -102,6 +102,11 @@ class Fleet:
         if self.alive < self.peak and at - self.peak_at > forget_after:
             self.peak, self.peak_at = self.alive, at
 
+    def put_off(self, until: Micros) -> None:
+        """Nobody falls silent before that, if anybody is known."""
+        if self.members:
+            self.not_before = max(self.not_before, until)
+
     # ---------------------------------------------------------------- when to look at whom
 
     def arm(self, name: str, when: Micros) -> None:

@@ -10,7 +10,7 @@ from server.engine import telling
 from server.engine.desk import Desk
 from server.engine.ping import Micros
 from server.engine.run import Run
-from server.engine.state import MEMBERS, Cause, CauseKey, Incident, Monitor
+from server.engine.state import Cause, CauseKey, Incident, Monitor
 
 CAUSES_MAX = 100  # of one incident; beyond, the oldest is no longer held
 
@@ -64,9 +64,7 @@ def good(desk: Desk, m: Monitor, number: int = 0, since: Micros = 0) -> None:
         return
     over: set[CauseKey] = set()
     for key, cause in incident.causes.items():
-        if key == MEMBERS or not _is_later(m, cause, number, since):
-            continue
-        cause.goods += 1
+        cause.goods += _is_later(m, cause, number, since)
         if cause.goods >= m.definition.recover_after:
             over.add(key)
     if over:

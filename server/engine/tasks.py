@@ -83,18 +83,18 @@ class TaskGroup:
         """A running task says how far it is; whether its standing still may be the next to be judged."""
         if self.by_name.get(name, False) is not None:
             return False  # ended, or not kept
-        look = not self.counts
         if self.counts is None:
             self.counts = {}
         before = self.counts.get(name)
         after = before.next(done, total, at) if before is not None else Count(done, total, at, done, at)
+        joins = before is None
         if before is None or done != before.done:
             self.counts.pop(name, None)  # so that the one that stands still longest comes first
             if self.stalled and name in self.stalled:
                 del self.stalled[name]
-                look = True
+                joins = True
         self.counts[name] = after
-        return look
+        return joins and len(self.counts) - len(self.stalled or ()) == 1
 
     @property
     def failed(self) -> int:
