@@ -44,7 +44,7 @@ class Desk:
         self.position: Position = START  # all inputs up to here were applied
         self.ahead: Micros = 0  # how far the loaded states reach
         self.monitors: dict[int, Monitor] = {}
-        self.slugs: dict[Address, int] = {}
+        self.slugs: dict[int, dict[str, int]] = {}  # project -> slug -> monitor; a tuple as the key costs 56 bytes more
         self.deadlines = Deadlines()
         self.deaf = DeafTime()
         self.windows: dict[int, tuple[int, Window]] = {}  # by id, with the project
@@ -70,7 +70,7 @@ class Desk:
 
     def find(self, project_id: int, slug: str) -> Monitor | None:
         """A monitor of a project by its slug."""
-        monitor_id = self.slugs.get((project_id, slug))
+        monitor_id = self.slugs.get(project_id, {}).get(slug)
         return None if monitor_id is None else self.monitors.get(monitor_id)
 
     def upstreams(self, m: Monitor) -> list[Monitor]:

@@ -400,15 +400,16 @@ class Engine:
         desk = self.desk
         desk.monitors[m.id] = m
         desk.counts[m.status] += 1
-        desk.slugs[m.project_id, m.slug] = m.id
+        desk.slugs.setdefault(m.project_id, {})[m.slug] = m.id
         for graph, slug in self._edges(m):
             graph.setdefault((m.project_id, slug), set()).add(m.id)
 
     def _leave(self, m: Monitor) -> None:
         desk = self.desk
         desk.counts[m.status] -= 1
-        if desk.slugs.get((m.project_id, m.slug)) == m.id:
-            del desk.slugs[m.project_id, m.slug]
+        slugs = desk.slugs.get(m.project_id, {})
+        if slugs.get(m.slug) == m.id:
+            del slugs[m.slug]
         for graph, slug in self._edges(m):
             graph[m.project_id, slug].discard(m.id)
 

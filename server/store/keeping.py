@@ -104,7 +104,7 @@ async def load_monitors(
                 loaded = []
                 for row in rows:
                     try:
-                        each = _monitor(row)
+                        each = _monitor(row, applied_rev)
                     except Exception as error:
                         on_unreadable(row["id"], error)
                         continue
@@ -113,7 +113,7 @@ async def load_monitors(
                 yield loaded
 
 
-def _monitor(row: asyncpg.Record) -> tuple[Monitor, bool] | None:
+def _monitor(row: asyncpg.Record, applied_rev: int) -> tuple[Monitor, bool] | None:
     if not row["changed"]:
         until = to_micros(row["snoozed_until"]) if row["snoozed_until"] is not None else 0
         was = Defined(row["slug"], row["name"], tuple(row["tags"]), row["paused"], until, row["definition"])
@@ -126,6 +126,8 @@ def _monitor(row: asyncpg.Record) -> tuple[Monitor, bool] | None:
     if row["at"] is not None:
         position = Position(_instant(row["at"]), row["writer"], row["seq"])
         m.load(row["status"], _instant(row["since"]), position, orjson.loads(row["state"]))
+        if m.rev <= applied_rev:
+            m.rev = 0  # no change that will be met is older; one integer less for each of a million
     m.paused, m.snoozed_until = was.paused, was.snoozed_until
     return m, row["at"] is not None
 
