@@ -42,6 +42,9 @@ class Process:
         return True
 
 
+STEPS_MAX = 100_000  # a world takes some 6 000; more is a loop in which no time passes
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Deterministic: ready handles in order, timers by time."""
 
@@ -79,6 +82,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             process = handle._context.get(PROCESS)
             if process is None or process.admits(handle):
                 self.steps += 1
+                if self.steps > STEPS_MAX:
+                    raise RuntimeError("it goes round in circles")
                 handle._run()
 
     def _check_closed(self) -> None:

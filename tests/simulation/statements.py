@@ -74,8 +74,8 @@ class Statements:
         self.wrong: list[str] = []  # what must never happen, as it happened
         self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
         self.on_deaf: Callable[[Session, SimpleNamespace], None] = lambda session, deaf: None
+        self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
         self._ids = 0
-        self._last_term = 0
         self._named = {
             text: getattr(self, f"{subject}_{name}")
             for subject in ("keeping", "lease", "decisions", "log")
@@ -127,6 +127,7 @@ class Statements:
                 id=new,
                 seq=0,
                 started=at,
+                visible=self.server.now,
                 through=at,
                 seen=self.server.loop.time(),
                 fenced=False,
@@ -168,6 +169,7 @@ class Statements:
             raise asyncpg.UniqueViolationError("duplicate key value violates unique constraint")
         if w.fenced:
             raise FencedByTrigger(f"writer {w.id} is fenced")
+        self.on_copy(entries)
         for entry in entries:
             self.pings[entry.writer, entry.seq] = entry
         self.by_writer.setdefault(w.id, []).extend(entries)
@@ -183,6 +185,8 @@ class Statements:
         live = [w.through for w in self.writers.values() if not w.fenced]
         # What lies before the watermark that may have been seen by now is reported too late, by nobody's fault.
         in_time = started >= (min(live) if live else max((w.through for w in self.writers.values()), default=0))
+        if writer:
+            in_time = in_time and started >= self.writers[writer].visible
         self.refusals.append(
             SimpleNamespace(
                 id=self._next(),
@@ -255,14 +259,14 @@ class Statements:
     def keeping_load_monitors(self, session: Session, applied_rev: int) -> list[Row]:
         gone = []
         for monitor_id, s in self.states.items():
-            if monitor_id not in self.monitors:
-                if self._before(monitor_id, max(applied_rev, s.rev)) is not None:
-                    nothing = dict.fromkeys(("slug", "paused", "snoozed_until", "definition"))
-                    gone.append(SimpleNamespace(id=monitor_id, project_id=1, rev=1 << 62, **nothing))
+            if monitor_id not in self.monitors and self._before(monitor_id, max(applied_rev, s.rev)) is not None:
+                nothing = dict.fromkeys(("slug", "paused", "snoozed_until", "definition"))
+                gone.append(SimpleNamespace(id=monitor_id, project_id=1, rev=1 << 62, **nothing))
         return [self._loaded(m, applied_rev) for m in [*self.monitors.values(), *gone]]
 
     def _before(self, monitor_id: int, floor: int) -> Any:
-        return next((c.before for c in self.changes if c.monitor_id == monitor_id and c.rev > floor), None)
+        found = (c for c in self.changes if c.monitor_id == monitor_id and c.rev > floor and c.kind != "resolve")
+        return next((c.before for c in found), None)
 
     def _loaded(self, m: SimpleNamespace, applied_rev: int) -> Row:
         s = self.states.get(m.id)
@@ -284,6 +288,13 @@ class Statements:
             m.rev > floor,
         )
 
+    def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
+        return [
+            _ID(c.monitor_id)
+            for c in self.changes
+            if c.rev > rev and c.before is not None and c.after is None and c.monitor_id not in self.states
+        ]
+
     def keeping_windows(self, session: Session, applied_rev: int) -> list[Row]:
         return []
 
@@ -294,9 +305,7 @@ class Statements:
     def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         now = self.server.loop.time()
         return [
-            _WRITER(
-                w.id, w.seq, to_datetime(w.started), to_datetime(w.through), w.fenced, w.clean, now - w.seen
-            )
+            _WRITER(w.id, w.seq, to_datetime(w.started), to_datetime(w.through), w.fenced, w.clean, now - w.seen)
             for w in self.writers.values()
             if not w.fenced or w.id in known or w.id > newest
         ]
@@ -479,4 +488,3 @@ def _as_jsonb(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_jsonb(value[key]) for key in sorted(value, key=lambda key: (len(key), key))}
     return [_as_jsonb(each) for each in value] if isinstance(value, list) else value
-

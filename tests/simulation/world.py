@@ -17,13 +17,14 @@ import orjson
 import pytest
 import structlog
 
-from server.clock import LogClock
+from server.clock import LogClock, to_datetime
 from server.engine.engine import Engine
 from server.engine.monitor import read_definition
 from server.engine.ping import Entry, Micros, Ping, Signal
 from server.errors import DatabaseAway, OffbeatError, Unavailable
 from server.ingest.reading import OK
 from server.ingest.writer import Writer
+from server.keep import following
 from server.keep.keeper import Keeper
 from server.keep.upkeep import Upkeep
 from server.roster import Bound
@@ -139,6 +140,7 @@ class World:
         self.server = Server(self.loop, self.rng)
         self.tables = Statements(self.server)
         self.tables.on_states, self.tables.on_deaf = self._states_written, self._deaf_written
+        self.tables.on_copy = self._copied
         self.wrong = self.tables.wrong
         self.nodes: dict[str, Node] = {}
         self.graveyard: list[Node] = []
@@ -178,6 +180,11 @@ class World:
         self.effective.append((known, self._ticks, deaf))
         if deaf.in_time and known > deaf.started and not self._is_covered(deaf):
             self.wrong.append(f"judged up to {known} before the {deaf.reason} of {deaf.started} was known")
+
+    def _copied(self, entries: list[Entry]) -> None:
+        passed = max((node.keeper.order.watermark for node in self.nodes.values() if node.keeper.judging), default=0)
+        if entries[0].at <= passed:
+            self.wrong.append(f"a ping of {entries[0].at} was committed after the watermark had passed it")
 
     def _is_covered(self, deaf: SimpleNamespace) -> bool:
         """Whether what is now known says nothing new."""
@@ -265,7 +272,7 @@ class World:
                 self.define(monitor_id, "resume" if m.paused else "pause", paused=not m.paused)
             elif what < 0.7:
                 until = self.server.now + int(rng.uniform(0.5, 4) * 1e6)
-                self.define(monitor_id, "snooze", snoozed_until=_datetime(until))
+                self.define(monitor_id, "snooze", snoozed_until=to_datetime(until))
             elif what < 0.85:
                 self.resolve(monitor_id)
             elif what < 0.93:
@@ -351,7 +358,7 @@ class World:
             node.process.frozen = True
 
         node.process.after_steps(self.rng.randint(1, 300), freeze)
-        await asyncio.sleep(self.rng.choice((0.3, 2, 5, 8)))
+        await asyncio.sleep(self.rng.choice((0.3, 2, 2.8, 5, 8)))
         self.loop.thaw(node.process)
 
     async def _cut(self, node: Node) -> None:
@@ -467,12 +474,6 @@ def _document(m: SimpleNamespace) -> bytes:
     return orjson.dumps(said | {"definition": orjson.loads(m.definition)})
 
 
-def _datetime(at: Micros) -> Any:
-    from server.clock import to_datetime
-
-    return to_datetime(at)
-
-
 async def _connect(
     url: str, *, pgbouncer: bool = False, application_name: str = "", command_timeout_s: float = 10.0
 ) -> Connection:
@@ -500,8 +501,6 @@ async def _sleep_for_ever(upkeep: Upkeep) -> None:
 @contextmanager
 def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
     """The code under test, with Postgres and time replaced, its pauses shortened and its bounds drawn small."""
-    from server.keep import following
-
     configured = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
     with pytest.MonkeyPatch.context() as patch:
