@@ -24,7 +24,7 @@ class Scene:
 
         self.begin: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
         self.engine = Engine()
-        self.engine.loaded(self.begin)
+        self.engine.loaded(self.begin - SECOND)
         self.seq = 0
         self.ids: dict[str, int] = {}
         self.decisions: list[Decision] = []
@@ -35,13 +35,14 @@ class Scene:
         return self.begin + read_duration(when)
 
     def monitor(self, slug: str = "job", when: float | str = 0, **definition: Any) -> Monitor:
-        """Make or change a monitor."""
+        """Make a monitor (1 µs before, so that it may be pinged at that very instant) or change it."""
         extra = {name: definition.pop(name) for name in ("paused", "snoozed_until") if name in definition}
         if "snoozed_until" in extra:
             extra["snoozed_until"] = self.at(extra["snoozed_until"])
-        self.tick(when)
+        at = self.at(when) - (slug not in self.ids)
+        self._tick(at)
         monitor_id = self.ids.setdefault(slug, len(self.ids) + 1)
-        self.engine.put(monitor_id, PROJECT, slug, read_definition(definition), at=self.at(when), **extra)
+        self.engine.put(monitor_id, PROJECT, slug, read_definition(definition), at=at, **extra)
         self._take()
         return self.engine.monitors[monitor_id]
 
@@ -59,9 +60,12 @@ class Scene:
 
     def tick(self, when: float | str) -> None:
         """Judge up to `when`."""
-        while not self.engine.advance(self.at(when), 500):
-            pass
+        self._tick(self.at(when))
         self._take()
+
+    def _tick(self, at: Micros) -> None:
+        while not self.engine.advance(at, 500):
+            pass
 
     def deaf(self, start: float | str, end: float | str) -> None:
         """Offbeat could not hear from `start` to `end`."""

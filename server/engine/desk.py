@@ -230,8 +230,8 @@ class Desk:
         return None if m.id in self.undecided else self._decision(m, False, [])
 
     def _decision(self, m: Monitor, gone: bool, effects: list[Effect]) -> Decision:
-        # It includes every input up to now, also those of others, and what was judged: a restart must not apply a change
-        # to it earlier than that.
+        # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
+        # change to it earlier than that.
         m.at, m.writer, m.seq = max(m.position, self.reached)
         m.saved_at = m.at
         state = None if gone else m.dump()

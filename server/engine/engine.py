@@ -16,6 +16,7 @@ from server.engine.effects import Decision
 from server.engine.expectation import due_after
 from server.engine.hearing import hear
 from server.engine.judging import judge
+from server.engine.links import enter, leave
 from server.engine.monitor import Definition
 from server.engine.ping import AFTER_ALL, Entry, Micros, Position
 from server.engine.state import Monitor
@@ -129,7 +130,7 @@ class Engine:
         desk.gone.pop(monitor_id, None)
         desk.troubled.discard(monitor_id)
         if m is not None:
-            self._leave(m)
+            leave(desk, m)
             m.armed = 0
         self._on_quarantine(monitor_id, error)
 
@@ -181,17 +182,17 @@ class Engine:
             m.paused = paused
             m.at = desk.now  # as if just before it: the ping for which it is made known may be of this instant
             m.rev = rev
-            self._enter(m)
+            enter(desk, m)
         else:
             self._include(m, rev)
         old = m.definition
         if (old.depends_on, old.after) != (definition.depends_on, definition.after):
             desk.tie(m)
-        self._leave(m)
+        leave(desk, m)
         m.slug, m.name = slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
         m.define(definition)
-        self._enter(m)
+        enter(desk, m)
         m.snoozed_until = snoozed_until
         if old != definition:
             changing.redefine(desk, m, old)
@@ -217,7 +218,7 @@ class Engine:
         changing.end(desk, m)
         downs = list(desk.downstreams(m))
         desk.tie(m)
-        self._leave(m)
+        leave(desk, m)
         del desk.monitors[monitor_id]
         desk.gone[monitor_id] = m
         desk.open_for(m)
@@ -239,13 +240,13 @@ class Engine:
         """A maintenance window is made or changed, as of `at`."""
         self._catch_up(at)
         self.desk.windows[window_id] = (project_id, window)
-        self._look_at_tellings(project_id)
+        telling.look_again(self.desk, project_id)
 
     def remove_window(self, window_id: int, at: Micros) -> None:
         """A maintenance window is deleted, as of `at`: what it held back is told."""
         self._catch_up(at)
         project_id, _ = self.desk.windows.pop(window_id, (0, None))
-        self._look_at_tellings(project_id)
+        telling.look_again(self.desk, project_id)
 
     # ---------------------------------------------------------------- loading and writing
 
@@ -254,7 +255,7 @@ class Engine:
 
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
-        self._enter(m)
+        enter(self.desk, m)
         self.desk.ahead = max(self.desk.ahead, m.at)
         if m.incident is not None:
             self.desk.troubled.add(m.id)
@@ -272,7 +273,7 @@ class Engine:
         desk.position = Position(at, AFTER_ALL, AFTER_ALL)
         for monitor_id in sorted(desk.troubled):
             try:
-                self._repair_explanation(desk.monitors[monitor_id])
+                telling.repair(desk, desk.monitors[monitor_id])
                 desk.arm(desk.monitors[monitor_id])
             except Exception as error:
                 self.quarantine(monitor_id, error)
@@ -371,54 +372,10 @@ class Engine:
             return False
         del self.quarantined[monitor_id]
         self.desk.strangers.discard(monitor_id)
-        self._enter(m)
+        enter(self.desk, m)
         if m.incident is not None:
             self.desk.troubled.add(monitor_id)
         return True
-
-    def _look_at_tellings(self, project_id: int) -> None:
-        desk = self.desk
-        for monitor_id in sorted(desk.troubled):
-            m = desk.monitors[monitor_id]
-            if m.project_id == project_id:
-                telling.tell_if_due(desk, m)
-                desk.arm(m)
-
-    def _repair_explanation(self, m: Monitor) -> None:
-        """Let go of what explained this monitor's trouble, where the last keeper had no time to.
-
-        The end of an upstream's incident is written before those that it releases, since they may be very many.
-        """
-        desk, incident = self.desk, m.incident
-        if incident is None or incident.announced or incident.suppressed_by is None or incident.announce_at is not None:
-            return
-        up = desk.monitors.get(incident.suppressed_by)
-        if up is None or up.incident is None:
-            telling.let_go(desk, m, incident.suppressed_by, up.since if up is not None else desk.now)
-
-    def _enter(self, m: Monitor) -> None:
-        desk = self.desk
-        desk.monitors[m.id] = m
-        desk.counts[m.status] += 1
-        desk.slugs.setdefault(m.project_id, {})[m.slug] = m.id
-        for graph, slug in self._edges(m):
-            graph.setdefault((m.project_id, slug), set()).add(m.id)
-
-    def _leave(self, m: Monitor) -> None:
-        desk = self.desk
-        desk.counts[m.status] -= 1
-        slugs = desk.slugs.get(m.project_id, {})
-        if slugs.get(m.slug) == m.id:
-            del slugs[m.slug]
-        for graph, slug in self._edges(m):
-            graph[m.project_id, slug].discard(m.id)
-
-    def _edges(self, m: Monitor) -> Iterator[tuple[dict[tuple[int, str], set[int]], str]]:
-        """By slug, not by id: the other end may not be there yet."""
-        if m.definition.after is not None:
-            yield self.desk.listeners, m.definition.after.monitor
-        for slug in m.definition.depends_on:
-            yield self.desk.dependents, slug
 
 
 def _hear_plain(m: Monitor, entry: Entry) -> None:

@@ -113,6 +113,28 @@ def let_go(desk: Desk, m: Monitor, up_id: int, since: Micros) -> None:
     desk.arm(m)
 
 
+def look_again(desk: Desk, project_id: int) -> None:
+    """A window was changed: what it held back may be told, or must wait."""
+    for monitor_id in sorted(desk.troubled):
+        m = desk.monitors[monitor_id]
+        if m.project_id == project_id:
+            tell_if_due(desk, m)
+            desk.arm(m)
+
+
+def repair(desk: Desk, m: Monitor) -> None:
+    """Let go of what explained this monitor's trouble, where the last keeper had no time to.
+
+    The end of an upstream's incident is written before those that it releases, since they may be very many.
+    """
+    incident = m.incident
+    if incident is None or incident.announced or incident.suppressed_by is None or incident.announce_at is not None:
+        return
+    up = desk.monitors.get(incident.suppressed_by)
+    if up is None or up.incident is None:
+        let_go(desk, m, incident.suppressed_by, up.since if up is not None else desk.now)
+
+
 def _is_news(incident: Incident, cause: Cause) -> bool:
     another_run = cause.number and cause.number not in incident.told_runs
     return bool(another_run) or RANKS[cause.kind] > incident.told_rank

@@ -1,0 +1,35 @@
+"""Who refers to whom: monitors found by slug, those that come `after` one and those that depend on one.
+
+By slug and not by id: the other end of a reference may not be there yet, or no longer.
+"""
+
+from collections.abc import Iterator
+
+from server.engine.desk import Address, Desk
+from server.engine.state import Monitor
+
+
+def enter(desk: Desk, m: Monitor) -> None:
+    """A monitor is there, with the references of its definition."""
+    desk.monitors[m.id] = m
+    desk.counts[m.status] += 1
+    desk.slugs.setdefault(m.project_id, {})[m.slug] = m.id
+    for graph, slug in _references(desk, m):
+        graph.setdefault((m.project_id, slug), set()).add(m.id)
+
+
+def leave(desk: Desk, m: Monitor) -> None:
+    """Undo `enter`, but for the monitor itself."""
+    desk.counts[m.status] -= 1
+    slugs = desk.slugs.get(m.project_id, {})
+    if slugs.get(m.slug) == m.id:
+        del slugs[m.slug]
+    for graph, slug in _references(desk, m):
+        graph[m.project_id, slug].discard(m.id)
+
+
+def _references(desk: Desk, m: Monitor) -> Iterator[tuple[dict[Address, set[int]], str]]:
+    if m.definition.after is not None:
+        yield desk.listeners, m.definition.after.monitor
+    for slug in m.definition.depends_on:
+        yield desk.dependents, slug
