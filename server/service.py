@@ -13,6 +13,8 @@ import structlog
 from server.clock import monotonic
 from server.errors import OffbeatError
 
+CANCEL_AGAIN_S = 0.5
+
 log = structlog.get_logger("service")
 
 
@@ -48,11 +50,13 @@ class Service:
 
     async def cancel_tasks(self) -> None:
         """End every task of this service and wait for them."""
-        tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        pending = set(self.tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Again and again: where a connection is lost while a transaction is undone, that error takes the place of
+            # the cancellation, and the task goes on.
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
     def _watch(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
