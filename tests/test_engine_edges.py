@@ -1,5 +1,7 @@
 """The engine where its tables are least obvious: one test for each, in the order of docs/semantics.md."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from server.clock import to_micros
@@ -23,8 +25,6 @@ def scene() -> Scene:
 
 
 def test_within_the_hour_that_is_repeated_the_next_slot_is_later_than_now() -> None:
-    from datetime import UTC, datetime
-
     second_half_past_two = to_micros(datetime(2026, 10, 25, 1, 20, tzinfo=UTC))  # 02:20 in Berlin, for the second time
     for kind, text in (("cron", "30 2 * * *"), ("oncalendar", "*-*-* 02:30:00")):
         slot = calendar(kind, text, "Europe/Berlin").next_after(second_half_past_two)
