@@ -78,7 +78,7 @@ class Database:
         self._monitors = 0
 
     async def populate(self, count: int, definition: dict[str, Any], name: str = "keys") -> Path:
-        """So many more monitors; gives a file with one ping key of each a line. Those with `every` were heard of before.
+        """So many more monitors, heard of before where they have `every`; gives a file with one ping key a line.
 
         To be called before the server runs.
         """

@@ -220,7 +220,7 @@ class App(Service):
             metrics_address=seen_from_outside(settings.host, self.node, own_port or listen_on.getsockname()[1]),
             on_committed=self._committed,
             next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
-            several_writers=lambda: self.keeper is None or self.keeper.order.others,
+            several_writers=self._others_wait,
         )
         await self.stack.start(writer)
         doors = Doors(
@@ -281,6 +281,10 @@ class App(Service):
         """Our writer has committed these, and everything it accepted up to `through`."""
         if self.keeper is not None and self.writer is not None:
             self.keeper.feed(self.writer.id, entries, through)
+
+    def _others_wait(self) -> bool:
+        """Whether the watermark of a keeper elsewhere, or of one that follows others too, waits for our writer."""
+        return self.keeper is None or not self.keeper.judging or self.keeper.order.others
 
     def _changed(self) -> None:
         """A definition was written by this process."""

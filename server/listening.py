@@ -12,7 +12,7 @@ WILDCARDS = ("", "0.0.0.0", "::")
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to this address (0: a free port), not listening yet. Raises SettingsError where it cannot be ours."""
+    """A TCP socket bound to this address (0: a free port), not listening yet. Raises SettingsError."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
