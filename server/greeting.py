@@ -31,6 +31,7 @@ Make a monitor that expects a ping every minute, ping it, and look at it:
        -d '{{"every": "1m", "grace": "30s", "key": "{key}"}}' {base}/api/v1/monitors/{SLUG}
   curl {base}/api/v1/heartbeat/{key}
   curl -H "X-Api-Key: {given}" {base}/api/v1/monitors/{SLUG}
+Or open {base} and sign in with the admin key.
 """
     )
 

@@ -5,10 +5,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 
+from server.clock import to_micros
 from server.store.outbox import page_alerts, resend
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, scene
@@ -628,6 +630,8 @@ async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiv
         "update incidents set suppressed_by = 7",
         "update incidents set resolved_at = now()",
         "update alerts set state = 'dead'",
+        "insert into windows (project_id, rev, slug, definition) values "
+        '(1, 1, \'move\', \'{"monitors": ["job-*"], "start": "2020-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z"}\')',
     ],
 )
 async def test_no_reminder_where_there_should_be_none(world: Scene, receiver: Receiver, quiet: str) -> None:
@@ -644,7 +648,7 @@ async def test_no_reminder_where_there_should_be_none(world: Scene, receiver: Re
     await world.pool.execute("update alerts set settled_at = now() - interval '1 hour'")
     await world.pool.execute(quiet)
     async with world.courier(start=False) as courier:
-        assert await courier.outbox.remind(10) == 0
+        assert await courier.outbox.remind(10, to_micros(datetime.now(UTC))) == 0
 
 
 async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: Scene) -> None:

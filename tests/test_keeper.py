@@ -154,6 +154,18 @@ async def test_the_first_ping_right_after_the_creation_counts(database_url: str)
         assert alert["run"] == "r1" and "r1" in alert["reason"] and alert["last_message"] == "hello"
 
 
+async def test_an_alert_about_a_run_says_what_is_usual(database_url: str) -> None:
+    async with running(database_url) as node:
+        job = await node.monitor(max_runtime="2s")
+        for number in range(4):
+            await node.ping(job, "start", run=str(number))
+            await node.ping(job, "success", run=str(number))
+        await node.ping(job, "start", run="long")
+        await node.is_status(job, "down")
+        usual = await node.pool.fetchval("select facts ->> 'usual' from alerts where kind = 'opened'")
+        assert usual.startswith("2 s; usually 0") and usual.endswith("(4 runs)")
+
+
 async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) -> None:
     node = Node(database_url)
     await node.start()

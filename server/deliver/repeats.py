@@ -88,7 +88,7 @@ class Repeats(Service):
 
     async def remind(self, scribe: Scribe) -> None:
         """Queue the reminders that are due."""
-        while made := await self._outbox.remind(REMINDERS_MAX):
+        while made := await self._outbox.remind(REMINDERS_MAX, self._out.now()):
             self._wake()
             if made < REMINDERS_MAX:
                 break

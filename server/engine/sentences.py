@@ -171,6 +171,12 @@ def overlapping(definition: Definition, run: Run, at: Micros) -> str:
     return f"started again while {which}, started {say_time(run.started_at or run.last_at, definition, at)}, was open"
 
 
+def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:
+    """How long runs usually take, and how far this one is from that where its length so far is known."""
+    text = f"usually {say_duration(median)}, 95 % within {say_duration(p95)} ({count} runs)"
+    return text if elapsed is None else f"{say_duration(elapsed)}; {text}"
+
+
 def finished_late(run: Run) -> str:
     """A hung run came to its end after all."""
     return "finished late" + (f", after {say_duration(run.duration)}" if run.duration is not None else "")

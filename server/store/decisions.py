@@ -7,6 +7,7 @@ import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_rfc3339
+from server.engine import sentences
 from server.engine.effects import Alert, Decision, IncidentChanged, Resumed, RunChanged
 from server.engine.ping import SECOND, Micros
 from server.errors import DatabaseAway, RowRefused
@@ -18,6 +19,7 @@ from server.store.queries import load
 _SQL = load("decisions")
 _CHANGES = load("changes")
 
+USUAL_RUNS_MIN = 3  # fewer say nothing of what is usual
 _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
 
 # The channels of an alert: (project id, slugs or None for the defaults) -> ids.
@@ -67,7 +69,7 @@ async def _write(
         if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
             await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
         if alerts := [(d, e) for d in decisions for e in d.effects if isinstance(e, Alert)]:
-            columns = _alerts(alerts, channels_of, project_slugs)
+            columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
             if columns[0]:
                 await connection.execute(_SQL["put_alerts"], *columns)
 
@@ -139,12 +141,32 @@ def _incidents(incidents: Sequence[tuple[Decision, IncidentChanged]]) -> list[li
     ]
 
 
+async def _usual(connection: Connection, alerts: Sequence[tuple[Decision, Alert]]) -> dict[int, asyncpg.Record]:
+    """How long runs usually take, of the monitors whose alert is about a run."""
+    about_runs = {d.monitor_id for d, alert in alerts if alert.facts.get("run_started_at")}
+    if not about_runs:
+        return {}
+    rows = await connection.fetch(_SQL["usual"], sorted(about_runs))
+    return {row["monitor_id"]: row for row in rows if row["count"] >= USUAL_RUNS_MIN}
+
+
+def _say_usual(row: asyncpg.Record, facts: dict[str, Any]) -> str:
+    elapsed = facts["decided_at"] - facts["run_started_at"]
+    return sentences.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
+
+
 def _alerts(
-    alerts: Sequence[tuple[Decision, Alert]], channels_of: ChannelsOf, project_slugs: dict[int, str]
+    alerts: Sequence[tuple[Decision, Alert]],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+    usual: dict[int, asyncpg.Record],
 ) -> list[list[Any]]:
     columns: list[list[Any]] = [[], [], [], [], [], [], []]
     for d, alert in alerts:
-        text = _json({**_with_times(alert.facts), "project": project_slugs.get(d.project_id)})
+        facts = {**_with_times(alert.facts), "project": project_slugs.get(d.project_id)}
+        if d.monitor_id in usual and alert.facts.get("run_started_at"):
+            facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts)
+        text = _json(facts)
         for channel_id in channels_of(d.project_id, alert.channels):
             row = (d.project_id, channel_id, d.monitor_id, alert.incident, alert.ordinal, alert.kind, text)
             for column, value in zip(columns, row, strict=True):

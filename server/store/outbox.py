@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from server.engine.ping import Micros
+from server.engine.windows import Window, read_window
 from server.store.pool import database_trouble
 from server.store.queries import load
 
@@ -243,9 +245,24 @@ class Outbox:
         """Queue the message that says so."""
         await self._execute("close_digest", id, facts, body)
 
-    async def remind(self, most: int) -> int:
-        """Queue the reminders that are due; how many."""
-        return len(await self._planned("remind", most))
+    async def remind(self, most: int, now: Micros) -> int:
+        """Queue the reminders that are due, of monitors that are not under maintenance at `now`; how many."""
+        return len(await self._planned("remind", most, await self._maintained(now)))
+
+    async def _maintained(self, now: Micros) -> list[int]:
+        open_now: dict[int, list[Window]] = {}
+        for row in await self._fetch("windows"):
+            window = read_window(row["definition"])
+            if window.end_at(now) is not None:
+                open_now.setdefault(row["project_id"], []).append(window)
+        if not open_now:
+            return []
+        rows = await self._fetch("maintained", list(open_now))
+        return [
+            row["id"]
+            for row in rows
+            if any(window.covers(row["slug"], tuple(row["tags"])) for window in open_now[row["project_id"]])
+        ]
 
     async def firing(self, lane: int, after: int, most: int) -> list[Member]:
         """Open incidents as one channel knows them, by monitor, behind the monitor `after`."""

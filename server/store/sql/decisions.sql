@@ -54,6 +54,18 @@ select w.project_id, w.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, 
     as w (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
 on conflict do nothing
 
+-- name: usual
+-- How long the latest hundred successful runs of these monitors took, in seconds; by the primary key, newest first.
+select m.id as monitor_id, count(r.duration)::integer as count,
+       percentile_cont(0.5) within group (order by r.duration) as median,
+       percentile_cont(0.95) within group (order by r.duration) as p95
+  from unnest($1::integer[]) as m (id)
+ cross join lateral (
+   select duration from runs
+    where monitor_id = m.id and verdict = 'succeeded' and duration is not null
+    order by number desc limit 100) r
+ group by m.id
+
 -- name: put_operator_alert
 -- About Offbeat itself: to every default channel of the first project, or to the log where there is none.
 insert into alerts (project_id, channel_id, kind, facts)

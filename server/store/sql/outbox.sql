@@ -359,7 +359,7 @@ select id, kind, definition::text as definition, project_id from channels where 
 
 -- name: remind
 -- Reminders of open incidents, by the definition of this moment: nobody has acknowledged it, its monitor is neither
--- paused nor snoozed and still has that channel, and the last word to it was delivered that long ago. A reminder repeats
+-- paused nor snoozed nor under maintenance ($2) and still has that channel, and the last word to it was delivered that long ago. A reminder repeats
 -- the facts of that last word; `round` puts it behind it and before whatever the keeper decides next. Two couriers meet
 -- at alerts_once. monitors_reminded keeps a million monitors without reminders out of it.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts)
@@ -378,6 +378,7 @@ select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round 
  where m.definition ? 'remind_every'
    and not m.paused
    and (m.snoozed_until is null or m.snoozed_until <= clock_timestamp())
+   and m.id <> all ($2::integer[])
    and a.state = 'delivered'
    and a.settled_at <= clock_timestamp() - (m.definition ->> 'remind_every')::interval
    and case when a.lane = 0 then true
@@ -387,6 +388,17 @@ select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round 
  limit $1
 on conflict do nothing
 returning lane
+
+-- name: maintained
+-- Whoever might be reminded of in the projects ($1) that have a maintenance window just now.
+select m.id, m.project_id, m.slug, m.tags
+  from monitors m
+  join incidents i on i.monitor_id = m.id and i.resolved_at is null
+ where m.definition ? 'remind_every' and m.project_id = any ($1::integer[])
+
+-- name: windows
+-- Few rows, whole; which of them are open is the engine's own question.
+select project_id, definition from windows
 
 -- name: firing
 -- What an Alertmanager should hold: every open incident that this channel ($1) was told of or is about to be, by its
