@@ -20,8 +20,10 @@ from tests.simulation.ideal import verdict
 from tests.simulation.world import World, simulated
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
-# Worlds in which a bug shows that is known and not yet understood: after a crash and two restarts a monitor that comes
-# `after` another one misses that it was to follow (one world in some hundreds). Take a seed out when it passes.
+# Worlds in which keeper and ideal differ, and it is open who is right: a keeper applies the deletion of a monitor and
+# crashes before it is written; the next one, while it catches up, lets a later creation take effect at an instant before
+# that deletion, so the ideal sees the new monitor follow the deleted one, and the keeper does not. Take a seed out when
+# it passes.
 OPEN = {173}
 MUTANT_SEEDS = 60  # in so many worlds every one of the bugs below is to be found
 
