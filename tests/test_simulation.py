@@ -21,7 +21,7 @@ from tests.simulation.world import World, simulated
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 # Worlds in which keeper and ideal differ, and it is open who is right: a keeper applies the deletion of a monitor and
-# crashes before it is written; the next one, while it catches up, lets a later creation take effect at an instant before
+# crashes before it is written; the next one, catching up, lets a later creation take effect at an instant before
 # that deletion, so the ideal sees the new monitor follow the deleted one, and the keeper does not. Take a seed out when
 # it passes.
 OPEN = {173}
