@@ -322,7 +322,8 @@ class Server:
         if self._process.returncode is None:
             # Not Process.send_signal: that looks first whether the process has ended, and takes its exit code away
             # from asyncio when it has.
-            os.kill(self._process.pid, how)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self._process.pid, how)
         return await self.ended(timeout_s)
 
     async def _read(self, process: asyncio.subprocess.Process, listening: "asyncio.Future[int]") -> None:
