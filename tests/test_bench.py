@@ -78,7 +78,7 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     given = await load.send(plan)
     assert given.statuses == {"200": given.sent}
     # About 100 of about 200 were due while nobody answered, spread over 400 ms; two of 200 would leave p90 at nothing.
-    assert given.small.p90 > 200 and given.small.max > 390
+    assert given.small.p90 > 250 and given.small.max > 390
 
 
 async def test_large_requests_are_told_apart_and_errors_counted(aiohttp_server, keys):
