@@ -57,6 +57,15 @@ def check_oncalendar(expression: str) -> str:
     return text
 
 
+def check_zone(name: str) -> str:
+    """The name of a time zone. Raises ValueError when there is none of it."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"no such time zone: {name!r}; use a name such as Europe/Berlin") from None
+    return name
+
+
 GAPS_REMEMBERED = 4
 
 

@@ -8,13 +8,12 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from server.engine.monitor import Duration, problems_of
+from server.engine.monitor import CalendarText, Cron, Duration, Zone, problems_of
 from server.engine.ping import SECOND, Micros
-from server.engine.schedule import calendar, check_cron, check_oncalendar, to_micros
+from server.engine.schedule import calendar, to_micros
 from server.errors import DefinitionError
 
 OVERLAPS_MAX = 100  # windows that follow one another without a gap; what comes later is no longer followed
@@ -32,29 +31,10 @@ class Window(BaseModel):
     tags: tuple[Annotated[str, Field(min_length=1, max_length=50)], ...] = Field((), max_length=50)
     start: datetime | None = Field(None, description="With `end`: a window that comes once.")
     end: datetime | None = None
-    cron: str | None = Field(None, max_length=200, description="When it starts, five fields, in `timezone`.")
-    oncalendar: str | None = Field(None, max_length=1000)
-    timezone: str = Field("UTC", max_length=60)
+    cron: Cron | None = Field(None, description="When it starts, five fields, in `timezone`.")
+    oncalendar: CalendarText | None = None
+    timezone: Zone = "UTC"
     duration: Duration | None = Field(None, description="How long a recurring one lasts.")
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone_exists(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"no such time zone: {value!r}; use a name such as Europe/Berlin") from None
-        return value
-
-    @field_validator("cron")
-    @classmethod
-    def _cron_reads(cls, value: str | None) -> str | None:
-        return None if value is None else check_cron(value)
-
-    @field_validator("oncalendar")
-    @classmethod
-    def _oncalendar_reads(cls, value: str | None) -> str | None:
-        return None if value is None else check_oncalendar(value)
 
     @field_validator("start", "end")
     @classmethod
