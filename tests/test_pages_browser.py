@@ -104,6 +104,11 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         await ping(server, url.removeprefix(server.url))
         await me.see("#trouble >> text=Nothing is wrong")
         await me.see("tr.line.is-up")
+        # One that is made meanwhile comes by itself, and is counted.
+        new = int(await page.locator("[data-count=new]").inner_text() or 0)
+        assert (await server.api("PUT", "/api/v1/monitors/made-meanwhile", {"every": "1h"})).status == 201
+        await me.see("tr.line >> text=made-meanwhile")
+        await me.see(f"[data-count=new]:text-is('{new + 1}')")
         assert await page.evaluate("window.untouched")
 
         # The incident's story is whole, and has what was said.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from zlib import crc32
 
+from server.clock import monotonic
 from server.engine.ping import SECOND, Micros
 from server.store import history, overview, pages
 from server.store.heard_runs import HeardRun, hear
@@ -19,6 +20,7 @@ from server.web.pages_lines import Line
 
 Pair = tuple[int, int]
 HISTORY_EVERY = 3 * SECOND
+COUNTS_EVERY_S = 2.0
 
 
 class Lines:
@@ -79,6 +81,37 @@ class Trouble:
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
         """See live.Kind."""
         return {key: [("trouble", render_part("trouble_now.html", **self._shown[key]))] for key in keys}
+
+    def keep(self, keys: set[Key]) -> None:
+        """See live.Kind."""
+        for key in self._shown.keys() - keys:
+            del self._shown[key]
+
+
+class Counts:
+    """How many monitors there are of each status. Keys: a project, or None for all.
+
+    Counting walks every monitor, so it is done every few seconds and takes a twentieth of the time at most.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._shown: dict[Key, dict[str, int]] = {}
+        self._next_at = 0.0
+
+    async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
+        """See live.Kind."""
+        began = monotonic()
+        if began >= self._next_at or any(key not in self._shown for key in keys):
+            for key in cast(Sequence[int | None], keys):
+                self._shown[key] = await pages.counts(self._pool, key)
+            took = monotonic() - began
+            self._next_at = began + max(COUNTS_EVERY_S, 20 * took)
+        return {key: _hash(sorted(self._shown[key].items())) for key in keys}
+
+    async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
+        """See live.Kind."""
+        return {key: [("counts", render_part("counts.html", counts=self._shown[key]))] for key in keys}
 
     def keep(self, keys: set[Key]) -> None:
         """See live.Kind."""
@@ -239,6 +272,7 @@ def all_kinds(pool: Pool) -> dict[str, Kind]:
     monitors = Monitors(pool)
     return {
         "trouble": Trouble(pool),
+        "counts": Counts(pool),
         "line": Lines(pool),
         "monitor": monitors,
         "history": Histories(pool, monitors),

@@ -82,7 +82,7 @@ async def _static(request: web.Request) -> web.Response:
 
 
 async def live_overview(visit: Visit) -> web.StreamResponse:
-    """Lines, each with the version that is shown, and what is wrong in one project or in all."""
+    """Lines, each with the version that is shown; what is wrong and the counts, in one project or in all."""
     project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
     named = [_LINE.fullmatch(each) for each in visit.request.query.get("lines", "").split("_") if each]
     if len(named) > WATCHED_MAX or not all(named):
@@ -95,6 +95,7 @@ async def live_overview(visit: Visit) -> web.StreamResponse:
         lines = {row["id"]: lines[row["id"]] for row in own}
     shown: dict[Topic, str | None] = {Topic("line", id): version for id, version in lines.items()}
     shown[Topic("trouble", (project_id, visit.writes))] = None
+    shown[Topic("counts", project_id)] = None
     return await _stream(visit, shown)
 
 

@@ -65,7 +65,7 @@ def seconds(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """With thin spaces between thousands."""
+    """With spaces between thousands."""
     if value is None:
         return ""
     if isinstance(value, float) and not value.is_integer():

@@ -1,4 +1,5 @@
-// The list of monitors: filtered while one types, with the filters in the address, and longer as one scrolls.
+// The list of monitors: filtered while one types, with the filters in the address, and longer as one scrolls. Where
+// there are more monitors than before, or others of the status that is asked for, they come by themselves.
 
 import { children, parse } from "./morph.js";
 import { open } from "./live.js";
@@ -6,8 +7,10 @@ import { write } from "./times.js";
 
 const form = document.getElementById("filters");
 const TYPING_MS = 150;
+const LINES = 100; // of a page of the list
 let timer = 0;
 let asked = null;
+let counts = form && document.getElementById("counts").dataset.counts;
 
 async function fetchPart(path, part) {
   asked?.abort();
@@ -31,6 +34,19 @@ async function filter() {
   history.replaceState(null, "", path);
   document.getElementById("main").dataset.scope = form.elements.project?.value ?? "";
   written();
+}
+
+function counted() {
+  const was = JSON.parse(counts);
+  counts = document.getElementById("counts").dataset.counts;
+  const now = JSON.parse(counts);
+  for (const place of form.querySelectorAll("[data-count]")) {
+    place.textContent = now[place.dataset.count]?.toLocaleString("en").replaceAll(",", " ") ?? "";
+  }
+  const all = (each) => Object.values(each).reduce((sum, some) => sum + some, 0);
+  const others = [...new FormData(form).getAll("status")].some((each) => was[each] !== now[each]);
+  // Whoever has scrolled on reads; nothing moves under their eyes.
+  if ((all(was) !== all(now) || others) && document.querySelectorAll("tr.line").length <= LINES) filter();
 }
 
 function written() {
@@ -67,6 +83,7 @@ if (form) {
     clearTimeout(timer);
     filter();
   });
+  document.addEventListener("counts", counted);
   addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
     event.preventDefault();

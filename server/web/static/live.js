@@ -69,12 +69,11 @@ function take(id, html) {
   write(old);
   tell(before, status(old));
   if (id === "trouble") counted(document.querySelector("[data-open]").dataset.open);
+  if (id === "counts") document.dispatchEvent(new Event("counts"));
 }
 
 function counted(open) {
   document.title = open === "0" ? title : `(${open}) ${title}`;
-  const count = document.querySelector(".chip.is-down .count");
-  if (count) count.textContent = open === "0" ? "" : open;
 }
 
 function status(element) {
