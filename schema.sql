@@ -94,7 +94,8 @@ create table changes (
   kind        text not null,                 -- monitor, key, channel, project, window, pause, snooze, acknowledge, resolve
   subject     text not null,                 -- the slug of what was changed
   before      jsonb,
-  after       jsonb
+  after       jsonb,
+  ended_at    timestamptz                    -- log time: when a monitor's deletion took effect, once its end is written
 );
 create index changes_monitor on changes (monitor_id, rev);
 

@@ -23,7 +23,8 @@ class Following:
 
     def __init__(self) -> None:
         self.rev = 0
-        self._ended: set[int] = set()  # deleted by changes that are read again, and nothing of them is left
+        self._ended: dict[int, Micros] = {}  # deleted by changes that are read again, and nothing of them is left
+        self._ahead: Micros = 0  # the last of these deletions took effect here
         self.projects: dict[int, str] = {}
         self._channels: dict[int, list[keeping.ChannelSeen]] = {}
 
@@ -31,6 +32,7 @@ class Following:
         """Follow from here. Raises DatabaseAway."""
         self.rev = rev
         self._ended = await keeping.deleted_since(connection, rev)
+        self._ahead = max(self._ended.values(), default=0)
         await self._load_channels(connection)
 
     async def apply(
@@ -43,12 +45,12 @@ class Following:
     ) -> None:
         """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway.
 
-        After a start the log is read again up to where the states of the last keeper are. Until then only those changes
-        are taken in that it had applied before it heard of `stranger`, a monitor that is not known here; others would
-        meet states of a later time.
+        After a start the log is read again up to where the states of the last keeper are, and its last deletion. Until
+        then only those changes are taken in that it had applied before it heard of `stranger`, a monitor that is not
+        known here; others would meet states of a later time.
         """
         last = 1 << 62
-        if at < engine.ahead and not (last := await self._made(connection, stranger)):
+        if at < max(engine.ahead, self._ahead) and not (last := await self._made(connection, stranger)):
             return
         while found := await keeping.changes_since(connection, self.rev):
             for change in found:

@@ -59,11 +59,12 @@ async def _write(
         if resumed:
             await _resume(connection, resumed)
         kept = [d for d in decisions if d.state is not None]
-        gone = [d.monitor_id for d in decisions if d.state is None]
+        gone = [d for d in decisions if d.state is None]
         if kept:
             await connection.execute(_SQL["put_states"], *_states(kept))
         if gone:
-            await connection.execute(_SQL["delete_states"], gone)
+            instants = [to_datetime(d.position.at) for d in gone]
+            await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
         if runs := [(d, e) for d in decisions for e in d.effects if isinstance(e, RunChanged)]:
             await connection.execute(_SQL["put_runs"], *_runs(runs))
         if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
@@ -167,7 +168,8 @@ def _alerts(
         if d.monitor_id in usual and alert.facts.get("run_started_at"):
             facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts)
         text = _json(facts)
-        for channel_id in channels_of(d.project_id, alert.channels):
+        told_to = (None,) if alert.kind == "resolved" else channels_of(d.project_id, alert.channels)
+        for channel_id in told_to:
             row = (d.project_id, channel_id, d.monitor_id, alert.incident, alert.ordinal, alert.kind, text)
             for column, value in zip(columns, row, strict=True):
                 column.append(value)

@@ -191,10 +191,14 @@ async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
     return [ChangeSeen(*row) for row in rows]
 
 
-async def deleted_since(connection: Connection, rev: int) -> set[int]:
-    """The monitors deleted after this change of which nothing is left to end. Raises DatabaseAway."""
+async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
+    """The monitors deleted after this change of which nothing is left to end, and when they ended; 0: they never began.
+
+    Raises DatabaseAway.
+    """
     with database_trouble():
-        return {row["id"] for row in await connection.fetch(_SQL["deleted_since"], rev)}
+        rows = await connection.fetch(_SQL["deleted_since"], rev)
+    return {row["id"]: 0 if row["ended_at"] is None else to_micros(row["ended_at"]) for row in rows}
 
 
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:

@@ -43,6 +43,7 @@ _MONITOR = rows_of(
 _CHECKPOINT = rows_of("at applied_rev cursors")
 _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
+_ENDED = rows_of("id ended_at")
 _ONE = rows_of("one")
 _REGISTERED = rows_of("id started_at latest")
 _OPEN = rows_of("monitor_id number")
@@ -290,7 +291,7 @@ class Statements:
 
     def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
         return [
-            _ID(c.monitor_id)
+            _ENDED(c.monitor_id, c.ended_at)
             for c in self.changes
             if c.rev > rev and c.before is not None and c.after is None and c.monitor_id not in self.states
         ]
@@ -425,10 +426,13 @@ class Statements:
 
         self._write(session, write)
 
-    def decisions_delete_states(self, session: Session, ids: list[int]) -> None:
+    def decisions_delete_states(self, session: Session, ids: list[int], instants: list[Any]) -> None:
         def write() -> None:
-            for monitor_id in ids:
+            for monitor_id, at in zip(ids, instants, strict=True):
                 self.states.pop(monitor_id, None)
+                for change in self.changes:
+                    if change.monitor_id == monitor_id and change.after is None:
+                        change.ended_at = at
                 self.on_states(session, monitor_id, 1 << 62)
 
         self._write(session, write)
@@ -465,6 +469,9 @@ class Statements:
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
             for _, _, monitor_id, incident, ordinal, kind, _ in zip(*columns, strict=True):
+                told = any(key[:2] == (monitor_id, incident) for key in self.alerts)
+                if kind == "resolved" and not told:
+                    continue  # an end goes to whoever was told of the incident
                 was = self.alerts.setdefault((monitor_id, incident, ordinal), SimpleNamespace(kind=kind))
                 if was.kind != kind:
                     self.wrong.append(f"alert {monitor_id}/{incident}/{ordinal} was {was.kind} and is {kind}")

@@ -225,6 +225,7 @@ class World:
         change = SimpleNamespace(
             rev=rev, kind=kind, project_id=PROJECT, monitor_id=m.id, subject=m.slug, before=before, after=after
         )
+        change.ended_at = None
         self.tables.changes.append(change)
         self.unsettled.setdefault(m.id, []).append(change)
 

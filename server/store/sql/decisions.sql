@@ -13,8 +13,15 @@ on conflict (monitor_id) do update
        since = excluded.since, state = excluded.state
 
 -- name: delete_states
--- Of monitors that were deleted.
-delete from states where monitor_id = any($1::integer[])
+-- Of monitors that were deleted. When that took effect ($2) stays known: until then no later change may take effect.
+with gone as (
+  select * from unnest($1::integer[], $2::timestamptz[]) as g (monitor_id, at)
+), states_gone as (
+  delete from states s using gone where s.monitor_id = gone.monitor_id
+)
+update changes c set ended_at = gone.at
+  from gone
+ where c.monitor_id = gone.monitor_id and c.kind = 'monitor' and c.after is null
 
 -- name: put_runs
 -- A revised run knows only what the late ping said; what the row had stays.
@@ -47,11 +54,26 @@ on conflict (monitor_id, number) do update
        stage = excluded.stage, causes = excluded.causes, suppressed_by = excluded.suppressed_by
 
 -- name: put_alerts
--- One row per channel; the unique index alerts_once makes a repetition harmless.
+-- One row per channel; the unique index alerts_once makes a repetition harmless. The end of an incident comes without a
+-- channel: it goes to whoever was told of the incident, earlier or in this same statement, whatever the definition says
+-- by now. A channel that was deleted meanwhile is told nothing.
+with w as (
+  select *
+    from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[])
+      as w (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
+), told as (
+  select a.monitor_id, a.incident, a.channel_id
+    from w join alerts a on a.monitor_id = w.monitor_id and a.incident = w.incident
+   where w.kind = 'resolved'
+  union
+  select monitor_id, incident, channel_id from w where kind <> 'resolved'
+)
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
-select w.project_id, w.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, w.facts::jsonb
-  from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[])
-    as w (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
+select project_id, channel_id, monitor_id, incident, ordinal, kind, facts::jsonb from w where kind <> 'resolved'
+union all
+select w.project_id, t.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, w.facts::jsonb
+  from w join told t on t.monitor_id = w.monitor_id and t.incident = w.incident
+ where w.kind = 'resolved' and (t.channel_id is null or exists (select from channels c where c.id = t.channel_id))
 on conflict do nothing
 
 -- name: usual

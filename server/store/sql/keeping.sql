@@ -36,8 +36,8 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
 
 -- name: deleted_since
 -- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
--- must not bring them back.
-select distinct c.monitor_id as id from changes c
+-- must not bring them back. With the instant at which that took effect, null where nobody has heard of them yet.
+select c.monitor_id as id, c.ended_at from changes c
  where c.rev > $1 and c.kind = 'monitor' and c.before is not null and c.after is null
    and not exists (select from states s where s.monitor_id = c.monitor_id)
 
