@@ -191,11 +191,11 @@ async def test_a_stream_sends_what_the_page_does_not_show(server: Server) -> Non
         shown = "_".join(f"{id}.{version}" for id, version in lines.items())
         # What changed between the page and its stream is sent at once, and only that.
         await server.session.get(urls["beta"])
-        found = await events(me, f"/live/overview?lines={shown}", 3)
-        assert [name for name, _ in found] == ["hello", "patch", "patch"]
+        found = await events(me, f"/live/overview?lines={shown}", 4)
+        assert [name for name, _ in found] == ["hello", "patch", "patch", "patch"]
         changed = {patch[0] for _, patches in found[1:] for patch in patches}
         beta = re.search(r'id="(m\d+)"[^>]*data-name="beta"', page)
-        assert beta and changed == {"trouble", beta[1]}
+        assert beta and changed == {"trouble", "counts", beta[1]}
         assert (await me.get("/live/overview?lines=nonsense"))[0] == 422
         assert (await me.get("/live/overview?lines=" + "_".join(f"{n}.a" for n in range(1, 500))))[0] == 422
         assert (await me.get("/live/runs/1-1"))[0] == 404
