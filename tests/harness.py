@@ -213,7 +213,7 @@ class Server:
     """The real program as a process: `async with Server(database_url) as server`.
 
     `flags` go to the command line as they are; `env` are further variables. `database_url=None` runs it on an embedded
-    Postgres in `data_dir`.
+    Postgres in `data_dir`. `module` is what `python -m` runs: the server, or something that prepares it first.
     """
 
     def __init__(
@@ -223,7 +223,9 @@ class Server:
         port: int = 0,
         data_dir: Path | None = None,
         env: Mapping[str, str] | None = None,
+        module: str = "server",
     ) -> None:
+        self._module = module
         self._own_dir = Path(tempfile.mkdtemp(prefix="offbeat-server-")) if data_dir is None else None
         self.data_dir = data_dir or self._own_dir
         self.output: list[str] = []
@@ -253,7 +255,7 @@ class Server:
 
     async def start(self) -> None:
         """Until it says where it listens. Fails with its whole output."""
-        command = [sys.executable, "-m", "server", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-m", self._module, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         self._process = await asyncio.create_subprocess_exec(
             *command,
             *("--data-dir", str(self.data_dir)),

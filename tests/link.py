@@ -1,4 +1,4 @@
-"""A cable to Postgres that a test can hold or cut: a TCP proxy in front of the cluster's socket."""
+"""A cable that a test can hold, slow down or cut: a TCP proxy in front of Postgres, a pooler or a receiver."""
 
 import asyncio
 import contextlib
@@ -8,31 +8,45 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Link:
-    """`async with Link(database_url) as link`: connect to `link.url` instead."""
+    """`async with Link(url) as link`: connect to `link.url` instead. The other end is a socket or an address."""
 
-    def __init__(self, database_url: str) -> None:
-        parts = urlsplit(database_url)
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
         query = parse_qs(parts.query)
-        self._socket = f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}"
-        self._role, self._database = parts.netloc.partition("@")[0], parts.path
+        self._scheme, self._path = parts.scheme, parts.path
+        self._role = f"{parts.username}@" if parts.username else ""
+        self._there: str | tuple[str, int]
+        if "host" in query:
+            self._there = f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}"
+        else:
+            assert parts.hostname is not None and parts.port is not None, url
+            self._there = parts.hostname, parts.port
         self._replies, self._requests, self._open = asyncio.Event(), asyncio.Event(), asyncio.Event()
         for gate in (self._replies, self._requests, self._open):
             gate.set()
+        self._withheld = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
+        self.delay_s = 0.0  # of every reply
 
     @property
     def url(self) -> str:
         """For a client of the link."""
         port = self._server.sockets[0].getsockname()[1]
-        return f"postgresql://{self._role}@127.0.0.1:{port}{self._database}?sslmode=disable"
+        query = "?sslmode=disable" if self._scheme == "postgresql" else ""
+        return f"{self._scheme}://{self._role}127.0.0.1:{port}{self._path}{query}"
 
     def hold_replies(self) -> None:
-        """What Postgres says no longer arrives."""
+        """What the other end says no longer arrives."""
         self._replies.clear()
 
     def hold_requests(self) -> None:
-        """What is said to Postgres no longer arrives."""
+        """What is said to the other end no longer arrives."""
         self._requests.clear()
+
+    async def withheld(self) -> None:
+        """Until a reply is held back: what it answers has happened."""
+        self._withheld.clear()
+        await self._withheld.wait()
 
     def cut(self, *, stay: bool = False) -> None:
         """Every connection breaks; new ones work again, or are refused with `stay` until `mend`."""
@@ -64,21 +78,33 @@ class Link:
         if not self._open.is_set():
             writer.transport.abort()
             return
-        database_reader, database_writer = await asyncio.open_unix_connection(self._socket)
-        mine = {writer, database_writer}
+        try:
+            if isinstance(self._there, str):
+                far_reader, far_writer = await asyncio.open_unix_connection(self._there)
+            else:
+                far_reader, far_writer = await asyncio.open_connection(*self._there)
+        except OSError:  # nobody is there just now: as without the cable
+            writer.transport.abort()
+            return
+        mine = {writer, far_writer}
         self._writers |= mine
         with contextlib.suppress(OSError):
             await asyncio.gather(
-                self._pump(reader, database_writer, self._requests),
-                self._pump(database_reader, writer, self._replies),
+                self._pump(reader, far_writer, self._requests),
+                self._pump(far_reader, writer, self._replies),
             )
         for each in mine:
             each.transport.abort()
         self._writers -= mine
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        replies = gate is self._replies
         while data := await reader.read(65536):
+            if replies and not gate.is_set():
+                self._withheld.set()
             await gate.wait()
+            if replies and self.delay_s:
+                await asyncio.sleep(self.delay_s)
             if writer.transport.is_closing():
                 return
             writer.write(data)
