@@ -72,6 +72,7 @@ class Statements:
         self.alerts: dict[tuple[int, int, int], SimpleNamespace] = {}
         self.checkpoint: SimpleNamespace | None = None
         self.lease = SimpleNamespace(term=0, holder="", expires=0.0, lock=Lock())
+        self.watermark: Micros = 0  # the furthest that any reader of the writers may judge
         self.wrong: list[str] = []  # what must never happen, as it happened
         self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
         self.on_deaf: Callable[[Session, SimpleNamespace], None] = lambda session, deaf: None
@@ -183,9 +184,8 @@ class Statements:
             raise Blocked(lock)
 
     def _refused(self, writer: int, started: Micros, ended: Micros, pings: int, reason: str) -> None:
-        live = [w.through for w in self.writers.values() if not w.fenced]
-        # What lies before the watermark that may have been seen by now is reported too late, by nobody's fault.
-        in_time = started >= (min(live) if live else max((w.through for w in self.writers.values()), default=0))
+        # What lies before a watermark that was read is reported too late, by nobody's fault.
+        in_time = started >= self.watermark
         if writer:
             in_time = in_time and started >= self.writers[writer].visible
         self.refusals.append(
@@ -305,6 +305,9 @@ class Statements:
 
     def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         now = self.server.loop.time()
+        live = [w.through for w in self.writers.values() if not w.fenced]
+        readable = min(live) if live else max((w.through for w in self.writers.values()), default=0)
+        self.watermark = max(self.watermark, readable)
         return [
             _WRITER(w.id, w.seq, to_datetime(w.started), to_datetime(w.through), w.fenced, w.clean, now - w.seen)
             for w in self.writers.values()
