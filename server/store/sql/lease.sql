@@ -1,18 +1,19 @@
--- The right to judge: one row per name, the database's clock, a term that grows with every take-over.
+-- The right to judge: one row per name, log time by the database, a term that grows with every take-over. (Its clock
+-- alone may be set back, and then a dead keeper's lease would not end for as long.)
 
 -- name: take
 -- Only an expired lease is taken. `term` is part of a key, so this waits for whoever holds `for key share`.
 update lease
-   set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = clock_timestamp(),
-       expires_at = clock_timestamp() + make_interval(secs => $4)
- where name = $1 and expires_at < clock_timestamp()
+   set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
+       expires_at = log_time() + make_interval(secs => $4)
+ where name = $1 and expires_at < log_time()
 returning term
 
 -- name: renew
 -- Touches no key column, so it passes every `for key share`. An expired lease is not renewed: somebody may be about to
 -- take it.
-update lease set expires_at = clock_timestamp() + make_interval(secs => $4)
- where name = $1 and term = $2 and holder = $3 and expires_at >= clock_timestamp()
+update lease set expires_at = log_time() + make_interval(secs => $4)
+ where name = $1 and term = $2 and holder = $3 and expires_at >= log_time()
 returning term
 
 -- name: release
@@ -20,8 +21,10 @@ returning term
 update lease set expires_at = '-infinity' where name = $1 and term = $2 and holder = $3
 
 -- name: bound_idle
--- A frozen holder must not keep a take-over waiting for ever.
-set local idle_in_transaction_session_timeout = '3s'
+-- A frozen holder must not keep a take-over waiting for ever. And every statement is planned for the tables as they are
+-- now: a plan made while there were no alerts would read all of them for each of a hundred thousand resolutions.
+select set_config('idle_in_transaction_session_timeout', '3s', true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
 
 -- name: hold
 -- The first statement of every transaction that only the holder may make: a renewal passes, a take-over waits.
