@@ -233,7 +233,7 @@ class App(Service):
             listen_on=listen_on,
         )
         await self.stack.start(doors)
-        bind_hearing(metrics, settings, writer, roster, lambda: doors.connections)
+        bind_hearing(metrics, settings, writer, roster, doors)
         return doors.url
 
     async def _start_workers(self, url: str) -> str:

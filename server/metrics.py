@@ -26,7 +26,7 @@ LAG_BUCKETS_S = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 1, 2, 5, 10, 30, 60,
 LOOP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000)
 
-REFUSALS = ("full", "database", "clock", "timeout", "stopping")
+REFUSALS = ("full", "database", "clock", "timeout", "stopping", "limited")
 ERROR_CODES = (400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 422, 429, 431, 500, 501, 503, 505)
 STATUSES = ("new", "up", "down", "unknown", "paused")
 ALERT_RESULTS = ("delivered", "retried", "dead", "expired", "collapsed")
@@ -53,6 +53,12 @@ READINGS: dict[str, Reading] = {
     "batch_rows_max": Reading("gauge", "Limit of the pings in one COPY."),
     "connections": Reading("gauge", "Open client connections."),
     "connections_max": Reading("gauge", "Limit of offbeat_connections; beyond it they are closed at once."),
+    "connections_refused": Reading(
+        "counter",
+        "Connections closed at once: `full` by --connections-max, `address` by --connections-per-address-max.",
+        "reason",
+        ("full", "address"),
+    ),
     "roster_keys": Reading("gauge", "Keys of monitors held in memory."),
     "roster_refreshes": Reading("counter", "Refreshes of the keys held in memory."),
     "writer_generation": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
@@ -99,7 +105,7 @@ class Metrics:
         pings = self._counter("pings", "Pings by what became of them.", "signal", "result")
         self._committed: dict[str, Counter] = {signal: pings.labels(signal, "committed") for signal in SIGNALS}
         self._refused: dict[str, Counter] = {signal: pings.labels(signal, "refused") for signal in SIGNALS}
-        refusals = self._counter("ping_refusals", "Pings answered 503, by reason.", "reason")
+        refusals = self._counter("ping_refusals", "Pings answered 503, by reason (`limited`: 429).", "reason")
         self._reasons = {reason: refusals.labels(reason) for reason in REFUSALS}
         self._errors = self._counter("http_errors", "Requests answered with 4xx or 5xx.", "code")
         self._codes = {code: self._errors.labels(str(code)) for code in ERROR_CODES}
@@ -127,7 +133,7 @@ class Metrics:
         self._commit.observe(seconds)
 
     def refused(self, reason: str, counts: Mapping[str, int]) -> None:
-        """Pings by signal that were answered 503; `reason` is one of REFUSALS."""
+        """Pings by signal that were answered 503 (or 429, `limited`); `reason` is one of REFUSALS."""
         for signal, count in counts.items():
             self._refused[signal].inc(count)
         self._reasons[reason].inc(sum(counts.values()))

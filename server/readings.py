@@ -6,6 +6,7 @@ Read at the scrape. What is None is absent: only the keeper has a watermark, and
 from collections.abc import Callable
 
 from server.engine.ping import SECOND
+from server.ingest.doors import Doors
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.metrics import Metrics, Values
@@ -13,16 +14,15 @@ from server.roster import Roster
 from server.settings import Settings
 
 
-def bind_hearing(
-    metrics: Metrics, settings: Settings, writer: Writer, roster: Roster, connections: Callable[[], int]
-) -> None:
+def bind_hearing(metrics: Metrics, settings: Settings, writer: Writer, roster: Roster, doors: Doors) -> None:
     """What a process that takes pings knows."""
     metrics.bind("pending_pings", lambda: writer.backlog.pings)
     metrics.bind("pending_bytes", lambda: writer.backlog.bytes)
     metrics.bind("pending_pings_max", lambda: settings.pings_pending_max)
     metrics.bind("pending_bytes_max", lambda: settings.bytes_pending_max)
     metrics.bind("batch_rows_max", lambda: settings.batch_pings_max)
-    metrics.bind("connections", connections)
+    metrics.bind("connections", lambda: doors.connections)
+    metrics.bind("connections_refused", lambda: dict(doors.connections_refused))
     metrics.bind("connections_max", lambda: settings.connections_max)
     metrics.bind("rows_rejected", lambda: writer.rows_rejected)
     metrics.bind("batches_doubted", lambda: writer.batches_doubted)

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         8.0, gt=0, description="Seconds until a ping that could not be committed is answered 503."
     )
     body_bytes_max: int = Field(1_000_000, ge=10_000, description="Body of one ping; beyond: 413.")
+    key_pings_per_minute_max: int = Field(
+        0, ge=0, description="Pings of one key a minute, in each process; beyond: 429. 0: as many as it likes."
+    )
     header_timeout: float = Field(
         10.0, gt=0, description="Seconds for a request's line and headers; then the connection is closed."
     )
@@ -97,6 +100,11 @@ class Settings(BaseSettings):
     )
     idle_timeout: float = Field(75.0, gt=0, description="Seconds a connection may be silent between requests.")
     connections_max: int = Field(20_000, ge=10, description="Open connections of one process; beyond: closed at once.")
+    connections_per_address_max: int = Field(
+        15_000,
+        ge=0,
+        description="Of these, connections of one address that is no trusted proxy; 0: as many as it likes.",
+    )
     writer_silent_max: float = Field(3.0, gt=0, description="Seconds after which a silent writer is fenced.")
     stop_timeout: float = Field(10.0, gt=0, description="Seconds for an orderly stop.")
 

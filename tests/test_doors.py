@@ -7,107 +7,26 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
-import asyncpg
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
-from server.clock import LogClock, to_datetime
+from server.clock import to_datetime
 from server.engine.monitor import read_definition
 from server.engine.ping import PLAIN
 from server.ingest import native
 from server.ingest.connection import _PLAIN_METHODS, _SAID, PIPELINE_MAX
-from server.ingest.doors import Doors
 from server.ingest.head import HEAD_BYTES_MAX
 from server.ingest.reading import Key, Outcome, Reading, Request, Slug
-from server.ingest.take import Provision
-from server.ingest.writer import Writer
-from server.metrics import Metrics
-from server.roster import Roster
-from server.settings import Settings
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
-from server.store.pool import open_pool
-from server.store.roster_rows import RosterRows
+from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
-PATH = f"/api/v1/heartbeat/{KEY}"
-DOORS = ("fast", "aiohttp")
-
-
-class Served:
-    """A process's worth of ingest, in this one."""
-
-    def __init__(self, database: asyncpg.Connection, pool: asyncpg.Pool, doors: Doors, writer: Writer, roster: Roster):
-        self.database, self.pool, self.doors, self.writer, self.roster = database, pool, doors, writer, roster
-        self.metrics = doors._metrics
-
-    @property
-    def port(self) -> int:
-        return self.doors.port
-
-    async def rows(self, columns: str = "signal") -> list[Any]:
-        rows = await self.database.fetch(f"select {columns} from pings order by at")
-        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
-
-    async def put(self, slug: str, key: str | None = None, *keys: WantedKey, **definition: object) -> int:
-        wanted = Wanted(1, slug, read_definition(definition), key=key, keys=keys or None)
-        async with changing(self.pool) as connection:
-            await put_monitors(connection, [wanted], "test")
-        await self.roster.refresh()
-        return int(await self.pool.fetchval("select id from monitors where slug = $1", slug))
-
-
-@asynccontextmanager
-async def serving(
-    database_url: str,
-    *,
-    log_url: str | None = None,
-    provision: Provision | None = None,
-    listen_on: socket.socket | None = None,
-    **settings: object,
-) -> AsyncIterator[Served]:
-    chosen = Settings(**{"host": "127.0.0.1", "port": 0, "stop_timeout": 5, **settings})  # type: ignore[arg-type]
-    clock, metrics = LogClock(), Metrics("test")
-    pool = await open_pool(database_url)
-    database = await asyncpg.connect(database_url)
-    roster = Roster(RosterRows(pool))
-    await roster.start()
-    writer = Writer(
-        log_url or database_url,
-        chosen,
-        clock,
-        metrics,
-        node="node",
-        metrics_address=None,
-        on_committed=lambda entries, through: None,
-    )
-    await writer.start()
-    application = web.Application()
-    application.router.add_route("*", "/hello", hello)
-    doors = Doors(chosen, roster, writer.backlog, metrics, application, provision, listen_on=listen_on)
-    served = Served(database, pool, doors, writer, roster)
-    await served.put("job", KEY)
-    await doors.start()
-    try:
-        yield served
-    finally:
-        await doors.stop()
-        await writer.stop()
-        await roster.stop()
-        await database.close()
-        pool.terminate()
-
-
-async def hello(request: web.Request) -> web.Response:
-    return web.Response(text=f"hello {len(await request.read())}")
 
 
 @pytest.fixture(params=DOORS, scope="module")
@@ -126,68 +45,6 @@ async def shared(postgres, door) -> AsyncIterator[Served]:
 async def served(shared) -> AsyncIterator[Served]:
     yield shared
     await shared.database.execute("truncate pings")
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    version: str
-
-
-class Client:
-    """A raw connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    def send(self, data: bytes | str) -> None:
-        self.writer.write(data.encode() if isinstance(data, str) else data)
-
-    async def reply(self, *, head: bool = False, timeout_s: float = 10.0) -> Reply:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                first = (await self.reader.readuntil(b"\r\n")).decode().split(" ", 2)
-                headers = {}
-                while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
-                    name, _, value = line.decode().rstrip("\r\n").partition(": ")
-                    headers[name.lower()] = value
-                if first[1] != "100":
-                    break
-            body = b"" if head else await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return Reply(int(first[1]), headers, body, first[0])
-
-    async def is_closed(self, timeout_s: float = 10.0) -> bool:
-        """Whether the other side closes, and says nothing more."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self.reader.read(1) == b""
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            return True
-
-    def abort(self) -> None:
-        self.writer.transport.abort()
-
-
-@asynccontextmanager
-async def connected(served: Served) -> AsyncIterator[Client]:
-    client = Client(*await asyncio.open_connection("127.0.0.1", served.port))
-    try:
-        yield client
-    finally:
-        client.abort()
-
-
-def get(path: str = PATH, *lines: str, version: str = "1.1", method: str = "GET") -> str:
-    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: here", *lines, "", ""])
-
-
-async def ask(served: Served, request: str | bytes, *, head: bool = False) -> Reply:
-    async with connected(served) as client:
-        client.send(request)
-        return await client.reply(head=head)
 
 
 # ------------------------------------------------------------------------------------------------- what is a ping

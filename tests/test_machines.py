@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from server.beat import UNTAKEN_S_MAX, Beat
 from server.clock import LogClock
 from server.errors import DatabaseAway
+from server.ingest.doors import Doors
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.loop_lag import LoopLag
@@ -289,7 +290,8 @@ async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started
         url, settings, clock, metrics, node="n", metrics_address=None, on_committed=lambda entries, through: None
     )
     keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
-    bind_hearing(metrics, settings, writer, Roster(None), lambda: 0)
+    doors = Doors(settings, Roster(None), writer.backlog, metrics, web.Application())
+    bind_hearing(metrics, settings, writer, Roster(None), doors)
     bind_keeper(metrics, keeper)
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text

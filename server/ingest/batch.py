@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from server.clock import LogClock
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
+from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping, Signal
 from server.errors import BacklogFull, DatabaseAway, Unavailable
 from server.ingest.reading import OK, Outcome, Refusal
 from server.ingest.refusals import Refusals
@@ -135,6 +135,10 @@ class Backlog:
             self._seal()
         if not pings:
             self._wake()
+
+    def count_refused(self, reason: str, signal: Signal) -> None:
+        """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
+        self._refusals.add(reason, signal)
 
     async def room(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.

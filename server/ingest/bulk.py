@@ -120,7 +120,7 @@ class Bulk:
                 continue
             if self._backlog.full:
                 await self._backlog.room()
-            self._append(bound, ping, named, tally)
+            self._append(tally.lines, key, bound, ping, named, tally)
         for line, key, ping, named in unknown:
             # The first one asks the database; what it did not bring no other one will.
             bound = await self._intake.find_or_ask(Key(key)) if line == unknown[0][0] else find(key)
@@ -129,10 +129,14 @@ class Bulk:
                 continue
             if self._backlog.full:
                 await self._backlog.room()
-            self._append(bound, ping, named, tally)
+            self._append(line, key, bound, ping, named, tally)
 
-    def _append(self, bound: Bound, ping: Ping, named: bool, tally: "Tally") -> None:
-        self._backlog.append(bound, self._intake.prepared(bound, ping, named, "POST"), tally.source, tally)
+    def _append(self, line: int, key: str, bound: Bound, ping: Ping, named: bool, tally: "Tally") -> None:
+        ping = self._intake.prepared(bound, ping, named, "POST")
+        if self._intake.over_budget(Key(key), bound, ping) is not None:
+            tally.error(line, "this key pings more often than it may")
+            return
+        self._backlog.append(bound, ping, tally.source, tally)
         tally.pending += 1
 
     def _answer(self, status: int, tally: "Tally") -> web.Response:

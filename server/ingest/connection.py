@@ -116,11 +116,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.peer = self.door.sources.peer(transport.get_extra_info("peername"))
         if not self.door.admit(self):
             self.transport.abort()
             return
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self.peer = self.door.sources.peer(transport.get_extra_info("peername"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -342,9 +342,8 @@ class Connection(asyncio.Protocol):
             self._close()  # aiohttp is closing too
             return
         paused, self.transport, self._rest, self._last = self._paused, None, b"", True
-        self.door.release(self)
+        handler = self.door.hand_over(self)
         transport.set_write_buffer_limits()
-        handler = self.door.hand_over()
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)

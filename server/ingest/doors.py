@@ -6,6 +6,7 @@ moves it at its first request.
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from functools import partial
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from server.ingest import dialects
 from server.ingest.aiohttp_door import AiohttpDoor, runner_options
 from server.ingest.batch import Backlog
+from server.ingest.budget import Budget
 from server.ingest.bulk import Bulk
 from server.ingest.fast_door import Bodies, FastDoor
 from server.ingest.source import Sources
@@ -43,7 +45,8 @@ class Doors(Service):
         self._settings, self._metrics = settings, metrics
         self._clock = backlog.clock
         self._listen_on = listen_on
-        self._intake = Intake(roster, backlog, provision)
+        limit = settings.key_pings_per_minute_max
+        self._intake = Intake(roster, backlog, provision, Budget(limit) if limit else None)
         self._sources = Sources(settings.trusted_proxies)
         self._bodies = Bodies(settings.bytes_pending_max)
         self._route = partial(dialects.find, root_dialect=settings.root_dialect)
@@ -67,6 +70,11 @@ class Doors(Service):
     def connections(self) -> int:
         """Open connections at both doors."""
         return 0 if self._door is None else self._door.connections
+
+    @property
+    def connections_refused(self) -> Mapping[str, int]:
+        """Connections that were closed at once, by reason."""
+        return {} if self._door is None else self._door.seats.refused
 
     async def start(self) -> None:
         """Listen."""

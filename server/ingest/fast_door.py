@@ -15,7 +15,8 @@ from server.clock import LogClock, monotonic
 from server.ingest import native, wire
 from server.ingest.connection import Connection
 from server.ingest.reading import OK, Dialect, Request
-from server.ingest.source import Sources
+from server.ingest.seats import Seats
+from server.ingest.source import Peer, Sources
 from server.ingest.take import Intake
 from server.metrics import Metrics
 from server.service import Service
@@ -77,7 +78,8 @@ class FastDoor(Service):
         self.write_again = wire.Rewriter()
         self._clock = clock
         self._server = server
-        self._handed = 0  # connections at aiohttp: exact at each tick, never too low in between
+        self._handed: dict[web.RequestHandler, Peer] = {}  # at aiohttp: looked through at each tick for closed ones
+        self.seats = Seats(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None
         self._open: set[Connection] = set()
@@ -87,7 +89,7 @@ class FastDoor(Service):
     @property
     def connections(self) -> int:
         """How many are open, those at aiohttp included."""
-        return len(self._open) + self._handed
+        return self.seats.taken
 
     async def start(self) -> None:
         """Listen."""
@@ -122,21 +124,28 @@ class FastDoor(Service):
 
     def admit(self, connection: Connection) -> bool:
         """Whether there is room for one more."""
-        if self.draining or self.connections >= self.settings.connections_max:
+        if self.draining or not self.seats.take(connection.peer):
             return False
         self._open.add(connection)
         return True
 
     def release(self, connection: Connection) -> None:
-        """It is closed, or no longer ours."""
+        """It is closed."""
+        if connection in self._open:
+            self.seats.give_back((connection.peer,))
+            self._leave(connection)
+
+    def hand_over(self, connection: Connection) -> web.RequestHandler:
+        """A protocol of aiohttp for a connection that does not ping."""
+        self._leave(connection)
+        handler = self._server()
+        self._handed[handler] = connection.peer
+        return handler
+
+    def _leave(self, connection: Connection) -> None:
         self._open.discard(connection)
         if self.draining:
             self._closed.set()
-
-    def hand_over(self) -> web.RequestHandler:
-        """A protocol of aiohttp for a connection that does not ping."""
-        self._handed += 1
-        return self._server()
 
     def _made(self) -> Connection:
         return Connection(self)
@@ -150,7 +159,8 @@ class FastDoor(Service):
 
     def _tick(self) -> None:
         self.now_s = monotonic()
-        self._handed = len(self._server.connections)
+        closed = self._handed.keys() - set(self._server.connections)
+        self.seats.give_back(self._handed.pop(handler) for handler in closed)
         self.date = wire.date_line(self._clock)
         self.write_again.forget()
         ok = self.native.answer(OK, Request("GET", native.PREFIX, "", {}, b""))

@@ -88,6 +88,7 @@ class Outcome(NamedTuple):
     unknown      no monitor has this address
     ambiguous    more than one has
     full         auto-provisioning is at its limit
+    limited      not stored: this key pings too often; come again after `retry_after_s`
     unavailable  may or may not be stored; come again after `retry_after_s`
     """
 
@@ -97,7 +98,7 @@ class Outcome(NamedTuple):
 
 OK = Outcome("ok")
 
-_WORST_FIRST = ("unavailable", "full", "ambiguous", "unknown", "created", "ok")
+_WORST_FIRST = ("unavailable", "full", "limited", "ambiguous", "unknown", "created", "ok")
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

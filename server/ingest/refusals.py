@@ -10,7 +10,8 @@ from server.engine.ping import Micros, Signal
 from server.metrics import Metrics
 from server.store.log import Refused
 
-# Of the reasons that metrics know, those that make deaf time: a stop has its own row, a ping answered too late is kept.
+# Of the reasons that metrics know, those that make deaf time: a stop has its own row, a ping answered too late is kept,
+# and of a key that is over its limit there were more pings than enough.
 REPORTED = ("full", "database", "clock")
 
 

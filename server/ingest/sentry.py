@@ -72,7 +72,9 @@ def read(request: Request) -> Reading | list[Reading] | Refusal:
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     """200 `{}`, 202 for the cron address, or `{"detail": "…"}`."""
-    status = 503 if isinstance(outcome, Outcome) and outcome.kind == "full" else status_of(outcome)
+    # Told 429, an SDK sends nothing at all for a while: also not the check-ins of its other monitors.
+    limited = isinstance(outcome, Outcome) and outcome.kind in ("full", "limited")
+    status = 503 if limited else status_of(outcome)
     if status == 200:
         return _ACCEPTED if "/cron/" in request.path else _OK
     detail = reason_of(outcome, "unknown key, or a monitor that nobody made: send a monitor_config")

@@ -11,6 +11,7 @@ import structlog
 from server.engine.ping import PLAIN, Ping, Signal
 from server.errors import OffbeatError, Unavailable
 from server.ingest.batch import Backlog, Waiter, unavailable
+from server.ingest.budget import Budget
 from server.ingest.filters import filtered
 from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
 from server.roster import Bound, Roster
@@ -26,15 +27,18 @@ log = structlog.get_logger("ingest")
 
 
 class Intake(Service):
-    """Takes requests. Without `provision` no ping makes a monitor."""
+    """Takes requests. Without `provision` no ping makes a monitor; without a `budget` a key may ping without end."""
 
     name = "intake"
 
-    def __init__(self, roster: Roster, backlog: Backlog, provision: Provision | None = None) -> None:
+    def __init__(
+        self, roster: Roster, backlog: Backlog, provision: Provision | None = None, budget: Budget | None = None
+    ) -> None:
         super().__init__()
         self._roster = roster
         self._backlog = backlog
         self._provision = provision
+        self._budget = budget
 
     def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
         """Everything for one request; `waiter` hears once, with what to tell the client."""
@@ -62,6 +66,9 @@ class Intake(Service):
         if bound is None:
             return False
         ping = self.prepared(bound, PLAIN[signal or "success"], signal is not None, method)
+        if self._budget is not None and (over := self.over_budget(Key(key), bound, ping)) is not None:
+            waiter.settle(over)
+            return True
         try:
             self._backlog.append(bound, ping, source, waiter)
         except Unavailable:
@@ -91,6 +98,15 @@ class Intake(Service):
         rules = self._roster.rules.get(bound.monitor_id)
         return ping if rules is None else filtered(ping, method, rules)
 
+    def over_budget(self, address: Key | Slug, bound: Bound, ping: Ping) -> Outcome | None:
+        """What to answer where this key has pinged too often; None: it may, and one more is counted."""
+        if self._budget is None:
+            return None
+        over = self._budget.take(address.key if isinstance(address, Key) else bound.monitor_id)
+        if over is not None:
+            self._backlog.count_refused("limited", ping.signal)
+        return over
+
     def _find(self, address: Key | Slug) -> Bound | None:
         if isinstance(address, Key):
             return self._roster.find(address.key)
@@ -98,6 +114,9 @@ class Intake(Service):
 
     def _append(self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter) -> None:
         ping = self.prepared(bound, reading.ping, reading.named, method)
+        if self._budget is not None and (over := self.over_budget(reading.address, bound, ping)) is not None:
+            waiter.settle(over)
+            return
         try:
             self._backlog.append(bound, ping, source, waiter)
         except Unavailable:

@@ -1,0 +1,171 @@
+"""What one client may take of a process: connections by address, pings by key. Its neighbours notice nothing."""
+
+import asyncio
+import ipaddress
+from contextlib import AsyncExitStack
+
+import pytest
+
+from server.ingest.budget import MINUTE_S, Budget
+from server.ingest.reading import Outcome
+from server.ingest.seats import Seats
+from server.ingest.source import Sources
+from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
+from tests.harness import eventually
+
+# ------------------------------------------------------------------------------------------------- connections
+
+
+def test_seats_by_address():
+    peer = Sources([ipaddress.ip_network("10.0.0.0/8")]).peer
+    seats = Seats(7, 2)
+    one, other, proxy = peer(("192.0.2.1", 1)), peer(("192.0.2.2", 1)), peer(("10.1.2.3", 1))
+    assert [seats.take(one) for _ in range(3)] == [True, True, False]
+    assert seats.take(other)
+    assert [seats.take(proxy) for _ in range(4)] == [True] * 4, "a proxy speaks for many"
+    assert not seats.take(other), "no room for anybody"
+    assert (seats.taken, seats.refused) == (7, {"address": 1, "full": 1})
+    seats.give_back([one, proxy, proxy])
+    assert seats.take(one) and not seats.take(one)
+    seats.give_back([one, one, other, proxy, proxy])
+    assert (seats.taken, seats.addresses) == (0, 0), "nothing is kept of those who are gone"
+
+
+def test_an_ipv6_client_is_its_network():
+    peer = Sources([]).peer
+    seats = Seats(10, 2)
+    assert [seats.take(peer((f"2001:db8::{n}", 1, 0, 0))) for n in range(1, 4)] == [True, True, False]
+    assert seats.take(peer(("2001:db8:0:1::1", 1, 0, 0)))
+    assert [seats.take(peer((f"::ffff:192.0.2.{n}", 1, 0, 0))) for n in range(1, 4)] == [True] * 3
+    assert seats.take(peer("/a/socket")) and seats.addresses == 5
+
+
+async def from_address(address: str, served: Served) -> Client:
+    return Client(*await asyncio.open_connection("127.0.0.1", served.port, local_addr=(address, 0)))
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_one_address_cannot_take_all_connections(database_url, door):
+    async with serving(database_url, door=door, connections_max=10, connections_per_address_max=4) as served:
+        clients = [await from_address("127.0.0.2", served) for _ in range(4)]
+        for client in clients[:2]:  # these are aiohttp's now, and count all the same
+            client.send(get("/hello"))
+            assert (await client.reply()).status == 200
+        assert await (await from_address("127.0.0.2", served)).is_closed()
+        assert (await ask(served, get())).status == 200
+        for client in clients:
+            client.abort()
+
+        async def is_free() -> bool:
+            again = await from_address("127.0.0.2", served)
+            again.send(get())
+            try:
+                return (await again.reply()).status == 200
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return False
+            finally:
+                again.abort()
+
+        await eventually(is_free)
+        assert served.doors.connections_refused["address"] >= 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_trusted_proxy_may_have_them_all(database_url, door):
+    settings = {"connections_max": 10, "connections_per_address_max": 1, "trusted_proxies": "127.0.0.1/32"}
+    async with serving(database_url, door=door, **settings) as served, AsyncExitStack() as stack:
+        for _ in range(10):
+            client = await stack.enter_async_context(connected(served))
+            client.send(get())
+            assert (await client.reply()).status == 200
+        assert await (await from_address("127.0.0.1", served)).is_closed()
+        assert served.doors.connections_refused == {"full": 1}
+
+
+# ------------------------------------------------------------------------------------------------- pings of a key
+
+
+class Hours:
+    """A clock for the budget."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_budget_is_a_minutes_worth_and_refills_evenly():
+    clock = Hours()
+    budget = Budget(6, clock)
+    assert [budget.take("a") for _ in range(6)] == [None] * 6
+    over = budget.take("a")
+    assert over is not None and over.kind == "limited" and 10 <= over.retry_after_s <= 14
+    assert budget.take("b") is None, "a neighbour"
+    clock.now_s += 9.9
+    assert budget.take("a") is not None, "refusals cost nothing, and nothing is given early"
+    clock.now_s += 0.2
+    assert budget.take("a") is None and budget.take("a") is not None
+    clock.now_s += 10 * MINUTE_S
+    assert [budget.take("a") for _ in range(7)].count(None) == 6, "however long it waits, a minute's worth"
+
+
+def test_a_budget_never_gives_more_than_it_says_and_forgets():
+    clock = Hours()
+    budget = Budget(60, clock)
+    taken: list[float] = []
+    for step in range(4_000):
+        clock.now_s += (step * 7919 % 11) / 20
+        if budget.take("a") is None:
+            taken.append(clock.now_s)
+    for begin in taken:
+        assert sum(begin <= at < begin + MINUTE_S for at in taken) <= 120, "a full bucket, and what flows in meanwhile"
+    assert 0.9 < len(taken) / (clock.now_s - 1000.0) <= 1.1
+    for key in range(5_000):
+        budget.take(key)
+    clock.now_s += MINUTE_S
+    budget.take("a")
+    clock.now_s += MINUTE_S
+    budget.take("a")
+    assert len(budget) <= 2, "the one that pings, in both halves"
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_key_over_its_limit_is_told_so_and_its_neighbours_are_not(database_url, door):
+    async with serving(database_url, door=door, key_pings_per_minute_max=3) as served:
+        await served.put("neighbour", "neighbour-key")
+        async with connected(served) as client:
+            client.send("".join(get(path) for path in (PATH, f"{PATH}/start", f"{PATH}?run=1", PATH, f"/ping/{KEY}")))
+            replies = [await client.reply() for _ in range(5)]
+            assert [reply.status for reply in replies] == [200, 200, 200, 429, 429]
+            for reply in replies[3:]:
+                assert 1 <= int(reply.headers["retry-after"]) <= 25
+                assert b"--key-pings-per-minute-max" in reply.body
+            client.send(get("/api/v1/heartbeat/neighbour-key"))
+            assert (await client.reply()).status == 200, "the same connection, another key"
+        lines = b"".join(b'{"key": "%s"}\n' % key for key in [KEY.encode(), *[b"neighbour-key"] * 3])
+        head = f"POST /api/v1/heartbeats HTTP/1.1\r\nHost: here\r\nContent-Length: {len(lines)}\r\n\r\n"
+        bulk = await ask(served, head.encode() + lines)
+        assert bulk.status == 200 and b'"accepted":2,"refused":2' in bulk.body, bulk
+        assert bulk.body.count(b"pings more often") == 2
+        assert len(await served.rows()) == 6
+        assert await served.database.fetchval("select count(*) from refusals where reason = 'limited'") == 0
+        served.writer.refusals.publish()
+        sample = served.metrics.registry.get_sample_value
+        assert sample("offbeat_ping_refusals_total", {"reason": "limited"}) == 4
+
+
+async def test_without_a_limit_a_key_may_ping_without_end(database_url):
+    async with serving(database_url) as served, connected(served) as client:
+        client.send(get() * 200)
+        assert {(await client.reply()).status for _ in range(200)} == {200}
+
+
+def test_every_dialect_knows_the_word():
+    from server.ingest.dialects import DIALECTS
+    from server.ingest.reading import Request
+
+    for dialect in DIALECTS:
+        answer = dialect.answer(Outcome("limited", 7), Request("POST", "/x", "", {}, b""))
+        assert answer.status == (503 if dialect.name == "sentry" else 429)
+        assert ("Retry-After", "7") in answer.headers and b"was not stored" in answer.body
