@@ -139,3 +139,52 @@ async def test_the_audit_log_shows_who_and_what_but_no_secrets(api: Api) -> None
     assert {field["field"] for field in latest["fields"]} == {"every", "keys"}
     key = (await api("GET", "/monitors/a")).body["key"]
     assert key not in text
+
+
+async def test_the_audit_log_holds_no_secrets(api: Api) -> None:
+    """Not in the table either, from which a backup or a read-only role would have them."""
+    secrets = [
+        "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=",
+        "whsec_YUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=",
+        "very-secret",
+        "another-secret",
+        "header-secret",
+        "fail-key-of-a",
+    ]
+    hook = {"kind": "webhook", "url": "https://example.org/very-secret", "secrets": secrets[:1]}
+    await api("PUT", "/channels/ops", {**hook, "headers": {"X-Token": "header-secret"}})
+    await api("PUT", "/channels/ops", {**hook, "secrets": secrets[1:2]})
+    await api("POST", "/apply", {"channels": {"ops": {**hook, "url": "https://example.org/another-secret"}}})
+    await api("POST", "/apply", {"channels": {}, "prune": True})
+    await api("PUT", "/projects/shop", {"badges": True})
+    shop = (await api("GET", "/projects/shop")).body
+    await api("PUT", "/projects/shop", {"ping_key": "a-ping-key-that-is-new", "badges": True})
+    await api("PUT", "/monitors/a", {"every": "1h", "keys": [{"signal": "fail", "key": "fail-key-of-a"}]})
+    keys = [row["key"] for row in await api.pool.fetch("select key from keys")]
+    await api("POST", "/monitors/a/pause")
+    await api("DELETE", "/monitors/a")
+    rows = await api.pool.fetch("select c::text as text from changes c order by rev")
+    shown = (await api("GET", "/changes?limit=100")).body["items"]
+    assert len(shown) == len(rows) == 10
+    for secret in (*secrets, *keys, shop["ping_key"], "a-ping-key-that-is-new", shop["badge_key"]):
+        assert secret and secret not in str(shown)
+        assert not [row["text"] for row in rows if secret in row["text"]]
+    changed = [change["fields"] for change in shown if change["kind"] == "channel" and change["action"] == "change"]
+    assert {"field": "secrets", "old": "(hidden)", "new": "(hidden, changed)"} in changed[0], "that it changed is said"
+    assert (await api("GET", "/changes?kind=project")).body["items"][0]["fields"][0]["field"] == "ping_key"
+
+
+async def test_rows_of_an_older_version_are_shown_without_their_secrets(api: Api) -> None:
+    await api.pool.execute(
+        """insert into changes (project_id, actor, kind, subject, before, after) values
+        (1, 'admin', 'channel', 'ops', null,
+         '{"slug": "ops", "kind": "slack", "definition": {"url": "https://hooks.slack.com/services/OLDSECRET"}}'),
+        (1, 'admin', 'project', 'default', null,
+         '{"slug": "default", "name": "", "ping_key": "OLDSECRET", "definition": {"badge_key": "OLDSECRET"}}'),
+        (1, 'admin', 'monitor', 'a', null, '{"slug": "a", "definition": {}, "keys": [
+           {"key": "OLDSECRET", "main": true, "signal": null, "stage": null},
+           {"key": "OLDSECRET", "main": false, "signal": "fail", "stage": null}]}')"""
+    )
+    shown = (await api("GET", "/changes")).body["items"]
+    assert [change["subject"] for change in shown] == ["a", "default", "ops"]
+    assert "OLDSECRET" not in str(shown)

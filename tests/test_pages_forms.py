@@ -198,6 +198,11 @@ async def test_channels_keys_projects_and_windows(server: Server) -> None:
     assert (await send(server, "/windows", window))[0] == 422
     assert (await send(server, "/windows/sunday/delete", {"project": "default"}))[0] == 303
     assert "created" in await page(server, "/audit?kind=window")
+    hook = {"kind": "slack", "url": "https://hooks.slack.com/services/T0/B0/a-secret"}
+    assert (await server.api("PUT", "/api/v1/channels/ops", hook)).status == 201
+    assert (await server.api("PUT", "/api/v1/channels/ops", {**hook, "url": f"{hook['url']}-2"})).status == 200
+    audit = await page(server, "/audit?kind=channel")
+    assert "hidden, changed" in audit and "a-secret" not in audit
 
 
 def test_the_form_knows_every_field_of_a_monitor() -> None:

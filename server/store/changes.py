@@ -1,7 +1,8 @@
 """Every change of a definition, numbered in the order of commits: what the keeper follows and what the audit shows.
 
 A change and its row are one transaction under one lock, so a reader that has seen number n has seen all before it, and
-nothing can be changed without being on record.
+nothing can be changed without being on record. The record outlives what it tells of, so it holds no key and no secret:
+of keys their beginnings, of channels what may be shown.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -16,13 +17,15 @@ from server.store.pool import Connection
 
 _SQL = queries.load("changes")
 REV_MAX = 2**63 - 1
+KEY_CHARS_SHOWN = 4  # enough to know a key again, too few to be one
 
 
 class Change(NamedTuple):
     """What was, and what is now: None before a creation and after a deletion.
 
     For a monitor both hold the whole of what the keeper needs to go back: `slug, name, tags, paused, snoozed_until,
-    created_at, definition, keys`, instants as ISO 8601 text.
+    created_at, definition, keys`, instants as ISO 8601 text. Keys are whole here and cut where they are recorded; a
+    channel's secrets are masked by whoever records it, because only its kind knows them.
     """
 
     kind: str
@@ -68,8 +71,8 @@ async def record(connection: Connection, actor: str, changes: Sequence[Change], 
         [change.monitor_id for change in changes],
         [change.kind for change in changes],
         [change.subject for change in changes],
-        [_json(change.before) for change in changes],
-        [_json(change.after) for change in changes],
+        [_recorded(change.before) for change in changes],
+        [_recorded(change.after) for change in changes],
     )
 
 
@@ -92,5 +95,20 @@ async def of_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> list[
     return await pool.fetch(_SQL["of_incident"], monitor_id, number)
 
 
-def _json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+def _recorded(document: dict[str, Any] | None) -> str | None:
+    if document is None:
+        return None
+    kept = dict(document)
+    if "keys" in kept:
+        kept["keys"] = [{**key, "key": begin_of_key(key["key"])} for key in kept["keys"]]
+    if "ping_key" in kept:
+        kept["ping_key"] = begin_of_key(kept["ping_key"])
+        definition = kept["definition"]
+        if definition.get("badge_key"):
+            kept["definition"] = {**definition, "badge_key": begin_of_key(definition["badge_key"])}
+    return orjson.dumps(kept).decode()
+
+
+def begin_of_key(key: str) -> str:
+    """Enough of it to know it again."""
+    return f"{key[:KEY_CHARS_SHOWN]}…"

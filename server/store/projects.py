@@ -3,6 +3,7 @@
 They are few and changed by people, so here is one statement a thing; the thousands are in definitions.py.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -13,6 +14,8 @@ from server.store.changes import Change
 from server.store.pool import Connection
 
 _SQL = queries.load("projects")
+# A channel's kind and definition -> the definition as it may be shown: what is recorded.
+Shown = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 LOG_CHANNEL = "log"  # every project has it from the start: what reaches nobody else is at least written down
 
 
@@ -77,7 +80,8 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
     await changes.record_one(connection, actor, change)
     if change.before is None:
         assert change.project_id is not None
-        await put_channel(connection, WantedChannel(change.project_id, LOG_CHANNEL, "log", True, {}), actor)
+        log = WantedChannel(change.project_id, LOG_CHANNEL, "log", True, {})
+        await put_channel(connection, log, actor, lambda kind, definition: {})
     return change
 
 
@@ -105,8 +109,8 @@ async def find_channel(pool: asyncpg.Pool | Connection, project_id: int, slug: s
     return await pool.fetchrow(_SQL["channel"], project_id, slug)
 
 
-async def put_channel(connection: Connection, wanted: WantedChannel, actor: str) -> Change:
-    """Create or replace; a change whose `before` equals its `after` was not written."""
+async def put_channel(connection: Connection, wanted: WantedChannel, actor: str, shown: Shown) -> Change:
+    """Create or replace; a change whose `before` equals its `after` was not written. It is recorded as `shown`."""
     row = await find_channel(connection, wanted.project_id, wanted.slug)
     before = None if row is None else _channel(row)
     after = {
@@ -120,7 +124,7 @@ async def put_channel(connection: Connection, wanted: WantedChannel, actor: str)
         await connection.execute(
             _SQL["put_channel"], wanted.project_id, wanted.slug, wanted.kind, wanted.is_default, wanted.definition
         )
-        await changes.record_one(connection, actor, change)
+        await changes.record_one(connection, actor, _masked(change, shown))
     return change
 
 
@@ -129,11 +133,11 @@ async def users_of_channel(connection: Connection, project_id: int, slug: str) -
     return [row["slug"] for row in await connection.fetch(_SQL["users_of_channel"], project_id, slug)]
 
 
-async def delete_channel(connection: Connection, row: asyncpg.Record, actor: str) -> Change:
-    """Delete a channel; the caller has seen that nobody names it (`users_of_channel`)."""
+async def delete_channel(connection: Connection, row: asyncpg.Record, actor: str, shown: Shown) -> Change:
+    """Delete a channel; the caller has seen that nobody names it (`users_of_channel`). It is recorded as `shown`."""
     await connection.execute(_SQL["delete_channel"], row["project_id"], row["slug"])
     change = Change("channel", row["project_id"], None, row["slug"], _channel(row), None)
-    await changes.record_one(connection, actor, change)
+    await changes.record_one(connection, actor, _masked(change, shown))
     return change
 
 
@@ -148,3 +152,10 @@ def _channel(row: asyncpg.Record) -> dict[str, Any]:
         "default": row["is_default"],
         "definition": row["definition"],
     }
+
+
+def _masked(change: Change, shown: Shown) -> Change:
+    def mask(document: dict[str, Any] | None) -> dict[str, Any] | None:
+        return document and {**document, "definition": shown(document["kind"], document["definition"])}
+
+    return change._replace(before=mask(change.before), after=mask(change.after))

@@ -27,7 +27,7 @@ async def put_channel(call: Call[bodies.ChannelBody, bodies.InProject]) -> Reply
         check_tag(call, row and channel_answer(row))
         definition = stored_form(call.body, row)
         wanted = projects.WantedChannel(project.id, slug, call.body.kind, call.body.default, definition)
-        change = await projects.put_channel(connection, wanted, call.principal.actor)
+        change = await projects.put_channel(connection, wanted, call.principal.actor, show_channel)
     if change.before != change.after:
         call.deps.changed()
     return await _channel(call, project.id, slug, created=change.before is None)
@@ -55,7 +55,7 @@ async def delete_channel(call: Call[None, bodies.InProject]) -> Reply:
         check_tag(call, channel_answer(row))
         if users := await projects.users_of_channel(connection, project.id, slug):
             raise Refused(409, f"{slug} is named by {', '.join(users)}: change them first.")
-        await projects.delete_channel(connection, row, call.principal.actor)
+        await projects.delete_channel(connection, row, call.principal.actor, show_channel)
     call.deps.changed()
     return Reply(None)
 

@@ -1,12 +1,13 @@
 """A change as people read it: field by field, old and new, without keys and secrets.
 
 The rows of the audit log hold whole documents, so that the keeper can go back; nobody wants to read two of those to
-find one number.
+find one number. Secrets are masked here too: a change that was just made has them, and so have rows of older versions.
 """
 
 from typing import Any
 
 from server.deliver.kinds import show_channel
+from server.store.changes import begin_of_key
 
 Document = dict[str, Any]
 _NOT_SHOWN = frozenset(("id", "slug", "created_at"))
@@ -27,7 +28,7 @@ def field_changes(kind: str, before: Document | None, after: Document | None) ->
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name)
     ]
-    if before and after and not changed and before != after:
+    if before and after and not changed:  # it would not be on record if nothing had changed
         hidden = "keys" if kind == "monitor" else "ping_key" if kind == "project" else "secrets"
         changed = [{"field": hidden, "old": "(hidden)", "new": "(hidden, changed)"}]
     return changed
@@ -51,4 +52,4 @@ def _flat(kind: str, document: Document | None) -> Document:
 def _bound(key: Document) -> str:
     """A key by what it serves, and enough of it to know it again."""
     serves = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
-    return f"{serves} ({key['key'][:4]}…)"
+    return f"{serves} ({begin_of_key(key['key'])})"

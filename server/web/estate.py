@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from server.deliver.kinds import show_channel
 from server.engine.monitor import Slug, problems_of
 from server.errors import DefinitionError, Problem, SettingsError
 from server.estate_file import read_estate
@@ -198,7 +199,7 @@ async def _put_channel(
     row = await projects.find_channel(connection, project_id, item.slug)
     definition = stored_form(item, row, path)
     wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
-    return await projects.put_channel(connection, wanted, actor)
+    return await projects.put_channel(connection, wanted, actor, show_channel)
 
 
 async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> dict[str, int]:
@@ -239,7 +240,7 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
                     continue
                 if users := await projects.users_of_channel(connection, project_id, row["slug"]):
                     raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])
-                pruned.append(await projects.delete_channel(connection, row, actor))
+                pruned.append(await projects.delete_channel(connection, row, actor, show_channel))
         if body.windows is not None:
             listed = {item.slug for _, item in read.windows if (item.project or body.project) == slug}
             for row in await windows.all_windows(connection, project_id):
