@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from server import __version__, admin_key, greeting, logs
+from server import __version__, admin_key, descriptors, greeting, logs
 from server.beat import Beat
 from server.clock import LogClock, to_datetime
 from server.deliver.courier import Courier
@@ -97,6 +97,7 @@ class App(Service):
         self.courier: Courier | None = None
         self.writer: Writer | None = None
         self.roster: Roster | None = None
+        self.scarce = ""  # what to do about too few file descriptors
         self._over: asyncio.Future[str | None]  # None: told to stop; else what has died
 
     async def run(self) -> int:
@@ -137,6 +138,8 @@ class App(Service):
     # ---------------------------------------------------------------- start
 
     async def _start(self) -> None:
+        if self.role != "main":
+            self._make_room()
         await self.stack.start(self.systemd)
         url = await self._open_database()
         pool = self.pool = await open_pool(url, size_max=10, pgbouncer=self.settings.pgbouncer)
@@ -155,6 +158,15 @@ class App(Service):
         self.systemd.ready(f"listening on {listening}")
         if self.role != "worker":
             greeting.show(listening, self.settings, self.key, self.key_is_new, await load_secret(pool))
+
+    def _make_room(self) -> None:
+        """For the connections that the settings allow; where they do not fit, fewer are allowed."""
+        wanted = self.settings.connections_max
+        room = descriptors.make_room(wanted)
+        if room.connections_max < wanted:
+            self.scarce = descriptors.advice(room.limit, wanted)
+            log.warning(self.scarce, connections_max=room.connections_max)
+            self.settings = self.settings.model_copy(update={"connections_max": room.connections_max})
 
     async def _open_database(self) -> str:
         """Where it is, with its schema and today's partitions. Postgres away is waited for."""
@@ -314,6 +326,8 @@ class App(Service):
             Check("running", not self.stopping, "stopping" if self.stopping else ""),
             Check("postgres", self.facts.facts is not None, required=False),
         ]
+        if self.scarce:
+            checks.append(Check("descriptors", False, self.scarce, required=False))
         if self.roster is not None:
             checks.append(Check("keys", self.roster.rev is not None, f"{len(self.roster)} loaded"))
         if self.writer is not None:

@@ -100,10 +100,10 @@ class Settings(BaseSettings):
     )
     idle_timeout: float = Field(75.0, gt=0, description="Seconds a connection may be silent between requests.")
     connections_max: int = Field(20_000, ge=10, description="Open connections of one process; beyond: closed at once.")
-    connections_per_address_max: int = Field(
-        15_000,
+    connections_per_address_max: int | None = Field(
+        None,
         ge=0,
-        description="Of these, connections of one address that is no trusted proxy; 0: as many as it likes.",
+        description="Of these, those of one address that is no trusted proxy; none: three quarters, 0: all.",
     )
     writer_silent_max: float = Field(3.0, gt=0, description="Seconds after which a silent writer is fenced.")
     stop_timeout: float = Field(10.0, gt=0, description="Seconds for an orderly stop.")

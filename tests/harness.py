@@ -214,6 +214,7 @@ class Server:
 
     `flags` go to the command line as they are; `env` are further variables. `database_url=None` runs it on an embedded
     Postgres in `data_dir`. `module` is what `python -m` runs: the server, or something that prepares it first.
+    `descriptors_max` is its `ulimit -n`.
     """
 
     def __init__(
@@ -224,7 +225,9 @@ class Server:
         data_dir: Path | None = None,
         env: Mapping[str, str] | None = None,
         module: str = "server",
+        descriptors_max: int | None = None,
     ) -> None:
+        self._limit = ["sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh"] if descriptors_max else []
         self._module = module
         self._own_dir = Path(tempfile.mkdtemp(prefix="offbeat-server-")) if data_dir is None else None
         self.data_dir = data_dir or self._own_dir
@@ -257,6 +260,7 @@ class Server:
         """Until it says where it listens. Fails with its whole output."""
         command = [sys.executable, "-m", self._module, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         self._process = await asyncio.create_subprocess_exec(
+            *self._limit,
             *command,
             *("--data-dir", str(self.data_dir)),
             *self._flags,

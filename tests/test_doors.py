@@ -381,7 +381,7 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, door
 
 
 async def test_no_more_connections_than_allowed(database_url, door):
-    async with serving(database_url, door=door, connections_max=10) as served:
+    async with serving(database_url, door=door, connections_max=10, connections_per_address_max=0) as served:
         clients = [Client(*await asyncio.open_connection("127.0.0.1", served.port)) for _ in range(10)]
         for client in clients[:5]:
             client.send(get("/hello"))

@@ -18,8 +18,8 @@ SERVER = Path(__file__).parent.parent / "server"
 FLOORS: list[set[str]] = [
     {
         *("engine", "settings", "clock", "errors", "metrics", "service", "__init__"),
-        *("logs", "loop_lag", "systemd", "beat", "failpoints", "admin_key", "greeting"),
-        *("estate_file", "pace", "crontab"),
+        *("logs", "loop_lag", "systemd", "beat", "failpoints", "admin_key", "greeting", "descriptors"),
+        *("estate_file", "pace", "crontab", "names"),
     },
     {"store", "roster"},
     {"ingest", "keep", "deliver"},

@@ -2,16 +2,20 @@
 
 import asyncio
 import ipaddress
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 
 import pytest
 
+from server.descriptors import RESERVE, Room
 from server.ingest.budget import MINUTE_S, Budget
-from server.ingest.reading import Outcome
+from server.ingest.dialects import DIALECTS
+from server.ingest.reading import Outcome, Request
 from server.ingest.seats import Seats
 from server.ingest.source import Sources
 from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
-from tests.harness import eventually
+from tests.harness import Server, eventually
 
 # ------------------------------------------------------------------------------------------------- connections
 
@@ -38,6 +42,13 @@ def test_an_ipv6_client_is_its_network():
     assert seats.take(peer(("2001:db8:0:1::1", 1, 0, 0)))
     assert [seats.take(peer((f"::ffff:192.0.2.{n}", 1, 0, 0))) for n in range(1, 4)] == [True] * 3
     assert seats.take(peer("/a/socket")) and seats.addresses == 5
+
+
+def test_by_default_one_address_never_takes_everything():
+    peer = Sources([]).peer(("192.0.2.1", 1))
+    for per_address_max, expected in ((None, 15), (0, 20), (3, 3)):
+        seats = Seats(20, per_address_max)
+        assert sum(seats.take(peer) for _ in range(30)) == expected
 
 
 async def from_address(address: str, served: Served) -> Client:
@@ -162,10 +173,40 @@ async def test_without_a_limit_a_key_may_ping_without_end(database_url):
 
 
 def test_every_dialect_knows_the_word():
-    from server.ingest.dialects import DIALECTS
-    from server.ingest.reading import Request
-
     for dialect in DIALECTS:
         answer = dialect.answer(Outcome("limited", 7), Request("POST", "/x", "", {}, b""))
         assert answer.status == (503 if dialect.name == "sentry" else 429)
         assert ("Retry-After", "7") in answer.headers and b"was not stored" in answer.body
+
+
+# ------------------------------------------------------------------------------------------------- file descriptors
+
+
+def limited_to(soft: int, hard: int, connections_max: int) -> Room:
+    """What a process with these limits makes of them. In one of its own: a hard limit cannot be raised again."""
+    program = (
+        "import resource, sys; from server.descriptors import make_room\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        f"room = make_room({connections_max}); assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == room.limit\n"
+        "print(*room)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return Room(*map(int, said.split()))
+
+
+def test_the_soft_limit_is_raised_as_far_as_needed_and_connections_fit_below_it():
+    assert limited_to(1024, 4096, 2000) == (2000 + RESERVE, 2000)
+    assert limited_to(1024, 4096, 20_000) == (4096, 4096 - RESERVE)
+    assert limited_to(4096, 4096, 100) == (4096, 100), "never lowered"
+    assert limited_to(300, 300, 1000) == (300, 150)
+
+
+async def test_a_server_with_too_few_descriptors_says_so_and_takes_fewer_connections(database_url):
+    async with Server(database_url, "--connections-max", "3000", descriptors_max=1000) as server:
+        wanted = 3000 + RESERVE
+        assert any(f"LimitNOFILE={wanted}" in line and "warning" in line for line in server.output), server.output
+        async with server.session.get("/readyz?verbose") as response:  # where `offbeat doctor` looks
+            said = await response.text()
+        assert response.status == 200 and "[-] descriptors: ulimit -n is 1000, too few" in said
+        async with server.session.get("/metrics") as response:
+            assert f"\noffbeat_connections_max {1000 - RESERVE}.0\n" in await response.text()

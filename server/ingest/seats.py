@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from server.ingest.source import Peer
 
 IPV6_PREFIX_BYTES = 8
+ADDRESS_SHARE = 0.75  # where nothing else is said: room for one machine's ten thousand, and for others beside it
 
 
 class Seats:
-    """Counts connections. `per_address_max` 0: one address may have them all."""
+    """Counts connections. `per_address_max` 0: one address may have them all; None: `ADDRESS_SHARE` of them."""
 
-    def __init__(self, connections_max: int, per_address_max: int) -> None:
-        self._connections_max, self._per_address_max = connections_max, per_address_max
+    def __init__(self, connections_max: int, per_address_max: int | None = None) -> None:
+        self._connections_max = connections_max
+        self._per_address_max = int(connections_max * ADDRESS_SHARE) if per_address_max is None else per_address_max
         self.taken = 0
         self.refused: Counter[str] = Counter()  # by reason: `full`, `address`
         self._by_address: dict[bytes, int] = {}
