@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from server import failpoints
 from server.clock import to_datetime, to_rfc3339
 from server.engine import sentences
 from server.engine.effects import Alert, Decision, IncidentChanged, Resumed, RunChanged
@@ -55,6 +56,7 @@ async def _write(
     project_slugs: dict[int, str],
 ) -> None:
     async with held_by(connection, held):
+        failpoints.pass_by("begun")
         resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
         if resumed:
             await _resume(connection, resumed)
@@ -62,6 +64,7 @@ async def _write(
         gone = [d for d in decisions if d.state is None]
         if kept:
             await connection.execute(_SQL["put_states"], *_states(kept))
+            failpoints.pass_by("state written")
         if gone:
             instants = [to_datetime(d.position.at) for d in gone]
             await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
@@ -69,10 +72,13 @@ async def _write(
             await connection.execute(_SQL["put_runs"], *_runs(runs))
         if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
             await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
+            failpoints.pass_by("incident written")
         if alerts := [(d, e) for d in decisions for e in d.effects if isinstance(e, Alert)]:
             columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
             if columns[0]:
                 await connection.execute(_SQL["put_alerts"], *columns)
+                failpoints.pass_by("outbox written")
+    failpoints.pass_by("committed")
 
 
 async def tell_operator(connection: Connection, held: Held, facts: dict[str, Any]) -> None:
