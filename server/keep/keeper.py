@@ -15,6 +15,7 @@ from itertools import islice
 
 import structlog
 
+from server import failpoints
 from server.clock import LogClock, monotonic
 from server.engine.effects import Alert, Decision
 from server.engine.engine import Engine
@@ -312,7 +313,9 @@ class Keeper(Service):
         """Everything undecided, whole subjects at a time; a transaction in doubt is written again, as it was."""
         while self._pending or self.engine.undecided:
             if not self._pending:
+                failpoints.pass_by("judged")
                 self._pending = self.engine.take(SUBJECTS_MAX)
+                failpoints.pass_by("taken")
             await self._write_pending()
 
     async def _write_pending(self) -> None:
@@ -334,6 +337,7 @@ class Keeper(Service):
                 log.error("a decision cannot be stored", monitor_id=part[0].monitor_id, error=str(error))
             self._tell_decided(part)
         self._pending = []
+        failpoints.pass_by("known")
 
     def _tell_decided(self, written: Sequence[Decision]) -> None:
         alerts = [e for d in written for e in d.effects if isinstance(e, Alert)]
