@@ -255,5 +255,5 @@ async def test_what_a_monitor_takes_in_memory():
     await roster.stop()
     assert len(roster) == count
     print(f"{used / count:.0f} bytes a monitor")
-    assert used / count < 340  # bytes: a million monitors fit beside an ingest process in 350 MB
+    assert used / count < 260  # bytes: a million monitors fit beside an ingest process in 350 MB
     assert roster.find(f"{1:08x}-b7c4-4e1f-9d55-{1:012x}") == Bound(1, 1)
