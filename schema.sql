@@ -277,6 +277,16 @@ create table incidents (
   monitor_id      integer not null,
   number          integer not null,          -- per monitor, from 1
   project_id      integer not null,
+-- The members of fleets, each a row of its monitor's state: written with the decision by which it comes, falls silent,
+-- comes back or goes. `at` alone may be older than the state, but not than the checkpoint. No index on what changes.
+create table members (
+  monitor_id    integer not null,
+  name          text not null,
+  at            timestamptz not null,         -- its last ping
+  silent_since  timestamptz,                  -- the deadline that it missed
+  primary key (monitor_id, name)
+) with (fillfactor = 75);
+
   opened_at       timestamptz not null,      -- the deadline that was missed, not when somebody noticed
   resolved_at     timestamptz,
   decided_at      timestamptz not null,

@@ -22,7 +22,7 @@ from server.engine.deaf import DeafTime
 from server.engine.desk import Desk
 from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
 from server.engine.engine import Engine
-from server.engine.fleet import Fleet
+from server.engine.fleet import Fleet, MemberRow
 from server.engine.monitor import Definition, read_definition
 from server.engine.ping import SECOND, Entry, Micros, Ping, Position
 from server.engine.state import Monitor
@@ -294,6 +294,7 @@ class Keeper:
     def __init__(self, events: list[Event], c: Choices) -> None:
         self.events, self.c = events, c
         self.states: dict[int, tuple[Position, str, Micros, Any]] = {}
+        self.members: dict[int, dict[str, MemberRow]] = {}
         self.defined: dict[int, list[Defined]] = {}  # every version that a monitor had, oldest first
         self.removed: set[int] = set()  # their end is written
         self.runs: dict[tuple[int, int], RunChanged] = {}
@@ -431,6 +432,13 @@ class Keeper:
                 self.incidents[monitor_id, effect.number] = effect
             elif isinstance(effect, Alert):
                 self.alerts.setdefault((monitor_id, effect.incident, effect.ordinal), effect)
+        if decision.disbanded:
+            self.members.pop(monitor_id, None)
+        for row in decision.members:
+            rows = self.members.setdefault(monitor_id, {})
+            rows.pop(row.name, None)
+            if row.at is not None:
+                rows[row.name] = row
         if decision.state is None:
             self.states.pop(monitor_id, None)
             self.removed.add(monitor_id)
@@ -458,6 +466,10 @@ class Keeper:
             m = Monitor(monitor_id, PROJECT, version.slug, version.slug, version.definition, 0)
             m.load(status, since, position, jsonb(state))
             m.paused, m.snoozed_until = state["paused"], state["snoozed"]
+            if m.fleet is not None:
+                rows = self.members.get(monitor_id, {}).values()
+                for row in sorted(rows, key=lambda row: (row.silent_since is None, row.silent_since, row.name)):
+                    m.fleet.enrol(row)
             self.engine.load(m)
         self.engine.loaded(at)
         return index
@@ -594,6 +606,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
     "a retry counts": (hearing, "is_repeat", lambda m, entry: False),
+    "a start forgets who pinged since the checkpoint": (Fleet, "hear_again", lambda fleet, name, at: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }
 

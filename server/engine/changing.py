@@ -131,7 +131,9 @@ def _differ(old: Definition, new: Definition, *names: str) -> bool:
 
 def _change_kind(desk: Desk, m: Monitor) -> None:
     """A fleet became a job, or the other way round: nothing of the one means anything to the other."""
-    m.fleet = None
+    if m.fleet is not None:
+        m.fleet = None
+        desk.open_for(m).disbanded = True
     for run in list(m.runs.open.values()) if m.runs is not None else ():
         close_run(desk, m, run, "unknown", "the monitor became a fleet")
     clear(desk, m, lambda key: True, "changed")

@@ -22,13 +22,15 @@ Address = tuple[int, str]  # project, slug
 class Undecided:
     """What was decided about one monitor and not yet written; a later row of the same run or incident replaces it."""
 
-    __slots__ = ("alerts", "incidents", "resumed", "runs")
+    __slots__ = ("alerts", "disbanded", "incidents", "resumed", "runs", "whole")
 
     def __init__(self) -> None:
         self.runs: dict[int, RunChanged] = {}
         self.incidents: dict[int, IncidentChanged] = {}
         self.alerts: list[Alert] = []
         self.resumed: Resumed | None = None
+        self.disbanded = False  # it was a fleet, and what is one now began anew
+        self.whole = False  # a checkpoint waits for it
 
     def effects(self) -> list[Effect]:
         """In the order in which they are written."""
@@ -185,7 +187,7 @@ class Desk:
                 m = self.monitors.get(monitor_id)
                 gone = m is None
                 m = self.gone.pop(monitor_id) if m is None else m
-                decisions.append(self._decision(m, gone, undecided.effects()))
+                decisions.append(self._decision(m, gone, undecided))
         return decisions
 
     def _together(self, monitor_id: int) -> list[int]:
@@ -227,15 +229,21 @@ class Desk:
 
     def snapshot(self, m: Monitor) -> Decision | None:
         """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
-        return None if m.id in self.undecided else self._decision(m, False, [])
+        undecided = self.undecided.get(m.id) or Undecided()
+        undecided.whole = True
+        return None if m.id in self.undecided else self._decision(m, False, undecided)
 
-    def _decision(self, m: Monitor, gone: bool, effects: list[Effect]) -> Decision:
+    def _decision(self, m: Monitor, gone: bool, undecided: Undecided) -> Decision:
         # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
         # change to it earlier than that.
         m.at, m.writer, m.seq = max(m.position, self.reached)
         m.saved_at = m.at
         state = None if gone else m.dump()
-        return Decision(m.id, m.project_id, m.position, m.status, m.since, state, effects)
+        decision = Decision(m.id, m.project_id, m.position, m.status, m.since, state, undecided.effects())
+        decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)
+        if m.fleet is not None and not gone:
+            decision.members = m.fleet.take_rows(undecided.whole)
+        return decision
 
     # ---------------------------------------------------------------- deadlines
 

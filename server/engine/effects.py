@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.engine.fleet import MemberRow
 from server.engine.ping import Micros, Position
 
 
@@ -71,3 +72,5 @@ class Decision:
     since: Micros
     state: dict[str, Any] | None  # None: the monitor is gone
     effects: list[Effect] = field(default_factory=list)
+    members: list[MemberRow] = field(default_factory=list)  # the rows of its fleet that were changed
+    disbanded: bool = False  # all rows of its fleet go, before those come

@@ -17,6 +17,7 @@ from server.engine.expectation import due_after
 from server.engine.hearing import hear
 from server.engine.judging import judge
 from server.engine.links import enter, leave
+from server.engine.members import hear_again
 from server.engine.monitor import Definition
 from server.engine.ping import AFTER_ALL, Entry, Micros, Position
 from server.engine.state import Monitor
@@ -88,6 +89,8 @@ class Engine:
                 continue
             desk.now = at
             if at <= m.at and (at, entry.writer, entry.seq) <= (m.at, m.writer, m.seq):
+                if m.fleet is not None:
+                    hear_again(m.fleet, entry)
                 continue  # replay: the state has it already
             self._budget -= 1
             m.at, m.writer, m.seq = at, entry.writer, entry.seq
@@ -304,7 +307,7 @@ class Engine:
 
     def stale(self) -> Iterator[int]:
         """Monitors whose stored state is older than the one here, for the checkpoint."""
-        return (m.id for m in list(self.desk.monitors.values()) if m.at > m.saved_at)
+        return (m.id for m in list(self.desk.monitors.values()) if m.at > m.saved_at or (m.fleet and m.fleet.heard))
 
     def snapshot(self, monitor_id: int) -> Decision | None:
         """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.

@@ -2,10 +2,14 @@
 
 Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
 a member keeps one entry in a heap that is looked at again when it pops early, so its pings do no heap work.
+
+Each member is a row of its own, written when it comes, falls silent, comes back or goes; the instant of its last ping
+is brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one row, and not three
+megabytes; and after a start the log since the checkpoint says what the rows do not (`hear_again`).
 """
 
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.engine.monitor import Members
 from server.engine.ping import Micros
@@ -13,19 +17,29 @@ from server.engine.ping import Micros
 MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
 
 
+class MemberRow(NamedTuple):
+    """A member as it is stored; without `at` it is one no longer. `silent_since`: the deadline that it missed."""
+
+    name: str
+    at: Micros | None
+    silent_since: Micros | None
+
+
 class Member:
-    """When a member was last heard of, and its entry in the heap."""
+    """When a member was last heard of, what its row says of that, and its entry in the heap."""
 
-    __slots__ = ("armed", "at")
+    __slots__ = ("armed", "at", "saved_at")
 
-    def __init__(self, at: Micros, armed: Micros) -> None:
-        self.at, self.armed = at, armed
+    def __init__(self, at: Micros) -> None:
+        self.at = at
+        self.armed: Micros = 0
+        self.saved_at: Micros = 0
 
 
 class Fleet:
     """Who was heard of, and who is silent since when."""
 
-    __slots__ = ("heap", "members", "not_before", "peak", "peak_at", "silent")
+    __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent")
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
@@ -34,6 +48,8 @@ class Fleet:
         self.not_before: Micros = 0  # nobody is silent before this: a change or a resume was made
         self.peak = 0  # the highest number alive at once, and when it was last reached
         self.peak_at: Micros = 0
+        self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
+        self.heard = False  # whether any row may be older than its member's last ping
 
     @property
     def alive(self) -> int:
@@ -61,6 +77,7 @@ class Fleet:
     def hear(self, name: str, at: Micros, length: Micros) -> bool:
         """One ping of a member, expected again within `length`. Whether it is new or was silent."""
         member = self.members.get(name)
+        self.heard = True
         if member is not None:
             member.at = at
             if name not in self.silent:
@@ -70,17 +87,26 @@ class Fleet:
         elif len(self.members) >= MEMBERS_MAX:
             return False
         else:
-            self.members[name] = Member(at, 0)
+            self.members[name] = Member(at)
             self.arm(name, at + length)
+        self.changed[name] = None
         if self.alive >= self.peak:
             self.peak, self.peak_at = self.alive, at
         return True
+
+    def hear_again(self, name: str, at: Micros) -> None:
+        """A ping of before what is stored, after a start: all that may be new in it is its time."""
+        member = self.members.get(name)
+        if member is not None and at > member.at:
+            member.at = at
+            self.heard = True
 
     def fall_silent(self, name: str, deadline: Micros, at: Micros) -> None:
         """A member missed its deadline."""
         if self.alive == self.peak:
             self.peak_at = at
         self.silent[name] = deadline
+        self.changed[name] = None
 
     def leave(self, name: str, at: Micros) -> bool:
         """A member says good-bye: nobody misses it, and a percentage no longer counts it. Whether it was known."""
@@ -96,6 +122,7 @@ class Fleet:
         """It is a member no longer."""
         self.silent.pop(name, None)
         del self.members[name]
+        self.changed[name] = None
 
     def lower_peak(self, at: Micros, forget_after: Micros) -> None:
         """A peak that was last reached longer than `forget_after` ago is no measure any more."""
@@ -144,23 +171,38 @@ class Fleet:
     # ---------------------------------------------------------------- storing
 
     def dump(self) -> dict[str, Any]:
-        """As JSON. Where order matters there are lists: jsonb sorts keys."""
-        state: dict[str, Any] = {
-            "m": [[name, member.at] for name, member in self.members.items()],
-            "p": [self.peak, self.peak_at],
-        }
-        if self.silent:
-            state["s"] = [[name, deadline] for name, deadline in self.silent.items()]
+        """As JSON, but for the members."""
+        state: dict[str, Any] = {"p": [self.peak, self.peak_at]}
         if self.not_before:
             state["b"] = self.not_before
         return state
 
+    def take_rows(self, whole: bool) -> list[MemberRow]:
+        """The rows that were changed since they were last taken; `whole`: also those that only are older by a ping."""
+        names = dict.fromkeys(name for name, m in self.members.items() if m.at != m.saved_at) if whole else self.changed
+        gone = [MemberRow(name, None, None) for name in self.changed if name not in self.members]
+        self.heard = self.heard and not whole
+        rows = [self._row(name) for name in {**names, **self.changed} if name in self.members]
+        self.changed = {}
+        return [*gone, *rows]
+
+    def _row(self, name: str) -> MemberRow:
+        member = self.members[name]
+        member.saved_at = member.at
+        return MemberRow(name, member.at, self.silent.get(name))
+
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Fleet":
-        """From `dump`; the caller fills the heap."""
+        """From `dump`; the caller enrols the members and fills the heap."""
         fleet = cls()
-        fleet.members = {name: Member(at, 0) for name, at in state["m"]}
-        fleet.silent = dict(state.get("s", ()))
         fleet.peak, fleet.peak_at = state["p"]
         fleet.not_before = state.get("b", 0)
         return fleet
+
+    def enrol(self, row: MemberRow) -> None:
+        """A member from its row; the silent ones in the order in which they fell silent."""
+        assert row.at is not None
+        member = self.members[row.name] = Member(row.at)
+        member.saved_at = row.at
+        if row.silent_since is not None:
+            self.silent[row.name] = row.silent_since

@@ -10,7 +10,7 @@ from server.engine.fleet import Fleet
 from server.engine.incidents import blame, clear
 from server.engine.monitor import Members
 from server.engine.occurrence import end_absence, heard
-from server.engine.ping import Micros, Ping
+from server.engine.ping import Entry, Micros, Ping
 from server.engine.state import MEMBERS, Cause, Monitor
 
 
@@ -21,7 +21,7 @@ def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
     if m.fleet is None:
         m.fleet = Fleet()
     fleet = m.fleet
-    name = ping.task or ping.run or ""
+    name = _name(ping)
     _forget_peak(m, fleet, members, desk.now)
     if ping.signal == "leave":
         changed = fleet.leave(name, desk.now)
@@ -42,6 +42,12 @@ def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
         end_absence(desk, m, None)
     if changed:
         judge_fleet(desk, m, worse=False)
+
+
+def hear_again(fleet: Fleet, entry: Entry) -> None:
+    """A ping of before the stored state, after a start: the row of its member may be older."""
+    if entry.ping.signal != "leave":
+        fleet.hear_again(_name(entry.ping), entry.at)
 
 
 def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
@@ -102,6 +108,10 @@ def forget_silent(desk: Desk, m: Monitor) -> None:
         if fleet.members[name].at + members.forget_after <= desk.now:
             _forget(desk, m, fleet, name)
             desk.open_for(m)
+
+
+def _name(ping: Ping) -> str:
+    return ping.task or ping.run or ""
 
 
 def _forget(desk: Desk, m: Monitor, fleet: Fleet, name: str) -> None:

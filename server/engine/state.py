@@ -2,8 +2,8 @@
 
 A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
 awaited signals) is None until it exists. `dump` and `load` are the JSON in `states.state`; keys are short and absent
-where they hold the default, because the row is rewritten with every decision. What depends on order is a list there:
-jsonb sorts the keys of an object.
+where they hold the default, because the row is rewritten with every decision; for the same reason the members of a
+fleet are rows of their own. What depends on order is a list there: jsonb sorts the keys of an object.
 """
 
 from sys import intern

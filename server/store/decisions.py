@@ -1,6 +1,7 @@
 """Writes what was decided, whole subjects at a time: a monitor's effects together with the state that followed."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import asyncpg
@@ -20,6 +21,7 @@ from server.store.queries import load
 _SQL = load("decisions")
 _CHANGES = load("changes")
 
+MEMBERS_AT_ONCE = 2_000  # some 4 ms
 USUAL_RUNS_MIN = 3  # fewer say nothing of what is usual
 _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
 
@@ -68,6 +70,7 @@ async def _write(
         if gone:
             instants = [to_datetime(d.position.at) for d in gone]
             await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
+        await _put_members(connection, decisions)
         if runs := [(d, e) for d in decisions for e in d.effects if isinstance(e, RunChanged)]:
             await connection.execute(_SQL["put_runs"], *_runs(runs))
         if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
@@ -79,6 +82,18 @@ async def _write(
                 await connection.execute(_SQL["put_alerts"], *columns)
                 failpoints.pass_by("outbox written")
     failpoints.pass_by("committed")
+
+
+async def _put_members(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """In slices: a checkpoint writes whole fleets, and what is encoded in one go holds the loop."""
+    if disbanded := [d.monitor_id for d in decisions if d.disbanded]:
+        await connection.execute(_SQL["disband"], disbanded)
+    rows = ((d.monitor_id, member) for d in decisions for member in d.members)
+    while part := list(islice(rows, MEMBERS_AT_ONCE)):
+        if kept := [(id, m.name, to_datetime(m.at), _instant(m.silent_since)) for id, m in part if m.at is not None]:
+            await connection.execute(_SQL["put_members"], *map(list, zip(*kept, strict=True)))
+        if gone := [(id, m.name) for id, m in part if m.at is None]:
+            await connection.execute(_SQL["delete_members"], *map(list, zip(*gone, strict=True)))
 
 
 async def tell_operator(connection: Connection, held: Held, facts: dict[str, Any]) -> None:

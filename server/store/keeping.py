@@ -8,6 +8,7 @@ import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_micros, to_rfc3339
+from server.engine.fleet import MemberRow
 from server.engine.monitor import load_definition
 from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping, Position
 from server.engine.state import Monitor
@@ -104,16 +105,29 @@ async def load_monitors(
                 loaded = []
                 for row in rows:
                     try:
-                        each = _monitor(row, applied_rev)
+                        each = _monitor(row, applied_rev, members)
                     except Exception as error:
                         on_unreadable(row["id"], error)
                         continue
                     if each is not None:
                         loaded.append(each)
                 yield loaded
+            members = await _members(connection)
 
 
-def _monitor(row: asyncpg.Record, applied_rev: int) -> tuple[Monitor, bool] | None:
+async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
+    members: dict[int, list[MemberRow]] = {}
+    cursor = await connection.cursor(_SQL["load_members"])
+    while rows := await cursor.fetch(ENTRIES_MAX):
+        for monitor_id, name, at, silent_since in rows:
+            row = MemberRow(name, _instant(at), None if silent_since is None else _instant(silent_since))
+            members.setdefault(monitor_id, []).append(row)
+    return members
+
+
+def _monitor(
+    row: asyncpg.Record, applied_rev: int, members: Mapping[int, Sequence[MemberRow]]
+) -> tuple[Monitor, bool] | None:
     if not row["changed"]:
         until = to_micros(row["snoozed_until"]) if row["snoozed_until"] is not None else 0
         was = Defined(row["slug"], row["name"], tuple(row["tags"]), row["paused"], until, row["definition"])
@@ -140,6 +154,9 @@ class Defined(NamedTuple):
     tags: tuple[str, ...]
     paused: bool
     snoozed_until: Micros
+        if m.fleet is not None:
+            for member in members.get(m.id, ()):
+                m.fleet.enrol(member)
     definition: str
 
 

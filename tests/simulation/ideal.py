@@ -80,6 +80,10 @@ def _of_states(world: World, engine: Engine) -> Iterator[str]:
             ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
             theirs = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
             # What the checkpoint says of all, a state need not say for itself.
+            ours["members"] = world.tables.members.get(monitor_id, {})
+            theirs["members"] = (
+                {} if m.fleet is None else {n: (each.at, m.fleet.silent.get(n)) for n, each in m.fleet.members.items()}
+            )
             for name in sorted((ours.keys() | theirs.keys()) - {"rev"}):
                 if ours.get(name) != theirs.get(name):
                     yield f"monitor {monitor_id}: {name} is {ours.get(name)} and should be {theirs.get(name)}"

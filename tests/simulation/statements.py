@@ -44,6 +44,7 @@ _CHECKPOINT = rows_of("at applied_rev cursors")
 _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
 _ENDED = rows_of("id ended_at")
+_MEMBER = rows_of("monitor_id name at silent_since")
 _ONE = rows_of("one")
 _REGISTERED = rows_of("id started_at latest")
 _OPEN = rows_of("monitor_id number")
@@ -67,6 +68,8 @@ class Statements:
         self.monitors: dict[int, SimpleNamespace] = {}
         self.changes: list[SimpleNamespace] = []
         self.states: dict[int, SimpleNamespace] = {}
+        self.state_locks: dict[int, Lock] = {}
+        self.members: dict[int, dict[str, tuple[Micros, Micros | None]]] = {}
         self.runs: dict[tuple[int, int], SimpleNamespace] = {}
         self.incidents: dict[tuple[int, int], SimpleNamespace] = {}
         self.alerts: dict[tuple[int, int, int], SimpleNamespace] = {}
@@ -303,6 +306,11 @@ class Statements:
         found = [c for c in self.changes if c.rev > rev][:limit]
         return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
 
+    def keeping_load_members(self, session: Session) -> list[Row]:
+        rows = [(id, name, *row) for id, members in sorted(self.members.items()) for name, row in members.items()]
+        rows.sort(key=lambda row: (row[0], row[3] is None, row[3] or 0, row[1]))
+        return [_MEMBER(id, name, _sent(at), None if since is None else _sent(since)) for id, name, at, since in rows]
+
     def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         now = self.server.loop.time()
         live = [w.through for w in self.writers.values() if not w.fenced]
@@ -467,6 +475,27 @@ class Statements:
         self._write(session, write)
 
     def decisions_usual(self, session: Session, monitor_ids: list[int]) -> list[Row]:
+    def decisions_put_members(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, name, at, silent_since in zip(*columns, strict=True):
+                self.members.setdefault(monitor_id, {})[name] = (to_micros(at), _micros(silent_since))
+
+        self._write(session, write)
+
+    def decisions_delete_members(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, name in zip(*columns, strict=True):
+                self.members.get(monitor_id, {}).pop(name, None)
+
+        self._write(session, write)
+
+    def decisions_disband(self, session: Session, ids: list[int]) -> None:
+        def write() -> None:
+            for monitor_id in ids:
+                self.members.pop(monitor_id, None)
+
+        self._write(session, write)
+
         return []  # a sentence for people; what is compared here are times and causes
 
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:

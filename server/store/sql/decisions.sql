@@ -23,6 +23,22 @@ update changes c set ended_at = gone.at
   from gone
  where c.monitor_id = gone.monitor_id and c.kind = 'monitor' and c.after is null
 
+-- name: put_members
+-- Members of fleets that came, fell silent or came back; and at a checkpoint all that were heard of.
+insert into members (monitor_id, name, at, silent_since)
+select * from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+on conflict (monitor_id, name) do update set at = excluded.at, silent_since = excluded.silent_since
+
+-- name: delete_members
+-- They have left or were forgotten.
+delete from members m
+ using unnest($1::integer[], $2::text[]) as w (monitor_id, name)
+ where m.monitor_id = w.monitor_id and m.name = w.name
+
+-- name: disband
+-- These monitors are no fleets any more, or are gone.
+delete from members where monitor_id = any($1::integer[])
+
 -- name: put_runs
 -- A revised run knows only what the late ping said; what the row had stays.
 insert into runs (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,

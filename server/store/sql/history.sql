@@ -88,26 +88,23 @@ update incidents set acknowledged_at = now(), acknowledged_by = $3
  where monitor_id = $1 and number = $2 and acknowledged_at is null
 
 -- name: members
--- A fleet by name: whom the keeper last knew, and who was heard of since (minutes at most). The names of a large fleet
--- are taken apart here, so that a page of a hundred never brings a hundred thousand into a process.
-with known as (
-  select each ->> 0 as name, to_timestamp((each ->> 1)::bigint / 1e6) as at
-    from states s, jsonb_array_elements(s.state -> 'fleet' -> 'm') as each where s.monitor_id = $1
-), silent as (
-  select each ->> 0 as name, to_timestamp((each ->> 1)::bigint / 1e6) as since
-    from states s, jsonb_array_elements(s.state -> 'fleet' -> 's') as each where s.monitor_id = $1
+-- A fleet by name: whom the keeper last knew, and who was heard of since its rows were last whole, which is minutes ago
+-- at most. Who is in no row and was not heard of after the state was written has left or was forgotten.
+with stored as (
+  select (select at from states where monitor_id = $1) as at, (select at from checkpoint) as whole_at
 ), heard as (
   select distinct on (name) coalesce(task, run, '') as name, at, signal
     from pings
-   where monitor_id = $1 and at > coalesce((select s.at from states s where s.monitor_id = $1), '-infinity')
+   where monitor_id = $1 and at > coalesce((select least(at, whole_at) from stored), '-infinity')
    order by name, at desc
 )
-select name, greatest(k.at, h.at) as last_at, case when h.at is null then s.since end as silent_since
-  from known k
+select name, greatest(k.at, h.at) as last_at,
+       case when h.at is null or h.at <= k.silent_since then k.silent_since end as silent_since
+  from (select * from members where monitor_id = $1) k
   full join heard h using (name)
-  left join silent s using (name)
  where name > $2 and h.signal is distinct from 'leave'
-   and ($3::boolean is null or (h.at is null and s.since is not null) = $3)
+   and (k.name is not null or h.at > coalesce((select at from stored), '-infinity'))
+   and ($3::boolean is null or (k.silent_since is not null and (h.at is null or h.at <= k.silent_since)) = $3)
  order by name
  limit $4
 

@@ -35,6 +35,11 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
  where not exists (select from monitors m where m.id = s.monitor_id) and c.before is not null
 
 -- name: deleted_since
+-- name: load_members
+-- Of all fleets; the silent ones in the order in which they fell silent. Streamed.
+select monitor_id, name, timestamptz_send(at) as at, timestamptz_send(silent_since) as silent_since
+  from members order by members.monitor_id, members.silent_since, members.name
+
 -- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
 -- must not bring them back. With the instant at which that took effect, null where nobody has heard of them yet.
 select c.monitor_id as id, c.ended_at from changes c

@@ -80,11 +80,11 @@ select at, signal, duration from pings
  order by at desc limit $2
 
 -- name: fleet
--- The numbers of a fleet, as the keeper last wrote them; of its names only what is shown leaves Postgres.
-select jsonb_array_length(state -> 'fleet' -> 'm') as known,
-       coalesce(jsonb_array_length(state -> 'fleet' -> 's'), 0) as silent,
+-- The numbers of a fleet, as the keeper last wrote them.
+select (select count(*) from members m where m.monitor_id = s.monitor_id) as known,
+       (select count(silent_since) from members m where m.monitor_id = s.monitor_id) as silent,
        coalesce((state -> 'fleet' -> 'p' ->> 0)::integer, 0) as peak
-  from states where monitor_id = $1 and state ? 'fleet'
+  from states s where monitor_id = $1 and state ? 'fleet'
 
 -- name: watermark
 -- Up to here every accepted ping can be read, in order. A writer that died holds it back until it is fenced.
@@ -124,8 +124,7 @@ select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.cau
 
 -- name: leases
 -- Who judges and who sends.
-select name, term, holder, node, taken_at, expires_at, expires_at > clock_timestamp() as held,
-       clock_timestamp() as now
+select name, term, holder, node, taken_at, expires_at, expires_at > log_time() as held, log_time() as now
   from lease order by name
 
 -- name: writers
