@@ -322,10 +322,9 @@ class App(Service):
         return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None
 
     def _checks(self) -> Sequence[Check]:
-        checks = [
-            Check("running", not self.stopping, "stopping" if self.stopping else ""),
-            Check("postgres", self.facts.facts is not None, required=False),
-        ]
+        checks = [Check("running", not self.stopping, "stopping" if self.stopping else "")]
+        if self.facts.asked:
+            checks.append(Check("postgres", self.facts.facts is not None, required=False))
         if self.scarce:
             checks.append(Check("descriptors", False, self.scarce, required=False))
         if self.roster is not None:

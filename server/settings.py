@@ -8,6 +8,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -38,7 +39,9 @@ class Settings(BaseSettings):
         "fast", description="How pings are taken: the fast door, or aiohttp alone."
     )
     config: Path | None = Field(None, description="A file of monitors, channels and projects applied at the start.")
-    public_url: str | None = Field(None, description="The address people and jobs use, where a proxy stands in front.")
+    public_url: str | None = Field(
+        None, description="The address people and jobs use, where a proxy stands in front: scheme and host, no path."
+    )
     trusted_proxies: Annotated[list[Network], NoDecode] = Field(
         default_factory=list, description="Networks whose X-Forwarded-For and -Proto are believed, separated by commas."
     )
@@ -115,10 +118,18 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _no_slash(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/") if value else None
+    def _is_origin(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must begin with http:// or https:// and a host name")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(
+                f"must end after the host name: pages are served at the root of one, never below a path; give Offbeat "
+                f"a name of its own, such as {parts.scheme}://offbeat.{parts.hostname}"
+            )
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 def read_settings(flags: dict[str, Any]) -> Settings:

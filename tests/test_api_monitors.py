@@ -250,7 +250,7 @@ async def test_addresses_behind_a_proxy(database_url: str) -> None:
         ({}, "http://127.0.0.1:"),
         ({"trusted_proxies": "127.0.0.0/8,::1"}, "https://beats.example.org/"),
         ({"trusted_proxies": "10.0.0.0/8"}, "http://127.0.0.1:"),
-        ({"public_url": "https://public.example.org/x/"}, "https://public.example.org/x/api/"),
+        ({"public_url": "https://public.example.org/"}, "https://public.example.org/api/"),
     ]
     for settings, expected in cases:
         async with serving(database_url, **settings) as api:

@@ -333,6 +333,12 @@ async def _as(value: object) -> object:
     return value
 
 
+async def test_no_answer_names_what_it_is_made_with(served):
+    for request in (get(), get("/hello"), get("/nowhere"), "GARBAGE\r\n\r\n", get(PATH, "Transfer-Encoding: x")):
+        reply = await ask(served, request)
+        assert reply.headers.get("server", "offbeat") == "offbeat" and b"ython" not in reply.body
+
+
 # ------------------------------------------------------------------------------------------------- time and number
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs, web, web_response
 from aiohttp.http_exceptions import HttpProcessingError
 
 from server.ingest.batch import unavailable
@@ -21,6 +21,10 @@ from server.metrics import Metrics
 from server.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# In every answer, also in those that its parser gives, aiohttp names itself and Python with their versions. No option
+# and no signal reaches them all.
+vars(web_response)["SERVER_SOFTWARE"] = "offbeat"
 
 
 def runner_options(settings: Settings) -> dict[str, Any]:

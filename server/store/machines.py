@@ -53,6 +53,11 @@ class DatabaseFacts:
         self._flight = asyncio.Lock()
         self.facts: Facts | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether Postgres was ever asked; before that, no facts say nothing about it."""
+        return self._read_s > float("-inf")
+
     async def refresh(self) -> None:
         """Read the facts unless they are fresh. Never raises for Postgres' sake, and takes a second at most."""
         async with self._flight:
