@@ -4,13 +4,34 @@
 -- is *log time* (see server/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
 -- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
 
+-- A change of this file comes with a numbered file in server/store/migrations that brings an older database to it. What
+-- is new stands last in its table, so that both ways lead to the same.
+
 create table meta (
   one             boolean primary key default true check (one),
   schema_version  integer not null,
   created_at      timestamptz not null default now(),
   -- Signs sessions and peppers the hashes of access keys; never leaves the database and the processes.
-  secret          bytea not null
+  secret          bytea not null,
+  -- The oldest program, by the schema version that it knows, that can still work with this one: in a rolling upgrade
+  -- both are there.
+  usable_from     integer not null default 1,
+  -- Of the one admin key of this installation, which nobody chose: its hash, and where it was shown and is kept.
+  admin_key_hash  bytea,
+  admin_key_home  text
 );
+
+-- Log time is this database's clock, and never goes back. Where the clock was set back, log time goes on from where it
+-- was, `ahead` of the clock at `set_at` (by that clock), and a tenth slower until the two have met.
+create table clock (
+  one     boolean primary key default true check (one),
+  set_at  timestamptz not null,
+  ahead   interval not null
+);
+
+create function log_time() returns timestamptz language sql volatile as $$
+  select clock_timestamp() + greatest(interval '0', ahead - (clock_timestamp() - set_at) / 10) from clock
+$$;
 
 ---------------------------------------------------------------------------------------------------- definitions
 
@@ -141,7 +162,7 @@ create table writers (
   seq              bigint not null default 0,         -- the last one committed; final once fenced
   started_at       timestamptz not null,
   accepted_through timestamptz not null,              -- everything it accepted up to here is committed
-  seen_at          timestamptz not null default clock_timestamp(),  -- database time of its last sign of life
+  seen_at          timestamptz not null default clock_timestamp(),  -- the database's own clock at its last sign of life
   fenced           boolean not null default false,
   clean            boolean not null default false,    -- it stopped by itself, after its last commit
   node             text not null,
@@ -239,7 +260,8 @@ create table checkpoint (
   one          boolean primary key default true check (one),
   at           timestamptz not null,         -- every state includes all inputs up to here, or is newer
   applied_rev  bigint not null,              -- the last change applied
-  cursors      jsonb not null default '{}'   -- writer -> the last seq applied
+  cursors      jsonb not null default '{}',  -- writer -> the last seq applied
+  set_aside    integer[] not null default '{}'  -- monitors left out of it because of an error: their states are older
 );
 
 -- The engine's state of a monitor, written together with what was decided; (at, writer, seq) is the last input in it.
@@ -254,6 +276,16 @@ create table states (
   state       jsonb not null                 -- see server/engine/state.py
 ) with (fillfactor = 75);
 create index states_trouble on states (project_id, status) where status in ('down', 'unknown');
+
+-- The members of fleets, each a row of its monitor's state: written with the decision by which it comes, falls silent,
+-- comes back or goes. `at` alone may be older than the state, but not than the checkpoint. No index on what changes.
+create table members (
+  monitor_id    integer not null,
+  name          text not null,
+  at            timestamptz not null,         -- its last ping
+  silent_since  timestamptz,                  -- the deadline that it missed
+  primary key (monitor_id, name)
+) with (fillfactor = 75);
 
 create table runs (
   monitor_id   integer not null,
@@ -277,16 +309,6 @@ create table incidents (
   monitor_id      integer not null,
   number          integer not null,          -- per monitor, from 1
   project_id      integer not null,
--- The members of fleets, each a row of its monitor's state: written with the decision by which it comes, falls silent,
--- comes back or goes. `at` alone may be older than the state, but not than the checkpoint. No index on what changes.
-create table members (
-  monitor_id    integer not null,
-  name          text not null,
-  at            timestamptz not null,         -- its last ping
-  silent_since  timestamptz,                  -- the deadline that it missed
-  primary key (monitor_id, name)
-) with (fillfactor = 75);
-
   opened_at       timestamptz not null,      -- the deadline that was missed, not when somebody noticed
   resolved_at     timestamptz,
   decided_at      timestamptz not null,
@@ -370,10 +392,11 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (1, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (2, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)
   select id, 'log', 'log', '{}' from projects;
+insert into clock (set_at, ahead) values (clock_timestamp(), '0');
 insert into lease (name, term, holder, node, taken_at, expires_at)
   values ('keeper', 0, '', '', '-infinity', '-infinity'), ('courier', 0, '', '', '-infinity', '-infinity');

@@ -76,6 +76,7 @@ class Writer(Service):
         self._log: LogConnection | None = None
         self._doubtful: Session | None = None  # the session that may still be at work on the batch at the front
         self._registered = asyncio.Event()
+        self._jumped = False  # the database's clock has, and no new writer was registered since
         self._failures = 0  # since Postgres last did what it was asked
         self._stopping = False
         self._ended = asyncio.Event()
@@ -124,6 +125,7 @@ class Writer(Service):
             except Fenced as error:
                 self._start_anew("database", str(error))
             except ClockJump as jump:
+                self._jumped = True
                 self._start_anew("clock", str(jump))
             except OffbeatError as error:
                 self._lose_connection(error)
@@ -146,9 +148,12 @@ class Writer(Service):
         assert self._log is not None
         before = self._clock.local()
         ages = self.refusals.ages()
-        writer, database, latest = await self._log.register(self._node, self._metrics_address, self.id or None, ages)
+        writer, database, latest = await self._log.register(
+            self._node, self._metrics_address, self.id or None, ages, self._jumped
+        )
         after = self._clock.local()
         self.refusals.reported()
+        self._jumped = False
         try:
             self._clock.sample(before, database, after)
         except ClockJump:

@@ -5,6 +5,7 @@ its fencing, and while there was no writer at all.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -18,6 +19,13 @@ from server.store.pool import Connection
 log = structlog.get_logger("deaf")
 
 
+class _Sign(NamedTuple):
+    """A writer's last sign of life: by the database's clock, and since when we know of no later one."""
+
+    seen_at: Micros
+    since_s: float
+
+
 class Deafness:
     """What was decided so far."""
 
@@ -26,6 +34,7 @@ class Deafness:
         self._refusal_id = 0
         self._newest_writer = 0
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
+        self._signs: dict[int, _Sign] = {}
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -33,6 +42,7 @@ class Deafness:
         """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
         self._refusal_id = await keeping.refusals_applied(connection)
         self._newest_writer = await keeping.last_writer(connection, at)
+        self._signs = {}
         return await keeping.deaf_known(connection)
 
     def blinded(self) -> None:
@@ -44,7 +54,7 @@ class Deafness:
     ) -> list[Deaf]:
         """New deaf time, as far as it is known by `now`. Raises LeaseLost, DatabaseAway."""
         new = [writer for writer in writers if writer.id > self._newest_writer]
-        silent = [writer for writer in writers if not writer.fenced and writer.silent_s > self._silent_max_s]
+        silent = self._silent(writers)
         if monotonic() < self._seeing_from_s:
             silent = []
         if not new and not silent and refusal_id <= self._refusal_id:
@@ -53,8 +63,8 @@ class Deafness:
         async with held_by(connection, held):
             found += [await keeping.deaf_before_writer(connection, writer.id, now) for writer in new]
             for writer in silent:
-                log.warning("a silent writer is fenced", writer=writer.id, silent_s=round(writer.silent_s, 1))
-                found.append(await keeping.fence(connection, writer.id, self._silent_max_s, now))
+                log.warning("a silent writer is fenced", writer=writer.id)
+                found.append(await keeping.fence(connection, writer.id, writer.seen_at, now))
             if refusal_id > self._refusal_id:
                 found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
         self._newest_writer = max([self._newest_writer, *(writer.id for writer in new)])
@@ -64,3 +74,24 @@ class Deafness:
             self.seconds += (each.ended_at - each.started_at) / SECOND
             self.pings += each.pings
         return decided
+
+    def _silent(self, writers: Sequence[WriterSeen]) -> list[WriterSeen]:
+        """Those that have shown no sign of life for too long, by our own clock: that of the database may jump.
+
+        What it says counts once, of a writer that we have never looked at: it may have died before we began.
+        """
+        now_s = monotonic()
+        signs: dict[int, _Sign] = {}
+        for writer in writers:
+            if writer.fenced:
+                continue
+            known = self._signs.get(writer.id)
+            if known is None:
+                known = _Sign(writer.seen_at, now_s - max(0.0, writer.silent_s))
+            elif known.seen_at != writer.seen_at:
+                known = _Sign(writer.seen_at, now_s)
+            signs[writer.id] = known
+        self._signs = signs
+        return [
+            writer for writer in writers if writer.id in signs and now_s - signs[writer.id].since_s > self._silent_max_s
+        ]

@@ -26,15 +26,19 @@ _NOTHING: list[None] = [None] * 9  # what a plain ping says beside its signal
 
 
 class Checkpoint(NamedTuple):
-    """Where a keeper stood: all up to `at` applied, `cursors` the last seq of each writer."""
+    """Where a keeper stood: all up to `at` applied, `cursors` the last seq of each writer.
+
+    `set_aside`: monitors left out because of an error of ours; their states may be older.
+    """
 
     at: Micros
     applied_rev: int
     cursors: dict[int, int]
+    set_aside: Sequence[int] = ()
 
 
 class WriterSeen(NamedTuple):
-    """A row of `writers`; `silent_s` by the database's clock."""
+    """A row of `writers`; `seen_at` and `silent_s` by the database's own clock, which may jump."""
 
     id: int
     seq: int
@@ -42,6 +46,7 @@ class WriterSeen(NamedTuple):
     accepted_through: Micros
     fenced: bool
     clean: bool
+    seen_at: Micros
     silent_s: float
 
 
@@ -82,13 +87,20 @@ async def read_checkpoint(connection: Connection) -> Checkpoint | None:
         row = await connection.fetchrow(_SQL["checkpoint"])
     if row is None:
         return None
-    return Checkpoint(to_micros(row["at"]), row["applied_rev"], {int(k): v for k, v in row["cursors"].items()})
+    cursors = {int(k): v for k, v in row["cursors"].items()}
+    return Checkpoint(to_micros(row["at"]), row["applied_rev"], cursors, row["set_aside"])
 
 
 async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
     """Within a transaction that holds the lease."""
     cursors = {str(writer): seq for writer, seq in checkpoint.cursors.items()}
-    await connection.execute(_SQL["write_checkpoint"], to_datetime(checkpoint.at), checkpoint.applied_rev, cursors)
+    await connection.execute(
+        _SQL["write_checkpoint"],
+        to_datetime(checkpoint.at),
+        checkpoint.applied_rev,
+        cursors,
+        list(checkpoint.set_aside),
+    )
 
 
 async def load_monitors(
@@ -100,6 +112,7 @@ async def load_monitors(
     """
     with database_trouble():
         async with connection.transaction(readonly=True):
+            members = await _members(connection)
             cursor = await connection.cursor(_SQL["load_monitors"], applied_rev)
             while rows := await cursor.fetch(LOAD_ROWS):
                 loaded = []
@@ -112,7 +125,6 @@ async def load_monitors(
                     if each is not None:
                         loaded.append(each)
                 yield loaded
-            members = await _members(connection)
 
 
 async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
@@ -142,6 +154,9 @@ def _monitor(
         m.load(row["status"], _instant(row["since"]), position, orjson.loads(row["state"]))
         if m.rev <= applied_rev:
             m.rev = 0  # no change that will be met is older; one integer less for each of a million
+        if m.fleet is not None:
+            for member in members.get(m.id, ()):
+                m.fleet.enrol(member)
     m.paused, m.snoozed_until = was.paused, was.snoozed_until
     return m, row["at"] is not None
 
@@ -154,9 +169,6 @@ class Defined(NamedTuple):
     tags: tuple[str, ...]
     paused: bool
     snoozed_until: Micros
-        if m.fleet is not None:
-            for member in members.get(m.id, ()):
-                m.fleet.enrol(member)
     definition: str
 
 
@@ -230,6 +242,7 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
             to_micros(row["accepted_through"]),
             row["fenced"],
             row["clean"],
+            to_micros(row["seen_at"]),
             row["silent_s"],
         )
         for row in rows
@@ -274,10 +287,13 @@ async def entries(connection: Connection, writer: int, seq: int, after: Micros, 
     ]
 
 
-async def fence(connection: Connection, writer: int, silent_s: float, now: Micros) -> Deaf | None:
-    """Declare a silent writer dead; None when it has shown a sign of life. Raises DatabaseAway."""
+async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micros) -> Deaf | None:
+    """Declare a writer dead that was last seen then; None when it has shown a sign of life since.
+
+    Raises DatabaseAway.
+    """
     with database_trouble():
-        return _deaf(await connection.fetchrow(_SQL["fence"], writer, silent_s, to_datetime(now)))
+        return _deaf(await connection.fetchrow(_SQL["fence"], writer, to_datetime(seen_at), to_datetime(now)))
 
 
 async def deaf_by_refusals(connection: Connection, after: int, now: Micros) -> list[Deaf]:
@@ -294,7 +310,7 @@ async def deaf_before_writer(connection: Connection, writer: int, now: Micros) -
 
 
 async def now(connection: Connection) -> Micros:
-    """The database's clock. Raises DatabaseAway."""
+    """Log time by the database. Raises DatabaseAway."""
     with database_trouble():
         return to_micros(await connection.fetchval(_SQL["now"]))
 

@@ -35,7 +35,7 @@ class Refused(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A new writer, the database's time at its registration, and the last instant that any writer has spoken of."""
+    """A new writer, log time by the database at its registration, and the last instant of any writer before."""
 
     writer: int
     started_at: Micros
@@ -65,13 +65,21 @@ class LogConnection:
         return cls(connection, name, timeout_s)
 
     async def register(
-        self, node: str, metrics_address: str | None, former: int | None = None, refused_ages: Sequence[Refused] = ()
+        self,
+        node: str,
+        metrics_address: str | None,
+        former: int | None = None,
+        refused_ages: Sequence[Refused] = (),
+        jumped: bool = False,
     ) -> Registered:
-        """A new writer in the place of `former`, which is fenced. Raises DatabaseAway."""
+        """A new writer in the place of `former`, which is fenced. Raises DatabaseAway.
+
+        `jumped`: the database's clock has; log time then never goes back, and what it skipped counts as refused.
+        """
         with self._trouble():
             async with self._bound():
                 row = await self._connection.fetchrow(
-                    _SQL["register"], node, metrics_address, former, *_columns(refused_ages)
+                    _SQL["register"], node, metrics_address, former, *_columns(refused_ages), jumped
                 )
         assert row is not None
         return Registered(row["id"], to_micros(row["started_at"]), to_micros(row["latest"]))
@@ -94,14 +102,16 @@ class LogConnection:
                 )
 
     async def pulse(self, writer: int, through: Micros) -> Micros:
-        """Say that everything accepted up to `through` is committed; gives the database's time. Raises Fenced,
-        DatabaseAway."""
+        """Say that everything accepted up to `through` is committed; gives log time by the database.
+
+        Raises Fenced, DatabaseAway.
+        """
         with self._trouble():
             async with self._bound():
-                seen_at = await self._connection.fetchval(_SQL["pulse"], writer, to_datetime(through))
-        if seen_at is None:
+                now = await self._connection.fetchval(_SQL["pulse"], writer, to_datetime(through))
+        if now is None:
             raise Fenced(f"writer {writer} is fenced")
-        return to_micros(seen_at)
+        return to_micros(now)
 
     async def report_refusals(self, writer: int, refused: Sequence[Refused]) -> None:
         """Record when pings were refused. Raises DatabaseAway: then it may be recorded twice, which does no harm."""

@@ -35,12 +35,12 @@ def rows_of(names: str) -> Callable[..., Row]:
     return lambda *values: kind(values)
 
 
-_WRITER = rows_of("id seq started_at accepted_through fenced clean silent_s")
+_WRITER = rows_of("id seq started_at accepted_through fenced clean seen_at silent_s")
 _DEAF = rows_of("id started_at ended_at reason pings")
 _MONITOR = rows_of(
     "id project_id slug name tags paused snoozed_until definition rev at writer seq status since state before changed"
 )
-_CHECKPOINT = rows_of("at applied_rev cursors")
+_CHECKPOINT = rows_of("at applied_rev cursors set_aside")
 _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
 _ENDED = rows_of("id ended_at")
@@ -114,7 +114,9 @@ class Statements:
         last_ages: Sequence[int],
         pings: Sequence[int],
         reasons: Sequence[str],
+        jumped: bool,
     ) -> list[Row]:
+        assert not jumped, "the clock of this database does not jump"
         at = self.server.now
 
         def rest(session: Session) -> list[Row]:
@@ -186,6 +188,14 @@ class Statements:
         if lock.held_by_others(session):
             raise Blocked(lock)
 
+    def _lock_states(self, session: Session, monitor_ids: Sequence[int]) -> None:
+        """The row locks of a transaction: what it wrote, another one writes again only after its end."""
+        locks = [self.state_locks.setdefault(monitor_id, Lock()) for monitor_id in monitor_ids]
+        for lock in locks:
+            self._wait_for(session, lock)
+        for lock in locks:
+            self.server.lock(session, lock)
+
     def _refused(self, writer: int, started: Micros, ended: Micros, pings: int, reason: str) -> None:
         # What lies before a watermark that was read is reported too late, by nobody's fault.
         in_time = started >= self.watermark
@@ -249,10 +259,14 @@ class Statements:
         c = self.checkpoint
         if c is None:
             return []
-        return [_CHECKPOINT(to_datetime(c.at), c.applied_rev, c.cursors)]
+        return [_CHECKPOINT(to_datetime(c.at), c.applied_rev, c.cursors, c.set_aside)]
 
-    def keeping_write_checkpoint(self, session: Session, at: Any, applied_rev: int, cursors: dict[str, int]) -> None:
-        new = SimpleNamespace(at=to_micros(at), applied_rev=applied_rev, cursors=dict(cursors))
+    def keeping_write_checkpoint(
+        self, session: Session, at: Any, applied_rev: int, cursors: dict[str, int], set_aside: list[int]
+    ) -> None:
+        new = SimpleNamespace(
+            at=to_micros(at), applied_rev=applied_rev, cursors=dict(cursors), set_aside=list(set_aside)
+        )
 
         def write() -> None:
             if self.checkpoint is None or self.checkpoint.at <= new.at:
@@ -292,6 +306,11 @@ class Statements:
             m.rev > floor,
         )
 
+    def keeping_load_members(self, session: Session) -> list[Row]:
+        rows = [(id, name, *row) for id, members in sorted(self.members.items()) for name, row in members.items()]
+        rows.sort(key=lambda row: (row[0], row[3] is None, row[3] or 0, row[1]))
+        return [_MEMBER(id, name, _sent(at), None if since is None else _sent(since)) for id, name, at, since in rows]
+
     def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
         return [
             _ENDED(c.monitor_id, c.ended_at)
@@ -306,18 +325,22 @@ class Statements:
         found = [c for c in self.changes if c.rev > rev][:limit]
         return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
 
-    def keeping_load_members(self, session: Session) -> list[Row]:
-        rows = [(id, name, *row) for id, members in sorted(self.members.items()) for name, row in members.items()]
-        rows.sort(key=lambda row: (row[0], row[3] is None, row[3] or 0, row[1]))
-        return [_MEMBER(id, name, _sent(at), None if since is None else _sent(since)) for id, name, at, since in rows]
-
     def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         now = self.server.loop.time()
         live = [w.through for w in self.writers.values() if not w.fenced]
         readable = min(live) if live else max((w.through for w in self.writers.values()), default=0)
         self.watermark = max(self.watermark, readable)
         return [
-            _WRITER(w.id, w.seq, to_datetime(w.started), to_datetime(w.through), w.fenced, w.clean, now - w.seen)
+            _WRITER(
+                w.id,
+                w.seq,
+                to_datetime(w.started),
+                to_datetime(w.through),
+                w.fenced,
+                w.clean,
+                _seen(w),
+                now - w.seen,
+            )
             for w in self.writers.values()
             if not w.fenced or w.id in known or w.id > newest
         ]
@@ -340,10 +363,10 @@ class Statements:
             for e in found
         ]
 
-    def keeping_fence(self, session: Session, writer: int, silent_s: float, decided: Any) -> list[Row]:
+    def keeping_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
         self._wait_for(session, w.lock)
-        if w.fenced or not w.seen < self.server.loop.time() - silent_s:
+        if w.fenced or _seen(w) != seen_at:
             return []
         self.server.lock(session, w.lock)
         self._write(session, lambda: setattr(w, "fenced", True))
@@ -421,6 +444,8 @@ class Statements:
     # -------------------------------------------------------------------------------------- the keeper writes
 
     def decisions_put_states(self, session: Session, *columns: list[Any]) -> None:
+        self._lock_states(session, columns[0])
+
         def write() -> None:
             for monitor_id, _, at, writer, seq, status, since, text in zip(*columns, strict=True):
                 state = orjson.loads(text)
@@ -438,6 +463,8 @@ class Statements:
         self._write(session, write)
 
     def decisions_delete_states(self, session: Session, ids: list[int], instants: list[Any]) -> None:
+        self._lock_states(session, ids)
+
         def write() -> None:
             for monitor_id, at in zip(ids, instants, strict=True):
                 self.states.pop(monitor_id, None)
@@ -445,6 +472,27 @@ class Statements:
                     if change.monitor_id == monitor_id and change.after is None:
                         change.ended_at = at
                 self.on_states(session, monitor_id, 1 << 62)
+
+        self._write(session, write)
+
+    def decisions_put_members(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, name, at, silent_since in zip(*columns, strict=True):
+                self.members.setdefault(monitor_id, {})[name] = (to_micros(at), _micros(silent_since))
+
+        self._write(session, write)
+
+    def decisions_delete_members(self, session: Session, *columns: list[Any]) -> None:
+        def write() -> None:
+            for monitor_id, name in zip(*columns, strict=True):
+                self.members.get(monitor_id, {}).pop(name, None)
+
+        self._write(session, write)
+
+    def decisions_disband(self, session: Session, ids: list[int]) -> None:
+        def write() -> None:
+            for monitor_id in ids:
+                self.members.pop(monitor_id, None)
 
         self._write(session, write)
 
@@ -475,27 +523,6 @@ class Statements:
         self._write(session, write)
 
     def decisions_usual(self, session: Session, monitor_ids: list[int]) -> list[Row]:
-    def decisions_put_members(self, session: Session, *columns: list[Any]) -> None:
-        def write() -> None:
-            for monitor_id, name, at, silent_since in zip(*columns, strict=True):
-                self.members.setdefault(monitor_id, {})[name] = (to_micros(at), _micros(silent_since))
-
-        self._write(session, write)
-
-    def decisions_delete_members(self, session: Session, *columns: list[Any]) -> None:
-        def write() -> None:
-            for monitor_id, name in zip(*columns, strict=True):
-                self.members.get(monitor_id, {}).pop(name, None)
-
-        self._write(session, write)
-
-    def decisions_disband(self, session: Session, ids: list[int]) -> None:
-        def write() -> None:
-            for monitor_id in ids:
-                self.members.pop(monitor_id, None)
-
-        self._write(session, write)
-
         return []  # a sentence for people; what is compared here are times and causes
 
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
@@ -519,6 +546,10 @@ class Statements:
 
 def _sent(at: Micros) -> bytes:
     return (at - _EPOCH).to_bytes(8, "big", signed=True)
+
+
+def _seen(w: SimpleNamespace) -> Any:
+    return to_datetime(int(w.seen * 1_000_000))
 
 
 def _micros(at: Any) -> Micros | None:

@@ -2,12 +2,13 @@
 
 -- name: checkpoint
 -- Absent before the first one.
-select at, applied_rev, cursors from checkpoint
+select at, applied_rev, cursors, set_aside from checkpoint
 
 -- name: write_checkpoint
 -- Never backwards: a keeper that was replaced may be late with its last word.
-insert into checkpoint (at, applied_rev, cursors) values ($1, $2, $3)
-on conflict (one) do update set at = excluded.at, applied_rev = excluded.applied_rev, cursors = excluded.cursors
+insert into checkpoint (at, applied_rev, cursors, set_aside) values ($1, $2, $3, $4)
+on conflict (one) do update
+   set at = excluded.at, applied_rev = excluded.applied_rev, cursors = excluded.cursors, set_aside = excluded.set_aside
   where checkpoint.at <= excluded.at
 
 -- name: load_monitors
@@ -34,12 +35,12 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
                       order by c.rev limit 1) c
  where not exists (select from monitors m where m.id = s.monitor_id) and c.before is not null
 
--- name: deleted_since
 -- name: load_members
 -- Of all fleets; the silent ones in the order in which they fell silent. Streamed.
 select monitor_id, name, timestamptz_send(at) as at, timestamptz_send(silent_since) as silent_since
   from members order by members.monitor_id, members.silent_since, members.name
 
+-- name: deleted_since
 -- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
 -- must not bring them back. With the instant at which that took effect, null where nobody has heard of them yet.
 select c.monitor_id as id, c.ended_at from changes c
@@ -63,8 +64,8 @@ select rev, kind, project_id, monitor_id, subject, before::text as before, after
 
 -- name: writers
 -- Those that hold the watermark, and those whose last rows may not have been read yet: known ones by id ($1), and all
--- that are newer than any known ($2). With them whether there is something new of the other two kinds of input.
-select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.clean,
+-- that are newer than any known ($2).
+select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.clean, w.seen_at,
        extract(epoch from clock_timestamp() - w.seen_at)::float8 as silent_s
   from writers w
  where not w.fenced or w.id = any($1::integer[]) or w.id > $2
@@ -89,15 +90,16 @@ select timestamptz_send(at), seq, monitor_id, project_id, inet_send(source),
  order by seq limit $5
 
 -- name: fence
--- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused.
+-- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused. Not
+-- where the writer has shown a sign of life since $2, the last one that the keeper has seen.
 -- The time it may have been deaf goes on record in the same transaction.
 with dead as (
   update writers set fenced = true
-   where id = $1 and not fenced and seen_at < clock_timestamp() - make_interval(secs => $2)
+   where id = $1 and not fenced and seen_at = $2
   returning id, accepted_through
 )
 insert into deaf (started_at, ended_at, writer, reason, decided_at)
-select accepted_through, greatest(clock_timestamp(), accepted_through + interval '1 microsecond'), id, 'crash', $3
+select accepted_through, greatest(log_time(), accepted_through + interval '1 microsecond'), id, 'crash', $3
   from dead
 returning id, started_at, ended_at, reason, pings
 
@@ -111,7 +113,7 @@ returning id, started_at, ended_at, reason, pings
 
 -- name: deaf_before_writer
 -- From the last word of any earlier writer to the first of this one, if nobody else was there: between a stop and the
--- next start nobody could hear.
+-- next start nobody could hear. A jump of the clock is on record as what it is.
 insert into deaf (started_at, ended_at, writer, reason, decided_at)
 select gap.since, w.started_at, w.id, 'stopped', $2
   from writers w
@@ -119,11 +121,12 @@ select gap.since, w.started_at, w.id, 'stopped', $2
  where w.id = $1 and gap.since < w.started_at
    and not exists (select from deaf d where d.writer = w.id and d.reason = 'stopped')
    and not exists (select from writers o where o.id < w.id and not o.fenced)
+   and not exists (select from refusals r where r.writer = w.id and r.reason = 'clock' and r.started_at <= gap.since)
 returning id, started_at, ended_at, reason, pings
 
 -- name: now
 -- For a process that has no writer to keep its clock true.
-select clock_timestamp()
+select log_time()
 
 -- name: deaf_known
 -- Everything deaf that a window may still reach back to.

@@ -4,28 +4,43 @@
 -- A new writer, in one round trip and one transaction with the fencing of the one before it and with the refusals that
 -- were not yet reported, so that nobody sees accepted_through pass them unseen. They are given by their age, since
 -- before the first answer of the database nobody here knows what time it is.
-with here as (
-  select clock_timestamp() as at
+--
+-- Where the database's clock has jumped ($8: the former writer has seen it), or is behind what was already written,
+-- log time goes on from the last word of any writer, or with the clock where that is further. What was skipped then
+-- counts as refused, like the rest.
+with past as (
+  select clock_timestamp() as clock, log_time() as at, max(accepted_through) as latest from writers
+), jump as (
+  select clock, at, latest, coalesce($8 or at < latest - interval '2 s', false) as seen from past
+), here as (
+  select clock, latest, seen, case when seen then greatest(clock, latest) else at end as at from jump
+), moved as (
+  update clock set set_at = here.clock, ahead = here.at - here.clock from here where here.seen
 ), former as (
-  update writers set fenced = true, seen_at = here.at from here where id = $3 and not fenced
+  update writers set fenced = true, seen_at = here.clock from here where id = $3 and not fenced
+  returning accepted_through
 ), mine as (
   insert into writers (started_at, accepted_through, seen_at, node, metrics_address)
-  select at, at, at, $1, $2 from here
+  select at, at, clock, $1, $2 from here
   returning id, started_at
+), skipped as (
+  insert into refusals (writer, started_at, ended_at, pings, reason)
+  select mine.id, former.accepted_through, mine.started_at, 0, 'clock' from mine, former where $8
 ), refused as (
   insert into refusals (writer, started_at, ended_at, pings, reason)
   select mine.id, mine.started_at - r.first_age * interval '1 microsecond',
          mine.started_at - r.last_age * interval '1 microsecond', r.pings, r.reason
     from mine, unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) as r (first_age, last_age, pings, reason)
 )
-select id, started_at, coalesce((select max(accepted_through) from writers), started_at) as latest from mine
+select id, started_at, coalesce((select latest from here), started_at) as latest from mine
 
 -- name: pulse
--- The sign of life of an idle writer. `greatest`: a pulse never takes back what a COPY has said.
+-- The sign of life of an idle writer, and log time by the database. `greatest`: a pulse never takes back what a COPY
+-- has said.
 update writers
    set accepted_through = greatest(accepted_through, $2), seen_at = clock_timestamp()
  where id = $1 and not fenced
-returning seen_at
+returning log_time()
 
 -- name: report_refusals
 -- Before the COPY or pulse that passes them, see schema.sql.

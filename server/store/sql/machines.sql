@@ -38,5 +38,5 @@ select id, node, metrics_address
 union all
 select 0, node, metrics_address
   from lease
- where name = 'keeper' and expires_at > clock_timestamp() and metrics_address is not null
+ where name = 'keeper' and expires_at > log_time() and metrics_address is not null
  order by id
