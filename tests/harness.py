@@ -159,6 +159,7 @@ class PgBouncer:
         configuration.write_text(
             f"[databases]\n* = {self._server}\n[pgbouncer]\npool_mode = transaction\nauth_type = any\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\ndefault_pool_size = 5\n"
+            "server_login_retry = 1\n"  # Postgres away is looked for each second
         )
         user: dict[str, Any] = {}
         if os.geteuid() == 0:

@@ -19,6 +19,7 @@ from operator import attrgetter
 
 import structlog
 
+from server import failpoints
 from server.clock import ClockJump, LogClock, monotonic
 from server.engine.ping import SECOND, Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
@@ -200,6 +201,7 @@ class Writer(Service):
             batch.doubtful = True
             self.batches_doubted += 1
             raise
+        failpoints.pass_by("appended")
         seconds = monotonic() - handed_s
         self.backlog.done()
         self.through = batch.entries[-1].at

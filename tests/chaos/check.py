@@ -1,0 +1,231 @@
+"""The verdict: what the clients and the receiver saw, held against what Postgres holds.
+
+    lost      a ping that was answered 2xx and is not in the log exactly once
+    false     an incident of a monitor that was heard in time, or whose job went on trying to be heard in time, in vain
+    missed    a silence with no incident, more than one, or no alert that arrived
+    changed   one alert in two wordings, or two alerts for one thing
+    deaf      time that Offbeat says it could not hear, with nothing there to stop it
+    stamp     a ping whose time in the log is outside of sending and answer
+
+Deaf time delays a deadline; so a silence in which there was some *must* have an incident only where it lasted longer
+than all that may have delayed it, and *may* have one as soon as its deadline has passed. Nothing else is forgiven.
+"""
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeVar
+
+from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Row, Stored, Try, Watched
+
+SLACK_S = 1.0  # a ping is surely in time that was sent so long before the deadline
+DECIDED_S = 5.0  # so long before the tables were read everything must be judged, decided and written
+SHADOW_S = 4.0  # what a fault causes may begin so long before it is noticed or last so long after it is felt
+STAMP_S = 0.25
+CLIENT_S = 10.0  # a request may lie so long before somebody reads it, its client long gone
+T = TypeVar("T", Row, Try, Incident, AlertRow)
+PROOF_MAX = 20  # sentences of one kind that are kept
+
+
+@dataclass
+class Verdict:
+    """What was found, in sentences; empty lists are what is promised."""
+
+    lost: list[str] = field(default_factory=list)
+    false: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    deaf: list[str] = field(default_factory=list)
+    stamp: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    told_s: list[float] = field(default_factory=list)  # from the deadline to the alert's arrival, away from any fault
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """By name."""
+        return {name: getattr(self, name) for name in ("lost", "false", "missed", "changed", "deaf", "stamp")}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise was kept."""
+        return not any(self.kinds.values())
+
+
+def judge(journal: Journal, stored: Stored) -> Verdict:
+    """All checks. Of what is younger than `DECIDED_S` nothing is asked yet but to be in the log."""
+    verdict = Verdict()
+    _pings(verdict, journal, stored)
+    rows, tries = _by_monitor(stored.rows), _by_monitor(journal.tries)
+    incidents, alerts = _by_monitor(stored.incidents), _by_monitor(stored.alerts)
+    told = _deliveries(verdict, journal.deliveries)
+    for id, monitor in journal.watched.items():
+        ours = sorted(incidents[id], key=lambda incident: incident.opened)
+        heard = sorted(row.at for row in rows[id])
+        _false(verdict, journal, monitor, heard, tries[id], ours)
+        _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
+        _told(verdict, journal, stored, monitor, ours, alerts[id], told)
+    _deafness(verdict, journal, stored.deaf)
+    return verdict
+
+
+# --------------------------------------------------------------------------------------------------------------- pings
+
+
+def _pings(verdict: Verdict, journal: Journal, stored: Stored) -> None:
+    copies = Counter(row.id for row in stored.rows)
+    stamps = {row.id: row.at for row in stored.rows}
+    verdict.counts.update(each.answer for each in journal.tries if each.ended)
+    for each in journal.tries:
+        count = copies[each.id]
+        if count > 1 or (each.answer == "ok" and count != 1 and each.ended < stored.read_at):
+            verdict.lost.append(f"{each.id} of monitor {each.monitor}, answered {each.answer}, is there {count} times")
+        if each.answer == "ok" and count == 1:
+            reals = journal.reals(stamps[each.id])
+            if not any(each.sent - STAMP_S <= real <= each.ended + STAMP_S for real in reals):
+                verdict.stamp.append(f"{each.id}: at {reals}, sent {each.sent}, answered {each.ended}")
+
+
+# ------------------------------------------------------------------------------------------------------------- silence
+
+
+def _false(
+    verdict: Verdict, journal: Journal, monitor: Watched, heard: list[float], tries: list[Try], ours: list[Incident]
+) -> None:
+    for incident in ours:
+        name = f"{monitor.slug} incident {incident.number} ({incident.cause}, opened {incident.opened:.3f})"
+        if incident.revised:
+            verdict.false.append(f"{name} is revised: states and incidents differed")
+        since = incident.opened - monitor.patience_s
+        index = bisect_right(heard, incident.opened)
+        if index and heard[index - 1] > since + 1e-3:
+            verdict.false.append(f"{name}: the log has a ping at {heard[index - 1]:.3f}")
+            continue
+        claims = [(real - monitor.window_s, real - SLACK_S) for real in journal.reals(incident.opened)]
+        vain = [[each.sent for each in tries if start < each.sent < end] for start, end in claims]
+        if not all(vain):
+            continue
+        last = max(max(sent) for sent in vain)
+        if any(last < each.sent <= last + monitor.patience_s for each in tries):
+            verdict.false.append(f"{name}: its job went on trying, before it last at {last:.3f}")
+        else:
+            verdict.counts["early"] += 1  # its last ping was not heard, and it has stopped indeed
+
+
+def _missed(
+    verdict: Verdict,
+    journal: Journal,
+    stored: Stored,
+    monitor: Watched,
+    heard: list[float],
+    tries: list[Try],
+    ours: list[Incident],
+) -> None:
+    """Between two pings: at most one incident, and one where the silence was long enough, by both witnesses."""
+    now = max(stored.read_at - DECIDED_S + journal.shifts[-1].by, heard[-1] if heard else 0.0)
+    sent = sorted(each.sent for each in tries)
+    for since, until in zip(heard, [*heard[1:], now], strict=True):
+        if until - since <= monitor.patience_s:
+            continue
+        opened = [incident for incident in ours if since < incident.opened <= until]
+        verdict.counts["silences"] += 1
+        if len(opened) > 1:
+            verdict.missed.append(f"{monitor.slug}: {len(opened)} incidents between {since:.3f} and {until:.3f}")
+        delay_s, touched = _delay(stored.deaf, since, until, monitor)
+        must = since + monitor.patience_s + delay_s < until - SLACK_S
+        if must and opened == []:
+            verdict.missed.append(
+                f"{monitor.slug}: silent from {since:.3f} to {until:.3f}, at most {delay_s:.3f} s of delay, no incident"
+            )
+        if opened and not touched and abs(opened[0].opened - since - monitor.patience_s) > 1e-3:
+            verdict.missed.append(
+                f"{monitor.slug}: opened {opened[0].opened:.3f}, last heard {since:.3f}, nothing deaf"
+            )
+        verdict.counts["must"] += must
+    if len(journal.shifts) > 1:
+        return
+    # The clients' word alone, by which the rows themselves are not believed.
+    for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
+        longest_s = monitor.patience_s + _delay(stored.deaf, since, until, monitor)[0] + CLIENT_S
+        if until - since > longest_s and not any(since <= incident.opened <= until for incident in ours):
+            verdict.missed.append(f"{monitor.slug}: nobody tried from {since:.3f} to {until:.3f} and nobody was told")
+
+
+def _delay(deaf: list[Deaf], since: float, until: float, monitor: Watched) -> tuple[float, bool]:
+    """The most that deaf time may have moved the deadline of a silence, and whether there was any near it."""
+    near = [each for each in deaf if each.end > since and each.start <= until]
+    if not near:
+        return 0.0, False
+    # Two occurrences in a row may be excused; each begins anew with its whole time.
+    return sum(each.end - max(each.start, since) for each in near) + 2 * monitor.patience_s, True
+
+
+# -------------------------------------------------------------------------------------------------------------- alerts
+
+
+def _deliveries(verdict: Verdict, deliveries: list[Delivery]) -> dict[tuple[str, int, str], Delivery]:
+    """The first of each alert."""
+    bodies: dict[str, Delivery] = {}
+    told: dict[tuple[str, int, str], Delivery] = {}
+    for each in deliveries:
+        before = bodies.setdefault(each.id, each)
+        if before is not each:
+            verdict.counts["duplicates"] += 1
+            if before.body != each.body:
+                verdict.changed.append(f"{each.id} came with two bodies: {before.body!r} and {each.body!r}")
+        if each.incident and each.kind in ("opened", "resolved"):
+            first = told.setdefault((each.slug, each.incident, each.kind), each)
+            if first.id != each.id:
+                verdict.changed.append(f"{each.kind} of {each.slug} {each.incident} as {first.id} and as {each.id}")
+    verdict.counts["delivered"] = len(bodies)
+    return told
+
+
+def _told(
+    verdict: Verdict,
+    journal: Journal,
+    stored: Stored,
+    monitor: Watched,
+    ours: list[Incident],
+    alerts: list[AlertRow],
+    told: dict[tuple[str, int, str], Delivery],
+) -> None:
+    states = {(alert.incident, alert.kind): alert.state for alert in alerts}
+    for incident in ours:
+        if max(journal.reals(incident.decided)) > stored.settled_before:
+            continue
+        state = states.get((incident.number, "opened"))
+        arrived = told.get((monitor.slug, incident.number, "opened"))
+        if state == "collapsed":
+            verdict.counts["collapsed"] += 1  # it was over before anybody could be told
+            if incident.resolved is None:
+                verdict.missed.append(f"{monitor.slug} {incident.number}: collapsed and not over")
+        elif state == "delivered" and arrived is None:
+            verdict.missed.append(f"{monitor.slug} {incident.number}: counts as delivered and never arrived")
+        elif state in (None, "dead", "expired"):
+            verdict.missed.append(f"{monitor.slug} {incident.number}: its alert is {state}")
+        elif state == "pending":
+            verdict.missed.append(f"{monitor.slug} {incident.number}: its alert still waits")
+        if arrived is not None:
+            opened = max(journal.reals(incident.opened))
+            if not any(_near(fault, opened) or _near(fault, arrived.at) for fault in journal.faults):
+                verdict.told_s.append(arrived.at - opened)
+
+
+def _near(fault: Fault, at: float) -> bool:
+    return fault.began - SHADOW_S <= at <= max(fault.recovered, fault.cured) + SHADOW_S
+
+
+def _deafness(verdict: Verdict, journal: Journal, deaf: list[Deaf]) -> None:
+    for each in deaf:
+        verdict.counts["deaf_ms"] += round((each.end - each.start) * 1000)
+        ends = [real for end in (each.start, each.end) for real in journal.reals(end)]
+        if not all(any(_near(fault, end) for fault in journal.faults) for end in ends):
+            verdict.deaf.append(f"deaf ({each.reason}) from {each.start:.3f} to {each.end:.3f} without a fault")
+
+
+def _by_monitor(all_of_them: list[T]) -> dict[int, list[T]]:
+    found: dict[int, list[T]] = defaultdict(list)
+    for each in all_of_them:
+        found[each.monitor].append(each)
+    return found

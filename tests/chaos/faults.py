@@ -1,0 +1,78 @@
+"""The faults by name, and what is common to all: they are drawn from a seed, and each is over when it returns.
+
+A number such as F5 is that of a list of fault tests for such a server; docs/chaos.md says what each one does.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.chaos.journal import Fault
+from tests.chaos.world import Shape, World
+
+Inject = Callable[[World, random.Random, Fault], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault; `likely` is how often it is drawn, beside the others."""
+
+    name: str
+    number: str
+    text: str
+    inject: Inject
+    fits: Callable[[Shape], bool]
+    likely: float
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def fault(
+    number: str, text: str, *, fits: Callable[[Shape], bool] = lambda shape: True, likely: float = 1.0
+) -> Callable[[Inject], Inject]:
+    """Marks a function as a fault; its name, with spaces, is the fault's."""
+
+    def mark(inject: Inject) -> Inject:
+        name = inject.__name__.replace("_", " ")
+        KINDS[name] = Kind(name, number, text, inject, fits, likely)
+        return inject
+
+    return mark
+
+
+def pair(shape: Shape) -> bool:
+    """Two nodes."""
+    return shape.nodes > 1
+
+
+def alone(shape: Shape) -> bool:
+    """One process does everything."""
+    return shape.nodes == 1 and shape.workers == 1
+
+
+def forked(shape: Shape) -> bool:
+    """A main process with workers."""
+    return shape.workers > 1
+
+
+def unforked(shape: Shape) -> bool:
+    """No workers: what is armed in the main process also takes pings."""
+    return shape.workers == 1
+
+
+def clocked(shape: Shape) -> bool:
+    """Clocks can be set."""
+    return shape.clocks
+
+
+def kinds_for(shape: Shape) -> list[Kind]:
+    """What can be done to such an estate."""
+    return [kind for kind in KINDS.values() if kind.fits(shape)]
+
+
+def draw(shape: Shape, chance: random.Random, count: int) -> list[Kind]:
+    """Each kind once, in any order, and then more of them."""
+    kinds = kinds_for(shape)
+    drawn = chance.sample(kinds, min(count, len(kinds)))
+    return drawn + chance.choices(kinds, [kind.likely for kind in kinds], k=count - len(drawn))

@@ -1,0 +1,161 @@
+"""What was done and seen: every request with its answer, every delivery, every fault, and what Postgres holds.
+
+Two independent witnesses: the clients' own clock and the receiver on one side, the tables on the other. The verdict in
+check.py holds each against the other. Times are Unix seconds of this machine's clock, unless a name says `log`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Answer = Literal["ok", "failed", "unknown"]
+
+
+class Watched(NamedTuple):
+    """A monitor under load."""
+
+    slug: str
+    id: int
+    key: str
+    every_s: float
+    grace_s: float
+    period_s: float  # between two of its pings, while it lives
+
+    @property
+    def patience_s(self) -> float:
+        """From its last ping to its deadline."""
+        return self.every_s + self.grace_s
+
+    @property
+    def window_s(self) -> float:
+        """The last part of that, in which its next ping may be expected: deaf time counts in it (docs/semantics.md)."""
+        return self.grace_s + min(self.grace_s, self.every_s / 2)
+
+
+@dataclass(slots=True)
+class Try:
+    """One request. `unknown`: no answer, or none in time; it may be stored or not."""
+
+    id: str
+    monitor: int
+    sent: float
+    ended: float = 0.0  # 0: under way
+    answer: Answer = "unknown"
+
+
+class Row(NamedTuple):
+    """One stored ping; `at` is log time in seconds."""
+
+    id: str
+    monitor: int
+    at: float
+
+
+class Incident(NamedTuple):
+    """As it is stored; log times."""
+
+    monitor: int
+    number: int
+    cause: str
+    opened: float
+    resolved: float | None
+    decided: float
+    revised: bool
+
+
+class AlertRow(NamedTuple):
+    """One alert in the outbox."""
+
+    monitor: int
+    incident: int
+    kind: str
+    state: str
+
+
+class Delivery(NamedTuple):
+    """One request at the receiver: what it says, word for word in `body`."""
+
+    id: str
+    slug: str
+    incident: int
+    kind: str
+    body: bytes
+    at: float
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str], body: bytes, at: float) -> "Delivery":
+        """From a webhook."""
+        said: dict[str, Any] = json.loads(body)
+        data = said["data"]
+        kind = str(said["type"]).rpartition(".")[2]
+        return cls(headers["webhook-id"], data.get("monitor", ""), data.get("incident") or 0, kind, body, at)
+
+
+class Deaf(NamedTuple):
+    """Log time in which Offbeat says that it could not hear."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault: from `began` to `cured` it was there; by `recovered` a ping was answered and judged on every node."""
+
+    name: str
+    began: float
+    cured: float = 0.0
+    recovered: float = 0.0
+    said: dict[str, float] = field(default_factory=dict)  # what else it measured, in seconds
+
+    @property
+    def recovery_s(self) -> float:
+        """How long after its end it was still felt."""
+        return self.recovered - self.cured
+
+
+class Shift(NamedTuple):
+    """From `at` on the database's clock is ahead of this machine's by so much; there within `SHIFT_SEEN_S`."""
+
+    at: float
+    by: float
+
+
+SHIFT_SEEN_S = 1.5  # the database's clock is changed through a file that it reads each second
+
+
+@dataclass
+class Journal:
+    """Everything of one world."""
+
+    watched: dict[int, Watched] = field(default_factory=dict)
+    tries: list[Try] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    shifts: list[Shift] = field(default_factory=lambda: [Shift(0.0, 0.0)])
+
+    def reals(self, log_at: float) -> list[float]:
+        """When on this machine's clock the database's said so: mostly one instant, more around a change, never none."""
+        found = []
+        for index, shift in enumerate(self.shifts):
+            last = index + 1 == len(self.shifts)
+            end = float("inf") if last else self.shifts[index + 1].at + SHIFT_SEEN_S
+            if shift.at <= log_at - shift.by <= end:
+                found.append(log_at - shift.by)
+        if not found:  # in time that was jumped over
+            found = [shift.at for shift in self.shifts if shift.at - SHIFT_SEEN_S <= log_at <= shift.at + shift.by]
+        return found or [log_at]
+
+
+@dataclass
+class Stored:
+    """What Postgres holds."""
+
+    rows: list[Row]
+    incidents: list[Incident]
+    alerts: list[AlertRow]
+    deaf: list[Deaf]
+    read_at: float  # this machine's clock, before the first of these was read
+    settled_before: float  # alerts that were decided before this had all the time they need

@@ -1,0 +1,118 @@
+"""Jobs that ping, some hundred, as jobs do: on their own time, whatever became of the last ping; some truly stop.
+
+An open loop: a slow server is asked no less. A ping that is not answered 2xx is tried again on a node that seems well,
+as behind a load balancer, each time as a ping of its own with an entry of its own in the journal.
+"""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+
+from tests.chaos.journal import Journal, Try, Watched
+
+TRIES_MAX = 3
+AVOID_S = 2.0  # how long a node that has failed is left alone, where there are others
+STOP_CHANCE = 0.02  # at each ping: that the job stops after it
+STOP_S = (15.0, 45.0)
+
+
+class Load:
+    """Pings `watched` on `ports` until `stop`. Ports may be changed at any time."""
+
+    def __init__(self, journal: Journal, chance: random.Random, ports: list[int]) -> None:
+        self.journal, self._chance = journal, chance
+        self.ports = ports
+        self.answer_s = 10.0 if len(ports) == 1 else 3.0  # as `curl -m`
+        self.latencies: list[tuple[float, float]] = []  # when sent, seconds until answered; answered ones alone
+        self._avoid: dict[int, float] = defaultdict(float)
+        self._idle: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = defaultdict(list)
+        self._beating: set[asyncio.Task[object]] = set()
+        self._lives: list[asyncio.Task[None]] = []
+        self._count = 0
+
+    def start(self) -> None:
+        """All jobs begin within their own period."""
+        self._lives = [asyncio.create_task(self._live(each)) for each in self.journal.watched.values()]
+
+    async def stop(self) -> None:
+        """No new pings; those under way come to their end."""
+        for task in self._lives:
+            task.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
+        if self._beating:
+            await asyncio.wait(self._beating)
+        for idle in self._idle.values():
+            for _, writer in idle:
+                writer.close()
+        self._idle.clear()
+
+    async def ping(self, monitor: Watched, port: int, query: str = "") -> Try:
+        """One request, in the journal from before its first byte."""
+        self._count += 1
+        entry = Try(f"p{self._count}", monitor.id, time.time())
+        self.journal.tries.append(entry)
+        body = entry.id.encode()
+        request = (
+            f"POST /api/v1/heartbeat/{monitor.key}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        status = await self._ask(port, request)
+        entry.ended = time.time()
+        if status is not None:
+            entry.answer = "ok" if 200 <= status < 300 else "failed"
+            self.latencies.append((entry.sent, entry.ended - entry.sent))
+        return entry
+
+    async def _live(self, monitor: Watched) -> None:
+        chance = random.Random(self._chance.random())
+        await asyncio.sleep(chance.uniform(0, monitor.period_s))
+        while True:
+            beat = asyncio.create_task(self._beat(monitor, chance))
+            self._beating.add(beat)
+            beat.add_done_callback(self._beating.discard)
+            if chance.random() < STOP_CHANCE:
+                await beat
+                await asyncio.sleep(chance.uniform(*STOP_S))
+            else:
+                await asyncio.sleep(monitor.period_s * chance.uniform(0.9, 1.1))
+
+    async def _beat(self, monitor: Watched, chance: random.Random) -> None:
+        for number in range(TRIES_MAX):
+            port = self._node(chance)
+            if (await self.ping(monitor, port)).answer == "ok":
+                return
+            self._avoid[port] = time.monotonic() + AVOID_S
+            if len(self.ports) == 1 or number:
+                await asyncio.sleep(0.5 * chance.uniform(0.5, 1.5))
+
+    def _node(self, chance: random.Random) -> int:
+        now = time.monotonic()
+        return chance.choice([port for port in self.ports if self._avoid[port] < now] or self.ports)
+
+    async def _ask(self, port: int, request: bytes) -> int | None:
+        """The status; None: none came."""
+        writer = None
+        try:
+            async with asyncio.timeout(self.answer_s):
+                if self._idle[port]:
+                    reader, writer = self._idle[port].pop()
+                else:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+        except (OSError, EOFError, TimeoutError):
+            if writer is not None:
+                writer.transport.abort()
+            return None
+        except BaseException:
+            if writer is not None:
+                writer.transport.abort()
+            raise
+        if b"connection: close" in head.lower():
+            writer.close()
+        else:
+            self._idle[port].append((reader, writer))
+        return int(head.split()[1])

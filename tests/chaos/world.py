@@ -1,0 +1,430 @@
+"""A small estate that lives: Postgres, one or two nodes, perhaps a pooler, a receiver, and jobs that ping.
+
+What faults do to it is in the modules beside; here is what they need: nodes that can be ended, frozen and begun again,
+cables that can be cut, and `recovered`, which waits until a ping is answered and judged on every node.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import asyncpg
+import psutil
+
+from tests.chaos.clock import Wall, binaries
+from tests.chaos.journal import (
+    SHIFT_SEEN_S,
+    AlertRow,
+    Deaf,
+    Delivery,
+    Fault,
+    Incident,
+    Journal,
+    Row,
+    Shift,
+    Stored,
+    Watched,
+)
+from tests.chaos.load import Load
+from tests.chaos.node import SIGNAL, arm
+from tests.harness import PgBouncer, Postgres, Receiver, Server, eventually
+from tests.link import Link
+
+RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
+DRAINED_S_MAX = 150.0  # two failures of a channel in a row may put its next attempt off by a minute
+HOOKS = 4
+RSS_BYTES_MAX = 600_000_000
+FILES_MAX = 6_000
+
+
+class NotRecovered(AssertionError):
+    """What should heal by itself has not."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the estate is built."""
+
+    nodes: int = 1
+    workers: int = 1
+    pooled: bool = False
+    clocks: bool = False
+
+
+SHAPES = {
+    "one": Shape(),
+    "two": Shape(nodes=2),
+    "workers": Shape(workers=2),
+    "pooled": Shape(nodes=2, pooled=True),
+    "clocks": Shape(nodes=2, clocks=True),
+}
+
+
+class Node:
+    """One server with its cable to Postgres."""
+
+    def __init__(self, name: str, link: Link, shape: Shape, wall: Wall | None) -> None:
+        self.name, self.link, self.wall = name, link, wall
+        flags = ["--allow-private-destinations"]
+        flags += ["--workers", str(shape.workers)] if shape.workers > 1 else []
+        flags += ["--pgbouncer"] if shape.pooled else []
+        env = wall.env if wall is not None else {}
+        self.server = Server(link.url, *flags, env=env, module="tests.chaos.node")
+        self.free = False  # it runs, and nothing holds it
+        self.starts = 0
+
+    async def start(self) -> None:
+        """Until it says where it listens."""
+        self.starts += 1
+        await self.server.start()
+        self.free = True
+
+    async def kill(self) -> None:
+        """As the kernel does when memory runs out."""
+        self.free = False
+        await self.server.kill()
+
+    async def stop(self) -> None:
+        """In good order."""
+        self.free = False
+        await self.server.stop()
+
+    async def ended(self) -> None:
+        """By itself, or by a failpoint."""
+        await self.server.ended(RECOVERY_S_MAX)
+        self.free = False
+
+    def arm(self, place: str, passes: int) -> None:
+        """It will die at that place."""
+        assert self.server.data_dir is not None
+        self.free = False
+        arm(self.server.data_dir, place, passes)
+        os.kill(self.server.pid, SIGNAL)
+
+    def processes(self) -> list[psutil.Process]:
+        """The main process and its workers, those that are there."""
+        with contextlib.suppress(psutil.Error):
+            main = psutil.Process(self.server.pid)
+            return [main, *main.children(recursive=True)]
+        return []
+
+    @contextlib.asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Nothing of it runs."""
+        self.free = False
+        with _stopped(self.processes()):
+            yield
+        self.free = True
+
+
+class World:
+    """`async with World("two", seed) as world`. Everything is drawn from the seed but what the machine does."""
+
+    def __init__(self, shape: str, seed: int, monitors: int) -> None:
+        self.shape, self.shape_name = SHAPES[shape], shape
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.journal = Journal()
+        self.nodes: list[Node] = []
+        self.receiver = Receiver()
+        self.hostile = Receiver()
+        self.seen: Counter[str] = Counter()  # of the nodes' health: highest values
+        self.troubles: list[str] = []
+        self.directory = Path(tempfile.mkdtemp(prefix="offbeat-chaos-"))
+        self.directory.chmod(0o755)
+        self.wall = Wall(self.directory / "wall") if self.shape.clocks else None
+        self.postgres: Postgres
+        self.load: Load
+        self.probe: Watched
+        self._monitors = monitors
+        self._stack = AsyncExitStack()
+        self._connection: asyncpg.Connection | None = None
+        self.database_url = ""
+
+    # ---------------------------------------------------------------- begin and end
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(120):
+                await self._begin()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _begin(self) -> None:
+        enter = self._stack.enter_async_context
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        bin_dir = binaries(self.directory / "bin", self.wall) if self.wall is not None else None
+        self.postgres = Postgres(bin_dir)
+        await self.postgres.start()
+        self._stack.push_async_callback(self.postgres.stop)
+        self.database_url = database = await enter(self.postgres.fresh())
+        self._stack.push_async_callback(self._disconnect)
+        for receiver in (self.receiver, self.hostile):
+            await enter(receiver)
+        self.hook = await enter(Link(self.receiver.url))
+        way = await enter(PgBouncer(database)) if self.shape.pooled else database
+        for number in range(self.shape.nodes):
+            wall = Wall(self.directory / f"wall-{number}") if self.shape.clocks else None
+            node = Node("ab"[number], await enter(Link(way)), self.shape, wall)
+            await enter(_ends(node))
+            await node.start()
+            self.nodes.append(node)
+        await self._define()
+        self.load = Load(self.journal, self.chance, [node.server.port for node in self.nodes])
+        await self.recovered()
+        self.load.start()
+        self._stack.push_async_callback(self.load.stop)
+        watch = asyncio.create_task(self._watch())
+        self._stack.callback(watch.cancel)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _define(self) -> None:
+        chance = random.Random(self.seed)
+        hooks = {
+            f"hook-{n}": {"kind": "webhook", "url": f"{self.hook.url}/{n}", "digest": False, "per_minute": 6_000}
+            for n in range(HOOKS)
+        }
+        bad = {"kind": "webhook", "url": self.hostile.url, "digest": False, "per_minute": 6_000}
+        monitors: list[dict[str, Any]] = [{"slug": "probe", "max_runtime": "1h", "channels": []}]
+        periods: dict[str, tuple[float, float, float]] = {}
+        for number in range(self._monitors):
+            every, grace = chance.choice((3.0, 4.0, 6.0)), chance.choice((4.0, 5.0))
+            slug = f"job-{number}"
+            periods[slug] = every, grace, every * 0.6
+            channels = [f"hook-{number % HOOKS}", *(["hostile"] if number % 5 == 0 else [])]
+            monitors.append({"slug": slug, "every": f"{every:g}s", "grace": f"{grace:g}s", "channels": channels})
+        await self.apply({"channels": [{"slug": s, **c} for s, c in {**hooks, "hostile": bad}.items()]})
+        await self.apply({"monitors": monitors})
+        rows = await self.ask(
+            "select m.slug, m.id, k.key from monitors m join keys k on k.monitor_id = m.id and k.main"
+        )
+        for row in rows:
+            every, grace, period = periods.get(row["slug"], (3600.0, 60.0, 0.0))
+            watched = Watched(row["slug"], row["id"], row["key"], every, grace, period)
+            if row["slug"] == "probe":
+                self.probe = watched
+            else:
+                self.journal.watched[watched.id] = watched
+
+    async def apply(self, estate: dict[str, Any]) -> None:
+        """Define something."""
+        answer = await self.nodes[0].server.api("POST", "/api/v1/apply", estate)
+        assert answer.status == 200, answer
+
+    # ---------------------------------------------------------------- looking
+
+    async def ask(self, sql: str, *arguments: Any, within_s: float = RECOVERY_S_MAX) -> list[asyncpg.Record]:
+        """Rows, past every cable; waits for Postgres."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
+                found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
+                return found
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                await self._disconnect()
+                if time.monotonic() > deadline:
+                    raise NotRecovered(f"Postgres does not answer: {error!r}") from error
+                await asyncio.sleep(0.1)
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def keeper(self) -> Node:
+        """The node that judges."""
+        if len(self.nodes) == 1:
+            return self.nodes[0]
+
+        async def found() -> Node | None:
+            for node in self.nodes:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                    async with node.server.session.get("/readyz?verbose", timeout=_timeout(2.0)) as answer:
+                        if "[+] keeper" in await answer.text():
+                            return node
+            return None
+
+        node = await eventually(found, RECOVERY_S_MAX)
+        assert node is not None
+        return node
+
+    def other(self, node: Node) -> Node:
+        """The one beside it; itself where it is alone."""
+        return next((each for each in self.nodes if each is not node), node)
+
+    async def recovered(self) -> None:
+        """Every node is ready, and a ping to it is answered and judged. Raises NotRecovered."""
+        try:
+            async with asyncio.timeout(RECOVERY_S_MAX):
+                for node in self.nodes:
+                    await self._ready(node)
+                await asyncio.gather(*(self.judged_by(node) for node in self.nodes))
+        except TimeoutError:
+            raise NotRecovered(f"not within {RECOVERY_S_MAX} s") from None
+
+    async def judged_by(self, node: Node) -> None:
+        """Until a new ping to that node is answered, and the keeper has told what became of it."""
+        while (
+            entry := await self.load.ping(self.probe, node.server.port, f"?run={os.urandom(6).hex()}")
+        ).answer != "ok":
+            await asyncio.sleep(0.1)
+        while not await self.ask(
+            "select 1 from runs r join pings p using (monitor_id, run) where p.monitor_id = $1 and p.message = $2",
+            self.probe.id,
+            entry.id,
+        ):
+            await asyncio.sleep(0.03)
+
+    async def _ready(self, node: Node) -> None:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with node.server.session.get("/readyz", timeout=_timeout(3.0)) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+
+    async def drained(self) -> float:
+        """Until everything that was in the outbox is settled; since when."""
+        since = time.time()
+        sql = (
+            "select a.id, a.kind, a.attempts, a.error, c.slug, a.next_attempt_at from alerts a"
+            " join channels c on c.id = a.channel_id where a.state = 'pending' and c.slug <> 'hostile'"
+            " and a.created_at < to_timestamp($1::float8) order by a.id"
+        )
+        deadline = time.monotonic() + DRAINED_S_MAX
+        while left := await self.ask(sql, since + self.journal.shifts[-1].by):
+            if time.monotonic() > deadline:
+                raise NotRecovered(f"{len(left)} alerts wait for {DRAINED_S_MAX} s: {[dict(row) for row in left[:3]]}")
+            await asyncio.sleep(0.25)
+        return since
+
+    async def stored(self, settled_before: float) -> Stored:
+        """Everything that the verdict needs, as of one moment."""
+        await self.ask("select 1")
+        read_at = time.time()
+        rows = await self.ask(
+            "select message, monitor_id, extract(epoch from at)::float8 as at from pings where message like 'p%'"
+        )
+        incidents = await self.ask(
+            "select monitor_id, number, cause, extract(epoch from opened_at)::float8 as opened,"
+            " extract(epoch from resolved_at)::float8 as resolved, extract(epoch from decided_at)::float8 as decided,"
+            " revised from incidents"
+        )
+        alerts = await self.ask(
+            "select a.monitor_id, a.incident, a.kind, a.state from alerts a join channels c on c.id = a.channel_id"
+            " where a.monitor_id is not null and c.slug <> 'hostile'"
+        )
+        deaf = await self.ask(
+            "select extract(epoch from started_at)::float8, extract(epoch from ended_at)::float8, reason from deaf"
+        )
+        return Stored(
+            [Row(*row) for row in rows],
+            [Incident(*row) for row in incidents],
+            [AlertRow(*row) for row in alerts],
+            [Deaf(*row) for row in deaf],
+            read_at,
+            settled_before,
+        )
+
+    def collect_deliveries(self) -> None:
+        """From the receiver into the journal."""
+        known = len(self.journal.deliveries)
+        self.journal.deliveries += [Delivery.read(r.headers, r.body, r.at) for r in self.receiver.requests[known:]]
+
+    async def shift(self, by: float) -> None:
+        """Set the database's clock."""
+        assert self.wall is not None
+        self.journal.shifts.append(Shift(time.time(), by))
+        self.wall.set(by)
+        await asyncio.sleep(SHIFT_SEEN_S)
+
+    async def _watch(self) -> None:
+        """The nodes' health, all the time: alive means alive, and nothing grows without bound."""
+        while True:
+            for node in self.nodes:
+                for process in node.processes():
+                    with contextlib.suppress(psutil.Error):
+                        self.seen["rss_bytes"] = max(self.seen["rss_bytes"], process.memory_info().rss)
+                        self.seen["files"] = max(self.seen["files"], process.num_fds())
+                start = node.starts
+                if node.free and not await self._alive(node) and node.free and node.starts == start:
+                    self.troubles.append(f"node {node.name} runs and /livez does not answer 200 at {time.time():.3f}")
+            await asyncio.sleep(1)
+
+    async def _alive(self, node: Node) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with node.server.session.get("/livez", timeout=_timeout(5.0)) as answer:
+                return answer.status == 200
+        return False
+
+    async def look(self) -> None:
+        """What must always be zero, and what has a cap."""
+        for node in self.nodes:
+            async with node.server.session.get("/metrics") as answer:
+                text = await answer.text()
+            for line in text.splitlines():
+                name, _, value = line.rpartition(" ")
+                if name in ("offbeat_self_check_mismatches_total", "offbeat_monitors_quarantined") and float(value):
+                    self.troubles.append(f"node {node.name}: {line}")
+        for name, cap in (("rss_bytes", RSS_BYTES_MAX), ("files", FILES_MAX)):
+            if self.seen[name] > cap:
+                self.troubles.append(f"{name} has come to {self.seen[name]}")
+
+    def begin(self, name: str) -> Fault:
+        """A fault begins."""
+        fault = Fault(name, time.time())
+        self.journal.faults.append(fault)
+        return fault
+
+    def frozen_postgres(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing of Postgres runs."""
+        main = psutil.Process(self.postgres.pid)
+        return _stopped([main, *main.children(recursive=True)])
+
+
+@contextlib.contextmanager
+def _stopped(processes: list[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def _ends(node: Node) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        node.free = False
+        with contextlib.redirect_stdout(None):  # what a node has said is shown by who asks for it
+            await node.server.__aexit__(None, None, None)
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds)
