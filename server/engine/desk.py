@@ -4,7 +4,7 @@ Parts share no other state and do not know each other's order; `now` is the inst
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from server.engine.deadlines import Deadlines
@@ -17,6 +17,7 @@ from server.engine.state import Cause, Incident, Monitor
 from server.engine.windows import OVERLAPS_MAX, Window
 
 Address = tuple[int, str]  # project, slug
+Blame = Callable[[int, Exception], None]  # leaves out the monitor that an error of ours concerns
 
 
 class Undecided:
@@ -173,9 +174,10 @@ class Desk:
             incident.suppressed_by,
         )
 
-    def take(self, subjects_max: int) -> list[Decision]:
+    def take(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
         """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
 
+        A monitor whose state cannot be written down is left out.
         Monitors whose decisions may rest on one another come together, so that no stored state is newer than what
         another one was decided by: a restart between two transactions decides nothing differently.
         """
@@ -187,7 +189,10 @@ class Desk:
                 m = self.monitors.get(monitor_id)
                 gone = m is None
                 m = self.gone.pop(monitor_id) if m is None else m
-                decisions.append(self._decision(m, gone, undecided))
+                try:
+                    decisions.append(self._decision(m, gone, undecided))
+                except Exception as error:
+                    leave_out(monitor_id, error)
         return decisions
 
     def _together(self, monitor_id: int) -> list[int]:

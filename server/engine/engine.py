@@ -7,10 +7,11 @@ deadline is in time. What is decided waits in `take`, each monitor's effects wit
 A plain ping of a healthy monitor does no heap work and decides nothing: it takes the first lines of `apply`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from sys import maxsize
 
 from server.engine import changing, telling
+from server.engine.aside import Aside
 from server.engine.desk import Desk
 from server.engine.effects import Decision
 from server.engine.expectation import due_after
@@ -29,9 +30,7 @@ class Engine:
 
     def __init__(self, on_quarantine: Callable[[int, Exception], None] = lambda monitor_id, error: None) -> None:
         self.desk = Desk()
-        # Monitors left out because of an error of ours; None: one whose state could not even be read.
-        self.quarantined: dict[int, Monitor | None] = {}
-        self._on_quarantine = on_quarantine
+        self._aside = Aside(self.desk, on_quarantine)
         self._budget = 0
 
     @property
@@ -121,21 +120,14 @@ class Engine:
         """Pings of this monitor are passed over: it does not exist any more."""
         self.desk.strangers.add(monitor_id)
 
-    def quarantine(self, monitor_id: int, error: Exception) -> None:
-        """Leave a monitor out until it is changed or all are loaded anew: an error of ours must not stop the rest.
+    @property
+    def quarantined(self) -> Mapping[int, Monitor | None]:
+        """Monitors left out because of an error of ours; None: one whose state could not even be read."""
+        return self._aside.monitors
 
-        Its stored state stays as it was last written: what is here may be half of an input.
-        """
-        desk = self.desk
-        m = self.quarantined[monitor_id] = desk.monitors.pop(monitor_id, self.quarantined.get(monitor_id))
-        desk.strangers.add(monitor_id)  # its pings are passed over
-        desk.undecided.pop(monitor_id, None)
-        desk.gone.pop(monitor_id, None)
-        desk.troubled.discard(monitor_id)
-        if m is not None:
-            leave(desk, m)
-            m.armed = 0
-        self._on_quarantine(monitor_id, error)
+    def quarantine(self, monitor_id: int, error: Exception) -> None:
+        """Leave a monitor out until it is changed or all are loaded anew: see server/engine/aside.py."""
+        self._aside.put(monitor_id, error)
 
     def advance(self, through: Micros, budget: int) -> bool:
         """Judge every deadline up to and including `through`, up to which every entry was applied.
@@ -175,7 +167,7 @@ class Engine:
         """
         self._catch_up(at)
         desk = self.desk
-        if not self._readmit(monitor_id):
+        if not self._aside.take_back(monitor_id):
             return
         m = desk.monitors.get(monitor_id)
         if m is None:
@@ -212,7 +204,7 @@ class Engine:
         """A monitor is deleted: its incident ends and its runs are closed."""
         self._catch_up(at)
         desk = self.desk
-        self._readmit(monitor_id)
+        self._aside.take_back(monitor_id)
         desk.strangers.add(monitor_id)
         m = desk.monitors.get(monitor_id)
         if m is None:
@@ -243,13 +235,13 @@ class Engine:
         """A maintenance window is made or changed, as of `at`."""
         self._catch_up(at)
         self.desk.windows[window_id] = (project_id, window)
-        telling.look_again(self.desk, project_id)
+        telling.look_again(self.desk, project_id, self.quarantine)
 
     def remove_window(self, window_id: int, at: Micros) -> None:
         """A maintenance window is deleted, as of `at`: what it held back is told."""
         self._catch_up(at)
         project_id, _ = self.desk.windows.pop(window_id, (0, None))
-        telling.look_again(self.desk, project_id)
+        telling.look_again(self.desk, project_id, self.quarantine)
 
     # ---------------------------------------------------------------- loading and writing
 
@@ -298,7 +290,7 @@ class Engine:
         All of one answer belongs in one transaction: monitors that depend on one another come together, also where
         they are more than `subjects_max`.
         """
-        return self.desk.take(subjects_max)
+        return self.desk.take(subjects_max, self.quarantine)
 
     @property
     def undecided(self) -> int:
@@ -315,7 +307,11 @@ class Engine:
         Only to be written after everything that `take` has brought before.
         """
         m = self.desk.monitors.get(monitor_id)
-        return None if m is None else self.desk.snapshot(m)
+        try:
+            return None if m is None else self.desk.snapshot(m)
+        except Exception as error:
+            self.quarantine(monitor_id, error)
+            return None
 
     # ---------------------------------------------------------------- within
 
@@ -328,7 +324,7 @@ class Engine:
                 return True
             when, monitor_id = popped
             if not monitor_id:
-                while self._budget > 0 and telling.release_one(desk):
+                while self._budget > 0 and telling.release_one(desk, self.quarantine):
                     self._budget -= 1
                 if desk.releases:
                     desk.deadlines.push(when, 0)
@@ -365,20 +361,6 @@ class Engine:
         """A change is an input too: the state of the monitor includes it and all before it."""
         m.rev = max(m.rev, rev)
         m.at, m.writer, m.seq = self.desk.position
-
-    def _readmit(self, monitor_id: int) -> bool:
-        """Try a quarantined monitor again; False: nobody knows what it was, so it stays out."""
-        if monitor_id not in self.quarantined:
-            return True
-        m = self.quarantined[monitor_id]
-        if m is None:
-            return False
-        del self.quarantined[monitor_id]
-        self.desk.strangers.discard(monitor_id)
-        enter(self.desk, m)
-        if m.incident is not None:
-            self.desk.troubled.add(monitor_id)
-        return True
 
 
 def _hear_plain(m: Monitor, entry: Entry) -> None:

@@ -8,7 +8,7 @@ itself it explains this one. Snooze and maintenance windows hold everything back
 from typing import Any
 
 from server.engine import sentences
-from server.engine.desk import Desk
+from server.engine.desk import Blame, Desk
 from server.engine.effects import Alert
 from server.engine.expectation import breather_end
 from server.engine.ping import SECOND, Micros
@@ -89,7 +89,7 @@ def release(desk: Desk, m: Monitor) -> None:
         desk.deadlines.push(desk.now, 0)
 
 
-def release_one(desk: Desk) -> bool:
+def release_one(desk: Desk, leave_out: Blame) -> bool:
     """One step of what `release` has begun; whether there was one to take."""
     if not desk.releases:
         return False
@@ -98,7 +98,10 @@ def release_one(desk: Desk) -> bool:
     if down_id is None:
         del desk.releases[0]
     elif (down := desk.monitors.get(down_id)) is not None:
-        let_go(desk, down, up_id, since)
+        try:
+            let_go(desk, down, up_id, since)
+        except Exception as error:
+            leave_out(down_id, error)
     return True
 
 
@@ -113,13 +116,16 @@ def let_go(desk: Desk, m: Monitor, up_id: int, since: Micros) -> None:
     desk.arm(m)
 
 
-def look_again(desk: Desk, project_id: int) -> None:
+def look_again(desk: Desk, project_id: int, leave_out: Blame) -> None:
     """A window was changed: what it held back may be told, or must wait."""
     for monitor_id in sorted(desk.troubled):
         m = desk.monitors[monitor_id]
         if m.project_id == project_id:
-            tell_if_due(desk, m)
-            desk.arm(m)
+            try:
+                tell_if_due(desk, m)
+                desk.arm(m)
+            except Exception as error:
+                leave_out(monitor_id, error)
 
 
 def repair(desk: Desk, m: Monitor) -> None:
