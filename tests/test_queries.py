@@ -50,9 +50,15 @@ def test_blocks_are_read_without_their_comments() -> None:
     assert parse(text, "x.sql") == {"one": "select 1\n  + 1", "two": "select 2"}
 
 
+def test_a_part_is_put_where_it_is_included() -> None:
+    text = "-- part: both\n-- why\nselect a\n  from t\n\n-- name: one\n-- why\n-- include: both\n where a = 1\n"
+    assert parse(text, "x.sql") == {"one": "select a\n  from t\n where a = 1"}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("-- name: a\n-- why\n-- include: b\nwhere c", "a includes b, and no part"),
         ("-- name: a\n-- why\nselect 1\n-- name: a\n-- why\nselect 2", "a stands there twice"),
         ("-- name: a\nselect 1", "a lacks the comment"),
         ("-- name: a\n-- why", "a has no SQL"),

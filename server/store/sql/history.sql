@@ -12,13 +12,17 @@ select at, writer, seq, signal, run, stage, task, done, total, exit_code, durati
  order by at desc, writer desc, seq desc
  limit $8
 
--- name: runs
--- By number, the newest first.
+-- part: runs_shown
+-- A run as it is shown, with the names of its monitor and project.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
        r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id
+
+-- name: runs
+-- By number, the newest first.
+-- include: runs_shown
  where r.monitor_id = $1 and r.number < $2
    and ($3::boolean is null or (r.finished_at is null) = $3)
    and ($4::text is null or r.verdict = $4)
@@ -28,21 +32,21 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
 
 -- name: run
 -- One, by its own address.
-select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
-       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
-  from runs r
-  join monitors m on m.id = r.monitor_id
-  join projects p on p.id = m.project_id
+-- include: runs_shown
  where r.monitor_id = $1 and r.number = $2
 
--- name: incidents_of_monitor
--- By number, the newest first.
+-- part: incidents_shown
+-- An incident as it is shown, likewise.
 select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
        i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
        (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
   from incidents i
   join monitors m on m.id = i.monitor_id
   join projects p on p.id = m.project_id
+
+-- name: incidents_of_monitor
+-- By number, the newest first.
+-- include: incidents_shown
  where i.monitor_id = $1 and i.number < $2
    and ($3::boolean is null or (i.resolved_at is null) = $3)
  order by i.number desc
@@ -50,12 +54,7 @@ select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause
 
 -- name: incidents
 -- Of all monitors that the caller may see, the newest first.
-select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
-       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
-       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
-  from incidents i
-  join monitors m on m.id = i.monitor_id
-  join projects p on p.id = m.project_id
+-- include: incidents_shown
  where (i.opened_at, i.monitor_id, i.number) < ($1::timestamptz, $2::integer, $3::integer)
    and ($4::integer is null or i.project_id = $4)
    and ($5::boolean is null or (i.resolved_at is null) = $5)
@@ -64,12 +63,7 @@ select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause
 
 -- name: incident
 -- One, by its own address.
-select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
-       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
-       (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
-  from incidents i
-  join monitors m on m.id = i.monitor_id
-  join projects p on p.id = m.project_id
+-- include: incidents_shown
  where i.monitor_id = $1 and i.number = $2
 
 -- name: alert
