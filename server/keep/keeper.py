@@ -31,7 +31,7 @@ from server.service import Service
 from server.settings import Settings
 from server.store import decisions, keeping
 from server.store.keeping import Checkpoint, WriterSeen
-from server.store.lease import held_by
+from server.store.lease import held_by, outlast
 from server.store.pool import Connection, connect
 
 SLICE = 500  # entries and judgements between two turns of the event loop, about 2 ms
@@ -217,12 +217,13 @@ class Keeper(Service):
         """What is open in SQL must be what is open here; a difference is a bug, repaired and counted."""
         ours = self.engine.open_incidents()
         theirs = await keeping.open_incidents(connection)
+        held = self.lease.check()  # or somebody else may have gone on since the states were read
         for monitor_id, number in theirs.items():
             if ours.get(monitor_id) != number and monitor_id not in self.engine.quarantined:
                 self.mismatches += 1
                 log.error("an incident is open in SQL and not in the engine", monitor_id=monitor_id, incident=number)
                 at = max(self.checkpoint_at, 1)
-                await decisions.close_incident(connection, self.lease.check(), monitor_id, number, at)
+                await decisions.close_incident(connection, held, monitor_id, number, at)
         for monitor_id in ours.keys() - theirs.keys():
             self.mismatches += 1
             log.error("an incident is open in the engine and not in SQL", monitor_id=monitor_id)
@@ -258,6 +259,7 @@ class Keeper(Service):
         """From the log to the outbox. May be broken off by DatabaseAway anywhere; the next one goes on from there."""
         connection = await self._connected()
         if self._doubtful:
+            await outlast(connection, self.lease.check())
             for deaf in await keeping.deaf_known(connection):
                 self.engine.deafness(deaf.started_at, deaf.ended_at)
             self._doubtful = False
@@ -348,7 +350,7 @@ class Keeper(Service):
 
     async def _checkpoint_slice(self, whole: bool) -> None:
         """Bring stored states up to date, some at each cycle; when all are, a restart follows the log from here."""
-        if self._checkpointing is None:
+        if self._checkpointing is None or whole:  # one that was begun is of an earlier instant
             due = monotonic() - self._checkpoint_s >= CHECKPOINT_S
             if not (whole or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES or (due and self.engine.now)):
                 return

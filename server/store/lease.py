@@ -44,6 +44,16 @@ async def release(connection: Connection, held: Held) -> None:
         await connection.execute(_SQL["release"], *held)
 
 
+async def outlast(connection: Connection, held: Held) -> None:
+    """Wait for the end of every transaction of `held_by` that a lost connection has left behind.
+
+    Raises LeaseLost, DatabaseAway.
+    """
+    with database_trouble():
+        if await connection.fetchval(_SQL["outlast"], *held) is None:
+            raise _lost(held)
+
+
 @asynccontextmanager
 async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
     """A transaction that commits only while the lease is ours. Raises LeaseLost, DatabaseAway."""
@@ -51,5 +61,9 @@ async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
         async with connection.transaction():
             await connection.execute(_SQL["bound_idle"])
             if await connection.fetchval(_SQL["hold"], *held) is None:
-                raise LeaseLost(f"the lease {held.name} is no longer held in term {held.term}")
+                raise _lost(held)
             yield
+
+
+def _lost(held: Held) -> LeaseLost:
+    return LeaseLost(f"the lease {held.name} is no longer held in term {held.term}")

@@ -277,6 +277,7 @@ class Connection:
             if rng.random() < 0.5:  # it was on its way, and arrives when nobody waits for it any more
                 server.later(rng.uniform(0.5, 8.0), lambda: server.run(session, work, lambda result, error: None))
         elif link.loss and rng.random() < link.loss:
+            self._closed = True  # what follows on this connection cannot overtake what was lost
             server.later(here_s, lambda: give(None, gone()))
             if rng.random() < 0.6:
                 late_s = rng.choice((0.0, here_s, 1.0))

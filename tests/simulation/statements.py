@@ -245,6 +245,10 @@ class Statements:
         self._write(session, lambda: self._note_term(term))
         return [_ONE(1)]
 
+    def lease_outlast(self, session: Session, name: str, term: int, holder: str) -> list[Row]:
+        self._wait_for(session, self.lease.lock)
+        return [_ONE(1)] if self.is_held(term, holder) else []
+
     def is_held(self, term: int, holder: str) -> bool:
         """What the `where` of the first statement of a decision says."""
         return (self.lease.term, self.lease.holder) == (term, holder)

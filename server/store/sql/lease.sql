@@ -29,3 +29,8 @@ select set_config('idle_in_transaction_session_timeout', '3s', true),
 -- name: hold
 -- The first statement of every transaction that only the holder may make: a renewal passes, a take-over waits.
 select 1 from lease where name = $1 and term = $2 and holder = $3 for key share
+
+-- name: outlast
+-- After a lost connection: whatever it was doing in `hold` may still commit. This waits for its end, and lets renewals
+-- pass meanwhile.
+select 1 from lease where name = $1 and term = $2 and holder = $3 for update
