@@ -71,7 +71,7 @@ async def test_killed_with_single_alerts(world: Scene, database_url: str, place:
         assert len(receiver.requests) == 12, "nothing was under way at that moment"
 
 
-@pytest.mark.parametrize("place", ["gathered", "sent", "settled"])
+@pytest.mark.parametrize("place", ["gathered", "digest sent", "digest settled"])
 async def test_killed_with_a_digest(world: Scene, database_url: str, place: str) -> None:
     async with Receiver() as receiver:
         channel = await world.channel("hook", "webhook", url=receiver.url)
@@ -84,7 +84,7 @@ async def test_killed_with_a_digest(world: Scene, database_url: str, place: str)
         found = copies(receiver)
     assert len(found) == 2 and all(id.startswith("digest_") for id in found)
     assert all(len(bodies) <= 2 and len(set(bodies)) == 1 for bodies in found.values())
-    if place == "settled":
+    if place == "digest settled":
         assert len(receiver.requests) == 2
 
 

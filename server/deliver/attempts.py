@@ -147,7 +147,7 @@ class Attempts(Service):
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
         verdict = await self._send(message, digest.body, channel, digest.attempts)
-        failpoints.pass_by("sent")
+        failpoints.pass_by("digest sent")
         outcome = self._outcome(digest.id, digest.attempts, verdict)
         while True:
             try:
@@ -156,7 +156,7 @@ class Attempts(Service):
             except Exception as error:
                 log.warning("a digest is not settled yet", error=str(error))
                 await asyncio.sleep(SETTLE_AGAIN_S)
-        failpoints.pass_by("settled")
+        failpoints.pass_by("digest settled")
         self._sending.pop((True, digest.id), None)
         self._tell(channel.kind, outcome, digest.alerts if verdict.state != "pending" else 1)
         self._ended(digest.lane, verdict.failed, verdict.retry_after_s)

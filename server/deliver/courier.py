@@ -209,8 +209,9 @@ class Courier(Service):
                 wanted.append(want)
                 room -= want.fresh + want.again
         claimed = await self.outbox.claim(wanted, self.lease_s) if wanted else []
-        failpoints.pass_by("claimed")
-        self._busy |= bool(claimed)
+        if claimed:
+            failpoints.pass_by("claimed")
+            self._busy = True
         for row in await self.flapping.hold_back(claimed):
             channel = channels[row.lane]
             if isinstance(channel, str):
