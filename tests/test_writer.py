@@ -1,6 +1,7 @@
 """The writer against real Postgres: what was answered ok is stored exactly once, whatever breaks and whenever."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -12,7 +13,7 @@ from server.clock import LogClock, monotonic_ns, to_micros
 from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
 from server.errors import BacklogFull, DatabaseAway, Unavailable
 from server.ingest.reading import OK, Outcome, Refusal
-from server.ingest.writer import Writer
+from server.ingest.writer import STALL_S, Writer
 from server.metrics import Metrics
 from server.roster import Bound
 from server.settings import Settings
@@ -461,3 +462,16 @@ async def test_stop_does_not_wait_for_a_postgres_that_is_away(database_url):
             await run.writer.stop()
         outcome = await waiter.outcome()
         assert isinstance(outcome, Outcome) and outcome.kind == "unavailable"
+
+
+async def test_a_process_that_stood_still_says_so_before_anything_later(database, database_url):
+    async with running(database_url) as run:
+        assert await run.ping().outcome() == OK
+        began = run.clock.now()
+        time.sleep(STALL_S + 0.5)  # noqa: ASYNC251 - as if it was stopped, and everything in its loop with it
+        ended = run.clock.now()
+        assert await run.ping().outcome() == OK
+        row = await database.fetchrow("select * from refusals")
+        assert (row["pings"], row["reason"]) == (0, "stalled")
+        assert to_micros(row["started_at"]) <= began and to_micros(row["ended_at"]) >= ended - 10_000
+        assert ended < await database.fetchval("select (extract(epoch from max(at)) * 1e6)::bigint from pings")

@@ -51,6 +51,11 @@ class Refusals:
         self._count(reason, signal)
         self._extend(reason, self._clock.local() - (self._clock.now() - at))
 
+    def add_stall(self, since: Micros) -> None:
+        """Since that local instant this process stood still: nobody was refused, and nobody was heard either."""
+        span = self._open.setdefault("stalled", _Span(since))
+        span.ended = self._clock.local()
+
     def count_late(self, signal: Signal) -> None:
         """A ping is answered 503 because its commit takes too long; it is stored all the same, if it can be."""
         self._count("timeout", signal)

@@ -35,6 +35,7 @@ PULSE_S = 1.0  # at least so often the database's clock is read, also under load
 PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
 PULSE_GAP_S = 0.01  # however many deadlines are near
 SWEEP_S = 0.25
+STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or its machine was
 START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
@@ -82,10 +83,11 @@ class Writer(Service):
         self._stopping = False
         self._ended = asyncio.Event()
         self._alarm: asyncio.Future[None] | None = None
-        self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = monotonic()
+        self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = self._turned_s = monotonic()
 
     async def start(self) -> None:
         """Register, or return after `START_WAIT_S` and go on trying; pings are refused meanwhile."""
+        self._turned_s = monotonic()
         self.spawn(self._run(), "append")
         self.spawn(self._sweep(), "sweep")
         try:
@@ -235,6 +237,7 @@ class Writer(Service):
 
     async def _report_refusals(self) -> None:
         assert self._log is not None
+        self._notice_stall()
         if self.refusals.unreported:
             await self._log.report_refusals(self.id, self.refusals.instants())
             self.refusals.reported()
@@ -278,11 +281,21 @@ class Writer(Service):
         """One coarse timer for all that is late."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            self._notice_stall()
             self.backlog.expire()
             self.refusals.publish()
             if self.backlog.accepting and monotonic() - self._answered_s > self._settings.ack_timeout:
                 # Whoever comes now would only wait for a 503.
                 self.backlog.close("database")
+
+    def _notice_stall(self) -> None:
+        """Also before every word to the log, which must not pass a stall that is not on record: whoever pinged in it
+        waits at the socket, and comes only now."""
+        now_s = monotonic()
+        stalled_s, self._turned_s = now_s - self._turned_s, now_s
+        if stalled_s > STALL_S:
+            log.warning("this process stood still", seconds=round(stalled_s, 1))
+            self.refusals.add_stall(self._clock.local() - round(stalled_s * SECOND))
 
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""

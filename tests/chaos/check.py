@@ -168,8 +168,10 @@ def _deliveries(verdict: Verdict, deliveries: list[Delivery]) -> dict[tuple[str,
     bodies: dict[str, Delivery] = {}
     told: dict[tuple[str, int, str], Delivery] = {}
     for each in deliveries:
-        before = bodies.setdefault(each.id, each)
-        if before is not each:
+        before = bodies.get(each.id)
+        if before is None:
+            bodies[each.id] = each
+        else:
             verdict.counts["duplicates"] += 1
             if before.body != each.body:
                 verdict.changed.append(f"{each.id} came with two bodies: {before.body!r} and {each.body!r}")

@@ -92,7 +92,7 @@ class Load:
 
     async def _ask(self, port: int, request: bytes) -> int | None:
         """The status; None: none came."""
-        writer = None
+        status, writer = None, None
         try:
             async with asyncio.timeout(self.answer_s):
                 if self._idle[port]:
@@ -103,16 +103,17 @@ class Load:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
+                status = int(head.split()[1])
         except (OSError, EOFError, TimeoutError):
-            if writer is not None:
-                writer.transport.abort()
+            # What broke this one has broken the others too; a job has one connection, and no heap of old ones.
+            for _, idle in self._idle.pop(port, []):
+                idle.transport.abort()
             return None
-        except BaseException:
-            if writer is not None:
+        finally:
+            if status is None and writer is not None:
                 writer.transport.abort()
-            raise
         if b"connection: close" in head.lower():
             writer.close()
         else:
             self._idle[port].append((reader, writer))
-        return int(head.split()[1])
+        return status

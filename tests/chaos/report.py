@@ -1,0 +1,213 @@
+"""Keeps every run in docs/chaos/runs.json, and says in docs/chaos.md and a picture what all of them came to."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from tests.chaos.faults import KINDS
+from tests.chaos.picture import draw
+from tests.chaos.run import Outcome
+from tests.harness import ROOT
+
+RUNS = ROOT / "docs" / "chaos" / "runs.json"
+PAGE = ROOT / "docs" / "chaos.md"
+PICTURE = ROOT / "docs" / "chaos" / "chaos.svg"
+BAD = ("lost", "false", "missed", "changed", "deaf", "stamp")
+Run = dict[str, Any]
+
+HEAD = """# It survives
+
+What Offbeat promises is broken on purpose here: real processes, a real Postgres with `fsync` on, some hundred jobs that
+ping each 2 to 4 seconds and now and then really stop, and faults, one after the other. Every request, every answer and
+every alert is written down by those who sent and received them, and compared with the tables afterwards
+(`tests/chaos/check.py`; `tests/test_chaos_check.py` shows that each kind of breach would be found). After each fault
+every node must be ready, answer a ping and judge it within 30 s, by itself.
+
+`make chaos` does one run of 200 faults in about half an hour and adds it to this page; `ARGS="--help"` says what can be
+chosen. Everything is drawn from the seed but what the machine does. A short run is a part of `make test`.
+
+![what all runs came to](chaos/chaos.svg)
+
+"""
+MEANINGS = """
+- **lost**: a ping that was answered 2xx and is not in the log, or is there twice.
+- **false**: an incident of a monitor that was heard in time, or whose job went on trying to be heard, in vain, in its
+  time. Refused pings, dead nodes and our own outages are no excuse.
+- **missed**: a silence with no incident or more than one, or an alert that never arrived. Deaf time delays a deadline,
+  and at most two occurrences in a row are excused; a silence that lasted longer than that must be told of.
+- **changed**: an alert that came in two wordings, or under two ids.
+- **deaf**: deaf time that no fault explains.  **stamp**: a time in the log that is not between sending and answer.
+- **duplicates** are allowed, with the same id and the same bytes: an alert whose answer was lost is sent again.
+- **early**: a job that has really stopped, and whose very last ping was not heard: told of, a little early.
+"""
+
+
+def append(outcomes: list[Outcome]) -> None:
+    """Add a run, and write page and picture anew."""
+    runs: list[Run] = json.loads(RUNS.read_text()) if RUNS.exists() else []
+    runs.append(entry(outcomes))
+    RUNS.parent.mkdir(parents=True, exist_ok=True)
+    RUNS.write_text(json.dumps(runs, indent=1) + "\n")
+    render(runs)
+
+
+def render(runs: list[Run]) -> None:
+    """Page and picture of all runs."""
+    PAGE.write_text(HEAD + _totals(runs) + MEANINGS + _times(runs) + _by_fault(runs) + _all_runs(runs))
+    draw(runs, PICTURE)
+
+
+def entry(outcomes: list[Outcome]) -> Run:
+    """One run as it is kept."""
+    memory = psutil.virtual_memory().total
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": f"{os.cpu_count()} cores, {memory >> 30} GB, {platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "worlds": [_world(outcome) for outcome in outcomes],
+    }
+
+
+def _world(outcome: Outcome) -> dict[str, Any]:
+    verdict = outcome.verdict
+    return {
+        "shape": outcome.shape,
+        "seed": outcome.seed,
+        "seconds": round(outcome.seconds),
+        "faults": [
+            {
+                "name": fault.name,
+                "lasted_s": round(fault.cured - fault.began, 3),
+                "recovery_s": round(fault.recovery_s, 3),
+                **{name: round(value, 3) for name, value in fault.said.items()},
+            }
+            for fault in outcome.faults
+        ],
+        "counts": dict(verdict.counts),
+        "found": {name: len(sentences) for name, sentences in verdict.kinds.items()},
+        "told_s": [round(seconds, 3) for seconds in sorted(verdict.told_s)],
+        "troubles": [trouble[-600:] for trouble in outcome.troubles],
+        "proof": [sentence for sentences in verdict.kinds.values() for sentence in sentences[:5]],
+        "highest": dict(outcome.highest),
+    }
+
+
+def worlds(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Of all runs."""
+    return [world for run in runs for world in run["worlds"]]
+
+
+def counted(runs: Iterable[Run]) -> Counter[str]:
+    """All counts and findings together, and the faults."""
+    total: Counter[str] = Counter()
+    for world in worlds(runs):
+        total.update(world["counts"])
+        total.update(world["found"])
+        total["faults"] += len(world["faults"])
+        total["troubles"] += len(world["troubles"])
+        total["seconds"] += world["seconds"]
+    total["pings"] = total["ok"] + total["failed"] + total["unknown"]
+    return total
+
+
+def measured(runs: Iterable[Run], name: str) -> list[float]:
+    """All that was measured under that name, in order."""
+    return sorted(fault[name] for world in worlds(runs) for fault in world["faults"] if name in fault)
+
+
+def _totals(runs: list[Run]) -> str:
+    total = counted(runs)
+    lines = [
+        "| in all runs | |",
+        "| --- | ---: |",
+        f"| runs, worlds, hours | {len(runs)}, {len(worlds(runs))}, {total['seconds'] / 3600:.1f} |",
+        f"| faults | **{total['faults']:,}** |",
+        f"| pings: answered 2xx | {total['ok']:,} |",
+        f"| … refused; without an answer | {total['failed']:,}; {total['unknown']:,} |",
+        f"| silences of which somebody had to be told | {total['must']:,} |",
+        f"| alerts delivered, of those more than once | {total['delivered']:,}, {total['duplicates']:,} |",
+        *(f"| {name} | **{total[name]:,}** |" for name in BAD),
+        f"| early | {total['early']:,} |",
+        f"| anything else: not recovered, `/livez` not 200, over a cap | **{total['troubles']:,}** |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _times(runs: list[Run]) -> str:
+    told = sorted(seconds for world in worlds(runs) for seconds in world["told_s"])
+    rows = [
+        ("from a deadline to its alert's arrival, away from any fault", told),
+        ("from the end of a fault until every node has judged a new ping", measured(runs, "recovery_s")),
+        ("another node is keeper after the keeper's node was killed", measured(runs, "taken_crash_s")),
+        ("… and has judged a new ping", measured(runs, "judged_crash_s")),
+        ("another node is keeper after the keeper's node was told to stop", measured(runs, "taken_stop_s")),
+        ("… and has judged a new ping", measured(runs, "judged_stop_s")),
+        ("another node is keeper after the keeper's node was frozen", measured(runs, "taken_freeze_s")),
+        ("another node is keeper after the keeper's node was cut off from Postgres", measured(runs, "taken_cut_s")),
+        ("a node told to stop has ended", measured(runs, "stopped_s")),
+        ("99 of 100 honest pings beside 300 slow clients", measured(runs, "honest_p99_s")),
+    ]
+    lines = ["\n| how long, in seconds | times | median | 95 of 100 | longest |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [
+        f"| {text} | {len(values):,} | {statistics.median(values):.2f} | {_at(values, 0.95):.2f} | {values[-1]:.2f} |"
+        for text, values in rows
+        if values
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _by_fault(runs: list[Run]) -> str:
+    seen: dict[str, list[float]] = {}
+    for world in worlds(runs):
+        for fault in world["faults"]:
+            seen.setdefault(fault["name"], []).append(fault["recovery_s"])
+    lines = ["\n| fault | what is done | times | recovered after (median, longest) |", "| --- | --- | ---: | --- |"]
+    for kind in sorted(KINDS.values(), key=lambda kind: (int(kind.number[1:]), kind.name)):
+        times = sorted(seen.get(kind.name, []))
+        span = f"{statistics.median(times):.2f} s, {times[-1]:.2f} s" if times else ""
+        lines.append(f"| {kind.number} {kind.name} | {kind.text} | {len(times)} | {span} |")
+    return "\n".join(lines) + "\n"
+
+
+def _all_runs(runs: list[Run]) -> str:
+    lines = [
+        "\nA world: `one` node; `two` nodes; one with two `workers`; two behind PgBouncer in transaction mode",
+        "(`pooled`); two with clocks that can be set, on a Postgres with such a clock (`clocks`).\n",
+        "| when | commit | machine | worlds (seed) | faults | pings | lost | false | missed | anything else |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for run in reversed(runs):
+        total = counted([run])
+        names = ", ".join(f"{world['shape']} ({world['seed']})" for world in run["worlds"])
+        other = sum(total[name] for name in ("changed", "deaf", "stamp", "troubles"))
+        lines.append(
+            f"| {run['at']} | {run['commit']} | {run['machine']}, Python {run['python']} | {names} | {total['faults']} "
+            f"| {total['pings']:,} | {total['lost']} | {total['false']} | {total['missed']} | {other} |"
+        )
+    proof = [
+        f"- {world['shape']} ({world['seed']}): {sentence.splitlines()[-1]}"
+        for world in worlds(runs)
+        for sentence in [*world["proof"], *world["troubles"]]
+    ]
+    return "\n".join([*lines, *(["\nWhat was found:\n", *proof] if proof else [])]) + "\n"
+
+
+def _at(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "server", "schema.sql")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

@@ -1,0 +1,171 @@
+"""The judge of the chaos runs is judged: a history in which all is well, and every way in which it might not be."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.check import Verdict, judge
+from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Row, Shift, Stored, Try, Watched
+
+T0 = 1_000.0
+JOB = Watched("job", 1, "key", every_s=4.0, grace_s=4.0, period_s=2.5)
+SILENT = (1_050.0, 1_080.0)  # of the job, really
+
+
+def history() -> tuple[Journal, Stored]:
+    """A job that pings each 2.5 s from 1000 to 1200, is silent for 30 s, and is told of 8 s into that."""
+    at = [T0 + 2.5 * n for n in range(80) if not SILENT[0] < T0 + 2.5 * n < SILENT[1]]
+    tries = [Try(f"p{n}", JOB.id, sent, sent + 0.01, "ok") for n, sent in enumerate(at)]
+    rows = [Row(each.id, JOB.id, each.sent + 0.005) for each in tries]
+    opened = SILENT[0] + 0.005 + JOB.patience_s
+    incident = Incident(JOB.id, 1, "missed", opened, SILENT[1] + 0.005, opened + 0.02, False)
+    deliveries = [
+        Delivery("alert_1", "job", 1, "opened", b"down", opened + 0.1),
+        Delivery("alert_2", "job", 1, "resolved", b"up", SILENT[1] + 0.1),
+    ]
+    alerts = [AlertRow(JOB.id, 1, "opened", "delivered"), AlertRow(JOB.id, 1, "resolved", "delivered")]
+    journal = Journal({JOB.id: JOB}, tries, deliveries)
+    return journal, Stored(rows, [incident], alerts, [], 1_201.0, 1_200.0)
+
+
+def found(verdict: Verdict) -> set[str]:
+    """The kinds of what is not as promised."""
+    return {name for name, sentences in verdict.kinds.items() if sentences}
+
+
+def test_all_is_well() -> None:
+    verdict = judge(*history())
+    assert verdict.ok, verdict
+    assert verdict.counts["must"] == verdict.counts["silences"] == 1 and verdict.counts["ok"] == 69
+    assert verdict.told_s == [pytest.approx(0.1)]
+
+
+def test_an_answered_ping_that_is_not_stored_is_lost() -> None:
+    journal, stored = history()
+    stored.rows.pop(40)
+    assert found(judge(journal, stored)) == {"lost"}
+
+
+def test_a_ping_that_is_stored_twice_is_as_bad_also_without_an_answer() -> None:
+    journal, stored = history()
+    stored.rows.append(stored.rows[40])
+    journal.tries[40].answer = "unknown"
+    assert found(judge(journal, stored)) == {"lost"}
+
+
+def test_a_ping_without_an_answer_may_be_stored_or_not() -> None:
+    journal, stored = history()
+    journal.tries[40].answer = "unknown"
+    assert judge(journal, stored).ok
+    stored.rows.pop(40)
+    journal.tries[40].answer = "failed"
+    assert judge(journal, stored).ok
+
+
+def test_an_invented_incident_is_false() -> None:
+    journal, stored = history()
+    stored.incidents.append(Incident(JOB.id, 2, "missed", 1_150.0, 1_151.0, 1_150.1, False))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    assert found(judge(journal, stored)) == {"false"}
+
+
+def test_an_incident_of_a_job_whose_pings_were_all_refused_is_false() -> None:
+    journal, stored = history()
+    for each in journal.tries:
+        if 1_120 <= each.sent <= 1_140:
+            each.answer = "failed"
+    stored = replace(stored, rows=[row for row in stored.rows if not 1_120 < row.at < 1_140.1])
+    last = max(row.at for row in stored.rows if row.at < 1_120)
+    opened = last + JOB.patience_s
+    stored.incidents.append(Incident(JOB.id, 2, "missed", opened, 1_140.005, opened, False))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    assert found(judge(journal, stored)) == {"false"}
+
+
+def test_an_incident_that_is_a_little_early_is_not_false_where_the_job_has_stopped_indeed() -> None:
+    journal, stored = history()
+    lost = next(row for row in stored.rows if SILENT[0] - 0.1 < row.at < SILENT[0] + 0.1)
+    stored.rows.remove(lost)
+    next(each for each in journal.tries if each.id == lost.id).answer = "failed"
+    heard = lost.at - 2.5
+    stored.incidents[0] = stored.incidents[0]._replace(opened=heard + JOB.patience_s)
+    verdict = judge(journal, stored)
+    assert verdict.ok and verdict.counts["early"] == 1, verdict
+
+
+def test_a_swallowed_incident_is_missed() -> None:
+    journal, stored = history()
+    stored.incidents.clear()
+    assert found(judge(journal, stored)) == {"missed"}
+
+
+def test_two_incidents_of_one_silence_are_one_too_many() -> None:
+    journal, stored = history()
+    stored.incidents.append(stored.incidents[0]._replace(number=2, opened=stored.incidents[0].opened + 10))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    assert "missed" in found(judge(journal, stored))
+
+
+def test_an_incident_that_opens_late_for_no_reason_is_missed() -> None:
+    journal, stored = history()
+    stored.incidents[0] = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 2)
+    assert found(judge(journal, stored)) == {"missed"}
+
+
+@pytest.mark.parametrize("state", ["pending", "dead", "expired", "delivered"])
+def test_an_alert_that_never_arrives_is_missed(state: str) -> None:
+    journal, stored = history()
+    journal.deliveries.clear()
+    stored.alerts[0] = stored.alerts[0]._replace(state=state)
+    assert found(judge(journal, stored)) == {"missed"}
+
+
+def test_an_alert_may_come_twice_and_may_not_change() -> None:
+    journal, stored = history()
+    journal.deliveries.append(journal.deliveries[0])
+    verdict = judge(journal, stored)
+    assert verdict.ok and verdict.counts["duplicates"] == 1
+    journal.deliveries.append(journal.deliveries[0]._replace(body=b"other"))
+    assert found(judge(journal, stored)) == {"changed"}
+
+
+def test_two_alerts_for_one_thing_are_one_too_many() -> None:
+    journal, stored = history()
+    journal.deliveries.append(journal.deliveries[0]._replace(id="alert_3"))
+    assert found(judge(journal, stored)) == {"changed"}
+
+
+def test_deaf_time_delays_and_must_have_a_fault() -> None:
+    journal, stored = history()
+    stored.deaf.append(Deaf(1_054.0, 1_057.0, "crash"))
+    stored.incidents[0] = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 3)
+    assert found(judge(journal, stored)) == {"deaf"}
+    journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
+    assert judge(journal, stored).ok
+
+
+def test_deaf_time_does_not_explain_everything() -> None:
+    journal, stored = history()
+    journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
+    stored.deaf.append(Deaf(1_055.0, 1_057.0, "crash"))
+    stored.incidents.clear()
+    # 8 s of patience, 2 s deaf, two occurrences excused of 8 s each: 26 s, and the silence lasted 30.
+    assert found(judge(journal, stored)) == {"missed"}
+
+
+def test_a_time_in_the_log_that_is_not_between_sending_and_answer_is_found() -> None:
+    journal, stored = history()
+    stored.rows[60] = stored.rows[60]._replace(at=stored.rows[60].at + 1.0)
+    assert found(judge(journal, stored)) == {"stamp"}
+
+
+def test_the_database_clock_may_jump() -> None:
+    journal, stored = history()
+    journal.shifts.append(Shift(1_100.0, 3_600.0))
+    rows = [row if row.at < 1_100 else row._replace(at=row.at + 3_600) for row in stored.rows]
+    stored = replace(stored, rows=rows, deaf=[Deaf(1_100.0, 4_701.0, "clock")])
+    journal.faults.append(Fault("the clock of postgres jumps forward", 1_100.0, 1_101.5, 1_102.0))
+    assert judge(journal, stored).ok
+    stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    assert found(judge(journal, stored)) == {"false"}
