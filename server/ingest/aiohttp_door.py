@@ -34,6 +34,7 @@ def runner_options(settings: Settings) -> dict[str, Any]:
         "logger": _logger(),
         "auto_decompress": False,  # only a dialect knows how much a body may become
         "keepalive_timeout": settings.idle_timeout,
+        "lingering_time": settings.body_timeout,  # so long the rest of a refused body is read, for the answer to arrive
         "shutdown_timeout": settings.stop_timeout * STOP_SHARE,
         "handle_signals": False,
     }
