@@ -24,6 +24,7 @@ from server.errors import DatabaseAway, LeaseLost, RowRefused
 from server.keep.deafness import Deafness
 from server.keep.following import Following
 from server.keep.lease import Lease
+from server.keep.loading import SLICE, load_monitors
 from server.keep.order import Order
 from server.keep.upkeep import Upkeep
 from server.metrics import Metrics
@@ -34,7 +35,6 @@ from server.store.keeping import Checkpoint, WriterSeen
 from server.store.lease import held_by, outlast
 from server.store.pool import Connection, connect
 
-SLICE = 500  # entries and judgements between two turns of the event loop, about 2 ms
 SUBJECTS_MAX = 500  # monitors in one transaction
 UNDECIDED_MAX = 5_000  # monitors; beyond, judging waits for writing
 CYCLE_S = 0.02  # at least so long between two cycles: a cycle costs a round trip
@@ -180,27 +180,8 @@ class Keeper(Service):
         for window_id, project_id, window in await keeping.windows(connection, checkpoint.applied_rev):
             self.engine.load_window(window_id, project_id, window)
         begin = checkpoint.at or await self._database_time(connection)
-        stateless = []
-        async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev, self.engine.quarantine):
-            for m, has_state in loaded:
-                if not has_state:
-                    stateless.append(m)
-                    continue
-                try:
-                    self.engine.load(m)
-                except Exception as error:
-                    self.engine.quarantine(m.id, error)
-            await asyncio.sleep(0)
-        self.engine.loaded(checkpoint.at)
-        for count, m in enumerate(stateless, 1):
-            try:
-                self.engine.put(
-                    m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=begin
-                )
-            except Exception as error:
-                self.engine.quarantine(m.id, error)
-            if count % SLICE == 0:
-                await self._breathe()
+        self._pending = await load_monitors(connection, self.engine, checkpoint, begin, self._breathe)
+        await self._write_pending()
         await self._compare_incidents(connection)
         self.judging = True
         log.info("loaded", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
@@ -323,7 +304,7 @@ class Keeper(Service):
     async def _write_pending(self) -> None:
         """One transaction; where a row cannot be stored, halves, until what is to blame stands alone and is dropped."""
         connection = await self._connected()
-        parts = [self._pending]
+        parts = [self._pending] if self._pending else []
         while parts:
             part = parts.pop()
             try:
@@ -365,6 +346,8 @@ class Keeper(Service):
                 return
         await self._write()
         connection = await self._connected()
+        # Whoever was left out meanwhile has an older state. Who was and is no more has been written just now.
+        checkpoint = checkpoint._replace(set_aside=sorted(self.engine.quarantined))
         async with held_by(connection, self.lease.check()):
             await keeping.write_checkpoint(connection, checkpoint)
         self.checkpoint_at, self._checkpointing = checkpoint.at, None

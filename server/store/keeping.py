@@ -132,7 +132,7 @@ async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
     cursor = await connection.cursor(_SQL["load_members"])
     while rows := await cursor.fetch(ENTRIES_MAX):
         for monitor_id, name, at, silent_since in rows:
-            row = MemberRow(name, _instant(at), None if silent_since is None else _instant(silent_since))
+            row = MemberRow(name, instant(at), None if silent_since is None else instant(silent_since))
             members.setdefault(monitor_id, []).append(row)
     return members
 
@@ -150,8 +150,8 @@ def _monitor(
     m = Monitor(row["id"], row["project_id"], was.slug, was.name, load_definition(was.definition), 0)
     m.tags = was.tags
     if row["at"] is not None:
-        position = Position(_instant(row["at"]), row["writer"], row["seq"])
-        m.load(row["status"], _instant(row["since"]), position, orjson.loads(row["state"]))
+        position = Position(instant(row["at"]), row["writer"], row["seq"])
+        m.load(row["status"], instant(row["since"]), position, orjson.loads(row["state"]))
         if m.rev <= applied_rev:
             m.rev = 0  # no change that will be met is older; one integer less for each of a million
         if m.fleet is not None:
@@ -273,9 +273,14 @@ async def entries(connection: Connection, writer: int, seq: int, after: Micros, 
         rows = await connection.fetch(
             _SQL["entries"], writer, seq, to_datetime(after), to_datetime(through), ENTRIES_MAX
         )
+    return read_entries(rows)
+
+
+def read_entries(rows: Sequence[Any]) -> list[Entry]:
+    """Rows of the log as entries, in the order of the columns of the statement `entries`."""
     return [
         Entry(
-            _instant(at),
+            instant(at),
             writer,
             number,
             monitor_id,
@@ -283,7 +288,7 @@ async def entries(connection: Connection, writer: int, seq: int, after: Micros, 
             None if source is None else source[_INET_HEAD_BYTES:],
             PLAIN[signal] if said == _NOTHING else Ping(signal, *said),
         )
-        for at, number, monitor_id, project_id, source, signal, *said in rows
+        for writer, at, number, monitor_id, project_id, source, signal, *said in rows
     ]
 
 
@@ -368,7 +373,7 @@ async def projects(connection: Connection) -> dict[int, str]:
         return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
 
 
-def _instant(sent: bytes) -> Micros:
+def instant(sent: bytes) -> Micros:
     """A timestamptz in Postgres' binary form: a fifth of the time that a datetime takes."""
     return int.from_bytes(sent, "big", signed=True) + _POSTGRES_EPOCH
 

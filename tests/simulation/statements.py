@@ -363,7 +363,7 @@ class Statements:
         low, high = to_micros(after), to_micros(through)
         found = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
         return [
-            (_sent(e.at), e.seq, e.monitor_id, e.project_id, e.source and b"\2\x20\0\4" + e.source, *e.ping)
+            (e.writer, _sent(e.at), e.seq, e.monitor_id, e.project_id, e.source and b"\2\x20\0\4" + e.source, *e.ping)
             for e in found
         ]
 

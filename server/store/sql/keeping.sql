@@ -83,7 +83,7 @@ select w.id from writers w left join unnest($1::integer[], $2::bigint[]) as c (i
 -- name: entries
 -- The next rows of one writer. Bounded in time on both sides, so that only the partitions in question are opened
 -- (0.3 ms over 31 of them).
-select timestamptz_send(at), seq, monitor_id, project_id, inet_send(source),
+select writer, timestamptz_send(at), seq, monitor_id, project_id, inet_send(source),
        signal, run, stage, task, done, total, exit_code, duration, message, dialect
   from pings
  where writer = $1 and seq > $2 and at > $3 and at <= $4

@@ -1,0 +1,23 @@
+"""One monitor by itself: what it would be, had it gone on from a stored state under the same inputs.
+
+A start does the same for all monitors at once. For one it is done where its state was left behind (an error of ours,
+cured by a new version), and to see whether what is in memory and in the database is what the log says.
+"""
+
+from collections.abc import Callable
+
+from server.engine.engine import Engine
+from server.engine.state import Monitor
+
+
+def alone(engine: Engine, m: Monitor, on_quarantine: Callable[[int, Exception], None]) -> Engine:
+    """An engine that holds only `m`, at its last input, with the deaf time and the maintenance windows of `engine`.
+
+    Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
+    """
+    lone = Engine(on_quarantine)
+    lone.desk.deaf.intervals = list(engine.desk.deaf.intervals)
+    lone.desk.windows = dict(engine.desk.windows)
+    lone.load(m)
+    lone.loaded(m.at)
+    return lone

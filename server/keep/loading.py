@@ -1,0 +1,96 @@
+"""A start: every monitor from its stored state, as the last keeper left it.
+
+All of them then follow the log from the checkpoint. Those that the last keeper had left out because of an error of ours
+were not brought up to it: of these the log is applied from their own states on, each by itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+
+from server.engine.alone import alone
+from server.engine.effects import Decision
+from server.engine.engine import Engine
+from server.engine.ping import Micros
+from server.engine.state import Monitor
+from server.errors import DatabaseAway
+from server.store import keeping, replay
+from server.store.keeping import ENTRIES_MAX, Checkpoint
+from server.store.pool import Connection
+
+SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
+
+log = structlog.get_logger("keeper")
+
+
+async def load_monitors(
+    connection: Connection,
+    engine: Engine,
+    checkpoint: Checkpoint,
+    begin: Micros,
+    breathe: Callable[[], Awaitable[None]],
+) -> list[Decision]:
+    """Fill the engine; gives what was decided about those that had been left out, to be written before all else.
+
+    A monitor without a state begins at `begin`. Raises DatabaseAway.
+    """
+    stateless: list[Monitor] = []
+    behind: list[Monitor] = []
+    async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev, engine.quarantine):
+        for m, has_state in loaded:
+            if not has_state:
+                stateless.append(m)
+            elif m.id in checkpoint.set_aside and m.at < checkpoint.at:
+                behind.append(m)
+            else:
+                _try(engine, m, engine.load)
+        await asyncio.sleep(0)
+    decisions = []
+    for m in behind:
+        decisions += await _catch_up(connection, engine, m, checkpoint.at)
+    engine.loaded(checkpoint.at)
+    for count, m in enumerate(stateless, 1):
+        _try(engine, m, partial(_begin, engine, at=begin))
+        if count % SLICE == 0:
+            await breathe()
+    return decisions
+
+
+def _try(engine: Engine, m: Monitor, act: Callable[[Monitor], None]) -> None:
+    try:
+        act(m)
+    except Exception as error:  # of ours: the others come all the same
+        engine.quarantine(m.id, error)
+
+
+def _begin(engine: Engine, m: Monitor, *, at: Micros) -> None:
+    engine.put(m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=at)
+
+
+async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through: Micros) -> list[Decision]:
+    """Apply to a monitor what the log has of it up to `through`; it is left out again where that still fails."""
+    log.info("a monitor that was left out is tried again", monitor_id=m.id)
+    errors: list[Exception] = []
+    decisions: list[Decision] = []
+    try:
+        lone = alone(engine, m, lambda monitor_id, error: errors.append(error))
+        while not errors and (entries := await replay.heard_after(connection, m.id, m.position, through, ENTRIES_MAX)):
+            done = 0
+            while done < len(entries) and not errors:
+                done = lone.apply(entries, done, SLICE)
+                await asyncio.sleep(0)
+        while not errors and not lone.advance(through, SLICE):
+            await asyncio.sleep(0)
+        decisions = lone.take(1)
+        m.armed = 0  # there
+        engine.load(m)
+    except DatabaseAway:
+        raise
+    except Exception as error:
+        errors.append(error)
+    if not errors:
+        return decisions
+    engine.quarantine(m.id, errors[0])
+    return []

@@ -1,0 +1,130 @@
+"""A writer and a keeper as one process has them, on a real Postgres and without the doors."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.clock import LogClock
+from server.engine.monitor import read_definition
+from server.engine.ping import PLAIN, Ping
+from server.ingest.writer import Writer
+from server.keep import lease as lease_module
+from server.keep.keeper import Keeper
+from server.metrics import Metrics
+from server.roster import Bound
+from server.settings import Settings
+from server.store import changes, definitions
+from server.store.definitions import Wanted
+from server.store.pool import open_pool
+from tests.harness import eventually
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take-overs in two seconds rather than seven."""
+    for name, value in {"LIFE_S": 2.0, "RENEW_EVERY_S": 0.5, "TRUST_S": 1.5, "TAKE_EVERY_S": 0.2}.items():
+        monkeypatch.setattr(lease_module, name, value)
+
+
+class _Waiter:
+    def __init__(self) -> None:
+        self.settled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def settle(self, outcome: Any) -> None:
+        self.settled.set_result(outcome)
+
+
+class Node:
+    """A writer and a keeper as one process has them."""
+
+    def __init__(self, url: str, name: str = "node", **settings: Any) -> None:
+        self.url = url
+        self.settings = Settings(writer_silent_max=1.0, **settings)
+        self.clock = LogClock()
+        metrics = Metrics("test")
+        self.keeper = Keeper(url, self.settings, self.clock, metrics, holder=name, node=name)
+        self.writer = Writer(
+            url,
+            self.settings,
+            self.clock,
+            metrics,
+            node=name,
+            metrics_address=None,
+            on_committed=lambda entries, through: self.keeper.feed(self.writer.id, entries, through),
+            next_deadline=lambda: self.keeper.next_deadline,
+            several_writers=lambda: self.keeper.order.others,
+        )
+        self.pool: asyncpg.Pool
+
+    async def start(self) -> None:
+        self.pool = await open_pool(self.url)
+        await self.writer.start()
+        await self.keeper.start()
+
+    async def stop(self) -> None:
+        await self.writer.stop()
+        await self.keeper.stop()
+        await self.pool.close()
+
+    async def crash(self) -> None:
+        """Gone without a word."""
+        await self.writer.cancel_tasks()
+        await self.keeper.cancel_tasks()
+        for connection in (self.writer._log, self.keeper._connection, self.keeper.lease._connection):
+            if connection is not None:
+                connection.terminate()
+        self.pool.terminate()
+
+    async def monitor(self, slug: str = "job", **definition: Any) -> int:
+        async with changes.changing(self.pool) as connection:
+            await definitions.put_monitors(connection, [Wanted(1, slug, read_definition(definition))], "test")
+        self.keeper.changed()
+        monitor_id: int = await self.pool.fetchval("select id from monitors where slug = $1", slug)
+        return monitor_id
+
+    async def ping(self, monitor_id: int, signal: Any = "success", **said: Any) -> None:
+        waiter = _Waiter()
+        ping = Ping(signal, **said) if said else PLAIN[signal]
+        self.writer.backlog.append(Bound(monitor_id, 1), ping, None, waiter)
+        outcome = await waiter.settled
+        assert outcome.kind == "ok"
+
+    async def status(self, monitor_id: int) -> str | None:
+        status: str | None = await self.pool.fetchval("select status from states where monitor_id = $1", monitor_id)
+        return status
+
+    async def is_status(self, monitor_id: int, status: str, timeout_s: float = 10.0) -> None:
+        async def same() -> bool:
+            return await self.status(monitor_id) == status
+
+        await eventually(same, timeout_s)
+
+    async def incidents(self) -> list[asyncpg.Record]:
+        return await self.pool.fetch("select * from incidents order by monitor_id, number")
+
+    async def alerts(self) -> list[str]:
+        rows = await self.pool.fetch("select kind from alerts where kind <> 'operator' order by id")
+        return [row["kind"] for row in rows]
+
+
+@asynccontextmanager
+async def running(url: str, name: str = "node", **settings: Any) -> AsyncIterator[Node]:
+    node = Node(url, name, **settings)
+    await node.start()
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def true(value: object) -> bool:
+    return bool(value)
+
+
+async def count_of(pool: asyncpg.Pool, what: str) -> int:
+    count: int = await pool.fetchval(f"select count(*) from {what}")
+    return count
