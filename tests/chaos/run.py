@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.chaos import faults_nodes, faults_others, faults_postgres
 from tests.chaos.check import Verdict, judge
 from tests.chaos.faults import KINDS, Kind, draw
-from tests.chaos.journal import Fault
+from tests.chaos.journal import Fault, Journal, Stored
 from tests.chaos.world import SHAPES, NotRecovered, World
 
 MODULES = (faults_nodes, faults_others, faults_postgres)  # what they define is in KINDS
@@ -33,6 +33,8 @@ class Outcome:
     troubles: list[str] = field(default_factory=list)
     highest: Counter[str] = field(default_factory=Counter)
     output: dict[str, list[str]] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+    stored: Stored | None = None  # at the last verdict
 
     @property
     def ok(self) -> bool:
@@ -48,6 +50,7 @@ async def live(shape: str, seed: int, count: int, monitors: int, say: Say, kinds
     drawn = [KINDS[name] for name in kinds] if kinds else draw(SHAPES[shape], chance, count)
     async with World(shape, seed, monitors) as world:
         try:
+            await asyncio.sleep(CALM_S)
             for number, kind in enumerate(drawn, 1):
                 await asyncio.sleep(chance.uniform(0, PAUSE_S))
                 fault = await _inject(world, kind, chance)
@@ -59,7 +62,7 @@ async def live(shape: str, seed: int, count: int, monitors: int, say: Say, kinds
                         break
         except Exception as error:
             outcome.troubles.append("".join(traceback.format_exception(error))[-4_000:])
-        outcome.faults, outcome.highest = world.journal.faults, world.seen
+        outcome.faults, outcome.journal, outcome.highest = world.journal.faults, world.journal, world.seen
         outcome.troubles += world.troubles
         outcome.output = {node.name: node.server.output for node in world.nodes}
     outcome.seconds = time.monotonic() - began
@@ -88,9 +91,9 @@ async def _verdict(world: World, outcome: Outcome, last: bool) -> None:
         await asyncio.sleep(CALM_S)
     await world.look()
     settled_before = await world.drained()
-    stored = await world.stored(settled_before)
+    outcome.stored = await world.stored(settled_before)
     world.collect_deliveries()
-    outcome.verdict = await asyncio.to_thread(judge, world.journal, stored)
+    outcome.verdict = await asyncio.to_thread(judge, world.journal, outcome.stored)
 
 
 def _seconds(fault: Fault) -> str:
