@@ -11,6 +11,7 @@ from pathlib import Path
 from server.errors import SettingsError
 
 FILE_NAME = "admin-key"
+CHARS_MIN = 16  # of a key that somebody has chosen; shorter ones are taken, with a warning
 
 
 def path_in(data_dir: Path) -> Path:

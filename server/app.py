@@ -28,6 +28,7 @@ from server.errors import DatabaseAway, Unavailable
 from server.ingest.aiohttp_door import Waiting
 from server.ingest.doors import Doors
 from server.ingest.reading import Outcome
+from server.ingest.source import Sources
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.keep.upkeep import DAYS_AHEAD
@@ -140,6 +141,8 @@ class App(Service):
     async def _start(self) -> None:
         if self.role != "main":
             self._make_room()
+        if self.role != "worker" and len(self.key) < admin_key.CHARS_MIN:
+            log.warning("the admin key is short: whoever guesses it may do everything", chars_min=admin_key.CHARS_MIN)
         await self.stack.start(self.systemd)
         url = await self._open_database()
         pool = self.pool = await open_pool(url, size_max=10, pgbouncer=self.settings.pgbouncer)
@@ -280,7 +283,7 @@ class App(Service):
         return Deps(
             pool=self.pool,
             settings=self.settings,
-            access=Access(self.pool, self.key),
+            access=Access(self.pool, self.key, Sources(self.settings.trusted_proxies)),
             now=self.clock.now,
             changed=self._changed,
             append=self._append,

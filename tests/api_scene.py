@@ -14,6 +14,7 @@ from aiohttp import web
 
 from server.clock import LogClock, monotonic_ns, to_micros
 from server.engine.ping import Micros, Ping
+from server.ingest.source import Sources
 from server.settings import Settings
 from server.store.pool import open_pool
 from server.web.access import Access
@@ -72,10 +73,11 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
     def now() -> Micros:
         return clock.now()
 
+    chosen = Settings(**settings)
     deps = Deps(
         pool,
-        Settings(**settings),
-        Access(pool, ADMIN_KEY),
+        chosen,
+        Access(pool, ADMIN_KEY, Sources(chosen.trusted_proxies)),
         now,
         lambda: changed.append(None),
         append,

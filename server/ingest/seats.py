@@ -57,4 +57,9 @@ class Seats:
         """What a connection of this peer is counted under, if it is."""
         if not self._per_address_max or peer.trusted or peer.source is None:
             return None
-        return peer.source[:IPV6_PREFIX_BYTES] if len(peer.source) == 16 else peer.source
+        return network_of(peer.source)
+
+
+def network_of(source: bytes) -> bytes:
+    """What counts as one client: an IPv4 address, or an IPv6 /64."""
+    return source[:IPV6_PREFIX_BYTES] if len(source) == 16 else source

@@ -10,8 +10,10 @@ from typing import Literal, NamedTuple
 
 from aiohttp import web
 
+from server.ingest.source import Sources
 from server.store import access as stored
 from server.store.pool import Pool
+from server.web.attempts import Attempts
 from server.web.problems import Refused
 
 # What a route asks for. `server`: everything, in every project.
@@ -49,11 +51,15 @@ NOBODY = Principal("nobody", "ping", -1)
 
 @dataclass
 class Access:
-    """Knows the keys. `admin_key` is that of the settings."""
+    """Knows the keys. `admin_key` is that of the settings, and so are the proxies that `sources` believes."""
 
     pool: Pool
     admin_key: str
+    sources: Sources = field(default_factory=lambda: Sources(()))
     _secret: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._attempts = Attempts(self.sources)
 
     async def secret(self) -> bytes:
         """The secret of this installation, read once."""
@@ -62,21 +68,32 @@ class Access:
         return self._secret
 
     async def admit(self, request: web.Request, right: Right) -> Principal:
-        """Whoever asks, if they may. Raises Refused: 401 without a valid key, 403 with one that may not."""
+        """Whoever asks, if they may. Raises Refused: 401 without a valid key, 403 with one that may not, 429."""
         if right == "open":
             return NOBODY
         key = key_in(request)
         if key is None:
             raise _unauthorised("Send a key: Authorization: Bearer KEY, or X-Api-Key: KEY.")
-        principal = await self.identify(key)
+        principal = await self.identify(request, key)
         if principal is None:
             raise _unauthorised("This key is unknown or revoked.")
         if not principal.may(right):
             raise Refused(403, f"A key with the role {principal.role} may not do this.")
         return principal
 
-    async def identify(self, key: str) -> Principal | None:
-        """Whose key it is; None for an unknown or revoked one."""
+    async def identify(self, request: web.Request, key: str) -> Principal | None:
+        """Whose key it is; None for an unknown or revoked one. Raises Refused (429) where too many were wrong."""
+        address = self._attempts.begin(request)
+        try:
+            principal = await self._whose(key)
+        except BaseException:
+            self._attempts.was_right(address)  # nobody knows, so nobody is blamed
+            raise
+        if principal is not None:
+            self._attempts.was_right(address)
+        return principal
+
+    async def _whose(self, key: str) -> Principal | None:
         if hmac.compare_digest(key.encode(), self.admin_key.encode()):
             return Principal("admin", "admin")
         row = await stored.find_key(self.pool, await self.secret(), key)

@@ -105,7 +105,9 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, expected):
             return web.Response(
-                status=401, text="a metrics token is needed\n", headers={"WWW-Authenticate": 'Bearer realm="metrics"'}
+                status=401,
+                text="a metrics token is needed\n",
+                headers={"WWW-Authenticate": 'Bearer realm="metrics"', **NO_STORE},
             )
         return await handler(request)
 

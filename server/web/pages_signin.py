@@ -1,10 +1,5 @@
-"""Signing in with a key and out again.
+"""Signing in with a key and out again. Wrong keys are counted as those of programs are (server/web/attempts.py)."""
 
-A wrong key costs a second, and only a few may be wrong at once: keys that people make up themselves are shorter than
-ours.
-"""
-
-import asyncio
 import secrets
 
 from aiohttp import web
@@ -13,11 +8,6 @@ from server.store import sessions as stored
 from server.web import sessions
 from server.web.access import KEY_CHARS_MAX
 from server.web.pages_frame import Page, Visit, go, local_path, show
-from server.web.problems import Refused
-
-WRONG_S = 1.0
-WRONG_AT_ONCE_MAX = 10
-_wrong_at_once = asyncio.Semaphore(WRONG_AT_ONCE_MAX)
 
 
 async def sign_in_page(visit: Visit) -> web.StreamResponse:
@@ -32,12 +22,8 @@ async def sign_in(visit: Visit) -> web.StreamResponse:
     key, there = visit.said("key"), local_path(visit.said("back"))
     session_id = None
     if 0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable():
-        session_id = await sessions.sign_in(visit.deps, key)
+        session_id = await sessions.sign_in(visit.deps, visit.request, key)
     if session_id is None:
-        if _wrong_at_once.locked():
-            raise Refused(429, "Too many wrong keys. Wait a moment.", headers={"Retry-After": "5"})
-        async with _wrong_at_once:
-            await asyncio.sleep(WRONG_S)
         return await _form(visit, there, "This key is unknown, revoked, or may not look at pages.")
     response = go(there)
     sessions.set_cookie(visit.deps, visit.request, response, session_id)

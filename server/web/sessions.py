@@ -54,9 +54,9 @@ def set_cookie(deps: Deps, request: web.Request, response: web.StreamResponse, v
     )
 
 
-async def sign_in(deps: Deps, key: str) -> str | None:
-    """A new session for this key; None where the key may not look at pages, or is none."""
-    principal = await deps.access.identify(key)
+async def sign_in(deps: Deps, request: web.Request, key: str) -> str | None:
+    """A new session for this key; None where the key may not look at pages, or is none. Raises Refused (429)."""
+    principal = await deps.access.identify(request, key)
     if principal is None or principal.role not in ROLES:
         return None
     return await stored.open_session(deps.pool, stored_access.hash_key(await deps.access.secret(), key))
