@@ -86,6 +86,8 @@ class Run:
     late: bool = False
     counted: bool = False
     by_pieces: bool = False
+    finished_by: int = 0  # the writer of its finish
+    begun: bool = True  # something was heard of it before its end
     own_word: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
     hung: bool = False
@@ -167,6 +169,8 @@ class Monitor:
     awaited: list[tuple[str, Micros]] = field(default_factory=list)
     happened: list[Micros] = field(default_factory=list)
     counted: tuple[str, bytes | None, Micros] | None = None
+    heartbeat: int = 0  # the writer of the last counted ping, if it was a heartbeat
+    writer: int = 0  # of the ping at hand
     members: dict[str, Micros] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     members_from: Micros = 0
@@ -307,6 +311,8 @@ def _see_stage(seen: Seen, at: Micros, name: str, signal: str) -> None:
     word = WORD.get(signal)
     if stage is None:
         seen.stages[name] = Stage("running", at) if word is None else Stage(word, 0, ended=at)
+    elif signal == "start" and not stage.started and at - stage.ended < S:
+        stage.started = stage.ended
     elif signal == "start" and stage.status != "running":
         seen.stages[name] = Stage("running", at, again=at)
         seen.broken -= {("stage", name), ("tasks", name)}
@@ -390,12 +396,12 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------- inputs
 
-    def ping(self, at: Micros, monitor_id: int, source: bytes | None, ping: Ping) -> None:
+    def ping(self, at: Micros, writer: int, monitor_id: int, source: bytes | None, ping: Ping) -> None:
         self.judge_before(at)
         self.now = max(self.now, at)
         m = self.monitors.get(monitor_id)
         if m is not None:
-            m.touched = self.now
+            m.touched, m.writer = self.now, writer
             self._hear(m, source, ping)
 
     def judge_through(self, at: Micros, touched: int = 0) -> None:
@@ -752,6 +758,9 @@ class Model:
         counts = False
         if ping.stage is not None or ping.task is not None:
             counts = self._hear_piece(m, ping)
+        elif ping.signal == "start" and ping.run is None and self._was_overtaken(m, source):
+            m.heartbeat = 0
+            self._say(m, "start", None)
         elif satisfying:
             repeat = ping.run is None and self._is_repeat(m, source, ping)
             counts = self._hear_start(m, ping, repeat) if ping.signal == "start" else self._hear_end(m, ping, repeat)
@@ -776,8 +785,13 @@ class Model:
             signal, address, at = m.counted
             if signal == ping.signal and address == source and self.now - at < within:
                 return True
-        m.counted = (ping.signal, source, self.now)
+        m.counted, m.heartbeat = (ping.signal, source, self.now), 0
         return False
+
+    def _was_overtaken(self, m: Monitor, source: bytes | None) -> bool:
+        if m.counted is None or m.heartbeat in (0, m.writer) or source is None:
+            return False
+        return m.counted[1] == source and self.now - m.counted[2] < S
 
     def _count_for_schedule(self, m: Monitor, run_id: str | None) -> None:
         if m.d.every is not None:
@@ -818,6 +832,9 @@ class Model:
         if repeat:
             return False
         if ping.run is not None and (ended := self._ended(m, ping.run)) and self.now - (ended.ended or 0) <= 10 * S:
+            if not ended.begun:
+                ended.begun = True
+                self._say(m, "start", ping.run)
             return False
         self._open(m, ping)
         return True
@@ -827,6 +844,7 @@ class Model:
         if run is not None:
             run.events.append(("ping", self.now, ping))
             self._end(m, run, ping)
+            run.finished_by = m.writer
             return False
         failed = ping.signal == "fail"
         if ping.run is None:
@@ -838,6 +856,7 @@ class Model:
                 if failed and own.verdict != "failed":
                     self._revise(m, own, ping)
                 return False
+            m.heartbeat = m.writer
             self._count_for_schedule(m, None)
             excess = self._too_often(m, None)
             if failed:
@@ -851,7 +870,7 @@ class Model:
                 self._revise(m, ended, ping)
             return False
         started = self.now - round(ping.duration * S) if ping.duration is not None else 0
-        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)])
+        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False)
         m.runs.append(run)
         self._end(m, run, ping, made=True)
         return True
@@ -867,16 +886,15 @@ class Model:
         return True
 
     def _open(self, m: Monitor, ping: Ping) -> Run:
-        other = m.open[0] if m.open else None
+        at_work = any(not run.hung for run in m.open)
         if ping.run is None:
             before = self._find(m, None)
             if before is not None:
-                other = before
                 failed = bool(failing(m.d, see(before)))
                 before.ended, before.verdict = self.now, "failed" if failed else "superseded"
                 before.duration = self.now - before.started
             if ping.signal != "start" or ping.stage is not None or ping.task is not None:
-                m.counted = None
+                m.counted, m.heartbeat = None, 0
         if len(m.open) >= 1000:
             oldest = m.open[0]
             oldest.ended, oldest.verdict = self.now, "unknown"
@@ -887,7 +905,7 @@ class Model:
         self._heard(m)
         self._count_for_schedule(m, ping.run)
         self._too_often(m, run)
-        if other is not None and m.d.overlap == "alert":
+        if at_work and m.d.overlap == "alert":
             self._meet(m, Cause("overlap", run.number, "", self.now), run)
         self._say(m, "start", ping.run)
         return run
@@ -963,6 +981,10 @@ class Model:
                 return False
             last = self._fanned_in(m) if ping.run is None else None
             if last is not None and ping.signal != "start" and self.now - (last.ended or 0) <= 10 * S:
+                return False
+            said = [run for run in m.runs if run.id is None and run.finished_by]
+            end = said[-1] if said and ping.run is None and ping.signal != "start" else None
+            if end is not None and end.finished_by != m.writer and self.now - (end.ended or 0) < S:
                 return False
             run = self._open(m, ping)
         else:

@@ -47,11 +47,17 @@ class Scene:
         return self.engine.monitors[monitor_id]
 
     def ping(
-        self, when: float | str, signal: Signal = "success", slug: str = "job", source: bytes | None = None, **said: Any
+        self,
+        when: float | str,
+        signal: Signal = "success",
+        slug: str = "job",
+        source: bytes | None = None,
+        writer: int = 1,
+        **said: Any,
     ) -> None:
         """One ping at `when`."""
         self.seq += 1
-        entry = Entry(self.at(when), 1, self.seq, self.ids[slug], PROJECT, source, Ping(signal, **said))
+        entry = Entry(self.at(when), writer, self.seq, self.ids[slug], PROJECT, source, Ping(signal, **said))
         self.log.append(entry)
         index = 0
         while index < 1:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.clock import to_micros, to_rfc3339
-from server.engine import hearing, judging, runs, telling
+from server.engine import execution, hearing, judging, pieces, runs, telling
 from server.engine.deaf import DeafTime
 from server.engine.desk import Desk
 from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
@@ -235,7 +235,7 @@ def run_model(events: list[Event]) -> Model:
     for event in events:
         if event[0] == "pings":
             for entry in event[1]:
-                model.ping(entry.at, entry.monitor_id, entry.source, entry.ping)
+                model.ping(entry.at, entry.writer, entry.monitor_id, entry.source, entry.ping)
         elif event[0] == "tick":
             model.judge_through(event[1])
         elif event[0] == "deaf":
@@ -602,6 +602,9 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "three are excused in a row": (judging, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
     "a late start is taken for another run": (hearing, "LATE_START_MAX", 9 * SECOND),
+    "an overtaken start begins a run": (hearing, "is_overtaken", lambda m, entry: False),
+    "an overtaken piece begins a run": (pieces, "OVERTAKEN_MAX", 0),
+    "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "nobody is released": (telling, "release", lambda desk, m: None),
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),

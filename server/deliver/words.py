@@ -153,6 +153,7 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
     decided = _instant(facts, "decided_at")
     found = [
         ("Since", _time(facts, "opened_at", decided)),
+        ("Held back", _text(facts, "held_back")),
         ("Until", _time(facts, "resolved_at")),
         ("Expected", _text(facts, "expected")),
         ("Was due", _time(facts, "due_at") if kind != "resolved" and facts.get("cause") == "missed" else ""),

@@ -374,6 +374,7 @@ def _hear_plain(m: Monitor, entry: Entry) -> None:
     )
     if not repeat:
         m.counted_signal, m.counted_source, m.counted_at = "success", entry.source, at
+        m.counted_writer = entry.writer
     m.heard_at = at
     every = definition.every
     if every is not None:

@@ -31,9 +31,8 @@ def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
 def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     """A run begins: by its start, or by the first that is heard of it."""
     runs = runs_of(m)
-    other = next(iter(runs.open.values()), None)
+    other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
     if ping.run is None and (before := runs.find(None)) is not None:
-        other = before
         verdict, reason = before.judgement
         if verdict == "failed":
             close_run(desk, m, before, verdict, reason)
@@ -44,20 +43,27 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
         close_run(desk, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
         clear(desk, m, lambda key: key[1] == oldest.number)
     if ping.run is None and implicit:
-        m.counted_signal = ""  # its finish is no repeat of the one before
+        m.counted_signal, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, desk.now, desk.now)
     run.implicit = implicit
     hear_run(desk, m, run, ping)
     heard(desk, m)
     serve(desk, m, ping.run)
     happened(desk, m, run)
-    if other is not None and m.definition.overlap == "alert":
-        reason = sentences.overlapping(m.definition, other, desk.now)
+    if other is not None:
+        reason = sentences.overlapping(m.definition, run, other, desk.now)
         blame(desk, m, Cause("overlap", desk.now, reason, run.number, run.run), run)
     desk.arm_run(m, run)
     desk.record_run(m, run)
     follow(desk, m, "start", ping.run)
     return run
+
+
+def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
+    """The run that is still at work while another begins; one that hangs is on record already, and works no more."""
+    before = runs.find(None) if ping.run is None else None
+    candidates = (each for each in (before, *runs.open.values()) if each is not None)
+    return next((each for each in candidates if each.hung is None), None)
 
 
 def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> None:
@@ -72,11 +78,11 @@ def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> 
         happened(desk, m, run)
     cause = _what_is_wrong(m, run, ping, desk)
     if cause is not None:
-        close_run(desk, m, run, "failed", cause.reason)
+        close_run(desk, m, run, "failed", cause.reason, made)
     elif ping.signal == "skip":
-        close_run(desk, m, run, "succeeded", "skipped")
+        close_run(desk, m, run, "succeeded", "skipped", made)
     else:
-        close_run(desk, m, run, "succeeded", sentences.finished_late(run) if run.hung is not None else None)
+        close_run(desk, m, run, "succeeded", sentences.finished_late(run) if run.hung is not None else None, made)
     if cause is not None:
         blame(desk, m, cause, run)
     clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
@@ -96,15 +102,15 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, desk: Desk) -> Cause | None
         return Cause("tasks", desk.now, reason, number, run.run, stage or None)
     least = definition.min_runtime
     if least is not None and run.duration is not None and run.duration < least:
-        return Cause("too_early", desk.now, sentences.too_early(definition, run.duration), number, run.run)
+        return Cause("too_early", desk.now, sentences.too_early(definition, run, run.duration), number, run.run)
     return None
 
 
-def close_run(desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None) -> None:
+def close_run(desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False) -> None:
     """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
     runs = runs_of(m)
     run.finished_at, run.verdict, run.reason = desk.now, verdict, reason
-    runs.remove(run, verdict, desk.now)
+    runs.remove(run, verdict, desk.now, made)
     desk.record_run(m, run)
 
 

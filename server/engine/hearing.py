@@ -13,7 +13,7 @@ from server.engine.execution import finish, hear_run, open_run, revise, runs_of
 from server.engine.expectation import SATISFYING
 from server.engine.incidents import blame, good
 from server.engine.members import hear_member
-from server.engine.occurrence import end_absence, follow, happened, heard, is_repeat, serve
+from server.engine.occurrence import end_absence, follow, happened, heard, is_overtaken, is_repeat, serve
 from server.engine.pieces import hear_piece
 from server.engine.ping import Entry, Ping
 from server.engine.runs import LATE_START_MAX, REMEMBERED_FOR
@@ -38,7 +38,7 @@ def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
     if ping.stage is not None or ping.task is not None:
         served = hear_piece(desk, m, ping)
     elif ping.signal == "start":
-        served = _hear_start(desk, m, ping, is_repeat(m, entry))
+        served = _hear_start(desk, m, entry)
     elif satisfying:
         served = _hear_finish(desk, m, ping, is_repeat(m, entry))
     else:
@@ -47,8 +47,13 @@ def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
         end_absence(desk, m, ping.run)
 
 
-def _hear_start(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> bool:
-    runs = m.runs
+def _hear_start(desk: Desk, m: Monitor, entry: Entry) -> bool:
+    ping, runs = entry.ping, m.runs
+    if ping.run is None and is_overtaken(m, entry):
+        m.counted_writer = 0  # the next one is of another run
+        follow(desk, m, "start", None)
+        return False
+    repeat = is_repeat(m, entry)
     run = runs.find(ping.run) if runs is not None else None
     if run is not None and (ping.run is not None or repeat):
         if run.implicit:  # its stages were heard before its start
@@ -64,7 +69,10 @@ def _hear_start(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> bool:
     if runs is not None and ping.run is not None:
         ended = runs.ended(ping.run, desk.now)
         if ended is not None and desk.now - ended.at <= LATE_START_MAX:
-            return False  # a start that was overtaken by its finish
+            if not ended.begun:  # a start that was overtaken by its finish; else one that was sent again
+                runs.closed[ping.run] = ended._replace(begun=True)
+                follow(desk, m, "start", ping.run)
+            return False
     open_run(desk, m, ping)
     return True
 
@@ -75,6 +83,8 @@ def _hear_finish(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> bool:
     if run is not None:
         hear_run(desk, m, run, ping)
         finish(desk, m, run, ping)
+        if runs is not None and ping.run is None:
+            runs.finished = (desk.now, m.writer)
         return False
     if ping.run is None:
         if repeat:
@@ -101,6 +111,7 @@ def _hear_finish(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> bool:
 
 def _hear_heartbeat(desk: Desk, m: Monitor, ping: Ping) -> None:
     """It belongs to no run: a run of its own that began and ended at once."""
+    m.counted_writer = m.writer
     serve(desk, m, None)
     excess = happened(desk, m)
     if ping.signal == "fail":

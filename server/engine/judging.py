@@ -71,7 +71,7 @@ def _judge_awaited(desk: Desk, m: Monitor, when: Micros) -> None:
         deaf = 0 if m.definition.strict else desk.deaf.within(due - within, deadline)
         if _is_excused(desk, m, deaf, within + grace):
             continue
-        reason = sentences.awaited(m.definition, deadline, run)
+        reason = sentences.awaited(m.definition, due, deadline, run)
         reason += sentences.deaf_note(m.definition, desk.deaf, due - within, deadline) if deaf else ""
         _miss(desk, m, Cause("missed", deadline, reason, run=run or None, due=due))
 

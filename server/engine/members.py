@@ -92,7 +92,7 @@ def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
     is_open = _is_short(m)
     if fleet.short(members):
         if is_open or worse:
-            reason = sentences.silent_members(fleet, fleet.required(members))
+            reason = sentences.silent_members(fleet, members)
             blame(desk, m, Cause("members", desk.now, reason), counts=not is_open)
     elif is_open:
         clear(desk, m, lambda key: key == MEMBERS)

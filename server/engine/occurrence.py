@@ -8,7 +8,7 @@ from server.engine import sentences
 from server.engine.desk import Desk
 from server.engine.expectation import due_after
 from server.engine.incidents import blame, clear
-from server.engine.ping import Entry, Micros
+from server.engine.ping import OVERTAKEN_MAX, Entry, Micros
 from server.engine.run import Run
 from server.engine.state import Cause, Monitor
 
@@ -67,7 +67,7 @@ def happened(desk: Desk, m: Monitor, run: Run | None = None) -> bool:
     m.recent = recent[-at_most.count - 1 :]
     if len(recent) <= at_most.count:
         return False
-    blame(desk, m, Cause("too_often", desk.now, sentences.too_often(m.definition)), run)
+    blame(desk, m, Cause("too_often", desk.now, sentences.too_often(m.definition, desk.now)), run)
     return True
 
 
@@ -107,4 +107,15 @@ def is_repeat(m: Monitor, entry: Entry) -> bool:
     ):
         return True
     m.counted_signal, m.counted_source, m.counted_at = ping.signal, entry.source, entry.at
+    m.counted_writer = 0
     return False
+
+
+def is_overtaken(m: Monitor, entry: Entry) -> bool:
+    """Whether a start without a run id is that of the heartbeat before it, which came through another process."""
+    return (
+        m.counted_writer not in (0, entry.writer)
+        and entry.source is not None
+        and entry.source == m.counted_source
+        and entry.at - m.counted_at < OVERTAKEN_MAX
+    )

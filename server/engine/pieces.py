@@ -4,7 +4,7 @@ from server.engine import sentences
 from server.engine.desk import Desk
 from server.engine.execution import finish, hear_run, open_run, runs_of
 from server.engine.incidents import blame, clear
-from server.engine.ping import Ping
+from server.engine.ping import OVERTAKEN_MAX, Ping
 from server.engine.run import Run, tasks_of
 from server.engine.runs import LATE_START_MAX
 from server.engine.state import Cause, Monitor
@@ -42,8 +42,12 @@ def _is_of_an_ended_run(desk: Desk, m: Monitor, ping: Ping) -> bool:
     runs = runs_of(m)
     if ping.run is not None:
         return runs.ended(ping.run, desk.now) is not None
+    if ping.signal == "start":
+        return False
+    if runs.finished is not None and runs.finished[1] != m.writer and desk.now - runs.finished[0] < OVERTAKEN_MAX:
+        return True  # it was overtaken by the finish
     own = runs.fanned_in
-    return own is not None and ping.signal != "start" and desk.now - own.at <= LATE_START_MAX
+    return own is not None and desk.now - own.at <= LATE_START_MAX
 
 
 def _judge_stage(desk: Desk, m: Monitor, run: Run, ping: Ping, stage: str, before: str | None) -> None:
@@ -52,7 +56,7 @@ def _judge_stage(desk: Desk, m: Monitor, run: Run, ping: Ping, stage: str, befor
         reason = sentences.failed(ping, None)
         set_fault(desk, m, run, fault, reason)
         blame(desk, m, Cause("stage", desk.now, reason, run.number, run.run, stage), run)
-    elif ping.signal == "start" and before == "failed":
+    elif ping.signal == "start" and before == "failed" and run.stages[stage].status == "running":
         drop_fault(desk, m, run, fault)  # it is tried again; what it did is over when it has done it
     elif ping.signal in ("success", "skip"):
         drop_fault(desk, m, run, fault)

@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple, get_args
 
 Micros = int  # microseconds since 1970-01-01T00:00:00Z, or a length of time in microseconds
 SECOND: Micros = 1_000_000
+# Two processes that take pings tell the time alike, but for some milliseconds: of two pings that were sent one after
+# the other through both, the second may stand first in the log. Further apart than this they never stand.
+OVERTAKEN_MAX: Micros = SECOND
 
 Signal = Literal["start", "success", "fail", "log", "progress", "skip", "leave"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)

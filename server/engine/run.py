@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from server.engine.monitor import TASKS_MAX, Definition, Stage, Tasks
-from server.engine.ping import Micros, Ping
+from server.engine.ping import OVERTAKEN_MAX, Micros, Ping
 from server.engine.tasks import Count, TaskGroup
 
 STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
@@ -150,6 +150,8 @@ class Run:
                 self.stages[name] = (
                     StageSeen("running", at) if started else StageSeen(_STATUS[signal], 0, finished_at=at)
                 )
+        elif signal == "start" and not seen.started_at and at - seen.finished_at < OVERTAKEN_MAX:
+            seen.started_at = seen.finished_at  # its end has overtaken it
         elif signal == "start" and seen.status != "running":
             self.stages[name] = StageSeen("running", at, retried_at=at)
             self.broken -= {("stage", name), ("tasks", name)}

@@ -19,12 +19,24 @@ class Ended(NamedTuple):
     number: int
     verdict: str
     at: Micros
+    begun: bool = True  # whether anything was heard of it before its end
 
 
 class Runs:
     """The runs of one monitor."""
 
-    __slots__ = ("by_id", "closed", "count", "fanned_in", "heap", "not_before", "not_before_of", "open", "task_names")
+    __slots__ = (
+        "by_id",
+        "closed",
+        "count",
+        "fanned_in",
+        "finished",
+        "heap",
+        "not_before",
+        "not_before_of",
+        "open",
+        "task_names",
+    )
 
     def __init__(self) -> None:
         self.count = 0  # the last number given
@@ -32,6 +44,7 @@ class Runs:
         self.by_id: dict[str, int] = {}
         self.closed: dict[str, Ended] = {}  # by run id, the newest last
         self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
+        self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
         self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
         self.not_before_of = 0
         self.task_names = 0  # of all open runs
@@ -63,13 +76,13 @@ class Runs:
             self.fanned_in = None
         return added
 
-    def remove(self, run: Run, verdict: str, at: Micros) -> None:
-        """Close one, and remember its id for a while."""
+    def remove(self, run: Run, verdict: str, at: Micros, made: bool) -> None:
+        """Close one, and remember its id for a while. `made`: its end was the first that was heard of it."""
         del self.open[run.number]
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
-            self.remember(run.run, Ended(run.number, verdict, at))
+            self.remember(run.run, Ended(run.number, verdict, at, not made))
 
     def remember(self, run: str, ended: Ended) -> None:
         """Know an ended run's id again."""
@@ -130,6 +143,8 @@ class Runs:
             state["c"] = [[run, *ended] for run, ended in self.closed.items()]
         if self.fanned_in is not None:
             state["f"] = list(self.fanned_in)
+        if self.finished is not None:
+            state["e"] = list(self.finished)
         if self.not_before:
             state["b"] = [self.not_before, self.not_before_of]
         return state
@@ -147,5 +162,7 @@ class Runs:
                 runs.by_id[run.run] = run.number
         runs.closed = {run: Ended(*ended) for run, *ended in state.get("c", ())}
         runs.fanned_in = Ended(*state["f"]) if "f" in state else None
+        if "e" in state:
+            runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (0, 0))
         return runs

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from server.engine.deaf import DeafTime
 from server.engine.durations import say_duration
 from server.engine.fleet import Fleet
-from server.engine.monitor import Definition, Tasks
+from server.engine.monitor import Definition, Members, Tasks
 from server.engine.ping import Micros, Ping
 from server.engine.run import Limit, Run, tasks_of
 from server.engine.tasks import Count, TaskGroup
@@ -53,13 +53,15 @@ def never_heard(definition: Definition, deadline: Micros) -> str:
     )
 
 
-def awaited(definition: Definition, due: Micros, run: str) -> str:
+def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> str:
     """The monitor before was heard, this one was not."""
     assert definition.after is not None
     after = definition.after
     return (
-        f"{after.monitor} said {after.signal}{_of_run(run or None)}; nothing followed within "
-        f"{say_duration(after.within)}, by {say_time(due, definition)}"
+        f"{after.monitor} said {after.signal} at {say_time(due - after.within, definition, deadline)}"
+        f"{_of_run(run or None)}; nothing followed by {say_time(deadline, definition)}: it was due within "
+        f"{say_duration(after.within)}"
+        + (f", with {say_duration(definition.grace)} of grace" if definition.grace else "")
     )
 
 
@@ -95,34 +97,35 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         )
         return text + _stages(definition, run, limit.stage) + _of_run(run.run)
     if limit.kind == "quiet":
-        last = say_time(run.last_at, definition, deadline)
+        last = say_time(run.last_at, definition)
         return f"{who}, {started}, was last heard of at {last}, silent for {say_duration(limit.length)}" + _where(run)
     if limit.kind == "stalled":
         assert run.count is not None
-        return f"{who}, {started}, {_stands(run.count, limit, deadline, definition)}" + _where(run, but_count=True)
+        return f"{who}, {started}, {_stands(run.count, limit, definition)}" + _where(run, but_count=True)
     if limit.kind == "task stalled":
         group = run.tasks[limit.stage]
         assert group.counts is not None
         others = len(group.stalled or ()) - 1
-        text = f"task {limit.task} {_stands(group.counts[limit.task], limit, deadline, definition)}"
+        text = f"task {limit.task} {_stands(group.counts[limit.task], limit, definition)}"
         return text + (f", and so do {others} others" if others > 0 else "") + _of_stage(limit.stage) + _of_run(run.run)
     if limit.kind == "tasks":
         return _tasks_overdue(definition, run, limit, by)
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
 
 
-def _stands(count: Count, limit: Limit, deadline: Micros, definition: Definition) -> str:
+def _stands(count: Count, limit: Limit, definition: Definition) -> str:
     of = f" of {count.total}" if count.total is not None else ""
-    since = say_time(count.at, definition, deadline)
-    return f"stands at {count.done}{of} since {since}, for {say_duration(limit.length)}"
+    return f"stands at {count.done}{of} since {say_time(count.at, definition)}, for {say_duration(limit.length)}"
 
 
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
     tasks = tasks_of(definition, limit.stage)
     group = run.tasks.get(limit.stage) or TaskGroup()
     expected = group.expected_of(tasks) or len(group.by_name)
-    unended = expected - group.ended
-    text = f"{group.done} of {expected} tasks done by {by}, {group.failed} failed, {unended} missing"
+    unended, started = expected - group.ended, group.running
+    text = f"{group.done} of {expected} tasks done by {by}, {group.failed} failed"
+    text += f" ({tasks.tolerate} tolerated)" if tasks is not None and tasks.tolerate else ""
+    text += f", {unended} missing ({started or 'none'} of them started)"
     names = list(islice(group.missing(expected), NAMES_SHOWN_MAX))
     text += f": {say_names(names, unended)}" if names else ""
     return text + _of_stage(limit.stage) + _of_run(run.run)
@@ -144,31 +147,41 @@ def member_failed(name: str, ping: Ping) -> str:
     return text + (f": {tail(ping.message)}" if ping.message else "")
 
 
-def silent_members(fleet: Fleet, required: int) -> str:
+def silent_members(fleet: Fleet, members: Members) -> str:
     """Too few of a fleet are alive."""
     if not fleet.members:
         return "no member is left"
     names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
-    text = f"{fleet.alive} of {len(fleet.members)} members alive, {required} required"
+    text = f"{fleet.alive} of {len(fleet.members)} members alive, {fleet.required(members)} required"
+    text += f" ({members.min_alive})" if isinstance(members.min_alive, str) else ""
     return f"{text}; silent: {say_names(names, len(fleet.silent))}" if names else text
 
 
-def too_early(definition: Definition, length: Micros) -> str:
+def too_early(definition: Definition, run: Run, length: Micros) -> str:
     """A run succeeded sooner than it can have done its work."""
     assert definition.min_runtime is not None
-    return f"finished after {say_duration(length)}, sooner than {say_duration(definition.min_runtime)}"
+    text = f"said success {say_duration(length)} after its start, sooner than {say_duration(definition.min_runtime)}"
+    return (f"run {run.run} " if run.run is not None else "") + text
 
 
-def too_often(definition: Definition) -> str:
+def too_often(definition: Definition, at: Micros) -> str:
     """More pings than allowed."""
     assert definition.at_most is not None
-    return f"more than {definition.at_most.count} in {say_duration(definition.at_most.per)}"
+    most = definition.at_most
+    return f"more than {most.count} runs or heartbeats in {say_duration(most.per)}, by {say_time(at, definition)}"
 
 
-def overlapping(definition: Definition, run: Run, at: Micros) -> str:
+def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str:
     """A run began while another was open."""
-    which = f"run {run.run}" if run.run is not None else "the run"
-    return f"started again while {which}, started {say_time(run.started_at or run.last_at, definition, at)}, was open"
+    new = f"run {run.run}" if run.run is not None else "another run"
+    old = f"run {other.run}" if other.run is not None else "the run before it"
+    since = say_time(other.started_at or other.last_at, definition, at)
+    return f"{new} started {say_time(at, definition)} while {old}, started {since}, was still open"
+
+
+def held_back(definition: Definition, by: str, until: Micros) -> str:
+    """Why people are told of an incident later than it opened."""
+    return f"while {by} was down, until {say_time(until, definition)}"
 
 
 def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:

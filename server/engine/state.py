@@ -82,6 +82,7 @@ class Incident:
 
     `announced`: its opening was told to people. `announce_at` is when they are to be told of it, or of what came to it
     later; None: of nothing, or not while `suppressed_by`, the monitor whose own incident explains it, is in trouble.
+    `held_by`: that monitor's slug, once it was well again, `held_until` then.
     `silent`: nothing was heard since the schedule was last missed, so nothing further is expected.
     """
 
@@ -89,6 +90,8 @@ class Incident:
         "announce_at",
         "announced",
         "causes",
+        "held_by",
+        "held_until",
         "number",
         "opened_at",
         "ordinal",
@@ -106,6 +109,8 @@ class Incident:
         self.announced = False
         self.announce_at: Micros | None = None
         self.suppressed_by: int | None = None
+        self.held_by = ""
+        self.held_until: Micros = 0
         self.silent = False
         self.told_at: Micros = 0
         self.told_rank = 0
@@ -127,6 +132,7 @@ class Incident:
             "w": self.announce_at,
             "s": self.suppressed_by,
             "q": self.silent,
+            "h": [self.held_by, self.held_until],
             "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
         }
 
@@ -139,6 +145,7 @@ class Incident:
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]
+        incident.held_by, incident.held_until = state.get("h", ("", 0))
         incident.told_at, incident.told_rank, *told_runs = state["t"]
         incident.told_runs = set(told_runs)
         return incident
@@ -154,6 +161,7 @@ class Monitor:
         "counted_at",
         "counted_signal",
         "counted_source",
+        "counted_writer",
         "created_at",
         "definition",
         "due",
@@ -205,6 +213,7 @@ class Monitor:
         self.counted_at: Micros = 0  # the last ping that counted, to know a repeat
         self.counted_signal = ""
         self.counted_source: bytes | None = None
+        self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
         self.incidents = 0
         self.incident: Incident | None = None
         self.runs: Runs | None = None
@@ -278,5 +287,6 @@ _SCALARS = (
     "streak_since",
     "counted_at",
     "counted_signal",
+    "counted_writer",
     "incidents",
 )

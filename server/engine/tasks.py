@@ -106,6 +106,11 @@ class TaskGroup:
         """How many are done or failed."""
         return self.done + len(self.failing)
 
+    @property
+    def running(self) -> int:
+        """How many have started and not ended."""
+        return len(self.by_name) - self.ended
+
     def expected_of(self, defined: Tasks | None) -> int:
         """How many there should be; 0 where nobody said."""
         return (defined.expected if defined is not None else None) or self.expected

@@ -111,6 +111,8 @@ def let_go(desk: Desk, m: Monitor, up_id: int, since: Micros) -> None:
     if incident is None or incident.announced or incident.suppressed_by != up_id:
         return
     incident.suppressed_by = None
+    incident.held_by = up.slug if (up := desk.monitors.get(up_id)) is not None else ""
+    incident.held_until = since
     incident.announce_at = breather_end(m.definition, since)
     desk.record_incident(m, incident)
     desk.arm(m)
@@ -182,8 +184,11 @@ def _alert(
         "last_ping_at": m.heard_at or None,
         "expected": sentences.expected(m.definition),
     }
+    if incident.held_by and kind == "opened":
+        facts["held_back"] = sentences.held_back(m.definition, incident.held_by, incident.held_until)
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     if run is not None:
+        facts["last_ping_at"] = max(m.heard_at, run.last_at)
         facts["run_started_at"] = run.started_at or None
         facts["last_message"] = run.message
         facts["detail"] = run.detail(m.definition, sentences.NAMES_SHOWN_MAX)
