@@ -465,7 +465,7 @@ class Receiver:
         if how.redirect is not None:
             return web.Response(status=302, headers={"Location": how.redirect})
         response = web.StreamResponse(status=how.status, headers={"Content-Length": str(len(how.body)), **how.headers})
-        with contextlib.suppress(ConnectionResetError):  # the client has gone; so be it
+        with contextlib.suppress(ConnectionError):  # the client has gone; so be it
             await response.prepare(request)
             for byte in how.body if how.drip_s else b"":
                 await asyncio.sleep(how.drip_s)

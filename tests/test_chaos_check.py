@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.check import Verdict, judge
-from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Row, Shift, Stored, Try, Watched
+from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Row, Stored, Try, Watched
 
 T0 = 1_000.0
 JOB = Watched("job", 1, "key", every_s=4.0, grace_s=4.0, period_s=2.5)
@@ -161,8 +161,8 @@ def test_a_time_in_the_log_that_is_not_between_sending_and_answer_is_found() -> 
 
 def test_the_database_clock_may_jump() -> None:
     journal, stored = history()
-    journal.shifts.append(Shift(1_100.0, 3_600.0))
-    rows = [row if row.at < 1_100 else row._replace(at=row.at + 3_600) for row in stored.rows]
+    journal.readings += [Reading(T0, T0), Reading(1_099.9, 1_099.9), Reading(1_100.1, 4_700.1), Reading(1_201, 4_801)]
+    rows = [row if row.at < 1_099.9 else row._replace(at=row.at + 3_600) for row in stored.rows]
     stored = replace(stored, rows=rows, deaf=[Deaf(1_100.0, 4_701.0, "clock")])
     journal.faults.append(Fault("the clock of postgres jumps forward", 1_100.0, 1_101.5, 1_102.0))
     assert judge(journal, stored).ok

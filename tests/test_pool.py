@@ -139,3 +139,13 @@ async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(databa
     async with PgBouncer(database_url) as url:
         with pytest.raises(SettingsError, match="alter role offbeat set synchronous_commit = on"):
             await connect(url, pgbouncer=True)
+
+
+async def test_a_session_that_has_said_its_last_word_and_is_not_closed_yet_is_away(
+    database: asyncpg.Connection,
+) -> None:
+    fields = b"SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"
+    database._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+    with pytest.raises(DatabaseAway, match="cannot switch to state"), database_trouble():
+        await database.fetchval("select 1")
+    database.terminate()

@@ -126,6 +126,10 @@ def is_away(error: BaseException) -> bool:
         # asyncpg has one class for misuse and for a connection that is gone; only the words differ, and a test holds
         # them. (A connection lost during a query is ConnectionDoesNotExistError, class 08.)
         return "closed" in str(error) or "closing" in str(error)
+    if isinstance(error, asyncpg.InternalClientError):
+        # The last word of a session that Postgres has ended has come, and the end of its connection not yet: for
+        # asyncpg an answer is under way that nobody has asked for.
+        return "cannot switch to state" in str(error)
     return isinstance(error, OSError | TimeoutError | asyncpg.TargetServerAttributeNotMatched)
 
 

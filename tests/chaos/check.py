@@ -124,7 +124,7 @@ def _missed(
     ours: list[Incident],
 ) -> None:
     """Between two pings: at most one incident, and one where the silence was long enough, by both witnesses."""
-    now = max(stored.read_at - DECIDED_S + journal.shifts[-1].by, heard[-1] if heard else 0.0)
+    now = max(journal.log(stored.read_at - DECIDED_S), heard[-1] if heard else 0.0)
     sent = sorted(each.sent for each in tries)
     for since, until in zip(heard, [*heard[1:], now], strict=True):
         if until - since <= monitor.patience_s:
@@ -144,7 +144,7 @@ def _missed(
                 f"{monitor.slug}: opened {opened[0].opened:.3f}, last heard {since:.3f}, nothing deaf"
             )
         verdict.counts["must"] += must
-    if len(journal.shifts) > 1:
+    if journal.readings:  # then a second of theirs is not one of the log's
         return
     # The clients' word alone, by which the rows themselves are not believed.
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):

@@ -115,19 +115,19 @@ async def a_nodes_clock_jumps(world: World, chance: random.Random, fault: Fault)
 @fault("F13", "the clock of Postgres jumps forward by 3 s to an hour", fits=clocked, likely=3)
 async def the_clock_of_postgres_jumps_forward(world: World, chance: random.Random, fault: Fault) -> None:
     by = chance.choice((3.0, 20.0, 120.0, 3600.0))
-    await world.shift(world.journal.shifts[-1].by + by)
+    await world.shift(world.shifted_s + by)
 
 
 @fault("F13", "the clock of Postgres is set back by 0.5 to 6 s", fits=clocked, likely=2)
 async def the_clock_of_postgres_is_set_back(world: World, chance: random.Random, fault: Fault) -> None:
-    await world.shift(world.journal.shifts[-1].by - chance.uniform(0.5, 6))
+    await world.shift(world.shifted_s - chance.uniform(0.5, 6))
 
 
 @fault("F30", "partitions are made and retired for 4 s, and for a moment the log is locked")
 async def partitions_are_made_and_retired(world: World, chance: random.Random, fault: Fault) -> None:
     connection = await connect(world.database_url)
     try:
-        today = to_datetime(0) + timedelta(seconds=time.time() + world.journal.shifts[-1].by)
+        today = to_datetime(0) + timedelta(seconds=time.time() + world.shifted_s)
         far = today.date() + timedelta(days=chance.randint(30, 300))
         until = time.monotonic() + 4
         while time.monotonic() < until:

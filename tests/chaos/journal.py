@@ -7,6 +7,7 @@ check.py holds each against the other. Times are Unix seconds of this machine's 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 Answer = Literal["ok", "failed", "unknown"]
@@ -116,14 +117,16 @@ class Fault:
         return self.recovered - self.cured
 
 
-class Shift(NamedTuple):
-    """From `at` on the database's clock is ahead of this machine's by so much; there within `SHIFT_SEEN_S`."""
+class Reading(NamedTuple):
+    """What log time was when this machine's clock said `real`."""
 
-    at: float
-    by: float
+    real: float
+    log: float
 
 
-SHIFT_SEEN_S = 1.5  # the database's clock is changed through a file that it reads each second
+SLEW_MAX = (
+    0.15  # log time that is ahead of the clock runs a tenth slower; more than that between two readings is a jump
+)
 
 
 @dataclass
@@ -134,19 +137,24 @@ class Journal:
     tries: list[Try] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    shifts: list[Shift] = field(default_factory=lambda: [Shift(0.0, 0.0)])
+    readings: list[Reading] = field(default_factory=list)  # none: log time is this machine's
 
-    def reals(self, log_at: float) -> list[float]:
-        """When on this machine's clock the database's said so: mostly one instant, more around a change, never none."""
+    def reals(self, log: float) -> list[float]:
+        """When it was that log time: one instant, or all that are possible where it has jumped."""
+        if not self.readings:
+            return [log]
         found = []
-        for index, shift in enumerate(self.shifts):
-            last = index + 1 == len(self.shifts)
-            end = float("inf") if last else self.shifts[index + 1].at + SHIFT_SEEN_S
-            if shift.at <= log_at - shift.by <= end:
-                found.append(log_at - shift.by)
-        if not found:  # in time that was jumped over
-            found = [shift.at for shift in self.shifts if shift.at - SHIFT_SEEN_S <= log_at <= shift.at + shift.by]
-        return found or [log_at]
+        for a, b in pairwise(self.readings):
+            if min(a.log, b.log) <= log <= max(a.log, b.log):
+                even = abs((b.log - a.log) - (b.real - a.real)) <= SLEW_MAX * (b.real - a.real) + 0.01
+                found += [a.real + (log - a.log)] if even else [a.real, b.real]
+        first, last = self.readings[0], self.readings[-1]
+        return found or [first.real + log - first.log if log < first.log else last.real + log - last.log]
+
+    def log(self, real: float) -> float:
+        """The log time of an instant."""
+        before = [reading for reading in self.readings if reading.real <= real]
+        return before[-1].log + real - before[-1].real if before else real
 
 
 @dataclass

@@ -26,15 +26,14 @@ import psutil
 
 from tests.chaos.clock import Wall, binaries
 from tests.chaos.journal import (
-    SHIFT_SEEN_S,
     AlertRow,
     Deaf,
     Delivery,
     Fault,
     Incident,
     Journal,
+    Reading,
     Row,
-    Shift,
     Stored,
     Watched,
 )
@@ -46,6 +45,8 @@ from tests.link import Link
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
 DRAINED_S_MAX = 150.0  # two failures of a channel in a row may put its next attempt off by a minute
 HOOKS = 4
+SEEN_S = 1.5  # whoever lives by a clock of its own looks at it once a second
+READING_S = 0.25
 RSS_BYTES_MAX = 600_000_000
 FILES_MAX = 6_000
 
@@ -153,6 +154,7 @@ class World:
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
         self.database_url = ""
+        self.shifted_s = 0.0  # so far ahead is Postgres' clock
 
     # ---------------------------------------------------------------- begin and end
 
@@ -189,8 +191,8 @@ class World:
         await self.recovered()
         self.load.start()
         self._stack.push_async_callback(self.load.stop)
-        watch = asyncio.create_task(self._watch())
-        self._stack.callback(watch.cancel)
+        for watch in (self._watch(), *([self._read_clock()] if self.shape.clocks else [])):
+            self._stack.callback(asyncio.create_task(watch).cancel)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -313,7 +315,7 @@ class World:
             " and a.created_at < to_timestamp($1::float8) order by a.id"
         )
         deadline = time.monotonic() + DRAINED_S_MAX
-        while left := await self.ask(sql, since + self.journal.shifts[-1].by):
+        while left := await self.ask(sql, since + self.shifted_s):
             if time.monotonic() > deadline:
                 raise NotRecovered(f"{len(left)} alerts wait for {DRAINED_S_MAX} s: {[dict(row) for row in left[:3]]}")
             await asyncio.sleep(0.25)
@@ -355,9 +357,26 @@ class World:
     async def shift(self, by: float) -> None:
         """Set the database's clock."""
         assert self.wall is not None
-        self.journal.shifts.append(Shift(time.time(), by))
+        self.shifted_s = by
         self.wall.set(by)
-        await asyncio.sleep(SHIFT_SEEN_S)
+        await asyncio.sleep(SEEN_S)
+
+    async def _read_clock(self) -> None:
+        """Log time beside this machine's, all the time."""
+        while True:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=5)
+                try:
+                    while True:
+                        before = time.time()
+                        log = await connection.fetchval("select extract(epoch from log_time())::float8")
+                        after = time.time()
+                        if after - before < READING_S:
+                            self.journal.readings.append(Reading((before + after) / 2, log))
+                        await asyncio.sleep(READING_S)
+                finally:
+                    connection.terminate()
+            await asyncio.sleep(READING_S)
 
     async def _watch(self) -> None:
         """The nodes' health, all the time: alive means alive, and nothing grows without bound."""
