@@ -252,6 +252,11 @@ class Server:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the main process is gone."""
+        return self._process is not None and self._process.returncode is not None
+
+    @property
     def session(self) -> aiohttp.ClientSession:
         """A client of this server: relative addresses, and the admin key nowhere."""
         assert self._session is not None, "not started"

@@ -15,6 +15,7 @@ TRIES_MAX = 3
 AVOID_S = 2.0  # how long a node that has failed is left alone, where there are others
 STOP_CHANCE = 0.02  # at each ping: that the job stops after it
 STOP_S = (15.0, 45.0)
+STOPS_MAX = 4  # of one job: the alerts of one that comes and goes more often are held back (server/deliver/flapping.py)
 
 
 class Load:
@@ -67,11 +68,13 @@ class Load:
     async def _live(self, monitor: Watched) -> None:
         chance = random.Random(self._chance.random())
         await asyncio.sleep(chance.uniform(0, monitor.period_s))
+        stops = 0
         while True:
             beat = asyncio.create_task(self._beat(monitor, chance))
             self._beating.add(beat)
             beat.add_done_callback(self._beating.discard)
-            if chance.random() < STOP_CHANCE:
+            if stops < STOPS_MAX and chance.random() < STOP_CHANCE:
+                stops += 1
                 await beat
                 await asyncio.sleep(chance.uniform(*STOP_S))
             else:

@@ -386,6 +386,9 @@ class World:
                     with contextlib.suppress(psutil.Error):
                         self.seen["rss_bytes"] = max(self.seen["rss_bytes"], process.memory_info().rss)
                         self.seen["files"] = max(self.seen["files"], process.num_fds())
+                if node.free and node.server.has_ended:
+                    self.troubles.append(f"node {node.name} has ended by itself at {time.time():.3f}")
+                    node.free = False
                 start = node.starts
                 if node.free and not await self._alive(node) and node.free and node.starts == start:
                     self.troubles.append(f"node {node.name} runs and /livez does not answer 200 at {time.time():.3f}")
