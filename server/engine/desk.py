@@ -243,6 +243,8 @@ class Desk:
         # change to it earlier than that.
         m.at, m.writer, m.seq = max(m.position, self.reached)
         m.saved_at = m.at
+        if m.fleet is not None and undecided.whole:
+            m.fleet.whole_at = m.at
         state = None if gone else m.dump()
         decision = Decision(m.id, m.project_id, m.position, m.status, m.since, state, undecided.effects())
         decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)

@@ -39,7 +39,7 @@ class Member:
 class Fleet:
     """Who was heard of, and who is silent since when."""
 
-    __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent")
+    __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
@@ -50,6 +50,7 @@ class Fleet:
         self.peak_at: Micros = 0
         self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
         self.heard = False  # whether any row may be older than its member's last ping
+        self.whole_at: Micros = 0  # up to here no row is
 
     @property
     def alive(self) -> int:
@@ -172,7 +173,7 @@ class Fleet:
 
     def dump(self) -> dict[str, Any]:
         """As JSON, but for the members."""
-        state: dict[str, Any] = {"p": [self.peak, self.peak_at]}
+        state: dict[str, Any] = {"p": [self.peak, self.peak_at], "w": self.whole_at}
         if self.not_before:
             state["b"] = self.not_before
         return state
@@ -196,7 +197,7 @@ class Fleet:
         """From `dump`; the caller enrols the members and fills the heap."""
         fleet = cls()
         fleet.peak, fleet.peak_at = state["p"]
-        fleet.not_before = state.get("b", 0)
+        fleet.not_before, fleet.whole_at = state.get("b", 0), state.get("w", 0)
         return fleet
 
     def enrol(self, row: MemberRow) -> None:

@@ -233,6 +233,11 @@ class Monitor:
         """The last input in this state."""
         return Position(self.at, self.writer, self.seq)
 
+    @property
+    def follow_from(self) -> Position:
+        """From where on the log adds to what is stored: all after it, and what is before its position again."""
+        return self.position if self.fleet is None else min(self.position, Position(self.fleet.whole_at, 0, 0))
+
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default."""
         state: dict[str, Any] = {"created": self.created_at}

@@ -13,7 +13,7 @@ import structlog
 from server.engine.alone import alone
 from server.engine.effects import Decision
 from server.engine.engine import Engine
-from server.engine.ping import Micros
+from server.engine.ping import Micros, Position
 from server.engine.state import Monitor
 from server.errors import DatabaseAway
 from server.store import keeping, replay
@@ -76,8 +76,9 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     decisions: list[Decision] = []
     try:
         lone = alone(engine, m, lambda monitor_id, error: errors.append(error))
-        while not errors and (entries := await replay.heard_after(connection, m.id, m.position, through, ENTRIES_MAX)):
-            done = 0
+        since = m.follow_from
+        while not errors and (entries := await replay.heard_after(connection, m.id, since, through, ENTRIES_MAX)):
+            since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
             while done < len(entries) and not errors:
                 done = lone.apply(entries, done, SLICE)
                 await asyncio.sleep(0)

@@ -131,10 +131,17 @@ async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
     members: dict[int, list[MemberRow]] = {}
     cursor = await connection.cursor(_SQL["load_members"])
     while rows := await cursor.fetch(ENTRIES_MAX):
-        for monitor_id, name, at, silent_since in rows:
-            row = MemberRow(name, instant(at), None if silent_since is None else instant(silent_since))
-            members.setdefault(monitor_id, []).append(row)
+        for row, member in zip(rows, read_members(rows), strict=True):
+            members.setdefault(row["monitor_id"], []).append(member)
     return members
+
+
+def read_members(rows: Sequence[asyncpg.Record]) -> list[MemberRow]:
+    """Rows of `members` as the engine takes them."""
+    return [
+        MemberRow(row["name"], instant(row["at"]), None if (since := row["silent_since"]) is None else instant(since))
+        for row in rows
+    ]
 
 
 def _monitor(

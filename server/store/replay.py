@@ -5,7 +5,7 @@ import orjson
 from server.clock import to_datetime
 from server.engine.ping import Entry, Micros, Position
 from server.engine.state import Monitor
-from server.store.keeping import instant, read_entries
+from server.store.keeping import instant, read_entries, read_members
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 
@@ -20,6 +20,11 @@ async def load_stored(connection: Connection, m: Monitor) -> bool:
         return False
     position = Position(instant(row["at"]), row["writer"], row["seq"])
     m.load(row["status"], instant(row["since"]), position, orjson.loads(row["state"]))
+    if m.fleet is not None:
+        with database_trouble():
+            members = await connection.fetch(_SQL["stored_members"], m.id)
+        for member in read_members(members):
+            m.fleet.enrol(member)
     return True
 
 

@@ -79,6 +79,8 @@ def _of_states(world: World, engine: Engine) -> Iterator[str]:
             m, s = engine.monitors[monitor_id], stored[monitor_id]
             ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
             theirs = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
+            for each in (ours, theirs):  # how old the rows of its members may be is known to a keeper alone
+                each.get("fleet", {}).pop("w", None)
             # What the checkpoint says of all, a state need not say for itself.
             ours["members"] = world.tables.members.get(monitor_id, {})
             theirs["members"] = (
