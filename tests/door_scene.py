@@ -77,6 +77,7 @@ async def serving(
     await writer.start()
     application = web.Application()
     application.router.add_route("*", "/hello", hello)
+    application.router.add_get("/large", large)
     doors = Doors(chosen, roster, writer.backlog, metrics, application, provision, listen_on=listen_on)
     served = Served(database, pool, doors, writer, roster)
     await served.put("job", KEY)
@@ -89,6 +90,13 @@ async def serving(
         await roster.stop()
         await database.close()
         pool.terminate()
+
+
+LARGE_BYTES = 8_000_000  # more than the kernel takes from us at once
+
+
+async def large(request: web.Request) -> web.Response:
+    return web.Response(body=bytes(LARGE_BYTES))
 
 
 async def hello(request: web.Request) -> web.Response:

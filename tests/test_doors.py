@@ -5,7 +5,7 @@ import gzip
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from server.ingest.head import HEAD_BYTES_MAX
 from server.ingest.reading import Key, Outcome, Reading, Request, Slug
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
-from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
+from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
 
@@ -431,6 +431,31 @@ async def test_a_reader_that_does_not_read_stops_being_read(database_url):
         sender.close()
         assert sent < 40_000_000
         await eventually(lambda: _as(served.doors.connections == 0))
+
+
+async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_not_read(database_url):
+    """aiohttp's answers too: it waits for ever."""
+    async with serving(database_url, idle_timeout=1.5) as served:
+        readers = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(2)]
+        for reader in readers:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            reader.setblocking(False)
+            reader.sendall(get("/large", "Connection: close").encode())
+        loop = asyncio.get_running_loop()
+        taken, began = 0, loop.time()
+        while piece := await loop.sock_recv(readers[0], 300_000):
+            taken += len(piece)
+            await asyncio.sleep(0.03 if taken < 4_000_000 else 0)
+        assert taken > LARGE_BYTES
+        await eventually(lambda: _as(served.doors.connections == 0))
+        assert loop.time() - began > 1.5
+        left = 0
+        with suppress(ConnectionError):
+            while piece := await loop.sock_recv(readers[1], 1_000_000):
+                left += len(piece)
+        assert left < LARGE_BYTES, "what it had not taken is gone"
+        for reader in readers:
+            reader.close()
 
 
 async def test_half_closed_clients_get_their_answers(database_url):

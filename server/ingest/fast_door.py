@@ -14,9 +14,10 @@ from aiohttp import web
 from server.clock import LogClock, monotonic
 from server.ingest import native, wire
 from server.ingest.connection import Connection
+from server.ingest.guests import Guests
 from server.ingest.reading import OK, Dialect, Request
 from server.ingest.seats import Seats
-from server.ingest.source import Peer, Sources
+from server.ingest.source import Sources
 from server.ingest.take import Intake
 from server.metrics import Metrics
 from server.service import Service
@@ -78,7 +79,7 @@ class FastDoor(Service):
         self.write_again = wire.Rewriter()
         self._clock = clock
         self._server = server
-        self._handed: dict[web.RequestHandler, Peer] = {}  # at aiohttp: looked through at each tick for closed ones
+        self._guests = Guests(settings.idle_timeout)
         self.seats = Seats(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None
@@ -88,7 +89,7 @@ class FastDoor(Service):
 
     @property
     def connections(self) -> int:
-        """How many are open, those at aiohttp included."""
+        """How many are open, those at aiohttp included: of these, one that has closed counts until the next tick."""
         return self.seats.taken
 
     async def start(self) -> None:
@@ -139,7 +140,7 @@ class FastDoor(Service):
         """A protocol of aiohttp for a connection that does not ping."""
         self._leave(connection)
         handler = self._server()
-        self._handed[handler] = connection.peer
+        self._guests.add(handler, connection.peer)
         return handler
 
     def _leave(self, connection: Connection) -> None:
@@ -159,8 +160,7 @@ class FastDoor(Service):
 
     def _tick(self) -> None:
         self.now_s = monotonic()
-        closed = self._handed.keys() - set(self._server.connections)
-        self.seats.give_back(self._handed.pop(handler) for handler in closed)
+        self.seats.give_back(self._guests.look(self.now_s))
         self.date = wire.date_line(self._clock)
         self.write_again.forget()
         ok = self.native.answer(OK, Request("GET", native.PREFIX, "", {}, b""))
