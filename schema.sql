@@ -30,7 +30,9 @@ create table clock (
 );
 
 create function log_time() returns timestamptz language sql volatile as $$
-  select clock_timestamp() + greatest(interval '0', ahead - (clock_timestamp() - set_at) / 10) from clock
+  select clock_timestamp()
+         + greatest(interval '0', ahead - greatest(interval '0', clock_timestamp() - set_at) / 10)
+    from clock
 $$;
 
 ---------------------------------------------------------------------------------------------------- definitions

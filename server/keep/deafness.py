@@ -34,7 +34,7 @@ class Deafness:
         self._refusal_id = 0
         self._newest_writer = 0
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
-        self._signs: dict[int, _Sign] = {}
+        self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -42,7 +42,7 @@ class Deafness:
         """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
         self._refusal_id = await keeping.refusals_applied(connection)
         self._newest_writer = await keeping.last_writer(connection, at)
-        self._signs = {}
+        self._signs = None
         return await keeping.deaf_known(connection)
 
     def blinded(self) -> None:
@@ -78,19 +78,20 @@ class Deafness:
     def _silent(self, writers: Sequence[WriterSeen]) -> list[WriterSeen]:
         """Those that have shown no sign of life for too long, by our own clock: that of the database may jump.
 
-        What it says counts once, of a writer that we have never looked at: it may have died before we began.
+        What it says counts once, at our first look: a writer may have died before we began.
         """
         now_s = monotonic()
         signs: dict[int, _Sign] = {}
+        known_signs = self._signs or {}
         for writer in writers:
             if writer.fenced:
                 continue
-            known = self._signs.get(writer.id)
-            if known is None:
-                known = _Sign(writer.seen_at, now_s - max(0.0, writer.silent_s))
-            elif known.seen_at != writer.seen_at:
-                known = _Sign(writer.seen_at, now_s)
-            signs[writer.id] = known
+            sign = known_signs.get(writer.id)
+            if self._signs is None:
+                sign = _Sign(writer.seen_at, now_s - max(0.0, writer.silent_s))
+            elif sign is None or sign.seen_at != writer.seen_at:
+                sign = _Sign(writer.seen_at, now_s)
+            signs[writer.id] = sign
         self._signs = signs
         return [
             writer for writer in writers if writer.id in signs and now_s - signs[writer.id].since_s > self._silent_max_s

@@ -76,6 +76,7 @@ class Keeper(Service):
         self.mismatches = 0
         self.decisions_dropped = 0
         self.checkpoint_at: Micros = 0
+        self._deaf_told: Micros = 0  # the end of the deaf time that people were last told of
         self._connection: Connection | None = None
         self._wake = asyncio.Event()
         self._stopping = False
@@ -355,7 +356,11 @@ class Keeper(Service):
     async def _tell_deaf(self, deaf: keeping.Deaf) -> None:
         length_s = (deaf.ended_at - deaf.started_at) / SECOND
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
-        if length_s >= DEAF_WORTH_TELLING_S:
+        if deaf.reason == "clock":
+            self.upkeep.soon()
+        told_of = deaf.started_at < self._deaf_told  # by another writer: one trouble, one alert
+        if not told_of and (length_s >= DEAF_WORTH_TELLING_S or deaf.reason == "clock"):
+            self._deaf_told = deaf.ended_at
             await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:

@@ -4,8 +4,9 @@ A partition is never retired before the checkpoint has passed it: a restart foll
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -13,9 +14,9 @@ from server.clock import to_datetime
 from server.engine.ping import Micros
 from server.errors import OffbeatError
 from server.settings import Settings
-from server.store import upkeep
+from server.store import keeping, upkeep
 from server.store.partitions import make_partitions, retire_partitions
-from server.store.pool import connect
+from server.store.pool import Connection, connect
 
 DAYS_AHEAD = 7
 EVERY_S = 600.0
@@ -28,6 +29,11 @@ class Upkeep:
 
     def __init__(self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros]) -> None:
         self._url, self._settings, self._checkpoint_at = url, settings, checkpoint_at
+        self._due = asyncio.Event()
+
+    def soon(self) -> None:
+        """Do a round now: the clock has jumped, and today may have no partition yet."""
+        self._due.set()
 
     async def run(self) -> None:
         """For as long as this process is the keeper."""
@@ -38,22 +44,24 @@ class Upkeep:
                 log.warning("will be tried again", error=str(error))
             except Exception:  # whatever it was: without the next partitions no ping could be stored
                 log.exception("will be tried again")
-            await asyncio.sleep(EVERY_S)
+            self._due.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._due.wait()
 
     async def _round(self) -> None:
-        at = self._checkpoint_at()
-        if not at:
-            return
-        now = to_datetime(at)
         connection = await connect(
             self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat upkeep", command_timeout_s=60.0
         )
         try:
-            await make_partitions(connection, now.date(), DAYS_AHEAD)
-            before = now - timedelta(days=self._settings.keep_days)
-            await retire_partitions(connection, before.date())
-            for subject in upkeep.SUBJECTS:
-                while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
-                    await asyncio.sleep(0.1)
+            await make_partitions(connection, to_datetime(await keeping.now(connection)).date(), DAYS_AHEAD)
+            if at := self._checkpoint_at():
+                await self._delete_before(connection, to_datetime(at) - timedelta(days=self._settings.keep_days))
         finally:
             connection.terminate()
+
+    async def _delete_before(self, connection: Connection, before: datetime) -> None:
+        await retire_partitions(connection, before.date())
+        for subject in upkeep.SUBJECTS:
+            while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
+                await asyncio.sleep(0.1)

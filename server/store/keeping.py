@@ -331,10 +331,11 @@ def deaf_facts(deaf: Deaf) -> dict[str, Any]:
     """What an operator is told about deaf time."""
     seconds = (deaf.ended_at - deaf.started_at) / SECOND
     refused = f"; {deaf.pings} pings are known to have been refused" if deaf.pings else ""
+    jumped = "The database's clock has jumped. " if deaf.reason == "clock" else ""
     return {
         "kind": "operator",
         "cause": "deaf",
-        "reason": f"Offbeat was deaf for {seconds:.0f} s ({deaf.reason}){refused}. This time counts against nobody.",
+        "reason": f"{jumped}Offbeat was deaf for {seconds:.0f} s ({deaf.reason}){refused}. This counts against nobody.",
         "opened_at": to_rfc3339(deaf.started_at),
         "resolved_at": to_rfc3339(deaf.ended_at),
     }

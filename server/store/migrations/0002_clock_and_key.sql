@@ -14,7 +14,9 @@ create table clock (
 insert into clock (set_at, ahead) values (clock_timestamp(), '0');
 
 create function log_time() returns timestamptz language sql volatile as $$
-  select clock_timestamp() + greatest(interval '0', ahead - (clock_timestamp() - set_at) / 10) from clock
+  select clock_timestamp()
+         + greatest(interval '0', ahead - greatest(interval '0', clock_timestamp() - set_at) / 10)
+    from clock
 $$;
 
 alter table changes add column ended_at timestamptz;
