@@ -15,11 +15,9 @@ import pytest_asyncio
 
 from server.clock import to_datetime
 from server.engine.monitor import read_definition
-from server.engine.ping import PLAIN
-from server.ingest import native
-from server.ingest.connection import _PLAIN_METHODS, _SAID, PIPELINE_MAX
+from server.ingest.connection import PIPELINE_MAX
 from server.ingest.head import HEAD_BYTES_MAX
-from server.ingest.reading import Key, Outcome, Reading, Request, Slug
+from server.ingest.reading import Outcome, Slug
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
@@ -549,17 +547,6 @@ async def test_the_client_behind_a_trusted_proxy(database_url, door):
 async def test_nobody_else_is_believed(served):
     assert (await ask(served, get(PATH, "X-Forwarded-For: 203.0.113.9"))).status == 200
     assert await served.rows("host(source)") == ["127.0.0.1"]
-
-
-# ------------------------------------------------------------------------------------------------- the short way
-
-
-async def test_the_short_way_means_what_the_native_reader_means():
-    for method in _PLAIN_METHODS.values():
-        for word, signal in _SAID.items():
-            path = PATH if word is None else f"{PATH}/{word.decode()}"
-            reading = native.read(Request(method, path, "", {}, b""))
-            assert reading == Reading(Key(KEY), PLAIN[signal or "success"], signal is not None)
 
 
 # ------------------------------------------------------------------------------------------------- bulk

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.ingest import wire
-from server.ingest.head import HEADERS_MAX, Head, Headers
+from server.ingest.head import ENDING_BYTES_MAX, ENDINGS_MAX, HEADERS_MAX, Endings, Head, Headers
 
 LINES = [
     b"GET /api/v1/heartbeat/k HTTP/1.1",
@@ -60,6 +60,10 @@ HEADERS = [
 ENDS = [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r\n"]
 
 
+WHAT_IT_SAYS = ("method", "url", "headers", "keep", "whole", "body_left")
+known = Endings()  # for all examples: a head may end like any of those before
+
+
 class Beside(BaseProtocol):
     """aiohttp's parser needs a protocol beside it."""
 
@@ -82,9 +86,16 @@ def by_aiohttp(raw: bytes) -> list[Any]:
 
 def check(raw: bytes) -> None:
     raw = raw[: raw.find(b"\r\n\r\n") + 4]  # as the connection cuts it
-    head = Head()
-    if not raw or not head.read(raw):
+    head = Head(Endings())
+    if not raw:
         return
+    taken = head.read(raw)
+    again = Head(known)
+    target = again.recall(raw)
+    assert (again.read(raw) if target is None else again.aim(target) or again.read(raw)) is taken
+    if not taken:
+        return
+    assert [getattr(again, name) for name in WHAT_IT_SAYS] == [getattr(head, name) for name in WHAT_IT_SAYS]
     messages = by_aiohttp(raw)
     assert len(messages) == 1, raw
     (message,) = messages
@@ -134,11 +145,11 @@ def test_also_with_any_byte_changed(data):
     ],
 )
 def test_taken_or_not(raw, taken):
-    assert Head().read(raw) is taken
+    assert Head(Endings()).read(raw) is taken
 
 
 def test_one_reader_for_all_requests_of_a_connection():
-    head = Head()
+    head = Head(Endings())
     assert head.read(b"GET /a HTTP/1.1\r\nHost: here\r\nA: b\r\n\r\n") and head.whole
     assert head.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\n") and not head.whole
     head.feed_body(b"ab")
@@ -152,3 +163,28 @@ def test_one_reader_for_all_requests_of_a_connection():
         wire.CLOSE,
         {b"host", b"connection"},
     )
+
+
+def test_a_head_that_ends_like_one_before_is_not_read_again():
+    endings = Endings()
+    first, other = Head(endings), Head(endings)
+    end = b" HTTP/1.1\r\nHost: here\r\n\r\n"
+    assert first.recall(b"GET /a" + end) is None and first.read(b"GET /a" + end)
+    for head in (first, other):
+        assert head.recall(b"GET /b" + end) == b"/b" and head.aim(b"/b")
+        assert (head.method, head.url, head.keep, dict(head.headers)) == (b"GET", b"/b", b"", {b"host": b"here"})
+        assert head.recall(b"POST /b" + end) is None and head.recall(b"GET /b" + end[:-2]) is None
+        assert not any(map(head.aim, (b"/a#b", b"/\xff", b"/\r\n", b"http://here/", b"*", b"")))
+    assert first.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n")
+    first.feed_body(b"x")
+    assert first.recall(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n") is None
+    assert first.recall(b"GET /b" + end) == b"/b" and first.whole
+
+
+def test_what_is_remembered_of_heads_is_bounded():
+    endings = Endings()
+    for n in range(ENDINGS_MAX + 10):
+        assert Head(endings).read(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
+    assert sum(map(len, endings._known.values())) == 10
+    long = b"GET / HTTP/1.1\r\nHost: here\r\nA: " + b"a" * ENDING_BYTES_MAX + b"\r\n\r\n"
+    assert Head(endings).read(long) and Head(endings).recall(long) is None

@@ -11,12 +11,13 @@ door is as strict as that one by construction, and pays for nothing that a ping 
 import asyncio
 import re
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from server.engine.ping import Signal
 from server.ingest import wire
 from server.ingest.batch import unavailable
 from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
+from server.ingest.plain import METHODS, Said, read_plain
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
 
 if TYPE_CHECKING:
@@ -25,17 +26,7 @@ if TYPE_CHECKING:
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
-# A native ping that says no more than its key and signal; the same characters mean the same to the native reader.
-_plain = re.compile(rb"/api/v1/heartbeat/([0-9A-Za-z_-]+)(?:/(start|success|fail|log|skip))?").fullmatch
-_PLAIN_METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}
-_SAID: dict[bytes | None, Signal | None] = {
-    None: None,
-    b"start": "start",
-    b"success": "success",
-    b"fail": "fail",
-    b"log": "log",
-    b"skip": "skip",
-}
+NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
@@ -62,10 +53,10 @@ class Ticket:
             return
         if door.draining and connection.tickets[-1] is self:
             self.keep = wire.CLOSE
-        if self.request is None and outcome is OK and not self.keep:
-            self.answer = door.ok_head if self.head else door.ok
+        if self.request is None and outcome is OK and not (self.keep or self.head):
+            self.answer = door.ok[self.dialect]
         else:
-            request = self.request or Request("GET", "", "", {}, b"")
+            request = self.request or NO_REQUEST
             answer = self.dialect.answer(outcome, request)
             if answer.status >= 400:
                 door.metrics.failed(answer.status)
@@ -104,7 +95,7 @@ class Connection(asyncio.Protocol):
         self.closing = False
         self.writing_paused = False
         self.since_s = door.now_s
-        self._head = Head()
+        self._head = Head(door.endings)
         self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
         self._body: list[bytes] = []
         self._last = False  # nothing is read after the present request
@@ -182,22 +173,24 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, raw: bytes) -> bool:
         """Whether it is for us; then its ticket is made, or its body awaited."""
-        head = self._head
-        if not self.door.fast or not head.read(raw):
+        door, head = self.door, self._head
+        if not door.fast:
             return False
-        if head.whole and not self.peer.trusted:
-            found = _plain(head.url)
-            if found is not None and head.method in _PLAIN_METHODS:
-                self._take_plain(found, _PLAIN_METHODS[head.method])
-                return True
-        return head.body_left <= self.door.settings.body_bytes_max and self._take_head()
+        target = head.recall(raw)
+        if target is None and not head.read(raw):
+            return False
+        if head.whole and head.method in METHODS and (plain := read_plain(target or head.url)) is not None:
+            self._take_plain(*plain)
+            return True
+        if target is not None and not (head.aim(target) or head.read(raw)):
+            return False
+        return head.body_left <= door.settings.body_bytes_max and self._take_head()
 
-    def _take_plain(self, found: re.Match[bytes], method: str) -> None:
-        door, source = self.door, self.peer.source
-        ticket = self._ticket(door.native, None, method)
-        key, signal = found.groups()
-        if not door.intake.take_plain(key.decode(), _SAID[signal], method, source, ticket):
-            door.intake.take(door.native, Request(method, self._head.url.decode(), "", {}, b""), source, ticket)
+    def _take_plain(self, said: Said, key: str, slug: str | None) -> None:
+        method = METHODS[self._head.method]
+        ticket = self._ticket(said.dialect, None, method)
+        source = self._client(Headers(self._head.headers)) if self.peer.trusted else self.peer.source
+        self.door.intake.take_plain(said, key, slug, method, source, ticket)
 
     def _take_head(self) -> bool:
         head = self._head
@@ -231,10 +224,12 @@ class Connection(asyncio.Protocol):
     def _take(self, body: bytes) -> None:
         request = self._request._replace(body=body) if body else self._request
         ticket = self._ticket(self._dialect, request, request.method)
-        source = self.peer.source
-        if self.peer.trusted:
-            source = self.door.sources.client(self.peer, request.headers.get("x-forwarded-for"))
+        source = self._client(request.headers) if self.peer.trusted else self.peer.source
         self.door.intake.take(self._dialect, request, source, ticket)
+
+    def _client(self, headers: Mapping[str, str]) -> bytes | None:
+        """Who asks through a proxy."""
+        return self.door.sources.client(self.peer, headers.get("x-forwarded-for"))
 
     def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> Ticket:
         """The place of this request's answer; after one that closes nothing more is read."""

@@ -12,10 +12,11 @@ import structlog
 from aiohttp import web
 
 from server.clock import LogClock, monotonic
-from server.ingest import native, wire
-from server.ingest.connection import Connection
+from server.ingest import plain, wire
+from server.ingest.connection import NO_REQUEST, Connection
 from server.ingest.guests import Guests
-from server.ingest.reading import OK, Dialect, Request
+from server.ingest.head import Endings
+from server.ingest.reading import OK, Dialect
 from server.ingest.seats import Seats
 from server.ingest.source import Sources
 from server.ingest.take import Intake
@@ -70,12 +71,13 @@ class FastDoor(Service):
         super().__init__()
         self.settings, self.metrics, self.intake, self.sources, self.bodies = settings, metrics, intake, sources, bodies
         self.route = route
-        self.native: Dialect = native
         self.fast = settings.door == "fast"
         self.draining = False
         self.port = 0  # where it listens, once it does
         self.now_s = monotonic()
-        self.date = self.ok = self.ok_head = b""
+        self.date = b""
+        self.ok: dict[Dialect, bytes] = {}  # the answers of committed plain pings
+        self.endings = Endings()
         self.write_again = wire.Rewriter()
         self._clock = clock
         self._server = server
@@ -163,6 +165,7 @@ class FastDoor(Service):
         self.seats.give_back(self._guests.look(self.now_s))
         self.date = wire.date_line(self._clock)
         self.write_again.forget()
-        ok = self.native.answer(OK, Request("GET", native.PREFIX, "", {}, b""))
-        self.ok = wire.write_answer(ok, self.date, b"", head=False)
-        self.ok_head = wire.write_answer(ok, self.date, b"", head=True)
+        self.ok = {
+            dialect: wire.write_answer(dialect.answer(OK, NO_REQUEST), self.date, b"", head=False)
+            for dialect in plain.DIALECTS
+        }

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from server.engine.ping import PLAIN, Ping, Signal
+from server.engine.ping import Ping
 from server.errors import OffbeatError, Unavailable
 from server.ingest.batch import Backlog, Waiter, unavailable
 from server.ingest.budget import Budget
 from server.ingest.filters import filtered
+from server.ingest.plain import Said
 from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
 from server.roster import Bound, Roster
 from server.service import Service
@@ -57,23 +58,22 @@ class Intake(Service):
             return
         self.errand(self._take_slowly(readings, request.method, source, waiter), "take")
 
-    def take_plain(self, key: str, signal: Signal | None, method: str, source: bytes | None, waiter: Waiter) -> bool:
-        """A native ping that says no more than this; False: the key is not known, nothing was done.
-
-        The same as `take` with the native dialect, without making its request and reading first.
-        """
-        bound = self._roster.find(key)
-        if bound is None:
-            return False
-        ping = self.prepared(bound, PLAIN[signal or "success"], signal is not None, method)
-        if self._budget is not None and (over := self.over_budget(Key(key), bound, ping)) is not None:
-            waiter.settle(over)
-            return True
+    def take_plain(
+        self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
+    ) -> None:
+        """The same for a target that says everything, without making its request and its reading first."""
+        bound = self._roster.find(key) if slug is None else self._roster.find_slug(key, slug)
+        if bound is None or self._budget is not None:
+            reading = said.reading(key, slug)
+            if bound is None:
+                self.errand(self._take_slowly([reading], method, source, waiter), "take")
+            else:
+                self._append(bound, reading, method, source, waiter)
+            return
         try:
-            self._backlog.append(bound, ping, source, waiter)
+            self._backlog.append(bound, self.prepared(bound, said.ping, said.named, method), source, waiter)
         except Unavailable:
             waiter.settle(unavailable())
-        return True
 
     def find(self, key: str) -> Bound | None:
         """Where a key leads, as far as we know."""
