@@ -55,7 +55,7 @@ class LogClock:
     def stamp(self) -> Micros:
         """Log time now, greater than every stamp before: no two inputs of one writer share an instant."""
         assert self._offset is not None, "the clock has no sample yet"
-        at = self._monotonic_ns() // 1_000 + self._offset
+        at = self._monotonic_ns() // 1_000 + self._offset | 0  # kept by monitors: see `Micros`
         if at <= self._last:
             at = self._last + 1
         self._last = at

@@ -13,7 +13,7 @@ from server.engine.effects import Alert, Decision, Effect, IncidentChanged, Resu
 from server.engine.expectation import breather_end, window_start
 from server.engine.ping import AFTER_ALL, START, Micros, Position
 from server.engine.run import Limit, Run
-from server.engine.state import Cause, Incident, Monitor
+from server.engine.state import USUAL, Cause, Incident, Monitor
 from server.engine.windows import OVERLAPS_MAX, Window
 
 Address = tuple[int, str]  # project, slug
@@ -242,7 +242,7 @@ class Desk:
         # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
         # change to it earlier than that.
         m.at, m.writer, m.seq = max(m.position, self.reached)
-        m.saved_at = m.at
+        m.is_saved = True
         if m.fleet is not None and undecided.whole:
             m.fleet.whole_at = m.at
         state = None if gone else m.dump()
@@ -257,7 +257,7 @@ class Desk:
     def schedule_deadline(self, m: Monitor) -> Micros:
         """When the absence of what is due is judged, deaf time included; 0: never."""
         due, definition = m.due, m.definition
-        if not due or (m.incident is not None and m.incident.silent):
+        if not due or ((incident := m.unusual.incident) is not None and incident.silent):
             return 0  # nothing is expected, or it is known to be missing and the next that counts is a ping
         if not m.heard_at:
             first_within = definition.first_within
@@ -294,7 +294,7 @@ class Desk:
     def arm(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
         if (when := self.next_of(m)) and (not m.armed or when < m.armed):
-            m.armed = when
+            m.armed = when | 0  # see `Micros`
             self.deadlines.push(when, m.id)
 
     def next_of(self, m: Monitor) -> Micros:
@@ -302,19 +302,20 @@ class Desk:
 
         Never before its last input, since a state from the log's future may be read by a restart.
         """
-        if m.paused:
-            return 0
-        when = self.schedule_deadline(m)
-        if m.runs is not None and m.runs.open and (run := m.runs.next()) and (not when or run < when):
-            when = run
-        if m.fleet is not None and (member := m.fleet.next()) and (not when or member < when):
-            when = member
-        if m.awaited:
-            # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
-            awaited = self.awaited_deadline(m, min(m.awaited.values()))
-            when = awaited if not when or awaited < when else when
-        if m.incident is not None and (at := self.tell_at(m, m.incident)) and (not when or at < when):
-            when = at
+        unusual, when = m.unusual, self.schedule_deadline(m)
+        if unusual is not USUAL:
+            if unusual.paused:
+                return 0
+            if (runs := unusual.runs) is not None and runs.open and (run := runs.next()) and (not when or run < when):
+                when = run
+            if (fleet := unusual.fleet) is not None and (member := fleet.next()) and (not when or member < when):
+                when = member
+            if unusual.awaited:
+                # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
+                awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
+                when = awaited if not when or awaited < when else when
+            if (incident := unusual.incident) is not None and (at := self.tell_at(m, incident)):
+                when = at if not when or at < when else when
         return max(when, m.at) if when else 0
 
     # ---------------------------------------------------------------- when people may be told

@@ -21,7 +21,7 @@ from server.engine.links import enter, leave
 from server.engine.members import hear_again
 from server.engine.monitor import Definition
 from server.engine.ping import AFTER_ALL, Entry, Micros, Position
-from server.engine.state import Monitor
+from server.engine.state import USUAL, Monitor
 from server.engine.windows import Window
 
 
@@ -92,18 +92,17 @@ class Engine:
                     hear_again(m.fleet, entry)
                 continue  # replay: the state has it already
             self._budget -= 1
-            m.at, m.writer, m.seq = at, entry.writer, entry.seq
+            m.at, m.writer, m.seq, m.is_saved = at, entry.writer, entry.seq, False
             ping = entry.ping
             try:
                 if (
-                    m.plain
+                    m.definition.is_plain
                     and m.status == "up"
-                    and not m.streak
+                    and (m.unusual is USUAL or not m.unusual.bears_on_success)
                     and ping.signal == "success"
                     and ping.run is None
                     and ping.stage is None
                     and ping.task is None
-                    and (m.runs is None or not (m.runs.open or m.runs.fanned_in))
                     and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
                 ):
                     _hear_plain(m, entry)
@@ -186,7 +185,7 @@ class Engine:
         leave(desk, m)
         m.slug, m.name = slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
-        m.define(definition)
+        m.definition = definition
         enter(desk, m)
         m.snoozed_until = snoozed_until
         if old != definition:
@@ -252,9 +251,10 @@ class Engine:
         """
         enter(self.desk, m)
         self.desk.ahead = max(self.desk.ahead, m.at)
-        if m.incident is not None:
-            self.desk.troubled.add(m.id)
-        changing.arm_parts(self.desk, m)
+        if m.unusual is not USUAL:
+            if m.incident is not None:
+                self.desk.troubled.add(m.id)
+            changing.arm_parts(self.desk, m)
         self.desk.arm(m)
 
     def load_window(self, window_id: int, project_id: int, window: Window) -> None:
@@ -299,7 +299,7 @@ class Engine:
 
     def stale(self) -> Iterator[int]:
         """Monitors whose stored state is older than the one here, for the checkpoint."""
-        return (m.id for m in list(self.desk.monitors.values()) if m.at > m.saved_at or (m.fleet and m.fleet.heard))
+        return (m.id for m in list(self.desk.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
 
     def snapshot(self, monitor_id: int) -> Decision | None:
         """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.
@@ -360,7 +360,7 @@ class Engine:
     def _include(self, m: Monitor, rev: int) -> None:
         """A change is an input too: the state of the monitor includes it and all before it."""
         m.rev = max(m.rev, rev)
-        m.at, m.writer, m.seq = self.desk.position
+        m.at, m.writer, m.seq, m.is_saved = *self.desk.position, False
 
 
 def _hear_plain(m: Monitor, entry: Entry) -> None:
@@ -378,6 +378,6 @@ def _hear_plain(m: Monitor, entry: Entry) -> None:
     m.heard_at = at
     every = definition.every
     if every is not None:
-        m.due = at + every
+        m.due = at + every | 0  # see `Micros`
     elif not repeat:
         m.due = due_after(definition, m.due, at)

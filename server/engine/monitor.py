@@ -185,6 +185,11 @@ class Definition(_Model):
         """
         return REPEAT_MAX if self.every is None else min(REPEAT_MAX, self.every // 2)
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a success of a healthy monitor changes nothing but when it was heard of and is due."""
+        return self.members is None and self.at_most is None and self.after is None
+
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default; `read_definition` gives the same definition back."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -1,13 +1,17 @@
 """What the engine remembers of a monitor: no history, only what the next ping or deadline needs.
 
 A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
-awaited signals) is None until it exists. `dump` and `load` are the JSON in `states.state`; keys are short and absent
-where they hold the default, because the row is rewritten with every decision; for the same reason the members of a
-fleet are rows of their own. What depends on order is a list there: jsonb sorts the keys of an object.
+awaited signals) lies in an object that only those monitors have that need it, and equal things are one. `dump` and
+`load` are the JSON in `states.state`; keys are short and absent where they hold the default, because the row is
+rewritten with every decision; for the same reason the members of a fleet are rows of their own. What depends on order
+is a list there: jsonb sorts the keys of an object.
 """
 
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from operator import attrgetter
 from sys import intern
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition
@@ -25,6 +29,8 @@ RANKS = {
     "hung": 6,
     "failed": 7,
 }
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
 MISSED: CauseKey = ("missed", 0, "")
 MEMBERS: CauseKey = ("members", 0, "")
@@ -151,13 +157,71 @@ class Incident:
         return incident
 
 
+class Unusual:
+    """What a healthy heartbeat does not have. All that have none of it share `USUAL`, which nobody changes."""
+
+    __slots__ = (
+        "awaited",
+        "excused",
+        "fleet",
+        "incident",
+        "incidents",
+        "paused",
+        "recent",
+        "rev",
+        "runs",
+        "snoozed_until",
+        "streak",
+        "streak_since",
+    )
+
+    def __init__(self) -> None:
+        self.rev = 0  # the last change in this state
+        self.paused = False
+        self.snoozed_until: Micros = 0
+        self.excused = 0  # occurrences in a row that deaf time excused
+        self.streak = 0  # misses and failures in a row
+        self.streak_since: Micros = 0
+        self.incidents = 0
+        self.incident: Incident | None = None
+        self.runs: Runs | None = None
+        self.fleet: Fleet | None = None
+        self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
+        self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
+
+    @property
+    def bears_on_success(self) -> bool:
+        """Whether a plain success has anything to do with this."""
+        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.fanned_in))
+
+
+USUAL = Unusual()
+
+
+class _Lying(Generic[T]):
+    """An attribute of a monitor that lies in its `unusual`, which is made when the first is set to something."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self._read: Callable[[Monitor], T] = attrgetter(f"unusual.{name}")
+
+    def __get__(self, m: "Monitor", owner: type) -> T:
+        return self._read(m)
+
+    def __set__(self, m: "Monitor", value: T) -> None:
+        if m.unusual is USUAL:
+            if value == getattr(USUAL, self._name):
+                return
+            m.unusual = Unusual()
+        setattr(m.unusual, self._name, value)
+
+
 class Monitor:
     """A monitor as the engine knows it. Instants are Micros, 0 where there was none yet."""
 
     __slots__ = (
         "armed",
         "at",
-        "awaited",
         "counted_at",
         "counted_signal",
         "counted_source",
@@ -165,68 +229,53 @@ class Monitor:
         "created_at",
         "definition",
         "due",
-        "excused",
-        "fleet",
         "heard_at",
         "id",
-        "incident",
-        "incidents",
+        "is_saved",
         "name",
-        "paused",
-        "plain",
         "project_id",
-        "recent",
-        "rev",
-        "runs",
-        "saved_at",
         "seq",
         "since",
         "slug",
-        "snoozed_until",
         "status",
-        "streak",
-        "streak_since",
         "tags",
+        "unusual",
         "writer",
     )
+
+    rev = _Lying[int]()
+    paused = _Lying[bool]()
+    snoozed_until = _Lying[Micros]()
+    excused = _Lying[int]()
+    streak = _Lying[int]()
+    streak_since = _Lying[Micros]()
+    incidents = _Lying[int]()
+    incident = _Lying[Incident | None]()
+    runs = _Lying[Runs | None]()
+    fleet = _Lying[Fleet | None]()
+    awaited = _Lying[dict[str, Micros] | None]()
+    recent = _Lying[list[Micros] | None]()
 
     def __init__(
         self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
     ) -> None:
         self.id, self.project_id, self.slug = id, project_id, slug
         self.name = slug if name == slug else name  # one string, not two
+        self.definition = definition
         self.tags: tuple[str, ...] = definition.tags
-        self.created_at = created_at
+        self.created_at = created_at  # of interest until it is heard of
         self.at, self.writer, self.seq = START  # the last input in this state
-        self.saved_at: Micros = 0  # the `at` that the stored row has
-        self.rev = 0  # the last change in this state
-        self.paused = False
-        self.snoozed_until: Micros = 0
+        self.is_saved = False  # whether the stored row is as new
         self.status = "new"
         self.since: Micros = created_at
         self.heard_at: Micros = 0  # last satisfying ping
         self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
         self.armed: Micros = 0  # its entry in the heap
-        self.excused = 0  # occurrences in a row that deaf time excused
-        self.streak = 0  # misses and failures in a row
-        self.streak_since: Micros = 0
         self.counted_at: Micros = 0  # the last ping that counted, to know a repeat
         self.counted_signal = ""
         self.counted_source: bytes | None = None
         self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
-        self.incidents = 0
-        self.incident: Incident | None = None
-        self.runs: Runs | None = None
-        self.fleet: Fleet | None = None
-        self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
-        self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
-        self.define(definition)
-
-    def define(self, definition: Definition) -> None:
-        """Take a definition, also a changed one."""
-        self.definition = definition
-        # Whether a plain success of a healthy monitor needs nothing but a few stores.
-        self.plain = definition.members is None and definition.at_most is None and definition.after is None
+        self.unusual = USUAL
 
     @property
     def position(self) -> Position:
@@ -240,12 +289,14 @@ class Monitor:
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default."""
-        state: dict[str, Any] = {"created": self.created_at}
-        for name in _SCALARS:
-            if value := getattr(self, name):
-                state[name] = value
+        state: dict[str, Any] = {name: value for name in _SCALARS if (value := getattr(self, name))}
+        if not self.heard_at:
+            state["created"] = self.created_at
         if self.counted_source:
             state["counted_source"] = self.counted_source.hex()
+        if self.unusual is USUAL:
+            return state
+        state |= {name: value for name in _UNUSUAL_SCALARS if (value := getattr(self, name))}
         if self.incident:
             state["incident"] = self.incident.dump()
         if self.runs and (runs := self.runs.dump()):
@@ -262,16 +313,27 @@ class Monitor:
         """From a stored row."""
         self.status, self.since = intern(status), since
         self.at, self.writer, self.seq = position
-        self.saved_at = position.at
-        self.created_at = state["created"]
-        for name in _SCALARS:
+        self.is_saved = True
+        self.heard_at, self.due, self.counted_at = (
+            state.get("heard_at", 0),
+            state.get("due", 0),
+            state.get("counted_at", 0),
+        )
+        self.created_at = 0 if self.heard_at else state["created"]
+        # One integer where they are equal, as after a plain ping.
+        if self.counted_at == self.heard_at:
+            self.counted_at = self.heard_at
+        if self.heard_at == self.at:
+            self.heard_at = self.at
+        self.counted_signal, self.counted_writer = (
+            intern(state.get("counted_signal", "")),
+            state.get("counted_writer", 0),
+        )
+        if source := state.get("counted_source"):
+            self.counted_source = one_of_equal(bytes.fromhex(source))
+        for name in _UNUSUAL_SCALARS:
             if name in state:
                 setattr(self, name, state[name])
-        self.counted_signal = intern(self.counted_signal)
-        if self.heard_at == self.at:
-            self.heard_at = self.at  # one integer, not two
-        if source := state.get("counted_source"):
-            self.counted_source = bytes.fromhex(source)
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
         if runs := state.get("runs"):
@@ -283,15 +345,11 @@ class Monitor:
         self.recent = state.get("recent")
 
 
-_SCALARS = (
-    "rev",
-    "heard_at",
-    "due",
-    "excused",
-    "streak",
-    "streak_since",
-    "counted_at",
-    "counted_signal",
-    "counted_writer",
-    "incidents",
-)
+_SCALARS = ("heard_at", "due", "counted_at", "counted_signal", "counted_writer")
+_UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
+
+
+@lru_cache(maxsize=10_000)
+def one_of_equal(value: H) -> H:
+    """The first that was equal to it: few addresses, and few combinations of tags, belong to many monitors."""
+    return value
