@@ -314,26 +314,18 @@ class Monitor:
         self.status, self.since = intern(status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        self.heard_at, self.due, self.counted_at = (
-            state.get("heard_at", 0),
-            state.get("due", 0),
-            state.get("counted_at", 0),
-        )
+        for name, value in state.items():
+            if name in _STORED:
+                setattr(self, name, value)
         self.created_at = 0 if self.heard_at else state["created"]
         # One integer where they are equal, as after a plain ping.
         if self.counted_at == self.heard_at:
             self.counted_at = self.heard_at
         if self.heard_at == self.at:
             self.heard_at = self.at
-        self.counted_signal, self.counted_writer = (
-            intern(state.get("counted_signal", "")),
-            state.get("counted_writer", 0),
-        )
+        self.counted_signal = intern(self.counted_signal)
         if source := state.get("counted_source"):
             self.counted_source = one_of_equal(bytes.fromhex(source))
-        for name in _UNUSUAL_SCALARS:
-            if name in state:
-                setattr(self, name, state[name])
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
         if runs := state.get("runs"):
@@ -347,6 +339,7 @@ class Monitor:
 
 _SCALARS = ("heard_at", "due", "counted_at", "counted_signal", "counted_writer")
 _UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
+_STORED = frozenset((*_SCALARS, *_UNUSUAL_SCALARS))
 
 
 @lru_cache(maxsize=10_000)
