@@ -1,8 +1,12 @@
-"""`python -m bench [NAME …]`: measures, prints one table, writes bench/results/latest.json and latest.svg."""
+"""`python -m bench [NAME …]`: measures, prints one table, writes bench/results/latest.json and latest.svg.
+
+Each result is written when it is there: a run of an hour that is broken off has lost the bench that it was at.
+"""
 
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -18,18 +22,20 @@ from bench.stage import Stage
 console = Console(width=None if sys.stdout.isatty() else 130)
 
 
-async def measure(names: list[str], *, quick: bool, rounds: int) -> list[Result]:
-    """Run these benches one after the other on one Postgres."""
+async def measure(names: list[str], *, quick: bool, rounds: int, keep: Callable[[Result], object]) -> list[Result]:
+    """Run these benches one after the other on one Postgres; each result is kept as soon as it is there."""
     results = []
     async with Stage(quick=quick, rounds=rounds, say=_say) as stage:
         for name in names:
             begin = time.monotonic()
             _say(f"{name} …")
             try:
-                results.append(await import_module(f"bench.benches.{name}").run(stage))
+                result = await import_module(f"bench.benches.{name}").run(stage)
             except Exception as error:  # the others' numbers are still wanted
                 console.print_exception()
-                results.append(failed(name, error))
+                result = failed(name, error)
+            keep(result)
+            results.append(result)
             _say(f"{name}: {time.monotonic() - begin:.0f} s")
     return results
 
@@ -51,9 +57,15 @@ def _say(text: str) -> None:
 def main(names: tuple[str, ...], quick: bool, rounds: int, out: Path) -> None:
     """See README.md in this directory."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        results = runner.run(measure(list(names or NAMES), quick=quick, rounds=rounds))
+        results = runner.run(
+            measure(
+                list(names or NAMES),
+                quick=quick,
+                rounds=rounds,
+                keep=lambda result: report.save([result], out, quick=quick, rounds=rounds),
+            )
+        )
     report.show(console, results)
-    report.save(results, out, quick=quick, rounds=rounds)
     from bench.picture import draw  # slow to import
 
     draw(report.load(out), out.with_suffix(".svg"))
