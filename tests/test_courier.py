@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from server.clock import to_micros
+from server.deliver.attempts import SENDING_MAX
 from server.store.outbox import page_alerts, resend
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, scene
@@ -287,17 +288,16 @@ async def test_a_test_goes_at_once_past_a_lane_that_rests(world: Scene, receiver
 # ------------------------------------------------------------------------------------------------------- a hanging one
 
 
-async def test_a_hanging_receiver_delays_no_other(world: Scene, receiver: Receiver) -> None:
-    """The p95 of a healthy channel with ten hanging ones beside it is what it is without them."""
+async def test_however_many_receivers_hang_they_delay_no_other(world: Scene, receiver: Receiver) -> None:
+    """The p95 of a healthy channel beside more hanging ones than attempts may begin at once is what it is alone."""
 
-    async def p95(courier_wake: object) -> float:
+    async def p95() -> float:
         delays = []
         for _ in range(20):
             began = time.monotonic()
             count = len(receiver.requests)
             await world.alert(healthy, monitor=next(numbers))
-            assert callable(courier_wake)
-            courier_wake()
+            courier.wake()
             await receiver.wait_count(count + 1)
             delays.append(time.monotonic() - began)
         return statistics.quantiles(delays, n=20)[-1]
@@ -306,15 +306,15 @@ async def test_a_hanging_receiver_delays_no_other(world: Scene, receiver: Receiv
     healthy = await world.channel("healthy", "webhook", url=receiver.url, per_minute=60000, digest=False)
     async with Receiver(Behaviour(hang=True)) as hanging, world.courier() as courier:
         await eventually(lambda: _true(courier.at_work))
-        alone = await p95(courier.wake)
-        for n in range(10):
+        alone = await p95()
+        for n in range(SENDING_MAX + 50):
             stuck = await world.channel(f"stuck-{n}", "webhook", url=f"{hanging.url}/{n}", digest=False)
-            await world.alerts(stuck, 20)
+            await world.alerts(stuck, 2)
         courier.wake()
-        await hanging.wait_count(40)
-        beside = await p95(courier.wake)
-        print(f"p95 alone {alone * 1000:.0f} ms, beside ten hanging channels {beside * 1000:.0f} ms")
-    assert beside < max(2 * alone, 0.3)
+        await hanging.wait_count(SENDING_MAX)
+        beside = await p95()
+        print(f"p95 alone {alone * 1000:.0f} ms, beside {SENDING_MAX + 50} hanging ones {beside * 1000:.0f} ms")
+    assert beside < max(1.5 * alone, 0.3)
 
 
 # ------------------------------------------------------------------------------------------------------------- couriers

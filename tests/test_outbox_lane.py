@@ -9,7 +9,7 @@ MANY = BURST_MAX + 1
 
 @pytest.fixture
 def lane() -> Lane:
-    return lane_for(per_minute=6_000, digests=True)
+    return lane_for(per_minute=6_000, digests=True, proven=True)
 
 
 def finish(lane: Lane, now: float) -> None:
@@ -43,7 +43,7 @@ def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: Lane) -> N
 
 
 def test_requests_to_machines_keep_no_distance() -> None:
-    lane = lane_for(6_000, digests=True, gaps=False)
+    lane = lane_for(6_000, digests=True, gaps=False, proven=True)
     lane.began(0, digest=True)
     assert lane.plan(0.1, MANY, 0) == Plan(digest=True)
 
@@ -54,6 +54,15 @@ def test_few_attempts_at_once(lane: Lane) -> None:
     assert lane.plan(0, 5, 5) == Plan() and lane.ready_at(0) == float("inf")
     lane.ended(1, failed=False)
     assert lane.plan(1, 5, 0) == Plan(fresh=1)
+
+
+def test_a_lane_of_which_nothing_is_known_is_tried_with_one_attempt() -> None:
+    lane = lane_for(per_minute=6_000, digests=True)
+    assert lane.plan(0, 5, 5) == Plan(again=1) and lane.plan(0, 5, 0) == Plan(fresh=1)
+    lane.began(0, singles=1)
+    assert lane.plan(0, 5, 0) == Plan() and lane.ready_at(0) == float("inf")
+    lane.ended(1, failed=False)
+    assert lane.plan(1, 4, 0) == Plan(fresh=4)
 
 
 def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) -> None:
@@ -69,7 +78,7 @@ def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) ->
 
 
 def test_the_rate_holds_for_everything() -> None:
-    lane = lane_for(per_minute=60, digests=True)
+    lane = lane_for(per_minute=60, digests=True, proven=True)
     assert lane.plan(0, 0, 50) == Plan(again=4)
     for _ in range(2):
         lane.began(0, retries=3)
@@ -81,7 +90,7 @@ def test_the_rate_holds_for_everything() -> None:
 
 
 def test_without_digests_all_go_alone() -> None:
-    lane = lane_for(per_minute=6_000, digests=False)
+    lane = lane_for(per_minute=6_000, digests=False, proven=True)
     assert lane.plan(0, 100, 0) == Plan(fresh=IN_FLIGHT_MAX)
 
 

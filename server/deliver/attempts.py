@@ -1,7 +1,8 @@
 """Attempts under way: each sends one message once, and what became of it is written down in bulk.
 
 An attempt is ours until it is settled: its claim is renewed while it is being sent and while its outcome waits for the
-database. One that takes long, or whose lane has failed before, no longer counts against the room of the others.
+database. One that takes long, or whose lane has failed before, no longer counts against the room of the others; and
+some room is kept for lanes where the last message arrived, so that however many hang at once delay none of these.
 """
 
 import asyncio
@@ -21,8 +22,9 @@ from server.store.outbox import Claimed, Digest, Outbox, Outcome
 log = structlog.get_logger("courier")
 
 SENDING_MAX = 128  # new attempts of healthy lanes
-SLOW_AFTER_S = 3.0  # older ones, and those of failing lanes, count apart
-ALL_SENDING_MAX = 640
+SLOW_AFTER_S = 1.0  # older ones, and those of failing lanes, count apart
+ALL_SENDING_MAX = 1_000
+RESERVED = 64  # more than either, for lanes that are known to take what they are sent
 ATTEMPT_S_MAX = 60.0  # above every time-out on the way out; a bug in a kind cannot hold a lane for ever
 UNEXPECTED_MAX = 3  # attempts that end in an error of ours, before an alert is set aside
 SETTLE_MAX = 1_000  # in one statement
@@ -91,11 +93,11 @@ class Attempts(Service):
         except Exception as error:
             log.warning("claims were not given back; they lapse by themselves", error=str(error))
 
-    def room(self) -> int:
+    def room(self, reserved: int = 0) -> int:
         """How many more attempts may begin now."""
         now = monotonic()
         quick = sum(1 for s in self._sending.values() if not s.suspect and now - s.since < SLOW_AFTER_S)
-        return min(SENDING_MAX - quick, ALL_SENDING_MAX - len(self._sending))
+        return min(SENDING_MAX - quick, ALL_SENDING_MAX - len(self._sending)) + reserved
 
     async def renew(self, lease_s: float) -> None:
         """Keep the claims of everything that is not settled."""

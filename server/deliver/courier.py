@@ -19,7 +19,7 @@ import structlog
 
 from server import failpoints
 from server.clock import monotonic, to_micros, to_rfc3339
-from server.deliver.attempts import Attempts
+from server.deliver.attempts import RESERVED, Attempts
 from server.deliver.channel import Channel
 from server.deliver.flapping import Flapping
 from server.deliver.gathering import DIGEST_LEAST, Unspeakable, gather
@@ -71,6 +71,7 @@ class Courier(Service):
         self._draw = draw
         self._public_url = settings.public_url
         self._lanes: dict[int, Lane] = {}
+        self._proven: set[int] = set()  # lanes where the last message arrived; outlives what else is known of them
         self._woken = asyncio.Event()
         self._after = -1  # the lane that the last round ended with
         self._busy = False  # whether this walk has begun anything; one that did not need not be walked again at once
@@ -155,9 +156,10 @@ class Courier(Service):
         now = monotonic()
         room = self.attempts.room()
         if room <= 0:
-            return  # the end of an attempt wakes us
+            await self._serve_proven(scribe, now)
+            return  # for the others the end of an attempt wakes us
         await self._test(scribe, room)
-        resting = [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
+        resting = self._resting(now)
         in_digests = await self.outbox.lanes_in_digests()
         if in_digests:
             for digest in await self.outbox.claim_digests(resting, room, self.lease_s):
@@ -174,6 +176,19 @@ class Courier(Service):
             self._busy = False
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
             del self._lanes[id]
+
+    async def _serve_proven(self, scribe: Scribe, now: float) -> None:
+        """All room is taken, perhaps by receivers that hang. Some is kept for those that are known not to."""
+        room = self.attempts.room(RESERVED)
+        if room <= 0:
+            return
+        await self._test(scribe, room)
+        skip = [*self._resting(now), *await self.outbox.lanes_in_digests()]
+        if due := await self.outbox.due(-1, skip, DIGEST_LEAST, room, sorted(self._proven)):
+            await self._serve(due, scribe, now, room)
+
+    def _resting(self, now: float) -> list[int]:
+        return [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
 
     async def _test(self, scribe: Scribe, room: int) -> None:
         """Send the tests that somebody waits for: once each, whatever state their lane is in."""
@@ -278,11 +293,13 @@ class Courier(Service):
         if lane is not None:
             rest_s = backoff_s(lane.failures + 1, self._draw, retry_after_s) if failed else 0.0
             lane.ended(monotonic(), failed, rest_s)
+        (self._proven.discard if failed else self._proven.add)(id)
 
     def _lane(self, id: int, channel: Channel) -> Lane:
         if id not in self._lanes:
             per_minute = channel.per_minute or channel.per_minute_default
-            self._lanes[id] = lane_for(per_minute, channel.digest, gaps=channel.digest_style == "words")
+            gaps = channel.digest_style == "words"
+            self._lanes[id] = lane_for(per_minute, channel.digest, gaps, proven=id in self._proven)
         return self._lanes[id]
 
 

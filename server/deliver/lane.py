@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 BURST_MAX = 5
 BURST_REFILL_S = 2.0
 DIGEST_GAPS_S = (5.0, 10.0, 20.0, 40.0, 60.0)
-IN_FLIGHT_MAX = 4  # attempts at once in one lane
+IN_FLIGHT_MAX = 4  # attempts at once in one lane; one where the last failed, or nothing is known to arrive
 # Waits after the first, second, … failure in a row; the real one is drawn between nothing and this (full jitter).
 BACKOFF_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 900.0)
 BACKOFF_S_MIN = 0.5
@@ -71,6 +71,7 @@ class Lane:
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
     rate: Bucket
     burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
+    proven: bool = False  # something has arrived
     in_flight: int = 0
     failures: int = 0  # in a row
     blocked_until: float = 0.0
@@ -82,9 +83,14 @@ class Lane:
         """Whether its last attempt failed: it is probed, one attempt at a time."""
         return self.failures > 0
 
+    @property
+    def free(self) -> int:
+        """How many more attempts may be under way at once."""
+        return (IN_FLIGHT_MAX if self.proven and not self.suspect else 1) - self.in_flight
+
     def ready_at(self, now: float) -> float:
         """When it may do anything at all; not later than `now` when it may now."""
-        if self.in_flight >= (1 if self.suspect else IN_FLIGHT_MAX):
+        if self.free <= 0:
             return float("inf")  # an attempt that ends wakes the courier
         if self.rate.left(now) < 1:
             return max(self.blocked_until, now + self.rate.wait_s())
@@ -94,7 +100,7 @@ class Lane:
         """What to do with so many that may go; both are counted up to BURST_MAX + 1 or more."""
         if self.ready_at(now) > now:
             return NOTHING
-        room = min((1 if self.suspect else IN_FLIGHT_MAX) - self.in_flight, self.rate.left(now))
+        room = min(self.free, self.rate.left(now))
         retries = min(again, room)
         room -= retries
         if not self.digests:
@@ -128,7 +134,7 @@ class Lane:
             self.failures += 1
             self.blocked_until = max(self.blocked_until, now + wait_s)
         else:
-            self.failures, self.blocked_until = 0, 0.0
+            self.failures, self.blocked_until, self.proven = 0, 0.0, True
 
     def idle(self, now: float) -> bool:
         """Whether forgetting it changes nothing."""
@@ -141,7 +147,7 @@ class Lane:
         )
 
 
-def lane_for(per_minute: int, digests: bool, gaps: bool = True) -> Lane:
+def lane_for(per_minute: int, digests: bool, gaps: bool = True, proven: bool = False) -> Lane:
     """A fresh lane. A tenth of a minute's messages may go at once."""
     at_once = max(min(BURST_MAX, per_minute), per_minute / 10)
-    return Lane(digests, gaps, Bucket(at_once, 60.0 / per_minute))
+    return Lane(digests, gaps, Bucket(at_once, 60.0 / per_minute), proven=proven)

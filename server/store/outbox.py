@@ -125,9 +125,12 @@ class Outbox:
         """Eight hexadecimal digits that are this database's alone."""
         return str(await self._value("identity"))
 
-    async def due(self, after: int, skip: Sequence[int], count_max: int, lanes_max: int) -> list[Due]:
-        """Lanes behind `after` with something to send now, in their order."""
-        return [Due(*row) for row in await self._planned("due", after, list(skip), count_max, lanes_max)]
+    async def due(
+        self, after: int, skip: Sequence[int], count_max: int, lanes_max: int, only: Sequence[int] | None = None
+    ) -> list[Due]:
+        """Lanes behind `after` (of `only`, where that is given) with something to send now, in their order."""
+        allowed = None if only is None else list(only)
+        return [Due(*row) for row in await self._planned("due", after, list(skip), count_max, lanes_max, allowed)]
 
     async def channels(self, ids: Sequence[int]) -> dict[int, ChannelRow]:
         """The channels that exist, by id."""
