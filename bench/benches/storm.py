@@ -42,9 +42,9 @@ async def run(stage: Stage) -> Result:
             talking_keys = await database.populate(100 if stage.quick else 20_000, {"every": "1h"}, "talking")
             async with stage.offbeat(database) as offbeat:
                 # Just after a slot: a ping then is that slot's, and the next one is the one that all will miss.
-                await _until_after_a_slot(period_s)
+                await until_after_a_slot(period_s)
                 await bulk_ping(offbeat, quiet_keys)
-                deadline = _next_slot(period_s) + grace_s
+                deadline = next_slot(period_s) + grace_s
                 lead_s = 0.5 if stage.quick else 10.0
                 await asyncio.sleep(max(0.0, deadline - lead_s - time.time()))
                 began = time.time()
@@ -87,12 +87,14 @@ async def bulk_ping(offbeat: Subject, keys: Path) -> None:
         await asyncio.gather(*(post_every_fourth(first) for first in range(4)))
 
 
-def _next_slot(period_s: int) -> float:
+def next_slot(period_s: int) -> float:
+    """When the next slot of a calendar begins that has one every so many seconds."""
     now = datetime.now(UTC).timestamp()
     return (now // period_s + 1) * period_s
 
 
-async def _until_after_a_slot(period_s: int) -> None:
+async def until_after_a_slot(period_s: int) -> None:
+    """It has just begun, so that what is sent now is of that slot and not of the next one."""
     into = time.time() % period_s
     if into > period_s / 4:
         await asyncio.sleep(period_s - into + 0.2)
