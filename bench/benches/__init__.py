@@ -12,5 +12,6 @@ NAMES = (
     "cost",
     "scale",
     "storm",
+    "alerts",
     "million",
 )
