@@ -31,6 +31,7 @@ from server.ingest.reading import Outcome
 from server.ingest.source import Sources
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
+from server.keep.self_check import SelfCheck
 from server.keep.upkeep import DAYS_AHEAD
 from server.listening import bound, seen_from_outside
 from server.loop_lag import LoopLag
@@ -210,7 +211,9 @@ class App(Service):
         )
         await self.stack.start(keeper)
         await self.stack.start(courier)
-        bind_keeper(metrics, keeper)
+        self_check = SelfCheck(pool, keeper)
+        await self.stack.start(self_check)
+        bind_keeper(metrics, keeper, self_check)
         if settings.beat_url:
             beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
             await self.stack.start(beat)

@@ -73,7 +73,10 @@ READINGS: dict[str, Reading] = {
     "incidents_open": Reading("gauge", "Incidents that are open."),
     "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
     "monitors_quarantined": Reading("gauge", "Monitors left out because of an error of ours; the log has it."),
-    "self_check_mismatches": Reading("counter", "Open incidents in SQL that differed from the engine's at a start."),
+    "self_checks": Reading("counter", "Monitors whose state in memory was compared with what the log says."),
+    "self_check_mismatches": Reading(
+        "counter", "Of these, how many differed; and open incidents in SQL that were not the engine's at a start."
+    ),
     # The database's side, read once per scrape (server/store/machines.py).
     "database_up": Reading("gauge", "1 when Postgres answered at the last scrape, else 0."),
     "writers": Reading("gauge", "Writers that are neither fenced nor stopped."),

@@ -9,6 +9,7 @@ from server.engine.ping import SECOND
 from server.ingest.doors import Doors
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
+from server.keep.self_check import SelfCheck
 from server.metrics import Metrics, Values
 from server.roster import Roster
 from server.settings import Settings
@@ -31,7 +32,7 @@ def bind_hearing(metrics: Metrics, settings: Settings, writer: Writer, roster: R
     metrics.bind("roster_refreshes", lambda: roster.refreshes)
 
 
-def bind_keeper(metrics: Metrics, keeper: Keeper) -> None:
+def bind_keeper(metrics: Metrics, keeper: Keeper, self_check: SelfCheck) -> None:
     """What a process knows that is the keeper, or may become it."""
 
     def judged(read: Callable[[], Values]) -> Callable[[], Values]:
@@ -45,4 +46,5 @@ def bind_keeper(metrics: Metrics, keeper: Keeper) -> None:
     metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
     metrics.bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))
     metrics.bind("monitors_quarantined", judged(lambda: len(keeper.engine.quarantined)))
-    metrics.bind("self_check_mismatches", judged(lambda: keeper.mismatches))
+    metrics.bind("self_checks", judged(lambda: self_check.checked))
+    metrics.bind("self_check_mismatches", judged(lambda: keeper.mismatches + self_check.mismatches))

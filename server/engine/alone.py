@@ -4,20 +4,27 @@ A start does the same for all monitors at once. For one it is done where its sta
 cured by a new version), and to see whether what is in memory and in the database is what the log says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from server.engine.engine import Engine
+from server.engine.ping import Micros
 from server.engine.state import Monitor
+from server.engine.windows import Window
 
 
-def alone(engine: Engine, m: Monitor, on_quarantine: Callable[[int, Exception], None]) -> Engine:
-    """An engine that holds only `m`, at its last input, with the deaf time and the maintenance windows of `engine`.
+def alone(
+    deaf: Sequence[tuple[Micros, Micros]],
+    windows: Mapping[int, tuple[int, Window]],
+    m: Monitor,
+    on_quarantine: Callable[[int, Exception], None],
+) -> Engine:
+    """An engine that holds only `m`, at its last input, with the deaf time and the maintenance windows of another.
 
     Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
     """
     lone = Engine(on_quarantine)
-    lone.desk.deaf.intervals = list(engine.desk.deaf.intervals)
-    lone.desk.windows = dict(engine.desk.windows)
+    lone.desk.deaf.intervals = list(deaf)
+    lone.desk.windows = dict(windows)
     lone.load(m)
     lone.loaded(m.at)
     return lone

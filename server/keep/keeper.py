@@ -73,6 +73,7 @@ class Keeper(Service):
         self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at)
         self.judging = False
         self.loading = False
+        self.resting = False  # between two cycles: all that was collected is applied, judged and written
         self.mismatches = 0
         self.decisions_dropped = 0
         self.checkpoint_at: Micros = 0
@@ -140,7 +141,7 @@ class Keeper(Service):
             except LeaseLost as error:
                 log.warning("is no longer the keeper", why=str(error))
             finally:
-                self.judging = self.loading = False
+                self.judging = self.loading = self.resting = False
                 self.order.following = False
                 for aide in aides:
                     aide.cancel()
@@ -217,8 +218,10 @@ class Keeper(Service):
             self.lease.check()
             stopping = self._stopping
             try:
+                self.resting = False
                 await self._cycle()
                 await self._checkpoint_slice(whole=stopping)
+                self.resting = True
             except DatabaseAway as error:
                 log.warning("cannot judge now", error=str(error))
                 self._drop_connection()

@@ -75,7 +75,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     errors: list[Exception] = []
     decisions: list[Decision] = []
     try:
-        lone = alone(engine, m, lambda monitor_id, error: errors.append(error))
+        lone = alone(engine.desk.deaf.intervals, engine.desk.windows, m, lambda monitor_id, error: errors.append(error))
         since = m.follow_from
         while not errors and (entries := await replay.heard_after(connection, m.id, since, through, ENTRIES_MAX)):
             since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
