@@ -72,7 +72,10 @@ def set_up(form: Literal["json", "console"], level: Literal["debug", "info", "wa
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        # Not rich's tracebacks, which are the default where rich is installed: they print the values of all local
+        # variables, keys among them, and take 0.1 s each while nothing else happens.
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -252,6 +252,7 @@ log = structlog.get_logger("ingest")
 log.debug("too much")
 log.info("hello", rows=3, key="s3cret-key")
 logging.getLogger("library").warning("from %s", "outside")
+secret = "s3cret-local"
 try:
     1 / 0
 except ZeroDivisionError:
