@@ -55,7 +55,7 @@ class Scene:
         batches = []
         while (batch := self.backlog.head()) is not None:
             batches.append([entry.seq for entry in batch.entries])
-            self.backlog.done()
+            self.backlog.done().settle(OK)
         return batches
 
 
@@ -90,7 +90,8 @@ def test_what_arrives_while_a_batch_is_under_way_is_the_next_one():
     later = scene.ping()
     assert scene.backlog.head() is head
     assert scene.backlog.pings == 3
-    scene.backlog.done()
+    assert scene.backlog.done() is head and scene.backlog.pings == 1
+    head.settle(OK)
     assert [waiter.kinds for waiter in first] == [["ok"], ["ok"]]
     assert later.outcomes == []
     assert scene.seqs() == [[3]]

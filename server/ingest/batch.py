@@ -16,7 +16,7 @@ import structlog
 from server.clock import LogClock
 from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping, Signal
 from server.errors import BacklogFull, DatabaseAway, Unavailable
-from server.ingest.reading import OK, Outcome, Refusal
+from server.ingest.reading import Outcome, Refusal
 from server.ingest.refusals import Refusals
 from server.roster import Bound
 from server.settings import Settings
@@ -163,14 +163,17 @@ class Backlog:
         return self._sealed[0]
 
     def done(self) -> Batch:
-        """The batch at the front is committed; whoever waits for it is told."""
-        batch = self._leave()
-        batch.settle(OK)
+        """The batch at the front is committed and leaves the line; whoever waits for it is still to be told."""
+        batch = self._sealed.popleft()
+        self.pings -= len(batch.entries)
+        self.bytes -= batch.bytes
+        if self._room:
+            self._tell_room()
         return batch
 
     def reject(self, refusal: Refusal) -> None:
         """The batch at the front can never be stored."""
-        self._leave().settle(refusal)
+        self.done().settle(refusal)
 
     def halve(self) -> None:
         """Put two halves in the place of the batch at the front."""
@@ -227,14 +230,6 @@ class Backlog:
     def _seal(self) -> None:
         self._sealed.append(self._open)
         self._open = Batch()
-
-    def _leave(self) -> Batch:
-        batch = self._sealed.popleft()
-        self.pings -= len(batch.entries)
-        self.bytes -= batch.bytes
-        if self._room:
-            self._tell_room()
-        return batch
 
     def _tell_room(self) -> None:
         waiting, self._room = self._room, []

@@ -24,7 +24,7 @@ from server.clock import ClockJump, LogClock, monotonic
 from server.engine.ping import SECOND, Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
 from server.ingest.batch import Backlog, Batch
-from server.ingest.reading import Refusal
+from server.ingest.reading import OK, Refusal
 from server.ingest.refusals import Refusals
 from server.metrics import Metrics
 from server.service import Service
@@ -204,12 +204,17 @@ class Writer(Service):
             self.batches_doubted += 1
             raise
         failpoints.pass_by("appended")
-        seconds = monotonic() - handed_s
         self.backlog.done()
+        # Not now: first the next batch is handed over, and Postgres works while we answer this one. To write the
+        # answers costs as much as to commit them.
+        asyncio.get_running_loop().call_soon(self._answer, batch, monotonic() - handed_s)
         self.through = batch.entries[-1].at
         self._alive()
-        self._metrics.committed(Counter(map(_signal_of, batch.entries)), seconds)
         self._on_committed(batch.entries, self.through)
+
+    def _answer(self, batch: Batch, seconds: float) -> None:
+        batch.settle(OK)
+        self._metrics.committed(Counter(map(_signal_of, batch.entries)), seconds)
 
     def _bisect(self, batch: Batch, error: OffbeatError) -> None:
         """Find the bad row by halves: rare enough that simple beats fast."""
