@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.chaos import report
 from tests.chaos.check import Verdict, judge
 from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Row, Stored, Try, Watched
 
@@ -169,3 +170,10 @@ def test_the_database_clock_may_jump() -> None:
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))
     stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
     assert found(judge(journal, stored)) == {"false"}
+
+
+def test_page_and_readme_are_what_the_runs_say() -> None:
+    runs = report.read(report.RUNS)
+    assert report.page(runs) == report.PAGE.read_text(), "run: python -m tests.chaos.report"
+    found = report.TOTALS.search(report.README.read_text())
+    assert found is not None and found[2] == report.short_totals(runs)

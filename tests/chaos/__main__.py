@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def main(
     """Real faults on real processes, under load; every promise is checked by a journal of all requests."""
     # The clusters and what else runs in this process would tell of every fault in their own words.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that was started stays behind
     first = random.randrange(1_000_000) if seed is None else seed
     outcomes: list[Outcome] = []
     for number, shape in enumerate(shapes or SHAPES):

@@ -72,7 +72,7 @@ def kinds_for(shape: Shape) -> list[Kind]:
 
 
 def draw(shape: Shape, chance: random.Random, count: int) -> list[Kind]:
-    """Each kind once, in any order, and then more of them."""
+    """Each kind once, in any order, and then more of them, the likely ones more often."""
     kinds = kinds_for(shape)
     drawn = chance.sample(kinds, min(count, len(kinds)))
     return drawn + chance.choices(kinds, [kind.likely for kind in kinds], k=count - len(drawn))

@@ -134,8 +134,8 @@ async def invalid_requests(world: World, chance: random.Random, fault: Fault) ->
 async def mutated_requests(world: World, chance: random.Random, fault: Fault) -> None:
     # A key that nobody has: whatever the bytes make of it, no monitor under watch hears it.
     whole = b"POST /api/v1/heartbeat/nobody/start?run=1&stage=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-    for _ in range(20):
-        await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(whole, chance)) for _ in range(20)))
+    for _ in range(8):
+        await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(whole, chance)) for _ in range(50)))
 
 
 @fault("F26", "an alert in the outbox that nobody can put into words, and one for a channel of an unknown kind")

@@ -5,6 +5,7 @@ check.py holds each against the other. Times are Unix seconds of this machine's 
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -124,9 +125,9 @@ class Reading(NamedTuple):
     log: float
 
 
-SLEW_MAX = (
-    0.15  # log time that is ahead of the clock runs a tenth slower; more than that between two readings is a jump
-)
+SEEN_S = 2.0  # a clock is set through a file that each session reads for itself, once in a second or two
+# Log time that is ahead of the clock runs a tenth slower; what differs by more between two readings is a jump.
+SLEW_MAX = 0.15
 
 
 @dataclass
@@ -138,18 +139,35 @@ class Journal:
     deliveries: list[Delivery] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)  # none: log time is this machine's
+    _parts: list[list[Reading]] = field(default_factory=list)
+    _cut: int = 0  # so many readings are in `_parts`
 
     def reals(self, log: float) -> list[float]:
         """When it was that log time: one instant, or all that are possible where it has jumped."""
         if not self.readings:
             return [log]
         found = []
-        for a, b in pairwise(self.readings):
+        for even in self._even_parts():
+            if even[0].log <= log <= even[-1].log:
+                last = even[max(0, bisect_right(even, log, key=lambda reading: reading.log) - 1)]
+                found.append(last.real + log - last.log)
+        for before, after in pairwise(self._even_parts()):
+            a, b = before[-1], after[0]
             if min(a.log, b.log) <= log <= max(a.log, b.log):
-                even = abs((b.log - a.log) - (b.real - a.real)) <= SLEW_MAX * (b.real - a.real) + 0.01
-                found += [a.real + (log - a.log)] if even else [a.real, b.real]
+                found += [a.real - SEEN_S, a.real, b.real, b.real + SEEN_S]
         first, last = self.readings[0], self.readings[-1]
         return found or [first.real + log - first.log if log < first.log else last.real + log - last.log]
+
+    def _even_parts(self) -> list[list[Reading]]:
+        """The readings, cut where log time has jumped."""
+        if self._cut != len(self.readings):
+            self._parts, self._cut = [self.readings[:1]], len(self.readings)
+            for a, b in pairwise(self.readings):
+                if abs((b.log - a.log) - (b.real - a.real)) <= SLEW_MAX * (b.real - a.real) + 0.01:
+                    self._parts[-1].append(b)
+                else:
+                    self._parts.append([b])
+        return self._parts
 
     def log(self, real: float) -> float:
         """The log time of an instant."""

@@ -3,11 +3,14 @@
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,6 +23,8 @@ from tests.harness import ROOT
 RUNS = ROOT / "docs" / "chaos" / "runs.json"
 PAGE = ROOT / "docs" / "chaos.md"
 PICTURE = ROOT / "docs" / "chaos" / "chaos.svg"
+README = ROOT / "README.md"
+TOTALS = re.compile(r"(<!-- chaos -->\n)(.*?)(<!-- /chaos -->)", re.DOTALL)
 BAD = ("lost", "false", "missed", "changed", "deaf", "stamp")
 Run = dict[str, Any]
 
@@ -52,17 +57,32 @@ MEANINGS = """
 
 def append(outcomes: list[Outcome]) -> None:
     """Add a run, and write page and picture anew."""
-    runs: list[Run] = json.loads(RUNS.read_text()) if RUNS.exists() else []
-    runs.append(entry(outcomes))
+    write([*read(RUNS), entry(outcomes)])
+
+
+def read(path: Path) -> list[Run]:
+    """Runs that were kept."""
+    runs: list[Run] = json.loads(path.read_text()) if path.exists() else []
+    return runs
+
+
+def write(runs: list[Run]) -> None:
+    """Keep these, and show them."""
     RUNS.parent.mkdir(parents=True, exist_ok=True)
     RUNS.write_text(json.dumps(runs, indent=1) + "\n")
     render(runs)
 
 
 def render(runs: list[Run]) -> None:
-    """Page and picture of all runs."""
-    PAGE.write_text(HEAD + _totals(runs) + MEANINGS + _times(runs) + _by_fault(runs) + _all_runs(runs))
+    """Page and picture of all runs, and the totals in the README."""
+    README.write_text(TOTALS.sub(lambda m: m[1] + short_totals(runs) + m[3], README.read_text()))
+    PAGE.write_text(page(runs))
     draw(runs, PICTURE)
+
+
+def page(runs: list[Run]) -> str:
+    """docs/chaos.md."""
+    return HEAD + _totals(runs) + MEANINGS + _times(runs) + _by_fault(runs) + _all_runs(runs)
 
 
 def entry(outcomes: list[Outcome]) -> Run:
@@ -122,6 +142,24 @@ def counted(runs: Iterable[Run]) -> Counter[str]:
 def measured(runs: Iterable[Run], name: str) -> list[float]:
     """All that was measured under that name, in order."""
     return sorted(fault[name] for world in worlds(runs) for fault in world["faults"] if name in fault)
+
+
+def short_totals(runs: list[Run]) -> str:
+    """What the README says."""
+    total, crash, stop = counted(runs), measured(runs, "taken_crash_s"), measured(runs, "taken_stop_s")
+    rows = [
+        ("faults on real processes", f"{total['faults']:,}"),
+        ("pings answered 2xx; lost", f"{total['ok']:,}; **{total['lost']}**"),
+        ("silences that had to be told; missed", f"{total['must']:,}; **{total['missed']}**"),
+        ("false alarms", f"**{total['false']}**"),
+        ("another node is keeper after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
+        ("a new ping is judged by every node after the end of a fault", _longest(measured(runs, "recovery_s"))),
+    ]
+    return "| `make chaos`, all runs | |\n|---|---|\n" + "".join(f"| {what} | {found} |\n" for what, found in rows)
+
+
+def _longest(values: list[float]) -> str:
+    return f"median {statistics.median(values):.1f} s, longest {values[-1]:.1f} s" if values else "–"
 
 
 def _totals(runs: list[Run]) -> str:
@@ -211,3 +249,8 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--", "server", "schema.sql")
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+    # Runs of other machines may be named, and are added.
+    write([*read(RUNS), *(run for path in sys.argv[1:] for run in read(Path(path)))])

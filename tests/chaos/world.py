@@ -26,6 +26,7 @@ import psutil
 
 from tests.chaos.clock import Wall, binaries
 from tests.chaos.journal import (
+    SEEN_S,
     AlertRow,
     Deaf,
     Delivery,
@@ -45,7 +46,6 @@ from tests.link import Link
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
 DRAINED_S_MAX = 150.0  # two failures of a channel in a row may put its next attempt off by a minute
 HOOKS = 4
-SEEN_S = 1.5  # whoever lives by a clock of its own looks at it once a second
 READING_S = 0.25
 RSS_BYTES_MAX = 600_000_000
 FILES_MAX = 6_000
