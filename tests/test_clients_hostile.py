@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import random
+import re
 import zlib
 from collections.abc import AsyncIterator
 
@@ -12,8 +13,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from bench.slow import slow_clients
 from tests.clients import make, ping_key, pings
-from tests.harness import Postgres, Server
+from tests.harness import Postgres, Server, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -148,3 +150,39 @@ async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_th
             statuses = await asyncio.gather(*(one(("127.0.0.1", server.port)) for _ in range(20)))
     assert set(statuses) & {200, 400, 404}
     assert await pings(server, "bystander") == []
+
+
+async def test_slow_clients_cost_an_honest_one_nothing_and_are_closed(database_url: str) -> None:
+    """The bench `hostile` in small, with time-outs so short that every slow client is closed and comes again."""
+    times = ["--header-timeout", "1", "--body-timeout", "1", "--idle-timeout", "1"]
+    async with Server(database_url, *times) as server:
+        key = await make(server, "honest", every="1h")
+
+        async def ask(count: int) -> list[float]:
+            loop, waits = asyncio.get_running_loop(), []
+            for _ in range(count):
+                began = loop.time()
+                async with server.session.get(f"/api/v1/heartbeat/{key}") as answer:
+                    assert answer.status == 200
+                waits.append(loop.time() - began)
+                await asyncio.sleep(0.005)
+            return sorted(waits)
+
+        await ask(20)
+        alone = await ask(200)
+        process = psutil.Process(server.pid)
+        before = process.memory_info().rss
+        async with slow_clients("127.0.0.1", server.port, 300) as crowd:
+            beside = await ask(400)
+            assert process.memory_info().rss - before < GROWTH_BYTES_MAX
+        assert crowd.connected > 500, "they were closed, and came again"
+        # A server that waits for one of them waits for seconds; what the machine itself adds stays below this.
+        assert beside[len(beside) // 2] < 3 * alone[len(alone) // 2] + 0.02
+        assert beside[-5] < 3 * alone[-3] + 0.2
+        await eventually(lambda: _connections(server, 2))
+
+
+async def _connections(server: Server, connections_max: int) -> bool:
+    async with server.session.get("/metrics") as answer:
+        found = re.search(r"^offbeat_connections (\S+)$", await answer.text(), re.MULTILINE)
+    return found is not None and float(found[1]) <= connections_max

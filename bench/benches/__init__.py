@@ -8,6 +8,7 @@ NAMES = (
     "bulk",
     "burst",
     "mixed",
+    "hostile",
     "idle",
     "cost",
     "scale",
