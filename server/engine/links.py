@@ -13,7 +13,8 @@ def enter(desk: Desk, m: Monitor) -> None:
     """A monitor is there, with the references of its definition."""
     desk.monitors[m.id] = m
     desk.counts[m.status] += 1
-    desk.slugs.setdefault(m.project_id, {})[m.slug] = m.id
+    if (index := desk.slugs.get(m.project_id)) is not None:
+        index[m.slug] = m.id
     for graph, slug in _references(desk, m):
         graph.setdefault((m.project_id, slug), set()).add(m.id)
 
@@ -21,9 +22,9 @@ def enter(desk: Desk, m: Monitor) -> None:
 def leave(desk: Desk, m: Monitor) -> None:
     """Undo `enter`, but for the monitor itself."""
     desk.counts[m.status] -= 1
-    slugs = desk.slugs.get(m.project_id, {})
-    if slugs.get(m.slug) == m.id:
-        del slugs[m.slug]
+    index = desk.slugs.get(m.project_id, {})
+    if index.get(m.slug) == m.id:
+        del index[m.slug]
     for graph, slug in _references(desk, m):
         graph[m.project_id, slug].discard(m.id)
 

@@ -16,7 +16,7 @@ from server.engine.engine import Engine
 from server.engine.ping import Micros, Position
 from server.engine.state import Monitor
 from server.errors import DatabaseAway
-from server.store import keeping, replay
+from server.store import replay, states
 from server.store.keeping import ENTRIES_MAX, Checkpoint
 from server.store.pool import Connection
 
@@ -38,7 +38,7 @@ async def load_monitors(
     """
     stateless: list[Monitor] = []
     behind: list[Monitor] = []
-    async for loaded in keeping.load_monitors(connection, checkpoint.applied_rev, engine.quarantine):
+    async for loaded in states.load_monitors(connection, checkpoint.applied_rev, engine.quarantine):
         for m, has_state in loaded:
             if not has_state:
                 stateless.append(m)

@@ -1,6 +1,6 @@
 """What the keeper reads, as the engine's own types: a start, the writers, their entries, changes, deaf time."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -8,10 +8,7 @@ import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_micros, to_rfc3339
-from server.engine.fleet import MemberRow
-from server.engine.monitor import load_definition
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping, Position
-from server.engine.state import Monitor, one_of_equal
+from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
 from server.engine.windows import Window, read_window
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
@@ -19,7 +16,6 @@ from server.store.queries import load
 _SQL = load("keeping")
 ENTRIES_MAX = 5_000  # of one writer in one read
 CHANGES_MAX = 2_000  # in one read
-LOAD_ROWS = 500  # of the cursor; made into objects in one go, some 7 ms
 _POSTGRES_EPOCH: Micros = 946_684_800_000_000  # 2000-01-01
 _INET_HEAD_BYTES = 4  # family, bits, is_cidr, length
 _NOTHING: list[None] = [None] * 9  # what a plain ping says beside its signal
@@ -101,73 +97,6 @@ async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> No
         cursors,
         list(checkpoint.set_aside),
     )
-
-
-async def load_monitors(
-    connection: Connection, applied_rev: int, on_unreadable: Callable[[int, Exception], None]
-) -> AsyncIterator[list[tuple[Monitor, bool]]]:
-    """All monitors with their states, in slices; whether each has a state. Raises DatabaseAway.
-
-    `on_unreadable` is told of a row that cannot be read; the others come all the same.
-    """
-    with database_trouble():
-        async with connection.transaction(readonly=True):
-            members = await _members(connection)
-            cursor = await connection.cursor(_SQL["load_monitors"], applied_rev)
-            while rows := await cursor.fetch(LOAD_ROWS):
-                loaded = []
-                for row in rows:
-                    try:
-                        each = _monitor(row, applied_rev, members)
-                    except Exception as error:
-                        on_unreadable(row["id"], error)
-                        continue
-                    if each is not None:
-                        loaded.append(each)
-                yield loaded
-
-
-async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
-    members: dict[int, list[MemberRow]] = {}
-    cursor = await connection.cursor(_SQL["load_members"])
-    while rows := await cursor.fetch(ENTRIES_MAX):
-        for row, member in zip(rows, read_members(rows), strict=True):
-            members.setdefault(row["monitor_id"], []).append(member)
-    return members
-
-
-def read_members(rows: Sequence[asyncpg.Record]) -> list[MemberRow]:
-    """Rows of `members` as the engine takes them."""
-    return [
-        MemberRow(row["name"], instant(row["at"]), None if (since := row["silent_since"]) is None else instant(since))
-        for row in rows
-    ]
-
-
-def _monitor(
-    row: asyncpg.Record, applied_rev: int, members: Mapping[int, Sequence[MemberRow]]
-) -> tuple[Monitor, bool] | None:
-    # Unpacked as it is, and nothing asked twice: a second of the start for each microsecond of this.
-    id, project_id, slug, name, tags, paused, snoozed_until, definition, _, *stored, before, changed = row
-    until = to_micros(snoozed_until) if snoozed_until is not None else 0
-    if changed:
-        if before is None:
-            return None  # made by a change that is not applied yet
-        slug, name, tags, paused, until, definition = read_defined(before)
-    m = Monitor(id, project_id, slug, name, load_definition(definition), 0)
-    m.tags = one_of_equal(tuple(tags))
-    at, writer, seq, status, since, text = stored
-    if at is not None:
-        state = orjson.loads(text)
-        if state.get("rev", 0) <= applied_rev:
-            state.pop("rev", None)  # no change that will be met is older; so it is nothing unusual
-        m.load(status, instant(since), Position(instant(at), writer, seq), state)
-        if m.unusual.fleet is not None:
-            for member in members.get(id, ()):
-                m.unusual.fleet.enrol(member)
-    if paused or until:
-        m.paused, m.snoozed_until = paused, until
-    return m, at is not None
 
 
 class Defined(NamedTuple):

@@ -5,9 +5,10 @@ import orjson
 from server.clock import to_datetime
 from server.engine.ping import Entry, Micros, Position
 from server.engine.state import Monitor
-from server.store.keeping import instant, read_entries, read_members
+from server.store.keeping import instant, read_entries
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
+from server.store.states import read_members
 
 _SQL = load("replay")
 

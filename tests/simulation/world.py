@@ -44,7 +44,7 @@ SMALL = {
     "server.keep.keeper.UNDECIDED_MAX": (1, 6),
     "server.keep.order.FED_ENTRIES_MAX": (2, 30),
     "server.store.keeping.CHANGES_MAX": (1, 4),
-    "server.store.keeping.LOAD_ROWS": (1, 4),
+    "server.store.states.LOAD_ROWS": (1, 4),
 }
 
 
