@@ -12,6 +12,8 @@ from aiohttp import web
 
 from server.clock import to_micros
 from server.deliver.attempts import SENDING_MAX
+from server.engine.durations import write_duration
+from server.engine.ping import SECOND
 from server.store.outbox import page_alerts, resend
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, scene
@@ -649,6 +651,14 @@ async def test_no_reminder_where_there_should_be_none(world: Scene, receiver: Re
     await world.pool.execute(quiet)
     async with world.courier(start=False) as courier:
         assert await courier.outbox.remind(10, to_micros(datetime.now(UTC))) == 0
+
+
+async def test_every_way_in_which_a_length_is_stored_is_one_to_postgres(world: Scene) -> None:
+    """One that is not would keep all reminders of the server from being found."""
+    for length in (1, 1_500, 90 * SECOND, 93_784_005_000, 36 * 86_400 * SECOND, 5_400 * SECOND):
+        text = write_duration(length)
+        read = await world.pool.fetchval("select extract(epoch from $1::text::interval) * 1000000", text)
+        assert read == length, text
 
 
 async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: Scene) -> None:

@@ -232,8 +232,9 @@ async def test_a_hostile_receiver_costs_one_bounded_attempt(answer: Any) -> None
     async with raw_server(answer) as url, outbound(allow_private_destinations=True) as out:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.monotonic()
-        error = await failure(out, url)
+        error = await failure(out, f"{url}/services/a-secret?token=another")
         assert time.monotonic() - began < 4.5 and not error.permanent
+        assert "secret" not in str(error) and "another" not in str(error), "the address is one"
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
 
 
@@ -283,6 +284,12 @@ async def test_the_time_that_a_receiver_asks_for() -> None:
         for headers, body, wish in (
             ({"Retry-After": "120"}, b"", 120),
             ({"Retry-After": "999999"}, b"", 3600),
+            ({"Retry-After": "9" * 1_000}, b"", 3600),
+            ({"Retry-After": "-5"}, b"", None),
+            ({"Retry-After": f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"}, b"", None),
+            ({}, b'{"retry_after": 1e400}', None),
+            ({}, b'{"retry_after": "inf"}', 3600),
+            ({}, b'{"retry_after": -1}', 0),
             (
                 {"Retry-After": "Tue, 24 Nov 2026 03:10:30 GMT", "Date": "Tue, 24 Nov 2026 03:10:00 GMT"},
                 b"",

@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.deliver.messages import Scribe
 from server.deliver.redact import HIDDEN, redact, redact_all
-from server.deliver.template import check_template, fill
+from server.deliver.template import check_template, escape_for, fill
 from server.deliver.words import Words, cut, cut_head, link_to, say_alert, say_digest
 from server.store.outbox import Member
 
@@ -190,6 +191,15 @@ def test_cut() -> None:
         ('{"token": "abcdef"}', f'{{"token": "{HIDDEN}"}}'),
         ("postgres://bob:hunter2@db/x", f"postgres://bob:{HIDDEN}@db/x"),
         ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", HIDDEN),
+        ("offbeat --key oba_kJ3_5bVx-90aQwErTyUiOp", f"offbeat --key {HIDDEN}"),
+        ("clone with ghp_abcdefghijklmnopqrstuvwxyz0123456789!", f"clone with {HIDDEN}!"),
+        ("xoxb-123456789012-abcdefghijkl glpat-abcdefghij0123456789", f"{HIDDEN} {HIDDEN}"),
+        ("AKIAIOSFODNN7EXAMPLE was denied", f"{HIDDEN} was denied"),
+        ("jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N", f"jwt {HIDDEN}"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAK\n-----END RSA PRIVATE KEY-----",
+            f"-----BEGIN RSA PRIVATE KEY-----{HIDDEN}-----END RSA PRIVATE KEY-----",
+        ),
         ("\x1b[31mred\x1b[0m\x00\x07 ok\r\nnext", "red ok\nnext"),
         ("the ping of run 6dbb8a64-8b5b-4a5c-9c0e-0f4dd5a0f0a1 is late", None),
         ("a secret is not told", None),
@@ -200,7 +210,11 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, said: str | None) -> N
 
 
 @pytest.mark.parametrize(
-    "piece", ["password", "x", "://", "\x1b[", "api_key=", "/ping/", "Authorization: ", "http://a:", "Bearer ", "\x1b]"]
+    "piece",
+    [
+        *("password", "x", "://", "\x1b[", "api_key=", "/ping/", "Authorization: ", "http://a:", "Bearer ", "\x1b]"),
+        *("eyJ", "eyJabcdefgh.", "oba_", "ghp_", "xoxb-", "AKIA", "-----BEGIN PRIVATE KEY-----"),
+    ],
 )
 def test_no_message_can_make_it_slow(piece: str) -> None:
     text = (piece * 10_000)[:10_000]
@@ -242,10 +256,19 @@ def test_identity_and_thread() -> None:
 
 def test_a_template_is_filled_and_escaped_for_what_it_is() -> None:
     values = {"title": 'a "b"\n', "tags": ["x", "y"], "causes": [{"reason": "late"}], "incident": 3, "link": "a b&c"}
-    assert fill('{"t": "{{title}}", "n": {{incident|json}}}', values, True) == r'{"t": "a \"b\"\n", "n": 3}'
-    assert fill("{{ title }}|{{tags}}|{{causes.0.reason}}|{{run}}", values, False) == 'a "b"\n|x, y|late|'
-    assert fill("{{link|url}} {{title|raw}}", values, True) == 'a%20b%26c a "b"\n'
-    assert fill("{{causes.9.reason}}{{title.x}}{{run|json}}", values, False) == "null"
+    as_json, as_text = escape_for("application/vnd.x+json; charset=utf-8"), escape_for("text/plain")
+    assert fill('{"t": "{{title}}", "n": {{incident|json}}}', values, as_json) == r'{"t": "a \"b\"\n", "n": 3}'
+    assert fill("{{ title }}|{{tags}}|{{causes.0.reason}}|{{run}}", values, as_text) == 'a "b"\n|x, y|late|'
+    assert fill("{{link|url}} {{title|raw}}", values, as_json) == 'a%20b%26c a "b"\n'
+    assert fill("{{causes.9.reason}}{{title.x}}{{run|json}}", values, as_text) == "null"
+
+
+def test_a_jobs_words_are_nothing_but_words_in_any_body() -> None:
+    values = {"reason": """{{title}}</r><x a="'&b=c%0A""", "title": "never"}
+    said = {kind: fill("{{reason}}", values, escape_for(kind)) for kind in ("text/xml", "text/html; charset=utf-8")}
+    assert set(said.values()) == {"{{title}}&lt;/r&gt;&lt;x a=&quot;&#x27;&amp;b=c%0A"}
+    form = fill("text={{reason}}&fixed=1", values, escape_for("application/x-www-form-urlencoded"))
+    assert parse_qs(form) == {"text": [values["reason"]], "fixed": ["1"]}
 
 
 @pytest.mark.parametrize(
@@ -261,4 +284,4 @@ def test_a_template_is_filled_and_escaped_for_what_it_is() -> None:
 )
 def test_a_wrong_template_is_refused_with_the_place(template: str, problem: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
-        check_template(template, True)
+        check_template(template, escape_for("application/json"))

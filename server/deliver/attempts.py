@@ -144,7 +144,7 @@ class Attempts(Service):
             body = channel.compose(message)
         except Exception as error:
             log.exception("an alert cannot be put into words and is set aside", alert=row.id)
-            return Verdict("dead", f"cannot be put into words: {error!r}"[:500])
+            return Verdict("dead", f"cannot be put into words ({type(error).__name__}; the server's log says more)")
         return await self._send(message, body, channel, row.attempts)
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
@@ -177,7 +177,8 @@ class Attempts(Service):
             return Verdict("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
         except Exception as error:
             log.exception("an attempt ended in an error of ours", id=message.id, channel_kind=channel.kind)
-            return Verdict("dead" if attempts >= UNEXPECTED_MAX else "pending", repr(error)[:500])
+            reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
+            return Verdict("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
         return Verdict("delivered")
 
     def _outcome(self, id: int, attempts: int, verdict: Verdict) -> Outcome:

@@ -112,8 +112,8 @@ class Outbound(Service):
                 raise _refusal(reply, response, final, quote)
         except TimeoutError:
             raise DeliveryError(f"no answer within {self.send_timeout_s:g} s") from None
-        except aiohttp.InvalidURL as error:
-            raise DeliveryError(f"not an address to send to: {error}", permanent=True) from None
+        except aiohttp.InvalidURL:
+            raise DeliveryError("not an address to send to", permanent=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DeliveryError(_reason(error)) from None
 
@@ -195,7 +195,7 @@ def _retry_after(reply: Reply, response: aiohttp.ClientResponse) -> float | None
             # Against the receiver's own clock: nobody else's can be trusted to agree with it.
             now = parsedate_to_datetime(response.headers.get("Date", ""))
             wish = (parsedate_to_datetime(header) - now).total_seconds()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     if wish is None and reply.status == 429 and len(reply.body) < 4_096:
         wish = _retry_after_in_body(reply.body)
@@ -207,13 +207,17 @@ def _retry_after_in_body(body: bytes) -> float | None:
         said = orjson.loads(body)
         wish = said.get("retry_after", (said.get("parameters") or {}).get("retry_after"))
         return float(wish)
-    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
+    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError, OverflowError):
         return None
 
 
 def _reason(error: BaseException) -> str:
-    """Why it did not work, in one line: what the guard said, else what the system said."""
+    """Why it did not work, in one line: what the guard said, else what the system said. Never with the address, which
+    is a secret for most services.
+    """
     cause = getattr(error, "os_error", None)
     if isinstance(cause, DestinationRefused):
         return str(cause)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what was answered is not HTTP"
     return " ".join((str(error) or type(error).__name__).split())[:500]

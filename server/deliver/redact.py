@@ -36,6 +36,13 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     ),
     (("://",), re.compile(r"(://[^\s/:@]{0,200}:)[^\s/@]{1,500}(?=@)")),  # scheme://user:password@
     (("whsec_",), re.compile(r"()\bwhsec_[A-Za-z0-9+/=]{16,200}")),
+    # Keys of well-known services, and of our own, by how they begin.
+    (("oba_", "obr_", "obp_"), re.compile(r"()\bob[arp]_[A-Za-z0-9_-]{16,200}")),
+    (("ghp_", "gho_", "ghs_", "ghu_", "github_pat_"), re.compile(r"()\b(?:gh[opsu]|github_pat)_[A-Za-z0-9_]{20,300}")),
+    (("glpat-", "xox"), re.compile(r"()\b(?:glpat|xox[abeoprs])-[A-Za-z0-9-]{10,300}")),
+    (("akia", "asia"), re.compile(r"()\bA[KS]IA[0-9A-Z]{16}\b")),
+    (("eyj",), re.compile(r"()\beyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{8,4000}(?:\.[A-Za-z0-9_-]{0,2000})?")),
+    (("private key-",), re.compile(r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)[^-]{1,10000}", re.IGNORECASE)),
     (("hooks.slack.com/",), re.compile(r"(hooks\.slack\.com/services/)\S{1,200}")),
 )
 # Escape sequences of terminals, and control characters other than the line's end and the tab.

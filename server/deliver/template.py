@@ -5,9 +5,10 @@ call or fail, and can be checked when it is defined.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import orjson
 
@@ -22,7 +23,25 @@ _DIGEST = ("opened", "worse", "reminder", "resolved", "alerts", "first", "since"
 ROOTS = frozenset(_MADE + _FACTS + _TIMES + _SAID + _DIGEST)
 
 
-def check_template(text: str, is_json: bool) -> str:
+Escape = Callable[[str], str]
+
+
+def in_json(text: str) -> str:
+    """Inside the quotes of a JSON string."""
+    return orjson.dumps(text).decode()[1:-1]
+
+
+def escape_for(content_type: str) -> Escape:
+    """What keeps a job's words from being more than text in a body of this type."""
+    name = content_type.split(";")[0].strip().lower()
+    if name.endswith("json"):
+        return in_json
+    if name.endswith(("xml", "html")):
+        return escape
+    return quote_plus if name == "application/x-www-form-urlencoded" else str
+
+
+def check_template(text: str, escaped: Escape) -> str:
     """The template, or ValueError that names the placeholder and what is allowed."""
     for place in _PLACE.findall(text):
         found = _NAME.fullmatch(place)
@@ -32,9 +51,9 @@ def check_template(text: str, is_json: bool) -> str:
             raise ValueError(f"{{{{{place}}}}}: no such field; there are {', '.join(sorted(ROOTS))}")
         if found[3] is not None and found[3] not in _FILTERS:
             raise ValueError(f"{{{{{place}}}}}: no such filter; there are {', '.join(_FILTERS)}")
-    if is_json:
+    if escaped is in_json:
         try:
-            orjson.loads(fill(text, dict.fromkeys(ROOTS, "x"), True))
+            orjson.loads(fill(text, dict.fromkeys(ROOTS, "x"), escaped))
         except orjson.JSONDecodeError as error:
             raise ValueError(
                 f"is not JSON once filled: {error}; {{{{field}}}} stands inside quotes, {{{{field|json}}}} without them"
@@ -42,10 +61,10 @@ def check_template(text: str, is_json: bool) -> str:
     return text
 
 
-def fill(text: str, values: Mapping[str, Any], is_json: bool) -> str:
+def fill(text: str, values: Mapping[str, Any], escaped: Escape) -> str:
     """The template with its placeholders replaced. Unknown and absent values are empty, or `null` as `|json`.
 
-    Without a filter a value is escaped for a JSON string where the body is JSON, else written as it is.
+    Without a filter a value is `escaped`; with `|raw` it is written as it is.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -60,7 +79,7 @@ def fill(text: str, values: Mapping[str, Any], is_json: bool) -> str:
         plain = _plain(value)
         if found[3] == "url":
             return quote(plain, safe="")
-        return orjson.dumps(plain).decode()[1:-1] if is_json and found[3] is None else plain
+        return escaped(plain) if found[3] is None else plain
 
     return _PLACE.sub(replace, text)
 

@@ -18,7 +18,7 @@ import orjson
 from pydantic import AfterValidator, Field, model_validator
 
 from server.deliver.channel import Channel, Message, Outlet, Url
-from server.deliver.template import check_template, fill
+from server.deliver.template import check_template, escape_for, fill
 
 # What a correct receiver says only about this very message. 401, 403 and 404 also come from one that is being set up or
 # deployed, and an alert is worth another try.
@@ -98,18 +98,14 @@ class Webhook(Channel):
                 raise ValueError(f"headers: {name} must be one line")
         if self.body is not None:
             try:
-                check_template(self.body, self._is_json)
+                check_template(self.body, escape_for(self.content_type))
             except ValueError as error:
                 raise ValueError(f"body: {error}") from None
         return self
 
-    @property
-    def _is_json(self) -> bool:
-        return self.content_type.split(";")[0].strip().lower().endswith("json")
-
     def compose(self, message: Message) -> bytes:
         if self.body is not None:
-            return fill(self.body, flat(message), self._is_json).encode()
+            return fill(self.body, flat(message), escape_for(self.content_type)).encode()
         words = message.words
         content = {
             "type": event_type(message.kind),
