@@ -17,7 +17,8 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from server import __version__, admin_key, descriptors, greeting, logs
+from server import __version__, descriptors, greeting, logs
+from server.admin_key import CHARS_MIN
 from server.beat import Beat
 from server.clock import LogClock, to_datetime
 from server.deliver.courier import Courier
@@ -42,6 +43,7 @@ from server.roster import Bound, Roster
 from server.service import Service, Stack
 from server.settings import Settings, read_service_environment
 from server.site import Site
+from server.store import admin_key
 from server.store.access import load_secret
 from server.store.embedded import EmbeddedPostgres
 from server.store.keeping import now
@@ -87,9 +89,6 @@ class App(Service):
         super().__init__()
         self.settings, self.role, self.listen_on = settings, role, listen_on
         self.stopping = False
-        self.key, self.key_is_new = (
-            (settings.admin_key, False) if settings.admin_key else admin_key.stored_or_made(settings.data_dir)
-        )
         self.node = socket.gethostname()
         self.metrics = Metrics(__version__, KINDS)
         self.clock = LogClock()
@@ -142,11 +141,13 @@ class App(Service):
     async def _start(self) -> None:
         if self.role != "main":
             self._make_room()
-        if self.role != "worker" and len(self.key) < admin_key.CHARS_MIN:
-            log.warning("the admin key is short: whoever guesses it may do everything", chars_min=admin_key.CHARS_MIN)
+        given = self.settings.admin_key
+        if self.role != "worker" and given and len(given) < CHARS_MIN:
+            log.warning("the admin key is short: whoever guesses it may do everything", chars_min=CHARS_MIN)
         await self.stack.start(self.systemd)
         url = await self._open_database()
         pool = self.pool = await open_pool(url, size_max=10, pgbouncer=self.settings.pgbouncer)
+        self.admin_key = await admin_key.agreed(pool, given, self.settings.data_dir, self.node)
         self.facts = DatabaseFacts(pool)
         self.facts.bind(self.metrics)
         await self.stack.start(LoopLag(self.metrics.loop_lagged))
@@ -161,7 +162,7 @@ class App(Service):
             listening = await self._start_hearing(pool, url)
         self.systemd.ready(f"listening on {listening}")
         if self.role != "worker":
-            greeting.show(listening, self.settings, self.key, self.key_is_new, await load_secret(pool))
+            greeting.show(listening, self.settings, self.admin_key, await load_secret(pool))
 
     def _make_room(self) -> None:
         """For the connections that the settings allow; where they do not fit, fewer are allowed."""
@@ -260,7 +261,7 @@ class App(Service):
         await self.stack.start(page)
         assert self.keeper is not None
         self.keeper.lease.metrics_address = seen_from_outside(self.settings.host, self.node, page.port)
-        workers = Workers(self.settings, url, self.key)
+        workers = Workers(self.settings, url)
         await self.stack.start(workers)
         return workers.url
 
@@ -286,7 +287,7 @@ class App(Service):
         return Deps(
             pool=self.pool,
             settings=self.settings,
-            access=Access(self.pool, self.key, Sources(self.settings.trusted_proxies)),
+            access=Access(self.pool, self.admin_key.hash, Sources(self.settings.trusted_proxies)),
             now=self.clock.now,
             changed=self._changed,
             append=self._append,

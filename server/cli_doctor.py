@@ -12,6 +12,7 @@ from server.cli_client import Client, SaidNo, Unreachable, json_option, with_cli
 from server.errors import OffbeatError
 from server.settings import read_settings
 from server.store.doctor import examine
+from server.store.schema import SCHEMA_VERSION, judge_version
 
 POSTGRES_MIN = 150_000
 PROBE_TIMEOUT_S = 10.0
@@ -93,6 +94,19 @@ def _estate(client: Client) -> Iterator[Finding]:
             yield Finding("address", "warning", f"pings go to {monitor['ping_url']}: from elsewhere set --public-url")
 
 
+def _schema(version: int, usable_from: int, partitions: int) -> Finding:
+    said = f"version {version}, {partitions} partitions"
+    if why := judge_version(version, usable_from):
+        return Finding("schema", "wrong", why)
+    if version > SCHEMA_VERSION:
+        return Finding(
+            "schema", "warning", f"{said}; newer than this program ({SCHEMA_VERSION}), which can work with it"
+        )
+    if version < SCHEMA_VERSION:
+        return Finding("schema", "warning", f"{said}; the next start of this program brings it to {SCHEMA_VERSION}")
+    return Finding("schema", "ok", said)
+
+
 def _database(url: str | None) -> Iterator[Finding]:
     try:
         settings = read_settings({"database_url": url})
@@ -116,6 +130,6 @@ def _database(url: str | None) -> Iterator[Finding]:
     if state is None:
         yield Finding("schema", "warning", "not there yet; `offbeat serve` makes it")
         return
-    yield Finding("schema", "ok", f"version {state['schema_version']}, {state['partitions']} partitions")
+    yield _schema(state["schema_version"], state["usable_from"] or 1, state["partitions"])
     keeper = state["keeper"]
     yield Finding("keeper", "ok" if keeper else "wrong", keeper or "none holds the lease: nothing is judged")

@@ -6,6 +6,7 @@ installation.
 
 import uuid
 from shlex import quote
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import click
@@ -16,13 +17,35 @@ from server.settings import Settings
 SLUG = "hello"
 
 
-def show(url: str, settings: Settings, admin_key: str, key_is_new: bool, secret: bytes) -> None:
+class ShownKey(Protocol):
+    """What is known of the admin key; see server/store/admin_key.py."""
+
+    @property
+    def key(self) -> str | None:
+        """None where another node has it."""
+
+    @property
+    def home(self) -> str:
+        """Where it is kept."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was made just now."""
+
+
+def show(url: str, settings: Settings, admin_key: ShownKey, secret: bytes) -> None:
     """Print it. `secret` is that of the installation; nothing of it can be read from what is printed."""
     click.echo(f"listening on {url}")
     base = settings.public_url or _reachable(url)
-    if key_is_new:
-        click.echo(f"admin key (shown once, kept in {path_in(settings.data_dir)}): {admin_key}")
-    given = "$OFFBEAT_ADMIN_KEY" if settings.admin_key else f"$(cat {quote(str(path_in(settings.data_dir)))})"
+    if admin_key.is_new:
+        click.echo(f"admin key (shown once, kept in {path_in(settings.data_dir)}): {admin_key.key}")
+    elif admin_key.key is None:
+        click.echo(
+            f"admin key: that of this database, first shown on another node and kept in {admin_key.home}. Where it is "
+            "lost, start with --admin-key."
+        )
+    here = not settings.admin_key and admin_key.key is not None
+    given = f"$(cat {quote(str(path_in(settings.data_dir)))})" if here else "$OFFBEAT_ADMIN_KEY"
     key = uuid.uuid5(uuid.UUID(bytes=secret[:16]), SLUG)
     click.echo(
         f"""

@@ -1,6 +1,7 @@
 """A worker process of `--workers N`, as server/workers.py starts it: `python -m server.worker`, settings on stdin."""
 
 import asyncio
+import os
 import socket
 import sys
 
@@ -11,12 +12,16 @@ from server.settings import Settings
 
 
 class _Worker(App):
-    """Stops when the pipe to the main process ends."""
+    """Says on a pipe when it takes pings; stops when the pipe from the main process ends."""
+
+    def __init__(self, settings: Settings, listen_on: socket.socket, says_ready: int) -> None:
+        super().__init__(settings, "worker", listen_on)
+        self._says_ready = says_ready
 
     async def _start(self) -> None:
         await super()._start()
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+        os.write(self._says_ready, b"1")
+        os.close(self._says_ready)
         self.spawn(self._watch_main(), "watch the main process")
 
     async def _watch_main(self) -> None:
@@ -33,7 +38,7 @@ def main() -> int:
     told = orjson.loads(sys.stdin.buffer.readline())
     settings = Settings(**told["settings"])
     listen_on = socket.socket(fileno=told["socket"])
-    return run(_Worker(settings, "worker", listen_on), settings)
+    return run(_Worker(settings, listen_on, told["ready"]), settings)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ pipe ends, whatever ended the other side. A dead one is replaced, a little later
 """
 
 import asyncio
+import contextlib
+import os
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -30,12 +32,12 @@ class Workers(Service):
 
     name = "workers"
 
-    def __init__(self, settings: Settings, url: str, admin_key: str) -> None:
+    def __init__(self, settings: Settings, url: str) -> None:
         super().__init__()
-        self.settings, self._url, self._admin_key = settings, url, admin_key
+        self.settings, self._url = settings, url
         self._socket: socket.socket | None = None
         self._processes: dict[int, Process] = {}
-        self._ready = 0
+        self._ready: set[int] = set()
         self._all_ready = asyncio.Event()
         self._stopping = False
         self.restarts = 0
@@ -77,16 +79,8 @@ class Workers(Service):
         while not self._stopping:
             began_s = monotonic()
             process = await self._begin(number)
-            assert process.stdout is not None
-            async for line in process.stdout:
-                if line.strip() == b"ready" and not self._all_ready.is_set():
-                    self._ready += 1
-                    if self._ready >= self.settings.workers:
-                        self._all_ready.set()
-                elif line.strip() != b"ready":
-                    sys.stdout.write(line.decode(errors="replace"))
-                    sys.stdout.flush()
             code = await process.wait()
+            self._ready.discard(number)
             if self._stopping:
                 break
             self.restarts += 1
@@ -97,8 +91,9 @@ class Workers(Service):
 
     async def _begin(self, number: int) -> Process:
         assert self._socket is not None
+        ready, says_ready = os.pipe()
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
-        settings |= {"database_url": self._url, "admin_key": self._admin_key, "beat_url": None}
+        settings |= {"database_url": self._url, "beat_url": None}
         if self.settings.metrics_port:
             settings["metrics_port"] = self.settings.metrics_port + 1 + number
         process = await asyncio.create_subprocess_exec(
@@ -106,13 +101,25 @@ class Workers(Service):
             "-m",
             MODULE,
             stdin=PIPE,
-            stdout=PIPE,
-            stderr=None,
-            pass_fds=[self._socket.fileno()],
+            pass_fds=[self._socket.fileno(), says_ready],
             start_new_session=True,  # Ctrl-C reaches the main process, which tells us in its own order
         )
+        os.close(says_ready)
+        asyncio.get_running_loop().add_reader(ready, self._hear_ready, number, ready)
         assert process.stdin is not None
-        process.stdin.write(orjson.dumps({"socket": self._socket.fileno(), "settings": settings}) + b"\n")
-        await process.stdin.drain()
+        told = {"socket": self._socket.fileno(), "ready": says_ready, "settings": settings}
+        with contextlib.suppress(ConnectionError):  # it has ended already; whoever waits for it will see
+            process.stdin.write(orjson.dumps(told) + b"\n")
+            await process.stdin.drain()
         self._processes[number] = process
         return process
+
+    def _hear_ready(self, number: int, ready: int) -> None:
+        """A worker says that it takes pings, or has ended before it could."""
+        asyncio.get_running_loop().remove_reader(ready)
+        says_so = bool(os.read(ready, 1))
+        os.close(ready)
+        if says_so:
+            self._ready.add(number)
+            if len(self._ready) == self.settings.workers:
+                self._all_ready.set()

@@ -16,6 +16,7 @@ from server.clock import LogClock, monotonic_ns, to_micros
 from server.engine.ping import Micros, Ping
 from server.ingest.source import Sources
 from server.settings import Settings
+from server.store.access import hash_key, load_secret
 from server.store.pool import open_pool
 from server.web.access import Access
 from server.web.api import add_routes
@@ -77,7 +78,7 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
     deps = Deps(
         pool,
         chosen,
-        Access(pool, ADMIN_KEY, Sources(chosen.trusted_proxies)),
+        Access(pool, hash_key(await load_secret(pool), ADMIN_KEY), Sources(chosen.trusted_proxies)),
         now,
         lambda: changed.append(None),
         append,

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from server.cli_doctor import _database
 from server.errors import DatabaseAway
 from server.store import schema
 from server.store.pool import connect
@@ -126,6 +127,23 @@ async def test_a_migration_never_waits_long_for_a_table_and_comes_again(
     await migrating
     for each in (old, other, third):
         await each.close()
+
+
+async def test_the_doctor_says_which_version_there_is_and_what_comes_of_it(
+    old: asyncpg.Connection, empty_database_url: str
+) -> None:
+    async def schema_line() -> dict[str, str]:
+        findings = await asyncio.to_thread(lambda: {each.what: each for each in _database(empty_database_url)})
+        return findings["schema"]._asdict()
+
+    assert "version 1, " in (line := await schema_line())["said"] and "next start" in line["said"]
+    await apply_schema(old)
+    assert (await schema_line())["state"] == "ok"
+    await old.execute("update meta set schema_version = 99")
+    assert (await schema_line())["state"] == "warning"
+    await old.execute("update meta set usable_from = 98")
+    assert "newer Offbeat" in (await schema_line())["said"]
+    await old.close()
 
 
 async def test_a_real_server_takes_over_an_old_database(old: asyncpg.Connection, empty_database_url: str) -> None:

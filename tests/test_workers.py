@@ -6,6 +6,8 @@ import signal
 
 import aiohttp
 
+from server.settings import Settings
+from server.workers import Workers
 from tests.harness import Server, eventually
 
 
@@ -92,6 +94,31 @@ async def test_a_stop_is_clean(database_url: str) -> None:
         assert await server.stop() == 0
         await asyncio.gather(*clients)
         assert set(statuses) <= {200, 503} and statuses.count(200) > 100
+
+
+async def test_a_worker_says_its_words_where_the_main_process_does(database_url: str) -> None:
+    """Through no pipe of ours: a line of any length would have to fit into its buffer."""
+    async with Server(database_url, "--workers", "2") as server:
+        for worker in await eventually(lambda: _children(server.pid)):
+            assert os.readlink(f"/proc/{worker}/fd/1") == os.readlink(f"/proc/{server.pid}/fd/1")
+
+
+async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database_url: str) -> None:
+    workers = Workers(Settings(workers=2, port=0), database_url)
+    ends: list[int] = []
+    for number in (0, 0, 1):  # the first one dies, and the next in its place is ready too
+        ready, says_ready = os.pipe()
+        asyncio.get_running_loop().add_reader(ready, workers._hear_ready, number, ready)
+        ends.append(says_ready)
+    os.write(ends[0], b"1")
+    os.write(ends[1], b"1")
+    await asyncio.sleep(0.05)
+    assert not workers._all_ready.is_set()
+    os.write(ends[2], b"1")
+    async with asyncio.timeout(5):
+        await workers._all_ready.wait()
+    for each in ends:
+        os.close(each)
 
 
 async def _children(pid: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Who asks, and what they may do: a key in the request becomes a `Principal`.
 
-The admin key of the settings may do everything. Other keys have a role, and may be bound to one project: then nothing
+The admin key may do everything. Other keys have a role, and may be bound to one project: then nothing
 outside it exists for them. Rights are few and checked in one place, before a handler runs.
 """
 
@@ -51,10 +51,10 @@ NOBODY = Principal("nobody", "ping", -1)
 
 @dataclass
 class Access:
-    """Knows the keys. `admin_key` is that of the settings, and so are the proxies that `sources` believes."""
+    """Knows the keys. `admin_key_hash` is of the admin key; the settings say which proxies `sources` believes."""
 
     pool: Pool
-    admin_key: str
+    admin_key_hash: bytes
     sources: Sources = field(default_factory=lambda: Sources(()))
     _secret: bytes | None = field(default=None, repr=False)
 
@@ -94,7 +94,7 @@ class Access:
         return principal
 
     async def _whose(self, key: str) -> Principal | None:
-        if hmac.compare_digest(key.encode(), self.admin_key.encode()):
+        if hmac.compare_digest(stored.hash_key(await self.secret(), key), self.admin_key_hash):
             return Principal("admin", "admin")
         row = await stored.find_key(self.pool, await self.secret(), key)
         if row is None:

@@ -4,6 +4,14 @@
 -- Peppers the hashes; read once at the start of a process.
 select secret from meta
 
+-- name: admin_key
+-- Of the one that nobody chose: null until a node has made it.
+select admin_key_hash, admin_key_home from meta
+
+-- name: claim_admin_key
+-- The first node's stays.
+update meta set admin_key_hash = $1, admin_key_home = $2 where admin_key_hash is null
+
 -- name: find_key
 -- By its hash: the comparison is of a value that nobody can choose, so its timing tells nothing. A revoked key is
 -- unknown at once, in every process, because nothing is remembered between requests.
