@@ -110,8 +110,18 @@ class Scene:
             states = await self.states()
             if not states["pending"]:
                 return states
-            assert time.monotonic() < deadline, f"still pending: {states}"
+            assert time.monotonic() < deadline, f"still pending: {states}\n{await self._pending()}"
             await asyncio.sleep(0.02)
+
+    async def _pending(self) -> str:
+        """What waits in each lane, and for what."""
+        rows = await self.pool.fetch(
+            "select lane, digest_id, count(*), max(attempts) as attempts, max(lapses) as lapses, max(error) as error, "
+            "min(next_attempt_at) - clock_timestamp() as next from alerts where state = 'pending' group by 1, 2 "
+            "union all select lane, -id, alerts, attempts, lapses, error, next_attempt_at - clock_timestamp() "
+            "from digests where state = 'pending' order by 1, 2"
+        )
+        return "\n".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in rows)
 
     @contextlib.asynccontextmanager
     async def courier(self, node: str = "here", start: bool = True, **changes: Any) -> AsyncIterator[Courier]:

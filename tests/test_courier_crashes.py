@@ -102,7 +102,7 @@ async def test_killed_between_open_and_resolve(world: Scene, database_url: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(240)
 async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene, database_url: str) -> None:
     """Six kills while alerts keep coming and a third of the answers are failures."""
     seed = random.randrange(1 << 30)
@@ -124,8 +124,12 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
                 await receiver.wait_count(len(receiver.requests) + 5, 20)
                 await asyncio.sleep(chance.random() * 0.3)
         async with process(database_url):
-            # A digest may wait a minute for its turn and, failing, 45 s and two minutes for its next attempts.
-            assert await world.settled(240) == {"delivered": made}
+            # Of the 48 alerts of a channel without digests a third fail at each attempt: some 24 failures, hardly ever
+            # more than 40. Each rests the channel for the least backoff (the scene draws no other), half a second, and
+            # then one attempt is made at a time, answered within 0.2 s: 30 s at the most, and 12 to 16 s when traced.
+            # What the dead had claimed over and over is left alone for up to 13 s (0.8 s of lease, doubled four times).
+            # Twice all that, for a machine on which the other tests run too; at a third of a core it took 39 s.
+            assert await world.settled(90) == {"delivered": made}
         found = copies(receiver)
     assert all(len(set(bodies)) == 1 for bodies in found.values())
     told = sum(id.startswith("alert_") for id in found) + await world.pool.fetchval("select sum(alerts) from digests")
