@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 AXE := node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test quick check screenshots bench chaos clean
+.PHONY: help run install test quick check screenshots bench chaos simulation clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshot
 
 bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
 	@$(BIN)/python -m bench $(ARGS)
+
+simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to docs/simulation.txt.
+	@$(BIN)/python -m tests.simulation $(or $(SEEDS),20000) $(ARGS)
 
 chaos: $(VENV)/installed-for-tests ## Break it on purpose for half an hour, and add what came of it to docs/chaos.md.
 	@$(BIN)/python -m tests.chaos $(ARGS)

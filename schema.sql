@@ -118,7 +118,7 @@ create table changes (
   subject     text not null,                 -- the slug of what was changed
   before      jsonb,
   after       jsonb,
-  ended_at    timestamptz                    -- log time: when a monitor's deletion took effect, once its end is written
+  effective_at timestamptz                   -- log time: when the deletion of a monitor, or a change of a window, took effect
 );
 create index changes_monitor on changes (monitor_id, rev);
 

@@ -151,7 +151,7 @@ class Writer(Service):
         assert self._log is not None
         before = self._clock.local()
         ages = self.refusals.ages()
-        writer, database, latest = await self._log.register(
+        writer, database = await self._log.register(
             self._node, self._metrics_address, self.id or None, ages, self._jumped
         )
         after = self._clock.local()
@@ -161,10 +161,10 @@ class Writer(Service):
             self._clock.sample(before, database, after)
         except ClockJump:
             self._clock.restart(before, database, after)
-        # The database may have read its clock at the very start of the call; until its end others could not see us and
-        # may have judged up to then. Where its clock was set back, up to the last word of those before us.
-        self._clock.raise_to(max(database, latest) + (after - before))
         self.id, self.through = writer, database
+        # Until the end of that call others could not see us, and may have judged up to the last word of any, whose
+        # clock may be ahead of ours.
+        self._clock.raise_to(max(database, await self._log.latest()))
         self._alive()
         self._sampled_s = self._moved_s
         self.backlog.open(writer)

@@ -12,6 +12,7 @@ from server.engine.engine import Engine
 from server.engine.monitor import load_definition
 from server.engine.ping import Micros
 from server.store import keeping
+from server.store.decisions import Taken
 from server.store.keeping import ChangeSeen
 from server.store.pool import Connection
 
@@ -24,7 +25,10 @@ class Following:
     def __init__(self) -> None:
         self.rev = 0
         self._ended: dict[int, Micros] = {}  # deleted by changes that are read again, and nothing of them is left
-        self._ahead: Micros = 0  # the last of these deletions took effect here
+        self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, taken in by the last keeper at these instants
+        self._ahead: Micros = 0  # where the last of these deletions and windows took effect
+        self._repeated = 0  # so many of them are taken in here too
+        self.windows_taken: list[Taken] = []  # not on record yet
         self.projects: dict[int, str] = {}
         self._channels: dict[int, list[keeping.ChannelSeen]] = {}
 
@@ -32,7 +36,10 @@ class Following:
         """Follow from here. Raises DatabaseAway."""
         self.rev = rev
         self._ended = await keeping.deleted_since(connection, rev)
-        self._ahead = max(self._ended.values(), default=0)
+        self._known = await keeping.windows_taken(connection, rev)
+        self._ahead = max([0, *self._ended.values(), *(at for at, _ in self._known)])
+        self._repeated = 0
+        self.windows_taken = []
         await self._load_channels(connection)
 
     async def apply(
@@ -45,20 +52,23 @@ class Following:
     ) -> None:
         """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway.
 
-        After a start the log is read again up to where the states of the last keeper are, and its last deletion. Until
-        then only those changes are taken in that it had applied before it heard of `stranger`, a monitor that is not
-        known here; others would meet states of a later time.
+        After a start the log is read again up to where the states of the last keeper are, its last deletion and its
+        last window (`apply_known`). Until then only those changes are taken in that it had applied before it heard of
+        `stranger`, a monitor that is not known here; others would meet states of a later time.
         """
         last = 1 << 62
         if at < max(engine.ahead, self._ahead) and not (last := await self._made(connection, stranger)):
             return
+        known = {change.rev for _, change in self._known}
         while found := await keeping.changes_since(connection, self.rev):
             for change in found:
                 if change.rev > last:
                     return
-                if change.monitor_id in self._ended:
+                if change.monitor_id in self._ended or change.rev in known:
                     self.rev = change.rev
                     continue
+                if change.kind == "window":
+                    self.windows_taken.append(Taken(change.rev, at))
                 try:
                     _apply(engine, change, at)
                 except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
@@ -70,6 +80,17 @@ class Following:
             if any(change.kind in ("channel", "project") for change in found):
                 await self._load_channels(connection)
             await breathe()
+
+    @property
+    def next_known(self) -> Micros | None:
+        """Where the next change of a window takes effect that the last keeper had taken in already."""
+        return next((at for at, _ in self._known[self._repeated :]), None)
+
+    def apply_known(self, engine: Engine) -> None:
+        """Take in that change. Everything up to its instant was applied."""
+        at, change = self._known[self._repeated]
+        self._repeated += 1
+        _apply(engine, change, at)
 
     async def _made(self, connection: Connection, monitor_id: int) -> int:
         """The change by which this monitor is made; 0: none that was not applied."""

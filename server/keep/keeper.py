@@ -10,6 +10,7 @@ pings are taken on the same loop; what it cannot keep up with waits in the log, 
 
 import asyncio
 import gc
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -259,10 +260,11 @@ class Keeper(Service):
         for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
             self.engine.deafness(deaf.started_at, deaf.ended_at)
             await self._tell_deaf(deaf)
-        await self._apply()
         now = self.order.watermark
-        while not self.engine.advance(now, SLICE):
-            await self._breathe()
+        while (at := self.following.next_known) is not None and at <= now:
+            await self._judge_through(at)
+            self.following.apply_known(self.engine)
+        await self._judge_through(now)
         if rev > self.following.rev:
             await self._follow(now)
         await self._write()
@@ -273,17 +275,22 @@ class Keeper(Service):
         held = self.lease.check()
         return await self.deafness.decide(connection, held, writers, refusal_id, self.order.watermark)
 
-    async def _apply(self) -> None:
-        while self._applied < len(self._inbox):
-            self._applied = self.engine.apply(self._inbox, self._applied, SLICE)
-            if self._applied < len(self._inbox):
-                entry = self._inbox[self._applied]
+    async def _judge_through(self, at: Micros) -> None:
+        """Apply every collected entry up to `at`, and judge every deadline up to there."""
+        end = bisect_right(self._inbox, at, key=lambda entry: entry.at)
+        entries = self._inbox if end == len(self._inbox) else self._inbox[:end]
+        while self._applied < end:
+            self._applied = self.engine.apply(entries, self._applied, SLICE)
+            if self._applied < end:
+                entry = entries[self._applied]
                 if entry.monitor_id not in self.engine.monitors:
                     # It was made a moment ago: its ping has overtaken its definition.
                     await self._follow(entry.at - 1, entry.monitor_id)
                     if entry.monitor_id not in self.engine.monitors:
                         self.engine.ignore(entry.monitor_id)
                 await self._breathe()
+        while not self.engine.advance(at, SLICE):
+            await self._breathe()
 
     async def _follow(self, at: Micros, stranger: int = 0) -> None:
         await self.following.apply(await self._connected(), self.engine, at, self._breathe, stranger)
@@ -312,9 +319,7 @@ class Keeper(Service):
         while parts:
             part = parts.pop()
             try:
-                await decisions.write(
-                    connection, self.lease.check(), part, self.following.channels_of, self.following.projects
-                )
+                await self._write_part(connection, part)
             except RowRefused as error:
                 if len(part) > 1:
                     middle = len(part) // 2
@@ -325,6 +330,14 @@ class Keeper(Service):
             self._tell_decided(part)
         self._pending = []
         failpoints.pass_by("known")
+
+    async def _write_part(self, connection: Connection, part: Sequence[Decision]) -> None:
+        following = self.following
+        taken = tuple(following.windows_taken)
+        await decisions.write(
+            connection, self.lease.check(), part, following.channels_of, following.projects, windows_taken=taken
+        )
+        del following.windows_taken[: len(taken)]
 
     def _tell_decided(self, written: Sequence[Decision]) -> None:
         alerts = [e for d in written for e in d.effects if isinstance(e, Alert)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
@@ -29,19 +29,27 @@ _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, li
 ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
 
 
+class Taken(NamedTuple):
+    """A change of a window, and the instant at which it took effect."""
+
+    rev: int
+    at: Micros
+
+
 async def write(
     connection: Connection,
     held: Held,
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
+    windows_taken: Sequence[Taken] = (),
 ) -> None:
-    """One transaction that only the keeper can commit.
+    """One transaction that only the keeper can commit. `windows_taken`: what they rest on beside their states.
 
     Raises LeaseLost; DatabaseAway: it may have happened, write them again; RowRefused: one of them cannot be stored.
     """
     try:
-        await _write(connection, held, decisions, channels_of, project_slugs)
+        await _write(connection, held, decisions, channels_of, project_slugs, windows_taken)
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
             raise RowRefused(describe(error)) from error
@@ -56,8 +64,12 @@ async def _write(
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
+    windows_taken: Sequence[Taken],
 ) -> None:
     async with held_by(connection, held):
+        if windows_taken:
+            revs = [taken.rev for taken in windows_taken]
+            await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_taken])
         failpoints.pass_by("begun")
         resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
         if resumed:

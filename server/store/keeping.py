@@ -145,6 +145,16 @@ async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, i
     return [(row["id"], row["project_id"], read_window(row["definition"])) for row in rows]
 
 
+async def windows_taken(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
+    """The changes of windows after `rev` that the last keeper has decided by, and when each took effect.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        rows = await connection.fetch(_SQL["windows_taken"], rev)
+    return [(to_micros(at), ChangeSeen(*change)) for *change, at in rows]
+
+
 def read_window_change(text: str) -> tuple[int, Window]:
     """Id and definition from one side of a change of a window."""
     said = orjson.loads(text)
@@ -165,7 +175,7 @@ async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["deleted_since"], rev)
-    return {row["id"]: 0 if row["ended_at"] is None else to_micros(row["ended_at"]) for row in rows}
+    return {row["id"]: 0 if row["effective_at"] is None else to_micros(row["effective_at"]) for row in rows}
 
 
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:

@@ -35,11 +35,10 @@ class Refused(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A new writer, log time by the database at its registration, and the last instant of any writer before."""
+    """A new writer, and log time at its registration."""
 
     writer: int
     started_at: Micros
-    latest: Micros
 
 
 class Session(NamedTuple):
@@ -82,7 +81,13 @@ class LogConnection:
                     _SQL["register"], node, metrics_address, former, *_columns(refused_ages), jumped
                 )
         assert row is not None
-        return Registered(row["id"], to_micros(row["started_at"]), to_micros(row["latest"]))
+        return Registered(row["id"], to_micros(row["started_at"]))
+
+    async def latest(self) -> Micros:
+        """The last instant that any writer has spoken of. Raises DatabaseAway."""
+        with self._trouble():
+            async with self._bound():
+                return to_micros(await self._connection.fetchval(_SQL["latest"]))
 
     async def copy(self, entries: Sequence[Entry]) -> None:
         """Append and commit all or none. Raises Fenced, AlreadyInLog, RowRefused; DatabaseAway: doubtful."""

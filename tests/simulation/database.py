@@ -15,7 +15,7 @@ import asyncpg
 from server.engine.ping import Micros
 from tests.simulation.loop import PROCESS, VirtualLoop
 
-BEGIN: Micros = 1_767_571_200_000_000  # 2026-01-05
+BEGIN: Micros = 1_767_571_252_000_000  # 2026-01-05, eight seconds before a full minute
 IDLE_IN_TRANSACTION_S = 3.0
 Work = Callable[["Session"], Any]
 
@@ -82,7 +82,7 @@ class Server:
         self._pids = 0
 
     @property
-    def now(self) -> Micros:
+    def clock(self) -> Micros:
         """`clock_timestamp()`."""
         return BEGIN + self.jump + int(self.loop.time() * 1_000_000)
 

@@ -1,6 +1,6 @@
 """What should have come of it: one engine that reads the final log once, from the start; and what differs from that."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,8 @@ from server.engine.ping import Micros
 from server.keep.following import _apply
 from server.store.keeping import ChangeSeen
 from tests.simulation.world import World
+
+Key = tuple[int, ...]  # the monitor first
 
 
 def verdict(world: World) -> list[str]:
@@ -45,36 +47,51 @@ def _of_engine(world: World) -> Iterator[str]:
         return
     yield from (
         f"change {change.rev} of monitor {change.monitor_id} never took effect"
-        for changes in world.unsettled.values()
+        for changes in world.effective.unsettled.values()
         for change in changes
         if change.kind != "resolve" and change.monitor_id in tables.monitors
     )
-    engine = _ideal(world, tables.checkpoint.at)
-    decisions = engine.take(1 << 30)
-    runs: dict[tuple[int, int], Any] = {}
-    incidents: dict[tuple[int, int], Any] = {}
-    alerts: dict[tuple[int, int, int], str] = {}
-    for d in decisions:
+    wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=False))
+    if wrong and any(not deaf.in_time for deaf in tables.deaf):
+        # Deaf time that was told of too late was known to whoever judged again after it, and not to who had before.
+        other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=True))
+        wrong = {monitor_id: texts for monitor_id, texts in wrong.items() if monitor_id in other}
+    for texts in wrong.values():
+        yield from texts
+
+
+def _compare(world: World, engine: Engine) -> dict[int, list[str]]:
+    """What differs, by monitor."""
+    tables = world.tables
+    runs: dict[Key, Any] = {}
+    incidents: dict[Key, Any] = {}
+    alerts: dict[Key, Any] = {}
+    for d in engine.take(1 << 30):
         for effect in d.effects:
             if isinstance(effect, RunChanged):
                 runs[d.monitor_id, effect.number] = effect
             elif isinstance(effect, IncidentChanged):
                 incidents[d.monitor_id, effect.number] = effect
             elif isinstance(effect, Alert):
-                alerts[d.monitor_id, effect.incident, effect.ordinal] = effect.kind
-    yield from _differences("incident", tables.incidents, incidents)
-    yield from _differences("run", tables.runs, runs)
-    yield from _differences("alert", tables.alerts, {key: SimpleNamespace(kind=kind) for key, kind in alerts.items()})
-    yield from _of_states(world, engine)
+                alerts[d.monitor_id, effect.incident, effect.ordinal] = effect
+    wrong: dict[int, list[str]] = {}
+    for monitor_id, text in (
+        *_differences("incident", tables.incidents, incidents),
+        *_differences("run", tables.runs, runs),
+        *_differences("alert", tables.alerts, alerts),
+        *_of_states(world, engine),
+    ):
+        wrong.setdefault(monitor_id, []).append(text)
+    return wrong
 
 
-def _of_states(world: World, engine: Engine) -> Iterator[str]:
+def _of_states(world: World, engine: Engine) -> Iterator[tuple[int, str]]:
     stored = world.tables.states
     for monitor_id in sorted(stored.keys() | engine.monitors.keys()):
         if monitor_id not in stored:
-            yield f"monitor {monitor_id} has no state"
+            yield monitor_id, f"monitor {monitor_id} has no state"
         elif monitor_id not in engine.monitors:
-            yield f"monitor {monitor_id} is gone and has a state"
+            yield monitor_id, f"monitor {monitor_id} is gone and has a state"
         else:
             m, s = engine.monitors[monitor_id], stored[monitor_id]
             ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
@@ -88,24 +105,28 @@ def _of_states(world: World, engine: Engine) -> Iterator[str]:
             )
             for name in sorted((ours.keys() | theirs.keys()) - {"rev"}):
                 if ours.get(name) != theirs.get(name):
-                    yield f"monitor {monitor_id}: {name} is {ours.get(name)} and should be {theirs.get(name)}"
+                    text = f"{name} is {ours.get(name)} and should be {theirs.get(name)}"
+                    yield monitor_id, f"monitor {monitor_id}: {text}"
 
 
-def _differences(what: str, stored: dict[Any, SimpleNamespace], wanted: dict[Any, Any]) -> Iterator[str]:
+def _differences(what: str, stored: Mapping[Key, SimpleNamespace], wanted: dict[Key, Any]) -> Iterator[tuple[int, str]]:
     for key in sorted(stored.keys() | wanted.keys()):
         if key not in stored:
-            yield f"{what} {key} is missing: {wanted[key]}"
+            yield key[0], f"{what} {key} is missing: {wanted[key]}"
         elif key not in wanted:
-            yield f"{what} {key} should not be: {vars(stored[key])}"
+            yield key[0], f"{what} {key} should not be: {vars(stored[key])}"
         else:
             for name, value in vars(stored[key]).items():
                 if value != getattr(wanted[key], name):
-                    yield f"{what} {key}: {name} is {value} and should be {getattr(wanted[key], name)}"
+                    yield key[0], f"{what} {key}: {name} is {value} and should be {getattr(wanted[key], name)}"
 
 
-def _ideal(world: World, end: Micros) -> Engine:
+def _ideal(world: World, end: Micros, foreseen: bool) -> Engine:
     engine = Engine()
     engine.loaded(0)
+    for deaf in world.tables.deaf:
+        if foreseen and not deaf.in_time:
+            engine.deafness(deaf.started, deaf.ended)
     entries = sorted(world.tables.pings.values())
     index = 0
 
@@ -123,7 +144,7 @@ def _ideal(world: World, end: Micros) -> Engine:
         index = high
         engine.advance(through, 1 << 30)
 
-    for at, _, act in sorted(world.effective, key=lambda each: each[:2]):
+    for at, _, act in sorted(world.effective.inputs, key=lambda each: each[:2]):
         if at > end:
             continue
         hear(at)

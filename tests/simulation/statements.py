@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_micros
-from server.engine.ping import Entry, Micros
+from server.engine.ping import SECOND, Entry, Micros
 from server.store.queries import load
 from tests.simulation.database import Blocked, Later, Lock, Server, Session
 
@@ -43,10 +43,11 @@ _MONITOR = rows_of(
 _CHECKPOINT = rows_of("at applied_rev cursors set_aside")
 _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
-_ENDED = rows_of("id ended_at")
+_ENDED = rows_of("id effective_at")
 _MEMBER = rows_of("monitor_id name at silent_since")
+_WINDOW = rows_of("id project_id definition")
 _ONE = rows_of("one")
-_REGISTERED = rows_of("id started_at latest")
+_REGISTERED = rows_of("id started_at")
 _OPEN = rows_of("monitor_id number")
 _SLUG = rows_of("id slug")
 
@@ -66,6 +67,7 @@ class Statements:
         self.refusals: list[SimpleNamespace] = []
         self.deaf: list[SimpleNamespace] = []
         self.monitors: dict[int, SimpleNamespace] = {}
+        self.windows: dict[int, SimpleNamespace] = {}
         self.changes: list[SimpleNamespace] = []
         self.states: dict[int, SimpleNamespace] = {}
         self.state_locks: dict[int, Lock] = {}
@@ -74,12 +76,14 @@ class Statements:
         self.incidents: dict[tuple[int, int], SimpleNamespace] = {}
         self.alerts: dict[tuple[int, int, int], SimpleNamespace] = {}
         self.checkpoint: SimpleNamespace | None = None
-        self.lease = SimpleNamespace(term=0, holder="", expires=0.0, lock=Lock())
+        self.lease = SimpleNamespace(term=0, holder="", expires=-1, lock=Lock())
+        self.set_at, self.ahead = server.clock, 0  # the row of `clock`
         self.watermark: Micros = 0  # the furthest that any reader of the writers may judge
         self.wrong: list[str] = []  # what must never happen, as it happened
         self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
         self.on_deaf: Callable[[Session, SimpleNamespace], None] = lambda session, deaf: None
         self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
+        self.on_window: Callable[[Session, SimpleNamespace], None] = lambda session, change: None
         self._ids = 0
         self._named = {
             text: getattr(self, f"{subject}_{name}")
@@ -87,6 +91,12 @@ class Statements:
             for name, text in load(subject).items()
             if hasattr(self, f"{subject}_{name}")
         }
+
+    @property
+    def log_time(self) -> Micros:
+        """`log_time()` of schema.sql."""
+        clock = self.server.clock
+        return clock + max(0, self.ahead - (clock - self.set_at) // 10)
 
     def named(self, sql: str) -> Callable[..., Any]:
         return self._named[sql]
@@ -116,42 +126,52 @@ class Statements:
         reasons: Sequence[str],
         jumped: bool,
     ) -> list[Row]:
-        assert not jumped, "the clock of this database does not jump"
-        at = self.server.now
+        clock, at = self.server.clock, self.log_time
+        latest = max((w.through for w in self.writers.values()), default=None)
+        jump = jumped or (latest is not None and at < latest - 2_000_000)
+        at = max(clock, latest or 0) if jump else at
 
         def rest(session: Session) -> list[Row]:
             was = self.writers.get(former or 0)
             if was is not None:
                 self._wait_for(session, was.lock)
+            if jump:
+                self.set_at, self.ahead = clock, at - clock
+                self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
             # One transaction: nobody has seen the new writer yet, nor that the former one is fenced.
             for first, last, count, reason in zip(first_ages, last_ages, pings, reasons, strict=True):
                 self._refused(0, at - first, at - last, count, reason)
             if was is not None and not was.fenced:
-                was.fenced, was.seen = True, self.server.loop.time()
-            latest = max((w.through for w in self.writers.values()), default=at)
+                was.fenced, was.seen = True, clock
+                if jumped:
+                    self._refused(0, was.through, at, 0, "clock")
             new = self._next()
             self.writers[new] = SimpleNamespace(
                 id=new,
                 seq=0,
                 started=at,
-                visible=self.server.now,
+                visible=self.log_time,
+                alone=not any(not w.fenced for w in self.writers.values()),
                 through=at,
-                seen=self.server.loop.time(),
+                seen=clock,
                 fenced=False,
                 clean=False,
                 lock=Lock(),
             )
-            return [_REGISTERED(new, to_datetime(at), to_datetime(latest))]
+            return [_REGISTERED(new, to_datetime(at))]
 
         raise Later(self.server.rng.choice((0.0, 0.002, 0.05, 0.5)), rest)
+
+    def log_latest(self, session: Session) -> list[Row]:
+        return [_ONE(to_datetime(max(w.through for w in self.writers.values())))]
 
     def log_pulse(self, session: Session, writer: int, through: Any) -> list[Row]:
         w = self.writers[writer]
         self._wait_for(session, w.lock)
         if w.fenced:
             return []
-        w.through, w.seen = max(w.through, to_micros(through)), self.server.loop.time()
-        return [_ONE(to_datetime(self.server.now))]
+        w.through, w.seen = max(w.through, to_micros(through)), self.server.clock
+        return [_ONE(to_datetime(self.log_time))]
 
     def log_report_refusals(self, session: Session, writer: int, started: Any, ended: Any, *rest: Any) -> None:
         for first, last, count, reason in zip(started, ended, *rest, strict=True):
@@ -162,7 +182,7 @@ class Statements:
         self._wait_for(session, w.lock)
         if not w.fenced:
             w.through, w.clean, w.fenced = max(w.through, to_micros(through)), True, True
-            w.seen = self.server.loop.time()
+            w.seen = self.server.clock
 
     def log_end_backend(self, session: Session, pid: int, name: str, timeout_ms: int) -> None:
         other = self.server.sessions.get(pid)
@@ -182,7 +202,7 @@ class Statements:
         self.by_writer.setdefault(w.id, []).extend(entries)
         self.by_writer[w.id].sort(key=lambda entry: entry.seq)
         w.seq, w.through = max(w.seq, entries[-1].seq), max(w.through, entries[-1].at)
-        w.seen = self.server.loop.time()
+        w.seen = self.server.clock
 
     def _wait_for(self, session: Session, lock: Lock) -> None:
         if lock.held_by_others(session):
@@ -216,23 +236,23 @@ class Statements:
     # ---------------------------------------------------------------------------------------------- the lease
 
     def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
-        lease, now = self.lease, self.server.loop.time()
+        lease, now = self.lease, self.log_time
         if lease.expires >= now:
             return []
         self._wait_for(session, lease.lock)
-        lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + life_s
+        lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + int(life_s * SECOND)
         return [_ONE(lease.term)]
 
     def lease_renew(self, session: Session, name: str, term: int, holder: str, life_s: float) -> list[Row]:
-        lease, now = self.lease, self.server.loop.time()
+        lease, now = self.lease, self.log_time
         if (lease.term, lease.holder) != (term, holder) or lease.expires < now:
             return []
-        lease.expires = now + life_s
+        lease.expires = now + int(life_s * SECOND)
         return [_ONE(term)]
 
     def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
         if (self.lease.term, self.lease.holder) == (term, holder):
-            self.lease.expires = -1.0
+            self.lease.expires = -1
 
     def lease_bound_idle(self, session: Session) -> None:
         """See the server."""
@@ -275,6 +295,9 @@ class Statements:
         def write() -> None:
             if self.checkpoint is None or self.checkpoint.at <= new.at:
                 self.checkpoint = new
+                for change in self.changes[:applied_rev]:
+                    if change.kind == "window":
+                        self.on_window(session, change)
 
         self._write(session, write)
 
@@ -317,20 +340,29 @@ class Statements:
 
     def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
         return [
-            _ENDED(c.monitor_id, c.ended_at)
+            _ENDED(c.monitor_id, c.effective_at)
             for c in self.changes
-            if c.rev > rev and c.before is not None and c.after is None and c.monitor_id not in self.states
+            if c.rev > rev and c.kind == "monitor" and c.after is None and c.monitor_id not in self.states
         ]
 
     def keeping_windows(self, session: Session, applied_rev: int) -> list[Row]:
-        return []
+        rows = [_WINDOW(w.id, 1, w.definition) for w in self.windows.values() if w.rev <= applied_rev]
+        first: dict[str, Any] = {}
+        for c in self.changes:
+            if c.kind == "window" and c.rev > applied_rev:
+                first.setdefault(c.subject, c.before)
+        was = [orjson.loads(before) for before in first.values() if before is not None]
+        return rows + [_WINDOW(w["id"], 1, w["definition"]) for w in was]
+
+    def keeping_windows_taken(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
+        taken = [c for c in self.changes if c.rev > rev and c.kind == "window" and c.effective_at is not None]
+        return [(c.rev, c.kind, 1, None, c.subject, c.before, c.after, c.effective_at) for c in taken]
 
     def keeping_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
         found = [c for c in self.changes if c.rev > rev][:limit]
         return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
 
     def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
-        now = self.server.loop.time()
         live = [w.through for w in self.writers.values() if not w.fenced]
         readable = min(live) if live else max((w.through for w in self.writers.values()), default=0)
         self.watermark = max(self.watermark, readable)
@@ -342,8 +374,8 @@ class Statements:
                 to_datetime(w.through),
                 w.fenced,
                 w.clean,
-                _seen(w),
-                now - w.seen,
+                to_datetime(w.seen),
+                (self.server.clock - w.seen) / SECOND,
             )
             for w in self.writers.values()
             if not w.fenced or w.id in known or w.id > newest
@@ -370,11 +402,11 @@ class Statements:
     def keeping_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
         self._wait_for(session, w.lock)
-        if w.fenced or _seen(w) != seen_at:
+        if w.fenced or w.seen != to_micros(seen_at):
             return []
         self.server.lock(session, w.lock)
         self._write(session, lambda: setattr(w, "fenced", True))
-        return [self._deaf(session, w.through, max(self.server.now, w.through + 1), w.id, "crash", decided)]
+        return [self._deaf(session, w.through, max(self.log_time, w.through + 1), w.id, "crash", decided)]
 
     def keeping_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
         known = {d.refusal for d in self.deaf}
@@ -411,7 +443,7 @@ class Statements:
             writer=writer,
             reason=reason,
             refusal=refusal.id if refusal else None,
-            in_time=refusal.in_time if refusal else self.writers[writer].seq > 0 or reason == "stopped",
+            in_time=refusal.in_time if refusal else self._is_in_time(writer, reason),
             pings=refusal.pings if refusal else 0,
             decided=to_micros(decided),
         )
@@ -423,8 +455,13 @@ class Statements:
         self._write(session, write)
         return _DEAF(deaf.id, to_datetime(started), to_datetime(ended), reason, deaf.pings)
 
+    def _is_in_time(self, writer: int, reason: str) -> bool:
+        """Whether nobody can have judged before this was known."""
+        w = self.writers[writer]
+        return bool(w.alone) if reason == "stopped" else w.seq > 0
+
     def keeping_now(self, session: Session) -> list[Row]:
-        return [_ONE(to_datetime(self.server.now))]
+        return [_ONE(to_datetime(self.log_time))]
 
     def keeping_deaf_known(self, session: Session) -> list[Row]:
         return [_DEAF(d.id, to_datetime(d.started), to_datetime(d.ended), d.reason, d.pings) for d in self.deaf]
@@ -474,8 +511,17 @@ class Statements:
                 self.states.pop(monitor_id, None)
                 for change in self.changes:
                     if change.monitor_id == monitor_id and change.after is None:
-                        change.ended_at = at
+                        change.effective_at = at
                 self.on_states(session, monitor_id, 1 << 62)
+
+        self._write(session, write)
+
+    def decisions_put_effective(self, session: Session, revs: list[int], instants: list[Any]) -> None:
+        def write() -> None:
+            for change in self.changes:
+                if change.rev in revs:
+                    change.effective_at = instants[revs.index(change.rev)]
+                    self.on_window(session, change)
 
         self._write(session, write)
 
@@ -550,10 +596,6 @@ class Statements:
 
 def _sent(at: Micros) -> bytes:
     return (at - _EPOCH).to_bytes(8, "big", signed=True)
-
-
-def _seen(w: SimpleNamespace) -> Any:
-    return to_datetime(int(w.seen * 1_000_000))
 
 
 def _micros(at: Any) -> Micros | None:

@@ -19,7 +19,7 @@ create function log_time() returns timestamptz language sql volatile as $$
     from clock
 $$;
 
-alter table changes add column ended_at timestamptz;
+alter table changes add column effective_at timestamptz;
 alter table checkpoint add column set_aside integer[] not null default '{}';
 
 -- The members of fleets, until now within the states.

@@ -19,9 +19,15 @@ with gone as (
 ), states_gone as (
   delete from states s using gone where s.monitor_id = gone.monitor_id
 )
-update changes c set ended_at = gone.at
+update changes c set effective_at = gone.at
   from gone
  where c.monitor_id = gone.monitor_id and c.kind = 'monitor' and c.after is null
+
+-- name: put_effective
+-- Changes of windows ($1), which no state knows of, and when they took effect ($2): a restart meets them there again.
+update changes c set effective_at = taken.at
+  from unnest($1::bigint[], $2::timestamptz[]) as taken (rev, at)
+ where c.rev = taken.rev
 
 -- name: put_members
 -- Members of fleets that came, fell silent or came back; and at a checkpoint all that were heard of.

@@ -43,7 +43,7 @@ select monitor_id, name, timestamptz_send(at) as at, timestamptz_send(silent_sin
 -- name: deleted_since
 -- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
 -- must not bring them back. With the instant at which that took effect, null where nobody has heard of them yet.
-select c.monitor_id as id, c.ended_at from changes c
+select c.monitor_id as id, c.effective_at from changes c
  where c.rev > $1 and c.kind = 'monitor' and c.before is not null and c.after is null
    and not exists (select from states s where s.monitor_id = c.monitor_id)
 
@@ -56,6 +56,11 @@ select (c.before ->> 'id')::integer, c.project_id, c.before -> 'definition'
  where c.kind = 'window' and c.rev > $1 and c.before is not null
    and not exists (select from changes e where e.kind = 'window' and e.rev > $1 and e.rev < c.rev
                       and e.project_id = c.project_id and e.subject = c.subject)
+
+-- name: windows_taken
+-- Later changes of windows that are in force already, and since when: of this much the last keeper has decided.
+select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after, effective_at
+  from changes where rev > $1 and kind = 'window' and effective_at is not null order by rev
 
 -- name: changes_since
 -- In the order of commits, see schema.sql.

@@ -16,6 +16,9 @@ with past as (
   select clock, latest, seen, case when seen then greatest(clock, latest) else at end as at from jump
 ), moved as (
   update clock set set_at = here.clock, ahead = here.at - here.clock from here where here.seen
+), leases as (
+  -- One that was renewed while log time stood far ahead must not outlive its holder by as much.
+  update lease set expires_at = least(expires_at, here.at + interval '10 s') from here where here.seen
 ), former as (
   update writers set fenced = true, seen_at = here.clock from here where id = $3 and not fenced
   returning accepted_through
@@ -32,7 +35,11 @@ with past as (
          mine.started_at - r.last_age * interval '1 microsecond', r.pings, r.reason
     from mine, unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) as r (first_age, last_age, pings, reason)
 )
-select id, started_at, coalesce((select latest from here), started_at) as latest from mine
+select id, started_at from mine
+
+-- name: latest
+-- Asked after a registration was committed: whoever has not seen it has judged no further than this.
+select max(accepted_through) from writers
 
 -- name: pulse
 -- The sign of life of an idle writer, and log time by the database. `greatest`: a pulse never takes back what a COPY

@@ -1,0 +1,80 @@
+"""Where the inputs take effect that nobody stamps with an instant: changes and deaf time, as the keepers had them.
+
+A keeper chooses the instant of a change, and it stands once a state that includes it is stored, or a window is on
+record; what a keeper applied and took into its grave took effect nowhere.
+"""
+
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from server.engine.engine import Engine
+from server.engine.ping import Micros
+from tests.simulation.statements import Statements
+
+Place = tuple[Micros, int]  # the instant, and which of those of one instant came first
+
+
+class Effective:
+    """What is observed of the keepers, and what must never be seen of them."""
+
+    def __init__(self, tables: Statements, keepers: Callable[[], Iterable[Any]]) -> None:
+        self._tables, self._keepers = tables, keepers
+        tables.on_states, tables.on_deaf = self._states_written, self._deaf_written
+        tables.on_copy, tables.on_window = self._copied, self._window_written
+        self.inputs: list[tuple[Micros, int, Any]] = []  # changes and deaf rows
+        self.unsettled: dict[int, list[SimpleNamespace]] = {}  # changes of each monitor that were ever made
+        self.windows: list[SimpleNamespace] = []  # changes of windows that nothing rests on yet
+        self._places: dict[tuple[Engine, int], Place] = {}
+        self._furthest: Micros = 0
+        self._ticks = 0
+
+    def made(self, change: SimpleNamespace) -> None:
+        """Somebody has changed something."""
+        if change.monitor_id is None:
+            self.windows.append(change)
+        else:
+            self.unsettled.setdefault(change.monitor_id, []).append(change)
+
+    def applied(self, engine: Engine, rev: int, at: Micros) -> None:
+        """An engine takes in a change."""
+        self._ticks += 1
+        self._places[engine, rev] = (at, self._ticks)
+
+    def _states_written(self, session: Any, monitor_id: int, rev: int) -> None:
+        engine = session.process.node.keeper.engine
+        self._furthest = max(self._furthest, engine.now)
+        waiting = self.unsettled.get(monitor_id, [])
+        while waiting and waiting[0].rev <= rev:
+            change = waiting.pop(0)
+            place = self._places.get((engine, change.rev))
+            if place is None:
+                self._tables.wrong.append(f"change {change.rev} is in a state and was never applied")
+            else:
+                self.inputs.append((*place, change))
+
+    def _window_written(self, session: Any, change: SimpleNamespace) -> None:
+        if change in self.windows:
+            self.windows.remove(change)
+            self.inputs.append((*self._places[session.process.node.keeper.engine, change.rev], change))
+
+    def _deaf_written(self, session: Any, deaf: SimpleNamespace) -> None:
+        engine = session.process.node.keeper.engine
+        self._ticks += 1
+        known = max(engine.now, self._furthest)
+        self.inputs.append((known, self._ticks, deaf))
+        if deaf.in_time and known > deaf.started and not self._is_covered(deaf):
+            self._tables.wrong.append(f"judged up to {known} before the {deaf.reason} of {deaf.started} was known")
+
+    def _copied(self, entries: list[Any]) -> None:
+        passed = max((keeper.order.watermark for keeper in self._keepers() if keeper.judging), default=0)
+        if entries[0].at <= passed:
+            self._tables.wrong.append(f"a ping of {entries[0].at} was committed after the watermark had passed it")
+
+    def _is_covered(self, deaf: SimpleNamespace) -> bool:
+        """Whether what is now known says nothing new."""
+        reached = deaf.started
+        for other in sorted(self._tables.deaf, key=lambda other: other.started):
+            if other is not deaf and other.started <= reached:
+                reached = max(reached, other.ended)
+        return reached >= deaf.ended

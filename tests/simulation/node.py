@@ -1,0 +1,98 @@
+"""A server process of a simulated installation: the real writer and keeper on a clock that drifts."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from server.clock import LogClock
+from server.ingest.reading import OK
+from server.ingest.writer import Writer
+from server.keep.keeper import Keeper
+from server.settings import Settings
+from tests.simulation.loop import PROCESS, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+SETTINGS = Settings(writer_silent_max=1.0, ack_timeout=3.0)
+
+
+class Silent:
+    """Metrics that nobody reads."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: None
+
+
+class Node:
+    """One start of a process on one machine, and its way to the database."""
+
+    def __init__(self, world: "World", name: str, start: int) -> None:
+        self.world, self.name = world, name
+        self.process = Process(f"{name}.{start}")
+        self.process.node = self  # type: ignore[attr-defined]
+        loop = world.loop
+        offset_s, drift = world.rng.uniform(0, 1e6), world.rng.uniform(-1e-4, 1e-4)
+        self.clock = LogClock(lambda: int((loop.time() * (1 + drift) + offset_s) * 1e9))
+        metrics: Any = Silent()
+        self.keeper = Keeper(name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name)
+        self.writer = Writer(
+            name,
+            SETTINGS,
+            self.clock,
+            metrics,
+            node=name,
+            metrics_address=None,
+            on_committed=lambda entries, through: self.keeper.feed(self.writer.id, entries, through),
+            next_deadline=lambda: self.keeper.next_deadline,
+            several_writers=lambda: self.keeper.order.others,
+        )
+        self.keeper.on_death = self.writer.on_death = self._died
+        self.stopping = False
+        self.spawn(self._start())
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be reached."""
+        return not (self.process.dead or self.process.frozen)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """A task of this process."""
+        context = copy_context()
+        context.run(PROCESS.set, self.process)
+        return self.world.loop.create_task(work, context=context)
+
+    async def _start(self) -> None:
+        await self.writer.start()
+        await self.keeper.start()
+
+    async def stop(self) -> None:
+        """As the server stops: the writer's last word first."""
+        self.stopping = True
+        await self.writer.stop()
+        await self.keeper.stop()
+        self.process.dead = True
+
+    def crash(self) -> None:
+        """Nothing more runs; the server notices sooner or later."""
+        self.process.dead = True
+        server = self.world.server
+        notice_s = server.rng.choice((0.0, 0.02, 5.0))
+        for session in [s for s in server.sessions.values() if s.process is self.process]:
+            server.later(notice_s, lambda session=session: server.end(session))  # type: ignore[misc]
+
+    def _died(self, name: str, error: BaseException | None) -> None:
+        self.world.wrong.append(f"{self.process.name}: {name} died of {error!r}")
+
+
+class Client:
+    """Waits for the answer to one ping."""
+
+    def __init__(self, world: "World", token: str) -> None:
+        self._world, self._token = world, token
+
+    def settle(self, outcome: Any) -> None:
+        """The answer."""
+        if outcome is OK:
+            self._world.acked.append(self._token)

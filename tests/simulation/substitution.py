@@ -1,0 +1,110 @@
+"""What stands in for the world outside: Postgres, time and chance; with bounds so small that every cut happens."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from server.engine.engine import Engine
+from server.engine.ping import Entry, Micros
+from server.errors import DatabaseAway
+from server.keep import following
+from server.keep.upkeep import Upkeep
+from tests.simulation.database import Connection
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CONNECTING = ("keep.keeper", "keep.lease", "store.log")
+TIMED = ("keep.keeper", "keep.lease", "keep.deafness", "ingest.writer", "service")
+# Slices, cuts and second reads happen with few rows.
+SMALL = {
+    "server.keep.keeper.SLICE": (1, 8),
+    "server.keep.loading.SLICE": (1, 8),
+    "server.keep.keeper.SUBJECTS_MAX": (1, 4),
+    "server.keep.keeper.UNDECIDED_MAX": (1, 6),
+    "server.keep.order.FED_ENTRIES_MAX": (2, 30),
+    "server.store.keeping.CHANGES_MAX": (1, 4),
+    "server.store.states.LOAD_ROWS": (1, 4),
+}
+SHORT = {
+    "server.keep.lease.LIFE_S": 3.0,
+    "server.keep.lease.TRUST_S": 2.0,
+    "server.keep.lease.RENEW_EVERY_S": 1.0,
+    "server.keep.lease.TAKE_EVERY_S": 0.5,
+    "server.keep.keeper.CYCLE_S": 0.05,
+    "server.keep.keeper.FOLLOW_S": 0.15,
+    "server.ingest.writer.PULSE_AMONG_SEVERAL_S": 0.3,
+}
+
+
+class Rows(bytes):
+    """What stands for a COPY's body: its entries."""
+
+    entries: list[Entry]
+
+
+@contextmanager
+def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
+    """The code under test, so substituted."""
+    configured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in CONNECTING:
+            patch.setattr(f"server.{module}.connect", _connect)
+        for module in TIMED:
+            patch.setattr(f"server.{module}.monotonic", lambda: asyncio.get_running_loop().time())
+        patch.setattr("server.store.log.encode_entries", _encode)
+        patch.setattr(Upkeep, "run", _sleep_for_ever)
+        patch.setattr("server.keep.keeper.gc", SimpleNamespace(enable=int, disable=int, freeze=int))
+        for name, seconds in SHORT.items():
+            patch.setattr(name, seconds)
+        patch.setattr("server.keep.keeper.CHECKPOINT_S", rng.uniform(1, 8))
+        for name, (low, high) in SMALL.items():
+            patch.setattr(name, rng.randint(low, high))
+        rows = rng.randint(2, 12)
+        patch.setattr("server.store.keeping.ENTRIES_MAX", rows)
+        patch.setattr("server.keep.order.ENTRIES_MAX", rows)
+        patch.setattr("server.keep.following._apply", _noting(following._apply))
+        try:
+            yield patch
+        finally:
+            structlog.configure(**configured)
+
+
+async def _connect(
+    url: str, *, pgbouncer: bool = False, application_name: str = "", command_timeout_s: float = 10.0
+) -> Connection:
+    world: World = asyncio.get_running_loop().world  # type: ignore[attr-defined]
+    server, link = world.server, world.server.links[url]
+    await asyncio.sleep(server.rng.uniform(0.001, 0.01))
+    if link.request_cut or link.reply_cut:
+        await asyncio.sleep(2.0)
+        raise DatabaseAway("nobody answers")
+    if not server.up:
+        raise DatabaseAway("connection refused")
+    return Connection(server, link, server.connect(application_name), world.tables, command_timeout_s)
+
+
+def _encode(entries: list[Entry]) -> Rows:
+    rows = Rows(b"")
+    rows.entries = list(entries)
+    return rows
+
+
+async def _sleep_for_ever(upkeep: Upkeep) -> None:
+    await asyncio.Event().wait()
+
+
+def _noting(apply: Any) -> Any:
+    def noted(engine: Engine, change: Any, at: Micros) -> None:
+        world: World = asyncio.get_running_loop().world  # type: ignore[attr-defined]
+        world.effective.applied(engine, change.rev, at)
+        apply(engine, change, at)
+
+    return noted

@@ -1,0 +1,134 @@
+"""What a keeper reads of Postgres when it starts, and when it is in doubt."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.clock import to_datetime
+from server.engine.effects import Decision
+from server.engine.monitor import read_definition
+from server.engine.ping import SECOND, Micros, Position
+from server.engine.state import Monitor
+from server.store import changes, decisions, definitions, keeping, lease, states, windows
+from server.store.decisions import Taken
+from server.store.definitions import Wanted
+from server.store.lease import Held
+from server.store.pool import connect, open_pool
+
+AT: Micros = 1_800_000_000 * SECOND
+
+
+class Database:
+    """A database and a keeper's hands in it, without the keeper."""
+
+    def __init__(self, pool: asyncpg.Pool, connection: asyncpg.Connection, held: Held) -> None:
+        self.pool, self.connection, self.held = pool, connection, held
+
+    async def define(self, slug: str, **definition: Any) -> tuple[int, int]:
+        """Make or change a monitor: its id, and the change."""
+        async with changes.changing(self.pool) as connection:
+            await definitions.put_monitors(connection, [Wanted(1, slug, read_definition(definition))], "test")
+        row = await self.pool.fetchrow("select id, rev from monitors where slug = $1", slug)
+        assert row is not None
+        return row["id"], row["rev"]
+
+    async def delete(self, slug: str) -> None:
+        async with changes.changing(self.pool) as connection:
+            await definitions.delete_monitors(connection, [(1, slug)], "test")
+
+    async def write(self, monitor_id: int, at: Micros, rev: int, gone: bool = False, taken: Any = ()) -> None:
+        """A decision about a monitor whose state knows the changes up to `rev`."""
+        m = Monitor(monitor_id, 1, "m", "m", read_definition({"every": 60}), AT)
+        m.at, m.rev = at, rev
+        state = None if gone else m.dump()
+        decision = Decision(monitor_id, 1, Position(at, 1, 1), m.status, m.since, state, [])
+        await decisions.write(self.connection, self.held, [decision], lambda project, slugs: [], {}, taken)
+
+    async def load(self, applied_rev: int) -> dict[int, Monitor]:
+        """The monitors as a keeper begins with them."""
+
+        def unreadable(monitor_id: int, error: Exception) -> None:
+            raise error
+
+        slices = [each async for each in states.load_monitors(self.connection, applied_rev, unreadable)]
+        return {m.id: m for loaded in slices for m, _ in loaded}
+
+
+@pytest.fixture
+async def hands(database_url: str) -> Any:
+    pool, connection = await open_pool(database_url), await connect(database_url)
+    held = await lease.take(connection, "keeper", "test", "here", 60.0)
+    assert held is not None
+    yield Database(pool, connection, held)
+    await connection.close()
+    await pool.close()
+
+
+def grace_s(m: Monitor) -> float:
+    return m.definition.grace / SECOND
+
+
+async def test_a_state_comes_with_the_definition_that_it_knows(hands: Database) -> None:
+    id, first = await hands.define("job", every=60, grace=1)
+    _, second = await hands.define("job", every=60, grace=2)
+    _, third = await hands.define("job", every=60, grace=3)
+    assert await hands.load(first - 1) == {}, "made by a change that is still to come"
+    for known, seconds in ((first, 1), (second, 2), (third, 3)):
+        await hands.write(id, AT, known)
+        assert grace_s((await hands.load(first - 1))[id]) == seconds
+        assert grace_s((await hands.load(third))[id]) == 3, "the checkpoint knows more than the state"
+
+
+async def test_what_people_do_to_incidents_changes_no_definition(hands: Database) -> None:
+    id, rev = await hands.define("job", every=60, grace=1)
+    await hands.write(id, AT, rev)
+    async with changes.changing(hands.pool) as connection:
+        for kind in ("acknowledge", "resolve", "comment"):
+            await changes.record_one(connection, "test", changes.Change(kind, 1, id, "job", None, {"incident": 1}))
+    await hands.define("job", every=60, grace=2)
+    assert grace_s((await hands.load(rev))[id]) == 1
+
+
+async def test_a_deletion_that_is_not_ended_finds_its_monitor_and_an_ended_one_does_not(hands: Database) -> None:
+    id, rev = await hands.define("job", every=60, grace=1)
+    await hands.write(id, AT, rev)
+    await hands.delete("job")
+    assert grace_s((await hands.load(rev))[id]) == 1
+    assert await keeping.deleted_since(hands.connection, rev) == {}
+    await hands.write(id, AT + 5, rev, gone=True)
+    assert await hands.load(rev) == {}
+    assert await keeping.deleted_since(hands.connection, rev) == {id: AT + 5}
+    assert await keeping.deleted_since(hands.connection, rev + 1) == {}
+
+
+async def test_one_that_was_made_and_deleted_unseen_has_never_begun(hands: Database) -> None:
+    id, rev = await hands.define("job", every=60)
+    await hands.delete("job")
+    assert await hands.load(0) == {}
+    assert await keeping.deleted_since(hands.connection, rev) == {id: 0}
+
+
+async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database) -> None:
+    id, rev = await hands.define("job", every=60)
+    said = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
+    async with changes.changing(hands.pool) as connection:
+        await windows.put_window(connection, 1, "night", said, "test")
+    assert await keeping.windows_taken(hands.connection, rev) == []
+    (change,) = await keeping.changes_since(hands.connection, rev)
+    await hands.write(id, AT, rev, taken=[Taken(change.rev, AT + 7)])
+    assert await keeping.windows_taken(hands.connection, rev) == [(AT + 7, change)]
+    assert await keeping.windows_taken(hands.connection, change.rev) == []
+
+
+async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Database, database_url: str) -> None:
+    other, renewing = await connect(database_url), await connect(database_url)
+    async with lease.held_by(hands.connection, hands.held):
+        waiting = asyncio.ensure_future(lease.outlast(other, hands.held))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+        assert await lease.renew(renewing, hands.held, 60.0), "renewals pass"
+    await asyncio.wait_for(waiting, 5)
+    await other.close()
+    await renewing.close()
