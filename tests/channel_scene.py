@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from server.deliver.channel import Channel, DeliveryError, Message
+from server.deliver.channel import Channel, Message
+from server.deliver.delivery import DeliveryError
 from server.deliver.kinds import read_channel
 from server.deliver.messages import Scribe
 from server.deliver.outbound import Outbound

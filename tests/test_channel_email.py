@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
-from server.deliver.channel import DeliveryError, Message
+from server.deliver.channel import Message
+from server.deliver.delivery import DeliveryError
 from server.deliver.kinds import read_channel
 from server.deliver.mail import read_mail_server
 from server.deliver.outbound import Outbound

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import TCPConnector
 
 from server.deliver import destinations
-from server.deliver.channel import DeliveryError, MailServer
+from server.deliver.delivery import DeliveryError, MailServer
 from server.deliver.destinations import DestinationRefused, Guard
 from server.deliver.outbound import Outbound
 from server.settings import Settings

@@ -13,9 +13,11 @@ import structlog
 
 from server import failpoints
 from server.clock import monotonic, to_micros, to_rfc3339
-from server.deliver.channel import Channel, DeliveryError, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.delivery import DeliveryError
 from server.deliver.lane import backoff_s
 from server.deliver.messages import Scribe
+from server.deliver.outbound import Outbound
 from server.service import Service
 from server.store.outbox import Claimed, Digest, Outbox, Outcome
 
@@ -58,7 +60,7 @@ class Attempts(Service):
     def __init__(
         self,
         outbox: Outbox,
-        out: Outlet,
+        out: Outbound,
         count: Callable[[str, str, int], None],
         draw: Callable[[], float],
         ended: Callable[[int, bool, float | None], None],

@@ -5,27 +5,15 @@ so a retry after a crash sends what was sent before. `send` puts those bytes on 
 `DeliveryError`, which says whether trying again can help.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
+from server.deliver.outbound import Outbound
 from server.deliver.words import Words
-from server.errors import OffbeatError
 
 Facts = dict[str, Any]
-
-
-class DeliveryError(OffbeatError):
-    """It did not arrive, or may not have. `permanent`: the same message will never be taken.
-
-    `retry_after_s` is the receiver's wish; the message is for people and holds no secret.
-    """
-
-    def __init__(self, message: str, *, permanent: bool = False, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.permanent = permanent
-        self.retry_after_s = retry_after_s
 
 
 class Message(NamedTuple):
@@ -43,59 +31,6 @@ class Message(NamedTuple):
     words: Words
     link: str | None = None
     members: tuple["Message", ...] = ()
-
-
-class Reply(NamedTuple):
-    """What a receiver answered: at most 64 KiB of it."""
-
-    status: int
-    body: bytes
-
-
-class Outlet(Protocol):
-    """The way out of the process that kinds are handed; `server/deliver/outbound.py` is the one there is."""
-
-    async def post(
-        self,
-        url: str,
-        body: bytes,
-        headers: dict[str, str],
-        *,
-        method: str = "POST",
-        final: frozenset[int] = frozenset(),
-        quote: bool = False,
-    ) -> Reply:
-        """One HTTP request. 2xx is a Reply, all else a DeliveryError, permanent for the statuses in `final`."""
-        ...
-
-    async def mail(self, server: "MailServer", sender: str, recipients: list[str], content: bytes) -> None:
-        """Hand a mail to a server. Raises DeliveryError."""
-        ...
-
-    async def in_thread(self, work: Any, *arguments: Any) -> Any:
-        """Call something that blocks, in one of few threads whose connections are guarded too."""
-        ...
-
-    @property
-    def mail_server(self) -> "MailServer | None":
-        """The operator's own mail server, for channels that name none."""
-        ...
-
-    def now_s(self) -> int:
-        """Seconds since 1970 in log time, for signatures."""
-        ...
-
-
-class MailServer(NamedTuple):
-    """Where mail is handed in. `guarded`: its address must be a public one (it was named by a channel)."""
-
-    host: str
-    port: int
-    security: Literal["tls", "starttls", "none"]
-    username: str | None
-    password: str | None
-    sender: str | None
-    guarded: bool
 
 
 class Channel(BaseModel):
@@ -119,7 +54,7 @@ class Channel(BaseModel):
         """The bytes to send. Pure: equal messages give equal bytes."""
         raise NotImplementedError
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         """Deliver `body`, once. Raises DeliveryError."""
         raise NotImplementedError
 

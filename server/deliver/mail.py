@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 import aiosmtplib
 from yarl import URL
 
-from server.deliver.channel import DeliveryError, MailServer
+from server.deliver.delivery import DeliveryError, MailServer
 from server.errors import SettingsError
 
 

@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from server.deliver.channel import DeliveryError, MailServer, Reply
+from server.deliver.delivery import DeliveryError, MailServer, Reply
 from server.deliver.destinations import DestinationRefused, Guard, Resolver
 from server.deliver.mail import hand_in, read_mail_server
 from server.deliver.threads import GuardedThreads

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from server.clock import to_rfc3339
-from server.deliver.channel import DeliveryError, Message
+from server.deliver.channel import Message
+from server.deliver.delivery import DeliveryError
 from server.deliver.kinds import KINDS, load_channel
 from server.deliver.kinds.alertmanager import Alertmanager
 from server.deliver.messages import Scribe

@@ -12,7 +12,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
-from server.deliver.channel import DeliveryError
+from server.deliver.delivery import DeliveryError
 from server.deliver.destinations import DestinationRefused, Guard
 
 THREADS_MAX = 4

@@ -12,7 +12,9 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, DeliveryError, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.delivery import DeliveryError
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 FINAL = frozenset((400, 413, 415, 422))
@@ -74,7 +76,7 @@ class Alertmanager(Channel):
             made["generatorURL"] = message.link
         return made
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         taken, failures = 0, []
         for url in self.urls:
             try:
@@ -89,7 +91,7 @@ class Alertmanager(Channel):
                 retry_after_s=max((each.retry_after_s or 0 for each in failures), default=0) or None,
             )
 
-    async def post(self, url: str, body: bytes, out: Outlet) -> None:
+    async def post(self, url: str, body: bytes, out: Outbound) -> None:
         """To one peer. Raises DeliveryError."""
         headers = {"Content-Type": "application/json"}
         if self.token:

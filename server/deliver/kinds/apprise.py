@@ -12,7 +12,9 @@ from typing import Annotated, ClassVar
 import orjson
 from pydantic import AfterValidator, Field
 
-from server.deliver.channel import Channel, DeliveryError, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.delivery import DeliveryError
+from server.deliver.outbound import Outbound
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
 # These do not go out to a network, or run programs: not a channel's to choose.
@@ -48,7 +50,7 @@ class Apprise(Channel):
         words = message.words
         return orjson.dumps({"title": words.title, "body": words.text, "type": _TYPES[words.symbol]})
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         if not installed():
             raise DeliveryError("apprise is not installed: pip install 'offbeat[apprise]'", permanent=True)
         if not await out.in_thread(_notify, self.urls, orjson.loads(body)):

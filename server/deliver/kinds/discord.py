@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut, cut_head
 
 FINAL = frozenset((400, 401, 403, 404, 405, 410))
@@ -51,5 +52,5 @@ class Discord(Channel):
             embed["fields"] = fields
         return orjson.dumps({"embeds": [embed], "allowed_mentions": {"parse": []}})
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

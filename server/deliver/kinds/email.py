@@ -7,6 +7,7 @@ that no mail has, by which mail programs put them into one thread.
 
 import re
 from datetime import datetime
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -15,7 +16,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from server.deliver.channel import Channel, DeliveryError, MailServer, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.delivery import DeliveryError, MailServer
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}
@@ -26,7 +29,7 @@ def check_address(value: str) -> str:
     """A plain address such as oncall@example.org. Raises ValueError."""
     try:
         address = Address(addr_spec=value)
-    except (ValueError, IndexError, AttributeError) as error:
+    except (ValueError, IndexError, AttributeError, MessageError) as error:
         raise ValueError(f"must be an e-mail address: {error}") from None
     if not address.domain or not address.username or not value.isascii() or any(ord(c) < 33 for c in value):
         raise ValueError("must be an e-mail address such as oncall@example.org")
@@ -68,7 +71,7 @@ class Email(Channel):
         mail.set_boundary(f"=_{_UNSAFE.sub('.', message.id)}")
         return mail.as_bytes()
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         server = self._server(out)
         sender = self.sender or server.sender
         if sender is None:
@@ -77,7 +80,7 @@ class Email(Channel):
             )
         await out.mail(server, sender, list(self.to), _envelope(message, sender) + body)
 
-    def _server(self, out: Outlet) -> MailServer:
+    def _server(self, out: Outbound) -> MailServer:
         if self.host is not None:
             port = self.port or _PORTS[self.security]
             return MailServer(self.host, port, self.security, self.username, self.password, None, guarded=True)

@@ -5,7 +5,8 @@ from typing import ClassVar
 import orjson
 import structlog
 
-from server.deliver.channel import Channel, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.outbound import Outbound
 
 log = structlog.get_logger("alert")
 
@@ -19,7 +20,7 @@ class Log(Channel):
     def compose(self, message: Message) -> bytes:
         return orjson.dumps({"title": message.words.title, "reason": message.words.lead})
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         facts = message.facts
         known = {name: facts[name] for name in ("project", "monitor", "incident", "run", "stage") if facts.get(name)}
         say = log.warning if message.words.symbol in ("🔴", "🟠") else log.info

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 FINAL = frozenset((400, 401, 403, 404, 410, 413))
@@ -60,7 +61,7 @@ class MsTeams(Channel):
         }
         return orjson.dumps({"type": "message", "attachments": [attachment]})
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL)
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 
 FINAL = frozenset((400, 401, 403, 404, 413))
 _TAGS = {"🔴": "red_circle", "🟠": "orange_circle", "🟢": "green_circle", "🔵": "blue_circle"}
@@ -45,7 +46,7 @@ class Ntfy(Channel):
             content["click"] = message.link
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"

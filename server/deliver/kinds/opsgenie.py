@@ -11,7 +11,8 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 FINAL = frozenset((400, 401, 402, 403, 404, 422))
@@ -46,7 +47,7 @@ class Opsgenie(Channel):
         }
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         url = f"{_HOSTS[self.region]}/v2/alerts"
         if message.kind in ("resolved", "over"):
             url += f"/{quote(_alias(message), safe='')}/close?identifierType=alias"

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, Message, Outlet
+from server.deliver.channel import Channel, Message
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 FINAL = frozenset((400, 401, 403, 404))
@@ -55,6 +56,6 @@ class PagerDuty(Channel):
             content["links"] = [{"href": message.link, "text": "Open in Offbeat"}]
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         url = f"{_HOSTS[self.region]}/v2/enqueue"
         await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut, cut_head
 
 FINAL = frozenset((400, 403, 404, 410))
@@ -46,7 +47,7 @@ class Slack(Channel):
             blocks.append({"type": "context", "elements": [link]})
         return orjson.dumps({"text": _escape(f"{words.symbol} {words.title}: {words.lead}", 3_000), "blocks": blocks})
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)
 
 

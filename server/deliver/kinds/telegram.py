@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 from server.deliver.words import cut, cut_head
 
 FINAL = frozenset((400, 401, 403, 404))
@@ -50,6 +51,6 @@ class Telegram(Channel):
             content["message_thread_id"] = self.topic
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         url = f"{self.api.rstrip('/')}/bot{self.token}/sendMessage"
         await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

@@ -17,7 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import orjson
 from pydantic import AfterValidator, Field, model_validator
 
-from server.deliver.channel import Channel, Message, Outlet, Url
+from server.deliver.channel import Channel, Message, Url
+from server.deliver.outbound import Outbound
 from server.deliver.template import check_template, escape_for, fill
 
 # What a correct receiver says only about this very message. 401, 403 and 404 also come from one that is being set up or
@@ -114,7 +115,7 @@ class Webhook(Channel):
         }
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outlet) -> None:
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
         timestamp_s = out.now_s()
         headers = {"Content-Type": self.content_type, "webhook-id": message.id, "webhook-timestamp": str(timestamp_s)}
         if self.secrets:
