@@ -107,6 +107,18 @@ def test_two_incidents_of_one_silence_are_one_too_many() -> None:
     assert "missed" in found(judge(journal, stored))
 
 
+def test_a_failure_needs_an_incident_and_an_incident_a_failure() -> None:
+    journal, stored = history()
+    at = stored.rows[50].at
+    stored.rows[50] = stored.rows[50]._replace(fails=True)
+    assert found(judge(journal, stored)) == {"missed"}
+    stored.incidents.append(Incident(JOB.id, 2, "failed", at, at + 2.5, at + 0.1, False))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    assert judge(journal, stored).ok
+    stored.rows[50] = stored.rows[50]._replace(fails=False)
+    assert found(judge(journal, stored)) == {"false"}
+
+
 def test_an_incident_that_opens_late_for_no_reason_is_missed() -> None:
     journal, stored = history()
     stored.incidents[0] = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 2)

@@ -2,7 +2,7 @@
 
     lost      a ping that was answered 2xx and is not in the log exactly once
     false     an incident of a monitor that was heard in time, or whose job went on trying to be heard in time, in vain
-    missed    a silence with no incident, more than one, or no alert that arrived
+    missed    a silence or a failure with no incident, more than one, or no alert that arrived
     changed   one alert in two wordings, or two alerts for one thing
     deaf      time that Offbeat says it could not hear, with nothing there to stop it
     stamp     a ping whose time in the log is outside of sending and answer
@@ -63,8 +63,14 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
     told = _deliveries(verdict, journal.deliveries)
     for id, monitor in journal.watched.items():
         ours = sorted(incidents[id], key=lambda incident: incident.opened)
+        revised = [each.number for each in ours if each.revised]
+        if revised:
+            verdict.false.append(f"{monitor.slug} {revised}: revised, so states and incidents differed")
         heard = sorted(row.at for row in rows[id])
-        _false(verdict, journal, monitor, heard, tries[id], ours)
+        failed = sorted(row.at for row in rows[id] if row.fails)
+        missed = [each for each in ours if not any(abs(at - each.opened) < 1e-3 for at in failed)]
+        _false(verdict, journal, monitor, heard, tries[id], missed)
+        _failures(verdict, journal, stored, monitor, failed, ours)
         _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
         _told(verdict, journal, stored, monitor, ours, alerts[id], told)
     _deafness(verdict, journal, stored.deaf)
@@ -96,8 +102,6 @@ def _false(
 ) -> None:
     for incident in ours:
         name = f"{monitor.slug} incident {incident.number} ({incident.cause}, opened {incident.opened:.3f})"
-        if incident.revised:
-            verdict.false.append(f"{name} is revised: states and incidents differed")
         since = incident.opened - monitor.patience_s
         index = bisect_right(heard, incident.opened)
         if index and heard[index - 1] > since + 1e-3:
@@ -112,6 +116,26 @@ def _false(
             verdict.false.append(f"{name}: its job went on trying, before it last at {last:.3f}")
         else:
             verdict.counts["early"] += 1  # its last ping was not heard, and it has stopped indeed
+
+
+def _failures(
+    verdict: Verdict,
+    journal: Journal,
+    stored: Stored,
+    monitor: Watched,
+    failed: list[float],
+    ours: list[Incident],
+) -> None:
+    """A job that says that it has failed is in trouble from then on."""
+    now = journal.log(stored.read_at - DECIDED_S)
+    for at in failed:
+        verdict.counts["failures"] += 1
+        if at < now and not any(_open_at(incident, at) for incident in ours):
+            verdict.missed.append(f"{monitor.slug}: it has said that it failed at {at:.3f}, and there is no incident")
+
+
+def _open_at(incident: Incident, at: float) -> bool:
+    return incident.opened <= at + 1e-3 and (incident.resolved is None or incident.resolved > at + 1e-3)
 
 
 def _missed(
@@ -129,6 +153,8 @@ def _missed(
     for since, until in zip(heard, [*heard[1:], now], strict=True):
         if until - since <= monitor.patience_s:
             continue
+        if any(_open_at(incident, since) for incident in ours):
+            continue  # its last word was that it failed: then its silence is no second incident
         opened = [incident for incident in ours if since < incident.opened <= until]
         verdict.counts["silences"] += 1
         if len(opened) > 1:

@@ -13,6 +13,7 @@ from tests.chaos.world import Node, NotRecovered, World
 from tests.harness import eventually
 
 TAKEN_S_MAX = 30.0
+REACHED_S_MAX = 12.0  # until a node passes the place at which it is to die; there may be nothing to tell just now
 PLACES_OF_THE_KEEPER = (
     *("judged", "begun", "state written", "incident written", "outbox written", "committed", "taken", "known"),
 )
@@ -147,7 +148,7 @@ async def _dies_at(node: Node, place: str, passes: int) -> None:
     """Until it is dead, by its own hand; then it is started again."""
     node.arm(place, passes)
     try:
-        await node.ended()
+        await node.ended(REACHED_S_MAX)
     except AssertionError:  # too little has happened
         await node.kill()
     await node.start()

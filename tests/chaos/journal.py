@@ -52,6 +52,7 @@ class Row(NamedTuple):
     id: str
     monitor: int
     at: float
+    fails: bool = False  # it said that its job has failed
 
 
 class Incident(NamedTuple):

@@ -1,4 +1,4 @@
-"""Jobs that ping, some hundred, as jobs do: on their own time, whatever became of the last ping; some truly stop.
+"""Jobs that ping, some hundred, as jobs do: on their own time, whatever became of the last ping; some stop, some fail.
 
 An open loop: a slow server is asked no less. A ping that is not answered 2xx is tried again on a node that seems well,
 as behind a load balancer, each time as a ping of its own with an entry of its own in the journal.
@@ -15,7 +15,9 @@ TRIES_MAX = 3
 AVOID_S = 2.0  # how long a node that has failed is left alone, where there are others
 STOP_CHANCE = 0.02  # at each ping: that the job stops after it
 STOP_S = (15.0, 45.0)
-STOPS_MAX = 4  # of one job: the alerts of one that comes and goes more often are held back (server/deliver/flapping.py)
+FAIL_CHANCE = 0.005  # that it says that it has failed
+# Of one job, of both: the alerts of one that comes and goes more often are held back (server/deliver/flapping.py).
+TROUBLES_MAX = 4
 
 
 class Load:
@@ -48,14 +50,14 @@ class Load:
                 writer.close()
         self._idle.clear()
 
-    async def ping(self, monitor: Watched, port: int, query: str = "") -> Try:
+    async def ping(self, monitor: Watched, port: int, more: str = "") -> Try:
         """One request, in the journal from before its first byte."""
         self._count += 1
         entry = Try(f"p{self._count}", monitor.id, time.time())
         self.journal.tries.append(entry)
         body = entry.id.encode()
         request = (
-            f"POST /api/v1/heartbeat/{monitor.key}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+            f"POST /api/v1/heartbeat/{monitor.key}{more} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         status = await self._ask(port, request)
@@ -68,22 +70,24 @@ class Load:
     async def _live(self, monitor: Watched) -> None:
         chance = random.Random(self._chance.random())
         await asyncio.sleep(chance.uniform(0, monitor.period_s))
-        stops = 0
+        troubles = 0
         while True:
-            beat = asyncio.create_task(self._beat(monitor, chance))
+            trouble = chance.random() if troubles < TROUBLES_MAX else 1.0
+            troubles += trouble < STOP_CHANCE + FAIL_CHANCE
+            fails = STOP_CHANCE <= trouble < STOP_CHANCE + FAIL_CHANCE
+            beat = asyncio.create_task(self._beat(monitor, chance, "/fail" if fails else ""))
             self._beating.add(beat)
             beat.add_done_callback(self._beating.discard)
-            if stops < STOPS_MAX and chance.random() < STOP_CHANCE:
-                stops += 1
+            if trouble < STOP_CHANCE:
                 await beat
                 await asyncio.sleep(chance.uniform(*STOP_S))
             else:
                 await asyncio.sleep(monitor.period_s * chance.uniform(0.9, 1.1))
 
-    async def _beat(self, monitor: Watched, chance: random.Random) -> None:
+    async def _beat(self, monitor: Watched, chance: random.Random, signal: str) -> None:
         for number in range(TRIES_MAX):
             port = self._node(chance)
-            if (await self.ping(monitor, port)).answer == "ok":
+            if (await self.ping(monitor, port, signal)).answer == "ok":
                 return
             self._avoid[port] = time.monotonic() + AVOID_S
             if len(self.ports) == 1 or number:

@@ -150,7 +150,10 @@ def short_totals(runs: list[Run]) -> str:
     rows = [
         ("faults on real processes", f"{total['faults']:,}"),
         ("pings answered 2xx; lost", f"{total['ok']:,}; **{total['lost']}**"),
-        ("silences that had to be told; missed", f"{total['must']:,}; **{total['missed']}**"),
+        (
+            "silences and failures that had to be told; missed",
+            f"{total['must'] + total['failures']:,}; **{total['missed']}**",
+        ),
         ("false alarms", f"**{total['false']}**"),
         ("another node is keeper after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
         ("a new ping is judged by every node after the end of a fault", _longest(measured(runs, "recovery_s"))),
@@ -171,7 +174,7 @@ def _totals(runs: list[Run]) -> str:
         f"| faults | **{total['faults']:,}** |",
         f"| pings: answered 2xx | {total['ok']:,} |",
         f"| … refused; without an answer | {total['failed']:,}; {total['unknown']:,} |",
-        f"| silences of which somebody had to be told | {total['must']:,} |",
+        f"| silences of which somebody had to be told; failures | {total['must']:,}; {total['failures']:,} |",
         f"| alerts delivered, of those more than once | {total['delivered']:,}, {total['duplicates']:,} |",
         *(f"| {name} | **{total[name]:,}** |" for name in BAD),
         f"| early | {total['early']:,} |",

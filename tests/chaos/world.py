@@ -103,9 +103,9 @@ class Node:
         self.free = False
         await self.server.stop()
 
-    async def ended(self) -> None:
-        """By itself, or by a failpoint."""
-        await self.server.ended(RECOVERY_S_MAX)
+    async def ended(self, within_s: float) -> None:
+        """By itself, or by a failpoint. Raises AssertionError where it lives on."""
+        await self.server.ended(within_s)
         self.free = False
 
     def arm(self, place: str, passes: int) -> None:
@@ -326,7 +326,8 @@ class World:
         await self.ask("select 1")
         read_at = time.time()
         rows = await self.ask(
-            "select message, monitor_id, extract(epoch from at)::float8 as at from pings where message like 'p%'"
+            "select message, monitor_id, extract(epoch from at)::float8 as at, signal = 'fail' from pings"
+            " where message like 'p%'"
         )
         incidents = await self.ask(
             "select monitor_id, number, cause, extract(epoch from opened_at)::float8 as opened,"
