@@ -44,7 +44,18 @@ class Ping(NamedTuple):
     dialect: str | None = None
 
 
-PLAIN: dict[Signal, Ping] = {signal: Ping(signal) for signal in SIGNALS}
+# Pings that are said again and again are one object each and live for ever, so that their identity tells what is known
+# about them, and nothing has to look inside.
+LASTING: dict[int, Ping] = {}
+
+
+def lasting(ping: Ping) -> Ping:
+    """The same ping, as one of LASTING: for constants, which hold nothing long."""
+    LASTING[id(ping)] = ping
+    return ping
+
+
+PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS}
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from server.clock import LogClock
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping, Signal
+from server.engine.ping import LASTING, SECOND, Entry, Micros, Ping, Signal
 from server.errors import BacklogFull, DatabaseAway, Unavailable
 from server.ingest.reading import Outcome, Refusal
 from server.ingest.refusals import Refusals
@@ -23,7 +23,6 @@ from server.settings import Settings
 
 ROW_BYTES = 120  # what a plain ping takes in a COPY, and near enough in memory
 RETRY_AFTER_S_MAX = 5
-_PLAIN = frozenset(id(ping) for ping in PLAIN.values())  # shared objects that live for ever
 _new_entry = tuple.__new__  # a third of the time of Entry(...), which is a Python function
 _UNAVAILABLE = tuple(Outcome("unavailable", seconds) for seconds in range(1, RETRY_AFTER_S_MAX + 1))
 
@@ -91,6 +90,8 @@ class Backlog:
     def __init__(self, clock: LogClock, settings: Settings, refusals: Refusals, wake: Callable[[], None]) -> None:
         self.clock = clock
         self._settings = settings
+        self._bytes_max = settings.bytes_pending_max
+        self._batch_pings_max, self._batch_bytes_max = settings.batch_pings_max, settings.batch_bytes_max
         self._refusals = refusals
         self._wake = wake
         self._sealed: deque[Batch] = deque()
@@ -111,7 +112,7 @@ class Backlog:
     @property
     def full(self) -> bool:
         """Whether the next ping would be refused for want of room."""
-        return self.pings >= self._settings.pings_pending_max or self.bytes >= self._settings.bytes_pending_max
+        return self.pings >= self._settings.pings_pending_max or self.bytes >= self._bytes_max
 
     def append(self, bound: Bound, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
         """Give the ping its place in the log. `waiter` learns what became of it; on a raise it never hears.
@@ -119,9 +120,9 @@ class Backlog:
         Raises BacklogFull, or another Unavailable while pings are refused altogether.
         """
         pings = self.pings
-        if pings >= self._limit or self.bytes >= self._settings.bytes_pending_max:
+        if pings >= self._limit or self.bytes >= self._bytes_max:
             self._refuse(ping)
-        size = ROW_BYTES if id(ping) in _PLAIN else _bytes_of(ping)
+        size = ROW_BYTES if id(ping) in LASTING else _bytes_of(ping)
         batch = self._open
         self._seq = seq = self._seq + 1
         batch.entries.append(
@@ -131,7 +132,7 @@ class Backlog:
         batch.bytes += size
         self.bytes += size
         self.pings = pings + 1
-        if len(batch.entries) >= self._settings.batch_pings_max or batch.bytes >= self._settings.batch_bytes_max:
+        if len(batch.entries) >= self._batch_pings_max or batch.bytes >= self._batch_bytes_max:
             self._seal()
         if not pings:
             self._wake()
@@ -146,7 +147,7 @@ class Backlog:
         The other half is left to those who cannot wait. Raises Unavailable while pings are refused altogether.
         """
         while self._closed is None and (
-            self.pings * 2 > self._settings.pings_pending_max or self.bytes * 2 > self._settings.bytes_pending_max
+            self.pings * 2 > self._settings.pings_pending_max or self.bytes * 2 > self._bytes_max
         ):
             waiting = asyncio.get_running_loop().create_future()
             self._room.append(waiting)

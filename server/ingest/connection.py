@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from server.ingest import wire
 from server.ingest.batch import unavailable
 from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
-from server.ingest.plain import METHODS, Said, read_plain
+from server.ingest.plain import METHODS, read_plain
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
 
 if TYPE_CHECKING:
@@ -179,18 +179,18 @@ class Connection(asyncio.Protocol):
         target = head.recall(raw)
         if target is None and not head.read(raw):
             return False
-        if head.whole and head.method in METHODS and (plain := read_plain(target or head.url)) is not None:
-            self._take_plain(*plain)
+        method = METHODS.get(head.method)
+        if head.whole and method is not None and (plain := read_plain(target or head.url)) is not None:
+            said, key, slug = plain
+            source, trusted = self.peer
+            if trusted:
+                source = self._client(Headers(head.headers))
+            ticket = self._ticket(said.dialect, None, method)
+            door.intake.take_plain(said, key, slug, method, source, ticket)
             return True
         if target is not None and not (head.aim(target) or head.read(raw)):
             return False
         return head.body_left <= door.settings.body_bytes_max and self._take_head()
-
-    def _take_plain(self, said: Said, key: str, slug: str | None) -> None:
-        method = METHODS[self._head.method]
-        ticket = self._ticket(said.dialect, None, method)
-        source = self._client(Headers(self._head.headers)) if self.peer.trusted else self.peer.source
-        self.door.intake.take_plain(said, key, slug, method, source, ticket)
 
     def _take_head(self) -> bool:
         head = self._head
@@ -246,12 +246,11 @@ class Connection(asyncio.Protocol):
         transport, tickets = self.transport, self.tickets
         if transport is None or self.closing:
             return
-        answers: list[bytes] = []
-        last = False
+        answers, last = b"", False
         while tickets and not last and (answer := tickets[0].answer) is not None:
-            answers.append(answer)
+            answers = answers + answer if answers else answer
             last = tickets.popleft().keep is wire.CLOSE
-        transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+        transport.write(answers)
         if last:
             self._close()
             return

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from server.engine.ping import EXIT_CODE_MAX, Ping
+from server.engine.ping import EXIT_CODE_MAX, Ping, lasting
 from server.ingest import cronitor, dialects, healthchecks, native, uptime_kuma
 from server.ingest.fields import SIGNAL_WORDS
 from server.ingest.reading import Dialect, Key, Reading, Request, Slug
@@ -65,7 +65,7 @@ def _ask(prefix: str, rest: str) -> Said:
     assert isinstance(reading, Reading), rest
     create = isinstance(reading.address, Slug) and reading.address.create
     assert reading.address in (Key(_KEY), Slug(_KEY, _SLUG, create)), rest
-    return Said(dialect, reading.ping, reading.named, create)
+    return Said(dialect, lasting(reading.ping), reading.named, create)
 
 
 def _bytes(text: str) -> bytes | None:

@@ -70,8 +70,9 @@ class Intake(Service):
             else:
                 self._append(bound, reading, method, source, waiter)
             return
+        _, ping, named, _ = said
         try:
-            self._backlog.append(bound, self.prepared(bound, said.ping, said.named, method), source, waiter)
+            self._backlog.append(bound, self.prepared(bound, ping, named, method), source, waiter)
         except Unavailable:
             waiter.settle(unavailable())
 
@@ -89,13 +90,14 @@ class Intake(Service):
 
     def prepared(self, bound: Bound, ping: Ping, named: bool, method: str) -> Ping:
         """The ping as this key and this monitor take it; `named`: its client said the signal."""
-        if bound.signal is None and bound.stage is None and not self._roster.rules:
+        monitor_id, _, signal, stage = bound
+        if signal is None and stage is None and not self._roster.rules:
             return ping
-        if bound.signal is not None and not named:
-            ping = ping._replace(signal=bound.signal)
-        if bound.stage is not None and ping.stage is None:
-            ping = ping._replace(stage=bound.stage)
-        rules = self._roster.rules.get(bound.monitor_id)
+        if signal is not None and not named:
+            ping = ping._replace(signal=signal)
+        if stage is not None and ping.stage is None:
+            ping = ping._replace(stage=stage)
+        rules = self._roster.rules.get(monitor_id)
         return ping if rules is None else filtered(ping, method, rules)
 
     def over_budget(self, address: Key | Slug, bound: Bound, ping: Ping) -> Outcome | None:

@@ -15,7 +15,7 @@ same machine, plain pings with a source address, µs a row, CPU of this process 
 import struct
 from collections.abc import Sequence
 
-from server.engine.ping import PLAIN, SIGNALS, Entry, Ping
+from server.engine.ping import LASTING, SIGNALS, Entry, Ping
 
 COLUMNS = (
     "at", "seq", "writer", "monitor_id", "project_id", "signal", "exit_code", "done", "total", "duration",
@@ -46,11 +46,7 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     """
     parts = [_HEADER]
     for at, writer, seq, monitor_id, project_id, source, ping in entries:
-        middle = _MIDDLES.get(id(ping))
-        if middle is None:
-            middle, dialect = _middle(ping), _text(ping.dialect)
-        else:
-            dialect = _NULL
+        middle, dialect = _LASTING.get(id(ping)) or _said(ping)
         parts += (
             _FIXED(16, 8, at - _EPOCH_SHIFT, 8, seq, 4, writer, 4, monitor_id, 4, project_id),
             middle,
@@ -61,10 +57,10 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def _middle(ping: Ping) -> bytes:
-    """The columns from signal to message."""
-    signal, run, stage, task, done, total, exit_code, duration, message, _ = ping
-    return b"".join(
+def _said(ping: Ping) -> tuple[bytes, bytes]:
+    """The columns from signal to message, and the dialect."""
+    signal, run, stage, task, done, total, exit_code, duration, message, dialect = ping
+    middle = b"".join(
         (
             _LABELS[signal],
             _NULL if exit_code is None else _INT4(4, exit_code),
@@ -77,6 +73,10 @@ def _middle(ping: Ping) -> bytes:
             _text(message),
         )
     )
+    said = middle, _text(dialect)
+    if id(ping) in LASTING:
+        _LASTING[id(ping)] = said
+    return said
 
 
 def _text(value: str | None) -> bytes:
@@ -93,5 +93,4 @@ def _text(value: str | None) -> bytes:
 
 # An enum's binary form is its label.
 _LABELS = {signal: _LENGTH(len(signal)) + signal.encode() for signal in SIGNALS}
-# The seven plain pings are shared objects that live for ever, so their identity finds what is constant about them.
-_MIDDLES = {id(ping): _middle(ping) for ping in PLAIN.values()}
+_LASTING: dict[int, tuple[bytes, bytes]] = {}  # what was written of pings that live for ever, by their identity
