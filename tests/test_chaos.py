@@ -20,7 +20,7 @@ async def test_four_faults_and_every_promise_is_kept(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(load, "STOP_CHANCE", 0.1)
     monkeypatch.setattr(load, "STOP_S", (10.0, 40.0))
     outcome = await live("one", seed=1, count=len(FAULTS), monitors=60, say=print, kinds=FAULTS)
-    assert outcome.ok, (outcome.verdict, outcome.troubles)
+    assert outcome.ok, (outcome.verdict.kinds, outcome.troubles)
     counts = outcome.verdict.counts
     assert counts["ok"] > 200 and counts["silences"] and counts["delivered"], counts
 

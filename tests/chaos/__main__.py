@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 import random
 import signal
 import sys
@@ -64,6 +65,7 @@ def _show(outcome: Outcome, logs: Path | None) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         for name, lines in outcome.output.items():
             (logs / f"{outcome.shape}-{outcome.seed}-{name}.log").write_text("\n".join(lines))
+        (logs / f"{outcome.shape}-{outcome.seed}.pickle").write_bytes(pickle.dumps((outcome.journal, outcome.stored)))
         faults = (f"{f.began:.3f} {f.cured:.3f} {f.recovered:.3f} {f.name} {f.said}" for f in outcome.faults)
         (logs / f"{outcome.shape}-{outcome.seed}-faults.log").write_text("\n".join(faults))
 

@@ -175,7 +175,8 @@ def _missed(
     # The clients' word alone, by which the rows themselves are not believed.
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
         longest_s = monitor.patience_s + _delay(stored.deaf, since, until, monitor)[0] + CLIENT_S
-        if until - since > longest_s and not any(since <= incident.opened <= until for incident in ours):
+        told = any(each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours)
+        if until - since > longest_s and not told:
             verdict.missed.append(f"{monitor.slug}: nobody tried from {since:.3f} to {until:.3f} and nobody was told")
 
 
