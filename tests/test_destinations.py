@@ -19,9 +19,10 @@ from aiohttp import TCPConnector
 from server.deliver import destinations
 from server.deliver.delivery import DeliveryError, MailServer
 from server.deliver.destinations import DestinationRefused, Guard
+from server.deliver.kinds import read_channel
 from server.deliver.outbound import Outbound
 from server.settings import Settings
-from tests.channel_scene import make_certificate
+from tests.channel_scene import make_certificate, message
 from tests.harness import Behaviour, Receiver
 
 REFUSED = """
@@ -367,6 +368,27 @@ async def test_blocking_libraries_are_guarded_too() -> None:
                 await out.in_thread(connect, host, port)
         # Only in those threads: the rest of the process connects as it likes.
         assert await asyncio.to_thread(connect, "127.0.0.1", port) == "connected"
+
+
+@pytest.mark.parametrize("answer", [_endless, _bomb])
+async def test_of_an_answer_apprise_too_reads_the_beginning_alone(answer: Any) -> None:
+    pytest.importorskip("apprise")
+    _packed()
+    async with raw_server(answer) as url, outbound(allow_private_destinations=True) as out:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        channel = read_channel("apprise", {"urls": [url.replace("http", "json")]})
+        what = message()
+        with pytest.raises(DeliveryError, match="could not deliver"):
+            await channel.send(what, channel.compose(what), out)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
+
+
+async def test_an_error_is_one_line_of_what_can_be_printed() -> None:
+    body = b"no \x1b[31mway\r\n\x00\xff" + b"x" * 10_000
+    async with Receiver(Behaviour(status=500, body=body)) as receiver, outbound(allow_private_destinations=True) as out:
+        error = await failure(out, receiver.url, quote=True)
+    assert "no [31mway" in str(error) and str(error).isprintable() and len(str(error)) < 300
+    assert DeliveryError("550 go\n\x1b]0;away").args == ("550 go ]0;away",)
 
 
 async def test_threads_that_hang_are_given_up_and_do_not_pile_up() -> None:

@@ -71,14 +71,14 @@ async def hand_in(
     except aiosmtplib.SMTPRecipientsRefused as error:
         refused = error.recipients
         raise DeliveryError(
-            "; ".join(f"{each.code} {each.message}" for each in refused)[:500],
+            "; ".join(f"{each.code} {each.message}" for each in refused),
             permanent=all(each.code >= 500 for each in refused),
         ) from None
     except aiosmtplib.SMTPResponseException as error:
         # A refused login says nothing about the mail, and can be put right before the mail is too old.
         permanent = error.code >= 500 and not isinstance(error, aiosmtplib.SMTPAuthenticationError)
-        raise DeliveryError(f"{error.code} {error.message}"[:500], permanent=permanent) from None
+        raise DeliveryError(f"{error.code} {error.message}", permanent=permanent) from None
     except aiosmtplib.SMTPException as error:
-        raise DeliveryError(" ".join(str(error).split())[:500] or type(error).__name__) from None
+        raise DeliveryError(str(error) or type(error).__name__) from None
     finally:
         client.close()

@@ -180,7 +180,7 @@ def _refusal(reply: Reply, response: aiohttp.ClientResponse, final: frozenset[in
     if 300 <= reply.status < 400:
         text += ", a redirection, which is not followed"
     if quote and (said := " ".join(reply.body.decode(errors="replace").split())):
-        text += f": {''.join(c for c in said if c.isprintable())[:QUOTE_CHARS_MAX]}"
+        text += f": {said[:QUOTE_CHARS_MAX]}"
     return DeliveryError(text, permanent=reply.status in final, retry_after_s=_retry_after(reply, response))
 
 
@@ -220,4 +220,4 @@ def _reason(error: BaseException) -> str:
         return str(cause)
     if isinstance(error, aiohttp.ClientResponseError):
         return "what was answered is not HTTP"
-    return " ".join((str(error) or type(error).__name__).split())[:500]
+    return str(error) or type(error).__name__

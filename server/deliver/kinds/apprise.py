@@ -1,20 +1,24 @@
 """A hundred more services by the apprise library, where the operator has installed it (`offbeat[apprise]`).
 
 It does its own network traffic in threads. So it runs in few threads of its own, under a hard time-out, and the same
-guard against private addresses is laid around every connection that those threads make (see outbound.py).
+guard against private addresses is laid around every connection that those threads make (see outbound.py). Of an answer
+it reads the first 64 KiB, as we do. One that drips keeps its thread; when all have such a one, apprise stands still, and
+nothing else.
 
 Source: github.com/caronc/apprise, Apprise.instantiate and NotifyBase.notify: False where it failed, without a reason.
 """
 
+from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from pydantic import AfterValidator, Field
 
 from server.deliver.channel import Channel, Message
 from server.deliver.delivery import DeliveryError
-from server.deliver.outbound import Outbound
+from server.deliver.outbound import REPLY_BYTES_MAX, Outbound
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
 # These do not go out to a network, or run programs: not a channel's to choose.
@@ -61,6 +65,7 @@ def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
     """To every address, one after the other. Each service is called itself: Apprise.notify would use more threads."""
     import apprise
 
+    _bound_answers()
     arrived = True
     for url in urls:
         service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
@@ -72,3 +77,22 @@ def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
             )
         )
     return arrived
+
+
+@cache
+def _bound_answers() -> None:
+    """Requests reads an answer whole before anybody has asked for it, be it ten gigabytes or what unpacks to that."""
+    import requests
+
+    whole = requests.Response.iter_content
+
+    def first(self: Any, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
+        left = REPLY_BYTES_MAX
+        for chunk in whole(self, chunk_size, decode_unicode):
+            yield chunk[:left]
+            left -= len(chunk)
+            if left <= 0:
+                self.raw.close()
+                return
+
+    requests.Response.iter_content = first  # type: ignore[method-assign]
