@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.clock import to_micros, to_rfc3339
-from server.engine import execution, hearing, judging, pieces, runs, telling
+from server.engine import execution, hearing, judging, pieces, runs, shortcuts, telling
 from server.engine.deaf import DeafTime
 from server.engine.desk import Desk
 from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
@@ -59,7 +59,10 @@ class Choices:
 # ---------------------------------------------------------------------------------------------------------- definitions
 
 
-def draw_definition(c: Choices, index: int) -> Definition:
+THEMES = ("anything", "anything", "stages")  # of a case; what a theme is about comes often, and to few subjects
+
+
+def draw_definition(c: Choices, index: int, theme: str) -> Definition:
     """A definition that may be; small lengths, so that things meet."""
     fields: dict[str, Any] = {"grace": c.of(10, 60, 0, 30, 300)}
     kind = c.of("every", "none", "cron", "after", "members")
@@ -79,7 +82,7 @@ def draw_definition(c: Choices, index: int) -> Definition:
             "expected": c.of(None, None, 3),
         }
     if kind != "members":
-        _draw_runs(c, fields)
+        _draw_runs(c, fields, theme)
         fields["fail_after"] = c.of(1, 1, 2, 3)
         fields["recover_after"] = c.of(1, 1, 2)
     if c.maybe(4):
@@ -100,7 +103,7 @@ def draw_definition(c: Choices, index: int) -> Definition:
         return read_definition({"every": 60})
 
 
-def _draw_runs(c: Choices, fields: dict[str, Any]) -> None:
+def _draw_runs(c: Choices, fields: dict[str, Any], theme: str) -> None:
     if c.maybe(2):
         fields["max_runtime"] = c.of(60, 100, 20)
     for name, odds, lengths in (
@@ -116,10 +119,10 @@ def _draw_runs(c: Choices, fields: dict[str, Any]) -> None:
         fields["at_most"] = {"count": c.of(1, 2, 3), "per": c.of(30, 60)}
     if c.maybe(3):
         fields["tasks"] = _draw_tasks(c)
-    if c.maybe(3):
+    if theme == "stages" or c.maybe(3):
         stages = []
         for name in ("s", "t", "u")[: c.of(1, 2, 3)]:
-            stage: dict[str, Any] = {"name": name, "within": c.of(None, 20, 50), "optional": c.maybe(3)}
+            stage: dict[str, Any] = {"name": name, "within": c.of(None, 20, 50, 300), "optional": c.maybe(3)}
             if c.maybe(3):
                 stage["tasks"] = _draw_tasks(c)
             stages.append(stage)
@@ -136,14 +139,14 @@ def _draw_tasks(c: Choices) -> dict[str, Any]:
 class PingAt:
     """A ping on its way through one of three writers."""
 
-    def __init__(self, c: Choices, at: Micros, monitor_id: int, seq: int) -> None:
+    def __init__(self, c: Choices, at: Micros, monitor_id: int, seq: int, theme: str) -> None:
         said: dict[str, Any] = {}
-        if c.maybe(2):
-            said["run"] = c.of("r", "q", "p")
-        shape = c.below(5)
+        if theme == "stages" or c.maybe(2):
+            said["run"] = c.of("r", "r", "q", "p")
+        shape = 4 if theme == "stages" and not c.maybe(6) else c.below(5)
         if shape == 4:
             said["stage"] = c.of("s", "t", "u", "v")
-        if shape == 3 or (shape == 4 and c.maybe(2)):
+        if shape == 3 or (shape == 4 and c.maybe(8 if theme == "stages" else 2)):
             said["task"] = c.of("1", "2", "3")
         if c.maybe(4):
             said["done"] = c.of(1, 2, 3)
@@ -165,10 +168,11 @@ Event = tuple[Any, ...]  # ("pings", [Entry]), ("change", at, name, ...), ("deaf
 def draw_events(c: Choices) -> Iterator[Event]:
     """What happens, in the order in which a keeper meets it."""
     now, seq, rev, windows = BEGIN, 0, 0, 0
-    count = 1 + c.below(MONITORS_MAX)
+    theme = c.of(*THEMES)
+    count = 1 if theme == "stages" else 1 + c.below(MONITORS_MAX)
     for index in range(count):
         rev += 1
-        yield "change", now, rev, "create", index + 1, SLUGS[index], draw_definition(c, index)
+        yield "change", now, rev, "create", index + 1, SLUGS[index], draw_definition(c, index, theme)
     now += 1
     while c.left > 0:
         kind = c.below(24)
@@ -178,7 +182,7 @@ def draw_events(c: Choices) -> Iterator[Event]:
             for _ in range(1 + c.of(0, 0, 1, 3)):
                 now += c.of(1, 0, 5, 10, 3, 20, 60, 0, 30, 119) * SECOND + c.of(0, 0, 0, 0, 1)
                 seq += 1
-                entries.append(PingAt(c, now, 1 + c.below(count), seq).entry)
+                entries.append(PingAt(c, now, 1 + c.below(count), seq, theme).entry)
             entries.sort(key=lambda e: (e.at, e.writer, e.seq))
             yield "pings", entries
         elif kind < 16:
@@ -188,7 +192,7 @@ def draw_events(c: Choices) -> Iterator[Event]:
         elif kind < 20:
             rev += 1
             target = 1 + c.below(count)
-            yield from _draw_change(c, now, rev, target)
+            yield from _draw_change(c, now, rev, target, theme)
             now += 1
         elif kind == 20:
             start, length = now + c.of(-20, 0, 5, 30, -100) * SECOND, c.of(10, 1, 60, 300) * SECOND
@@ -215,11 +219,11 @@ def draw_events(c: Choices) -> Iterator[Event]:
     yield "tick", now + 1000 * SECOND
 
 
-def _draw_change(c: Choices, now: Micros, rev: int, target: int) -> Iterator[Event]:
+def _draw_change(c: Choices, now: Micros, rev: int, target: int, theme: str) -> Iterator[Event]:
     kind = c.of("edit", "pause", "resume", "settle", "snooze", "edit", "resume", "remove")
     value: Any = None
     if kind == "edit":
-        value = draw_definition(c, target - 1)
+        value = draw_definition(c, target - 1, theme)
     elif kind == "snooze":
         value = now + c.of(60, 0, 300) * SECOND
     yield "change", now, rev, kind, target, None, value
@@ -605,6 +609,8 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "an overtaken start begins a run": (hearing, "is_overtaken", lambda m, entry: False),
     "an overtaken piece begins a run": (pieces, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
+    "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
+    "a stage does not end": (shortcuts, "_SIGNS", frozenset(("progress", "log", "success"))),
     "nobody is released": (telling, "release", lambda desk, m: None),
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),

@@ -11,6 +11,7 @@ NAMES = (
     "hostile",
     "idle",
     "cost",
+    "engine",
     "scale",
     "storm",
     "alerts",

@@ -14,13 +14,13 @@ from server.engine import changing, telling
 from server.engine.aside import Aside
 from server.engine.desk import Desk
 from server.engine.effects import Decision
-from server.engine.expectation import due_after
 from server.engine.hearing import hear
 from server.engine.judging import judge
 from server.engine.links import enter, leave
 from server.engine.members import hear_again
 from server.engine.monitor import Definition
 from server.engine.ping import AFTER_ALL, Entry, Micros, Position
+from server.engine.shortcuts import hear_plain, hear_stage
 from server.engine.state import USUAL, Monitor
 from server.engine.windows import Window
 
@@ -96,19 +96,19 @@ class Engine:
             ping = entry.ping
             try:
                 if (
-                    m.definition.is_plain
-                    and m.status == "up"
-                    and (m.unusual is USUAL or not m.unusual.bears_on_success)
+                    ping.run is None
                     and ping.signal == "success"
-                    and ping.run is None
                     and ping.stage is None
                     and ping.task is None
+                    and m.definition.is_plain
+                    and m.status == "up"
+                    and (m.unusual is USUAL or not m.unusual.bears_on_success)
                     and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
                 ):
-                    _hear_plain(m, entry)
+                    hear_plain(m, entry)
                     if not m.armed:
                         desk.arm(m)
-                else:
+                elif ping.stage is None or not hear_stage(desk, m, entry):
                     hear(desk, m, entry)
                     desk.arm(m)
             except Exception as error:
@@ -361,23 +361,3 @@ class Engine:
         """A change is an input too: the state of the monitor includes it and all before it."""
         m.rev = max(m.rev, rev)
         m.at, m.writer, m.seq, m.is_saved = *self.desk.position, False
-
-
-def _hear_plain(m: Monitor, entry: Entry) -> None:
-    """A success of a healthy monitor without runs, followers and bounds: what `hear` would do, and nothing else."""
-    at, definition = entry.at, m.definition
-    repeat = (
-        entry.source is not None
-        and entry.source == m.counted_source
-        and m.counted_signal == "success"
-        and at - m.counted_at < definition.repeat_within
-    )
-    if not repeat:
-        m.counted_signal, m.counted_source, m.counted_at = "success", entry.source, at
-        m.counted_writer = entry.writer
-    m.heard_at = at
-    every = definition.every
-    if every is not None:
-        m.due = at + every | 0  # see `Micros`
-    elif not repeat:
-        m.due = due_after(definition, m.due, at)

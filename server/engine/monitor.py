@@ -190,6 +190,23 @@ class Definition(_Model):
         """Whether a success of a healthy monitor changes nothing but when it was heard of and is due."""
         return self.members is None and self.at_most is None and self.after is None
 
+    @cached_property
+    def last_stage(self) -> str | None:
+        """With it, and all before it, a run is complete."""
+        return self.stages[-1].name if self.stages else None
+
+    @cached_property
+    def optional_stages(self) -> frozenset[str]:
+        """Those that are waited for only once they were heard of."""
+        return frozenset(stage.name for stage in self.stages if stage.optional)
+
+    @cached_property
+    def stage_soonest(self) -> Micros | None:
+        """No limit that begins with a ping of a stage ends sooner after it; None: none begins."""
+        tasks = (stage.tasks.within for stage in self.stages if stage.tasks is not None)
+        lengths = [length for length in (*(stage.within for stage in self.stages), *tasks) if length is not None]
+        return min(lengths, default=None)
+
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default; `read_definition` gives the same definition back."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -97,7 +97,7 @@ class Run:
         if ping.task is not None:
             look |= self._hear_task(at, ping, ping.task, names_left)
         elif ping.stage is not None:
-            self._hear_stage(at, ping.stage, ping.signal)
+            self.hear_stage(at, ping.stage, ping.signal)
             look = True
         if ping.done is not None:
             if ping.task is None:
@@ -136,13 +136,14 @@ class Run:
         # The first that is outstanding brings the limit, where nobody says how many are expected.
         look = not known or (new and len(group.by_name) - group.ended == 1)
         if stage and stage not in self.stages:
-            self._hear_stage(at, stage, "start")
+            self.hear_stage(at, stage, "start")
             look = True
         if ping.done is not None:
             look |= group.count(name, ping.done, ping.total, at)
         return look
 
-    def _hear_stage(self, at: Micros, name: str, signal: str) -> None:
+    def hear_stage(self, at: Micros, name: str, signal: str) -> None:
+        """What a ping of a stage, or the first of one of its tasks, says of the stage."""
         seen = self.stages.get(name)
         if seen is None:
             if len(self.stages) < STAGES_SEEN_MAX:

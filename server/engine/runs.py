@@ -41,7 +41,7 @@ class Runs:
     def __init__(self) -> None:
         self.count = 0  # the last number given
         self.open: dict[int, Run] = {}
-        self.by_id: dict[str, int] = {}
+        self.by_id: dict[str, Run] = {}
         self.closed: dict[str, Ended] = {}  # by run id, the newest last
         self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
@@ -53,8 +53,7 @@ class Runs:
     def find(self, run: str | None) -> Run | None:
         """The open run with this id; without an id the open one that has none."""
         if run is not None:
-            number = self.by_id.get(run)
-            return None if number is None else self.open[number]
+            return self.by_id.get(run)
         return next((each for each in reversed(self.open.values()) if each.run is None), None)
 
     def ended(self, run: str, at: Micros) -> Ended | None:
@@ -71,7 +70,7 @@ class Runs:
         self.count += 1
         added = self.open[self.count] = Run(self.count, run, started_at, at)
         if run is not None:
-            self.by_id[run] = self.count
+            self.by_id[run] = added
         else:
             self.fanned_in = None
         return added
@@ -159,7 +158,7 @@ class Runs:
             runs.open[run.number] = run
             runs.task_names += run.task_names
             if run.run is not None:
-                runs.by_id[run.run] = run.number
+                runs.by_id[run.run] = run
         runs.closed = {run: Ended(*ended) for run, *ended in state.get("c", ())}
         runs.fanned_in = Ended(*state["f"]) if "f" in state else None
         if "e" in state:
