@@ -21,7 +21,7 @@ def draw(runs: list[Run], path: Path) -> None:
     by_name: dict[str, list[float]] = defaultdict(list)
     for fault in faults:
         by_name[fault["name"]].append(fault["recovery_s"])
-    plt.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "chaos", "font.family": "sans-serif", "font.size": 9})
     figure, axes = plt.subplot_mosaic(
         [["recovery", "takeover"], ["recovery", "told"]], figsize=(13, 2.0 + 0.26 * len(by_name)), layout="constrained"
     )
