@@ -12,6 +12,7 @@ import click
 import structlog
 
 from tests.chaos.faults import KINDS
+from tests.chaos.report import RUNS, entry, read, write
 from tests.chaos.run import Outcome, live, summary
 from tests.chaos.world import SHAPES
 
@@ -43,14 +44,13 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that was started stays behind
     first = random.randrange(1_000_000) if seed is None else seed
     outcomes: list[Outcome] = []
+    before = read(RUNS)
     for number, shape in enumerate(shapes or SHAPES):
         outcome = asyncio.run(live(shape, first + number, faults, monitors, click.echo, list(only) or None))
         outcomes.append(outcome)
         _show(outcome, logs)
-    if report:
-        from tests.chaos.report import append
-
-        append(outcomes)
+        if report:  # after each, so that a run that is broken off is kept as far as it came
+            write([*before, entry(outcomes)])
     sys.exit(0 if all(outcome.ok for outcome in outcomes) else 1)
 
 

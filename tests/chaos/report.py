@@ -64,11 +64,6 @@ MEANINGS = """
 """
 
 
-def append(outcomes: list[Outcome]) -> None:
-    """Add a run, and write page and picture anew."""
-    write([*read(RUNS), entry(outcomes)])
-
-
 def read(path: Path) -> list[Run]:
     """Runs that were kept."""
     runs: list[Run] = json.loads(path.read_text()) if path.exists() else []
