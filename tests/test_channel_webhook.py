@@ -50,7 +50,7 @@ async def test_what_is_sent() -> None:
 async def test_another_shape() -> None:
     definition: dict[str, Any] = {
         "method": "PUT",
-        "headers": {"Authorization": "Token abc", "X-Kind": "alert"},
+        "headers": {"Authorization": "Token abc", "X-Kind": "alert", "content-type": "application/vnd.x+json"},
         "body": '{"short": "{{title}}", "severity": {{cause|json}}, "tags": {{tags|json}}}',
     }
     async with Receiver() as receiver:
@@ -59,6 +59,7 @@ async def test_another_shape() -> None:
         await send("webhook", {"url": receiver.url, **form}, message())
         put, posted = receiver.requests
     assert put.method == "PUT" and put.headers["Authorization"] == "Token abc"
+    assert put.headers.getall("Content-Type") == ["application/vnd.x+json"]  # type: ignore[attr-defined]
     assert put.json == {"short": 'DOWN: say "hi"', "severity": "failed", "tags": ["etl", "prod"]}
     assert parse_qs(posted.body.decode()) == {
         "text": ["DOWN: Nightly <ETL>"],

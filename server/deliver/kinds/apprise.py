@@ -2,8 +2,8 @@
 
 It does its own network traffic in threads. So it runs in few threads of its own, under a hard time-out, and the same
 guard against private addresses is laid around every connection that those threads make (see outbound.py). Of an answer
-it reads the first 64 KiB, as we do. One that drips keeps its thread; when all have such a one, apprise stands still, and
-nothing else.
+it reads the first 64 KiB, as we do. An answer that drips keeps its thread; when all threads have such a one, apprise
+stands still, and nothing else.
 
 Source: github.com/caronc/apprise, Apprise.instantiate and NotifyBase.notify: False where it failed, without a reason.
 """

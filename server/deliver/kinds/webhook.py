@@ -120,7 +120,8 @@ class Webhook(Channel):
         headers = {"Content-Type": self.content_type, "webhook-id": message.id, "webhook-timestamp": str(timestamp_s)}
         if self.secrets:
             headers["webhook-signature"] = " ".join(sign(s, message.id, timestamp_s, body) for s in self.secrets)
-        headers |= self.headers
+        chosen = {name.lower() for name in self.headers}
+        headers = {name: value for name, value in headers.items() if name.lower() not in chosen} | self.headers
         await out.post(self.url, body, headers, method=self.method, final=FINAL)
 
 
