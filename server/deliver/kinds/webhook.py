@@ -85,7 +85,10 @@ class Webhook(Channel):
     )
     content_type: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e][\x20-\x7e]*$")] = "application/json"
     body: str | None = Field(
-        None, max_length=20_000, description="The body in another shape, with {{title}}, {{monitor}}, {{reason}}, …"
+        None,
+        max_length=20_000,
+        description="The body in another shape, with {{title}}, {{monitor}}, {{reason}}, … Values are escaped for the "
+        "content type; {{title|raw}} is not.",
     )
 
     @model_validator(mode="after")
