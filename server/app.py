@@ -7,6 +7,7 @@ is judged and written, then the lease is given up.
 """
 
 import asyncio
+import contextlib
 import secrets
 import signal
 import socket
@@ -20,7 +21,7 @@ from aiohttp import web
 from server import __version__, descriptors, greeting, logs
 from server.admin_key import CHARS_MIN
 from server.beat import Beat
-from server.clock import LogClock, to_datetime
+from server.clock import ClockJump, LogClock, to_datetime
 from server.deliver.courier import Courier
 from server.deliver.kinds import KINDS
 from server.deliver.outbound import Outbound
@@ -40,7 +41,7 @@ from server.metrics import Metrics
 from server.provision import Provision
 from server.readings import bind_hearing, bind_keeper
 from server.roster import Bound, Roster
-from server.service import Service, Stack
+from server.service import Service, Stack, forever
 from server.settings import Settings, read_service_environment
 from server.site import Site
 from server.store import admin_key
@@ -62,6 +63,7 @@ from server.web.routes import Deps
 from server.workers import Workers
 
 DATABASE_RETRY_S = 2.0
+CLOCK_EVERY_S = 2.0
 Role = Literal["all", "main", "worker"]
 
 log = structlog.get_logger("app")
@@ -157,6 +159,7 @@ class App(Service):
         if self.role != "worker":
             await self._start_judging(pool, url)
         if self.role == "main":
+            self.spawn(forever(self._follow_clock, CLOCK_EVERY_S), "clock")
             listening = await self._start_workers(url)
         else:
             listening = await self._start_hearing(pool, url)
@@ -324,6 +327,17 @@ class App(Service):
         outcome = await waiting.outcome
         if not isinstance(outcome, Outcome) or outcome.kind != "ok":
             raise Unavailable("the ping may or may not be stored; send it again")
+
+    async def _follow_clock(self) -> None:
+        """Keep the clock true in a process that has no writer to do it."""
+        with contextlib.suppress(DatabaseAway):
+            async with self.pool.acquire() as connection:
+                before = self.clock.local()
+                database, after = await now(connection), self.clock.local()
+            try:
+                self.clock.sample(before, database, after)
+            except ClockJump:
+                self.clock.restart(before, database, after)
 
     def _watermark(self) -> Micros | None:
         return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None

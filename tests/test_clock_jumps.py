@@ -6,6 +6,7 @@ A Postgres of its own runs with libfaketime, which reads by how much its clock i
 import asyncio
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from server.store import cluster
-from tests.harness import Postgres, eventually, refuse
+from server.store.pool import connect
+from tests.harness import Postgres, Server, eventually, refuse
 from tests.keeper_node import Node, count_of, short_lease, true  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("short_lease")
@@ -171,3 +173,33 @@ async def test_a_step_back_that_is_undone_leaves_nothing_behind(moved: Moved) ->
         assert abs(await a.pool.fetchval("select extract(epoch from log_time() - clock_timestamp())::float8")) < 10
         await a.is_status(minute, "up")
         assert not await a.incidents()
+
+
+@pytest.mark.slow
+async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None:
+    connection = await connect(moved.url)
+    async with Server(moved.url, "--workers", "2") as server:
+        moved.set(600)
+
+        async def registered_anew() -> bool:
+            return await connection.fetchval("select count(*) from deaf where reason = 'clock'") == 2
+
+        await eventually(registered_anew, 20)
+        key = (await server.api("PUT", "/api/v1/monitors/job", {"every": "4s", "grace": "1s"})).body["key"]
+
+        async def stored() -> bool:
+            async with server.session.get(f"/api/v1/heartbeat/{key}") as response:
+                return response.status == 200
+
+        async def told() -> bool:
+            return bool(await connection.fetchval("select count(*) from alerts where kind = 'opened'"))
+
+        await eventually(stored)
+        await eventually(told, 20)
+        targets = await (await server.session.get("/sd/prometheus")).json()
+        (keeper,) = [each for each in targets if each["labels"]["__meta_offbeat_writer"] == "0"]
+        port = keeper["targets"][0].rpartition(":")[2]
+        async with server.session.get(f"http://127.0.0.1:{port}/metrics") as response:
+            (lag,) = re.findall(r"^offbeat_decision_lag_seconds_sum (\S+)", await response.text(), re.MULTILINE)
+        assert 0 <= float(lag) < 60  # by a clock that did not jump it would be ten minutes less than nothing
+    await connection.close()

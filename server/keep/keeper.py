@@ -44,6 +44,7 @@ FOLLOW_S = 0.05  # the same, when others write too
 CHECKPOINT_ENTRIES = 2_000_000
 CHECKPOINT_S = 300.0
 DEAF_WORTH_TELLING_S = 10.0  # shorter deaf times are on record, and wake nobody
+SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, seen by one writer after the other
 
 log = structlog.get_logger("keeper")
 
@@ -374,7 +375,8 @@ class Keeper(Service):
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
         if deaf.reason == "clock":
             self.upkeep.soon()
-        told_of = deaf.started_at < self._deaf_told  # by another writer: one trouble, one alert
+        # Each writer notices a trouble of all; one alert is enough.
+        told_of = deaf.started_at < self._deaf_told + (SAME_JUMP if deaf.reason == "clock" else 0)
         if not told_of and (length_s >= DEAF_WORTH_TELLING_S or deaf.reason == "clock"):
             self._deaf_told = deaf.ended_at
             await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
