@@ -41,7 +41,9 @@ def main(
     """Real faults on real processes, under load; every promise is checked by a journal of all requests."""
     # The clusters and what else runs in this process would tell of every fault in their own words.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that was started stays behind
+    # As Ctrl-C, also in the background: what was started is ended in its order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     first = random.randrange(1_000_000) if seed is None else seed
     outcomes: list[Outcome] = []
     before = read(RUNS)
