@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 AXE := node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test quick check screenshots bench chaos simulation clean
+.PHONY: help run install test quick check screenshots bench chaos simulation fuzz audit clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,13 @@ simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual 
 chaos: $(VENV)/installed-for-tests ## Break it on purpose for half an hour, and add what came of it to docs/chaos.md.
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+SECONDS ?= 60
+fuzz: $(VENV)/installed-for-tests ## Fuzz every reader (SECONDS=60 for each; TARGETS="cron lines" for some of them).
+	@$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(SECONDS)
+
+audit: $(VENV)/installed-for-audit ## Ask the databases of advisories about every pinned dependency; needs the internet.
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 clean: ## Remove .venv and what tools leave behind; the data in .offbeat stays.
 	@rm -rf $(VENV) node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -63,6 +70,12 @@ $(VENV)/installed-for-tests: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing what the tests need (only the first time) ..."
 	@$(PIP_INSTALL) --editable ".[test]"
 	@touch $(VENV)/installed $@
+
+# In an environment of its own: what audits must not change what is audited.
+$(VENV)/installed-for-audit: $(VENV)/made
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.10"
+	@touch $@
 
 # The tests' check of accessibility. Without npm they say that it is missing.
 $(AXE):

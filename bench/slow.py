@@ -1,8 +1,8 @@
 """Slow clients, as many as asked for, in a process of their own: heads and bodies that drip, answers that nobody takes.
 
 `python -m bench.slow HOST PORT COUNT` opens so many connections, a third of each kind, says `ready`, and goes on until
-its standard input ends: a byte a second each, and whoever is closed by the server comes again. Then it says as JSON how
-often it had to connect. What it asks for is no ping, so that all it costs the server is its slowness.
+its standard input ends: a byte every three seconds each, and whoever is closed by the server comes again. Then it says
+as JSON how often it had to connect. What it asks for is no ping, so that all it costs the server is its slowness.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import uvloop
 
-DRIP_S = 1.0
+DRIP_S = 3.0
 TOGETHER = 50  # connections that are opened at once
 HEAD = b"GET /api/v1/heartbeat/nobody HTTP/1.1\r\nHost: here\r\nX-Slow: "
 BODY = b"POST /api/v1/heartbeat/nobody/log HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n"

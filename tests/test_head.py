@@ -85,10 +85,11 @@ def by_aiohttp(raw: bytes) -> list[Any]:
 
 
 def check(raw: bytes) -> None:
-    raw = raw[: raw.find(b"\r\n\r\n") + 4]  # as the connection cuts it
-    head = Head(Endings())
-    if not raw:
+    end = raw.find(b"\r\n\r\n")
+    if end < 0:
         return
+    raw = raw[: end + 4]  # as the connection cuts it
+    head = Head(Endings())
     taken = head.read(raw)
     again = Head(known)
     target = again.recall(raw)

@@ -3,34 +3,22 @@ Postgres would refuse, and no monitor is pinged whose address was not in the req
 """
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote
+from urllib.parse import quote_from_bytes
 
 import brotli
 import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.engine.durations import DURATION_MAX
-from server.engine.ping import COUNT_MAX, RUN_CHARS_MAX, SECOND, SIGNALS, STAGE_CHARS_MAX, TASK_CHARS_MAX, Ping
-from server.ingest import sentry
 from server.ingest.dialects import DIALECTS, find
 from server.ingest.fields import read_fields
-from server.ingest.message import STORED_BYTES_MAX
-from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
-from server.ingest.slugs import is_slug, slug_of
+from server.ingest.reading import Dialect, Outcome, Refusal, Request
+from tests.fuzz.judge import is_storable, judge_request, readings
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 PING_KEY = "0123456789abcdef0123456789abcdef"
-OUTCOMES = [
-    Outcome(kind, wait)
-    for kind, wait in (
-        *(("ok", 0), ("created", 0), ("unknown", 0), ("ambiguous", 0)),
-        *(("full", 60), ("limited", 7), ("unavailable", 3)),
-    )
-]
-
 anything = st.text(alphabet=st.characters(codec=None), max_size=30)  # lone surrogates too: bytes that are not UTF-8
 encoded = st.binary(max_size=20).map(quote_from_bytes)
 words = st.sampled_from(
@@ -174,18 +162,7 @@ def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> N
     dialect = find(request.path, request.query, "snitch")
     if dialect is None:
         return
-    result = dialect.read(request)
-    for reading in _readings(result):
-        _is_storable(reading.ping)
-        _is_addressed(reading.address, request, dialect)
-    if isinstance(result, Refusal):
-        assert 400 <= result.status < 500
-        assert dialect.answer(result, request).status == result.status
-    for outcome in OUTCOMES:
-        _is_an_answer(dialect.answer(outcome, request))
-        assert (dialect.answer(outcome, request).status == 503) == (
-            outcome.kind == "unavailable" or (outcome.kind in ("full", "limited") and dialect is sentry)
-        )
+    judge_request(dialect, request)
 
 
 @settings(max_examples=300, deadline=None)
@@ -195,14 +172,14 @@ def test_any_parameters_are_a_ping_or_refused(fields: dict[str, Any]) -> None:
     if isinstance(result, Refusal):
         assert result.status == 400
     else:
-        _is_storable(result)
+        is_storable(result)
 
 
 @settings(max_examples=200, deadline=None)
 @given(requests, st.sampled_from(DIALECTS))
 def test_a_dialect_is_total_on_paths_that_are_not_its_own(request: Request, dialect: Dialect) -> None:
-    for reading in _readings(dialect.read(request)):
-        _is_storable(reading.ping)
+    for reading in readings(dialect.read(request)):
+        is_storable(reading.ping)
 
 
 def test_an_unknown_key_gets_the_same_answer_whatever_it_resembles() -> None:
@@ -214,52 +191,3 @@ def test_an_unknown_key_gets_the_same_answer_whatever_it_resembles() -> None:
             assert dialect is not None
             answers.add(dialect.answer(Outcome("unknown"), request))
         assert len(answers) == 1
-
-
-def _readings(result: Reading | list[Reading] | Refusal) -> Iterator[Reading]:
-    if isinstance(result, Reading):
-        yield result
-    elif isinstance(result, list):
-        yield from result
-
-
-def _is_storable(ping: Ping) -> None:
-    assert ping.signal in SIGNALS
-    for text, chars_max in ((ping.run, RUN_CHARS_MAX), (ping.stage, STAGE_CHARS_MAX), (ping.task, TASK_CHARS_MAX)):
-        if text is not None:
-            assert 0 < len(text) <= chars_max
-            assert "\0" not in text
-            text.encode()
-    if ping.message is not None:
-        assert ping.message
-        assert "\0" not in ping.message
-        assert len(ping.message.encode()) <= STORED_BYTES_MAX
-    for count, count_max in ((ping.done, COUNT_MAX), (ping.total, COUNT_MAX), (ping.exit_code, 255)):
-        assert count is None or (type(count) is int and 0 <= count <= count_max)
-    assert ping.duration is None or (type(ping.duration) is float and 0 <= ping.duration <= DURATION_MAX / SECOND)
-
-
-def _is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
-    """The key, or ping key and slug, stand in the request where this dialect keeps them."""
-    segments = [unquote(part) for part in request.path.split("/")]
-    if isinstance(address, Key):
-        assert address.key in segments
-        return
-    if address.create:
-        assert is_slug(address.slug)
-    if dialect.name in ("sentry", "gatus"):
-        sent = [*request.headers.values(), request.path, unquote(request.query), request.body.decode("latin-1")]
-        assert any(address.ping_key in text for text in sent) or "basic" in request.headers["authorization"].lower()
-    else:
-        assert address.ping_key in segments
-    if dialect.name == "sentry":
-        return  # its slugs are in the body
-    slugs = {slug_of(part) or part for part in segments} | {part.lstrip("_") for part in segments} | set(segments)
-    assert address.slug in slugs or address.slug.rpartition(".")[0] in slugs or address.like in slugs
-
-
-def _is_an_answer(answer: Answer) -> None:
-    assert 200 <= answer.status < 600
-    for name, value in (*answer.headers, ("content-type", answer.content_type)):
-        assert "\r" not in name + value
-        assert "\n" not in name + value

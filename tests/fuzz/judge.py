@@ -1,0 +1,89 @@
+"""What must hold of all that a dialect reads: Postgres takes it, it is for the address sent, it is answered."""
+
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from server.engine.durations import DURATION_MAX
+from server.engine.ping import COUNT_MAX, RUN_CHARS_MAX, SECOND, SIGNALS, STAGE_CHARS_MAX, TASK_CHARS_MAX, Ping
+from server.ingest import sentry
+from server.ingest.message import STORED_BYTES_MAX
+from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.slugs import is_slug, slug_of
+from server.ingest.urlencoded import decode
+
+OUTCOMES = [
+    Outcome(kind, wait)
+    for kind, wait in (
+        *(("ok", 0), ("created", 0), ("unknown", 0), ("ambiguous", 0)),
+        *(("full", 60), ("limited", 7), ("unavailable", 3)),
+    )
+]
+
+
+def judge_request(dialect: Dialect, request: Request) -> None:
+    """All of it, for a request at an address of this dialect."""
+    result = dialect.read(request)
+    for reading in readings(result):
+        is_storable(reading.ping)
+        is_addressed(reading.address, request, dialect)
+    if isinstance(result, Refusal):
+        assert 400 <= result.status < 500
+        assert dialect.answer(result, request).status == result.status
+    for outcome in OUTCOMES:
+        is_an_answer(dialect.answer(outcome, request))
+        assert (dialect.answer(outcome, request).status == 503) == (
+            outcome.kind == "unavailable" or (outcome.kind in ("full", "limited") and dialect is sentry)
+        )
+
+
+def readings(result: Reading | list[Reading] | Refusal) -> Iterator[Reading]:
+    """The pings of what a dialect gave."""
+    if isinstance(result, Reading):
+        yield result
+    elif isinstance(result, list):
+        yield from result
+
+
+def is_storable(ping: Ping) -> None:
+    """Postgres takes it."""
+    assert ping.signal in SIGNALS
+    for text, chars_max in ((ping.run, RUN_CHARS_MAX), (ping.stage, STAGE_CHARS_MAX), (ping.task, TASK_CHARS_MAX)):
+        if text is not None:
+            assert 0 < len(text) <= chars_max
+            assert "\0" not in text
+            text.encode()
+    if ping.message is not None:
+        assert ping.message
+        assert "\0" not in ping.message
+        assert len(ping.message.encode()) <= STORED_BYTES_MAX
+    for count, count_max in ((ping.done, COUNT_MAX), (ping.total, COUNT_MAX), (ping.exit_code, 255)):
+        assert count is None or (type(count) is int and 0 <= count <= count_max)
+    assert ping.duration is None or (type(ping.duration) is float and 0 <= ping.duration <= DURATION_MAX / SECOND)
+
+
+def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
+    """The key, or ping key and slug, stand in the request where this dialect keeps them."""
+    # Bytes that are no UTF-8 are read as U+FFFD, which is in no key of ours.
+    segments = [read(part) for part in request.path.split("/") for read in (unquote, decode)]
+    if isinstance(address, Key):
+        assert address.key in segments
+        return
+    if address.create:
+        assert is_slug(address.slug)
+    if dialect.name in ("sentry", "gatus"):
+        sent = [*request.headers.values(), request.path, unquote(request.query), request.body.decode("latin-1")]
+        assert any(address.ping_key in text for text in sent) or "basic" in request.headers["authorization"].lower()
+    else:
+        assert address.ping_key in segments
+    if dialect.name == "sentry":
+        return  # its slugs are in the body
+    slugs = {slug_of(part) or part for part in segments} | {part.lstrip("_") for part in segments} | set(segments)
+    assert address.slug in slugs or address.slug.rpartition(".")[0] in slugs or address.like in slugs
+
+
+def is_an_answer(answer: Answer) -> None:
+    """A status, and headers that are lines."""
+    assert 200 <= answer.status < 600
+    for name, value in (*answer.headers, ("content-type", answer.content_type)):
+        assert "\r" not in name + value
+        assert "\n" not in name + value

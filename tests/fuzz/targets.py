@@ -1,0 +1,318 @@
+"""One function a reader: it takes any bytes, reads them, and asserts what must hold of the result.
+
+An error that the reader promises is fine; any other, an assertion, or an input that takes seconds is a finding. Texts
+that reach a reader through JSON hold no lone surrogates, those of an address may.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+from server.crontab import program_of, read_jobs, under_exec
+from server.deliver.kinds import KINDS, dump_channel, read_channel
+from server.engine.durations import read_duration, write_duration
+from server.engine.monitor import read_definition
+from server.engine.schedule import calendar, check_cron, check_oncalendar, check_zone
+from server.errors import DefinitionError, SettingsError
+from server.estate_file import read_estate
+from server.healthchecks_export import read_checks
+from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
+from server.ingest.bulk import _read as read_bulk_value
+from server.ingest.dialects import find
+from server.ingest.envelope import ENVELOPE_BYTES_MAX, open_envelope, unpack
+from server.ingest.fields import read_fields
+from server.ingest.lines import BadBody, Gunzip, Lines
+from server.ingest.message import STORED_BYTES_MAX, stored_message
+from server.ingest.reading import Dialect, Refusal, Request
+from server.ingest.slugs import is_slug, slug_of
+from server.ingest.source import Sources
+from server.ingest.urlencoded import read_pairs
+from server.settings import Network, Settings
+from server.web.bodies import MonitorBody
+from server.web.cursors import read_cursor, whole, words
+from server.web.estate import Estate
+from server.web.problems import Refused
+from server.web.routes import validate
+from tests.fuzz.judge import is_storable, judge_request
+from tests.test_head import check as check_head
+
+Target = Callable[[bytes], None]
+_METHODS = ("GET", "HEAD", "POST", "PUT")
+_AT = 1_790_000_000_000_000  # some instant
+_FILE = Path(tempfile.gettempdir()) / "offbeat-fuzz.yaml"
+PIECE_BYTES = 1_000
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _json(data: bytes) -> object:
+    """What the bytes are as JSON; None where they are none."""
+    try:
+        value: object = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return value
+
+
+# ----------------------------------------------------------------------------------------------------------- dialects
+
+
+def _dialect(dialect: Dialect, prefix: str) -> Target:
+    """The first line is the rest of the target, the second method and headers, what follows the body."""
+
+    def target(data: bytes) -> None:
+        rest, _, after = data.partition(b"\n")
+        second, _, body = after.partition(b"\n")
+        method, *headers = second.decode("utf-8", "surrogateescape").split("|")
+        path, _, query = (prefix + rest.decode("utf-8", "surrogateescape")).partition("?")
+        names = ("content-type", "content-encoding", "authorization", "x-sentry-auth")
+        sent = {name: value for name, value in zip(names, headers, strict=False) if value}
+        request = Request(method if method in _METHODS else "POST", path, query, sent, body)
+        if find(path, query, "snitch") is dialect:
+            judge_request(dialect, request)
+        else:
+            dialect.read(request)
+
+    return target
+
+
+def envelope(data: bytes) -> None:
+    """Sentry's frame of items."""
+    opened = open_envelope(data, "check_in")
+    if not isinstance(opened, Refusal):
+        assert all(payload in data for payload in opened.payloads)
+
+
+def unpacked(data: bytes) -> None:
+    """Compressed bodies; the first byte chooses the encoding."""
+    encoding = ("gzip", "deflate", "br", "identity", "zstd")[data[0] % 5] if data else ""
+    plain = unpack(data[1:], encoding)
+    assert isinstance(plain, Refusal) or len(plain) <= ENVELOPE_BYTES_MAX
+
+
+def fields(data: bytes) -> None:
+    """Parameters as JSON."""
+    value = _json(data)
+    if isinstance(value, dict):
+        ping = read_fields(value)
+        if not isinstance(ping, Refusal):
+            is_storable(ping)
+
+
+def pairs(data: bytes) -> None:
+    """Forms and queries."""
+    for name, value in read_pairs(data.decode("utf-8", "surrogateescape")):
+        assert isinstance(name, str) and isinstance(value, str)
+
+
+def message(data: bytes) -> None:
+    """A body that is a message."""
+    stored = stored_message(data)
+    assert (stored is None) == (not data)
+    assert stored is None or ("\0" not in stored and len(stored.encode()) <= STORED_BYTES_MAX)
+
+
+def slug(data: bytes) -> None:
+    """Names that become slugs."""
+    made = slug_of(_text(data))
+    assert made is None or is_slug(made)
+
+
+# ------------------------------------------------------------------------------------------------------------- bodies
+
+
+def lines(data: bytes) -> None:
+    """NDJSON and arrays: the values are the same however the body is cut; each is a ping or a sentence."""
+    whole_body = _values([data])
+    cut = len(data) // 3
+    assert _values([data[:cut], data[cut : 2 * cut], data[2 * cut :]]) == whole_body
+    for value in whole_body or ():
+        said = read_bulk_value(value)
+        if not isinstance(said, str):
+            is_storable(said[1])
+
+
+def _values(pieces: Iterable[bytes]) -> list[object] | None:
+    """Every value; None where the body cannot be read to its end."""
+    reader = Lines()
+    found: list[object] = []
+    try:
+        for piece in pieces:
+            found += reader.feed(piece)
+        found += reader.end()
+    except BadBody:
+        return None
+    return ["bad" if isinstance(value, BadBody) else value for value in found]
+
+
+def gunzip(data: bytes) -> None:
+    """Gzip in pieces, none larger than asked for."""
+    stream = Gunzip(PIECE_BYTES)
+    try:
+        for number, piece in enumerate(stream.pieces(data)):
+            assert 0 < len(piece) <= PIECE_BYTES
+            if number > 100:
+                return
+        stream.end()
+    except BadBody:
+        pass
+
+
+# -------------------------------------------------------------------------------------------------------- definitions
+
+
+def duration(data: bytes) -> None:
+    """Lengths of time."""
+    try:
+        length = read_duration(_text(data))
+    except ValueError:
+        return
+    assert read_duration(write_duration(length)) == length
+
+
+def _calendar(kind: str, check: Callable[[str], str]) -> Target:
+    def target(data: bytes) -> None:
+        try:
+            text = check(_text(data)[:200])
+        except ValueError:
+            return
+        assert check(text) == text
+        first = calendar(kind, text, "Europe/Berlin").next_after(_AT)
+        second = None if first is None else calendar(kind, text, "Europe/Berlin").next_after(first)
+        assert first is None or (first > _AT and (second is None or second > first))
+
+    return target
+
+
+def zone(data: bytes) -> None:
+    """Time zones."""
+    with suppress(ValueError):
+        check_zone(_text(data))
+
+
+def definition(data: bytes) -> None:
+    """A monitor as people define it; what is stored reads as the same."""
+    value = _json(data)
+    try:
+        read = read_definition(value)
+    except DefinitionError as error:
+        assert error.problems
+        return
+    assert read_definition(orjson.loads(orjson.dumps(read.dump()))) == read
+
+
+def channel(data: bytes) -> None:
+    """A channel of each kind."""
+    value = _json(data)
+    for kind in KINDS if isinstance(value, dict) else ():
+        try:
+            read = read_channel(kind, value)  # type: ignore[arg-type]
+        except DefinitionError as error:
+            assert error.problems
+            continue
+        assert read_channel(kind, orjson.loads(orjson.dumps(dump_channel(read)))) == read
+
+
+def body(data: bytes) -> None:
+    """What the management API is sent for a monitor."""
+    try:
+        validate(MonitorBody, _json(data))
+    except Refused as refused:
+        assert refused.status == 422 and refused.errors
+
+
+def estate(data: bytes) -> None:
+    """A file of monitors, as YAML."""
+    _FILE.write_bytes(data)
+    try:
+        value = read_estate(_FILE)
+        validate(Estate, value)
+    except (SettingsError, Refused):
+        pass
+
+
+# -------------------------------------------------------------------------------------------------------------- others
+
+
+def cursor(data: bytes) -> None:
+    """Where a page of a list begins."""
+    for read in (whole, words, lambda at, number: (whole(at), words(number))):
+        try:
+            read_cursor(_text(data), None, read)
+        except Refused as refused:
+            assert refused.status == 422
+
+
+def crontab(data: bytes) -> None:
+    """A crontab that is taken over."""
+    text = _text(data)
+    for system in (False, True):
+        for job in read_jobs(text, system):
+            program_of(job.command)
+            assert "offbeat exec" in under_exec(job, "key")
+
+
+def export(data: bytes) -> None:
+    """What Healthchecks exports."""
+    with suppress(SettingsError):
+        read_checks(_json(data))
+
+
+def forwarded(data: bytes) -> None:
+    """X-Forwarded-For of a proxy that is believed."""
+    client = _sources.client(_proxy, data.decode("utf-8", "surrogateescape"))
+    assert client is not None and len(client) in (4, 16)
+
+
+def public_url(data: bytes) -> None:
+    """A setting that is an address."""
+    try:
+        read = Settings(public_url=_text(data)).public_url
+    except ValueError:
+        return
+    assert read is None or read.startswith(("http://", "https://"))
+
+
+def _networks() -> list[Network]:
+    return Settings(trusted_proxies="127.0.0.0/8,fd00::/8").trusted_proxies  # type: ignore[arg-type]
+
+
+_sources = Sources(_networks())
+_proxy = _sources.peer(("127.0.0.1", 1))
+
+TARGETS: dict[str, Target] = {
+    "head": check_head,
+    "native": _dialect(native, native.PREFIX),
+    "healthchecks": _dialect(healthchecks, healthchecks.PREFIX),
+    "cronitor": _dialect(cronitor, cronitor.PREFIX),
+    "uptime_kuma": _dialect(uptime_kuma, uptime_kuma.PREFIX),
+    "gatus": _dialect(gatus, gatus.PREFIX),
+    "sentry": _dialect(sentry, "/api/1/"),
+    "snitch": _dialect(snitch, "/"),
+    "envelope": envelope,
+    "unpacked": unpacked,
+    "fields": fields,
+    "pairs": pairs,
+    "message": message,
+    "slug": slug,
+    "lines": lines,
+    "gunzip": gunzip,
+    "duration": duration,
+    "cron": _calendar("cron", check_cron),
+    "oncalendar": _calendar("oncalendar", check_oncalendar),
+    "zone": zone,
+    "definition": definition,
+    "channel": channel,
+    "body": body,
+    "estate": estate,
+    "cursor": cursor,
+    "crontab": crontab,
+    "export": export,
+    "forwarded": forwarded,
+    "public_url": public_url,
+}
