@@ -50,8 +50,10 @@ def check_oncalendar(expression: str) -> str:
     text = expression.strip()
     try:
         next(OnCalendar(text, _SAMPLE))
-    except (OnCalendarError, OSError) as error:  # OSError: its time zone is a directory of them, such as `Europe`
+    except OnCalendarError as error:
         raise ValueError(f"not an OnCalendar expression: {error}: {text!r}") from None
+    except OSError:  # a directory of zones, such as `Europe`
+        raise ValueError(f"not an OnCalendar expression: no such time zone: {text!r}") from None
     except StopIteration:
         raise ValueError(f"never happens again: {text!r}") from None
     return text
