@@ -16,6 +16,9 @@ from server.store.keeping import Deaf, WriterSeen
 from server.store.lease import Held, held_by
 from server.store.pool import Connection
 
+WORTH_TELLING: Micros = 10 * SECOND  # shorter deaf times are on record, and wake nobody; but for jumps of the clock
+SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
+
 log = structlog.get_logger("deaf")
 
 
@@ -35,6 +38,7 @@ class Deafness:
         self._newest_writer = 0
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
+        self._told: Micros = 0  # the end of the deaf time that people were last told of
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -48,6 +52,16 @@ class Deafness:
     def blinded(self) -> None:
         """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
         self._seeing_from_s = monotonic() + self._silent_max_s
+
+    def worth_telling(self, deaf: Deaf) -> bool:
+        """Whether people are to be told of it: of one trouble once, though every writer notices it."""
+        jumped = deaf.reason == "clock"
+        if deaf.started_at < self._told + (SAME_JUMP if jumped else 0):
+            return False
+        if not jumped and deaf.ended_at - deaf.started_at < WORTH_TELLING:
+            return False
+        self._told = deaf.ended_at
+        return True
 
     async def decide(
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros

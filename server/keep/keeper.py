@@ -43,8 +43,6 @@ IDLE_S = 0.5  # at most so long; also how soon a change is met
 FOLLOW_S = 0.05  # the same, when others write too
 CHECKPOINT_ENTRIES = 2_000_000
 CHECKPOINT_S = 300.0
-DEAF_WORTH_TELLING_S = 10.0  # shorter deaf times are on record, and wake nobody
-SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, seen by one writer after the other
 
 log = structlog.get_logger("keeper")
 
@@ -79,7 +77,6 @@ class Keeper(Service):
         self.mismatches = 0
         self.decisions_dropped = 0
         self.checkpoint_at: Micros = 0
-        self._deaf_told: Micros = 0  # the end of the deaf time that people were last told of
         self._connection: Connection | None = None
         self._wake = asyncio.Event()
         self._stopping = False
@@ -375,10 +372,7 @@ class Keeper(Service):
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
         if deaf.reason == "clock":
             self.upkeep.soon()
-        # Each writer notices a trouble of all; one alert is enough.
-        told_of = deaf.started_at < self._deaf_told + (SAME_JUMP if deaf.reason == "clock" else 0)
-        if not told_of and (length_s >= DEAF_WORTH_TELLING_S or deaf.reason == "clock"):
-            self._deaf_told = deaf.ended_at
+        if self.deafness.worth_telling(deaf):
             await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:
