@@ -21,6 +21,7 @@ from bench.stage import Database, Stage, Subject, resident_mb
 
 CONNECTIONS = 128
 LEFT_OUT = 100  # one in so many
+JUDGING_S = 300.0
 _LAG = "offbeat_decision_lag_seconds"
 _INCIDENTS = "select count(*) from incidents where resolved_at is null"
 
@@ -41,52 +42,83 @@ class Sizes:
 
 
 async def run(stage: Stage) -> Result:
-    """One process, killed and started again; then the same with --workers 2."""
+    """One process, killed and started again; then the same with --workers 2.
+
+    What fails on the way ends it with what was measured so far: half an hour is not lost with its last minute.
+    """
     sizes = Sizes(2_000, 2.0, 3, 1) if stage.quick else Sizes()
     result = Result("million", f"{sizes.monitors:,} monitors, {sizes.rate:,.0f} pings/s")
-    lines = {
-        "accept": Line("killed: until a ping is answered 200", "s"),
-        "judge": Line("killed: until deadlines are judged", "s"),
-        "resident": Line("one process, resident", "MB"),
-        "lag": Line("one process, decision lag p99", "ms"),
-        "ingest": Line("--workers 2: an ingest process, resident", "MB"),
-        "lag2": Line("--workers 2, decision lag p99", "ms"),
-        "misses": Line("misses decided", "a second"),
-        "false": Line("incidents of monitors that pinged", ""),
-    }
+    lines = Lines()
     async with stage.database() as database:
         stage.say(f"million: making {sizes.monitors:,} monitors")
         keys = await database.populate(sizes.monitors, {"every": f"{sizes.every_s}s", "grace": f"{sizes.grace_s}s"})
-        subject = await stage.launch(database)
         try:
-            await _judging(subject)
-            await _round(subject, keys, sizes)
-            for number in range(stage.rounds):
-                await subject.end(signal.SIGKILL)
-                subject = await _start(stage, database, keys, lines["accept"], lines["judge"])
-                part = _without(keys, 2 * number)
-                await _measured_round(database, subject, part, sizes, lines["lag"], lines)
-                lines["resident"].values.append(resident_mb(subject.pid))
-
-                await subject.end()
-                subject = await stage.launch(database, "--workers", "2")
-                await _judging(subject)
-                part = _without(keys, 2 * number + 1)
-                await _measured_round(database, subject, part, sizes, lines["lag2"], lines)
-                lines["ingest"].values.append(max(resident_mb(worker.pid) for worker in subject.workers()))
-        finally:
-            await subject.end()
-    result.lines = list(lines.values())
+            await _rounds(stage, database, keys, sizes, lines)
+        except Exception as error:
+            if not lines.resident.values:
+                raise
+            result.notes.append(f"ended early: {error!r}")
+    result.lines = [line for line in vars(lines).values() if line.values]
     result.goals = [
-        Goal("killed: until a ping is answered 200", lines["accept"].median, at_most=5.0, unit=" s"),
-        Goal("killed: until deadlines are judged", lines["judge"].median, at_most=20.0, unit=" s"),
-        Goal("one process, resident", lines["resident"].high, at_most=900.0, unit=" MB"),
-        Goal("an ingest process, resident", lines["ingest"].high, at_most=350.0, unit=" MB"),
-        Goal("decision lag p99, one process", lines["lag"].median, at_most=250.0, unit=" ms"),
-        Goal("decision lag p99, --workers 2", lines["lag2"].median, at_most=400.0, unit=" ms"),
-        Goal("incidents of monitors that pinged", lines["false"].high, at_most=0),
+        _goal(lines.accept, lines.accept.median, 5.0, " s"),
+        _goal(lines.judge, lines.judge.median, 20.0, " s"),
+        _goal(lines.resident, lines.resident.high, 900.0, " MB"),
+        _goal(lines.lag, lines.lag.median, 250.0, " ms"),
     ]
+    if lines.lag2.values:
+        result.goals += [
+            _goal(lines.ingest, lines.ingest.high, 350.0, " MB"),
+            _goal(lines.lag2, lines.lag2.median, 400.0, " ms"),
+        ]
+    expected = sizes.rate / LEFT_OUT
+    result.goals.append(Goal(lines.misses.name, lines.misses.low, at_least=0.8 * expected, unit=" a second"))
+    result.goals += [_goal(lines.unanswered, lines.unanswered.high, 0), _goal(lines.false, lines.false.high, 0)]
     return result
+
+
+class Lines:
+    """What is measured."""
+
+    def __init__(self) -> None:
+        self.accept = Line("killed: until a ping is answered 200", "s")
+        self.judge = Line("killed: until deadlines are judged", "s")
+        self.resident = Line("one process, resident", "MB")
+        self.lag = Line("one process, decision lag p99", "ms")
+        self.ingest = Line("--workers 2: an ingest process, resident", "MB")
+        self.lag2 = Line("--workers 2, decision lag p99", "ms")
+        self.misses = Line("misses decided", "a second")
+        self.unanswered = Line("pings not answered 200", "")
+        self.false = Line("incidents of monitors that pinged", "")
+
+
+def _goal(line: Line, value: float, at_most: float, unit: str = "") -> Goal:
+    return Goal(line.name, value, at_most=at_most, unit=unit)
+
+
+async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, lines: Lines) -> None:
+    subject = await stage.launch(database)
+    try:
+        await _judging(subject)
+        stage.say("million: the first round")
+        await _round(subject, keys, sizes)
+        for number in range(stage.rounds):
+            await subject.end(signal.SIGKILL)
+            subject = await _start(stage, database, keys, lines.accept, lines.judge)
+            stage.say(f"million: started again in {lines.judge.values[-1]:.1f} s, {resident_mb(subject.pid):.0f} MB")
+            part = _without(keys, 2 * number)
+            await _measured_round(database, subject, part, sizes, lines.lag, lines)
+            lines.resident.values.append(resident_mb(subject.pid))
+            stage.say(f"million: {lines.resident.values[-1]:.0f} MB, lag p99 {lines.lag.values[-1]:.0f} ms")
+
+            await subject.end()
+            subject = await stage.launch(database, "--workers", "2")
+            await _judging(subject)
+            part = _without(keys, 2 * number + 1)
+            await _measured_round(database, subject, part, sizes, lines.lag2, lines)
+            lines.ingest.values.append(max(resident_mb(worker.pid) for worker in subject.workers()))
+            stage.say(f"million: workers {lines.ingest.values[-1]:.0f} MB, lag p99 {lines.lag2.values[-1]:.0f} ms")
+    finally:
+        await subject.end(signal.SIGKILL)
 
 
 async def _start(stage: Stage, database: Database, keys: Path, accept: Line, judge: Line) -> Subject:
@@ -103,8 +135,9 @@ async def _start(stage: Stage, database: Database, keys: Path, accept: Line, jud
 
 
 async def _judging(subject: Subject) -> None:
-    """Until the watermark is of the last two seconds."""
-    while True:
+    """Until the watermark is of the last two seconds. Raises RuntimeError after `JUDGING_S`."""
+    began = time.monotonic()
+    while time.monotonic() - began < JUDGING_S:
         try:
             metrics = await subject.metrics()
         except aiohttp.ClientError:
@@ -112,12 +145,13 @@ async def _judging(subject: Subject) -> None:
         if metrics.get("offbeat_watermark_timestamp_seconds", 0.0) > time.time() - 2:
             return
         if subject.process.returncode is not None:
-            raise RuntimeError(f"Offbeat ended: {subject.log.read_text()[-3000:]}")
+            break
         await asyncio.sleep(0.05)
+    raise RuntimeError(f"Offbeat does not judge; its log ends:\n{subject.log.read_text()[-3000:]}")
 
 
-async def _round(subject: Subject, keys: Path, sizes: Sizes) -> None:
-    """A ping for every key of the file, in its order, in `round_s`."""
+async def _round(subject: Subject, keys: Path, sizes: Sizes) -> int:
+    """A ping for every key of the file, in its order, in `round_s`; how many were not answered 200."""
     with keys.open() as file:
         count = sum(1 for _ in file)
     plan = Plan(
@@ -125,12 +159,11 @@ async def _round(subject: Subject, keys: Path, sizes: Sizes) -> None:
         shuffled=False,
     )  # fmt: skip
     given = await load.send(plan)
-    if given.lost or set(given.statuses) != {"200"}:
-        raise RuntimeError(f"not every ping was answered 200: {given.statuses}, lost {given.lost}")
+    return given.sent - given.statuses.get("200", 0)
 
 
 async def _measured_round(
-    database: Database, subject: Subject, part: Path, sizes: Sizes, lag: Line, lines: dict[str, Line]
+    database: Database, subject: Subject, part: Path, sizes: Sizes, lag: Line, lines: Lines
 ) -> None:
     """A round in which one in a hundred is left out. What they missed is decided in its second half."""
     going_round = asyncio.create_task(_round(subject, part, sizes))
@@ -138,11 +171,11 @@ async def _measured_round(
     before, began = await subject.metrics(), time.monotonic()
     await asyncio.sleep(sizes.round_s * 0.3)
     after, took_s = await subject.metrics(), time.monotonic() - began
-    await going_round
+    lines.unanswered.values.append(await going_round)
     lag.values.append(1000 * quantile(before, after, 0.99))
-    lines["misses"].values.append((after[f"{_LAG}_count"] - before[f"{_LAG}_count"]) / took_s)
+    lines.misses.values.append((after[f"{_LAG}_count"] - before[f"{_LAG}_count"]) / took_s)
     most = sizes.monitors / LEFT_OUT
-    lines["false"].values.append(max(0.0, await database.value(_INCIDENTS) - most))
+    lines.false.values.append(max(0.0, await database.value(_INCIDENTS) - most))
 
 
 def _without(keys: Path, number: int) -> Path:
