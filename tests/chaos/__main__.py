@@ -12,9 +12,9 @@ import click
 import structlog
 
 from tests.chaos.faults import KINDS
+from tests.chaos.nodes import SHAPES
 from tests.chaos.report import RUNS, entry, read, write
 from tests.chaos.run import Outcome, live, summary
-from tests.chaos.world import SHAPES
 
 
 @click.command()

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.chaos.journal import Fault
-from tests.chaos.world import Shape, World
+from tests.chaos.nodes import Shape
+from tests.chaos.world import World
 
 Inject = Callable[[World, random.Random, Fault], Awaitable[None]]
 

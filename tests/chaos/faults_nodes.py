@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 
 from tests.chaos.faults import alone, fault, forked, pair, unforked
 from tests.chaos.journal import Fault
-from tests.chaos.world import Node, NotRecovered, World
+from tests.chaos.nodes import Node
+from tests.chaos.world import NotRecovered, World
 from tests.harness import eventually
 
 TAKEN_S_MAX = 30.0

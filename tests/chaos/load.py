@@ -7,7 +7,7 @@ as behind a load balancer, each time as a ping of its own with an entry of its o
 import asyncio
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from tests.chaos.journal import Journal, Try, Watched
 
@@ -28,6 +28,7 @@ class Load:
         self.ports = ports
         self.answer_s = 10.0 if len(ports) == 1 else 3.0  # as `curl -m`
         self.latencies: list[tuple[float, float]] = []  # when sent, seconds until answered; answered ones alone
+        self.odd: Counter[str] = Counter()  # answers that no ping of a job may get
         self._avoid: dict[int, float] = defaultdict(float)
         self._idle: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = defaultdict(list)
         self._beating: set[asyncio.Task[object]] = set()
@@ -97,6 +98,13 @@ class Load:
         now = time.monotonic()
         return chance.choice([port for port in self.ports if self._avoid[port] < now] or self.ports)
 
+    def _look_at(self, status: int, head: bytes) -> None:
+        """A job's ping is stored, or it is told when to come again: nothing else is an answer."""
+        if status == 503 and b"\r\nretry-after:" not in head:
+            self.odd["503 without Retry-After"] += 1
+        elif status != 503 and not 200 <= status < 300:
+            self.odd[str(status)] += 1
+
     async def _ask(self, port: int, request: bytes) -> int | None:
         """The status; None: none came."""
         status, writer = None, None
@@ -111,6 +119,7 @@ class Load:
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
                 status = int(head.split()[1])
+                self._look_at(status, head.lower())
         except (OSError, EOFError, TimeoutError):
             # What broke this one has broken the others too; a job has one connection, and no heap of old ones.
             for _, idle in self._idle.pop(port, []):

@@ -12,7 +12,8 @@ from tests.chaos import faults_nodes, faults_others, faults_postgres
 from tests.chaos.check import Verdict, judge
 from tests.chaos.faults import KINDS, Kind, draw
 from tests.chaos.journal import Fault, Journal, Stored
-from tests.chaos.world import SHAPES, NotRecovered, World
+from tests.chaos.nodes import SHAPES
+from tests.chaos.world import NotRecovered, World
 
 MODULES = (faults_nodes, faults_others, faults_postgres)  # what they define is in KINDS
 CHECK_EVERY = 15  # faults between two verdicts

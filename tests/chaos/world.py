@@ -9,13 +9,10 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,8 +36,8 @@ from tests.chaos.journal import (
     Watched,
 )
 from tests.chaos.load import Load
-from tests.chaos.node import SIGNAL, arm
-from tests.harness import PgBouncer, Postgres, Receiver, Server, eventually
+from tests.chaos.nodes import SHAPES, Node, ends, stopped
+from tests.harness import PgBouncer, Postgres, Receiver, eventually
 from tests.link import Link
 
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
@@ -53,82 +50,6 @@ FILES_MAX = 6_000
 
 class NotRecovered(AssertionError):
     """What should heal by itself has not."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How the estate is built."""
-
-    nodes: int = 1
-    workers: int = 1
-    pooled: bool = False
-    clocks: bool = False
-
-
-SHAPES = {
-    "one": Shape(),
-    "two": Shape(nodes=2),
-    "workers": Shape(workers=2),
-    "pooled": Shape(nodes=2, pooled=True),
-    "clocks": Shape(nodes=2, clocks=True),
-}
-
-
-class Node:
-    """One server with its cable to Postgres."""
-
-    def __init__(self, name: str, link: Link, shape: Shape, wall: Wall | None) -> None:
-        self.name, self.link, self.wall = name, link, wall
-        flags = ["--allow-private-destinations"]
-        flags += ["--workers", str(shape.workers)] if shape.workers > 1 else []
-        flags += ["--pgbouncer"] if shape.pooled else []
-        env = wall.env if wall is not None else {}
-        self.server = Server(link.url, *flags, env=env, module="tests.chaos.node")
-        self.free = False  # it runs, and nothing holds it
-        self.starts = 0
-
-    async def start(self) -> None:
-        """Until it says where it listens."""
-        self.starts += 1
-        await self.server.start()
-        self.free = True
-
-    async def kill(self) -> None:
-        """As the kernel does when memory runs out."""
-        self.free = False
-        await self.server.kill()
-
-    async def stop(self) -> None:
-        """In good order."""
-        self.free = False
-        await self.server.stop()
-
-    async def ended(self, within_s: float) -> None:
-        """By itself, or by a failpoint. Raises AssertionError where it lives on."""
-        await self.server.ended(within_s)
-        self.free = False
-
-    def arm(self, place: str, passes: int) -> None:
-        """It will die at that place."""
-        assert self.server.data_dir is not None
-        self.free = False
-        arm(self.server.data_dir, place, passes)
-        os.kill(self.server.pid, SIGNAL)
-
-    def processes(self) -> list[psutil.Process]:
-        """The main process and its workers, those that are there."""
-        with contextlib.suppress(psutil.Error):
-            main = psutil.Process(self.server.pid)
-            return [main, *main.children(recursive=True)]
-        return []
-
-    @contextlib.asynccontextmanager
-    async def frozen(self) -> AsyncIterator[None]:
-        """Nothing of it runs."""
-        self.free = False
-        with _stopped(self.processes()):
-            yield
-        self.free = True
 
 
 class World:
@@ -183,7 +104,7 @@ class World:
         for number in range(self.shape.nodes):
             wall = Wall(self.directory / f"wall-{number}") if self.shape.clocks else None
             node = Node("ab"[number], await enter(Link(way)), self.shape, wall)
-            await enter(_ends(node))
+            await enter(ends(node))
             await node.start()
             self.nodes.append(node)
         await self._define()
@@ -410,6 +331,8 @@ class World:
                 name, _, value = line.rpartition(" ")
                 if name in ("offbeat_self_check_mismatches_total", "offbeat_monitors_quarantined") and float(value):
                     self.troubles.append(f"node {node.name}: {line}")
+        if self.load.odd:
+            self.troubles.append(f"pings were answered {dict(self.load.odd)}")
         for name, cap in (("rss_bytes", RSS_BYTES_MAX), ("files", FILES_MAX)):
             if self.seen[name] > cap:
                 self.troubles.append(f"{name} has come to {self.seen[name]}")
@@ -423,30 +346,7 @@ class World:
     def frozen_postgres(self) -> contextlib.AbstractContextManager[None]:
         """Nothing of Postgres runs."""
         main = psutil.Process(self.postgres.pid)
-        return _stopped([main, *main.children(recursive=True)])
-
-
-@contextlib.contextmanager
-def _stopped(processes: list[psutil.Process]) -> Iterator[None]:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGCONT)
-
-
-@contextlib.asynccontextmanager
-async def _ends(node: Node) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        node.free = False
-        with contextlib.redirect_stdout(None):  # what a node has said is shown by who asks for it
-            await node.server.__aexit__(None, None, None)
+        return stopped([main, *main.children(recursive=True)])
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
