@@ -93,6 +93,24 @@ async def test_a_trusted_proxy_may_have_them_all(database_url, door):
         assert served.doors.connections_refused == {"full": 1}
 
 
+async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url):
+    """One address over its own limit proves nothing; no room for anybody is time in which nobody was heard."""
+    limits = {"connections_max": 10, "connections_per_address_max": 8}
+    async with serving(database_url, **limits) as served, AsyncExitStack() as stack:
+        kept = [await from_address("127.0.0.2", served) for _ in range(8)]
+        assert await (await from_address("127.0.0.2", served)).is_closed()
+        kept += [await from_address("127.0.0.3", served) for _ in range(2)]
+        for client in kept:
+            stack.callback(client.abort)
+        assert await (await from_address("127.0.0.4", served)).is_closed()
+        rows = (
+            "select reason, pings, ended_at - started_at < interval '2 s' as short from refusals where reason = 'full'"
+        )
+        (row,) = await eventually(lambda: served.database.fetch(rows))
+        assert tuple(row) == ("full", 0, True)
+        assert served.doors.connections_refused == {"address": 1, "full": 1}
+
+
 # ------------------------------------------------------------------------------------------------- pings of a key
 
 

@@ -141,6 +141,10 @@ class Backlog:
         """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
         self._refusals.add(reason, signal)
 
+    def turned_away(self, age_s: float) -> None:
+        """Connections were refused for want of room, at some moment of the last `age_s` seconds: who knows for what."""
+        self._refusals.add_unheard("full", age_s)
+
     async def room(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.
 

@@ -82,6 +82,7 @@ class FastDoor(Service):
         self._clock = clock
         self._server = server
         self._guests = Guests(settings.idle_timeout)
+        self._turned_away = 0  # for want of room, until the last tick
         self.seats = Seats(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None
@@ -161,7 +162,10 @@ class FastDoor(Service):
                 connection.expire()
 
     def _tick(self) -> None:
-        self.now_s = monotonic()
+        last_s, self.now_s = self.now_s, monotonic()
+        if self._turned_away != (turned_away := self.seats.refused["full"]):
+            self._turned_away = turned_away
+            self.intake.turned_away(self.now_s - last_s)
         self.seats.give_back(self._guests.look(self.now_s))
         self.date = wire.date_line(self._clock)
         self.write_again.forget()

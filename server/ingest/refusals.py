@@ -6,7 +6,7 @@ Kept in local monotonic time, because pings are also refused before the database
 from collections import Counter
 
 from server.clock import LogClock
-from server.engine.ping import Micros, Signal
+from server.engine.ping import SECOND, Micros, Signal
 from server.metrics import Metrics
 from server.store.log import Refused
 
@@ -45,6 +45,11 @@ class Refusals:
         self._count(reason, signal)
         if reason in REPORTED:
             self._extend(reason, self._clock.local())
+
+    def add_unheard(self, reason: str, age_s: float) -> None:
+        """Clients were turned away before they could say anything, at some moment of the last `age_s` seconds."""
+        for at in (self._clock.local() - int(age_s * SECOND), self._clock.local()):
+            self._extend(reason, at, pings=0)
 
     def add_dropped(self, reason: str, signal: Signal, at: Micros) -> None:
         """A ping that was accepted at `at` (log time) will not be stored after all."""
@@ -90,13 +95,13 @@ class Refusals:
         self._open = {}
         return self._reporting
 
-    def _extend(self, reason: str, at: Micros) -> None:
+    def _extend(self, reason: str, at: Micros, pings: int = 1) -> None:
         span = self._open.get(reason)
         if span is None:
             span = self._open[reason] = _Span(at)
         span.started = min(span.started, at)
         span.ended = max(span.ended, at)
-        span.pings += 1
+        span.pings += pings
 
     def _count(self, reason: str, signal: Signal) -> None:
         counts = self._counts.get(reason)

@@ -76,6 +76,10 @@ class Intake(Service):
         except Unavailable:
             waiter.settle(unavailable())
 
+    def turned_away(self, age_s: float) -> None:
+        """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
+        self._backlog.turned_away(age_s)
+
     def find(self, key: str) -> Bound | None:
         """Where a key leads, as far as we know."""
         return self._roster.find(key)
