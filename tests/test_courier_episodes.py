@@ -71,7 +71,7 @@ async def _episode(url: str, place: str) -> Outcome:
         async with _server(url, "nowhere"):
             await eventually(lambda: _all_settled(database), 30)
         got = [(r.path, r.headers["webhook-id"], r.body) for r in receiver.requests]
-    rows = await database.fetch("select state, count(*) as n from alerts group by state")
+    rows = await database.fetch("select state, count(*) as n from alerts where incident is not null group by state")
     await database.close()
     return Outcome(
         incidents,
@@ -87,7 +87,8 @@ def _server(url: str, place: str) -> Server:
 
 async def _fall_silent(server: Server, receiver: str) -> None:
     """Nine monitors, each heard once."""
-    channels = {name: {"kind": "webhook", "url": f"{receiver}/{name}"} for name in ("alone", "shared")}
+    hook = {"kind": "webhook", "default": False}  # what the operator is told of deaf times is not for them
+    channels = {name: {**hook, "url": f"{receiver}/{name}"} for name in ("alone", "shared")}
     often = {"oncalendar": "*:*:0/3", "grace": "1s"}  # all have the same deadline, to the microsecond
     monitors = {"alone": {**often, "channels": ["alone"]}}
     monitors |= {f"shared-{n}": {**often, "channels": ["shared"]} for n in range(SHARING)}
@@ -95,12 +96,16 @@ async def _fall_silent(server: Server, receiver: str) -> None:
     assert applied.status == 200, applied.body
     listed = await server.api("GET", "/api/v1/monitors")
     lines = "".join(f'{{"key":"{each["key"]}"}}\n' for each in listed.body["items"])
-    async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
-        assert answer.status == 200
+
+    async def taken() -> bool:
+        async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
+            return answer.status == 200
+
+    await eventually(taken)
 
 
 async def _all_settled(database: asyncpg.Connection) -> bool:
-    settled = await database.fetchval("select count(*) from alerts where state <> 'pending'")
+    settled = await database.fetchval("select count(*) from alerts where state <> 'pending' and incident is not null")
     digests = await database.fetchval("select count(*) from digests where state = 'pending'")
     return bool(settled == SHARING + 1 and not digests)
 
