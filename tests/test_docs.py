@@ -42,6 +42,14 @@ def test_metrics_that_are_named_exist() -> None:
             assert f"offbeat_{name.removesuffix('_total').removesuffix('_info')}" in known, name
 
 
+def test_what_the_threat_model_names_is_there() -> None:
+    text = (README.parent / "SECURITY.md").read_text()
+    for path in re.findall(r"`(tests/[a-z_]+\.py)`|\]\(([a-z./]+)\)", text):
+        assert (README.parent / "".join(path)).exists(), path
+    flags = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} | {"--no-auto-provision"}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
+
+
 def _readings() -> set[str]:
     from server.metrics import READINGS
 

@@ -26,7 +26,7 @@ from server.web import pages_words as words
 from server.web import sessions
 from server.web.access import NOBODY, Principal, Right
 from server.web.problems import Refused, refusal_of
-from server.web.routes import Call, Deps
+from server.web.routes import REQUEST_S_MAX, Call, Deps
 
 HERE = Path(__file__).parent
 FORM_BYTES_MAX = 500_000
@@ -103,7 +103,8 @@ def _handler(page: Page, deps: Deps) -> Handler:
                 visit = await _admit(page, deps, request)
                 if isinstance(visit, web.Response):
                     return visit
-                return await page.handler(visit)
+                async with asyncio.timeout(None if request.path.startswith("/live/") else REQUEST_S_MAX):
+                    return await page.handler(visit)
         except Exception as error:
             if isinstance(error, web.HTTPException) and error.status < 400:
                 raise

@@ -26,6 +26,7 @@ from server.web.problems import Refused, answer_of
 
 ROOT = "/api/v1"
 BODY_BYTES_MAX = 1_000_000
+REQUEST_S_MAX = 120.0  # for the work behind one request, mostly a wait for one of the few connections to Postgres
 B = TypeVar("B")
 Q = TypeVar("Q")
 
@@ -118,7 +119,8 @@ def _handler(route: Route, deps: Deps) -> Handler:
                 principal = await deps.access.admit(request, route.needs)
                 query = _read_query(route, request)
                 body = await _read_body(route, request, deps.settings.body_timeout)
-                reply = await route.handler(Call(request, deps, principal, body, query))
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    reply = await route.handler(Call(request, deps, principal, body, query))
                 return _response(reply, route.content_type)
         except Exception as error:
             return answer_of(error, request)
