@@ -92,4 +92,11 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
         await eventually(judged, 20)
         incidents = await connection.fetch("select monitor_id, reason from incidents limit 3")
         assert not incidents, incidents
+
+        async def compared() -> bool:  # what is in memory with what the log says, ten times in two seconds
+            metrics = await (await server.session.get("/metrics")).text()
+            assert "offbeat_self_check_mismatches_total 0.0" in metrics
+            return float(metrics.partition("\noffbeat_self_checks_total ")[2].partition("\n")[0]) >= 10
+
+        await eventually(compared, 20)
         await connection.close()
