@@ -6,6 +6,7 @@ from urllib.parse import unquote
 from server.engine.durations import DURATION_MAX
 from server.engine.ping import COUNT_MAX, RUN_CHARS_MAX, SECOND, SIGNALS, STAGE_CHARS_MAX, TASK_CHARS_MAX, Ping
 from server.ingest import sentry
+from server.ingest.envelope import unpack
 from server.ingest.message import STORED_BYTES_MAX
 from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import is_slug, slug_of
@@ -68,11 +69,15 @@ def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> Non
     if isinstance(address, Key):
         assert address.key in segments
         return
+    plain = unpack(request.body, request.headers.get("content-encoding", ""))
+    unpacked = plain if isinstance(plain, bytes) else b""
     if address.create:
         assert is_slug(address.slug)
     if dialect.name in ("sentry", "gatus"):
-        sent = [*request.headers.values(), request.path, unquote(request.query), request.body.decode("latin-1")]
-        assert any(address.ping_key in text for text in sent) or "basic" in request.headers["authorization"].lower()
+        sent = [*request.headers.values(), *segments, unquote(request.query), decode(request.query)]
+        sent += [request.body.decode("latin-1"), unpacked.decode("latin-1")]
+        is_written_otherwise = "basic" in request.headers.get("authorization", "").lower() or b"\\u" in unpacked
+        assert any(address.ping_key in text for text in sent) or is_written_otherwise
     else:
         assert address.ping_key in segments
     if dialect.name == "sentry":
