@@ -13,7 +13,8 @@ from server.errors import DatabaseAway
 from server.store import schema
 from server.store.pool import connect
 from server.store.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
-from tests.harness import Server
+from tests.harness import Server, eventually
+from tests.keeper_node import running, true
 
 FIRST = Path(__file__).parent / "fixtures" / "schema_1.sql"  # schema.sql as it first was; never to be changed
 
@@ -127,6 +128,33 @@ async def test_a_migration_never_waits_long_for_a_table_and_comes_again(
     await migrating
     for each in (old, other, third):
         await each.close()
+
+
+async def test_a_fleet_that_the_program_before_wrote_beside_us_is_taken_as_it_wrote_it(
+    old: asyncpg.Connection, empty_database_url: str
+) -> None:
+    await old.execute("""update monitors set definition = '{"members": {"every": "1h", "grace": "1h"}}'""")
+    fleet = {"p": [3, 1]}
+    now = await old.fetchval("select (extract(epoch from now()) * 1e6)::bigint")
+
+    async def write(*names: str) -> None:  # as version 1 did
+        fleet["m"] = [[name, now] for name in names]
+        state = json.dumps({"created": 1, "fleet": fleet})
+        await old.execute(f"update states set state = '{state}'")
+
+    await write("a", "b", "gone")
+    await apply_schema(old)
+    assert await old.fetchval("select array_agg(name order by name) from members") == ["a", "b", "gone"]
+    await write("a", "b", "new")  # it still judges, and is stopped then
+    async with running(empty_database_url) as node:
+        await eventually(lambda: true(node.keeper.judging))
+        members = node.keeper.engine.monitors[1].fleet
+        assert members is not None and sorted(members.members) == ["a", "b", "new"]
+        await node.ping(1, "leave", task="b")
+        await eventually(lambda: true(len(members.members) == 2))
+    assert await old.fetchval("select array_agg(name order by name) from members") == ["a", "new"]
+    assert await old.fetchval("select state -> 'fleet' -> 'm' from states") is None
+    await old.close()
 
 
 async def test_the_doctor_says_which_version_there_is_and_what_comes_of_it(

@@ -8,7 +8,7 @@ from server.engine.state import Monitor
 from server.store.keeping import instant, read_entries
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
-from server.store.states import read_members
+from server.store.states import enrol_members, read_members
 
 _SQL = load("replay")
 
@@ -20,12 +20,12 @@ async def load_stored(connection: Connection, m: Monitor) -> bool:
     if row is None:
         return False
     position = Position(instant(row["at"]), row["writer"], row["seq"])
-    m.load(row["status"], instant(row["since"]), position, orjson.loads(row["state"]))
+    state = orjson.loads(row["state"])
+    m.load(row["status"], instant(row["since"]), position, state)
     if m.fleet is not None:
         with database_trouble():
             members = await connection.fetch(_SQL["stored_members"], m.id)
-        for member in read_members(members):
-            m.fleet.enrol(member)
+        enrol_members(m.fleet, state["fleet"], read_members(members))
     return True
 
 

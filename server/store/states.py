@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import asyncpg
 import orjson
 
 from server.clock import to_micros
-from server.engine.fleet import MemberRow
+from server.engine.fleet import Fleet, MemberRow
 from server.engine.monitor import load_definition
 from server.engine.ping import Position
 from server.engine.state import Monitor, one_of_equal
@@ -76,6 +77,22 @@ def read_members(rows: Sequence[asyncpg.Record]) -> list[MemberRow]:
     ]
 
 
+def enrol_members(fleet: Fleet, state: Mapping[str, Any], rows: Sequence[MemberRow]) -> None:
+    """Fill a fleet from the rows of its members.
+
+    A program of schema version 1 keeps them within the state, and may have been the last to write it.
+    """
+    if "m" not in state:
+        for row in rows:
+            fleet.enrol(row)
+        return
+    silent = dict(state.get("s", ()))
+    for name, at in state["m"]:
+        fleet.enrol(MemberRow(name, at, silent.get(name)))
+    fleet.silent = silent  # in its order
+    fleet.changed = dict.fromkeys([*fleet.members, *(row.name for row in rows)])  # all rows are to be written
+
+
 def _monitor(
     row: asyncpg.Record, applied_rev: int, members: Mapping[int, Sequence[MemberRow]]
 ) -> tuple[Monitor, bool] | None:
@@ -95,8 +112,7 @@ def _monitor(
             state.pop("rev", None)  # no change that will be met is older; so it is nothing unusual
         m.load(status, instant(since), Position(instant(at), writer, seq), state)
         if m.unusual.fleet is not None:
-            for member in members.get(id, ()):
-                m.unusual.fleet.enrol(member)
+            enrol_members(m.unusual.fleet, state["fleet"], members.get(id, ()))
     if paused or until:
         m.paused, m.snoozed_until = paused, until
     return m, at is not None
