@@ -14,14 +14,12 @@ import aiohttp
 from bench import load
 from bench.load import Outcome, Phase, Plan
 from bench.measure import Goal, Line, Result
-from bench.stage import Database, Stage, Subject
+from bench.stage import Database, Stage, Subject, cpu_s
 
 TALKING_RATE = 2_000.0
 BULK = 1_000
-_DONE = """
-select (select count(*) from incidents where resolved_at is null) >= $1
-   and (select count(distinct (monitor_id, incident)) from alerts where kind = 'opened') >= $1
-"""
+_RECORDED = "select count(*) from incidents where resolved_at is null"
+_TOLD = "select count(distinct (monitor_id, incident)) from alerts where kind = 'opened'"
 _DEADLINES = "select min(opened_at), max(opened_at) from incidents"
 
 
@@ -31,10 +29,12 @@ async def run(stage: Stage) -> Result:
     schedule = {"oncalendar" if stage.quick else "cron": cron, "grace": f"{grace_s}s"}
     rate = 100.0 if stage.quick else TALKING_RATE
     result = Result("storm", f"{silent:,} monitors silent in the same second")
-    recorded, p99, worst = (
+    recorded, cpu, p99, worst, unanswered = (
         Line("until all incidents and alerts are committed", "s"),
+        Line("the process's CPU meanwhile, the pings' included", "s"),
         Line("pings' p99 meanwhile", "ms"),
         Line("pings' slowest meanwhile", "ms"),
+        Line("pings not answered 200", ""),
     )
     for _ in range(stage.rounds):
         async with stage.database() as database:
@@ -51,22 +51,24 @@ async def run(stage: Stage) -> Result:
                 phases = [Phase("measured", lead_s + (3.0 if stage.quick else 25.0), rate)]
                 plan = Plan(offbeat.host, offbeat.port, str(talking_keys), phases, window_s=0.5)
                 sending = asyncio.create_task(load.send(plan))
+                used_s = cpu_s(offbeat.pid)
                 took_s = await _until_recorded(database, silent, deadline)
+                cpu.values.append(cpu_s(offbeat.pid) - used_s)
+                stage.say(f"storm: all on record after {took_s:.1f} s, {cpu.values[-1]:.1f} s of CPU")
                 given = await sending
-                lost = given.lost + given.sent - given.statuses.get("200", 0)
-                if lost:
-                    raise RuntimeError(f"{lost} pings were not answered 200: {given.statuses}")
                 first, last = (await database.connection.fetchrow(_DEADLINES)) or (None, None)
                 if first != last:
                     raise RuntimeError(f"the deadlines were not one instant: {first} to {last}")
         recorded.values.append(took_s)
         meanwhile = _between(given, deadline - began, deadline - began + took_s)
-        p99.values.append(max(meanwhile))
+        p99.values.append(max(meanwhile, default=given.phases["measured"].max))
         worst.values.append(given.phases["measured"].max)
-    result.lines = [recorded, p99, worst]
+        unanswered.values.append(given.sent - given.statuses.get("200", 0))
+    result.lines = [recorded, cpu, p99, worst, unanswered]
     result.goals = [
         Goal("all on record", recorded.median, at_most=15.0, unit=" s"),
         Goal("pings' p99 meanwhile", p99.median, at_most=250.0, unit=" ms"),
+        Goal("pings not answered 200", unanswered.high, at_most=0),
     ]
     return result
 
@@ -104,7 +106,8 @@ async def _until_recorded(database: Database, count: int, deadline: float) -> fl
     """Seconds after the deadline; looked at ten times a second."""
     await asyncio.sleep(max(0.0, deadline - time.time()))
     while time.time() - deadline < 120:
-        if await database.value(_DONE, count):
+        # The second question takes as long as the writing of a thousand incidents, so it is asked last.
+        if await database.value(_RECORDED) >= count and await database.value(_TOLD) >= count:
             return time.time() - deadline
         await asyncio.sleep(0.1)
     raise RuntimeError("not all incidents and alerts are on record after two minutes")
