@@ -125,7 +125,7 @@ def test_an_incident_that_opens_late_for_no_reason_is_missed() -> None:
     assert found(judge(journal, stored)) == {"missed"}
 
 
-@pytest.mark.parametrize("state", ["pending", "dead", "expired", "delivered"])
+@pytest.mark.parametrize("state", ["pending", "held", "dead", "expired", "delivered"])
 def test_an_alert_that_never_arrives_is_missed(state: str) -> None:
     journal, stored = history()
     journal.deliveries.clear()

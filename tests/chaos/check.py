@@ -27,7 +27,7 @@ SHADOW_S = 4.0  # what a fault causes may begin so long before it is noticed or 
 STAMP_S = 1.0
 CLIENT_S = 10.0  # a request may lie so long before somebody reads it, its client long gone
 T = TypeVar("T", Row, Try, Incident, AlertRow)
-PROOF_MAX = 20  # sentences of one kind that are kept
+FLAPPING_MIN = 5  # so many incidents within an hour are told at once; later ones wait (server/deliver/flapping.py)
 
 
 @dataclass
@@ -236,7 +236,9 @@ def _told(
             verdict.missed.append(f"{monitor.slug} {incident.number}: counts as delivered and never arrived")
         elif state in (None, "dead", "expired"):
             verdict.missed.append(f"{monitor.slug} {incident.number}: its alert is {state}")
-        elif state == "pending":
+        elif state == "held" and incident.number > FLAPPING_MIN:
+            verdict.counts["held"] += 1
+        elif state in ("pending", "held"):
             verdict.missed.append(f"{monitor.slug} {incident.number}: its alert still waits")
         if arrived is not None:
             opened = max(journal.reals(incident.opened))

@@ -42,7 +42,7 @@ async def a_node_is_stopped(world: World, chance: random.Random, fault: Fault) -
     await node.start()
 
 
-@fault("F6", "a node is frozen for 0.5 to 2.5 s: too short for anybody to notice")
+@fault("F6", "a node is frozen for 0.5 to 2.5 s: shorter than its lease")
 async def a_node_stutters(world: World, chance: random.Random, fault: Fault) -> None:
     async with chance.choice(world.nodes).frozen():
         await asyncio.sleep(chance.uniform(0.5, 2.5))

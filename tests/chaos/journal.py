@@ -73,7 +73,7 @@ class AlertRow(NamedTuple):
     monitor: int
     incident: int
     kind: str
-    state: str
+    state: str  # as in the outbox; or `held`: pending, and put off because its monitor flaps
 
 
 class Delivery(NamedTuple):

@@ -16,8 +16,7 @@ AVOID_S = 2.0  # how long a node that has failed is left alone, where there are 
 STOP_CHANCE = 0.02  # at each ping: that the job stops after it
 STOP_S = (15.0, 45.0)
 FAIL_CHANCE = 0.005  # that it says that it has failed
-# Of one job, of both: the alerts of one that comes and goes more often are held back (server/deliver/flapping.py).
-TROUBLES_MAX = 4
+TROUBLES_MAX = 3  # of one job, of both; the alerts of one that comes and goes more often are held back
 
 
 class Load:

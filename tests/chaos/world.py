@@ -233,7 +233,8 @@ class World:
         sql = (
             "select a.id, a.kind, a.attempts, a.error, c.slug, a.next_attempt_at from alerts a"
             " join channels c on c.id = a.channel_id where a.state = 'pending' and c.slug <> 'hostile'"
-            " and a.created_at < to_timestamp($1::float8) order by a.id"
+            " and a.created_at < to_timestamp($1::float8)"
+            " and (a.facts #>> '{flapping,held}')::boolean is not true order by a.id"
         )
         deadline = time.monotonic() + DRAINED_S_MAX
         while left := await self.ask(sql, since + self.shifted_s):
@@ -256,7 +257,9 @@ class World:
             " revised from incidents"
         )
         alerts = await self.ask(
-            "select a.monitor_id, a.incident, a.kind, a.state from alerts a join channels c on c.id = a.channel_id"
+            "select a.monitor_id, a.incident, a.kind, case when a.state = 'pending'"
+            " and (a.facts #>> '{flapping,held}')::boolean then 'held' else a.state end"
+            " from alerts a join channels c on c.id = a.channel_id"
             " where a.monitor_id is not null and c.slug <> 'hostile'"
         )
         deaf = await self.ask(
