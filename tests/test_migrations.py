@@ -12,11 +12,14 @@ from server.cli_doctor import _database
 from server.errors import DatabaseAway
 from server.store import schema
 from server.store.pool import connect
+from server.store.queries import parse
 from server.store.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
 from tests.harness import Server, eventually
 from tests.keeper_node import running, true
 
 FIRST = Path(__file__).parent / "fixtures" / "schema_1.sql"  # schema.sql as it first was; never to be changed
+
+FIRST_STATEMENTS = FIRST.with_name("statements_1")  # of the program of that version
 
 # What makes two databases the same to a program: tables with their columns in order, and everything on them.
 CATALOG = {
@@ -96,6 +99,17 @@ async def test_an_old_database_becomes_like_a_fresh_one_and_keeps_its_rows(
             continue
         assert [{key: row[key] for key in kept} for row, kept in zip(after[table], was, strict=True)] == was, table
     await old.close()
+
+
+async def test_the_program_before_can_go_on_beside_us(old: asyncpg.Connection) -> None:
+    """What takes pings and judges: each of its statements is still one, and its writer still writes."""
+    await apply_schema(old)
+    for path in sorted(FIRST_STATEMENTS.glob("*.sql")):
+        for sql in parse(path.read_text(encoding="utf-8"), path.name).values():
+            await old.prepare(sql)
+    log = parse((FIRST_STATEMENTS / "log.sql").read_text(encoding="utf-8"), "log.sql")
+    registered = await old.fetchrow(log["register"], "old", None, None, [], [], [], [])
+    assert await old.fetchval(log["pulse"], registered["id"], registered["started_at"])
 
 
 async def test_migrations_are_applied_once_by_several_at_once(old: asyncpg.Connection, empty_database_url: str) -> None:
