@@ -53,8 +53,9 @@ class Ticket:
             return
         if door.draining and connection.tickets[-1] is self:
             self.keep = wire.CLOSE
-        if self.request is None and outcome is OK and not (self.keep or self.head):
-            self.answer = door.ok[self.dialect]
+        ok = door.ok.get(self.dialect) if outcome is OK and not (self.keep or self.head) else None
+        if ok is not None:
+            self.answer = ok
         else:
             request = self.request or NO_REQUEST
             answer = self.dialect.answer(outcome, request)

