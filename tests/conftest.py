@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from server.store.pool import connect
 from tests import harness
+from tests.outbox_scene import Scene, scene
 
 _BEGAN = time.monotonic()
 
@@ -84,3 +85,17 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[Scene]:
+    """A database with channels and alerts, and couriers on it."""
+    async with scene(database_url) as made:
+        yield made
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[harness.Receiver]:
+    """A receiver of webhooks."""
+    async with harness.Receiver() as made:
+        yield made

@@ -13,6 +13,7 @@ from server.deliver.courier import Courier
 from server.deliver.outbound import Outbound
 from server.settings import Settings
 from server.store.pool import open_pool
+from tests.harness import Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"
 
@@ -92,6 +93,15 @@ class Scene:
             OPENED_AT,
         )
 
+    async def incidents(self, *monitors: int, number: int = 1) -> None:
+        """An open incident of each of these."""
+        await self.pool.execute(
+            "insert into incidents (monitor_id, number, project_id, opened_at, decided_at, cause, reason, causes) "
+            "select monitor_id, $2, 1, now(), now(), 'missed', 'no ping', '[]' from unnest($1::integer[]) monitor_id",
+            list(monitors),
+            number,
+        )
+
     async def row(self, id: int) -> asyncpg.Record:
         """An alert as it stands."""
         row = await self.pool.fetchrow("select * from alerts where id = $1", id)
@@ -150,3 +160,20 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
         yield Scene(pool)
     finally:
         await pool.close()
+
+
+async def at_work(*couriers: Courier) -> None:
+    """One of them has begun."""
+    async with asyncio.timeout(10):
+        while not any(courier.at_work for courier in couriers):
+            await asyncio.sleep(0.02)
+
+
+def ids(receiver: Receiver) -> list[str]:
+    """Of all messages that came, in their order."""
+    return [request.headers["webhook-id"] for request in receiver.requests]
+
+
+def types(receiver: Receiver) -> list[str]:
+    """The same of their types."""
+    return [request.json["type"] for request in receiver.requests]

@@ -15,7 +15,7 @@ from server.deliver.kinds import read_channel
 from server.deliver.kinds.alertmanager import Alertmanager
 from tests.channel_scene import digest, message, refusal, send
 from tests.harness import Behaviour, Receiver, eventually, needs
-from tests.outbox_scene import Scene, scene
+from tests.outbox_scene import Scene
 
 CONFIG = "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n"
 
@@ -76,20 +76,6 @@ async def peers(tmp_path: Path) -> AsyncIterator[list[RealAlertmanager]]:
         yield made
 
 
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[Scene]:
-    async with scene(database_url) as made:
-        yield made
-
-
-async def incident(world: Scene, monitor: int) -> None:
-    await world.pool.execute(
-        "insert into incidents (monitor_id, number, project_id, opened_at, decided_at, cause, reason, causes) "
-        "values ($1, 1, 1, now(), now(), 'missed', 'no ping', '[]')",
-        monitor,
-    )
-
-
 async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, peers: list[RealAlertmanager]) -> None:
     one, two = peers
     channel = await world.channel(
@@ -98,7 +84,7 @@ async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, 
     async with world.courier(start=False) as courier:
         courier.repeats.firing_every_s = 0.3
         await courier.start()
-        await incident(world, 1)
+        await world.incidents(1)
         await world.alert(channel, 1)
         for peer in peers:
             [alert] = await eventually(peer.alerts)

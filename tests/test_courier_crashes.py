@@ -15,13 +15,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.harness import ROOT, Behaviour, Receiver
-from tests.outbox_scene import Scene, scene
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[Scene]:
-    async with scene(database_url) as made:
-        yield made
+from tests.outbox_scene import Scene
 
 
 @contextlib.asynccontextmanager
