@@ -25,6 +25,7 @@ async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url:
         await asyncio.gather(node.ping(bad, "start", run="a\0b"), node.ping(good, "start", run="ab"))
         await eventually(lambda: true(node.keeper.decisions_dropped == 1))
         assert await node.status(bad) == "new"  # as it was made
+        assert list(node.keeper.engine.quarantined) == [bad]  # a version that can store it loses nothing
         await node.ping(good, "success", run="ab")
         await eventually(lambda: count_of(node.pool, "runs where verdict = 'succeeded'"))
 

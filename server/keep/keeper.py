@@ -311,7 +311,7 @@ class Keeper(Service):
             await self._write_pending()
 
     async def _write_pending(self) -> None:
-        """One transaction; where a row cannot be stored, halves, until what is to blame stands alone and is dropped."""
+        """One transaction; where a row cannot be stored, halves, until who is to blame stands alone and is left out."""
         connection = await self._connected()
         parts = [self._pending] if self._pending else []
         while parts:
@@ -325,6 +325,8 @@ class Keeper(Service):
                     continue
                 self.decisions_dropped += 1
                 log.error("a decision cannot be stored", monitor_id=part[0].monitor_id, error=str(error))
+                if part[0].state is not None:  # else it was deleted, and nothing will follow
+                    self.engine.quarantine(part[0].monitor_id, error)
             self._tell_decided(part)
         self._pending = []
         failpoints.pass_by("known")
