@@ -275,6 +275,7 @@ def test_a_jobs_words_are_nothing_but_words_in_any_body() -> None:
     ("template", "problem"),
     [
         ("{{tilte}}", "no such field"),
+        ("{{text}}" * 201, "at most 200 placeholders"),
         ("{{title|upper}}", "no such filter"),
         ("{{title.Class}}", "write {{field}}"),
         ("{{7*7}}", "write {{field}}"),

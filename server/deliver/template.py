@@ -12,6 +12,7 @@ from urllib.parse import quote, quote_plus
 
 import orjson
 
+PLACES_MAX = 200  # each may stand for ten kilobytes
 _PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _NAME = re.compile(r"([a-z_]+)((?:\.[a-z0-9_]+)*)(?:\s*\|\s*([a-z]+))?")
 _FILTERS = ("json", "url", "raw")
@@ -43,7 +44,10 @@ def escape_for(content_type: str) -> Escape:
 
 def check_template(text: str, escaped: Escape) -> str:
     """The template, or ValueError that names the placeholder and what is allowed."""
-    for place in _PLACE.findall(text):
+    places = _PLACE.findall(text)
+    if len(places) > PLACES_MAX:
+        raise ValueError(f"at most {PLACES_MAX} placeholders, not {len(places)}")
+    for place in places:
         found = _NAME.fullmatch(place)
         if found is None:
             raise ValueError(f"{{{{{place}}}}}: write {{{{field}}}}, {{{{field.part}}}} or {{{{field|json}}}}")
