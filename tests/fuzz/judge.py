@@ -75,7 +75,8 @@ def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> Non
         assert is_slug(address.slug)
     if dialect.name in ("sentry", "gatus"):
         sent = [*request.headers.values(), *segments, unquote(request.query), decode(request.query)]
-        sent += [request.body.decode("latin-1"), unpacked.decode("latin-1")]
+        body = unpacked.decode("utf-8", "replace")
+        sent += [request.body.decode("latin-1"), body, unquote(body)]
         is_written_otherwise = "basic" in request.headers.get("authorization", "").lower() or b"\\u" in unpacked
         assert any(address.ping_key in text for text in sent) or is_written_otherwise
     else:
