@@ -97,8 +97,8 @@ class LogConnection:
             raise RowRefused(f"a row cannot be written down: {error!r}") from error
         with self._trouble():
             async with self._bound():
-                # A buffer goes out as it is, in the same packet as the command (bytes would be taken for a path). The
-                # stubs know only readers.
+                # A buffer goes out as it is, without waiting for Postgres' word that it may (bytes would be taken for a
+                # path). The stubs know only readers.
                 await self._connection.copy_to_table(
                     "pings",
                     source=memoryview(body),  # type: ignore[arg-type]
