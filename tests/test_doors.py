@@ -373,8 +373,21 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, door
                 assert await client.is_closed()
                 assert 1.2 < waited() < 4
 
+        async def slow_second_head(first: str) -> None:
+            async with connected(served) as client:
+                client.send(first)
+                assert (await client.reply()).status in (200, 404)
+                client.send("GET /hello HTTP/1.1\r\n")
+                for _ in range(5):
+                    await asyncio.sleep(0.2)
+                    client.send("A: b\r\n")
+                assert await client.is_closed()
+                assert waited() < 4.5
+
         await asyncio.gather(
             slow_head(),
+            slow_second_head(get("/hello")),
+            slow_second_head(get("/api/v1/heartbeat/nobody")),
             slow_body("Content-Length: 50", start="x"),
             slow_body("Transfer-Encoding: chunked", start="50\r\n"),
             idle(""),
