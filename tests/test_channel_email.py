@@ -200,6 +200,6 @@ def test_the_operators_address() -> None:
     server = read_mail_server("smtps://bob%40x:p%2Fw@mail.example.org/?from=a@b.org")
     assert server == ("mail.example.org", 465, "tls", "bob@x", "p/w", "a@b.org", False)
     assert read_mail_server("smtp://mail:2525")[:3] == ("mail", 2525, "starttls")
-    for wrong in ("http://x", "mail.example.org", "smtp://"):
+    for wrong in ("http://x", "mail.example.org", "smtp://", "smtp://mail/?from=a@b.org%0d%0aBcc:c@d.org"):
         with pytest.raises(SettingsError, match="--smtp-url"):
             read_mail_server(wrong)

@@ -5,6 +5,8 @@ Source: RFC 5321 §4.2.1: replies 4yz are passing, 5yz are permanent.
 
 import socket
 import ssl
+from email.errors import MessageError
+from email.headerregistry import Address
 from typing import Literal
 from urllib.parse import parse_qs, unquote
 
@@ -13,6 +15,17 @@ from yarl import URL
 
 from server.deliver.delivery import DeliveryError, MailServer
 from server.errors import SettingsError
+
+
+def check_address(value: str) -> str:
+    """A plain address such as oncall@example.org. Raises ValueError."""
+    try:
+        address = Address(addr_spec=value)
+    except (ValueError, IndexError, AttributeError, MessageError) as error:
+        raise ValueError(f"must be an e-mail address: {error}") from None
+    if not address.domain or not address.username or not value.isascii() or any(ord(c) < 33 for c in value):
+        raise ValueError("must be an e-mail address such as oncall@example.org")
+    return value
 
 
 def read_mail_server(url: str) -> MailServer:
@@ -33,6 +46,11 @@ def read_mail_server(url: str) -> MailServer:
         raise SettingsError("--smtp-url must be like smtps://user:password@host/?from=offbeat@example.org")
     security, port = securities[address.scheme]
     senders = parse_qs(address.raw_query_string).get("from", [])
+    for sender in senders:
+        try:
+            check_address(sender)
+        except ValueError as error:
+            raise SettingsError(f"--smtp-url: from {error}") from None
     return MailServer(
         address.host,
         address.explicit_port or port,

@@ -7,8 +7,6 @@ that no mail has, by which mail programs put them into one thread.
 
 import re
 from datetime import datetime
-from email.errors import MessageError
-from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -18,22 +16,12 @@ from pydantic import AfterValidator, Field
 
 from server.deliver.channel import Channel, Message
 from server.deliver.delivery import DeliveryError, MailServer
+from server.deliver.mail import check_address
 from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def check_address(value: str) -> str:
-    """A plain address such as oncall@example.org. Raises ValueError."""
-    try:
-        address = Address(addr_spec=value)
-    except (ValueError, IndexError, AttributeError, MessageError) as error:
-        raise ValueError(f"must be an e-mail address: {error}") from None
-    if not address.domain or not address.username or not value.isascii() or any(ord(c) < 33 for c in value):
-        raise ValueError("must be an e-mail address such as oncall@example.org")
-    return value
 
 
 MailAddress = Annotated[str, Field(max_length=254), AfterValidator(check_address)]
