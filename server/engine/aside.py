@@ -23,7 +23,8 @@ class Aside:
         desk = self._desk
         m = self.monitors[monitor_id] = desk.monitors.pop(monitor_id, self.monitors.get(monitor_id))
         desk.strangers.add(monitor_id)  # its pings are passed over
-        desk.undecided.pop(monitor_id, None)
+        if (undecided := desk.undecided.pop(monitor_id, None)) is not None:
+            desk.undecided_runs -= len(undecided.runs)
         desk.gone.pop(monitor_id, None)
         desk.troubled.discard(monitor_id)
         if m is not None:

@@ -52,6 +52,7 @@ class Desk:
         self.deaf = DeafTime()
         self.windows: dict[int, tuple[int, Window]] = {}  # by id, with the project
         self.undecided: dict[int, Undecided] = {}
+        self.undecided_runs = 0  # rows of runs in there: a single monitor may have very many
         self.gone: dict[int, Monitor] = {}  # deleted, their end not yet written
         self.listeners: dict[Address, set[int]] = {}  # those that come `after` it
         self.dependents: dict[Address, set[int]] = {}  # those that depend on it
@@ -134,7 +135,9 @@ class Desk:
     def record_run(self, m: Monitor, run: Run) -> None:
         """A run was opened or closed, or its verdict has changed."""
         verdict, reason = run.judgement
-        self.open_for(m).runs[run.number] = RunChanged(
+        rows = self.open_for(m).runs
+        self.undecided_runs += run.number not in rows
+        rows[run.number] = RunChanged(
             run.number,
             run.run,
             run.started_at or None,
@@ -192,6 +195,7 @@ class Desk:
         while self.undecided and len(decisions) < subjects_max:
             for monitor_id in self._together(next(iter(self.undecided))):
                 undecided = self.undecided.pop(monitor_id)
+                self.undecided_runs -= len(undecided.runs)
                 self._untie(monitor_id)
                 m = self.monitors.get(monitor_id)
                 gone = m is None

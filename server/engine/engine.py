@@ -294,8 +294,8 @@ class Engine:
 
     @property
     def undecided(self) -> int:
-        """How many monitors wait in `take`."""
-        return len(self.desk.undecided)
+        """How much waits in `take`: monitors, and rows of their runs."""
+        return len(self.desk.undecided) + self.desk.undecided_runs
 
     def stale(self) -> Iterator[int]:
         """Monitors whose stored state is older than the one here, for the checkpoint."""

@@ -3,9 +3,9 @@
 Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
 a member keeps one entry in a heap that is looked at again when it pops early, so its pings do no heap work.
 
-Each member is a row of its own, written when it comes, falls silent, comes back or goes; the instant of its last ping
-is brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one row, and not three
-megabytes; and after a start the log since the checkpoint says what the rows do not (`hear_again`).
+Each member is a row of its own. One that came, fell silent, came back or went is written with the next decision; the
+instants of last pings are brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one
+row, and not three megabytes; and after a start the log since the checkpoint says what the rows do not (`hear_again`).
 """
 
 from heapq import heapify, heappop, heappush
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from server.engine.monitor import Members
 from server.engine.ping import Micros
 
+HEAP_SLACK = 4  # so many entries for each member before those of former ones are swept out
 MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
 
 
@@ -124,6 +125,9 @@ class Fleet:
         self.silent.pop(name, None)
         del self.members[name]
         self.changed[name] = None
+        if len(self.heap) > HEAP_SLACK * (len(self.members) + 1_000):  # full of who has left long ago
+            self.heap = [(member.armed, each) for each, member in self.members.items() if member.armed]
+            heapify(self.heap)
 
     def lower_peak(self, at: Micros, forget_after: Micros) -> None:
         """A peak that was last reached longer than `forget_after` ago is no measure any more."""

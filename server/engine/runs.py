@@ -1,12 +1,13 @@
 """The open runs of a monitor, what it remembers of those that ended, and a small heap of their limits."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from server.engine.ping import SECOND, Micros
 from server.engine.run import Run
 
 RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
+HEAP_SLACK = 4  # so many entries for each open run before those of ended ones are swept out
 RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
 REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
@@ -78,6 +79,9 @@ class Runs:
     def remove(self, run: Run, verdict: str, at: Micros, made: bool) -> None:
         """Close one, and remember its id for a while. `made`: its end was the first that was heard of it."""
         del self.open[run.number]
+        if len(self.heap) > HEAP_SLACK * len(self.open) + RUNS_OPEN_MAX:  # full of what has ended long ago
+            self.heap = [(each.armed, each.number) for each in self.open.values() if each.armed]
+            heapify(self.heap)
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
