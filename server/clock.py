@@ -8,6 +8,7 @@ read, so stepping it does nothing. This is the only module that may call the `ti
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from server.engine.ping import SECOND, Micros
 
@@ -95,6 +96,7 @@ def to_micros(at: datetime) -> Micros:
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
+@lru_cache(maxsize=10_000)  # what is decided in a storm has few instants
 def to_rfc3339(at: Micros | None) -> str | None:
     """An instant as people and programs read it: RFC 3339, UTC, with `Z`."""
     return None if at is None else to_datetime(at).isoformat().replace("+00:00", "Z")

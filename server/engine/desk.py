@@ -86,6 +86,8 @@ class Desk:
 
     def upstreams(self, m: Monitor) -> list[Monitor]:
         """Everything this monitor depends on, directly or not, nearest first; survives cycles."""
+        if not m.definition.depends_on:
+            return []
         found: dict[int, Monitor] = {}
         line = [m]
         for each in line:

@@ -4,6 +4,7 @@ Times are written in the monitor's own time zone, with the date only where it is
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -22,11 +23,16 @@ MESSAGE_SHOWN_CHARS = 200
 
 def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
     """An instant in the monitor's zone: `02:14:05`, or with the date when `near` is not on the same day."""
-    zone = ZoneInfo(definition.timezone)
-    local = (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
-    if near and (_EPOCH + timedelta(microseconds=near)).astimezone(zone).date() == local.date():
-        return f"{local:%H:%M:%S}"
-    return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    date, time, zone = _local(at, definition.timezone)
+    if near and _local(near, definition.timezone)[0] == date:
+        return time
+    return f"{date} {time} {zone}"
+
+
+@lru_cache(maxsize=10_000)  # where much goes wrong at once, it does so at one instant
+def _local(at: Micros, timezone: str) -> tuple[str, str, str | None]:
+    local = (_EPOCH + timedelta(microseconds=at)).astimezone(ZoneInfo(timezone))
+    return local.date().isoformat(), local.time().isoformat("seconds"), local.tzname()
 
 
 def say_names(names: list[str], count: int | None = None) -> str:
