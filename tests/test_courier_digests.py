@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from tests.harness import Behaviour, Receiver
+from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, types
 
 
@@ -68,7 +68,14 @@ async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
         await picky.wait_count(1)
         await world.alert(channel, monitor=50)
         await picky.wait_for(lambda r: r.json["type"] == "incident.opened", timeout_s=20)
-    assert (await world.states()) == {"pending": 10, "delivered": 1}
+
+        async def goes_on() -> bool:
+            return await world.states() == {"pending": 10, "delivered": 1}
+
+        await eventually(goes_on)
+        picky.refuses = False
+        await world.pool.execute("update digests set next_attempt_at = now()")
+        assert await world.settled() == {"delivered": 11}, "nor is it forgotten"
 
 
 async def test_what_grew_old_in_a_failing_lane_expires_there(world: Scene) -> None:
@@ -166,6 +173,9 @@ async def test_a_digest_at_a_service_that_keeps_incidents_is_closed_when_all_are
 class Refusing(Receiver):
     """Takes everything but digests."""
 
+    refuses = True
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.behaviour = Behaviour(status=500 if b"offbeat.digest" in await request.read() else 200)
+        refused = self.refuses and b"offbeat.digest" in await request.read()
+        self.behaviour = Behaviour(status=500 if refused else 200)
         return await super()._handle(request)

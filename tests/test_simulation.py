@@ -4,18 +4,24 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from server.deliver.attempts import Attempts, Verdict
+from server.deliver.channel import Channel, Message
 from server.engine.effects import Decision
 from server.engine.ping import Entry, Micros
+from server.errors import DatabaseAway
 from server.keep.order import Order
 from server.store import decisions
 from server.store.keeping import WriterSeen
 from server.store.lease import Held
+from server.store.outbox import Outcome
+from server.store.pool import database_trouble
 from tests.simulation.outcome import Mutant, outcome, story
 
 MUTANT_SEEDS = 60  # in so many worlds every one of the bugs below is to be found
@@ -91,14 +97,36 @@ class _Without:
 def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
     write = decisions._write
 
-    async def in_two(
-        connection: Any, held: Held, part: Sequence[Decision], channels_of: Any, slugs: dict[int, str]
-    ) -> None:
+    async def in_two(connection: Any, held: Held, part: Sequence[Decision], *rest: Any) -> None:
         effects = _Without(connection, decisions._SQL["put_states"])
-        await write(effects, held, part, channels_of, slugs)  # type: ignore[arg-type]
-        await write(connection, held, [replace(d, effects=[]) for d in part], channels_of, slugs)
+        await write(effects, held, part, *rest)  # type: ignore[arg-type]
+        await write(connection, held, [replace(d, effects=[]) for d in part], *rest)
 
     patch.setattr(decisions, "_write", in_two)
+
+
+def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def held_by(connection: Any, held: Held) -> AsyncIterator[None]:
+        with database_trouble():
+            async with connection.transaction():
+                yield
+
+    for module in ("store.decisions", "keep.deafness", "keep.keeper"):
+        patch.setattr(f"server.{module}.held_by", held_by)
+
+
+def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
+    send = Attempts._send
+
+    async def settled(attempts: Attempts, message: Message, body: bytes, channel: Channel, attempt: int) -> Verdict:
+        if message.kind != "digest":
+            outcome = Outcome(int(message.id.rpartition("_")[2]), "delivered")
+            with suppress(DatabaseAway):
+                await attempts._outbox.settle([outcome])
+        return await send(attempts, message, body, channel, attempt)
+
+    patch.setattr(Attempts, "_send", settled)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +136,8 @@ def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
         _own_batches_first,
         _drop_without_fencing,
         _effects_without_their_states,
+        _forget_the_term,
+        _settle_before_sending,
     ],
 )
 def test_a_bug_put_in_on_purpose_is_found(mutate: Mutant) -> None:

@@ -161,11 +161,14 @@ class Courier(Service):
         await self._test(scribe, room)
         resting = self._resting(now)
         in_digests = await self.outbox.lanes_in_digests()
-        if in_digests:
-            for digest in await self.outbox.claim_digests(resting, room, self.lease_s):
+        if any(in_digests.values()):
+            for digest in await self.outbox.claim_digests(resting, room, self.lease_s, first=True):
                 await self._resume(digest, scribe)
-        due = await self.outbox.due(self._after, [*resting, *in_digests], DIGEST_LEAST, room)
+        due = await self.outbox.due(self._after, [*resting, *_taken_up(in_digests)], DIGEST_LEAST, room)
         served = await self._serve(due, scribe, now, room) if due else -1
+        if not all(in_digests.values()) and (left := self.attempts.room()) > 0:
+            for digest in await self.outbox.claim_digests(self._resting(now), left, self.lease_s, first=False):
+                await self._resume(digest, scribe)
         if len(due) == room or (due and served < due[-1].lane):
             self._after = served
             self.wake()  # there may be more behind it
@@ -183,7 +186,7 @@ class Courier(Service):
         if room <= 0:
             return
         await self._test(scribe, room)
-        skip = [*self._resting(now), *await self.outbox.lanes_in_digests()]
+        skip = [*self._resting(now), *_taken_up(await self.outbox.lanes_in_digests())]
         if due := await self.outbox.due(-1, skip, DIGEST_LEAST, room, sorted(self._proven)):
             await self._serve(due, scribe, now, room)
 
@@ -301,6 +304,11 @@ class Courier(Service):
             gaps = channel.digest_style == "words"
             self._lanes[id] = lane_for(per_minute, channel.digest, gaps, proven=id in self._proven)
         return self._lanes[id]
+
+
+def _taken_up(in_digests: dict[int, bool]) -> list[int]:
+    """The lanes that send nothing else before their digest."""
+    return [lane for lane, first in in_digests.items() if first]
 
 
 def _channel(lane: int, row: ChannelRow | None) -> Channel | str:

@@ -226,13 +226,15 @@ class Outbox:
         """Store what will be sent, claimed."""
         await connection.execute(_SQL["write_digest"], id, facts, body, self.holder, lease_s)
 
-    async def lanes_in_digests(self) -> list[int]:
-        """Lanes that send a digest before all else."""
-        return [row["lane"] for row in await self._fetch("lanes_in_digests", DIGEST_FIRST_ATTEMPTS)]
+    async def lanes_in_digests(self) -> dict[int, bool]:
+        """Lanes with a digest to send, and whether they send it before all else."""
+        return {row["lane"]: row["first"] for row in await self._fetch("lanes_in_digests", DIGEST_FIRST_ATTEMPTS)}
 
-    async def claim_digests(self, skip: Sequence[int], most: int, lease_s: float) -> list[Digest]:
-        """Digests to send now, at most one new one of each lane."""
-        rows = await self._planned("claim_digests", list(skip), most, self.holder, lease_s, DIGEST_FIRST_ATTEMPTS)
+    async def claim_digests(self, skip: Sequence[int], most: int, lease_s: float, first: bool) -> list[Digest]:
+        """Digests to send now, at most one new one of each lane: those that go `first`, or those that no longer do."""
+        rows = await self._planned(
+            "claim_digests", list(skip), most, self.holder, lease_s, DIGEST_FIRST_ATTEMPTS, first
+        )
         return [Digest(**row) for row in rows]
 
     async def channels_of_kinds(self, kinds: Sequence[str]) -> list[tuple[int, str, str]]:

@@ -6,7 +6,7 @@ one instant at the server; its request and its answer travel for some time each,
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from typing import Any, Self
 
@@ -31,11 +31,36 @@ class Lock:
         return bool(self.holders - {session})
 
 
+class Row(tuple[Any, ...]):
+    """As asyncpg's record."""
+
+    names: dict[str, int]
+
+    def keys(self) -> Iterable[str]:
+        return self.names.keys()
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple.__getitem__(self, self.names[key] if isinstance(key, str) else key)
+
+
+def rows_of(names: str) -> Callable[..., Row]:
+    """A maker of rows with these columns."""
+    places = {name: place for place, name in enumerate(names.split())}
+    kind = type("Row", (Row,), {"names": places})
+    return lambda *values: kind(values)
+
+
 class Blocked(Exception):
     """The statement waits for a lock."""
 
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
+
+
+def wait_for(session: "Session", lock: Lock) -> None:
+    """Go on only when nobody else holds it."""
+    if lock.held_by_others(session):
+        raise Blocked(lock)
 
 
 class Later(Exception):
@@ -203,6 +228,10 @@ class Connection:
         self._statements, self._timeout_s = statements, timeout_s
         self._closed = False
 
+    @property
+    def is_good(self) -> bool:
+        return not self._closed
+
     def get_server_pid(self) -> int:
         return self.session.pid
 
@@ -212,11 +241,11 @@ class Connection:
     async def execute(self, sql: str, *args: Any, timeout: float | None = None) -> None:
         await self._query(sql, *args)
 
-    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+    async def fetch(self, sql: str, *args: Any, timeout: float | None = None) -> list[Any]:
         rows: list[Any] = await self._query(sql, *args)
         return rows
 
-    async def fetchrow(self, sql: str, *args: Any) -> Any:
+    async def fetchrow(self, sql: str, *args: Any, timeout: float | None = None) -> Any:
         rows = await self._query(sql, *args)
         return rows[0] if rows else None
 
@@ -289,6 +318,9 @@ class Connection:
             return await future
         except GeneratorExit:
             raise  # the world has ended
+        except asyncpg.ConnectionDoesNotExistError:
+            self._closed = True
+            raise
         except BaseException:
             if not future.done() or future.cancelled() or isinstance(future.exception(), TimeoutError):
                 self._closed = True

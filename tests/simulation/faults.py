@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from server.engine.ping import SECOND
 from tests.simulation.node import Node
@@ -14,11 +14,19 @@ EVERY_S = 1.6
 STEPS_MAX = 300  # between the fault and the moment in which it strikes
 
 
+class Fault(NamedTuple):
+    """`node` is None where it concerns the database, and so all."""
+
+    at_s: float
+    what: str
+    node: str | None
+
+
 class Faults:
-    """`story` tells what happened, for whoever looks for the cause of a failure."""
+    """`happened` says what, for whoever looks for the cause of a failure."""
 
     def __init__(self, world: "World") -> None:
-        self.story: list[str] = []
+        self.happened: list[Fault] = []
         self._world, self._rng = world, world.rng
         self._kinds: list[Callable[[Node], Awaitable[None]]] = [
             self._crash, self._crash, self._freeze, self._freeze, self._cut, self._lose, self._lose,
@@ -34,8 +42,15 @@ class Faults:
             if world.ended or node.process.dead or node.stopping:
                 continue
             kind = rng.choice(self._kinds)
-            self.story.append(f"{world.loop.time():.3f} {kind.__name__} {node.process.name}")
+            everywhere = kind in (self._restart_database, self._set_clock)
+            what = kind.__name__.strip("_")
+            self.happened.append(Fault(world.loop.time(), what, None if everywhere else node.name))
             world.loop.create_task(kind(node))  # type: ignore[arg-type]
+
+    @property
+    def story(self) -> list[str]:
+        """In words."""
+        return [f"{fault.at_s:.3f} {fault.what} {fault.node or ''}" for fault in self.happened]
 
     async def _crash(self, node: Node) -> None:
         node.process.after_steps(self._rng.randint(1, STEPS_MAX), node.crash)
@@ -87,4 +102,4 @@ class Faults:
         """The database's clock jumps; a little is drift, as of a clock that is set by a network."""
         by_s = self._rng.choice((-3600, -30, -4, -1, -0.2, 0.2, 1, 4, 30, 3600))
         self._world.server.jump += int(by_s * SECOND)
-        self.story[-1] += f" {by_s:+} s"
+        self.happened[-1] = self.happened[-1]._replace(what=f"set_clock {by_s:+} s")

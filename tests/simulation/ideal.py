@@ -18,7 +18,11 @@ Key = tuple[int, ...]  # the monitor first
 
 def verdict(world: World) -> list[str]:
     """Every invariant that does not hold."""
-    return list(dict.fromkeys([*world.wrong, *_of_log(world), *_of_keepers(world), *_of_engine(world)]))
+    return list(
+        dict.fromkeys(
+            [*world.wrong, *_of_log(world), *_of_keepers(world), *_of_engine(world), *world.receivers.verdict()]
+        )
+    )
 
 
 def _of_log(world: World) -> Iterator[str]:
@@ -103,10 +107,17 @@ def _of_states(world: World, engine: Engine) -> Iterator[tuple[int, str]]:
             theirs["members"] = (
                 {} if m.fleet is None else {n: (each.at, m.fleet.silent.get(n)) for n, each in m.fleet.members.items()}
             )
+            if ours.get("incident") and theirs.get("incident") and _was_told(ours["incident"], theirs["incident"]):
+                ours["incident"]["w"] = None
             for name in sorted((ours.keys() | theirs.keys()) - {"rev"}):
                 if ours.get(name) != theirs.get(name):
                     text = f"{name} is {ours.get(name)} and should be {theirs.get(name)}"
                     yield monitor_id, f"monitor {monitor_id}: {text}"
+
+
+def _was_told(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether all that is planned to be told is what a judgement has found to be told already, which is not written."""
+    return bool(ours["a"] and ours["w"] is not None and theirs["w"] is None)
 
 
 def _differences(what: str, stored: Mapping[Key, SimpleNamespace], wanted: dict[Key, Any]) -> Iterator[tuple[int, str]]:

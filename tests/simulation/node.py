@@ -6,11 +6,15 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from server.clock import LogClock
+from server.deliver.courier import Courier
 from server.ingest.reading import OK
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
 from server.settings import Settings
 from tests.simulation.loop import PROCESS, Process
+from tests.simulation.outbox import Pool
+from tests.simulation.receivers import WayOut
+from tests.simulation.substitution import connect
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -36,7 +40,14 @@ class Node:
         offset_s, drift = world.rng.uniform(0, 1e6), world.rng.uniform(-1e-4, 1e-4)
         self.clock = LogClock(lambda: int((loop.time() * (1 + drift) + offset_s) * 1e9))
         metrics: Any = Silent()
-        self.keeper = Keeper(name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name)
+        way_out: Any = WayOut(world.receivers, self)
+        pool: Any = Pool(lambda: connect(name, application_name="offbeat"))
+        self.courier = Courier(pool, way_out, SETTINGS, name, draw=world.rng.random)
+        self.courier.lease_s, self.courier.life_s, self.courier.pulse_s = 3.0, 3.0, 1.0
+        self.courier.flapping.hold_s = 1.0
+        self.keeper = Keeper(
+            name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name, on_decided=self.courier.wake
+        )
         self.writer = Writer(
             name,
             SETTINGS,
@@ -48,7 +59,7 @@ class Node:
             next_deadline=lambda: self.keeper.next_deadline,
             several_writers=lambda: self.keeper.order.others,
         )
-        self.keeper.on_death = self.writer.on_death = self._died
+        self.keeper.on_death = self.writer.on_death = self.courier.on_death = self._died
         self.stopping = False
         self.spawn(self._start())
 
@@ -64,13 +75,15 @@ class Node:
         return self.world.loop.create_task(work, context=context)
 
     async def _start(self) -> None:
-        await self.writer.start()
         await self.keeper.start()
+        await self.courier.start()
+        await self.writer.start()
 
     async def stop(self) -> None:
         """As the server stops: the writer's last word first."""
         self.stopping = True
         await self.writer.stop()
+        await self.courier.stop()
         await self.keeper.stop()
         self.process.dead = True
 

@@ -14,25 +14,10 @@ import orjson
 from server.clock import to_datetime, to_micros
 from server.engine.ping import SECOND, Entry, Micros
 from server.store.queries import load
-from tests.simulation.database import Blocked, Later, Lock, Server, Session
+from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of, wait_for
+from tests.simulation.outbox import CHANNELS, Outbox
 
 _EPOCH: Micros = 946_684_800_000_000
-
-
-class Row(tuple[Any, ...]):
-    """As asyncpg's record."""
-
-    names: dict[str, int]
-
-    def __getitem__(self, key: Any) -> Any:
-        return tuple.__getitem__(self, self.names[key] if isinstance(key, str) else key)
-
-
-def rows_of(names: str) -> Callable[..., Row]:
-    """A maker of rows with these columns."""
-    places = {name: place for place, name in enumerate(names.split())}
-    kind = type("Row", (Row,), {"names": places})
-    return lambda *values: kind(values)
 
 
 _WRITER = rows_of("id seq started_at accepted_through fenced clean seen_at silent_s")
@@ -85,12 +70,16 @@ class Statements:
         self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
         self.on_window: Callable[[Session, SimpleNamespace], None] = lambda session, change: None
         self._ids = 0
+        self.outbox = Outbox(server, lambda: self.log_time)
         self._named = {
             text: getattr(self, f"{subject}_{name}")
             for subject in ("keeping", "lease", "decisions", "log")
             for name, text in load(subject).items()
             if hasattr(self, f"{subject}_{name}")
         }
+        for name, text in load("outbox").items():
+            if hasattr(self.outbox, name):
+                self._named[text] = getattr(self.outbox, name)
 
     @property
     def log_time(self) -> Micros:
@@ -134,10 +123,11 @@ class Statements:
         def rest(session: Session) -> list[Row]:
             was = self.writers.get(former or 0)
             if was is not None:
-                self._wait_for(session, was.lock)
+                wait_for(session, was.lock)
             if jump:
                 self.set_at, self.ahead = clock, at - clock
                 self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
+                self.outbox.clock_jumped(at)
             # One transaction: nobody has seen the new writer yet, nor that the former one is fenced.
             for first, last, count, reason in zip(first_ages, last_ages, pings, reasons, strict=True):
                 self._refused(0, at - first, at - last, count, reason)
@@ -167,7 +157,7 @@ class Statements:
 
     def log_pulse(self, session: Session, writer: int, through: Any) -> list[Row]:
         w = self.writers[writer]
-        self._wait_for(session, w.lock)
+        wait_for(session, w.lock)
         if w.fenced:
             return []
         w.through, w.seen = max(w.through, to_micros(through)), self.server.clock
@@ -179,7 +169,7 @@ class Statements:
 
     def log_end_writer(self, session: Session, writer: int, through: Any) -> None:
         w = self.writers[writer]
-        self._wait_for(session, w.lock)
+        wait_for(session, w.lock)
         if not w.fenced:
             w.through, w.clean, w.fenced = max(w.through, to_micros(through)), True, True
             w.seen = self.server.clock
@@ -191,7 +181,7 @@ class Statements:
 
     def copy(self, session: Session, entries: list[Entry]) -> None:
         w = self.writers[entries[0].writer]
-        self._wait_for(session, w.lock)
+        wait_for(session, w.lock)
         if any((entry.writer, entry.seq) in self.pings for entry in entries):
             raise asyncpg.UniqueViolationError("duplicate key value violates unique constraint")
         if w.fenced:
@@ -204,15 +194,11 @@ class Statements:
         w.seq, w.through = max(w.seq, entries[-1].seq), max(w.through, entries[-1].at)
         w.seen = self.server.clock
 
-    def _wait_for(self, session: Session, lock: Lock) -> None:
-        if lock.held_by_others(session):
-            raise Blocked(lock)
-
     def _lock_states(self, session: Session, monitor_ids: Sequence[int]) -> None:
         """The row locks of a transaction: what it wrote, another one writes again only after its end."""
         locks = [self.state_locks.setdefault(monitor_id, Lock()) for monitor_id in monitor_ids]
         for lock in locks:
-            self._wait_for(session, lock)
+            wait_for(session, lock)
         for lock in locks:
             self.server.lock(session, lock)
 
@@ -239,7 +225,7 @@ class Statements:
         lease, now = self.lease, self.log_time
         if lease.expires >= now:
             return []
-        self._wait_for(session, lease.lock)
+        wait_for(session, lease.lock)
         lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + int(life_s * SECOND)
         return [_ONE(lease.term)]
 
@@ -266,7 +252,7 @@ class Statements:
         return [_ONE(1)]
 
     def lease_outlast(self, session: Session, name: str, term: int, holder: str) -> list[Row]:
-        self._wait_for(session, self.lease.lock)
+        wait_for(session, self.lease.lock)
         return [_ONE(1)] if self.is_held(term, holder) else []
 
     def is_held(self, term: int, holder: str) -> bool:
@@ -401,7 +387,7 @@ class Statements:
 
     def keeping_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
-        self._wait_for(session, w.lock)
+        wait_for(session, w.lock)
         if w.fenced or w.seen != to_micros(seen_at):
             return []
         self.server.lock(session, w.lock)
@@ -477,7 +463,7 @@ class Statements:
         return [_OPEN(*key) for key, incident in self.incidents.items() if incident.resolved_at is None]
 
     def keeping_channels(self, session: Session) -> list[tuple[Any, ...]]:
-        return [(1, 1, "log", True)]
+        return [(id, 1, f"c{id}", True) for id in CHANNELS]
 
     def keeping_projects(self, session: Session) -> list[Row]:
         return [_SLUG(1, "default")]
@@ -577,9 +563,11 @@ class Statements:
 
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
-            for _, _, monitor_id, incident, ordinal, kind, _ in zip(*columns, strict=True):
-                told = any(key[:2] == (monitor_id, incident) for key in self.alerts)
-                if kind == "resolved" and not told:
+            for _, channel_id, monitor_id, incident, ordinal, kind, facts in zip(*columns, strict=True):
+                channels = [channel_id] if kind != "resolved" else self.outbox.told_of(monitor_id, incident)
+                for each in channels:
+                    self.outbox.put(each, monitor_id, incident, ordinal, kind, orjson.loads(facts))
+                if not channels:
                     continue  # an end goes to whoever was told of the incident
                 was = self.alerts.setdefault((monitor_id, incident, ordinal), SimpleNamespace(kind=kind))
                 if was.kind != kind:
@@ -588,7 +576,11 @@ class Statements:
         self._write(session, write)
 
     def decisions_put_operator_alert(self, session: Session, facts: Any) -> None:
-        """Of no interest here."""
+        def write() -> None:
+            for channel_id in CHANNELS:
+                self.outbox.put(channel_id, None, None, 0, "operator", facts)
+
+        self._write(session, write)
 
     def decisions_close_incident(self, session: Session, monitor_id: int, number: int, at: Any) -> None:
         self.wrong.append(f"incident {monitor_id}/{number} is open in SQL alone")

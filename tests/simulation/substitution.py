@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from server.deliver.repeats import Repeats
 from server.engine.engine import Engine
 from server.engine.ping import Entry, Micros
 from server.errors import DatabaseAway
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CONNECTING = ("keep.keeper", "keep.lease", "store.log")
-TIMED = ("keep.keeper", "keep.lease", "keep.deafness", "ingest.writer", "service")
+TIMED = (
+    "keep.keeper",
+    "keep.lease",
+    "keep.deafness",
+    "ingest.writer",
+    "service",
+    "deliver.courier",
+    "deliver.attempts",
+)
 # Slices, cuts and second reads happen with few rows.
 SMALL = {
     "server.keep.keeper.SLICE": (1, 8),
@@ -40,7 +49,14 @@ SHORT = {
     "server.keep.keeper.CYCLE_S": 0.05,
     "server.keep.keeper.FOLLOW_S": 0.15,
     "server.ingest.writer.PULSE_AMONG_SEVERAL_S": 0.3,
+    "server.deliver.lane.BACKOFF_S": (0.3, 0.8, 2.0),
+    "server.deliver.lane.BACKOFF_S_MIN": 0.1,
+    "server.deliver.lane.DIGEST_GAPS_S": (0.5, 1.0),
+    "server.deliver.lane.BURST_REFILL_S": 0.5,
 }
+
+
+BURST = 2  # alerts that go one by one; more become a digest
 
 
 class Rows(bytes):
@@ -56,14 +72,19 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in CONNECTING:
-            patch.setattr(f"server.{module}.connect", _connect)
+            patch.setattr(f"server.{module}.connect", connect)
         for module in TIMED:
             patch.setattr(f"server.{module}.monotonic", lambda: asyncio.get_running_loop().time())
         patch.setattr("server.store.log.encode_entries", _encode)
         patch.setattr(Upkeep, "run", _sleep_for_ever)
+        patch.setattr(Repeats, "start", _do_nothing)
         patch.setattr("server.keep.keeper.gc", SimpleNamespace(enable=int, disable=int, freeze=int))
         for name, seconds in SHORT.items():
             patch.setattr(name, seconds)
+        for module in ("courier", "gathering", "lane"):
+            patch.setattr(f"server.deliver.{module}.BURST_MAX", BURST, raising=True)
+        for module in ("courier", "gathering"):
+            patch.setattr(f"server.deliver.{module}.DIGEST_LEAST", BURST + 1)
         patch.setattr("server.keep.keeper.CHECKPOINT_S", rng.uniform(1, 8))
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
@@ -77,9 +98,10 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
             structlog.configure(**configured)
 
 
-async def _connect(
+async def connect(
     url: str, *, pgbouncer: bool = False, application_name: str = "", command_timeout_s: float = 10.0
 ) -> Connection:
+    """As server/store/pool.py's."""
     world: World = asyncio.get_running_loop().world  # type: ignore[attr-defined]
     server, link = world.server, world.server.links[url]
     await asyncio.sleep(server.rng.uniform(0.001, 0.01))
@@ -95,6 +117,10 @@ def _encode(entries: list[Entry]) -> Rows:
     rows = Rows(b"")
     rows.entries = list(entries)
     return rows
+
+
+async def _do_nothing(repeats: Repeats) -> None:
+    """Its reminders come minutes later."""
 
 
 async def _sleep_for_ever(upkeep: Upkeep) -> None:

@@ -19,9 +19,11 @@ from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.node import Node
 from tests.simulation.people import People
+from tests.simulation.receivers import Receivers
 from tests.simulation.statements import Statements
 
 CLIENTS_S = 16.0  # so long there are pings, edits and faults
+TOLD_S = 120.0  # at most so long until everybody was told
 QUIET_S = 30.0  # at most so long until everything is judged
 
 
@@ -39,7 +41,7 @@ class World:
         self.graveyard: list[Node] = []
         self.acked: list[str] = []
         self.effective = Effective(self.tables, lambda: [node.keeper for node in self.nodes.values()])
-        self.people, self.faults = People(self), Faults(self)
+        self.people, self.faults, self.receivers = People(self), Faults(self), Receivers(self)
         self.ended = False
         self._starts = 0
 
@@ -58,7 +60,8 @@ class World:
             changes=len(tables.changes),
             faults=len(self.faults.story),
             incidents=len(tables.incidents),
-            alerts=len(tables.alerts),
+            alerts=len(tables.outbox.alerts),
+            messages=len(self.receivers.arrivals),
         )
 
     def boot_again(self, node: Node) -> None:
@@ -84,6 +87,7 @@ class World:
         self.ended = True
         await self._heal()
         await self._settle()
+        await self._deliver()
         for node in sorted(self.nodes.values(), key=lambda node: node.keeper.judging):
             await node.spawn(node.stop())
 
@@ -110,6 +114,14 @@ class World:
                 if settled and not keeper.engine.undecided and not node.writer.backlog.pings:
                     return
         self.wrong.append("nobody judges any more")
+
+    async def _deliver(self) -> None:
+        """Until everything was told."""
+        for _ in range(int(TOLD_S / 0.25)):
+            if not any(alert.state == "pending" for alert in self.tables.outbox.alerts.values()):
+                break
+            await asyncio.sleep(0.25)
+        self.receivers.last_alert = len(self.tables.outbox.alerts)
 
     def _failed(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -19,6 +19,13 @@ with past as (
 ), leases as (
   -- One that was renewed while log time stood far ahead must not outlive its holder by as much.
   update lease set expires_at = least(expires_at, here.at + interval '10 s') from here where here.seen
+), alerts as (
+  -- What waits to be sent waits by the clock.
+  update alerts set next_attempt_at = least(next_attempt_at, here.clock + interval '1 minute')
+    from here where here.seen and state = 'pending'
+), digests as (
+  update digests set next_attempt_at = least(next_attempt_at, here.clock + interval '1 minute')
+    from here where here.seen and state = 'pending'
 ), former as (
   update writers set fenced = true, seen_at = here.clock from here where id = $3 and not fenced
   returning accepted_through

@@ -14,13 +14,13 @@ set local plan_cache_mode = force_custom_plan
 -- no harm: claims are by row.) A courier beside the keeper goes first, because it hears of decisions at once.
 update lease l
    set term = l.term + (l.holder <> $1)::integer,
-       taken_at = case when l.holder = $1 then l.taken_at else clock_timestamp() end,
-       holder = $1, node = $2, expires_at = clock_timestamp() + $3::float8 * interval '1 second'
+       taken_at = case when l.holder = $1 then l.taken_at else log_time() end,
+       holder = $1, node = $2, expires_at = log_time() + $3::float8 * interval '1 second'
  where l.name = 'courier'
    and (l.holder = $1
-     or l.expires_at < clock_timestamp()
+     or l.expires_at < log_time()
      or (l.node <> $2 and exists (
-          select from lease k where k.name = 'keeper' and k.node = $2 and k.expires_at > clock_timestamp())))
+          select from lease k where k.name = 'keeper' and k.node = $2 and k.expires_at > log_time())))
 returning l.term
 
 -- name: give_up
@@ -297,14 +297,17 @@ update digests
 
 -- name: lanes_in_digests
 -- A lane with a digest under way sends nothing else: its members stand before whatever followed them, and so thousands
--- of followers need not be looked at. Not for ever: one that its receiver will not take must not silence the lane.
-select distinct lane from digests where state = 'pending' and attempts < $1
+-- of followers need not be looked at. Not for ever: one that its receiver will not take must not silence the lane, and
+-- then is tried among the others.
+select lane, bool_or(attempts < $1) as first from digests where state = 'pending' group by lane
 
 -- name: claim_digests
--- As for alerts; there are few. In the order of a lane, unless the one before has failed that often ($5).
+-- As for alerts; there are few. In the order of a lane, unless the one before has failed that often ($5). Either those
+-- that have not ($6), or those that have.
 with picked as (
   select d.id from digests d
    where d.state = 'pending' and d.next_attempt_at <= now() and d.lane <> all ($1::integer[])
+     and (d.attempts < $5) = $6
      and not exists (
        select from digests b where b.state = 'pending' and b.lane = d.lane and b.id < d.id and b.attempts < $5)
    order by d.next_attempt_at

@@ -1,0 +1,338 @@
+"""The outbox's statements over plain rows, and a pool of simulated sessions."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from server.clock import to_datetime
+from server.engine.ping import SECOND, Micros
+from tests.simulation.database import Connection, Lock, Server, Session, rows_of, wait_for
+
+CHANNELS = {1: "http://one/", 2: "http://two/"}
+GATHERING = (2,)  # of what comes at once these make a digest
+_DAY: Micros = 24 * 3600 * SECOND
+_TERM = rows_of("term")
+_INSTANCE = rows_of("instance")
+_DUE = rows_of("lane fresh again")
+_CHANNEL = rows_of("id kind definition slug project")
+_LANE = rows_of("lane")
+_IN_DIGESTS = rows_of("lane first")
+_CLAIMED = rows_of(
+    "id lane channel_id project_id monitor_id incident attempts lapses kind facts created_at expired secrets"
+)
+_EARLIER = rows_of("id earlier")
+_MADE = rows_of("id created_at alerts")
+_COUNTS = rows_of("opened worse reminder resolved since until decided_at")
+_MEMBER = rows_of("id monitor_id incident kind facts secrets")
+_DIGEST = rows_of("id lane kind attempts alerts closes facts body created_at expired")
+_ID = rows_of("id")
+
+
+class Outbox:
+    """Alerts and digests, and the courier's lease."""
+
+    def __init__(self, server: Server, log_time: Callable[[], Micros]) -> None:
+        self.server, self._log_time = server, log_time
+        self.alerts: dict[int, SimpleNamespace] = {}
+        self.digests: dict[int, SimpleNamespace] = {}
+        self._lease = SimpleNamespace(term=0, holder="", expires=-1)
+
+    def put(
+        self, channel_id: int, monitor_id: int | None, incident: int | None, ordinal: int, kind: str, facts: Any
+    ) -> None:
+        """What a decision wrote, committed just now."""
+        told = (monitor_id, incident, ordinal, channel_id)
+        if incident is not None and any(told == a.told for a in self.alerts.values()):
+            return
+        now = self.server.clock
+        id = len(self.alerts) + 1
+        self.alerts[id] = SimpleNamespace(
+            id=id, told=told, lane=channel_id, episode=(monitor_id, incident, channel_id), monitor_id=monitor_id,
+            incident=incident, ordinal=ordinal, kind=kind, facts=facts, created=now, next=now, expires=now + _DAY,
+            digest=None, attempts=0, lapses=0, state="pending", claimed_by=None, lock=Lock(),
+        )  # fmt: skip
+
+    def clock_jumped(self, at: Micros) -> None:
+        """What a registration that has seen it does about it. `at` is log time from now on."""
+        self._lease.expires = min(self._lease.expires, at + 10 * SECOND)
+        for each in (*self.alerts.values(), *self.digests.values()):
+            if each.state == "pending":
+                each.next = min(each.next, self.server.clock + 60 * SECOND)
+
+    def told_of(self, monitor_id: int, incident: int) -> list[int]:
+        """The channels that know of an incident."""
+        return sorted({a.lane for a in self.alerts.values() if (a.monitor_id, a.incident) == (monitor_id, incident)})
+
+    # ---------------------------------------------------------------- the lease
+
+    def take_over(self, session: Session, holder: str, node: str, life_s: float) -> list[Any]:
+        lease, now = self._lease, self._log_time()
+        if lease.holder != holder and lease.expires >= now:
+            return []
+        lease.term += lease.holder != holder
+        lease.holder, lease.expires = holder, now + int(life_s * SECOND)
+        return [_TERM(lease.term)]
+
+    def give_up(self, session: Session, holder: str) -> None:
+        if self._lease.holder == holder:
+            self._lease.expires = -1
+
+    def identity(self, session: Session) -> list[Any]:
+        return [_INSTANCE("00000000")]
+
+    def own_plans(self, session: Session) -> None:
+        """Plans are alike here."""
+
+    # ---------------------------------------------------------------- single alerts
+
+    def _may_go(self, lane: int, again: bool) -> list[SimpleNamespace]:
+        now = self.server.clock
+        waiting = [a for a in self.alerts.values() if a.lane == lane and a.state == "pending"]
+        return sorted(
+            (
+                a
+                for a in waiting
+                if a.digest is None
+                and (a.attempts > 0) == again
+                and a.next <= now
+                and not any(
+                    b.incident is not None and b.episode == a.episode and b.ordinal < a.ordinal for b in waiting
+                )
+            ),
+            key=lambda a: (a.next, a.id),
+        )
+
+    def due(
+        self, session: Session, after: int, skip: list[int], count: int, lanes: int, only: list[int] | None
+    ) -> list[Any]:
+        found = []
+        for lane in CHANNELS:
+            if lane > after and lane not in skip and (only is None or lane in only):
+                fresh, again = (min(count, len(self._may_go(lane, again))) for again in (False, True))
+                if fresh or again:
+                    found.append(_DUE(lane, fresh, again))
+        return found[:lanes]
+
+    def channels_of(self, session: Session, ids: list[int]) -> list[Any]:
+        def definition(id: int) -> str:
+            return orjson.dumps({"url": CHANNELS[id], "digest": id in GATHERING, "per_minute": 60_000}).decode()
+
+        return [_CHANNEL(id, "webhook", definition(id), f"c{id}", "default") for id in CHANNELS if id in ids]
+
+    def cancel_out(self, session: Session, lanes: list[int]) -> list[Any]:
+        waiting = [a for a in self.alerts.values() if a.state == "pending"]
+        ends = {a.episode for a in waiting if a.digest is None and a.kind == "resolved" and a.lane in lanes}
+        over = {
+            a.episode
+            for a in waiting
+            if a.digest is None and a.kind == "opened" and not a.attempts and not a.lock.held_by_others(session)
+        }
+        gone = [a for a in waiting if a.episode in ends & over]
+        self._change(session, gone, lambda a: {"state": "collapsed"})
+        return [_LANE(a.lane) for a in gone]
+
+    def claim(
+        self, session: Session, lanes: list[int], fresh: list[int], again: list[int], holder: str, lease_s: float
+    ) -> list[Any]:
+        picked = []
+        for lane, *counts in zip(lanes, fresh, again, strict=True):
+            for retries, count in zip((False, True), counts, strict=True):
+                free = [a for a in self._may_go(lane, retries) if not a.lock.held_by_others(session)]
+                picked += free[:count]
+        now = self.server.clock
+        rows = []
+        for a in picked:
+            lapses = a.lapses + (a.claimed_by is not None)
+            wait_s = lease_s * 2 ** max(0, min(lapses, 7) - 2)
+            claimed = {"attempts": a.attempts + 1, "lapses": lapses, "claimed_by": holder}
+            self._change(session, [a], lambda a, c=claimed, w=wait_s: c | {"next": now + int(w * SECOND)})  # type: ignore[misc]
+            rows.append(
+                _CLAIMED(
+                    a.id, a.lane, a.lane, 1, a.monitor_id, a.incident, a.attempts + 1, lapses, a.kind, a.facts,
+                    to_datetime(a.created), a.expires < now, None,
+                )
+            )  # fmt: skip
+        return rows
+
+    def claim_tests(self, session: Session, most: int, holder: str, lease_s: float) -> list[Any]:
+        return []
+
+    def flapping(self, session: Session, ids: list[int]) -> list[Any]:
+        def earlier(a: SimpleNamespace) -> int:
+            return sum(
+                o.lane == a.lane and o.monitor_id == a.monitor_id and o.kind == "opened" and o.incident < a.incident
+                for o in self.alerts.values()
+            )
+
+        return [_EARLIER(id, earlier(self.alerts[id])) for id in ids]
+
+    def note(self, session: Session, ids: list[int], notes: list[Any], holder: str) -> None:
+        said = dict(zip(ids, notes, strict=True))
+        ours = self._held(ids, holder)
+        self._change(session, ours, lambda a: {"facts": a.facts | {"flapping": said[a.id]}})
+
+    def hold(self, session: Session, ids: list[int], holder: str, wait_s: float) -> None:
+        until = self.server.clock + int(wait_s * SECOND)
+        self._change(session, self._held(ids, holder), lambda a: {"attempts": 0, "claimed_by": None, "next": until})
+
+    def renew(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
+        until = self.server.clock + int(lease_s * SECOND)
+        self._change(session, self._held(ids, holder), lambda a: {"next": max(a.next, until)})
+
+    def settle(
+        self,
+        session: Session,
+        ids: list[int],
+        states: list[str],
+        waits_s: list[float],
+        errors: list[str | None],
+        holder: str,
+    ) -> None:
+        now = self.server.clock
+        said = {id: (state, int(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
+        found = [a for id in ids if (a := self.alerts[id]).state == "pending"]
+        found = [a for a in found if a.claimed_by == holder or said[a.id][0] == "delivered"]
+
+        def settled(a: SimpleNamespace) -> dict[str, Any]:
+            state, wait = said[a.id]
+            return {"state": state, "claimed_by": None, "next": now + wait if state == "pending" else a.next}
+
+        self._change(session, found, settled)
+
+    def release(self, session: Session, holder: str) -> None:
+        now = self.server.clock
+        ours = [a for a in (*self.alerts.values(), *self.digests.values()) if a.claimed_by == holder]
+        self._change(session, [a for a in ours if a.state == "pending"], lambda a: {"claimed_by": None, "next": now})
+
+    def _held(self, ids: Iterable[int], holder: str) -> list[SimpleNamespace]:
+        return [a for id in ids if (a := self.alerts[id]).claimed_by == holder and a.state == "pending"]
+
+    def _change(
+        self, session: Session, rows: Sequence[SimpleNamespace], new: Callable[[SimpleNamespace], dict[str, Any]]
+    ) -> None:
+        """Now, or locked now and changed at the commit."""
+        for row in rows:
+            wait_for(session, row.lock)
+        for row in rows:
+            values = new(row)
+            if session.writes is None:
+                vars(row).update(values)
+            else:
+                self.server.lock(session, row.lock)
+                session.writes.append(lambda row=row, values=values: vars(row).update(values))  # type: ignore[misc]
+
+    # ---------------------------------------------------------------- digests
+
+    def attach(self, session: Session, lane: int, most: int, least: int, resolves: bool) -> list[Any]:
+        picked = [
+            a
+            for a in self._may_go(lane, False)
+            if a.kind != "operator" and (resolves or a.kind != "resolved") and not a.lock.held_by_others(session)
+        ][:most]
+        if len(picked) < least:
+            return []
+        now = self.server.clock
+        digest = SimpleNamespace(
+            id=len(self.digests) + 1, lane=lane, members=picked, alerts=len(picked), created=now, next=now,
+            expires=now + _DAY, attempts=0, lapses=0, state="pending", claimed_by=None, facts={}, body=b"",
+            lock=Lock(), committed=False,
+        )  # fmt: skip
+        self.digests[digest.id] = digest
+        self._change(session, [digest], lambda d: {"committed": True})
+        self._change(session, picked, lambda a: {"digest": digest.id})
+        return [_MADE(digest.id, to_datetime(now), len(picked))]
+
+    def members_counted(self, session: Session, id: int) -> list[Any]:
+        members = self.digests[id].members
+        kinds = [sum(a.kind == kind for a in members) for kind in ("opened", "worse", "reminder", "resolved")]
+        instants = sorted(
+            a.facts.get("resolved_at" if a.kind == "resolved" else "opened_at") or a.facts["decided_at"]
+            for a in members
+        )
+        return [_COUNTS(*kinds, instants[0], instants[-1], max(a.facts["decided_at"] for a in members))]
+
+    def members_first(self, session: Session, id: int, limit: int) -> list[Any]:
+        members = sorted(self.digests[id].members, key=lambda a: (a.kind == "resolved", a.id))
+        return [_MEMBER(a.id, a.monitor_id, a.incident, a.kind, a.facts, None) for a in members[:limit]]
+
+    def write_digest(self, session: Session, id: int, facts: Any, body: bytes, holder: str, lease_s: float) -> None:
+        until = self.server.clock + int(lease_s * SECOND)
+        values = {"facts": facts, "body": body, "claimed_by": holder, "attempts": 1, "next": until}
+        self._change(session, [self.digests[id]], lambda d: values)
+
+    def _digests_pending(self) -> list[SimpleNamespace]:
+        return [d for d in self.digests.values() if d.committed and d.state == "pending"]
+
+    def lanes_in_digests(self, session: Session, attempts: int) -> list[Any]:
+        pending = self._digests_pending()
+        first = {d.lane for d in pending if d.attempts < attempts}
+        return [_IN_DIGESTS(lane, lane in first) for lane in sorted({d.lane for d in pending})]
+
+    def claim_digests(
+        self, session: Session, skip: list[int], most: int, holder: str, lease_s: float, attempts: int, first: bool
+    ) -> list[Any]:
+        now, pending = self.server.clock, self._digests_pending()
+        picked = [
+            d
+            for d in sorted(pending, key=lambda d: d.next)
+            if d.next <= now
+            and d.lane not in skip
+            and (d.attempts < attempts) == first
+            and not any(b.lane == d.lane and b.id < d.id and b.attempts < attempts for b in pending)
+            and not d.lock.held_by_others(session)
+        ][:most]
+        rows = []
+        for d in picked:
+            lapses = d.lapses + (d.claimed_by is not None)
+            wait_s = lease_s * 2 ** max(0, min(lapses, 7) - 2)
+            claimed = {"attempts": d.attempts + 1, "lapses": lapses, "claimed_by": holder}
+            self._change(session, [d], lambda d, c=claimed, w=wait_s: c | {"next": now + int(w * SECOND)})  # type: ignore[misc]
+            rows.append(
+                _DIGEST(
+                    d.id, d.lane, "digest", d.attempts + 1, d.alerts, None, d.facts, d.body, to_datetime(d.created),
+                    d.expires < now,
+                )
+            )  # fmt: skip
+        return rows
+
+    def renew_digests(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
+        until = self.server.clock + int(lease_s * SECOND)
+        ours = [d for id in ids if (d := self.digests[id]).claimed_by == holder and d.state == "pending"]
+        self._change(session, ours, lambda d: {"next": max(d.next, until)})
+
+    def settle_digest(
+        self, session: Session, id: int, state: str, wait_s: float, error: str | None, holder: str
+    ) -> list[Any]:
+        digest, until = self.digests[id], self.server.clock + int(wait_s * SECOND)
+        if digest.state != "pending" or not (digest.claimed_by == holder or state == "delivered"):
+            return []
+        new = {"state": state, "claimed_by": None, "next": until if state == "pending" else digest.next}
+        self._change(session, [digest], lambda d: new)
+        return [_ID(id)]
+
+    def settle_members(self, session: Session, id: int, state: str, error: str | None) -> None:
+        members = [a for a in self.alerts.values() if a.digest == id and a.state == "pending"]
+        self._change(session, members, lambda a: {"state": state})
+
+
+class Pool:
+    """As asyncpg's: sessions are made when they are needed, kept while they are good, and few."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._idle: list[Connection] = []
+
+    @asynccontextmanager
+    async def acquire(self, timeout: float) -> AsyncIterator[Connection]:
+        """A session for one use."""
+        connection = self._idle.pop() if self._idle else await self._connect()
+        try:
+            yield connection
+        finally:
+            if connection.is_good:
+                self._idle.append(connection)
+            else:
+                connection.terminate()

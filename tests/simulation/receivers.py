@@ -1,0 +1,114 @@
+"""Those who are to be told: they answer, fail, hang and lose answers; and what must hold of everything that arrives."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from server.deliver.delivery import DeliveryError, Reply
+from server.engine.ping import SECOND, Micros
+
+if TYPE_CHECKING:
+    from tests.simulation.node import Node
+    from tests.simulation.world import World
+
+TIMEOUT_S = 2.0
+TROUBLE_LASTS_S = 15.0  # a fault, and what comes of it: a claim that nobody renews and that lapsed before
+
+
+class Arrival(NamedTuple):
+    """A message at its receiver."""
+
+    at_s: float
+    node: str
+    url: str
+    id: str
+    body: bytes
+    taken: bool  # and its answer, 200, has arrived too: it must not come again without a reason
+
+
+class Receivers:
+    """All of them, and what they were told."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.arrivals: list[Arrival] = []
+        self.last_alert = 0  # those that came later may wait for the next courier
+
+    async def _post(self, node: str, url: str, body: bytes, id: str) -> Reply:
+        world, rng = self._world, self._world.rng
+        what = 1.0 if world.ended else rng.random()
+        await asyncio.sleep(rng.uniform(0.001, 0.1))
+        if what < 0.05:
+            await asyncio.sleep(TIMEOUT_S)
+            raise DeliveryError("no answer")
+        taken = what >= 0.2
+        self.arrivals.append(Arrival(world.loop.time(), node, url, id, body, taken and what >= 0.25))
+        if not taken:
+            raise DeliveryError("500")
+        if what < 0.25:  # the answer is lost
+            await asyncio.sleep(TIMEOUT_S)
+            raise DeliveryError("no answer")
+        await asyncio.sleep(rng.choice((0.001, 0.05, 0.5)))
+        return Reply(200, b"")
+
+    # ---------------------------------------------------------------- what must hold
+
+    def verdict(self) -> Iterator[str]:
+        """Every alert arrives, in its words and in its order, and again only for a reason."""
+        outbox = self._world.tables.outbox
+        taken: dict[str, list[Arrival]] = {}
+        bodies: dict[str, bytes] = {}
+        for arrival in self.arrivals:
+            if arrival.taken:
+                taken.setdefault(arrival.id, []).append(arrival)
+            if bodies.setdefault(arrival.id, arrival.body) != arrival.body:
+                yield f"{arrival.id} came in other words"
+        for id, copies in taken.items():
+            if len(copies) - 1 > self._reasons(copies):
+                yield f"{id} came {len(copies)} times: {[(copy.node, round(copy.at_s, 3)) for copy in copies]}"
+        first_s: dict[tuple[Any, ...], float] = {}
+        for a in sorted(outbox.alerts.values(), key=lambda a: a.ordinal):
+            id = f"digest_00000000_{a.digest}" if a.digest is not None else f"alert_00000000_{a.id}"
+            if a.state == "pending" and a.id > self.last_alert:
+                continue
+            if a.state not in ("delivered", "collapsed"):
+                yield f"alert {a.id} of {a.told} is {a.state}"
+            elif a.state == "delivered":
+                arrived_s = taken[id][0].at_s if id in taken else None
+                if arrived_s is None:
+                    yield f"{id} of {a.told} is settled and was never taken"
+                elif a.incident is not None:
+                    episode = (a.monitor_id, a.incident, a.lane)
+                    if arrived_s < first_s.get(episode, 0.0):
+                        yield f"{id} of {a.told} overtook what was to be told before"
+                    first_s[episode] = arrived_s
+
+    def _reasons(self, copies: list[Arrival]) -> int:
+        """How many faults may have kept whoever sent the first of them from saying so."""
+        began_s, ended_s = copies[0].at_s - TROUBLE_LASTS_S, copies[-1].at_s
+        nodes = {copy.node for copy in copies}
+        return sum(
+            began_s <= fault.at_s <= ended_s and (fault.node is None or fault.node in nodes)
+            for fault in self._world.faults.happened
+        )
+
+
+class WayOut:
+    """What channels send with, from one process."""
+
+    mail_server = None
+
+    def __init__(self, receivers: Receivers, node: "Node") -> None:
+        self._receivers, self._node = receivers, node
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str], **how: Any) -> Reply:
+        """One request."""
+        return await self._receivers._post(self._node.name, url, body, headers["webhook-id"])
+
+    def now(self) -> Micros:
+        """Log time."""
+        return self._node.clock.now() if self._node.clock.ready else 0
+
+    def now_s(self) -> int:
+        """In seconds."""
+        return self.now() // SECOND
