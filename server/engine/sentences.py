@@ -3,6 +3,7 @@
 Times are written in the monitor's own time zone, with the date only where it is not the same day.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -18,6 +19,7 @@ from server.engine.tasks import Count, TaskGroup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
+STAGES_SAID_MAX = 10
 MESSAGE_SHOWN_CHARS = 200
 
 
@@ -214,11 +216,38 @@ def expected(definition: Definition) -> str:
         parts.append(f"a ping within {say_duration(definition.after.within)} of {definition.after.monitor}")
     elif definition.members is not None:
         parts.append(f"every member each {say_duration(definition.members.every)}")
-    if parts and definition.grace and definition.members is None:
-        parts.append(f"with {say_duration(definition.grace)} of grace")
-    if definition.max_runtime is not None:
-        parts.append(f"runs of at most {say_duration(definition.max_runtime)}")
-    return ", ".join(parts)
+    grace = definition.grace if definition.members is None else definition.members.grace
+    if parts and grace:
+        parts.append(f"with {say_duration(grace)} of grace")
+    if definition.members is not None and definition.members.min_alive is not None:
+        parts.append(f"at least {definition.members.min_alive} alive")
+    return ", ".join([*parts, *_expected_of_runs(definition)])
+
+
+def _expected_of_runs(definition: Definition) -> Iterator[str]:
+    for length, text in (
+        (definition.max_runtime, "runs of at most"),
+        (definition.min_runtime, "runs of at least"),
+        (definition.quiet_for, "a sign of life each"),
+        (definition.stall_for, "progress each"),
+    ):
+        if length is not None:
+            yield f"{text} {say_duration(length)}"
+    if definition.tasks is not None:
+        yield _expected_tasks(definition.tasks)
+    for stage in definition.stages[:STAGES_SAID_MAX]:
+        words = [say_duration(stage.within)] if stage.within is not None else []
+        words += [_expected_tasks(stage.tasks)] if stage.tasks is not None else []
+        words += ["optional"] if stage.optional else []
+        yield f"stage {stage.name}" + (f" ({', '.join(words)})" if words else "")
+    if (more := len(definition.stages) - STAGES_SAID_MAX) > 0:
+        yield f"{more} more stages"
+
+
+def _expected_tasks(tasks: Tasks) -> str:
+    text = f"{tasks.expected} tasks" if tasks.expected is not None else "all tasks"
+    text += f" within {say_duration(tasks.within)}" if tasks.within is not None else ""
+    return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 
 
 def deaf_note(definition: Definition, deaf: DeafTime, start: Micros, end: Micros) -> str:
