@@ -17,6 +17,7 @@ from server.errors import DatabaseAway
 from server.ingest.doors import Doors
 from server.ingest.writer import Writer
 from server.keep.keeper import Keeper
+from server.keep.self_check import SelfCheck
 from server.loop_lag import LoopLag
 from server.metrics import Metrics
 from server.readings import bind_hearing, bind_keeper
@@ -293,7 +294,7 @@ async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started
     keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
     doors = Doors(settings, Roster(None), writer.backlog, metrics, web.Application())
     bind_hearing(metrics, settings, writer, Roster(None), doors)
-    bind_keeper(metrics, keeper)
+    bind_keeper(metrics, keeper, SelfCheck(None, keeper))
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
     assert "\noffbeat_watermark_timestamp_seconds" not in text
