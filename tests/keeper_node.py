@@ -1,6 +1,7 @@
 """A writer and a keeper as one process has them, on a real Postgres and without the doors."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from server.clock import LogClock
 from server.engine.monitor import read_definition
 from server.engine.ping import PLAIN, Ping
+from server.errors import OffbeatError
 from server.ingest.writer import Writer
 from server.keep import lease as lease_module
 from server.keep.keeper import Keeper
@@ -92,6 +94,13 @@ class Node:
         self.writer.backlog.append(Bound(monitor_id, 1), ping, None, waiter)
         outcome = await waiter.settled
         assert outcome.kind == "ok"
+
+    async def offer(self, monitor_id: int) -> bool:
+        """A ping that may be refused; whether it was stored."""
+        with contextlib.suppress(OffbeatError, AssertionError):
+            await self.ping(monitor_id)
+            return True
+        return False
 
     async def status(self, monitor_id: int) -> str | None:
         status: str | None = await self.pool.fetchval("select status from states where monitor_id = $1", monitor_id)

@@ -80,14 +80,7 @@ async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
 
 async def ping(node: Node, monitor_id: int) -> None:
     """Until it is stored, as a client does that is asked to come again."""
-
-    async def stored() -> bool:
-        with contextlib.suppress(AssertionError):
-            await node.ping(monitor_id)
-            return True
-        return False
-
-    await eventually(stored)
+    await eventually(lambda: node.offer(monitor_id))
 
 
 async def noticed(nodes: tuple[Node, Node], former: list[int], by: int) -> None:

@@ -1,0 +1,70 @@
+"""Deaf time on a real Postgres: refused pings and a lost database count against nobody, and people are told once."""
+
+import asyncio
+
+import pytest
+
+from server.engine.ping import SECOND
+from server.keep.deafness import Deafness
+from server.store.keeping import Deaf
+from tests.harness import eventually
+from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
+from tests.link import Link
+
+pytestmark = pytest.mark.usefixtures("short_lease")
+
+
+async def test_people_are_told_once_of_what_two_writers_refused_and_not_of_a_moment(database_url: str) -> None:
+    async with running(database_url, "a") as a, running(database_url, "b") as b:
+        await eventually(lambda: true(a.keeper.judging or b.keeper.judging))
+        refuse = """
+            insert into refusals (writer, started_at, ended_at, pings, reason)
+            values ($1, log_time() - $2 * interval '1 s', log_time(), $3, 'full')"""
+        await a.pool.execute(refuse, a.writer.id, 2, 1)
+        await eventually(lambda: count_of(a.pool, "deaf having count(*) = 1"))
+        assert not await count_of(a.pool, "alerts")
+        for node, pings in ((a, 5), (b, 7)):
+            await a.pool.execute(refuse, node.writer.id, 30, pings)
+        await eventually(lambda: count_of(a.pool, "deaf having count(*) = 3"))
+        await eventually(lambda: count_of(a.pool, "alerts where kind = 'operator'"))
+        reason = await a.pool.fetchval("select facts ->> 'reason' from alerts")
+        assert "30 s (full)" in reason and "pings are known to have been refused" in reason
+        assert await count_of(a.pool, "alerts") == 1
+        assert await a.pool.fetchval("select sum(pings)::integer from deaf") == 13
+
+
+async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url: str) -> None:
+    async with Link(database_url) as link, running(link.url, ack_timeout=1.0) as node:
+        steady, silent = await node.monitor("steady", every="2s", grace="1s"), await node.monitor("silent", every="1h")
+        await asyncio.gather(node.ping(steady), node.ping(silent))
+        await node.is_status(steady, "up")
+        link.cut(stay=True)
+        for _ in range(50):  # five seconds of pings, and nobody can take them
+            await node.offer(steady)
+            await asyncio.sleep(0.1)
+        link.mend()
+
+        await eventually(lambda: node.offer(steady), 20)
+        await eventually(lambda: count_of(node.pool, "deaf where reason = 'database'"), 20)
+        deaf = await node.pool.fetchrow(
+            "select sum(pings)::integer as pings, max(ended_at) - min(started_at) as length from deaf"
+        )
+        assert deaf["pings"] > 10 and deaf["length"].total_seconds() > 2
+        for _ in range(8):  # goes on as before
+            await node.ping(steady)
+            await asyncio.sleep(0.25)
+        assert await node.status(steady) == "up" and not await node.incidents()
+        await node.is_status(steady, "down", 20)  # and a real silence is one
+
+
+def test_what_is_worth_telling() -> None:
+    def deaf(start_s: int, end_s: int, reason: str = "database") -> Deaf:
+        return Deaf(1, start_s * SECOND, end_s * SECOND, reason)
+
+    deafness = Deafness(3.0)
+    assert not deafness.worth_telling(deaf(0, 9))
+    assert deafness.worth_telling(deaf(100, 111))
+    assert not deafness.worth_telling(deaf(105, 125, "full"))  # of the same trouble
+    assert deafness.worth_telling(deaf(200, 211))
+    assert not deafness.worth_telling(deaf(270, 271, "clock"))  # no: within a minute of the last
+    assert deafness.worth_telling(deaf(280, 281, "clock"))  # a jump is, however short
