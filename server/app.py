@@ -213,8 +213,9 @@ class App(Service):
             node=self.node,
             on_decided=courier.wake,
         )
-        await self.stack.start(keeper)
+        # Stopped in the other order: whoever judges next does not wait for a receiver that hangs.
         await self.stack.start(courier)
+        await self.stack.start(keeper)
         self_check = SelfCheck(pool, keeper)
         await self.stack.start(self_check)
         bind_keeper(metrics, keeper, self_check)

@@ -1,12 +1,15 @@
 """`offbeat serve` as a newcomer meets it: embedded Postgres, what it prints, restarts, a file applied at the start."""
 
 import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from tests.harness import Postgres, Server, eventually, needs
+from tests.harness import Behaviour, Postgres, Receiver, Server, eventually, needs
 
 
 async def _shell(line: str) -> str:
@@ -93,3 +96,29 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
         finally:
             for server in servers:
                 await server.__aexit__(None, None, None)
+
+
+async def test_a_stop_gives_up_judging_before_it_waits_for_a_receiver(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    """Whoever judges next need not wait for a message on its way."""
+    async with (
+        Receiver(Behaviour(hang=True)) as receiver,
+        Server(database_url, "--allow-private-destinations") as server,
+    ):
+        hook = {"slug": "hook", "kind": "webhook", "url": receiver.url}
+        answer = await server.api("POST", "/api/v1/apply", {"channels": [hook]})
+        assert answer.status == 200, answer
+        answer = await server.api("PUT", "/api/v1/monitors/job", {"every": "1h", "channels": ["hook"]})
+        async with server.session.get(f"/api/v1/heartbeat/{answer.body['key']}/fail") as pinged:
+            assert pinged.status == 200
+        await receiver.wait_count(1)
+        os.kill(server.pid, signal.SIGTERM)
+
+        async def given_up() -> set[str]:
+            rows = await database.fetch("select name from lease where expires_at = '-infinity'")
+            return {row["name"] for row in rows}
+
+        assert await eventually(given_up) == {"keeper"}
+        assert await server.ended() == 0
+        assert await given_up() == {"keeper", "courier"}
