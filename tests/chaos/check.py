@@ -224,7 +224,8 @@ def _told(
 ) -> None:
     states = {(alert.incident, alert.kind): alert.state for alert in alerts}
     for incident in ours:
-        if max(journal.reals(incident.decided)) > stored.settled_before:
+        # What was decided a moment before may have been written a moment after.
+        if max(journal.reals(incident.decided)) > stored.settled_before - DECIDED_S:
             continue
         state = states.get((incident.number, "opened"))
         arrived = told.get((monitor.slug, incident.number, "opened"))
