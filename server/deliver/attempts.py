@@ -26,6 +26,7 @@ log = structlog.get_logger("courier")
 SENDING_MAX = 128  # new attempts of healthy lanes
 SLOW_AFTER_S = 1.0  # older ones, and those of failing lanes, count apart
 ALL_SENDING_MAX = 1_000
+STUCK_AFTER_S = 0.2
 RESERVED = 64  # more than either, for lanes that are known to take what they are sent
 ATTEMPT_S_MAX = 60.0  # above every time-out on the way out; a bug in a kind cannot hold a lane for ever
 UNEXPECTED_MAX = 3  # attempts that end in an error of ours, before an alert is set aside
@@ -100,6 +101,12 @@ class Attempts(Service):
         now = monotonic()
         quick = sum(1 for s in self._sending.values() if not s.suspect and now - s.since < SLOW_AFTER_S)
         return min(SENDING_MAX - quick, ALL_SENDING_MAX - len(self._sending)) + reserved
+
+    @property
+    def stuck(self) -> bool:
+        """Whether at least half of what is under way takes longer than receivers do that answer."""
+        now = monotonic()
+        return 2 * sum(now - s.since > STUCK_AFTER_S for s in self._sending.values()) >= len(self._sending)
 
     async def renew(self, lease_s: float) -> None:
         """Keep the claims of everything that is not settled."""

@@ -128,7 +128,7 @@ class Outbox:
     async def due(
         self, after: int, skip: Sequence[int], count_max: int, lanes_max: int, only: Sequence[int] | None = None
     ) -> list[Due]:
-        """Lanes behind `after` (of `only`, where that is given) with something to send now, in their order."""
+        """Lanes behind `after`, in their order, or of `only`, that have something to send now."""
         allowed = None if only is None else list(only)
         return [Due(*row) for row in await self._planned("due", after, list(skip), count_max, lanes_max, allowed)]
 

@@ -32,11 +32,12 @@ update lease set expires_at = '-infinity' where name = 'courier' and holder = $1
 select left(encode(sha256(secret || 'alerts'::bytea), 'hex'), 8) as instance from meta
 
 -- name: due
--- From lane to lane ($1: after this one), without those that may not send now ($2) and only these ($5) where they are
--- given, until $4 are found: how many never tried alerts and how many retries may go, counted up to $3. The steps of the recursion each touch one index entry, so
+-- From lane to lane ($1: after this one; or these, $5, where they are given), without those that may not send now ($2),
+-- until $4 are found: how many never tried alerts and how many retries may go, counted up to $3. The steps of the recursion each touch one index entry, so
 -- this costs by lanes and never by alerts; and it ends as soon as the limit is reached.
 with recursive walk (lane) as (
-  (select lane from alerts where state = 'pending' and digest_id is null and lane > $1 order by lane limit 1)
+  (select lane from alerts
+    where state = 'pending' and digest_id is null and lane > $1 and $5::integer[] is null order by lane limit 1)
   union all
   select (select a.lane from alerts a
            where a.state = 'pending' and a.digest_id is null and a.lane > w.lane
@@ -45,7 +46,7 @@ with recursive walk (lane) as (
    where w.lane is not null
 )
 select w.lane, fresh.count as fresh, again.count as again
-  from walk w
+  from (select lane from walk union all select * from unnest($5)) w
  cross join lateral (
    select count(*)::integer from (
      select from alerts a
@@ -66,8 +67,7 @@ select w.lane, fresh.count as fresh, again.count as again
            where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
              and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
       limit $3) as found) as again
- where w.lane is not null and w.lane <> all ($2::integer[]) and ($5::integer[] is null or w.lane = any ($5))
-   and (fresh.count > 0 or again.count > 0)
+ where w.lane is not null and w.lane <> all ($2::integer[]) and (fresh.count > 0 or again.count > 0)
  limit $4
 
 -- name: channels_of
