@@ -1,12 +1,14 @@
 """Deaf time on a real Postgres: refused pings and a lost database count against nobody, and people are told once."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from server.engine.ping import SECOND
 from server.keep.deafness import Deafness
 from server.store.keeping import Deaf
+from server.store.partitions import make_partitions, name_of
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
 from tests.link import Link
@@ -55,6 +57,24 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
             await asyncio.sleep(0.25)
         assert await node.status(steady) == "up" and not await node.incidents()
         await node.is_status(steady, "down", 20)  # and a real silence is one
+
+
+async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_url: str) -> None:
+    """It may have been set wrongly: then nothing is as old as it seems."""
+    async with running(database_url) as node:
+        await eventually(lambda: true(node.keeper.judging))
+        old = (await node.pool.fetchval("select log_time()")).date() - timedelta(days=99)
+        async with node.pool.acquire() as connection:
+            await make_partitions(connection, old, 0)
+        node.keeper.checkpoint_at = node.keeper.engine.now
+        await node.pool.execute("""
+            insert into deaf (started_at, ended_at, reason, decided_at)
+            values (log_time() - interval '9 days', log_time(), 'clock', log_time())""")
+        await node.keeper.upkeep._round()
+        assert await node.pool.fetchval("select to_regclass($1)", name_of(old)) is not None
+        await node.pool.execute("update deaf set ended_at = ended_at - interval '25 hours'")
+        await node.keeper.upkeep._round()
+        assert await node.pool.fetchval("select to_regclass($1)", name_of(old)) is None
 
 
 def test_what_is_worth_telling() -> None:

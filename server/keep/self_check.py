@@ -6,6 +6,7 @@ difference is a bug; it is counted, and nothing is repaired, because nobody know
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from server.engine.alone import alone
 from server.engine.engine import Engine
 from server.engine.ping import Micros
 from server.engine.state import Monitor
+from server.errors import DatabaseAway
 from server.keep.keeper import Keeper
 from server.service import Service, forever
 from server.store import replay
@@ -48,11 +50,12 @@ class SelfCheck(Service):
         self.spawn(forever(self._round, EVERY_S), "compare")
 
     async def _round(self) -> None:
-        for monitor_id in self._next():
-            if not await self._at_rest():
-                return
-            if (m := self._keeper.engine.monitors.get(monitor_id)) is not None:
-                await self.check(self._keeper.engine, m)
+        with contextlib.suppress(DatabaseAway):
+            for monitor_id in self._next():
+                if not await self._at_rest():
+                    return
+                if (m := self._keeper.engine.monitors.get(monitor_id)) is not None:
+                    await self.check(self._keeper.engine, m)
 
     def _next(self) -> list[int]:
         monitors = self._keeper.engine.monitors

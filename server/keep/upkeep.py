@@ -55,7 +55,9 @@ class Upkeep:
         )
         try:
             await make_partitions(connection, to_datetime(await keeping.now(connection)).date(), DAYS_AHEAD)
-            if at := self._checkpoint_at():
+            if await upkeep.has_leapt(connection):
+                log.warning("the clock has leapt by more than a day: for a day nothing is deleted")
+            elif at := self._checkpoint_at():
                 await self._delete_before(connection, to_datetime(at) - timedelta(days=self._settings.keep_days))
         finally:
             connection.terminate()

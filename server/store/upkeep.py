@@ -22,3 +22,10 @@ async def delete_old(connection: Connection, subject: str, before: datetime) -> 
     with database_trouble():
         done = await connection.execute(_STATEMENTS[subject], before, ROWS_MAX)
     return int(done.split()[-1])
+
+
+async def has_leapt(connection: Connection) -> bool:
+    """Whether the database's clock has lately jumped by more than a day. Raises DatabaseAway."""
+    with database_trouble():
+        leapt: bool = await connection.fetchval(_SQL["has_leapt"])
+    return leapt

@@ -22,3 +22,10 @@ delete from refusals where id in (select id from refusals where ended_at < $1 li
 -- Their rows have gone with the partitions. The newest few stay: they say when somebody was last there.
 delete from writers where id in
   (select id from writers where fenced and seen_at < $1 and id < (select max(id) - 10 from writers) limit $2)
+
+-- name: has_leapt
+-- Whether log time has leapt by more than a day within the last one: then the clock may have been set wrongly, and what
+-- is old by it need not be.
+select exists (
+  select from deaf
+   where reason = 'clock' and ended_at - started_at > interval '1 day' and ended_at > log_time() - interval '1 day')
