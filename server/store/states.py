@@ -103,14 +103,14 @@ def _monitor(
         if before is None:
             return None  # made by a change that is not applied yet
         slug, name, tags, paused, until, definition = read_defined(before)
-    m = Monitor(id, project_id, slug, name, load_definition(definition), 0)
+    m = Monitor(id, one_of_equal(project_id), slug, name, load_definition(definition), 0)
     m.tags = one_of_equal(tuple(tags))
     at, writer, seq, status, since, text = stored
     if at is not None:
         state = orjson.loads(text)
         if state.get("rev", 0) <= applied_rev:
             state.pop("rev", None)  # no change that will be met is older; so it is nothing unusual
-        m.load(status, instant(since), Position(instant(at), writer, seq), state)
+        m.load(status, instant(since), Position(instant(at), one_of_equal(writer), seq), state)
         if m.unusual.fleet is not None:
             enrol_members(m.unusual.fleet, state["fleet"], members.get(id, ()))
     if paused or until:
