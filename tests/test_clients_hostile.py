@@ -172,10 +172,10 @@ async def test_slow_clients_cost_an_honest_one_nothing_and_are_closed(database_u
         alone = await ask(200)
         process = psutil.Process(server.pid)
         before = process.memory_info().rss
-        async with slow_clients("127.0.0.1", server.port, 300) as crowd:
+        async with slow_clients("127.0.0.1", server.port, 300):
             beside = await ask(400)
             assert process.memory_info().rss - before < GROWTH_BYTES_MAX
-        assert crowd.connected > 500, "they were closed, and came again"
+            await eventually(lambda: _connections(server, 150))  # they are closed, and come again some seconds later
         # A server that waits for one of them waits for seconds; what the machine itself adds stays below this.
         assert beside[len(beside) // 2] < 3 * alone[len(alone) // 2] + 0.02
         assert beside[-5] < 3 * alone[-3] + 0.2
