@@ -50,6 +50,8 @@ FOUND = """
   deaf time on record before anything later is.
 - A node ended when Postgres was killed: asyncpg's word for a session that has said its last and is not closed yet was
   taken for an error of ours. It is trouble of the database, like any other lost connection.
+- A node that was told to stop went on being keeper while it waited for the answer of a receiver that hung: the other
+  took over after 4.3 s instead of 2. Now the right to judge is given up first.
 """
 MEANINGS = """
 - **lost**: a ping that was answered 2xx and is not in the log, or is there twice.
