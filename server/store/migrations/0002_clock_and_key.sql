@@ -30,9 +30,13 @@ create table members (
   silent_since  timestamptz,
   primary key (monitor_id, name)
 ) with (fillfactor = 75);
+with silent as (
+  select s.monitor_id, q ->> 0 as name, (q ->> 1)::bigint as since
+    from states s cross join jsonb_array_elements(s.state -> 'fleet' -> 's') q
+)
 insert into members (monitor_id, name, at, silent_since)
 select s.monitor_id, m ->> 0, timestamptz 'epoch' + (m ->> 1)::bigint * interval '1 microsecond',
-       timestamptz 'epoch' + (q ->> 1)::bigint * interval '1 microsecond'
+       timestamptz 'epoch' + q.since * interval '1 microsecond'
   from states s
  cross join jsonb_array_elements(s.state -> 'fleet' -> 'm') m
-  left join jsonb_array_elements(s.state -> 'fleet' -> 's') q on q ->> 0 = m ->> 0;
+  left join silent q on q.monitor_id = s.monitor_id and q.name = m ->> 0;
