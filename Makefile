@@ -37,7 +37,7 @@ screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshot
 bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
 	@$(BIN)/python -m bench $(ARGS)
 
-simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to docs/simulation.txt.
+simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to docs/simulation.md.
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),20000) $(ARGS)
 
 chaos: $(VENV)/installed-for-tests ## Break it on purpose for half an hour, and add what came of it to docs/chaos.md.

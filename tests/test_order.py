@@ -1,6 +1,7 @@
 """The one order on a real Postgres: what the log has is applied, also where memory, fences and clocks disagree."""
 
 import asyncpg
+import pytest
 
 from server.clock import to_datetime
 from server.engine.ping import PLAIN, SECOND, Entry, Micros
@@ -77,3 +78,25 @@ async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(da
     await _commit(database, later)
     await database.execute("update writers set accepted_through = $2 where id = $1", ahead, to_datetime(later.at))
     assert (await order.collect(database))[0] == [early, later]
+
+
+async def test_a_long_log_is_read_in_parts_without_a_pause(
+    database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("server.keep.order", "server.store.keeping"):
+        monkeypatch.setattr(f"{module}.ENTRIES_MAX", 2)
+    start = await now(database)
+    one, two = await _writer(database, start), await _writer(database, start)
+    log = [_entry(one, seq, start + seq * 10) for seq in range(1, 6)]
+    await _commit(database, *log)
+    other = _entry(two, 1, start + 35)
+    await _commit(database, other)
+    await database.execute("update writers set accepted_through = $1", to_datetime(start + 60))
+    order = Order()
+    order.begin(start, {}, [one, two], 0)
+    read, behind = [], []
+    for _ in range(3):
+        read.append((await order.collect(database))[0])
+        behind.append(order.behind)
+    assert read == [log[:2], [log[2], other, log[3]], log[4:]]
+    assert behind == [True, True, False]

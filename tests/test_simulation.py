@@ -14,6 +14,7 @@ import pytest
 from server.deliver.attempts import Attempts, Verdict
 from server.deliver.channel import Channel, Message
 from server.engine.effects import Decision
+from server.engine.engine import Engine
 from server.engine.ping import Entry, Micros
 from server.errors import DatabaseAway
 from server.keep.order import Order
@@ -116,6 +117,10 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"server.{module}.held_by", held_by)
 
 
+def _hear_of_no_deaf_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Engine, "deafness", lambda engine, start, end: None)
+
+
 def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
     send = Attempts._send
 
@@ -138,6 +143,7 @@ def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
         _effects_without_their_states,
         _forget_the_term,
         _settle_before_sending,
+        _hear_of_no_deaf_time,
     ],
 )
 def test_a_bug_put_in_on_purpose_is_found(mutate: Mutant) -> None:

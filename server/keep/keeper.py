@@ -229,8 +229,9 @@ class Keeper(Service):
                 await asyncio.sleep(0.25)
             if stopping:
                 return
-            await asyncio.sleep(max(0.0, CYCLE_S - (monotonic() - last_s)))
-            await self._wait(FOLLOW_S if self.order.others else IDLE_S)
+            if not self.order.behind:
+                await asyncio.sleep(max(0.0, CYCLE_S - (monotonic() - last_s)))
+                await self._wait(FOLLOW_S if self.order.others else IDLE_S)
             last_s = monotonic()
 
     async def _wait(self, at_most_s: float) -> None:

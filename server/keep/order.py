@@ -24,6 +24,7 @@ class Order:
         self.watermark: Micros = 0
         self.newest = 0  # the highest writer id met
         self.others = False  # whether somebody else writes too
+        self.behind = False  # whether the last read ended before what could be read
         self.following = False  # only a keeper needs what is fed
         self._own = 0  # the writer in this process
         self._fed: deque[list[Entry]] = deque()
@@ -64,6 +65,7 @@ class Order:
         # Once ours is fenced the log has all of it, and memory perhaps not: a batch whose commit is still in doubt.
         memory = memory and not any(writer.fenced and writer.id == own for writer in seen)
         watermark = self._smallest(seen, fed_through)
+        self.behind = False
         if watermark is None or watermark <= self.watermark:
             self._note(seen)
             return [], seen
@@ -76,7 +78,7 @@ class Order:
             after = self.watermark if cursor else min(self.watermark, writer.started_at)
             read = await keeping.entries(connection, writer.id, cursor, after, watermark)
             if len(read) >= ENTRIES_MAX:
-                watermark = min(watermark, read[-1].at)
+                watermark, self.behind = min(watermark, read[-1].at), True
             parts.append(read)
         if memory:
             if not self._from_memory or own != self._own:

@@ -1,6 +1,6 @@
 """Many worlds on all cores: `python -m tests.simulation 20000`. Tells the stories of those that failed.
 
-What came of a long run is added to docs/simulation.txt, a line each.
+What came of a long run is added to docs/simulation.md, a line each.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tests.harness import ROOT
 from tests.simulation.outcome import outcome, story
 
-RECORD = ROOT / "docs" / "simulation.txt"
+RECORD = ROOT / "docs" / "simulation.md"
 RECORDED_MIN = 1_000
 PART = 50  # worlds between two words of progress
 
@@ -75,7 +75,7 @@ def main() -> int:
     print(f"\n{line}")
     if asked.seeds >= RECORDED_MIN:
         with RECORD.open("a") as record:
-            record.write(line + "\n")
+            record.write(f"- {line}\n")
     return 1 if failed else 0
 
 

@@ -11,6 +11,7 @@ from server.engine.engine import Engine
 from server.engine.ping import Micros
 from server.keep.following import _apply
 from server.store.keeping import ChangeSeen
+from tests.simulation.people import STEADY
 from tests.simulation.world import World
 
 Key = tuple[int, ...]  # the monitor first
@@ -31,6 +32,11 @@ def _of_log(world: World) -> Iterator[str]:
         token = entry.ping.message or ""
         tokens[token] = tokens.get(token, 0) + 1
     yield from (f"ping {token} is in the log {count} times" for token, count in tokens.items() if count > 1)
+    yield from (
+        f"false alarm: {vars(incident)}"
+        for (monitor_id, _), incident in world.tables.incidents.items()
+        if monitor_id == STEADY
+    )
     yield from (f"ping {token} was acknowledged and is lost" for token in world.acked if token not in tokens)
 
 

@@ -7,7 +7,7 @@ wakes, a dead one loses them: no `finally` of a killed process runs, as in life.
 import asyncio
 import heapq
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 PROCESS: ContextVar["Process | None"] = ContextVar("process", default=None)
@@ -42,6 +42,7 @@ class Process:
         return True
 
 
+TURN_S = 1e-9  # a turn of the loop takes some time: who waits for less than a float can say must not wait for ever
 STEPS_MAX = 100_000  # a world takes some 6 000; more is a loop in which no time passes
 
 
@@ -52,6 +53,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     _ready: Any
     _scheduled: Any
     steps = 0
+    _timers = 0
 
     def time(self) -> float:
         """Virtual seconds since the beginning."""
@@ -63,18 +65,29 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready.extend(process.parked)
         process.parked = []
 
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """In a heap of tuples: comparing handles takes a fifth of a world's time."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers += 1
+        heapq.heappush(self._scheduled, (when, self._timers, timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time comes."""
+
     def _run_once(self) -> None:
         scheduled, ready = self._scheduled, self._ready
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        while scheduled and scheduled[0][2]._cancelled:
+            heapq.heappop(scheduled)
         if not ready:
             if not scheduled:
                 raise RuntimeError("nothing will ever happen again")
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
+            self._now = max(self._now, scheduled[0][0])
+        self._now += TURN_S
+        while scheduled and scheduled[0][0] <= self._now:
+            ready.append(heapq.heappop(scheduled)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 PROJECT = 1
+STEADY = 1  # a monitor that nobody changes, and whose job is never silent: whatever it misses is a false alarm
+STEADY_EVERY_S = 0.4
 CALENDARS = ({"cron": "* * * * *"}, {"oncalendar": "*:*:0/2"}, {"oncalendar": "*:*:1/5"})
 
 
@@ -87,6 +89,8 @@ class People:
 
     def begin(self) -> None:
         """The first monitors; then all go on by themselves."""
+        self.define(STEADY, "monitor", definition={"every": 3, "grace": 1})
+        self._world.loop.create_task(self._ping_steadily())
         for _ in range(self._rng.randint(2, 6)):
             self._new_monitor()
         self._world.loop.create_task(self._edit())
@@ -96,9 +100,11 @@ class People:
         rng, tables = self._rng, self._tables
         while not self._world.ended:
             await asyncio.sleep(rng.expovariate(0.7))
-            if self._world.ended or not tables.monitors:
+            if self._world.ended:
                 return
-            monitor_id = rng.choice(list(tables.monitors))
+            monitor_id = rng.choice([id for id in tables.monitors if id != STEADY] or [0])
+            if not monitor_id:
+                continue
             m = tables.monitors[monitor_id]
             what = rng.random()
             if what < 0.35:
@@ -133,6 +139,11 @@ class People:
         monitor_id = max(self._world.effective.unsettled, default=0) + 1
         self.define(monitor_id, "monitor", definition=self._draw_definition(monitor_id))
         self._world.loop.create_task(self._ping(monitor_id))
+
+    async def _ping_steadily(self) -> None:
+        while not self._world.over:
+            self._send(STEADY, "success", None, {})
+            await asyncio.sleep(STEADY_EVERY_S)
 
     async def _ping(self, monitor_id: int) -> None:
         world, rng = self._world, self._rng

@@ -42,7 +42,7 @@ class World:
         self.acked: list[str] = []
         self.effective = Effective(self.tables, lambda: [node.keeper for node in self.nodes.values()])
         self.people, self.faults, self.receivers = People(self), Faults(self), Receivers(self)
-        self.ended = False
+        self.ended = self.over = False
         self._starts = 0
 
     def run(self) -> None:
@@ -90,6 +90,7 @@ class World:
         await self._deliver()
         for node in sorted(self.nodes.values(), key=lambda node: node.keeper.judging):
             await node.spawn(node.stop())
+        self.over = True
 
     async def _heal(self) -> None:
         self.server.up = True
