@@ -4,6 +4,18 @@
 -- (ordinal, round) may go. `next_attempt_at` is the lease too: a claim pushes it ahead, so nobody else finds the row.
 -- now() and not clock_timestamp() where an index is to be used: the latter is not stable within a statement.
 
+-- part: is_lowest
+-- Alerts `a` of which nothing earlier about the same incident waits in the lane: see above.
+and not exists (
+  select from alerts b
+   where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
+     and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+
+-- part: secrets
+-- What may stand in a job's own words and must not be sent.
+(select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
+  || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+
 -- name: own_plans
 -- The outbox is empty for months and then holds a hundred thousand rows: a plan made for the one is ruin for the other.
 -- A plan of its own for each execution looks at the table's size of that moment.
@@ -33,8 +45,9 @@ select left(encode(sha256(secret || 'alerts'::bytea), 'hex'), 8) as instance fro
 
 -- name: due
 -- From lane to lane ($1: after this one; or these, $5, where they are given), without those that may not send now ($2),
--- until $4 are found: how many never tried alerts and how many retries may go, counted up to $3. The steps of the recursion each touch one index entry, so
--- this costs by lanes and never by alerts; and it ends as soon as the limit is reached.
+-- until $4 are found: how many never tried alerts and how many retries may go, counted up to $3. The steps of the
+-- recursion each touch one index entry, so this costs by lanes and never by alerts; and it ends as soon as the limit is
+-- reached.
 with recursive walk (lane) as (
   (select lane from alerts
     where state = 'pending' and digest_id is null and lane > $1 and $5::integer[] is null order by lane limit 1)
@@ -52,20 +65,14 @@ select w.lane, fresh.count as fresh, again.count as again
      select from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts = 0 and a.next_attempt_at <= now()
-        and not exists (
-          select from alerts b
-           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+        -- include: is_lowest
       limit $3) as found) as fresh
  cross join lateral (
    select count(*)::integer from (
      select from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts > 0 and a.next_attempt_at <= now()
-        and not exists (
-          select from alerts b
-           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+        -- include: is_lowest
       limit $3) as found) as again
  where w.lane is not null and w.lane <> all ($2::integer[]) and (fresh.count > 0 or again.count > 0)
  limit $4
@@ -119,10 +126,7 @@ with wanted as (
      select a.id from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts = 0 and a.next_attempt_at <= now()
-        and not exists (
-          select from alerts b
-           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+        -- include: is_lowest
       order by a.next_attempt_at, a.id
       limit w.fresh
         for update skip locked) as found
@@ -133,10 +137,7 @@ with wanted as (
      select a.id from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
         and a.attempts > 0 and a.next_attempt_at <= now()
-        and not exists (
-          select from alerts b
-           where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-             and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+        -- include: is_lowest
       order by a.next_attempt_at, a.id
       limit w.again
         for update skip locked) as found
@@ -151,8 +152,7 @@ update alerts a
  where a.id = picked.id
 returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
           a.facts, a.created_at, a.expires_at < clock_timestamp() as expired,
-          (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
-            || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+          -- include: secrets
 
 -- name: claim_tests
 -- Somebody pressed a button and waits: a test goes at once, past the queue of its lane and also where that rests.
@@ -244,10 +244,7 @@ with picked as (
    where a.lane = $1 and a.state = 'pending' and a.digest_id is null
      and a.attempts = 0 and a.next_attempt_at <= now()
      and a.expires_at > now() and a.kind not in ('operator', 'test') and ($4 or a.kind <> 'resolved')
-     and not exists (
-       select from alerts b
-        where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
-          and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
+     -- include: is_lowest
    order by a.next_attempt_at, a.id
    limit $2
      for update skip locked
@@ -281,8 +278,7 @@ select count(*) filter (where kind = 'opened')::integer as opened,
 -- name: members_first
 -- The first members: trouble before what is over, the oldest first.
 select a.id, a.monitor_id, a.incident, a.kind, a.facts,
-       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
-         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+       -- include: secrets
   from alerts a
  where a.digest_id = $1
  order by (a.kind = 'resolved'), a.id
@@ -408,8 +404,7 @@ select project_id, definition from windows
 -- What an Alertmanager should hold: every open incident that this channel ($1) was told of or is about to be, by its
 -- last word. In pages of $3 by monitor, after $2.
 select i.monitor_id, a.id, a.incident, a.kind, a.facts,
-       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
-         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+       -- include: secrets
   from incidents i
  cross join lateral (
    select l.* from alerts l
@@ -425,8 +420,7 @@ select i.monitor_id, a.id, a.incident, a.kind, a.facts,
 -- What an Alertmanager was told the end of within the last $2 seconds, to be told again: one of its peers may have been
 -- away. Found by the alerts' settling, because incidents have no index for it and need none.
 select a.monitor_id, a.id, a.incident, a.kind, a.facts,
-       (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
-         || (select p.ping_key from projects p where p.id = a.project_id) as secrets
+       -- include: secrets
   from alerts a
  where a.settled_at > now() - $2::float8 * interval '1 second'
    and a.lane = $1 and a.kind = 'resolved' and a.state = 'delivered'
