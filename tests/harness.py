@@ -279,6 +279,7 @@ class Server:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            limit=16_000_000,  # of one line; beyond, nobody would read on, and the end would never be seen
         )
         listening = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(self._process, listening))

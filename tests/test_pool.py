@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from server.errors import DatabaseAway, SettingsError
-from server.store.pool import connect, database_trouble, open_pool
+from server.store.pool import connect, database_trouble, open_cursor, open_pool
 from server.store.schema import apply_schema
 from tests.harness import PgBouncer, Postgres, free_port
 
@@ -149,3 +149,20 @@ async def test_a_session_that_has_said_its_last_word_and_is_not_closed_is_away(
     with pytest.raises(DatabaseAway, match="cannot switch to state"), database_trouble():
         await database.fetchval("select 1")
     database.terminate()
+
+
+async def test_a_cursor_behind_a_pooler_does_not_meet_the_statements_of_another_process(database_url: str) -> None:
+    async with PgBouncer(database_url) as url:
+        connection = await connect(url, pgbouncer=True)
+        # As another process may have left them in the session that we are lent.
+        begun = asyncpg.connection._uid
+        names = [f"__asyncpg_stmt_{id:x}__" for id in range(begun, begun + 100)]
+        await connection.execute("; ".join(f"prepare {name} as select 1" for name in names))
+        async with connection.transaction():
+            cursor = await open_cursor(connection, "select generate_series(1, $1)", 3)
+            assert await connection.fetchval("select 5") == 5  # takes the place of the statement, not of the cursor
+            assert [row[0] for row in await cursor.fetch(10)] == [1, 2, 3]
+        with pytest.raises(asyncpg.DuplicatePreparedStatementError):
+            async with connection.transaction():
+                await connection.cursor("select 1")
+        await connection.close()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
+import asyncpg.cursor
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
@@ -101,6 +102,17 @@ async def open_pool(
             pool.terminate()
             raise
     return pool
+
+
+async def open_cursor(connection: Connection, sql: str, *arguments: Any) -> asyncpg.cursor.Cursor:
+    """For rows a slice at a time, within a transaction.
+
+    Its statement has no name, unlike that of `connection.cursor`: behind a pooler a session is lent on with the
+    statements of whoever had it before, and another process gives its own the same names.
+    """
+    statement = await connection.prepare(sql, name="")
+    cursor: asyncpg.cursor.Cursor = await statement.cursor(*arguments)
+    return cursor
 
 
 @contextmanager

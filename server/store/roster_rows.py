@@ -11,7 +11,7 @@ from typing import Any, cast
 import asyncpg
 
 from server.engine.ping import Signal
-from server.store.pool import database_trouble
+from server.store.pool import database_trouble, open_cursor
 from server.store.queries import load
 
 _SQL = load("roster")
@@ -44,7 +44,7 @@ class RosterRows:
         """Every key, a slice at a time, as of one moment."""
         with database_trouble():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
-                cursor = await connection.cursor(_SQL["keys"])
+                cursor = await open_cursor(connection, _SQL["keys"])
                 while rows := await cursor.fetch(SLICE_ROWS):
                     yield _as_tuples(rows)
 

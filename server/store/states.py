@@ -13,7 +13,7 @@ from server.engine.monitor import load_definition
 from server.engine.ping import Position
 from server.engine.state import Monitor, one_of_equal
 from server.store.keeping import instant, read_defined
-from server.store.pool import Connection, database_trouble
+from server.store.pool import Connection, database_trouble, open_cursor
 from server.store.queries import load
 
 _SQL = load("keeping")
@@ -31,7 +31,7 @@ async def load_monitors(
     with database_trouble():
         async with connection.transaction(readonly=True):
             members = await _members(connection)
-            cursor = await connection.cursor(_SQL["load_monitors"], applied_rev)
+            cursor = await open_cursor(connection, _SQL["load_monitors"], applied_rev)
             rows = await cursor.fetch(LOAD_ROWS)
             while rows:
                 # Postgres works on the next slice while this one is made into objects.
@@ -62,7 +62,7 @@ async def _monitors(
 
 async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
     members: dict[int, list[MemberRow]] = {}
-    cursor = await connection.cursor(_SQL["load_members"])
+    cursor = await open_cursor(connection, _SQL["load_members"])
     while rows := await cursor.fetch(MEMBER_ROWS):
         for row, member in zip(rows, read_members(rows), strict=True):
             members.setdefault(row["monitor_id"], []).append(member)
