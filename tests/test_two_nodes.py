@@ -154,15 +154,17 @@ async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when
             keeper, other = (b, c) if await _either_judges(b, c) is b else (c, b)
             before = await term(observer)
             os.kill(keeper.pid, signal.SIGSTOP)
-            assert await taken_over_s(observer, before) < 10
-            await eventually(lambda: judges(other))
+            try:
+                assert await taken_over_s(observer, before) < 10
+                await eventually(lambda: judges(other), 20)
 
-            async def down() -> bool:
-                return bool(await observer.fetchval("select count(*) from incidents where resolved_at is null"))
+                async def down() -> bool:
+                    return bool(await observer.fetchval("select count(*) from incidents where resolved_at is null"))
 
-            await eventually(down, 20)
-            recorded, now = await observer.fetch("select monitor_id, number from incidents"), await term(observer)
-            os.kill(keeper.pid, signal.SIGCONT)
+                await eventually(down, 40)
+                recorded, now = await observer.fetch("select monitor_id, number from incidents"), await term(observer)
+            finally:
+                os.kill(keeper.pid, signal.SIGCONT)
             assert (await keeper.api("GET", "/api/v1/monitors/job")).body["status"] == "down"
             assert (await _ping(keeper, key)) == 200  # with a new writer: the old one was fenced
             await eventually(lambda: _resolved(observer))
