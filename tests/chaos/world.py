@@ -42,6 +42,7 @@ from tests.link import Link
 
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
 DRAINED_S_MAX = 150.0  # two failures of a channel in a row may put its next attempt off by a minute
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 HOOKS = 4
 READING_S = 0.25
 RSS_BYTES_MAX = 600_000_000
@@ -164,7 +165,7 @@ class World:
                     self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
                 found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
                 return found
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 await self._disconnect()
                 if time.monotonic() > deadline:
                     raise NotRecovered(f"Postgres does not answer: {error!r}") from error
@@ -289,7 +290,7 @@ class World:
     async def _read_clock(self) -> None:
         """Log time beside this machine's, all the time."""
         while True:
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*AWAY):
                 connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=5)
                 try:
                     while True:
