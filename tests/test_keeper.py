@@ -1,13 +1,15 @@
 """The keeper with a real writer on a real Postgres, without the doors: order, decisions, restart, deaf time, lease."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from server.clock import to_micros
 from server.engine.monitor import read_definition
+from server.engine.ping import SECOND
 from server.keep import keeper as keeper_module
-from server.store import changes, definitions
+from server.store import changes, definitions, windows
 from server.store.definitions import Wanted
 from server.store.pool import connect
 from tests.harness import eventually
@@ -87,6 +89,29 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         assert moved == pytest.approx((deaf[0]["ended_at"] - deaf[0]["started_at"]).total_seconds(), abs=0.01)
         assert again.keeper.mismatches == 0
         assert await again.alerts() == ["opened", "opened"]
+
+
+async def test_a_window_that_was_in_force_is_so_again_after_a_crash(database_url: str) -> None:
+    node = Node(database_url)
+    await node.start()
+    silent = await node.monitor("silent", every="1s", grace="1s", strict=True)
+    other = await node.monitor("other", every="1h")
+    await node.ping(silent)
+    now = datetime.now(UTC)
+    said = {"monitors": ["silent"], "start": str(now - timedelta(hours=1)), "end": str(now + timedelta(hours=1))}
+    async with changes.changing(node.pool) as connection:
+        await windows.put_window(connection, 1, "night", said, "test")
+    node.keeper.changed()
+    await eventually(lambda: true(node.keeper.following.windows_taken))
+    await node.ping(other, "fail")
+    await node.is_status(other, "down")
+    deadline = node.clock.now() + 2 * SECOND
+    await node.crash()
+    await eventually(lambda: true(node.clock.now() > deadline))  # while nobody judges
+
+    async with running(database_url, "again") as again:
+        await again.is_status(silent, "down")
+        assert await again.alerts() == ["opened"]  # of the other
 
 
 async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str) -> None:
