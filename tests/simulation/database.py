@@ -220,6 +220,16 @@ class Cursor:
         return part
 
 
+class Prepared:
+    """A statement that waits for its arguments."""
+
+    def __init__(self, connection: "Connection", sql: str) -> None:
+        self._connection, self._sql = connection, sql
+
+    async def cursor(self, *args: Any) -> Cursor:
+        return Cursor(self._connection, await self._connection.fetch(self._sql, *args))
+
+
 class Connection:
     """What server/store uses of asyncpg's connection."""
 
@@ -253,8 +263,9 @@ class Connection:
         rows = await self._query(sql, *args)
         return rows[0][0] if rows else None
 
-    async def cursor(self, sql: str, *args: Any) -> Cursor:
-        return Cursor(self, await self._query(sql, *args))
+    async def prepare(self, sql: str, name: str) -> "Prepared":
+        await self.ask(lambda session: None)
+        return Prepared(self, sql)
 
     async def copy_to_table(self, table: str, *, source: memoryview, columns: Any, format: str) -> None:
         entries = source.obj.entries  # type: ignore[attr-defined]
