@@ -28,6 +28,19 @@ def test_a_few_go_at_once_and_alone(lane: Lane) -> None:
     assert lane.plan(2.5, 1, 0) == Plan(fresh=1), "then one each two seconds"
 
 
+def test_failures_of_one_moment_are_one(lane: Lane) -> None:
+    lane.began(0, singles=IN_FLIGHT_MAX)
+    for _ in range(IN_FLIGHT_MAX):
+        assert lane.failures_with_next == 1
+        lane.ended(1, failed=True, wait_s=5)
+    assert lane.failures == 1 and lane.blocked_until == 6
+    for count in (2, 3):
+        lane.began(6, retries=1)
+        assert lane.failures_with_next == count
+        lane.ended(7, failed=True, wait_s=15)
+    assert lane.failures == 3
+
+
 def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: Lane) -> None:
     now = 0.0
     for gap in (*DIGEST_GAPS_S, DIGEST_GAPS_S[-1]):

@@ -308,7 +308,7 @@ class Courier(Service):
     def _attempt_ended(self, id: int, failed: bool, retry_after_s: float | None) -> None:
         lane = self._lanes.get(id)
         if lane is not None:
-            rest_s = backoff_s(lane.failures + 1, self._draw, retry_after_s) if failed else 0.0
+            rest_s = backoff_s(lane.failures_with_next, self._draw, retry_after_s) if failed else 0.0
             lane.ended(monotonic(), failed, rest_s)
         if failed:
             self._proven.pop(id, None)

@@ -75,6 +75,7 @@ class Lane:
     in_flight: int = 0
     failures: int = 0  # in a row
     blocked_until: float = 0.0
+    _also_failing: int = 0  # attempts that were under way when another failed: theirs is the same failure
     gather_until: float = 0.0
     gap: int = 0  # index of the next gap
 
@@ -82,6 +83,11 @@ class Lane:
     def suspect(self) -> bool:
         """Whether its last attempt failed: it is probed, one attempt at a time."""
         return self.failures > 0
+
+    @property
+    def failures_with_next(self) -> int:
+        """How many in a row it will be, should the attempt fail that ends next."""
+        return self.failures + (not self._also_failing)
 
     @property
     def free(self) -> int:
@@ -131,10 +137,12 @@ class Lane:
         """One attempt has ended; `failed` in a way that says something about the channel, which then rests `wait_s`."""
         self.in_flight -= 1
         if failed:
-            self.failures += 1
+            self.failures = self.failures_with_next
+            # Four at once that meet a receiver which restarts say no more than one: it is not left alone for minutes.
+            self._also_failing = self._also_failing - 1 if self._also_failing else self.in_flight
             self.blocked_until = max(self.blocked_until, now + wait_s)
         else:
-            self.failures, self.blocked_until, self.proven = 0, 0.0, True
+            self.failures, self._also_failing, self.blocked_until, self.proven = 0, 0, 0.0, True
 
     def idle(self, now: float) -> bool:
         """Whether forgetting it changes nothing."""
