@@ -52,6 +52,10 @@ FOUND = """
   taken for an error of ours. It is trouble of the database, like any other lost connection.
 - A node that was told to stop went on being keeper while it waited for the answer of a receiver that hung: the other
   took over after 4.3 s instead of 2. Now the right to judge is given up first.
+- Behind PgBouncer a node ended when it began to judge: the statement of its cursor had a name, and the session that it
+  was lent had a statement of that name from the other node. Now such statements have none.
+- A receiver that was away for some seconds was left alone for up to two minutes, and alerts came 100 s late: four
+  attempts that failed in the same moment counted as four failures in a row. Now they are one.
 """
 MEANINGS = """
 - **lost**: a ping that was answered 2xx and is not in the log, or is there twice.
