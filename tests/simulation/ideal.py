@@ -116,9 +116,18 @@ def _of_states(world: World, engine: Engine) -> Iterator[tuple[int, str]]:
             if ours.get("incident") and theirs.get("incident") and _was_told(ours["incident"], theirs["incident"]):
                 ours["incident"]["w"] = None
             for name in sorted((ours.keys() | theirs.keys()) - {"rev"}):
-                if ours.get(name) != theirs.get(name):
+                if _sorted(ours.get(name)) != _sorted(theirs.get(name)):
                     text = f"{name} is {ours.get(name)} and should be {theirs.get(name)}"
                     yield monitor_id, f"monitor {monitor_id}: {text}"
+
+
+def _sorted(value: Any) -> Any:
+    """Names of tasks come in another order from a state, and only people see it."""
+    if isinstance(value, dict):
+        return {key: _sorted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return sorted(value) if all(isinstance(each, str) for each in value) else [_sorted(each) for each in value]
+    return value
 
 
 def _was_told(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:

@@ -171,12 +171,13 @@ class Outbox:
 
     def note(self, session: Session, ids: list[int], notes: list[Any], holder: str) -> None:
         said = dict(zip(ids, notes, strict=True))
-        ours = self._held(ids, holder)
+        ours = [a for a in self._held(ids, holder) if a.attempts == 1]
         self._change(session, ours, lambda a: {"facts": a.facts | {"flapping": said[a.id]}})
 
     def hold(self, session: Session, ids: list[int], holder: str, wait_s: float) -> None:
         until = self.server.clock + int(wait_s * SECOND)
-        self._change(session, self._held(ids, holder), lambda a: {"attempts": 0, "claimed_by": None, "next": until})
+        ours = [a for a in self._held(ids, holder) if a.attempts == 1]
+        self._change(session, ours, lambda a: {"attempts": 0, "claimed_by": None, "next": until})
 
     def renew(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
         until = self.server.clock + int(lease_s * SECOND)

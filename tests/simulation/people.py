@@ -12,7 +12,7 @@ from server.engine.ping import SECOND, Ping, Signal
 from server.engine.windows import read_window
 from server.errors import Unavailable
 from server.roster import Bound
-from tests.simulation.node import Client
+from tests.simulation.node import Client, Node
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -141,8 +141,11 @@ class People:
         self._world.loop.create_task(self._ping(monitor_id))
 
     async def _ping_steadily(self) -> None:
+        """To all processes: one that is cut off cannot tell that it refuses, and so a job tries the next one too."""
         while not self._world.over:
-            self._send(STEADY, "success", None, {})
+            for node in self._world.nodes.values():
+                if node.runs:
+                    self._send_to(node, STEADY, "success", None, {})
             await asyncio.sleep(STEADY_EVERY_S)
 
     async def _ping(self, monitor_id: int) -> None:
@@ -173,12 +176,12 @@ class People:
                 return
 
     def _send(self, monitor_id: int, signal: Any, source: bytes | None, said: dict[str, Any]) -> None:
-        nodes = [node for node in self._world.nodes.values() if node.runs]
-        if not nodes:
-            return
+        if nodes := [node for node in self._world.nodes.values() if node.runs]:
+            self._send_to(self._rng.choice(nodes), monitor_id, signal, source, said)
+
+    def _send_to(self, node: Node, monitor_id: int, signal: Any, source: bytes | None, said: dict[str, Any]) -> None:
         self.pings_sent += 1
         token = str(self.pings_sent)
-        node = self._rng.choice(nodes)
         kind: Signal = signal
         ping = Ping(kind, message=token, **said)
         try:

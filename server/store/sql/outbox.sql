@@ -185,17 +185,17 @@ select a.id, count(o.id)::integer as earlier
 
 -- name: note
 -- What the courier adds to the facts before the first attempt: it must be there before anything is sent, so that a
--- retry says the same.
+-- retry says the same. (A statement whose connection was lost may come later than that.)
 update alerts a
    set facts = a.facts || jsonb_build_object('flapping', n.flapping)
   from unnest($1::bigint[], $2::jsonb[]) as n (id, flapping)
- where a.id = n.id and a.claimed_by = $3 and a.state = 'pending'
+ where a.id = n.id and a.claimed_by = $3 and a.state = 'pending' and a.attempts = 1
 
 -- name: hold
 -- Back into the queue as never tried, until later: should it resolve before, both cancel out.
 update alerts a
    set attempts = 0, claimed_by = null, next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
- where a.id = any ($1::bigint[]) and a.claimed_by = $2 and a.state = 'pending'
+ where a.id = any ($1::bigint[]) and a.claimed_by = $2 and a.state = 'pending' and a.attempts = 1
 
 -- name: renew
 -- What is still being sent stays ours.
