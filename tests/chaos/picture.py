@@ -61,7 +61,8 @@ def _takeover(axes: Axes, faults: list[dict[str, Any]]) -> None:
 def _told(axes: Axes, told: list[float]) -> None:
     ordered = sorted(told)
     axes.plot(ordered, [(n + 1) / len(ordered) for n in range(len(ordered))], color=GREEN)
-    axes.set_xlim(left=0)
+    axes.set_xscale("log")
+    axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
     axes.set_ylim(0, 1)
     axes.set_xlabel("seconds from the deadline to the alert's arrival, away from any fault")
     axes.set_title(f"Share of {len(ordered):,} alerts that have arrived", loc="left")
