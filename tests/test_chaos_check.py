@@ -189,3 +189,20 @@ def test_page_and_readme_are_what_the_runs_say() -> None:
     assert report.page(runs) == report.PAGE.read_text(), "run: python -m tests.chaos.report"
     found = report.TOTALS.search(report.README.read_text())
     assert found is not None and found[2] == report.short_totals(runs)
+
+
+def test_the_database_clock_may_be_set_back_and_be_noticed_a_little_later() -> None:
+    journal, stored = history()
+    journal.readings += [
+        Reading(T0, T0 + 3),
+        Reading(1_099.9, 1_102.9),
+        Reading(1_100.1, 1_101.3),
+        Reading(1_201, 1_202.2),
+    ]
+    # Until a second later log time is what it was; then it stands until the clock has caught up.
+    shifted = [
+        row._replace(at=row.at + 3 if row.at < 1_101 else max(1_104.0 + row.at / 1e6, row.at + 1.2))
+        for row in stored.rows
+    ]
+    incident = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 3, resolved=SILENT[1] + 3.005)
+    assert judge(journal, replace(stored, rows=shifted, incidents=[incident])).ok

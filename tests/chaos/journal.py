@@ -156,6 +156,8 @@ class Journal:
             a, b = before[-1], after[0]
             if min(a.log, b.log) <= log <= max(a.log, b.log):
                 found += [a.real - SEEN_S, a.real, b.real, b.real + SEEN_S]
+            if b.log < a.log < log <= a.log + SEEN_S:  # set back, and somebody has not seen it yet
+                found.append(a.real + log - a.log)
         first, last = self.readings[0], self.readings[-1]
         return found or [first.real + log - first.log if log < first.log else last.real + log - last.log]
 
