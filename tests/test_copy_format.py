@@ -52,7 +52,7 @@ async def test_the_columns_are_those_of_the_schema(database):
 
 
 async def test_every_kind_of_value_comes_back(database, log):
-    writer, started_at, _ = await log.register("node", None)
+    writer, started_at = await log.register("node", None)
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.tuples(PINGS, SOURCES, st.integers(1, 2**31 - 1)), min_size=1, max_size=20))
@@ -84,7 +84,7 @@ async def test_every_kind_of_value_comes_back(database, log):
 
 
 async def test_what_postgres_cannot_hold_is_made_storable(database, log):
-    writer, at, _ = await log.register("node", None)
+    writer, at = await log.register("node", None)
     texts = ["a\0b", "\ud800", "x\udfff\ud800y", "\ud83d\ude00", "ok \U0001f600 ü"]
     await log.copy([Entry(at + i, writer, i, 1, 1, None, Ping(message=text)) for i, text in enumerate(texts, 1)])
     stored = [row["message"] for row in await database.fetch("select message from pings order by seq")]
@@ -102,7 +102,7 @@ async def test_what_postgres_cannot_hold_is_made_storable(database, log):
     ],
 )
 async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent(database, log, entry, why):
-    writer, at, _ = await log.register("node", None)
+    writer, at = await log.register("node", None)
     good = Entry(at + 1, writer, 1, 1, 1, None, PLAIN["success"])
     with pytest.raises(RowRefused):
         await log.copy([good, entry._replace(at=at + 2, writer=writer, seq=2)])

@@ -30,6 +30,8 @@ targets = st.tuples(
 @settings(max_examples=1_500, deadline=None)
 @given(targets, st.sampled_from(sorted(METHODS.values())))
 @example(f"/ping/{UUID}/start", "GET")
+@example(f"/ping/{UUID}/256", "GET")
+@example(f"/ping/{UUID}/m1", "GET")
 @example(f"/ping/{PING_KEY}/start", "GET")
 @example(f"/ping/{PING_KEY}/m1/7", "POST")
 @example(f"/ping/{PING_KEY}/m1?state=complete", "HEAD")

@@ -54,9 +54,10 @@ def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
     prefix, first, second, tail = found.groups()
     said = _BY_KEY.get((prefix, second, tail))
     # Healthchecks has `/ping/{uuid}/start` and, for another first part, a slug of this name.
-    if said is not None and (second is None or prefix != b"/ping/" or _is_uuid(first)):
+    keyed = second is None or prefix != b"/ping/" or _is_uuid(first) is not None
+    if keyed and said is not None:
         return said, first.decode(), None
-    if second is None or (said := _BY_SLUG.get((prefix, tail))) is None:
+    if second is None or (keyed and prefix == b"/ping/") or (said := _BY_SLUG.get((prefix, tail))) is None:
         return None
     return said, first.decode(), second.decode()
 
