@@ -226,7 +226,7 @@ create table refusals (
   started_at  timestamptz not null,
   ended_at    timestamptz not null,
   pings       bigint not null,
-  reason      text not null                  -- full, database, clock, stalled
+  reason      text not null                  -- full, database, clock, stopping, stalled
 );
 
 -- Deaf time: when pings may have been sent and could not be heard. Decided once, by the keeper.
@@ -237,7 +237,7 @@ create table deaf (
   writer      integer,                       -- null: no writer was there
   refusal_id  bigint unique,
   pings       bigint not null default 0,     -- known to have been refused
-  reason      text not null,                 -- full, database, clock, stalled, crash, stopped
+  reason      text not null,                 -- full, database, clock, stopping, stalled, crash, stopped
   decided_at  timestamptz not null           -- the watermark at which it became an input of the engine
 );
 create index deaf_ended on deaf (ended_at);

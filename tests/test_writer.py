@@ -379,6 +379,23 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(database, d
         assert sample("offbeat_pings_total", {"signal": "start", "result": "refused"}) == 4
 
 
+async def test_what_a_stopping_writer_refuses_is_on_record_too(database, database_url):
+    async with Link(database_url) as link, running(link.url) as run:
+        link.hold_requests()
+        pending = run.ping()
+        stop = asyncio.ensure_future(run.writer.stop())  # as long as the link is held, it waits for its last commit
+        await until(lambda: not run.writer.backlog.accepting)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                run.ping()
+        link.mend()
+        await stop
+        assert await pending.outcome() == OK
+        row = await database.fetchrow("select r.*, w.* from refusals r join writers w on w.id = r.writer")
+        assert (row["pings"], row["reason"], row["clean"]) == (3, "stopping", True)
+        assert run.committed[-1].at < to_micros(row["ended_at"]) < to_micros(row["accepted_through"])
+
+
 async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(database, database_url):
     async with Link(database_url) as link, running(link.url, ack_timeout=0.5) as run:
         link.hold_requests()

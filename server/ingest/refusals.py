@@ -10,9 +10,10 @@ from server.engine.ping import SECOND, Micros, Signal
 from server.metrics import Metrics
 from server.store.log import Refused
 
-# Of the reasons that metrics know, those that make deaf time: a stop has its own row, a ping answered too late is kept,
-# and of a key that is over its limit there were more pings than enough.
-REPORTED = ("full", "database", "clock")
+# Of the reasons that metrics know, those that make deaf time: a ping answered too late is kept, and of a key that is
+# over its limit there were more pings than enough. What a stop refuses counts up to the writer's last word, which takes
+# its time while Postgres is away; from there on the stop is on record by itself.
+REPORTED = ("full", "database", "clock", "stopping")
 
 
 class _Span:
