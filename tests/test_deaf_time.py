@@ -3,10 +3,13 @@
 import asyncio
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
+from server.clock import to_datetime
 from server.engine.ping import SECOND
 from server.keep.deafness import Deafness
+from server.store import keeping
 from server.store.keeping import Deaf
 from server.store.partitions import make_partitions, name_of
 from tests.harness import eventually
@@ -57,6 +60,18 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
             await asyncio.sleep(0.25)
         assert await node.status(steady) == "up" and not await node.incidents()
         await node.is_status(steady, "down", 20)  # and a real silence is one
+
+
+async def test_a_writer_that_died_before_the_clock_was_set_back_was_deaf_until_the_last_word_of_any(
+    database: asyncpg.Connection,
+) -> None:
+    at = await keeping.now(database)
+    writers = (
+        "insert into writers (node, started_at, accepted_through, seen_at) values ('test', $1, $1, $1) returning id"
+    )
+    dead, _ = [await database.fetchval(writers, to_datetime(at + by * SECOND)) for by in (3600, 3605)]
+    deaf = await keeping.fence(database, dead, at + 3600 * SECOND, at)
+    assert deaf is not None and (deaf.started_at - at, deaf.ended_at - at) == (3600 * SECOND, 3605 * SECOND)
 
 
 async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_url: str) -> None:

@@ -392,7 +392,8 @@ class Statements:
             return []
         self.server.lock(session, w.lock)
         self._write(session, lambda: setattr(w, "fenced", True))
-        return [self._deaf(session, w.through, max(self.log_time, w.through + 1), w.id, "crash", decided)]
+        ended = max(self.log_time, w.through + 1, *(other.through for other in self.writers.values()))
+        return [self._deaf(session, w.through, ended, w.id, "crash", decided)]
 
     def keeping_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
         known = {d.refusal for d in self.deaf}

@@ -97,14 +97,17 @@ select writer, timestamptz_send(at), seq, monitor_id, project_id, inet_send(sour
 -- name: fence
 -- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused. Not
 -- where the writer has shown a sign of life since $2, the last one that the keeper has seen.
--- The time it may have been deaf goes on record in the same transaction.
+-- The time it may have been deaf goes on record in the same transaction. It ends no earlier than the last word of any
+-- writer: where the database's clock was set back since, and nobody has noticed yet, log time is still there.
 with dead as (
   update writers set fenced = true
    where id = $1 and not fenced and seen_at = $2
   returning id, accepted_through
 )
 insert into deaf (started_at, ended_at, writer, reason, decided_at)
-select accepted_through, greatest(log_time(), accepted_through + interval '1 microsecond'), id, 'crash', $3
+select accepted_through,
+       greatest(log_time(), accepted_through + interval '1 microsecond', (select max(accepted_through) from writers)),
+       id, 'crash', $3
   from dead
 returning id, started_at, ended_at, reason, pings
 
