@@ -3,6 +3,7 @@
 `--seeds 2000` runs more of them, `--seed 4711 --seeds 1` the one that has failed; `make simulation` runs very many.
 """
 
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -53,6 +54,16 @@ def test_a_seed_decides_everything() -> None:
         return world.loop.steps, world.faults.story, sorted(world.tables.pings.values()), sorted(world.tables.incidents)
 
     assert trace(7) == trace(7)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_when_garbage_is_collected_decides_nothing() -> None:
+    usual = gc.get_threshold()
+    gc.set_threshold(100, 2, 2)  # while the world is under way, too: of processes that have died in it
+    try:
+        assert outcome(3589)[1] == []
+    finally:
+        gc.set_threshold(*usual)
 
 
 # ------------------------------------------------------------------------------------------ bugs put in on purpose

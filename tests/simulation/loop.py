@@ -74,6 +74,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._scheduled, (when, self._timers, timer))
         return timer
 
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """What a dead process was in the middle of goes no further; nor may it depend on when garbage is collected."""
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is passed over when its time comes."""
 
