@@ -199,13 +199,14 @@ class Keeper(Service):
         """What is open in SQL must be what is open here; a difference is a bug, repaired and counted."""
         ours = self.engine.open_incidents()
         theirs = await keeping.open_incidents(connection)
-        held = self.lease.check()  # or somebody else may have gone on since the states were read
+        if ours != theirs:  # or somebody else may have gone on since the states were read
+            await outlast(connection, self.lease.check())
         for monitor_id, number in theirs.items():
             if ours.get(monitor_id) != number and monitor_id not in self.engine.quarantined:
                 self.mismatches += 1
                 log.error("an incident is open in SQL and not in the engine", monitor_id=monitor_id, incident=number)
                 at = max(self.checkpoint_at, 1)
-                await decisions.close_incident(connection, held, monitor_id, number, at)
+                await decisions.close_incident(connection, self.lease.check(), monitor_id, number, at)
         for monitor_id in ours.keys() - theirs.keys():
             self.mismatches += 1
             log.error("an incident is open in the engine and not in SQL", monitor_id=monitor_id)
