@@ -28,9 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `--within` the tests that need nothing come first, then those with a database, then those with a server."""
+    """Under `--within` the tests that need nothing come first, then those with a database, then those with a server.
+
+    Otherwise the files with slow tests do: a file is one process's, and one that begins last is waited for by all.
+    """
     if config.getoption("--within") is not None:
         items.sort(key=_cost)
+    else:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 def _cost(item: pytest.Item) -> int:

@@ -41,6 +41,7 @@ UNDECIDED_MAX = 5_000  # monitors; beyond, judging waits for writing
 CYCLE_S = 0.02  # at least so long between two cycles: a cycle costs a round trip
 IDLE_S = 0.5  # at most so long; also how soon a change is met
 FOLLOW_S = 0.05  # the same, when others write too
+HANDOVER_S = 1.0  # for the last checkpoint, where others wait for us to go: what it lacks they take from the log
 CHECKPOINT_ENTRIES = 2_000_000
 CHECKPOINT_S = 300.0
 
@@ -117,7 +118,7 @@ class Keeper(Service):
         self._wake.set()
         if self.judging:
             try:
-                async with asyncio.timeout(self._settings.stop_timeout / 2):
+                async with asyncio.timeout(HANDOVER_S if self.order.others else self._settings.stop_timeout / 2):
                     await self._ended.wait()
             except TimeoutError:
                 log.warning("stopped before the checkpoint was complete")
