@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.rivals import free_port
 from server.clock import to_micros
 from server.engine.monitor import read_definition
-from server.engine.ping import Micros
 from server.store.embedded import EmbeddedPostgres
 from server.store.partitions import make_partitions
 from server.store.pool import connect
@@ -78,10 +77,10 @@ class Database:
         self.directory = directory
         self._monitors = 0
 
-    async def populate(self, count: int, definition: dict[str, Any], name: str = "keys", patience: Micros = 0) -> Path:
-        """So many more monitors, heard of before where they have `every`; gives a file with one ping key a line.
+    async def populate(self, count: int, definition: dict[str, Any], name: str = "keys", new: bool = False) -> Path:
+        """So many more monitors; gives a file with one ping key a line. To be called before the server runs.
 
-        To be called before the server runs. `patience`: for the first time they are due so much later.
+        Where they have `every` they were heard of just now; `new`: never, so their first ping may take its time.
         """
         read = read_definition(definition)
         stored = read.dump()
@@ -93,9 +92,9 @@ class Database:
                 end = min(begin + 49_999, self._monitors)
                 rows = await self.connection.fetch(_POPULATE, begin, end, stored, timeout=600)
                 file.writelines(f"{row['key']}\n" for row in rows)
-        if read.every is not None:
+        if read.every is not None and not new:
             now = to_micros(await self.value("select now()"))
-            await self.connection.execute(_KNOWN, first_rev, now, read.every + patience, timeout=600)
+            await self.connection.execute(_KNOWN, first_rev, now, read.every, timeout=600)
         await self.connection.execute("analyze monitors, keys, states", timeout=600)
         return path
 

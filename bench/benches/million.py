@@ -18,12 +18,10 @@ from bench import load
 from bench.load import Phase, Plan
 from bench.measure import Goal, Line, Result
 from bench.stage import Database, Stage, Subject, resident_mb
-from server.engine.ping import SECOND
 
 CONNECTIONS = 128
 LEFT_OUT = 100  # one in so many
 JUDGING_S = 300.0
-FIRST_ROUND_WITHIN = 600 * SECOND  # nobody is late for it
 _LAG = "offbeat_decision_lag_seconds"
 _INCIDENTS = "select count(*) from incidents where resolved_at is null"
 
@@ -54,7 +52,7 @@ async def run(stage: Stage) -> Result:
     async with stage.database() as database:
         stage.say(f"million: making {sizes.monitors:,} monitors")
         definition = {"every": f"{sizes.every_s}s", "grace": f"{sizes.grace_s}s"}
-        keys = await database.populate(sizes.monitors, definition, patience=FIRST_ROUND_WITHIN)
+        keys = await database.populate(sizes.monitors, definition, new=True)
         try:
             await _rounds(stage, database, keys, sizes, lines)
         except Exception as error:
@@ -66,13 +64,15 @@ async def run(stage: Stage) -> Result:
         _goal(lines.accept, lines.accept.median, 5.0, " s"),
         _goal(lines.judge, lines.judge.median, 20.0, " s"),
         _goal(lines.resident, lines.resident.high, 900.0, " MB"),
-        _goal(lines.lag, lines.lag.median, 250.0, " ms"),
     ]
-    if lines.lag2.values:
-        result.goals += [
-            _goal(lines.ingest, lines.ingest.high, 350.0, " MB"),
-            _goal(lines.lag2, lines.lag2.median, 400.0, " ms"),
-        ]
+    if lines.ingest.values:
+        result.goals.append(_goal(lines.ingest, lines.ingest.high, 350.0, " MB"))
+    # Where nothing was missed there was no lag: then the misses are the goal that is not reached.
+    result.goals += [
+        _goal(lag, lag.median, at_most, " ms")
+        for lag, at_most in ((lines.lag, 250.0), (lines.lag2, 400.0))
+        if lag.values
+    ]
     expected = sizes.rate / LEFT_OUT
     result.goals.append(Goal(lines.misses.name, lines.misses.low, at_least=0.8 * expected, unit=" a second"))
     result.goals += [_goal(lines.unanswered, lines.unanswered.high, 0), _goal(lines.false, lines.false.high, 0)]
@@ -111,7 +111,7 @@ async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, li
             part = _without(keys, 2 * number)
             await _measured_round(database, subject, part, sizes, lines.lag, lines)
             lines.resident.values.append(resident_mb(subject.pid))
-            stage.say(f"million: {lines.resident.values[-1]:.0f} MB, lag p99 {lines.lag.values[-1]:.0f} ms")
+            stage.say(f"million: {lines.resident.values[-1]:.0f} MB, {lines.misses.values[-1]:.0f} misses a second")
 
             await subject.end()
             subject = await stage.launch(database, "--workers", "2")
@@ -119,7 +119,7 @@ async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, li
             part = _without(keys, 2 * number + 1)
             await _measured_round(database, subject, part, sizes, lines.lag2, lines)
             lines.ingest.values.append(max(resident_mb(worker.pid) for worker in subject.workers()))
-            stage.say(f"million: workers {lines.ingest.values[-1]:.0f} MB, lag p99 {lines.lag2.values[-1]:.0f} ms")
+            stage.say(f"million: {lines.ingest.values[-1]:.0f} MB, {lines.misses.values[-1]:.0f} misses a second")
     finally:
         await subject.end(signal.SIGKILL)
 
@@ -175,8 +175,10 @@ async def _measured_round(
     await asyncio.sleep(sizes.round_s * 0.3)
     after, took_s = await subject.metrics(), time.monotonic() - began
     lines.unanswered.values.append(await going_round)
-    lag.values.append(1000 * quantile(before, after, 0.99))
-    lines.misses.values.append((after[f"{_LAG}_count"] - before[f"{_LAG}_count"]) / took_s)
+    misses = after[f"{_LAG}_count"] - before[f"{_LAG}_count"]
+    lines.misses.values.append(misses / took_s)
+    if misses:
+        lag.values.append(1000 * quantile(before, after, 0.99))
     most = sizes.monitors / LEFT_OUT
     lines.false.values.append(max(0.0, await database.value(_INCIDENTS) - most))
 
