@@ -13,6 +13,7 @@ import pytest
 
 from server.deliver.kinds import read_channel
 from server.deliver.kinds.alertmanager import Alertmanager
+from server.store.outbox import Outbox
 from tests.channel_scene import digest, message, refusal, send
 from tests.harness import Behaviour, Receiver, eventually, needs
 from tests.outbox_scene import Scene
@@ -117,6 +118,24 @@ async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, 
 
 async def silent(peer: RealAlertmanager) -> bool:
     return not await peer.alerts()
+
+
+async def test_what_was_never_tried_is_not_repeated(world: Scene) -> None:
+    # Its resolve might come first. Both would cancel out, and what a repetition has said would stay.
+    async with Receiver() as receiver:
+        channel = await world.channel("am", "alertmanager", urls=[receiver.url])
+        await world.incidents(1)
+        id = await world.alert(channel, 1)
+        outbox = Outbox(world.pool, "here", "node")
+        for changes, repeated in (
+            ("attempts = 0", False),
+            ("attempts = 1, claimed_by = 'somebody'", False),  # who may still give it back
+            ("claimed_by = null", True),
+            ("attempts = 2, claimed_by = 'somebody'", True),
+            ("state = 'delivered', settled_at = now()", True),
+        ):
+            await world.pool.execute(f"update alerts set {changes} where id = $1", id)
+            assert bool(await outbox.firing(channel, 0, 10)) is repeated, changes
 
 
 async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertmanager]) -> None:

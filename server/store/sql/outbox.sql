@@ -401,8 +401,9 @@ select m.id, m.project_id, m.slug, m.tags
 select project_id, definition from windows
 
 -- name: firing
--- What an Alertmanager should hold: every open incident that this channel ($1) was told of or is about to be, by its
--- last word. In pages of $3 by monitor, after $2.
+-- What an Alertmanager should hold: every open incident that this channel ($1) was told of, by its last word. What was
+-- never tried (the present attempt aside) is not repeated: should its incident resolve first, nobody would say so. In pages of $3 by monitor,
+-- after $2.
 select i.monitor_id, a.id, a.incident, a.kind, a.facts,
        -- include: secrets
   from incidents i
@@ -410,6 +411,7 @@ select i.monitor_id, a.id, a.incident, a.kind, a.facts,
    select l.* from alerts l
     where l.monitor_id = i.monitor_id and l.incident = i.number and l.lane = $1
       and l.state <> 'collapsed' and l.kind <> 'resolved'
+      and (l.state <> 'pending' or l.digest_id is not null or l.attempts > (l.claimed_by is not null)::integer)
     order by l.ordinal desc, l.round desc
     limit 1) as a
  where i.resolved_at is null and i.monitor_id > $2
