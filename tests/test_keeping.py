@@ -1,6 +1,7 @@
 """What a keeper reads of Postgres when it starts, and when it is in doubt."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import asyncpg
@@ -11,11 +12,13 @@ from server.engine.effects import Decision
 from server.engine.monitor import read_definition
 from server.engine.ping import SECOND, Micros, Position
 from server.engine.state import Monitor
+from server.errors import DatabaseAway
 from server.store import changes, decisions, definitions, keeping, lease, states, windows
 from server.store.decisions import Taken
 from server.store.definitions import Wanted
 from server.store.lease import Held
 from server.store.pool import connect, open_pool
+from tests.harness import eventually
 
 AT: Micros = 1_800_000_000 * SECOND
 
@@ -132,3 +135,26 @@ async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Datab
     await asyncio.wait_for(waiting, 5)
     await other.close()
     await renewing.close()
+
+
+@pytest.mark.parametrize("where", ["between statements", "within one"])
+async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database_url: str, where: str) -> None:
+    frozen = await connect(database_url, application_name="offbeat keeper")
+    transaction = lease.held_by(frozen, hands.held)
+    await transaction.__aenter__()
+    if where == "within one":
+        await frozen.prepare("select 1")  # parsed, with nothing sent that would end the statement
+    await hands.connection.execute("update lease set expires_at = '-infinity'")
+
+    async def taken() -> bool:
+        with contextlib.suppress(DatabaseAway):  # each attempt is bounded, and so is one that waits for a lock
+            other = await connect(database_url, command_timeout_s=1)
+            try:
+                return await lease.take(other, "keeper", "other", "there", 60.0) is not None
+            finally:
+                other.terminate()
+        return False
+
+    await eventually(taken, 20)
+    with pytest.raises(DatabaseAway):
+        await transaction.__aexit__(None, None, None)

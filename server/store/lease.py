@@ -28,6 +28,7 @@ async def take(
 ) -> Held | None:
     """Take an expired lease; None while somebody else holds it. Raises DatabaseAway."""
     with database_trouble():
+        await connection.execute(_SQL["end_frozen"])
         term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
     return None if term is None else Held(name, term, holder)
 

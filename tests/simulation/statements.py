@@ -223,7 +223,7 @@ class Statements:
 
     def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
         lease, now = self.lease, self.log_time
-        if lease.expires >= now:
+        if lease.expires >= now and lease.holder != holder:
             return []
         wait_for(session, lease.lock)
         lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + int(life_s * SECOND)
@@ -239,6 +239,9 @@ class Statements:
     def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
         if (self.lease.term, self.lease.holder) == (term, holder):
             self.lease.expires = -1
+
+    def lease_end_frozen(self, session: Session) -> None:
+        """Here a frozen session is idle: see the server."""
 
     def lease_bound_idle(self, session: Session) -> None:
         """See the server."""

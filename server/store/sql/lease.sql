@@ -2,12 +2,23 @@
 -- alone may be set back, and then a dead keeper's lease would not end for as long.)
 
 -- name: take
--- Only an expired lease is taken. `term` is part of a key, so this waits for whoever holds `for key share`.
+-- Only an expired lease is taken, or one's own: an attempt whose answer was lost may have come through. `term` is part of
+-- a key, so this waits for whoever holds `for key share`.
 update lease
    set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
        expires_at = log_time() + make_interval(secs => $4)
- where name = $1 and expires_at < log_time()
+ where name = $1 and (expires_at < log_time() or holder = $2)
 returning term
+
+-- name: end_frozen
+-- A process that froze within a transaction holds its locks, and the one on the lease most of all. Where it froze between
+-- two statements, `bound_idle` ends its session; between the parsing of a statement and its execution a session is not
+-- idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart, behind a pooler each time).
+-- Writers are left alone: they send one statement, whose locks are its last act.
+select pg_terminate_backend(pid) from pg_stat_activity
+ where usename = current_user and datname = current_database() and application_name in ('offbeat', 'offbeat keeper')
+   and state in ('active', 'idle in transaction') and wait_event = 'ClientRead' and backend_xid is not null
+   and state_change < clock_timestamp() - interval '3 s'
 
 -- name: renew
 -- Touches no key column, so it passes every `for key share`. An expired lease is not renewed: somebody may be about to
@@ -21,8 +32,9 @@ returning term
 update lease set expires_at = '-infinity' where name = $1 and term = $2 and holder = $3
 
 -- name: bound_idle
--- A frozen holder must not keep a take-over waiting for ever. And every statement is planned for the tables as they are
--- now: a plan made while there were no alerts would read all of them for each of a hundred thousand resolutions.
+-- A frozen holder must not keep a take-over waiting for ever; see `end_frozen` too. And every statement is planned for
+-- the tables as they are now: a plan made while there were no alerts would read all of them for each of a hundred
+-- thousand resolutions.
 select set_config('idle_in_transaction_session_timeout', '3s', true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 
