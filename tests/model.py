@@ -5,6 +5,7 @@ next, no incremental counts. It was written from the tables, not from the engine
 definitions. Slow, and meant to be.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -44,6 +45,7 @@ class Cause:
     met: int = 0  # the step at which it was last met
     met_at: Micros = 0
     goods: int = 0
+    lacking: float = 0  # members
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -62,6 +64,7 @@ class Incident:
     silent: bool = False
     told_at: Micros = 0
     told_rank: int = 0
+    told_lacking: float = 0
     told_runs: set[int] = field(default_factory=set)
     alerts: int = 0
 
@@ -599,7 +602,8 @@ class Model:
                 incident.causes.append(cause)
             if incident.told and self._is_news(incident, cause):
                 worse = RANK[cause.kind] > incident.told_rank
-                at = self.now if worse else max(self.now, incident.told_at + 600 * S)
+                wait = 60 * S if cause.lacking > 2 * incident.told_lacking else 600 * S
+                at = self.now if worse else max(self.now, incident.told_at + wait)
                 incident.plan = at if incident.plan is None else min(at, incident.plan)
         self._restate(m)
         self._tell(m)
@@ -690,7 +694,8 @@ class Model:
             at = later
 
     def _is_news(self, incident: Incident, cause: Cause) -> bool:
-        return RANK[cause.kind] > incident.told_rank or (cause.number > 0 and cause.number not in incident.told_runs)
+        another_run = cause.number > 0 and cause.number not in incident.told_runs
+        return RANK[cause.kind] > incident.told_rank or another_run or cause.lacking > incident.told_lacking
 
     def _tell(self, m: Monitor) -> None:
         incident = m.incident
@@ -712,6 +717,7 @@ class Model:
         incident.told_at = self.now
         incident.told_rank = max([incident.told_rank, *(RANK[cause.kind] for cause in incident.causes)])
         incident.told_runs = {cause.number for cause in incident.causes if cause.number}
+        incident.told_lacking = max([incident.told_lacking, *(cause.lacking for cause in incident.causes)])
         self._alert(m, incident, kind)
 
     def _alert(self, m: Monitor, incident: Incident, kind: str) -> None:
@@ -1115,7 +1121,8 @@ class Model:
         is_open = self._too_few_open(m)
         if not m.members or self._alive(m) < required:
             if is_open or worse:
-                self._meet(m, Cause("members", 0, "", self.now), counts=not is_open)
+                lacking = max(0, math.ceil(required) - self._alive(m))
+                self._meet(m, Cause("members", 0, "", self.now, lacking=lacking), counts=not is_open)
         elif is_open:
             self._over(m, lambda c: c.key == ("members", 0, ""))
             self._forget_those_past(m)

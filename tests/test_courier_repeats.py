@@ -9,6 +9,7 @@ import pytest
 from server.clock import to_micros
 from server.engine.durations import write_duration
 from server.engine.ping import SECOND
+from server.store.outbox import Outbox
 from tests.harness import Receiver, eventually
 from tests.outbox_scene import Scene, ids, types
 
@@ -65,6 +66,37 @@ async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiv
         await asyncio.sleep(1.5)
         assert len(receiver.requests) <= count + 1
     assert len(set(ids(receiver))) == len(receiver.requests)
+
+
+async def test_what_is_repeated_of_a_fleet_is_how_it_stands_now(world: Scene) -> None:
+    channel = await world.channel("am", "alertmanager", urls=["http://127.0.0.1:9"])
+    await world.pool.execute(
+        "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "
+        "values (1, 1, 1, 'fleet', 'Fleet', '{\"remind_every\": \"1s\"}')"
+    )
+    await world.incidents(1)
+    await world.pool.execute("update incidents set cause = 'members', reason = '7 of 10 members alive'")
+    id = await world.alert(
+        channel,
+        facts={
+            "cause": "members",
+            "reason": "9 of 10 members alive",
+            "causes": [
+                {"cause": "members", "reason": "9 of 10 members alive"},
+                {"cause": "failed", "reason": "disk full", "run": "w1"},
+            ],
+        },
+    )
+    await world.pool.execute(
+        "update alerts set state = 'delivered', settled_at = now() - interval '2 seconds' where id = $1", id
+    )
+    outbox = Outbox(world.pool, "here", "node")
+    (member,) = await outbox.firing(channel, 0, 10)
+    assert await outbox.remind(10, to_micros(datetime.now(UTC))) == 1
+    reminded = await world.pool.fetchval("select facts from alerts where kind = 'reminder'")
+    for facts in (member.facts, reminded):
+        assert facts["reason"] == "7 of 10 members alive"
+        assert [each["reason"] for each in facts["causes"]] == ["7 of 10 members alive", "disk full"]
 
 
 @pytest.mark.parametrize(

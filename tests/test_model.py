@@ -602,6 +602,7 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (Desk, "_together", lambda desk, monitor_id: [monitor_id]),
     "another run is told at once": (telling, "TELL_AGAIN_MIN", 0),
+    "a greater loss is told late": (telling, "TELL_DOUBLED_MIN", 600 * SECOND),
     "deaf time counts": (DeafTime, "shift", lambda deaf, start, deadline: deadline),
     "three are excused in a row": (judging, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),

@@ -196,7 +196,12 @@ def test_of_a_fleet_of_a_thousand_sixty_die_at_once(scene: Scene) -> None:
     assert incident.reason == (
         "940 of 1000 members alive, 950 required (95%); silent: " + ", ".join(sorted(dead)[:20]) + " and 40 more"
     )
-    assert scene.alerts() == ["opened"] and incident.resolved_at is None
+    told = [(alert.kind, alert.facts["reason"].partition(";")[0]) for alert in scene.effects(Alert)]
+    assert told == [
+        ("opened", "949 of 1000 members alive, 950 required (95%)"),
+        ("worse", "940 of 1000 members alive, 950 required (95%)"),  # a minute later
+    ]
+    assert incident.resolved_at is None
 
     for n, name in enumerate(sorted(dead)[:9]):
         scene.ping(310 + n, "progress", task=name)
@@ -205,7 +210,31 @@ def test_of_a_fleet_of_a_thousand_sixty_die_at_once(scene: Scene) -> None:
                 scene.ping(310 + n, "progress", task=name)
     assert scene.status() == "down"
     scene.ping(320, "progress", task=sorted(dead)[10])
-    assert scene.status() == "up" and scene.alerts() == ["opened", "resolved"]
+    assert scene.status() == "up" and scene.alerts() == ["opened", "worse", "resolved"]
+
+
+def test_a_fleet_that_goes_on_dying_is_told_of_again_and_not_for_each_member(scene: Scene) -> None:
+    scene.monitor(members={"every": "30s", "grace": "15s", "min_alive": 95})
+
+    def beat(until: int, alive: int) -> None:
+        """Each of those alive, every 30 s, from where the last call has ended."""
+        while beats[-1] < until:
+            beats.append(beats[-1] + 30)
+            for n in range(alive):
+                scene.ping(beats[-1], "progress", task=f"worker-{n:02}")
+
+    beats = [-30]
+    beat(120, 100)
+    beat(150, 94)  # six are silent 45 s after their last ping: one too many
+    beat(240, 84)  # soon eleven: more than twice as many as was told
+    beat(900, 83)
+    beat(930, 84)
+    beat(2_400, 83)  # no more than was told
+    told = [(alert.kind, alert.facts["reason"][:6], scene.seconds(alert.decided_at)) for alert in scene.effects(Alert)]
+    assert told == [("opened", "94 of ", 165), ("worse", "84 of ", 165 + 60), ("worse", "83 of ", 165 + 60 + 600)]
+    assert only_incident(scene).reason.startswith("83 of 100 members alive, 95 required")
+    beat(2_430, 100)
+    assert scene.status() == "up" and scene.alerts() == ["opened", "worse", "worse", "resolved"]
 
 
 def test_an_upstream_is_down_and_one_of_five_downstreams_stays_silent_after_it(scene: Scene) -> None:

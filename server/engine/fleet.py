@@ -70,9 +70,13 @@ class Fleet:
         percent, scale = int(whole + part), 100 * int("1" + "0" * len(part))
         return -(-of * percent // scale)  # rounded up, exactly
 
+    def lacking(self, members: Members) -> int:
+        """How many too few are alive."""
+        return max(0, self.required(members) - self.alive)
+
     def short(self, members: Members) -> bool:
         """Whether too few are alive; a fleet that nobody is left of always is."""
-        return not self.members or self.alive < self.required(members)
+        return not self.members or self.lacking(members) > 0
 
     # ---------------------------------------------------------------- what happens to it
 

@@ -92,8 +92,8 @@ def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
     is_open = _is_short(m)
     if fleet.short(members):
         if is_open or worse:
-            reason = sentences.silent_members(fleet, members)
-            blame(desk, m, Cause("members", desk.now, reason), counts=not is_open)
+            reason, lacking = sentences.silent_members(fleet, members), fleet.lacking(members)
+            blame(desk, m, Cause("members", desk.now, reason, lacking=lacking), counts=not is_open)
     elif is_open:
         clear(desk, m, lambda key: key == MEMBERS)
         forget_silent(desk, m)

@@ -40,10 +40,10 @@ class Cause:
     """One open reason of an incident. `number` is the run's; `run` the id that its client gave it.
 
     `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, 0 for other kinds;
-    `goods` counts the successes in a row that speak against it.
+    `goods` counts the successes in a row that speak against it; `lacking` is how many of a fleet are too few.
     """
 
-    __slots__ = ("blamed_at", "due", "goods", "kind", "number", "opened_at", "reason", "run", "stage")
+    __slots__ = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class Cause:
         run: str | None = None,
         stage: str | None = None,
         due: Micros = 0,
+        lacking: int = 0,
     ) -> None:
-        self.kind, self.opened_at, self.reason, self.due = kind, opened_at, reason, due
+        self.kind, self.opened_at, self.reason, self.due, self.lacking = kind, opened_at, reason, due, lacking
         self.number, self.run, self.stage = number, run, stage
         self.blamed_at: Micros = opened_at
         self.goods = 0
@@ -104,6 +105,7 @@ class Incident:
         "silent",
         "suppressed_by",
         "told_at",
+        "told_lacking",
         "told_rank",
         "told_runs",
     )
@@ -120,6 +122,7 @@ class Incident:
         self.silent = False
         self.told_at: Micros = 0
         self.told_rank = 0
+        self.told_lacking = 0
         self.told_runs: set[int] = set()
 
     @property
@@ -140,6 +143,7 @@ class Incident:
             "q": self.silent,
             "h": [self.held_by, self.held_until],
             "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
+            **({"l": self.told_lacking} if self.told_lacking else {}),
         }
 
     @classmethod
@@ -153,7 +157,7 @@ class Incident:
         incident.suppressed_by, incident.silent = state["s"], state["q"]
         incident.held_by, incident.held_until = state.get("h", ("", 0))
         incident.told_at, incident.told_rank, *told_runs = state["t"]
-        incident.told_runs = set(told_runs)
+        incident.told_runs, incident.told_lacking = set(told_runs), state.get("l", 0)
         return incident
 
 

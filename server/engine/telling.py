@@ -1,8 +1,8 @@
 """Who is told of an incident, and when: at once, later or not at all. It never changes the record.
 
-Told is the opening, then a worse cause at once and another run at most every ten minutes, and the end of whatever was
-told. An opening waits until the monitors it depends on were judged for the same time; while one of them is in trouble
-itself it explains this one. Snooze and maintenance windows hold everything back but the end.
+Told is the opening, then a worse cause at once, another run or a greater loss of a fleet at most every ten minutes, and
+the end of whatever was told. An opening waits until the monitors it depends on were judged for the same time; while one
+of them is in trouble itself it explains this one. Snooze and maintenance windows hold everything back but the end.
 """
 
 from typing import Any
@@ -15,6 +15,9 @@ from server.engine.ping import SECOND, Micros
 from server.engine.state import RANKS, Cause, Incident, Monitor
 
 TELL_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
+TELL_DOUBLED_MIN: Micros = (
+    60 * SECOND
+)  # where a fleet lacks more than twice as many: who dies together goes in a minute
 
 
 def plan_opening(desk: Desk, m: Monitor, incident: Incident, cause: Cause) -> None:
@@ -71,7 +74,8 @@ def plan_worse(desk: Desk, m: Monitor, incident: Incident, cause: Cause) -> None
         return
     at = desk.now
     if RANKS[cause.kind] <= incident.told_rank:
-        at = max(at, incident.told_at + TELL_AGAIN_MIN)
+        doubled = cause.lacking > 2 * incident.told_lacking
+        at = max(at, incident.told_at + (TELL_DOUBLED_MIN if doubled else TELL_AGAIN_MIN))
     if incident.announce_at is None or at < incident.announce_at:
         incident.announce_at = at
 
@@ -144,8 +148,8 @@ def repair(desk: Desk, m: Monitor) -> None:
 
 
 def _is_news(incident: Incident, cause: Cause) -> bool:
-    another_run = cause.number and cause.number not in incident.told_runs
-    return bool(another_run) or RANKS[cause.kind] > incident.told_rank
+    another_run = cause.number > 0 and cause.number not in incident.told_runs
+    return another_run or cause.lacking > incident.told_lacking or RANKS[cause.kind] > incident.told_rank
 
 
 def _tell(desk: Desk, m: Monitor, incident: Incident, kind: str, first: Cause | None) -> None:
@@ -154,6 +158,7 @@ def _tell(desk: Desk, m: Monitor, incident: Incident, kind: str, first: Cause | 
         causes = [first, *(cause for cause in causes if cause is not first)]
     incident.told_at = desk.now
     incident.told_rank = max(incident.told_rank, *(RANKS[cause.kind] for cause in causes))
+    incident.told_lacking = max(incident.told_lacking, *(cause.lacking for cause in causes))
     incident.told_runs = {cause.number for cause in causes if cause.number}
     _alert(desk, m, incident, kind, causes)
 

@@ -16,6 +16,14 @@ and not exists (
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
   || (select p.ping_key from projects p where p.id = a.project_id) as secrets
 
+-- part: as_it_stands
+-- The facts of an alert `a`; where they tell of a fleet, with its members as the incident `i` has them now: members go
+-- and come between two words.
+a.facts || case when i.cause = 'members' and a.facts ->> 'cause' = 'members' then jsonb_build_object(
+  'reason', i.reason,
+  'causes', (select jsonb_agg(case c ->> 'cause' when 'members' then c || jsonb_build_object('reason', i.reason) else c end)
+               from jsonb_array_elements(a.facts -> 'causes') as c)) else '{}' end
+
 -- name: own_plans
 -- The outbox is empty for months and then holds a hundred thousand rows: a plan made for the one is ruin for the other.
 -- A plan of its own for each execution looks at the table's size of that moment.
@@ -359,12 +367,14 @@ select id, kind, definition::text as definition, project_id from channels where 
 
 -- name: remind
 -- Reminders of open incidents, by the definition of this moment: nobody has acknowledged it, its monitor is neither
--- paused nor snoozed nor under maintenance ($2) and still has that channel, and the last word to it was delivered that long ago. A reminder repeats
--- the facts of that last word; `round` puts it behind it and before whatever the keeper decides next. Two couriers meet
--- at alerts_once. monitors_reminded keeps a million monitors without reminders out of it.
+-- paused nor snoozed nor under maintenance ($2) and still has that channel, and the last word to it was delivered that
+-- long ago. A reminder repeats the facts of that last word, a fleet's as they are now; `round` puts it behind it and
+-- before whatever the keeper decides next. Two couriers meet at alerts_once. monitors_reminded keeps a million monitors
+-- without reminders out of it.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts)
 select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round + 1, 'reminder',
-       a.facts || jsonb_build_object('kind', 'reminder', 'decided_at',
+       -- include: as_it_stands
+       || jsonb_build_object('kind', 'reminder', 'decided_at',
          to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
   from monitors m
   join incidents i on i.monitor_id = m.id and i.resolved_at is null and i.acknowledged_at is null
@@ -402,9 +412,11 @@ select project_id, definition from windows
 
 -- name: firing
 -- What an Alertmanager should hold: every open incident that this channel ($1) was told of, by its last word. What was
--- never tried (the present attempt aside) is not repeated: should its incident resolve first, nobody would say so. In pages of $3 by monitor,
--- after $2.
-select i.monitor_id, a.id, a.incident, a.kind, a.facts,
+-- never tried (the present attempt aside) is not repeated: should its incident resolve first, nobody would say so. In
+-- pages of $3 by monitor, after $2.
+select i.monitor_id, a.id, a.incident, a.kind,
+       -- include: as_it_stands
+       as facts,
        -- include: secrets
   from incidents i
  cross join lateral (
