@@ -24,9 +24,12 @@ from server.store.keeping import WriterSeen
 from server.store.lease import Held
 from server.store.outbox import Outcome
 from server.store.pool import database_trouble
+from tests.simulation.faults import Faults
 from tests.simulation.outcome import Mutant, outcome, story
 
-MUTANT_SEEDS = 60  # in so many worlds every one of the bugs below is to be found
+# In so many worlds every one of the bugs below is to be found, wherever the draws of a seed lead after the next change:
+# each shows in one world of six at least.
+MUTANT_SEEDS = 60
 PROGRESS_SEEDS = 500
 
 
@@ -107,6 +110,8 @@ class _Without:
 
 
 def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
+    # Seen only where a process ends between the two: in one world of twelve with all faults, in one of six with these.
+    patch.setattr(Faults, "kinds", ("crash",))
     write = decisions._write
 
     async def in_two(connection: Any, held: Held, part: Sequence[Decision], *rest: Any) -> None:
@@ -118,6 +123,10 @@ def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
+    # A keeper that is cut off or frozen distrusts itself in time; only the database's clock, set forward, ends a lease
+    # under the hands of one who writes. One world of a hundred with all faults shows it, one of four with these.
+    patch.setattr(Faults, "kinds", ("set_clock",))
+
     @asynccontextmanager
     async def held_by(connection: Any, held: Held) -> AsyncIterator[None]:
         with database_trouble():

@@ -1,7 +1,7 @@
 """What goes wrong in a world, one thing every second or two, at any step of what runs then."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.engine.ping import SECOND
@@ -23,15 +23,15 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """`happened` says what, for whoever looks for the cause of a failure."""
+    """`happened` says what, for whoever looks for the cause of a failure. `kinds` are drawn from, each as often."""
+
+    kinds: Sequence[str] = (
+        "crash", "crash", "freeze", "freeze", "cut", "lose", "lose", "slow", "restart_database", "restart", "set_clock",
+    )  # fmt: skip
 
     def __init__(self, world: "World") -> None:
         self.happened: list[Fault] = []
         self._world, self._rng = world, world.rng
-        self._kinds: list[Callable[[Node], Awaitable[None]]] = [
-            self._crash, self._crash, self._freeze, self._freeze, self._cut, self._lose, self._lose,
-            self._slow, self._restart_database, self._restart, self._set_clock,
-        ]  # fmt: skip
 
     async def strike(self) -> None:
         """Until the clients have ended."""
@@ -41,11 +41,10 @@ class Faults:
             node = rng.choice(list(world.nodes.values()))
             if world.ended or node.process.dead or node.stopping:
                 continue
-            kind = rng.choice(self._kinds)
-            everywhere = kind in (self._restart_database, self._set_clock)
-            what = kind.__name__.strip("_")
-            self.happened.append(Fault(world.loop.time(), what, None if everywhere else node.name))
-            world.loop.create_task(kind(node))  # type: ignore[arg-type]
+            kind = rng.choice(self.kinds)
+            everywhere = kind in ("restart_database", "set_clock")
+            self.happened.append(Fault(world.loop.time(), kind, None if everywhere else node.name))
+            world.loop.create_task(getattr(self, f"_{kind}")(node))
 
     @property
     def story(self) -> list[str]:
