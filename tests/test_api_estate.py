@@ -81,6 +81,22 @@ async def test_pruning_deletes_what_is_not_listed_in_the_named_projects_only(api
     assert [c["slug"] for c in (await api("GET", "/channels?project=shop")).body["items"]] == ["log"]
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_key_of_one_project_prunes_no_other(api: Api, dry_run: bool) -> None:
+    """A file without items names a project all the same."""
+    await api("PUT", "/projects/shop", {})
+    await api("PUT", "/monitors/mine?project=shop", {})
+    await api("PUT", "/monitors/theirs", {})
+    key = (await api("POST", "/keys", {"name": "shop", "role": "admin", "project": "shop"})).body["key"]
+    empty = {"monitors": [], "channels": [], "windows": [], "prune": True, "dry_run": dry_run}
+    refused = await api("POST", "/apply", {**empty, "project": "default"}, key=key)
+    assert refused.status == 422 and [error["field"] for error in refused.body["errors"]] == ["project"]
+    assert "theirs" not in str(refused.body)
+    own = await api("POST", "/apply", empty, key=key)
+    assert [each["slug"] for each in own.body["changes"]] == ["mine"]
+    assert (await api("GET", "/monitors/theirs")).status == 200
+
+
 async def test_a_wrong_item_refuses_the_whole_and_is_named(api: Api) -> None:
     answer = await api(
         "POST",

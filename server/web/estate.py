@@ -151,6 +151,8 @@ async def _read(body: ApplyBody, only_project: str | None) -> _Read:
             if (slug or body.project) != only_project
         ]
         problems += [Problem(path, "this key may not change projects") for path, _ in read.projects]
+        if body.project != only_project:  # even where no item is in it: pruning goes by it too
+            problems.append(Problem("project", f"this key is for the project {only_project} only"))
     if problems:
         raise DefinitionError(problems[:PROBLEMS_MAX])
     return read
