@@ -261,6 +261,16 @@ def test_a_template_is_filled_and_escaped_for_what_it_is() -> None:
     assert fill("{{ title }}|{{tags}}|{{causes.0.reason}}|{{run}}", values, as_text) == 'a "b"\n|x, y|late|'
     assert fill("{{link|url}} {{title|raw}}", values, as_json) == 'a%20b%26c a "b"\n'
     assert fill("{{causes.9.reason}}{{title.x}}{{run|json}}", values, as_text) == "null"
+    assert fill("{{ causes." + "9" * 5_000 + " }}", values, as_text) == "", "more digits than Python reads"
+
+
+@pytest.mark.parametrize("piece", [" ", "{{ ", "{{\n", "{{title | ", "{{a.a.a"])
+def test_no_template_can_make_it_slow(piece: str) -> None:
+    text = ("{{" + piece * 20_000)[:20_000]
+    began = time.process_time()
+    assert check_template(text, escape_for("text/plain")) == text
+    assert fill(text, {}, escape_for("text/plain")) == text
+    assert time.process_time() - began < 0.5
 
 
 def test_a_jobs_words_are_nothing_but_words_in_any_body() -> None:
