@@ -1,0 +1,77 @@
+"""What a body costs the loop that everybody shares: no few kilobytes that nobody vouches for may hold it for long."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from server.ingest import native, sentry, snitch
+from server.ingest.bulk import LINES_AT_ONCE, Bulk, Tally
+from server.ingest.envelope import ENVELOPE_BYTES_MAX
+from server.ingest.lines import BadBody, Lines
+from server.ingest.reading import Request
+from server.settings import Settings
+from tests.door_scene import serving
+
+HELD_S_MAX = 0.1  # of processor time, some ten times what it takes here
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+def held_s(read: Callable[[], object]) -> float:
+    """The least of three, because other processes disturb the caches."""
+
+    def once() -> float:
+        began_s = time.process_time()
+        read()
+        return time.process_time() - began_s
+
+    return min(once() for _ in range(3))
+
+
+def post(path: str, body: bytes) -> Request:
+    return Request("POST", path, "", FORM, body)
+
+
+def test_an_envelope_of_nothing_but_newlines_is_stepped_over_at_once() -> None:
+    envelope = post("/api/1/envelope/", b"{}\n" + b"\n" * (ENVELOPE_BYTES_MAX - 3))
+    assert held_s(lambda: sentry.read(envelope)) < HELD_S_MAX
+
+
+def test_a_form_of_too_many_fields_is_not_read() -> None:
+    fields = post("/api/v1/heartbeat/key", b"run=1&" * 22 + b"run=" + b"&a%20=b" * 140_000)
+    assert held_s(lambda: native.read(fields)) < HELD_S_MAX
+    several = native.read(post("/api/v1/heartbeat/key", b"status=fail&run=1&run=2&message=m"))
+    assert several == native.read(Request("GET", "/api/v1/heartbeat/key", "status=fail&run=2&message=m", {}, b""))
+    assert held_s(lambda: snitch.read(post("/c2354d53d2", b"m=x&" + b"a%20&" * 190_000))) < HELD_S_MAX
+
+
+def test_blank_lines_are_not_worth_an_exception() -> None:
+    def read() -> None:
+        lines = Lines()
+        assert list(lines.feed(b"{}\n")) == [{}]
+        for _ in range(5):
+            assert not list(lines.feed(b"\n" * 65_536))
+
+    assert held_s(read) < HELD_S_MAX
+
+
+@pytest.mark.asyncio
+async def test_many_short_lines_give_others_their_turn(database_url: str) -> None:
+    turns = 0
+
+    async def wait_for_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with serving(database_url) as served:
+        doors = served.doors
+        bulk = Bulk(Settings(), served.metrics, doors._intake, served.writer.backlog, doors._sources)
+        other = asyncio.create_task(wait_for_turns())
+        tally = Tally(None)
+        await bulk._take_values([BadBody("not JSON")] * (10 * LINES_AT_ONCE), tally)
+        other.cancel()
+    assert tally.refused == 10 * LINES_AT_ONCE
+    assert turns >= 9
