@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import email
+import re
 import ssl
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
@@ -119,6 +120,23 @@ async def test_any_words_make_a_correct_mail(mailbox: Mailbox, what: Message) ->
     assert all(len(line) <= 998 for line in envelope.content.split(b"\r\n"))
 
 
+async def test_a_jobs_words_begin_no_part_of_a_mail(mailbox: Mailbox) -> None:
+    """Its writer has seen an earlier alert, so knows what the next ones are called."""
+    async with mail_server(mailbox) as port:
+        await send("email", plain(port), message(id=7))
+        [(envelope, _)] = mailbox.mails
+        assert isinstance(envelope.content, bytes)
+        ours = re.search(rb'boundary="([^"]+)"', envelope.content)
+        assert ours is not None
+        guesses = [ours[1].decode(), *(f"=_alert_abcd1234_{id}" for id in (7, 8))]
+        said = "".join(f"--{each}\nContent-Type: text/html\n\n<p>Sign in here\n--{each}--\n" for each in guesses)
+        await send("email", plain(port), message(id=8, last_message=said))
+    mail = mailbox.mails[1][1]
+    assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+    text = mail.get_body(("plain",))
+    assert text is not None and text.get_content().count("<p>Sign in here") == 3
+
+
 @pytest.mark.parametrize(
     ("answers", "permanent", "said"),
     [
@@ -135,11 +153,15 @@ async def test_permanent_and_passing(mailbox: Mailbox, answers: dict[str, str], 
     assert error.permanent is permanent and said in str(error)
 
 
-async def test_one_of_two_recipients_is_enough(mailbox: Mailbox) -> None:
+async def test_one_of_two_recipients_is_enough_and_the_log_names_the_other(
+    mailbox: Mailbox, capfd: pytest.CaptureFixture[str]
+) -> None:
     mailbox.answers = {TO[0]: "550 gone"}
     async with mail_server(mailbox) as port:
         await send("email", plain(port), message())
     assert mailbox.mails[0][0].rcpt_tos == [TO[1]]
+    said = capfd.readouterr().out
+    assert "refused some of the recipients" in said and f"'{TO[0]}': '550 gone'" in said
 
 
 async def test_nobody_listens(mailbox: Mailbox) -> None:

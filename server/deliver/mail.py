@@ -11,10 +11,13 @@ from typing import Literal
 from urllib.parse import parse_qs, unquote
 
 import aiosmtplib
+import structlog
 from yarl import URL
 
 from server.deliver.delivery import DeliveryError, MailServer
 from server.errors import SettingsError
+
+log = structlog.get_logger("courier")
 
 
 def check_address(value: str) -> str:
@@ -85,7 +88,10 @@ async def hand_in(
     )
     try:
         await client.connect()
-        await client.sendmail(sender, recipients, content)
+        refused_some, _ = await client.sendmail(sender, recipients, content)
+        if refused_some:  # the mail has arrived, and yet somebody will never hear of it
+            said = {address: f"{code} {text}"[:200] for address, (code, text) in refused_some.items()}
+            log.warning("a mail server refused some of the recipients", host=server.host, refused=said)
     except aiosmtplib.SMTPRecipientsRefused as error:
         refused = error.recipients
         raise DeliveryError(
