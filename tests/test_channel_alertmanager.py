@@ -138,6 +138,17 @@ async def test_what_was_never_tried_is_not_repeated(world: Scene) -> None:
             assert bool(await outbox.firing(channel, 0, 10)) is repeated, changes
 
 
+async def test_however_many_have_just_resolved_each_is_repeated(world: Scene) -> None:
+    async with Receiver() as receiver:
+        channel = await world.channel("am", "alertmanager", urls=[receiver.url])
+        await world.alerts(channel, 500, kind="resolved")
+        await world.pool.execute("update alerts set state = 'delivered', settled_at = now()")
+        async with world.courier():
+            requests = await receiver.wait_count(3)
+        repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
+        assert repeated == {f"job-{n}" for n in range(1, 501)}
+
+
 async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertmanager]) -> None:
     one, _ = peers
     channel = await world.channel("am", "alertmanager", urls=[one.url])
@@ -145,6 +156,21 @@ async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertma
     async with world.courier():
         assert await world.settled(30) == {"delivered": 1_200}
         assert len(await one.alerts()) == 1_200
+
+
+async def test_an_incident_that_follows_another_at_once_is_not_ended_by_its_end(
+    world: Scene, peers: list[RealAlertmanager]
+) -> None:
+    one, _ = peers
+    channel = await world.channel("am", "alertmanager", urls=[one.url])
+    await world.alert(channel, 1, state="delivered", attempts=1)
+    await world.alert(channel, 1, kind="resolved")
+    await world.alert(channel, 1, incident=2, facts={"opened_at": "2026-11-24T05:00:00Z"})
+    await world.alerts(channel, 5, first=2)
+    async with world.courier():
+        assert await world.settled() == {"delivered": 8}
+    assert await world.pool.fetchval("select alerts from digests") == 7
+    assert [alert["labels"]["monitor"] for alert in await one.alerts()] == [f"job-{n}" for n in range(1, 7)]
 
 
 async def test_one_peer_is_enough_and_none_is_a_failure() -> None:

@@ -129,8 +129,10 @@ class Repeats(Service):
         while page := await self._outbox.firing(id, after, FIRING_PAGE):
             await self._post(id, channel, page, scribe)
             after = page[-1].monitor_id or 0
-        if page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, FIRING_PAGE):
+        after = 0
+        while page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, after, FIRING_PAGE):
             await self._post(id, channel, page, scribe)
+            after = page[-1].id
 
     async def _post(self, id: int, channel: Alertmanager, page: list[Member], scribe: Scribe) -> None:
         """One page to every peer at once."""

@@ -273,9 +273,9 @@ class Outbox:
         """Open incidents as one channel knows them, by monitor, behind the monitor `after`."""
         return [_member(row) for row in await self._planned("firing", lane, after, most)]
 
-    async def just_resolved(self, lane: int, within_s: float, most: int) -> list[Member]:
-        """Resolutions that one channel was told of within so many seconds."""
-        return [_member(row) for row in await self._planned("just_resolved", lane, within_s, most)]
+    async def just_resolved(self, lane: int, within_s: float, after: int, most: int) -> list[Member]:
+        """Resolutions that one channel was told of within so many seconds, by id, behind the alert `after`."""
+        return [_member(row) for row in await self._planned("just_resolved", lane, within_s, after, most)]
 
     async def depth(self) -> tuple[int, float | None]:
         """How many alerts are unsettled, and when the oldest of them was made, in Unix seconds of the database."""

@@ -3,7 +3,7 @@
 Source: prometheus/alertmanager docs/alerts_api.md and docs/high_availability.md, api/v2/openapi.yaml: POST
 /api/v2/alerts with `[{labels, annotations, startsAt, endsAt, generatorURL}]`; the labels are the identity. An
 Alertmanager keeps no alert beyond its `endsAt`, so a sender repeats firing alerts, and resolved ones for five minutes,
-and sends to every peer, not to a balancer in front of them. server/deliver/firing.py does the repeating.
+and sends to every peer, not to a balancer in front of them. server/deliver/repeats.py does the repeating.
 """
 
 import base64
@@ -42,7 +42,10 @@ class Alertmanager(Channel):
     token: Annotated[str, Field(max_length=2_000, pattern=r"^[\x21-\x7e]+$")] | None = None
 
     def compose(self, message: Message) -> bytes:
-        return self.encode([self.alert(each) for each in message.members or (message,)])
+        # Two incidents of a monitor have one identity there, and the last word wins: the end of the earlier one must
+        # not come behind the beginning of the later one, as it does in a digest, where trouble stands first.
+        members = sorted(message.members, key=lambda each: each.facts.get("incident") or 0)
+        return self.encode([self.alert(each) for each in members or (message,)])
 
     def encode(self, alerts: list[dict[str, Any]]) -> bytes:
         """The body of a request."""

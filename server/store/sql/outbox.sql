@@ -432,15 +432,17 @@ select i.monitor_id, a.id, a.incident, a.kind,
 
 -- name: just_resolved
 -- What an Alertmanager was told the end of within the last $2 seconds, to be told again: one of its peers may have been
--- away. Found by the alerts' settling, because incidents have no index for it and need none.
+-- away. Found by the alerts' settling, because incidents have no index for it and need none. In pages of $4 by id, after
+-- $3: of a monitor's incidents the later has the higher one.
 select a.monitor_id, a.id, a.incident, a.kind, a.facts,
        -- include: secrets
   from alerts a
  where a.settled_at > now() - $2::float8 * interval '1 second'
    and a.lane = $1 and a.kind = 'resolved' and a.state = 'delivered'
+   and a.id > $3
    and not exists (select from incidents i where i.monitor_id = a.monitor_id and i.resolved_at is null)
- order by a.monitor_id, a.id
- limit $3
+ order by a.id
+ limit $4
 
 -- name: depth
 -- How much waits, and since when. Over the partial index of what is pending.
