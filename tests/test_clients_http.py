@@ -142,7 +142,11 @@ async def test_a_monitor_that_takes_only_post_and_one_that_reads_words(server: S
     for text in ("all done", "done, but ERROR"):
         assert await curl("-d", text, f"{server.url}/ping/{words}/start") == (200, "OK")
     assert [signal for (signal,) in await said(server, "strict")] == ["log", "success"]
-    assert [signal for (signal,) in await said(server, "words")] == ["success", "fail"]
+    # The word that matters stands where the message is cut.
+    long = b"done " * 600 + b"ERROR" + b" done" * 6_000
+    assert await curl("--data-binary", "@-", f"{server.url}/ping/{words}", stdin=long) == (200, "OK")
+    assert await curl("--data-binary", "@-", f"{server.url}/api/v1/heartbeat/{words}/0", stdin=long) == (200, "OK")
+    assert [signal for (signal,) in await said(server, "words")] == ["success", "fail", "fail", "fail"]
 
 
 _RUNITOR = """

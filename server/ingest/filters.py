@@ -2,26 +2,28 @@
 
 Healthchecks has both (hc/api/views.py `ping`, 29b5ec25): a check that takes only POST ignores other methods, so that a
 link preview that opens the address is no sign of life; and words in the body decide over what the address says, in this
-order: failure, success, start, then the default. What is ignored is stored as `log`.
+order: failure, success, start, then the default. What is ignored is stored as `log`. The words are looked for in all
+that was sent: the one that tells of the failure may stand where a long message is cut.
 """
 
 from server.engine.monitor import Keywords
 from server.engine.ping import Ping, Signal
+from server.ingest.message import is_cut
 from server.roster import Rules
 
 
-def filtered(ping: Ping, method: str, rules: Rules) -> Ping:
-    """The ping as a monitor with these rules takes it."""
+def filtered(ping: Ping, method: str, rules: Rules, body: bytes = b"") -> Ping:
+    """The ping as a monitor with these rules takes it; `body` is where its message came from, if from a body."""
     if rules.post_only and method != "POST":
         return ping._replace(signal="log")
     if rules.keywords is None:
         return ping
-    signal = _by_words(ping, rules.keywords)
+    text = ping.message or ""
+    signal = _by_words(ping, body.decode("utf-8", "replace") if body and is_cut(text) else text, rules.keywords)
     return ping if signal == ping.signal else ping._replace(signal=signal)
 
 
-def _by_words(ping: Ping, keywords: Keywords) -> Signal:
-    text = ping.message or ""
+def _by_words(ping: Ping, text: str, keywords: Keywords) -> Signal:
     by_signal: tuple[tuple[Signal, tuple[str, ...]], ...] = (
         ("fail", keywords.fail),
         ("success", keywords.success),

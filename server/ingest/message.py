@@ -10,6 +10,7 @@ from server.engine.ping import MESSAGE_HEAD_BYTES, MESSAGE_TAIL_BYTES
 WHOLE_BYTES_MAX = MESSAGE_HEAD_BYTES + MESSAGE_TAIL_BYTES  # kept as it is up to here; what Ping-Body-Limit announces
 STORED_BYTES_MAX = 10_240  # both ends and the mark between them
 _CHARACTER_BYTES_MAX = 4
+_CUT = "\n[… cut here: the whole had "
 
 
 def stored_message(body: bytes) -> str | None:
@@ -27,6 +28,11 @@ def stored_text(text: str) -> str | None:
     if len(text) <= WHOLE_BYTES_MAX and text.isascii() and "\0" not in text:
         return text or None
     return stored_message(text.encode("utf-8", "replace"))
+
+
+def is_cut(message: str) -> bool:
+    """Whether this stored message is only both ends of what was sent."""
+    return _CUT in message
 
 
 def _clean(body: bytes) -> str:
@@ -48,7 +54,7 @@ def _join(head: bytes, tail: bytes, sent_bytes: int) -> str:
     start = len(tail) - MESSAGE_TAIL_BYTES
     while _continues(tail[start]):
         start += 1
-    return f"{head[:end].decode()}\n[… cut here: the whole had {sent_bytes} bytes …]\n{tail[start:].decode()}"
+    return f"{head[:end].decode()}{_CUT}{sent_bytes} bytes …]\n{tail[start:].decode()}"
 
 
 def _continues(byte: int) -> bool:

@@ -50,13 +50,13 @@ class Intake(Service):
         if isinstance(readings, Reading):
             bound = self._find(readings.address)
             if bound is not None and not _declares(readings.address):
-                self._append(bound, readings, request.method, source, waiter)
+                self._append(bound, readings, request.method, source, waiter, request.body)
                 return
             readings = [readings]
         if not readings:
             waiter.settle(OK)
             return
-        self.errand(self._take_slowly(readings, request.method, source, waiter), "take")
+        self.errand(self._take_slowly(readings, request.method, source, waiter, request.body), "take")
 
     def take_plain(
         self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
@@ -92,7 +92,7 @@ class Intake(Service):
             bound = self._find(address)
         return bound
 
-    def prepared(self, bound: Bound, ping: Ping, named: bool, method: str) -> Ping:
+    def prepared(self, bound: Bound, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
         """The ping as this key and this monitor take it; `named`: its client said the signal."""
         monitor_id, _, signal, stage = bound
         if signal is None and stage is None and not self._roster.rules:
@@ -102,7 +102,7 @@ class Intake(Service):
         if stage is not None and ping.stage is None:
             ping = ping._replace(stage=stage)
         rules = self._roster.rules.get(monitor_id)
-        return ping if rules is None else filtered(ping, method, rules)
+        return ping if rules is None else filtered(ping, method, rules, body)
 
     def over_budget(self, address: Key | Slug, bound: Bound, ping: Ping) -> Outcome | None:
         """What to answer where this key has pinged too often; None: it may, and one more is counted."""
@@ -118,8 +118,10 @@ class Intake(Service):
             return self._roster.find(address.key)
         return self._roster.find_slug(address.ping_key, address.slug, address.sent)
 
-    def _append(self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter) -> None:
-        ping = self.prepared(bound, reading.ping, reading.named, method)
+    def _append(
+        self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
+    ) -> None:
+        ping = self.prepared(bound, reading.ping, reading.named, method, body)
         if self._budget is not None and (over := self.over_budget(reading.address, bound, ping)) is not None:
             waiter.settle(over)
             return
@@ -128,7 +130,9 @@ class Intake(Service):
         except Unavailable:
             waiter.settle(unavailable())
 
-    async def _take_slowly(self, readings: list[Reading], method: str, source: bytes | None, waiter: Waiter) -> None:
+    async def _take_slowly(
+        self, readings: list[Reading], method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
+    ) -> None:
         several = _Several(waiter, len(readings))
         left = len(readings)
         try:
@@ -137,7 +141,7 @@ class Intake(Service):
                 if bound is None:
                     several.settle(outcome)
                 else:
-                    self._append(bound, reading, method, source, _Committed(several, outcome))
+                    self._append(bound, reading, method, source, _Committed(several, outcome), body)
                 left -= 1
         except Exception as error:
             if not isinstance(error, OffbeatError):
