@@ -112,18 +112,23 @@ async def test_what_is_repeated_of_a_fleet_is_how_it_stands_now(world: Scene) ->
         '(1, 1, \'move\', \'{"monitors": ["job-*"], "start": "2020-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z"}\')',
     ],
 )
-async def test_no_reminder_where_there_should_be_none(world: Scene, receiver: Receiver, quiet: str) -> None:
-    channel = await world.channel("hook", "webhook", url=receiver.url)
-    await world.pool.execute(
-        "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "
-        "values (1, 1, 1, 'job-1', 'Job 1', '{\"remind_every\": \"1s\"}')"
-    )
-    await world.incidents(1)
-    await world.alert(channel, state="delivered")
-    await world.pool.execute("update alerts set settled_at = now() - interval '1 hour'")
+async def test_no_reminder_where_there_should_be_none(world: Scene, quiet: str) -> None:
+    await _to_be_reminded(world)
     await world.pool.execute(quiet)
-    async with world.courier(start=False) as courier:
-        assert await courier.outbox.remind(10, to_micros(datetime.now(UTC))) == 0
+    assert await Outbox(world.pool, "here", "node").remind(10, to_micros(datetime.now(UTC))) == 0
+
+
+async def test_no_reminder_of_what_is_being_resolved_just_now(world: Scene) -> None:
+    """Else it might follow a resolve that went out meanwhile, and open an incident that nobody ends."""
+    await _to_be_reminded(world)
+    outbox = Outbox(world.pool, "here", "node")
+    async with world.pool.acquire() as keeper:
+        deciding = keeper.transaction()
+        await deciding.start()
+        await keeper.execute("update incidents set resolved_at = now()")
+        assert await outbox.remind(10, to_micros(datetime.now(UTC))) == 0
+        await deciding.rollback()
+    assert await outbox.remind(10, to_micros(datetime.now(UTC))) == 1
 
 
 async def test_every_way_in_which_a_length_is_stored_is_one_to_postgres(world: Scene) -> None:
@@ -143,6 +148,18 @@ async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: S
     async with world.courier(start=False) as courier:
         assert await courier.outbox.sweep(30, 100) == 1
         assert await world.pool.fetchval("select incident from alerts") == 2
+
+
+async def _to_be_reminded(world: Scene) -> None:
+    """An open incident whose last word was delivered long ago."""
+    channel = await world.channel("hook", "webhook", url="http://127.0.0.1:9")
+    await world.pool.execute(
+        "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "
+        "values (1, 1, 1, 'job-1', 'Job 1', '{\"remind_every\": \"1s\"}')"
+    )
+    await world.incidents(1)
+    await world.alert(channel, state="delivered")
+    await world.pool.execute("update alerts set settled_at = now() - interval '1 hour'")
 
 
 async def _held(world: Scene) -> bool:

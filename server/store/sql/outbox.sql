@@ -370,7 +370,8 @@ select id, kind, definition::text as definition, project_id from channels where 
 -- paused nor snoozed nor under maintenance ($2) and still has that channel, and the last word to it was delivered that
 -- long ago. A reminder repeats the facts of that last word, a fleet's as they are now; `round` puts it behind it and
 -- before whatever the keeper decides next. Two couriers meet at alerts_once. monitors_reminded keeps a million monitors
--- without reminders out of it.
+-- without reminders out of it. Incidents that are being decided just now are left to the next round, and the others
+-- stand still until the reminder is there: else it could come behind a resolve that went out meanwhile.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts)
 select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round + 1, 'reminder',
        -- include: as_it_stands
@@ -396,6 +397,7 @@ select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round 
             else c.is_default end
  order by a.id
  limit $1
+   for share of i skip locked
 on conflict do nothing
 returning lane
 
