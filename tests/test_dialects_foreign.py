@@ -66,6 +66,7 @@ def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer
         (f"/p/{PING_KEY}/nightly", cronitor),
         ("/api/push/token", uptime_kuma),
         ("/api/v1/endpoints/core_db/external", gatus),
+        ("/api/v1/endpoints/core_db/external/", gatus),
         ("/api/1/envelope/", sentry),
         ("/api/42/store/", sentry),
         (f"/api/1/cron/nightly/{PING_KEY}/", sentry),
@@ -231,6 +232,9 @@ def test_gatus() -> None:
     )
     assert one(f"{url}?success=false&error=no+route", "POST", authorization=BEARER).ping == Ping(
         "fail", message="no route", dialect="gatus"
+    )
+    assert one(f"{url}/?success=true", "POST", authorization=BEARER) == one(
+        f"{url}?success=true", "POST", authorization=BEARER
     )
     assert one("/api/v1/endpoints/_db/external?success=true", "POST", authorization=BEARER).address == Slug(
         PING_KEY, "db", sent="_db"

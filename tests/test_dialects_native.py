@@ -117,6 +117,21 @@ def test_output_that_looks_like_parameters_is_a_message_only_where_the_path_name
     assert refusal("", output, FORM)
 
 
+@pytest.mark.parametrize("kind", ["", FORM, JSON, "application/json; charset=utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_parameters_in_a_file_that_windows_wrote(encoding: str, kind: str) -> None:
+    assert ping("", '{"status": "fail", "message": "Größe"}\r\n'.encode(encoding), kind) == Ping(
+        "fail", message="Größe"
+    )
+    assert ping("/0", "3 files".encode(encoding)).message == "3 files"
+    assert ping("", "status=start&run=7\r\n".encode(encoding), FORM) == Ping("start", run="7")
+
+
+def test_json_without_a_parameter_is_the_message() -> None:
+    assert ping("/fail", b'{"error": "disk full"}', JSON) == Ping("fail", message='{"error": "disk full"}')
+    assert ping("", b"{}", JSON) is PLAIN["success"]
+
+
 def test_a_parameter_outranks_a_raw_body() -> None:
     assert ping("?message=short", "long output").message == "short"
 

@@ -172,7 +172,10 @@ def test_the_cron_address() -> None:
     assert cron(url) == (400, "missing field `status`")
     assert cron(f"{url}?status=ok&check_in_id=7") == (400, "check_in_id is not a UUID")
     assert cron(url, b"{", "POST", content_type="application/json") == (400, "check-in is not JSON")
-    assert cron(f"{url}?status=ok", method="PUT")[0] == 405
+    assert cron(f"{url}?status=ok", method="HEAD") == cron(f"{url}?status=ok")
+    refused = cron(f"{url}?status=ok", method="PUT")
+    assert refused[0] == 405
+    assert ("Allow", "GET, HEAD, POST") in sentry.answer(refused, Request("PUT", url, "", {}, b"")).headers
     assert cron("/api/1/cron/nightly/?status=ok")[0] == 401
     done = sentry.answer(Outcome("created"), Request("GET", url, "", {}, b""))
     assert (done.status, done.body) == (202, b"")

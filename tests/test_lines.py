@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
@@ -44,6 +45,12 @@ def test_however_it_is_cut(values, style, places):
     assert read(cut(body, places)) == values
     assert read([b" \n" + body + b"\n "]) == values
     assert read([body[place : place + 1] for place in range(len(body))]) == values
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1}\r\n{"a": 2}', b'[{"a": 1}, {"a": 2}]', b' \n{"a": 1}\n\n{"a": 2}\n'])
+def test_a_byte_order_mark_is_no_part_of_the_first_value(body):
+    body = BOM_UTF8 + body
+    assert read([body]) == read([body[place : place + 1] for place in range(len(body))]) == [{"a": 1}, {"a": 2}]
 
 
 @given(VALUES, STYLES, st.integers(1, 40))

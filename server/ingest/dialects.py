@@ -34,7 +34,7 @@ def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:
         return uptime_kuma
     if path.startswith(cronitor.PREFIX):
         return cronitor
-    if path.startswith(gatus.PREFIX) and path.endswith(gatus.SUFFIX):
+    if path.startswith(gatus.PREFIX) and path.removesuffix("/").endswith(gatus.SUFFIX):
         return gatus
     if path.startswith("/api/") and sentry.speaks(path):
         return sentry

@@ -36,7 +36,7 @@ _parts = re.compile(_PART, re.ASCII).findall
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX, ending in SUFFIX, describes."""
-    key = request.path[len(PREFIX) :].removesuffix(SUFFIX)
+    key = request.path[len(PREFIX) :].removesuffix("/").removesuffix(SUFFIX)
     if not key or "/" in key:
         return Refusal(404, _UNKNOWN)
     if request.method != "POST":

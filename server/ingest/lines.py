@@ -6,6 +6,7 @@ another value it could not.
 """
 
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 import orjson
@@ -60,7 +61,10 @@ class Lines:
         """The values that are whole now. Raises BadBody where no further value can be found."""
         data = self._rest + piece
         if self._array is None:
-            data = data.lstrip(_SPACE)
+            if BOM_UTF8.startswith(data):  # the byte order mark of a file from Windows, or the beginning of one
+                self._rest = data
+                return iter(())
+            data = data.removeprefix(BOM_UTF8).lstrip(_SPACE)
             if not data:
                 self._rest = b""
                 return iter(())

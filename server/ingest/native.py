@@ -8,7 +8,8 @@ A body is read like this:
 - an undeclared JSON object with one of our names: parameters too, as `curl -d '{"status": "fail"}'` declares a form;
 - a form: parameters, but only when every name in it is one of ours. `curl -d "$output"` declares every body a form, and
   Better Stack's documented `curl -d "$output" …/{token}/$?` sends the output of a job that way;
-- anything else is the message.
+- anything else is the message, and so is a JSON object with none of our names.
+A byte order mark is no part of it, and after that of UTF-16 it is read as UTF-16: Windows writes such files.
 A body that nobody declared as JSON and whose parameters do not fit is the message where the path has already named the
 signal: then it is some job's output. Where the path has not, it is refused with 400, since a misspelt status would
 otherwise count as success. For the same reason multipart forms, which are not read, are refused there.
@@ -19,6 +20,7 @@ This is also the form of Better Stack's heartbeats (betterstack.com/docs/uptime/
 be, is not documented; we answer 404 and cut.
 """
 
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from typing import Any, Final
 
 import orjson
@@ -88,6 +90,7 @@ def _reading(
 def _with_body(
     address: Key, fields: dict[str, Any], signal: Signal | None, exit_code: int | None, content_type: str, body: bytes
 ) -> Reading | Refusal:
+    body = _without_mark(body)
     webhook = alertmanager.read_webhook(body)
     if webhook is not None:
         reading = _reading(address, fields, signal, exit_code, webhook.message)
@@ -113,7 +116,9 @@ def _parameters(kind: str, declared: bool, body: bytes) -> dict[str, Any] | Refu
             sent = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             return Refusal(400, f"the body is not JSON: {error}")
-        return sent if isinstance(sent, dict) else Refusal(400, "the body must be a JSON object of parameters")
+        if not isinstance(sent, dict):
+            return Refusal(400, "the body must be a JSON object of parameters")
+        return sent if not sent or not FIELD_NAMES.isdisjoint(sent) else None
     if body.lstrip()[:1] == b"{":
         try:
             sent = orjson.loads(body)
@@ -127,8 +132,15 @@ def _parameters(kind: str, declared: bool, body: bytes) -> dict[str, Any] | Refu
     return None
 
 
+def _without_mark(body: bytes) -> bytes:
+    """The body as UTF-8, where its byte order mark says what it is."""
+    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return body.decode("utf-16", "replace").encode("utf-8", "replace")
+    return body.removeprefix(BOM_UTF8)
+
+
 def _form(body: bytes) -> dict[str, Any] | Refusal | None:
-    text = body.decode("utf-8", "surrogateescape")
+    text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
     names = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
     if len(names) > FORM_FIELDS_MAX or not all(equals and name in FIELD_NAMES for name, equals, _ in names):
         return None

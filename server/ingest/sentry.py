@@ -6,7 +6,7 @@ getsentry/sentry, src/sentry/monitors/consumers/monitor_consumer.py. Envelopes: 
 
 - `POST /api/{number}/envelope/`: every check-in in it is a ping; all other items of an SDK (errors, traces, sessions,
   logs, …) are accepted and dropped, so that a whole SDK can be pointed here. `/api/{number}/store/` drops everything.
-- `GET|POST /api/{number}/cron/{slug}/{ping key}/` with the check-in in the query or as JSON.
+- `GET|HEAD|POST /api/{number}/cron/{slug}/{ping key}/` with the check-in in the query or as JSON.
 
 The ping key is the project's, in X-Sentry-Auth, Authorization, `sentry_key`, the path, or the envelope's `dsn`. The
 slug is the monitor's; every environment but production is a monitor of its own, `slug.environment`, made like `slug`
@@ -42,6 +42,7 @@ from server.ingest.slugs import slug_in, slug_of
 from server.ingest.urlencoded import decode, read_values
 
 name = "sentry"
+CRON_METHODS: Final = ("GET", "HEAD", "POST")  # as Relay's router, which answers HEAD wherever it answers GET
 CHECK_INS_MAX: Final = 100  # in one envelope
 CHECK_IN_BYTES_MAX: Final = 100_000
 
@@ -78,7 +79,8 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     if status == 200:
         return _ACCEPTED if "/cron/" in request.path else _OK
     detail = reason_of(outcome, "unknown key, or a monitor that nobody made: send a monitor_config")
-    headers = (("Allow", "POST"),) if status == 405 else waiting(outcome)
+    allowed = ", ".join(CRON_METHODS) if "/cron/" in request.path else "POST"
+    headers = (("Allow", allowed),) if status == 405 else waiting(outcome)
     return Answer(status, orjson.dumps({"detail": detail}), _JSON, (*_ANYWHERE, *headers))
 
 
@@ -106,8 +108,8 @@ def _read_envelope(request: Request) -> list[Reading] | Refusal:
 
 
 def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | Refusal:
-    if request.method not in ("GET", "POST"):
-        return Refusal(405, "use GET or POST")
+    if request.method not in CRON_METHODS:
+        return Refusal(405, "use GET, HEAD or POST")
     ping_key = _ping_key(request, None, path_key)
     if isinstance(ping_key, Refusal):
         return ping_key
