@@ -3,7 +3,7 @@
 One process plays one of three roles: it does everything, or with `--workers N` it is the main process, which judges and
 tells, or one of the N that take pings and show pages. What a role is made of is the order of the calls in `_start`; the
 stop is that order backwards: first nobody comes in any more, then what is pending is committed, then what was committed
-is judged and written, then the lease is given up.
+is judged and written, then the lease is given up. Where others wait to judge, the lease is the first thing to go.
 """
 
 import asyncio
@@ -64,6 +64,7 @@ from server.workers import Workers
 
 DATABASE_RETRY_S = 2.0
 CLOCK_EVERY_S = 2.0
+HANDOVER_S_MAX = 2.0  # of the right to judge, where others wait for it
 Role = Literal["all", "main", "worker"]
 
 log = structlog.get_logger("app")
@@ -117,10 +118,24 @@ class App(Service):
             self.stopping = True
             self.systemd.stopping()
             await self.cancel_tasks()
-            await self.stack.stop(self.settings.stop_timeout)
+            await self._stop()
         if cause is not None:
             log.error("stopped, because a part of the server has died", cause=cause)
         return 0 if cause is None else 1
+
+    async def _stop(self) -> None:
+        """`/readyz` says 503 from here on, so whoever routes to us can leave before the doors close."""
+        delay_s, bound_s = self.settings.stop_delay, self.settings.stop_timeout
+        self.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
+        if self.keeper is not None and self._others_wait():
+            # Else they would wait for the slowest of our clients: the doors and the writer have seconds for theirs.
+            # What is committed meanwhile, whoever judges next follows in the log.
+            await self.stack.stop_early(self.keeper, HANDOVER_S_MAX)
+        if self.role == "main":
+            bound_s += delay_s  # its workers take it
+        else:
+            await asyncio.sleep(delay_s)
+        await self.stack.stop(bound_s)
 
     def told(self) -> None:
         """Told to stop; told twice, to stop at once."""

@@ -94,15 +94,24 @@ class Stack:
         """Stop all, the last first. What does not stop in time is cancelled and named in the log."""
         deadline = monotonic() + bound_s
         for service in reversed(self.running):
-            try:
-                async with asyncio.timeout(max(0.1, deadline - monotonic())):
-                    await service.stop()
-            except TimeoutError:
-                log.warning("did not stop in time", service=service.name)
-                await service.cancel_tasks()
-            except Exception:
-                log.exception("failed to stop", service=service.name)
+            await self._stop(service, deadline - monotonic())
         self.running.clear()
+
+    async def stop_early(self, service: Service, bound_s: float) -> None:
+        """Stop one before its turn, if it was started."""
+        if service in self.running:
+            self.running.remove(service)
+            await self._stop(service, bound_s)
+
+    async def _stop(self, service: Service, bound_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.1, bound_s)):
+                await service.stop()
+        except TimeoutError:
+            log.warning("did not stop in time", service=service.name)
+            await service.cancel_tasks()
+        except Exception:
+            log.exception("failed to stop", service=service.name)
 
 
 async def forever(step: Callable[[], Awaitable[object]], every_s: float) -> None:

@@ -111,7 +111,10 @@ class Settings(BaseSettings):
         description="Of these, those of one address that is no trusted proxy; none: three quarters, 0: all.",
     )
     writer_silent_max: float = Field(3.0, gt=0, description="Seconds after which a silent writer is fenced.")
-    stop_timeout: float = Field(10.0, gt=0, description="Seconds for an orderly stop.")
+    stop_delay: float = Field(
+        0.0, ge=0, description="Seconds of taking pings with `/readyz` at 503 before a stop, so that balancers leave."
+    )
+    stop_timeout: float = Field(10.0, gt=0, description="Seconds for an orderly stop, after that.")
 
     @field_validator("trusted_proxies", "allow_destinations", mode="before")
     @classmethod

@@ -65,7 +65,7 @@ class Workers(Service):
                 process.terminate()
         for process in list(self._processes.values()):
             try:
-                async with asyncio.timeout(self.settings.stop_timeout):
+                async with asyncio.timeout(self.settings.stop_delay + self.settings.stop_timeout):
                     await process.wait()
             except TimeoutError:
                 log.warning("a worker did not stop in time", pid=process.pid)

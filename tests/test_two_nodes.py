@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -113,8 +114,9 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
         for node, other in ((a, b), (b, a)):
             before = await term(observer)
             await asyncio.sleep(1)
-            assert await node.stop() == 0
-            assert await taken_over_s(observer, before) < 2  # the writer of the one has stopped; the other judges
+            stopping = asyncio.ensure_future(node.stop())
+            assert await taken_over_s(observer, before) < 2
+            assert await stopping == 0
             await eventually(lambda other=other: judges(other))
             await node.start()
         await asyncio.sleep(4)
@@ -135,6 +137,29 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
         for node in (a, b):
             async with node.session.get("/metrics") as response:
                 assert "offbeat_self_check_mismatches_total 0.0" in await response.text() or not await judges(node)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
+async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_door_when_it_was_seen_not_ready(
+    database_url: str, observer: asyncpg.Connection, pooled: bool
+) -> None:
+    async with _two(database_url, pooled, "--stop-delay", "4") as (a, b):
+        keys = await monitors(a, every="1h")
+        assert await _ping(b, f"{keys[0]}/start?run=before") == 200
+        await eventually(lambda: _runs(observer, "before"))  # so a knows that there is another
+        _, slow = await asyncio.open_connection("127.0.0.1", a.port)  # for its sake the door is open to the last
+        slow.write(b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhal" % keys[0].encode())
+        before = await term(observer)
+        stopping = asyncio.ensure_future(a.stop())
+        assert await taken_over_s(observer, before) < 2
+        async with aiohttp.ClientSession(a.url) as newcomer, newcomer.get("/readyz") as response:
+            assert response.status == 503 and "[-] running: stopping" in await response.text()
+        assert await Client(0, [a.port], keys)._ping(a.port, f"{keys[0]}/start?run=after", b"") == 200
+        assert not stopping.done()
+        slow.close()
+        assert await stopping == 0
+        await eventually(lambda: _runs(observer, "after"))
+        assert not await observer.fetch("select reason from deaf")  # somebody was there all the time
 
 
 @pytest.mark.slow
@@ -176,11 +201,7 @@ async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when
 async def test_what_is_changed_at_one_node_is_known_at_the_other_within_two_seconds(
     database_url: str, pooled: bool
 ) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        url = await stack.enter_async_context(PgBouncer(database_url)) if pooled else database_url
-        flags = ["--pgbouncer"] if pooled else []
-        a = await stack.enter_async_context(Server(url, *flags))
-        b = await stack.enter_async_context(Server(url, *flags))
+    async with _two(database_url, pooled) as (a, b):
         made = await a.api("PUT", "/api/v1/monitors/job", {"every": "1h"})
         began = time.monotonic()
         assert await _ping(b, made.body["key"]) == 200  # asked for at once
@@ -193,6 +214,17 @@ async def test_what_is_changed_at_one_node_is_known_at_the_other_within_two_seco
 
         await eventually(unknown)
         assert time.monotonic() - began < 2
+
+
+@contextlib.asynccontextmanager
+async def _two(database_url: str, pooled: bool, *flags: str) -> AsyncIterator[tuple[Server, Server]]:
+    """Two nodes; the first is the keeper, unless it was slow."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(PgBouncer(database_url)) if pooled else database_url
+        flags = ("--pgbouncer", *flags) if pooled else flags
+        a = await stack.enter_async_context(Server(url, *flags))
+        b = await stack.enter_async_context(Server(url, *flags))
+        yield a, b
 
 
 async def _ping(server: Server, key: str) -> int:
@@ -213,6 +245,11 @@ async def _either_judges(*servers: Server) -> Server:
     found = await eventually(which)
     assert found is not None
     return found
+
+
+async def _runs(connection: asyncpg.Connection, run: str) -> bool:
+    """Whether its start was judged."""
+    return bool(await connection.fetchval("select 1 from runs where run = $1", run))
 
 
 async def _resolved(connection: asyncpg.Connection) -> bool:

@@ -76,7 +76,7 @@ async def test_workers_end_with_the_main_process(database_url: str) -> None:
 
 
 async def test_a_stop_is_clean(database_url: str) -> None:
-    async with Server(database_url, "--workers", "2") as server:
+    async with Server(database_url, "--workers", "2", "--stop-delay", "1") as server:
         key = await _monitor(server, every="1h")
         statuses: list[int | str] = []
 
@@ -91,7 +91,14 @@ async def test_a_stop_is_clean(database_url: str) -> None:
 
         clients = [asyncio.ensure_future(hammer()) for _ in range(4)]
         await asyncio.sleep(1)
-        assert await server.stop() == 0
+        stopping = asyncio.ensure_future(server.stop())
+
+        async def not_ready() -> bool:
+            async with aiohttp.ClientSession(server.url) as newcomer, newcomer.get("/readyz") as response:
+                return response.status == 503
+
+        await eventually(not_ready, every_s=0.005)  # a balancer hears of it while the door is open
+        assert await stopping == 0
         await asyncio.gather(*clients)
         assert set(statuses) <= {200, 503} and statuses.count(200) > 100
 

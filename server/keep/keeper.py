@@ -41,7 +41,7 @@ UNDECIDED_MAX = 5_000  # monitors; beyond, judging waits for writing
 CYCLE_S = 0.02  # at least so long between two cycles: a cycle costs a round trip
 IDLE_S = 0.5  # at most so long; also how soon a change is met
 FOLLOW_S = 0.05  # the same, when others write too
-HANDOVER_S = 1.0  # for the last checkpoint, where others wait for us to go: what it lacks they take from the log
+HANDOVER_S = 0.5  # for the last checkpoint, where others wait for us to go: what it lacks they take from the log
 CHECKPOINT_ENTRIES = 2_000_000
 CHECKPOINT_S = 300.0
 
