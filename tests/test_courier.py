@@ -2,11 +2,14 @@
 
 import statistics
 import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from server.deliver.attempts import SENDING_MAX, SLOW_AFTER_S
 from server.store.outbox import page_alerts, resend
+from server.web import pages_incidents
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, types
 
@@ -80,6 +83,24 @@ async def test_a_final_answer_is_not_tried_again_but_can_be_sent_again(world: Sc
     assert (await world.row(id))["state"] == "delivered"
     assert len(set(ids(receiver))) == 1
     assert world.counted[("webhook", "dead")] == 1
+
+
+async def test_whatever_is_asked_for_again_goes_out_alone_and_in_its_order(world: Scene, receiver: Receiver) -> None:
+    """Neither do an open and its resolve cancel out, nor is there a digest, nor is a flapping monitor held back."""
+    channel = await world.channel("hook", "webhook", url=receiver.url)
+    opened = [await world.alert(channel, incident=number, state="dead") for number in range(1, 9)]
+    resolved = await world.alert(channel, incident=8, kind="resolved", state="dead")
+    for id in (resolved, *opened):
+        assert await resend(world.pool, id)
+    incident: Any = dict.fromkeys(("cause", "reason", "causes"), "") | {"monitor_id": 1, "number": 8}
+    incident |= {"opened_at": datetime.now(UTC), "resolved_at": None}
+    shown = (await pages_incidents.context(world.pool, incident, True))["events"]
+    assert [event.title for event in shown if event.look == "pending"] == ["Will tell hook"] * 2
+    async with world.courier():
+        assert await world.settled() == {"delivered": 9}
+    assert len(receiver.requests) == 9
+    last = [request.json["type"] for request in receiver.requests if request.json["data"]["incident"] == 8]
+    assert last == ["incident.opened", "incident.resolved"]
 
 
 async def test_what_is_too_old_expires_unsent(world: Scene, receiver: Receiver) -> None:

@@ -79,7 +79,7 @@ async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
 
 
 async def resend_alert(call: Call[None, None]) -> Reply:
-    """Send an alert once more, from the beginning: a dead one, an expired one, or one that got lost behind us."""
+    """Send an alert once more, alone: a dead one, an expired one, or one that got lost behind us."""
     alert_id = number_in(call, "alert")
     alert = await history.find_alert(call.deps.pool, alert_id)
     if alert is None or call.principal.project_id not in (None, alert["project_id"]):

@@ -105,7 +105,7 @@ def _alert(alert: dict[str, Any]) -> Event:
         return Event(at, state, f"Did not tell {where}", f"{kind}: it was over before it was sent")
     if state in ("dead", "expired"):
         return Event(at, state, f"Could not tell {where}", f"{kind}: given up after try {tries}. {error}", alert["id"])
-    if tries:
+    if error:  # without one it is being tried for the first time, or was asked for again
         return Event(at, "late", f"Could not tell {where} yet", f"{kind}: try {tries} failed and is repeated. {error}")
     return Event(at, state, f"Will tell {where}", kind)
 

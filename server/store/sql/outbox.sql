@@ -452,9 +452,10 @@ select count(*)::integer as pending, extract(epoch from min(created_at))::float8
   from alerts where state = 'pending'
 
 -- name: resend
--- On request: a dead, expired or delivered alert goes out once more, alone and from the beginning, under the same id.
+-- On request: a settled alert goes out once more, alone and with all its time, under the same id. It counts as tried: it
+-- is neither held back nor gathered into a digest, and an open and its resolve that are both asked for do not cancel out.
 update alerts
-   set state = 'pending', attempts = 0, lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
+   set state = 'pending', attempts = 1, lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
        next_attempt_at = clock_timestamp(), expires_at = clock_timestamp() + interval '24 hours'
  where id = $1 and state <> 'pending'
 returning id
