@@ -123,6 +123,8 @@ def test_healthchecks_by_uuid() -> None:
     for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
         assert one(f"/ping/{UUID}", method).ping == hc()
     assert one("/ping/c2354d53d2").address == Key("c2354d53d2")
+    assert one(f"/ping/{UUID.upper()}/start") == Reading(Key(UUID.upper()), hc("start"), named=True)
+    assert one(f"/ping/{UUID.replace('-', '%2D')}/%73tart") == one(f"/ping/{UUID}/start")
 
 
 def test_healthchecks_by_slug() -> None:
@@ -133,6 +135,8 @@ def test_healthchecks_by_slug() -> None:
     )
     assert one(f"/ping/{PING_KEY}/nightly?create=true").address == Slug(PING_KEY, "nightly")
     assert one(f"/ping/{PING_KEY}/start").address == Slug(PING_KEY, "start")
+    assert one(f"/ping/{PING_KEY}/_job-/start").address == Slug(PING_KEY, "job", sent="_job-")
+    assert one(f"/ping/{PING_KEY}/_job-?create=1").address == Slug(PING_KEY, "job", create=True, sent="_job-")
     assert one(f"/ping/{UUID}/foo").address == Slug(UUID, "foo")
 
 
@@ -147,7 +151,7 @@ def test_healthchecks_refuses_as_the_original() -> None:
     assert refused(f"/ping/{UUID}/256") == (400, "invalid url format")
     assert refused(f"/ping/{UUID}/99999999999999999999999999") == (400, "invalid url format")
     assert refused(f"/ping/{PING_KEY}/Nightly") == (400, "invalid url format")
-    assert refused(f"/ping/{PING_KEY}/-x?create=1") == (400, "invalid url format")
+    assert refused(f"/ping/{PING_KEY}/-?create=1") == (400, "invalid url format")
     for path in ("", f"{PING_KEY}/", f"{PING_KEY}/nightly/", f"{PING_KEY}/nightly/foo", f"{UUID}/start/", "a/b/c/d"):
         assert refused(f"/ping/{path}") == (404, "not found")
 

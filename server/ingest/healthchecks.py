@@ -6,12 +6,14 @@ and cuts its output to `Ping-Body-Limit`.
 
 - `/ping/{uuid}` (a trailing slash is allowed), `/ping/{uuid}/start|fail|log|{exit status}`;
 - `/ping/{ping key}/{slug}` and the same suffixes after it; `create=1` makes the monitor;
-- `rid={uuid}` names the run; any method pings; the body is the message; other parameters are ignored.
+- `rid={uuid}` names the run; any method pings; the body is the message; other parameters are ignored;
+- the path is decoded before it is taken apart, as Django does.
 
 What differs, and why:
 - there is no limit on how often one may ping; a body keeps its two ends, not only its head;
 - invalid UTF-8 in a body is stored with U+FFFD, where Healthchecks' keyword filters would answer 500;
 - a bad `rid` together with `create=1` makes nothing; too many new monitors are answered 429, which runitor tries again;
+- a UUID may be in upper case, where a key was given so; a slug that begins or ends with `-` or `_` is one without them;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
 - a webhook of Alertmanager in the body is understood (server/ingest/alertmanager.py);
 - `/ping/{api key}/{monitor}?state=…` or `?stamp=…` is Cronitor's (server/ingest/dialects.py).
@@ -32,7 +34,7 @@ from server.ingest.urlencoded import decode, read_values
 name = "healthchecks"
 PREFIX: Final = "/ping/"
 
-_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I | re.A).fullmatch
 _SIGNALS: Final[dict[str, Signal]] = {"start": "start", "fail": "fail", "log": "log"}
 # A ping that says nothing but its suffix is one of these, made once; "" is the bare address.
 _PLAIN: Final[dict[str, Ping]] = {
@@ -55,7 +57,7 @@ _CREATED = Answer(201, b"Created", headers=_HEADERS)
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX describes."""
-    first, slash, rest = request.path[len(PREFIX) :].partition("/")
+    first, slash, rest = decode(request.path[len(PREFIX) :]).partition("/")
     run: str | None = None
     create = False
     if request.query:
@@ -69,7 +71,7 @@ def read(request: Request) -> Reading | Refusal:
     if not rest:
         if not first or (slash and not _is_uuid(first)):
             return _NOT_FOUND
-        return _reading(Key(decode(first)), _PLAIN[""], run, request, False)
+        return _reading(Key(first), _PLAIN[""], run, request, False)
     if _is_uuid(first):
         ping = _suffix(rest)
         if ping is not None:
@@ -80,9 +82,11 @@ def read(request: Request) -> Reading | Refusal:
         return _NOT_FOUND
     if isinstance(ping, Refusal) or slug != slug.lower():
         return _WRONG_URL
-    if create and not is_slug(slug):
+    ours = slug if is_slug(slug) else slug.strip("-_")
+    if create and not is_slug(ours):
         return _WRONG_URL
-    return _reading(Slug(decode(first), decode(slug), create), ping, run, request, word != "")
+    address = Slug(first, ours, create, sent=None if ours == slug else slug)
+    return _reading(address, ping, run, request, word != "")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
