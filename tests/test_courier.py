@@ -245,6 +245,18 @@ async def test_a_rate_limit_holds(world: Scene, receiver: Receiver) -> None:
     assert arrived[5] - arrived[0] < 1 < arrived[7] - arrived[5] < 4  # six at once, then one a second
 
 
+async def test_a_changed_rate_holds_for_what_waits(world: Scene, receiver: Receiver) -> None:
+    """Also in a lane that is never idle, because it has more to send than it may."""
+    channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=20, digest=False)
+    await world.alerts(channel, 30)
+    async with world.courier():
+        await receiver.wait_count(1)
+        definition = {"url": receiver.url, "per_minute": 6_000, "digest": False}
+        await world.pool.execute("update channels set definition = $1::jsonb where id = $2", definition, channel)
+        assert await world.settled(30) == {"delivered": 30}, "it would have been 75 s"
+    assert len(receiver.requests) == 30
+
+
 async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=6000, digest=False)
     await world.alerts(channel, 50)

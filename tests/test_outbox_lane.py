@@ -102,6 +102,26 @@ def test_the_rate_holds_for_everything() -> None:
     assert lane_for(per_minute=1, digests=True).plan(0, 3, 0) == Plan(fresh=1)
 
 
+@pytest.mark.parametrize("per_minute", [1, 5, 12, 20, 77, 6_000])
+@pytest.mark.parametrize("every_s", [0.5, 2.0, 7.0])
+def test_the_rate_holds_for_a_trickle_too_that_leaves_time_to_forget_the_lane(per_minute: int, every_s: float) -> None:
+    lane = None
+    sent = waiting = 0
+    for turn in range(round(1_200 / every_s)):
+        now, waiting = turn * every_s, waiting + 1
+        if lane is not None and lane.idle(now):
+            lane = None
+        lane = lane or lane_for(per_minute, digests=False, proven=True)
+        while (fresh := lane.plan(now, waiting, 0).fresh) > 0:
+            lane.began(now, singles=fresh)
+            sent, waiting = sent + fresh, waiting - fresh
+            for _ in range(fresh):
+                lane.ended(now, failed=False)
+    assert sent <= 20 * per_minute + max(BURST_MAX, per_minute / 10)
+    assert sent + waiting == round(1_200 / every_s) and (waiting == 0 or sent >= 19 * per_minute)
+    assert lane is not None and lane.idle(10_000), "it is forgotten in the end"
+
+
 def test_without_digests_all_go_alone() -> None:
     lane = lane_for(per_minute=6_000, digests=False, proven=True)
     assert lane.plan(0, 100, 0) == Plan(fresh=IN_FLIGHT_MAX)

@@ -76,6 +76,9 @@ class Courier(Service):
         self._draw = draw
         self._public_url = settings.public_url
         self._lanes: dict[int, Lane] = {}
+        self._definitions: dict[
+            int, Channel
+        ] = {}  # by which each lane sends; a changed one holds as soon as it goes on
         # Lanes where the last message arrived, in the order of their turns; outlives what else is known of them.
         self._proven: dict[int, None] = {}
         self._proven_at = 0.0
@@ -186,7 +189,7 @@ class Courier(Service):
                 self.wake()  # the walk began in the middle: the other half follows at once
             self._busy = False
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
-            del self._lanes[id]
+            del self._lanes[id], self._definitions[id]
 
     async def _serve_proven(self, scribe: Scribe, now: float) -> None:
         """All room is taken, perhaps by receivers that hang. Some is kept for those that are known not to."""
@@ -316,11 +319,20 @@ class Courier(Service):
             self._proven.setdefault(id)
 
     def _lane(self, id: int, channel: Channel) -> Lane:
-        if id not in self._lanes:
-            per_minute = channel.per_minute or channel.per_minute_default
-            gaps = channel.digest_style == "words"
-            self._lanes[id] = lane_for(per_minute, channel.digest, gaps, proven=id in self._proven)
+        before = self._definitions.get(id)
+        if channel is not before:  # equal texts give the same object, see load_channel
+            made = _lane_of(channel, proven=id in self._proven)
+            if before is None:
+                self._lanes[id] = made
+            elif channel != before:
+                self._lanes[id].follow(made)
+            self._definitions[id] = channel
         return self._lanes[id]
+
+
+def _lane_of(channel: Channel, proven: bool) -> Lane:
+    per_minute = channel.per_minute or channel.per_minute_default
+    return lane_for(per_minute, channel.digest, channel.digest_style == "words", proven)
 
 
 def _taken_up(in_digests: dict[int, bool]) -> list[int]:

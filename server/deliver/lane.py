@@ -42,6 +42,11 @@ class Bucket:
         self.seen_at = now
         return int(self.tokens + 1e-9)
 
+    def full(self, now: float) -> bool:
+        """Whether a fresh one would have no more."""
+        self.left(now)
+        return self.tokens >= self.capacity
+
     def take(self, count: int) -> None:
         """Use tokens; after `left`."""
         self.tokens = max(0.0, self.tokens - count)
@@ -144,14 +149,20 @@ class Lane:
         else:
             self.failures, self._also_failing, self.blocked_until, self.proven = 0, 0, 0.0, True
 
+    def follow(self, fresh: "Lane") -> None:
+        """Its channel was changed: go on by the rules of a lane that would be made now. What is under way stays."""
+        self.digests, self.gaps = fresh.digests, fresh.gaps
+        if (self.rate.capacity, self.rate.refill_s) != (fresh.rate.capacity, fresh.rate.refill_s):
+            self.rate = fresh.rate
+
     def idle(self, now: float) -> bool:
         """Whether forgetting it changes nothing."""
         return (
             not self.in_flight
             and not self.failures
             and self.gather_until <= now
-            and self.rate.left(now) >= self.rate.capacity - 1
-            and self.burst.left(now) >= BURST_MAX
+            and self.rate.full(now)
+            and self.burst.full(now)
         )
 
 
