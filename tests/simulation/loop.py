@@ -1,7 +1,8 @@
 """An event loop without waiting: when nothing is ready, time jumps to the next timer.
 
 Every handle runs on behalf of a simulated process, found in its context. A frozen process keeps its handles until it
-wakes, a dead one loses them: no `finally` of a killed process runs, as in life.
+wakes, a dead one for ever: no `finally` of a killed process runs, as in life. (Were they dropped, the collector of
+garbage would close what only they refer to, in the middle of the world, and begin those very `finally`.)
 """
 
 import asyncio
@@ -34,9 +35,7 @@ class Process:
             if self._fuse <= 0:
                 act, self._on_fuse = self._on_fuse, None
                 act()
-        if self.dead:
-            return False
-        if self.frozen:
+        if self.dead or self.frozen:
             self.parked.append(handle)
             return False
         return True
@@ -44,6 +43,10 @@ class Process:
 
 TURN_S = 1e-9  # a turn of the loop takes some time: who waits for less than a float can say must not wait for ever
 STEPS_MAX = 100_000  # a world takes some 6 000; more is a loop in which no time passes
+
+
+class Endless(Exception):
+    """The world would never come to its end: it stands still, or moves without getting on."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -86,7 +89,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             heapq.heappop(scheduled)
         if not ready:
             if not scheduled:
-                raise RuntimeError("nothing will ever happen again")
+                raise Endless("nothing will ever happen again")
             self._now = max(self._now, scheduled[0][0])
         self._now += TURN_S
         while scheduled and scheduled[0][0] <= self._now:
@@ -99,7 +102,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if process is None or process.admits(handle):
                 self.steps += 1
                 if self.steps > STEPS_MAX:
-                    raise RuntimeError("it goes round in circles")
+                    raise Endless("it goes round in circles")
                 handle._run()
 
     def _check_closed(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation.ideal import verdict
+from tests.simulation.loop import Endless
 from tests.simulation.substitution import simulated
 from tests.simulation.world import World
 
@@ -21,6 +22,8 @@ def outcome(seed: int, mutate: Mutant | None = None) -> tuple[World, list[str]]:
         try:
             world.run()
             return world, verdict(world)
+        except Endless as error:
+            return world, [*world.wrong, str(error)]
         finally:
             world.close()
 
