@@ -63,6 +63,13 @@ def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer
         (f"/ping/{PING_KEY}/nightly?metric=count:1&stamp=1766567.5", cronitor),
         (f"/ping/{PING_KEY}/nightly?estate=run", healthchecks),
         (f"/ping/{PING_KEY}/nightly/start?state=run", healthchecks),
+        (f"/ping/{PING_KEY}/nightly/?state=run", cronitor),
+        (f"/ping/{PING_KEY}/nightly/run", cronitor),
+        (f"/ping/{PING_KEY}/nightly/complete?env=x", cronitor),
+        (f"/ping/{PING_KEY}/nightly/fail?stamp=1", cronitor),
+        (f"/ping/{PING_KEY}/nightly/fail", healthchecks),
+        (f"/ping/{UUID}/run", healthchecks),
+        (f"/ping/{UUID}/?state=run", healthchecks),
         (f"/p/{PING_KEY}/nightly", cronitor),
         ("/api/push/token", uptime_kuma),
         ("/api/v1/endpoints/core_db/external", gatus),
@@ -309,6 +316,12 @@ def test_cronitor() -> None:
     assert one(f"{url}?state=ok").ping == ping()
     assert one(f"{url}?state=tick").ping == ping()
     assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
+    # As the agent for Kubernetes does.
+    told = "env=production&exit_code=2&host=n1&message=BackOff&series=f00d&stamp=1766567"
+    assert one(f"/ping/{PING_KEY}/nightly/fail?{told}", "POST") == Reading(
+        made, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
+    )
+    assert one(f"/ping/{PING_KEY}/nightly/logs?{told}", "POST").ping.signal == "log"
     assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True, sent="aB c")
     assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == Slug(PING_KEY, "ab.x", create=True, like="ab")
     assert one(f"{url}?env=Production").address == made

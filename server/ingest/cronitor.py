@@ -2,26 +2,28 @@
 
 Sources: cronitorio/cronitor-python de0c73c4, cronitor/monitor.py and cronitor/__init__.py; cronitorio/cronitor-cli
 6b917bb3 (33.4), cmd/root.go, cmd/ping.go, cmd/exec.go; cronitor for Node 2.6.1, lib/cronitor.js (under `/ping/`, with a
-`stamp` and not always a `state`); cronitor.io/docs/telemetry-api. The server is closed source. Tools that append the
-state to an address of the user's (borgmatic does) may write `/p/{api key}/{monitor}/{state}`.
+`stamp` and not always a `state`); cronitorio/cronitor-kubernetes c7a4fca2, pkg/api/telemetry.go, and older clients for
+Python (the state as a third part of the path); cronitor.io/docs/telemetry-api. The server is closed source. Tools that
+append the state to an address of the user's write `/p/{api key}/{monitor}/{state}` too.
 
 The API key is the ping key of a project, the monitor's key its slug (mapped: server/ingest/slugs.py); an unknown
 monitor is made, as there. GET, POST and HEAD; a body is ignored.
 
 | parameter | becomes |
 | --- | --- |
-| `state` | run: start · complete, ok, tick and none: success · fail: fail |
+| `state` | run: start · complete, ok, tick and none: success · fail: fail · logs: log |
 | `series` | the run id, any text |
 | `message`, `msg` | the message |
 | `metric` (repeated) | `count:N` is done, `duration:S` the duration; error_count, length and named counts are ignored |
 | `duration` | the duration in seconds |
-| `status_code` | the exit code, where it is one; it does not decide the signal |
+| `status_code`, `exit_code` | the exit code, where it is one; it does not decide the signal |
 | `env` | a monitor of its own, `slug.env`, except production; made like `slug` where that exists |
 | `try`, `stamp`, `host`, `schedule` | ignored: a repeated event has the same series and state, and counts once |
 
 Unverified, and what we chose: the body of an answer is `OK` (their own samples look for `ok`), an unknown state is
 refused with 400, an unknown API key with 404; their clients give up on any 4xx, and try again after 503. The command
-line's form without an API key, `/{code}/{state}` at the root, is not served.
+line's form without an API key, `/{code}/{state}` at the root, is not served, nor is the monitor API, to which the agent
+for Kubernetes says which monitors it has before it begins.
 """
 
 import re
@@ -43,6 +45,7 @@ _PLAIN: Final[dict[Signal, Ping]] = {
     "start": Ping("start", dialect=name),
     "success": Ping("success", dialect=name),
     "fail": Ping("fail", dialect=name),
+    "log": Ping("log", dialect=name),
 }
 _STATES: Final[dict[str, Signal]] = {
     "run": "start",
@@ -50,7 +53,9 @@ _STATES: Final[dict[str, Signal]] = {
     "fail": "fail",
     "ok": "success",
     "tick": "success",
+    "logs": "log",
 }
+_OWN_STATES: Final = frozenset(_STATES) - {"fail"}  # which Healthchecks' addresses do not end with
 _is_telemetry = re.compile(r"(?:^|&)(?:state|stamp)=").search
 # What most pings say: the state alone.
 _BY_QUERY: Final[dict[str, Ping]] = {
@@ -62,8 +67,14 @@ _WRONG_SLUG = Refusal(400, "the monitor's key and env must be letters, digits, _
 
 
 def speaks(rest: str, query: str) -> bool:
-    """Whether what follows `/ping/` is Cronitor's: two segments, and a `state` or the `stamp` that its clients send."""
-    return _is_telemetry(query) is not None and rest.count("/") == 1
+    """Whether what follows `/ping/` is Cronitor's: two parts, and a `state` or the `stamp` that its clients send, or a
+    third part that is a state of its own.
+    """
+    slashes = rest.count("/")
+    if not slashes or (slashes == 1 and not query):
+        return False
+    monitor, _, state = rest.removesuffix("/").partition("/")[2].partition("/")
+    return state in _OWN_STATES or (monitor != "" and state in ("", "fail") and _is_telemetry(query) is not None)
 
 
 def read(request: Request) -> Reading | Refusal:
@@ -113,7 +124,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
     state = values.get("state", "")
     signal = _STATES.get(state.lower()) if state else "success"
     if signal is None:
-        return Refusal(400, "unknown state: use run, complete, fail, ok or tick")
+        return Refusal(400, "unknown state: use run, complete, fail, ok, tick or logs")
     run = values.get("series") or None
     if run is not None and (len(run) > RUN_CHARS_MAX or "\0" in run):
         return Refusal(400, f"series must be at most {RUN_CHARS_MAX} characters without NUL")
@@ -139,7 +150,7 @@ def _details(values: dict[str, str], metrics: list[str]) -> dict[str, Any]:
     said = {
         "done": _number(count, COUNT_MAX, whole=True),
         "duration": _number(duration, DURATION_MAX / SECOND),
-        "exit_code": _number(values.get("status_code", ""), EXIT_CODE_MAX, whole=True),
+        "exit_code": _number(values.get("status_code") or values.get("exit_code", ""), EXIT_CODE_MAX, whole=True),
         "message": stored_text(values.get("message") or values.get("msg") or ""),
     }
     return {field: value for field, value in said.items() if value is not None}

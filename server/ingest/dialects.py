@@ -1,12 +1,13 @@
 """Which dialect a request speaks, by its path: the one table that both doors follow.
 
-Every dialect has a prefix of its own, with one exception: Cronitor's command line writes `/ping/{api key}/{monitor}`,
-which has the shape of Healthchecks' ping key and slug; only there the query must say `state=` or `stamp=`.
+Every dialect has a prefix of its own, with one exception: some of Cronitor's clients write `/ping/{api key}/{monitor}`,
+which has the shape of Healthchecks' ping key and slug; there the query must say `state=` or `stamp=`, or the path a
+state that Healthchecks does not know.
 
 | path | dialect |
 | --- | --- |
 | `/api/v1/heartbeat/…` | native, Better Stack |
-| `/ping/…` | healthchecks; with two segments and `state=` or `stamp=` cronitor |
+| `/ping/…` | healthchecks; with two parts and `state=` or `stamp=`, or a third like `run`, cronitor |
 | `/p/…` | cronitor |
 | `/api/push/…` | uptime_kuma |
 | `/api/v1/endpoints/{key}/external` | gatus |
@@ -27,7 +28,7 @@ def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:
     if path.startswith(native.PREFIX):
         return native
     if path.startswith(healthchecks.PREFIX):
-        if query and cronitor.speaks(path[len(healthchecks.PREFIX) :], query):
+        if cronitor.speaks(path[len(healthchecks.PREFIX) :], query):
             return cronitor
         return healthchecks
     if path.startswith(uptime_kuma.PREFIX):

@@ -16,7 +16,8 @@ What differs, and why:
 - a UUID may be in upper case, where a key was given so; a slug that begins or ends with `-` or `_` is one without them;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
 - a webhook of Alertmanager in the body is understood (server/ingest/alertmanager.py);
-- `/ping/{api key}/{monitor}?state=…` or `?stamp=…` is Cronitor's (server/ingest/dialects.py).
+- `/ping/{api key}/{monitor}?state=…` or `?stamp=…`, and `/ping/{api key}/{monitor}/run`, is Cronitor's
+  (server/ingest/dialects.py).
 Whether the hosted service still answers `OK (not found)` with 200 is unverified; its code says 404.
 """
 
