@@ -1,4 +1,5 @@
-"""The webhook of Prometheus' Alertmanager, sent to any ping address: the dead man's switch of a monitoring system.
+"""The webhook of Prometheus' Alertmanager, sent to a native or a Healthchecks address: the dead man's switch of a
+monitoring system. The other dialects look at no body, as their originals.
 
 Route an alert that always fires (kube-prometheus calls it Watchdog) to a webhook receiver with this address and a short
 `repeat_interval`: while Prometheus and Alertmanager live, a ping comes. A group that fires counts as whatever the
