@@ -111,6 +111,14 @@ async def test_msteams(what: Message) -> None:
 async def test_msteams_shows_marks_of_markdown_as_they_are() -> None:
     blocks = (await sent("msteams", {}, message())).json["attachments"][0]["content"]["body"]
     assert blocks[-1]["text"].endswith(r"<boom> \*x\* \[y\](z)")
+    blocks = (await sent("msteams", {}, message(name="[y](z)"))).json["attachments"][0]["content"]["body"]
+    assert blocks[0]["text"] == r"🔴 DOWN: \[y\](z)"
+
+
+async def test_discord_makes_no_links_of_a_jobs_words() -> None:
+    [embed] = (await sent("discord", {}, message(reason="[a](b) <@1> *x*", run="[c](d)"))).json["embeds"]
+    assert embed["description"].startswith(r"\[a\](b) \<@1\> \*x\*.")
+    assert [each["value"] for each in embed["fields"] if each["name"] == "Run"] == [r"\[c\](d)"]
 
 
 @each_message
@@ -140,6 +148,7 @@ async def test_pagerduty(what: Message, monkeypatch: pytest.MonkeyPatch) -> None
     payload = content["payload"]
     assert 1 <= len(payload["summary"]) <= 1_024 and payload["source"] and payload["timestamp"] == AT
     assert payload["severity"] == ("info" if what.kind == "test" else "critical")
+    assert all(isinstance(payload[name], str) for name in ("component", "group", "class") if name in payload)
     assert len(request.body) < 512 * 1024
 
 

@@ -38,6 +38,14 @@ def cut_head(text: str, chars_max: int) -> str:
     return text if len(text) <= chars_max else "…" + text[len(text) - chars_max + 1 :].lstrip()
 
 
+def without_markup(text: str, marks: str) -> str:
+    """For services that read Markdown: a backslash before each of these marks, so that a job's words, and the names
+    that came with pings, make no link and no emphasis. A backslash must be the first of them."""
+    for mark in marks:
+        text = text.replace(mark, "\\" + mark)
+    return text
+
+
 class Words(NamedTuple):
     """An alert for people. Plain text in every part: whoever puts it into markup escapes it there."""
 

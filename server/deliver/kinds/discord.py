@@ -11,11 +11,12 @@ import orjson
 
 from server.deliver.channel import Channel, Message, Url
 from server.deliver.outbound import Outbound
-from server.deliver.words import cut, cut_head
+from server.deliver.words import cut, cut_head, without_markup
 
 FINAL = frozenset((400, 401, 403, 404, 405, 410))
 _EMBED_CHARS_MAX = 5_800
 _FIELDS_MAX = 25
+_MARKS = "\\[]<>*_~`|#"  # what descriptions and fields read; titles read no links
 
 
 class Discord(Channel):
@@ -29,7 +30,7 @@ class Discord(Channel):
 
     def compose(self, message: Message) -> bytes:
         words = message.words
-        description = cut(words.lead, 1_500)
+        description = cut(without_markup(cut(words.lead, 1_500), _MARKS), 2_000)
         if words.message:
             description += "\n```\n" + cut_head(words.message, 1_500).replace("```", "``\u200b`") + "\n```"
         embed: dict[str, Any] = {
@@ -43,7 +44,7 @@ class Discord(Channel):
         left = _EMBED_CHARS_MAX - len(embed["title"]) - len(description)
         fields = []
         for label, value in words.fields[:_FIELDS_MAX]:
-            value = cut(value, 1_000)
+            value = cut(without_markup(value, _MARKS), 1_000)
             left -= len(label) + len(value)
             if left < 0:
                 break

@@ -11,9 +11,10 @@ import orjson
 
 from server.deliver.channel import Channel, Message, Url
 from server.deliver.outbound import Outbound
-from server.deliver.words import cut
+from server.deliver.words import cut, without_markup
 
 FINAL = frozenset((400, 401, 403, 404, 410, 413))
+_MARKS = "\\[]*_`"  # what a TextBlock reads
 _STYLES = {"🔴": "attention", "🟠": "warning", "🟢": "good", "🔵": "accent"}
 
 
@@ -31,7 +32,7 @@ class MsTeams(Channel):
         body: list[dict[str, Any]] = [
             {
                 "type": "TextBlock",
-                "text": f"{words.symbol} {words.title}",
+                "text": f"{words.symbol} {_plain(words.title)}",
                 "size": "Large",
                 "weight": "Bolder",
                 "color": _STYLES[words.symbol],
@@ -66,7 +67,4 @@ class MsTeams(Channel):
 
 
 def _plain(text: str) -> str:
-    """A TextBlock reads some Markdown; a backslash keeps it from making links and emphasis of a job's words."""
-    for mark in "\\[]*_`":
-        text = text.replace(mark, "\\" + mark)
-    return text
+    return without_markup(text, _MARKS)

@@ -39,16 +39,16 @@ class PagerDuty(Channel):
             "client": "Offbeat",
         }
         if not over:
-            words = message.words
+            words, facts = message.words, message.facts
             summary = f"{words.title}: {words.lead}"
+            # The schema knows texts here and no null.
+            known = {"component": facts.get("monitor"), "group": facts.get("project"), "class": facts.get("cause")}
             content["payload"] = {
                 "summary": cut(summary, 1_024),
-                "source": str(message.facts.get("monitor") or "offbeat"),
+                "source": str(facts.get("monitor") or "offbeat"),
                 "severity": "info" if message.kind == "test" else self.severity,
                 "timestamp": message.at,
-                "component": message.facts.get("monitor"),
-                "group": message.facts.get("project"),
-                "class": message.facts.get("cause"),
+                **{name: str(value) for name, value in known.items() if value},
                 "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),
             }
         if message.link:
