@@ -6,7 +6,6 @@ restarts and crashes that lose whatever was not written; the model gets the plai
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -482,8 +481,7 @@ class Keeper:
 def _upsert(before: RunChanged | None, after: RunChanged) -> RunChanged:
     if before is None:
         return after
-    return replace(
-        after,
+    return after._replace(
         started_at=after.started_at if after.started_at is not None else before.started_at,
         duration=after.duration if after.duration is not None else before.duration,
         detail=after.detail or before.detail,

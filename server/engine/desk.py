@@ -4,8 +4,8 @@ Parts share no other state and do not know each other's order; `now` is the inst
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from server.engine.deadlines import Deadlines
 from server.engine.deaf import DeafTime
@@ -13,11 +13,37 @@ from server.engine.effects import Alert, Decision, Effect, IncidentChanged, Resu
 from server.engine.expectation import breather_end, window_start
 from server.engine.ping import AFTER_ALL, START, Micros, Position
 from server.engine.run import Limit, Run
-from server.engine.state import USUAL, Cause, Incident, Monitor
+from server.engine.state import USUAL, Incident, Monitor
 from server.engine.windows import OVERLAPS_MAX, Window
 
 Address = tuple[int, str]  # project, slug
 Blame = Callable[[int, Exception], None]  # leaves out the monitor that an error of ours concerns
+
+
+class Recorded(NamedTuple):
+    """An incident to be written as it is when it is taken: whatever changes it records it again."""
+
+    incident: Incident
+    resolved_at: Micros | None
+    decided_at: Micros
+
+    def row(self) -> IncidentChanged:
+        """As it is now."""
+        incident = self.incident
+        causes = incident.worst_first
+        worst = causes[0]
+        return IncidentChanged(
+            incident.number,
+            incident.opened_at,
+            self.resolved_at,
+            self.decided_at,
+            worst.kind,
+            worst.reason,
+            worst.run,
+            worst.stage,
+            [cause.show() for cause in causes],
+            incident.suppressed_by,
+        )
 
 
 class Undecided:
@@ -27,7 +53,7 @@ class Undecided:
 
     def __init__(self) -> None:
         self.runs: dict[int, RunChanged] = {}
-        self.incidents: dict[int, IncidentChanged] = {}
+        self.incidents: dict[int, Recorded] = {}
         self.alerts: list[Alert] = []
         self.resumed: Resumed | None = None
         self.disbanded = False  # it was a fleet, and what is one now began anew
@@ -36,7 +62,7 @@ class Undecided:
     def effects(self) -> list[Effect]:
         """In the order in which they are written."""
         resumed: list[Effect] = [self.resumed] if self.resumed is not None else []
-        return [*resumed, *self.runs.values(), *self.incidents.values(), *self.alerts]
+        return [*resumed, *self.runs.values(), *(each.row() for each in self.incidents.values()), *self.alerts]
 
 
 class Desk:
@@ -158,33 +184,17 @@ class Desk:
         self.record_run(m, run)
         revised = self.undecided[m.id].runs
         if pending is None:
-            revised[run.number] = replace(revised[run.number], detail={})
+            revised[run.number] = revised[run.number]._replace(detail={})
         else:
-            revised[run.number] = replace(
-                revised[run.number],
+            revised[run.number] = revised[run.number]._replace(
                 started_at=pending.started_at,
                 duration=pending.duration,
                 detail=pending.detail,
             )
 
-    def record_incident(
-        self, m: Monitor, incident: Incident, resolved_at: Micros | None = None, causes: list[Cause] | None = None
-    ) -> None:
-        """An incident was opened, changed or resolved. `causes` are those it shows, the worst first."""
-        causes = causes if causes is not None else incident.worst_first
-        worst = causes[0]
-        self.open_for(m).incidents[incident.number] = IncidentChanged(
-            incident.number,
-            incident.opened_at,
-            resolved_at,
-            self.now,
-            worst.kind,
-            worst.reason,
-            worst.run,
-            worst.stage,
-            [cause.show() for cause in causes],
-            incident.suppressed_by,
-        )
+    def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None = None) -> None:
+        """An incident was opened, changed or resolved."""
+        self.open_for(m).incidents[incident.number] = Recorded(incident, resolved_at, self.now)
 
     def take(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
         """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
@@ -352,10 +362,10 @@ class Desk:
             until = max(until, breather_end(m.definition, end))
         return until
 
-    def window_ends(self, m: Monitor, at: Micros) -> Iterator[Micros]:
+    def window_ends(self, m: Monitor, at: Micros) -> Iterable[Micros]:
         """The ends of the maintenance windows that cover a monitor at `at`."""
-        for project_id, window in self.windows.values():
-            if project_id == m.project_id and window.covers(m.slug, m.tags):
-                end = window.end_at(at)
-                if end is not None:
-                    yield end
+        if not self.windows:
+            return ()
+        windows = [window for project_id, window in self.windows.values() if project_id == m.project_id]
+        ends = [window.end_at(at) for window in windows if window.covers(m.slug, m.tags)]
+        return [end for end in ends if end is not None]

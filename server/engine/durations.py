@@ -1,6 +1,7 @@
 """Lengths of time as people write them: `90s`, `15m`, `1h30m`, `7d`, or a number of seconds."""
 
 import re
+from functools import lru_cache
 
 from server.engine.ping import SECOND, Micros
 
@@ -53,6 +54,7 @@ def write_duration(length: Micros) -> str:
     return text
 
 
+@lru_cache(maxsize=1_000)  # what monitors are defined by is said again in each of their alerts
 def say_duration(length: Micros) -> str:
     """A length for people, two units at most: `1 h 30 min`, `12 min`, `3.2 s`."""
     seconds = abs(length) / SECOND

@@ -1,14 +1,13 @@
 """What the engine decides. Each effect is a whole row; the keeper writes those of a monitor together with its state."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.engine.fleet import MemberRow
 from server.engine.ping import Micros, Position
 
 
-@dataclass(slots=True, frozen=True)
-class RunChanged:
+class RunChanged(NamedTuple):
     """A row of `runs`, opened, closed or revised."""
 
     number: int
@@ -23,8 +22,7 @@ class RunChanged:
     detail: dict[str, Any]
 
 
-@dataclass(slots=True, frozen=True)
-class IncidentChanged:
+class IncidentChanged(NamedTuple):
     """A row of `incidents`."""
 
     number: int
@@ -39,8 +37,7 @@ class IncidentChanged:
     suppressed_by: int | None
 
 
-@dataclass(slots=True, frozen=True)
-class Alert:
+class Alert(NamedTuple):
     """A message about an incident, for every channel of the monitor; `facts` are frozen here."""
 
     incident: int
@@ -51,8 +48,7 @@ class Alert:
     facts: dict[str, Any]
 
 
-@dataclass(slots=True, frozen=True)
-class Resumed:
+class Resumed(NamedTuple):
     """A ping ended the pause of this monitor."""
 
     at: Micros

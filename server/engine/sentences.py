@@ -13,7 +13,7 @@ from server.engine.deaf import DeafTime
 from server.engine.durations import say_duration
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition, Members, Tasks
-from server.engine.ping import Micros, Ping
+from server.engine.ping import SECOND, Micros, Ping
 from server.engine.run import Limit, Run, tasks_of
 from server.engine.tasks import Count, TaskGroup
 
@@ -25,15 +25,15 @@ MESSAGE_SHOWN_CHARS = 200
 
 def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
     """An instant in the monitor's zone: `02:14:05`, or with the date when `near` is not on the same day."""
-    date, time, zone = _local(at, definition.timezone)
-    if near and _local(near, definition.timezone)[0] == date:
+    date, time, zone = _local(at // SECOND, definition.timezone)
+    if near and _local(near // SECOND, definition.timezone)[0] == date:
         return time
     return f"{date} {time} {zone}"
 
 
-@lru_cache(maxsize=10_000)  # where much goes wrong at once, it does so at one instant
-def _local(at: Micros, timezone: str) -> tuple[str, str, str | None]:
-    local = (_EPOCH + timedelta(microseconds=at)).astimezone(ZoneInfo(timezone))
+@lru_cache(maxsize=10_000)  # where much goes wrong at once, it does so in few seconds
+def _local(at_s: int, timezone: str) -> tuple[str, str, str | None]:
+    local = (_EPOCH + timedelta(seconds=at_s)).astimezone(ZoneInfo(timezone))
     return local.date().isoformat(), local.time().isoformat("seconds"), local.tzname()
 
 

@@ -7,11 +7,11 @@ rewritten with every decision; for the same reason the members of a fleet are ro
 is a list there: jsonb sorts the keys of an object.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import lru_cache
 from operator import attrgetter
 from sys import intern
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition
@@ -68,12 +68,18 @@ class Cause:
 
     def show(self) -> dict[str, Any]:
         """As people and programs are told of it."""
-        names = ("kind", "opened_at", "reason", "number", "run", "stage")
-        return {name: value for name in names if (value := getattr(self, name)) not in (None, 0)}
+        shown: dict[str, Any] = {"kind": self.kind, "opened_at": self.opened_at, "reason": self.reason}
+        if self.number:
+            shown["number"] = self.number
+        if self.run is not None:
+            shown["run"] = self.run
+        if self.stage is not None:
+            shown["stage"] = self.stage
+        return shown
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
-        return {name: value for name in self.__slots__ if (value := getattr(self, name)) not in (None, 0)}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Cause":
@@ -128,6 +134,8 @@ class Incident:
     @property
     def worst_first(self) -> list[Cause]:
         """Its causes; the first gives it its name, among equals the one that opened first."""
+        if len(self.causes) == 1:
+            return list(self.causes.values())
         return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
     def dump(self) -> dict[str, Any]:
@@ -202,22 +210,24 @@ class Unusual:
 USUAL = Unusual()
 
 
-class _Lying(Generic[T]):
+class _Lying(Protocol[T]):
     """An attribute of a monitor that lies in its `unusual`, which is made when the first is set to something."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-        self._read: Callable[[Monitor], T] = attrgetter(f"unusual.{name}")
+    def __get__(self, m: "Monitor", owner: type) -> T: ...
+    def __set__(self, m: "Monitor", value: T) -> None: ...
 
-    def __get__(self, m: "Monitor", owner: type) -> T:
-        return self._read(m)
 
-    def __set__(self, m: "Monitor", value: T) -> None:
+def _lying(name: str) -> _Lying[Any]:
+    """Without Python between in reading: a miss reads some thirty of them (0.05 µs instead of 0.13 each)."""
+
+    def write(m: "Monitor", value: object) -> None:
         if m.unusual is USUAL:
-            if value == getattr(USUAL, self._name):
+            if value == getattr(USUAL, name):
                 return
             m.unusual = Unusual()
-        setattr(m.unusual, self._name, value)
+        setattr(m.unusual, name, value)
+
+    return property(attrgetter(f"unusual.{name}"), write)
 
 
 class Monitor:
@@ -247,18 +257,18 @@ class Monitor:
         "writer",
     )
 
-    rev = _Lying[int]()
-    paused = _Lying[bool]()
-    snoozed_until = _Lying[Micros]()
-    excused = _Lying[int]()
-    streak = _Lying[int]()
-    streak_since = _Lying[Micros]()
-    incidents = _Lying[int]()
-    incident = _Lying[Incident | None]()
-    runs = _Lying[Runs | None]()
-    fleet = _Lying[Fleet | None]()
-    awaited = _Lying[dict[str, Micros] | None]()
-    recent = _Lying[list[Micros] | None]()
+    rev: _Lying[int] = _lying("rev")
+    paused: _Lying[bool] = _lying("paused")
+    snoozed_until: _Lying[Micros] = _lying("snoozed_until")
+    excused: _Lying[int] = _lying("excused")
+    streak: _Lying[int] = _lying("streak")
+    streak_since: _Lying[Micros] = _lying("streak_since")
+    incidents: _Lying[int] = _lying("incidents")
+    incident: _Lying[Incident | None] = _lying("incident")
+    runs: _Lying[Runs | None] = _lying("runs")
+    fleet: _Lying[Fleet | None] = _lying("fleet")
+    awaited: _Lying[dict[str, Micros] | None] = _lying("awaited")
+    recent: _Lying[list[Micros] | None] = _lying("recent")
 
     def __init__(
         self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
@@ -300,17 +310,20 @@ class Monitor:
             state["counted_source"] = self.counted_source.hex()
         if self.unusual is USUAL:
             return state
-        state |= {name: value for name in _UNUSUAL_SCALARS if (value := getattr(self, name))}
-        if self.incident:
-            state["incident"] = self.incident.dump()
-        if self.runs and (runs := self.runs.dump()):
+        unusual = self.unusual
+        for name in _UNUSUAL_SCALARS:
+            if value := getattr(unusual, name):
+                state[name] = value
+        if unusual.incident:
+            state["incident"] = unusual.incident.dump()
+        if unusual.runs and (runs := unusual.runs.dump()):
             state["runs"] = runs
-        if self.fleet:
-            state["fleet"] = self.fleet.dump()
-        if self.awaited:
-            state["awaited"] = list(self.awaited.items())
-        if self.recent:
-            state["recent"] = self.recent
+        if unusual.fleet:
+            state["fleet"] = unusual.fleet.dump()
+        if unusual.awaited:
+            state["awaited"] = list(unusual.awaited.items())
+        if unusual.recent:
+            state["recent"] = unusual.recent
         return state
 
     def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:

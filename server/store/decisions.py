@@ -1,6 +1,8 @@
 """Writes what was decided, whole subjects at a time: a monitor's effects together with the state that followed."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -132,11 +134,11 @@ def _states(decisions: Sequence[Decision]) -> list[list[Any]]:
     return [
         [d.monitor_id for d in decisions],
         [d.project_id for d in decisions],
-        [to_datetime(d.position.at) for d in decisions],
+        [_instant(d.position.at) for d in decisions],
         [d.position.writer for d in decisions],
         [d.position.seq for d in decisions],
         [d.status for d in decisions],
-        [to_datetime(d.since) for d in decisions],
+        [_instant(d.since) for d in decisions],
         [_json(d.state) for d in decisions],
     ]
 
@@ -163,9 +165,9 @@ def _incidents(incidents: Sequence[tuple[Decision, IncidentChanged]]) -> list[li
         [d.monitor_id for d, _ in incidents],
         [incident.number for _, incident in incidents],
         [d.project_id for d, _ in incidents],
-        [to_datetime(incident.opened_at) for _, incident in incidents],
+        [_instant(incident.opened_at) for _, incident in incidents],
         [_instant(incident.resolved_at) for _, incident in incidents],
-        [to_datetime(incident.decided_at) for _, incident in incidents],
+        [_instant(incident.decided_at) for _, incident in incidents],
         [incident.cause for _, incident in incidents],
         [incident.reason for _, incident in incidents],
         [incident.run for _, incident in incidents],
@@ -209,16 +211,22 @@ def _alerts(
     return columns
 
 
-def _with_times(value: Any, name: str = "") -> Any:
+def _with_times(facts: dict[str, Any]) -> dict[str, Any]:
     """The same with every instant (a number under a name in `_at`, or the estimate) as RFC 3339."""
-    if isinstance(value, dict):
-        return {key: _with_times(each, key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_with_times(each) for each in value]
-    return to_rfc3339(value) if isinstance(value, int) and (name.endswith("_at") or name == "eta") else value
+    said = {}
+    for name, value in facts.items():
+        if isinstance(value, int):
+            value = to_rfc3339(value) if name.endswith("_at") or name == "eta" else value
+        elif isinstance(value, dict):
+            value = _with_times(value)
+        elif isinstance(value, list):
+            value = [_with_times(each) if isinstance(each, dict) else each for each in value]
+        said[name] = value
+    return said
 
 
-def _instant(at: Micros | None) -> Any:
+@lru_cache(maxsize=10_000)  # what is decided in a storm has few instants
+def _instant(at: Micros | None) -> datetime | None:
     return None if at is None else to_datetime(at)
 
 
