@@ -34,6 +34,7 @@ from server.store.log import LogConnection, Session
 PULSE_S = 1.0  # at least so often the database's clock is read, also under load
 PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
 PULSE_GAP_S = 0.01  # however many deadlines are near
+SLEEP_S_MIN = 0.001  # log time may stand still just before a deadline, while the database's clock catches up with it
 SWEEP_S = 0.25
 STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or its machine was
 START_WAIT_S = 2.0
@@ -184,7 +185,7 @@ class Writer(Service):
             if (wait_s := self._pulse_in_s()) <= 0:
                 await self._pulse()
             elif self.backlog.head() is None and not self._stopping:
-                await self._sleep(wait_s)
+                await self._sleep(max(wait_s, SLEEP_S_MIN))
 
     async def _commit(self, batch: Batch) -> None:
         assert self._log is not None
