@@ -153,6 +153,19 @@ async def test_a_key_made_a_moment_ago_by_another_process_is_known(served):
     assert (await ask(served, get("/api/v1/heartbeat/brand-new"))).status == 200
 
 
+async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served):
+    check_ins = "".join(
+        f'{{"type":"check_in"}}\n{{"monitor_slug":"nobody-{number}","status":"ok"}}\n' for number in range(40)
+    )
+    body = f"{{}}\n{check_ins}"
+    ping_key = await served.pool.fetchval("select ping_key from projects")
+    path = f"/api/1/envelope/?sentry_key={ping_key}"
+    before = served.roster.refreshes
+    reply = await ask(served, get(path, f"Content-Length: {len(body)}", method="POST") + body)
+    assert reply.status == 404
+    assert served.roster.refreshes - before < 20  # its own, and those by the clock
+
+
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_first_ping_makes_its_monitor(database_url, door):
     asked: list[Slug] = []

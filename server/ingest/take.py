@@ -136,6 +136,8 @@ class Intake(Service):
         several = _Several(waiter, len(readings))
         left = len(readings)
         try:
+            if any(self._find(reading.address) is None for reading in readings):
+                await self._roster.refresh()  # once for all: each asking for itself, a hundred would wait ten seconds
             found = [await self._resolve(reading.address) for reading in readings]
             for reading, (bound, outcome) in zip(readings, found, strict=True):
                 if bound is None:
@@ -151,7 +153,7 @@ class Intake(Service):
 
     async def _resolve(self, address: Key | Slug) -> tuple[Bound | None, Outcome]:
         """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
-        bound = await self.find_or_ask(address)
+        bound = self._find(address)
         if self._provision is None or not isinstance(address, Slug):
             return bound, _UNKNOWN if bound is None else OK
         if bound is None:
