@@ -26,15 +26,15 @@ class FileRefused(OffbeatError):
 @click.command("apply")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
-@click.option("--prune", is_flag=True, help="Delete monitors and channels that the file does not list.")
+@click.option("--prune", is_flag=True, help="Delete monitors, channels and windows that the file does not list.")
 @project_option
 @json_option
 @with_client
 def apply_command(client: Client, file: Path, dry_run: bool, prune: bool, project: str | None, as_json: bool) -> None:
     """Create and change what FILE lists: all of it or nothing.
 
-    FILE is YAML or JSON with `monitors`, `channels` and `projects`, each a list with slugs or a mapping from slug to
-    the rest. Exit code 1: refused, and every wrong field was named.
+    FILE is YAML or JSON with `monitors`, `channels`, `windows` and `projects`, each a list with slugs or a mapping from
+    slug to the rest. Exit code 1: refused, and every wrong field was named.
     """
     body: dict[str, Any] = {**read_estate(file), "dry_run": dry_run, "prune": prune}
     if project is not None:

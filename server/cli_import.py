@@ -8,7 +8,7 @@ import click
 import orjson
 
 from server import crontab
-from server.cli_client import Client, json_option, project_option, with_client, write_json
+from server.cli_client import Client, json_option, path_of, project_option, with_client, write_json
 from server.cli_estate import APPLY_TIMEOUT_S, working, write_changes
 from server.errors import SettingsError
 from server.healthchecks_export import read_checks
@@ -67,7 +67,8 @@ def import_crontab(
         for job in jobs
     ]
     answer = _apply(client, monitors, dry_run, project)
-    keys = {} if dry_run else {m["slug"]: m["key"] for m in client.pages("/monitors", project=project or "default")}
+    # Each asked for by its slug: so it is looked for where it was made, in the key's own project as well.
+    keys = {} if dry_run else {slug: _key_of(client, slug, project) for slug in slugs.values()}
     lines = text.splitlines()
     for job in jobs:
         lines[job.number - 1] = crontab.under_exec(job, keys.get(slugs[job.number], _NO_KEY), url=client.url)
@@ -103,6 +104,11 @@ def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str 
         write_json(answer)
     else:
         write_changes(answer)
+
+
+def _key_of(client: Client, slug: str, project: str | None) -> str:
+    monitor: dict[str, Any] = client("GET", path_of("monitors", slug), project=project)
+    return str(monitor["key"])
 
 
 def _apply(client: Client, monitors: list[dict[str, Any]], dry_run: bool, project: str | None) -> dict[str, Any]:

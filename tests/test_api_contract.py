@@ -27,6 +27,13 @@ async def api(database_url: str) -> AsyncIterator[Api]:
         yield api
 
 
+def test_whoever_asks_for_a_key_says_that_wrong_ones_are_counted() -> None:
+    for path, operations in document()["paths"].items():
+        for operation in operations.values():
+            needs_key = operation.get("security") != []
+            assert ("401" in operation["responses"], "429" in operation["responses"]) == (needs_key, needs_key), path
+
+
 async def test_every_refusal_is_a_problem_document(api: Api) -> None:
     cases = [
         ("GET", "/nowhere", None, {}, 404),

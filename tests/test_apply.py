@@ -187,6 +187,15 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         assert again.out == new.read_text(), "the same keys, and nothing else on standard output"
         assert "0 created, 0 changed" in again.err
 
+        # A key of one project imports into that one, and finds there what it has made.
+        await server.api("PUT", "/api/v1/projects/shop", {})
+        made = await server.api("POST", "/api/v1/keys", {"name": "shop", "role": "admin", "project": "shop"})
+        line = b"0 3 * * * /usr/bin/backup\n"
+        shop = await offbeat("import", "crontab", "-", "--api-key", made.body["key"], url=server.url, given=line)
+        assert shop.code == 0, shop.err
+        backup = await server.api("GET", "/api/v1/monitors/backup?project=shop")
+        assert f"{backup.body['key']} -- " in shop.out
+
         checks = file_with(tmp_path, "checks.json", orjson.dumps(CHECKS).decode())
         done = await offbeat("import", "healthchecks", checks, url=server.url)
         assert done.code == 0 and "3 created" in done.out, done.err

@@ -19,7 +19,7 @@ from server.web.routes import ROOT, Route
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "slug": {"type": "string", "pattern": SLUG_PATTERN, "maxLength": 100},
-    "id": {"type": "string", "pattern": r"^\d{1,9}(-\d{1,9})?$"},
+    "id": {"type": "string", "pattern": r"^\d{1,18}(-\d{1,9})?$"},
     "badge_key": {"type": "string", "maxLength": 100},
     "file": {"type": "string", "pattern": r"^[a-z0-9_.-]{1,100}\.(svg|json)$"},
 }
@@ -43,6 +43,7 @@ _OUTCOMES = {
     413: "The body is too large.",
     415: "The body is not sent as JSON.",
     422: "Something is wrong with the named fields.",
+    429: "Too many wrong keys came from this address: come again after Retry-After seconds.",
     503: "Not now: come again after Retry-After seconds.",
 }
 
@@ -199,7 +200,7 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 def _refusals(route: Route) -> list[int]:
     statuses = {422, 503}
     if route.needs != "open":
-        statuses |= {401, 403}
+        statuses |= {401, 403, 429}
     if "{" in route.path or route.query is not None or route.body is not None:
         statuses.add(404)
     if route.body is not None:
