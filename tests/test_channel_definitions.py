@@ -48,6 +48,16 @@ def test_no_secret_is_shown_and_a_shown_definition_can_be_sent_back(kind: str) -
             read_channel(kind, shown)
 
 
+@pytest.mark.parametrize(("kind", "field"), [("alertmanager", "urls"), ("ntfy", "server"), ("telegram", "api")])
+def test_a_password_in_the_address_of_ones_own_server_is_not_shown(kind: str, field: str) -> None:
+    given: Any = ["https://bob:s3cret@example.org/", "https://example.net"]
+    definition = {**GOOD[kind], field: given if field == "urls" else given[0]}
+    stored = dump_channel(read_channel(kind, definition))
+    shown = show_channel(kind, stored)
+    assert "s3cret" not in repr(shown) and "https://example.org/" in repr(shown)
+    assert read_channel(kind, shown, stored) == read_channel(kind, definition)
+
+
 def test_what_a_mask_leaves_of_an_address() -> None:
     for url, shown in (
         ("https://example.org/hook/x", f"https://example.org/{MASK}"),

@@ -39,7 +39,7 @@ class Channel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ClassVar[str]
-    hidden: ClassVar[frozenset[str]] = frozenset()  # fields that are never shown whole
+    hidden: ClassVar[frozenset[str]] = frozenset()  # never shown whole; of an address only what is more than a host
     # "words": a digest is one summary for people; "members": one request with all of them, for machines.
     digest_style: ClassVar[Literal["words", "members"]] = "words"
     digest_alerts_max: ClassVar[int] = 50_000

@@ -25,7 +25,7 @@ class Alertmanager(Channel):
     """Posts to every peer; one that takes it is enough, the others get it with the next repetition."""
 
     kind: ClassVar[str] = "alertmanager"
-    hidden: ClassVar[frozenset[str]] = frozenset(("token", "password"))
+    hidden: ClassVar[frozenset[str]] = frozenset(("token", "password", "urls"))
     digest_style = "members"
     digest_alerts_max: ClassVar[int] = 200  # writing one takes 0.1 ms, and the loop waits for all
     keeps_incidents: ClassVar[bool] = False  # every member of a digest is told by itself

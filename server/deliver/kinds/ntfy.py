@@ -22,7 +22,7 @@ class Ntfy(Channel):
     """Publishes to a topic."""
 
     kind: ClassVar[str] = "ntfy"
-    hidden: ClassVar[frozenset[str]] = frozenset(("token",))
+    hidden: ClassVar[frozenset[str]] = frozenset(("token", "server"))
     per_minute_default: ClassVar[int] = 12  # the public server refills one request each five seconds
 
     server: Url = "https://ntfy.sh"

@@ -22,7 +22,7 @@ class Telegram(Channel):
     """Sends as a bot to a chat, a group or a topic of it."""
 
     kind: ClassVar[str] = "telegram"
-    hidden: ClassVar[frozenset[str]] = frozenset(("token",))
+    hidden: ClassVar[frozenset[str]] = frozenset(("token", "api"))
     per_minute_default: ClassVar[int] = 20
 
     token: Annotated[str, Field(pattern=r"^\d{5,20}:[A-Za-z0-9_-]{20,100}$")]
