@@ -81,6 +81,7 @@ def test_everything_else_of_an_sdk_is_accepted_and_dropped() -> None:
     for kind in ("event", "transaction", "session", "sessions", "client_report", "log", "profile_chunk", "anything"):
         assert post(envelope({"x": 1}, b"\x00\xff\nbinary\n", kind=kind)) == []
     assert post(envelope()) == []
+    assert len(post(b"{}\n\n\n" + b'{"type":"check_in"}\n' + orjson.dumps(check_in()) + b"\n" * 90)) == 1
     mixed = envelope(b"{}", kind="session") + b'{"type":"check_in"}\n' + orjson.dumps(check_in()) + b"\n"
     assert len(post(mixed)) == 1
     assert post(b'{"exception": {}}', "/api/1/store/") == []
@@ -247,6 +248,9 @@ def test_what_is_too_much_is_refused() -> None:
     assert refusal(envelope(*[check_in()] * 101))[0] == 413
     assert refusal(envelope(*[b"{}"] * 1_001, kind="event"))[0] == 413
     assert refusal(envelope(check_in(release="x" * 100_000)))[0] == 413
+    large = check_in(release="x" * 60_000)
+    assert len(post(envelope(*[large] * 6))) == 6
+    assert refusal(envelope(*[large] * 7))[0] == 413
     assert refusal(b" " * (ENVELOPE_BYTES_MAX + 1))[0] == 413
     assert refusal(b'{"x":"' + b"x" * 200_000 + b'"}\n')[0] == 400
 

@@ -33,9 +33,9 @@ def post(path: str, body: bytes) -> Request:
     return Request("POST", path, "", FORM, body)
 
 
-def test_an_envelope_of_nothing_but_newlines_is_stepped_over_at_once() -> None:
-    envelope = post("/api/1/envelope/", b"{}\n" + b"\n" * (ENVELOPE_BYTES_MAX - 3))
-    assert held_s(lambda: sentry.read(envelope)) < HELD_S_MAX
+def test_an_envelope_of_nothing_but_newlines_is_not_stepped_through() -> None:
+    newlines = post("/api/1/envelope/", b"{}\n" + b"\n" * (ENVELOPE_BYTES_MAX - 3))
+    assert held_s(lambda: sentry.read(newlines)) < HELD_S_MAX
 
 
 def test_a_form_of_too_many_fields_is_not_read() -> None:

@@ -21,8 +21,8 @@ ENVELOPE_BYTES_MAX: Final = 4_000_000  # decompressed: 10 ms of work
 HEADER_BYTES_MAX: Final = 100_000
 ITEMS_MAX: Final = 1_000
 _TOO_LARGE = Refusal(413, f"envelope is larger than {ENVELOPE_BYTES_MAX} bytes")
-# Not step by step: four million newlines, sent as 4 kB of gzip, would stop everybody for 0.3 s.
-_item = re.compile(rb"[^\n]").search
+# Between two items. Four million of them, sent as 4 kB of gzip, would stop everybody for 0.3 s, were they stepped over.
+_newlines = re.compile(rb"\n{1,100}").match
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -65,10 +65,11 @@ def open_envelope(envelope: bytes, item_type: str) -> Envelope | Refusal:
         return Refusal(400, "envelope header is not a JSON object")
     payloads: list[bytes] = []
     for _ in range(ITEMS_MAX):
-        begin = _item(envelope, at)
-        if begin is None:
+        if (newlines := _newlines(envelope, at)) is not None:
+            at = newlines.end()
+        if at >= len(envelope):
             return Envelope(header, payloads)
-        line, at = _line(envelope, begin.start())
+        line, at = _line(envelope, at)
         item = _header(line)
         if item is None or not isinstance(item.get("type"), str):
             return Refusal(400, "item header is not a JSON object with a type")

@@ -45,6 +45,7 @@ name = "sentry"
 CRON_METHODS: Final = ("GET", "HEAD", "POST")  # as Relay's router, which answers HEAD wherever it answers GET
 CHECK_INS_MAX: Final = 100  # in one envelope
 CHECK_IN_BYTES_MAX: Final = 100_000
+CHECK_INS_BYTES_MAX: Final = 400_000  # of one envelope: an SDK's have 1 kB each, and 4 MB of small objects take 0.1 s
 
 speaks: Final = re.compile(r"/api/[0-9]{1,20}/(?:envelope|store|cron/.+)/?").fullmatch
 _STATUSES: Final[dict[str, Signal]] = {"in_progress": "start", "ok": "success", "error": "fail"}
@@ -96,6 +97,8 @@ def _read_envelope(request: Request) -> list[Reading] | Refusal:
         return ping_key
     if len(envelope.payloads) > CHECK_INS_MAX:
         return Refusal(413, f"envelope has more than {CHECK_INS_MAX} check-ins")
+    if sum(map(len, envelope.payloads)) > CHECK_INS_BYTES_MAX:
+        return Refusal(413, f"check-ins of an envelope are larger than {CHECK_INS_BYTES_MAX} bytes in all")
     readings: list[Reading] = []
     refusal: Refusal | None = None
     for payload in envelope.payloads:
