@@ -22,6 +22,7 @@ from server.deliver.outbound import Outbound
 from server.errors import SettingsError
 from server.settings import Settings
 from tests.channel_scene import digest, long_message, make_certificate, message, refusal, send
+from tests.harness import eventually
 
 TO = ["oncall@example.org", "boss@example.org"]
 
@@ -33,6 +34,7 @@ class Mailbox:
         self.mails: list[tuple[Envelope, EmailMessage]] = []
         self.answers: dict[str, str] = {}
         self.logins: list[tuple[bytes, bytes]] = []
+        self.quits = 0
 
     async def handle_RCPT(
         self, server: Any, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -50,6 +52,10 @@ class Mailbox:
         assert isinstance(parsed, EmailMessage)
         self.mails.append((envelope, parsed))
         return "250 OK"
+
+    async def handle_QUIT(self, server: Any, session: Session, envelope: Envelope) -> str:
+        self.quits += 1
+        return "221 Bye"
 
     def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, credentials: Any) -> AuthResult:
         self.logins.append((credentials.login, credentials.password))
@@ -95,6 +101,18 @@ async def test_what_is_sent(mailbox: Mailbox) -> None:
     assert text is not None and html is not None
     assert "Since: 2026-11-24 01:30:00 UTC" in text.get_content() and "<boom> *x*" in text.get_content()
     assert "&lt;boom&gt;" in html.get_content() and "Open in Offbeat" in html.get_content()
+
+
+async def test_the_connection_is_ended_as_the_protocol_says(mailbox: Mailbox) -> None:
+    async def said_twice() -> bool:
+        return mailbox.quits == 2
+
+    mailbox.answers = {"DATA": "451 later"}
+    async with mail_server(mailbox) as port:
+        await refusal("email", plain(port), message())
+        mailbox.answers = {}
+        await send("email", plain(port), message())
+        await eventually(said_twice)
 
 
 async def test_an_incident_is_one_thread_and_a_retry_is_the_same_mail(mailbox: Mailbox) -> None:

@@ -3,6 +3,7 @@
 Source: RFC 5321 §4.2.1: replies 4yz are passing, 5yz are permanent.
 """
 
+import asyncio
 import socket
 import ssl
 from email.errors import MessageError
@@ -105,4 +106,6 @@ async def hand_in(
     except aiosmtplib.SMTPException as error:
         raise DeliveryError(str(error) or type(error).__name__) from None
     finally:
+        if isinstance(client.transport, asyncio.WriteTransport) and not client.transport.is_closing():
+            client.transport.write(b"QUIT\r\n")  # RFC 5321 §4.1.1.10; its answer may fail and must not make us fail
         client.close()
