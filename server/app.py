@@ -32,6 +32,7 @@ from server.ingest.doors import Doors
 from server.ingest.reading import Outcome
 from server.ingest.source import Sources
 from server.ingest.writer import Writer
+from server.keep.frozen import Frozen
 from server.keep.keeper import Keeper
 from server.keep.self_check import SelfCheck
 from server.keep.upkeep import DAYS_AHEAD
@@ -48,6 +49,7 @@ from server.store import admin_key
 from server.store.access import load_secret
 from server.store.embedded import EmbeddedPostgres
 from server.store.keeping import now
+from server.store.lease import end_frozen
 from server.store.machines import DatabaseFacts, read_targets
 from server.store.partitions import make_partitions
 from server.store.pool import Pool, connect, open_pool
@@ -202,6 +204,7 @@ class App(Service):
             try:
                 connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
                 try:
+                    await end_frozen(connection)  # another start, which would hold the schema's lock
                     await apply_schema(connection)
                     await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
                     break
@@ -216,6 +219,7 @@ class App(Service):
     async def _start_judging(self, pool: Pool, url: str) -> None:
         """The keeper and the courier."""
         settings, metrics = self.settings, self.metrics
+        await self.stack.start(Frozen(url, settings))
         outbound = Outbound(settings, self.clock.now)
         await self.stack.start(outbound)
         courier = self.courier = Courier(pool, outbound, settings, self.node, metrics.delivered)

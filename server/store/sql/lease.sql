@@ -11,14 +11,18 @@ update lease
 returning term
 
 -- name: end_frozen
--- A process that froze within a transaction holds its locks, and the one on the lease most of all. Where it froze between
--- two statements, `bound_idle` ends its session; between the parsing of a statement and its execution a session is not
--- idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart, behind a pooler each time).
--- Writers are left alone: they send one statement, whose locks are its last act.
-select pg_terminate_backend(pid) from pg_stat_activity
- where usename = current_user and datname = current_database() and application_name in ('offbeat', 'offbeat keeper')
-   and state in ('active', 'idle in transaction') and wait_event = 'ClientRead' and backend_xid is not null
-   and state_change < clock_timestamp() - interval '3 s'
+-- A process that froze within a transaction holds its locks: on the lease, on the changes, on rows that the keeper must
+-- write. Where it froze between two statements, `bound_idle` ends its session; between the parsing of a statement and its
+-- execution a session is not idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart,
+-- behind a pooler each time). Transactions that only read hold up nobody for long. Writers are left alone: they send one
+-- statement, whose locks are its last act.
+select pg_terminate_backend(a.pid) from pg_stat_activity a
+ where a.usename = current_user and a.datname = current_database()
+   and a.application_name in ('offbeat', 'offbeat keeper', 'offbeat start', 'offbeat upkeep')
+   and a.state in ('active', 'idle in transaction') and a.wait_event = 'ClientRead'
+   and a.state_change < clock_timestamp() - interval '3 s'
+   and (a.backend_xid is not null
+        or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory' and l.granted))
 
 -- name: renew
 -- Touches no key column, so it passes every `for key share`. An expired lease is not renewed: somebody may be about to
