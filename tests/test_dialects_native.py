@@ -117,6 +117,21 @@ def test_output_that_looks_like_parameters_is_a_message_only_where_the_path_name
     assert refusal("", output, FORM)
 
 
+def test_a_form_that_says_more_than_we_read_is_heard_where_the_path_says_nothing() -> None:
+    said = "host=db1&status=fail&run=7"
+    assert ping("", said, FORM) == Ping("fail", run="7", message=said)
+    assert ping("", f"{said}&message=disk+full", FORM) == Ping("fail", run="7", message="disk full")
+    assert ping("/0", said, FORM) == Ping("success", exit_code=0, message=said)
+    for output in ("host=db1&status=green", "host=db1&run=7", "my host=db1&status=fail", "x=%ff&status=fail"):
+        assert ping("", output, FORM) == Ping("success", message=output)
+
+
+def test_json_in_latin_1() -> None:
+    body = '{"status": "fail", "message": "Größe"}'.encode("latin-1")
+    assert ping("", body, FORM) == Ping("fail", message="Größe")
+    assert "not JSON" in refusal("", body, JSON)
+
+
 @pytest.mark.parametrize("kind", ["", FORM, JSON, "application/json; charset=utf-16"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_parameters_in_a_file_that_windows_wrote(encoding: str, kind: str) -> None:

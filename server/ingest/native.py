@@ -7,7 +7,8 @@ A body is read like this:
 - JSON by its Content-Type: an object of parameters, else 400;
 - an undeclared JSON object with one of our names: parameters too, as `curl -d '{"status": "fail"}'` declares a form;
 - a form: parameters, but only when every name in it is one of ours. `curl -d "$output"` declares every body a form, and
-  Better Stack's documented `curl -d "$output" …/{token}/$?` sends the output of a job that way;
+  Better Stack's documented `curl -d "$output" …/{token}/$?` sends the output of a job that way. Where the path does not
+  name the signal, other names may stand beside a `status` that is a word of ours: `status=fail&host=db1` is no success;
 - anything else is the message, and so is a JSON object with none of our names.
 A byte order mark is no part of it, and after that of UTF-16 it is read as UTF-16: Windows writes such files.
 A body that nobody declared as JSON and whose parameters do not fit is the message where the path has already named the
@@ -21,6 +22,7 @@ be, is not documented; we answer 404 and cut.
 """
 
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -97,7 +99,7 @@ def _with_body(
         return reading if isinstance(reading, Refusal) else alertmanager.as_webhook(reading, webhook)
     kind = content_type.partition(";")[0].strip().lower()
     declared = kind == "application/json" or kind.endswith("+json")
-    sent = _parameters(kind, declared, body)
+    sent = _parameters(kind, declared, body, named=signal is not None)
     if isinstance(sent, dict):
         reading = _reading(address, {**sent, **fields}, signal, exit_code)
         if declared or not isinstance(reading, Refusal):
@@ -109,7 +111,7 @@ def _with_body(
     return _reading(address, fields, signal, exit_code, stored_message(body))
 
 
-def _parameters(kind: str, declared: bool, body: bytes) -> dict[str, Any] | Refusal | None:
+def _parameters(kind: str, declared: bool, body: bytes, *, named: bool) -> dict[str, Any] | Refusal | None:
     """The parameters in a body; None: it is the message."""
     if declared:
         try:
@@ -120,15 +122,20 @@ def _parameters(kind: str, declared: bool, body: bytes) -> dict[str, Any] | Refu
             return Refusal(400, "the body must be a JSON object of parameters")
         return sent if not sent or not FIELD_NAMES.isdisjoint(sent) else None
     if body.lstrip()[:1] == b"{":
-        try:
-            sent = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return None
+        sent = _undeclared(body)
         return sent if isinstance(sent, dict) and not FIELD_NAMES.isdisjoint(sent) else None
     if kind == "multipart/form-data":
         return Refusal(400, "a multipart form is not read: send name=value&name=value or JSON")
     if kind == "application/x-www-form-urlencoded":
-        return _form(body)
+        return _form(body, named=named)
+    return None
+
+
+def _undeclared(body: bytes) -> object:
+    """What the body says if it is JSON, else None. PowerShell 5 sends text as Latin-1."""
+    for text in (body, body.decode("latin-1").encode()):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
     return None
 
 
@@ -139,15 +146,20 @@ def _without_mark(body: bytes) -> bytes:
     return body.removeprefix(BOM_UTF8)
 
 
-def _form(body: bytes) -> dict[str, Any] | Refusal | None:
+def _form(body: bytes, *, named: bool) -> dict[str, Any] | Refusal | None:
     text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
     names = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
-    if len(names) > FORM_FIELDS_MAX or not all(equals and name in FIELD_NAMES for name, equals, _ in names):
+    if len(names) > FORM_FIELDS_MAX or not all(equals and name.isidentifier() for name, equals, _ in names):
         return None
+    ours = all(name in FIELD_NAMES for name, _, _ in names)
     try:
-        return dict(read_values(text, "strict"))
+        sent = read_values(text, "strict")
     except UnicodeDecodeError:
-        return _NOT_UTF8
+        return _NOT_UTF8 if ours else None
+    if ours:
+        return dict(sent)
+    word = None if named else sent.get("status", sent.get("signal"))
+    return None if word is None or read_word(word) is None else {"message": text, **sent}
 
 
 def _exit_code(word: str) -> int | None:
