@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from server.deliver.kinds import read_channel
 from server.deliver.kinds.alertmanager import Alertmanager
+from server.deliver.outbound import SEND_TIMEOUT_S
 from server.store.outbox import Outbox
 from tests.channel_scene import digest, message, refusal, send
 from tests.harness import Behaviour, Receiver, eventually, needs
@@ -147,6 +149,30 @@ async def test_however_many_have_just_resolved_each_is_repeated(world: Scene) ->
             requests = await receiver.wait_count(3)
         repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
         assert repeated == {f"job-{n}" for n in range(1, 501)}
+
+
+async def test_neither_a_poisoned_alert_nor_a_peer_that_fails_keeps_the_others_from_being_repeated(
+    world: Scene,
+) -> None:
+    async with Receiver() as good, Receiver(Behaviour(status=500)) as bad, Receiver(Behaviour(status=400)) as picky:
+        channel = await world.channel("am", "alertmanager", urls=[bad.url, picky.url, good.url])
+        await world.alerts(channel, 500)
+        await world.alert(channel, 501, facts={"tags": 7})
+        await world.pool.execute("update alerts set state = 'delivered', settled_at = now()")
+        await world.incidents(*range(1, 502))
+        async with world.courier():
+            requests = await good.wait_count(3)
+        repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
+        assert repeated == {f"job-{n}" for n in range(1, 501)}
+        assert (len(bad.requests), len(picky.requests)) == (1, 3), "it is told again a minute later"
+
+
+async def test_a_peer_that_hangs_holds_nothing_up() -> None:
+    async with Receiver(Behaviour(hang=True)) as hanging, Receiver() as good:
+        began = time.monotonic()
+        await send("alertmanager", {"urls": [hanging.url, good.url]}, message())
+        assert time.monotonic() - began < 10 < SEND_TIMEOUT_S
+        assert len(good.requests) == len(hanging.requests) == 1
 
 
 async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertmanager]) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from server.clock import to_rfc3339
-from server.deliver.channel import Message
-from server.deliver.delivery import DeliveryError
 from server.deliver.kinds import KINDS, load_channel
 from server.deliver.kinds.alertmanager import Alertmanager
 from server.deliver.messages import Scribe
@@ -125,29 +123,33 @@ class Repeats(Service):
                 task.add_done_callback(lambda _, id=id: self._telling.discard(id))  # type: ignore[misc]
 
     async def _tell_one(self, id: int, channel: Alertmanager, scribe: Scribe) -> None:
-        after = 0
-        while page := await self._outbox.firing(id, after, FIRING_PAGE):
-            await self._post(id, channel, page, scribe)
+        """All pages to every peer. One that fails waits for the next time: what the others hold must not grow old."""
+        peers, after = channel.urls, 0
+        while peers and (page := await self._outbox.firing(id, after, FIRING_PAGE)):
+            peers = await self._post(id, channel, peers, page, scribe)
             after = page[-1].monitor_id or 0
         after = 0
-        while page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, after, FIRING_PAGE):
-            await self._post(id, channel, page, scribe)
+        while peers and (page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, after, FIRING_PAGE)):
+            peers = await self._post(id, channel, peers, page, scribe)
             after = page[-1].id
 
-    async def _post(self, id: int, channel: Alertmanager, page: list[Member], scribe: Scribe) -> None:
-        """One page to every peer at once."""
+    async def _post(
+        self, id: int, channel: Alertmanager, peers: tuple[str, ...], page: list[Member], scribe: Scribe
+    ) -> tuple[str, ...]:
+        """One page to these peers at once; those that can be told the next one."""
         now = self._out.now()
         at, ends_at = to_rfc3339(now) or "", to_rfc3339(now + int(FIRING_LASTS_S * SECOND))
-        messages: list[Message] = [scribe.alert(each, at, "default") for each in page]
-        body = channel.encode([channel.alert(each, ends_at) for each in messages])
-        results = await asyncio.gather(
-            *(channel.post(url, body, self._out) for url in channel.urls), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, DeliveryError):
-                log.warning("an Alertmanager did not take a repetition", channel=id, error=str(result))
-            elif isinstance(result, BaseException):
-                raise result
+        alerts = []
+        for each in page:
+            try:
+                alerts.append(channel.alert(scribe.alert(each, at, "default"), ends_at))
+            except Exception:
+                log.exception("an alert cannot be put into words and is not repeated", alert=each.id)
+        failures = await channel.post(peers, channel.encode(alerts), self._out)
+        for error in failures.values():
+            log.warning("an Alertmanager did not take a repetition", channel=id, error=str(error))
+        # What a peer refuses for good, it refuses for what is in this page.
+        return tuple(url for url in peers if url not in failures or failures[url].permanent)
 
     async def _expire(self, scribe: Scribe) -> None:
         for kind, count in Counter(await self._outbox.expire()).items():

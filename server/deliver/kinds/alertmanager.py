@@ -6,7 +6,9 @@ Alertmanager keeps no alert beyond its `endsAt`, so a sender repeats firing aler
 and sends to every peer, not to a balancer in front of them. server/deliver/repeats.py does the repeating.
 """
 
+import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import orjson
@@ -18,6 +20,7 @@ from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
 FINAL = frozenset((400, 413, 415, 422))
+OTHERS_S_MAX = 2.0  # a peer that hangs would hold every alert up for all of its time-out, and a storm for hours
 LABEL_PATTERN = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
@@ -80,22 +83,40 @@ class Alertmanager(Channel):
         return made
 
     async def send(self, message: Message, body: bytes, out: Outbound) -> None:
-        taken, failures = 0, []
-        for url in self.urls:
-            try:
-                await self.post(url, body, out)
-                taken += 1
-            except DeliveryError as error:
-                failures.append(error)
-        if not taken:
+        failures = await self.post(self.urls, body, out, OTHERS_S_MAX)
+        if failures.keys() >= set(self.urls):
             raise DeliveryError(
-                "; ".join(str(each) for each in failures),
-                permanent=all(each.permanent for each in failures),
-                retry_after_s=max((each.retry_after_s or 0 for each in failures), default=0) or None,
+                "; ".join(str(each) for each in failures.values()),
+                permanent=all(each.permanent for each in failures.values()),
+                retry_after_s=max((each.retry_after_s or 0 for each in failures.values()), default=0) or None,
             )
 
-    async def post(self, url: str, body: bytes, out: Outbound) -> None:
-        """To one peer. Raises DeliveryError."""
+    async def post(
+        self, urls: Sequence[str], body: bytes, out: Outbound, others_s_max: float | None = None
+    ) -> dict[str, DeliveryError]:
+        """To these peers at once; the failures by peer. `others_s_max`: so long the others may take after the first."""
+        failures: dict[str, DeliveryError] = {}
+        waiting = set(urls)
+        bound = asyncio.timeout(None)
+
+        async def tell(url: str) -> None:
+            try:
+                await self._request(url, body, out)
+            except DeliveryError as error:
+                failures[url] = error
+            else:
+                if others_s_max is not None and bound.when() is None:
+                    bound.reschedule(asyncio.get_running_loop().time() + others_s_max)
+            waiting.discard(url)
+
+        try:
+            async with bound:
+                await asyncio.gather(*map(tell, urls))
+        except TimeoutError:
+            failures |= {url: DeliveryError("another peer was faster") for url in waiting}
+        return failures
+
+    async def _request(self, url: str, body: bytes, out: Outbound) -> None:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
