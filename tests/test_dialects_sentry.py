@@ -170,6 +170,7 @@ def test_the_cron_address() -> None:
     body = orjson.dumps({"status": "in_progress", "monitor_config": CONFIG, "monitor_slug": "other"})
     made = cron(f"{url}?status=error", body, "POST", content_type="application/json")
     assert (made.address.slug, made.address.create, made.ping.signal) == ("nightly", True, "start")
+    assert cron(f"{url}?status=ok", b"", "POST", content_type="application/json") == cron(f"{url}?status=ok")
     assert cron(url) == (400, "missing field `status`")
     assert cron(f"{url}?status=ok&check_in_id=7") == (400, "check_in_id is not a UUID")
     assert cron(url, b"{", "POST", content_type="application/json") == (400, "check-in is not JSON")

@@ -116,7 +116,7 @@ def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | R
     ping_key = _ping_key(request, None, path_key)
     if isinstance(ping_key, Refusal):
         return ping_key
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if request.body and request.headers.get("content-type", "").startswith("application/json"):
         return _read_payload(ping_key, request.body, slug)
     values = read_values(request.query)
     if "status" not in values:
