@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import Field
 
+from server.clock import monotonic
 from server.deliver.channel import Channel, Message, Url
 from server.deliver.delivery import DeliveryError
 from server.deliver.outbound import Outbound
@@ -106,7 +107,7 @@ class Alertmanager(Channel):
                 failures[url] = error
             else:
                 if others_s_max is not None and bound.when() is None:
-                    bound.reschedule(asyncio.get_running_loop().time() + others_s_max)
+                    bound.reschedule(monotonic() + others_s_max)
             waiting.discard(url)
 
         try:
