@@ -58,6 +58,41 @@ def test_a_password_in_the_address_of_ones_own_server_is_not_shown(kind: str, fi
     assert read_channel(kind, shown, stored) == read_channel(kind, definition)
 
 
+@pytest.mark.parametrize(
+    ("kind", "stored", "fine", "elsewhere"),
+    [
+        (
+            "webhook",
+            {"url": "https://a.example/x", "headers": {"X-Key": "s3cret"}},
+            {"url": "https://a.example/y", "method": "PUT"},
+            {"url": "https://b.example/x"},
+        ),
+        (
+            "alertmanager",
+            {"urls": ["https://a.example", "https://b.example"], "token": "s3cret"},
+            {"urls": ["https://b.example"]},
+            {"urls": ["https://b.example", "https://c.example"]},
+        ),
+        ("ntfy", {"topic": "t", "token": "s3cret"}, {"server": "https://ntfy.sh"}, {"server": "http://ntfy.sh"}),
+        (
+            "email",
+            {"to": ["a@example.org"], "host": "mail.example", "username": "bob", "password": "s3cret"},
+            {"security": "starttls", "to": ["b@example.org"]},
+            {"security": "none"},
+        ),
+    ],
+)
+def test_a_masked_secret_is_sent_to_nobody_else(
+    kind: str, stored: dict[str, Any], fine: dict[str, Any], elsewhere: dict[str, Any]
+) -> None:
+    """Else whoever may change a channel could read there what is never shown to them."""
+    shown = show_channel(kind, stored)
+    assert "s3cret" in repr(read_channel(kind, {**shown, **fine}, stored))
+    with pytest.raises(DefinitionError, match="would go elsewhere"):
+        read_channel(kind, {**shown, **elsewhere}, stored)
+    read_channel(kind, {**stored, **elsewhere}, stored)
+
+
 def test_what_a_mask_leaves_of_an_address() -> None:
     for url, shown in (
         ("https://example.org/hook/x", f"https://example.org/{MASK}"),

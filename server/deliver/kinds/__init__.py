@@ -1,7 +1,8 @@
 """All kinds of channels, and how their definitions are read and shown.
 
 What is stored holds secrets whole; what is shown has them masked. A definition that comes back with a mask in it keeps
-the stored secret there, so that people can change one field of a channel without knowing the others.
+the stored secret there, so that people can change one field of a channel without knowing the others; but not where it
+would be sent to another host, because then whoever may change a channel could read its secrets there.
 """
 
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ KINDS: dict[str, type[Channel]] = {
     )
 }
 MASK = "•••"
+# Fields that say to whom the secrets are sent, and how.
+_WHERE = frozenset(("url", "urls", "server", "api", "host", "port", "security"))
 
 
 def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Channel:
@@ -60,17 +63,32 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
     if kind == Apprise.kind and not installed():
         raise DefinitionError([Problem("kind", "apprise is not installed here: pip install 'offbeat[apprise]'")])
     sent = dict(definition)
-    if stored is not None:
-        for name in model.hidden & sent.keys() & stored.keys():
-            if sent[name] == _mask(stored[name]):
-                sent[name] = stored[name]
+    held = dict(stored or {})
+    known = sorted(model.hidden & sent.keys() & held.keys())
+    kept = [name for name in known if _holds_mask(sent[name]) and sent[name] == _mask(held[name])]
+    sent |= {name: held[name] for name in kept}
     masked = [name for name in sorted(model.hidden & sent.keys()) if _holds_mask(sent[name])]
     if masked:
         raise DefinitionError([Problem(name, "is masked, and there is no stored secret to keep") for name in masked])
     try:
-        return model.model_validate(sent)
+        channel = model.model_validate(sent)
     except ValidationError as error:
         raise DefinitionError(problems_of(error)) from None
+    secrets = [name for name in kept if name not in _WHERE]
+    if secrets and not _receivers(channel) <= _receivers(model.model_construct(**held)):
+        reason = "is masked, and would go elsewhere than before: give it anew"
+        raise DefinitionError([Problem(name, reason) for name in secrets])
+    return channel
+
+
+def _receivers(channel: Channel) -> set[tuple[str, str]]:
+    """Whom it speaks to and how: of addresses the origin."""
+    found = set()
+    for name in _WHERE & type(channel).model_fields.keys():
+        value = getattr(channel, name)
+        for each in value if isinstance(value, list | tuple) else (value,):
+            found.add((name, str(URL(each).origin()) if "://" in str(each) else str(each)))
+    return found
 
 
 @lru_cache(maxsize=20_000)
