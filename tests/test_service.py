@@ -1,0 +1,85 @@
+"""The orderly stop: the start read backwards, under one bound, whatever a part does; and no part dies unnoticed."""
+
+import asyncio
+
+import structlog.testing
+
+from server.clock import monotonic
+from server.service import Service, Stack
+
+
+class Part(Service):
+    """Writes down when it is stopped. `how`: in order, never, or not without an error."""
+
+    def __init__(self, name: str, said: list[str], how: str = "well") -> None:
+        super().__init__()
+        self.name, self._said, self._how = name, said, how
+
+    async def start(self) -> None:
+        self._said.append(f"+{self.name}")
+        self.spawn(self._live(), "lives")
+
+    async def stop(self) -> None:
+        self._said.append(f"-{self.name}")
+        if self._how == "hangs":
+            await asyncio.Event().wait()
+        if self._how == "fails":
+            raise RuntimeError("broken")
+        await super().stop()
+
+    async def _live(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_what_was_started_last_is_stopped_first() -> None:
+    said: list[str] = []
+    stack = Stack(said.append)
+    for name in "abc":
+        await stack.start(Part(name, said))
+    await stack.stop(5)
+    assert said == ["+a", "+b", "+c", "-c", "-b", "-a"]
+
+
+async def test_one_that_hangs_or_fails_keeps_no_other_from_its_stop_and_all_have_one_bound() -> None:
+    said: list[str] = []
+    stack = Stack(said.append)
+    parts = [Part("a", said), Part("b", said, "hangs"), Part("c", said, "fails"), Part("d", said, "hangs")]
+    for part in parts:
+        await stack.start(part)
+    began = monotonic()
+    with structlog.testing.capture_logs() as logs:
+        await stack.stop(0.3)
+    assert monotonic() - began < 5
+    assert said[4:] == ["-d", "-c", "-b", "-a"]
+    assert [(line["event"], line["service"]) for line in logs] == [
+        ("did not stop in time", "d"),
+        ("failed to stop", "c"),
+        ("did not stop in time", "b"),
+    ]
+    assert not parts[0].tasks and not parts[1].tasks and not parts[3].tasks
+
+
+async def test_one_that_goes_before_its_turn_goes_once() -> None:
+    said: list[str] = []
+    stack = Stack(said.append)
+    parts = {name: Part(name, said) for name in "abc"}
+    for part in parts.values():
+        await stack.start(part)
+    await stack.stop_early(parts["b"], 5)
+    await stack.stop_early(Part("never started", said), 5)
+    await stack.stop(5)
+    assert said[3:] == ["-b", "-c", "-a"]
+
+
+async def test_the_death_of_a_task_is_told() -> None:
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stack = Stack(told.set_result)
+    part = Part("a", [])
+    await stack.start(part)
+
+    async def die() -> None:
+        raise RuntimeError("broken")
+
+    part.spawn(die(), "brief")
+    assert "brief" in await asyncio.wait_for(told, 5)
+    await stack.stop(5)
