@@ -15,6 +15,8 @@ SUBJECTS = sorted(path.stem for path in SQL_DIR.glob("*.sql"))
 async def prepare_all(connection: asyncpg.Connection, subject: str) -> None:
     broken = []
     for name, sql in load(subject).items():
+        if sql.startswith("copy "):
+            continue  # Postgres prepares none; the log's tests run it
         try:
             await connection.prepare(sql)
         except asyncpg.PostgresError as error:

@@ -6,8 +6,8 @@ Fenced, AlreadyInLog, RowRefused, or DatabaseAway. The last means doubt: it may 
 
 import asyncio
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import uuid4
 
@@ -17,11 +17,13 @@ from server.clock import to_datetime, to_micros
 from server.engine.ping import Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
 from server.store.copy_format import COLUMNS, encode_entries
-from server.store.pool import connect, database_trouble, describe
+from server.store.copying import CopyConnection
+from server.store.pool import connect, describe, is_away
 from server.store.queries import load
 
 BACKEND_END_TIMEOUT_MS = 3_000
 _SQL = load("log")
+_COPY = _SQL["append"].format(columns=", ".join(COLUMNS))
 _FENCED = "OB001"  # raised by the trigger pings_accept
 
 
@@ -51,7 +53,7 @@ class Session(NamedTuple):
 class LogConnection:
     """A connection that appends to the log. Used by one task; after DatabaseAway it is only good for `terminate`."""
 
-    def __init__(self, connection: asyncpg.Connection, name: str, timeout_s: float) -> None:
+    def __init__(self, connection: CopyConnection, name: str, timeout_s: float) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
         self.session = Session(connection.get_server_pid(), name)
@@ -75,7 +77,7 @@ class LogConnection:
 
         `jumped`: the database's clock has; log time then never goes back, and what it skipped counts as refused.
         """
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 row = await self._connection.fetchrow(
                     _SQL["register"], node, metrics_address, former, *_columns(refused_ages), jumped
@@ -85,7 +87,7 @@ class LogConnection:
 
     async def latest(self) -> Micros:
         """The last instant that any writer has spoken of. Raises DatabaseAway."""
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 return to_micros(await self._connection.fetchval(_SQL["latest"]))
 
@@ -95,23 +97,16 @@ class LogConnection:
             body = encode_entries(entries)
         except (struct.error, ValueError, TypeError, KeyError) as error:
             raise RowRefused(f"a row cannot be written down: {error!r}") from error
-        with self._trouble():
-            async with self._bound():
-                # A buffer goes out as it is, without waiting for Postgres' word that it may (bytes would be taken for a
-                # path). The stubs know only readers.
-                await self._connection.copy_to_table(
-                    "pings",
-                    source=memoryview(body),  # type: ignore[arg-type]
-                    columns=COLUMNS,
-                    format="binary",
-                )
+        # Bounded by asyncpg alone: it waits for nothing here but Postgres, as nothing else is under way.
+        with _TROUBLE:
+            await self._connection.copy_in(_COPY, body)
 
     async def pulse(self, writer: int, through: Micros) -> Micros:
         """Say that everything accepted up to `through` is committed; gives log time by the database.
 
         Raises Fenced, DatabaseAway.
         """
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 now = await self._connection.fetchval(_SQL["pulse"], writer, to_datetime(through))
         if now is None:
@@ -121,7 +116,7 @@ class LogConnection:
     async def report_refusals(self, writer: int, refused: Sequence[Refused]) -> None:
         """Record when pings were refused. Raises DatabaseAway: then it may be recorded twice, which does no harm."""
         started, ended, pings, reasons = _columns(refused)
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 await self._connection.execute(
                     _SQL["report_refusals"],
@@ -134,7 +129,7 @@ class LogConnection:
 
     async def end(self, writer: int, through: Micros) -> None:
         """The orderly end of this writer. Raises DatabaseAway."""
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 await self._connection.execute(_SQL["end_writer"], writer, to_datetime(through))
 
@@ -143,7 +138,7 @@ class LogConnection:
 
         It only saves time: where the session cannot be found or does not end, the primary key still decides.
         """
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound(wait_s := BACKEND_END_TIMEOUT_MS / 1000):
                 await self._connection.execute(
                     _SQL["end_backend"],
@@ -155,7 +150,7 @@ class LogConnection:
 
     async def close(self) -> None:
         """Say goodbye to Postgres, within the bound."""
-        with self._trouble():
+        with _TROUBLE:
             async with self._bound():
                 await self._connection.close()
 
@@ -167,21 +162,31 @@ class LogConnection:
         # asyncpg has its own time-out but, to cancel, waits for a second connection; this one waits for nothing.
         return asyncio.timeout(self._timeout_s + more_s + 1.0)
 
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        try:
-            with database_trouble():
-                yield
-        except OffbeatError:
-            raise
-        except asyncpg.PostgresError as error:
-            raise _verdict(error) from error
-        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            raise DatabaseAway(f"asyncpg: {describe(error)}") from error
+
+class _Trouble:
+    """Turns what asyncpg raises into what the caller of a LogConnection can tell apart. One for all calls: a batch is
+    small, and a generator for each would cost as much as encoding five of its rows.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and (ours := _verdict(error)) is not None:
+            raise ours from error
 
 
-def _verdict(error: asyncpg.PostgresError) -> OffbeatError:
-    """What an error of Postgres means for the batch."""
+_TROUBLE = _Trouble()
+
+
+def _verdict(error: BaseException) -> OffbeatError | None:
+    """What an error means for the batch; None: it is not the database's."""
+    if is_away(error):
+        return DatabaseAway(f"Postgres: {describe(error)}")
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return DatabaseAway(f"asyncpg: {describe(error)}")
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
     # Without its detail, which shows the row: what a client sent does not belong into our log lines.
     code, text = error.sqlstate or "", str(error.args[0])
     if code == _FENCED:

@@ -14,6 +14,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from server.errors import DatabaseAway, SettingsError
+from server.store.copying import CopyConnection
 from server.store.queries import load
 
 # What every function of this room takes: a connection of one's own, or one lent by a pool. Other rooms name these types
@@ -52,7 +53,7 @@ async def connect(
     pgbouncer: bool = False,
     application_name: str = "offbeat",
     command_timeout_s: float = COMMAND_TIMEOUT_S,
-) -> asyncpg.Connection:
+) -> CopyConnection:
     """One connection. Raises DatabaseAway, or SettingsError where trying again cannot help."""
     with database_trouble(), _refusal():
         connection = await asyncpg.connect(
@@ -61,6 +62,7 @@ async def connect(
             command_timeout=command_timeout_s,
             statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
             server_settings=_server_settings(pgbouncer, application_name),
+            connection_class=CopyConnection,
         )
         try:
             await _initialiser(pgbouncer)(connection)

@@ -267,8 +267,8 @@ class Connection:
         await self.ask(lambda session: None)
         return Prepared(self, sql)
 
-    async def copy_to_table(self, table: str, *, source: memoryview, columns: Any, format: str) -> None:
-        entries = source.obj.entries  # type: ignore[attr-defined]
+    async def copy_in(self, statement: str, body: Any) -> None:
+        entries = body.entries
         await self.ask(lambda session: self._statements.copy(session, entries))
 
     async def close(self) -> None:

@@ -1,4 +1,8 @@
--- Appending to the log. The rows themselves go by COPY in binary form (server/store/copy_format.py).
+-- Appending to the log.
+
+-- name: append
+-- The rows, in binary form; {columns} are those that server/store/copy_format.py writes.
+copy pings ({columns}) from stdin (format binary)
 
 -- name: register
 -- A new writer, in one round trip and one transaction with the fencing of the one before it and with the refusals that
