@@ -38,7 +38,8 @@ def refusal(rest: str = "", body: bytes | str = b"", kind: str = "") -> str:
 def test_the_signal_in_the_path() -> None:
     assert send() == Reading(Key(KEY), Ping("success"), named=False)
     assert send("/start") == Reading(Key(KEY), Ping("start"), named=True)
-    assert send("/fail/") == Reading(Key(KEY), Ping("fail"), named=True)
+    assert send("/fail/") == send("/%66ail") == Reading(Key(KEY), Ping("fail"), named=True)
+    assert ping("/in%20progress").signal == "start"
     assert send("/0") == Reading(Key(KEY), Ping("success", exit_code=0), named=True)
     assert send("/255") == Reading(Key(KEY), Ping("fail", exit_code=255), named=True)
     for signal in ("start", "success", "fail", "log", "progress", "skip", "leave"):

@@ -54,12 +54,12 @@ def read(request: Request) -> Reading | Refusal:
     signal: Signal | None = None
     exit_code: int | None = None
     if word:
-        word = word.removesuffix("/")
+        word = decode(word.removesuffix("/"))
         signal = read_word(word)
         if signal is None:
             exit_code = _exit_code(word)
             if exit_code is None:
-                return Refusal(400, f"{unknown_signal(decode(word))}, or an exit code from 0 to {EXIT_CODE_MAX}")
+                return Refusal(400, f"{unknown_signal(word)}, or an exit code from 0 to {EXIT_CODE_MAX}")
             signal = _EXITS[exit_code].signal
     if not query and not body:
         ping = PLAIN[signal or "success"] if exit_code is None else _EXITS[exit_code]
