@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server.web.answers import IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
+from server.web.answers import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
 from server.web.api import ROUTES, document
 from tests.api_scene import ADMIN_KEY, Api, serving
 
@@ -104,8 +104,16 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
     assert done.status == 200 and done.body["acknowledged_by"] == "admin"
     assert (await api("POST", f"/incidents/{monitor}-5/comments", {"comment": "found it"})).status == 200
     assert (await api("POST", f"/incidents/{monitor}-5/resolve")).status == 202
+    await api.pool.execute(
+        "insert into alerts (project_id, monitor_id, incident, kind, facts) values (1, $1, 5, 'opened', $2)",
+        monitor,
+        {"monitor": "a", "last_message": "x" * 10_000},
+    )
+    [alert] = (await api("GET", "/alerts?state=pending")).body["items"]
+    assert AlertAnswer.model_validate(alert).monitor == "a" and alert["incident"] == f"{monitor}-5"
     shown = (await api("GET", f"/incidents/{monitor}-5")).body
     IncidentDetail.model_validate(shown)
+    assert shown["alerts"] == [alert]
     assert [(n["kind"], n["comment"], n["by"]) for n in shown["notes"]] == [
         ("acknowledge", "on it", "admin"),
         ("comment", "found it", "admin"),

@@ -196,7 +196,7 @@ def alert_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": row["id"],
         "project": row["project"],
-        "monitor": row["facts"].get("monitor"),
+        "monitor": row["monitor"],
         "incident": f"{row['monitor_id']}-{row['incident']}" if row["incident"] else None,
         "channel": row["channel"],
         "kind": row["kind"],

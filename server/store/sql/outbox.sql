@@ -163,7 +163,8 @@ returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.
           -- include: secrets
 
 -- name: claim_tests
--- Somebody pressed a button and waits: a test goes at once, past the queue of its lane and also where that rests.
+-- Somebody pressed a button and waits: a test goes at once, past the queue of its lane and also where that rests. But one
+-- that kills its sender is left alone as any other is.
 with picked as (
   select a.id from alerts a
    where a.state = 'pending' and a.kind = 'test' and a.next_attempt_at <= now()
@@ -173,7 +174,9 @@ with picked as (
 )
 update alerts a
    set attempts = a.attempts + 1,
-       next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second',
+       lapses = a.lapses + (a.claimed_by is not null)::integer,
+       next_attempt_at = clock_timestamp()
+         + $3::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
        claimed_by = $2
   from picked
  where a.id = picked.id
@@ -461,10 +464,11 @@ update alerts
 returning id
 
 -- name: page
--- Alerts for people, the newest first; any of the filters may be null.
+-- Alerts for people, the newest first; any of the filters may be null. Of the facts, which may be long, only whose they
+-- are.
 select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.digest_id, p.slug as project,
        c.slug as channel, c.kind as channel_kind, a.monitor_id, a.incident, a.ordinal, a.round, a.attempts, a.kind,
-       a.state, a.error, a.facts
+       a.state, a.error, a.facts ->> 'monitor' as monitor
   from alerts a
   join projects p on p.id = a.project_id
   left join channels c on c.id = a.channel_id
