@@ -5,6 +5,7 @@ Parts share no other state and do not know each other's order; `now` is the inst
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from server.engine.deadlines import Deadlines
@@ -62,7 +63,7 @@ class Undecided:
     def effects(self) -> list[Effect]:
         """In the order in which they are written."""
         resumed: list[Effect] = [self.resumed] if self.resumed is not None else []
-        return [*resumed, *self.runs.values(), *(each.row() for each in self.incidents.values()), *self.alerts]
+        return [*resumed, *self.runs.values(), *[each.row() for each in self.incidents.values()], *self.alerts]
 
 
 class Desk:
@@ -204,8 +205,11 @@ class Desk:
         another one was decided by: a restart between two transactions decides nothing differently.
         """
         decisions: list[Decision] = []
-        while self.undecided and len(decisions) < subjects_max:
-            for monitor_id in self._together(next(iter(self.undecided))):
+        # Listed at once: to find the first anew each time, a dict looks at the places of all that were taken before.
+        for first_id in list(islice(self.undecided, subjects_max)):
+            if len(decisions) >= subjects_max:
+                break
+            for monitor_id in self._together(first_id) if first_id in self.undecided else ():
                 undecided = self.undecided.pop(monitor_id)
                 self.undecided_runs -= len(undecided.runs)
                 self._untie(monitor_id)
@@ -220,6 +224,8 @@ class Desk:
 
     def _together(self, monitor_id: int) -> list[int]:
         """The undecided monitors that are linked with this one by `depends_on` or `after`, itself included."""
+        if not (self.listeners or self.dependents or self.ties):
+            return [monitor_id]  # nobody refers to anybody
         found = {monitor_id: None}
         line = [monitor_id]
         for each_id in line:
@@ -264,12 +270,12 @@ class Desk:
     def _decision(self, m: Monitor, gone: bool, undecided: Undecided) -> Decision:
         # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
         # change to it earlier than that.
-        m.at, m.writer, m.seq = max(m.position, self.reached)
+        m.at, m.writer, m.seq = position = max(m.position, self.reached)
         m.is_saved = True
         if m.fleet is not None and undecided.whole:
             m.fleet.whole_at = m.at
         state = None if gone else m.dump()
-        decision = Decision(m.id, m.project_id, m.position, m.status, m.since, state, undecided.effects())
+        decision = Decision(m.id, m.project_id, position, m.status, m.since, state, undecided.effects())
         decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)
         if m.fleet is not None and not gone:
             decision.members = m.fleet.take_rows(undecided.whole)
@@ -316,7 +322,11 @@ class Desk:
 
     def arm(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
-        if (when := self.next_of(m)) and (not m.armed or when < m.armed):
+        self.arm_for(m, self.next_of(m))
+
+    def arm_for(self, m: Monitor, when: Micros) -> None:
+        """The same where that first deadline is known; 0: there is none."""
+        if when and (not m.armed or when < m.armed):
             m.armed = when | 0  # see `Micros`
             self.deadlines.push(when, m.id)
 

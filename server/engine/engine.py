@@ -339,7 +339,8 @@ class Engine:
                 if due and due <= when:
                     desk.now = max(desk.now, when)
                     judge(desk, m, when)
-                desk.arm(m)
+                    due = desk.next_of(m)
+                desk.arm_for(m, due)
             except Exception as error:
                 self.quarantine(m.id, error)
         next_due = desk.deadlines.next()

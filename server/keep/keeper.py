@@ -9,7 +9,6 @@ pings are taken on the same loop; what it cannot keep up with waits in the log, 
 """
 
 import asyncio
-import gc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -25,7 +24,7 @@ from server.errors import DatabaseAway, LeaseLost, RowRefused
 from server.keep.deafness import Deafness
 from server.keep.following import Following
 from server.keep.lease import Lease
-from server.keep.loading import SLICE, load_monitors
+from server.keep.loading import SLICE, all_stays, load_monitors
 from server.keep.order import Order
 from server.keep.upkeep import Upkeep
 from server.metrics import Metrics
@@ -152,19 +151,14 @@ class Keeper(Service):
         """Everything from Postgres, as the last keeper left it."""
         while True:
             self.lease.check()
-            # While a million objects are made that all stay, a collection of garbage would look at all of them in vain;
-            # and later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
-            gc.disable()
             try:
-                await self._load_once()
-                gc.freeze()
+                with all_stays():
+                    await self._load_once()
                 return
             except DatabaseAway as error:
                 log.warning("cannot load yet", error=str(error))
                 self._drop_connection()
                 await asyncio.sleep(0.5)
-            finally:
-                gc.enable()
 
     async def _load_once(self) -> None:
         started_s = monotonic()

@@ -199,7 +199,8 @@ def _alerts(
 ) -> list[list[Any]]:
     columns: list[list[Any]] = [[], [], [], [], [], [], []]
     for d, alert in alerts:
-        facts = {**_with_times(alert.facts), "project": project_slugs.get(d.project_id)}
+        facts = _with_times(alert.facts)
+        facts["project"] = project_slugs.get(d.project_id)
         if d.monitor_id in usual and alert.facts.get("run_started_at"):
             facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts)
         text = _json(facts)

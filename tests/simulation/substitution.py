@@ -3,8 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,7 +77,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         patch.setattr("server.store.log.encode_entries", _encode)
         patch.setattr(Upkeep, "run", _sleep_for_ever)
         patch.setattr(Repeats, "start", _do_nothing)
-        patch.setattr("server.keep.keeper.gc", SimpleNamespace(enable=int, disable=int, freeze=int))
+        patch.setattr("server.keep.keeper.all_stays", nullcontext)
         for name, seconds in SHORT.items():
             patch.setattr(name, seconds)
         for module in ("courier", "gathering", "lane"):
