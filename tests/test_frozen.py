@@ -10,10 +10,14 @@ import asyncpg
 import pytest
 
 from server.errors import DatabaseAway
+from server.keep.frozen import Frozen
+from server.settings import Settings
 from server.store import changes, history
+from server.store.outbox import Outbox
 from server.store.pool import connect, database_trouble, open_pool
 from server.store.queries import load
-from tests.harness import Server, eventually
+from tests.harness import Receiver, Server, eventually
+from tests.outbox_scene import scene
 
 AT_MOST_S = 40.0  # a request that came too early is tried again when it has run into its own bound
 
@@ -83,3 +87,20 @@ async def test_a_node_starts_where_another_froze_while_it_started(
     with pytest.raises(DatabaseAway), database_trouble():
         await frozen.execute("commit")
     frozen.terminate()
+
+
+async def test_alerts_in_the_hands_of_a_courier_that_froze_are_sent_by_another(database_url: str) -> None:
+    frozen = Frozen(database_url, Settings())
+    async with scene(database_url) as here, Receiver() as receiver:
+        channel = await here.channel("hook", "webhook", url=receiver.url)
+        await here.alerts(channel, 8)
+        gathering = Outbox(here.pool, "frozen", "there").transaction()
+        connection = await gathering.__aenter__()
+        assert await Outbox(here.pool, "frozen", "there").attach(connection, channel, 100, 2, True, 5) is not None
+        async with here.courier():  # it passes over what somebody else has locked
+            await frozen.start()
+            await here.settled(AT_MOST_S)
+        assert receiver.requests
+        with pytest.raises(DatabaseAway):
+            await gathering.__aexit__(None, None, None)
+    await frozen.stop()
