@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.web import fresh
 from server.web.answers import MonitorAnswer
 from tests.api_scene import Api, serving
 
@@ -263,7 +264,8 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api) -> None:
+async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh, "FRESH_S", 600.0)
     await api("PUT", "/monitors/a", {"every": "1h", "tags": ["db"]})
     await api("PUT", "/monitors/b", {"every": "1h", "tags": ["db", "web"]})
     at = datetime.now(UTC) - timedelta(hours=1, seconds=30)
@@ -287,6 +289,8 @@ async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api) ->
     assert (await api("GET", f"{badges}/tags/db.json", key=None)).body["message"] == "1 of 2 late"
     assert (await api("GET", f"{badges}/tags/web.json", key=None)).body["message"] == "up"
     assert (await api("GET", f"{badges}/tags/all.json", key=None)).body["label"] == "Default"
+    await api("PUT", "/monitors/new", {"tags": ["web"]})
+    assert (await api("GET", f"{badges}/tags/web.json", key=None)).body["message"] == "up", "as it was found out"
     for path in ("/badges/wrong/a.svg", f"{badges}/c.svg", f"{badges}/a.png", f"{badges}/tags/none.svg"):
         assert (await api("GET", path, key=None)).status == 404
     await api("PUT", "/projects/default", {})

@@ -97,7 +97,8 @@ class Outbound(Service):
     ) -> Reply:
         """One request. 2xx is a Reply; every other end is a DeliveryError, permanent for the statuses in `final`.
 
-        `quote`: whether the receiver's words may be shown with the error. Not those of any address somebody chose.
+        `quote`: whether the receiver's words may be shown with the error: those of a service that says what is wrong,
+        and not for kinds whose receiver may be anything.
         """
         assert self._session is not None, "not started"
         try:

@@ -20,6 +20,7 @@ from server.web import (
     openapi,
     routes,
 )
+from server.web.fresh import Fresh
 from server.web.routes import Call, Deps, Reply, Route
 
 
@@ -44,6 +45,7 @@ ROUTES = [
 
 def add_routes(app: web.Application, deps: Deps) -> None:
     """Add the management API to the app. Call it once, before the app starts."""
+    app[api_public.COUNTS] = Fresh()
     routes.add_routes(app, ROUTES, deps)
 
 

@@ -18,9 +18,10 @@ _ANSWERED_ONLY = ("created_at", "updated_at", "badge_key")
 
 
 async def post_apply(call: Call[estate.ApplyBody, None]) -> Reply:
-    """Create, change and, with `prune`, delete projects, channels and monitors: all or nothing.
+    """Create and change projects, channels, windows and monitors: all or nothing.
 
-    The answer says what changed, field by field; with `dry_run` what would change.
+    With `prune` what is not listed is deleted, but for projects and the channel `log`. The answer says what changed,
+    field by field; with `dry_run` what would change.
     """
     body, own = call.body, call.principal.project
     if own is not None and "project" not in body.model_fields_set:

@@ -11,12 +11,15 @@ from collections.abc import AsyncIterator
 from html import escape
 from typing import Any
 
+from aiohttp import web
+
 from server.engine.expectation import Seen
 from server.engine.ping import SECOND
 from server.store import overview, projects
 from server.store.pool import Record
 from server.web import answers
 from server.web.asked import project_of, slug_in
+from server.web.fresh import Fresh
 from server.web.monitor_answers import see
 from server.web.problems import not_found
 from server.web.routes import Call, Reply, Route
@@ -36,6 +39,7 @@ _WORST_FIRST = ("down", "late", "unknown", "up", "new", "paused")
 _COLOURS = {"down": "#c62828", "late": "#b26a00", "unknown": "#6a1b9a", "up": "#2e7d32"}
 _GREY = "#616161"
 _CHAR_PX = 7
+COUNTS = web.AppKey("counts of badges", Fresh[Counter[str]])
 
 
 async def get_project_metrics(call: Call[None, None]) -> Reply:
@@ -69,12 +73,17 @@ async def get_tag_badge(call: Call[None, None]) -> Reply:
     """A badge of all monitors with a tag: `{tag}.svg` or `.json`; `all` is every monitor of the project."""
     tag, form = _file(call)
     row = await _badge_project(call)
-    counts = Counter([seen.status async for _, seen in _seen(call, row["id"], tags=None if tag == "all" else [tag])])
+    counts = await call.request.app[COUNTS].get((row["id"], tag), lambda: _count(call, row["id"], tag))
     if not counts:
         raise not_found("such badge")
     worst = next(status for status in _WORST_FIRST if counts[status])
     message = worst if counts[worst] == counts.total() else f"{counts[worst]} of {counts.total()} {worst}"
     return _badge(row["name"] if tag == "all" else tag, message, worst, form)
+
+
+async def _count(call: Call[Any, Any], project_id: int, tag: str) -> Counter[str]:
+    """How many monitors there are of each status. It walks all of them, and anybody may ask."""
+    return Counter([seen.status async for _, seen in _seen(call, project_id, tags=None if tag == "all" else [tag])])
 
 
 async def _seen(call: Call[Any, Any], project_id: int, **which: Any) -> AsyncIterator[tuple[Record, Seen]]:

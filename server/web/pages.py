@@ -22,6 +22,7 @@ from server.web import (
     pages_windows,
 )
 from server.web.asked import allowed, pair_in, project_id_for_list
+from server.web.fresh import Fresh
 from server.web.live import WATCHED_MAX, Live, Topic
 from server.web.live_kinds import all_kinds
 from server.web.pages_frame import HEADERS, Page, Visit, add_pages, html, render_part, statics, statics_version
@@ -35,7 +36,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 def add_routes(app: web.Application, deps: Deps) -> None:
     """Add the pages to the app. Call it once, before the app starts."""
-    app[pages_status.SHOWN] = pages_status.Shown()
+    app[pages_status.SHOWN] = Fresh()
     live = app[LIVE] = Live(all_kinds(deps.pool), deps.now)
     add_pages(app, PAGES, deps)
     app.router.add_get("/static/{version}/{name}", _static)

@@ -1,0 +1,44 @@
+"""What everybody may ask for is found out once for all who ask."""
+
+import asyncio
+
+import pytest
+
+from server.web import fresh
+from server.web.fresh import Fresh
+
+
+async def test_one_finds_out_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh, "FRESH_S", 600.0)
+    answers, asked, may_end = Fresh[int](), [0], asyncio.Event()
+
+    async def find_out() -> int:
+        asked[0] += 1
+        await may_end.wait()
+        return asked[0]
+
+    waiting = [asyncio.create_task(answers.get("a", find_out)) for _ in range(20)]
+    other = asyncio.create_task(answers.get("b", find_out))
+    while asked[0] < 2:
+        await asyncio.sleep(0)
+    may_end.set()
+    assert set(await asyncio.gather(*waiting)) == {await other} == {2}
+    assert await answers.get("a", find_out) == 2 and asked[0] == 2
+    monkeypatch.setattr(fresh, "FRESH_S", -1.0)
+    assert await answers.get("a", find_out) == 3, "it has grown old"
+
+
+async def test_a_failure_is_not_kept_and_neither_is_everything() -> None:
+    answers = Fresh[int]()
+
+    async def fail() -> int:
+        raise ValueError
+
+    async def succeed() -> int:
+        return 1
+
+    for key in range(2 * fresh.KEPT_MAX):
+        with pytest.raises(ValueError):
+            await answers.get(key, fail)
+    assert await answers.get(2 * fresh.KEPT_MAX - 1, succeed) == 1
+    assert len(answers._kept) == fresh.KEPT_MAX
