@@ -229,10 +229,13 @@ async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_keeper
         died: list[str] = []
         node.keeper.on_death = lambda name, error: died.append(name)
         term = await node.pool.fetchval("select term from lease where name = 'keeper'")
-        async with node.pool.acquire() as connection, connection.transaction():
+        # By its name none of a frozen process, whose locks would be taken from it.
+        connection = await connect(database_url, application_name="somebody")
+        async with connection.transaction():
             # Neither a renewal nor a take-over passes this lock: the trust runs out while a renewal is under way.
             await connection.execute("select 1 from lease where name = 'keeper' for update")
             # At worst a decision is under way, and waits for the lock as long as any statement may.
             await eventually(lambda: true(not node.keeper.judging), 20)
+        await connection.close()
         await eventually(lambda: true(node.keeper.judging), 20)
         assert await node.pool.fetchval("select term from lease where name = 'keeper'") > term and not died
