@@ -7,6 +7,7 @@ committed everything: writers are read first and rows second, so nothing at or b
 
 from bisect import bisect_right
 from collections import deque
+from itertools import chain
 
 from server.engine.ping import Entry, Micros
 from server.store import keeping
@@ -69,7 +70,7 @@ class Order:
         if watermark is None or watermark <= self.watermark:
             self._note(seen)
             return [], seen
-        parts: list[list[Entry]] = []
+        parts: list[list[Entry]] = []  # each of one writer, in order
         for writer in seen:
             cursor = self.cursors.get(writer.id, 0)
             if writer.seq <= cursor or (writer.id == own and memory):
@@ -86,9 +87,10 @@ class Order:
             parts.extend(self._take_fed(watermark))
         elif watermark >= self._fed_since:
             self._from_memory = True
-        entries = self._merge(parts, watermark)
-        for entry in entries:
-            self.cursors[entry.writer] = entry.seq
+        parts = [cut for part in parts if (cut := _through(part, watermark))]  # it may have moved since they were read
+        for part in parts:
+            self.cursors[part[-1].writer] = part[-1].seq
+        entries = _merged(parts)
         self.watermark = watermark
         self._note(seen)
         return entries, seen
@@ -118,26 +120,34 @@ class Order:
         while self._fed and self._fed[0][0].at <= watermark:
             batch = self._fed.popleft()
             self._fed_entries -= len(batch)
-            if batch[-1].at > watermark:
-                cut = bisect_right(batch, watermark, key=lambda entry: entry.at)
-                self._fed.appendleft(batch[cut:])
-                self._fed_entries += len(batch) - cut
-                batch = batch[:cut]
-            if batch[0].seq <= cursor:  # was read from the log already
-                batch = [entry for entry in batch if entry.seq > cursor]
-            if batch:
-                parts.append(batch)
+            if len(due := _through(batch, watermark)) < len(batch):
+                self._fed.appendleft(batch[len(due) :])
+                self._fed_entries += len(batch) - len(due)
+            if due[0].seq <= cursor:  # was read from the log already
+                due = [entry for entry in due if entry.seq > cursor]
+            if due:
+                parts.append(due)
         return parts
-
-    def _merge(self, parts: list[list[Entry]], watermark: Micros) -> list[Entry]:
-        if len(parts) == 1 and parts[0][-1:] and parts[0][-1].at <= watermark:
-            return parts[0]
-        merged = [entry for part in parts for entry in part if entry.at <= watermark]
-        merged.sort()  # each part is in order already, which is what the sort is good at
-        return merged
 
     def _drop_fed(self) -> None:
         self._fed.clear()
         self._fed_entries = 0
         self._fed_since = self._fed_through
         self._from_memory = False
+
+
+def _through(part: list[Entry], watermark: Micros) -> list[Entry]:
+    """The entries up to there, of a part in order."""
+    if not part or part[-1].at <= watermark:
+        return part
+    return part[: bisect_right(part, watermark, key=lambda entry: entry.at)]
+
+
+def _merged(parts: list[list[Entry]]) -> list[Entry]:
+    """All in the one order. Nothing is compared where all are of one writer, whose parts follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+    merged = list(chain.from_iterable(parts))
+    if len({part[0].writer for part in parts}) > 1:
+        merged.sort()  # each part is in order already, which is what the sort is good at
+    return merged
