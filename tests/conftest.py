@@ -14,6 +14,12 @@ from tests.outbox_scene import Scene, scene
 
 _BEGAN = time.monotonic()
 
+# Files without a slow test that take a quarter of a minute and more all the same.
+LONG = {
+    f"test_{name}.py"
+    for name in ("api_contract", "courier", "courier_episodes", "doors", "embedded", "keeper", "model", "simulation")
+}
+
 # How long an example takes says here how busy the machine is, not whether the code is right.
 settings.register_profile("offbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("offbeat")
@@ -30,13 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `--within` the tests that need nothing come first, then those with a database, then those with a server.
 
-    Otherwise the files with slow tests do: a file is one process's, and one that begins last is waited for by all.
+    Otherwise the long files do: a file is one process's, and one that begins last is waited for by all.
     """
     if config.getoption("--within") is not None:
         items.sort(key=_cost)
     else:
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        long = {item.path for item in items if item.path.name in LONG or item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in long)
 
 
 def _cost(item: pytest.Item) -> int:
