@@ -114,6 +114,22 @@ async def test_what_is_too_old_expires_unsent(world: Scene, receiver: Receiver) 
     assert world.counted[("webhook", "expired")] == 1
 
 
+async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> None:
+    async with Receiver(Behaviour(status=500)) as bad, world.courier() as courier:
+        channel = await world.channel("hook", "webhook", url=bad.url)
+        await world.alert(channel, 1)
+        await bad.wait_count(1)
+        old = await world.alert(channel, 2, attempts=1, expires_at=datetime.now(UTC))
+        poison = await world.alert(channel, 3, attempts=1, facts={"tags": 7})
+
+        async def both_are_settled() -> bool:
+            return [(await world.row(id))["state"] for id in (old, poison)] == ["expired", "dead"]
+
+        await eventually(both_are_settled, 20)
+        lane = courier._lanes[channel]
+        assert lane.suspect and not lane.proven and channel not in courier._proven
+
+
 async def test_a_resolve_never_overtakes_its_open(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=503), Behaviour(status=503)])
     channel = await world.channel("hook", "webhook", url=receiver.url)

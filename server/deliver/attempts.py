@@ -45,16 +45,17 @@ class Sending(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What one attempt came to. `failed`: in a way that says something about its channel."""
+    """What one attempt came to. `failed`: in a way that says something about its channel; None: nothing was sent."""
 
     state: str  # as in the outbox; pending: to be tried again
     error: str | None = None
-    failed: bool = False
+    failed: bool | None = False
     retry_after_s: float | None = None
 
 
 class Attempts(Service):
-    """`ended` is told the lane, whether it failed, and for how long it shall rest; after `settled` others may go."""
+    """`ended` is told the lane, whether it failed (None: nothing was sent), and for how long it shall rest; after
+    `settled` others may go."""
 
     name = "attempts"
 
@@ -64,7 +65,7 @@ class Attempts(Service):
         out: Outbound,
         count: Callable[[str, str, int], None],
         draw: Callable[[], float],
-        ended: Callable[[int, bool, float | None], None],
+        ended: Callable[[int, bool | None, float | None], None],
         settled: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -147,13 +148,14 @@ class Attempts(Service):
 
     async def _word_and_send(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> Verdict:
         if row.expired:
-            return Verdict("expired", "was not delivered in time")
+            return Verdict("expired", "was not delivered in time", None)
         try:
             message = scribe.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
             body = channel.compose(message)
         except Exception as error:
             log.exception("an alert cannot be put into words and is set aside", alert=row.id)
-            return Verdict("dead", f"cannot be put into words ({type(error).__name__}; the server's log says more)")
+            why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
+            return Verdict("dead", why, None)
         return await self._send(message, body, channel, row.attempts)
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:

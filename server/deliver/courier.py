@@ -308,8 +308,12 @@ class Courier(Service):
         lane.began(monotonic(), retries=int(digest.attempts > 1), digest=digest.attempts == 1)
         self._busy = True
 
-    def _attempt_ended(self, id: int, failed: bool, retry_after_s: float | None) -> None:
+    def _attempt_ended(self, id: int, failed: bool | None, retry_after_s: float | None) -> None:
         lane = self._lanes.get(id)
+        if failed is None:  # which proves nothing of a channel that has failed before
+            if lane is not None:
+                lane.in_flight -= 1
+            return
         if lane is not None:
             rest_s = backoff_s(lane.failures_with_next, self._draw, retry_after_s) if failed else 0.0
             lane.ended(monotonic(), failed, rest_s)
