@@ -211,6 +211,10 @@ class Connection(asyncio.Protocol):
     def _read_body(self, data: bytes, start: int) -> int:
         """Keep what belongs to the body; gives back where the rest begins."""
         piece = data[start : start + self._head.body_left]
+        if len(piece) == self._head.body_left and not self._body:  # came at once, as most do: nothing is kept
+            self._head.feed_body(piece)
+            self._take(piece)
+            return start + len(piece)
         if not self.door.bodies.grow(len(piece)):
             self._refuse(unavailable())
             return len(data)
@@ -223,7 +227,8 @@ class Connection(asyncio.Protocol):
         return start + len(piece)
 
     def _take(self, body: bytes) -> None:
-        request = self._request._replace(body=body) if body else self._request
+        method, path, query, headers, _ = self._request
+        request = Request(method, path, query, headers, body) if body else self._request  # half of `_replace`
         ticket = self._ticket(self._dialect, request, request.method)
         source = self._client(request.headers) if self.peer.trusted else self.peer.source
         self.door.intake.take(self._dialect, request, source, ticket)

@@ -85,7 +85,8 @@ def read_fields(
 
 def names_signal(fields: Mapping[str, Any]) -> bool:
     """Whether the parameters themselves say the signal, so that a key bound to another one does not change it."""
-    return any(fields.get(name) is not None for name in ("status", "signal", "exit_code"))
+    said = fields.get
+    return said("status") is not None or said("signal") is not None or said("exit_code") is not None
 
 
 def read_word(word: str) -> Signal | None:

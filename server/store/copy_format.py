@@ -67,21 +67,19 @@ def _said(ping: Ping) -> tuple[bytes, bytes]:
             _NULL if done is None else _INT8(8, done),
             _NULL if total is None else _INT8(8, total),
             _NULL if duration is None else _FLOAT8(8, duration),
-            _text(run),
-            _text(stage),
-            _text(task),
-            _text(message),
+            _NULL if run is None else _text(run),
+            _NULL if stage is None else _text(stage),
+            _NULL if task is None else _text(task),
+            _NULL if message is None else _text(message),
         )
     )
-    said = middle, _text(dialect)
+    said = middle, _NULL if dialect is None else _text(dialect)
     if id(ping) in LASTING:
         _LASTING[id(ping)] = said
     return said
 
 
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
+def _text(value: str) -> bytes:
     if "\0" in value:
         value = value.replace("\0", "\ufffd")
     try:
