@@ -71,10 +71,10 @@ def speaks(rest: str, query: str) -> bool:
     third part that is a state of its own.
     """
     slashes = rest.count("/")
-    if not slashes or (slashes == 1 and not query):
-        return False
-    monitor, _, state = rest.removesuffix("/").partition("/")[2].partition("/")
-    return state in _OWN_STATES or (monitor != "" and state in ("", "fail") and _is_telemetry(query) is not None)
+    if slashes < 2:  # most of all: decided first
+        return bool(slashes and query) and _is_telemetry(query) is not None and not rest.endswith("/")
+    state = rest.split("/", 2)[2].removesuffix("/")
+    return state in _OWN_STATES or (state in ("", "fail") and _is_telemetry(query) is not None)
 
 
 def read(request: Request) -> Reading | Refusal:

@@ -35,7 +35,7 @@ from server.ingest.urlencoded import decode, read_values
 name = "healthchecks"
 PREFIX: Final = "/ping/"
 
-_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I | re.A).fullmatch
+_is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _SIGNALS: Final[dict[str, Signal]] = {"start": "start", "fail": "fail", "log": "log"}
 # A ping that says nothing but its suffix is one of these, made once; "" is the bare address.
 _PLAIN: Final[dict[str, Ping]] = {
