@@ -67,8 +67,8 @@ def _running(postgres: harness.Postgres) -> Iterator[harness.Postgres]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[harness.Postgres]:
-    """The wheel's Postgres, without fsync: quick, and no test pulls the plug."""
-    yield from _running(harness.Postgres(fsync="off"))
+    """The wheel's Postgres, without fsync: quick, and no test pulls the plug. With room for six servers at once."""
+    yield from _running(harness.Postgres(fsync="off", max_connections="200"))
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def refuse(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-async def eventually(what: Callable[[], Awaitable[T]], timeout_s: float = 10.0, every_s: float = 0.02) -> T:
+async def eventually(what: Callable[[], Awaitable[T]], timeout_s: float = READY_S, every_s: float = 0.02) -> T:
     """The first true answer of `what`. Fails with the last one, or with its AssertionError, when none comes in time."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -432,7 +432,7 @@ class Receiver:
         self._closing = asyncio.Event()
         self._runner: web.ServerRunner | None = None
 
-    async def wait_for(self, predicate: Callable[[Received], bool], timeout_s: float = 10.0) -> Received:
+    async def wait_for(self, predicate: Callable[[Received], bool], timeout_s: float = READY_S) -> Received:
         """The first request, past or to come, for which `predicate` holds."""
         checked = 0
         try:
@@ -448,7 +448,7 @@ class Receiver:
             seen = "\n".join(f"{r.method} {r.path} {r.body[:500]!r}" for r in self.requests) or "nothing"
             raise AssertionError(f"no such request within {timeout_s} s; received:\n{seen}") from None
 
-    async def wait_count(self, count: int, timeout_s: float = 10.0) -> list[Received]:
+    async def wait_count(self, count: int, timeout_s: float = READY_S) -> list[Received]:
         """All requests, once there are at least `count`."""
         await self.wait_for(lambda _: len(self.requests) >= count, timeout_s)
         return self.requests

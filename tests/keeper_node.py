@@ -22,7 +22,7 @@ from server.settings import Settings
 from server.store import changes, definitions
 from server.store.definitions import Wanted
 from server.store.pool import open_pool
-from tests.harness import eventually
+from tests.harness import READY_S, eventually
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ class Node:
         status: str | None = await self.pool.fetchval("select status from states where monitor_id = $1", monitor_id)
         return status
 
-    async def is_status(self, monitor_id: int, status: str, timeout_s: float = 10.0) -> None:
+    async def is_status(self, monitor_id: int, status: str, timeout_s: float = READY_S) -> None:
         async def same() -> bool:
             return await self.status(monitor_id) == status
 

@@ -13,7 +13,7 @@ from server.deliver.courier import Courier
 from server.deliver.outbound import Outbound
 from server.settings import Settings
 from server.store.pool import open_pool
-from tests.harness import Receiver
+from tests.harness import READY_S, Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"
 
@@ -113,7 +113,7 @@ class Scene:
         rows = await self.pool.fetch("select state, count(*) as n from alerts group by state")
         return Counter({row["state"]: row["n"] for row in rows})
 
-    async def settled(self, timeout_s: float = 10.0) -> Counter[str]:
+    async def settled(self, timeout_s: float = READY_S) -> Counter[str]:
         """Wait until nothing is pending."""
         deadline = time.monotonic() + timeout_s
         while True:

@@ -30,7 +30,8 @@ class Estate(NamedTuple):
 
 
 @pytest_asyncio.fixture
-async def estate(database_url: str) -> AsyncIterator[Estate]:
+async def estate(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Estate]:
+    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 60.0)  # how long so many take is not the question here
     pool = await open_pool(database_url)
     roster = Roster(RosterRows(pool))
     await roster.start()

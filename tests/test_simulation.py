@@ -33,6 +33,7 @@ MUTANT_SEEDS = 60
 PROGRESS_SEEDS = 500
 
 
+@pytest.mark.timeout(0)  # it takes as long as the worlds that are asked for, and each of them is bounded in steps
 @pytest.mark.filterwarnings("ignore:coroutine")  # that a killed process leaves behind
 def test_nothing_is_lost_and_nothing_decided_twice(
     request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
