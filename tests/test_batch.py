@@ -149,6 +149,9 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
         scene.ping()
     # A report that failed is repeated, and what came meanwhile is the next one's.
     assert [each.pings for each in scene.refusals.ages()] == [2, 1]
+    # And it begins where that one ended: nothing can have been committed meanwhile.
+    first, second = scene.refusals.instants()
+    assert (second.started, second.ended - second.started) == (first.ended, 3 * SECOND)
     scene.refusals.reported()
     assert not scene.refusals.unreported
     assert scene.seqs() == [[1, 2]]

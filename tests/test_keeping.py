@@ -17,6 +17,7 @@ from server.store import changes, decisions, definitions, keeping, lease, states
 from server.store.decisions import Taken
 from server.store.definitions import Wanted
 from server.store.lease import Held
+from server.store.outbox import Outbox
 from server.store.pool import connect, open_pool
 from tests.harness import eventually
 
@@ -135,6 +136,25 @@ async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Datab
     await asyncio.wait_for(waiting, 5)
     await other.close()
     await renewing.close()
+
+
+@pytest.mark.parametrize("name", ["keeper", "courier"])
+async def test_a_lease_that_ends_later_than_any_can_is_not_waited_for(hands: Database, name: str) -> None:
+    # Its holder died while the database's clock stood an hour ahead, and before anybody had noticed.
+    outbox = Outbox(hands.pool, "other", "there")
+
+    async def take() -> bool:
+        if name == "courier":
+            return await outbox.take_over(6.0)
+        return await lease.take(hands.connection, name, "other", "there", 6.0) is not None
+
+    for ahead_s, taken in ((5, False), (3_600, True)):
+        await hands.connection.execute(
+            "update lease set holder = 'one', expires_at = log_time() + make_interval(secs => $2) where name = $1",
+            name,
+            ahead_s,
+        )
+        assert await take() is taken
 
 
 @pytest.mark.parametrize("where", ["between statements", "within one"])

@@ -57,10 +57,10 @@ class Refusals:
         self._count(reason, signal)
         self._extend(reason, self._clock.local() - (self._clock.now() - at))
 
-    def add_stall(self, since: Micros) -> None:
-        """Since that local instant this process stood still: nobody was refused, and nobody was heard either."""
-        span = self._open.setdefault("stalled", _Span(since))
-        span.ended = self._clock.local()
+    def add_silence(self, reason: str, since: Micros) -> None:
+        """Since that local instant nobody was refused, and nobody could be heard either."""
+        self._extend(reason, since, pings=0)
+        self._extend(reason, self._clock.local(), pings=0)
 
     def count_late(self, signal: Signal) -> None:
         """A ping is answered 503 because its commit takes too long; it is stored all the same, if it can be."""
@@ -99,7 +99,9 @@ class Refusals:
     def _extend(self, reason: str, at: Micros, pings: int = 1) -> None:
         span = self._open.get(reason)
         if span is None:
-            span = self._open[reason] = _Span(at)
+            # While a report does not come through nothing is committed: what lies between two refusals is silence too.
+            ends = [span.ended for name, span in self._reporting if name == reason]
+            span = self._open[reason] = _Span(max(ends, default=at))
         span.started = min(span.started, at)
         span.ended = max(span.ended, at)
         span.pings += pings

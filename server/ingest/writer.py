@@ -20,7 +20,7 @@ from operator import attrgetter
 import structlog
 
 from server import failpoints
-from server.clock import ClockJump, LogClock, monotonic
+from server.clock import JUMP_MAX, ClockJump, LogClock, monotonic
 from server.engine.ping import SECOND, Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
 from server.ingest.batch import Backlog, Batch
@@ -165,7 +165,11 @@ class Writer(Service):
         self.id, self.through = writer, database
         # Until the end of that call others could not see us, and may have judged up to the last word of any, whose
         # clock may be ahead of ours.
-        self._clock.raise_to(max(database, await self._log.latest()))
+        latest = await self._log.latest()
+        self._clock.raise_to(max(database, latest))
+        if latest - database > JUMP_MAX:
+            # The other one registered meanwhile, by a clock that jumped: we leap after it, over time that nobody heard.
+            self.refusals.add_silence("clock", self._clock.local() - (latest - database))
         self._alive()
         self._sampled_s = self._moved_s
         self.backlog.open(writer)
@@ -301,7 +305,7 @@ class Writer(Service):
         stalled_s, self._turned_s = now_s - self._turned_s, now_s
         if stalled_s > STALL_S:
             log.warning("this process stood still", seconds=round(stalled_s, 1))
-            self.refusals.add_stall(self._clock.local() - round(stalled_s * SECOND))
+            self.refusals.add_silence("stalled", self._clock.local() - round(stalled_s * SECOND))
 
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""

@@ -70,7 +70,7 @@ class Outbox:
 
     def take_over(self, session: Session, holder: str, node: str, life_s: float) -> list[Any]:
         lease, now = self._lease, self._log_time()
-        if lease.holder != holder and lease.expires >= now:
+        if lease.holder != holder and now <= lease.expires <= now + int(2 * life_s * SECOND):
             return []
         lease.term += lease.holder != holder
         lease.holder, lease.expires = holder, now + int(life_s * SECOND)

@@ -223,7 +223,7 @@ class Statements:
 
     def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
         lease, now = self.lease, self.log_time
-        if lease.expires >= now and lease.holder != holder:
+        if now <= lease.expires <= now + int(2 * life_s * SECOND) and lease.holder != holder:
             return []
         wait_for(session, lease.lock)
         lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + int(life_s * SECOND)

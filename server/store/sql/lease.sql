@@ -2,12 +2,14 @@
 -- alone may be set back, and then a dead keeper's lease would not end for as long.)
 
 -- name: take
--- Only an expired lease is taken, or one's own: an attempt whose answer was lost may have come through. `term` is part of
--- a key, so this waits for whoever holds `for key share`.
+-- Only an expired lease is taken; or one's own, since an attempt whose answer was lost may have come through; or one that
+-- ends later than any can, since it was renewed while the database's clock stood far ahead. `term` is part of a key, so
+-- this waits for whoever holds `for key share`.
 update lease
    set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
        expires_at = log_time() + make_interval(secs => $4)
- where name = $1 and (expires_at < log_time() or holder = $2)
+ where name = $1
+   and (holder = $2 or expires_at not between log_time() and log_time() + 2 * make_interval(secs => $4))
 returning term
 
 -- name: end_frozen

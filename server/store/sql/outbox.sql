@@ -31,14 +31,15 @@ set local plan_cache_mode = force_custom_plan
 
 -- name: take_over
 -- One courier at work at a time: rates, digests and circuits need no agreement then. (That two work for a moment does
--- no harm: claims are by row.) A courier beside the keeper goes first, because it hears of decisions at once.
+-- no harm: claims are by row.) A courier beside the keeper goes first, because it hears of decisions at once. What ends
+-- later than any lease can was renewed while the database's clock stood far ahead.
 update lease l
    set term = l.term + (l.holder <> $1)::integer,
        taken_at = case when l.holder = $1 then l.taken_at else log_time() end,
-       holder = $1, node = $2, expires_at = log_time() + $3::float8 * interval '1 second'
+       holder = $1, node = $2, expires_at = log_time() + make_interval(secs => $3)
  where l.name = 'courier'
    and (l.holder = $1
-     or l.expires_at < log_time()
+     or l.expires_at not between log_time() and log_time() + 2 * make_interval(secs => $3)
      or (l.node <> $2 and exists (
           select from lease k where k.name = 'keeper' and k.node = $2 and k.expires_at > log_time())))
 returning l.term
