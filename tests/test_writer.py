@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
@@ -18,6 +19,7 @@ from server.ingest.writer import PULSE_GAP_S, STALL_S, Writer
 from server.metrics import Metrics
 from server.roster import Bound
 from server.settings import Settings
+from server.store.log import LogConnection
 from tests.harness import eventually
 from tests.link import Link
 
@@ -498,3 +500,24 @@ async def test_a_process_that_stood_still_says_so_before_anything_later(database
         assert (row["pings"], row["reason"]) == (0, "stalled")
         assert to_micros(row["started_at"]) <= began and to_micros(row["ended_at"]) >= ended - 10_000
         assert ended < await database.fetchval("select (extract(epoch from max(at)) * 1e6)::bigint from pings")
+
+
+async def test_log_time_that_another_writer_carries_away_is_deaf_time(database, database_url, monkeypatch):
+    # It registers by a clock that jumped, after our registration and before our first word: we leap after it.
+    latest = LogConnection.latest
+
+    async def after_another(connection: LogConnection) -> Micros:
+        await database.execute(
+            "insert into writers (started_at, accepted_through, node) "
+            "select at, at, 'other' from (select log_time() + interval '1 hour' as at) as leap"
+        )
+        return await latest(connection)
+
+    monkeypatch.setattr(LogConnection, "latest", after_another)
+    async with running(database_url) as run:
+        assert await run.ping().outcome() == OK
+        own = await database.fetchrow("select * from writers where id = $1", run.writer.id)
+        (deaf,) = await database.fetch("select * from refusals")
+        assert (deaf["pings"], deaf["reason"]) == (0, "clock")
+        assert deaf["started_at"] <= own["started_at"] and deaf["ended_at"] < own["accepted_through"]
+        assert deaf["ended_at"] - deaf["started_at"] > timedelta(minutes=59)
