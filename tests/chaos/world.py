@@ -75,6 +75,7 @@ class World:
         self._monitors = monitors
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
+        self._asking = asyncio.Lock()
         self.database_url = ""
         self.shifted_s = 0.0  # so far ahead is Postgres' clock
 
@@ -159,17 +160,18 @@ class World:
     async def ask(self, sql: str, *arguments: Any, within_s: float = RECOVERY_S_MAX) -> list[asyncpg.Record]:
         """Rows, past every cable; waits for Postgres."""
         deadline = time.monotonic() + within_s
-        while True:
-            try:
-                if self._connection is None:
-                    self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
-                found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
-                return found
-            except AWAY as error:
-                await self._disconnect()
-                if time.monotonic() > deadline:
-                    raise NotRecovered(f"Postgres does not answer: {error!r}") from error
-                await asyncio.sleep(0.1)
+        async with self._asking:  # several wait for their nodes at once, by one connection
+            while True:
+                try:
+                    if self._connection is None:
+                        self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
+                    found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
+                    return found
+                except AWAY as error:
+                    await self._disconnect()
+                    if time.monotonic() > deadline:
+                        raise NotRecovered(f"Postgres does not answer: {error!r}") from error
+                    await asyncio.sleep(0.1)
 
     async def _disconnect(self) -> None:
         if self._connection is not None:
