@@ -335,7 +335,7 @@ async def test_a_name_server_that_is_silent_delays_no_other(monkeypatch: pytest.
         await asyncio.sleep(0.05)
         began = time.monotonic()
         await out.post(receiver.url.replace("127.0.0.1", "localhost"), b"{}", {})
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.9
         assert {str(error) for error in await asyncio.gather(*stuck)} == {"no answer within 1 s"}
 
 

@@ -1,6 +1,6 @@
 """What should have come of it: one engine that reads the final log once, from the start; and what differs from that."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,11 +61,13 @@ def _of_engine(world: World) -> Iterator[str]:
         for change in changes
         if change.kind != "resolve" and change.monitor_id in tables.monitors
     )
-    wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=False))
-    if wrong and any(not deaf.in_time for deaf in tables.deaf):
-        # Deaf time that was told of too late was known to whoever judged again after it, and not to who had before.
-        other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=True))
-        wrong = {monitor_id: texts for monitor_id, texts in wrong.items() if monitor_id in other}
+    wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=()))
+    for known in range(1, len(tables.deaf) + 1):
+        # Deaf time was known beforehand to whoever judged a monitor again after it, and not to who had before: as much
+        # of it as there was by then.
+        if wrong:
+            other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=tables.deaf[:known]))
+            wrong = {monitor_id: texts for monitor_id, texts in wrong.items() if monitor_id in other}
     for texts in wrong.values():
         yield from texts
 
@@ -147,12 +149,11 @@ def _differences(what: str, stored: Mapping[Key, SimpleNamespace], wanted: dict[
                     yield key[0], f"{what} {key}: {name} is {value} and should be {getattr(wanted[key], name)}"
 
 
-def _ideal(world: World, end: Micros, foreseen: bool) -> Engine:
+def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> Engine:
     engine = Engine()
     engine.loaded(0)
-    for deaf in world.tables.deaf:
-        if foreseen and not deaf.in_time:
-            engine.deafness(deaf.started, deaf.ended)
+    for deaf in foreseen:
+        engine.deafness(deaf.started, deaf.ended)
     entries = sorted(world.tables.pings.values())
     index = 0
 
