@@ -15,9 +15,7 @@ from server.engine.ping import SECOND, Micros
 from server.engine.state import RANKS, Cause, Incident, Monitor
 
 TELL_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
-TELL_DOUBLED_MIN: Micros = (
-    60 * SECOND
-)  # where a fleet lacks more than twice as many: who dies together goes in a minute
+TELL_DOUBLED_MIN: Micros = 60 * SECOND  # where a fleet lacks more than twice as many: who dies together goes soon
 
 
 def plan_opening(desk: Desk, m: Monitor, incident: Incident, cause: Cause) -> None:
@@ -32,7 +30,8 @@ def plan_opening(desk: Desk, m: Monitor, incident: Incident, cause: Cause) -> No
         if cause.due and up.status == "up" and up.incidents and cause.due <= up.since:
             at = max(at, breather_end(definition, up.since))  # it was due while that one was down
     if cause.due:
-        at = max(at, *(breather_end(definition, end) for end in desk.window_ends(m, cause.due)), at)
+        for end in desk.window_ends(m, cause.due):
+            at = max(at, breather_end(definition, end))
     incident.announce_at = at
 
 
