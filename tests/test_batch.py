@@ -147,11 +147,10 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
     assert scene.clock.now() - refused.ended == 3 * SECOND
     with pytest.raises(BacklogFull):
         scene.ping()
-    # A report that failed is repeated, and what came meanwhile is the next one's.
-    assert [each.pings for each in scene.refusals.ages()] == [2, 1]
-    # And it begins where that one ended: nothing can have been committed meanwhile.
-    first, second = scene.refusals.instants()
-    assert (second.started, second.ended - second.started) == (first.ended, 3 * SECOND)
+    # A report that failed is repeated with what came meanwhile: one silence, since nothing can have been committed.
+    (whole,) = scene.refusals.instants()
+    assert (whole.started, whole.ended - whole.started, whole.pings) == (refused.started, 5 * SECOND, 3)
+    assert [each.pings for each in scene.refusals.ages()] == [3]
     scene.refusals.reported()
     assert not scene.refusals.unreported
     assert scene.seqs() == [[1, 2]]

@@ -1,5 +1,7 @@
 """The judge of the chaos runs is judged: a history in which all is well, and every way in which it might not be."""
 
+import asyncio
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from tests.chaos import report
 from tests.chaos.check import Verdict, judge
 from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Row, Stored, Try, Watched
+from tests.chaos.run import Outcome
 
 T0 = 1_000.0
 JOB = Watched("job", 1, "key", every_s=4.0, grace_s=4.0, period_s=2.5)
@@ -189,6 +192,17 @@ def test_page_and_readme_are_what_the_runs_say() -> None:
     assert report.page(runs) == report.PAGE.read_text(), "run: python -m tests.chaos.report"
     found = report.TOTALS.search(report.README.read_text())
     assert found is not None and found[2] == report.short_totals(runs)
+
+
+def test_what_is_kept_of_a_run_names_no_file_of_its_machine() -> None:
+    try:
+        asyncio.run(asyncio.wait_for(asyncio.Event().wait(), 0.01))
+    except TimeoutError:
+        trouble = traceback.format_exc()
+    assert __file__ in trouble
+    run = report.entry([Outcome("two", 1, troubles=[trouble])])
+    assert run["worlds"][0]["troubles"] == ["TimeoutError"]
+    assert str(report.ROOT) not in report.RUNS.read_text()
 
 
 def test_the_database_clock_may_be_set_back_and_be_noticed_a_little_later() -> None:

@@ -76,9 +76,7 @@ class Courier(Service):
         self._draw = draw
         self._public_url = settings.public_url
         self._lanes: dict[int, Lane] = {}
-        self._definitions: dict[
-            int, Channel
-        ] = {}  # by which each lane sends; a changed one holds as soon as it goes on
+        self._definitions: dict[int, Channel] = {}  # by which each lane sends
         # Lanes where the last message arrived, in the order of their turns; outlives what else is known of them.
         self._proven: dict[int, None] = {}
         self._proven_at = 0.0

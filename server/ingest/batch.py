@@ -143,7 +143,7 @@ class Backlog:
 
     def turned_away(self, age_s: float) -> None:
         """Connections were refused for want of room, at some moment of the last `age_s` seconds: who knows for what."""
-        self._refusals.add_unheard("full", age_s)
+        self._refusals.add_silence("full", int(age_s * SECOND))
 
     async def room(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.

@@ -4,9 +4,10 @@ Kept in local monotonic time, because pings are also refused before the database
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 from server.clock import LogClock
-from server.engine.ping import SECOND, Micros, Signal
+from server.engine.ping import Micros, Signal
 from server.metrics import Metrics
 from server.store.log import Refused
 
@@ -17,7 +18,7 @@ REPORTED = ("full", "database", "clock", "stopping")
 
 
 class _Span:
-    """From the first to the last refusal for one reason since the last report, in local microseconds."""
+    """From the first to the last refusal for one reason, in local microseconds."""
 
     __slots__ = ("ended", "pings", "started")
 
@@ -33,7 +34,7 @@ class Refusals:
         self._clock = clock
         self._metrics = metrics
         self._open: dict[str, _Span] = {}
-        self._reporting: list[tuple[str, _Span]] = []
+        self._reporting: dict[str, _Span] = {}
         self._counts: dict[str, Counter[str]] = {}
 
     @property
@@ -47,20 +48,15 @@ class Refusals:
         if reason in REPORTED:
             self._extend(reason, self._clock.local())
 
-    def add_unheard(self, reason: str, age_s: float) -> None:
-        """Clients were turned away before they could say anything, at some moment of the last `age_s` seconds."""
-        for at in (self._clock.local() - int(age_s * SECOND), self._clock.local()):
-            self._extend(reason, at, pings=0)
+    def add_silence(self, reason: str, age: Micros) -> None:
+        """Since so long ago nobody could be heard, and nobody was refused that we know of."""
+        now = self._clock.local()
+        _include(self._open, reason, now - age, now, 0)
 
     def add_dropped(self, reason: str, signal: Signal, at: Micros) -> None:
         """A ping that was accepted at `at` (log time) will not be stored after all."""
         self._count(reason, signal)
         self._extend(reason, self._clock.local() - (self._clock.now() - at))
-
-    def add_silence(self, reason: str, since: Micros) -> None:
-        """Since that local instant nobody was refused, and nobody could be heard either."""
-        self._extend(reason, since, pings=0)
-        self._extend(reason, self._clock.local(), pings=0)
 
     def count_late(self, signal: Signal) -> None:
         """A ping is answered 503 because its commit takes too long; it is stored all the same, if it can be."""
@@ -91,23 +87,27 @@ class Refusals:
             self._metrics.refused(reason, counts)
         self._counts.clear()
 
-    def _begin_report(self) -> list[tuple[str, _Span]]:
-        self._reporting += self._open.items()
+    def _begin_report(self) -> Iterable[tuple[str, _Span]]:
+        # While no report comes through nothing is committed: what lies between two of them is the same silence.
+        for reason, span in self._open.items():
+            _include(self._reporting, reason, span.started, span.ended, span.pings)
         self._open = {}
-        return self._reporting
+        return self._reporting.items()
 
-    def _extend(self, reason: str, at: Micros, pings: int = 1) -> None:
-        span = self._open.get(reason)
-        if span is None:
-            # While a report does not come through nothing is committed: what lies between two refusals is silence too.
-            ends = [span.ended for name, span in self._reporting if name == reason]
-            span = self._open[reason] = _Span(max(ends, default=at))
-        span.started = min(span.started, at)
-        span.ended = max(span.ended, at)
-        span.pings += pings
+    def _extend(self, reason: str, at: Micros) -> None:
+        _include(self._open, reason, at, at, 1)
 
     def _count(self, reason: str, signal: Signal) -> None:
         counts = self._counts.get(reason)
         if counts is None:
             counts = self._counts[reason] = Counter()
         counts[signal] += 1
+
+
+def _include(spans: dict[str, _Span], reason: str, started: Micros, ended: Micros, pings: int) -> None:
+    span = spans.get(reason)
+    if span is None:
+        span = spans[reason] = _Span(started)
+    span.started = min(span.started, started)
+    span.ended = max(span.ended, ended)
+    span.pings += pings

@@ -169,7 +169,7 @@ class Writer(Service):
         self._clock.raise_to(max(database, latest))
         if latest - database > JUMP_MAX:
             # The other one registered meanwhile, by a clock that jumped: we leap after it, over time that nobody heard.
-            self.refusals.add_silence("clock", self._clock.local() - (latest - database))
+            self.refusals.add_silence("clock", latest - database)
         self._alive()
         self._sampled_s = self._moved_s
         self.backlog.open(writer)
@@ -305,7 +305,7 @@ class Writer(Service):
         stalled_s, self._turned_s = now_s - self._turned_s, now_s
         if stalled_s > STALL_S:
             log.warning("this process stood still", seconds=round(stalled_s, 1))
-            self.refusals.add_silence("stalled", self._clock.local() - round(stalled_s * SECOND))
+            self.refusals.add_silence("stalled", round(stalled_s * SECOND))
 
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""

@@ -131,7 +131,8 @@ def _world(outcome: Outcome) -> dict[str, Any]:
         "counts": dict(verdict.counts),
         "found": {name: len(sentences) for name, sentences in verdict.kinds.items()},
         "told_s": [round(seconds, 3) for seconds in sorted(verdict.told_s)],
-        "troubles": [trouble[-600:] for trouble in outcome.troubles],
+        # The last line of each says what: the way to it names files of the machine, and is for who sits there.
+        "troubles": [trouble.splitlines()[-1][:600] for trouble in outcome.troubles],
         "proof": [sentence for sentences in verdict.kinds.values() for sentence in sentences[:5]],
         "highest": dict(outcome.highest),
     }
@@ -252,7 +253,7 @@ def _all_runs(runs: list[Run]) -> str:
             f"| {total['pings']:,} | {total['lost']} | {total['false']} | {total['missed']} | {other} |"
         )
     proof = [
-        f"- {world['shape']} ({world['seed']}): {sentence.splitlines()[-1]}"
+        f"- {world['shape']} ({world['seed']}): {sentence}"
         for world in worlds(runs)
         for sentence in [*world["proof"], *world["troubles"]]
     ]
