@@ -22,7 +22,7 @@ _split = re.compile(
     rb"(/api/v1/heartbeat/|/ping/|/api/push/|/p/)([0-9A-Za-z_-]+)"
     rb"(?:/([a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?))?([/?][!\"$-~]*)?"
 ).fullmatch
-_is_uuid = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I).fullmatch
+_is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
 class Said(NamedTuple):
