@@ -178,13 +178,15 @@ async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None
     raise AssertionError(f"only {found}")
 
 
-async def test_a_stream_sends_what_the_page_does_not_show(server: Server) -> None:
+async def test_a_stream_sends_what_the_page_does_not_show(server: Server, database: asyncpg.Connection) -> None:
     urls = {}
     for slug in ("alpha", "beta"):
         answer = await server.api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h"})
         urls[slug] = answer.body["ping_url"]
     async with Visitor(server) as me:
         await me.sign_in()
+        # That the keeper has met a monitor is a change as well.
+        await eventually(lambda: database.fetchval("select count(*) = 2 from states"))
         _, page, _ = await me.get("/")
         lines = dict(re.findall(r'<tr id="m(\d+)" data-v="(\w+)"', page))
         assert len(lines) == 2
