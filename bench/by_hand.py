@@ -17,10 +17,11 @@ from typing import Any
 import asyncpg
 import uvloop
 
-from bench.load import DRAIN_S, TICK_S, Latency
+from bench.load import DRAIN_S, Latency
 from server.store.log import LogConnection
 from server.store.pool import connect
 
+TICK_S = 0.001  # what the loop's timer can resolve; to wait for less would be to turn round without a rest
 _COLUMNS = ("writer", "seq", "at", "monitor_id", "project_id", "signal")
 _INSERT = "insert into pings (writer, seq, at, monitor_id, project_id, signal) values ($1, $2, $3, $4, 1, 'success')"
 
@@ -104,7 +105,7 @@ async def _offer(line: "asyncio.Queue[float]", start: float, end: float, rate: f
         while due <= now and due < end:
             line.put_nowait(due)
             due += gap(rate)
-        await asyncio.sleep(max(0.0, min(due, now + TICK_S) - time.perf_counter()))
+        await asyncio.sleep(max(due - time.perf_counter(), TICK_S))
 
 
 async def _copy(order: Order) -> Written:
