@@ -138,8 +138,8 @@ async def _start(stage: Stage, database: Database, keys: Path, accept: Line | No
     return subject
 
 
-async def _judging(subject: Subject) -> None:
-    """Until the watermark is of the last two seconds. Raises RuntimeError after `JUDGING_S`."""
+async def _judging(subject: Subject) -> float:
+    """Seconds until the watermark is of the last two seconds. Raises RuntimeError after `JUDGING_S`."""
     began = time.monotonic()
     while time.monotonic() - began < JUDGING_S:
         try:
@@ -147,7 +147,7 @@ async def _judging(subject: Subject) -> None:
         except aiohttp.ClientError:
             metrics = {}
         if metrics.get("offbeat_watermark_timestamp_seconds", 0.0) > time.time() - 2:
-            return
+            return time.monotonic() - began
         if subject.process.returncode is not None:
             break
         await asyncio.sleep(0.05)
@@ -173,15 +173,15 @@ async def _measured_round(
 
     Gives the seconds from its beginning until it is judged.
     """
-    began = time.monotonic()
     going_round = asyncio.create_task(_round(subject, part, sizes))
-    await _judging(subject)
-    judging_s = time.monotonic() - began
-    await asyncio.sleep(max(0.0, sizes.round_s * 0.6 - judging_s))
+    judging = asyncio.create_task(_judging(subject))
+    await asyncio.sleep(sizes.round_s * 0.6)
     before, began = await subject.metrics(), time.monotonic()
     await asyncio.sleep(sizes.round_s * 0.3)
     after, took_s = await subject.metrics(), time.monotonic() - began
+    # The round ends in time, however late it is judged: else all would be silent for longer than they may be.
     lines.unanswered.values.append(await going_round)
+    judging_s = await judging
     misses = after[f"{_LAG}_count"] - before[f"{_LAG}_count"]
     lines.misses.values.append(misses / took_s)
     if misses:

@@ -1,10 +1,11 @@
 """Makes the line of pings durable: one connection, one COPY after the other, and a pulse where there is nothing to say.
 
-No timer and no linger: a batch is whatever arrived while the previous COPY was under way. All trouble ends in one of
-two ways. Where the writer itself can go on (a lost connection), nothing leaves the line: the batch at its front is
-doubtful, and goes out again with the same rows in the same places until it commits or the primary key says that it had.
-Where it cannot (it was fenced, or the database's clock jumped), what is pending is given up, because its instants may
-lie in time already judged; whoever waits is told so, and a new writer begins.
+No timer and no linger: a batch is whatever arrived while the previous COPY was under way, and while its answers went
+out where that was little. All trouble ends in one of two ways. Where the writer itself can go on (a lost connection),
+nothing leaves the line: the batch at its front is doubtful, and goes out again with the same rows in the same places
+until it commits or the primary key says that it had. Where it cannot (it was fenced, or the database's clock jumped),
+what is pending is given up, because its instants may lie in time already judged; whoever waits is told so, and a new
+writer begins.
 
     connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
        ↑          ↑______ Fenced, ClockJump: drop what is pending
@@ -14,14 +15,14 @@ lie in time already judged; whoever waits is told so, and a new writer begins.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 import structlog
 
 from server import failpoints
 from server.clock import JUMP_MAX, ClockJump, LogClock, monotonic
-from server.engine.ping import SECOND, Entry, Micros
+from server.engine.ping import PLAIN, SECOND, Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
 from server.ingest.batch import Backlog, Batch
 from server.ingest.reading import OK, Refusal
@@ -40,6 +41,10 @@ STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or it
 START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
+# A COPY costs 115 µs here and 160 in Postgres before its first row. Where fewer than this are pending after one, those
+# who wait for it are answered first, since most of them ask again at once: with 64 connections a fifth more is
+# committed for a tenth less of CPU a ping.
+FEW_PINGS = 64
 NOT_STORABLE = Refusal(400, "the database cannot store this ping")
 
 log = structlog.get_logger("writer")
@@ -209,17 +214,23 @@ class Writer(Service):
             self.batches_doubted += 1
             raise
         failpoints.pass_by("appended")
+        took_s = monotonic() - handed_s
         self.backlog.done()
-        # Not now: first the next batch is handed over, and Postgres works while we answer this one. To write the
-        # answers costs as much as to commit them.
-        asyncio.get_running_loop().call_soon(self._answer, batch, monotonic() - handed_s)
         self.through = batch.entries[-1].at
         self._alive()
         self._on_committed(batch.entries, self.through)
+        if self.backlog.pings >= FEW_PINGS:
+            # Later: first the next batch is handed over, and Postgres works while we answer this one. To write the
+            # answers costs as much as to commit them.
+            asyncio.get_running_loop().call_soon(self._answer, batch, took_s)
+            return
+        self._answer(batch, took_s)
+        await asyncio.sleep(0)  # the answers go out
+        await asyncio.sleep(0)  # what they bring is read
 
     def _answer(self, batch: Batch, seconds: float) -> None:
         batch.settle(OK)
-        self._metrics.committed(Counter(map(_signal_of, batch.entries)), seconds)
+        self._metrics.committed(_count_signals(batch.entries), seconds)
 
     def _bisect(self, batch: Batch, error: OffbeatError) -> None:
         """Find the bad row by halves: rare enough that simple beats fast."""
@@ -340,3 +351,9 @@ class Writer(Service):
 
 
 _signal_of = attrgetter("ping.signal")
+
+
+def _count_signals(entries: list[Entry]) -> Mapping[str, int]:
+    """How many there are of each. Most are all the same object, and counted in a sixth of the time."""
+    plain = [entry.ping for entry in entries].count(PLAIN["success"])
+    return {"success": plain} if plain == len(entries) else Counter(map(_signal_of, entries))
