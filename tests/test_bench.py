@@ -137,6 +137,10 @@ def test_recovery_counts_from_the_end_of_the_burst():
     window = [[at / 2, 1.0, 500.0 if 4 <= at < 9 else 2.0, 100, 0] for at in range(20)]
     assert recovered(Outcome(windows=window), 3.0, 2.0) == 1.5
     assert recovered(Outcome(windows=[w for w in window if w[0] < 1.5]), 3.0, 2.0) == 0.0
+    later = [*window[:16], [8.0, 1.0, 90.0, 100, 0], *window[17:]]  # a hiccup long after is not the burst's
+    assert recovered(Outcome(windows=later), 3.0, 2.0) == 1.5
+    soon = [*window[:11], [5.5, 1.0, 90.0, 100, 0], *window[12:]]  # one before it has stayed normal is
+    assert recovered(Outcome(windows=soon), 3.0, 2.0) == 3.0
 
 
 def test_results_are_shown_saved_and_drawn(tmp_path):
