@@ -236,7 +236,7 @@ class _Load:
     def _take_answers(self, wait_s: float) -> None:
         """All that are there, after `wait_s` at most. They have come by the time at which epoll tells of them."""
         select.select((self.poll,), (), (), max(0.0, wait_s))  # epoll's own time-out counts in whole milliseconds
-        ready = self.poll.poll(0, len(self.clients))
+        ready = self.poll.poll(0, len(self.clients) or 1)
         now = time.perf_counter()
         for descriptor, events in ready:
             client = self.clients[descriptor]

@@ -135,6 +135,17 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str)
     await connection.close()
 
 
+async def test_many_changes_are_not_read_again_by_a_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "CHECKPOINT_CHANGES", 3)
+    async with running(database_url) as node:
+        jobs = [await node.monitor(slug, every="1h") for slug in ("a", "b", "c", "d")]
+        await eventually(lambda: node.pool.fetchval("select applied_rev >= $1 from checkpoint", len(jobs) - 1))
+        await node.keeper.cancel_tasks()  # without a word
+        async with running(database_url, "next") as follower:
+            await eventually(lambda: true(follower.keeper.judging))
+            assert set(jobs) <= follower.keeper.engine.monitors.keys()
+
+
 async def test_two_writers_are_one_order(database_url: str) -> None:
     async with running(database_url, "a") as a, running(database_url, "b") as b:
         await eventually(lambda: true(a.keeper.judging or b.keeper.judging))

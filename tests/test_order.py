@@ -83,7 +83,7 @@ async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(da
 async def test_a_long_log_is_read_in_parts_without_a_pause(
     database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("server.keep.order", "server.store.keeping"):
+    for module in ("server.keep.order", "server.store.entries"):
         monkeypatch.setattr(f"{module}.ENTRIES_MAX", 2)
     start = await now(database)
     one, two = await _writer(database, start), await _writer(database, start)

@@ -42,6 +42,7 @@ IDLE_S = 0.5  # at most so long; also how soon a change is met
 FOLLOW_S = 0.05  # the same, when others write too
 HANDOVER_S = 0.5  # for the last checkpoint, where others wait for us to go: what it lacks they take from the log
 CHECKPOINT_ENTRIES = 2_000_000
+CHECKPOINT_CHANGES = 100_000  # each is read again by a start, and the monitors it is of come dearer
 CHECKPOINT_S = 300.0
 
 log = structlog.get_logger("keeper")
@@ -89,6 +90,7 @@ class Keeper(Service):
         self._doubtful = False  # a connection was lost: what was under way may have happened
         self._checkpointing: tuple[Checkpoint, Iterator[int]] | None = None
         self._entries_since_checkpoint = 0
+        self._checkpoint_rev = 0
         self._checkpoint_s = monotonic()
 
     # ---------------------------------------------------------------- what others call
@@ -167,7 +169,7 @@ class Keeper(Service):
         self.engine, self._pending, self._checkpointing = Engine(self._quarantined), [], None
         self._inbox, self._applied, self._writers, self._doubtful = [], 0, [], False
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
-        self.checkpoint_at = checkpoint.at
+        self.checkpoint_at, self._checkpoint_rev = checkpoint.at, checkpoint.applied_rev
         unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
         self.order.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
         await self.following.begin(connection, checkpoint.applied_rev)
@@ -347,11 +349,14 @@ class Keeper(Service):
         """Bring stored states up to date, some at each cycle; when all are, a restart follows the log from here."""
         if self._checkpointing is None or whole:  # one that was begun is of an earlier instant
             due = monotonic() - self._checkpoint_s >= CHECKPOINT_S
-            if not (whole or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES or (due and self.engine.now)):
+            many = self._entries_since_checkpoint >= CHECKPOINT_ENTRIES
+            many = many or self.following.rev - self._checkpoint_rev >= CHECKPOINT_CHANGES
+            if not (whole or many or (due and self.engine.now)):
                 return
             checkpoint = Checkpoint(self.order.watermark, self.following.rev, dict(self.order.cursors))
             self._checkpointing = checkpoint, self.engine.stale()
             self._entries_since_checkpoint, self._checkpoint_s = 0, monotonic()
+            self._checkpoint_rev = checkpoint.applied_rev
         checkpoint, stale = self._checkpointing
         while ids := list(islice(stale, SUBJECTS_MAX)):
             self._pending = [d for d in map(self.engine.snapshot, ids) if d is not None]

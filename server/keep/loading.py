@@ -18,8 +18,9 @@ from server.engine.engine import Engine
 from server.engine.ping import Micros, Position
 from server.engine.state import Monitor
 from server.errors import DatabaseAway
-from server.store import replay, states
-from server.store.keeping import ENTRIES_MAX, Checkpoint
+from server.store import states
+from server.store.entries import ENTRIES_MAX, of_monitor
+from server.store.keeping import Checkpoint
 from server.store.pool import Connection
 
 SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
@@ -97,7 +98,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     try:
         lone = alone(engine.desk.deaf.intervals, engine.desk.windows, m, lambda monitor_id, error: errors.append(error))
         since = m.follow_from
-        while not errors and (entries := await replay.heard_after(connection, m.id, since, through, ENTRIES_MAX)):
+        while not errors and (entries := await of_monitor(connection, m.id, since, through, ENTRIES_MAX)):
             since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
             while done < len(entries) and not errors:
                 done = lone.apply(entries, done, SLICE)

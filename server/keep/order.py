@@ -10,8 +10,10 @@ from collections import deque
 from itertools import chain
 
 from server.engine.ping import Entry, Micros
+from server.store import entries as log_entries
 from server.store import keeping
-from server.store.keeping import ENTRIES_MAX, WriterSeen
+from server.store.entries import ENTRIES_MAX
+from server.store.keeping import WriterSeen
 from server.store.pool import Connection
 
 FED_ENTRIES_MAX = 200_000  # beyond, our own writer is followed in the log like any other, until we have caught up
@@ -77,7 +79,7 @@ class Order:
                 continue
             # A writer that is met for the first time may have begun a little before the others' word.
             after = self.watermark if cursor else min(self.watermark, writer.started_at)
-            read = await keeping.entries(connection, writer.id, cursor, after, watermark)
+            read = await log_entries.of_writer(connection, writer.id, cursor, after, watermark)
             if len(read) >= ENTRIES_MAX:
                 watermark, self.behind = min(watermark, read[-1].at), True
             parts.append(read)

@@ -21,6 +21,7 @@ from server.errors import DatabaseAway
 from server.keep.keeper import Keeper
 from server.service import Service, forever
 from server.store import replay
+from server.store.entries import of_monitor
 from server.store.pool import Pool, database_trouble
 
 EVERY_S = 1.0
@@ -106,7 +107,7 @@ class SelfCheck(Service):
                 if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
                     return None  # it was written anew meanwhile, or a change of it was not
                 since = stored.position
-                entries = await replay.heard_after(connection, stored.id, since, through, ENTRIES_MAX + 1)
+                entries = await of_monitor(connection, stored.id, since, through, ENTRIES_MAX + 1)
         if len(entries) > ENTRIES_MAX:
             return None
         errors: list[Exception] = []

@@ -2,25 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
 
 from server.clock import to_datetime, to_micros, to_rfc3339
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
-from server.engine.state import one_of_equal
+from server.engine.ping import SECOND, Micros
 from server.engine.windows import Window, read_window
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 
 _SQL = load("keeping")
-ENTRIES_MAX = 5_000  # of one writer in one read
 CHANGES_MAX = 2_000  # in one read
 _POSTGRES_EPOCH: Micros = 946_684_800_000_000  # 2000-01-01
-_INET_HEAD_BYTES = 4  # family, bits, is_cidr, length
-_NOTHING: list[None] = [None] * 9  # what a plain ping says beside its signal
 
 
 class Checkpoint(NamedTuple):
@@ -212,47 +207,6 @@ async def unfinished_writers(connection: Connection, cursors: Mapping[int, int])
     with database_trouble():
         rows = await connection.fetch(_SQL["unfinished_writers"], list(cursors), list(cursors.values()))
     return [row["id"] for row in rows]
-
-
-async def entries(connection: Connection, writer: int, seq: int, after: Micros, through: Micros) -> list[Entry]:
-    """The next entries of a writer, at most `ENTRIES_MAX`. Raises DatabaseAway.
-
-    A restart reads millions, so instants and addresses come in Postgres' own binary form: 1.6 µs a row instead of 4.5.
-    """
-    with database_trouble():
-        rows = await connection.fetch(
-            _SQL["entries"], writer, seq, to_datetime(after), to_datetime(through), ENTRIES_MAX
-        )
-    return read_entries(rows)
-
-
-_new_entry = tuple.__new__  # half the time of Entry(...), which is a Python function
-
-
-@lru_cache(maxsize=10_000)
-def _address(sent: bytes) -> bytes:
-    """An inet in Postgres' binary form."""
-    return sent[_INET_HEAD_BYTES:]
-
-
-def read_entries(rows: Sequence[Any]) -> list[Entry]:
-    """Rows of the log as entries, in the order of the columns of the statement `entries`."""
-    # What a monitor keeps of its last entry is one object for all where it is equal.
-    return [
-        _new_entry(
-            Entry,
-            (
-                instant(at),
-                one_of_equal(writer),
-                number,
-                monitor_id,
-                project_id,
-                None if source is None else _address(source),
-                PLAIN[signal] if said == _NOTHING else Ping(signal, *said),
-            ),
-        )
-        for writer, at, number, monitor_id, project_id, source, signal, *said in rows
-    ]
 
 
 async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micros) -> Deaf | None:

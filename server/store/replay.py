@@ -1,11 +1,10 @@
-"""Reads one monitor at a time: its stored state, and the log from there on."""
+"""Reads one monitor at a time: its stored state, from which the log goes on."""
 
 import orjson
 
-from server.clock import to_datetime
-from server.engine.ping import Entry, Micros, Position
+from server.engine.ping import Position
 from server.engine.state import Monitor
-from server.store.keeping import instant, read_entries
+from server.store.keeping import instant
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 from server.store.states import enrol_members, read_members
@@ -27,15 +26,3 @@ async def load_stored(connection: Connection, m: Monitor) -> bool:
             members = await connection.fetch(_SQL["stored_members"], m.id)
         enrol_members(m.fleet, state["fleet"], read_members(members))
     return True
-
-
-async def heard_after(
-    connection: Connection, monitor_id: int, position: Position, through: Micros, entries_max: int
-) -> list[Entry]:
-    """Its next entries in order, after `position` and up to `through`. Raises DatabaseAway."""
-    at, writer, seq = position
-    with database_trouble():
-        rows = await connection.fetch(
-            _SQL["heard_after"], monitor_id, to_datetime(at), writer, seq, to_datetime(through), entries_max
-        )
-    return read_entries(rows)

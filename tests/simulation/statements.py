@@ -73,7 +73,7 @@ class Statements:
         self.outbox = Outbox(server, lambda: self.log_time)
         self._named = {
             text: getattr(self, f"{subject}_{name}")
-            for subject in ("keeping", "lease", "decisions", "log")
+            for subject in ("keeping", "entries", "lease", "decisions", "log")
             for name, text in load(subject).items()
             if hasattr(self, f"{subject}_{name}")
         }
@@ -378,15 +378,17 @@ class Statements:
         cursors = dict(zip(ids, seqs, strict=True))
         return [_ID(w.id) for w in self.writers.values() if not w.fenced or w.seq > cursors.get(w.id, 0)]
 
-    def keeping_entries(
+    def entries_of_writer(
         self, session: Session, writer: int, seq: int, after: Any, through: Any, limit: int
     ) -> list[tuple[Any, ...]]:
         low, high = to_micros(after), to_micros(through)
         found = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
-        return [
-            (e.writer, _sent(e.at), e.seq, e.monitor_id, e.project_id, e.source and b"\2\x20\0\4" + e.source, *e.ping)
+        heads = [
+            (e.writer, e.at, e.seq, e.monitor_id, e.project_id, _inet(e.source), e.ping.signal, _is_plain(e))
             for e in found
         ]
+        others = [e.ping[1:] for e in found if not _is_plain(e)]
+        return [(*_columns(heads, 8), *_columns(others, 9))]
 
     def keeping_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
@@ -588,6 +590,19 @@ class Statements:
 
     def decisions_close_incident(self, session: Session, monitor_id: int, number: int, at: Any) -> None:
         self.wrong.append(f"incident {monitor_id}/{number} is open in SQL alone")
+
+
+def _is_plain(entry: Entry) -> bool:
+    return all(value is None for value in entry.ping[1:])
+
+
+def _inet(source: bytes | None) -> bytes | None:
+    return None if source is None else b"\2\x20\0\4" + source
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
+    """As array_agg gives them."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [None] * width
 
 
 def _sent(at: Micros) -> bytes:

@@ -88,7 +88,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
         rows = rng.randint(2, 12)
-        patch.setattr("server.store.keeping.ENTRIES_MAX", rows)
+        patch.setattr("server.store.entries.ENTRIES_MAX", rows)
         patch.setattr("server.keep.order.ENTRIES_MAX", rows)
         patch.setattr("server.keep.following._apply", _noting(following._apply))
         try:

@@ -85,15 +85,6 @@ select (select coalesce(max(rev), 0) from changes) as rev, (select coalesce(max(
 select w.id from writers w left join unnest($1::integer[], $2::bigint[]) as c (id, seq) using (id)
  where not w.fenced or w.seq > coalesce(c.seq, 0)
 
--- name: entries
--- The next rows of one writer. Bounded in time on both sides, so that only the partitions in question are opened
--- (0.3 ms over 31 of them).
-select writer, timestamptz_send(at), seq, monitor_id, project_id, inet_send(source),
-       signal, run, stage, task, done, total, exit_code, duration, message, dialect
-  from pings
- where writer = $1 and seq > $2 and at > $3 and at <= $4
- order by seq limit $5
-
 -- name: fence
 -- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused. Not
 -- where the writer has shown a sign of life since $2, the last one that the keeper has seen.
