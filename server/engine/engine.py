@@ -249,13 +249,15 @@ class Engine:
 
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
-        enter(self.desk, m)
-        self.desk.ahead = max(self.desk.ahead, m.at)
+        desk = self.desk
+        enter(desk, m)
+        if m.at > desk.ahead:
+            desk.ahead = m.at
         if m.unusual is not USUAL:
             if m.incident is not None:
-                self.desk.troubled.add(m.id)
-            changing.arm_parts(self.desk, m)
-        self.desk.arm(m)
+                desk.troubled.add(m.id)
+            changing.arm_parts(desk, m)
+        desk.arm(m)
 
     def load_window(self, window_id: int, project_id: int, window: Window) -> None:
         """Take a maintenance window as it is defined."""

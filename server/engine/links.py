@@ -3,7 +3,7 @@
 By slug and not by id: the other end of a reference may not be there yet, or no longer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from server.engine.desk import Address, Desk
 from server.engine.state import Monitor
@@ -29,8 +29,9 @@ def leave(desk: Desk, m: Monitor) -> None:
         graph[m.project_id, slug].discard(m.id)
 
 
-def _references(desk: Desk, m: Monitor) -> Iterator[tuple[dict[Address, set[int]], str]]:
-    if m.definition.after is not None:
-        yield desk.listeners, m.definition.after.monitor
-    for slug in m.definition.depends_on:
-        yield desk.dependents, slug
+def _references(desk: Desk, m: Monitor) -> Sequence[tuple[dict[Address, set[int]], str]]:
+    after, depends_on = m.definition.after, m.definition.depends_on
+    if after is None and not depends_on:
+        return ()  # nearly all
+    followed = [] if after is None else [(desk.listeners, after.monitor)]
+    return [*followed, *((desk.dependents, slug) for slug in depends_on)]

@@ -328,21 +328,27 @@ class Monitor:
 
     def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:
         """From a stored row."""
+        # A start does this for every monitor: of a healthy heartbeat nothing is looked at but what it has.
+        said = state.get
         self.status, self.since = intern(status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        for name, value in state.items():
-            if name in _STORED:
-                setattr(self, name, value)
+        self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due", 0), said("counted_at", 0)
+        self.counted_signal, self.counted_writer = intern(said("counted_signal", "")), said("counted_writer", 0)
         self.created_at = 0 if self.heard_at else state["created"]
         # One integer where they are equal, as after a plain ping.
         if self.counted_at == self.heard_at:
             self.counted_at = self.heard_at
         if self.heard_at == self.at:
             self.heard_at = self.at
-        self.counted_signal = intern(self.counted_signal)
-        if source := state.get("counted_source"):
+        if source := said("counted_source"):
             self.counted_source = one_of_equal(bytes.fromhex(source))
+        if not state.keys() <= _USUAL_KEYS:
+            self._load_unusual(state)
+
+    def _load_unusual(self, state: dict[str, Any]) -> None:
+        for name in _UNUSUAL_SCALARS:
+            setattr(self, name, state.get(name, 0))
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
         if runs := state.get("runs"):
@@ -356,7 +362,7 @@ class Monitor:
 
 _SCALARS = ("heard_at", "due", "counted_at", "counted_signal", "counted_writer")
 _UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
-_STORED = frozenset((*_SCALARS, *_UNUSUAL_SCALARS))
+_USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
 
 
 @lru_cache(maxsize=10_000)

@@ -306,7 +306,7 @@ class Statements:
         s = self.states.get(m.id)
         floor = max(applied_rev, s.rev if s is not None else 0)
         before = self._before(m.id, floor)
-        state = (None,) * 6 if s is None else (_sent(s.at), s.writer, s.seq, s.status, _sent(s.since), s.text)
+        state = (None,) * 6 if s is None else (s.at, s.writer, s.seq, s.status, s.since, s.text)
         return _MONITOR(
             m.id,
             m.project_id,

@@ -13,10 +13,11 @@ on conflict (one) do update
 
 -- name: load_monitors
 -- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
--- it was before the first such change, so that replay meets the definition that was in force then.
+-- it was before the first such change, so that replay meets the definition that was in force then. Instants as
+-- microseconds, see entries.sql.
 select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
-       timestamptz_send(s.at) as at, s.writer, s.seq, s.status, timestamptz_send(s.since) as since,
-       s.state::text as state,
+       (date_part('epoch', s.at) * 1000000)::bigint as at, s.writer, s.seq, s.status,
+       (date_part('epoch', s.since) * 1000000)::bigint as since, s.state::text as state,
        case when m.rev > $1 then (
          select c.before::text from changes c
           where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
@@ -26,7 +27,8 @@ select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.
   from monitors m left join states s on s.monitor_id = m.id
 union all
 select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
-       timestamptz_send(s.at), s.writer, s.seq, s.status, timestamptz_send(s.since), s.state::text,
+       (date_part('epoch', s.at) * 1000000)::bigint, s.writer, s.seq, s.status,
+       (date_part('epoch', s.since) * 1000000)::bigint, s.state::text,
        c.before::text, true
   from states s
  cross join lateral (select before from changes c
