@@ -150,7 +150,7 @@ async def _judging(subject: Subject) -> float:
             return time.monotonic() - began
         if subject.process.returncode is not None:
             break
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     raise RuntimeError(f"Offbeat does not judge; its log ends:\n{subject.log.read_text()[-3000:]}")
 
 

@@ -72,14 +72,17 @@ class Order:
         if watermark is None or watermark <= self.watermark:
             self._note(seen)
             return [], seen
+        horizon = watermark
         parts: list[list[Entry]] = []  # each of one writer, in order
         for writer in seen:
             cursor = self.cursors.get(writer.id, 0)
             if writer.seq <= cursor or (writer.id == own and memory):
                 continue
+            if writer.started_at >= watermark:
+                continue  # it comes after what can be read of another now
             # A writer that is met for the first time may have begun a little before the others' word.
             after = self.watermark if cursor else min(self.watermark, writer.started_at)
-            read = await log_entries.of_writer(connection, writer.id, cursor, after, watermark)
+            read = await log_entries.of_writer(connection, writer.id, cursor, after, watermark, horizon)
             if len(read) >= ENTRIES_MAX:
                 watermark, self.behind = min(watermark, read[-1].at), True
             parts.append(read)

@@ -21,12 +21,15 @@ _SQL = load("entries")
 _INET_HEAD_BYTES = 4  # family, bits, is_cidr, length
 
 
-async def of_writer(connection: Connection, writer: int, seq: int, after: Micros, through: Micros) -> list[Entry]:
-    """The next entries of a writer, at most `ENTRIES_MAX`. Raises DatabaseAway."""
+async def of_writer(
+    connection: Connection, writer: int, seq: int, after: Micros, through: Micros, horizon: Micros
+) -> list[Entry]:
+    """The next entries of a writer up to `through`, at most `ENTRIES_MAX`; `horizon` is up to where all of its rows are
+    there, so no earlier. Raises DatabaseAway.
+    """
+    times = to_datetime(after), to_datetime(through), to_datetime(horizon)
     with database_trouble():
-        columns = await connection.fetchrow(
-            _SQL["of_writer"], writer, seq, to_datetime(after), to_datetime(through), ENTRIES_MAX
-        )
+        columns = await connection.fetchrow(_SQL["of_writer"], writer, seq, *times, ENTRIES_MAX)
     return read_entries(columns)
 
 

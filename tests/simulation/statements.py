@@ -379,10 +379,11 @@ class Statements:
         return [_ID(w.id) for w in self.writers.values() if not w.fenced or w.seq > cursors.get(w.id, 0)]
 
     def entries_of_writer(
-        self, session: Session, writer: int, seq: int, after: Any, through: Any, limit: int
+        self, session: Session, writer: int, seq: int, after: Any, through: Any, horizon: Any, limit: int
     ) -> list[tuple[Any, ...]]:
-        low, high = to_micros(after), to_micros(through)
+        low, high = to_micros(after), to_micros(horizon)
         found = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
+        found = [e for e in found if e.at <= to_micros(through)]
         heads = [
             (e.writer, e.at, e.seq, e.monitor_id, e.project_id, _inet(e.source), e.ping.signal, _is_plain(e))
             for e in found

@@ -16,11 +16,13 @@ select array_agg(p.writer), array_agg((date_part('epoch', p.at) * 1000000)::bigi
           from pings
 
 -- name: of_writer
--- The next rows of one writer. Bounded in time on both sides, so that only the partitions in question are opened
--- (0.3 ms over 31 of them).
+-- The next rows of one writer, up to $4. Bounded in time on both sides, so that only the partitions in question are
+-- opened (0.3 ms over 31 of them); and $4 not within, where it would be looked for through all that the writer has
+-- written since: the index does not know that its rows rise in time too.
 -- include: columns
-         where writer = $1 and seq > $2 and at > $3 and at <= $4
-         order by seq limit $5) p
+         where writer = $1 and seq > $2 and at > $3 and at <= $5
+         order by seq limit $6) p
+ where p.at <= $4
 
 -- name: of_monitor
 -- Its pings in the one order after a position, up to an instant; by the index (monitor_id, at).
