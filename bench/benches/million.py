@@ -142,16 +142,21 @@ async def _judging(subject: Subject) -> float:
     """Seconds until the watermark is of the last two seconds. Raises RuntimeError after `JUDGING_S`."""
     began = time.monotonic()
     while time.monotonic() - began < JUDGING_S:
-        try:
-            metrics = await subject.metrics()
-        except aiohttp.ClientError:
-            metrics = {}
+        metrics = await _metrics(subject)
         if metrics.get("offbeat_watermark_timestamp_seconds", 0.0) > time.time() - 2:
             return time.monotonic() - began
-        if subject.process.returncode is not None:
-            break
         await asyncio.sleep(0.2)
     raise RuntimeError(f"Offbeat does not judge; its log ends:\n{subject.log.read_text()[-3000:]}")
+
+
+async def _metrics(subject: Subject) -> dict[str, float]:
+    """Of all processes, as soon as each gives its own. Raises RuntimeError where the main one has ended."""
+    while subject.process.returncode is None:
+        try:
+            return await subject.metrics()
+        except aiohttp.ClientError:
+            await asyncio.sleep(0.2)
+    raise RuntimeError(f"Offbeat has ended; its log ends:\n{subject.log.read_text()[-3000:]}")
 
 
 async def _round(subject: Subject, keys: Path, sizes: Sizes) -> int:
@@ -176,9 +181,9 @@ async def _measured_round(
     going_round = asyncio.create_task(_round(subject, part, sizes))
     judging = asyncio.create_task(_judging(subject))
     await asyncio.sleep(sizes.round_s * 0.6)
-    before, began = await subject.metrics(), time.monotonic()
+    before, began = await _metrics(subject), time.monotonic()
     await asyncio.sleep(sizes.round_s * 0.3)
-    after, took_s = await subject.metrics(), time.monotonic() - began
+    after, took_s = await _metrics(subject), time.monotonic() - began
     # The round ends in time, however late it is judged: else all would be silent for longer than they may be.
     lines.unanswered.values.append(await going_round)
     judging_s = await judging
