@@ -1,13 +1,18 @@
 """The one order on a real Postgres: what the log has is applied, also where memory, fences and clocks disagree."""
 
+import random
+
 import asyncpg
+import orjson
 import pytest
 
 from server.clock import to_datetime
 from server.engine.ping import PLAIN, SECOND, Entry, Micros
 from server.keep.order import Order
 from server.store.copy_format import COLUMNS, encode_entries
+from server.store.entries import of_writer
 from server.store.keeping import now
+from server.store.queries import load
 
 
 async def _writer(database: asyncpg.Connection, at: Micros) -> int:
@@ -100,3 +105,27 @@ async def test_a_long_log_is_read_in_parts_without_a_pause(
         behind.append(order.behind)
     assert read == [log[:2], [log[2], other, log[3]], log[4:]]
     assert behind == [True, True, False]
+
+
+async def test_what_a_writer_wrote_later_is_not_searched_for_the_end(database: asyncpg.Connection) -> None:
+    start = await now(database)
+    writer = await _writer(database, start)
+    await _commit(database, *(_entry(writer, seq, start + seq) for seq in range(1, 20_001)))
+    assert [e.seq for e in await of_writer(database, writer, 3, start, start + 6, start + 20_000)] == [4, 5, 6]
+    instants = [to_datetime(at) for at in (start, start + 6, start + 20_000)]
+    explained = await database.fetchval(
+        f"explain (analyze, buffers, format json) {load('entries')['of_writer']}", writer, 3, *instants, 10
+    )
+    plan = orjson.loads(explained)[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 30  # of all rows: over 100
+
+
+async def test_an_instant_is_read_exactly(database: asyncpg.Connection) -> None:
+    expression = "(extract(epoch from p.at) * 1000000)::bigint"
+    assert expression in load("entries")["of_writer"]
+    rng = random.Random(1)
+    instants = [rng.randint(946_684_800 * SECOND, 9_000_000_000 * SECOND) for _ in range(20_000)]
+    read = await database.fetch(
+        f"select {expression} as at from unnest($1::timestamptz[]) as p (at)", [to_datetime(at) for at in instants]
+    )
+    assert [row["at"] for row in read] == instants

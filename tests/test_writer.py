@@ -131,6 +131,47 @@ async def test_pings_are_committed_before_they_are_answered_and_in_groups(databa
     assert all(waiter.outcomes == [OK] for waiter in waiters)
 
 
+class Asker(Waiter):
+    """Who pings again as soon as the answer is there."""
+
+    def __init__(self, run: Running, pings: int) -> None:
+        super().__init__()
+        self._run, self._pings = run, pings
+        self.ended = asyncio.Event()
+
+    def ask(self) -> None:
+        self._run.writer.backlog.append(BOUND, PLAIN["success"], None, self)
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        super().settle(outcome)
+        if len(self.outcomes) < self._pings:
+            self.ask()
+        else:
+            self.ended.set()
+
+
+async def test_few_who_ask_again_at_once_become_one_batch(database_url):
+    """Two halves that take turns would need twice as many COPYs."""
+    async with running(database_url) as run:
+        ones, others = ([Asker(run, 8) for _ in range(10)] for _ in range(2))
+        tell = run.writer._on_committed
+
+        def join(entries: list[Entry], through: Micros) -> None:
+            tell(entries, through)
+            if entries and len(run.committed) == len(ones):  # the first batch is committed, and not yet answered
+                for asker in others:
+                    asker.ask()
+
+        run.writer._on_committed = join
+        for asker in ones:
+            asker.ask()
+        async with asyncio.timeout(30):
+            for asker in (*ones, *others):
+                await asker.ended.wait()
+        batches = run.writer._metrics.registry.get_sample_value("offbeat_batch_rows_count")
+        assert batches == 1 + 7 + 1  # the ones, seven times all, the others
+
+
 async def test_batches_are_cut_by_rows_and_by_bytes(database, database_url):
     async with running(database_url, batch_pings_max=100, batch_bytes_max=20_000) as run:
         for waiter in [run.ping() for _ in range(350)]:

@@ -24,8 +24,9 @@ _INET_HEAD_BYTES = 4  # family, bits, is_cidr, length
 async def of_writer(
     connection: Connection, writer: int, seq: int, after: Micros, through: Micros, horizon: Micros
 ) -> list[Entry]:
-    """The next entries of a writer up to `through`, at most `ENTRIES_MAX`; `horizon` is up to where all of its rows are
-    there, so no earlier. Raises DatabaseAway.
+    """The next entries of a writer up to `through`, at most `ENTRIES_MAX`. Raises DatabaseAway.
+
+    `horizon`, not before `through`: up to there everybody's rows are in the log.
     """
     times = to_datetime(after), to_datetime(through), to_datetime(horizon)
     with database_trouble():

@@ -15,7 +15,6 @@ from server.store.queries import load
 
 _SQL = load("keeping")
 CHANGES_MAX = 2_000  # in one read
-_POSTGRES_EPOCH: Micros = 946_684_800_000_000  # 2000-01-01
 
 
 class Checkpoint(NamedTuple):
@@ -289,11 +288,6 @@ async def projects(connection: Connection) -> dict[int, str]:
     """Slugs by id. Raises DatabaseAway."""
     with database_trouble():
         return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
-
-
-def instant(sent: bytes) -> Micros:
-    """A timestamptz in Postgres' binary form: a fifth of the time that a datetime takes."""
-    return int.from_bytes(sent, "big", signed=True) + _POSTGRES_EPOCH | 0  # see `Micros`
 
 
 def _deaf(row: asyncpg.Record | None) -> Deaf | None:

@@ -4,7 +4,6 @@ import orjson
 
 from server.engine.ping import Position
 from server.engine.state import Monitor
-from server.store.keeping import instant
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 from server.store.states import enrol_members, read_members
@@ -18,9 +17,9 @@ async def load_stored(connection: Connection, m: Monitor) -> bool:
         row = await connection.fetchrow(_SQL["stored_state"], m.id)
     if row is None:
         return False
-    position = Position(instant(row["at"]), row["writer"], row["seq"])
+    position = Position(row["at"], row["writer"], row["seq"])
     state = orjson.loads(row["state"])
-    m.load(row["status"], instant(row["since"]), position, state)
+    m.load(row["status"], row["since"], position, state)
     if m.fleet is not None:
         with database_trouble():
             members = await connection.fetch(_SQL["stored_members"], m.id)

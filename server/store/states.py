@@ -12,7 +12,7 @@ from server.engine.fleet import Fleet, MemberRow
 from server.engine.monitor import load_definition
 from server.engine.ping import Position
 from server.engine.state import Monitor, one_of_equal
-from server.store.keeping import instant, read_defined
+from server.store.keeping import read_defined
 from server.store.pool import Connection, database_trouble, open_cursor
 from server.store.queries import load
 
@@ -72,10 +72,7 @@ async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
 
 def read_members(rows: Sequence[asyncpg.Record]) -> list[MemberRow]:
     """Rows of `members` as the engine takes them."""
-    return [
-        MemberRow(row["name"], instant(row["at"]), None if (since := row["silent_since"]) is None else instant(since))
-        for row in rows
-    ]
+    return [MemberRow(row["name"], row["at"], row["silent_since"]) for row in rows]
 
 
 def enrol_members(fleet: Fleet, state: Mapping[str, Any], rows: Sequence[MemberRow]) -> None:

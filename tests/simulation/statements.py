@@ -17,9 +17,6 @@ from server.store.queries import load
 from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of, wait_for
 from tests.simulation.outbox import CHANNELS, Outbox
 
-_EPOCH: Micros = 946_684_800_000_000
-
-
 _WRITER = rows_of("id seq started_at accepted_through fenced clean seen_at silent_s")
 _DEAF = rows_of("id started_at ended_at reason pings")
 _MONITOR = rows_of(
@@ -325,7 +322,7 @@ class Statements:
     def keeping_load_members(self, session: Session) -> list[Row]:
         rows = [(id, name, *row) for id, members in sorted(self.members.items()) for name, row in members.items()]
         rows.sort(key=lambda row: (row[0], row[3] is None, row[3] or 0, row[1]))
-        return [_MEMBER(id, name, _sent(at), None if since is None else _sent(since)) for id, name, at, since in rows]
+        return [_MEMBER(*row) for row in rows]
 
     def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
         return [
@@ -604,10 +601,6 @@ def _inet(source: bytes | None) -> bytes | None:
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
     """As array_agg gives them."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [None] * width
-
-
-def _sent(at: Micros) -> bytes:
-    return (at - _EPOCH).to_bytes(8, "big", signed=True)
 
 
 def _micros(at: Any) -> Micros | None:

@@ -2,9 +2,9 @@
 
 -- part: columns
 -- As columns, not rows: which takes whoever reads them half the time (server/store/entries.py). What a plain ping does
--- not say is left out: the last columns have only what the others say. An instant comes as microseconds, exact as a
--- double until the year 2255. The subquery is in order, and so is what is gathered of it.
-select array_agg(p.writer), array_agg((date_part('epoch', p.at) * 1000000)::bigint), array_agg(p.seq),
+-- not say is left out: the last columns have only what the others say. An instant comes as microseconds: `extract` is
+-- numeric and exact, where a double loses some after 2041. The subquery is in order, and so is what is gathered of it.
+select array_agg(p.writer), array_agg((extract(epoch from p.at) * 1000000)::bigint), array_agg(p.seq),
        array_agg(p.monitor_id), array_agg(p.project_id), array_agg(inet_send(p.source)), array_agg(p.signal::text),
        array_agg(p.plain),
        array_agg(p.run) filter (where not p.plain), array_agg(p.stage) filter (where not p.plain),

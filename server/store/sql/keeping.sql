@@ -16,8 +16,8 @@ on conflict (one) do update
 -- it was before the first such change, so that replay meets the definition that was in force then. Instants as
 -- microseconds, see entries.sql.
 select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
-       (date_part('epoch', s.at) * 1000000)::bigint as at, s.writer, s.seq, s.status,
-       (date_part('epoch', s.since) * 1000000)::bigint as since, s.state::text as state,
+       (extract(epoch from s.at) * 1000000)::bigint as at, s.writer, s.seq, s.status,
+       (extract(epoch from s.since) * 1000000)::bigint as since, s.state::text as state,
        case when m.rev > $1 then (
          select c.before::text from changes c
           where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
@@ -27,8 +27,8 @@ select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.
   from monitors m left join states s on s.monitor_id = m.id
 union all
 select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
-       (date_part('epoch', s.at) * 1000000)::bigint, s.writer, s.seq, s.status,
-       (date_part('epoch', s.since) * 1000000)::bigint, s.state::text,
+       (extract(epoch from s.at) * 1000000)::bigint, s.writer, s.seq, s.status,
+       (extract(epoch from s.since) * 1000000)::bigint, s.state::text,
        c.before::text, true
   from states s
  cross join lateral (select before from changes c
@@ -39,7 +39,8 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
 
 -- name: load_members
 -- Of all fleets; the silent ones in the order in which they fell silent. Streamed.
-select monitor_id, name, timestamptz_send(at) as at, timestamptz_send(silent_since) as silent_since
+select monitor_id, name, (extract(epoch from at) * 1000000)::bigint as at,
+       (extract(epoch from members.silent_since) * 1000000)::bigint as silent_since
   from members order by members.monitor_id, members.silent_since, members.name
 
 -- name: deleted_since
