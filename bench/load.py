@@ -6,7 +6,7 @@ drawn beforehand (Poisson), and its latency counts from there, also when it had 
 
 It runs in its own process: `python -m bench.load` reads a `Plan` as JSON from standard input and writes an `Outcome` as
 JSON to standard output. Sockets and epoll without an event loop between, because whatever the load costs is taken from
-what is measured: 13 µs of CPU a request, more than half of it the kernel's.
+what is measured: 11 to 16 µs of CPU a request, more than half of it the kernel's.
 """
 
 import array

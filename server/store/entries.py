@@ -1,7 +1,7 @@
 """Reads the log as the engine takes it: of one writer, in a keeper's start by the million, or of one monitor.
 
 A slice comes as columns, and what only few pings say as columns of these few. In rows of sixteen columns an entry took
-1.8 µs of this process, now 1.0.
+1.7 µs of this process, now 0.9.
 """
 
 from collections.abc import Iterator
