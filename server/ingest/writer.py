@@ -42,8 +42,8 @@ START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
 # A COPY costs 115 µs here and 160 in Postgres before its first row. Where fewer than this are pending after one, those
-# who wait for it are answered first, since most of them ask again at once: with 64 connections a batch has 62 instead of
-# 31, and a tenth more is committed.
+# who wait for it are answered first, since most of them ask again at once: with 64 connections a batch has 62 rows
+# instead of 31, and a tenth more is committed.
 FEW_PINGS = 64
 NOT_STORABLE = Refusal(400, "the database cannot store this ping")
 
