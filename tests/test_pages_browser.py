@@ -177,7 +177,8 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         await me.go("/monitors/nightly/settings")
         assert "may only look" in await me.see("main")
         await me.go("/")
-        # Revoked, the key's sessions are over at once.
+        # Revoked, the key's sessions are over at once. The page that is open may only now ask for its stream.
+        me.expected.add(401)
         keys = (await server.api("GET", "/api/v1/keys")).body["items"]
         await server.api("DELETE", f"/api/v1/keys/{next(k['id'] for k in keys if k['name'] == 'wall')}")
         await me.go("/")
