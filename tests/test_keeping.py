@@ -13,6 +13,7 @@ from server.engine.monitor import read_definition
 from server.engine.ping import SECOND, Micros, Position
 from server.engine.state import Monitor
 from server.errors import DatabaseAway
+from server.keep.deafness import Deafness
 from server.store import changes, decisions, definitions, keeping, lease, states, windows
 from server.store.decisions import Taken
 from server.store.definitions import Wanted
@@ -178,3 +179,29 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
     await eventually(taken, 20)
     with pytest.raises(DatabaseAway):
         await transaction.__aexit__(None, None, None)
+
+
+async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nobody_heard(hands: Database) -> None:
+    """Also where the older one is still there when the newer one comes, and its last word lies before that."""
+
+    async def writer(started: Micros) -> int:
+        said = "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id"
+        return int(await hands.connection.fetchval(said, to_datetime(started)))
+
+    deafness = Deafness(3.0)
+    assert await deafness.begin(hands.connection, AT) == []
+
+    async def decided() -> list[tuple[Micros, Micros]]:
+        seen = await keeping.writers(hands.connection, [], 0)
+        found = await deafness.decide(hands.connection, hands.held, seen, 0, AT)
+        return [(deaf.started_at, deaf.ended_at) for deaf in found]
+
+    old = await writer(AT + 1)
+    assert await decided() == []
+    await writer(AT + 9)
+    assert await decided() == []
+    await hands.connection.execute(
+        "update writers set accepted_through = $2, fenced = true, clean = true where id = $1", old, to_datetime(AT + 5)
+    )
+    assert await decided() == [(AT + 5, AT + 9)]
+    assert await decided() == []

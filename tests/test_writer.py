@@ -195,6 +195,20 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
         run.ping()
 
 
+async def test_the_last_word_of_a_slow_stop_is_of_its_beginning(database, database_url):
+    async with Link(database_url) as link, running(link.url) as run:
+        waiter = run.ping()
+        await waiter.outcome()
+        run.ping()
+        link.delay_s = 0.5
+        stopped = run.clock.now()
+        await run.writer.stop()
+    row = await database.fetchrow("select * from writers")
+    assert row["clean"] and to_micros(row["seen_at"]) > stopped + 0.4 * SECOND
+    # Whoever pinged in that half second was not heard.
+    assert abs(to_micros(row["accepted_through"]) - stopped) < 0.25 * SECOND
+
+
 async def test_an_idle_writer_pulses_every_second_and_faster_among_several(database, database_url):
     async with running(database_url) as run:
         await asyncio.sleep(0)
@@ -440,9 +454,13 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
         link.mend()
         await stop
         assert await pending.outcome() == OK
-        row = await database.fetchrow("select r.*, w.* from refusals r join writers w on w.id = r.writer")
+        row = await database.fetchrow(
+            "select r.pings, r.reason, r.started_at, w.clean, w.accepted_through"
+            " from refusals r join writers w on w.id = r.writer"
+        )
         assert (row["pings"], row["reason"], row["clean"]) == (3, "stopping", True)
-        assert run.committed[-1].at < to_micros(row["ended_at"]) < to_micros(row["accepted_through"])
+        # Its last word is of the beginning of the stop: whatever came after that was not heard.
+        assert run.committed[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
 
 
 async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(database, database_url):

@@ -87,6 +87,7 @@ class Writer(Service):
         self._jumped = False  # the database's clock has, and no new writer was registered since
         self._failures = 0  # since Postgres last did what it was asked
         self._stopping = False
+        self._stopped_at: Micros = 0  # by the local clock
         self._ended = asyncio.Event()
         self._alarm: asyncio.Future[None] | None = None
         self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = self._turned_s = monotonic()
@@ -105,7 +106,7 @@ class Writer(Service):
     async def stop(self) -> None:
         """Refuse what comes, commit what is pending, sign off; within its share of `stop_timeout`, then give up."""
         self.backlog.close("stopping")
-        self._stopping = True
+        self._stopping, self._stopped_at = True, self._clock.local()
         self.wake()
         try:
             if self.tasks:
@@ -244,7 +245,7 @@ class Writer(Service):
     async def _pulse(self) -> None:
         assert self._log is not None
         head = self.backlog.head()
-        through = self._clock.stamp() if head is None else head.entries[0].at - 1
+        through = self._heard_through() if head is None else head.entries[0].at - 1
         await self._report_refusals()  # after `through` is chosen: what is refused meanwhile is later
         self._pulsed_s = monotonic()
         before = self._clock.local()
@@ -256,6 +257,17 @@ class Writer(Service):
         self._on_committed([], through)
         self._clock.sample(before, database, after)
 
+    def _heard_through(self) -> Micros:
+        """Return the instant up to which every ping was accepted, for when no ping is pending.
+
+        While the writer runs this is now. After `stop` began it is the instant of the stop: later pings were refused,
+        and a later instant would claim that none was sent.
+        """
+        now = self._clock.stamp()
+        if not self._stopping:
+            return now
+        return max(self.through, now - (self._clock.local() - self._stopped_at))
+
     async def _report_refusals(self) -> None:
         assert self._log is not None
         self._notice_stall()
@@ -265,7 +277,7 @@ class Writer(Service):
 
     async def _end(self) -> None:
         assert self._log is not None
-        through = self._clock.stamp()
+        through = self._heard_through()
         await self._report_refusals()
         await self._log.end(self.id, through)
         await self._log.close()

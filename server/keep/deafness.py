@@ -5,6 +5,7 @@ its fencing, and while there was no writer at all.
 """
 
 from collections.abc import Sequence
+from sys import maxsize
 from typing import NamedTuple
 
 import structlog
@@ -36,6 +37,7 @@ class Deafness:
         self._silent_max_s = writer_silent_max_s
         self._refusal_id = 0
         self._newest_writer = 0
+        self._began: set[int] = set()  # writers of whom is not known yet whether somebody was there before
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
         self._told: Micros = 0  # the end of the deaf time that people were last told of
@@ -46,6 +48,7 @@ class Deafness:
         """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
         self._refusal_id = await keeping.refusals_applied(connection)
         self._newest_writer = await keeping.last_writer(connection, at)
+        self._began = set()
         self._signs = None
         return await keeping.deaf_known(connection)
 
@@ -67,7 +70,12 @@ class Deafness:
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
     ) -> list[Deaf]:
         """New deaf time, as far as it is known by `now`. Raises LeaseLost, DatabaseAway."""
-        new = [writer for writer in writers if writer.id > self._newest_writer]
+        self._began.update(writer.id for writer in writers if writer.id > self._newest_writer)
+        self._newest_writer = max(self._newest_writer, *self._began, 0)
+        # As long as an older one is there nothing is judged beyond its word, and its last one is still to come: it may
+        # have heard nobody for a while, or not know of a leap of the clock.
+        oldest = min((writer.id for writer in writers if not writer.fenced), default=maxsize)
+        new = sorted(writer_id for writer_id in self._began if writer_id <= oldest)
         silent = self._silent(writers)
         if monotonic() < self._seeing_from_s:
             silent = []
@@ -75,13 +83,13 @@ class Deafness:
             return []
         found: list[Deaf | None] = []
         async with held_by(connection, held):
-            found += [await keeping.deaf_before_writer(connection, writer.id, now) for writer in new]
+            found += [await keeping.deaf_before_writer(connection, writer_id, now) for writer_id in new]
             for writer in silent:
                 log.warning("a silent writer is fenced", writer=writer.id)
                 found.append(await keeping.fence(connection, writer.id, writer.seen_at, now))
             if refusal_id > self._refusal_id:
                 found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
-        self._newest_writer = max([self._newest_writer, *(writer.id for writer in new)])
+        self._began.difference_update(new)
         self._refusal_id = max(self._refusal_id, refusal_id)
         decided = [each for each in found if each is not None]
         for each in decided:

@@ -414,6 +414,8 @@ class Statements:
             return []
         if any(d.writer == writer and d.reason == "stopped" for d in self.deaf):
             return []
+        if any(d.started <= since and d.ended >= w.started for d in self.deaf):
+            return []
         return [self._deaf(session, since, w.started, writer, "stopped", decided)]
 
     def _deaf(

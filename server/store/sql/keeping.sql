@@ -115,13 +115,14 @@ returning id, started_at, ended_at, reason, pings
 
 -- name: deaf_before_writer
 -- From the last word of any earlier writer to the first of this one, if nobody else was there: between a stop and the
--- next start nobody could hear. A jump of the clock is on record as what it is.
+-- next start nobody could hear. A jump of the clock is on record as what it is, and so is the crash of the one before.
 insert into deaf (started_at, ended_at, writer, reason, decided_at)
 select gap.since, w.started_at, w.id, 'stopped', $2
   from writers w
  cross join lateral (select max(o.accepted_through) as since from writers o where o.id < w.id) gap
  where w.id = $1 and gap.since < w.started_at
    and not exists (select from deaf d where d.writer = w.id and d.reason = 'stopped')
+   and not exists (select from deaf d where d.started_at <= gap.since and d.ended_at >= w.started_at)
    and not exists (select from writers o where o.id < w.id and not o.fenced)
    and not exists (select from refusals r where r.writer = w.id and r.reason = 'clock' and r.started_at <= gap.since)
 returning id, started_at, ended_at, reason, pings
