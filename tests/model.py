@@ -250,6 +250,18 @@ def due_if_counts(d: Definition, due: Micros, at: Micros, silent: bool) -> Micro
     return due
 
 
+def first_due_asked(d: Definition, wanted: Micros, before: Micros, now: Micros) -> Micros:
+    """An edit came at `now`, after `wanted`; `before` was due until then."""
+    if d.every is not None:
+        if 0 < before < now:
+            return max(wanted, before)
+        return min([now + d.every, *([before] if before else [])])
+    minutes = minutes_of(d) or [0]
+    if wanted <= before < now and before in [slot_after(minutes, before - 1)]:
+        return before
+    return slot_after(minutes, now - 1)
+
+
 def period_and_grace(d: Definition, at: Micros) -> Micros:
     if d.every is not None:
         return at + d.every + d.grace
@@ -1161,7 +1173,9 @@ class Model:
             self._over(m, lambda c: c.kind == "missed" and c.of)
         self._edit_schedule(m, old)
         if (old.members != new.members or old.strict != new.strict) and new.members is not None and m.members:
-            m.members_from = max(m.members_from, self.now + new.members.grace)
+            shorter = old.members is not None and new.members.every < old.members.every
+            wait = new.members.grace + (new.members.every if shorter else 0)
+            m.members_from = max(m.members_from, self.now + wait)
         fields = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "strict")
         if any(getattr(old, name) != getattr(new, name) for name in fields):
             self._put_off(m)
@@ -1181,25 +1195,31 @@ class Model:
         if not m.heard:
             if old.first_within == new.first_within:
                 return
-            due = m.created + new.first_within if new.first_within is not None else 0
-            late = 0 < due <= now
+            due = wanted = m.created + new.first_within if new.first_within is not None else 0
+            late = 0 < wanted <= now
+            if late:
+                due = now + (new.first_within or 0)
+                if old.first_within is not None and m.due > now:
+                    due = min(due, m.due)
             m.due = max(due, now + new.grace) if due else 0
         else:
             anew = any(getattr(old, name) != getattr(new, name) for name in ("every", "cron", "oncalendar"))
             if not anew and all(getattr(old, name) == getattr(new, name) for name in ("grace", "after", "strict")):
                 return
             m.awaited = [(run, max(each, now)) for run, each in m.awaited]
-            due = due_if_counts(new, 0, m.heard, False) if anew else m.due
+            wanted = due = due_if_counts(new, 0, m.heard, False) if anew else m.due
             if not is_scheduled(new):
-                due = 0
-            late = bool(due) and due + new.grace <= now
+                wanted = due = 0
+            elif anew and due < now:
+                due = first_due_asked(new, wanted, m.due if is_scheduled(old) else 0, now)
+            late = bool(wanted) and wanted + new.grace <= now
             m.due = max(due, now) if due else 0
         incident = m.incident
         if incident is not None and incident.holds(("missed", 0, "")) and not late:
             incident.silent = False
             self._over(m, lambda c: c.key == ("missed", 0, ""))
         elif incident is not None and incident.silent:
-            m.due = due
+            m.due = wanted
 
     def _judge_anew(self, m: Monitor, run: Run) -> None:
         d, now = m.d, self.now

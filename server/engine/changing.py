@@ -1,8 +1,8 @@
 """What a change does to what is open: an edited definition, a pause, a resume, a resolution by hand, a deletion.
 
-Nobody is late for what was not asked of them before: a deadline that a change moves comes no earlier than its
-application and one grace. What was expected before a pause or a resolution by hand is expected no more; the schedule
-begins anew, with one period and grace.
+An edit asks for nothing that lies before it: no slot of the new schedule that had passed already, and no interval that
+had run out. A deadline that an edit moves comes no earlier than the edit and one grace. A pause or a resolution by hand
+ends what was expected until then; the schedule begins anew, with one period and grace.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from server.engine import sentences, telling
 from server.engine.desk import Desk
 from server.engine.execution import close_run
-from server.engine.expectation import due_after, due_anew
+from server.engine.expectation import due_after, due_anew, due_when_edited
 from server.engine.incidents import clear, resolve
 from server.engine.members import forget_silent
 from server.engine.monitor import Definition
@@ -35,7 +35,8 @@ def redefine(desk: Desk, m: Monitor, old: Definition) -> None:
         clear(desk, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
     _change_schedule(desk, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
-        m.fleet.put_off(desk.now + new.members.grace)
+        shorter = old.members is not None and new.members.every < old.members.every
+        m.fleet.put_off(desk.now + (new.members.every if shorter else 0) + new.members.grace)
     if _differ(old, new, *_LIMITS) and m.runs is not None:
         m.runs.put_off(desk.now + new.grace)
         for run in list(m.runs.open.values()):
@@ -144,8 +145,12 @@ def _change_schedule(desk: Desk, m: Monitor, old: Definition) -> None:
     if not m.heard_at:
         if not _differ(old, new, "first_within"):
             return
-        due = m.created_at + new.first_within if new.first_within is not None else 0
+        due = wanted = m.created_at + new.first_within if new.first_within is not None else 0
         late = bool(due) and due <= now
+        if late and new.first_within is not None:
+            due = now + new.first_within
+            if old.first_within is not None and m.due > now:  # it was asked for sooner already
+                due = min(due, m.due)
         m.due = max(due, now + new.grace) if due else min(m.awaited.values()) if m.awaited else 0
     else:
         of_calendar = new.cron is not None or new.oncalendar is not None
@@ -153,18 +158,21 @@ def _change_schedule(desk: Desk, m: Monitor, old: Definition) -> None:
         if not anew and not _differ(old, new, "grace", "after", "strict"):
             return
         if new.after is not None:
-            due = min(m.awaited.values()) if m.awaited else 0
+            due = wanted = min(m.awaited.values()) if m.awaited else 0
             if m.awaited:  # only its grace was changed
                 m.awaited = {run: max(each, now) for run, each in m.awaited.items()}
+        elif anew:
+            before = m.due if any(getattr(old, name) for name in _SCHEDULE) else 0
+            wanted, due = due_after(new, 0, m.heard_at), due_when_edited(new, before, m.heard_at, now)
         else:
-            due = due_after(new, 0, m.heard_at) if anew else m.due if any(getattr(new, n) for n in _SCHEDULE) else 0
-        late = bool(due) and due + new.grace <= now
+            due = wanted = m.due if any(getattr(new, n) for n in _SCHEDULE) else 0
+        late = bool(wanted) and wanted + new.grace <= now
         m.due = max(due, now) if due else 0
     if m.incident is not None and MISSED in m.incident.causes and not late:
         m.incident.silent = False
         clear(desk, m, lambda key: key == MISSED, "changed")
     elif m.incident is not None and m.incident.silent:
-        m.due = due
+        m.due = wanted
 
 
 def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:

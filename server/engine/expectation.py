@@ -83,6 +83,25 @@ def due_anew(definition: Definition, due: Micros, at: Micros) -> Micros:
     return max(due, slots.next_after(at) or 0) if slots is not None else 0
 
 
+def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: Micros) -> Micros:
+    """What is due under `definition`, which replaced another one at `now`; 0: nothing. `due`: under the old one.
+
+    An edit asks for nothing that lies before it. Only a ping that the old schedule was waiting for already, and that
+    the new one asks for too, stays due.
+    """
+    wanted = due_after(definition, 0, heard_at)
+    if not wanted or wanted >= now:
+        return wanted
+    if definition.every is not None:
+        if due and due < now:
+            return max(due, wanted)
+        return min(due, now + definition.every) if due else now + definition.every
+    slots = calendar_of(definition)
+    assert slots is not None
+    was_asked_for = wanted <= due < now and slots.next_after(due - 1) == due
+    return due if was_asked_for else slots.next_after(now - 1) or 0
+
+
 def breather_end(definition: Definition, at: Micros) -> Micros:
     """When one period and its grace are over that began at `at`: one more chance to be heard of."""
     if definition.members is not None:
