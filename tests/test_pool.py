@@ -130,10 +130,11 @@ async def test_behind_a_pooler_in_transaction_mode(empty_database_url: str) -> N
         await pool.close()
 
 
-async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(database_url: str) -> None:
+@pytest.mark.parametrize("weak", ["off", "local"])
+async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(database_url: str, weak: str) -> None:
     owner = await connect(database_url)
     await owner.execute(
-        "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$"
+        f"do $$ begin execute format('alter database %I set synchronous_commit = {weak}', current_database()); end $$"
     )
     await owner.close()
     async with PgBouncer(database_url) as url:

@@ -3,9 +3,9 @@
 No timer and no linger: a batch is whatever arrived while the previous COPY was under way, and while its answers went
 out where few were pending. All trouble ends in one of two ways. Where the writer itself can go on (a lost connection),
 nothing leaves the line: the batch at its front is doubtful, and goes out again with the same rows in the same places
-until it commits or the primary key says that it had. Where it cannot (it was fenced, or the database's clock jumped),
-what is pending is given up, because its instants may lie in time already judged; whoever waits is told so, and a new
-writer begins.
+until it commits; or until the primary key says that it had, and a later commit confirms it. Where it cannot (it was
+fenced, or the database's clock jumped), what is pending is given up, because its instants may lie in time already
+judged; whoever waits is told so, and a new writer begins.
 
     connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
        ↑          ↑______ Fenced, ClockJump: drop what is pending
@@ -202,12 +202,8 @@ class Writer(Service):
         await self._report_refusals()
         handed_s = monotonic()
         try:
-            await self._log.copy(batch.entries)
-        except AlreadyInLog as error:
-            if not batch.doubtful:
-                self._bisect(batch, error)
-                return
-        except RowRefused as error:
+            await self._store(batch)
+        except (AlreadyInLog, RowRefused) as error:
             self._bisect(batch, error)
             return
         except DatabaseAway:
@@ -228,6 +224,18 @@ class Writer(Service):
         self._answer(batch, took_s)
         await asyncio.sleep(0)  # the answers go out
         await asyncio.sleep(0)  # what they bring is read
+
+    async def _store(self, batch: Batch) -> None:
+        """Commit a batch. Raises as `copy`; AlreadyInLog only for a batch that was never sent before."""
+        assert self._log is not None
+        try:
+            await self._log.copy(batch.entries)
+        except AlreadyInLog:
+            if not batch.doubtful:
+                raise
+            # An earlier COPY of it is committed here. Perhaps only here: when Postgres ends a session that waits for a
+            # synchronous standby, it commits locally. The commit of a pulse waits for the standby, and for all before.
+            await self._log.pulse(self.id, batch.entries[-1].at)
 
     def _answer(self, batch: Batch, seconds: float) -> None:
         batch.settle(OK)

@@ -13,7 +13,7 @@ import asyncpg
 import orjson
 
 from server.store import queries
-from server.store.pool import Connection
+from server.store.pool import Connection, confirm
 
 _SQL = queries.load("changes")
 REV_MAX = 2**63 - 1
@@ -38,7 +38,11 @@ class Change(NamedTuple):
 
 @asynccontextmanager
 async def changing(pool: asyncpg.Pool, *, keep: bool = True) -> AsyncIterator[Connection]:
-    """A transaction that may change definitions; with `keep` false all of it is undone at the end (a dry run)."""
+    """A transaction that may change definitions; with `keep` false all of it is undone at the end (a dry run).
+
+    It waits for the synchronous standby even if there was nothing left to change: the caller answers that what it read
+    here is kept, and an earlier commit of it may be known to the primary alone.
+    """
     async with pool.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -49,6 +53,7 @@ async def changing(pool: asyncpg.Pool, *, keep: bool = True) -> AsyncIterator[Co
             await transaction.rollback()
             raise
         if keep:
+            await confirm(connection)
             await transaction.commit()
         else:
             await transaction.rollback()

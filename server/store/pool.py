@@ -96,6 +96,7 @@ async def open_pool(
             command_timeout=command_timeout_s,
             statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
             server_settings=_server_settings(pgbouncer, application_name),
+            connection_class=CopyConnection,
         )
         try:
             async with pool.acquire():
@@ -115,6 +116,15 @@ async def open_cursor(connection: Connection, sql: str, *arguments: Any) -> asyn
     statement = await connection.prepare(sql, name="")
     cursor: asyncpg.cursor.Cursor = await statement.cursor(*arguments)
     return cursor
+
+
+async def confirm(connection: Connection) -> None:
+    """Make everything that was committed before as safe as a commit of ours, before anybody is told that it is there.
+
+    A row that is visible may be on the primary alone: Postgres commits locally when it ends a session that waits for
+    the synchronous standby. Alone or in a transaction, whose commit then waits for the standby.
+    """
+    await connection.execute(_SQL["confirm"])
 
 
 @contextmanager
@@ -173,10 +183,10 @@ async def _initialise_behind_pooler(connection: Connection) -> None:
     await _initialise(connection)
     row = await connection.fetchrow(_SQL["durability"])
     assert row is not None
-    if row["synchronous_commit"] == "off":
+    if (found := row["synchronous_commit"]) in ("off", "local"):
         raise SettingsError(
-            "synchronous_commit is off, so a committed ping could be lost, and behind a pooler we cannot switch it on; "
-            f"run: alter role {row['role']} set synchronous_commit = on"
+            f"synchronous_commit is {found}, so a committed ping could be lost, and behind a pooler Offbeat cannot "
+            f"switch it on; run: alter role {row['role']} set synchronous_commit = on"
         )
 
 

@@ -19,7 +19,7 @@ import asyncpg
 import structlog
 
 from server.errors import DatabaseAway, SchemaError
-from server.store.pool import Connection, database_trouble
+from server.store.pool import Connection, confirm, database_trouble
 from server.store.queries import load
 
 SCHEMA_FILE = Path(__file__).parent / "schema.sql"
@@ -71,6 +71,7 @@ async def apply_schema(connection: Connection) -> None:
             for migration in MIGRATIONS:
                 if migration.version > version:
                     await _migrate_patiently(connection, migration)
+            await confirm(connection)  # another process may have made it, on the primary alone so far
     except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError) as error:
         raise SchemaError(
             f"the database holds something else ({error}) and no Offbeat; give --database-url an empty database"

@@ -3,3 +3,8 @@
 -- name: durability
 -- Behind a pooler a session cannot choose synchronous_commit, so the promise that a 2xx means committed is checked here.
 select current_setting('synchronous_commit') as synchronous_commit, current_user as role
+
+-- name: confirm
+-- Writes a record to the WAL and commits it. When the commit is acknowledged, everything that was committed before is on
+-- disk, and on the synchronous standby if there is one. A transaction that only reads waits for neither.
+select pg_logical_emit_message(true, 'offbeat', '')

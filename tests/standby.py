@@ -1,0 +1,167 @@
+"""A real primary and a real streaming standby of it, with Debian's Postgres: to be killed, frozen and promoted.
+
+`async with Pair() as pair`: `a` is the primary, `b` its standby. With `synchronous` a commit waits for the standby.
+"""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+import psutil
+
+from server.store.partitions import make_partitions
+from server.store.pool import connect
+from server.store.schema import apply_schema
+from tests.harness import DEBIAN_BIN, eventually, free_port, needs
+
+ROLE = "offbeat"
+_CONFIGURATION = """
+listen_addresses = '127.0.0.1'
+fsync = off
+wal_retrieve_retry_interval = 100ms
+max_connections = 100
+include_if_exists 'pair.conf'
+"""
+
+
+class Pair:
+    """Both clusters; `host("a")` and `host("b")` are their addresses."""
+
+    def __init__(self, *, synchronous: bool = True) -> None:
+        self._synchronous = synchronous
+        self._directory = Path(tempfile.mkdtemp(prefix="offbeat-pair-"))
+        self._ports = {"a": free_port(), "b": free_port()}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    def host(self, name: str) -> str:
+        """`address:port` of a cluster."""
+        return f"127.0.0.1:{self._ports[name]}"
+
+    def url(self, *names: str, database: str = "offbeat") -> str:
+        """The URL of one cluster, or of several in this order."""
+        return f"postgresql://{ROLE}@{','.join(map(self.host, names))}/{database}"
+
+    async def start(self, name: str) -> None:
+        """Start a cluster, also after `kill`; return when it accepts connections."""
+        directory = self._directory / name
+        (directory / "postmaster.pid").unlink(missing_ok=True)  # of the one that was killed
+        settings = ("-c", f"port={self._ports[name]}", "-c", f"unix_socket_directories={directory}")
+        self._processes[name] = await self._run("postgres", "-D", str(directory), *settings, wait=False)
+
+        async def accepts() -> bool:
+            with contextlib.suppress(OSError, asyncpg.PostgresError):
+                await (await asyncpg.connect(self.url(name, database="postgres"))).close()
+                return True
+            return False
+
+        await eventually(accepts)
+
+    async def ask(self, name: str, sql: str, *arguments: Any, database: str = "offbeat") -> Any:
+        """The first value that a statement gives, on a connection of its own."""
+        connection = await asyncpg.connect(self.url(name, database=database))
+        try:
+            return await connection.fetchval(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def promote(self, name: str = "b") -> None:
+        """Make the standby a primary that waits for nobody."""
+        await self.ask(name, "alter system set synchronous_standby_names = ''")
+        await self.ask(name, "select pg_reload_conf()")
+        assert await self.ask(name, "select pg_promote()")
+
+    def freeze(self, name: str) -> None:
+        """Every process of a cluster stands still, as in a virtual machine that hangs; sockets stay open."""
+        for process in self._all_of(name):
+            process.suspend()
+
+    def thaw(self, name: str) -> None:
+        """They go on."""
+        for process in self._all_of(name):
+            process.resume()
+
+    async def kill(self, name: str) -> None:
+        """`kill -9` of the postmaster and all of its children."""
+        for process in self._all_of(name):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        await self._processes.pop(name).wait()
+
+    async def waits_for_standby(self, session: str = "offbeat log") -> bool:
+        """Whether a session of that name (its beginning) waits for the standby at its commit."""
+        sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and starts_with(application_name, $1)"
+        return bool(await self.ask("a", sql, session))
+
+    async def has_caught_up(self) -> bool:
+        """Whether the standby has everything."""
+        sql = "select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()"
+        return bool(await self.ask("a", sql))
+
+    async def __aenter__(self) -> Self:
+        needs("initdb")
+        if os.geteuid() == 0:
+            os.chown(self._directory, (owner := pwd.getpwnam("postgres")).pw_uid, owner.pw_gid)
+        try:
+            await self._make()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._processes):
+            await self.kill(name)
+        shutil.rmtree(self._directory)
+
+    async def _make(self) -> None:
+        primary, standby = self._directory / "a", self._directory / "b"
+        options = ("-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+        await self._run("initdb", "-D", str(primary), *options)
+        with open(primary / "postgresql.conf", "a", encoding="utf-8") as file:
+            file.write(_CONFIGURATION)
+        await self.start("a")
+        await self.ask("a", "create database offbeat", database="postgres")
+        connection = await connect(self.url("a"))
+        await apply_schema(connection)
+        await make_partitions(connection, (await connection.fetchval("select log_time()")).date(), 7)
+        await connection.close()
+        source = f"host=127.0.0.1 port={self._ports['a']} user={ROLE} application_name=b"
+        await self._run("pg_basebackup", "-D", str(standby), "-R", "-c", "fast", "--no-sync", "-d", source)
+        await self.start("b")
+        await eventually(self.has_caught_up)
+        if self._synchronous:
+            await self.ask("a", "alter system set synchronous_standby_names = 'b'")
+            await self.ask("a", "select pg_reload_conf()")
+            await eventually(self._is_synchronous)
+
+    async def _is_synchronous(self) -> bool:
+        return bool(await self.ask("a", "select count(*) from pg_stat_replication where sync_state = 'sync'"))
+
+    def _all_of(self, name: str) -> Sequence[psutil.Process]:
+        postmaster = psutil.Process(self._processes[name].pid)
+        postmaster.suspend()  # no further children meanwhile
+        return [postmaster, *postmaster.children(recursive=True)]
+
+    async def _run(self, program: str, *arguments: str, wait: bool = True) -> asyncio.subprocess.Process:
+        user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        with open(self._directory / "log", "ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                DEBIAN_BIN / program, *arguments, cwd=self._directory, stdout=log, stderr=log, umask=0o077, **user
+            )
+        if wait and await process.wait() != 0:
+            raise AssertionError((self._directory / "log").read_text(errors="replace")[-2_000:])
+        return process
