@@ -94,6 +94,7 @@ class Run:
     own_word: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
     hung: bool = False
+    overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
     duration: Micros | None = None
 
@@ -566,6 +567,7 @@ class Model:
             run.unknown = True
             return
         run.hung = True
+        run.overdue |= kind in ("runtime", "stage", "tasks")
         of = stage if kind in ("stage", "tasks") else ""
         if kind == "task stalled":
             of = stage
@@ -945,7 +947,7 @@ class Model:
             elif least is not None and run.duration is not None and run.duration < least:
                 cause = Cause("too_early", run.number, "", self.now)
         run.ended, run.verdict = self.now, "failed" if cause else "succeeded"
-        run.late = run.hung and cause is None and ping.signal != "skip"
+        run.late = run.hung and run.overdue and cause is None and ping.signal != "skip"
         if cause is not None:
             self._meet(m, cause, run)
         self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
@@ -1240,7 +1242,7 @@ class Model:
         seen = see(run)
         stalled = any(group.stalled for group in seen.groups.values())
         if not seen.broken and not stalled:
-            run.hung = False
+            run.hung = run.overdue = False
         as_it_is = failing(d, seen)
 
         def upheld(cause: Cause) -> bool:
@@ -1277,7 +1279,7 @@ class Model:
             m.members_from = max(m.members_from, self.now + m.d.members.every + m.d.members.grace)
         self._put_off(m)
         for run in m.open:
-            run.hung = run.unknown = False
+            run.hung = run.overdue = run.unknown = False
             seen = see(run)
             stalled = {(stage, name) for stage, group in seen.groups.items() for name in group.stalled}
             run.events.append(("unbroken", self.now, seen.broken, stalled))

@@ -92,7 +92,7 @@ def test_a_queue_worker_stalls_at_4300_of_10000(scene: Scene) -> None:
 
     scene.ping("21m", "progress", run="q7", done=4_301)
     scene.ping("40m", "success", run="q7", done=10_000)
-    assert run_of(scene).reason == "finished late, after 40 min" and scene.status() == "up"
+    assert run_of(scene).reason == "finished in 40 min, after a silence of more than 10 min" and scene.status() == "up"
 
 
 def test_of_a_thousand_workers_three_never_report_and_five_fail_of_five_tolerated(scene: Scene) -> None:

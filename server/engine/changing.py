@@ -72,7 +72,7 @@ def resume(desk: Desk, m: Monitor) -> None:
             for group in run.tasks.values():
                 group.stalled = None
             if run.hung is not None or run.unjudged is not None:
-                run.hung = run.unjudged = None
+                run.hung, run.hung_by, run.unjudged = None, "", None
                 desk.record_run(m, run)
     desk.restate(m)
     arm_parts(desk, m)
@@ -191,7 +191,7 @@ def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:
         group.stalled = dict.fromkeys(kept) or None
         stalled = stalled or bool(kept)
     if run.hung is not None and not run.broken and not stalled:
-        run.hung = None
+        run.hung, run.hung_by = None, ""
         desk.record_run(m, run)
     for stage, group in run.tasks.items():
         tasks, fault = tasks_of(definition, stage), ("tasks", stage)

@@ -50,10 +50,11 @@ class Recorded(NamedTuple):
 class Undecided:
     """What was decided about one monitor and not yet written; a later row of the same run or incident replaces it."""
 
-    __slots__ = ("alerts", "disbanded", "incidents", "resumed", "runs", "whole")
+    __slots__ = ("alerts", "disbanded", "incidents", "resumed", "reworded", "runs", "whole")
 
     def __init__(self) -> None:
         self.runs: dict[int, RunChanged] = {}
+        self.reworded: dict[int, Run] = {}  # open ones with another reason: their rows are made when all are taken
         self.incidents: dict[int, Recorded] = {}
         self.alerts: list[Alert] = []
         self.resumed: Resumed | None = None
@@ -163,21 +164,13 @@ class Desk:
 
     def record_run(self, m: Monitor, run: Run) -> None:
         """A run was opened or closed, or its verdict has changed."""
-        verdict, reason = run.judgement
         rows = self.open_for(m).runs
         self.undecided_runs += run.number not in rows
-        rows[run.number] = RunChanged(
-            run.number,
-            run.run,
-            run.started_at or None,
-            run.finished_at or None,
-            run.last_at,
-            run.duration,
-            verdict,
-            reason,
-            run.exit_code,
-            run.detail(m.definition),
-        )
+        rows[run.number] = _row_of(m, run)
+
+    def reword_run(self, m: Monitor, run: Run) -> None:
+        """The reason of an open run has changed. Each task that fails may do this, so its row is made only once."""
+        self.open_for(m).reworded[run.number] = run
 
     def revise_run(self, m: Monitor, run: Run) -> None:
         """A run that had ended turns out to have ended otherwise; of what it was only `run`'s few fields are known."""
@@ -274,6 +267,9 @@ class Desk:
         m.is_saved = True
         if m.fleet is not None and undecided.whole:
             m.fleet.whole_at = m.at
+        for run in undecided.reworded.values() if not gone else ():
+            if run.verdict is None:  # else its end was recorded
+                undecided.runs[run.number] = _row_of(m, run)
         state = None if gone else m.dump()
         decision = Decision(m.id, m.project_id, position, m.status, m.since, state, undecided.effects())
         decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)
@@ -379,3 +375,20 @@ class Desk:
         windows = [window for project_id, window in self.windows.values() if project_id == m.project_id]
         ends = [window.end_at(at) for window in windows if window.covers(m.slug, m.tags)]
         return [end for end in ends if end is not None]
+
+
+def _row_of(m: Monitor, run: Run) -> RunChanged:
+    """A run as it is now."""
+    verdict, reason = run.judgement
+    return RunChanged(
+        run.number,
+        run.run,
+        run.started_at or None,
+        run.finished_at or None,
+        run.last_at,
+        run.duration,
+        verdict,
+        reason,
+        run.exit_code,
+        run.detail(m.definition),
+    )

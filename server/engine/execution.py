@@ -82,7 +82,8 @@ def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> 
     elif ping.signal == "skip":
         close_run(desk, m, run, "succeeded", "skipped", made)
     else:
-        close_run(desk, m, run, "succeeded", sentences.finished_late(run) if run.hung is not None else None, made)
+        reason = sentences.finished_after_all(m.definition, run) if run.hung is not None else None
+        close_run(desk, m, run, "succeeded", reason, made)
     if cause is not None:
         blame(desk, m, cause, run)
     clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
@@ -127,6 +128,7 @@ def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping) -> None:
         runs.closed[ping.run] = ended._replace(verdict=run.verdict)
     desk.revise_run(m, run)
     if failed:
-        blame(desk, m, Cause("failed", desk.now, run.reason or "", ended.number, ping.run), run)
+        evidence = {"last_message": ping.message}  # of the run itself nothing is known any more
+        blame(desk, m, Cause("failed", desk.now, run.reason or "", ended.number, ping.run, evidence=evidence), run)
     else:
         clear(desk, m, lambda key: key[1] == ended.number)

@@ -74,6 +74,11 @@ class Fleet:
         """How many too few are alive."""
         return max(0, self.required(members) - self.alive)
 
+    def missing(self, members: Members) -> tuple[int, int]:
+        """How many are not alive, of how many."""
+        of = max(len(self.members), members.expected or 0)
+        return of - self.alive, of
+
     def short(self, members: Members) -> bool:
         """Whether too few are alive; a fleet that nobody is left of always is."""
         return not self.members or self.lacking(members) > 0

@@ -115,7 +115,8 @@ def _hear_heartbeat(desk: Desk, m: Monitor, ping: Ping) -> None:
     serve(desk, m, None)
     excess = happened(desk, m)
     if ping.signal == "fail":
-        blame(desk, m, Cause("failed", desk.now, sentences.failed(ping, None)), counts=not excess)
+        cause = Cause("failed", desk.now, sentences.failed(ping, None), evidence={"last_message": ping.message})
+        blame(desk, m, cause, counts=not excess)
     elif not excess:
         good(desk, m)
     follow(desk, m, "fail" if ping.signal == "fail" else "success", None)

@@ -22,6 +22,8 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
     if run is not None:
         counts, run.counted = counts and not run.counted, True
     cause.blamed_at = desk.now
+    if run is not None and run.verdict is not None and cause.evidence is None:
+        cause.evidence = telling.evidence_of(m, run)
     incident = m.incident
     if counts:
         if not m.streak:
@@ -51,6 +53,16 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
     desk.restate(m)
     desk.record_incident(m, incident)
     telling.tell_if_due(desk, m)
+    if incident.announced and incident.announce_at is None:
+        cause.evidence = None  # it was told, or is no news
+
+
+def reword(desk: Desk, m: Monitor, key: CauseKey, reason: str) -> None:
+    """A cause goes on, and is told otherwise now."""
+    incident = m.incident
+    if incident is not None and key in incident.causes:
+        incident.causes[key].reason = reason
+        desk.record_incident(m, incident)
 
 
 def good(desk: Desk, m: Monitor, number: int = 0, since: Micros = 0) -> None:
@@ -109,6 +121,8 @@ def resolve(desk: Desk, m: Monitor, how: str) -> None:
     desk.troubled.discard(m.id)
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False
+    for cause in incident.causes.values():
+        cause.reason = cause.worst or cause.reason
     desk.record_incident(m, incident, resolved_at=desk.now)
     telling.tell_end(desk, m, incident, how)
     desk.restate(m)

@@ -121,6 +121,7 @@ def _break(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros) -> 
         desk.record_run(m, run)
         return
     kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
-    run.hung = sentences.broken(m.definition, run, limit, deadline) + note
+    reason = sentences.broken(m.definition, run, limit, deadline) + note
+    run.hang(limit, reason)
     desk.record_run(m, run)
-    blame(desk, m, Cause(kind, deadline, run.hung, run.number, run.run, limit.stage or None), run)
+    blame(desk, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)

@@ -35,7 +35,8 @@ def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
     m.heard_at = desk.now
     changed = fleet.hear(name, desk.now, members.every + members.grace)
     if ping.signal == "fail":
-        blame(desk, m, Cause("failed", desk.now, sentences.member_failed(name, ping), run=name or None))
+        reason, said = sentences.member_failed(name, ping), {"last_message": ping.message}
+        blame(desk, m, Cause("failed", desk.now, reason, run=name or None, evidence=said))
     if m.incident is not None:
         if ping.signal in ("start", "success", "skip"):
             clear(desk, m, lambda key: key == ("failed", 0, name))
@@ -92,11 +93,24 @@ def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
     is_open = _is_short(m)
     if fleet.short(members):
         if is_open or worse:
-            reason, lacking = sentences.silent_members(fleet, members), fleet.lacking(members)
-            blame(desk, m, Cause("members", desk.now, reason, lacking=lacking), counts=not is_open)
+            blame(desk, m, _shortage(desk, m, fleet, members), counts=not is_open)
     elif is_open:
         clear(desk, m, lambda key: key == MEMBERS)
         forget_silent(desk, m)
+
+
+def _shortage(desk: Desk, m: Monitor, fleet: Fleet, members: Members) -> Cause:
+    """That too few are alive; its worst moment stays on the record while members come back."""
+    reason = sentences.silent_members(fleet, members)
+    cause = Cause("members", desk.now, reason, lacking=fleet.lacking(members))
+    missing, _ = fleet.missing(members)
+    known = m.incident.causes.get(MEMBERS) if m.incident is not None else None
+    if known is not None and known.worst_missing > missing:
+        cause.worst, cause.worst_missing = known.worst, known.worst_missing
+        cause.reason += f"; {known.worst.partition(', at ')[0]}"
+    else:
+        cause.worst, cause.worst_missing = sentences.worst_loss(fleet, members, m.definition, desk.now), missing
+    return cause
 
 
 def forget_silent(desk: Desk, m: Monitor) -> None:

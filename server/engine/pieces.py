@@ -3,7 +3,7 @@
 from server.engine import sentences
 from server.engine.desk import Desk
 from server.engine.execution import finish, hear_run, open_run, runs_of
-from server.engine.incidents import blame, clear
+from server.engine.incidents import blame, clear, reword
 from server.engine.ping import OVERTAKEN_MAX, Ping
 from server.engine.run import Run, tasks_of
 from server.engine.runs import LATE_START_MAX
@@ -75,6 +75,11 @@ def _judge_task(desk: Desk, m: Monitor, run: Run, ping: Ping) -> None:
             reason = sentences.tasks_failed(group, tasks, stage, run)
             set_fault(desk, m, run, fault, reason)
             blame(desk, m, Cause("tasks", desk.now, reason, run.number, run.run, stage or None), run)
+        elif ping.signal in _ENDS:  # one of the failed may have succeeded at last
+            reason = sentences.tasks_failed(group, tasks, stage, run)
+            if reason != run.faults[fault]:
+                set_fault(desk, m, run, fault, reason)
+                reword(desk, m, ("tasks", run.number, stage), reason)
     elif fault in run.faults:
         drop_fault(desk, m, run, fault)
         if fault not in run.broken:
@@ -109,11 +114,13 @@ def set_fault(desk: Desk, m: Monitor, run: Run, fault: tuple[str, str], reason: 
     had = bool(run.faults)
     run.faults.pop(fault, None)
     run.faults[fault] = reason
-    if not had:
+    if had:
+        desk.reword_run(m, run)
+    else:
         desk.record_run(m, run)
 
 
 def drop_fault(desk: Desk, m: Monitor, run: Run, fault: tuple[str, str]) -> None:
     """This no longer makes the run fail."""
-    if run.faults.pop(fault, None) is not None and not run.faults:
-        desk.record_run(m, run)
+    if run.faults.pop(fault, None) is not None:
+        desk.reword_run(m, run)

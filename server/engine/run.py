@@ -13,6 +13,7 @@ from server.engine.tasks import Count, TaskGroup
 
 STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
 _STATUS = {"success": "done", "fail": "failed", "skip": "skipped"}
+PAUSES = ("quiet", "stalled", "task stalled")  # limits on a run that may go on as if nothing had been
 
 Mark = tuple[str, str]  # a limit that was judged: its kind, and the stage where there is one
 
@@ -28,7 +29,11 @@ class Limit(NamedTuple):
 
 
 class StageSeen:
-    """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown."""
+    """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown.
+
+    A run that has ended shows what did not end before it as failed (the one stage at work when it failed), unfinished
+    or not started.
+    """
 
     __slots__ = ("finished_at", "retried_at", "started_at", "status")
 
@@ -48,6 +53,7 @@ class Run:
         "faults",
         "finished_at",
         "hung",
+        "hung_by",
         "implicit",
         "last_at",
         "message",
@@ -72,6 +78,7 @@ class Run:
         self.verdict: str | None = None  # the final one
         self.reason: str | None = None
         self.hung: str | None = None  # why, once a limit was broken
+        self.hung_by = ""  # the kind of that limit: a deadline, once one was broken, else quiet or stalled
         self.unjudged: str | None = None  # why not, once a limit was broken in deaf time
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
@@ -205,6 +212,12 @@ class Run:
             if ("stage", stage.name) not in broken:
                 yield Limit("stage", max(base, seen.retried_at if seen else 0), stage.within, stage.name)
 
+    def hang(self, limit: Limit, reason: str) -> None:
+        """A limit was broken. A run that has missed a deadline is late from then on, whatever else it breaks."""
+        self.hung = reason
+        if limit.kind not in PAUSES or self.hung_by in ("", *PAUSES):
+            self.hung_by = limit.kind
+
     # ---------------------------------------------------------------- what its pieces come to
 
     def complete(self, definition: Definition) -> bool:
@@ -261,10 +274,28 @@ class Run:
             detail["tasks"] = (own or TaskGroup()).show(definition.tasks, names_max)
         if self.count is not None:
             detail["progress"] = self.count.show(own.expected or None if own is not None else None)
+            if self.verdict is not None:
+                detail["progress"]["eta"] = None  # it has ended
         return detail
+
+    @property
+    def at_work(self) -> str | None:
+        """The stage that is running, if it is the only one."""
+        running = [name for name, seen in self.stages.items() if seen.status == "running"]
+        return running[0] if len(running) == 1 else None
+
+    def _stage_at_the_end(self, name: str, seen: StageSeen) -> StageSeen:
+        """A stage of a run that has ended: nothing runs or waits any more."""
+        if seen.status == "running":
+            if self.verdict == "failed" and name == self.at_work:
+                return StageSeen("failed", seen.started_at, self.finished_at)
+            return StageSeen("unfinished", seen.started_at)
+        return StageSeen("not started", 0) if seen.status == "waiting" else seen
 
     def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
         seen = self.stages.get(name) or StageSeen("waiting", 0)
+        if self.verdict is not None:
+            seen = self._stage_at_the_end(name, seen)
         detail: dict[str, Any] = {
             "name": name,
             "status": seen.status,
@@ -285,6 +316,7 @@ class Run:
             "i": self.implicit or None,
             "k": self.counted or None,
             "h": self.hung,
+            "y": self.hung_by or None,
             "u": self.unjudged,
             "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
             "g": [[n, s.status, s.started_at, s.finished_at, s.retried_at] for n, s in self.stages.items()] or None,
@@ -301,6 +333,7 @@ class Run:
         run = cls(state["n"], state.get("r"), state["s"], state["l"])
         run.restarted_at, run.implicit = state.get("a", 0), state.get("i", False)
         run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
+        run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
         run.stages = {name: StageSeen(*seen) for name, *seen in state.get("g", ())}
         run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}

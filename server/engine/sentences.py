@@ -14,7 +14,7 @@ from server.engine.durations import say_duration
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition, Members, Tasks
 from server.engine.ping import SECOND, Micros, Ping
-from server.engine.run import Limit, Run, tasks_of
+from server.engine.run import PAUSES, Limit, Run, tasks_of
 from server.engine.tasks import Count, TaskGroup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -76,6 +76,8 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
 def failed(ping: Ping, run: Run | None) -> str:
     """The client said so itself."""
     text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
+    if run is not None and run.at_work is not None:
+        text += f" in stage {run.at_work}"
     if ping.stage is not None:
         text = f"stage {ping.stage} failed" + _of_run(ping.run)
     if ping.exit_code:
@@ -84,10 +86,26 @@ def failed(ping: Ping, run: Run | None) -> str:
     return text + (f": {tail(message)}" if message else "")
 
 
-def tail(message: str) -> str:
-    """The end of a message on one line, where errors usually are."""
-    line = " ".join(message.split())
-    return line if len(line) <= MESSAGE_SHOWN_CHARS else "…" + line[-MESSAGE_SHOWN_CHARS:]
+def tail(message: str, chars_max: int = MESSAGE_SHOWN_CHARS) -> str:
+    """The end of a message as one line: its last whole lines, where errors usually are.
+
+    If the last line is longer than that, its beginning: there it says what went wrong.
+    """
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    lines = [line for line in lines if line]
+    shown = ""
+    while lines and len(lines[-1]) + 1 + len(shown) <= chars_max:
+        shown = f"{lines.pop()} {shown}"
+    if not lines:
+        return shown.rstrip()
+    return f"… {shown.rstrip()}" if shown else _beginning(lines[-1], chars_max)
+
+
+def _beginning(line: str, chars_max: int) -> str:
+    """The beginning of a line, cut between two words if one ends near the bound."""
+    kept = line[: chars_max - 1]
+    at_a_word = kept.rpartition(" ")[0]
+    return (at_a_word if len(at_a_word) > chars_max // 2 else kept) + "…"
 
 
 def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
@@ -165,6 +183,14 @@ def silent_members(fleet: Fleet, members: Members) -> str:
     return f"{text}; silent: {say_names(names, len(fleet.silent))}" if names else text
 
 
+def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micros) -> str:
+    """How many of a fleet were missing at its worst moment, and who: for the record, once it is over."""
+    missing, expected = fleet.missing(members)
+    text = f"{missing} of {expected} were missing at the worst, at {say_time(at, definition)}"
+    names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
+    return text + (f": {say_names(names, len(fleet.silent))}" if names else "")
+
+
 def too_early(definition: Definition, run: Run, length: Micros) -> str:
     """A run succeeded sooner than it can have done its work."""
     assert definition.min_runtime is not None
@@ -198,9 +224,14 @@ def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None
     return text if elapsed is None else f"{say_duration(elapsed)}; {text}"
 
 
-def finished_late(run: Run) -> str:
-    """A hung run came to its end after all."""
-    return "finished late" + (f", after {say_duration(run.duration)}" if run.duration is not None else "")
+def finished_after_all(definition: Definition, run: Run) -> str:
+    """A hung run came to its end after all: late if it had missed a deadline, else after a pause."""
+    took = say_duration(run.duration) if run.duration is not None else ""
+    if run.hung_by not in PAUSES:
+        return "finished late" + (f", after {took}" if took else "")
+    what, length = ("silence", definition.quiet_for) if run.hung_by == "quiet" else ("stall", definition.stall_for)
+    text = "finished" + (f" in {took}" if took else "") + f", after a {what}"
+    return text + (f" of more than {say_duration(length)}" if length is not None else "")
 
 
 def expected(definition: Definition) -> str:

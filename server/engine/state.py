@@ -41,9 +41,14 @@ class Cause:
 
     `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, 0 for other kinds;
     `goods` counts the successes in a row that speak against it; `lacking` is how many of a fleet are too few.
+    `worst` is the reason for the record once it is over: of a fleet, its worst moment with `worst_missing` members.
+    `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
     """
 
-    __slots__ = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
+    __slots__ = (
+        *("blamed_at", "due", "evidence", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage"),
+        *("worst", "worst_missing"),
+    )
 
     def __init__(
         self,
@@ -55,11 +60,14 @@ class Cause:
         stage: str | None = None,
         due: Micros = 0,
         lacking: int = 0,
+        evidence: dict[str, Any] | None = None,
     ) -> None:
         self.kind, self.opened_at, self.reason, self.due, self.lacking = kind, opened_at, reason, due, lacking
         self.number, self.run, self.stage = number, run, stage
         self.blamed_at: Micros = opened_at
         self.goods = 0
+        self.worst, self.worst_missing = "", 0
+        self.evidence = evidence
 
     @property
     def key(self) -> CauseKey:
@@ -143,7 +151,7 @@ class Incident:
         return {
             "n": self.number,
             "o": self.opened_at,
-            "c": [cause.dump() for cause in self.causes.values()],
+            "c": self._dump_causes(),
             "d": self.ordinal,
             "a": self.announced,
             "w": self.announce_at,
@@ -153,6 +161,17 @@ class Incident:
             "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
             **({"l": self.told_lacking} if self.told_lacking else {}),
         }
+
+    def _dump_causes(self) -> list[dict[str, Any]]:
+        """Evidence only of the two that the next alert may begin with: there may be many causes."""
+        first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.blamed_at)
+        dumped = []
+        for cause in self.causes.values():
+            state = cause.dump()
+            if cause is not first and cause is not last:
+                state.pop("evidence", None)
+            dumped.append(state)
+        return dumped
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Incident":

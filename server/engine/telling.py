@@ -12,6 +12,7 @@ from server.engine.desk import Blame, Desk
 from server.engine.effects import Alert
 from server.engine.expectation import breather_end
 from server.engine.ping import SECOND, Micros
+from server.engine.run import Run
 from server.engine.state import RANKS, Cause, Incident, Monitor
 
 TELL_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
@@ -162,6 +163,18 @@ def _tell(desk: Desk, m: Monitor, incident: Incident, kind: str, first: Cause | 
     _alert(desk, m, incident, kind, causes)
 
 
+def evidence_of(m: Monitor, run: Run) -> dict[str, Any]:
+    """What an alert says of a run: since when, its last output, its stages, tasks and progress."""
+    return {
+        "stage": run.at_work if run.verdict == "failed" else None,
+        "last_ping_at": run.last_at,
+        "run_started_at": run.started_at or None,
+        "run_finished_at": run.finished_at or None,
+        "last_message": run.message,
+        "detail": run.detail(m.definition, sentences.NAMES_SHOWN_MAX),
+    }
+
+
 def _alert(
     desk: Desk, m: Monitor, incident: Incident, kind: str, causes: list[Cause], resolution: str | None = None
 ) -> None:
@@ -191,11 +204,11 @@ def _alert(
     if incident.held_by and kind == "opened":
         facts["held_back"] = sentences.held_back(m.definition, incident.held_by, incident.held_until)
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
-    if run is not None:
-        facts["last_ping_at"] = max(m.heard_at, run.last_at)
-        facts["run_started_at"] = run.started_at or None
-        facts["last_message"] = run.message
-        facts["detail"] = run.detail(m.definition, sentences.NAMES_SHOWN_MAX)
+    evidence = evidence_of(m, run) if run is not None else worst.evidence
+    if evidence is not None:
+        stage = evidence.get("stage")
+        facts.update(evidence, last_ping_at=max(m.heard_at, evidence.get("last_ping_at", 0)) or None)
+        facts["stage"] = worst.stage or stage
     desk.open_for(m).alerts.append(
         Alert(incident.number, incident.ordinal, kind, desk.now, m.definition.channels, facts)
     )

@@ -187,7 +187,7 @@ async def _usual(connection: Connection, alerts: Sequence[tuple[Decision, Alert]
 
 
 def _say_usual(row: asyncpg.Record, facts: dict[str, Any]) -> str:
-    elapsed = facts["decided_at"] - facts["run_started_at"]
+    elapsed = (facts.get("run_finished_at") or facts["decided_at"]) - facts["run_started_at"]
     return sentences.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
 
 

@@ -28,8 +28,9 @@ class HeardRun:
         first = started_at or to_micros(row["last_ping_at"])
         self.run = Run(row["number"], self.run_id, started_at, first)
         self.through: Micros = first - 1
-        self.finished_at: Micros | None = to_micros(row["finished_at"]) if row["finished_at"] else None
+        self.finished_at: Micros | None = None
         self.pings = 0
+        self.finish(row)
 
     @property
     def complete(self) -> bool:
@@ -39,6 +40,8 @@ class HeardRun:
     def finish(self, row: asyncpg.Record) -> None:
         """Take over from the row whether and when it ended."""
         self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] else None
+        self.run.finished_at = self.finished_at or 0
+        self.run.verdict = row["verdict"] if self.finished_at is not None else None
 
 
 async def hear(pool: asyncpg.Pool, runs: Sequence[HeardRun]) -> None:
