@@ -56,12 +56,12 @@ def _monitor(check: dict[str, Any], taken: set[str]) -> dict[str, Any]:
 
 
 def _schedule(check: dict[str, Any]) -> dict[str, Any]:
-    schedule = check.get("schedule")
-    if not schedule:
+    lines = [line.strip() for line in str(check.get("schedule") or "").splitlines() if line.strip()]
+    if not lines:
         return {"every": check["timeout"]} if check.get("timeout") else {}
-    # Five words are cron; OnCalendar has no five-word form.
-    kind = "cron" if len(str(schedule).split()) == 5 else "oncalendar"
-    return {kind: str(schedule), "timezone": str(check.get("tz") or "UTC")}
+    # Healthchecks' own rule: one line of five words is cron. Only OnCalendar may have several lines.
+    is_cron = len(lines) == 1 and (len(lines[0].split()) == 5 or lines[0].startswith("@"))
+    return {"cron" if is_cron else "oncalendar": "\n".join(lines), "timezone": str(check.get("tz") or "UTC")}
 
 
 def _keywords(check: dict[str, Any]) -> dict[str, Any]:

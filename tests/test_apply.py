@@ -172,6 +172,25 @@ def test_checks_of_healthchecks_become_monitors() -> None:
         read_checks({"error": "wrong api key"})
 
 
+@pytest.mark.parametrize(
+    ("schedule", "kind", "stored"),
+    [
+        ("Mon *-*-* 10:00\nTue 11:00", "oncalendar", "Mon *-*-* 10:00\nTue 11:00"),  # five words, in two lines
+        ("12:00\r\n17:30\r\n", "oncalendar", "12:00\n17:30"),
+        ("\n12:00\n\n17:30 Europe/Riga", "oncalendar", "12:00\n17:30 Europe/Riga"),
+        ("daily\nMon 10:00\n12:00 UTC", "oncalendar", "daily\nMon 10:00\n12:00 UTC"),
+        ("semi-annually", "oncalendar", "semiannually"),
+        ("15 5 * * *", "cron", "15 5 * * *"),
+        (" 15  5 * * * \n", "cron", "15 5 * * *"),
+        ("@daily", "cron", "0 0 * * *"),
+    ],
+)
+def test_a_schedule_of_healthchecks_keeps_its_kind_and_all_its_lines(schedule: str, kind: str, stored: str) -> None:
+    [monitor] = read_checks({"checks": [{"name": "a", "schedule": schedule, "tz": "UTC"}]})
+    definition = read_definition({name: value for name, value in monitor.items() if name not in ("slug", "name")})
+    assert getattr(definition, kind) == stored
+
+
 async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) -> None:
     async with Server(database_url) as server:
         old, new = file_with(tmp_path, "crontab", CRONTAB), tmp_path / "new"

@@ -46,6 +46,7 @@ RICH: dict[str, Any] = {
 OTHERS: list[dict[str, Any]] = [
     {"every": "90s", "channels": []},
     {"oncalendar": "Mon..Fri 02:30", "keywords": {"success": ["done"]}},
+    {"oncalendar": "Mon..Fri 02:30\nSun 04:00 Europe/Berlin"},
     {"after": {"monitor": "base", "signal": "start", "within": "20m"}},
     {"members": {"every": "30s", "grace": "10s", "min_alive": "95.5%", "expected": 40, "forget_after": "2d"}},
     {"members": {"every": "30s", "min_alive": 3}},

@@ -31,6 +31,14 @@ STAGES_MAX = 100
 TASKS_MAX = 20_000  # per run; the names of later ones are not kept
 REPEAT_MAX: Micros = 10 * SECOND  # the same signal from the same address within this is a retry
 
+
+def _join_lines(value: object) -> object:
+    """A list of expressions as one text, one expression per line."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    return value
+
+
 Duration = Annotated[
     Micros,
     BeforeValidator(read_duration),
@@ -43,7 +51,23 @@ Duration = Annotated[
     ),
 ]
 Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
-CalendarText = Annotated[str, Field(max_length=1000), AfterValidator(check_oncalendar)]
+CALENDAR_CHARS_MAX = 2000
+CalendarText = Annotated[
+    str,
+    BeforeValidator(_join_lines),
+    Field(max_length=CALENDAR_CHARS_MAX),
+    AfterValidator(check_oncalendar),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": CALENDAR_CHARS_MAX, "examples": ["Mon..Fri 02:30"]},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ],
+            "description": "systemd OnCalendar: one expression, or several as a list or one per line.",
+        },
+        mode="validation",
+    ),
+]
 Zone = Annotated[str, Field(max_length=60), AfterValidator(check_zone)]
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN, max_length=100)]
 StageName = Annotated[str, Field(min_length=1, max_length=STAGE_CHARS_MAX)]
@@ -126,7 +150,11 @@ class Definition(_Model):
 
     every: Duration | None = Field(None, description="The next ping is due this long after the last.")
     cron: Cron | None = Field(None, description="Five fields, in `timezone`.")
-    oncalendar: CalendarText | None = Field(None, description="systemd OnCalendar, in `timezone`.")
+    oncalendar: CalendarText | None = Field(
+        None,
+        description="systemd OnCalendar, in `timezone`. Several expressions: as a list, or one per line; a ping is due "
+        "at the times of each.",
+    )
     timezone: Zone = "UTC"
     after: After | None = None
     members: Members | None = None

@@ -242,7 +242,8 @@ def expected(definition: Definition) -> str:
     elif definition.cron is not None:
         parts.append(f"a ping at {definition.cron} ({definition.timezone})")
     elif definition.oncalendar is not None:
-        parts.append(f"a ping at {definition.oncalendar} ({definition.timezone})")
+        expressions = " and ".join(definition.oncalendar.splitlines())
+        parts.append(f"a ping at {expressions} ({definition.timezone})")
     elif definition.after is not None:
         parts.append(f"a ping within {say_duration(definition.after.within)} of {definition.after.monitor}")
     elif definition.members is not None:

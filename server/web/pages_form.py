@@ -40,7 +40,14 @@ ABOUT = (
 WHEN: dict[str, tuple[Field, ...]] = {
     "every": (Field("every", "Every", "The next ping is due this long after the last.", example="15m"),),
     "cron": (Field("cron", "Cron", "Minute, hour, day, month, weekday.", example="30 2 * * *"),),
-    "oncalendar": (Field("oncalendar", "OnCalendar", "As in a systemd timer.", example="Mon..Fri 02:30"),),
+    "oncalendar": (
+        Field(
+            "oncalendar",
+            "OnCalendar",
+            "As in a systemd timer, such as Mon..Fri 02:30. Several expressions: one per line.",
+            "lines",
+        ),
+    ),
     "after": (
         Field("after.monitor", "Monitor", "Its slug."),
         Field(

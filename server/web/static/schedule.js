@@ -10,8 +10,7 @@ let asked = null;
 
 async function show() {
   const kind = form.elements.schedule.value;
-  const input = form.elements[kind];
-  const text = input instanceof HTMLInputElement ? input.value.trim() : "";
+  const text = form.elements[kind]?.value?.trim() ?? "";
   if (!text) return (box.hidden = true);
   asked?.abort();
   asked = new AbortController();
