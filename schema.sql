@@ -273,7 +273,7 @@ create table states (
   at          timestamptz not null,
   seq         bigint not null,
   writer      integer not null,
-  status      text not null,                 -- new, up, down, unknown, paused; `late` is computed when read
+  status      text not null,                 -- new, up, down, unknown, unwatched, paused; `late` is computed when read
   since       timestamptz not null,
   state       jsonb not null                 -- see server/engine/state.py
 ) with (fillfactor = 75);

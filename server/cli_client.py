@@ -148,6 +148,7 @@ def status_text(status: str) -> Any:
     from rich.text import Text
 
     colours = {"up": "green", "down": "bold red", "late": "yellow", "unknown": "magenta", "paused": "dim"}
+    colours |= {"unwatched": "yellow"}
     return Text(status, style=colours.get(status, ""))
 
 

@@ -78,6 +78,14 @@ def _estate(client: Client) -> Iterator[Finding]:
     yield Finding(
         "monitors", "warning" if trouble else "ok", f"down: {', '.join(trouble[:10])}" if trouble else "none is down"
     )
+    unwatched = [m["slug"] for m in client.pages("/monitors", 1000, status="unwatched")]
+    if unwatched:
+        yield Finding(
+            "monitors",
+            "warning",
+            f"{len(unwatched)} expect nothing, so no missing ping is noticed: {', '.join(unwatched[:10])}; set every, "
+            "cron, oncalendar, after or members",
+        )
     new = [m["slug"] for m in client.pages("/monitors", 1000, status="new")]
     if new:
         yield Finding(

@@ -15,13 +15,13 @@ from server.cli_client import (
     write_json,
     write_table,
 )
+from server.engine.expectation import STATUSES
 
-_STATUSES = ("new", "up", "late", "down", "unknown", "paused")
 _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created_at", "updated_at")
 
 
 @click.group("monitors", invoke_without_command=True)
-@click.option("--status", multiple=True, type=click.Choice(_STATUSES), help="Only these; may be repeated.")
+@click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only these; may be repeated.")
 @click.option("--tag", multiple=True, help="Only those with all these tags.")
 @click.option("--search", "q", help="Only those with this in slug or name.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")

@@ -28,7 +28,7 @@ ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000)
 
 REFUSALS = ("full", "database", "clock", "timeout", "stopping", "limited")
 ERROR_CODES = (400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 422, 429, 431, 500, 501, 503, 505)
-STATUSES = ("new", "up", "down", "unknown", "paused")
+STATUSES = ("new", "up", "down", "unknown", "unwatched", "paused")
 ALERT_RESULTS = ("delivered", "retried", "dead", "expired", "collapsed")
 
 Value = float | None
@@ -69,7 +69,8 @@ READINGS: dict[str, Reading] = {
     "lease_term": Reading("gauge", "Term of the keeper's lease; it grows with every take-over."),
     "watermark_timestamp_seconds": Reading("gauge", "Log time up to which everything is committed and judged."),
     "monitors": Reading("gauge", "Monitors by status.", "status", STATUSES),
-    "monitors_never_heard": Reading("gauge", "Monitors that were never pinged."),
+    "monitors_never_heard": Reading("gauge", "Monitors that expect something and were never pinged."),
+    "pings_unwatched": Reading("counter", "Pings of monitors that expect nothing (status `unwatched`)."),
     "incidents_open": Reading("gauge", "Incidents that are open."),
     "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
     "monitors_quarantined": Reading("gauge", "Monitors left out because of an error of ours; the log has it."),

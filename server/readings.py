@@ -42,6 +42,7 @@ def bind_keeper(metrics: Metrics, keeper: Keeper, self_check: SelfCheck) -> None
     metrics.bind("lease_term", judged(lambda: keeper.lease.held and keeper.lease.held.term))
     metrics.bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND or None))
     metrics.bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
+    metrics.bind("pings_unwatched", judged(lambda: keeper.engine.desk.unwatched_pings))
     metrics.bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
     metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
     metrics.bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))

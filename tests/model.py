@@ -15,6 +15,7 @@ from server.engine.monitor import Definition, Tasks
 from server.engine.ping import Micros, Ping
 
 S = 1_000_000
+RUNTIME_DEFAULT = 24 * 3600 * S
 SATISFYING = ("start", "success", "fail", "skip")
 RANK = {
     "too_often": 1,
@@ -93,6 +94,8 @@ class Run:
     begun: bool = True  # something was heard of it before its end
     own_word: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
+    unended: Micros = 0  # since when no run without an id has ended
+    said: bool = True  # its start was heard
     hung: bool = False
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
@@ -218,6 +221,17 @@ def slot_after(minutes: list[int], at: Micros) -> Micros:
 
 def is_scheduled(d: Definition) -> bool:
     return d.every is not None or d.cron is not None
+
+
+def expects_nothing(m: "Monitor") -> bool:
+    d = m.d
+    lengths = [d.max_runtime, d.min_runtime, d.quiet_for, d.stall_for]
+    lengths += [tasks.within for tasks in (d.tasks, *(stage.tasks for stage in d.stages)) if tasks]
+    lengths += [stage.within for stage in d.stages]
+    if not m.heard:
+        lengths.append(d.first_within)
+    others = (d.every, d.cron, d.oncalendar, d.after, d.members, d.at_most, *lengths)
+    return d.overlap == "allow" and all(each is None for each in others)
 
 
 def early(d: Definition, minutes: list[int], slot: Micros) -> Micros:
@@ -346,6 +360,8 @@ def limits_of(d: Definition, run: Run, seen: Seen) -> Iterator[tuple[str, str, s
     """All limits that watch a run, in order, broken or not: kind, stage, task, base, length."""
     if d.max_runtime is not None:
         yield "runtime", "", "", run.restarted or run.started, d.max_runtime
+    elif d.quiet_for is None and d.stall_for is None and run.said:
+        yield "runtime", "", "", run.restarted or run.unended or run.started, RUNTIME_DEFAULT
     if d.quiet_for is not None:
         yield "quiet", "", "", seen.last, d.quiet_for
     if d.stall_for is not None:
@@ -578,6 +594,8 @@ class Model:
             status = "paused"
         elif m.incident is not None:
             status = "down"
+        elif expects_nothing(m):
+            status = "unwatched"
         elif m.excused:
             status = "unknown"
         else:
@@ -673,7 +691,7 @@ class Model:
                 deadlines = [self.now + up.d.members.every + up.d.members.grace]
             if deadlines and up.heard <= incident.opened:
                 plan = max(plan, min(min(deadlines) + 1, self.now + m.d.dependency_wait))
-            if cause.due and up.status == "up" and up.incidents and cause.due <= up.since:
+            if cause.due and up.status in ("up", "unwatched") and up.incidents and cause.due <= up.since:
                 plan = max(plan, period_and_grace(m.d, up.since))
         if cause.due:
             for end in self._window_ends(m, cause.due):
@@ -847,6 +865,7 @@ class Model:
                 for event in run.events
             ):
                 run.restarted = self.now
+            run.said = True
             run.events.append(("ping", self.now, ping))
             return False
         if repeat:
@@ -907,9 +926,12 @@ class Model:
 
     def _open(self, m: Monitor, ping: Ping) -> Run:
         at_work = any(not run.hung for run in m.open)
+        unended = 0
         if ping.run is None:
             before = self._find(m, None)
             if before is not None:
+                if not before.hung and before.said:
+                    unended = before.unended or before.started
                 failed = bool(failing(m.d, see(before)))
                 before.ended, before.verdict = self.now, "failed" if failed else "superseded"
                 before.duration = self.now - before.started
@@ -921,6 +943,8 @@ class Model:
             oldest.duration = self.now - oldest.started
             self._over(m, lambda cause: cause.number == oldest.number)
         run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping)])
+        run.said = ping.signal == "start" and ping.stage is None and ping.task is None
+        run.unended = unended
         m.runs.append(run)
         self._heard(m)
         self._count_for_schedule(m, ping.run)
@@ -947,11 +971,14 @@ class Model:
             elif least is not None and run.duration is not None and run.duration < least:
                 cause = Cause("too_early", run.number, "", self.now)
         run.ended, run.verdict = self.now, "failed" if cause else "succeeded"
-        run.late = run.hung and run.overdue and cause is None and ping.signal != "skip"
+        limited = m.d.max_runtime is not None or m.d.quiet_for is not None or m.d.stall_for is not None
+        by_others = run.hung and run.unended and not limited and self.now - run.started < RUNTIME_DEFAULT
+        by_others = by_others and see(run).broken == {("runtime", "")}
+        run.late = run.hung and run.overdue and not by_others and cause is None and ping.signal != "skip"
         if cause is not None:
             self._meet(m, cause, run)
         self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
-        if cause is None and not run.counted:
+        if cause is None and (not run.counted or by_others):
             self._good(m, None if made else run)
         self._say(m, "fail" if cause else "success", run.id)
 
@@ -1190,6 +1217,7 @@ class Model:
             self._over(m, lambda c: c.kind == "overlap")
         if old.depends_on != new.depends_on:
             self._look_at_explanations()
+        self._restate(m)
         self._tell(m)
 
     def _edit_schedule(self, m: Monitor, old: Definition) -> None:

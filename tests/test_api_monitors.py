@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.engine import sentences
 from server.web import fresh
 from server.web.answers import MonitorAnswer
 from tests.api_scene import Api, serving
@@ -147,14 +148,14 @@ async def test_what_is_shown_is_true_for_this_instant(api: Api) -> None:
 
 
 async def test_a_monitor_whose_alerts_reach_nobody_says_so(api: Api) -> None:
-    made = (await api("PUT", "/monitors/a", {})).body
+    made = (await api("PUT", "/monitors/a", {"every": "1h"})).body
     assert made["channels"] is None and made["alerts_to"] == ["log"] and "No channel" in made["warnings"][0]
     assert (await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})).status == 201
     shown = (await api("GET", "/monitors/a")).body
     assert shown["alerts_to"] == ["log", "ops"] and shown["warnings"] == []
-    silent = (await api("PUT", "/monitors/a", {"channels": []})).body
+    silent = (await api("PUT", "/monitors/a", {"every": "1h", "channels": []})).body
     assert silent["alerts_to"] == [] and silent["warnings"]
-    named = (await api("PUT", "/monitors/a", {"channels": ["ops"]})).body
+    named = (await api("PUT", "/monitors/a", {"every": "1h", "channels": ["ops"]})).body
     assert named["channels"] == ["ops"] and named["warnings"] == []
     refused = await api("DELETE", "/channels/ops")
     assert refused.status == 409 and "named by a" in refused.body["detail"]
@@ -295,3 +296,40 @@ async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, mo
         assert (await api("GET", path, key=None)).status == 404
     await api("PUT", "/projects/default", {})
     assert (await api("GET", f"{badges}/b.svg", key=None)).status == 404
+
+
+async def test_a_monitor_that_expects_nothing_is_unwatched_and_not_up(api: Api) -> None:
+    await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})
+    made = (await api("PUT", "/monitors/a", {"grace": "1h"})).body
+    assert made["status"] == "unwatched" and made["warnings"] == [sentences.EXPECTS_NOTHING]
+    await api.ping("a")
+    await api("PUT", "/monitors/b", {"every": "1h"})
+    await api.ping("b")
+    assert (await api("GET", "/monitors/a")).body["status"] == "unwatched", "also after a ping"
+    assert [m["slug"] for m in (await api("GET", "/monitors?status=unwatched")).body["items"]] == ["a"]
+    assert [m["slug"] for m in (await api("GET", "/monitors?status=up")).body["items"]] == ["b"]
+    wrong = await api("GET", "/monitors?status=ok")
+    assert wrong.status == 422 and "'unwatched'" in wrong.body["errors"][0]["reason"]
+
+    project = (await api("PUT", "/projects/default", {"metrics": True, "badges": True})).body
+    families = {f.name: f for f in text_string_to_metric_families((await api("GET", "/projects/default/metrics")).body)}
+    unwatched = {each.labels["monitor"]: each.value for each in families["offbeat_monitor_unwatched"].samples}
+    assert unwatched == {"a": 1, "b": 0}
+    badge = (await api("GET", f"/badges/{project['badge_key']}/a.json", key=None)).body
+    assert (badge["message"], badge["color"]) == ("unwatched", "#616161")
+
+    watched = (await api("PUT", "/monitors/a", {"every": "1h"})).body
+    assert watched["status"] == "up" and watched["warnings"] == [], "the definition counts, not what was stored before"
+
+
+async def test_a_monitor_with_an_open_run_and_no_limit_warns(api: Api) -> None:
+    await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})
+    await api("PUT", "/monitors/a", {"cron": "0 2 * * *"})
+    assert (await api("GET", "/monitors/a")).body["warnings"] == []
+    await api.pool.execute(
+        "insert into runs (monitor_id, project_id, number, started_at, last_ping_at)"
+        " select id, project_id, 1, now(), now() from monitors"
+    )
+    assert (await api("GET", "/monitors/a")).body["warnings"] == [sentences.NO_RUN_LIMIT]
+    await api("PUT", "/monitors/a", {"cron": "0 2 * * *", "max_runtime": "1h"})
+    assert (await api("GET", "/monitors/a")).body["warnings"] == []

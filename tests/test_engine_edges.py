@@ -1,11 +1,12 @@
 """The engine where its tables are least obvious: one test for each, in the order of docs/semantics.md."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from server.clock import to_micros
-from server.engine.effects import Alert
+from server.engine.effects import Alert, IncidentChanged
 from server.engine.monitor import read_definition
 from server.engine.ping import SECOND
 from server.engine.schedule import calendar
@@ -96,7 +97,7 @@ def test_a_finish_that_says_otherwise_has_the_last_word(scene: Scene) -> None:
     scene.ping(5, "fail", run="r", message="exit 1")
     scene.ping(30, "success", run="r")  # the step was run again under the same id
     run = scene.runs()[1]
-    assert run.verdict == "succeeded" and scene.seconds(run.finished_at) == 5 and scene.status() == "up"
+    assert run.verdict == "succeeded" and scene.seconds(run.finished_at) == 5 and scene.status() == "unwatched"
     scene.ping(40, "success", run="r")
     assert len(scene.runs()) == 1
 
@@ -133,7 +134,7 @@ def test_only_runs_that_started_later_speak_against_a_failure(scene: Scene) -> N
     assert scene.status() == "down"
     scene.ping(14, "start", run="e")
     scene.ping(15, "success", run="e")
-    assert scene.status() == "up"
+    assert scene.status() == "unwatched"
 
 
 def test_a_run_that_ends_well_closes_what_was_left_open(scene: Scene) -> None:
@@ -472,3 +473,100 @@ def test_a_window_is_once_or_recurs() -> None:
             read_window(wrong)
     often = read_window({"cron": "*/10 * * * *", "duration": "25m"})
     assert often.end_at(1_800 * SECOND) == (1_800 + 25 * 60) * SECOND
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+@pytest.mark.parametrize("schedule", [{"cron": "0 2 * * *", "grace": "10m"}, {"every": "1d", "grace": "1h"}, {}])
+def test_thirty_nights_of_starts_without_an_end_are_alerted(schedule: dict[str, Any], with_ids: bool) -> None:
+    """A job that is killed every night says only `start`: without `max_runtime` it is down after a day."""
+    scene = Scene()
+    scene.monitor(**schedule)
+    for night in range(30):
+        scene.ping(night * 86_400 + 7_200, "start", run=f"n{night}" if with_ids else None)
+    scene.tick(29 * 86_400 + 10_800)
+    assert scene.status() == "down"
+    (incident,) = scene.incidents().values()
+    assert (incident.cause, incident.opened_at) == ("hung", scene.at("26h")), "24 hours after the first start"
+    who = "run n0, started 2026-01-05 02:00:00 UTC, has not ended"
+    several = "no run has ended since 2026-01-05 02:00:00 UTC; the run, started 02:00:00"
+    assert scene.effects(IncidentChanged)[0].reason.startswith(f"{who if with_ids else several}: without max_runtime, ")
+    assert scene.alerts().count("opened") == 1
+    scene.ping(29 * 86_400 + 14_400, "success", run="n29" if with_ids else None)
+    assert scene.status() == ("up" if schedule else "unwatched")
+
+
+def test_a_run_that_ends_in_time_begins_the_count_again() -> None:
+    scene = Scene()
+    scene.monitor(cron="0 2 * * *", grace="10m")
+    for night in range(10):
+        scene.ping(night * 86_400 + 7_200, "start")
+        scene.ping(night * 86_400 + 7_200 + 3_600 * 23, "success")
+    scene.tick(10 * 86_400)
+    assert scene.status() == "up" and not scene.incidents()
+
+
+@pytest.mark.parametrize("limit", [{"quiet_for": "3d"}, {"stall_for": "3d"}, {"max_runtime": "3d"}])
+def test_a_limit_that_notices_death_takes_the_place_of_the_default(limit: dict[str, Any]) -> None:
+    scene = Scene()
+    scene.monitor(**limit)
+    scene.ping(0, "start", run="long")
+    scene.tick("2d")
+    assert scene.status() == "up" and not scene.incidents()
+
+
+def test_a_run_that_was_never_started_has_no_default_limit() -> None:
+    """Its stages or its progress were heard, and perhaps nothing of it ever says that it ends."""
+    scene = Scene()
+    scene.monitor()
+    scene.ping(0, "progress", run="daemon", done=1)
+    scene.tick("10d")
+    assert not scene.incidents()
+    scene.ping("10d", "start", run="daemon")
+    scene.tick("11d")
+    assert scene.status() == "down"
+
+
+@pytest.mark.parametrize(
+    ("definition", "status"),
+    [
+        ({}, "unwatched"),
+        ({"grace": "1h", "fail_after": 3, "stages": [{"name": "a"}], "tasks": {"expected": 3}}, "unwatched"),
+        ({"every": "1h"}, "new"),
+        ({"cron": "0 2 * * *"}, "new"),
+        ({"oncalendar": "daily"}, "new"),
+        ({"after": {"monitor": "other", "within": "1h"}}, "new"),
+        ({"members": {"every": "1m"}}, "new"),
+        ({"first_within": "1h"}, "new"),
+        ({"max_runtime": "1h"}, "new"),
+        ({"min_runtime": "1h"}, "new"),
+        ({"quiet_for": "1h"}, "new"),
+        ({"stall_for": "1h"}, "new"),
+        ({"at_most": {"count": 3, "per": "1m"}}, "new"),
+        ({"overlap": "alert"}, "new"),
+        ({"stages": [{"name": "a", "within": "1h"}]}, "new"),
+        ({"stages": [{"name": "a", "tasks": {"within": "1h"}}]}, "new"),
+        ({"tasks": {"within": "1h"}}, "new"),
+    ],
+)
+def test_a_monitor_that_expects_nothing_is_unwatched(definition: dict[str, Any], status: str) -> None:
+    scene = Scene()
+    scene.monitor(**definition)
+    assert scene.status() == status
+
+
+def test_unwatched_ends_and_begins_with_the_definition() -> None:
+    scene = Scene()
+    scene.monitor(first_within="1h")
+    assert scene.status() == "new"
+    scene.ping("10m")
+    assert scene.status() == "unwatched", "the first ping came, and nothing more is expected"
+    scene.ping("20m", "fail")
+    assert scene.status() == "down", "what a job says itself is heard"
+    scene.ping("30m")
+    assert scene.status() == "unwatched"
+    scene.monitor(when="40m", every="1h")
+    assert scene.status() == "up"
+    scene.monitor(when="50m")
+    assert scene.status() == "unwatched"
+    scene.monitor(when="51m", paused=True)
+    assert scene.status() == "paused"

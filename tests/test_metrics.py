@@ -90,6 +90,7 @@ def test_readings_are_taken_at_the_scrape_and_none_is_absent():
         "up": 7,
         "down": 0,
         "unknown": 0,
+        "unwatched": 0,
         "paused": 0,
     }
 

@@ -185,7 +185,7 @@ def draw_events(c: Choices) -> Iterator[Event]:
             entries.sort(key=lambda e: (e.at, e.writer, e.seq))
             yield "pings", entries
         elif kind < 16:
-            now += c.of(10, 1, 60, 300, 605, 3000) * SECOND
+            now += c.of(10, 1, 60, 300, 605, 3000, 10, 60, 43_000, 86_390) * SECOND
             yield "tick", now
             now += 1
         elif kind < 20:

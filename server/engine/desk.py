@@ -92,6 +92,7 @@ class Desk:
         self.excused = 0  # occurrences, since the start
         self.missed = 0
         self.unknown_pings = 0  # of monitors that are gone
+        self.unwatched_pings = 0  # of monitors that expect nothing
 
     @property
     def reached(self) -> Position:
@@ -152,6 +153,8 @@ class Desk:
             status = "paused"
         elif m.incident is not None:
             status = "down"
+        elif not m.definition.expects(bool(m.heard_at)):
+            status = "unwatched"
         elif m.excused:
             status = "unknown"
         else:

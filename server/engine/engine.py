@@ -31,6 +31,7 @@ class Engine:
     def __init__(self, on_quarantine: Callable[[int, Exception], None] = lambda monitor_id, error: None) -> None:
         self.desk = Desk()
         self._aside = Aside(self.desk, on_quarantine)
+        self._unwatched: list[Monitor] = []  # loaded with another status
         self._budget = 0
 
     @property
@@ -94,6 +95,8 @@ class Engine:
             self._budget -= 1
             m.at, m.writer, m.seq, m.is_saved = at, entry.writer, entry.seq, False
             ping = entry.ping
+            if m.status == "unwatched":
+                desk.unwatched_pings += 1
             try:
                 if (
                     ping.run is None
@@ -101,7 +104,7 @@ class Engine:
                     and ping.stage is None
                     and ping.task is None
                     and m.definition.is_plain
-                    and m.status == "up"
+                    and (m.status == "up" or (m.status == "unwatched" and m.heard_at))
                     and (m.unusual is USUAL or not m.unusual.bears_on_success)
                     and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
                 ):
@@ -251,6 +254,8 @@ class Engine:
         """
         desk = self.desk
         enter(desk, m)
+        if m.status != "unwatched" and not m.definition.watches:
+            self._unwatched.append(m)  # perhaps written by a program that did not know this status
         if m.at > desk.ahead:
             desk.ahead = m.at
         if m.unusual is not USUAL:
@@ -268,6 +273,9 @@ class Engine:
         desk = self.desk
         desk.now = at
         desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+        for m in self._unwatched:
+            desk.restate(m)
+        self._unwatched.clear()
         for monitor_id in sorted(desk.troubled):
             try:
                 telling.repair(desk, desk.monitors[monitor_id])

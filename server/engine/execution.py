@@ -32,7 +32,10 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     """A run begins: by its start, or by the first that is heard of it."""
     runs = runs_of(m)
     other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
+    unended_since = 0
     if ping.run is None and (before := runs.find(None)) is not None:
+        if before.hung is None and not before.implicit:
+            unended_since = before.unended_since or before.started_at
         verdict, reason = before.judgement
         if verdict == "failed":
             close_run(desk, m, before, verdict, reason)
@@ -45,7 +48,7 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     if ping.run is None and implicit:
         m.counted_signal, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, desk.now, desk.now)
-    run.implicit = implicit
+    run.implicit, run.unended_since = implicit, unended_since
     hear_run(desk, m, run, ping)
     heard(desk, m)
     serve(desk, m, ping.run)
@@ -77,17 +80,18 @@ def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> 
         serve(desk, m, run.run)
         happened(desk, m, run)
     cause = _what_is_wrong(m, run, ping, desk)
+    in_time = run.hung is None or run.is_hung_by_others(m.definition, desk.now)
     if cause is not None:
         close_run(desk, m, run, "failed", cause.reason, made)
     elif ping.signal == "skip":
         close_run(desk, m, run, "succeeded", "skipped", made)
     else:
-        reason = sentences.finished_after_all(m.definition, run) if run.hung is not None else None
+        reason = None if in_time else sentences.finished_after_all(m.definition, run)
         close_run(desk, m, run, "succeeded", reason, made)
     if cause is not None:
         blame(desk, m, cause, run)
     clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
-    if cause is None and not run.counted:
+    if cause is None and (not run.counted or (run.hung is not None and in_time)):
         good(desk, m, 0 if made else number, run.started_at)
     follow(desk, m, "fail" if cause is not None else "success", run.run)
 

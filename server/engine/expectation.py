@@ -4,12 +4,15 @@ One ping satisfies one slot: for cron and OnCalendar a ping before its slot coun
 min(grace, half the gap to the slot after). For an interval the next ping is due `every` after the last.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from server.engine.monitor import Definition
 from server.engine.ping import Micros
 from server.engine.schedule import Calendar, calendar
 
+# Every status as people and programs see it, the most urgent first. `late` is computed when it is shown.
+Status = Literal["down", "late", "unknown", "up", "new", "unwatched", "paused"]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 SATISFYING = frozenset(("success", "fail", "skip", "start"))
 
 
@@ -132,6 +135,10 @@ def look(
             status = "up"
     elif not heard_at and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
+    if status != "down" and not definition.expects(bool(heard_at or state.get("heard_at"))):
+        return Seen("unwatched", None, None)
+    if status == "unwatched":  # as it was before its definition was changed
+        status = "up" if heard_at else "new"
     if not due:
         return Seen(status, None, None)
     if status in ("up", "unknown") and now > due:

@@ -56,12 +56,13 @@ def _hear_start(desk: Desk, m: Monitor, entry: Entry) -> bool:
     repeat = is_repeat(m, entry)
     run = runs.find(ping.run) if runs is not None else None
     if run is not None and (ping.run is not None or repeat):
-        if run.implicit:  # its stages were heard before its start
+        said = run.implicit  # its stages were heard before its start, which brings a limit of its own
+        if said:
             run.implicit = False
             desk.record_run(m, run)
         elif ping.dialect in _RESTARTING_DIALECTS:
             run.restarted_at = desk.now
-        if hear_run(desk, m, run, ping):
+        if hear_run(desk, m, run, ping) or said:
             desk.arm_run(m, run)
         return False
     if repeat:

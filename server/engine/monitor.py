@@ -29,6 +29,7 @@ from server.errors import DefinitionError, Problem
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
 STAGES_MAX = 100
 TASKS_MAX = 20_000  # per run; the names of later ones are not kept
+RUNTIME_DEFAULT: Micros = 86_400 * SECOND  # of a run that said `start`, if no limit notices that it died
 REPEAT_MAX: Micros = 10 * SECOND  # the same signal from the same address within this is a retry
 
 
@@ -138,6 +139,8 @@ class Keywords(_Model):
     default: Literal["as sent", "fail", "ignore"] = "as sent"
 
 
+_SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
+_EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_for", "at_most")
 _NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
 
 
@@ -161,7 +164,11 @@ class Definition(_Model):
     grace: Duration = Field(60 * SECOND, description="Due + grace is the deadline.")
     first_within: Duration | None = Field(None, description="The first ping ever must come this long after creation.")
 
-    max_runtime: Duration | None = Field(None, description="A run open longer is hung.")
+    max_runtime: Duration | None = Field(
+        None,
+        description="A run that is open longer than this is hung. Default: 24 hours for a run that said `start`, "
+        "unless `quiet_for` or `stall_for` is set.",
+    )
     min_runtime: Duration | None = Field(None, description="A run that succeeds sooner has failed: too early.")
     quiet_for: Duration | None = Field(None, description="A run silent longer is hung.")
     stall_for: Duration | None = Field(None, description="A run whose counts stand still longer is hung.")
@@ -191,7 +198,7 @@ class Definition(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        kinds = [n for n in ("every", "cron", "oncalendar", "after", "members") if getattr(self, n) is not None]
+        kinds = [name for name in _SCHEDULES if getattr(self, name) is not None]
         if len(kinds) > 1:
             raise ValueError(f"at most one of every, cron, oncalendar, after and members; got {' and '.join(kinds)}")
         names = [stage.name for stage in self.stages]
@@ -212,6 +219,24 @@ class Definition(_Model):
         Never more than half the interval: a monitor that is due every second pings every second.
         """
         return REPEAT_MAX if self.every is None else min(REPEAT_MAX, self.every // 2)
+
+    @cached_property
+    def runtime_default(self) -> Micros | None:
+        """How long a run that said `start` may be open if no limit of the definition notices that it died."""
+        limited = self.max_runtime is not None or self.quiet_for is not None or self.stall_for is not None
+        return None if limited else RUNTIME_DEFAULT
+
+    @cached_property
+    def watches(self) -> bool:
+        """Whether the definition holds an expectation that can be broken again and again; see `expects`."""
+        tasks = (self.tasks, *(stage.tasks for stage in self.stages))
+        within = (*(stage.within for stage in self.stages), *(each.within for each in tasks if each is not None))
+        bounds = (*(getattr(self, name) for name in _EXPECTATIONS), *within)
+        return self.overlap == "alert" or any(each is not None for each in bounds)
+
+    def expects(self, heard: bool) -> bool:
+        """Whether anything is expected now. If not, only a `fail` opens an incident. `heard`: it was pinged before."""
+        return self.watches or (self.first_within is not None and not heard)
 
     @cached_property
     def is_plain(self) -> bool:

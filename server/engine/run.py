@@ -64,6 +64,7 @@ class Run:
         "stages",
         "started_at",
         "tasks",
+        "unended_since",
         "unjudged",
         "verdict",
     )
@@ -72,6 +73,7 @@ class Run:
         self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
         self.armed: Micros = 0  # its entry in the heap of its monitor
         self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
+        self.unended_since: Micros = 0  # start of the first of the runs that it superseded, none of which has ended
         self.implicit = False  # its start was never said; the first sign of it was something else
         self.counted = False  # it is one of the failures in a row
         self.finished_at: Micros = 0
@@ -171,8 +173,12 @@ class Run:
     def limits(self, definition: Definition, judged: bool = False) -> Iterator[Limit]:
         """Every limit that watches this run now and was not judged yet; with `judged` those that were, too."""
         broken: set[Mark] = set() if judged else self.broken
-        if definition.max_runtime is not None and self.started_at and ("runtime", "") not in broken:
-            yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
+        if self.started_at and ("runtime", "") not in broken:
+            if definition.max_runtime is not None:
+                yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
+            elif definition.runtime_default is not None and not self.implicit:
+                base = self.restarted_at or self.unended_since or self.started_at
+                yield Limit("runtime", base, definition.runtime_default)
         if definition.quiet_for is not None and ("quiet", "") not in broken:
             yield Limit("quiet", self.last_at, definition.quiet_for)
         if definition.stall_for is not None:
@@ -217,6 +223,16 @@ class Run:
         self.hung = reason
         if limit.kind not in PAUSES or self.hung_by in ("", *PAUSES):
             self.hung_by = limit.kind
+
+    def is_hung_by_others(self, definition: Definition, at: Micros) -> bool:
+        """Whether it is hung only because runs that it superseded never ended: it may still end well by itself."""
+        default = definition.runtime_default
+        return (
+            bool(self.unended_since)
+            and default is not None
+            and self.broken == {("runtime", "")}
+            and at - self.started_at < default
+        )
 
     # ---------------------------------------------------------------- what its pieces come to
 
@@ -313,6 +329,7 @@ class Run:
         said = {
             "r": self.run,
             "a": self.restarted_at or None,
+            "e": self.unended_since or None,
             "i": self.implicit or None,
             "k": self.counted or None,
             "h": self.hung,
@@ -332,6 +349,7 @@ class Run:
         """From `dump`."""
         run = cls(state["n"], state.get("r"), state["s"], state["l"])
         run.restarted_at, run.implicit = state.get("a", 0), state.get("i", False)
+        run.unended_since = state.get("e", 0)
         run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}

@@ -20,6 +20,8 @@ from server.engine.tasks import Count, TaskGroup
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
 STAGES_SAID_MAX = 10
+EXPECTS_NOTHING = "Expects nothing: no ping, no deadline can be missed. Set every, cron, oncalendar, after or members."
+NO_RUN_LIMIT = "A run that starts and does not end is noticed only after 24 hours. Set max_runtime."
 MESSAGE_SHOWN_CHARS = 200
 
 
@@ -136,6 +138,11 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         return text + (f", and so do {others} others" if others > 0 else "") + _of_stage(limit.stage) + _of_run(run.run)
     if limit.kind == "tasks":
         return _tasks_overdue(definition, run, limit, by)
+    if definition.max_runtime is None:
+        since = say_time(limit.base, definition, deadline)
+        several = limit.base < run.started_at and run.unended_since == limit.base
+        text = f"no run has ended since {since}; {who}, {started}" if several else f"{who}, {started}, has not ended"
+        return f"{text}: without max_runtime, a run must end within {say_duration(limit.length)}" + _where(run)
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
 
 
@@ -254,6 +261,13 @@ def expected(definition: Definition) -> str:
     if definition.members is not None and definition.members.min_alive is not None:
         parts.append(f"at least {definition.members.min_alive} alive")
     return ", ".join([*parts, *_expected_of_runs(definition)])
+
+
+def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
+    """What the monitor does not notice although its owner may think so."""
+    if not definition.expects(heard):
+        return [EXPECTS_NOTHING]
+    return [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
 
 
 def _expected_of_runs(definition: Definition) -> Iterator[str]:

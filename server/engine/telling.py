@@ -28,7 +28,7 @@ def plan_opening(desk: Desk, m: Monitor, incident: Incident, cause: Cause) -> No
             continue
         if up.heard_at <= incident.opened_at and (deadline := _next_judgement(desk, up)):
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
-        if cause.due and up.status == "up" and up.incidents and cause.due <= up.since:
+        if cause.due and up.status in ("up", "unwatched") and up.incidents and cause.due <= up.since:
             at = max(at, breather_end(definition, up.since))  # it was due while that one was down
     if cause.due:
         for end in desk.window_ends(m, cause.due):

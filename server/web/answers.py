@@ -8,12 +8,12 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.engine.expectation import Status
 from server.engine.monitor import Definition
 from server.engine.ping import Signal
 from server.engine.windows import Window
 
 Item = TypeVar("Item")
-Status = Literal["new", "up", "late", "down", "unknown", "paused"]
 Instant = str
 
 
@@ -45,7 +45,7 @@ class MonitorAnswer(Definition):
     slug: str
     project: str
     name: str
-    status: Status
+    status: Status = Field(description="`unwatched`: it expects nothing, so only a `fail` can make it `down`.")
     since: Instant | None = Field(description="Since when the keeper has called it so; null: not judged yet.")
     paused: bool
     snoozed_until: Instant | None

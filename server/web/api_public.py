@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from server.engine.expectation import Seen
+from server.engine.expectation import STATUSES, Seen
 from server.engine.ping import SECOND
 from server.store import overview, projects
 from server.store.pool import Record
@@ -29,13 +29,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SERIES = {
     "offbeat_monitor_up": "0 while the monitor has an open incident, else 1.",
     "offbeat_monitor_late": "1 while a ping is due and its grace has not ended.",
+    "offbeat_monitor_unwatched": "1 while the monitor expects nothing, so that no missing ping is noticed.",
     "offbeat_monitor_paused": "1 while nothing is judged.",
     "offbeat_monitor_open_runs": "Runs that have started and not ended.",
     "offbeat_monitor_last_ping_timestamp_seconds": "When the last ping came.",
     "offbeat_monitor_deadline_timestamp_seconds": "When the absence of the next ping is judged.",
 }
 _FILE = re.compile(r"([a-z0-9_.-]{1,100})\.(svg|json)")
-_WORST_FIRST = ("down", "late", "unknown", "up", "new", "paused")
 _COLOURS = {"down": "#c62828", "late": "#b26a00", "unknown": "#6a1b9a", "up": "#2e7d32"}
 _GREY = "#616161"
 _CHAR_PX = 7
@@ -76,7 +76,7 @@ async def get_tag_badge(call: Call[None, None]) -> Reply:
     counts = await call.request.app[COUNTS].get((row["id"], tag), lambda: _count(call, row["id"], tag))
     if not counts:
         raise not_found("such badge")
-    worst = next(status for status in _WORST_FIRST if counts[status])
+    worst = next(status for status in STATUSES if counts[status])
     message = worst if counts[worst] == counts.total() else f"{counts[worst]} of {counts.total()} {worst}"
     return _badge(row["name"] if tag == "all" else tag, message, worst, form)
 
@@ -100,6 +100,7 @@ def _values(row: Record, seen: Seen) -> dict[str, float]:
     values: dict[str, float] = {
         "offbeat_monitor_up": int(seen.status != "down"),
         "offbeat_monitor_late": int(seen.status == "late"),
+        "offbeat_monitor_unwatched": int(seen.status == "unwatched"),
         "offbeat_monitor_paused": int(seen.status == "paused"),
         "offbeat_monitor_open_runs": row["open_runs"],
     }

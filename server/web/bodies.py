@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from server.engine.expectation import Status
 from server.engine.monitor import Definition, Duration, Slug, StageName
 from server.engine.ping import Signal
 from server.engine.windows import Window
@@ -200,7 +201,7 @@ class ProjectPage(Page):
 class MonitorsQuery(ProjectPage):
     """Which monitors."""
 
-    status: tuple[Literal["new", "up", "late", "down", "unknown", "paused"], ...] = ()
+    status: tuple[Status, ...] = ()
     tag: tuple[Annotated[str, Field(max_length=50)], ...] = Field((), description="All of them.")
     q: Annotated[str, Field(max_length=200)] | None = Field(None, description="Sought in slug and name.")
 

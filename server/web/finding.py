@@ -42,7 +42,7 @@ async def find_monitors(
             text=wanted.text,
             statuses=stored_as or None,
             ids=ids,
-            not_new=bool(wanted.statuses) and "new" not in wanted.statuses,
+            not_new=bool(wanted.statuses) and not {"new", "unwatched"} & set(wanted.statuses),
             limit=rows_max,
         )
         for row in rows:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from server.clock import to_micros, to_rfc3339
+from server.engine import sentences
 from server.engine.expectation import Seen, look
 from server.engine.monitor import Definition, load_definition
 from server.engine.ping import Micros
@@ -33,6 +34,7 @@ STORED_AS: dict[str, tuple[str, ...]] = {
     "late": ("new", "up", "unknown"),
     "down": ("down",),
     "unknown": ("unknown",),
+    "unwatched": ("new", "unwatched"),
     "paused": ("paused",),
 }
 
@@ -81,7 +83,10 @@ class Writer:
             **_DEFAULTS,
             **definition,
             "alerts_to": alerts_to,
-            "warnings": [] if any((project_id, slug) in self.alerting for slug in alerts_to) else [NO_CHANNEL],
+            "warnings": [
+                *sentences.warnings(load_definition(row["definition"]), row["last_at"] is not None, row["open_runs"]),
+                *([] if any((project_id, slug) in self.alerting for slug in alerts_to) else [NO_CHANNEL]),
+            ],
             "rev": row["rev"],
             "created_at": instant(row["created_at"]),
             "updated_at": instant(row["updated_at"]),

@@ -87,6 +87,7 @@ async def now_context(pool: Pool, row: Record, line: lines.Line, now: Micros, wr
         "line": line,
         "definition": definition,
         "expected": sentences.expected(definition),
+        "warnings": sentences.warnings(definition, line.last_at is not None, line.open_runs),
         "incident": incident,
         "open_runs": [run_answer(each) for each in open_runs],
         "fleet": await _fleet(pool, monitor_id, definition),

@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from server.engine.expectation import STATUSES
 from server.engine.ping import Micros
 from server.store import pages, projects
 from server.store.pool import Pool
@@ -18,7 +19,6 @@ from server.web.pages_frame import Page, Visit, html, render_part, show
 LINES_MAX = 100  # of one page; the next comes when one scrolls to its end
 TROUBLES_SHOWN = 30
 TAGS_SHOWN = 40
-STATUSES = ("down", "late", "unknown", "up", "new", "paused")
 
 
 class Filters(NamedTuple):

@@ -22,6 +22,7 @@ LOOKS = {
     **dict.fromkeys(("late", "hung", "expired", "progress"), "late"),
     **dict.fromkeys(("new", "waiting", "pending", "log", "comment"), "new"),
     **dict.fromkeys(("running", "start"), "running"),
+    "unwatched": "unwatched",
     **dict.fromkeys(("paused", "skip", "skipped", "superseded", "leave", "collapsed"), "paused"),
     **dict.fromkeys(("acknowledge", "acknowledged"), "seen"),
 }
