@@ -92,6 +92,7 @@ class Run:
     by_pieces: bool = False
     finished_by: int = 0  # the writer of its finish
     begun: bool = True  # something was heard of it before its end
+    finish: Ping | None = None  # its own last one
     own_word: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
     unended: Micros = 0  # since when no run without an id has ended
@@ -175,8 +176,9 @@ class Monitor:
     streak_since: Micros = 0
     awaited: list[tuple[str, Micros]] = field(default_factory=list)
     happened: list[Micros] = field(default_factory=list)
-    counted: tuple[str, bytes | None, Micros] | None = None
-    heartbeat: int = 0  # the writer of the last counted ping, if it was a heartbeat
+    last: tuple[Ping, bytes | None, Micros] | None = None  # the last ping of a whole run that was no repeat
+    news: bool = False  # something was met or resolved since
+    heartbeat: int = 0  # the writer of the last one, if it was a heartbeat
     writer: int = 0  # of the ping at hand
     members: dict[str, Micros] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
@@ -217,6 +219,11 @@ def slot_after(minutes: list[int], at: Micros) -> Micros:
     hour = at // (3600 * S) * 3600 * S
     slots = (hour + extra * 3600 * S + minute * 60 * S for extra in range(3) for minute in minutes)
     return next(slot for slot in slots if slot > at)
+
+
+def _content(ping: Ping) -> tuple[Any, ...]:
+    """What must be equal for a ping to be the same one sent again."""
+    return ping.signal, ping.run, ping.exit_code, ping.message
 
 
 def is_scheduled(d: Definition) -> bool:
@@ -609,6 +616,7 @@ class Model:
         if m.paused:
             return
         self.step += 1
+        m.news = True
         cause.met, cause.met_at = self.step, self.now
         if run is not None:
             counts = counts and not run.counted
@@ -670,6 +678,7 @@ class Model:
             return
         incident.resolved = self.now
         m.streak = 0
+        m.news = True
         for run in m.open:
             run.counted = False
         if incident.told:
@@ -799,9 +808,12 @@ class Model:
         elif ping.signal == "start" and ping.run is None and self._was_overtaken(m, source):
             m.heartbeat = 0
             self._say(m, "start", None)
+        elif satisfying and self._is_repeat(m, source, ping):
+            counts = self._hear_again(m, ping)
         elif satisfying:
-            repeat = ping.run is None and self._is_repeat(m, source, ping)
-            counts = self._hear_start(m, ping, repeat) if ping.signal == "start" else self._hear_end(m, ping, repeat)
+            m.heartbeat = 0
+            counts = self._hear_start(m, ping) if ping.signal == "start" else self._hear_end(m, ping)
+            m.last, m.news = (ping, source, self.now), False
         elif ping.signal in ("log", "progress"):
             counts = self._hear_sign(m, ping)
         if (counts or (satisfying and m.d.every is not None)) and m.d.recover_after == 1:
@@ -818,18 +830,34 @@ class Model:
         self._restate(m)
 
     def _is_repeat(self, m: Monitor, source: bytes | None, ping: Ping) -> bool:
-        within = 10 * S if m.d.every is None else min(10 * S, m.d.every // 2)
-        if source is not None and m.counted is not None:
-            signal, address, at = m.counted
-            if signal == ping.signal and address == source and self.now - at < within:
+        if m.last is None or m.news or _content(m.last[0]) != _content(ping):
+            return False
+        _, address, at = m.last
+        if source is not None and address == source:
+            outage = next((each for each in self.deaf if each[1] > at), None)
+            if outage is not None and at >= outage[0] - S and self.now <= outage[1] + 30 * S:
+                m.last = (ping, source, self.now)
                 return True
-        m.counted, m.heartbeat = (ping.signal, source, self.now), 0
+        within = 30 * S if m.d.every is None else min(30 * S, m.d.every // 2)
+        return ping.run is not None and self.now - at <= within and not self._slot_has_come(m)
+
+    def _hear_again(self, m: Monitor, ping: Ping) -> bool:
+        """A repeat does nothing but to an open run that it names."""
+        run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
+        if run is not None and ping.signal == "start":
+            run.said = True
+            run.events.append(("ping", self.now, ping))
+        elif run is not None:
+            self._hear_end(m, ping)
         return False
 
+    def _slot_has_come(self, m: Monitor) -> bool:
+        return m.d.cron is not None and 0 < m.due <= self.now
+
     def _was_overtaken(self, m: Monitor, source: bytes | None) -> bool:
-        if m.counted is None or m.heartbeat in (0, m.writer) or source is None:
+        if m.last is None or m.heartbeat in (0, m.writer) or source is None:
             return False
-        return m.counted[1] == source and self.now - m.counted[2] < S
+        return m.last[1] == source and self.now - m.last[2] < S
 
     def _count_for_schedule(self, m: Monitor, run_id: str | None) -> None:
         if m.d.every is not None:
@@ -857,38 +885,37 @@ class Model:
         last = next((run for run in reversed(m.runs) if run.id is None), None)
         return last if last is not None and last.by_pieces and not last.own_word else None
 
-    def _hear_start(self, m: Monitor, ping: Ping, repeat: bool) -> bool:
+    def _hear_start(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
-        if run is not None and (ping.run is not None or repeat):
-            if ping.dialect == "sentry" and any(
-                event[0] == "ping" and event[2].signal == "start" and not event[2].stage and not event[2].task
-                for event in run.events
-            ):
+        if run is not None and ping.run is not None and not (run.said and (run.hung or self._slot_has_come(m))):
+            if run.said and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
                 run.restarted = self.now
             run.said = True
             run.events.append(("ping", self.now, ping))
             return False
-        if repeat:
-            return False
-        if ping.run is not None and (ended := self._ended(m, ping.run)) and self.now - (ended.ended or 0) <= 10 * S:
-            if not ended.begun:
-                ended.begun = True
-                self._say(m, "start", ping.run)
+        ended = self._ended(m, ping.run) if ping.run is not None else None
+        if ended is not None and not ended.begun and self.now - (ended.ended or 0) <= 10 * S:
+            ended.begun = True
+            self._say(m, "start", ping.run)
             return False
         self._open(m, ping)
         return True
 
-    def _hear_end(self, m: Monitor, ping: Ping, repeat: bool) -> bool:
+    def _to_end(self, m: Monitor, ping: Ping) -> Run | None:
         run = self._find(m, ping.run)
+        if run is None and ping.run is None and ping.dialect in ("sentry", "healthchecks") and m.open:
+            return m.open[-1]
+        return run
+
+    def _hear_end(self, m: Monitor, ping: Ping) -> bool:
+        run = self._to_end(m, ping)
         if run is not None:
             run.events.append(("ping", self.now, ping))
             self._end(m, run, ping)
-            run.finished_by = m.writer
+            run.finished_by, run.finish = m.writer, ping
             return False
         failed = ping.signal == "fail"
         if ping.run is None:
-            if repeat:
-                return False
             own = self._fanned_in(m)
             if own is not None and self.now - (own.ended or 0) <= 600 * S:
                 own.own_word = True
@@ -904,14 +931,33 @@ class Model:
                 self._good(m, None)
             self._say(m, "fail" if failed else "success", None)
             return True
-        if (ended := self._ended(m, ping.run)) is not None:
-            if ended.verdict != ("failed" if failed else "succeeded"):
-                self._revise(m, ended, ping)
+        ended = self._ended(m, ping.run)
+        if ended is not None and ended.begun and self._is_of_ended(m, ended, ping):
             return False
         started = self.now - round(ping.duration * S) if ping.duration is not None else 0
-        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False)
+        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False, finish=ping)
         m.runs.append(run)
         self._end(m, run, ping, made=True)
+        return True
+
+    def _is_of_ended(self, m: Monitor, run: Run, ping: Ping) -> bool:
+        """A finish with the id of a run that was begun and has ended: whether it is about that one; then it is done."""
+        before, failed = run.finish, ping.signal == "fail"
+        if before is None:
+            run.finish = ping
+            if run.verdict != ("failed" if failed else "succeeded"):
+                self._revise(m, run, ping)
+            return True
+        if self._slot_has_come(m):
+            return False
+        if before.signal != ping.signal or (failed and m.streak == 0):
+            run.finish = ping
+            self._revise(m, run, ping)
+        elif failed and _content(before) != _content(ping):
+            run.finish = ping
+            self._meet(m, Cause("failed", run.number, "", self.now), counts=False)
+        elif not failed and ping.dialect == "healthchecks":
+            return False
         return True
 
     def _hear_sign(self, m: Monitor, ping: Ping) -> bool:
@@ -927,16 +973,15 @@ class Model:
     def _open(self, m: Monitor, ping: Ping) -> Run:
         at_work = any(not run.hung for run in m.open)
         unended = 0
-        if ping.run is None:
-            before = self._find(m, None)
-            if before is not None:
-                if not before.hung and before.said:
-                    unended = before.unended or before.started
-                failed = bool(failing(m.d, see(before)))
-                before.ended, before.verdict = self.now, "failed" if failed else "superseded"
-                before.duration = self.now - before.started
-            if ping.signal != "start" or ping.stage is not None or ping.task is not None:
-                m.counted, m.heartbeat = None, 0
+        before = self._find(m, ping.run)
+        if before is not None:
+            if not before.hung and before.said:
+                unended = before.unended or before.started
+            failed = bool(failing(m.d, see(before)))
+            before.ended, before.verdict = self.now, "failed" if failed else "superseded"
+            before.duration = self.now - before.started
+        if ping.run is None and (ping.signal != "start" or ping.stage is not None or ping.task is not None):
+            m.last, m.heartbeat = None, 0
         if len(m.open) >= 1000:
             oldest = m.open[0]
             oldest.ended, oldest.verdict = self.now, "unknown"
@@ -978,8 +1023,9 @@ class Model:
         if cause is not None:
             self._meet(m, cause, run)
         self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
-        if cause is None and (not run.counted or by_others):
-            self._good(m, None if made else run)
+        any_success = ping.dialect == "healthchecks"
+        if cause is None and (any_success or not run.counted or by_others):
+            self._good(m, None if made or any_success else run)
         self._say(m, "fail" if cause else "success", run.id)
 
     def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
@@ -989,6 +1035,7 @@ class Model:
             self._meet(m, Cause("failed", run.number, "", self.now))
         else:
             self._over(m, lambda cause: cause.number == run.number)
+            self._good(m, None if ping.dialect == "healthchecks" else run)
 
     def _too_often(self, m: Monitor, run: Run | None) -> bool:
         at_most = m.d.at_most

@@ -96,9 +96,10 @@ def test_fail_after_opens_at_the_third_and_since_is_the_first(scene: Scene) -> N
 def test_a_retry_of_a_failure_counts_once(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s", fail_after=2)
     scene.ping(10, "fail", source=b"\x7f\0\0\1")
-    scene.ping(12, "fail", source=b"\x7f\0\0\1")
+    scene.deaf(10, 18)  # it was answered 503
+    scene.ping(20, "fail", source=b"\x7f\0\0\1")
     assert scene.status() != "down"
-    scene.ping(25, "fail", source=b"\x7f\0\0\1")
+    scene.ping(60, "fail", source=b"\x7f\0\0\1")
     assert scene.status() == "down"
 
 

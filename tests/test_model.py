@@ -155,6 +155,8 @@ class PingAt:
             said["duration"] = c.of(10.0, 3.5)
         if c.maybe(8):
             said["dialect"] = c.of("healthchecks", "sentry")
+        if c.maybe(8):
+            said["message"] = c.of("x", "y")
         signal = c.of("success", "start", "fail", "success", "progress", "log", "skip", "leave")
         self.entry = Entry(
             at, 1 + c.below(3), seq, monitor_id, PROJECT, c.of(None, b"\x01", b"\x01", b"\x02"), Ping(signal, **said)
@@ -613,7 +615,11 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "nobody is released": (telling, "release", lambda desk, m: None),
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
-    "a retry counts": (hearing, "is_repeat", lambda m, entry: False),
+    "a retry counts": (hearing, "is_repeat", lambda desk, m, entry, word: False),
+    "an outage explains no retry": (DeafTime, "may_be_retry", lambda deaf, first, again: False),
+    "a run id cannot be used again": (hearing, "slot_has_come", lambda m: False),
+    "the latest run stays open": (hearing, "_LATEST_DIALECTS", ()),
+    "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
     "a start forgets who pinged since the checkpoint": (Fleet, "hear_again", lambda fleet, name, at: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }

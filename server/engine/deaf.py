@@ -6,16 +6,22 @@ there is no deaf time left between the window's start and the moved deadline.
 
 from bisect import bisect_left, insort
 
-from server.engine.ping import Micros
+from server.engine.ping import SECOND, Micros
+
+# How long after an outage the retry of a ping comes whose answer was lost in it: at most 8 s for our own 503, 5 s for
+# its Retry-After, and 10 s until the client's next attempt reaches us, as `curl -m 10` does it.
+RETRY_MAX: Micros = 30 * SECOND
+CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a process which died before it answered
 
 
 class DeafTime:
     """Disjoint deaf intervals in order, merged as they come."""
 
-    __slots__ = ("intervals",)
+    __slots__ = ("intervals", "retries_until")
 
     def __init__(self) -> None:
         self.intervals: list[tuple[Micros, Micros]] = []
+        self.retries_until: Micros = 0  # no ping after this is a retry because of an outage
 
     def add(self, start: Micros, end: Micros) -> None:
         """One more interval; overlapping and touching ones become one."""
@@ -27,6 +33,7 @@ class DeafTime:
                 kept.append((low, high))
             else:
                 start, end = min(start, low), max(end, high)
+        self.retries_until = max(self.retries_until, end + RETRY_MAX)
         insort(kept, (start, end))
         self.intervals = kept
 
@@ -52,6 +59,17 @@ class DeafTime:
                 break
             deadline += high - max(low, start)
         return deadline
+
+    def may_be_retry(self, first: Micros, again: Micros) -> bool:
+        """Whether a ping at `again` may repeat an equal one at `first` because that one's answer was lost in an outage.
+
+        The answer may be lost of what came within an outage, or shortly before it.
+        """
+        if again > self.retries_until:
+            return False
+        for low, high in self._from(first)[:1]:
+            return low - CRASH_MARGIN <= first and again <= high + RETRY_MAX
+        return False
 
     def longest(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
         """The longest deaf interval that touches [start, end), for the sentence that admits it."""

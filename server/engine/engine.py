@@ -108,7 +108,7 @@ class Engine:
                     and (m.unusual is USUAL or not m.unusual.bears_on_success)
                     and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
                 ):
-                    hear_plain(m, entry)
+                    hear_plain(desk, m, entry)
                     if not m.armed:
                         desk.arm(m)
                 elif ping.stage is None or not hear_stage(desk, m, entry):

@@ -4,10 +4,12 @@ from server.engine import sentences
 from server.engine.desk import Desk
 from server.engine.incidents import blame, clear, good
 from server.engine.occurrence import follow, happened, heard, serve
-from server.engine.ping import SECOND, Ping
+from server.engine.ping import SECOND, Ping, word_of
 from server.engine.run import Run, tasks_of
 from server.engine.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, Ended, Runs
 from server.engine.state import Cause, Monitor
+
+ANY_SUCCESS_DIALECTS = ("healthchecks",)  # there a success ends every trouble, whichever run it is of
 
 
 def runs_of(m: Monitor) -> Runs:
@@ -33,7 +35,7 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     runs = runs_of(m)
     other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
     unended_since = 0
-    if ping.run is None and (before := runs.find(None)) is not None:
+    if (before := runs.find(ping.run)) is not None:
         if before.hung is None and not before.implicit:
             unended_since = before.unended_since or before.started_at
         verdict, reason = before.judgement
@@ -46,7 +48,7 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
         close_run(desk, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
         clear(desk, m, lambda key: key[1] == oldest.number)
     if ping.run is None and implicit:
-        m.counted_signal, m.counted_writer = "", 0  # its finish is no repeat of the one before
+        m.last_word, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, desk.now, desk.now)
     run.implicit, run.unended_since = implicit, unended_since
     hear_run(desk, m, run, ping)
@@ -64,14 +66,15 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
 
 def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
     """The run that is still at work while another begins; one that hangs is on record already, and works no more."""
-    before = runs.find(None) if ping.run is None else None
+    before = runs.find(ping.run)
     candidates = (each for each in (before, *runs.open.values()) if each is not None)
     return next((each for each in candidates if each.hung is None), None)
 
 
-def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> None:
-    """An open run ends, by its own word or with its last stage or task. `made`: it was never heard of before."""
+def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
+    """An open run ends, by its own ping or with its last stage or task. `made`: it was never heard of before."""
     number = run.number
+    word = "" if by_pieces else word_of(ping)
     run.exit_code = ping.exit_code
     run.finished_at = desk.now
     if not run.started_at and ping.duration is not None:
@@ -82,17 +85,18 @@ def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False) -> 
     cause = _what_is_wrong(m, run, ping, desk)
     in_time = run.hung is None or run.is_hung_by_others(m.definition, desk.now)
     if cause is not None:
-        close_run(desk, m, run, "failed", cause.reason, made)
+        close_run(desk, m, run, "failed", cause.reason, made, word)
     elif ping.signal == "skip":
-        close_run(desk, m, run, "succeeded", "skipped", made)
+        close_run(desk, m, run, "succeeded", "skipped", made, word)
     else:
         reason = None if in_time else sentences.finished_after_all(m.definition, run)
-        close_run(desk, m, run, "succeeded", reason, made)
+        close_run(desk, m, run, "succeeded", reason, made, word)
     if cause is not None:
         blame(desk, m, cause, run)
     clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
-    if cause is None and (not run.counted or (run.hung is not None and in_time)):
-        good(desk, m, 0 if made else number, run.started_at)
+    heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
+    if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
+        good(desk, m, 0 if made or heals_all else number, run.started_at)
     follow(desk, m, "fail" if cause is not None else "success", run.run)
 
 
@@ -111,16 +115,21 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, desk: Desk) -> Cause | None
     return None
 
 
-def close_run(desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False) -> None:
+def close_run(
+    desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False, word: str = ""
+) -> None:
     """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
     runs = runs_of(m)
     run.finished_at, run.verdict, run.reason = desk.now, verdict, reason
-    runs.remove(run, verdict, desk.now, made)
+    runs.remove(run, verdict, desk.now, made, word)
     desk.record_run(m, run)
 
 
-def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping) -> None:
-    """A late finish says something else of a run than how it had ended: it has the last word."""
+def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping, counts: bool = True) -> None:
+    """A later finish says something else of a run than how it had ended, and that stands.
+
+    `counts`: it is one more failure in a row; not if it only gives another reason.
+    """
     runs = runs_of(m)
     failed = ping.signal == "fail"
     run = Run(ended.number, ping.run, 0, desk.now)
@@ -129,10 +138,12 @@ def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping) -> None:
     run.verdict = "failed" if failed else "succeeded"
     run.reason = sentences.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
     if ping.run is not None:
-        runs.closed[ping.run] = ended._replace(verdict=run.verdict)
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=word_of(ping))
     desk.revise_run(m, run)
     if failed:
         evidence = {"last_message": ping.message}  # of the run itself nothing is known any more
-        blame(desk, m, Cause("failed", desk.now, run.reason or "", ended.number, ping.run, evidence=evidence), run)
-    else:
-        clear(desk, m, lambda key: key[1] == ended.number)
+        cause = Cause("failed", desk.now, run.reason or "", ended.number, ping.run, evidence=evidence)
+        blame(desk, m, cause, counts=counts)
+        return
+    clear(desk, m, lambda key: key[1] == ended.number)
+    good(desk, m, 0 if ping.dialect in ANY_SUCCESS_DIALECTS else ended.number, ended.started)

@@ -9,18 +9,20 @@ from server.engine import sentences
 from server.engine.changing import resume
 from server.engine.desk import Desk
 from server.engine.effects import Resumed
-from server.engine.execution import finish, hear_run, open_run, revise, runs_of
+from server.engine.execution import ANY_SUCCESS_DIALECTS, finish, hear_run, open_run, revise, runs_of
 from server.engine.expectation import SATISFYING
 from server.engine.incidents import blame, good
 from server.engine.members import hear_member
-from server.engine.occurrence import end_absence, follow, happened, heard, is_overtaken, is_repeat, serve
+from server.engine.occurrence import end_absence, follow, happened, heard, is_overtaken, is_repeat, serve, slot_has_come
 from server.engine.pieces import hear_piece
-from server.engine.ping import Entry, Ping
-from server.engine.runs import LATE_START_MAX, REMEMBERED_FOR
+from server.engine.ping import Entry, Ping, word_of
+from server.engine.run import Run
+from server.engine.runs import LATE_START_MAX, REMEMBERED_FOR, Ended, Runs
 from server.engine.state import Cause, Monitor
 
 _RESUMING_DIALECTS = ("healthchecks", "snitch")  # their services end a pause with the next ping
-_RESTARTING_DIALECTS = ("sentry",)  # a further start of an open run asks for another `max_runtime`
+_RESTARTING_DIALECTS = ("healthchecks", "sentry")  # a further start of an open run asks for another `max_runtime`
+_LATEST_DIALECTS = ("healthchecks", "sentry")  # a finish without an id ends the open run that began last
 
 
 def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
@@ -37,76 +39,121 @@ def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
         heard(desk, m)
     if ping.stage is not None or ping.task is not None:
         served = hear_piece(desk, m, ping)
-    elif ping.signal == "start":
-        served = _hear_start(desk, m, entry)
     elif satisfying:
-        served = _hear_finish(desk, m, ping, is_repeat(m, entry))
+        served = _hear_whole(desk, m, entry)
     else:
         served = _hear_sign(desk, m, ping)
     if served or (satisfying and m.definition.every is not None):
         end_absence(desk, m, ping.run)
 
 
-def _hear_start(desk: Desk, m: Monitor, entry: Entry) -> bool:
-    ping, runs = entry.ping, m.runs
-    if ping.run is None and is_overtaken(m, entry):
+def _hear_whole(desk: Desk, m: Monitor, entry: Entry) -> bool:
+    """A ping of a whole run, or of none. Whether it counts for the schedule."""
+    ping = entry.ping
+    if ping.signal == "start" and ping.run is None and is_overtaken(m, entry):
         m.counted_writer = 0  # the next one is of another run
         follow(desk, m, "start", None)
         return False
-    repeat = is_repeat(m, entry)
+    word = word_of(ping)
+    again = is_repeat(desk, m, entry, word)
+    heartbeats = m.counted_writer
+    if not again:
+        m.counted_writer = 0
+    served = _hear_start(desk, m, ping, again) if ping.signal == "start" else _hear_finish(desk, m, ping, again, word)
+    if again:
+        m.counted_writer = heartbeats
+    else:  # only now: what goes wrong by it is no news to its own retry
+        m.last_word, m.counted_source, m.counted_at = word, entry.source, entry.at
+    return served
+
+
+def _hear_start(desk: Desk, m: Monitor, ping: Ping, again: bool) -> bool:
+    runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
-    if run is not None and (ping.run is not None or repeat):
+    if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
         said = run.implicit  # its stages were heard before its start, which brings a limit of its own
         if said:
             run.implicit = False
             desk.record_run(m, run)
-        elif ping.dialect in _RESTARTING_DIALECTS:
+        elif ping.dialect in _RESTARTING_DIALECTS and m.definition.max_runtime is not None and not again:
             run.restarted_at = desk.now
         if hear_run(desk, m, run, ping) or said:
             desk.arm_run(m, run)
         return False
-    if repeat:
+    if again:
         return False
     if runs is not None and ping.run is not None:
         ended = runs.ended(ping.run, desk.now)
-        if ended is not None and desk.now - ended.at <= LATE_START_MAX:
-            if not ended.begun:  # a start that was overtaken by its finish; else one that was sent again
-                runs.closed[ping.run] = ended._replace(begun=True)
-                follow(desk, m, "start", ping.run)
+        if ended is not None and not ended.begun and desk.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
+            runs.closed[ping.run] = ended._replace(begun=True)
+            follow(desk, m, "start", ping.run)
             return False
     open_run(desk, m, ping)
     return True
 
 
-def _hear_finish(desk: Desk, m: Monitor, ping: Ping, repeat: bool) -> bool:
+def _goes_on(m: Monitor, run: Run) -> bool:
+    """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
+    return run.implicit or (run.hung is None and not slot_has_come(m))
+
+
+def _hear_finish(desk: Desk, m: Monitor, ping: Ping, again: bool, word: str) -> bool:
     runs = m.runs
-    run = runs.find(ping.run) if runs is not None else None
+    run = _run_to_end(runs, ping) if runs is not None else None
     if run is not None:
         hear_run(desk, m, run, ping)
         finish(desk, m, run, ping)
-        if runs is not None and ping.run is None:
+        if runs is not None and run.run is None:
             runs.finished = (desk.now, m.writer)
         return False
+    if again:
+        return False
     if ping.run is None:
-        if repeat:
-            return False
         own = runs.fanned_in if runs is not None else None
         if runs is None or own is None or desk.now - own.at > REMEMBERED_FOR:
             _hear_heartbeat(desk, m, ping)
             return True
-        runs.fanned_in = None  # its pieces had ended it; this is its own word
+        runs.fanned_in = None  # its pieces had ended it, and this is its own finish
         if ping.signal == "fail" and own.verdict != "failed":
             revise(desk, m, own, ping)
         return False
     runs = runs_of(m)
-    if (ended := runs.ended(ping.run, desk.now)) is not None:
-        if ended.verdict != ("failed" if ping.signal == "fail" else "succeeded"):
-            revise(desk, m, ended, ping)
+    ended = runs.ended(ping.run, desk.now)
+    if ended is not None and ended.begun and _hear_ended(desk, m, ended, ping, word):
         return False
     run = runs.add(ping.run, 0, desk.now)
     run.implicit = True
     run.hear(desk.now, ping)
     finish(desk, m, run, ping, made=True)
+    return True
+
+
+def _run_to_end(runs: Runs, ping: Ping) -> Run | None:
+    run = runs.find(ping.run)
+    if run is None and ping.run is None and ping.dialect in _LATEST_DIALECTS:
+        return runs.latest
+    return run
+
+
+def _hear_ended(desk: Desk, m: Monitor, ended: Ended, ping: Ping, word: str) -> bool:
+    """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
+    failed = ping.signal == "fail"
+    if not ended.word:  # its pieces had ended it, or we had, and this is its own finish
+        if ended.verdict != ("failed" if failed else "succeeded"):
+            revise(desk, m, ended, ping)
+        elif m.runs is not None and ping.run is not None:
+            m.runs.closed[ping.run] = ended._replace(word=word)
+        return True
+    if slot_has_come(m):
+        return False
+    if ended.word.partition(" ")[0] != ping.signal:
+        revise(desk, m, ended, ping)
+    elif failed:
+        resolved = not m.streak  # since then: it fails again
+        if resolved or word != ended.word:
+            revise(desk, m, ended, ping, counts=resolved)
+    elif ping.dialect in ANY_SUCCESS_DIALECTS:
+        return False
     return True
 
 

@@ -22,6 +22,7 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
     if run is not None:
         counts, run.counted = counts and not run.counted, True
     cause.blamed_at = desk.now
+    m.last_word = ""  # whatever is said after it is news
     if run is not None and run.verdict is not None and cause.evidence is None:
         cause.evidence = telling.evidence_of(m, run)
     incident = m.incident
@@ -118,6 +119,7 @@ def resolve(desk: Desk, m: Monitor, how: str) -> None:
         return
     m.incident = None
     m.streak = 0
+    m.last_word = ""  # whatever is said after it is news
     desk.troubled.discard(m.id)
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False

@@ -30,7 +30,7 @@ SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
 STAGES_MAX = 100
 TASKS_MAX = 20_000  # per run; the names of later ones are not kept
 RUNTIME_DEFAULT: Micros = 86_400 * SECOND  # of a run that said `start`, if no limit notices that it died
-REPEAT_MAX: Micros = 10 * SECOND  # the same signal from the same address within this is a retry
+REPEAT_MAX: Micros = 30 * SECOND  # the same ping with the same run id within this is a retry
 
 
 def _join_lines(value: object) -> object:
@@ -214,9 +214,9 @@ class Definition(_Model):
 
     @cached_property
     def repeat_within(self) -> Micros:
-        """The same signal from the same address within this is the retry of a ping whose answer was lost.
+        """The same ping with the same run id within this is a retry.
 
-        Never more than half the interval: a monitor that is due every second pings every second.
+        Never more than half the interval: a client may send one run id for ever.
         """
         return REPEAT_MAX if self.every is None else min(REPEAT_MAX, self.every // 2)
 

@@ -94,21 +94,26 @@ def follow(desk: Desk, m: Monitor, signal: str, run: str | None) -> None:
         desk.arm(listener)
 
 
-def is_repeat(m: Monitor, entry: Entry) -> bool:
-    """Whether a whole ping without a run id is the retry of one that counted, its answer lost."""
-    ping = entry.ping
-    if ping.run is not None:
+def is_repeat(desk: Desk, m: Monitor, entry: Entry, word: str) -> bool:
+    """Whether a ping of a whole run is the last one sent again: nothing was said or judged since that it could change.
+
+    Without a run id only an outage of ours explains it, in which the answer was lost.
+    """
+    if word != m.last_word:
         return False
-    if (
-        ping.signal == m.counted_signal
-        and entry.source is not None
-        and entry.source == m.counted_source
-        and entry.at - m.counted_at < m.definition.repeat_within
-    ):
+    same_client = entry.source is not None and entry.source == m.counted_source
+    if same_client and desk.deaf.may_be_retry(m.counted_at, entry.at):
+        m.counted_at = entry.at  # its answer may have been lost too
         return True
-    m.counted_signal, m.counted_source, m.counted_at = ping.signal, entry.source, entry.at
-    m.counted_writer = 0
-    return False
+    if entry.ping.run is None or entry.at - m.counted_at > m.definition.repeat_within:
+        return False
+    return not slot_has_come(m)
+
+
+def slot_has_come(m: Monitor) -> bool:
+    """Whether a calendar expects something by now, so that a run id that is said again belongs to another run."""
+    definition = m.definition
+    return (definition.cron is not None or definition.oncalendar is not None) and 0 < m.due <= m.at
 
 
 def is_overtaken(m: Monitor, entry: Entry) -> bool:

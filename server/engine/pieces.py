@@ -104,7 +104,7 @@ def end_if_complete(desk: Desk, m: Monitor, run: Run) -> None:
     """All stages, or without any all tasks, have ended, and so has the run."""
     if not run.complete(m.definition):
         return
-    finish(desk, m, run, Ping("success", run.run))
+    finish(desk, m, run, Ping("success", run.run), by_pieces=True)
     if run.run is None:
         runs_of(m).end_of_pieces(run, desk.now)
 

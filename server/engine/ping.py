@@ -7,6 +7,7 @@ Instants are integers: microseconds since 1970-01-01 UTC of log time (`Micros`).
 """
 
 from typing import Literal, NamedTuple, get_args
+from zlib import crc32
 
 # Microseconds since 1970-01-01T00:00:00Z, or a length of time in microseconds. CPython makes room for one digit more in
 # every sum, 48 bytes instead of 32; so a sum that is kept for each of a million monitors is made anew: `| 0`.
@@ -56,6 +57,17 @@ def lasting(ping: Ping) -> Ping:
 
 
 PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS}
+
+
+def word_of(ping: Ping) -> str:
+    """What a ping of a whole run says, as text that is equal for a ping that is sent again.
+
+    A plain ping is its signal alone, so that a million monitors hold one object.
+    """
+    if ping.run is None and ping.message is None and ping.exit_code is None:
+        return ping.signal
+    message = "" if ping.message is None else crc32(ping.message.encode("utf-8", "replace"))
+    return f"{ping.signal} {ping.exit_code} {message} {ping.run or ''}"
 
 
 class Entry(NamedTuple):

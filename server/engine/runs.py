@@ -11,7 +11,7 @@ HEAP_SLACK = 4  # so many entries for each open run before those of ended ones a
 RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
 REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
-LATE_START_MAX: Micros = 10 * SECOND  # a start this soon after the end was overtaken; a later one starts a run anew
+LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
 
 
 class Ended(NamedTuple):
@@ -21,6 +21,8 @@ class Ended(NamedTuple):
     verdict: str
     at: Micros
     begun: bool = True  # whether anything was heard of it before its end
+    started: Micros = 0  # 0: unknown
+    word: str = ""  # what its own last ping said (see `word_of`); "": it has not said how it ended
 
 
 class Runs:
@@ -57,6 +59,11 @@ class Runs:
             return self.by_id.get(run)
         return next((each for each in reversed(self.open.values()) if each.run is None), None)
 
+    @property
+    def latest(self) -> Run | None:
+        """The open run that began last."""
+        return next(reversed(self.open.values()), None)
+
     def ended(self, run: str, at: Micros) -> Ended | None:
         """What is remembered of the run with this id."""
         known = self.closed.get(run)
@@ -76,8 +83,11 @@ class Runs:
             self.fanned_in = None
         return added
 
-    def remove(self, run: Run, verdict: str, at: Micros, made: bool) -> None:
-        """Close one, and remember its id for a while. `made`: its end was the first that was heard of it."""
+    def remove(self, run: Run, verdict: str, at: Micros, made: bool, word: str) -> None:
+        """Close one, and remember its id for a while.
+
+        `made`: its end was the first that was heard of it. `word`: the ping that ended it.
+        """
         del self.open[run.number]
         if len(self.heap) > HEAP_SLACK * len(self.open) + RUNS_OPEN_MAX:  # full of what has ended long ago
             self.heap = [(each.armed, each.number) for each in self.open.values() if each.armed]
@@ -85,7 +95,7 @@ class Runs:
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
-            self.remember(run.run, Ended(run.number, verdict, at, not made))
+            self.remember(run.run, Ended(run.number, verdict, at, not made, run.started_at, word))
 
     def remember(self, run: str, ended: Ended) -> None:
         """Know an ended run's id again."""

@@ -7,7 +7,8 @@ do differs in nothing from the long way, which takes four to six times as long.
 
 from server.engine.desk import Desk
 from server.engine.expectation import due_after
-from server.engine.ping import Entry, Micros
+from server.engine.occurrence import is_repeat
+from server.engine.ping import Entry, Micros, word_of
 from server.engine.run import Run
 from server.engine.state import Monitor
 
@@ -15,23 +16,19 @@ _SIGNS = frozenset(("progress", "log"))
 _WORDS = frozenset(("start", "success", "skip"))
 
 
-def hear_plain(m: Monitor, entry: Entry) -> None:
+def hear_plain(desk: Desk, m: Monitor, entry: Entry) -> None:
     """A success of a healthy monitor without runs, followers and bounds."""
-    at, definition = entry.at, m.definition
-    repeat = (
-        entry.source is not None
-        and entry.source == m.counted_source
-        and m.counted_signal == "success"
-        and at - m.counted_at < definition.repeat_within
-    )
-    if not repeat:
-        m.counted_signal, m.counted_source, m.counted_at = "success", entry.source, at
-        m.counted_writer = entry.writer
+    at, definition, ping = entry.at, m.definition, entry.ping
+    word = "success" if ping.message is None and ping.exit_code is None else word_of(ping)
     m.heard_at = at
     every = definition.every
     if every is not None:
         m.due = at + every | 0  # see `Micros`
-    elif not repeat:
+    if at <= desk.deaf.retries_until and is_repeat(desk, m, entry, word):
+        return
+    m.last_word, m.counted_source, m.counted_at = word, entry.source, at
+    m.counted_writer = entry.writer
+    if every is None:
         m.due = due_after(definition, m.due, at)
 
 

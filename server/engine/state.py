@@ -256,7 +256,6 @@ class Monitor:
         "armed",
         "at",
         "counted_at",
-        "counted_signal",
         "counted_source",
         "counted_writer",
         "created_at",
@@ -265,6 +264,7 @@ class Monitor:
         "heard_at",
         "id",
         "is_saved",
+        "last_word",
         "name",
         "project_id",
         "seq",
@@ -304,8 +304,8 @@ class Monitor:
         self.heard_at: Micros = 0  # last satisfying ping
         self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
         self.armed: Micros = 0  # its entry in the heap
-        self.counted_at: Micros = 0  # the last ping that counted, to know a repeat
-        self.counted_signal = ""
+        self.last_word = ""  # what the last ping of a whole run said (see `word_of`), to know a repeat; "": forgotten
+        self.counted_at: Micros = 0  # when it came
         self.counted_source: bytes | None = None
         self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
         self.unusual = USUAL
@@ -353,7 +353,7 @@ class Monitor:
         self.at, self.writer, self.seq = position
         self.is_saved = True
         self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due", 0), said("counted_at", 0)
-        self.counted_signal, self.counted_writer = intern(said("counted_signal", "")), said("counted_writer", 0)
+        self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
         self.created_at = 0 if self.heard_at else state["created"]
         # One integer where they are equal, as after a plain ping.
         if self.counted_at == self.heard_at:
@@ -379,7 +379,7 @@ class Monitor:
         self.recent = state.get("recent")
 
 
-_SCALARS = ("heard_at", "due", "counted_at", "counted_signal", "counted_writer")
+_SCALARS = ("heard_at", "due", "counted_at", "last_word", "counted_writer")
 _UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
 _USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
 

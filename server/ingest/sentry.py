@@ -14,8 +14,9 @@ where that exists. A `monitor_config` makes the monitor or changes it (server/in
 ignored. Without one nothing is made.
 
 `in_progress` is start, `ok` success, `error` fail; a further `in_progress` of the same check-in is a start of a run
-that is open, which is a sign of life. Other statuses are stored as `log`. The check-in's id is the run id; the all-zero
-id, which means the latest one, is a ping without a run id. `duration` is kept.
+that is open, which is a sign of life. Other statuses are stored as `log`. The check-in's id is the run id. The all-zero
+id means the latest check-in: it is stored as a ping without a run id, and the engine ends the open run that began last.
+`duration` is kept.
 
 What differs: Sentry answers before it knows whether a monitor exists, and drops silently; here 200 (202 for the cron
 address) means stored, and a check-in that has no monitor is answered 404. Slugs are not cut to 50 characters, as that
