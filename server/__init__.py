@@ -1,8 +1,15 @@
 """Offbeat: a heartbeat server that tells people when an expected ping does not come."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("offbeat")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> str:
+    """The version, read when it is asked for: the look-up takes longer than all else of `offbeat exec`."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("offbeat")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0.0.0"

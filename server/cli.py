@@ -1,8 +1,10 @@
 """The command line: which commands there are, and how the program ends.
 
-Commands are imported when they are called: `offbeat exec` stands in front of every job of a crontab and must not wait
-for the imports of the server. Exit codes: 0 done; 1 the server said no, or something is not as it should be; 2 it could
-not even be tried (a wrong flag, a file that cannot be read, no server there).
+Commands are imported when they are called. `offbeat exec` and `offbeat ping` stand in front of every job of a crontab:
+`server/__main__.py` starts them before this module is imported, and here they are only listed.
+
+Exit codes: 0 done; 1 the server refused, or a check failed; 2 the command could not be tried (a wrong flag, a file that
+cannot be read, no server at the address).
 """
 
 import importlib
@@ -12,7 +14,7 @@ import click
 
 from server.errors import OffbeatError
 
-# name: (module, one line for `--help`)
+# name: (module; None: see above, one line for `--help`)
 _COMMANDS = {
     "serve": ("server.cli_serve", "Run the server."),
     "apply": ("server.cli_estate", "Create and change what a file lists."),
@@ -23,8 +25,8 @@ _COMMANDS = {
     "incidents": ("server.cli_history", "List, acknowledge and resolve incidents."),
     "channels": ("server.cli_admin", "List and test channels."),
     "keys": ("server.cli_admin", "Make, list and revoke access keys."),
-    "ping": ("server.cli_exec", "Send one ping."),
-    "exec": ("server.cli_exec", "Run a command and report its start, its end and its output."),
+    "ping": (None, "Send one ping."),
+    "exec": (None, "Run a command and report its start, its end and its output."),
     "doctor": ("server.cli_doctor", "Look whether everything is as it should be."),
 }
 
@@ -36,10 +38,10 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+        module, _ = _COMMANDS.get(name, (None, ""))
+        if module is None:
             return None
-        module = importlib.import_module(_COMMANDS[name][0])
-        command: click.Command = getattr(module, f"{name}_command")
+        command: click.Command = getattr(importlib.import_module(module), f"{name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -42,7 +42,6 @@ class Client:
     def __init__(self, settings: ClientSettings) -> None:
         self.url = settings.url
         self.key = settings.admin_key or admin_key.stored(settings.data_dir)
-        self.run = settings.run
 
     def __call__(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S, **query: Any) -> Any:
         """One request below /api/v1. Parameters that are None are left out. Raises SaidNo, Unreachable."""

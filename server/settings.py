@@ -159,18 +159,18 @@ def _read(model: type[S], flags: dict[str, Any]) -> S:
 
 
 class ClientSettings(BaseSettings):
-    """Where the commands that talk to a server find it, and what a job under `offbeat exec` is told."""
+    """Where the commands that talk to a server find it. `offbeat exec` and `ping` read these variables themselves."""
 
     model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
 
     url: str = Field("http://127.0.0.1:8080", description="The server's address.")
     admin_key: str | None = Field(None, description="The key to show; none: the one in the data directory.")
     data_dir: Path = Field(Path(".offbeat"), description="Where a server on this machine keeps its admin key.")
-    run: str | None = Field(None, description="The run that pings belong to; set by `offbeat exec` for its command.")
 
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str) -> str:
+        value = value.strip() or cls.model_fields["url"].default
         if not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
@@ -179,11 +179,6 @@ class ClientSettings(BaseSettings):
 def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
     """As `read_settings`, for the commands that talk to a server."""
     return _read(ClientSettings, flags)
-
-
-def environment_for(command: dict[str, str]) -> dict[str, str]:
-    """The environment of a command that is started: ours, and what is added for it."""
-    return {**os.environ, **command}
 
 
 class ServiceEnvironment(NamedTuple):

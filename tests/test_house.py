@@ -5,6 +5,7 @@ Each rule reads the source of `server/` and says where, what is wrong, and what 
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,7 @@ NOT_IN_ENGINE = {
     *("asyncio", "threading", "concurrent", "multiprocessing", "subprocess", "socket", "os", "time", "random"),
     *("secrets", "uuid", "logging", "structlog", "asyncpg", "aiohttp"),
 }
+SLOW_TO_IMPORT = {"argparse", "ctypes", "http.client", "json", "logging", "ssl", "subprocess", "urllib.request", "uuid"}
 CLOCK_READINGS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 SQL = re.compile(
     r"""\s*(select\b.+\bfrom\b | select\s+[\w.]+\( | insert\s+into\b | update\s+\S+\s+set\b | delete\s+from\b
@@ -123,6 +125,10 @@ def floor_of(room: str) -> int | None:
     return next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
 
 
+# `offbeat exec` and `offbeat ping`: one file that works without the rest of the house.
+STANDS_ALONE = "server/cli_exec.py"
+
+
 # --------------------------------------------------------------------------------------------------------------- rules
 
 
@@ -162,7 +168,7 @@ def engine_is_pure(module: Module) -> Iterator[Fault]:
 
 def clock_is_read_in_one_place(module: Module) -> Iterator[Fault]:
     """Raw clocks only in clock.py."""
-    if module.path == "server/clock.py":
+    if module.path in ("server/clock.py", STANDS_ALONE):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom) and node.module == "time":
@@ -179,11 +185,24 @@ def clock_is_read_in_one_place(module: Module) -> Iterator[Fault]:
 
 def environment_is_read_in_one_place(module: Module) -> Iterator[Fault]:
     """The environment only in settings.py."""
-    if module.path == "server/settings.py":
+    if module.path in ("server/settings.py", STANDS_ALONE):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv", "os.environb"):
             yield Fault(node.lineno, f"{dotted(node)}: make it a field of server.settings.Settings")
+
+
+def exec_stands_alone(module: Module) -> Iterator[Fault]:
+    """`offbeat exec` imports the standard library alone, and nothing of it that is slow to import at the start."""
+    if module.path != STANDS_ALONE:
+        return
+    for line, name in imports(module):
+        if name.split(".")[0] not in sys.stdlib_module_names:
+            yield Fault(line, f"{name}: no other package, not even ours, may keep a job from running")
+    for node in module.tree.body:
+        for name in (each.name for each in getattr(node, "names", ()) if isinstance(node, ast.Import)):
+            if name in SLOW_TO_IMPORT:
+                yield Fault(node.lineno, f"{name} is slow to import: import it where it is needed, or do without")
 
 
 def tasks_belong_to_a_service(module: Module) -> Iterator[Fault]:
@@ -260,6 +279,7 @@ RULES: list[Rule] = [
     engine_is_pure,
     clock_is_read_in_one_place,
     environment_is_read_in_one_place,
+    exec_stands_alone,
     tasks_belong_to_a_service,
     sql_lives_in_sql_files,
     functions_are_readable,
@@ -288,6 +308,9 @@ WRONG: list[tuple[Rule, str, str]] = [
     (clock_is_read_in_one_place, "server/web/x.py", "import datetime\ndatetime.datetime.now(datetime.UTC)"),
     (clock_is_read_in_one_place, "server/web/x.py", "asyncio.get_running_loop().time()"),
     (environment_is_read_in_one_place, "server/web/x.py", "import os\nos.environ['X']"),
+    (exec_stands_alone, STANDS_ALONE, "from server.settings import Settings"),
+    (exec_stands_alone, STANDS_ALONE, "def f():\n    import click"),
+    (exec_stands_alone, STANDS_ALONE, "import subprocess"),
     (tasks_belong_to_a_service, "server/web/x.py", "asyncio.create_task(f())"),
     (sql_lives_in_sql_files, "server/store/x.py", "x = 'select a\\n from b'"),
     (sql_lives_in_sql_files, "server/store/x.py", "x = f'UPDATE {table} SET a = 1'"),
