@@ -41,9 +41,10 @@ def test_an_installed_package_works_and_holds_every_file(tmp_path: Path) -> None
     run(sys.executable, *PIP, *install, wheel, cwd=tmp_path)
     offbeat = python.with_name("offbeat")
     assert "serve" in run(offbeat, "--help", cwd=tmp_path)
-    (tmp_path / "server.py").write_text("raise RuntimeError")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "server.py").write_text("raise RuntimeError")
     (tmp_path / "link").symlink_to(offbeat)
-    disturbed = ("env", f"PYTHONPATH={tmp_path}", "PYTHONHOME=/x")
+    disturbed = ("env", f"PYTHONPATH={tmp_path / 'other'}", "PYTHONHOME=/x")
     assert "serve" in run(*disturbed, offbeat, "--help", cwd=tmp_path)
     assert run(*disturbed, tmp_path / "link", "exec", "--wait", "0", "K", "echo", "ran", cwd=tmp_path) == "ran\n"
     assert "--database-url" in run(offbeat, "serve", "--help", cwd=tmp_path)
