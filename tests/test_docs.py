@@ -3,11 +3,14 @@
 `python -m tests.test_docs` writes the table anew.
 """
 
+import asyncio
 import re
+import time
 from pathlib import Path
 
 from server.metrics import Metrics
 from server.settings import Settings
+from tests.harness import Receiver, needs
 
 README = Path(__file__).parent.parent / "README.md"
 TABLE = re.compile(r"(<!-- settings -->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
@@ -54,6 +57,49 @@ def _readings() -> set[str]:
     from server.metrics import READINGS
 
     return set(READINGS)
+
+
+def script_of_the_readme() -> str:
+    """The job of "From a monitor to an alert", as people paste it."""
+    (script,) = re.findall(r"```sh\n(PING=.*?)```", README.read_text(), re.DOTALL)
+    return str(script)
+
+
+async def run_script(script: str, base: str, cwd: Path, load: str) -> tuple[int | None, bytes]:
+    """Run it under `set -e` against this server; the last stage is `load`."""
+    stages = "extract() { echo extract >> ran; }; transform() { echo transform >> ran; }; load() { " + load + "; }\n"
+    text = "set -e\nKEY=k\n" + stages + script.replace("http://localhost:8080", base)
+    process = await asyncio.create_subprocess_exec("sh", "-c", text, cwd=cwd, stderr=asyncio.subprocess.PIPE)
+    _, err = await process.communicate()
+    return process.returncode, err
+
+
+async def test_the_script_of_the_readme_reports_and_is_never_in_the_way(tmp_path: Path) -> None:
+    needs("curl")
+    script = script_of_the_readme()
+    async with Receiver() as receiver:
+        assert (await run_script(script, receiver.url, tmp_path, "true"))[0] == 0
+        whats = [request.path.partition("/k/")[2].partition("?")[0] for request in receiver.requests]
+        assert whats == ["start", *["start", "success"] * 3]
+        receiver.requests.clear()
+        assert (await run_script(script, receiver.url, tmp_path, "echo @disk full; false"))[0] == 1
+        assert receiver.requests[-1].path.startswith("/api/v1/heartbeat/k/fail?")
+        assert receiver.requests[-1].body == b"@disk full\n"
+
+    async def never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(never_answers, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    for number, base in enumerate((f"http://127.0.0.1:{port}", "http://127.0.0.1:1", "http://no.such.host.invalid")):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        began = time.monotonic()
+        code, _ = await run_script(script, base, directory, "echo load >> ran; exit 0")
+        assert code == 0 and (directory / "ran").read_text().split() == ["extract", "transform", "load"]
+        assert time.monotonic() - began < 35  # about 15 s and 1 s for each later ping
+    silent.close()
 
 
 if __name__ == "__main__":
