@@ -333,3 +333,12 @@ async def test_a_monitor_with_an_open_run_and_no_limit_warns(api: Api) -> None:
     assert (await api("GET", "/monitors/a")).body["warnings"] == [sentences.NO_RUN_LIMIT]
     await api("PUT", "/monitors/a", {"cron": "0 2 * * *", "max_runtime": "1h"})
     assert (await api("GET", "/monitors/a")).body["warnings"] == []
+
+
+async def test_stages_may_be_given_as_their_names(api: Api) -> None:
+    made = await api("PUT", "/monitors/etl", {"stages": ["extract", "transform", {"name": "load", "optional": True}]})
+    assert made.status == 201 and [stage["name"] for stage in made.body["stages"]] == ["extract", "transform", "load"]
+    assert made.body["stages"][2]["optional"] is True
+    refused = await api("PUT", "/monitors/etl", {"stages": ["extract", 2]})
+    assert refused.status == 422 and refused.body["errors"][0]["field"] == "stages.1"
+    assert refused.body["errors"][0]["reason"] == "must be a name or an object with a name, not 2"

@@ -1,9 +1,13 @@
 """The engine on a virtual clock: schedules, statuses, runs, incidents, deaf time."""
 
+import orjson
 import pytest
 
 from server.engine.effects import Alert
+from server.engine.expectation import Seen, look
+from server.engine.monitor import read_definition
 from server.engine.ping import SECOND
+from server.errors import DefinitionError
 from tests.scene import Scene
 
 
@@ -230,6 +234,29 @@ def test_dependents_of_a_broken_upstream_wait(scene: Scene) -> None:
     scene.ping(350, slug="db")
     scene.tick(366)
     assert scene.alerts("api") == ["opened"]
+
+
+def test_a_follower_that_has_followed_is_stored_as_such_at_once(scene: Scene) -> None:
+    scene.monitor("extract", every="1h")
+    scene.monitor("load", after={"monitor": "extract", "within": "20s"}, grace="10s")
+    for start in (0, 60):
+        scene.ping(start, slug="extract")
+        scene.ping(start + 2, slug="load")
+    state = [decision.state for decision in scene.decisions if decision.monitor_id == scene.ids["load"]][-1]
+    definition = scene.engine.monitors[scene.ids["load"]].definition
+    seen = look(definition, "up", orjson.loads(orjson.dumps(state)), scene.at(62), scene.at(200))
+    assert seen == Seen("up", None, None)
+
+
+def test_stages_may_be_their_names_alone() -> None:
+    short = read_definition({"stages": ["extract", {"name": "transform", "within": "1m"}, "load"]})
+    assert short == read_definition(
+        {"stages": [{"name": "extract"}, {"name": "transform", "within": "1m"}, {"name": "load"}]}
+    )
+    assert read_definition(short.dump()) == short
+    for wrong in (["a", "a"], [1], [""], "abc", [["a"]], [None]):
+        with pytest.raises(DefinitionError, match="stages"):
+            read_definition({"stages": wrong})
 
 
 def test_after_expects_the_next_of_a_pipeline(scene: Scene) -> None:

@@ -14,12 +14,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from server.engine.durations import read_duration, write_duration
 from server.engine.ping import SECOND, STAGE_CHARS_MAX, Micros
@@ -93,6 +95,25 @@ class Stage(_Model):
     within: Duration | None = Field(None, description="From the completion of the stage before, or the run's start.")
     optional: bool = Field(False, description="May be left out without a word.")
     tasks: Tasks | None = Field(None, description="The stage is done when all of its tasks have ended.")
+
+
+class _OrName:
+    """Says in the schema of requests that a stage may be its name alone."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        whole = handler(schema)
+        if handler.mode == "serialization":
+            return whole
+        name = {"type": "string", "minLength": 1, "maxLength": STAGE_CHARS_MAX}
+        return {"anyOf": [whole, name], "description": "A stage, or its name alone."}
+
+
+def _stage_of(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict | Stage):
+        raise ValueError(f"must be a name or an object with a name, not {value!r}")
+    return value
 
 
 class Members(_Model):
@@ -173,7 +194,9 @@ class Definition(_Model):
     quiet_for: Duration | None = Field(None, description="A run silent longer is hung.")
     stall_for: Duration | None = Field(None, description="A run whose counts stand still longer is hung.")
     overlap: Literal["allow", "alert"] = "allow"
-    stages: tuple[Stage, ...] = Field((), max_length=STAGES_MAX)
+    stages: tuple[Annotated[Stage, BeforeValidator(_stage_of), _OrName()], ...] = Field(
+        (), max_length=STAGES_MAX, description="In the order in which they run: names, or objects with a name."
+    )
     tasks: Tasks | None = None
     at_most: AtMost | None = None
 

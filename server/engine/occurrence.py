@@ -38,6 +38,7 @@ def serve(desk: Desk, m: Monitor, run: str | None) -> None:
         if m.awaited and (key := _answered(m.awaited, run)) is not None:
             del m.awaited[key]
             m.due = min(m.awaited.values(), default=0)
+            desk.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
         return
     m.due = due_after(definition, m.due, desk.now, judged=incident is not None and incident.silent)
     if incident is not None:
