@@ -13,7 +13,7 @@ import orjson
 
 from server import admin_key
 from server.errors import OffbeatError
-from server.settings import ClientSettings, read_client_settings
+from server.settings import ClientSettings, read_client_settings, unknown_variables
 
 TIMEOUT_S = 30.0
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,6 +90,9 @@ def with_client(command: F) -> F:
     """Options to find a server; the command is handed a `client`."""
 
     def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
+        if command.__name__ not in ("exec_command", "ping_command"):  # what a job calls says nothing of this
+            for unknown in unknown_variables():
+                click.echo(f"offbeat: warning: {unknown}", err=True)
         flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
         return command(client=Client(read_client_settings(flags)), **rest)
 

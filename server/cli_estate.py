@@ -11,7 +11,7 @@ import yaml
 
 from server.cli_client import Client, SaidNo, json_option, project_option, with_client, write_json
 from server.errors import OffbeatError
-from server.estate_file import read_estate
+from server.estate_file import read_estate, write_estate
 
 APPLY_TIMEOUT_S = 300.0
 _MARKS = {"create": ("+", "green"), "change": ("~", "yellow"), "delete": ("-", "red")}
@@ -34,7 +34,8 @@ def apply_command(client: Client, file: Path, dry_run: bool, prune: bool, projec
     """Create and change what FILE lists: all of it or nothing.
 
     FILE is YAML or JSON with `monitors`, `channels`, `windows` and `projects`, each a list with slugs or a mapping from
-    slug to the rest. Exit code 1: refused, and every wrong field was named.
+    slug to the rest. In channels and keys, ${NAME} stands for an environment variable. A key that is given twice and
+    numbers such as 24:00 or 0600 are refused. Exit code 1: refused, and every wrong field was named.
     """
     body: dict[str, Any] = {**read_estate(file), "dry_run": dry_run, "prune": prune}
     if project is not None:
@@ -66,8 +67,7 @@ def export_command(client: Client, project: str | None, as_json: bool) -> None:
     if as_json:
         write_json(estate)
     else:
-        dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        yaml.dump(estate, sys.stdout, dumper, sort_keys=False, allow_unicode=True, width=120)
+        write_estate(estate, sys.stdout)
 
 
 def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:

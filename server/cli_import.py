@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from server import crontab
 from server.cli_client import Client, json_option, path_of, project_option, with_client, write_json
@@ -13,6 +12,7 @@ from server.cli_estate import APPLY_TIMEOUT_S, working, write_changes
 from server.errors import SettingsError
 from server.healthchecks_export import read_checks
 from server.ingest.slugs import free_slug
+from server.strict_json import read_json
 
 _NO_KEY = "KEY"
 ZONE_LINK = Path("/etc/localtime")
@@ -96,8 +96,8 @@ def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str 
     Jobs keep their addresses: only the host name changes.
     """
     try:
-        export = orjson.loads(_read(file))
-    except orjson.JSONDecodeError as error:
+        export = read_json(_read(file))
+    except ValueError as error:
         raise SettingsError(f"{file}: not JSON: {error}") from None
     answer = _apply(client, read_checks(export), dry_run, project)
     if as_json:

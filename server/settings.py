@@ -1,11 +1,14 @@
 """Every setting, once: the flag `--x-y`, the variable `OFFBEAT_X_Y` and the default are the same field.
 
-Precedence: flag, variable, default. The only module that reads the environment. The command line is made from these
-fields (server/cli.py), and a test holds the README's table against them.
+Precedence: flag, variable, default. A secret may also come from the file that `OFFBEAT_X_Y_FILE` names. The only module
+that reads the environment. The command line is made from these fields (server/cli.py), and a test holds the README's
+table against them.
 """
 
 import ipaddress
 import os
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +20,13 @@ from server.errors import SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+PORT = 8080
+# Settings that may also come from a file, which the variable OFFBEAT_…_FILE names.
+SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "beat_url")
+PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
+# What Kubernetes tells every pod about Services whose names begin with offbeat.
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
@@ -25,7 +35,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     database_url: str | None = Field(
         None, description="Postgres >= 15 to use; none: an embedded Postgres in the data directory."
     )
@@ -116,6 +126,19 @@ class Settings(BaseSettings):
     )
     stop_timeout: float = Field(10.0, gt=0, description="Seconds for an orderly stop, after that.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_replaced(cls, value: Any) -> Any:
+        if isinstance(value, str) and (left := PLACEHOLDER.search(value)):
+            raise ValueError(f"holds {left[0]}, which nothing has replaced: set the variable, or give the value itself")
+        return value
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _is_no_service_link(cls, value: Any) -> Any:
+        # Kubernetes sets OFFBEAT_PORT=tcp://… in every pod beside a Service that is named offbeat.
+        return PORT if isinstance(value, str) and _LINK.match(value) else value
+
     @field_validator("trusted_proxies", "allow_destinations", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -140,9 +163,45 @@ class Settings(BaseSettings):
 def read_settings(flags: dict[str, Any]) -> Settings:
     """The settings from flags (None: not given) over the environment over the defaults.
 
-    Raises SettingsError that names the flag, the value and what is allowed.
+    Raises SettingsError that names the flag, the value and what is allowed, or variables that are no setting.
     """
-    return _read(Settings, flags)
+    if unknown := unknown_variables():
+        raise SettingsError("\n".join(unknown))
+    return _read(Settings, {**_read_files(flags), **{k: v for k, v in flags.items() if v is not None}})
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each variable OFFBEAT_… of the environment that no setting reads, with the nearest name."""
+    known = {name.upper() for name in (*Settings.model_fields, *ClientSettings.model_fields)}
+    known |= {f"{name.upper()}_FILE" for name in SECRETS}
+    said = []
+    for name, value in sorted(os.environ.items()):
+        prefix, setting = name.upper()[:8], name.upper()[8:]
+        if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or _LINK.match(value):
+            continue
+        near = get_close_matches(setting, known, 1)
+        hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists all settings"
+        said.append(f"{name}: there is no such setting; {hint}")
+    return said
+
+
+def _read_files(flags: dict[str, Any]) -> dict[str, str]:
+    """Secrets from the files that variables such as OFFBEAT_ADMIN_KEY_FILE name."""
+    found = {}
+    for name in SECRETS:
+        variable = f"OFFBEAT_{name.upper()}"
+        path = os.environ.get(f"{variable}_FILE")
+        if not path or flags.get(name) is not None:
+            continue
+        if os.environ.get(variable):
+            raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one of them")
+        try:
+            found[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}_FILE: {path}: {getattr(error, 'strerror', None) or error}") from None
+        if not found[name]:
+            raise SettingsError(f"{variable}_FILE: {path}: the file is empty")
+    return found
 
 
 def _read(model: type[S], flags: dict[str, Any]) -> S:
@@ -179,6 +238,11 @@ class ClientSettings(BaseSettings):
 def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
     """As `read_settings`, for the commands that talk to a server."""
     return _read(ClientSettings, flags)
+
+
+def read_variable(name: str) -> str | None:
+    """An environment variable that a file of monitors and channels refers to."""
+    return os.environ.get(name)
 
 
 class ServiceEnvironment(NamedTuple):

@@ -342,3 +342,36 @@ async def test_stages_may_be_given_as_their_names(api: Api) -> None:
     refused = await api("PUT", "/monitors/etl", {"stages": ["extract", 2]})
     assert refused.status == 422 and refused.body["errors"][0]["field"] == "stages.1"
     assert refused.body["errors"][0]["reason"] == "must be a name or an object with a name, not 2"
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "said"),
+    [
+        ("/monitors/a", b'{"every": "1h",\n"every": "2h"}', "line 2: the key 'every' is given twice, first in line 1"),
+        ("/monitors/twice", b'{"after": {"monitor": "a", "monitor": "b", "within": "1h"}}', "'monitor' is given twice"),
+    ],
+)  # fmt: skip
+async def test_a_body_that_says_two_things_is_refused(api: Api, path: str, raw: bytes, said: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    refused = await api("PUT", path, data=raw, headers=headers)
+    assert refused.status == 400 and said in refused.body["detail"], refused.body
+    assert (await api("GET", path)).status == 404
+
+
+async def test_a_placeholder_in_a_secret_is_refused(api: Api) -> None:
+    url = "https://hooks.example.org/x"
+    for body, field in (
+        ({"kind": "webhook", "url": "https://hooks.example.org/${HOOK_PATH}"}, "url"),
+        ({"kind": "webhook", "url": url, "headers": {"Authorization": "Bearer ${HOOK_TOKEN}"}}, "headers"),
+        ({"kind": "slack", "url": "https://hooks.slack.com/${A}"}, "url"),
+        ({"kind": "email", "to": ["a@b.example"], "host": "h", "user": "u", "password": "${PASSWORD}"}, "password"),
+        ({"kind": "telegram", "chat": 1, "token": "${TOKEN:-none}"}, "token"),
+        ({"kind": "alertmanager", "urls": ["https://a.example.org", "https://${AM}"]}, "urls"),
+    ):  # fmt: skip
+        refused = await api("PUT", "/channels/hook", body)
+        assert refused.status == 422 and [each["field"] for each in refused.body["errors"]] == [field], refused.body
+        assert "which would be sent as it is" in refused.body["detail"]
+    kept = {"kind": "webhook", "url": url, "body": '{"t": {{title|json}}, "shell": "${HOME}"}'}
+    assert (await api("PUT", "/channels/hook", kept)).status == 201
+    refused = await api("PUT", "/monitors/m", {"every": "1h", "key": "${KEY}"})
+    assert refused.status == 422 and "nothing has replaced" in refused.body["detail"]

@@ -76,6 +76,10 @@ async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("bad.yaml", "monitors: [", "line 2, column 1: did not find"),
         ("bad.json", "{", "cannot be read"),
         ("list.yaml", "- a", "must be an object"),
+        ("twice.yaml", "monitors:\n  a: {every: 1h}\n  a: {every: 2h}", "line 3, column 3: the key 'a' is given twice"),
+        ("twice.json", '{"monitors": {},\n"monitors": {}}', "line 2: the key 'monitors' is given twice"),
+        ("clock.yaml", "monitors:\n  a: {every: 24:00}", "line 2, column 14: 24:00 is ambiguous"),
+        ("unset.yaml", "channels: {a: {kind: log, x: '${OFFBEAT_TEST_UNSET}'}}", "OFFBEAT_TEST_UNSET is not set"),
     ):
         file = file_with(tmp_path, name, text) if text is not None else str(tmp_path / name)
         done = await offbeat("apply", file)

@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {
         *("engine", "settings", "clock", "errors", "metrics", "service", "__init__"),
         *("logs", "loop_lag", "systemd", "beat", "failpoints", "admin_key", "greeting", "descriptors"),
-        *("estate_file", "pace", "crontab", "names"),
+        *("estate_file", "strict_json", "pace", "crontab", "names"),
     },
     {"store", "roster"},
     {"ingest", "keep", "deliver"},

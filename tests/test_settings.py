@@ -1,9 +1,11 @@
 """Settings are refused with what is allowed and which flag it was."""
 
+import os
+
 import pytest
 
 from server.errors import SettingsError
-from server.settings import read_settings
+from server.settings import SECRETS, read_settings
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,63 @@ def test_a_public_url_below_a_path_is_refused_at_the_start(given):
     assert "--public-url (OFFBEAT_PUBLIC_URL)" in str(refused.value)
     if "example.org/offbeat" in given:
         assert "https://offbeat.example.org" in str(refused.value), "it says what to do"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("OFFBEAT_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("OFFBEAT_KEEP_DAY", "OFFBEAT_KEEP_DAYS"),
+        ("OFFBEAT_DATABASE", "OFFBEAT_DATABASE_URL"),
+        ("OFFBEAT_ADMIN_KEYFILE", "OFFBEAT_ADMIN_KEY_FILE"),
+        ("OFFBEAT_PORT_FILE", "OFFBEAT_PORT"),
+        ("OFFBEAT_ZZZZZZ", "`offbeat serve --help`"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused_with_the_nearest_name(environment, name, near):
+    environment.setenv(name, "1")
+    with pytest.raises(SettingsError, match=f"^{name}: there is no such setting; .*{near}"):
+        read_settings({})
+
+
+def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
+    for name, value in {
+        "OFFBEAT_URL": "https://beat.example.org", "OFFBEAT_RUN": "1", "OFFBEAT_KEEP_DAYS": "3",
+        "OFFBEAT_PORT": "tcp://10.0.0.1:8080", "OFFBEAT_SERVICE_HOST": "10.0.0.1", "OFFBEAT_SERVICE_PORT": "8080",
+        "OFFBEAT_SERVICE_PORT_HTTP": "8080", "OFFBEAT_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "OFFBEAT_PORT_8080_TCP_ADDR": "10.0.0.1", "OFFBEAT_PORT_8080_TCP_PROTO": "tcp",
+        "OFFBEAT_POSTGRES_PORT": "tcp://10.0.0.2:5432", "OFFBEAT_POSTGRES_SERVICE_HOST": "10.0.0.2",
+    }.items():  # fmt: skip
+        environment.setenv(name, value)
+    settings = read_settings({})
+    assert settings.keep_days == 3 and settings.port == 8080
+
+
+@pytest.mark.parametrize("name", ["admin_key", "database_url", "metrics_token", "smtp_url", "beat_url", "public_url"])
+def test_a_placeholder_that_nothing_replaced_is_refused(environment, name):
+    environment.setenv(f"OFFBEAT_{name.upper()}", "https://${HOST:-a}/x")
+    with pytest.raises(SettingsError, match=rf"OFFBEAT_{name.upper()}\): .*holds \${{HOST:-a}}"):
+        read_settings({})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_may_come_from_files(environment, tmp_path, name):
+    file = tmp_path / "secret"
+    environment.setenv(f"OFFBEAT_{name.upper()}_FILE", str(file))
+    with pytest.raises(SettingsError, match=f"OFFBEAT_{name.upper()}_FILE: .*No such file"):
+        read_settings({})
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="the file is empty"):
+        read_settings({})
+    file.write_text("https://s3cret\n")
+    assert getattr(read_settings({}), name) == "https://s3cret"
+    assert getattr(read_settings({name: "https://flag"}), name) == "https://flag"
+    environment.setenv(f"OFFBEAT_{name.upper()}", "https://x")
+    with pytest.raises(SettingsError, match="are both set"):
+        read_settings({})

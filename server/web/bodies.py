@@ -12,6 +12,7 @@ from server.engine.expectation import Status
 from server.engine.monitor import Definition, Duration, Slug, StageName
 from server.engine.ping import Signal
 from server.engine.windows import Window
+from server.settings import PLACEHOLDER
 from server.store.definitions import Wanted, WantedKey
 
 MONITORS_MAX = 20_000  # of one apply; more come in parts
@@ -22,6 +23,8 @@ _SEGMENT = r"[^/?#\x00-\x20\x7f]{1,150}"
 def _no_dots(key: str) -> str:
     if any(part in (".", "..") for part in key.split("/")):
         raise ValueError("no part of a key may be . or ..: clients take those out of an address")
+    if left := PLACEHOLDER.search(key):
+        raise ValueError(f"holds {left[0]}, which nothing has replaced: give the key itself")
     return key
 
 

@@ -11,6 +11,7 @@ from server.deliver.kinds import KINDS, kinds
 from server.errors import DefinitionError, Moved
 from server.store import projects
 from server.store.pool import Record
+from server.strict_json import read_json
 from server.web import api_channels, bodies
 from server.web.api_channels import channel_answer
 from server.web.asked import project_id_for_list, project_of, slug_in
@@ -202,8 +203,8 @@ def _read(visit: Visit, kind: str) -> dict[str, Any]:
 def _loads(text: str) -> Any:
     """JSON where it is some; else the text, about which the model will say what is wrong."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return read_json(text.encode())
+    except ValueError:
         return text
 
 

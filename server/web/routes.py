@@ -20,6 +20,7 @@ from server.engine.ping import Micros, Ping
 from server.errors import Problem
 from server.settings import Settings
 from server.store.pool import Pool, database_trouble
+from server.strict_json import read_json
 from server.web.access import Access, Principal, Right
 from server.web.addresses import base_url
 from server.web.problems import Refused, answer_of
@@ -167,8 +168,8 @@ async def _read_body(route: Route, request: web.Request, timeout_s: float) -> Ba
     if request.content_type != "application/json" and not request.content_type.endswith("+json"):
         raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
     try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        value = read_json(raw)
+    except ValueError as error:
         raise Refused(400, f"The body is not JSON: {error}.") from None
     if b"\\u0000" in raw and _holds_nul(value):
         raise Refused(422, "NUL cannot be stored.", [Problem("", "a text must not contain NUL")])

@@ -28,6 +28,7 @@ from server.deliver.kinds.telegram import Telegram
 from server.deliver.kinds.webhook import Webhook
 from server.engine.monitor import problems_of
 from server.errors import DefinitionError, Problem
+from server.settings import PLACEHOLDER
 
 KINDS: dict[str, type[Channel]] = {
     each.kind: each
@@ -70,6 +71,16 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
     masked = [name for name in sorted(model.hidden & sent.keys()) if _holds_mask(sent[name])]
     if masked:
         raise DefinitionError([Problem(name, "is masked, and there is no stored secret to keep") for name in masked])
+    if problems := [
+        Problem(
+            name,
+            f"holds {left}, which would be sent as it is: give the value, or apply a file, where it stands "
+            "for an environment variable",
+        )
+        for name in sorted(sent.keys() - {*kept, "body"})  # a body may be any text
+        if (left := _placeholder(sent[name])) is not None
+    ]:
+        raise DefinitionError(problems)
     try:
         channel = model.model_validate(sent)
     except ValidationError as error:
@@ -79,6 +90,15 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
         reason = "is masked, and would go elsewhere than before: give it anew"
         raise DefinitionError([Problem(name, reason) for name in secrets])
     return channel
+
+
+def _placeholder(value: Any) -> str | None:
+    """The first `${NAME}` in a text, or in the texts of a list or an object."""
+    if isinstance(value, str):
+        found = PLACEHOLDER.search(value)
+        return found[0] if found else None
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((left for each in parts if (left := _placeholder(each)) is not None), None)
 
 
 def _receivers(channel: Channel) -> set[tuple[str, str]]:
