@@ -90,9 +90,8 @@ def with_client(command: F) -> F:
     """Options to find a server; the command is handed a `client`."""
 
     def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
-        if command.__name__ not in ("exec_command", "ping_command"):  # what a job calls says nothing of this
-            for unknown in unknown_variables():
-                click.echo(f"offbeat: warning: {unknown}", err=True)
+        for unknown in unknown_variables():
+            click.echo(f"offbeat: warning: {unknown}", err=True)
         flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
         return command(client=Client(read_client_settings(flags)), **rest)
 

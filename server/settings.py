@@ -23,6 +23,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORT = 8080
 # Settings that may also come from a file, which the variable OFFBEAT_…_FILE names.
 SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "beat_url")
+_OF_JOBS = ("RUN", "RUN_KEYS", "ENVIRONMENT_FD")  # set by `offbeat exec` for its command and for itself
 PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
 # What Kubernetes tells every pod about Services whose names begin with offbeat.
 _SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -173,7 +174,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
 def unknown_variables() -> list[str]:
     """A sentence for each variable OFFBEAT_… of the environment that no setting reads, with the nearest name."""
     known = {name.upper() for name in (*Settings.model_fields, *ClientSettings.model_fields)}
-    known |= {f"{name.upper()}_FILE" for name in SECRETS}
+    known |= {f"{name.upper()}_FILE" for name in SECRETS} | set(_OF_JOBS)
     said = []
     for name, value in sorted(os.environ.items()):
         prefix, setting = name.upper()[:8], name.upper()[8:]

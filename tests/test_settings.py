@@ -1,11 +1,13 @@
 """Settings are refused with what is allowed and which flag it was."""
 
 import os
+import re
 
 import pytest
 
 from server.errors import SettingsError
-from server.settings import SECRETS, read_settings
+from server.settings import SECRETS, read_settings, unknown_variables
+from tests.harness import ROOT
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,18 @@ def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
         environment.setenv(name, value)
     settings = read_settings({})
     assert settings.keep_days == 3 and settings.port == 8080
+
+
+def test_every_variable_that_the_program_names_is_known(environment):
+    texts = [path.read_text() for path in (ROOT / "server").rglob("*.py")]
+    texts += [(ROOT / "README.md").read_text(), (ROOT / "deploy" / "compose.yaml").read_text()]
+    texts += [(ROOT / "deploy" / "offbeat.service").read_text()]
+    named = {name for text in texts for name in re.findall(r"\bOFFBEAT_[A-Z][A-Z_]*[A-Z]\b", text)}
+    placeholders = {"OFFBEAT_X_Y", "OFFBEAT_X_Y_FILE", "OFFBEAT_NAME"}
+    assert {"OFFBEAT_RUN", "OFFBEAT_DATABASE_URL"} <= named
+    for name in named - placeholders:
+        environment.setenv(name, "1")
+    assert not unknown_variables()
 
 
 @pytest.mark.parametrize("name", ["admin_key", "database_url", "metrics_token", "smtp_url", "beat_url", "public_url"])
