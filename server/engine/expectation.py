@@ -4,15 +4,19 @@ One ping satisfies one slot: for cron and OnCalendar a ping before its slot coun
 min(grace, half the gap to the slot after). For an interval the next ping is due `every` after the last.
 """
 
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from server.engine.monitor import Definition
-from server.engine.ping import Micros
+from server.engine.ping import SECOND, Micros
 from server.engine.schedule import Calendar, calendar
 
 # Every status as people and programs see it, the most urgent first. `late` is computed when it is shown.
 Status = Literal["down", "late", "unknown", "up", "new", "unwatched", "paused"]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+PERIOD_SAMPLE: Micros = 1_767_225_600 * SECOND  # 2026-01-01, a year without surprises
+PERIOD_SLOTS = 8
 SATISFYING = frozenset(("success", "fail", "skip", "start"))
 
 
@@ -68,6 +72,26 @@ def next_due(definition: Definition, due: Micros) -> Micros:
         return due + definition.every
     slots = calendar_of(definition)
     return (slots.next_after(due) or 0) if slots is not None else 0
+
+
+def period_of(definition: Definition) -> Micros | None:
+    """The time between two pings that are due, of a calendar the shortest of the next few; None: there is none."""
+    if definition.cron is not None:
+        return _shortest_gap("cron", definition.cron, definition.timezone)
+    if definition.oncalendar is not None:
+        return _shortest_gap("oncalendar", definition.oncalendar, definition.timezone)
+    return definition.every
+
+
+@lru_cache(maxsize=10_000)
+def _shortest_gap(kind: str, text: str, zone: str) -> Micros | None:
+    slots = Calendar(kind, text, zone)  # the shared one remembers the gaps that pings ask about
+    found: list[Micros] = []
+    slot = slots.next_after(PERIOD_SAMPLE)
+    while slot is not None and len(found) < PERIOD_SLOTS:
+        found.append(slot)
+        slot = slots.next_after(slot)
+    return min((later - earlier for earlier, later in pairwise(found)), default=None)
 
 
 def window_start(definition: Definition, due: Micros) -> Micros:

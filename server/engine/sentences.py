@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from server.engine.deaf import DeafTime
 from server.engine.durations import say_duration
+from server.engine.expectation import period_of
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition, Members, Tasks
 from server.engine.ping import SECOND, Micros, Ping
@@ -22,6 +23,8 @@ NAMES_SHOWN_MAX = 20
 STAGES_SAID_MAX = 10
 EXPECTS_NOTHING = "Expects nothing: no ping, no deadline can be missed. Set every, cron, oncalendar, after or members."
 NO_RUN_LIMIT = "A run that starts and does not end is noticed only after 24 hours. Set max_runtime."
+LONG_GRACE_PERIODS = 10  # a grace that is longer than so many periods, and than LONG_GRACE_MIN, is a mistake
+LONG_GRACE_MIN: Micros = 3_600 * SECOND
 MESSAGE_SHOWN_CHARS = 200
 
 
@@ -267,7 +270,22 @@ def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
     """What the monitor does not notice although its owner may think so."""
     if not definition.expects(heard):
         return [EXPECTS_NOTHING]
-    return [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
+    found = [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
+    return found + long_grace(definition)
+
+
+def long_grace(definition: Definition) -> list[str]:
+    """A warning for a grace that is far longer than the time between two pings."""
+    members = definition.members
+    period = period_of(definition) if members is None else members.every
+    grace = definition.grace if members is None else members.grace
+    if period is None or grace <= max(LONG_GRACE_PERIODS * period, LONG_GRACE_MIN):
+        return []
+    field = "grace" if members is None else "members.grace"
+    return [
+        f"{field} is {say_duration(grace)}, but a ping is due about every {say_duration(period)}: "
+        f"{grace // period} pings can be missed before there is an alert."
+    ]
 
 
 def _expected_of_runs(definition: Definition) -> Iterator[str]:

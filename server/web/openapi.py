@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
+from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from server.deliver.kinds import KINDS
 from server.engine.monitor import SLUG_PATTERN
@@ -46,6 +47,24 @@ _OUTCOMES = {
     429: "Too many wrong keys came from this address: come again after Retry-After seconds.",
     503: "Not now: come again after Retry-After seconds.",
 }
+
+
+class WireDefaults(GenerateJsonSchema):
+    """Writes defaults as a client sends them: a grace of `1m`, not 60 000 000 microseconds.
+
+    Clients that are generated from the document send every default. As a number, a duration is seconds.
+    """
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """The schema of a field with a default."""
+        described = super().default_schema(schema)
+        if described.get("default") is not None:
+            try:
+                serializer = SchemaSerializer(schema["schema"])
+            except SchemaError:  # refers to a model that is defined elsewhere
+                return described
+            described["default"] = serializer.to_python(self.get_default_value(schema), mode="json")
+        return described
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
@@ -86,7 +105,7 @@ class _Schemas:
                 wanted[route.answer, "serialization"] = None
         for each in (*bodies.LISTED, *KINDS.values()):
             wanted[each, "validation"] = None
-        self._refs, found = models_json_schema(list(wanted), ref_template=_REF)
+        self._refs, found = models_json_schema(list(wanted), ref_template=_REF, schema_generator=WireDefaults)
         self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}
         self._spell_out_kinds()
 
@@ -152,7 +171,7 @@ def _path_parameters(route: Route) -> list[dict[str, Any]]:
 def _query_parameters(route: Route) -> list[dict[str, Any]]:
     if route.query is None:
         return []
-    schema = route.query.model_json_schema(mode="validation")
+    schema = route.query.model_json_schema(mode="validation", schema_generator=WireDefaults)
     parameters = []
     for name, field in schema["properties"].items():
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
