@@ -299,7 +299,7 @@ create table runs (
   finished_at  timestamptz,
   last_ping_at timestamptz not null,
   duration     double precision,             -- seconds
-  verdict      text,                         -- null while open; succeeded, failed, hung, superseded, unknown
+  verdict      text,                         -- null while open; succeeded, failed, hung, incomplete, superseded, unknown
   reason       text,
   detail       jsonb not null default '{}',  -- stages, tasks, progress
   primary key (monitor_id, number)

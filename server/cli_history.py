@@ -28,7 +28,7 @@ def runs_command() -> None:
 @runs_command.command("of")
 @click.argument("slug")
 @click.option("--open", "is_open", is_flag=True, default=None, help="Only those that have not ended.")
-@click.option("--verdict", help="Only those: succeeded, failed, hung, superseded, unknown.")
+@click.option("--verdict", help="Only those: succeeded, failed, hung, incomplete, superseded, unknown.")
 @_LIMIT
 @project_option
 @json_option

@@ -586,7 +586,8 @@ class Model:
             run.events.append(("task stalled", self.now, stage, task))
         else:
             run.events.append(("broken", self.now, kind, stage))
-        if self._deafness(m.d, base, deadline) * 2 > deadline - base:
+        deaf = self._deafness(m.d, base, deadline)
+        if deaf * 2 > deadline - base or self._may_be_lost(m, run, limit, deaf):
             run.unknown = True
             return
         run.hung = True
@@ -595,6 +596,25 @@ class Model:
         if kind == "task stalled":
             of = stage
         self._meet(m, Cause(kind if kind in ("stage", "tasks") else "hung", run.number, of, deadline), run)
+
+    def _may_be_lost(self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros], deaf: Micros) -> bool:
+        kind, stage, _, base, deadline = limit
+        if m.d.strict or run.unknown:
+            return run.unknown and not m.d.strict
+        long = [each for each in self.deaf if each[0] < deadline and each[1] - each[0] >= S]
+        outages = [each for each in long if each[1] > base]
+        seen = see(run)
+        expecting = [(tasks_of(m.d, name), group) for name, group in seen.groups.items()]
+        if any(g.expected(t) and g.outstanding(t) for t, g in expecting) and any(e[1] > run.started for e in long):
+            return True
+        if not outages:
+            return False
+        names = [each.name for each in m.d.stages]
+        if kind == "tasks" or (
+            kind == "stage" and any(name in seen.stages for name in names[names.index(stage) + 1 :])
+        ):
+            return True
+        return seen.last < outages[-1][1] and 100 * deaf >= deadline - base
 
     def _restate(self, m: Monitor) -> None:
         if m.paused:
@@ -846,7 +866,7 @@ class Model:
         run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
         if run is not None and ping.signal == "start":
             run.said = True
-            run.events.append(("ping", self.now, ping))
+            self._note(run, ping)
         elif run is not None:
             self._hear_end(m, ping)
         return False
@@ -873,6 +893,14 @@ class Model:
         if m.incident is not None:
             m.incident.silent = False
 
+    def _note(self, run: Run, ping: Ping) -> None:
+        """A ping of an open run. If it is incomplete, this shows that it goes on."""
+        if run.unknown and not run.hung:
+            run.events.append(("unbroken", self.now, {("runtime", ""), ("quiet", "")}, set()))
+            seen = see(run)
+            run.unknown = bool(seen.broken)
+        run.events.append(("ping", self.now, ping))
+
     def _find(self, m: Monitor, run_id: str | None) -> Run | None:
         return next((run for run in reversed(m.open) if run.id == run_id), None)
 
@@ -887,11 +915,15 @@ class Model:
 
     def _hear_start(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
-        if run is not None and ping.run is not None and not (run.said and (run.hung or self._slot_has_come(m))):
+        if (
+            run is not None
+            and ping.run is not None
+            and not (run.said and (run.hung or run.unknown or self._slot_has_come(m)))
+        ):
             if run.said and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
                 run.restarted = self.now
             run.said = True
-            run.events.append(("ping", self.now, ping))
+            self._note(run, ping)
             return False
         ended = self._ended(m, ping.run) if ping.run is not None else None
         if ended is not None and not ended.begun and self.now - (ended.ended or 0) <= 10 * S:
@@ -910,7 +942,7 @@ class Model:
     def _hear_end(self, m: Monitor, ping: Ping) -> bool:
         run = self._to_end(m, ping)
         if run is not None:
-            run.events.append(("ping", self.now, ping))
+            self._note(run, ping)
             self._end(m, run, ping)
             run.finished_by, run.finish = m.writer, ping
             return False
@@ -963,7 +995,7 @@ class Model:
     def _hear_sign(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
         if run is not None:
-            run.events.append(("ping", self.now, ping))
+            self._note(run, ping)
             return False
         if ping.signal == "log" or ping.run is None or self._ended(m, ping.run) is not None:
             return False
@@ -971,7 +1003,7 @@ class Model:
         return True
 
     def _open(self, m: Monitor, ping: Ping) -> Run:
-        at_work = any(not run.hung for run in m.open)
+        at_work = any(not run.hung and not run.unknown for run in m.open)
         unended = 0
         before = self._find(m, ping.run)
         if before is not None:
@@ -1086,7 +1118,7 @@ class Model:
             was_failing = failing(m.d, before)
             stage = before.stages.get(ping.stage or "")
             status = stage.status if stage else None
-            run.events.append(("ping", self.now, ping))
+            self._note(run, ping)
         seen = see(run)
         number, name = run.number, ping.stage or ""
         if ping.task is None:

@@ -562,7 +562,7 @@ def _has_due(definition: Definition) -> bool:
 def _comes_to(m: reference.Monitor, run: reference.Run) -> str | None:
     if reference.failing(m.d, reference.see(run)):
         return "failed"
-    return "hung" if run.hung else "unknown" if run.unknown else None
+    return "hung" if run.hung else "incomplete" if run.unknown else None
 
 
 def _is_late(run: RunChanged) -> bool:
@@ -616,6 +616,8 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
     "a retry counts": (hearing, "is_repeat", lambda desk, m, entry, word: False),
+    "an outage loses no pings": (judging, "_may_be_lost", lambda *given: False),
+    "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),
     "an outage explains no retry": (DeafTime, "may_be_retry", lambda deaf, first, again: False),
     "a run id cannot be used again": (hearing, "slot_has_come", lambda m: False),
     "the latest run stays open": (hearing, "_LATEST_DIALECTS", ()),

@@ -11,6 +11,7 @@ from server.engine.ping import SECOND, Micros
 # How long after an outage the retry of a ping comes whose answer was lost in it: at most 8 s for our own 503, 5 s for
 # its Retry-After, and 10 s until the client's next attempt reaches us, as `curl -m 10` does it.
 RETRY_MAX: Micros = 30 * SECOND
+LOSS_MIN: Micros = SECOND  # of an outage: a client waits longer than this for its answer
 CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a process which died before it answered
 
 
@@ -70,6 +71,11 @@ class DeafTime:
         for low, high in self._from(first)[:1]:
             return low - CRASH_MARGIN <= first and again <= high + RETRY_MAX
         return False
+
+    def last_outage(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
+        """The last interval in [start, end) that is long enough for a client without retries to lose a ping."""
+        touching = [each for each in self._from(start) if each[0] < end and each[1] - each[0] >= LOSS_MIN]
+        return touching[-1] if touching else None
 
     def longest(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
         """The longest deaf interval that touches [start, end), for the sentence that admits it."""

@@ -12,6 +12,9 @@ from server.engine.state import Cause, Monitor
 ANY_SUCCESS_DIALECTS = ("healthchecks",)  # there a success ends every trouble, whichever run it is of
 
 
+_OF_ITS_END = frozenset((("runtime", ""), ("quiet", "")))  # what a run breaks whose end was lost
+
+
 def runs_of(m: Monitor) -> Runs:
     """The runs of a monitor, from now on."""
     if m.runs is None:
@@ -22,12 +25,18 @@ def runs_of(m: Monitor) -> Runs:
 def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
     """A ping of an open run. Whether a limit may have come that was not there before."""
     runs = runs_of(m)
+    again = run.unjudged is not None and run.hung is None
+    if again:
+        run.broken -= _OF_ITS_END
+        if not run.broken:  # it goes on after the outage, so its end was not lost
+            run.unjudged = None
+            desk.record_run(m, run)
     if ping.task is None:
-        return run.hear(desk.now, ping)
+        return run.hear(desk.now, ping) or again
     names = run.task_names
     look = run.hear(desk.now, ping, TASK_NAMES_MAX - runs.task_names)
     runs.task_names += run.task_names - names
-    return look
+    return look or again
 
 
 def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
@@ -65,10 +74,13 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
 
 
 def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
-    """The run that is still at work while another begins; one that hangs is on record already, and works no more."""
+    """The run that is still at work while another begins; one that hangs is on record already, and works no more.
+
+    Nor does one that is incomplete because of an outage: its end may have been lost.
+    """
     before = runs.find(ping.run)
     candidates = (each for each in (before, *runs.open.values()) if each is not None)
-    return next((each for each in candidates if each.hung is None), None)
+    return next((each for each in candidates if each.hung is None and each.unjudged is None), None)
 
 
 def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:

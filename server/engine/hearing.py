@@ -94,7 +94,7 @@ def _hear_start(desk: Desk, m: Monitor, ping: Ping, again: bool) -> bool:
 
 def _goes_on(m: Monitor, run: Run) -> bool:
     """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
-    return run.implicit or (run.hung is None and not slot_has_come(m))
+    return run.implicit or (run.hung is None and run.unjudged is None and not slot_has_come(m))
 
 
 def _hear_finish(desk: Desk, m: Monitor, ping: Ping, again: bool, word: str) -> bool:

@@ -16,6 +16,7 @@ from server.engine.state import MISSED, Cause, Monitor
 from server.engine.telling import tell_if_due
 
 EXCUSED_MAX = 2  # occurrences in a row
+LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least one part in so many of the time
 
 
 def judge(desk: Desk, m: Monitor, when: Micros) -> None:
@@ -116,12 +117,40 @@ def _break(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros) -> 
     deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
     note = sentences.deaf_note(m.definition, desk.deaf, limit.base, deadline) if deaf else ""
     if deaf * 2 > deadline - limit.base:
-        run.unjudged = f"cannot be judged{note}"
-        desk.excused += 1
-        desk.record_run(m, run)
+        _leave_unjudged(desk, m, run, f"cannot be judged{note}")
+        return
+    if _may_be_lost(desk, m, run, limit, deadline, deaf):
+        what = sentences.broken(m.definition, run, limit, deadline)
+        _leave_unjudged(desk, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
         return
     kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
     reason = sentences.broken(m.definition, run, limit, deadline) + note
     run.hang(limit, reason)
     desk.record_run(m, run)
     blame(desk, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
+
+
+def _leave_unjudged(desk: Desk, m: Monitor, run: Run, reason: str) -> None:
+    desk.excused += run.unjudged is None
+    run.unjudged = reason
+    desk.record_run(m, run)
+
+
+def _may_be_lost(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros, deaf: Micros) -> bool:
+    """Whether the pings that a limit misses may have been sent in an outage, by a client that does not retry.
+
+    A fan-out sends many pings, so any outage may have taken some. A single ping is lost as likely as the outage is
+    long; if that is less than one in a hundred, a job that died is the better explanation.
+    """
+    if m.definition.strict:
+        return False
+    if run.unjudged is not None:
+        return True
+    if run.has_outstanding_tasks(m.definition) and desk.deaf.last_outage(run.started_at or limit.base, deadline):
+        return True
+    outage = desk.deaf.last_outage(limit.base, deadline)
+    if outage is None:
+        return False
+    if limit.kind == "tasks" or (limit.kind == "stage" and run.went_beyond(m.definition, limit.stage)):
+        return True
+    return run.last_at < outage[1] and deaf * LOSS_SHARE >= deadline - limit.base

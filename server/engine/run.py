@@ -81,7 +81,7 @@ class Run:
         self.reason: str | None = None
         self.hung: str | None = None  # why, once a limit was broken
         self.hung_by = ""  # the kind of that limit: a deadline, once one was broken, else quiet or stalled
-        self.unjudged: str | None = None  # why not, once a limit was broken in deaf time
+        self.unjudged: str | None = None  # why not, once a limit was broken because of an outage of ours
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
@@ -255,6 +255,16 @@ class Run:
         groups = self.tasks.items()
         return next((stage for stage, group in groups if group.too_many_failed(tasks_of(definition, stage))), None)
 
+    def has_outstanding_tasks(self, definition: Definition) -> bool:
+        """Whether tasks that are expected have not ended."""
+        groups = self.tasks.items()
+        return any(group.expected_of(d := tasks_of(definition, s)) and group.outstanding(d) for s, group in groups)
+
+    def went_beyond(self, definition: Definition, stage: str) -> bool:
+        """Whether a stage was heard that comes after this one."""
+        names = [each.name for each in definition.stages]
+        return any(name in self.stages for name in names[names.index(stage) + 1 :])
+
     def stage_over(self, name: str) -> bool:
         """Whether this stage is done or skipped."""
         seen = self.stages.get(name)
@@ -276,7 +286,7 @@ class Run:
             return "failed", next(reversed(self.faults.values()))
         if self.hung is not None:
             return "hung", self.hung
-        return ("unknown", self.unjudged) if self.unjudged is not None else (None, None)
+        return ("incomplete", self.unjudged) if self.unjudged is not None else (None, None)
 
     def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> dict[str, Any]:
         """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""

@@ -90,7 +90,9 @@ class RunAnswer(Answer):
     project: str
     number: int
     run: str | None = Field(description="The id that the client gave it.")
-    verdict: Literal["succeeded", "failed", "hung", "superseded", "unknown"] | None = Field(description="Null: open.")
+    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = Field(
+        description="Null: open. `hung` and `incomplete` (pings may be lost in an outage) are open too."
+    )
     reason: str | None
     started_at: Instant | None
     finished_at: Instant | None

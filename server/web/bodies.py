@@ -224,7 +224,7 @@ class RunsQuery(Page):
 
     project: Slug | None = None
     open: bool | None = None
-    verdict: Literal["succeeded", "failed", "hung", "superseded", "unknown"] | None = None
+    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = None
     run: Annotated[str, Field(max_length=255)] | None = None
 
 
