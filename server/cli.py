@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from server.engine.readable import readable
 from server.errors import OffbeatError
 
 # name: (module; None: see above, one line for `--help`)
@@ -70,5 +71,5 @@ def main() -> int:
         sys.stderr.close()
         return 0
     except OffbeatError as error:
-        click.echo(f"offbeat: {error}", err=True)
+        click.echo(f"offbeat: {readable(str(error))}", err=True)
         return getattr(error, "exit_code", 2)

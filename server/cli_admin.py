@@ -4,7 +4,17 @@ from typing import Any
 
 import click
 
-from server.cli_client import Client, json_option, path_of, project_option, when, with_client, write_json, write_table
+from server.cli_client import (
+    Client,
+    json_option,
+    path_of,
+    project_option,
+    say,
+    when,
+    with_client,
+    write_json,
+    write_table,
+)
 
 TEST_TIMEOUT_S = 40.0
 
@@ -45,9 +55,9 @@ def channel_test(client: Client, slug: str, project: str | None, as_json: bool) 
     if as_json:
         write_json(result)
     elif result["state"] == "delivered":
-        click.echo(f"{slug}: delivered")
+        say(f"{slug}: delivered")
     else:
-        click.echo(f"{slug}: {result['error'] or 'no courier has taken it yet'} ({result['state']})")
+        say(f"{slug}: {result['error'] or 'no courier has taken it yet'} ({result['state']})")
     if result["state"] != "delivered":
         raise click.exceptions.Exit(1)
 
@@ -59,7 +69,7 @@ def channel_test(client: Client, slug: str, project: str | None, as_json: bool) 
 def channel_delete(client: Client, slug: str, project: str | None) -> None:
     """Delete a channel that no monitor names."""
     client("DELETE", path_of("channels", slug), project=project)
-    click.echo(f"deleted {slug}")
+    say(f"deleted {slug}")
 
 
 @click.group("keys", invoke_without_command=True)
@@ -112,4 +122,4 @@ def key_create(client: Client, name: str, role: str, project: str | None, as_jso
 def key_revoke(client: Client, key_id: str) -> None:
     """Revoke a key at once."""
     client("DELETE", path_of("keys", key_id))
-    click.echo(f"revoked {key_id}")
+    say(f"revoked {key_id}")

@@ -12,6 +12,7 @@ import click
 import orjson
 
 from server import admin_key
+from server.engine.readable import one_line, readable, readable_json
 from server.errors import OffbeatError
 from server.settings import ClientSettings, read_client_settings, unknown_variables
 
@@ -122,7 +123,7 @@ def path_of(*parts: str) -> str:
 def write_json(value: Any) -> None:
     """Indented where a person reads it, in one line in a pipe."""
     option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
-    click.echo(orjson.dumps(value, option=option).decode())
+    click.echo(readable_json(orjson.dumps(value, option=option).decode()))
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
@@ -133,15 +134,24 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(one_line(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(each if isinstance(each, Text) else Text("" if each is None else str(each)) for each in row))
+        table.add_row(*(each if isinstance(each, Text) else Text(_cell(each)) for each in row))
     # In a pipe there is no width to fit: lines stay whole for grep and awk.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     if table.row_count:
         console.print(table)
     else:
         click.echo(empty)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def say(text: str, err: bool = False) -> None:
+    """A line for people. It may hold what others have sent: no escape sequence of theirs reaches the terminal."""
+    click.echo(readable(text), err=err)
 
 
 def status_text(status: str) -> Any:

@@ -10,6 +10,7 @@ import click
 import yaml
 
 from server.cli_client import Client, SaidNo, json_option, project_option, with_client, write_json
+from server.engine.readable import one_line
 from server.errors import OffbeatError
 from server.estate_file import read_estate, write_estate
 
@@ -83,10 +84,10 @@ def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:
             if change["project"] in ("default", change["slug"])
             else f"{change['project']}/{change['slug']}"
         )
-        console.print(Text(f"{mark} {change['kind']} {name}", style=colour))
+        console.print(Text(one_line(f"{mark} {change['kind']} {name}"), style=colour))
         if change["action"] != "delete":
             for field in change["fields"]:
-                console.print(Text(f"    {field['field']}: " + _old_to_new(change["action"], field)))
+                console.print(Text(one_line(f"    {field['field']}: " + _old_to_new(change["action"], field))))
     counts = answer["counts"]
     said = ", ".join(f"{counts[name]} {name}" for name in ("created", "changed", "deleted", "unchanged"))
     console.print(f"{said}" + (" (dry run: nothing was changed)" if answer["dry_run"] else ""))

@@ -1240,10 +1240,11 @@ def _beat_by_slug(address: Address, what: str | None, options: Options, environm
 
 
 def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None:
-    """The admin key that a server on this machine keeps; None if there is none that we may read."""
+    """The key in OFFBEAT_ADMIN_KEY_FILE, or the one that a server on this machine keeps; None if we may read neither."""
     directory = options.text("--data-dir") or variable(environment, "OFFBEAT_DATA_DIR") or ".offbeat"
+    path = variable(environment, "OFFBEAT_ADMIN_KEY_FILE") or os.path.join(directory, "admin-key")
     try:
-        with open(os.path.join(directory, "admin-key"), encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             return file.read().strip() or None
     except (OSError, ValueError):
         return None

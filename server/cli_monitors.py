@@ -9,6 +9,7 @@ from server.cli_client import (
     json_option,
     path_of,
     project_option,
+    say,
     status_text,
     when,
     with_client,
@@ -99,7 +100,7 @@ def snooze(client: Client, slug: str, duration: str | None, project: str | None,
 def delete(client: Client, slug: str, project: str | None) -> None:
     """Delete a monitor."""
     client("DELETE", path_of("monitors", slug), project=project)
-    click.echo(f"deleted {slug}")
+    say(f"deleted {slug}")
 
 
 def _show(monitor: dict[str, Any], as_json: bool) -> None:
@@ -110,9 +111,9 @@ def _show(monitor: dict[str, Any], as_json: bool) -> None:
     write_table((monitor["slug"], ""), (row for row in rows if row[0] not in _COMPUTED and row[1] != ""), "")
     for key in monitor["keys"]:
         bound = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
-        click.echo(f"key for {bound}: {key['ping_url'] or '(hidden)'}")
+        say(f"key for {bound}: {key['ping_url'] or '(hidden)'}")
     for warning in monitor["warnings"]:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 def _said(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import yaml
 
+from server.engine.readable import readable
 from server.errors import SettingsError
 from server.settings import read_variable
 from server.strict_json import read_json
@@ -164,7 +165,10 @@ _Dumper.add_representer(str, _Dumper.write_text)
 
 def write_estate(estate: dict[str, Any], to: IO[str]) -> None:
     """Write an estate as YAML that `read_estate` reads."""
-    yaml.dump(estate, to, _Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(estate, None, _Dumper, sort_keys=False, allow_unicode=True, width=120)
+    if text != readable(text):  # the same values, with everything but ASCII escaped
+        text = yaml.dump(estate, None, _Dumper, sort_keys=False, width=120)
+    to.write(text)
 
 
 def _expand(value: Any, path: str, whole: bool) -> Any:

@@ -12,6 +12,8 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from server.engine.readable import one_line, readable, readable_json
+
 SECRET_FIELDS = frozenset({"key", "ping_key", "admin_key", "authorization", "x-api-key", "token", "password", "secret"})
 
 
@@ -54,7 +56,17 @@ def _hide_secrets(logger: WrappedLogger, method: str, event: EventDict) -> Event
 
 
 def _to_json(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    return readable_json(orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+def _on_one_line(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Let no name and no header forge a line of the log or colour it. A traceback keeps its lines, each indented."""
+    for field, value in event.items():
+        if field == "exception":
+            event[field] = "\n".join(f"    {line}" for line in readable(str(value)).split("\n"))
+        elif not isinstance(value, int | float | None):
+            event[field] = one_line(value if isinstance(value, str) else str(value))
+    return event
 
 
 def set_up(form: Literal["json", "console"], level: Literal["debug", "info", "warning", "error"]) -> None:
@@ -74,8 +86,13 @@ def set_up(form: Literal["json", "console"], level: Literal["debug", "info", "wa
     else:
         # Not rich's tracebacks, which are the default where rich is installed: they print the values of all local
         # variables, keys among them, and take 0.1 s each while nothing else happens.
-        plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=plain)]
+        last = [
+            structlog.processors.format_exc_info,
+            _on_one_line,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -7,6 +7,7 @@ from server.clock import to_micros, to_rfc3339
 from server.deliver.channel import Message
 from server.deliver.redact import redact_all
 from server.deliver.words import cut_head, link_to, say_alert, say_digest, say_over
+from server.engine.readable import one_line
 from server.store.outbox import Attached, Claimed, Member
 
 FIRST_MAX = 20  # names in a digest
@@ -23,7 +24,7 @@ class Scribe:
 
     def alert(self, row: Claimed | Member, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
-        facts: dict[str, Any] = {"project": project, **redact_all(_shortened(row.facts), row.secrets), "kind": row.kind}
+        facts: dict[str, Any] = {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind}
         id = f"alert_{self._instance}_{row.id}"
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
@@ -40,9 +41,7 @@ class Scribe:
     def digest(self, attached: Attached, project: str, members: Iterable[Message] = ()) -> Message:
         """Many alerts in one message: the counts, and the first of them."""
         first = [
-            redact_all(
-                {name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}, each.secrets
-            )
+            _shown({name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}, each.secrets)
             | {"kind": each.kind}
             for each in attached.first[:FIRST_MAX]
         ]
@@ -74,6 +73,22 @@ class Scribe:
     def _thread(self, facts: dict[str, Any]) -> str | None:
         monitor, incident = facts.get("monitor"), facts.get("incident")
         return f"offbeat/{self._instance}/{facts['project']}/{monitor}/{incident}" if monitor and incident else None
+
+
+def _shown(facts: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
+    """Without secrets, and all but the job's message on one line: a name must not look like a part of the alert."""
+    return {
+        name: value if name == "last_message" else _on_one_line(value)
+        for name, value in redact_all(facts, secrets).items()
+    }
+
+
+def _on_one_line(value: Any) -> Any:
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, dict):
+        return {name: _on_one_line(each) for name, each in value.items()}
+    return [_on_one_line(each) for each in value] if isinstance(value, list) else value
 
 
 def _shortened(facts: dict[str, Any]) -> dict[str, Any]:

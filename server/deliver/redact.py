@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from server.engine.readable import readable
+
 HIDDEN = "•••"
 END_CHARS_MIN = 6  # shorter ends give nothing away
 
@@ -45,15 +47,11 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (("private key-",), re.compile(r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)[^-]{1,10000}", re.IGNORECASE)),
     (("hooks.slack.com/",), re.compile(r"(hooks\.slack\.com/services/)\S{1,200}")),
 )
-# Escape sequences of terminals, and control characters other than the line's end and the tab.
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]{0,30}[ -/]{0,5}[@-~]|\x1b\][^\x07\x1b]{0,500}(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without these secrets, without what looks like one, and without control characters."""
-    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    """The text without these secrets, without what looks like one, and as people may see it."""
+    text = readable(text)
     for secret in secrets:
         if secret:
             text = text.replace(secret, HIDDEN)

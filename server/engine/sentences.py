@@ -15,6 +15,7 @@ from server.engine.expectation import period_of
 from server.engine.fleet import Fleet
 from server.engine.monitor import Definition, Members, Tasks
 from server.engine.ping import SECOND, Micros, Ping
+from server.engine.readable import says_one_line
 from server.engine.run import PAUSES, Limit, Run, tasks_of
 from server.engine.tasks import Count, TaskGroup
 
@@ -66,6 +67,7 @@ def never_heard(definition: Definition, deadline: Micros) -> str:
     )
 
 
+@says_one_line
 def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> str:
     """The monitor before was heard, this one was not."""
     assert definition.after is not None
@@ -78,6 +80,7 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
     )
 
 
+@says_one_line
 def failed(ping: Ping, run: Run | None) -> str:
     """The client said so itself."""
     text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
@@ -113,6 +116,7 @@ def _beginning(line: str, chars_max: int) -> str:
     return (at_a_word if len(at_a_word) > chars_max // 2 else kept) + "…"
 
 
+@says_one_line
 def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
     """A run has broken one of its limits: where it stands, what was expected, how far it came."""
     by = say_time(deadline, definition)
@@ -167,6 +171,7 @@ def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> s
     return text + _of_stage(limit.stage) + _of_run(run.run)
 
 
+@says_one_line
 def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) -> str:
     """More tasks failed than are tolerated."""
     tolerate = tasks.tolerate if tasks is not None else 0
@@ -175,6 +180,7 @@ def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) ->
     return f"{some} failed, {tolerate} tolerated: {names}" + _of_stage(stage) + _of_run(run.run)
 
 
+@says_one_line
 def member_failed(name: str, ping: Ping) -> str:
     """A member of a fleet said so itself."""
     text = f"member {name} failed" if name else "a member failed"
@@ -183,6 +189,7 @@ def member_failed(name: str, ping: Ping) -> str:
     return text + (f": {tail(ping.message)}" if ping.message else "")
 
 
+@says_one_line
 def silent_members(fleet: Fleet, members: Members) -> str:
     """Too few of a fleet are alive."""
     if not fleet.members:
@@ -201,6 +208,7 @@ def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micro
     return text + (f": {say_names(names, len(fleet.silent))}" if names else "")
 
 
+@says_one_line
 def too_early(definition: Definition, run: Run, length: Micros) -> str:
     """A run succeeded sooner than it can have done its work."""
     assert definition.min_runtime is not None
@@ -215,6 +223,7 @@ def too_often(definition: Definition, at: Micros) -> str:
     return f"more than {most.count} runs or heartbeats in {say_duration(most.per)}, by {say_time(at, definition)}"
 
 
+@says_one_line
 def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str:
     """A run began while another was open."""
     new = f"run {run.run}" if run.run is not None else "another run"
@@ -223,6 +232,7 @@ def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str
     return f"{new} started {say_time(at, definition)} while {old}, started {since}, was still open"
 
 
+@says_one_line
 def held_back(definition: Definition, by: str, until: Micros) -> str:
     """Why people are told of an incident later than it opened."""
     return f"while {by} was down, until {say_time(until, definition)}"
@@ -244,6 +254,7 @@ def finished_after_all(definition: Definition, run: Run) -> str:
     return text + (f" of more than {say_duration(length)}" if length is not None else "")
 
 
+@says_one_line
 def expected(definition: Definition) -> str:
     """What the monitor is expected to do, in one sentence."""
     parts: list[str] = []

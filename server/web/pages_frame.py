@@ -21,6 +21,7 @@ from multidict import MultiDict, MultiDictProxy
 
 from server import __version__
 from server.engine.ping import Micros
+from server.engine.readable import readable
 from server.store.pool import database_trouble
 from server.web import pages_words as words
 from server.web import sessions
@@ -176,11 +177,17 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=_shown,
     )
     made.filters.update(words.FILTERS)
     made.globals.update(plural=words.plural, address_of=address_of, static=f"/static/{statics_version()}")
     made.globals["marks"] = made.get_template("marks.html").module
     return made
+
+
+def _shown(value: Any) -> Any:
+    """What templates put into a page: text from strangers without what could deceive a reader."""
+    return readable(value) if type(value) is str else value
 
 
 def render_part(template: str, **context: Any) -> str:
