@@ -1240,7 +1240,7 @@ def _beat_by_slug(address: Address, what: str | None, options: Options, environm
 
 
 def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None:
-    """The key in OFFBEAT_ADMIN_KEY_FILE, or the one that a server on this machine keeps; None if we may read neither."""
+    """The key in OFFBEAT_ADMIN_KEY_FILE, or that of a server on this machine; None if we may read neither."""
     directory = options.text("--data-dir") or variable(environment, "OFFBEAT_DATA_DIR") or ".offbeat"
     path = variable(environment, "OFFBEAT_ADMIN_KEY_FILE") or os.path.join(directory, "admin-key")
     try:

@@ -47,7 +47,8 @@ def import_crontab(
 ) -> None:
     """One monitor a line of FILE (- for standard input, as in `crontab -l | offbeat import crontab -`).
 
-    Prints the crontab with every job under `offbeat exec`: look at it, then install it with `crontab NEW`.
+    Prints the crontab with every job under `offbeat exec`: look at it, then install it with `crontab NEW`. A condition
+    in front of a job (`[ ... ] && job`) becomes `if [ ... ]; then job; fi`: if it does not hold, that is no failure.
     """
     text = sys.stdin.read() if str(file) == "-" else _read(file).decode(errors="replace")
     if system is None:

@@ -20,6 +20,8 @@ _INPUT = re.compile(r"(?<!\\)%")
 _WRAPPERS = frozenset(
     ("sudo", "nice", "ionice", "env", "time", "nohup", "chronic", "sh", "bash", "python", "python3", "perl", "php")
 )
+# Conditions in front of a job, such as "is tomorrow the first?": whether it runs, not how it ended.
+_GUARDS = re.compile(r"\s*((?:(?:\[\s.+?\s\]|\[\[\s.+?\s\]\]|test\s[^|&;]+?)\s*&&\s*)+)(?=\S)")
 _WRAPPERS_WITH_ARGUMENT = frozenset(("flock", "timeout"))
 
 
@@ -57,7 +59,8 @@ def read_jobs(text: str, system: bool = False) -> list[Job]:
 
 
 def program_of(command: str) -> str:
-    """The name of the program that a command is about, past shells and wrappers."""
+    """The name of the program that a command is about, past conditions, shells and wrappers."""
+    command = _guarded(command)[1]
     try:
         words = shlex.split(command)
     except ValueError:
@@ -78,6 +81,25 @@ def under_exec(job: Job, key: str, program: str = "offbeat", url: str | None = N
     """The line as it runs the same command under `offbeat exec`, in the shell that cron would have taken."""
     command, *given = _INPUT.split(job.command, maxsplit=1)
     where = f" --url {shlex.quote(url)}" if url else ""
+    guards, guarded = _guarded(command)
+    if guards and _is_simple(guarded):
+        # A condition that does not hold is no failure of the job: it ends with 0, and the day counts as done.
+        command = f"if {guards}; then {guarded.rstrip()}; fi"
     quoted = "'" + command.rstrip().replace("'", "'\"'\"'") + "'"
     # `\%` stays as it is: cron turns it into `%` before any shell sees the line.
     return f'{job.before}{program} exec{where} {key} -- "$SHELL" -c {quoted}' + (f"%{given[0]}" if given else "")
+
+
+def _guarded(command: str) -> tuple[str, str]:
+    """The conditions that a command begins with ("" for none), and the rest."""
+    found = _GUARDS.match(command)
+    return (re.sub(r"\s*&&\s*$", "", found[1]), command[found.end() :]) if found else ("", command)
+
+
+def _is_simple(command: str) -> bool:
+    """Whether a shell reads it as one command, a pipeline or a list joined by `&&`."""
+    try:
+        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
+    except ValueError:
+        return False
+    return not any(set(word) <= set("|&;()") and word not in ("|", "&&") for word in words)

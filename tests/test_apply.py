@@ -1,5 +1,7 @@
 """`offbeat apply`, `export` and `import` against the real server."""
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import orjson
@@ -117,6 +119,33 @@ def test_a_crontab_is_read_line_by_line() -> None:
     (job,) = crontab.read_jobs("17 *\t* * *  root  cd / && run-parts /etc/cron.hourly\n", system=True)
     assert crontab.under_exec(job, "K").startswith("17 *\t* * *  root  offbeat exec K -- ")
     assert crontab.read_jobs("@every 5m x\nnonsense\n* * * *\n=\n\n") == crontab.read_jobs("@every 5m x")
+
+
+GUARDED = [
+    ("[ 1 = 2 ] && exit 3", "if [ 1 = 2 ]; then exit 3; fi", 0),
+    ("[ 1 = 1 ] && exit 3", "if [ 1 = 1 ]; then exit 3; fi", 3),
+    ("test -d / && [ -d /no ] && exit 3", "if test -d / && [ -d /no ]; then exit 3; fi", 0),
+    ('[ "$(echo 01 | cut -c2)" = "1" ] && exit 3', 'if [ "$(echo 01 | cut -c2)" = "1" ]; then exit 3; fi', 3),
+    ("[ -d / ] && true | false", "if [ -d / ]; then true | false; fi", 1),
+    # Here the condition decides on a part of the line only, or the other way round: the line stays as it is.
+    ("[ -d /no ] && exit 3; exit 4", "[ -d /no ] && exit 3; exit 4", 4),
+    ("[ -d /no ] && exit 3 || exit 5", "[ -d /no ] && exit 3 || exit 5", 5),
+    ("test -d / || exit 3", "test -d / || exit 3", 0),
+    ("cd / && false", "cd / && false", 1),
+]
+
+
+@pytest.mark.parametrize(("command", "under", "code"), GUARDED)
+def test_a_condition_that_does_not_hold_is_no_failure(command: str, under: str, code: int) -> None:
+    (job,) = crontab.read_jobs(f"0 1 * * * {command}")
+    line = crontab.under_exec(job, "K")
+    assert line.partition(' -- "$SHELL" -c ')[2] == shlex.quote(under)
+    assert subprocess.run(["sh", "-c", under], check=False).returncode == code
+
+
+def test_a_guarded_job_is_named_after_its_program() -> None:
+    for guard in ('[ "$(date +\\%d -d tomorrow)" = "01" ] && ', "test -x /a && [[ -f /b ]] && ", ""):
+        assert crontab.program_of(f"{guard}/usr/bin/job.sh --all") == "job"
 
 
 CHECKS = {
