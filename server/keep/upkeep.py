@@ -1,4 +1,6 @@
-"""Makes partitions ahead and retires old ones, and deletes what `--keep-days` no longer wants. Only the keeper does it.
+"""Makes partitions ahead, retires old ones; deletes what is older than `--keep-days`, and what deleted monitors left.
+
+Only the keeper does it.
 
 A partition is never retired before the checkpoint has passed it: a restart follows the log from there.
 """
@@ -20,6 +22,9 @@ from server.store.pool import Connection, connect
 
 DAYS_AHEAD = 7
 EVERY_S = 600.0
+# What a deleted monitor has left stays for so long: processes may still store pings of it, and its end is alerted.
+REMAINS_KEPT = timedelta(hours=1)
+REMAINS_SLICES_MAX = 500  # of `upkeep.ROWS_MAX` rows in one round
 
 log = structlog.get_logger("upkeep")
 
@@ -58,7 +63,9 @@ class Upkeep:
             if await upkeep.has_leapt(connection):
                 log.warning("the clock has leapt by more than a day: for a day nothing is deleted")
             elif at := self._checkpoint_at():
-                await self._delete_before(connection, to_datetime(at) - timedelta(days=self._settings.keep_days))
+                before = to_datetime(at) - timedelta(days=self._settings.keep_days)
+                await self._delete_before(connection, before)
+                await self._delete_remains(connection, to_datetime(at) - REMAINS_KEPT, before)
         finally:
             connection.terminate()
 
@@ -67,3 +74,12 @@ class Upkeep:
         for subject in upkeep.SUBJECTS:
             while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
                 await asyncio.sleep(0.1)
+
+    async def _delete_remains(self, connection: Connection, before: datetime, since: datetime) -> None:
+        """What deleted monitors have left: as much as one round may, the rest in the next."""
+        slices = 0
+        async for _ in upkeep.delete_remains(connection, before, since):
+            slices += 1
+            if slices == REMAINS_SLICES_MAX:
+                break
+            await asyncio.sleep(0.1)

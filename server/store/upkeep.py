@@ -1,12 +1,15 @@
-"""Deletes what is older than `--keep-days`, a slice at a time."""
+"""Deletes what is older than `--keep-days`, and what deleted monitors have left behind, a slice at a time."""
 
-from datetime import datetime
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, time, timedelta
+from itertools import pairwise
 
 from server.store.pool import Connection, database_trouble
 from server.store.queries import load
 
 _SQL = load("upkeep")
 ROWS_MAX = 5_000  # in one statement
+MONITORS_MAX = 1_000  # deleted ones in one round
 _STATEMENTS = {
     "runs": _SQL["old_runs"],
     "incidents": _SQL["old_incidents"],
@@ -22,6 +25,39 @@ async def delete_old(connection: Connection, subject: str, before: datetime) -> 
     with database_trouble():
         done = await connection.execute(_STATEMENTS[subject], before, ROWS_MAX)
     return int(done.split()[-1])
+
+
+async def delete_remains(connection: Connection, before: datetime, since: datetime) -> AsyncIterator[int]:
+    """Delete the pings, finished runs and resolved incidents of monitors that were deleted since `since`.
+
+    Only what is older than `before` goes: the keeper must have applied it. Yields the number of rows of each slice; the
+    caller says how many slices there are, and pauses between them. Raises DatabaseAway.
+    """
+    with database_trouble():
+        found = await connection.fetch(_SQL["deleted_monitors"], before, since, MONITORS_MAX)
+    if not found:
+        return
+    monitors = [row["monitor_id"] for row in found]
+    first = datetime.combine(since.date(), time(), UTC)
+    bounds = [first + timedelta(days=day) for day in range((before - since).days + 2)]
+    for start, end in pairwise([*bounds, max(before, bounds[-1])]):
+        async for count in _slices(connection, "pings_of", monitors, min(end, before), start):
+            yield count
+    for name in ("runs_of", "incidents_of"):
+        async for count in _slices(connection, name, monitors, before):
+            yield count
+
+
+async def _slices(
+    connection: Connection, name: str, monitors: list[int], before: datetime, *more: datetime
+) -> AsyncIterator[int]:
+    """Run a statement until it deletes less than a slice."""
+    count = ROWS_MAX
+    while count == ROWS_MAX:
+        with database_trouble():
+            count = int((await connection.execute(_SQL[name], monitors, before, ROWS_MAX, *more)).split()[-1])
+        if count:
+            yield count
 
 
 async def has_leapt(connection: Connection) -> bool:

@@ -34,7 +34,7 @@ update monitors m
  where m.id = w.id
 
 -- name: delete_monitors
--- Their keys go with them; their part of the log stays until its partition is retired.
+-- Their keys go with them. Their pings, runs and incidents are deleted an hour later, in slices: upkeep.sql.
 delete from monitors where id = any($1::integer[])
 
 -- name: keys_taken

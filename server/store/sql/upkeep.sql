@@ -29,3 +29,31 @@ delete from writers where id in
 select exists (
   select from deaf
    where reason = 'clock' and ended_at - started_at > interval '1 day' and ended_at > log_time() - interval '1 day')
+
+-- name: deleted_monitors
+-- Deleted since $2, with something left that is older than $1. Each probe is an index walk that stops at the first row.
+select distinct c.monitor_id
+  from changes c
+ where c.kind = 'monitor' and c.after is null and c.monitor_id is not null and c.at >= $2 and c.at < $1
+   and not exists (select from monitors m where m.id = c.monitor_id)
+   and (exists (select from pings p where p.monitor_id = c.monitor_id and p.at < $1)
+     or exists (select from runs r where r.monitor_id = c.monitor_id and r.finished_at < $1)
+     or exists (select from incidents i where i.monitor_id = c.monitor_id and i.resolved_at < $1))
+ limit $3
+
+-- name: pings_of
+-- From $4 until before $2, a day at most, so that only its partition is opened.
+delete from pings p
+ using (select writer, seq, at from pings
+         where monitor_id = any($1::integer[]) and at < $2 and at >= $4 limit $3) gone
+ where p.writer = gone.writer and p.seq = gone.seq and p.at = gone.at and p.at < $2 and p.at >= $4
+
+-- name: runs_of
+-- The ended ones: the keeper closes every run of a monitor that is deleted.
+delete from runs where (monitor_id, number) in
+  (select monitor_id, number from runs where monitor_id = any($1::integer[]) and finished_at < $2 limit $3)
+
+-- name: incidents_of
+-- The resolved ones: the keeper resolves the incident of a monitor that is deleted.
+delete from incidents where (monitor_id, number) in
+  (select monitor_id, number from incidents where monitor_id = any($1::integer[]) and resolved_at < $2 limit $3)

@@ -1,0 +1,72 @@
+"""What a deleted monitor has left goes within the hour, in slices; what others have stays."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from server.store import upkeep
+from tests.api_scene import Api, serving
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with serving(database_url) as api:
+        yield api
+
+
+async def remains(api: Api) -> dict[str, list[int]]:
+    """The monitors of which there is a row."""
+    return {
+        table: [row[0] for row in await api.pool.fetch(f"select monitor_id from {table} order by monitor_id")]
+        for table in ("pings", "runs", "incidents")
+    }
+
+
+async def swept(api: Api, hours: float = 1) -> list[int]:
+    """The slices of one round whose bound lies so many hours ahead."""
+    now = await api.pool.fetchval("select now()")
+    async with api.pool.acquire() as connection:
+        found = upkeep.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
+        return [count async for count in found]
+
+
+async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
+    for slug in ("gone", "stays"):
+        await api("PUT", f"/monitors/{slug}", {"every": "1h"})
+        for _ in range(5):
+            await api.ping(slug, message="bob@example.com")
+        await api.pool.execute(
+            "insert into runs (monitor_id, project_id, number, started_at, finished_at, verdict, last_ping_at)"
+            " select id, project_id, 1, now(), now(), 'failed', now() from monitors where slug = $1",
+            slug,
+        )
+        await api.pool.execute(
+            "insert into incidents"
+            " (monitor_id, project_id, number, opened_at, resolved_at, decided_at, cause, reason, causes)"
+            " select id, project_id, 1, now(), now(), now(), 'failed', 'bob', '[]' from monitors where slug = $1",
+            slug,
+        )
+    assert await swept(api) == []
+    gone, stays = [row["id"] for row in await api.pool.fetch("select id from monitors order by slug")]
+    assert (await api("DELETE", "/monitors/gone")).status == 204
+    assert await swept(api, hours=-1) == [], "not before the keeper has applied them, and an hour has passed"
+    assert (await remains(api))["pings"] == [gone] * 5 + [stays] * 5
+
+    assert await swept(api) == [2, 2, 1, 1, 1]
+    assert await remains(api) == {"pings": [stays] * 5, "runs": [stays], "incidents": [stays]}
+    assert await swept(api) == []
+
+    # A ping that was under way, and the same slug made again: two monitors.
+    await api.pool.execute(
+        "insert into pings (at, seq, writer, monitor_id, project_id, signal) values (now(), 99, 1, $1, 1, 'success')",
+        gone,
+    )
+    made = await api("PUT", "/monitors/gone", {"every": "1h"})
+    assert made.body["last_ping_at"] is None
+    assert (await api("GET", "/monitors/gone/pings")).body["items"] == []
+    await api.ping("gone")
+    assert await swept(api) == [1]
+    assert gone not in (await remains(api))["pings"]
+    assert len((await api("GET", "/monitors/gone/pings")).body["items"]) == 1
