@@ -10,7 +10,6 @@ other package can break it, and it works with any interpreter that has this one 
 
 from __future__ import annotations  # so that an older interpreter reads the file too
 
-import contextlib
 import errno
 import os
 import signal
@@ -20,8 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than all the others
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -150,8 +149,10 @@ def variable(environment: dict[bytes, bytes], name: str) -> str:
 def say(text: str) -> None:
     """One line on standard error, or nothing if that cannot be written."""
     line = "".join(char if char.isprintable() else "?" for char in text)
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, f"offbeat: {line}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
 
 
 # ------------------------------------------------------------------------------------------------------------- options
@@ -863,8 +864,10 @@ class Job:
                 if number == signal.SIGTSTP:
                     self._stop()
                 continue
-            with contextlib.suppress(OSError):  # a job of another user, such as sudo
+            try:
                 os.kill(self.pid, number)
+            except OSError:
+                pass  # a job of another user, such as sudo
             if number == signal.SIGTSTP:
                 self._stop()
 

@@ -49,7 +49,20 @@ NOT_IN_ENGINE = {
     *("asyncio", "threading", "concurrent", "multiprocessing", "subprocess", "socket", "os", "time", "random"),
     *("secrets", "uuid", "logging", "structlog", "asyncpg", "aiohttp"),
 }
-SLOW_TO_IMPORT = {"argparse", "ctypes", "http.client", "json", "logging", "ssl", "subprocess", "urllib.request", "uuid"}
+SLOW_TO_IMPORT = {
+    "argparse",
+    "contextlib",
+    "ctypes",
+    "http.client",
+    "json",
+    "logging",
+    "ssl",
+    "re",
+    "subprocess",
+    "typing",
+    "urllib.request",
+    "uuid",
+}
 CLOCK_READINGS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 SQL = re.compile(
     r"""\s*(select\b.+\bfrom\b | select\s+[\w.]+\( | insert\s+into\b | update\s+\S+\s+set\b | delete\s+from\b
