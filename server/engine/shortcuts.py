@@ -8,10 +8,11 @@ do differs in nothing from the long way, which takes four to six times as long.
 from server.engine.desk import Desk
 from server.engine.expectation import due_after
 from server.engine.occurrence import is_repeat
-from server.engine.ping import Entry, Micros, word_of
+from server.engine.ping import PLAIN, Entry, Micros, word_of
 from server.engine.run import Run
 from server.engine.state import Monitor
 
+_PLAIN = PLAIN["success"]
 _SIGNS = frozenset(("progress", "log"))
 _WORDS = frozenset(("start", "success", "skip"))
 
@@ -19,7 +20,7 @@ _WORDS = frozenset(("start", "success", "skip"))
 def hear_plain(desk: Desk, m: Monitor, entry: Entry) -> None:
     """A success of a healthy monitor without runs, followers and bounds."""
     at, definition, ping = entry.at, m.definition, entry.ping
-    word = "success" if ping.message is None and ping.exit_code is None else word_of(ping)
+    word = "success" if ping is _PLAIN else word_of(ping)
     m.heard_at = at
     every = definition.every
     if every is not None:

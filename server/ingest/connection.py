@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from server.ingest import wire
 from server.ingest.batch import unavailable
 from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
+from server.ingest.once import HEADER as ONCE_HEADER
 from server.ingest.plain import METHODS, read_plain
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
+_ONCE = ONCE_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
@@ -181,7 +183,12 @@ class Connection(asyncio.Protocol):
         if target is None and not head.read(raw):
             return False
         method = METHODS.get(head.method)
-        if head.whole and method is not None and (plain := read_plain(target or head.url)) is not None:
+        if (
+            head.whole
+            and method is not None
+            and (plain := read_plain(target or head.url)) is not None
+            and _ONCE not in head.headers
+        ):
             said, key, slug = plain
             source, trusted = self.peer
             if trusted:

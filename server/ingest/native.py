@@ -16,6 +16,8 @@ signal: then it is some job's output. Where the path has not, it is refused with
 otherwise count as success. For the same reason multipart forms, which are not read, are refused there.
 The body may also be a webhook of Alertmanager (server/ingest/alertmanager.py).
 
+A request that is repeated with the same `Idempotency-Key` is stored once (server/ingest/once.py).
+
 This is also the form of Better Stack's heartbeats (betterstack.com/docs/uptime/cron-and-heartbeat-monitor): token,
 `/fail`, `/{exit code}` with the output as a raw body. What they answer to an unknown token, and how large a body may
 be, is not documented; we answer 404 and cut.

@@ -13,6 +13,7 @@ from server.errors import OffbeatError, Unavailable
 from server.ingest.batch import Backlog, Waiter, unavailable
 from server.ingest.budget import Budget
 from server.ingest.filters import filtered
+from server.ingest.once import HEADER, Once
 from server.ingest.plain import Said
 from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
 from server.roster import Bound, Roster
@@ -40,6 +41,7 @@ class Intake(Service):
         self._backlog = backlog
         self._provision = provision
         self._budget = budget
+        self._once = Once()
 
     def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
         """Everything for one request; `waiter` hears once, with what to tell the client."""
@@ -47,6 +49,11 @@ class Intake(Service):
         if isinstance(readings, Refusal):
             waiter.settle(readings)
             return
+        if HEADER in request.headers:
+            first = self._once.join(request, waiter)
+            if first is None:
+                return
+            waiter = first
         if isinstance(readings, Reading):
             bound = self._find(readings.address)
             if bound is not None and not _declares(readings.address):

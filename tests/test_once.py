@@ -1,0 +1,117 @@
+"""The same request again with the same `Idempotency-Key` is one ping, at both doors."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from server.ingest import once
+from server.ingest.once import Once
+from server.ingest.reading import OK, Outcome, Refusal, Request
+from tests.door_scene import DOORS, KEY, PATH, Served, ask, get, serving
+
+
+@pytest_asyncio.fixture(params=DOORS)
+async def served(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Served]:
+    async with serving(database_url, door=request.param) as served:
+        yield served
+
+
+async def test_what_is_sent_again_is_stored_once_and_answered_alike(served: Served) -> None:
+    body = "disk full"
+    requests = [
+        get(f"{PATH}/start", "Idempotency-Key: a"),
+        get(f"{PATH}?status=fail&run=r", "idempotency-key: a"),
+        get(f"/ping/{KEY}/3", "Idempotency-Key: b", f"Content-Length: {len(body)}", method="POST") + body,
+    ]
+    for request in requests:
+        answers = [await ask(served, request) for _ in range(3)]
+        assert [(each.status, each.body) for each in answers] == [(200, b"OK")] * 3
+    assert await served.rows("signal, run, exit_code") == [
+        ("start", None, None),
+        ("fail", "r", None),
+        ("fail", None, 3),
+    ]
+
+
+async def test_many_at_once_are_one(served: Served) -> None:
+    request = get(PATH, "Idempotency-Key: at once")
+    answers = await asyncio.gather(*(ask(served, request) for _ in range(20)))
+    assert {each.status for each in answers} == {200}
+    assert len(await served.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        get(PATH, "Idempotency-Key: b"),
+        get(f"{PATH}/fail", "Idempotency-Key: a"),
+        get(PATH),
+        get(PATH, "Idempotency-Key: a", "Content-Length: 1", method="POST") + "x",
+        get(PATH, "Idempotency-Key:"),
+        get(PATH, "Idempotency-Key: " + "a" * 256),
+    ],
+)
+async def test_another_ping_is_stored(served: Served, other: str) -> None:
+    await ask(served, get(PATH, "Idempotency-Key: a"))
+    for _ in range(2):
+        assert (await ask(served, other)).status == 200
+    alike = "Idempotency-Key: " in other and "a" * 256 not in other
+    assert len(await served.rows()) == (2 if alike else 3)
+
+
+async def test_what_was_refused_is_taken_when_it_comes_again(served: Served) -> None:
+    request = get("/api/v1/heartbeat/not-yet", "Idempotency-Key: a")
+    assert (await ask(served, request)).status == 404
+    await served.put("later", "not-yet")
+    assert (await ask(served, request)).status == 200
+    assert len(await served.rows()) == 1
+
+
+class _Client:
+    def __init__(self) -> None:
+        self.told: list[Outcome | Refusal] = []
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        self.told.append(outcome)
+
+
+def _request(key: str = "a") -> Request:
+    return Request("GET", PATH, "", {"idempotency-key": key}, b"")
+
+
+def test_after_a_503_it_is_taken_again() -> None:
+    remembered, unavailable = Once(), Outcome("unavailable", 3)
+    first, second, third = _Client(), _Client(), _Client()
+    taken = remembered.join(_request(), first)
+    assert taken is not None and remembered.join(_request(), second) is None
+    taken.settle(unavailable)
+    assert first.told == second.told == [unavailable]
+    again = remembered.join(_request(), third)
+    assert again is not None
+    again.settle(OK)
+    assert third.told == [OK]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once, "REQUESTS_MAX", 10)
+    remembered = Once()
+    for number in range(11):
+        taken = remembered.join(_request(str(number)), _Client())
+        assert taken is not None
+        taken.settle(OK)
+    assert remembered.join(_request("10"), _Client()) is None
+    assert remembered.join(_request("0"), _Client()) is not None, "the oldest is forgotten"
+
+
+def test_it_is_remembered_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered, now_s = Once(), 1_000.0
+    monkeypatch.setattr(once, "monotonic", lambda: now_s)
+    taken = remembered.join(_request(), _Client())
+    assert taken is not None
+    taken.settle(OK)
+    now_s += 599
+    assert remembered.join(_request(), _Client()) is None
+    now_s += 2
+    assert remembered.join(_request(), _Client()) is not None
