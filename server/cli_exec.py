@@ -735,6 +735,7 @@ class Output:
         self.identity = about.st_dev, about.st_ino
         null = os.stat(os.devnull).st_rdev
         if stat.S_ISREG(about.st_mode) and self._can_read_back(about.st_size):
+            self.tail = Tail()
             return
         if stat.S_ISCHR(about.st_mode) and about.st_rdev != null and not os.isatty(fd):
             return
@@ -1015,7 +1016,6 @@ class Wrapped:
             "stage": fitted(stage, STAGE_CHARS_MAX) if stage else None,
             "task": fitted(task, TASK_CHARS_MAX) if task else None,
         }
-        self.tail = Tail()
         self.outputs: dict[int, Output] = {}
         self.started_at = 0.0
 
@@ -1038,7 +1038,7 @@ class Wrapped:
     def start(self, command: list[bytes]) -> None:
         """Start the command and the pings. Raises NotStarted."""
         if "--no-output" not in self.asked.options.given:
-            self.outputs = _outputs(self.tail)
+            self.outputs = _outputs()
         self.started_at = time.monotonic()
         try:
             self.job.start(command, self.environment, self.outputs, "--die-with-wrapper" in self.asked.options.given)
@@ -1087,7 +1087,7 @@ class Wrapped:
         self.job.wait_until(lambda: all(each.ended for each in pipes), OUTPUT_WAIT_S)
         for output in dict.fromkeys(self.outputs.values()):
             output.read_back()
-        self._deliver(code, duration_s, self.tail.text())
+        self._deliver(code, duration_s, _joined([each.tail for each in self.outputs.values()]))
 
     def _deliver(self, code: int, duration_s: float, message: bytes) -> None:
         sender, target = self.sender, self.target
@@ -1105,9 +1105,10 @@ def _say_undelivered(sender: Sender) -> bool:
     return bool(problem)
 
 
-def _outputs(tail: Tail) -> dict[int, Output]:
+def _outputs() -> dict[int, Output]:
     """Standard output and error; one for both if they are the same file, which keeps the order of what is written."""
     found: dict[int, Output] = {}
+    tail = Tail()
     for fd in (1, 2):
         if not os.get_inheritable(fd):  # it was closed, and is our own placeholder
             continue
@@ -1115,6 +1116,14 @@ def _outputs(tail: Tail) -> dict[int, Output]:
         same = next((each for each in found.values() if each.identity == (about.st_dev, about.st_ino)), None)
         found[fd] = same or Output(fd, tail)
     return found
+
+
+def _joined(tails: list[Tail]) -> bytes:
+    """One report of several: what went to files has no order in time, and the errors are worth the end."""
+    joined = Tail()
+    for tail in dict.fromkeys(tails):
+        joined.keep(tail.text())
+    return joined.text()
 
 
 def run_of(asked: Asked, environment: dict[bytes, bytes]) -> tuple[str, str]:

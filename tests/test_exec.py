@@ -750,6 +750,10 @@ async def test_the_report_of_an_output(offbeat: Path, tmp_path: Path) -> None:
         for line in (f'$O sh -c "{count}" > $T 2>&1'.replace("$((", "\\$((").replace("$i", "\\$i"),):
             await in_shell(f"T={tmp_path}/file; {line}", offbeat, receiver.url)
             assert receiver.requests[-1].body == b"1\n2\n3\n4\n5\n6\n"
+        for redirected in (f"> {tmp_path}/out", f"2> {tmp_path}/err", f"> {tmp_path}/out 2> {tmp_path}/err"):
+            job = "echo why >&2; for i in 1 2 3; do echo $i; done"
+            await in_shell(f"$O sh -c '{job}' {redirected}", offbeat, receiver.url)
+            assert receiver.requests[-1].body == b"1\n2\n3\nwhy\n"
         await in_shell(f"echo before > {tmp_path}/log; $O seq 30000 >> {tmp_path}/log", offbeat, receiver.url)
         body = receiver.requests[-1].body.decode()
         assert body.startswith("1\n2\n") and body.endswith("29999\n30000\n") and len(body) <= 10_000
