@@ -12,7 +12,8 @@ from playwright.async_api import Browser, Page, Request, Response, async_playwri
 from tests.harness import ADMIN_KEY, ROOT, Server, needs, refuse
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-WIDE, PHONE = (1280, 900), (360, 740)
+WIDE, PHONE, SMALL_PHONE = (1280, 900), (390, 740), (320, 640)
+ELSEWHERE = "offbeat.test"  # a name of the test's machine: over plain http no secure context, as loopback is
 WAIT_MS = 10_000.0
 
 
@@ -73,7 +74,9 @@ class Person:
 
     def _hear_console(self, message: Any) -> None:
         # What a refused request says here is judged by its answer.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+        # That a header means nothing over plain http is so on purpose: it is for https.
+        known = ("Failed to load resource", "Cross-Origin-Opener-Policy header has been ignored")
+        if message.type in ("error", "warning") and not any(each in message.text for each in known):
             self.faults.append(f"console: {message.text}")
 
     def _hear_failure(self, request: Request) -> None:
@@ -90,7 +93,9 @@ async def chromium() -> AsyncIterator[Browser]:
     """The browser."""
     program = needs("chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"]
+        )
         try:
             yield browser
         finally:
@@ -115,3 +120,16 @@ async def person(
         assert not somebody.faults, "\n".join(somebody.faults)
     finally:
         await context.close()
+
+
+async def made(server: Server, slug: str, **definition: Any) -> str:
+    """A monitor; the path to ping it."""
+    answer = await server.api("PUT", f"/api/v1/monitors/{slug}", definition)
+    assert answer.status == 201, answer.body
+    return f"/api/v1/heartbeat/{answer.body['key']}"
+
+
+async def ping(server: Server, path: str, **params: str) -> None:
+    """One ping, committed."""
+    async with server.session.get(path, params=params) as response:
+        assert response.status == 200, await response.text()

@@ -296,3 +296,15 @@ def test_a_jobs_words_are_nothing_but_words_in_any_body() -> None:
 def test_a_wrong_template_is_refused_with_the_place(template: str, problem: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
         check_template(template, escape_for("application/json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("a" * 50 + "\nValueError: duplicate key\n  at line 7", "…ValueError: duplicate key\n  at line 7"),
+        ("abcdef " * 20, "…" + ("abcdef " * 20)[-35:]),
+        ("x" * 90, "…" + "x" * 39),
+    ],
+)
+def test_a_message_that_is_cut_begins_with_a_whole_line_or_word(text: str, kept: str) -> None:
+    assert cut_head(text, 40) == kept

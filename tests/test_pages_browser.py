@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.browser import PHONE, WIDE, Person, chromium, person
+from tests.browser import PHONE, SMALL_PHONE, WIDE, Person, chromium, made, person, ping
 from tests.harness import Postgres, Server, eventually
 
 MONITORS = 10_000  # of a large estate
@@ -43,19 +43,6 @@ async def browser() -> AsyncIterator[Browser]:
     """The browser of all tests; each has windows of its own."""
     async with chromium() as running:
         yield running
-
-
-async def made(server: Server, slug: str, **definition: Any) -> str:
-    """A monitor; the path to ping it."""
-    answer = await server.api("PUT", f"/api/v1/monitors/{slug}", definition)
-    assert answer.status == 201, answer.body
-    return f"/api/v1/heartbeat/{answer.body['key']}"
-
-
-async def ping(server: Server, path: str, **params: str) -> None:
-    """One ping, committed."""
-    async with server.session.get(path, params=params) as response:
-        assert response.status == 200, await response.text()
 
 
 async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: Browser) -> None:
@@ -93,16 +80,16 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         await me.see("#now .state.is-down")
         assert "is down" in await page.locator("#says").inner_text()  # a screen reader says it
         await page.click("#now >> text=Acknowledge")
-        await me.see("#now >> text=admin looks after it")
+        await me.see("#now >> text=acknowledged by admin")
 
         # On the overview it is the first thing one sees; a ping takes it away again.
         await page.click("nav >> text=Overview")
         await me.live()
-        assert "1 monitor is in trouble" in await me.see("#trouble .headline")
+        assert "1 monitor down" in await me.see("#trouble .headline")
         assert await page.title() == "(1) Offbeat"
         await page.evaluate("window.untouched = true")
         await ping(server, url.removeprefix(server.url))
-        await me.see("#trouble >> text=Nothing is wrong")
+        await me.see("#trouble >> text=No monitor is down")
         await me.see("tr.line.is-up")
         # One that is made meanwhile comes by itself, and is counted.
         new = int(await page.locator("[data-count=new]").inner_text() or 0)
@@ -177,11 +164,10 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         await me.go("/monitors/nightly/settings")
         assert "may only look" in await me.see("main")
         await me.go("/")
-        # Revoked, the key's sessions are over at once. The page that is open may only now ask for its stream.
+        # Revoked, the key's sessions are over at once; the page that is open may only now ask for its stream.
         me.expected.add(401)
         keys = (await server.api("GET", "/api/v1/keys")).body["items"]
         await server.api("DELETE", f"/api/v1/keys/{next(k['id'] for k in keys if k['name'] == 'wall')}")
-        await me.go("/")
         await me.page.wait_for_url("**/sign-in")
 
 
@@ -216,26 +202,33 @@ async def _estate(server: Server) -> None:
     await eventually(trouble)
 
 
+async def _with_everything_open(me: Person) -> None:
+    """Every part of a page that can be opened."""
+    await me.page.evaluate("document.querySelectorAll('details:not(.menu)').forEach((each) => (each.open = true))")
+
+
 @pytest.mark.slow
-async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, browser: Browser) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, browser: Browser, scheme: str) -> None:
     await _estate(server)
-    async with person(browser, server, PHONE) as me:
+    async with person(browser, server, PHONE, color_scheme=scheme) as me:
         for path in PAGES:
-            await me.go(path)
-            await me.see("main")
-            await me.fits()
-            await me.accessible()
-        await me.page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
-        for path in ("/", "/monitors/nightly"):
-            await me.go(path)
-            await me.see("main")
-            await me.accessible()
+            for width, height in (SMALL_PHONE, PHONE, WIDE):
+                await me.page.set_viewport_size({"width": width, "height": height})
+                await me.go(path)
+                await me.see("main")
+                await _with_everything_open(me)
+                await me.fits()
+                if (width, height) != SMALL_PHONE:
+                    await me.accessible()
+                for menu in await me.page.locator("details.menu > summary").all():
+                    await menu.click()
+                    await me.fits()
+                    card = await me.page.locator("details.menu[open] > .card").bounding_box()
+                    assert card is not None and card["x"] >= 0 and card["x"] + card["width"] <= width, path
+                    await me.accessible()
+                    await me.page.keyboard.press("Escape")
         await _by_keyboard(me)
-    async with person(browser, server, color_scheme="dark") as me:
-        for path in ("/", "/monitors/nightly", "/monitors/nightly/settings", "/runs/1-1"):
-            await me.go(path)
-            await me.see("main")
-            await me.accessible("color-contrast")
 
 
 async def _by_keyboard(me: Person) -> None:

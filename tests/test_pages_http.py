@@ -225,7 +225,7 @@ async def test_the_database_may_go_away(database_url: str) -> None:
 
         async def away() -> bool:
             status, page, headers = await me.get("/")
-            return status == 503 and "Retry-After" in headers and "Not now" in page
+            return status == 503 and "Retry-After" in headers and "Temporarily unavailable" in page
 
         await eventually(away)
         assert not stream.done(), "a stream waits for the database to come back"

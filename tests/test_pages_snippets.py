@@ -3,15 +3,17 @@
 import asyncio
 import os
 import shlex
+import socket
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from server.engine.monitor import Definition
+from server.engine.monitor import Definition, read_definition
 from server.web.pages_snippets import snippets
-from tests.harness import Server, needs
+from tests.harness import Server, eventually, needs
 
 
 @pytest.fixture
@@ -70,3 +72,55 @@ async def test_every_snippet_works_when_pasted(server: Server) -> None:
     before = len(await heard(server, 0))
     assert await run(*job["command"], job["args"][0].replace("/path/to/job", fails)) == 3
     assert await heard(server, before) == [("start", None), ("fail", 3)]
+
+
+async def test_every_snippet_for_a_fleet_names_its_worker(server: Server) -> None:
+    """Pasted again and again on one machine, every one of them is one and the same member."""
+    needs("curl")
+    needs("wget")
+    members = {"every": "4s", "grace": "30s"}
+    answer = await server.api("PUT", "/api/v1/monitors/fleet", {"members": members})
+    url = answer.body["ping_url"]
+    text = {
+        s.place: s.text for s in snippets(url, server.url, answer.body["key"], read_definition({"members": members}))
+    }
+    host = socket.gethostname()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    async def member_names() -> list[str]:
+        found = (await server.api("GET", "/api/v1/monitors/fleet/members")).body["items"]
+        return [each["name"] for each in found]
+
+    async def signals() -> list[str]:
+        pings = (await server.api("GET", "/api/v1/monitors/fleet/pings")).body["items"]
+        assert {ping["task"] for ping in pings} <= {host}
+        return [ping["signal"] for ping in reversed(pings)]
+
+    for _ in range(2):
+        assert await run("sh", "-c", text["curl"]) == 0
+        by_code, by_exec = (line for line in text["crontab"].splitlines() if line.startswith("* * * * * "))
+        assert "%" not in by_code + by_exec, "cron reads % as the end of the line"
+        await run("sh", "-c", by_code.removeprefix("* * * * * ").replace("/path/to/job", "sh -c 'exit 3'"))
+        await run("sh", "-c", by_exec.removeprefix("* * * * * ").replace("/path/to/job", "true"), PATH=path)
+        await run("sh", "-c", text["offbeat exec"].replace("/path/to/worker", "true"), PATH=path)
+    heard = ["success", "fail", "start", "success", "start", "success"]
+    assert await signals() == heard * 2
+    assert await run(sys.executable, "-c", text["Python"]) == 0
+    assert (await signals())[-2:] == ["success", "leave"]
+
+    start = next(line for line in text["systemd"].splitlines() if line.startswith("ExecStart="))
+    assert await run(*shlex.split(start.removeprefix("ExecStart=").replace("%H", host))) == 0
+    (container,) = yaml.safe_load(text["Kubernetes"])["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0]
+    assert await run(*container["command"], script.replace("/path/to/worker", "sh -c 'sleep 0.2; exit 5'")) == 5
+    worker = await asyncio.create_subprocess_exec(*container["command"], script.replace("/path/to/worker", "sleep 60"))
+    count = len(await signals())
+
+    async def pinged() -> bool:
+        return len(await signals()) > count
+
+    await eventually(pinged)
+    assert await member_names() == [host]
+    worker.terminate()
+    assert await worker.wait() == 143
+    assert (await signals())[-1] == "leave"

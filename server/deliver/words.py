@@ -34,8 +34,16 @@ def cut(text: str, chars_max: int) -> str:
 
 
 def cut_head(text: str, chars_max: int) -> str:
-    """The same, keeping the end: there the errors of a job stand."""
-    return text if len(text) <= chars_max else "…" + text[len(text) - chars_max + 1 :].lstrip()
+    """The same, keeping the end, where the errors of a job are; from the beginning of a line, or else of a word."""
+    if len(text) <= chars_max:
+        return text
+    kept = text[len(text) - chars_max + 1 :]
+    for between in ("\n", " "):
+        rest = kept.partition(between)[2]
+        if len(rest) > chars_max // 2:
+            kept = rest
+            break
+    return "…" + kept.lstrip()
 
 
 def without_markup(text: str, marks: str) -> str:

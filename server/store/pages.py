@@ -23,14 +23,24 @@ async def pulse(pool: asyncpg.Pool, ids: Sequence[int]) -> Rows:
     return await pool.fetch(_SQL["pulse"], list(ids))
 
 
-async def trouble(pool: asyncpg.Pool, project_id: int | None, limit: int) -> Rows:
-    """Open incidents, the most urgent first."""
-    return await pool.fetch(_SQL["trouble"], project_id, limit)
+async def trouble(
+    pool: asyncpg.Pool, project_id: int | None, limit: int, tags: Sequence[str] = (), text: str = ""
+) -> Rows:
+    """Open incidents of monitors with these tags and this text in slug or name, the most urgent first."""
+    return await pool.fetch(_SQL["trouble"], project_id, limit, list(tags) or None, text or None)
 
 
 async def trouble_count(pool: asyncpg.Pool, project_id: int | None) -> int:
     """How many incidents are open; counted to `COUNT_MAX + 1`."""
     count: int = await pool.fetchval(_SQL["trouble_count"], project_id, COUNT_MAX + 1)
+    return count
+
+
+async def trouble_matching(pool: asyncpg.Pool, project_id: int | None, tags: Sequence[str], text: str) -> int:
+    """How many of them `trouble` finds without a limit."""
+    count: int = await pool.fetchval(
+        _SQL["trouble_matching"], project_id, COUNT_MAX + 1, list(tags) or None, text or None
+    )
     return count
 
 

@@ -5,6 +5,7 @@ Only hashes are kept, of the id in the cookie and of the key that opened it; so 
 
 import hashlib
 import secrets
+from collections.abc import Collection
 
 import asyncpg
 
@@ -35,6 +36,13 @@ async def find_session(pool: asyncpg.Pool, session_id: str) -> asyncpg.Record | 
     if row is not None:
         await pool.execute(_SQL["touch"], id_hash)
     return row
+
+
+async def living_sessions(pool: asyncpg.Pool, session_ids: Collection[str], admin_key_hash: bytes) -> set[str]:
+    """Those of them that are not over: not closed, not too old, and their key is still valid."""
+    by_hash = {_hash(each): each for each in session_ids}
+    rows = await pool.fetch(_SQL["living"], list(by_hash), IDLE_S, LIFE_S, admin_key_hash)
+    return {by_hash[row["id"]] for row in rows}
 
 
 async def close_session(pool: asyncpg.Pool, session_id: str) -> None:

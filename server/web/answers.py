@@ -205,6 +205,7 @@ class ChannelAnswer(BaseModel):
 class TestAnswer(Answer):
     """How the test message fared."""
 
+    id: int
     state: str
     attempts: int
     error: str | None

@@ -74,7 +74,8 @@ async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
         if alert is None:
             raise not_found("such alert any more")
         if alert["state"] != "pending" or alert["error"] or monotonic() > until:
-            return Reply({"state": alert["state"], "attempts": alert["attempts"], "error": alert["error"]})
+            said = {name: alert[name] for name in ("state", "attempts", "error")}
+            return Reply({"id": alert_id, **said})
         await asyncio.sleep(_LOOK_EVERY_S)
 
 

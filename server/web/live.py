@@ -6,7 +6,7 @@ look, the database is asked the same few questions a second; and with nobody the
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -25,7 +25,7 @@ TOPICS_MAX = 4_000  # different things that are watched in one process
 QUEUE_MAX = 20  # messages that wait for one browser; who is slower begins anew
 EVERY_S = 1.0
 QUIET_S = 15.0  # then a line that keeps proxies from closing the stream
-LIFE_S = 900.0  # then the browser comes again, and its session is looked at anew
+LIFE_S = 900.0  # then the browser comes again: so a session with an open page does not become too old
 WRITE_TIMEOUT_S = 20.0
 
 log = structlog.get_logger("live")
@@ -57,10 +57,10 @@ class Topic(NamedTuple):
 
 
 class Stream:
-    """One browser. `shown` is what it shows: the version of each thing, None before it was sent any."""
+    """One browser, signed in by `session_id`. `shown`: the version of each thing it shows, None before it has any."""
 
-    def __init__(self, shown: dict[Topic, str | None]) -> None:
-        self.shown = shown
+    def __init__(self, session_id: str, shown: dict[Topic, str | None]) -> None:
+        self.session_id, self.shown = session_id, shown
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MAX + 1)
         self.ended = False
 
@@ -83,9 +83,15 @@ class Live(Service):
 
     name = "live"
 
-    def __init__(self, kinds: Mapping[str, Kind], now: Callable[[], Micros]) -> None:
+    def __init__(
+        self,
+        kinds: Mapping[str, Kind],
+        now: Callable[[], Micros],
+        living: Callable[[Collection[str]], Awaitable[Collection[str]]],
+    ) -> None:
+        """`living` says which of these sessions are not over."""
         super().__init__()
-        self._kinds, self._now = kinds, now
+        self._kinds, self._now, self._living = kinds, now, living
         self._streams: set[Stream] = set()
         self._closed = False
         self._wake = asyncio.Event()
@@ -110,13 +116,13 @@ class Live(Service):
         """Whether there is no room for another stream."""
         return self._closed or len(self._streams) >= STREAMS_MAX
 
-    async def serve(self, request: web.Request, shown: dict[Topic, str | None]) -> web.StreamResponse:
+    async def serve(self, request: web.Request, session_id: str, shown: dict[Topic, str | None]) -> web.StreamResponse:
         """One stream for as long as it lasts. The caller has looked whether there is room."""
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
         await response.prepare(request)
-        stream = Stream(shown)
+        stream = Stream(session_id, shown)
         self._streams.add(stream)
         self._wake.set()
         try:
@@ -145,6 +151,7 @@ class Live(Service):
                 stream.send(_event("trouble", {}))
 
     async def _look_at_all(self) -> None:
+        await self._send_away_who_is_signed_out()
         watched: dict[str, set[Key]] = {}
         for stream in self._streams:
             for topic in stream.shown:
@@ -155,6 +162,15 @@ class Live(Service):
             kind.keep(keys)
             if keys:
                 await self._look_at(name, kind, sorted(keys, key=str)[:TOPICS_MAX], now)
+
+    async def _send_away_who_is_signed_out(self) -> None:
+        streams = list(self._streams)
+        living = await self._living({stream.session_id for stream in streams})
+        for stream in streams:
+            if stream.session_id not in living:
+                self._streams.discard(stream)  # at once: nothing more is for them
+                stream.send(_event("signed-out", {}))
+                stream.end()
 
     async def _look_at(self, name: str, kind: Kind, keys: list[Key], now: Micros) -> None:
         versions = await kind.versions(keys, now)

@@ -65,7 +65,7 @@ class Lines:
 
 
 class Trouble:
-    """What is wrong now. Keys: (project or None for all, whether the viewer may act)."""
+    """What is wrong now. Keys: pages_overview.Scope."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -73,10 +73,10 @@ class Trouble:
 
     async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
         """See live.Kind."""
-        for key in keys:
-            project_id, writes = cast(tuple[int | None, bool], key)
-            self._shown[key] = await pages_overview.trouble_context(self._pool, project_id, writes, now)
-        return {key: _hash(self._shown[key]["open_count"], self._shown[key]["troubles"]) for key in keys}
+        for key in cast(Sequence[pages_overview.Scope], keys):
+            self._shown[key] = await pages_overview.trouble_context(self._pool, key, now)
+        seen = ("open_count", "matching", "troubles")
+        return {key: _hash(*(self._shown[key][name] for name in seen)) for key in keys}
 
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
         """See live.Kind."""
@@ -140,7 +140,9 @@ class Monitors:
         made: dict[Key, list[Patch]] = {}
         for id, writes in pairs:
             if id not in rows:
-                made[id, writes] = [("now", '<p class="note">This monitor was deleted.</p>')]
+                made[id, writes] = [
+                    ("now", '<p class="note" data-title="Deleted · Offbeat">This monitor was deleted.</p>')
+                ]
                 continue
             line = pages_lines.line_of(rows[id], None, now)
             shown = await pages_monitor.now_context(self._pool, rows[id], line, now, writes)

@@ -1,12 +1,14 @@
 """The web pages as a whole: every address of theirs, the static files, and the streams that keep them live."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from server.store import history, overview
+from server.store import sessions as stored_sessions
 from server.web import (
     pages_admin,
     pages_alerts,
@@ -20,12 +22,13 @@ from server.web import (
     pages_status,
     pages_system,
     pages_windows,
+    sessions,
 )
 from server.web.asked import allowed, pair_in, project_id_for_list
 from server.web.fresh import Fresh
 from server.web.live import WATCHED_MAX, Live, Topic
 from server.web.live_kinds import all_kinds
-from server.web.pages_frame import HEADERS, Page, Visit, add_pages, html, render_part, statics, statics_version
+from server.web.pages_frame import HEADERS, Page, Visit, add_pages, html, render_trouble, statics, statics_version
 from server.web.problems import Refused, not_found
 from server.web.routes import Deps
 
@@ -37,7 +40,11 @@ FOR_EVER = "public, max-age=31536000, immutable"
 def add_routes(app: web.Application, deps: Deps) -> None:
     """Add the pages to the app. Call it once, before the app starts."""
     app[pages_status.SHOWN] = Fresh()
-    live = app[LIVE] = Live(all_kinds(deps.pool), deps.now)
+
+    async def living(session_ids: Collection[str]) -> set[str]:
+        return await stored_sessions.living_sessions(deps.pool, session_ids, deps.access.admin_key_hash)
+
+    live = app[LIVE] = Live(all_kinds(deps.pool), deps.now, living)
     add_pages(app, PAGES, deps)
     app.router.add_get("/static/{version}/{name}", _static)
 
@@ -58,13 +65,18 @@ def add_routes(app: web.Application, deps: Deps) -> None:
 
 @web.middleware
 async def _not_found(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A page for people who have mistyped an address; programs get what they always got."""
+    """A page for people who have mistyped an address, or load one that takes other methods; programs get plain text."""
     try:
         return await handler(request)
-    except web.HTTPNotFound:
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
         if request.path.startswith("/api/") or "text/html" not in request.headers.get("Accept", ""):
             raise
-        return html(render_part("trouble.html", refusal=not_found("such page")), 404)
+        if isinstance(error, web.HTTPNotFound):
+            return html(render_trouble(not_found("such page")), 404)
+        refusal = Refused(
+            405, f"This address does not take {request.method}.", headers={"Allow": error.headers["Allow"]}
+        )
+        return html(render_trouble(refusal), 405, refusal.headers)
 
 
 async def _static(request: web.Request) -> web.Response:
@@ -95,7 +107,7 @@ async def live_overview(visit: Visit) -> web.StreamResponse:
         )
         lines = {row["id"]: lines[row["id"]] for row in own}
     shown: dict[Topic, str | None] = {Topic("line", id): version for id, version in lines.items()}
-    shown[Topic("trouble", (project_id, visit.writes))] = None
+    shown[Topic("trouble", pages_overview.scope_of(pages_overview.filters_of(visit), project_id, visit.writes))] = None
     shown[Topic("counts", project_id)] = None
     return await _stream(visit, shown)
 
@@ -133,11 +145,18 @@ async def live_system(visit: Visit) -> web.StreamResponse:
     return await _stream(visit, {Topic("system", None): None})
 
 
+async def live_session(visit: Visit) -> web.StreamResponse:
+    """Whether the session stands: a browser does not say why a stream was refused."""
+    return web.Response(status=204, headers=HEADERS)
+
+
 async def _stream(visit: Visit, shown: dict[Topic, str | None]) -> web.StreamResponse:
     live: Any = visit.request.app[LIVE]
     if live.full:
         raise Refused(503, "Too many look at once.", headers={"Retry-After": "10"})
-    response: web.StreamResponse = await live.serve(visit.request, shown)
+    session_id = sessions.cookie_in(visit.deps, visit.request)
+    assert session_id is not None  # who has none was sent to sign in
+    response: web.StreamResponse = await live.serve(visit.request, session_id, shown)
     return response
 
 
@@ -159,4 +178,5 @@ PAGES: list[Page] = [
     Page("GET", "/live/runs/{id}", live_run),
     Page("GET", "/live/incidents/{id}", live_incident),
     Page("GET", "/live/system", live_system),
+    Page("GET", "/live/session", live_session),
 ]

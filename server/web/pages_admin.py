@@ -1,13 +1,14 @@
 """Projects, access keys and the audit log."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from server.errors import DefinitionError
 from server.store import access as stored
 from server.store import changes, projects
-from server.web import api_projects, bodies
+from server.web import api_projects, bodies, sessions
 from server.web.asked import project_id_for_list
 from server.web.cursors import read_cursor, whole, write_cursor
 from server.web.diffs import action_of, field_changes
@@ -16,6 +17,10 @@ from server.web.problems import Refused
 from server.web.routes import validate
 
 LIST_MAX = 100
+KEYS_SHOWN = 1_000
+NO_PROJECT = {"slug": "", "name": ""}  # the empty form of a new one
+MADE_S = 60  # for the redirect to the page that shows a new key
+_MADE = "offbeat-made-key"
 KINDS = (
     *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
     "window",
@@ -30,7 +35,7 @@ async def projects_page(visit: Visit) -> web.StreamResponse:
     rows = await projects.all_projects(visit.deps.pool)
     seen = [row for row in rows if visit.principal.project_id in (None, row["id"])]
     shown = [api_projects.project_answer(visit.call(), row) for row in seen]
-    return show(visit, "projects.html", projects=shown, wrong="", manages=visit.principal.may("server"))
+    return show(visit, "projects.html", projects=shown, wrong="", manages=visit.principal.may("server"), new=NO_PROJECT)
 
 
 async def put_project(visit: Visit) -> web.StreamResponse:
@@ -44,7 +49,11 @@ async def put_project(visit: Visit) -> web.StreamResponse:
     except (Refused, DefinitionError) as error:
         rows = await projects.all_projects(visit.deps.pool)
         shown = [api_projects.project_answer(visit.call(), row) for row in rows]
-        return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True)
+        said = {"slug": slug, "name": visit.said("name"), **switches}
+        shown = [{**each, **said} if each["slug"] == slug else each for each in shown]
+        is_new = all(each["slug"] != slug for each in shown)
+        new = said if is_new else NO_PROJECT
+        return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True, new=new)
     return go("/projects")
 
 
@@ -58,18 +67,34 @@ async def delete_project(visit: Visit) -> web.StreamResponse:
 
 
 async def keys_page(visit: Visit) -> web.StreamResponse:
-    """The access keys, never the keys themselves."""
-    return await _keys(visit)
+    """The access keys. A key itself is shown once, on the page after it was made."""
+    made = visit.request.cookies.get(_MADE, "")
+    id, _, key = made.partition(".")
+    if not made or id != visit.asked("made"):
+        return await _keys(visit)
+    response = await _keys(visit, made={"name": visit.asked("name"), "key": key})
+    response.del_cookie(_MADE, path="/keys")
+    return response
 
 
 async def make_key(visit: Visit) -> web.StreamResponse:
-    """Make a key, and show it this once."""
+    """Make a key. The page that shows it comes by a redirect, so that loading it again makes no second one."""
     said = {"name": visit.said("name"), "role": visit.said("role"), "project": visit.said("project") or None}
     try:
         reply = await api_projects.post_key(visit.call(validate(bodies.NewKey, said)))
     except (Refused, DefinitionError) as error:
         return await _keys(visit, wrong=str(error), status=422)
-    return await _keys(visit, made=reply.value)
+    response = go("/keys?" + urlencode({"made": reply.value["id"], "name": reply.value["name"]}))
+    response.set_cookie(
+        _MADE,
+        f"{reply.value['id']}.{reply.value['key']}",
+        max_age=MADE_S,
+        path="/keys",
+        secure=sessions.is_https(visit.deps, visit.request),
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
 
 
 async def revoke_key(visit: Visit) -> web.StreamResponse:
@@ -81,13 +106,15 @@ async def revoke_key(visit: Visit) -> web.StreamResponse:
 async def _keys(
     visit: Visit, made: dict[str, Any] | None = None, wrong: str = "", status: int = 200
 ) -> web.StreamResponse:
-    rows = await stored.keys(visit.deps.pool, 0, visit.principal.project_id, 1000)
+    rows = await stored.keys(visit.deps.pool, 0, visit.principal.project_id, KEYS_SHOWN + 1)
     every_project = await projects.all_projects(visit.deps.pool)
     return show(
         visit,
         "keys.html",
         status,
-        keys=[api_projects.key_answer(row) for row in rows],
+        keys=[api_projects.key_answer(row) for row in rows[:KEYS_SHOWN]],
+        said={name: visit.said(name) if wrong else "" for name in ("name", "role", "project")},
+        keys_cut=len(rows) > KEYS_SHOWN,
         made=made,
         wrong=wrong,
         own_project=visit.principal.project,

@@ -33,6 +33,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
         "alerts.html",
         alerts=[alert_answer(row) for row in rows[:LIST_MAX]],
         state=state,
+        project=visit.asked("project"),
         states=STATES,
         older=write_cursor(rows[LIST_MAX - 1]["id"]) if len(rows) > LIST_MAX else None,
     )

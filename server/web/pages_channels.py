@@ -1,5 +1,6 @@
 """Channels as forms: one input for each field of a kind, made from the same model that the API reads."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from aiohttp import web
 from server.deliver.channel import Channel
 from server.deliver.kinds import KINDS, kinds
 from server.errors import DefinitionError, Moved
-from server.store import projects
+from server.store import history, projects
 from server.store.pool import Record
 from server.strict_json import read_json
 from server.web import api_channels, bodies
@@ -41,9 +42,14 @@ async def channels_page(visit: Visit) -> web.StreamResponse:
 
 
 async def channel_page(visit: Visit) -> web.StreamResponse:
-    """The form of one."""
+    """The form of one, and what became of a test message that was sent from here."""
     row = await _find(visit)
-    return await _form(visit, row, row["kind"], channel_answer(row))
+    number = visit.asked("test")
+    tested = await history.find_alert(visit.deps.pool, int(number)) if re.fullmatch(r"\d{1,18}", number) else None
+    if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != "test"):
+        tested = None
+    told = dict(tested) if tested is not None else None
+    return await _form(visit, row, row["kind"], channel_answer(row), tested=told)
 
 
 async def new_page(visit: Visit) -> web.StreamResponse:
@@ -79,10 +85,10 @@ async def change(visit: Visit) -> web.StreamResponse:
 
 
 async def test(visit: Visit) -> web.StreamResponse:
-    """Send a test message, and say what became of it."""
+    """Send a test message; the channel's page says what became of it."""
     row = await _find(visit)
     reply = await api_channels.test_channel(visit.call(query=_in(row["project"])))
-    return await _form(visit, row, row["kind"], channel_answer(row), tested=reply.value)
+    return go(address_of("channels", row["slug"], row["project"], test=reply.value["id"]))
 
 
 async def delete(visit: Visit) -> web.StreamResponse:

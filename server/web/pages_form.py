@@ -11,14 +11,15 @@ from server.errors import Problem
 from server.web.pages_frame import Form
 
 SCHEDULES = {
-    "every": "at an interval",
-    "cron": "by a cron expression",
-    "oncalendar": "by a systemd OnCalendar expression",
-    "after": "after another monitor",
-    "members": "as a fleet of workers",
-    "none": "whenever it runs (only runs are watched)",
+    "every": "Every N minutes",
+    "cron": "Cron",
+    "oncalendar": "systemd OnCalendar",
+    "after": "After another job",
+    "members": "Fleet of workers",
+    "none": "No schedule: watch runs only",
 }
 STAGES_SPARE = 2  # empty rows that are offered
+STAGES_ADDED = 5  # and after somebody asked for more
 
 
 class Field(NamedTuple):
@@ -52,71 +53,92 @@ WHEN: dict[str, tuple[Field, ...]] = {
         Field("after.monitor", "Monitor", "Its slug."),
         Field(
             "after.signal",
-            "When it said",
+            "On",
             "",
             "select",
             (("success", "success"), ("start", "start"), ("fail", "fail")),
         ),
-        Field("after.within", "Within", "So long after.", example="1h"),
+        Field("after.within", "Must ping within", "Time after that signal.", example="1h"),
     ),
     "members": (
-        Field("members.every", "Each pings every", "", example="30s"),
-        Field("members.grace", "Grace", "So much later it is silent.", example="1m"),
-        Field("members.min_alive", "Alive at least", "A number or a percentage. Empty: all.", example="95%"),
-        Field("members.expected", "How many there should be", "Empty: as many as were ever alive at once.", "number"),
-        Field("members.forget_after", "Forget after", "A silent one is no member any more after this.", example="1d"),
+        Field("members.every", "Ping interval", "", example="30s"),
+        Field("members.grace", "Grace", "Silent after interval + grace.", example="1m"),
+        Field("members.min_alive", "Minimum alive", "Number or %; empty: all.", example="95%"),
+        Field("members.expected", "Expected workers", "Empty: the highest number seen.", "number"),
+        Field("members.forget_after", "Forget after", "Remove a silent worker after this.", example="1d"),
     ),
     "none": (),
 }
 ALWAYS = (
-    Field("timezone", "Time zone", "Of cron and OnCalendar, and of the times in alerts.", example="Europe/Berlin"),
-    Field("grace", "Grace", "Due and grace is the deadline.", example="5m"),
-    Field("first_within", "First ping within", "Of its creation. Empty: nobody waits for the first.", example="1d"),
+    Field("timezone", "Time zone", "Used for the schedule and for times in alerts.", example="Europe/Berlin"),
+    Field("grace", "Grace", "How late a ping may be before we alert.", example="5m"),
+    Field(
+        "first_within",
+        "First ping within",
+        "Alert if the first ping has not arrived this long after creation. Empty: no alert before the first ping.",
+        example="1d",
+    ),
 )
 RUNS = (
-    Field("max_runtime", "Longest run", "A run open longer is hung.", example="2h"),
-    Field("min_runtime", "Shortest run", "Success sooner than this is a failure.", example="10s"),
-    Field("quiet_for", "Longest silence", "A run that pings nothing for longer is hung.", example="15m"),
-    Field("stall_for", "Longest standstill", "A run whose counts do not move for longer is hung.", example="10m"),
+    Field("max_runtime", "Maximum runtime", "Longer runs count as hung.", example="2h"),
+    Field("min_runtime", "Minimum runtime", "A success faster than this counts as a failure.", example="10s"),
+    Field("quiet_for", "Maximum silence", "No ping from a running job for this long = hung.", example="15m"),
+    Field("stall_for", "Maximum stall", "No progress for this long = hung.", example="10m"),
     Field(
         "overlap",
-        "A run while another is open",
+        "Overlapping runs",
         "",
         "select",
-        (("allow", "is fine"), ("alert", "is trouble")),
+        (("allow", "allow"), ("alert", "alert")),
     ),
-    Field("tasks.expected", "Tasks", "How many parallel pieces a run has. Empty: the run says it.", "number"),
-    Field("tasks.within", "All tasks within", "Of the run's start.", example="1h"),
-    Field("tasks.tolerate", "Failed tasks tolerated", "", "number"),
-    Field("at_most.count", "At most so many", "Runs and heartbeats …", "number"),
+    Field("tasks.expected", "Expected tasks", "Leave empty if the job sends `total`.", "number"),
+    Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
+    Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
+    Field("at_most.count", "Rate limit", "Alert if there are more runs or heartbeats than this …", "number"),
     Field("at_most.per", "… in", "", example="1h"),
 )
 ALERTS = (
-    Field("fail_after", "Alert after", "So many misses or failures in a row.", "number"),
-    Field("recover_after", "Resolve after", "So many successes in a row.", "number"),
-    Field("depends_on", "Depends on", "Slugs, separated by spaces: while one of them is down, this one is not told."),
-    Field("dependency_wait", "Wait for them", "So long, before it is told all the same.", example="2m"),
-    Field("remind_every", "Remind every", "Empty: an incident is told once.", example="4h"),
+    Field("fail_after", "Alert after", "Consecutive misses or failures before alerting (default 1).", "number"),
+    Field("recover_after", "Resolve after", "Consecutive successes before resolving (default 1).", "number"),
+    Field(
+        "depends_on",
+        "Depends on",
+        "Slugs, separated by spaces. While any of these is down, don't alert for this monitor.",
+    ),
+    Field(
+        "dependency_wait",
+        "Wait for them",
+        "Maximum time to wait for a dependency to report before alerting anyway.",
+        example="2m",
+    ),
+    Field(
+        "remind_every", "Remind every", "Repeat the alert while the incident is open. Empty: alert once.", example="4h"
+    ),
 )
 SPECIAL = (
-    Field("methods", "Pings by", "", "select", (("any", "any method"), ("POST", "POST only"))),
-    Field("keywords.start", "Words that mean start", "One a line; found in the message.", "lines"),
-    Field("keywords.success", "Words that mean success", "", "lines"),
-    Field("keywords.fail", "Words that mean failure", "", "lines"),
+    Field("methods", "Accepted HTTP methods", "", "select", (("any", "any method"), ("POST", "POST only"))),
+    Field("keywords.start", "Keywords for start", "One per line; matched in the message.", "lines"),
+    Field("keywords.success", "Keywords for success", "", "lines"),
+    Field("keywords.fail", "Keywords for failure", "", "lines"),
     Field(
         "keywords.default",
-        "Messages without such words",
+        "Messages without a keyword",
         "",
         "select",
         (("as sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
     ),
-    Field("strict", "Judge also the time in which Offbeat could not hear", "", "check"),
-    Field("manual_resume", "Paused until resumed by hand", "Else a ping of some dialects resumes it.", "check"),
+    Field("strict", "Alert even for time when Offbeat itself was unavailable", "", "check"),
+    Field(
+        "manual_resume",
+        "Stay paused until resumed manually",
+        "Otherwise a Healthchecks-style ping resumes it.",
+        "check",
+    ),
 )
 SECTIONS: tuple[tuple[str, tuple[Field, ...]], ...] = (
     ("Alerts", ALERTS),
     ("Runs and tasks", RUNS),
-    ("Special cases", SPECIAL),
+    ("Advanced", SPECIAL),
 )
 _FLAT = (*ABOUT, *ALWAYS, *RUNS, *ALERTS, *SPECIAL)
 _OF_RUNS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "at_most")
@@ -179,7 +201,7 @@ def refill(form: Form, problems: Sequence[Problem]) -> Filled:
         elif name not in said:
             where = problem.field[len(name) + 1 :]
             said[name] = f"{where}: {problem.reason}" if where and name in ("stages", "channels") else problem.reason
-    stages = [dict(zip(_STAGE, row, strict=True)) for row in _columns(form)]
+    stages = [dict(zip(_STAGE, row, strict=True)) for row in _columns(form) if any(row[i] for i in (0, 1, 3))]
     channels = form.getall("channel", []) if form.get("channels") == "these" else None
     return Filled(values, form.get("schedule", "none"), stages, channels, said, others)
 

@@ -6,7 +6,7 @@ once, above all what keeps strangers out: the session, the check that a change c
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import jinja2
+import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,6 +23,7 @@ from multidict import MultiDict, MultiDictProxy
 from server import __version__
 from server.engine.ping import Micros
 from server.engine.readable import readable
+from server.errors import DatabaseAway
 from server.store.pool import database_trouble
 from server.web import pages_words as words
 from server.web import sessions
@@ -90,11 +92,28 @@ class Page(NamedTuple):
 
 def add_pages(app: web.Application, pages: list[Page], deps: Deps) -> None:
     """Register them."""
+    seen = {page.path for page in pages if page.method == "GET"}
     for page in pages:
         if page.method == "GET":
             app.router.add_get(page.path, _handler(page, deps))
-        else:
-            app.router.add_post(page.path, _handler(page, deps))
+            continue
+        app.router.add_post(page.path, _handler(page, deps))
+        if page.path not in seen:
+            app.router.add_get(page.path, _to_page_above(page.path, seen))
+
+
+def _to_page_above(path: str, seen: Container[str]) -> Handler:
+    """An address that only takes forms, reloaded or typed: go to the nearest page above it."""
+    above = path
+    while above not in seen:
+        above = above.rpartition("/")[0] or "/"
+    parts = above.count("/") + 1 if above != "/" else 0
+
+    async def redirect(request: web.Request) -> web.StreamResponse:
+        there = "/".join(request.rel_url.raw_path.split("/")[:parts]) or "/"
+        return go(there + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""))
+
+    return redirect
 
 
 def _handler(page: Page, deps: Deps) -> Handler:
@@ -109,7 +128,7 @@ def _handler(page: Page, deps: Deps) -> Handler:
         except Exception as error:
             if isinstance(error, web.HTTPException) and error.status < 400:
                 raise
-            return await _trouble(deps, request, error)
+            return await _trouble(deps, request, page, error)
 
     return handle
 
@@ -124,7 +143,9 @@ async def _admit(page: Page, deps: Deps, request: web.Request) -> Visit | web.Re
         return Visit(request, deps, principal or NOBODY, await sessions.token_for(deps, cookie or ""), form)
     if principal is None or cookie is None:
         if request.method == "POST":
-            raise Refused(401, "You are not signed in any more.")
+            raise Refused(
+                401, "You were signed out, so nothing was changed. What you entered is kept: sign in to send it."
+            )
         if "X-Part" in request.headers or request.path.startswith("/live"):
             return web.Response(status=401, headers=HEADERS, text="signed out\n")
         there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
@@ -208,9 +229,11 @@ def show(visit: Visit, template: str, status: int = 200, **context: Any) -> web.
     return html(render_part(template, **{**frame, **context}), status)
 
 
-def html(text: str, status: int = 200) -> web.Response:
+def html(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer of HTML with everything that keeps it safe."""
-    response = web.Response(text=text, status=status, content_type="text/html", charset="utf-8", headers=HEADERS)
+    response = web.Response(
+        text=text, status=status, content_type="text/html", charset="utf-8", headers={**HEADERS, **(headers or {})}
+    )
     response.enable_compression()
     return response
 
@@ -232,12 +255,57 @@ def address_of(what: str, slug: str, project: str = "default", rest: str = "", *
     return f"/{what}/{quote(slug, safe='')}{rest}" + (f"?{urlencode(query)}" if query else "")
 
 
-async def _trouble(deps: Deps, request: web.Request, error: Exception) -> web.Response:
+async def _trouble(deps: Deps, request: web.Request, page: Page, error: Exception) -> web.Response:
+    """What went wrong. What somebody typed into the form that failed is on the page, and can be sent again."""
     refusal = refusal_of(error)
     if refusal is None:
         log.exception("a page failed", method=request.method, path=request.path, exc_info=error)
         refusal = Refused(500, "Something went wrong here; the server's log says what.")
-    text = render_part("trouble.html", refusal=refusal, version=__version__)
-    response = html(text, refusal.status)
-    response.headers.update(refusal.headers)
+    sent = await _sent(request) if request.method == "POST" and page.needs != "open" else []
+    cookie, fresh = sessions.cookie_in(deps, request), None
+    if refusal.status == 401 and cookie is None:
+        cookie = fresh = sessions.new_cookie()
+    token = await _token_if_any(deps, cookie) if cookie is not None and request.method == "POST" else ""
+    text = render_trouble(refusal, sent, request.path_qs, token)
+    response = html(text, refusal.status, refusal.headers)
+    if fresh is not None:
+        sessions.set_cookie(deps, request, response, fresh)
     return response
+
+
+async def _token_if_any(deps: Deps, cookie: str) -> str:
+    """A form's token, or none while the database is away and the secret was never read."""
+    try:
+        with database_trouble():
+            return await sessions.token_for(deps, cookie)
+    except DatabaseAway:
+        return ""
+
+
+def render_trouble(refusal: Refused, sent: Sequence[tuple[str, str]] = (), to: str = "", token: str = "") -> str:
+    """The page of an error; with a `token` it offers to send the form `sent` to `to` again."""
+    return render_part("trouble.html", refusal=refusal, sent=sent, packed=pack_sent(sent), to=to, token=token)
+
+
+async def _sent(request: web.Request) -> list[tuple[str, str]]:
+    """The fields of a form that was read, without what is ours; none if it could not be read or is a stranger's."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return []
+    try:
+        form = await request.post() if request.content_type == "application/x-www-form-urlencoded" else {}
+    except Exception:
+        return []
+    return [(name, value) for name, value in form.items() if isinstance(value, str) and name not in ("token", "sent")]
+
+
+def pack_sent(sent: Sequence[tuple[str, str]]) -> str:
+    """The fields of a form that was not taken, as one field of another form."""
+    return orjson.dumps([list(pair) for pair in sent]).decode()
+
+
+def unpack_sent(text: str) -> list[tuple[str, str]]:
+    """The opposite; nothing for what is not ours."""
+    try:
+        return [(str(name), str(value)) for name, value in orjson.loads(text)]
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return []

@@ -64,8 +64,9 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
     """What the live part of the page shows."""
     notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
     alerts = await outbox.page_alerts(
-        pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX
+        pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX + 1
     )
+    cut, alerts = len(alerts) > ALERTS_SHOWN_MAX, alerts[:ALERTS_SHOWN_MAX]
     events = [
         *_causes(row),
         *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _said(note)) for note in notes),
@@ -73,7 +74,13 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
     ]
     if row["resolved_at"] is not None:
         events.append(Event(to_micros(row["resolved_at"]), "resolved", "Resolved", ""))
-    return {"incident": row, "events": sorted(events, key=lambda event: event.at), "writes": writes}
+    return {
+        "incident": row,
+        "events": sorted(events, key=lambda event: event.at),
+        "run_number": next((cause.get("number") for cause in row["causes"] if cause.get("run") == row["run"]), None),
+        "alerts_cut": ALERTS_SHOWN_MAX if cut else 0,
+        "writes": writes,
+    }
 
 
 _DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved by hand", "comment": "Comment"}

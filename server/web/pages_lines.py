@@ -101,12 +101,14 @@ async def strips(pool: Pool, lines: Iterable[Line], now: Micros) -> dict[int, St
     for row in await pages.troubles_of(pool, list(by_id), to_datetime(began)):
         ended = to_micros(row["resolved_at"]) if row["resolved_at"] else now
         troubles.setdefault(row["monitor_id"], []).append((to_micros(row["opened_at"]), ended))
-    return {id: strip_of(troubles.get(id, []), line.created_at, now) for id, line in by_id.items()}
+    return {id: strip_of(troubles.get(id, []), line, now) for id, line in by_id.items()}
 
 
-def strip_of(troubles: Sequence[tuple[Micros, Micros]], created_at: Micros, now: Micros) -> Strip:
-    """Thirty marks, the newest at the right; none for days before the monitor was there."""
-    began = now - STRIP_DAYS * DAY
+def strip_of(troubles: Sequence[tuple[Micros, Micros]], line: Line, now: Micros) -> Strip:
+    """Thirty marks, the newest at the right; none for days before the monitor was there, or if it was never pinged."""
+    if line.last_at is None and not troubles:
+        return Strip("", "", "no pings yet")
+    began, created_at = now - STRIP_DAYS * DAY, line.created_at
     bad = [False] * STRIP_DAYS
     down = 0
     for opened, ended in troubles:
@@ -123,8 +125,9 @@ def strip_of(troubles: Sequence[tuple[Micros, Micros]], created_at: Micros, now:
             trouble.append(f"M{x} 0h{CELL}v{TALL}h-{CELL}z")
         else:
             well.append(f"M{x} {TALL - SHORT}h{CELL}v{SHORT}h-{CELL}z")
-    days = sum(bad)
-    said = f"trouble on {days} of {STRIP_DAYS} days" if days else f"{STRIP_DAYS} days without trouble"
+    days, known = sum(bad), len(well) + len(trouble)
+    of = f"{known} day" + ("s" if known != 1 else "")
+    said = f"trouble on {days} of {of}" if days else f"{of} without trouble"
     return Strip("".join(well), "".join(trouble), said)
 
 

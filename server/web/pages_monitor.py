@@ -101,13 +101,15 @@ async def history_context(pool: Pool, row: Record, line: lines.Line, now: Micros
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
     runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)
+    incidents = await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN)
     found = await history.pings(pool, monitor_id, history.PingPlace(_LAST), limit=PINGS_SHOWN)
     return {
         "line": line,
         "definition": definition,
         "runs": [run_answer(each) for each in runs],
         "pings": [ping_answer(each) for each in found],
-        "incidents": await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN),
+        "incidents": incidents,
+        "incidents_count": incidents[0]["number"] if incidents else 0,
         "weeks": await _calendar(pool, line, definition, now),
         "chart": None if definition.members is not None else await _chart(pool, monitor_id, now),
         "now": now,

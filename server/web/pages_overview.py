@@ -54,7 +54,7 @@ class Filters(NamedTuple):
 async def overview(visit: Visit) -> web.StreamResponse:
     """The page, or with the header X-Part only its list or its next lines."""
     part = visit.request.headers.get("X-Part")
-    filters = _filters(visit)
+    filters = filters_of(visit)
     pool, now = visit.deps.pool, visit.now
     project_id = await project_id_for_list(visit.call(), filters.project or None)
     after = read_cursor(visit.asked("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
@@ -71,36 +71,67 @@ async def overview(visit: Visit) -> web.StreamResponse:
     }
     if part == "lines":
         return html(render_part("lines.html", **listed))
+    troubles = await trouble_context(pool, scope_of(filters, project_id, visit.writes), now)
     if part == "list":
-        return html(render_part("list.html", **listed))
+        return html(render_part("filtered.html", **(troubles | listed)))
     all_projects = await projects.all_projects(pool)
     counts = await pages.counts(pool, project_id)
+    tags = await pages.tags(pool, project_id, TAGS_SHOWN + 1)
     return show(
         visit,
         "overview.html",
-        **(await trouble_context(pool, project_id, visit.writes, now) | listed),
+        **(troubles | listed),
         counts=counts,
         monitors=sum(counts.values()),
         statuses=STATUSES,
-        tags=await pages.tags(pool, project_id, TAGS_SHOWN),
+        tags=tags[:TAGS_SHOWN],
+        tags_cut=len(tags) > TAGS_SHOWN,
         projects=[p["slug"] for p in all_projects if visit.principal.project_id in (None, p["id"])],
-        scope=filters.project,
     )
 
 
-async def trouble_context(pool: Pool, project_id: int | None, writes: bool, now: Micros) -> dict[str, Any]:
-    """What trouble.html of a page, or of its live update, shows."""
-    open_count = await pages.trouble_count(pool, project_id)
+class Scope(NamedTuple):
+    """Whose trouble is shown: of a project or (None) of all, as far as the filters let it through, and to whom."""
+
+    project_id: int | None
+    project: str
+    writes: bool
+    tags: tuple[str, ...]
+    text: str
+    down: bool  # whether the filters let monitors through that are down
+
+    @property
+    def filtered(self) -> bool:
+        """Whether only a part is asked for."""
+        return bool(self.tags or self.text or not self.down)
+
+
+def scope_of(filters: Filters, project_id: int | None, writes: bool) -> Scope:
+    """What these filters leave of the trouble."""
+    down = not filters.statuses or "down" in filters.statuses
+    return Scope(project_id, filters.project, writes, filters.tags, filters.text, down)
+
+
+async def trouble_context(pool: Pool, scope: Scope, now: Micros) -> dict[str, Any]:
+    """What trouble_now.html of a page, or of its live update, shows. Its headline counts all of the project."""
+    project_id, _, writes, tags, text, down = scope
+    matching = open_count = await pages.trouble_count(pool, project_id)
+    if open_count and scope.filtered:
+        matching = await pages.trouble_matching(pool, project_id, tags, text) if down else 0
     return {
-        "troubles": await pages.trouble(pool, project_id, TROUBLES_SHOWN) if open_count else [],
+        "troubles": await pages.trouble(pool, project_id, TROUBLES_SHOWN, tags, text) if matching else [],
+        "matching": matching,
+        "filtered": scope.filtered,
         "open_count": open_count,
         "count_max": pages.COUNT_MAX,
+        "scope": scope.project,
         "writes": writes,
         "now": now,
     }
 
 
-def _filters(visit: Visit) -> Filters:
+def filters_of(visit: Visit) -> Filters:
+    """The filters in the address."""
     query = visit.request.query
     return Filters(
         visit.asked("q").strip()[:200],

@@ -19,12 +19,13 @@ from server.web.pages_frame import Page, Visit, show
 
 NAMES_SHOWN = 2_000  # most are shown as spans of numbers
 CELLS_MAX = 10_000
+LIMITS_SHOWN = 6
 CELL, STEP = 10, 12  # pixels
 GRID_COLUMNS = 50
 
 
 class Grid(NamedTuple):
-    """The tasks of a run or stage: one letter each (d done, f failed, r running, . not heard of)."""
+    """The tasks of a run or stage: one letter each (d done, f failed, r running, . not started)."""
 
     stage: str
     states: str
@@ -34,6 +35,7 @@ class Grid(NamedTuple):
     height: int
     paths: dict[str, str]
     shown: dict[str, Any]
+    tasks: int  # of which the grid draws the first
 
 
 async def run_page(visit: Visit) -> web.StreamResponse:
@@ -51,6 +53,7 @@ def context(row: Record, followed: HeardRun, now: Micros) -> dict[str, Any]:
     detail = run.detail(definition, NAMES_SHOWN)
     began = run.started_at or run.last_at
     ended = followed.finished_at or max(now, run.last_at)
+    limits = _limits(definition, run, followed.finished_at is None)
     return {
         "run": row,
         "is_open": followed.finished_at is None,
@@ -61,7 +64,9 @@ def context(row: Record, followed: HeardRun, now: Micros) -> dict[str, Any]:
         "gantt": charts.draw_gantt(detail.get("stages", ()), began, ended),
         "grids": [_grid(stage, group, definition) for stage, group in _groups(run, definition)],
         "progress": detail.get("progress"),
-        "limits": _limits(definition, run, followed.finished_at is None),
+        "limits": limits[:LIMITS_SHOWN],
+        "limits_count": len(limits),
+        "pings_max": PINGS_HEARD_MAX,
         "whole": followed.pings < PINGS_HEARD_MAX,
         "now": now,
     }
@@ -79,7 +84,8 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> Grid:
     tasks = definition.tasks
     if stage:
         tasks = next((each.tasks for each in definition.stages if each.name == stage), None)
-    names, states = _cells(group, group.expected_of(tasks))
+    expected = group.expected_of(tasks)
+    names, states = _cells(group, expected)
     columns = min(GRID_COLUMNS, max(len(states), 1))
     lines = -(-len(states) // columns)
     return Grid(
@@ -91,6 +97,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> Grid:
         lines * STEP,
         {look: draw_cells(states, letter, columns) for letter, look in _LETTERS.items()},
         group.show(tasks, NAMES_SHOWN),
+        max(expected, len(group.by_name)),
     )
 
 
@@ -144,7 +151,7 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
         (said.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)
         for limit in run.limits(definition, judged=True)
     ]
-    return sorted(found, key=lambda each: each[1])[:6]
+    return sorted(found, key=lambda each: each[1])
 
 
 PAGES = [Page("GET", "/runs/{id}", run_page)]

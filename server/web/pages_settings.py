@@ -36,6 +36,8 @@ async def new_page(visit: Visit) -> web.StreamResponse:
 
 async def create(visit: Visit) -> web.StreamResponse:
     """Make a monitor of the form."""
+    if visit.said("add"):
+        return await _form(visit, None, forms.refill(visit.form, []), spare=forms.STAGES_ADDED)
     said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.said("slug")) else {})}
     project = await project_of(visit.call(), visit.said("project") or None)
     try:
@@ -59,6 +61,8 @@ async def change(visit: Visit) -> web.StreamResponse:
     row = await find(visit)
     answer = await one(visit.call(), row["project_id"], row["slug"])
     stored = orjson.loads(row["definition"])
+    if visit.said("add"):
+        return await _form(visit, answer, forms.refill(visit.form, []), visit.said("rev"), forms.STAGES_ADDED)
     try:
         if visit.said("rev") != str(row["rev"]):
             raise Moved("Somebody has changed this monitor since you opened the form. Look at it again before saving.")
@@ -70,8 +74,14 @@ async def change(visit: Visit) -> web.StreamResponse:
     return go(address_of("monitors", row["slug"], row["project"]))
 
 
-async def _form(visit: Visit, answer: dict[str, Any] | None, filled: forms.Filled) -> web.StreamResponse:
-    """`answer`: the monitor as the API shows it; None for a new one."""
+async def _form(
+    visit: Visit,
+    answer: dict[str, Any] | None,
+    filled: forms.Filled,
+    rev: str = "",
+    spare: int = forms.STAGES_SPARE,
+) -> web.StreamResponse:
+    """`answer`: the monitor as the API shows it; None for a new one. `rev`: the one that the form was opened with."""
     wrong = bool(filled.problems or filled.other_problems)
     project = answer["project"] if answer else visit.said("project") or visit.asked("project")
     project_id = await project_id_for_list(visit.call(), project or None)
@@ -86,6 +96,8 @@ async def _form(visit: Visit, answer: dict[str, Any] | None, filled: forms.Fille
         filled=filled,
         form=forms,
         slug=visit.said("slug"),
+        rev=rev or (answer["rev"] if answer else ""),
+        spare=spare,
         project=project or visit.principal.project or "default",
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
         channels=sorted({channel["slug"] for channel in channels}),

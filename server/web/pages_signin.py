@@ -1,13 +1,11 @@
 """Signing in with a key and out again. Wrong keys are counted as those of programs are (server/web/attempts.py)."""
 
-import secrets
-
 from aiohttp import web
 
 from server.store import sessions as stored
 from server.web import sessions
 from server.web.access import KEY_CHARS_MAX
-from server.web.pages_frame import Page, Visit, go, local_path, show
+from server.web.pages_frame import Page, Visit, go, local_path, show, unpack_sent
 
 
 async def sign_in_page(visit: Visit) -> web.StreamResponse:
@@ -25,9 +23,17 @@ async def sign_in(visit: Visit) -> web.StreamResponse:
         session_id = await sessions.sign_in(visit.deps, visit.request, key)
     if session_id is None:
         return await _form(visit, there, "This key is unknown, revoked, or may not look at pages.")
-    response = go(there)
+    response: web.StreamResponse = go(there)
+    if to := visit.said("to"):
+        response = await _offer(visit, session_id, local_path(to))
     sessions.set_cookie(visit.deps, visit.request, response, session_id)
     return response
+
+
+async def _offer(visit: Visit, session_id: str, to: str) -> web.Response:
+    """Signed in again after a form came too late: what was entered is shown, and sent only when they say so."""
+    token = await sessions.token_for(visit.deps, session_id)
+    return show(visit, "send_again.html", sent=unpack_sent(visit.said("sent")), to=to, back=to, token=token)
 
 
 async def sign_out(visit: Visit) -> web.StreamResponse:
@@ -43,12 +49,20 @@ async def sign_out(visit: Visit) -> web.StreamResponse:
 
 async def _form(visit: Visit, there: str, wrong: str = "") -> web.StreamResponse:
     cookie = sessions.cookie_in(visit.deps, visit.request)
-    fresh = secrets.token_urlsafe(32) if cookie is None else None
+    fresh = sessions.new_cookie() if cookie is None else None
     if fresh is not None:
-        # Not a session: only what the form's token is bound to.
         token = await sessions.token_for(visit.deps, fresh)
         visit = Visit(visit.request, visit.deps, visit.principal, token)
-    response = show(visit, "sign_in.html", 403 if wrong else 200, there=local_path(there), wrong=wrong)
+    response = show(
+        visit,
+        "sign_in.html",
+        403 if wrong else 200,
+        there=local_path(there),
+        wrong=wrong,
+        to=visit.said("to"),
+        packed=visit.said("sent"),
+        sent=unpack_sent(visit.said("sent")),
+    )
     if fresh is not None:
         sessions.set_cookie(visit.deps, visit.request, response, fresh)
     return response

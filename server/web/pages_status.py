@@ -6,14 +6,14 @@ however many look.
 
 from aiohttp import web
 
-from server.store import overview, projects
+from server.store import overview, pages, projects
 from server.web import pages_lines as lines
 from server.web.asked import slug_in
 from server.web.fresh import Fresh
 from server.web.pages_frame import Page, Visit, html, render_part
 from server.web.problems import not_found
 
-MONITORS_MAX = 500
+MONITORS_MAX = 500  # shown; the count of those that are down is of all
 
 
 async def _render(visit: Visit, slug: str) -> str | None:
@@ -22,14 +22,21 @@ async def _render(visit: Visit, slug: str) -> str | None:
     if project is None or not project["definition"].get("status_page"):
         return None
     now = visit.now
-    rows = await overview.monitors(visit.deps.pool, project_id=project["id"], limit=MONITORS_MAX)
-    shown = sorted((lines.line_of(row, None, now) for row in rows), key=lambda line: line.name.lower())
+    pool, id = visit.deps.pool, project["id"]
+    counts = await pages.counts(pool, id)
+    down = await overview.monitors(pool, project_id=id, statuses=["down"], limit=MONITORS_MAX)
+    others = await overview.monitors(pool, project_id=id, limit=MONITORS_MAX)
+    known = {row["id"] for row in down}
+    found = [lines.line_of(row, None, now) for row in [*down, *(row for row in others if row["id"] not in known)]]
+    found.sort(key=lambda line: (line.status != "down", line.name.lower()))
+    shown = found[:MONITORS_MAX]
     return render_part(
         "status.html",
         project=project["name"],
         lines=shown,
-        strips=await lines.strips(visit.deps.pool, shown, now),
-        down=[line for line in shown if line.status == "down"],
+        strips=await lines.strips(pool, shown, now),
+        down=max(counts.get("down", 0), sum(line.status == "down" for line in shown)),
+        monitors=max(sum(counts.values()), len(shown)),
         now=now,
     )
 

@@ -46,6 +46,8 @@ async def context(pool: Pool) -> dict[str, Any]:
         "watermark": watermark,
         "behind": database_now - watermark if watermark is not None else None,
         "deaf": await pages.deaf(pool),
+        "deaf_shown": pages.DEAF_SHOWN,
+        "writers_shown": pages.WRITERS_SHOWN,
         "outbox": {row["state"]: row for row in await pages.outbox(pool)},
     }
 

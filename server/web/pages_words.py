@@ -20,7 +20,7 @@ LOOKS = {
     **dict.fromkeys(("up", "succeeded", "success", "done", "delivered", "resolved", "held"), "up"),
     **dict.fromkeys(("down", "failed", "fail", "dead", "open"), "down"),
     **dict.fromkeys(("late", "hung", "expired", "progress"), "late"),
-    **dict.fromkeys(("new", "waiting", "pending", "log", "comment"), "new"),
+    **dict.fromkeys(("new", "waiting", "not started", "pending", "log", "comment"), "new"),
     **dict.fromkeys(("running", "start"), "running"),
     "unwatched": "unwatched",
     **dict.fromkeys(("paused", "skip", "skipped", "superseded", "leave", "collapsed"), "paused"),
@@ -103,7 +103,18 @@ def spans(names: Sequence[str]) -> str:
     return ", ".join("–".join(part) for part in parts)
 
 
+PREVIEW_CHARS = 90
+
+
+def preview(message: str) -> str:
+    """A message in one line: its last line, where the error is, from its beginning."""
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    last = next((line for line in reversed(lines) if line), "")
+    return last if len(last) <= PREVIEW_CHARS else last[: PREVIEW_CHARS - 1].rstrip() + "…"
+
+
 FILTERS: dict[str, Any] = {
+    "preview": preview,
     "moment": moment,
     "iso": iso,
     "seconds": seconds,

@@ -40,6 +40,11 @@ def cookie_in(deps: Deps, request: web.Request) -> str | None:
     return value if 20 <= len(value) <= 100 and value.isascii() and value.isprintable() else None
 
 
+def new_cookie() -> str:
+    """A value for somebody who has no session: only what a form's token is bound to."""
+    return secrets.token_urlsafe(32)
+
+
 def set_cookie(deps: Deps, request: web.Request, response: web.StreamResponse, value: str | None) -> None:
     """Give the browser its session id; None takes it away."""
     https = is_https(deps, request)

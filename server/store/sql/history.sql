@@ -68,7 +68,7 @@ select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause
 
 -- name: alert
 -- One, to see what becomes of it.
-select id, project_id, state, attempts, error from alerts where id = $1
+select id, project_id, channel_id, kind, state, attempts, error from alerts where id = $1
 
 -- name: add_test_alert
 -- Like any other alert, through the outbox: so the test proves the way that an alert will take.

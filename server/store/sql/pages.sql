@@ -20,6 +20,8 @@ select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i
   join monitors m on m.id = i.monitor_id
   join projects p on p.id = m.project_id
  where i.resolved_at is null and ($1::integer is null or i.project_id = $1)
+   and ($3::text[] is null or m.tags @> $3)
+   and ($4::text is null or strpos(lower(m.slug || ' ' || m.name), lower($4)) > 0)
  order by i.acknowledged_at is not null, i.suppressed_by is not null, i.opened_at desc, i.monitor_id
  limit $2
 
@@ -27,6 +29,16 @@ select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i
 -- Counted so far and no further: in a storm nobody needs the exact number each second.
 select count(*) from (
   select from incidents i where i.resolved_at is null and ($1::integer is null or i.project_id = $1) limit $2) as open
+
+-- name: trouble_matching
+-- The same of those that a filter of the overview lets through.
+select count(*) from (
+  select from incidents i
+    join monitors m on m.id = i.monitor_id
+   where i.resolved_at is null and ($1::integer is null or i.project_id = $1)
+     and ($3::text[] is null or m.tags @> $3)
+     and ($4::text is null or strpos(lower(m.slug || ' ' || m.name), lower($4)) > 0)
+   limit $2) as open
 
 -- name: counts
 -- Monitors by the status that the keeper wrote.

@@ -15,6 +15,17 @@ select s.key_hash, k.role, k.prefix, k.project_id, p.slug as project
    and s.seen_at > now() - make_interval(secs => $2)
    and s.created_at > now() - make_interval(secs => $3)
 
+-- name: living
+-- Which of these sessions still stand; $4 is the hash of the admin key. It touches nothing: a page that lies open is
+-- not yet somebody who looks at it.
+select s.id
+  from sessions s
+  left join access_keys k on k.hash = s.key_hash and k.revoked_at is null
+ where s.id = any($1::bytea[])
+   and s.seen_at > now() - make_interval(secs => $2)
+   and s.created_at > now() - make_interval(secs => $3)
+   and (k.hash is not null or s.key_hash = $4)
+
 -- name: touch
 -- To the minute: a page more or less is not worth a write.
 update sessions set seen_at = now() where id = $1 and seen_at < now() - interval '1 minute'

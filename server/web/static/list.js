@@ -16,7 +16,7 @@ async function fetchPart(path, part) {
   asked?.abort();
   asked = new AbortController();
   const answer = await fetch(path, { headers: { "X-Part": part }, signal: asked.signal });
-  if (answer.status === 401) location.assign("/sign-in");
+  if (answer.status === 401) location.assign(`/sign-in?${new URLSearchParams({ back: location.pathname + location.search })}`);
   if (!answer.ok) throw new Error(`${answer.status} for ${path}`);
   return parse(await answer.text());
 }
@@ -26,7 +26,7 @@ async function filter() {
   const path = "/" + (said.length ? `?${new URLSearchParams(said)}` : "");
   try {
     const fresh = await fetchPart(path, "list");
-    children(document.getElementById("list"), fresh);
+    for (const id of ["trouble", "list"]) children(document.getElementById(id), fresh.getElementById(id));
   } catch (error) {
     if (error.name !== "AbortError") location.assign(path);
     return;
@@ -34,6 +34,7 @@ async function filter() {
   history.replaceState(null, "", path);
   document.getElementById("main").dataset.scope = form.elements.project?.value ?? "";
   written();
+  form.scrollIntoView({ block: "nearest" }); // above it there may be fewer cards than before
 }
 
 function counted() {
@@ -50,8 +51,8 @@ function counted() {
 }
 
 function written() {
-  const list = document.getElementById("list");
-  write(list);
+  write(document.getElementById("trouble"));
+  write(document.getElementById("list"));
   const more = document.getElementById("more");
   if (more) nearEnd.observe(more);
   open();
