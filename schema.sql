@@ -57,6 +57,10 @@ create table channels (
   definition  jsonb not null,                -- as server/deliver reads it; may hold secrets, never shown whole
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
+  -- Since when alerts do not arrive there, why, and when the other channels were last told; null: they arrive.
+  failing_since   timestamptz,
+  failing_why     text,
+  failing_told_at timestamptz,
   unique (project_id, slug)
 );
 
@@ -349,16 +353,24 @@ create table alerts (
   attempts        integer not null default 0,
   lapses          integer not null default 0,  -- how often a claimer died with it
   kind            text not null,             -- opened, worse, resolved, reminder, operator, test
-  state           text not null default 'pending',  -- pending, delivered, dead, expired, collapsed
+  -- pending, delivered, dead, expired; collapsed: the end of an incident that is reported by another message, or of one
+  -- whose opening did not reach this channel
+  state           text not null default 'pending',
   claimed_by      text,
   error           text,                      -- of the last attempt
-  facts           jsonb not null
+  facts           jsonb not null,
+  -- The id that receivers see. Random, because row numbers are used again after a restore and in a copy of the database.
+  -- Null: a row of an older version, whose id is made of its number.
+  uid             uuid default gen_random_uuid(),
+  urgent          boolean not null default false  -- the first alert of its monitor to this channel in ten minutes
 ) with (fillfactor = 85);
 create unique index alerts_once on alerts (monitor_id, incident, ordinal, round, lane) where incident is not null;
 -- What the courier walks: from lane to lane, and in a lane first what was never tried.
 create index alerts_due on alerts (lane, attempts, next_attempt_at) where state = 'pending' and digest_id is null;
 create index alerts_order on alerts (monitor_id, incident, lane, ordinal, round) where state = 'pending';
--- Candidates for cancelling out with an open that was never attempted.
+create index alerts_urgent on alerts (lane, next_attempt_at)
+  where state = 'pending' and digest_id is null and urgent and attempts = 0;
+-- Ends of incidents that a service does not hear of one by one.
 create index alerts_back on alerts (lane) where state = 'pending' and digest_id is null and kind = 'resolved';
 -- Somebody waits for the answer of a test.
 create index alerts_tests on alerts (id) where state = 'pending' and kind = 'test';
@@ -386,7 +398,8 @@ create table digests (
   claimed_by      text,
   error           text,
   facts           jsonb not null,            -- counts and the first names
-  body            bytea not null
+  body            bytea not null,
+  uid             uuid default gen_random_uuid()  -- as in alerts
 );
 create index digests_pending on digests (lane) where state = 'pending';
 create unique index digests_closes on digests (closes) where closes is not null;
@@ -394,7 +407,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (2, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (3, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

@@ -114,7 +114,9 @@ class Metrics:
         self._errors = self._counter("http_errors", "Requests answered with 4xx or 5xx.", "code")
         self._codes = {code: self._errors.labels(str(code)) for code in ERROR_CODES}
         self._alerts = self._counter("alerts", "Attempts to deliver an alert, by outcome.", "channel_kind", "result")
+        self._merged = self._counter("alerts_merged", "Alerts combined into digests.", "channel_kind")
         for kind in channel_kinds:
+            self._merged.labels(kind)
             for result in ALERT_RESULTS:
                 self._alerts.labels(kind, result)
 
@@ -155,8 +157,11 @@ class Metrics:
             self._lag.observe(lag_s)
 
     def delivered(self, channel_kind: str, result: str, count: int = 1) -> None:
-        """So many attempts to deliver ended like this; `result` is one of ALERT_RESULTS."""
-        self._alerts.labels(channel_kind, result).inc(count)
+        """So many attempts to deliver ended like this; `result` is one of ALERT_RESULTS, or `merged` into a digest."""
+        if result == "merged":
+            self._merged.labels(channel_kind).inc(count)
+        else:
+            self._alerts.labels(channel_kind, result).inc(count)
 
     def loop_lagged(self, seconds: float) -> None:
         """The event loop came back so much later than asked for."""

@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         description="Mail server for e-mail channels that name none: smtps://user:password@host/?from=sender@host "
         "(smtp: STARTTLS, smtp+insecure: neither).",
     )
+    smtp_ehlo: str | None = Field(
+        None,
+        description="Name for EHLO at mail servers, such as beat.example.org or [192.0.2.1]. Default: the host name if "
+        "it has a domain, else the own address.",
+    )
     auto_provision: bool = Field(True, description="Let pings of the dialects that know it create monitors.")
     root_dialect: Literal["none", "snitch"] = Field(
         "none", description="A dialect served at /{token}: none, or snitch."

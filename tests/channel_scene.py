@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from server.deliver.kinds import read_channel
 from server.deliver.messages import Scribe
 from server.deliver.outbound import Outbound
 from server.settings import Settings
-from server.store.outbox import Member
+from server.store.outbox import Digest, Member
 from tests.harness import needs
 
 SCRIBE = Scribe("abcd1234", "https://beat.example.org")
@@ -40,7 +41,7 @@ FACTS: dict[str, Any] = {
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
     """One alert as the courier makes it."""
     facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
-    return SCRIBE.alert(Member(id, 1, 12, kind, facts, ()), AT, "default")
+    return SCRIBE.alert(Member(id, 1, 12, kind, facts, None, ()), AT, "default")
 
 
 def long_message() -> Message:
@@ -68,7 +69,8 @@ def digest(id: int = 3, **counts: int) -> Message:
         "until": AT,
         "project": "default",
     }
-    return SCRIBE.stored_digest(id, "digest", None, facts, AT)
+    row = Digest(id, 1, "digest", 1, 1_000, None, facts, b"", datetime.fromisoformat(AT), False, None)
+    return SCRIBE.stored_digest(row, facts, AT)
 
 
 def over(closes: int = 3) -> Message:

@@ -159,8 +159,24 @@ async def test_a_jobs_words_begin_no_part_of_a_mail(mailbox: Mailbox) -> None:
     ("answers", "permanent", "said"),
     [
         ({"RCPT": "550 no such user"}, True, "550 no such user"),
+        ({"RCPT": "550 5.1.1 unknown user"}, True, "5.1.1"),
+        ({"RCPT": "553 5.1.3 bad address"}, True, "5.1.3"),
         ({"RCPT": "450 greylisted"}, False, "450 greylisted"),
-        ({"DATA": "554 spam"}, True, "554 spam"),
+        ({"RCPT": "550 greylisted, try again"}, False, "550"),
+        ({"RCPT": "504 5.5.2 <box>: Helo command rejected: need fully-qualified hostname"}, False, "504"),
+        ({"RCPT": "550 <box>: Helo command rejected: Host not found"}, False, "Helo"),
+        ({"RCPT": "554 5.7.1 <x@y>: Relay access denied"}, False, "5.7.1"),
+        ({"RCPT": "550 5.7.1 Unable to relay"}, False, "5.7.1"),
+        ({"RCPT": "553 sorry, that domain isn't in my list of allowed rcpthosts; relaying denied"}, False, "553"),
+        ({"RCPT": "530 5.7.0 Authentication required"}, False, "530"),
+        ({"RCPT": "550 5.7.26 SPF and DKIM did not pass"}, False, "5.7.26"),
+        ({"RCPT": "550 5.1.8 sender address rejected: domain not found"}, False, "5.1.8"),
+        ({"RCPT": "554 Service unavailable; Client host [192.0.2.1] blocked using zen"}, False, "blocked"),
+        ({"DATA": "552 5.3.4 message too big"}, True, "5.3.4"),
+        ({"DATA": "550 5.6.0 malformed"}, True, "5.6.0"),
+        ({"DATA": "552 message size exceeds limit"}, True, "552"),
+        ({"DATA": "554 spam"}, False, "554 spam"),
+        ({"DATA": "550 5.7.1 rejected by policy"}, False, "policy"),
         ({"DATA": "451 later"}, False, "451 later"),
     ],
 )
@@ -169,6 +185,43 @@ async def test_permanent_and_passing(mailbox: Mailbox, answers: dict[str, str], 
     async with mail_server(mailbox) as port:
         error = await refusal("email", plain(port), message())
     assert error.permanent is permanent and said in str(error)
+
+
+async def test_a_name_for_ehlo_that_servers_accept(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    async def named(
+        server: Any, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        names.append(hostname)
+        return responses
+
+    mailbox.handle_EHLO = named  # type: ignore[attr-defined]
+    async with mail_server(mailbox) as port:
+        for host, configured in (
+            ("3f2a9c", None),
+            ("localhost.localdomain", None),
+            ("bad_name.example.org", None),
+            ("beat.example.org", None),
+            ("3f2a9c", "mail.example.net"),
+            ("3f2a9c", "[IPv6:2001:db8::1]"),
+        ):
+            monkeypatch.setattr("server.deliver.mail.socket.gethostname", lambda host=host: host)
+            await send("email", plain(port), message(), smtp_ehlo=configured)
+    assert names == ["[127.0.0.1]"] * 3 + ["beat.example.org", "mail.example.net", "[IPv6:2001:db8::1]"]
+    for wrong in ("a b", "x\r\ny", "[nowhere]", "-a.example.org", "[192.0.2.1"):
+        with pytest.raises(SettingsError, match="--smtp-ehlo must be"):
+            Outbound(Settings(smtp_ehlo=wrong), lambda: 0)
+
+
+async def test_a_server_without_8bitmime_gets_seven_bits(mailbox: Mailbox) -> None:
+    async with mail_server(mailbox) as port:
+        await send("email", plain(port), message(name="Straße 東京", last_message="größer " * 300))
+    [(envelope, mail)] = mailbox.mails
+    assert isinstance(envelope.content, bytes) and envelope.content.isascii()
+    text = mail.get_body(("plain",))
+    assert text is not None and "größer größer" in text.get_content() and "Straße 東京" in mail["Subject"]
 
 
 async def test_one_of_two_recipients_is_enough_and_the_log_names_the_other(

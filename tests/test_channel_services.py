@@ -220,3 +220,99 @@ async def test_apprise() -> None:
         receiver.behaviour = Behaviour(status=500)
         assert "could not deliver" in str(await refusal("apprise", {"urls": [url]}, message()))
     assert (await refusal("apprise", {"urls": ["nosuchthing://x"]}, message())).permanent
+
+
+# ----------------------------------------------------------------------------------- what kills an alert without a need
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["http://monitor:8080/monitors/x", "http://localhost/monitors/x", "http://[::1]:8080/x", "http://box.local/x"],
+)
+@pytest.mark.parametrize("kind", ["slack", "discord", "msteams", "telegram", "ntfy"])
+async def test_a_link_that_a_service_may_refuse_is_text(kind: str, link: str) -> None:
+    what = message()
+    words = what.words._replace(link=link)
+    definition: dict[str, Any] = {"telegram": {"token": "12345:" + "x" * 30, "chat": 1}, "ntfy": {"topic": "t"}}.get(
+        kind, {}
+    )
+    field = {"telegram": "api", "ntfy": "server"}.get(kind, "url")
+    request = await sent(kind, definition, what._replace(link=link, words=words), field)
+    content = request.json
+    assert "url" not in content.get("embeds", [{}])[0] and "click" not in content
+    assert "actions" not in content.get("attachments", [{"content": {}}])[0]["content"]
+    said = request.body.decode().replace("\\\\", "")
+    assert "Open in Offbeat" not in said and link.replace("_", "") in said.replace("_", "")
+
+
+@pytest.mark.parametrize("kind", ["discord", "msteams", "ntfy"])
+async def test_a_link_with_a_public_name_or_an_ipv4_address_is_a_button(kind: str) -> None:
+    for link in ("https://beat.example.org/x", "http://192.0.2.7:8080/x"):
+        request = await sent(
+            kind,
+            {"topic": "t"} if kind == "ntfy" else {},
+            message()._replace(link=link),
+            {"ntfy": "server"}.get(kind, "url"),
+        )
+        content = request.json
+        if kind == "discord":
+            shown = content["embeds"][0]["url"]
+        elif kind == "msteams":
+            shown = content["attachments"][0]["content"]["actions"][0]["url"]
+        else:
+            shown = content["click"]
+        assert shown == link
+
+
+REFUSALS = [
+    (
+        b"Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 413 with ContextId",
+        True,
+    ),
+    (
+        b"Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429 with ContextId",
+        False,
+    ),
+    (b'{"errcode":310000,"errmsg":"keywords not in content"}', False),
+    (b'{"errcode":93000,"errmsg":"invalid webhook url"}', False),
+    (b'{"ok":false,"error":"channel_not_found"}', False),
+    (b'{"ok":false,"error_code":400,"description":"Bad Request: chat not found"}', True),
+    (b'{"code":19001,"data":{},"msg":"param invalid: incoming webhook access token invalid"}', False),
+    (b'  {"success":false,"error":"error-invalid-room"}', False),
+]
+ACCEPTED = [
+    b"", b"1", b"ok", b"null", b"[]", b'{"errcode":0,"errmsg":"ok"}', b'{"ok":true}', b'{"code":0,"msg":"success"}',
+    b'{"StatusCode":0,"code":0,"msg":"success"}', b'{"code":200,"msg":"ok"}', b'{"status":"error"}', b'{"ok":false}',
+    b'{"success":false}', b'{"error":"none"}', b'{"ok":false', b'{"success":true,"message":"failed jobs: 3"}',
+    b'{"errcode":"0"}', b'{"errcode":false}', b'"Webhook message delivered"', b"\xff\xfe", b"[" * 60_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "permanent"), REFUSALS)
+@pytest.mark.parametrize("kind", ["webhook", "msteams"])
+async def test_a_success_whose_body_says_that_it_failed_is_a_failure(kind: str, body: bytes, permanent: bool) -> None:
+    async with Receiver(Behaviour(status=200, body=body)) as receiver:
+        error = await refusal(kind, {"url": receiver.url}, message())
+    assert error.permanent is permanent and "answered 200, but refused it" in str(error)
+
+
+@pytest.mark.parametrize("body", ACCEPTED)
+async def test_any_other_body_of_a_success_is_one(body: bytes) -> None:
+    async with Receiver(Behaviour(status=200, body=body)) as receiver:
+        await send("webhook", {"url": receiver.url}, message())
+
+
+async def test_a_telegram_group_that_became_a_supergroup_gets_the_message_at_its_new_id() -> None:
+    moved = b'{"ok":false,"error_code":400,"description":"upgraded","parameters":{"migrate_to_chat_id":-1001557912345}}'
+    async with Receiver() as receiver:
+        receiver.script.append(Behaviour(status=400, body=moved))
+        definition = {"token": "12345:" + "x" * 30, "chat": -7, "topic": 3, "api": receiver.url}
+        await send("telegram", definition, message())
+        first, second = (r.json for r in receiver.requests)
+    assert (first["chat_id"], second["chat_id"]) == (-7, -1001557912345)
+    assert first | {"chat_id": 0} == second | {"chat_id": 0}
+    async with Receiver(
+        Behaviour(status=400, body=b'{"ok":false,"parameters":{"migrate_to_chat_id":"x"}}')
+    ) as receiver:
+        error = await refusal("telegram", {**definition, "api": receiver.url}, message())
+        assert error.permanent and len(receiver.requests) == 1

@@ -1,11 +1,16 @@
 """Many alerts of one channel become one message: at once, in order, and closed where a service keeps it open."""
 
+import asyncio
+import random
+import re
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from server.deliver.courier import Courier
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, types
 
@@ -14,6 +19,7 @@ from tests.outbox_scene import Scene, at_work, ids, types
 def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two digests of a lane a quarter of a second, not five and more."""
     monkeypatch.setattr("server.deliver.lane.DIGEST_GAPS_S", (0.25,))
+    monkeypatch.setattr("server.deliver.lane.URGENT_GAPS_S", (0.25,))
 
 
 async def test_many_at_once_become_one_message(world: Scene, receiver: Receiver) -> None:
@@ -29,7 +35,7 @@ async def test_many_at_once_become_one_message(world: Scene, receiver: Receiver)
     assert "and 80 more" in content["data"]["text"]
     [digest] = await world.pool.fetch("select * from digests")
     assert digest["body"] == request.body and digest["state"] == "delivered" and digest["alerts"] == 100
-    assert ids(receiver)[0].endswith(f"_{digest['id']}") and ids(receiver)[0].startswith("digest_")
+    assert ids(receiver) == [f"digest_{digest['uid'].hex}"]
 
 
 async def test_a_digest_is_tried_again_with_the_same_bytes(world: Scene, receiver: Receiver, short_gaps: None) -> None:
@@ -179,3 +185,160 @@ class Refusing(Receiver):
         refused = self.refuses and b"offbeat.digest" in await request.read()
         self.behaviour = Behaviour(status=500 if refused else 200)
         return await super()._handle(request)
+
+
+# ------------------------------------------------------------------------------------------------- no incident vanishes
+
+
+async def flap(world: Scene, courier: Courier, channel: int, monitors: int, incident: int) -> None:
+    """Each of these monitors fails and succeeds at once."""
+    for kind in ("opened", "resolved"):
+        await world.alerts(channel, monitors, first=101, kind=kind, incident=incident)
+    courier.wake()
+
+
+def named(receiver: Receiver, name: str) -> list[Any]:
+    """The messages that name a monitor."""
+    return [r.json for r in receiver.requests if name in r.json["data"]["text"] + r.json["data"]["title"]]
+
+
+async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_name(
+    world: Scene, receiver: Receiver
+) -> None:
+    """Eight monitors flap all the time; a job fails for half a minute, another one is silent for twenty seconds."""
+    channel = await world.channel("hook", "webhook", url=receiver.url)
+    async with world.courier() as courier:
+        await at_work(courier)
+        for incident in range(1, 5):
+            await flap(world, courier, channel, 8, incident)
+            await asyncio.sleep(0.2)
+        failed = {"cause": "failed", "reason": "failed with exit code 1", "last_message": "disk full"}
+        began = time.time()
+        await world.alert(channel, 1, facts={"name": "nightly-backup", **failed}, urgent=True)
+        await world.alert(channel, 2, facts={"name": "victim"}, urgent=True)
+        for incident in range(5, 9):
+            await flap(world, courier, channel, 8, incident)
+            await asyncio.sleep(0.2)
+        for monitor, name in ((1, "nightly-backup"), (2, "victim")):
+            await world.alert(channel, monitor, kind="resolved", facts={"name": name})
+        courier.wake()
+        assert await world.settled(60) == {"delivered": 2 * 8 * 8 + 4}
+    for name in ("nightly-backup", "victim"):
+        first = next(r for r in receiver.requests if name in r.json["data"]["title"])
+        assert first.json["type"] == "incident.opened" and first.at - began < 3
+        assert len(named(receiver, name)) == 2, "and its end"
+    assert "disk full" in named(receiver, "nightly-backup")[0]["data"]["text"]
+    digests = [r.json["data"] for r in receiver.requests if r.json["type"] == "offbeat.digest"]
+    assert sum(each["opened"] for each in digests) == sum(each["recovered"] for each in digests) == 64
+    for n in range(101, 109):
+        assert any("times" in each["text"] and f"Job {n}" in each["text"] for each in digests)
+    assert world.counted[("webhook", "merged")] == sum(each["alerts"] for each in digests)
+
+
+async def test_every_explicit_failure_is_named_with_its_reason_however_many_there_are(
+    world: Scene, receiver: Receiver
+) -> None:
+    channel = await world.channel("hook", "webhook", url=receiver.url)
+    for monitor in range(1, 51):
+        facts = {"name": f"backup-{monitor}x", "cause": "failed", "reason": f"failed with exit code {monitor}"}
+        await world.alert(channel, monitor, facts=facts)
+        if monitor % 2:
+            await world.alert(channel, monitor, kind="resolved", facts=facts)
+        if monitor % 5 == 0:  # what followed a silence counts as well
+            await world.pool.execute(
+                'update alerts set facts = facts || \'{"cause": "missed", "reason": "no ping"}\' '
+                "where monitor_id = $1 and kind = 'opened'",
+                monitor,
+            )
+            await world.alert(channel, monitor, kind="worse", facts=facts)
+    await world.alerts(channel, 2_000, first=1_001)
+    async with world.courier() as courier:
+        began = time.monotonic()
+        courier.wake()
+        assert await world.settled(30) == {"delivered": 2_085}
+        assert time.monotonic() - began < 15, "one message does not wait long for the next"
+    said = "\n".join(r.json["data"]["text"] for r in receiver.requests)
+    for monitor in range(1, 51):
+        times = r" \S+" if monitor % 2 else ""
+        assert re.search(rf"FAILED(, RECOVERED)? backup-{monitor}x{times}: failed with exit code {monitor}\b", said)
+    assert len(receiver.requests) <= 4
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "fails", "is slow"])
+@pytest.mark.parametrize("digest", [True, False])
+async def test_nothing_vanishes_while_its_receiver_is_in_trouble(
+    world: Scene, receiver: Receiver, short_gaps: None, trouble: str, digest: bool
+) -> None:
+    receiver.behaviour = {
+        "hangs": Behaviour(hang=True),
+        "fails": Behaviour(status=503),
+        "is slow": Behaviour(delay_s=0.3),
+    }[trouble]
+    channel = await world.channel("hook", "webhook", url=receiver.url, digest=digest, per_minute=6_000)
+    async with world.courier() as courier:
+        courier.attempts._out.send_timeout_s = 1.0
+        for incident in range(1, 4):
+            await flap(world, courier, channel, 4, incident)
+            await receiver.wait_count(1)
+            await asyncio.sleep(0.3)
+        receiver.behaviour = Behaviour()
+        assert await world.settled(60) == {"delivered": 24}
+    taken = [r.json for r in receiver.requests]
+    if digest:
+        names = {f"Job {n}" for n in range(101, 105)}
+        assert all(any(name in each["data"]["text"] + each["data"]["title"] for each in taken) for name in names)
+    else:
+        ends = {(each["data"]["monitor"], each["data"]["incident"], each["type"]) for each in taken}
+        assert len(ends) == 24
+
+
+async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_closes_at_a_service_that_keeps_them(
+    world: Scene, receiver: Receiver, short_gaps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+    channel = await world.channel("pager", "pagerduty", routing_key="r" * 32)
+    await world.incidents(1, 2)
+    await world.pool.execute("update incidents set resolved_at = now()")
+    for monitor in (1, 2):
+        await world.alert(channel, monitor, facts={"name": f"job-{monitor}"})
+        await world.alert(channel, monitor, kind="resolved")
+    async with world.courier(start=False) as courier:
+        courier.repeats.over_every_s = 0.1
+        await courier.start()
+        await receiver.wait_count(2, timeout_s=20)
+        assert await world.settled() == {"delivered": 4}
+    trigger, resolve = (r.json for r in receiver.requests)
+    assert (trigger["event_action"], resolve["event_action"]) == ("trigger", "resolve")
+    assert trigger["dedup_key"] == resolve["dedup_key"]
+    assert all(f"job-{n}" in str(trigger["payload"]["custom_details"]) for n in (1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("digest", [True, False])
+async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_untold(
+    world: Scene, receiver: Receiver, short_gaps: None, digest: bool
+) -> None:
+    """213 monitors, 3 000 incidents of seconds, half of them explicit failures, on one channel whose receiver fails."""
+    channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=60_000, digest=digest)
+    chance = random.Random(7)
+    async with world.courier() as courier:
+        courier.flapping.hold_s = 1.0
+        for incident in range(1, 15):
+            receiver.behaviour = Behaviour(status=503 if incident % 4 == 0 else 200, delay_s=chance.random() / 50)
+            for kind in ("opened", "resolved"):
+                await world.alerts(channel, 213, kind=kind, incident=incident)
+                courier.wake()
+                await asyncio.sleep(chance.random() / 2)
+        receiver.behaviour = Behaviour()
+        states = await world.settled(120)
+    assert states == {"delivered": 2 * 14 * 213}
+    rows = await world.pool.fetch(
+        "select a.uid, d.uid as digest from alerts a left join digests d on d.id = a.digest_id where a.kind = 'opened'"
+    )
+    arrived = set(ids(receiver))
+    untold = [
+        r for r in rows if (f"digest_{r['digest'].hex}" if r["digest"] else f"alert_{r['uid'].hex}") not in arrived
+    ]
+    assert len(rows) == 14 * 213 and not untold
+    if digest:
+        assert len(set(arrived)) < 400

@@ -14,8 +14,11 @@ from tests.harness import Receiver, eventually
 from tests.outbox_scene import Scene, ids, types
 
 
-async def test_flapping_is_said_and_held_back(world: Scene, receiver: Receiver) -> None:
-    channel = await world.channel("hook", "webhook", url=receiver.url, digest=False)
+async def test_flapping_is_said_and_held_back_and_reported_together(
+    world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.deliver.lane.BURST_REFILL_S", 0.05)
+    channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.courier() as courier:
         courier.flapping.hold_s = 1.5
         for incident in range(1, 6):
@@ -26,19 +29,22 @@ async def test_flapping_is_said_and_held_back(world: Scene, receiver: Receiver) 
         fifth = receiver.requests[8].json["data"]
         assert fifth["flapping"] == {"incidents": 5, "hold_s": 1.5, "held": False}
         assert "5 incidents within an hour; the next ones are held back" in fifth["text"]
-        # The sixth resolves while it waits: nobody is told.
-        await world.alert(channel, incident=6)
-        await eventually(lambda: _held(world))
-        await world.alert(channel, incident=6, kind="resolved")
-        await world.settled()
-        assert len(receiver.requests) == 10
-        assert (await world.states())["collapsed"] == 2
-        # The seventh stays open: told late, and why.
+        # The sixth and the seventh resolve while they wait: they are reported together.
+        for incident in (6, 7):
+            await world.alert(channel, incident=incident)
+            await eventually(lambda n=incident: _held(world, n))  # type: ignore[misc]
+            await world.alert(channel, incident=incident, kind="resolved")
+        assert await world.settled() == {"delivered": 14}
+        assert len(receiver.requests) == 11
+        together = receiver.requests[10].json
+        assert together["type"] == "offbeat.digest" and together["data"]["recovered"] == 2
+        assert "DOWN, RECOVERED Job 1 (2 times)" in together["data"]["text"]
+        # The eighth stays open: told late, and why.
         began = time.monotonic()
-        await world.alert(channel, incident=7)
-        await receiver.wait_count(11)
+        await world.alert(channel, incident=8)
+        await receiver.wait_count(12)
         assert time.monotonic() - began > 1.4
-        assert "held back for 1.5 s and is still open" in receiver.requests[10].json["data"]["text"]
+        assert "held back for 1.5 s and is still open" in receiver.requests[11].json["data"]["text"]
 
 
 async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiver) -> None:
@@ -162,9 +168,6 @@ async def _to_be_reminded(world: Scene) -> None:
     await world.pool.execute("update alerts set settled_at = now() - interval '1 hour'")
 
 
-async def _held(world: Scene) -> bool:
-    return bool(
-        await world.pool.fetchval(
-            "select count(*) from alerts where incident = 6 and attempts = 0 and next_attempt_at > now()"
-        )
-    )
+async def _held(world: Scene, incident: int) -> bool:
+    held = "select count(*) from alerts where incident = $1 and attempts = 0 and next_attempt_at > now()"
+    return bool(await world.pool.fetchval(held, incident))

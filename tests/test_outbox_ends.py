@@ -1,4 +1,4 @@
-"""Whoever was told of an incident is told of its end: also where the monitor has other channels by then.
+"""Who hears of the beginning and the end of an incident, also if channels are added, removed, broken and repaired.
 
 On the real server, from the ping to the receiver.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import Receiver, Server, eventually
+from tests.harness import Behaviour, Receiver, Server, eventually
 
 
 @pytest.fixture
@@ -38,23 +38,63 @@ async def nothing_waits(database: asyncpg.Connection) -> bool:
     return not await database.fetchval("select count(*) from alerts where state = 'pending'")
 
 
-async def test_an_end_goes_to_whoever_was_told_and_to_nobody_else(server: Server, database: asyncpg.Connection) -> None:
+async def test_an_added_channel_hears_what_is_open_and_every_channel_that_heard_hears_the_end(
+    server: Server, database: asyncpg.Connection
+) -> None:
     async with Receiver() as receiver:
-        for name in ("kept", "removed", "added"):
-            await put(server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}"})
+        for name in ("kept", "removed", "added", "other"):
+            await put(
+                server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": False}
+            )
         job = await put(server, "monitors/job", {"channels": ["kept", "removed"]})
         await ping(server, job, "fail")
         await receiver.wait_count(2)
         await put(server, "monitors/job", {"channels": ["kept", "added"]})
+        await receiver.wait_count(3, 20)
         await ping(server, job, "success")
-        await receiver.wait_count(4)
+        await receiver.wait_count(6)
         assert await eventually(lambda: nothing_waits(database))
-        assert heard(receiver) == [
-            ("kept", "incident.opened"),
-            ("kept", "incident.resolved"),
-            ("removed", "incident.opened"),
-            ("removed", "incident.resolved"),
+        names = ("added", "kept", "removed")
+        ends = ("incident.opened", "incident.resolved")
+        assert heard(receiver) == [(name, end) for name in names for end in ends]
+        opened = next(r.json["data"] for r in receiver.requests if r.path == "/added")
+        assert opened["monitor"] == "job" and opened["cause"] == "failed" and opened["reason"]
+
+
+async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hears_what_is_open(
+    server: Server, database: asyncpg.Connection
+) -> None:
+    gone = Behaviour(status=410)
+    async with Receiver() as receiver, Receiver(gone) as broken:
+        await put(server, "channels/good", {"kind": "webhook", "url": f"{receiver.url}/good"})
+        await put(server, "channels/bad", {"kind": "webhook", "url": f"{broken.url}/bad", "default": False})
+        job = await put(server, "monitors/job", {"channels": ["bad"]})
+        short = await put(server, "monitors/short", {"channels": ["bad"]})
+        await ping(server, job, "fail")
+        await ping(server, short, "fail")
+        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
+        assert told.path == "/good" and "Alerts do not arrive at bad" in told.json["data"]["reason"]
+        assert "410" in told.json["data"]["reason"]
+        shown = (await server.api("GET", "/api/v1/channels/bad")).body
+        assert shown["failing_since"] and "410" in shown["failing_why"]
+        await broken.wait_count(2)
+        await ping(server, short, "success")  # while nothing of it has arrived: its end is not news there
+        await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
+        first = await receiver.wait_for(lambda r: r.path == "/bad", timeout_s=20)
+        assert (first.json["type"], first.json["data"]["monitor"]) == ("incident.opened", "job")
+        await ping(server, job, "success")
+        await receiver.wait_for(lambda r: r.json["type"] == "incident.resolved", timeout_s=20)
+        assert await eventually(lambda: nothing_waits(database))
+        assert [(r.json["type"], r.json["data"]["monitor"]) for r in receiver.requests if r.path == "/bad"] == [
+            ("incident.opened", "job"),
+            ("incident.resolved", "job"),
         ]
+
+        async def works_again() -> bool:
+            return (await server.api("GET", "/api/v1/channels/bad")).body["failing_since"] is None
+
+        assert await eventually(works_again, 20)
+        assert sum(r.json["type"] == "offbeat.operator" for r in receiver.requests) == 1
 
 
 async def test_a_deleted_channel_is_told_nothing_and_nothing_waits_for_it(

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,9 @@ from server.deliver.messages import Scribe
 from server.deliver.redact import HIDDEN, redact, redact_all
 from server.deliver.template import check_template, escape_for, fill
 from server.deliver.words import Words, cut, cut_head, link_to, say_alert, say_digest
-from server.store.outbox import Member
+from server.store.outbox import Attached, Member, Named
 
+UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 FACTS: dict[str, Any] = {
     "monitor": "nightly-etl",
     "name": "Nightly ETL",
@@ -156,6 +158,71 @@ def test_a_digest_counts_and_names_the_first() -> None:
     assert say_digest({"opened": 0, "resolved": 7}).symbol == "🟢"
 
 
+def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = False, **more: Any) -> Named:
+    """An incident in a digest, opened at 23:30:18 and, where it is over, resolved at 23:30:48."""
+    facts = {"name": f"Job {monitor}", "monitor": f"job-{monitor}", "reason": reason, "timezone": "UTC"}
+    facts |= {"opened_at": "2026-11-29T23:30:18Z", **more.pop("facts", {})}
+    resolved_at = "2026-11-29T23:30:48Z" if over else None
+    values = {"incident": 1, "kind": "opened", "incidents": 1, "opened": True, "secrets": (), **more}
+    return Named(monitor_id=monitor, facts=facts, explicit=explicit, resolved_at=resolved_at, **values)
+
+
+def digest(*each: Named, **counts: int) -> Words:
+    """The words of a digest that names these."""
+    kinds = dict.fromkeys(("opened", "worse", "reminder", "resolved", "recovered"), 0) | counts
+    span = {"since": "2026-11-29T23:30:18Z", "until": "2026-11-29T23:30:48Z", "decided_at": None}
+    attached = Attached(
+        7, datetime(2026, 11, 29, tzinfo=UTC), UID, sum(counts.values()), False, kinds | span, [*each], []
+    )
+    return Scribe("abcd1234", None).digest(attached, "default").words
+
+
+def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:
+    said = digest(
+        named(1, "failed with exit code 1", explicit=True, over=True, facts={"last_message": "copying\ndisk full"}),
+        named(2, "no ping by 23:30:00", over=True),
+        opened=2,
+        resolved=2,
+        recovered=2,
+    )
+    assert said.title == "2 were down and have recovered within 30 s" and said.symbol == "🟠"
+    assert (
+        "FAILED, RECOVERED Job 1 23:30:18–23:30:48: failed with exit code 1; copying disk full\n"
+        "DOWN, RECOVERED Job 2 23:30:18–23:30:48: no ping by 23:30:00" in said.text
+    )
+    assert "more" not in said.text
+    mixed = digest(named(3, "no ping"), opened=13, resolved=14, recovered=12, worse=1)
+    assert mixed.title == "1 down, 1 worse, 12 down and recovered, 2 resolved within 30 s" and mixed.symbol == "🔴"
+    assert "and 15 more" in mixed.text
+
+
+def test_a_monitor_has_one_line_in_a_digest_and_each_of_its_reasons() -> None:
+    said = digest(
+        named(1, "failed with exit code 1", explicit=True, over=True, incidents=9, incident=9),
+        named(1, "failed with exit code 2", explicit=True, over=True, incidents=9, incident=8),
+        named(1, "failed with exit code 1", explicit=True, over=True, incidents=9, incident=7),
+        opened=9,
+        resolved=9,
+        recovered=9,
+    )
+    line = "FAILED, RECOVERED Job 1 (9 times) 23:30:18–23:30:48: failed with exit code 1; failed with exit code 2"
+    assert line in said.text.split("\n") or f"Monitors: {line}" in said.text
+    assert "more" not in said.text
+
+
+@pytest.mark.parametrize("name", ["é" * 200, "x" * 200, "Job"])
+def test_twenty_monitors_are_named_whatever_they_say_and_every_service_can_show_them(name: str) -> None:
+    long = {"name": f"{name}", "last_message": "m" * 5_000}
+    each = [named(n, f"{n} " + "r" * 900, explicit=True, over=True, incidents=3, facts=long) for n in range(20)]
+    said = digest(*each, opened=60, resolved=60, recovered=60)
+    lines = [line for label, text in said.fields if label.startswith("Monitors") for line in text.split("\n")]
+    assert len(lines) == 20 and all(f": {n} r" in line for n, line in enumerate(lines))
+    assert all(len(text) <= 1_000 for _, text in said.fields) and len({label for label, _ in said.fields}) == len(
+        said.fields
+    )
+    assert len(said.text) < 4_000
+
+
 @pytest.mark.parametrize(
     ("facts", "link"),
     [
@@ -230,6 +297,7 @@ def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
         12,
         "opened",
         {**FACTS, "last_message": "called mykey-1234 twice", "detail": {"a": ["x mykey-1234"]}},
+        None,
         ("mykey-1234",),
     )
     message = Scribe("abcd1234", None).alert(member, "2026-11-24T01:30:00Z", "default")
@@ -241,12 +309,15 @@ def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
 
 def test_identity_and_thread() -> None:
     scribe = Scribe("abcd1234", "https://beat.example.org")
-    opened = scribe.alert(Member(7, 1, 12, "opened", FACTS, ()), "2026-11-24T01:30:00Z", "default")
-    resolved = scribe.alert(Member(9, 1, 12, "resolved", FACTS, ()), "2026-11-24T01:30:00Z", "default")
-    assert (opened.id, resolved.id) == ("alert_abcd1234_7", "alert_abcd1234_9")
+    opened = scribe.alert(Member(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default")
+    resolved = scribe.alert(Member(9, 1, 12, "resolved", FACTS, None, ()), "2026-11-24T01:30:00Z", "default")
+    assert opened.id == "alert_0123456789abcdef0123456789abcdef", (
+        "random, so it comes once, whatever happens to the data"
+    )
+    assert resolved.id == "alert_abcd1234_9", "as an older version has sent it"
     assert opened.thread == resolved.thread == "offbeat/abcd1234/default/nightly-etl/12"
-    assert opened == scribe.alert(Member(7, 1, 12, "opened", FACTS, ()), "2026-11-24T01:30:00Z", "default")
-    operator = scribe.alert(Member(8, None, None, "operator", {"reason": "deaf"}, ()), "2026-11-24T01:30:00Z", "x")
+    assert opened == scribe.alert(Member(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default")
+    operator = scribe.alert(Member(8, None, None, "operator", {"reason": "deaf"}, UID, ()), "2026-11-24T01:30:00Z", "x")
     assert operator.thread == operator.id and operator.at == "2026-11-24T01:30:00Z" and operator.facts["project"] == "x"
     assert datetime.fromisoformat(opened.at).tzinfo == UTC
 

@@ -145,14 +145,20 @@ def _hear_of_no_deaf_time(patch: pytest.MonkeyPatch) -> None:
 def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
     send = Attempts._send
 
-    async def settled(attempts: Attempts, message: Message, body: bytes, channel: Channel, attempt: int) -> Verdict:
+    async def settled(
+        attempts: Attempts, lane: int, message: Message, body: bytes, channel: Channel, attempt: int
+    ) -> Verdict:
         if message.kind != "digest":
-            outcome = Outcome(int(message.id.rpartition("_")[2]), "delivered")
+            outcome = Outcome(int(message.id.rpartition("_")[2], 16), "delivered")
             with suppress(DatabaseAway):
                 await attempts._outbox.settle([outcome])
-        return await send(attempts, message, body, channel, attempt)
+        return await send(attempts, lane, message, body, channel, attempt)
 
     patch.setattr(Attempts, "_send", settled)
+
+
+def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("server.deliver.messages.MONITORS_NAMED_MAX", 0)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +171,7 @@ def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
         _forget_the_term,
         _settle_before_sending,
         _hear_of_no_deaf_time,
+        _name_no_failure,
     ],
 )
 def test_a_bug_put_in_on_purpose_is_found(mutate: Mutant) -> None:

@@ -7,7 +7,7 @@ some room is kept for lanes where the last message arrived, so that however many
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -156,10 +156,10 @@ class Attempts(Service):
             log.exception("an alert cannot be put into words and is set aside", alert=row.id)
             why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
             return Verdict("dead", why, None)
-        return await self._send(message, body, channel, row.attempts)
+        return await self._send(row.lane, message, body, channel, row.attempts)
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
-        verdict = await self._send(message, digest.body, channel, digest.attempts)
+        verdict = await self._send(digest.lane, message, digest.body, channel, digest.attempts)
         failpoints.pass_by("digest sent")
         outcome = self._outcome(digest.id, digest.attempts, verdict)
         while True:
@@ -175,11 +175,11 @@ class Attempts(Service):
         self._ended(digest.lane, verdict.failed, verdict.retry_after_s)
         self._settled()
 
-    async def _send(self, message: Message, body: bytes, channel: Channel, attempts: int) -> Verdict:
+    async def _send(self, lane: int, message: Message, body: bytes, channel: Channel, attempts: int) -> Verdict:
         """The attempt itself. Whatever happens is a verdict."""
         try:
             async with asyncio.timeout(ATTEMPT_S_MAX):
-                await channel.send(message, body, self._out)
+                changed = await channel.send(message, body, self._out)
         except DeliveryError as error:
             if error.permanent:
                 return Verdict("dead", str(error))
@@ -190,7 +190,18 @@ class Attempts(Service):
             log.exception("an attempt ended in an error of ours", id=message.id, channel_kind=channel.kind)
             reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
             return Verdict("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
+        if changed:
+            await self._keep(lane, channel, changed)
         return Verdict("delivered")
+
+    async def _keep(self, lane: int, channel: Channel, changed: dict[str, Any]) -> None:
+        """Store what the service has changed. If that fails, the next message meets the same change."""
+        before = {name: getattr(channel, name) for name in changed}
+        try:
+            await self._outbox.change_channel(lane, before, changed)
+            log.warning("a service has changed a channel", channel=lane, before=before, after=changed)
+        except Exception as error:
+            log.warning("what a service has changed is not stored yet", channel=lane, error=str(error))
 
     def _outcome(self, id: int, attempts: int, verdict: Verdict) -> Outcome:
         wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == "pending" else 0.0

@@ -5,6 +5,7 @@ so a retry after a crash sends what was sent before. `send` puts those bytes on 
 `DeliveryError`, which says whether trying again can help.
 """
 
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ from server.deliver.outbound import Outbound
 from server.deliver.words import Words
 
 Facts = dict[str, Any]
+LINK_LABEL = "Open in Offbeat"
 
 
 class Message(NamedTuple):
@@ -32,6 +34,29 @@ class Message(NamedTuple):
     link: str | None = None
     members: tuple["Message", ...] = ()
 
+    @property
+    def button(self) -> str | None:
+        """The link where a service checks it: Discord and others refuse a message with a link whose host has no dot."""
+        return self.link if self.link and _is_public_name(self.link) else None
+
+    @property
+    def link_text(self) -> str | None:
+        """The link as text, where it is not a button."""
+        return None if self.button else self.link
+
+
+def _is_public_name(link: str) -> bool:
+    host = URL(link).host or ""
+    name, _, top = host.rpartition(".")
+    return bool(name) and (top.isalpha() or _is_address(host)) and top not in ("local", "localhost", "internal")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return ip_address(host).version == 4
+    except ValueError:
+        return False
+
 
 class Channel(BaseModel):
     """A channel's definition, and how it speaks. Subclasses set `kind` and the class variables where they differ."""
@@ -48,14 +73,26 @@ class Channel(BaseModel):
     per_minute_default: ClassVar[int] = 60
 
     per_minute: int | None = Field(None, ge=1, le=60_000, description="At most so many messages a minute.")
-    digest: bool = Field(True, description="Whether many alerts within seconds become one message.")
+    digest: bool = Field(
+        True,
+        description="Combine alerts into one message when more than five wait. False: each alert is sent by itself, "
+        "also those of a monitor that flaps.",
+    )
+
+    @property
+    def gathers(self) -> bool:
+        """Whether alerts for people may be combined into one message."""
+        return self.digest and self.digest_style == "words"
 
     def compose(self, message: Message) -> bytes:
         """The bytes to send. Pure: equal messages give equal bytes."""
         raise NotImplementedError
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
-        """Deliver `body`, once. Raises DeliveryError."""
+    async def send(self, message: Message, body: bytes, out: Outbound) -> dict[str, Any] | None:
+        """Deliver `body`, once. What is returned are fields of the definition that the service has changed.
+
+        Raises DeliveryError.
+        """
         raise NotImplementedError
 
 

@@ -32,7 +32,7 @@ from server.deliver.repeats import Repeats
 from server.errors import DatabaseAway, DefinitionError
 from server.service import Service
 from server.settings import Settings
-from server.store.outbox import ChannelRow, Digest, Due, Outbox, Outcome
+from server.store.outbox import ChannelRow, Claimed, Digest, Due, Gathering, Outbox, Outcome, Wanted
 from server.store.pool import Pool
 
 log = structlog.get_logger("courier")
@@ -226,65 +226,84 @@ class Courier(Service):
         rows = await self.outbox.channels([each.lane for each in due])
         channels = {each.lane: _channel(each.lane, rows.get(each.lane)) for each in due}
         projects = {each.lane: rows[each.lane].project if each.lane in rows else "default" for each in due}
-        await self._cancel_out(channels)
-        wanted: list[Due] = []
+        await self._cover_resolves(channels)
+        wanted: list[Wanted] = []
         served = due[0].lane
         for each in due:
             if room <= 0:
                 break
             served = each.lane
             channel = channels[each.lane]
-            # Without a channel they are settled without an attempt.
-            want = (
-                each if isinstance(channel, str) else await self._want(each, channel, projects[each.lane], scribe, now)
-            )
-            if want.fresh or want.again:
+            if isinstance(channel, str):  # without a channel they are settled without an attempt
+                want = Wanted(each.lane, each.urgent, each.fresh, each.again, True)
+            else:
+                want = await self._want(each, channel, projects[each.lane], scribe, now)
+            if count := want.urgent + want.fresh + want.again:
                 wanted.append(want)
-                room -= want.fresh + want.again
+                room -= count
         claimed = await self.outbox.claim(wanted, self.lease_s) if wanted else []
         if claimed:
             failpoints.pass_by("claimed")
             self._busy = True
-        for row in await self.flapping.hold_back(claimed):
+        claimed = await self._drop_unheard(claimed)
+        holding = {id for id, channel in channels.items() if isinstance(channel, Channel) and channel.gathers}
+        for row in await self.flapping.hold_back(claimed, holding):
             channel = channels[row.lane]
             if isinstance(channel, str):
                 self.attempts.give_up(row, channel)
                 continue
             lane = self._lane(row.lane, channel)
             self.attempts.begin(row, channel, scribe, projects[row.lane], lane.suspect)
-            lane.began(now, singles=int(row.attempts == 1), retries=int(row.attempts > 1))
+            first = row.attempts == 1
+            lane.began(now, int(first and row.urgent), int(first and not row.urgent), int(not first))
         return served
 
-    async def _want(self, due: Due, channel: Channel, project: str, scribe: Scribe, now: float) -> Due:
+    async def _want(self, due: Due, channel: Channel, project: str, scribe: Scribe, now: float) -> Wanted:
         """What one lane may claim now, after its digest where one is to be made."""
         lane = self._lane(due.lane, channel)
-        plan = lane.plan(now, due.fresh, due.again)
+        plan = lane.plan(now, due)
         if plan.digest:
-            gathered = await self._gather(due.lane, channel, project, scribe)
-            # Nothing gathered: these are resolves of a service that keeps incidents, or operators' alerts.
-            plan = lane.plan(now, 0 if gathered else BURST_MAX, due.again)
-        return Due(due.lane, plan.fresh, plan.again)
+            wanted = Gathering(
+                lane=due.lane,
+                most=channel.digest_alerts_max,
+                least=1 if plan.digest == "over" else DIGEST_LEAST,
+                following=lane.combines,
+                resolves=not channel.keeps_incidents,
+                which=plan.digest,
+            )
+            gathered = await self._gather(wanted, channel, project, scribe)
+            if not gathered and plan.digest != "over":
+                # These are resolves of a service that keeps incidents, or operators' alerts.
+                plan = lane.plan(now, Due(due.lane, min(due.urgent, BURST_MAX), 0, BURST_MAX, 0, due.again))
+        return Wanted(due.lane, plan.urgent, plan.fresh, plan.again, not lane.combines)
 
-    async def _cancel_out(self, channels: dict[int, Channel | str]) -> None:
-        """Settle what is no news any more, before it is claimed."""
-        gone = await self.outbox.cancel_out(list(channels))
+    async def _drop_unheard(self, claimed: list[Claimed]) -> list[Claimed]:
+        """Settle ends of incidents whose beginning did not reach the channel."""
+        ends = [row.id for row in claimed if row.kind == "resolved" and row.attempts == 1]
+        unheard = set(await self.outbox.unheard(ends)) if ends else set()
+        if unheard:
+            why = "the opening did not reach this channel"
+            await self.outbox.settle([Outcome(id, "collapsed", 0.0, why) for id in unheard])
+        return [row for row in claimed if row.id not in unheard]
+
+    async def _cover_resolves(self, channels: dict[int, Channel | str]) -> None:
+        """Settle ends of incidents that the end of a digest reports, before they are claimed."""
         keeping = [id for id, channel in channels.items() if isinstance(channel, Channel) and channel.keeps_incidents]
-        if keeping:
-            gone += await self.outbox.drop_resolves(keeping)
-        for id in gone:
+        for id in await self.outbox.cover_resolves(keeping) if keeping else ():
             channel = channels[id]
             self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
 
-    async def _gather(self, id: int, channel: Channel, project: str, scribe: Scribe) -> bool:
-        """Make a digest of all that waits in a lane and begin to send it. False: there was not enough for one."""
+    async def _gather(self, wanted: Gathering, channel: Channel, project: str, scribe: Scribe) -> bool:
+        """Make a digest of what waits in a lane and begin to send it. False: there was not enough for one."""
         try:
-            digest = await gather(self.outbox, id, channel, project, scribe, self.lease_s)
+            digest = await gather(self.outbox, wanted, channel, project, scribe, self.lease_s)
         except Unspeakable:
-            log.exception("a digest cannot be put into words; its alerts go one by one", lane=id)
-            self._lane(id, channel).digests = False
+            log.exception("a digest cannot be put into words; its alerts go one by one", lane=wanted.lane)
+            self._lane(wanted.lane, channel).digests = False
             return False
         if digest is not None:
-            self._begin_digest(digest, channel, scribe)
+            self._count(channel.kind, "merged", digest.alerts)
+            self._begin_digest(digest, channel, scribe, wanted.which)
         return digest is not None
 
     async def _resume(self, digest: Digest, scribe: Scribe) -> None:
@@ -298,12 +317,14 @@ class Courier(Service):
         await self.outbox.settle_digest(Outcome(digest.id, state, 0.0, error))
         self._count(channel.kind if isinstance(channel, Channel) else "none", state, digest.alerts)
 
-    def _begin_digest(self, digest: Digest, channel: Channel, scribe: Scribe) -> None:
+    def _begin_digest(self, digest: Digest, channel: Channel, scribe: Scribe, which: str = "rest") -> None:
         at = to_rfc3339(to_micros(digest.created_at)) or ""
-        message = scribe.stored_digest(digest.id, digest.kind, digest.closes, digest.facts, at)
+        message = scribe.stored_digest(digest, digest.facts, at)
         lane = self._lane(digest.lane, channel)
         self.attempts.begin_digest(digest, channel, message, lane.suspect)
-        lane.began(monotonic(), retries=int(digest.attempts > 1), digest=digest.attempts == 1)
+        lane.began(monotonic(), digest=which if digest.attempts == 1 else "again")
+        if digest.left:
+            lane.more_is_gathered()
         self._busy = True
 
     def _attempt_ended(self, id: int, failed: bool | None, retry_after_s: float | None) -> None:

@@ -10,14 +10,17 @@ MESSAGE_CHARS_MAX = 500
 class DeliveryError(OffbeatError):
     """It did not arrive, or may not have. `permanent`: the same message will never be taken.
 
-    `retry_after_s` is the receiver's wish. The message is for people and holds no secret; whatever a receiver has put
-    into it becomes one line of what can be printed.
+    `retry_after_s` is the receiver's wish, `answer` the body of its answer. The message is for people and holds no
+    secret; whatever a receiver has put into it becomes one line of what can be printed.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, permanent: bool = False, retry_after_s: float | None = None, answer: bytes = b""
+    ) -> None:
         super().__init__("".join(char for char in " ".join(message.split()) if char.isprintable())[:MESSAGE_CHARS_MAX])
         self.permanent = permanent
         self.retry_after_s = retry_after_s
+        self.answer = answer
 
 
 class Reply(NamedTuple):

@@ -1,7 +1,8 @@
-"""Monitors that come and go: their opens wait, and most of them resolve meanwhile and cancel out.
+"""Monitors that come and go: their openings are held back for a while and reported together.
 
-The fifth incident within an hour is told and says what will happen; each later one is held back for ten minutes and
-told only if it is still open then. So a real outage is never swallowed, only told later, and says so.
+The alert of the fifth incident within an hour says what will happen. Each later one waits until ten minutes after the
+first that waits. Then those that are over are reported in one message, and one that is still open by an alert that says
+so. So every incident is reported. Only channels whose alerts may be combined hold back; in others each is sent alone.
 """
 
 from typing import Any
@@ -19,13 +20,19 @@ class Flapping:
         self.hold_s = HOLD_S
         self._outbox = outbox
 
-    async def hold_back(self, claimed: list[Claimed]) -> list[Claimed]:
-        """The alerts that go out now. What is said about flapping is stored first, so that a retry says it too."""
+    async def hold_back(self, claimed: list[Claimed], holding: set[int]) -> list[Claimed]:
+        """The alerts that go out now; only those of the lanes `holding` may wait.
+
+        What is said about flapping is stored first, so that a retry says it too.
+        """
         # The numbers of a monitor's incidents begin at 1, so a small one cannot be one of many.
         asked = {
             row.id: row
             for row in claimed
-            if row.kind == "opened" and row.attempts == 1 and (row.incident or 0) >= INCIDENTS_PER_HOUR_MAX
+            if row.kind == "opened"
+            and row.attempts == 1
+            and (row.incident or 0) >= INCIDENTS_PER_HOUR_MAX
+            and row.lane in holding
         }
         if not asked:
             return claimed

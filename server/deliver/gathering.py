@@ -7,8 +7,8 @@ from server import failpoints
 from server.clock import to_micros, to_rfc3339
 from server.deliver.channel import Channel, Message
 from server.deliver.lane import BURST_MAX
-from server.deliver.messages import FIRST_MAX, Scribe
-from server.store.outbox import Attached, Digest, Outbox
+from server.deliver.messages import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, Scribe
+from server.store.outbox import Attached, Digest, Gathering, Outbox
 
 DIGEST_LEAST = BURST_MAX + 1
 
@@ -18,26 +18,25 @@ class Unspeakable(Exception):
 
 
 async def gather(
-    outbox: Outbox, lane: int, channel: Channel, project: str, scribe: Scribe, lease_s: float
+    outbox: Outbox, wanted: Gathering, channel: Channel, project: str, scribe: Scribe, lease_s: float
 ) -> Digest | None:
-    """A digest of all that waits in a lane, claimed. None: fewer than DIGEST_LEAST may go into one.
+    """A digest of what waits in a lane, claimed. None: fewer than `least` may go into one.
 
     Raises Unspeakable, and then nothing has changed.
     """
     whole = channel.digest_style == "members"
-    most = channel.digest_alerts_max
+    # For machines there is a message for each alert, and none is too much to name.
+    named = (wanted.most if whole else MONITORS_NAMED_MAX, INCIDENTS_NAMED_MAX)
     async with outbox.transaction() as connection:
-        attached = await outbox.attach(
-            connection, lane, most, DIGEST_LEAST, not channel.keeps_incidents, most if whole else FIRST_MAX
-        )
+        attached = await outbox.attach(connection, wanted, named, wanted.most if whole else 0)
         if attached is None:
             return None
         message, body = _put_into_words(attached, channel, project, scribe)
-        await outbox.write_digest(connection, attached.id, message.facts, body, lease_s)
+        await outbox.write_digest(connection, attached, message.facts, body, lease_s)
     failpoints.pass_by("gathered")
     return Digest(
         id=attached.id,
-        lane=lane,
+        lane=wanted.lane,
         kind="digest",
         attempts=1,
         alerts=attached.alerts,
@@ -46,14 +45,15 @@ async def gather(
         body=body,
         created_at=attached.created_at,
         expired=False,
+        uid=attached.uid,
+        left=attached.left,
     )
 
 
 def _put_into_words(attached: Attached, channel: Channel, project: str, scribe: Scribe) -> tuple[Message, bytes]:
     try:
         at = to_rfc3339(to_micros(attached.created_at)) or ""
-        whole = channel.digest_style == "members"
-        members = [scribe.alert(each, at, project) for each in attached.first] if whole else ()
+        members = [scribe.alert(each, at, project) for each in attached.members]
         message = scribe.digest(attached, project, members)
         return message, channel.compose(message)
     except Exception as error:

@@ -6,12 +6,19 @@ clock. Nothing here must survive a restart: an empty lane behaves well.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
-# Singles: five at once, then one each two seconds. More than that becomes a digest, at once, and the next ones are ever
-# further apart while the storm lasts: 100 000 alerts over a minute are five or six messages.
+from server.store.outbox import Due
+
+# Single alerts: five at once, then one every two seconds; this holds for urgent alerts and for the others separately.
+# If more wait, they become a digest at once, and the next digests are further and further apart while the storm lasts.
+# Urgent is the first alert of a monitor to a channel in ten minutes: however many alerts other monitors cause, it is
+# sent within URGENT_GAPS_S[-1], and any other within DIGEST_GAPS_S[-1], plus what the channel's rate and the receiver
+# take. 100 000 monitors that fail within a minute make about seven messages.
 BURST_MAX = 5
 BURST_REFILL_S = 2.0
 DIGEST_GAPS_S = (5.0, 10.0, 20.0, 40.0, 60.0)
+URGENT_GAPS_S = (5.0, 10.0)
 IN_FLIGHT_MAX = 4  # attempts at once in one lane; one where the last failed, or nothing is known to arrive
 # Waits after the first, second, … failure in a row; the real one is drawn between nothing and this (full jitter).
 BACKOFF_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 900.0)
@@ -60,12 +67,28 @@ class Bucket:
 class Plan:
     """What a lane may do now: single alerts never tried, retries, or one digest."""
 
+    urgent: int = 0
     fresh: int = 0
     again: int = 0
-    digest: bool = False
+    digest: Literal["", "all", "rest", "over"] = ""  # see Gathering.which
 
 
 NOTHING = Plan()
+
+
+@dataclass(slots=True)
+class Gaps:
+    """The growing distance between digests of a storm."""
+
+    until: float = 0.0
+    index: int = 0  # of the next gap
+
+    def began(self, now: float, gaps: tuple[float, ...]) -> None:
+        """A digest was sent. One long after the last begins again with the shortest gap."""
+        if now >= self.until + gaps[-1]:
+            self.index = 0
+        self.until = now + gaps[min(self.index, len(gaps) - 1)]
+        self.index += 1
 
 
 @dataclass(slots=True)
@@ -76,13 +99,14 @@ class Lane:
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
     rate: Bucket
     burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
+    urgent_burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
     proven: bool = False  # something has arrived
     in_flight: int = 0
     failures: int = 0  # in a row
     blocked_until: float = 0.0
     _also_failing: int = 0  # attempts that were under way when another failed: theirs is the same failure
-    gather_until: float = 0.0
-    gap: int = 0  # index of the next gap
+    gather: Gaps = field(default_factory=Gaps)
+    urgent_gather: Gaps = field(default_factory=Gaps)
 
     @property
     def suspect(self) -> bool:
@@ -107,36 +131,60 @@ class Lane:
             return max(self.blocked_until, now + self.rate.wait_s())
         return self.blocked_until
 
-    def plan(self, now: float, fresh: int, again: int) -> Plan:
-        """What to do with so many that may go; both are counted up to BURST_MAX + 1 or more."""
+    @property
+    def combines(self) -> bool:
+        """Whether an incident that is over before anything was sent of it is told in one message, with others."""
+        return self.digests and self.gaps
+
+    def plan(self, now: float, waiting: Due) -> Plan:
+        """What to do with so many that may go; each is counted up to BURST_MAX + 1 or more."""
         if self.ready_at(now) > now:
             return NOTHING
         room = min(self.free, self.rate.left(now))
-        retries = min(again, room)
-        room -= retries
+        again = min(waiting.again, room) if self.suspect else 0  # whatever failed shows best whether it works again
+        if self.combines:  # what is over goes with the next digest
+            urgent, fresh = waiting.urgent - waiting.urgent_over, waiting.fresh - waiting.fresh_over
+        else:
+            urgent, fresh = waiting.urgent, waiting.fresh
+        if self.digests:
+            if waiting.urgent > BURST_MAX and now >= self.urgent_gather.until and room > again:
+                return Plan(again=again, digest="all")
+            urgent = min(urgent, self.urgent_burst.left(now)) if waiting.urgent <= BURST_MAX else 0
+            if urgent and now >= self.urgent_gather.until:
+                self.urgent_gather.index = 0  # a gap has passed with few: the storm is over
+        urgent = min(urgent, room - again)
+        if not self.suspect:
+            again = min(waiting.again, room - urgent)
+        # What is not urgent leaves one message of the rate to what is.
+        room = min(room - urgent - again, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
         if not self.digests:
-            return Plan(min(fresh, room), retries)
-        if fresh > BURST_MAX:
-            if now >= self.gather_until and room > 0:
-                return Plan(0, retries, digest=True)
-            return Plan(0, retries)
-        if now < self.gather_until:
-            return Plan(0, retries)
-        if fresh:
-            self.gap = 0  # a gap has passed with few: the storm is over
-        return Plan(min(fresh, room, self.burst.left(now)), retries)
+            return Plan(urgent, max(0, min(fresh, room)), again)
+        if now < self.gather.until or room <= 0:
+            return Plan(urgent, 0, again)
+        if waiting.fresh > BURST_MAX:
+            return Plan(urgent, 0, again, "rest")
+        over = self.combines and waiting.urgent_over + waiting.fresh_over > 0
+        if fresh and not over:
+            self.gather.index = 0
+        return Plan(urgent, min(fresh, room - over, self.burst.left(now)), again, "over" if over else "")
 
-    def began(self, now: float, singles: int = 0, retries: int = 0, digest: bool = False) -> None:
-        """So many attempts are under way."""
-        count = singles + retries + digest
+    def began(self, now: float, urgent: int = 0, singles: int = 0, retries: int = 0, digest: str = "") -> None:
+        """So many attempts are under way. `digest`: as in Plan, or `again` for one that was gathered before."""
+        count = urgent + singles + retries + bool(digest)
         self.in_flight += count
         self.rate.left(now)
         self.rate.take(count)
-        self.burst.left(now)
-        self.burst.take(singles)
-        if digest and self.gaps:
-            self.gather_until = now + DIGEST_GAPS_S[min(self.gap, len(DIGEST_GAPS_S) - 1)]
-            self.gap += 1
+        for bucket, used in ((self.burst, singles), (self.urgent_burst, urgent)):
+            bucket.left(now)
+            bucket.take(used)
+        if self.gaps and digest in ("all", "rest", "over"):
+            self.gather.began(now, DIGEST_GAPS_S)
+        if self.gaps and digest == "all":
+            self.urgent_gather.began(now, URGENT_GAPS_S)
+
+    def more_is_gathered(self) -> None:
+        """The digest could not hold everything: the next one need not wait."""
+        self.gather.until = self.urgent_gather.until = 0.0
 
     def ended(self, now: float, failed: bool, wait_s: float = 0.0) -> None:
         """One attempt has ended; `failed` in a way that says something about the channel, which then rests `wait_s`."""
@@ -160,9 +208,10 @@ class Lane:
         return (
             not self.in_flight
             and not self.failures
-            and self.gather_until <= now
+            and max(self.gather.until, self.urgent_gather.until) <= now
             and self.rate.full(now)
             and self.burst.full(now)
+            and self.urgent_burst.full(now)
         )
 
 

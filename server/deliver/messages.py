@@ -8,11 +8,14 @@ from server.deliver.channel import Message
 from server.deliver.redact import redact_all
 from server.deliver.words import cut_head, link_to, say_alert, say_digest, say_over
 from server.engine.readable import one_line
-from server.store.outbox import Attached, Claimed, Member
+from server.store.outbox import Attached, Claimed, Digest, Member, Named
 
-FIRST_MAX = 20  # names in a digest
+MONITORS_NAMED_MAX = 20  # in a digest
+INCIDENTS_NAMED_MAX = 5  # of each
 MESSAGE_READ_CHARS_MAX = 4_000
-_FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at")
+SAID_CHARS_MAX = 200
+_EXPLICIT = ("failed", "stage", "tasks")  # causes that a job itself has reported
+_FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at", "timezone")
 
 
 class Scribe:
@@ -25,7 +28,7 @@ class Scribe:
     def alert(self, row: Claimed | Member, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
         facts: dict[str, Any] = {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind}
-        id = f"alert_{self._instance}_{row.id}"
+        id = self._id("alert", row)
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
         return Message(
@@ -39,26 +42,26 @@ class Scribe:
         )
 
     def digest(self, attached: Attached, project: str, members: Iterable[Message] = ()) -> Message:
-        """Many alerts in one message: the counts, and the first of them."""
-        first = [
-            _shown({name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}, each.secrets)
-            | {"kind": each.kind}
-            for each in attached.first[:FIRST_MAX]
-        ]
+        """Many alerts in one message: the counts, and the most important of them by monitor."""
+        of_monitors: dict[int, list[Named]] = {}
+        for each in attached.named:
+            of_monitors.setdefault(each.monitor_id, []).append(each)
+        first = [_first(each) for each in list(of_monitors.values())[:MONITORS_NAMED_MAX]]
         facts = {**attached.counts, "kind": "digest", "alerts": attached.alerts, "project": project, "first": first}
         created_at = to_rfc3339(to_micros(attached.created_at)) or ""
-        return self.stored_digest(attached.id, "digest", None, facts, created_at, members)
+        digest = Digest(
+            attached.id, 0, "digest", 1, attached.alerts, None, {}, b"", attached.created_at, False, attached.uid
+        )
+        return self.stored_digest(digest, facts, created_at, members)
 
-    def stored_digest(
-        self, id: int, kind: str, closes: int | None, facts: dict[str, Any], at: str, members: Iterable[Message] = ()
-    ) -> Message:
+    def stored_digest(self, digest: Digest, facts: dict[str, Any], at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        words = say_over(facts, link) if kind == "over" else say_digest(facts, link)
+        words = say_over(facts, link) if digest.kind == "over" else say_digest(facts, link)
         return Message(
-            id=f"digest_{self._instance}_{id}",
-            thread=f"offbeat/{self._instance}/digest/{closes or id}",
-            kind=kind,
+            id=self._id("digest", digest),
+            thread=self._digest_thread(digest.closes or digest.id),
+            kind=digest.kind,
             at=at,
             facts=facts,
             words=words,
@@ -68,7 +71,15 @@ class Scribe:
 
     def over(self, closes: int, facts: dict[str, Any], at: str) -> Message:
         """What is queued to close a digest; its own id is not known yet, and no body holds it."""
-        return self.stored_digest(0, "over", closes, facts, at)
+        link = link_to({"project": facts.get("project")}, self._public_url)
+        return Message("", self._digest_thread(closes), "over", at, facts, say_over(facts, link), link)
+
+    def _id(self, what: str, row: Claimed | Member | Digest) -> str:
+        """Never the same for two messages, also after a restore and in a copy of the database."""
+        return f"{what}_{row.uid.hex}" if row.uid is not None else f"{what}_{self._instance}_{row.id}"
+
+    def _digest_thread(self, id: int) -> str:
+        return f"offbeat/{self._instance}/digest/{id}"
 
     def _thread(self, facts: dict[str, Any]) -> str | None:
         monitor, incident = facts.get("monitor"), facts.get("incident")
@@ -98,3 +109,22 @@ def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(message, str):
         return facts
     return {**facts, "last_message": cut_head(message, MESSAGE_READ_CHARS_MAX)}
+
+
+def _first(named: list[Named]) -> dict[str, Any]:
+    """A monitor in a digest: its most important incident there, how many there are, and what else was reported."""
+    each, *others = named
+    facts = {name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}
+    facts |= {"kind": each.kind, "incidents": each.incidents, "explicit": each.explicit}
+    if each.opened and each.resolved_at is not None:
+        facts |= {"recovered": True, "resolved_at": each.resolved_at}
+    message = each.facts.get("last_message")
+    if isinstance(message, str) and message:
+        facts["said"] = cut_head(" ".join(cut_head(message, MESSAGE_READ_CHARS_MAX).split()), SAID_CHARS_MAX)
+    causes = [cause for cause in each.facts.get("causes") or () if cause.get("cause") in _EXPLICIT]
+    also = [found.get("reason") for found in (*causes, *(other.facts for other in others))]
+    reasons = {str(reason): None for reason in also if reason}
+    reasons.pop(str(each.facts.get("reason")), None)
+    if reasons:
+        facts["other_reasons"] = list(reasons)
+    return _shown(facts, each.secrets)

@@ -18,7 +18,8 @@ from yarl import URL
 
 from server.deliver.delivery import DeliveryError, MailServer, Reply
 from server.deliver.destinations import DestinationRefused, Guard, Resolver
-from server.deliver.mail import hand_in, read_mail_server
+from server.deliver.mail import hand_in, read_ehlo, read_mail_server
+from server.deliver.refusals import refusal_in
 from server.deliver.threads import GuardedThreads
 from server.engine.ping import SECOND, Micros
 from server.service import Service
@@ -27,7 +28,7 @@ from server.settings import Settings
 SEND_TIMEOUT_S = 15.0  # everything: lookup, connection, TLS, request, answer
 CONNECT_TIMEOUT_S = 10.0
 REPLY_BYTES_MAX = 65_536
-REPLY_BODY_TIMEOUT_S = 3.0  # for the reason of a failure; a success is one as soon as its status is there
+REPLY_BODY_TIMEOUT_S = 3.0  # for the reason of a failure, which may come with a 2xx; without a body that is a success
 QUOTE_CHARS_MAX = 200
 RETRY_AFTER_S_MAX = 3_600.0
 USER_AGENT = "Offbeat (+alerts)"
@@ -48,6 +49,7 @@ class Outbound(Service):
         self.guard = Guard(settings.allow_private_destinations, settings.allow_destinations)
         self.mail_server = read_mail_server(settings.smtp_url) if settings.smtp_url else None
         self.send_timeout_s = SEND_TIMEOUT_S
+        self._ehlo = read_ehlo(settings.smtp_ehlo)
         self.now = now  # log time
         self._tls = tls or ssl.create_default_context()
         self._resolver: Resolver | None = None
@@ -97,6 +99,8 @@ class Outbound(Service):
     ) -> Reply:
         """One request. 2xx is a Reply; every other end is a DeliveryError, permanent for the statuses in `final`.
 
+        A 2xx whose body says that the message was refused is a DeliveryError too (see refusals.py).
+
         `quote`: whether the receiver's words may be shown with the error: those of a service that says what is wrong,
         and not for kinds whose receiver may be anything.
         """
@@ -107,10 +111,17 @@ class Outbound(Service):
                 asyncio.timeout(self.send_timeout_s),
                 self._session.request(method, target, data=body, headers=headers, allow_redirects=False) as response,
             ):
-                if 200 <= response.status < 300:
-                    return Reply(response.status, b"")
-                reply = Reply(response.status, await _read_reply(response))
-                raise _refusal(reply, response, final, quote)
+                empty = response.status == 204 or response.headers.get("Content-Length") == "0"
+                reply = Reply(response.status, b"" if empty else await _read_reply(response))
+                if not 200 <= response.status < 300:
+                    raise _refusal(reply, response, final, quote)
+                if (refusal := refusal_in(reply.body)) is not None:
+                    text = f"the receiver answered {response.status}, but refused it"
+                    raise DeliveryError(
+                        f"{text}: {refusal.text[:QUOTE_CHARS_MAX]}" if quote or refusal.known else text,
+                        permanent=refusal.status in final,
+                    )
+                return reply
         except TimeoutError:
             raise DeliveryError(f"no answer within {self.send_timeout_s:g} s") from None
         except aiohttp.InvalidURL:
@@ -123,7 +134,9 @@ class Outbound(Service):
         try:
             async with asyncio.timeout(self.send_timeout_s * 2):
                 connected = await self._connect(server.host, server.port, server.guarded)
-                await hand_in(connected, server, self._tls, self.send_timeout_s, sender, recipients, content)
+                await hand_in(
+                    connected, server, self._ehlo, self._tls, self.send_timeout_s, sender, recipients, content
+                )
         except TimeoutError:
             raise DeliveryError(f"the mail server took longer than {self.send_timeout_s:g} s") from None
         except (OSError, ValueError) as error:
@@ -182,7 +195,8 @@ def _refusal(reply: Reply, response: aiohttp.ClientResponse, final: frozenset[in
         text += ", a redirection, which is not followed"
     if quote and (said := " ".join(reply.body.decode(errors="replace").split())):
         text += f": {said[:QUOTE_CHARS_MAX]}"
-    return DeliveryError(text, permanent=reply.status in final, retry_after_s=_retry_after(reply, response))
+    wish_s = _retry_after(reply, response)
+    return DeliveryError(text, permanent=reply.status in final, retry_after_s=wish_s, answer=reply.body)
 
 
 def _retry_after(reply: Reply, response: aiohttp.ClientResponse) -> float | None:

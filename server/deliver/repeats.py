@@ -30,6 +30,8 @@ FIRING_LASTS_S = 240.0  # four missed repetitions, as Prometheus has it
 RESOLVED_FOR_S = 300.0
 FIRING_PAGE = 200  # writing one takes 0.1 ms, and the loop waits for all
 EXPIRE_EVERY_S = 15.0
+CATCH_UP_EVERY_S = 3.0
+NAMED_MAX = 10  # channels in one alert about them
 SWEEP_EVERY_S = 600.0
 SWEEP_MAX = 5_000
 
@@ -54,6 +56,7 @@ class Repeats(Service):
         self.over_every_s = OVER_EVERY_S
         self.firing_every_s = FIRING_EVERY_S
         self.expire_every_s = EXPIRE_EVERY_S
+        self.catch_up_every_s = CATCH_UP_EVERY_S
         self.sweep_every_s = SWEEP_EVERY_S
         self._outbox = outbox
         self._out = out
@@ -61,6 +64,7 @@ class Repeats(Service):
         self._wake = wake
         self._scribe = scribe
         self._count = count
+        self._seen_rev = -1  # the last change after which channels were looked at
         self._telling: set[int] = set()  # Alertmanager channels whose last repetition is still under way
 
     async def start(self) -> None:
@@ -68,6 +72,7 @@ class Repeats(Service):
         self.spawn(self._repeat(self.remind, lambda: self.remind_every_s), "reminders")
         self.spawn(self._repeat(self.tell_what_is_over, lambda: self.over_every_s), "ends of digests")
         self.spawn(self._repeat(self.tell_what_fires, lambda: self.firing_every_s), "firing alerts")
+        self.spawn(self._repeat(self.catch_up, lambda: self.catch_up_every_s), "channels")
         self.spawn(self._repeat(self._expire, lambda: self.expire_every_s), "expiry")
         self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweeping")
 
@@ -91,6 +96,29 @@ class Repeats(Service):
             self._wake()
             if made < REMINDERS_MAX:
                 break
+
+    async def catch_up(self, scribe: Scribe) -> None:
+        """Report channels at which alerts do not arrive; tell those that were added or repaired what is open."""
+        found: dict[int, list[tuple[int, str, str]]] = {}
+        for row in await self._outbox.failing():
+            since = row["failing_since"].strftime("%Y-%m-%d %H:%M UTC")
+            text = f"{row['slug']} (since {since}: {row['failing_why'] or 'no reason is known'})"
+            found.setdefault(row["project_id"], []).append((row["id"], row["slug"], text))
+        for project_id, channels in found.items():
+            more = f" and {len(channels) - NAMED_MAX} more" if len(channels) > NAMED_MAX else ""
+            named = ", ".join(text for _, _, text in channels[:NAMED_MAX])
+            reason = f"Alerts do not arrive at {named}{more}. Correct the channel and send it a test message."
+            facts = {"kind": "operator", "cause": "channel", "reason": reason, "channels": [c[1] for c in channels]}
+            log.error("alerts do not arrive", project=project_id, channels=facts["channels"])
+            await self._outbox.report_failing([id for id, _, _ in channels], project_id, facts)
+            self._wake()
+        queued = await self._outbox.revive(await self._outbox.working())
+        rev = await self._outbox.last_change()
+        if rev != self._seen_rev:
+            queued += await self._outbox.introduce(self._out.now())
+            self._seen_rev = rev
+        if queued:
+            self._wake()
 
     async def tell_what_is_over(self, scribe: Scribe) -> None:
         """Queue a resolution for every digest that is one incident at its service, once all members are resolved."""

@@ -22,6 +22,11 @@ LEAD_CHARS_MAX = 1_000
 FIELD_CHARS_MAX = 500
 MESSAGE_CHARS_MAX = 1_500
 CAUSES_SHOWN_MAX = 10
+# Of the monitors in a digest: Telegram and ntfy take 4 096 characters in all, Discord 1 024 in a field.
+LISTED_CHARS_MAX = 2_800
+LISTED_FIELD_CHARS_MAX = 700
+LINE_CHARS_MIN = 120
+NAME_CHARS_MAX = 60
 
 _VERBS = {"opened": "DOWN", "worse": "WORSE", "resolved": "RESOLVED", "reminder": "STILL DOWN"}
 _SYMBOLS = {"resolved": "🟢", "over": "🟢", "operator": "🟠", "test": "🔵"}
@@ -120,30 +125,47 @@ def say_alert(kind: str, facts: Facts, link: str | None = None) -> Words:
 
 
 def say_digest(facts: Facts, link: str | None = None) -> Words:
-    """The words of many alerts at once: how many of each, from when to when, and the first names."""
-    counts = {kind: int(facts.get(kind) or 0) for kind in ("opened", "worse", "reminder", "resolved")}
-    said = {
-        "opened": "down",
-        "worse": "worse",
-        "reminder": "still down",
-        "resolved": "resolved",
-    }
-    parts = [f"{count:,} {said[kind]}".replace(",", " ") for kind, count in counts.items() if count]
-    trouble = counts["opened"] + counts["worse"] + counts["reminder"]
-    names = [_named(each) for each in facts.get("first") or () if isinstance(each, Mapping)]
-    more = sum(counts.values()) - len(names)
-    fields = [
-        (label, value) for label, value in (("First", _time(facts, "since")), ("Last", _time(facts, "until"))) if value
-    ]
-    listed = "\n".join(names) + (f"\nand {more:,} more".replace(",", " ") if more > 0 and names else "")
+    """The words of many alerts at once: how many of each, from when to when, and the monitors by name."""
+    kinds = ("opened", "worse", "reminder", "resolved", "recovered")
+    counts = {kind: int(facts.get(kind) or 0) for kind in kinds}
+    recovered = counts["recovered"]
+    down = counts["opened"] - recovered
+    trouble = down + counts["worse"] + counts["reminder"]
+    said = (
+        (down, "down"),
+        (counts["worse"], "worse"),
+        (counts["reminder"], "still down"),
+        (recovered, "down and recovered" if trouble else "were down and have recovered"),
+        (counts["resolved"] - recovered, "resolved"),
+    )
+    parts = [f"{count:,} {what}".replace(",", " ") for count, what in said if count > 0]
+    names = [each for each in facts.get("first") or () if isinstance(each, Mapping)]
+    times = (("First", _time(facts, "since")), ("Last", _time(facts, "until")))
     return Words(
-        "🔴" if trouble else "🟢",
+        "🔴" if trouble > 0 else "🟠" if recovered else "🟢",
         f"{', '.join(parts)} within {_span(facts)}" if parts else "Nothing to tell",
-        "So many alerts came at once that they are told in one message.",
-        (*fields, ("Monitors", listed)) if listed else tuple(fields),
+        "Several alerts were combined into this message.",
+        (*((label, value) for label, value in times if value), *_listed(names, counts)),
         None,
         link,
     )
+
+
+def _listed(names: list[Facts], counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """One line for each monitor, in fields that the services can show: none is longer than they take."""
+    room = max(LINE_CHARS_MIN, LISTED_CHARS_MAX // max(1, len(names)))
+    lines = [_named(each, room) for each in names]
+    events = counts["opened"] + counts["worse"] + counts["reminder"] + counts["resolved"] - counts["recovered"]
+    more = events - sum(int(each.get("incidents") or 1) for each in names)
+    if names and more > 0:
+        lines.append(f"and {more:,} more".replace(",", " "))
+    fields: list[str] = []
+    for line in lines:
+        if fields and len(fields[-1]) + len(line) < LISTED_FIELD_CHARS_MAX:
+            fields[-1] += f"\n{line}"
+        else:
+            fields.append(line)
+    return [("Monitors" if n == 1 else f"Monitors ({n})", text) for n, text in enumerate(fields, 1)]
 
 
 def say_over(facts: Facts, link: str | None = None) -> Words:
@@ -247,10 +269,7 @@ def _flapping(facts: Facts) -> str:
     wait = say_duration(int(hold * 1_000_000)) if isinstance(hold, int | float) else "a while"
     if flapping.get("held"):
         return f"{count} incidents within an hour; this one was held back for {wait} and is still open"
-    return (
-        f"{count} incidents within an hour; the next ones are held back for {wait} each, and not told when they "
-        "resolve within it"
-    )
+    return f"{count} incidents within an hour; the next ones are held back for {wait} and then reported together"
 
 
 def _times(facts: Facts) -> tuple[tuple[str, str], ...]:
@@ -258,10 +277,38 @@ def _times(facts: Facts) -> tuple[tuple[str, str], ...]:
     return (("At", value),) if value else ()
 
 
-def _named(each: Facts) -> str:
-    name, reason = _text(each, "name") or _text(each, "monitor"), _text(each, "reason", 120)
-    verb = _VERBS.get(str(each.get("kind")), "")
-    return f"{verb} {name}: {reason}" if reason else f"{verb} {name}"
+def _named(each: Facts, chars_max: int) -> str:
+    """A monitor's line in a digest: what happened, how often, when, why, and the end of what its job said."""
+    name = cut(_text(each, "name") or _text(each, "monitor"), NAME_CHARS_MAX)
+    kind = str(each.get("kind"))
+    verb = "FAILED, RECOVERED" if each.get("explicit") else "DOWN, RECOVERED"
+    if not each.get("recovered"):
+        verb = "FAILED" if each.get("explicit") else _VERBS.get(kind, "")
+    head = f"{verb} {name}"
+    incidents = each.get("incidents")
+    if isinstance(incidents, int) and incidents > 1:
+        head += f" ({incidents} times)"
+    if each.get("recovered"):
+        head += f" {_clock_times(each)}"
+    left = max(20, chars_max - len(head) - 2)
+    reason, said = _text(each, "reason").rstrip("."), _text(each, "said")
+    if said and said not in reason:
+        said = cut_head(said, left // 2)
+        reason = f"{cut(reason, left - len(said) - 2)}; {said}"
+    others = each.get("other_reasons")
+    reason = "; ".join([reason, *(map(str, others) if isinstance(others, list) else ())])
+    return f"{head}: {cut(reason, left)}" if reason else head
+
+
+def _clock_times(each: Facts) -> str:
+    """From when to when, in the monitor's own zone."""
+    opened, resolved = _instant(each, "opened_at"), _instant(each, "resolved_at")
+    if not opened or not resolved:
+        return ""
+    zone = _zone(each)
+    begin, end = (datetime.fromisoformat(str(each[name])).astimezone(zone) for name in ("opened_at", "resolved_at"))
+    form = "%H:%M:%S" if begin.date() == end.date() else "%Y-%m-%d %H:%M:%S"
+    return f"{begin:{form}}–{end:{form}}" + (f" {end.tzname()}" if end.tzname() != "UTC" else "")
 
 
 def _span(facts: Facts) -> str:

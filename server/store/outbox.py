@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -28,8 +29,21 @@ class Due(NamedTuple):
     """A lane with alerts that may go now, each counted up to the limit asked for."""
 
     lane: int
-    fresh: int  # never tried
+    urgent: int  # never tried, and the first of their monitors for a while
+    urgent_over: int  # of these, openings whose incident is over
+    fresh: int  # others that were never tried
+    fresh_over: int
     again: int  # retries
+
+
+class Wanted(NamedTuple):
+    """How many alerts of a lane to claim."""
+
+    lane: int
+    urgent: int
+    fresh: int
+    again: int
+    alone: bool  # also openings whose incident is over
 
 
 class ChannelRow(NamedTuple):
@@ -55,6 +69,8 @@ class Claimed(NamedTuple):
     lapses: int
     kind: str
     facts: dict[str, Any]
+    uid: UUID | None  # None: the row is of an older version
+    urgent: bool
     created_at: datetime
     expired: bool
     secrets: tuple[str, ...]
@@ -68,6 +84,21 @@ class Member(NamedTuple):
     incident: int | None
     kind: str
     facts: dict[str, Any]
+    uid: UUID | None
+    secrets: tuple[str, ...]
+
+
+class Named(NamedTuple):
+    """An incident as a digest names it. `incidents`: how many of its monitor are in the digest."""
+
+    monitor_id: int
+    incident: int
+    kind: str  # of its first alert in the digest, or of the first about an explicit failure
+    facts: dict[str, Any]
+    incidents: int
+    explicit: bool  # a job itself said that something failed
+    opened: bool  # its beginning is in the digest
+    resolved_at: str | None
     secrets: tuple[str, ...]
 
 
@@ -84,6 +115,8 @@ class Digest(NamedTuple):
     body: bytes
     created_at: datetime
     expired: bool
+    uid: UUID | None
+    left: bool = False  # more explicit failures wait than one message can name
 
 
 class Outcome(NamedTuple):
@@ -100,9 +133,23 @@ class Attached(NamedTuple):
 
     id: int
     created_at: datetime
+    uid: UUID | None
     alerts: int
-    counts: dict[str, Any]  # opened, worse, reminder, resolved, since, until, decided_at
-    first: list[Member]
+    left: bool
+    counts: dict[str, Any]  # opened, worse, reminder, resolved, recovered, since, until, decided_at
+    named: list[Named]
+    members: list[Member]  # only for channels that want each
+
+
+class Gathering(NamedTuple):
+    """Which alerts of a lane make a digest, and how many of them."""
+
+    lane: int
+    most: int
+    least: int
+    following: bool  # with each alert what follows about its incident
+    resolves: bool  # also mere ends
+    which: str  # all; rest: without urgent ones; over: only openings whose incident is over
 
 
 class Outbox:
@@ -136,25 +183,14 @@ class Outbox:
         """The channels that exist, by id."""
         return {row["id"]: ChannelRow(*row) for row in await self._fetch("channels_of", list(ids))}
 
-    async def cancel_out(self, lanes: Sequence[int]) -> list[int]:
-        """Settle opens never tried together with their resolves; the lane of each alert that went."""
-        return [row["lane"] for row in await self._planned("cancel_out", list(lanes))]
+    async def cover_resolves(self, lanes: Sequence[int]) -> list[int]:
+        """Settle resolves that the end of a digest reports, in lanes of services that keep incidents; their lanes."""
+        return [row["lane"] for row in await self._planned("cover_resolves", list(lanes))]
 
-    async def drop_resolves(self, lanes: Sequence[int]) -> list[int]:
-        """Settle resolves of members of a digest, in lanes of services that keep incidents; the lane of each."""
-        return [row["lane"] for row in await self._planned("drop_resolves", list(lanes))]
-
-    async def claim(self, wanted: Sequence[Due], lease_s: float) -> list[Claimed]:
-        """Up to `fresh` and `again` alerts of each lane, ours for `lease_s`."""
-        rows = await self._planned(
-            "claim",
-            [w.lane for w in wanted],
-            [w.fresh for w in wanted],
-            [w.again for w in wanted],
-            self.holder,
-            lease_s,
-        )
-        return [_claimed(row) for row in rows]
+    async def claim(self, wanted: Sequence[Wanted], lease_s: float) -> list[Claimed]:
+        """Up to so many alerts of each lane, ours for `lease_s`."""
+        columns = [list(column) for column in zip(*wanted, strict=True)]
+        return [_claimed(row) for row in await self._planned("claim", *columns, self.holder, lease_s)]
 
     async def claim_tests(self, most: int, lease_s: float) -> list[Claimed]:
         """Tests that somebody waits for."""
@@ -171,6 +207,38 @@ class Outbox:
     async def hold(self, ids: Sequence[int], wait_s: float) -> None:
         """Put claimed alerts back as never tried, until later."""
         await self._execute("hold", list(ids), self.holder, wait_s)
+
+    async def change_channel(self, id: int, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Change fields of a channel's definition that are still as they were `before`."""
+        await self._execute("change_channel", id, before, after)
+
+    async def unheard(self, ids: Sequence[int]) -> list[int]:
+        """Of these alerts those that report the end of an incident whose beginning did not reach the channel."""
+        return [row["id"] for row in await self._planned("unheard", list(ids))]
+
+    async def introduce(self, now: Micros) -> int:
+        """Queue what is open for channels that have no alert of it, because they were added later; how many."""
+        return len(await self._planned("introduce", await self._maintained(now)))
+
+    async def revive(self, lanes: Sequence[int]) -> int:
+        """Queue again the dead openings of open incidents in channels that were changed, or work again (`lanes`)."""
+        return len(await self._planned("revive", list(lanes)))
+
+    async def last_change(self) -> int:
+        """The number of the last change of monitors and channels."""
+        return int(await self._value("last_change"))
+
+    async def failing(self) -> list[asyncpg.Record]:
+        """Mark channels at which alerts do not arrive; those of which nobody was told within the last hour."""
+        return await self._planned("failing")
+
+    async def working(self) -> list[int]:
+        """Unmark channels at which alerts arrive again; their ids."""
+        return [row["id"] for row in await self._planned("working")]
+
+    async def report_failing(self, ids: Sequence[int], project_id: int, facts: dict[str, Any]) -> None:
+        """An alert about these channels to the others of their project, or to the log where there is none."""
+        await self._execute("report_failing", list(ids), project_id, facts)
 
     async def renew(self, alerts: Sequence[int], digests: Sequence[int], lease_s: float) -> None:
         """Keep what is still being sent."""
@@ -209,22 +277,31 @@ class Outbox:
                 yield connection
 
     async def attach(
-        self, connection: Connection, lane: int, most: int, least: int, resolves: bool, shown: int
+        self, connection: Connection, wanted: Gathering, named: tuple[int, int], members: int
     ) -> Attached | None:
-        """Make all that may go of a lane part of a new digest, unless they are fewer than `least`."""
-        made = await connection.fetchrow(_SQL["attach"], lane, most, least, resolves, timeout=BULK_TIMEOUT_S)
+        """Make what may go of a lane part of a new digest, unless it is fewer than `least`.
+
+        `named`: how many monitors the message names, and how many incidents of each. `members`: how many alerts it
+        holds whole.
+        """
+        made = await connection.fetchrow(_SQL["attach"], *wanted, named[0], timeout=BULK_TIMEOUT_S)
         if made is None:
             return None
-        counts = await connection.fetchrow(_SQL["members_counted"], made["id"], timeout=BULK_TIMEOUT_S)
-        first = await connection.fetch(_SQL["members_first"], made["id"], shown, timeout=BULK_TIMEOUT_S)
+        id = made["id"]
+        counts = await connection.fetchrow(_SQL["members_counted"], id, timeout=BULK_TIMEOUT_S)
+        first = await connection.fetch(_SQL["members_named"], id, *named, timeout=BULK_TIMEOUT_S)
+        whole = await connection.fetch(_SQL["members_whole"], id, members, timeout=BULK_TIMEOUT_S) if members else []
         assert counts is not None
-        return Attached(made["id"], made["created_at"], made["alerts"], dict(counts), [_member(row) for row in first])
+        return Attached(
+            id, made["created_at"], made["uid"], made["alerts"], made["left"], dict(counts),
+            [Named(**_with_secrets(row)) for row in first], [_member(row) for row in whole],
+        )  # fmt: skip
 
     async def write_digest(
-        self, connection: Connection, id: int, facts: dict[str, Any], body: bytes, lease_s: float
+        self, connection: Connection, attached: Attached, facts: dict[str, Any], body: bytes, lease_s: float
     ) -> None:
         """Store what will be sent, claimed."""
-        await connection.execute(_SQL["write_digest"], id, facts, body, self.holder, lease_s)
+        await connection.execute(_SQL["write_digest"], attached.id, facts, body, self.holder, lease_s, attached.alerts)
 
     async def lanes_in_digests(self) -> dict[int, bool]:
         """Lanes with a digest to send, and whether they send it before all else."""
@@ -311,20 +388,15 @@ class Outbox:
 
 
 def _claimed(row: asyncpg.Record) -> Claimed:
-    values = dict(row)
-    values["secrets"] = tuple(row["secrets"] or ())
-    return Claimed(**values)
+    return Claimed(**_with_secrets(row))
 
 
 def _member(row: asyncpg.Record) -> Member:
-    return Member(
-        row["id"],
-        row["monitor_id"],
-        row["incident"],
-        row["kind"],
-        row["facts"],
-        tuple(row["secrets"] or ()),
-    )
+    return Member(**_with_secrets(row))
+
+
+def _with_secrets(row: asyncpg.Record) -> dict[str, Any]:
+    return {**dict(row), "secrets": tuple(row["secrets"] or ())}
 
 
 async def resend(pool: asyncpg.Pool, alert_id: int) -> bool:

@@ -173,9 +173,16 @@ class AlertAnswer(Answer):
     incident: str | None
     channel: str | None
     kind: str
-    state: str
+    state: str = Field(
+        description="pending, delivered, dead, expired; collapsed: the end of an incident that the end of its digest "
+        "reports, or whose opening did not reach this channel."
+    )
     attempts: int
     error: str | None
+    digest_alerts: int | None = Field(description="Sent in a digest of so many alerts. Null: sent by itself.")
+    recovered_unsent: bool = Field(
+        description="The incident was over before this opening was sent; the digest reports both."
+    )
     created_at: Instant
     next_attempt_at: Instant | None
     settled_at: Instant | None
@@ -200,6 +207,8 @@ class ChannelAnswer(BaseModel):
     default: bool
     created_at: Instant
     updated_at: Instant
+    failing_since: Instant | None = Field(description="Since when alerts do not arrive. Null: they do.")
+    failing_why: str | None
 
 
 class TestAnswer(Answer):

@@ -112,6 +112,8 @@ def channel_answer(row: Record) -> dict[str, Any]:
         "default": row["is_default"],
         "created_at": instant(row["created_at"]),
         "updated_at": instant(row["updated_at"]),
+        "failing_since": instant(row["failing_since"]),
+        "failing_why": row["failing_why"],
     }
 
 

@@ -14,7 +14,7 @@ from server.web.routes import Call, Reply, Route
 
 BODY_BYTES_MAX = 32_000_000
 _ROWS = 500  # of an export, written in one go
-_ANSWERED_ONLY = ("created_at", "updated_at", "badge_key")
+_ANSWERED_ONLY = ("created_at", "updated_at", "badge_key", "failing_since", "failing_why")
 
 
 async def post_apply(call: Call[estate.ApplyBody, None]) -> Reply:

@@ -203,6 +203,8 @@ def alert_answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "state": row["state"],
         "attempts": row["attempts"],
         "error": row["error"],
+        "digest_alerts": row["digest_alerts"],
+        "recovered_unsent": row["recovered_unsent"],
         "created_at": instant(row["created_at"]),
         "next_attempt_at": instant(row["next_attempt_at"]) if row["state"] == "pending" else None,
         "settled_at": instant(row["settled_at"]),

@@ -106,10 +106,15 @@ def _alert(alert: dict[str, Any]) -> Event:
     at = to_micros(alert["settled_at"] or alert["created_at"])
     kind, tries, state = alert["kind"], alert["attempts"], alert["state"]
     error = alert["error"] or ""
+    merged = ""
+    if alert["digest_alerts"] is not None:
+        merged = f", in a digest of {alert['digest_alerts']} alerts"
+        merged += "; recovered before it was sent" if alert["recovered_unsent"] else ""
     if state == "delivered":
-        return Event(at, state, f"Told {where}", kind + (f", at try {tries}" if tries > 1 else ""), alert["id"])
+        tried = f", at try {tries}" if tries > 1 else ""
+        return Event(at, state, f"Told {where}", f"{kind}{tried}{merged}", alert["id"])
     if state == "collapsed":
-        return Event(at, state, f"Did not tell {where}", f"{kind}: it was over before it was sent")
+        return Event(at, state, f"Not sent alone to {where}", f"{kind}: {error or 'it was over before it was sent'}")
     if state in ("dead", "expired"):
         return Event(at, state, f"Could not tell {where}", f"{kind}: given up after try {tries}. {error}", alert["id"])
     if error:  # without one it is being tried for the first time, or was asked for again

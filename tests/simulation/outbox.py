@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -16,19 +18,25 @@ GATHERING = (2,)  # of what comes at once these make a digest
 _DAY: Micros = 24 * 3600 * SECOND
 _TERM = rows_of("term")
 _INSTANCE = rows_of("instance")
-_DUE = rows_of("lane fresh again")
+_DUE = rows_of("lane urgent urgent_over fresh fresh_over again")
 _CHANNEL = rows_of("id kind definition slug project")
 _LANE = rows_of("lane")
 _IN_DIGESTS = rows_of("lane first")
 _CLAIMED = rows_of(
-    "id lane channel_id project_id monitor_id incident attempts lapses kind facts created_at expired secrets"
+    "id lane channel_id project_id monitor_id incident attempts lapses kind facts uid urgent created_at expired secrets"
 )
 _EARLIER = rows_of("id earlier")
-_MADE = rows_of("id created_at alerts")
-_COUNTS = rows_of("opened worse reminder resolved since until decided_at")
-_MEMBER = rows_of("id monitor_id incident kind facts secrets")
-_DIGEST = rows_of("id lane kind attempts alerts closes facts body created_at expired")
+_MADE = rows_of("id created_at uid alerts left")
+_COUNTS = rows_of("opened worse reminder resolved recovered since until decided_at")
+_NAMED = rows_of("monitor_id incident kind facts incidents explicit opened resolved_at secrets")
+_DIGEST = rows_of("id lane kind attempts alerts closes facts body created_at expired uid")
 _ID = rows_of("id")
+
+
+def is_explicit(a: SimpleNamespace) -> bool:
+    """Whether an alert is of something that a job itself said has failed."""
+    causes = {a.facts.get("cause"), *(each["cause"] for each in a.facts.get("causes", ()))}
+    return a.kind in ("opened", "worse") and bool(causes & {"failed", "stage", "tasks"})
 
 
 class Outbox:
@@ -49,10 +57,15 @@ class Outbox:
             return
         now = self.server.clock
         id = len(self.alerts) + 1
+        urgent = kind != "resolved" and not any(
+            (a.monitor_id, a.lane) == (monitor_id, channel_id) and a.kind in ("opened", "worse") and monitor_id
+            for a in self.alerts.values()
+        )
         self.alerts[id] = SimpleNamespace(
             id=id, told=told, lane=channel_id, episode=(monitor_id, incident, channel_id), monitor_id=monitor_id,
             incident=incident, ordinal=ordinal, kind=kind, facts=facts, created=now, next=now, expires=now + _DAY,
-            digest=None, attempts=0, lapses=0, state="pending", claimed_by=None, lock=Lock(),
+            digest=None, attempts=0, lapses=0, state="pending", claimed_by=None, lock=Lock(), urgent=urgent,
+            uid=UUID(int=id),
         )  # fmt: skip
 
     def clock_jumped(self, at: Micros) -> None:
@@ -63,8 +76,10 @@ class Outbox:
                 each.next = min(each.next, self.server.clock + 60 * SECOND)
 
     def told_of(self, monitor_id: int, incident: int) -> list[int]:
-        """The channels that know of an incident."""
-        return sorted({a.lane for a in self.alerts.values() if (a.monitor_id, a.incident) == (monitor_id, incident)})
+        """The channels that an alert of an incident has reached or may still reach."""
+        of = (monitor_id, incident)
+        alerts = (a for a in self.alerts.values() if (a.monitor_id, a.incident) == of)
+        return sorted({a.lane for a in alerts if a.state in ("pending", "delivered")})
 
     # ---------------------------------------------------------------- the lease
 
@@ -105,15 +120,23 @@ class Outbox:
             key=lambda a: (a.next, a.id),
         )
 
+    def _is_over(self, a: SimpleNamespace) -> bool:
+        return a.kind == "opened" and any(
+            r.episode == a.episode and r.kind == "resolved" and r.state == "pending" and not r.attempts
+            for r in self.alerts.values()
+        )
+
     def due(
         self, session: Session, after: int, skip: list[int], count: int, lanes: int, only: list[int] | None
     ) -> list[Any]:
         found = []
         for lane in CHANNELS:
             if lane > after and lane not in skip and (only is None or lane in only):
-                fresh, again = (min(count, len(self._may_go(lane, again))) for again in (False, True))
-                if fresh or again:
-                    found.append(_DUE(lane, fresh, again))
+                never, again = (self._may_go(lane, again) for again in (False, True))
+                urgent, fresh = ([a for a in never if a.urgent is which][:count] for which in (True, False))
+                if never or again:
+                    over = [sum(map(self._is_over, each)) for each in (urgent, fresh)]
+                    found.append(_DUE(lane, len(urgent), over[0], len(fresh), over[1], min(count, len(again))))
         return found[:lanes]
 
     def channels_of(self, session: Session, ids: list[int]) -> list[Any]:
@@ -122,26 +145,26 @@ class Outbox:
 
         return [_CHANNEL(id, "webhook", definition(id), f"c{id}", "default") for id in CHANNELS if id in ids]
 
-    def cancel_out(self, session: Session, lanes: list[int]) -> list[Any]:
-        waiting = [a for a in self.alerts.values() if a.state == "pending"]
-        ends = {a.episode for a in waiting if a.digest is None and a.kind == "resolved" and a.lane in lanes}
-        over = {
-            a.episode
-            for a in waiting
-            if a.digest is None and a.kind == "opened" and not a.attempts and not a.lock.held_by_others(session)
-        }
-        gone = [a for a in waiting if a.episode in ends & over]
-        self._change(session, gone, lambda a: {"state": "collapsed"})
-        return [_LANE(a.lane) for a in gone]
-
     def claim(
-        self, session: Session, lanes: list[int], fresh: list[int], again: list[int], holder: str, lease_s: float
+        self,
+        session: Session,
+        lanes: list[int],
+        urgent: list[int],
+        fresh: list[int],
+        again: list[int],
+        alone: list[bool],
+        holder: str,
+        lease_s: float,
     ) -> list[Any]:
         picked = []
-        for lane, *counts in zip(lanes, fresh, again, strict=True):
-            for retries, count in zip((False, True), counts, strict=True):
-                free = [a for a in self._may_go(lane, retries) if not a.lock.held_by_others(session)]
-                picked += free[:count]
+        for lane, *counts, also_over in zip(lanes, urgent, fresh, again, alone, strict=True):
+            never, retries = (
+                [a for a in self._may_go(lane, again) if not a.lock.held_by_others(session)] for again in (False, True)
+            )
+            never = [a for a in never if also_over or not self._is_over(a)]
+            of_each = ([a for a in never if a.urgent], [a for a in never if not a.urgent], retries)
+            for ready, count in zip(of_each, counts, strict=True):
+                picked += ready[:count]
         now = self.server.clock
         rows = []
         for a in picked:
@@ -152,7 +175,7 @@ class Outbox:
             rows.append(
                 _CLAIMED(
                     a.id, a.lane, a.lane, 1, a.monitor_id, a.incident, a.attempts + 1, lapses, a.kind, a.facts,
-                    to_datetime(a.created), a.expires < now, None,
+                    a.uid, a.urgent, to_datetime(a.created), a.expires < now, None,
                 )
             )  # fmt: skip
         return rows
@@ -175,9 +198,21 @@ class Outbox:
         self._change(session, ours, lambda a: {"facts": a.facts | {"flapping": said[a.id]}})
 
     def hold(self, session: Session, ids: list[int], holder: str, wait_s: float) -> None:
-        until = self.server.clock + int(wait_s * SECOND)
+        now = self.server.clock
         ours = [a for a in self._held(ids, holder) if a.attempts == 1]
-        self._change(session, ours, lambda a: {"attempts": 0, "claimed_by": None, "next": until})
+
+        def until(a: SimpleNamespace) -> Micros:
+            held = (
+                h.next
+                for h in self.alerts.values()
+                if (h.monitor_id, h.lane, h.kind) == (a.monitor_id, a.lane, "opened")
+                and h.state == "pending"
+                and not h.attempts
+                and h.next > now
+            )
+            return min(held, default=now + int(wait_s * SECOND))
+
+        self._change(session, ours, lambda a: {"attempts": 0, "claimed_by": None, "next": until(a)})
 
     def renew(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
         until = self.server.clock + int(lease_s * SECOND)
@@ -227,39 +262,84 @@ class Outbox:
 
     # ---------------------------------------------------------------- digests
 
-    def attach(self, session: Session, lane: int, most: int, least: int, resolves: bool) -> list[Any]:
-        picked = [
+    def attach(
+        self,
+        session: Session,
+        lane: int,
+        most: int,
+        least: int,
+        following: bool,
+        resolves: bool,
+        which: str,
+        named: int,
+    ) -> list[Any]:
+        ready = [
             a
             for a in self._may_go(lane, False)
-            if a.kind != "operator" and (resolves or a.kind != "resolved") and not a.lock.held_by_others(session)
+            if a.kind != "operator"
+            and (resolves or a.kind != "resolved")
+            and (which == "all" or (which == "rest" and not a.urgent) or self._is_over(a))
+            and not a.lock.held_by_others(session)
         ][:most]
+        explicit = {a.episode for a in self.alerts.values() if a.state == "pending" and is_explicit(a)}
+        failing = list(dict.fromkeys(a.monitor_id for a in ready if a.episode in explicit))[:named]
+        picked = [a for a in ready if a.episode not in explicit or a.monitor_id in failing]
+        left = len(picked) < len(ready)
+        if following:
+            of = {a.episode for a in picked}
+            picked += [
+                b
+                for b in self.alerts.values()
+                if b.episode in of and b not in picked and b.state == "pending" and b.digest is None and not b.attempts
+            ]
         if len(picked) < least:
             return []
         now = self.server.clock
+        id = len(self.digests) + 1
         digest = SimpleNamespace(
-            id=len(self.digests) + 1, lane=lane, members=picked, alerts=len(picked), created=now, next=now,
+            id=id, lane=lane, members=picked, alerts=len(picked), created=now, next=now,
             expires=now + _DAY, attempts=0, lapses=0, state="pending", claimed_by=None, facts={}, body=b"",
-            lock=Lock(), committed=False,
+            lock=Lock(), committed=False, uid=UUID(int=id),
         )  # fmt: skip
         self.digests[digest.id] = digest
         self._change(session, [digest], lambda d: {"committed": True})
         self._change(session, picked, lambda a: {"digest": digest.id})
-        return [_MADE(digest.id, to_datetime(now), len(picked))]
+        return [_MADE(digest.id, to_datetime(now), digest.uid, len(picked), left)]
 
     def members_counted(self, session: Session, id: int) -> list[Any]:
         members = self.digests[id].members
         kinds = [sum(a.kind == kind for a in members) for kind in ("opened", "worse", "reminder", "resolved")]
+        begun, ended = ({a.episode for a in members if a.kind == kind} for kind in ("opened", "resolved"))
         instants = sorted(
             a.facts.get("resolved_at" if a.kind == "resolved" else "opened_at") or a.facts["decided_at"]
             for a in members
         )
-        return [_COUNTS(*kinds, instants[0], instants[-1], max(a.facts["decided_at"] for a in members))]
+        decided = max(a.facts["decided_at"] for a in members)
+        return [_COUNTS(*kinds, len(begun & ended), instants[0], instants[-1], decided)]
 
-    def members_first(self, session: Session, id: int, limit: int) -> list[Any]:
-        members = sorted(self.digests[id].members, key=lambda a: (a.kind == "resolved", a.id))
-        return [_MEMBER(a.id, a.monitor_id, a.incident, a.kind, a.facts, None) for a in members[:limit]]
+    def members_named(self, session: Session, id: int, limit: int, of_each: int) -> list[Any]:
+        monitors: dict[int, dict[int, list[SimpleNamespace]]] = {}
+        for a in sorted(self.digests[id].members, key=lambda a: a.id):
+            monitors.setdefault(a.monitor_id, {}).setdefault(a.incident, []).append(a)
 
-    def write_digest(self, session: Session, id: int, facts: Any, body: bytes, holder: str, lease_s: float) -> None:
+        def place(incidents: dict[int, list[SimpleNamespace]]) -> tuple[bool, int]:
+            return not any(map(is_explicit, chain(*incidents.values()))), min(a.id for a in chain(*incidents.values()))
+
+        rows = []
+        for incidents in sorted(monitors.values(), key=place)[:limit]:
+            first = sorted(incidents.items(), key=lambda each: (not any(map(is_explicit, each[1])), -each[0]))
+            for incident, alerts in first[:of_each]:
+                end = next((a.facts["resolved_at"] for a in alerts if a.kind == "resolved"), None)
+                a = next(filter(is_explicit, alerts), alerts[0])
+                opened = any(a.kind == "opened" for a in alerts)
+                rows.append(
+                    _NAMED(a.monitor_id, incident, a.kind, a.facts, len(incidents), is_explicit(a), opened, end, None)
+                )
+        return rows
+
+    def write_digest(
+        self, session: Session, id: int, facts: Any, body: bytes, holder: str, lease_s: float, alerts: int
+    ) -> None:
         until = self.server.clock + int(lease_s * SECOND)
         values = {"facts": facts, "body": body, "claimed_by": holder, "attempts": 1, "next": until}
         self._change(session, [self.digests[id]], lambda d: values)
@@ -294,7 +374,7 @@ class Outbox:
             rows.append(
                 _DIGEST(
                     d.id, d.lane, "digest", d.attempts + 1, d.alerts, None, d.facts, d.body, to_datetime(d.created),
-                    d.expires < now,
+                    d.expires < now, d.uid,
                 )
             )  # fmt: skip
         return rows

@@ -2,10 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import orjson
 
 from server.deliver.delivery import DeliveryError, Reply
 from server.engine.ping import SECOND, Micros
+from tests.simulation.outbox import is_explicit
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -13,6 +18,22 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 2.0
 TROUBLE_LASTS_S = 15.0  # a fault, and what comes of it: a claim that nobody renews and that lapsed before
+
+
+def message_id(a: SimpleNamespace) -> str:
+    """Of the message that an alert went in."""
+    return f"digest_{UUID(int=a.digest).hex}" if a.digest is not None else f"alert_{a.uid.hex}"
+
+
+def _of_digest(digest: SimpleNamespace, data: dict[str, Any]) -> Iterator[str]:
+    """What a digest says must be what is in it, and every explicit failure is named with its reason."""
+    for kind in ("opened", "worse", "resolved"):
+        count = sum(a.kind == kind for a in digest.members)
+        if data[kind] != count:
+            yield f"digest {digest.id} says {data[kind]} {kind} and holds {count}"
+    for a in filter(is_explicit, digest.members):
+        if f" {a.facts['name']}" not in data["text"] or "FAILED" not in data["text"]:
+            yield f"untold: digest {digest.id} does not name the failure of monitor {a.monitor_id}: {data['text']}"
 
 
 class Arrival(NamedTuple):
@@ -68,12 +89,12 @@ class Receivers:
                 yield f"{id} came {len(copies)} times: {[(copy.node, round(copy.at_s, 3)) for copy in copies]}"
         first_s: dict[tuple[Any, ...], float] = {}
         for a in sorted(outbox.alerts.values(), key=lambda a: a.ordinal):
-            id = f"digest_00000000_{a.digest}" if a.digest is not None else f"alert_00000000_{a.id}"
+            id = message_id(a)
             if a.state == "pending" and a.id > self.last_alert:
                 continue
-            if a.state not in ("delivered", "collapsed"):
+            if a.state != "delivered":
                 yield f"alert {a.id} of {a.told} is {a.state}"
-            elif a.state == "delivered":
+            else:
                 arrived_s = taken[id][0].at_s if id in taken else None
                 if arrived_s is None:
                     yield f"{id} of {a.told} is settled and was never taken"
@@ -82,6 +103,17 @@ class Receivers:
                     if arrived_s < first_s.get(episode, 0.0):
                         yield f"{id} of {a.told} overtook what was to be told before"
                     first_s[episode] = arrived_s
+        for digest in outbox.digests.values():
+            if digest.committed and (body := bodies.get(f"digest_{digest.uid.hex}")) is not None:
+                yield from _of_digest(digest, orjson.loads(body)["data"])
+        yield from self.untold()
+
+    def untold(self) -> Iterator[str]:
+        """Openings of incidents that no message has brought to their receiver."""
+        arrived = {arrival.id for arrival in self.arrivals if arrival.taken}
+        for a in self._world.tables.outbox.alerts.values():
+            if a.kind == "opened" and a.id <= self.last_alert and message_id(a) not in arrived:
+                yield f"untold: incident {a.incident} of monitor {a.monitor_id} in lane {a.lane}"
 
     def _reasons(self, copies: list[Arrival]) -> int:
         """How many faults may have kept whoever sent the first of them from saying so."""

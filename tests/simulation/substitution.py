@@ -51,11 +51,14 @@ SHORT = {
     "server.deliver.lane.BACKOFF_S": (0.3, 0.8, 2.0),
     "server.deliver.lane.BACKOFF_S_MIN": 0.1,
     "server.deliver.lane.DIGEST_GAPS_S": (0.5, 1.0),
+    "server.deliver.lane.URGENT_GAPS_S": (0.2, 0.4),
+    "server.deliver.flapping.HOLD_S": 5.0,
     "server.deliver.lane.BURST_REFILL_S": 0.5,
 }
 
 
 BURST = 2  # alerts that go one by one; more become a digest
+NAMED = 2  # monitors with explicit failures in a digest
 
 
 class Rows(bytes):
@@ -84,6 +87,8 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(f"server.deliver.{module}.BURST_MAX", BURST, raising=True)
         for module in ("courier", "gathering"):
             patch.setattr(f"server.deliver.{module}.DIGEST_LEAST", BURST + 1)
+        for module in ("messages", "gathering"):
+            patch.setattr(f"server.deliver.{module}.MONITORS_NAMED_MAX", NAMED)
         patch.setattr("server.keep.keeper.CHECKPOINT_S", rng.uniform(1, 8))
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))

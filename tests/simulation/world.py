@@ -62,6 +62,7 @@ class World:
             incidents=len(tables.incidents),
             alerts=len(tables.outbox.alerts),
             messages=len(self.receivers.arrivals),
+            untold=sum(1 for _ in self.receivers.untold()),
         )
 
     def boot_again(self, node: Node) -> None:

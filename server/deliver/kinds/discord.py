@@ -33,14 +33,16 @@ class Discord(Channel):
         description = cut(without_markup(cut(words.lead, 1_500), _MARKS), 2_000)
         if words.message:
             description += "\n```\n" + cut_head(words.message, 1_500).replace("```", "``\u200b`") + "\n```"
+        if message.link_text:
+            description += f"\n\n{without_markup(message.link_text, _MARKS)}"
         embed: dict[str, Any] = {
             "title": cut(f"{words.symbol} {words.title}", 256),
             "description": description,
             "color": int(words.color[1:], 16),
             "timestamp": message.at,
         }
-        if message.link:
-            embed["url"] = message.link
+        if message.button:
+            embed["url"] = message.button
         left = _EMBED_CHARS_MAX - len(embed["title"]) - len(description)
         fields = []
         for label, value in words.fields[:_FIELDS_MAX]:

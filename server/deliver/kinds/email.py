@@ -47,7 +47,8 @@ class Email(Channel):
 
     def compose(self, message: Message) -> bytes:
         words = message.words
-        mail = EmailMessage(policy=SMTP)
+        # Seven bits: a server need not know 8BITMIME (RFC 6152), and the bytes are made before the server is asked.
+        mail = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
         mail["To"] = ", ".join(self.to)
         subject = words.title if message.kind in ("digest", "over") else f"{words.title}: {words.lead}"
         mail["Subject"] = cut(" ".join(subject.split()), 180)

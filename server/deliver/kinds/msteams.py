@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.deliver.channel import Channel, Message, Url
+from server.deliver.channel import LINK_LABEL, Channel, Message, Url
 from server.deliver.outbound import Outbound
 from server.deliver.words import cut, without_markup
 
@@ -46,6 +46,8 @@ class MsTeams(Channel):
         if words.message:
             text = {"type": "TextBlock", "text": _plain(words.message), "wrap": True, "fontType": "Monospace"}
             body.append(text)
+        if message.link_text:
+            body.append({"type": "TextBlock", "text": _plain(message.link_text), "wrap": True})
         card: dict[str, Any] = {
             "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
             "type": "AdaptiveCard",
@@ -53,8 +55,8 @@ class MsTeams(Channel):
             "body": body,
             "msteams": {"width": "Full"},
         }
-        if message.link:
-            card["actions"] = [{"type": "Action.OpenUrl", "title": "Open in Offbeat", "url": message.link}]
+        if message.button:
+            card["actions"] = [{"type": "Action.OpenUrl", "title": LINK_LABEL, "url": message.button}]
         attachment = {
             "contentType": "application/vnd.microsoft.card.adaptive",
             "contentUrl": None,

@@ -42,8 +42,8 @@ class Ntfy(Channel):
             "tags": [_TAGS[words.symbol]],
             "priority": self.priority if words.symbol == "🔴" else 3,
         }
-        if message.link:
-            content["click"] = message.link
+        if message.button:  # the text has the link too
+            content["click"] = message.button
         return orjson.dumps(content)
 
     async def send(self, message: Message, body: bytes, out: Outbound) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from server.deliver.channel import Channel, Message
+from server.deliver.channel import LINK_LABEL, Channel, Message
 from server.deliver.outbound import Outbound
 from server.deliver.words import cut
 
@@ -51,9 +51,11 @@ class PagerDuty(Channel):
                 **{name: str(value) for name, value in known.items() if value},
                 "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),
             }
-        if message.link:
-            content["client_url"] = message.link
-            content["links"] = [{"href": message.link, "text": "Open in Offbeat"}]
+        if message.button:
+            content["client_url"] = message.button
+            content["links"] = [{"href": message.button, "text": LINK_LABEL}]
+        elif message.link and not over:
+            content["payload"]["custom_details"]["Link"] = message.link
         return orjson.dumps(content)
 
     async def send(self, message: Message, body: bytes, out: Outbound) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.deliver.channel import Channel, Message, Url
+from server.deliver.channel import LINK_LABEL, Channel, Message, Url
 from server.deliver.outbound import Outbound
 from server.deliver.words import cut, cut_head
 
@@ -43,7 +43,8 @@ class Slack(Channel):
             quoted = _escape(cut_head(words.message, 1_200), 2_900).replace("```", "``\u200b`")
             blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": f"```{quoted}```"}})
         if message.link:
-            link = {"type": "mrkdwn", "text": f"<{message.link}|Open in Offbeat>"}
+            shown = f"<{message.button}|{LINK_LABEL}>" if message.button else _escape(message.link, 2_000)
+            link = {"type": "mrkdwn", "text": shown}
             blocks.append({"type": "context", "elements": [link]})
         return orjson.dumps({"text": _escape(f"{words.symbol} {words.title}: {words.lead}", 3_000), "blocks": blocks})
 

@@ -77,8 +77,9 @@ on conflict (monitor_id, number) do update
 
 -- name: put_alerts
 -- One row per channel; the unique index alerts_once makes a repetition harmless. The end of an incident comes without a
--- channel: it goes to whoever was told of the incident, earlier or in this same statement, whatever the definition says
--- by now. A channel that was deleted meanwhile is told nothing.
+-- channel: it goes to each channel that an alert of the incident reached or may still reach, earlier or in this same
+-- statement, whatever the definition says by now. A channel that was deleted meanwhile gets nothing. Urgent is the first
+-- alert of a monitor to a channel in ten minutes (the numbers of its incidents rise with time, so the latest will do).
 with w as (
   select *
     from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[])
@@ -86,14 +87,19 @@ with w as (
 ), told as (
   select a.monitor_id, a.incident, a.channel_id
     from w join alerts a on a.monitor_id = w.monitor_id and a.incident = w.incident
-   where w.kind = 'resolved'
+   where w.kind = 'resolved' and a.state in ('pending', 'delivered')
   union
   select monitor_id, incident, channel_id from w where kind <> 'resolved'
 )
-insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, kind, facts)
-select project_id, channel_id, monitor_id, incident, ordinal, kind, facts::jsonb from w where kind <> 'resolved'
+insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, kind, facts, urgent)
+select project_id, channel_id, monitor_id, incident, ordinal, kind, facts::jsonb, not exists (
+         select from alerts a
+          where a.monitor_id = w.monitor_id and a.incident between w.incident - 3 and w.incident
+            and a.lane = coalesce(w.channel_id, 0) and a.kind in ('opened', 'worse')
+            and a.created_at > clock_timestamp() - interval '10 minutes')
+  from w where kind <> 'resolved'
 union all
-select w.project_id, t.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, w.facts::jsonb
+select w.project_id, t.channel_id, w.monitor_id, w.incident, w.ordinal, w.kind, w.facts::jsonb, false
   from w join told t on t.monitor_id = w.monitor_id and t.incident = w.incident
  where w.kind = 'resolved' and (t.channel_id is null or exists (select from channels c where c.id = t.channel_id))
 on conflict do nothing
@@ -112,8 +118,8 @@ select m.id as monitor_id, count(r.duration)::integer as count,
 
 -- name: put_operator_alert
 -- About Offbeat itself: to every default channel of the first project, or to the log where there is none.
-insert into alerts (project_id, channel_id, kind, facts)
-select p.id, c.id, 'operator', $1 from (select id from projects order by id limit 1) p
+insert into alerts (project_id, channel_id, kind, facts, urgent)
+select p.id, c.id, 'operator', $1, true from (select id from projects order by id limit 1) p
   left join channels c on c.project_id = p.id and c.is_default
 
 -- name: close_incident

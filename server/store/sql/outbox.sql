@@ -11,6 +11,30 @@ and not exists (
    where b.state = 'pending' and b.monitor_id = a.monitor_id and b.incident = a.incident
      and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
 
+-- part: is_over
+-- Openings `a` whose incident is over before anything was sent of it.
+(a.kind = 'opened' and a.attempts = 0 and exists (
+   select from alerts r
+    where r.state = 'pending' and r.monitor_id = a.monitor_id and r.incident = a.incident and r.lane = a.lane
+      and r.kind = 'resolved' and r.attempts = 0))
+
+-- part: is_explicit
+-- Alerts `a` of something that a job itself said has failed.
+(a.kind in ('opened', 'worse') and (
+   a.facts @> '{"cause": "failed"}' or a.facts @> '{"causes": [{"cause": "failed"}]}'
+   or a.facts @> '{"causes": [{"cause": "stage"}]}' or a.facts @> '{"causes": [{"cause": "tasks"}]}'))
+
+-- part: is_unheard
+-- Ends `a` of incidents of which nothing reached the channel: every alert before it died. (Where there is none before
+-- it, somebody has deleted them.)
+(a.kind = 'resolved' and exists (
+   select from alerts o
+    where o.monitor_id = a.monitor_id and o.incident = a.incident and o.lane = a.lane and o.id <> a.id)
+ and not exists (
+   select from alerts o
+    where o.monitor_id = a.monitor_id and o.incident = a.incident and o.lane = a.lane and o.id <> a.id
+      and o.state not in ('dead', 'expired')))
+
 -- part: secrets
 -- What may stand in a job's own words and must not be sent.
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
@@ -54,9 +78,9 @@ select left(encode(sha256(secret || 'alerts'::bytea), 'hex'), 8) as instance fro
 
 -- name: due
 -- From lane to lane ($1: after this one; or these, $5, where they are given), without those that may not send now ($2),
--- until $4 are found: how many never tried alerts and how many retries may go, counted up to $3. The steps of the
--- recursion each touch one index entry, so this costs by lanes and never by alerts; and it ends as soon as the limit is
--- reached.
+-- until $4 are found. Counted up to $3 each: urgent alerts never tried, other alerts never tried, of both those whose
+-- incident is over, and retries. The steps of the recursion each touch one index entry, so this costs by lanes and never
+-- by alerts; and it ends as soon as the limit is reached.
 with recursive walk (lane) as (
   (select lane from alerts
     where state = 'pending' and digest_id is null and lane > $1 and $5::integer[] is null order by lane limit 1)
@@ -67,13 +91,25 @@ with recursive walk (lane) as (
     from walk w
    where w.lane is not null
 )
-select w.lane, fresh.count as fresh, again.count as again
+select w.lane, urgent.count as urgent, urgent.over as urgent_over, fresh.count as fresh, fresh.over as fresh_over,
+       again.count as again
   from (select lane from walk union all select * from unnest($5)) w
  cross join lateral (
-   select count(*)::integer from (
-     select from alerts a
+   select count(*)::integer, (count(*) filter (where found.over))::integer as over from (
+     select
+       -- include: is_over
+       as over from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.attempts = 0 and a.next_attempt_at <= now()
+        and a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
+        -- include: is_lowest
+      limit $3) as found) as urgent
+ cross join lateral (
+   select count(*)::integer, (count(*) filter (where found.over))::integer as over from (
+     select
+       -- include: is_over
+       as over from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
+        and not a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
         -- include: is_lowest
       limit $3) as found) as fresh
  cross join lateral (
@@ -83,7 +119,8 @@ select w.lane, fresh.count as fresh, again.count as again
         and a.attempts > 0 and a.next_attempt_at <= now()
         -- include: is_lowest
       limit $3) as found) as again
- where w.lane is not null and w.lane <> all ($2::integer[]) and (fresh.count > 0 or again.count > 0)
+ where w.lane is not null and w.lane <> all ($2::integer[])
+   and (urgent.count > 0 or fresh.count > 0 or again.count > 0)
  limit $4
 
 -- name: channels_of
@@ -92,50 +129,52 @@ select c.id, c.kind, c.definition::text as definition, c.slug, p.slug as project
   from channels c join projects p on p.id = c.project_id
  where c.id = any ($1::integer[])
 
--- name: cancel_out
--- An open that nobody was ever told of, and its resolve: neither is news any more. The opens are locked first; where a
--- courier has just claimed one, both stay.
-with opens as (
-  select o.monitor_id, o.incident, o.lane
-    from alerts r
-    join alerts o on o.monitor_id = r.monitor_id and o.incident = r.incident and o.lane = r.lane
-   where r.lane = any ($1::integer[]) and r.state = 'pending' and r.digest_id is null and r.kind = 'resolved'
-     and o.kind = 'opened' and o.state = 'pending' and o.attempts = 0 and o.digest_id is null
-   order by o.id
-     for update of o skip locked
-)
-update alerts a
-   set state = 'collapsed', settled_at = clock_timestamp()
-  from opens
- where a.monitor_id = opens.monitor_id and a.incident = opens.incident and a.lane = opens.lane and a.state = 'pending'
-returning a.lane
-
--- name: drop_resolves
+-- name: cover_resolves
 -- In services that keep incidents a digest is one incident, closed when all of its members are resolved. A resolve of
--- one member says nothing to them. (Where the open went alone, its resolve goes alone too.)
+-- one member says nothing to them: it is part of that digest's end. (Where the open went alone, its resolve goes alone
+-- too.)
 update alerts r
-   set state = 'collapsed', settled_at = clock_timestamp()
+   set state = 'collapsed', settled_at = clock_timestamp(), digest_id = o.digest_id,
+       error = 'the end of its digest reports it'
+  from alerts o
  where r.lane = any ($1::integer[]) and r.state = 'pending' and r.digest_id is null and r.kind = 'resolved'
-   and exists (
-     select from alerts o
-      where o.monitor_id = r.monitor_id and o.incident = r.incident and o.lane = r.lane and o.kind = 'opened'
-        and o.digest_id is not null and o.state <> 'pending')
+   and o.monitor_id = r.monitor_id and o.incident = r.incident and o.lane = r.lane and o.kind = 'opened'
+   and o.digest_id is not null and o.state <> 'pending'
 returning r.lane
 
 -- name: claim
--- For each lane so many never tried alerts and so many retries. A row that still has a claimer was lost by it: from the
+-- For each lane so many urgent alerts, so many others that were never tried, and so many retries. Unless `alone`, an
+-- opening whose incident is over is left to the lane's next digest, which tells both in one. A row that still has a claimer was lost by it: from the
 -- third such loss on it is left alone twice as long each time, so that an alert that kills its sender does so ever more
 -- rarely and takes no others along for long. Keys that may stand in a job's words go with it, to be taken out of them.
 with wanted as (
-  select * from unnest($1::integer[], $2::integer[], $3::integer[]) as w (lane, fresh, again)
+  select * from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::boolean[])
+    as w (lane, urgent, fresh, again, alone)
 ), picked as (
   select found.id
     from wanted w
    cross join lateral (
      select a.id from alerts a
       where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.attempts = 0 and a.next_attempt_at <= now()
+        and a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
         -- include: is_lowest
+        and (w.alone or not
+        -- include: is_over
+        )
+      order by a.next_attempt_at, a.id
+      limit w.urgent
+        for update skip locked) as found
+  union all
+  select found.id
+    from wanted w
+   cross join lateral (
+     select a.id from alerts a
+      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
+        and not a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
+        -- include: is_lowest
+        and (w.alone or not
+        -- include: is_over
+        )
       order by a.next_attempt_at, a.id
       limit w.fresh
         for update skip locked) as found
@@ -155,12 +194,12 @@ update alerts a
    set attempts = a.attempts + 1,
        lapses = a.lapses + (a.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $5::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
-       claimed_by = $4
+         + $7::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
+       claimed_by = $6
   from picked
  where a.id = picked.id
 returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
-          a.facts, a.created_at, a.expires_at < clock_timestamp() as expired,
+          a.facts, a.uid, a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired,
           -- include: secrets
 
 -- name: claim_tests
@@ -182,7 +221,119 @@ update alerts a
   from picked
  where a.id = picked.id
 returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
-          a.facts, a.created_at, a.expires_at < clock_timestamp() as expired, null::text[] as secrets
+          a.facts, a.uid, a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired, null::text[] as secrets
+
+-- name: unheard
+-- Ends of incidents are for channels that have heard of the beginning.
+select a.id from alerts a
+ where a.id = any ($1::bigint[]) and
+ -- include: is_unheard
+
+-- name: change_channel
+-- What the service itself has changed, unless a person has changed it meanwhile.
+update channels set definition = definition || $3::jsonb, updated_at = now() where id = $1 and definition @> $2::jsonb
+
+-- name: introduce
+-- A channel of a monitor that is down, which has no alert of it: it gets the opening as of now. The facts are those of the
+-- last alert to another channel ($1: monitors under maintenance). Incidents that are decided just now are left to the next
+-- time, and the others stand still until the alert is there, as for reminders.
+insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts, urgent)
+select a.project_id, c.id, a.monitor_id, a.incident, a.ordinal, a.round, 'opened',
+       -- include: as_it_stands
+       || jsonb_build_object('kind', 'opened', 'decided_at',
+         to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), true
+  from incidents i
+  join monitors m on m.id = i.monitor_id
+  join channels c on c.project_id = m.project_id
+                 and case when m.definition ? 'channels' then m.definition -> 'channels' ? c.slug else c.is_default end
+ cross join lateral (
+   select l.* from alerts l
+    where l.monitor_id = i.monitor_id and l.incident = i.number
+    order by l.ordinal desc, l.round desc
+    limit 1) as a
+ where i.resolved_at is null and i.suppressed_by is null
+   and not m.paused
+   and (m.snoozed_until is null or m.snoozed_until <= clock_timestamp())
+   and m.id <> all ($1::integer[])
+   and not exists (
+     select from alerts o where o.monitor_id = i.monitor_id and o.incident = i.number and o.lane = c.id)
+ order by i.monitor_id, c.id
+   for share of i skip locked
+on conflict do nothing
+returning id
+
+-- name: revive
+-- Openings of open incidents that were given up, of which nothing else reached their channel, and that can arrive now: the
+-- channel was changed since, or it works again ($1). The same alert, so the same id. Not more than twenty attempts.
+update alerts a
+   set state = 'pending', lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
+       attempts = greatest(a.attempts, 1), next_attempt_at = clock_timestamp(),
+       expires_at = clock_timestamp() + interval '24 hours'
+  from channels c, incidents i
+ where a.state in ('dead', 'expired') and a.kind = 'opened' and c.id = a.channel_id
+   and (c.updated_at > a.settled_at or (c.id = any ($1::integer[]) and a.attempts < 20))
+   and i.monitor_id = a.monitor_id and i.number = a.incident and i.resolved_at is null
+   and not exists (
+     select from alerts o
+      where o.monitor_id = a.monitor_id and o.incident = a.incident and o.lane = a.lane and o.id <> a.id
+        and o.state in ('pending', 'delivered'))
+returning a.id
+
+-- name: last_change
+-- Only a change of a monitor or a channel can bring a channel to an incident that is open already.
+select coalesce(max(rev), 0) from changes
+
+-- name: failing
+-- Channels at which alerts do not arrive: for three minutes none that was tried, or one that was given up just now.
+-- Returned are those that the other channels of the project are to be told of, at most once an hour.
+with trouble as (
+  select a.lane, a.created_at as since, a.error as why, now() - interval '3 minutes' as unchanged_since from alerts a
+   where a.state = 'pending' and a.error is not null and a.created_at < now() - interval '3 minutes' and a.lane > 0
+  union all
+  select d.lane, d.created_at, d.error, now() - interval '3 minutes' from digests d
+   where d.state = 'pending' and d.error is not null and d.created_at < now() - interval '3 minutes' and d.lane > 0
+  union all
+  select a.lane, a.settled_at, a.error, a.settled_at from alerts a
+   where a.settled_at > now() - interval '1 minute' and a.state in ('dead', 'expired') and a.kind <> 'test'
+     and a.lane > 0
+), worst as (
+  select distinct on (t.lane) t.lane, t.since, t.why
+    from trouble t join channels c on c.id = t.lane and c.updated_at < t.unchanged_since
+   order by t.lane, t.since
+), marked as (
+  update channels c
+     set failing_since = worst.since, failing_why = worst.why
+    from worst
+   where c.id = worst.lane and c.failing_since is null
+  returning c.id, c.project_id, c.slug, c.failing_since, c.failing_why, c.failing_told_at
+)
+select * from marked where failing_told_at is null or failing_told_at < now() - interval '1 hour'
+
+-- name: working
+-- Channels at which an alert or a test has arrived since.
+update channels c set failing_since = null, failing_why = null
+ where c.failing_since is not null
+   and exists (
+     select from alerts a
+      where a.lane = c.id and a.state = 'delivered' and a.settled_at > greatest(c.failing_since, now() - interval '1 minute')
+        and not exists (
+          select from alerts b
+           where b.lane = c.id and b.settled_at > a.settled_at and b.state in ('dead', 'expired')))
+returning c.id
+
+-- name: report_failing
+-- To the other default channels of the project ($2) that work, else to any that work, else to the log.
+with told as (
+  update channels set failing_told_at = now() where id = any ($1::integer[])
+), others as (
+  select id, is_default from channels where project_id = $2 and id <> all ($1::integer[]) and failing_since is null
+), chosen as (
+  select id from others where is_default or not exists (select from others where is_default)
+)
+insert into alerts (project_id, channel_id, kind, facts, urgent)
+select $2, id, 'operator', $3::jsonb, true from chosen
+union all
+select $2, null, 'operator', $3::jsonb, true where not exists (select from chosen)
 
 -- name: flapping
 -- How many incidents of the same monitor this lane heard of, or was to hear of, in the hour before each of these opens.
@@ -204,9 +355,15 @@ update alerts a
  where a.id = n.id and a.claimed_by = $3 and a.state = 'pending' and a.attempts = 1
 
 -- name: hold
--- Back into the queue as never tried, until later: should it resolve before, both cancel out.
+-- Back into the queue as never tried, until later: together with those of the same monitor that are held back already,
+-- so that one message can report all of them.
 update alerts a
-   set attempts = 0, claimed_by = null, next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
+   set attempts = 0, claimed_by = null,
+       next_attempt_at = coalesce(
+         (select min(h.next_attempt_at) from alerts h
+           where h.state = 'pending' and h.monitor_id = a.monitor_id and h.lane = a.lane and h.kind = 'opened'
+             and h.attempts = 0 and h.next_attempt_at > clock_timestamp()),
+         clock_timestamp() + $3::float8 * interval '1 second')
  where a.id = any ($1::bigint[]) and a.claimed_by = $2 and a.state = 'pending' and a.attempts = 1
 
 -- name: renew
@@ -249,37 +406,67 @@ update alerts a
 returning coalesce((select c.kind from channels c where c.id = a.channel_id), 'log') as kind
 
 -- name: attach
--- A digest of all never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it.
--- The body follows in the same transaction. $4: resolves too.
-with picked as (
-  select a.id from alerts a
+-- A digest of the never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it,
+-- together with what follows about the same incidents ($4; it would stand behind them for ever). The body follows in the
+-- same transaction. $5: resolves too. $6: `all`; `rest`: without urgent ones, which go alone; `over`: only openings whose
+-- incident is over, which the others include. Of monitors with an explicit failure at most $7, so that the message can
+-- name each; `left` says whether there are more.
+with ready as (
+  select a.id, a.monitor_id, a.incident, a.lane, a.next_attempt_at
+    from alerts a
    where a.lane = $1 and a.state = 'pending' and a.digest_id is null
      and a.attempts = 0 and a.next_attempt_at <= now()
-     and a.expires_at > now() and a.kind not in ('operator', 'test') and ($4 or a.kind <> 'resolved')
+     and a.expires_at > now() and a.kind not in ('operator', 'test') and ($5 or a.kind <> 'resolved') and not
+     -- include: is_unheard
+     and ($6 = 'all' or ($6 = 'rest' and not a.urgent) or
+     -- include: is_over
+     )
      -- include: is_lowest
    order by a.next_attempt_at, a.id
    limit $2
      for update skip locked
+), judged as (
+  select r.*, exists (
+           select from alerts a
+            where a.monitor_id = r.monitor_id and a.incident = r.incident and a.lane = r.lane and a.state = 'pending' and
+            -- include: is_explicit
+         ) as explicit
+    from ready r
+), failing as (
+  select monitor_id from judged where explicit group by monitor_id order by min(next_attempt_at), monitor_id limit $7
+), picked as (
+  select * from judged r where not r.explicit or exists (select from failing f where f.monitor_id = r.monitor_id)
+), following as (
+  select b.id from picked p
+    join alerts b on b.monitor_id = p.monitor_id and b.incident = p.incident and b.lane = p.lane and b.id <> p.id
+   where $4 and b.state = 'pending' and b.digest_id is null and b.attempts = 0
+), every as (
+  select id from picked union select id from following
 ), made as (
   insert into digests (project_id, channel_id, alerts, facts, body)
-  select c.project_id, nullif($1, 0), count(picked.id), '{}', ''
-    from picked
+  select c.project_id, nullif($1, 0), count(every.id), '{}', ''
+    from every
     left join channels c on c.id = $1
    group by c.project_id
-  having count(picked.id) >= $3
-  returning id, created_at
+  having count(every.id) >= $3
+  returning id, created_at, uid
 ), part as (
-  update alerts a set digest_id = made.id from made, picked where a.id = picked.id
+  update alerts a set digest_id = made.id from made, every where a.id = every.id and a.state = 'pending'
   returning a.id
 )
-select made.id, made.created_at, (select count(*) from part)::integer as alerts from made
+select made.id, made.created_at, made.uid, (select count(*) from part)::integer as alerts,
+       (select count(*) from ready) > (select count(*) from picked) as left
+  from made
 
 -- name: members_counted
--- What a digest says: how many of each kind, from when to when.
+-- What a digest says: how many of each kind, of how many incidents the beginning and the end, from when to when.
 select count(*) filter (where kind = 'opened')::integer as opened,
        count(*) filter (where kind = 'worse')::integer as worse,
        count(*) filter (where kind = 'reminder')::integer as reminder,
        count(*) filter (where kind = 'resolved')::integer as resolved,
+       (select count(*) from (
+          select from alerts where digest_id = $1 group by monitor_id, incident
+          having bool_or(kind = 'opened') and bool_or(kind = 'resolved')) as both_ends)::integer as recovered,
        min(coalesce(case kind when 'resolved' then facts ->> 'resolved_at' else facts ->> 'opened_at' end,
                     facts ->> 'decided_at')) as since,
        max(coalesce(case kind when 'resolved' then facts ->> 'resolved_at' else facts ->> 'opened_at' end,
@@ -287,19 +474,52 @@ select count(*) filter (where kind = 'opened')::integer as opened,
        max(facts ->> 'decided_at') as decided_at
   from alerts where digest_id = $1
 
--- name: members_first
--- The first members: trouble before what is over, the oldest first.
-select a.id, a.monitor_id, a.incident, a.kind, a.facts,
+-- name: members_whole
+-- The members one by one, for machines: trouble before what is over, the oldest first.
+select a.id, a.monitor_id, a.incident, a.kind, a.facts, a.uid,
        -- include: secrets
   from alerts a
  where a.digest_id = $1
  order by (a.kind = 'resolved'), a.id
  limit $2
 
+-- name: members_named
+-- What a message for people names: of $2 monitors how many of their incidents are in the digest, and the latest $3 of
+-- them. Explicit failures come first, then what is still down, then what has recovered, then mere ends. (`+ 0` keeps
+-- the planner from an index that leads to fifty thousand rows.)
+with told as (
+  select a.monitor_id, a.incident, bool_or(a.kind = 'resolved') as over, bool_or(a.kind = 'opened') as opened,
+         bool_or(a.kind <> 'resolved') as trouble, coalesce(min(a.id) filter (where
+         -- include: is_explicit
+         ), min(a.id)) as id, bool_or(
+         -- include: is_explicit
+         ) as explicit
+    from alerts a where a.digest_id = $1
+   group by a.monitor_id, a.incident
+), monitors_told as (
+  select monitor_id, count(*)::integer as incidents, min(id) as id,
+         min(case when explicit then 0 when trouble and not over then 1 when trouble then 2 else 3 end) as place
+    from told group by monitor_id
+   order by place, id
+   limit $2
+), chosen as (
+  select t.*, m.incidents, m.place, m.id as first_id,
+         row_number() over (partition by t.monitor_id order by t.explicit desc, t.trouble desc, t.incident desc) as turn
+    from monitors_told m join told t using (monitor_id)
+)
+select a.monitor_id, a.incident, a.kind, a.facts, c.incidents, c.explicit, c.opened,
+       (select r.facts ->> 'resolved_at' from alerts r
+         where r.digest_id + 0 = $1 and r.monitor_id = c.monitor_id and r.incident = c.incident and r.kind = 'resolved'
+         limit 1) as resolved_at,
+       -- include: secrets
+  from chosen c join alerts a on a.id = c.id
+ where c.turn <= $3
+ order by c.place, c.first_id, c.turn
+
 -- name: write_digest
 -- Stored before it is sent, and claimed with it.
 update digests
-   set facts = $2::jsonb, body = $3, claimed_by = $4, attempts = 1,
+   set facts = $2::jsonb, body = $3, claimed_by = $4, attempts = 1, alerts = $6,
        next_attempt_at = clock_timestamp() + $5::float8 * interval '1 second'
  where id = $1
 
@@ -331,7 +551,7 @@ update digests d
   from picked
  where d.id = picked.id
 returning d.id, d.lane, d.kind, d.attempts, d.alerts, d.closes, d.facts,
-          d.body, d.created_at, d.expires_at < clock_timestamp() as expired
+          d.body, d.created_at, d.expires_at < clock_timestamp() as expired, d.uid
 
 -- name: settle_digest
 -- The digest's own row.
@@ -422,7 +642,7 @@ select project_id, definition from windows
 -- pages of $3 by monitor, after $2.
 select i.monitor_id, a.id, a.incident, a.kind,
        -- include: as_it_stands
-       as facts,
+       as facts, a.uid,
        -- include: secrets
   from incidents i
  cross join lateral (
@@ -440,7 +660,7 @@ select i.monitor_id, a.id, a.incident, a.kind,
 -- What an Alertmanager was told the end of within the last $2 seconds, to be told again: one of its peers may have been
 -- away. Found by the alerts' settling, because incidents have no index for it and need none. In pages of $4 by id, after
 -- $3: of a monitor's incidents the later has the higher one.
-select a.monitor_id, a.id, a.incident, a.kind, a.facts,
+select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
        -- include: secrets
   from alerts a
  where a.settled_at > now() - $2::float8 * interval '1 second'
@@ -466,13 +686,18 @@ returning id
 
 -- name: page
 -- Alerts for people, the newest first; any of the filters may be null. Of the facts, which may be long, only whose they
--- are.
+-- are. Of a digest: how many alerts are in it, and whether it reports the end of the same incident too.
 select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.digest_id, p.slug as project,
        c.slug as channel, c.kind as channel_kind, a.monitor_id, a.incident, a.ordinal, a.round, a.attempts, a.kind,
-       a.state, a.error, a.facts ->> 'monitor' as monitor
+       a.state, a.error, a.facts ->> 'monitor' as monitor, d.alerts as digest_alerts,
+       a.kind = 'opened' and exists (
+         select from alerts r
+          where r.digest_id + 0 = a.digest_id and r.monitor_id = a.monitor_id and r.incident = a.incident
+            and r.kind = 'resolved' and r.state <> 'collapsed') as recovered_unsent
   from alerts a
   join projects p on p.id = a.project_id
   left join channels c on c.id = a.channel_id
+  left join digests d on d.id = a.digest_id
  where ($1::integer is null or a.project_id = $1)
    and ($2::text[] is null or a.state = any ($2))
    and ($3::integer is null or a.monitor_id = $3)

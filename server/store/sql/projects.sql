@@ -35,14 +35,16 @@ delete from projects where id = $1
 
 -- name: channels
 -- In one project, or in all.
-select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at
+select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at,
+       c.failing_since, c.failing_why
   from channels c join projects p on p.id = c.project_id
  where $1::integer is null or c.project_id = $1
  order by c.project_id, c.slug
 
 -- name: channel
 -- One by its address.
-select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at
+select c.id, c.project_id, p.slug as project, c.slug, c.kind, c.is_default, c.definition, c.created_at, c.updated_at,
+       c.failing_since, c.failing_why
   from channels c join projects p on p.id = c.project_id
  where c.project_id = $1 and c.slug = $2
 
