@@ -373,7 +373,9 @@ class Target:
         query = "&".join(f"{name}={_quoted(value)}" for name, value in fields.items() if value)
         query = "&".join(part for part in (self.address.query, query) if part)
         path = f"{self.address.path}/{what}" + (f"?{query}" if query else "")
-        return Beat(what, path, message, [f"Content-Type: text/plain{_charset_of(message)}"])
+        # The same key at every attempt, so that one whose answer was lost is stored once.
+        headers = [f"Content-Type: text/plain{_charset_of(message)}", f"Idempotency-Key: {_new_id()}"]
+        return Beat(what, path, message, headers)
 
 
 def is_url(key: str) -> bool:
@@ -555,7 +557,7 @@ class Sender:
 
     def __init__(self, address: Address, environment: dict[bytes, bytes], on_done: Callable[[], None]) -> None:
         self.address, self.environment, self.on_done = address, environment, on_done
-        self.alive: tuple[float, Beat] | None = None
+        self.alive: tuple[float, Callable[[], Beat]] | None = None
         self.done = False
         self.problem: str | None = None
         self.refused: str | None = None
@@ -598,7 +600,7 @@ class Sender:
                 if self._ends_at:
                     return None
                 if not self._news.wait(self.alive[0] if self.alive else None) and self.alive:
-                    self._line.append(self.alive[1])
+                    self._line.append(self.alive[1]())
             return self._line[0]
 
     def _deliver(self, beat: Beat) -> None:
@@ -1059,7 +1061,8 @@ class Wrapped:
             return
         alive = self.asked.options.amounts.get("--alive")
         if alive is not None:
-            self.sender.alive = max(alive, 1.0), self.target.beat("log", self.same)
+            target, same = self.target, self.same
+            self.sender.alive = max(alive, 1.0), lambda: target.beat("log", same)
         self.sender.put(self.target.beat("start", self.same))
         try:
             self.sender.start()

@@ -554,6 +554,8 @@ async def test_a_server_that_comes_back_gets_every_ping(offbeat: Path) -> None:
         receiver.script.extend([Behaviour(status=503), Behaviour(reset=True), Behaviour(status=500)])
         done = await run(offbeat, "exec", "--wait", "30", "K", "--", *JOB, url=receiver.url)
         assert done.code == 7 and done.err == "" and whats(receiver) == ["start"] * 4 + ["7"]
+        keys = [request.headers["Idempotency-Key"] for request in receiver.requests]
+        assert len(set(keys[:4])) == 1 and len(set(keys)) == 2
         receiver.requests.clear()
         receiver.script.append(Behaviour(redirect=f"{receiver.url}/moved"))
         assert (await run(offbeat, "ping", "K", url=receiver.url)).code == 0
@@ -562,6 +564,7 @@ async def test_a_server_that_comes_back_gets_every_ping(offbeat: Path) -> None:
         done = await run(offbeat, "exec", "--alive", "1", "K", "--", "sleep", "2.5", url=receiver.url)
         assert done.code == 0 and whats(receiver)[0] == "start" and whats(receiver)[-1] == "0"
         assert "log" in whats(receiver)
+        assert len({request.headers["Idempotency-Key"] for request in receiver.requests}) == len(receiver.requests)
 
 
 async def test_the_duration_is_that_of_the_job(offbeat: Path) -> None:
