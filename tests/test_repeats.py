@@ -3,16 +3,20 @@
 A repeat does nothing; so nothing may be taken for one that would change a status, a count, a cause or an expectation.
 """
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from server.ingest import healthchecks, sentry
 from server.ingest.reading import Reading, Request
+from tests.harness import Server, eventually, needs
+from tests.link import Link
 from tests.scene import Scene
 
 HERE, THERE = b"\x7f\0\0\1", b"\x7f\0\0\2"
@@ -375,3 +379,38 @@ def test_sentrys_ok_without_an_id_ends_the_open_check_in(scene: Scene) -> None:
     scene.tick("2h")
     assert [run.verdict for run in scene.runs().values()] == ["succeeded", "failed"]
     assert scene.status() == "down" and scene.incidents()[1].cause == "failed"
+
+
+# ------------------------------------------------------------------------------------------------ the real thing
+
+
+async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(database_url: str) -> None:
+    needs("curl")
+    definition = {"max_runtime": "1h", "overlap": "alert", "at_most": {"count": 1, "per": "1h"}}
+    async with Link(database_url) as link, Server(link.url, "--ack-timeout", "1") as server:
+        made = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
+        address = f"{server.url}/api/v1/heartbeat/{made['job'].body['key']}/start"
+        link.hold_replies()  # Postgres commits, and its answer does not come
+        command = ("curl", "-sS", "-m", "10", "--retry", "5", "-w", "%{http_code}", address)
+        curl = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        await link.withheld()
+        await asyncio.sleep(1.6)  # the server has answered 503 by now
+        link.mend()
+        out, _ = await curl.communicate()
+        assert out.decode().endswith("200"), out
+        connection = await asyncpg.connect(database_url)
+        starts = await connection.fetch("select at from pings where signal = 'start' order by at")
+        await connection.close()
+        assert len(starts) == 2, "both are on record"
+        async with server.session.get(f"/api/v1/heartbeat/{made['last'].body['key']}/fail") as response:
+            assert response.status == 200
+        await eventually(lambda: is_down(server, "last"))  # so everything before it is applied
+        runs = (await server.api("GET", "/api/v1/monitors/job/runs")).body["items"]
+        assert len(runs) == 1 and runs[0]["verdict"] is None and not await is_down(server, "job")
+
+
+async def is_down(server: Server, slug: str) -> bool:
+    """Whether this monitor has an incident."""
+    return bool((await server.api("GET", f"/api/v1/monitors/{slug}")).body["status"] == "down")

@@ -228,7 +228,7 @@ class Backlog:
             place = batch.expired
             waiter, waiters[place] = waiters[place], _NOBODY
             batch.expired = place + 1
-            self._refusals.count_late(entries[place].ping.signal)
+            self._refusals.count_late(entries[place].ping.signal, entries[place].at)
             _settle(waiter, unavailable())
         return batch.expired == len(entries)
 

@@ -11,9 +11,10 @@ from server.engine.ping import Micros, Signal
 from server.metrics import Metrics
 from server.store.log import Refused
 
-# Of the reasons that metrics know, those that make deaf time: a ping answered too late is kept, and of a key that is
-# over its limit there were more pings than enough. What a stop refuses counts up to the writer's last word, which takes
-# its time while Postgres is away; from there on the stop is on record by itself.
+# Of the reasons that metrics know, those that make deaf time. A ping that is answered too late (`timeout`) is kept, and
+# its time is reported as `database`. Of a key that is over its limit there were more pings than enough. What a stop
+# refuses counts up to the writer's last word, which takes its time while Postgres is away; from there on the stop is on
+# record by itself.
 REPORTED = ("full", "database", "clock", "stopping")
 
 
@@ -58,9 +59,15 @@ class Refusals:
         self._count(reason, signal)
         self._extend(reason, self._clock.local() - (self._clock.now() - at))
 
-    def count_late(self, signal: Signal) -> None:
-        """A ping is answered 503 because its commit takes too long; it is stored all the same, if it can be."""
+    def count_late(self, signal: Signal, at: Micros) -> None:
+        """A ping that came at `at` (log time) is answered 503, because its commit takes too long.
+
+        It is stored if that is still possible. The time is an outage: other clients may have given up, and the retry of
+        this ping is known by it.
+        """
         self._count("timeout", signal)
+        now = self._clock.local()
+        _include(self._open, "database", now - (self._clock.now() - at), now, 0)
 
     def ages(self) -> list[Refused]:
         """What is to be reported, as ages; `reported` ends it. What is refused meanwhile is the next report's."""
