@@ -271,7 +271,7 @@ class App(Service):
             writer.backlog,
             metrics,
             self._application(),
-            Provision(pool, roster, settings.auto_provision),
+            Provision(pool, roster, settings.auto_provision, settings.provisioned_max),
             listen_on=listen_on,
         )
         await self.stack.start(doors)

@@ -16,6 +16,7 @@ from server.store.schema import SCHEMA_VERSION, judge_version
 
 POSTGRES_MIN = 150_000
 PROBE_TIMEOUT_S = 10.0
+KEYS_OF_MONITORS_MAX = 20_000  # the keys of further monitors are not looked at
 _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
@@ -91,6 +92,7 @@ def _estate(client: Client) -> Iterator[Finding]:
         yield Finding(
             "monitors", "warning", f"{len(new)} were never heard of, so they are not watched: {', '.join(new[:10])}"
         )
+    yield from _hidden_keys(client)
     dead = list(client.pages("/alerts", 100, state="dead"))
     yield Finding(
         "alerts",
@@ -100,6 +102,22 @@ def _estate(client: Client) -> Iterator[Finding]:
     for monitor in client.pages("/monitors", 1):
         if monitor["ping_url"] and any(f"//{host}" in monitor["ping_url"] for host in ("127.0.0.1", "localhost")):
             yield Finding("address", "warning", f"pings go to {monitor['ping_url']}: from elsewhere set --public-url")
+
+
+def _hidden_keys(client: Client) -> Iterator[Finding]:
+    """Keys that begin with another project's ping key: they were added before this was refused, and are not used."""
+    ping_keys = {project["ping_key"]: project["slug"] for project in client("GET", "/projects")["items"]}
+    if len(ping_keys) < 2:
+        return
+    for monitor in client.pages("/monitors", KEYS_OF_MONITORS_MAX):
+        for key in (monitor["key"], *(each["key"] for each in monitor["keys"])):
+            owner = ping_keys.get((key or "").partition("/")[0]) if key else None
+            if owner is not None and owner != monitor["project"]:
+                yield Finding(
+                    "keys",
+                    "wrong",
+                    f"a key of {monitor['project']}/{monitor['slug']} begins with the ping key of {owner}: remove it",
+                )
 
 
 def _schema(version: int, usable_from: int, partitions: int) -> Finding:

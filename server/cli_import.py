@@ -29,6 +29,10 @@ def import_command() -> None:
 @click.option("--timezone", help="Where the crontab has no CRON_TZ; default: this machine's.")
 @click.option("--system", is_flag=True, default=None, help="Lines have a user before the command (as in /etc/crontab).")
 @click.option("--grace", default="10m", show_default=True, help="How late a job may be.")
+@click.option(
+    "--max-runtime",
+    help="How long a job may run before it is hung; default: half the shortest gap of its schedule, 1h to 24h.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @click.option("--write", type=click.Path(path_type=Path), help="Write the new crontab there; default: standard output.")
 @project_option
@@ -40,6 +44,7 @@ def import_crontab(
     timezone: str | None,
     system: bool | None,
     grace: str,
+    max_runtime: str | None,
     dry_run: bool,
     write: Path | None,
     project: str | None,
@@ -63,6 +68,7 @@ def import_crontab(
             "cron": job.schedule,
             "timezone": job.timezone or zone,
             "grace": grace,
+            "max_runtime": max_runtime or crontab.proposed_runtime(job.schedule),
             "description": job.command[:1000],
         }
         for job in jobs
@@ -72,6 +78,12 @@ def import_crontab(
     keys = {} if dry_run else {slug: _key_of(client, slug, project) for slug in slugs.values()}
     lines = text.splitlines()
     for job in jobs:
+        if crontab.is_guarded(job.command):
+            click.echo(
+                f"warning: line {job.number} ({slugs[job.number]}) runs its job on a condition. If that is false, the "
+                "line ends with exit code 1, which is a failure. Write `if CONDITION; then JOB; fi` instead.",
+                err=True,
+            )
         lines[job.number - 1] = crontab.under_exec(job, keys.get(slugs[job.number], _NO_KEY), url=client.url)
     new = "\n".join(lines) + "\n"
     if as_json:

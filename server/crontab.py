@@ -7,8 +7,14 @@ in the command an unescaped `%` ends it, and what follows is its input.
 
 import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+from server.clock import to_micros
+from server.engine.durations import write_duration
+from server.engine.ping import SECOND, Micros
+from server.engine.schedule import calendar, check_cron
 
 _FIELD = r"[0-9A-Za-z*/,\-~?#]+"
 _FIVE = re.compile(rf"^\s*-?((?:{_FIELD}\s+){{4}}{_FIELD})\s+(\S.*)$")
@@ -23,6 +29,14 @@ _WRAPPERS = frozenset(
 # Conditions in front of a job, such as "is tomorrow the first?": whether it runs, not how it ended.
 _GUARDS = re.compile(r"\s*((?:(?:\[\s.+?\s\]|\[\[\s.+?\s\]\]|test\s[^|&;]+?)\s*&&\s*)+)(?=\S)")
 _WRAPPERS_WITH_ARGUMENT = frozenset(("flock", "timeout"))
+# What stands in front of the job itself, up to `&&` or `;`; a condition among it can be false.
+_CONDITION = r"\[\[?|test|!|command\s+-v|which|expr|grep|pgrep|pidof|systemctl\s+is-active|mountpoint"
+_IN_FRONT = re.compile(rf"\s*(?:{_CONDITION}|cd|sleep|export|source|\.|umask|ulimit)\s(?:[^;&|]|>&|&>)*(?:&&|;)\s*")
+_GUARDED = re.compile(rf"\s*(?:{_CONDITION})\s(?:[^;&|]|>&|&>)*&&")
+RUNTIME_LEAST: Micros = 3_600 * SECOND
+RUNTIME_MOST: Micros = 24 * 3_600 * SECOND
+_SLOTS_LOOKED_AT = 20
+_SAMPLE = to_micros(datetime(2026, 1, 5, tzinfo=UTC))  # the same at every import, so that nothing changes by itself
 
 
 class Job(NamedTuple):
@@ -61,12 +75,12 @@ def read_jobs(text: str, system: bool = False) -> list[Job]:
 def program_of(command: str) -> str:
     """The name of the program that a command is about, past conditions, shells and wrappers."""
     command = _guarded(command)[1]
+    while (found := _IN_FRONT.match(command)) is not None and command[found.end() :].strip():
+        command = command[found.end() :]
     try:
         words = shlex.split(command)
     except ValueError:
         words = command.split()
-    if "&&" in words and words[0] == "cd":
-        words = words[words.index("&&") + 1 :]
     rest = iter(words)
     for word in rest:
         name = Path(word).name
@@ -75,6 +89,30 @@ def program_of(command: str) -> str:
         elif not (name in _WRAPPERS or word.startswith("-") or re.match(r"^[A-Za-z_]\w*=", word) or word.isdigit()):
             return re.sub(r"\.(sh|py|pl|rb|php)$", "", name)
     return words[0] if words else ""
+
+
+def is_guarded(command: str) -> bool:
+    """Whether the job runs only on a condition that `under_exec` does not rewrite: a false one is exit code 1."""
+    guards, guarded = _guarded(command)
+    rewritten = bool(guards) and _is_simple(guarded)
+    return _GUARDED.match(command) is not None and not rewritten and "||" not in command
+
+
+def proposed_runtime(schedule: str) -> str | None:
+    """How long a run may take if nobody says so: half the shortest gap of the schedule, from 1 h to 24 h.
+
+    None for a schedule that cannot be read; `apply` says what is wrong with it.
+    """
+    try:
+        slots, at, gap = calendar("cron", check_cron(schedule), "UTC"), _SAMPLE, 2 * RUNTIME_MOST
+        for _ in range(_SLOTS_LOOKED_AT):
+            after = slots.next_after(at)
+            if after is None:
+                break
+            gap, at = min(gap, after - at) if at != _SAMPLE else gap, after
+    except ValueError:
+        return None
+    return write_duration(max(RUNTIME_LEAST, min(RUNTIME_MOST, gap // 2)))
 
 
 def under_exec(job: Job, key: str, program: str = "offbeat", url: str | None = None) -> str:

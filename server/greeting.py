@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from server.admin_key import path_in
-from server.settings import Settings
+from server.settings import WILDCARDS, Settings
 
 SLUG = "hello"
 
@@ -34,8 +34,10 @@ class ShownKey(Protocol):
 
 
 def show(url: str, settings: Settings, admin_key: ShownKey, secret: bytes) -> None:
-    """Print it. `secret` is that of the installation; nothing of it can be read from what is printed."""
-    click.echo(f"listening on {url}")
+    """Print it. `url` is where a client on this machine reaches the server. `secret` is that of the installation;
+    nothing of it can be read from what is printed.
+    """
+    click.echo(f"listening on {_listening(url, settings.host)}")
     base = settings.public_url or _reachable(url)
     if admin_key.is_new:
         click.echo(f"admin key (shown once, kept in {path_in(settings.data_dir)}): {admin_key.key}")
@@ -59,10 +61,18 @@ Or open {base} and sign in with the admin key.
     )
 
 
+def _listening(url: str, host: str) -> str:
+    """The address that is really listened on."""
+    if host not in WILDCARDS:
+        return url
+    shown = "[::]" if host == "::" else "0.0.0.0"
+    return f"http://{shown}:{urlsplit(url).port} (all addresses of this machine)"
+
+
 def _reachable(url: str) -> str:
     """An address that works from here: one cannot connect to "all addresses" everywhere."""
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
-    if host in ("0.0.0.0", "::", "localhost"):
+    if host == "localhost":
         return f"http://localhost:{parts.port}"
     return url

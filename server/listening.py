@@ -7,8 +7,7 @@ bound socket knows.
 import socket
 
 from server.errors import SettingsError
-
-WILDCARDS = ("", "0.0.0.0", "::")
+from server.settings import WILDCARDS
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -129,7 +129,8 @@ class Roster(Service):
                 packed = self._slugs.get(f"{bound.project_id}/{slug}")
                 if packed is None or packed & _MONITOR_MASK != bound.monitor_id:
                     return None
-        return bound
+        # A key that begins with another project's ping key would take pings away from it. None can be added any more.
+        return bound if project is None or bound is None or bound.project_id == project else None
 
     def project_of(self, ping_key: str) -> int | None:
         """The project that this ping key opens."""

@@ -28,6 +28,7 @@ PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
 # What Kubernetes tells every pod about Services whose names begin with offbeat.
 _SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _LINK = re.compile(r"(tcp|udp|sctp)://")
+WILDCARDS = ("", "0.0.0.0", "::")  # hosts that mean all addresses of this machine
 
 
 class Settings(BaseSettings):
@@ -35,7 +36,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or ::: all addresses of this machine.")
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     database_url: str | None = Field(
         None, description="Postgres >= 15 to use; none: an embedded Postgres in the data directory."
@@ -112,6 +113,9 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(1_000_000, ge=10_000, description="Body of one ping; beyond: 413.")
     key_pings_per_minute_max: int = Field(
         0, ge=0, description="Pings of one key a minute, in each process; beyond: 429. 0: as many as it likes."
+    )
+    provisioned_max: int = Field(
+        10_000, ge=0, description="Monitors of a project; at this number pings make no further ones."
     )
     header_timeout: float = Field(
         10.0, gt=0, description="Seconds for a request's line and headers; then the connection is closed."

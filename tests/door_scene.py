@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ async def serving(
     database_url: str,
     *,
     log_url: str | None = None,
-    provision: Provision | None = None,
+    provision: Callable[[asyncpg.Pool, Roster], Provision] | None = None,
     listen_on: socket.socket | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
@@ -78,7 +78,8 @@ async def serving(
     application = web.Application()
     application.router.add_route("*", "/hello", hello)
     application.router.add_get("/large", large)
-    doors = Doors(chosen, roster, writer.backlog, metrics, application, provision, listen_on=listen_on)
+    maker = provision(pool, roster) if provision is not None else None
+    doors = Doors(chosen, roster, writer.backlog, metrics, application, maker, listen_on=listen_on)
     served = Served(database, pool, doors, writer, roster)
     await served.put("job", KEY)
     await doors.start()

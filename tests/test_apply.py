@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from server import crontab
+from server.engine.durations import read_duration
 from server.engine.monitor import read_definition
 from server.estate_file import read_estate
 from server.healthchecks_export import read_checks
@@ -231,6 +232,7 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         assert done.code == 0, done.err
         monitors = {m["slug"]: m for m in (await offbeat("monitors", "--json", url=server.url)).json}
         assert list(monitors) == ["backup", "run_etl", "sync", "sync-2"]
+        assert monitors["backup"]["max_runtime"] == "12h"
         assert monitors["backup"]["cron"] == "0 3 * * 1-5" and monitors["backup"]["timezone"] == "Europe/Berlin"
         lines = new.read_text().splitlines()
         assert lines[0] == "# nightly jobs" and "@reboot /usr/bin/never" in lines
@@ -255,3 +257,50 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         async with server.session.get(ping) as answer:
             assert answer.status == 200
         assert (await server.api("GET", "/api/v1/monitors/nightly-backup")).body["last_signal"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "runtime"),
+    [
+        ("* * * * *", "1h"),
+        ("*/5 * * * *", "1h"),
+        ("0 * * * *", "1h"),
+        ("0 */6 * * *", "3h"),
+        ("0 2 * * *", "12h"),
+        ("@daily", "12h"),
+        ("0 2,14 * * *", "6h"),
+        ("0 2 * * 1-5", "12h"),
+        ("0 2 * * 0", "24h"),
+        ("0 2 1 * *", "24h"),
+        ("61 2 * * *", None),
+    ],
+)
+def test_a_run_of_an_imported_line_has_a_limit(schedule: str, runtime: str | None) -> None:
+    proposed = crontab.proposed_runtime(schedule)
+    assert (None if proposed is None else read_duration(proposed)) == (
+        None if runtime is None else read_duration(runtime)
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "slug", "guarded"),
+    [
+        ('[ "$(date +\\%d -d tomorrow)" = "01" ] && job', "job", False),
+        ("[[ -f /run/x ]] && /opt/bin/job.sh --all", "job", False),
+        ("test -x /usr/sbin/anacron && anacron -s", "anacron", False),
+        ("command -v certbot >/dev/null 2>&1 && certbot renew", "certbot", True),
+        ("expr `date +\\%W` \\% 2 >/dev/null && job", "job", True),
+        ("! pgrep -x job && job", "job", True),
+        ("[ -x /usr/bin/job ] || exit 0; job", "job", False),
+        ("test -x /usr/sbin/anacron || ( cd / && run-parts /etc/cron.daily )", "test", False),
+        ("sleep 30 && job", "job", False),
+        ("sleep 30; job", "job", False),
+        ("cd /srv && sudo php artisan", "artisan", False),
+        ("if [ -f x ]; then job; fi", "if", False),
+        ("job && echo done", "job", False),
+    ],
+)
+def test_what_stands_in_front_of_a_job(command: str, slug: str, guarded: bool) -> None:
+    assert crontab.is_guarded(command) is guarded
+    if not command.startswith(("[ -x", "test -x /usr/sbin/anacron ||")):
+        assert crontab.program_of(command) == slug

@@ -1,11 +1,12 @@
 """Definitions of channels: refused whole with every wrong field named, shown with their secrets masked."""
 
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from server.deliver.kinds import KINDS, MASK, dump_channel, kinds, load_channel, read_channel, show_channel
+from server.deliver.kinds import KINDS, MASK, apprise, dump_channel, kinds, load_channel, read_channel, show_channel
 from server.deliver.kinds.webhook import Webhook, new_secret
 from server.errors import DefinitionError
 
@@ -124,7 +125,39 @@ def test_what_a_mask_leaves_of_an_address() -> None:
         ("pagerduty", {"routing_key": "short"}, "routing_key: "),
         ("alertmanager", {"urls": []}, "urls: "),
         ("alertmanager", {"urls": ["http://a"], "labels": {"1a": "b"}}, "labels.1a"),
-        ("apprise", {"urls": ["syslog://"]}, "urls.0: syslog:// acts on the server's own machine"),
+        *(
+            ("apprise", {"urls": [f"{scheme}://x/y"]}, f"urls.0: {scheme}:// is not one of the services that are")
+            for scheme in (
+                *[
+                    "syslog",
+                    "SYSLOG",
+                    "gio",
+                    "glib",
+                    "dbus",
+                    "kde",
+                    "qt",
+                    "macosx",
+                    "windows",
+                    "blink1",
+                    "file",
+                    "exec",
+                ],
+            )
+        ),
+        *(
+            ("apprise", {"urls": [f"{scheme}://x/y"]}, f"urls.0: {scheme}:// is not one of the services that are")
+            for scheme in ("fcm", "vapid", "mailto", "mqtt", "nosuchthing")
+        ),
+        *(
+            ("apprise", {"urls": [f"workflows://x/y/z/?{query}"]}, f"urls.0: the parameter {name} may not be used")
+            for query, name in (
+                ("template=/etc/passwd", "template"),
+                ("Template=x", "Template"),
+                ("a=b&%74emplate=x", "template"),
+                ("-keyfile=k", "-keyfile"),
+                ("x=file:///etc/passwd", "x"),
+            )
+        ),
         ("apprise", {"urls": ["nonsense"]}, "urls.0: must be an address that apprise knows"),
         ("log", {"url": "https://x"}, "url: Extra inputs are not permitted"),
     ],
@@ -152,3 +185,9 @@ def test_apprise_is_refused_where_it_is_not_installed(monkeypatch: pytest.Monkey
     monkeypatch.setattr("server.deliver.kinds.installed", lambda: False)
     with pytest.raises(DefinitionError, match="pip install"):
         read_channel("apprise", GOOD["apprise"])
+
+
+def test_the_documented_services_of_apprise_are_those_that_are_allowed() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "apprise.md").read_text()
+    assert set(text.split("```")[1].split()) == apprise.SCHEMES
+    assert all(f"`{name}`" in text for name in apprise.FILE_PARAMETERS)

@@ -219,7 +219,7 @@ async def test_apprise() -> None:
         assert not error.permanent and len(receiver.requests) == 1, "the guard holds for it too"
         receiver.behaviour = Behaviour(status=500)
         assert "could not deliver" in str(await refusal("apprise", {"urls": [url]}, message()))
-    assert (await refusal("apprise", {"urls": ["nosuchthing://x"]}, message())).permanent
+    assert (await refusal("apprise", {"urls": ["discord://x"]}, message())).permanent, "not an address of discord"
 
 
 # ----------------------------------------------------------------------------------- what kills an alert without a need

@@ -39,7 +39,7 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         assert (await server.api("PUT", "/api/v1/channels/ops", hook)).status == 201
         body = {"every": "1h", "tags": ["db"], "name": "The backup"}
         key = (await server.api("PUT", "/api/v1/monitors/backup", body)).body["key"]
-        await server.api("PUT", "/api/v1/monitors/other", {})
+        await server.api("PUT", "/api/v1/monitors/other", {"every": "1h"})
 
         assert (await offbeat("ping", key, "start", "--run", "r1", url=server.url)).code == 0
         assert (await offbeat("ping", key, "3", "--run", "r1", "--message", "no space", url=server.url)).code == 0

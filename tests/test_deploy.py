@@ -97,6 +97,11 @@ def test_compose_starts_offbeat_with_postgres_and_prometheus():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DEPLOY / source).exists(), volume
+        # Nothing is open to the network, no secret has a default, and an image is always the same one.
+        assert all(port.startswith(("127.0.0.1:", "${OFFBEAT_BIND:-127.0.0.1}:")) for port in service.get("ports", []))
+        assert "build" in service or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"])
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{POSTGRES_PASSWORD[^}]*\}", text)) == {"${POSTGRES_PASSWORD:?set it in deploy/.env}"}
     # Prometheus finds Offbeat by the name that Offbeat tells it.
     assert services["offbeat"]["hostname"] == "offbeat"
     assert "http://offbeat:8080/sd/prometheus" in (DEPLOY / "prometheus.yml").read_text()
@@ -108,6 +113,7 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
     user = re.search(r"^USER (\S+)$", last_stage, re.MULTILINE)
     assert user and user[1] not in ("root", "0")
     assert "HEALTHCHECK" in last_stage and "/readyz" in last_stage
+    assert "OFFBEAT_HOST=0.0.0.0" in last_stage, "the default is loopback, which is the container's own"
     copied = {name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE) for name in names.split()}
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert all(f"!{name}" in allowed and (ROOT / name).exists() for name in copied)

@@ -10,10 +10,12 @@ import orjson
 import pytest
 
 from server.engine.ping import Ping
+from server.engine.schedule import check_zone
 from server.ingest import sentry
 from server.ingest.envelope import ENVELOPE_BYTES_MAX
-from server.ingest.monitor_config import DEFAULTS, definition_of
+from server.ingest.monitor_config import DEFAULTS, read_config
 from server.ingest.reading import Outcome, Reading, Refusal, Request, Slug
+from server.ingest.windows_zones import WINDOWS_ZONES
 from tests.scene import Scene
 
 PING_KEY = "0123456789abcdef0123456789abcdef"
@@ -105,8 +107,11 @@ def test_a_config_makes_or_changes_the_monitor() -> None:
     address = post(envelope(check_in(monitor_config=CONFIG)))[0].address
     definition = {**FIELDS, "timezone": "Europe/Vienna", "grace": 300}
     assert address == Slug(PING_KEY, "nightly", create=True, definition=definition, defaults=DEFAULTS)
-    for wrong in ({}, {"schedule": {"type": "crontab", "value": "@reboot"}}, {"schedule": 5}, [1], "x"):
-        assert post(envelope(check_in(monitor_config=wrong)))[0].address == Slug(PING_KEY, "nightly")
+    assert post(envelope(check_in(monitor_config={})))[0].address == Slug(PING_KEY, "nightly")
+    for wrong in ({"schedule": {"type": "crontab", "value": "@reboot"}}, {"schedule": 5}, [1], "x"):
+        reading = post(envelope(check_in(monitor_config=wrong)))[0]
+        problem = read_config(wrong).problem
+        assert problem and reading.address == Slug(PING_KEY, "nightly", problem=problem)
 
 
 def test_a_further_in_progress_is_a_sign_of_life() -> None:
@@ -127,7 +132,7 @@ def test_a_further_in_progress_is_a_sign_of_life() -> None:
 
 def test_what_a_config_becomes() -> None:
     def fields(schedule: object, **more: object) -> dict[str, object] | None:
-        definition = definition_of({"schedule": schedule, **more})
+        definition = read_config({"schedule": schedule, **more}).definition
         return None if definition is None else {k: v for k, v in definition.items() if v is not None}
 
     interval = {"type": "interval", "value": 3, "unit": "hour"}
@@ -151,6 +156,59 @@ def test_what_a_config_becomes() -> None:
         assert fields(wrong) is None
     for name, value in (("timezone", "Mars/Base"), ("timezone", 5), ("checkin_margin", "x"), ("max_runtime", 0)):
         assert fields(interval, **{name: value}) is None
+
+
+NIGHTLY = {"type": "crontab", "value": "0 5 * * *"}
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"schedule": {**NIGHTLY, "value": "0 21 * * * Europe/Berlin"}}, "schedule.value: cron has five fields"),
+        ({"schedule": {**NIGHTLY, "value": "0 0 21 * * *"}}, "schedule.value: cron has five fields"),
+        ({"schedule": {**NIGHTLY, "value": "@reboot"}}, "schedule.value: "),
+        ({"schedule": {**NIGHTLY, "value": 5}}, "schedule.value: must be a cron expression of five fields, not 5"),
+        ({"schedule": {"type": "solar", "value": 5}}, "schedule.type: must be crontab or interval, not 'solar'"),
+        ({"schedule": {"type": "interval", "value": 5}}, "schedule.unit: must be minute, hour"),
+        ({"schedule": {"type": "interval", "unit": "day", "value": "x"}}, "schedule.value: must be a whole number"),
+        ({"schedule": {"type": "interval", "unit": "day", "value": 1.5}}, "schedule.value: must be a whole number"),
+        ({"schedule": None}, "schedule: must be an object with type and value, not nothing"),
+        ({"schedule": NIGHTLY, "timezone": "Mars/Base"}, "timezone: no such time zone: 'Mars/Base'"),
+        ({"schedule": NIGHTLY, "timezone": "Mars Standard Time"}, "timezone: no such time zone"),
+        ({"schedule": NIGHTLY, "max_runtime": 0}, "max_runtime: must be a number of minutes of at least 1, not 0"),
+        ({"schedule": NIGHTLY, "checkin_margin": "soon"}, "checkin_margin: must be a number of minutes"),
+        ({"schedule": NIGHTLY, "failure_issue_threshold": 0}, "failure_issue_threshold: must be a whole number"),
+        ({"schedule": NIGHTLY, "recovery_threshold": 10**6}, "recovery_threshold: "),
+    ],
+)
+def test_a_config_that_cannot_be_used_names_the_field(config: dict[str, Any], field: str) -> None:
+    read = read_config(config)
+    assert read.definition is None and read.problem.startswith(f"monitor_config.{field}")
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"),
+    [
+        ({"schedule": {"type": "interval", "unit": "minute", "value": "10"}}, "every", 600),
+        ({"schedule": {"type": "Interval", "unit": "Minutes", "value": 10.0}}, "every", 600),
+        ({"schedule": NIGHTLY, "max_runtime": "30"}, "max_runtime", 1_800),
+        ({"schedule": NIGHTLY, "checkin_margin": 0.5}, "grace", 60),
+        ({"schedule": NIGHTLY, "failure_issue_threshold": 2.0}, "fail_after", 2),
+        ({"schedule": NIGHTLY, "timezone": "W. Europe Standard Time"}, "timezone", "Europe/Berlin"),
+        ({"schedule": NIGHTLY, "timezone": "Eastern Standard Time"}, "timezone", "America/New_York"),
+        ({"schedule": {**NIGHTLY, "timezone": "Europe/Berlin"}}, "timezone", "Europe/Berlin"),
+        ({"schedule": {**NIGHTLY, "timezone": "Europe/Berlin"}, "timezone": "UTC"}, "timezone", "UTC"),
+    ],
+)
+def test_a_config_that_is_clear_is_taken(config: dict[str, Any], name: str, value: object) -> None:
+    definition = read_config(config).definition
+    assert definition is not None and definition[name] == value
+
+
+def test_every_zone_of_windows_is_one_of_the_iana_list() -> None:
+    assert len(WINDOWS_ZONES) > 130
+    for name in WINDOWS_ZONES.values():
+        assert check_zone(name) == name
 
 
 def test_the_cron_address() -> None:

@@ -17,7 +17,7 @@ from server.clock import to_datetime
 from server.engine.monitor import read_definition
 from server.ingest.connection import PIPELINE_MAX
 from server.ingest.head import HEAD_BYTES_MAX
-from server.ingest.reading import Outcome, Slug
+from server.provision import Provision
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
@@ -168,26 +168,18 @@ async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_first_ping_makes_its_monitor(database_url, door):
-    asked: list[Slug] = []
-
-    async def provision(address: Slug) -> Outcome:
-        asked.append(address)
-        if address.slug == "too-many":
-            return Outcome("full")
-        known = served.roster.find_slug(address.ping_key, address.slug)
-        await served.put(address.slug)
-        return Outcome("created" if known is None else "ok")
+    def provision(pool, roster):
+        return Provision(pool, roster, True, monitors_max=2)
 
     async with serving(database_url, door=door, provision=provision) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
         assert (await ask(served, get(f"/ping/{ping_key}/nightly"))).status == 404
-        assert asked == []
         reply = await ask(served, get(f"/ping/{ping_key}/nightly?create=1"))
         assert (reply.status, reply.body) == (201, b"Created")
         reply = await ask(served, get(f"/ping/{ping_key}/nightly?create=1"))
         assert (reply.status, reply.body) == (200, b"OK")
-        assert [address.slug for address in asked] == ["nightly"]
-        assert (await ask(served, get(f"/ping/{ping_key}/too-many?create=1"))).status == 429
+        reply = await ask(served, get(f"/ping/{ping_key}/one-too-many?create=1"))
+        assert reply.status == 429 and b"--provisioned-max" in reply.body
         assert len(await served.rows()) == 2
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from server.clock import to_micros
 from server.engine.effects import Alert, IncidentChanged
+from server.engine.engine import Engine
 from server.engine.monitor import read_definition
 from server.engine.ping import SECOND
 from server.engine.schedule import calendar
+from server.engine.state import Monitor
 from server.engine.windows import read_window
 from server.errors import DefinitionError
 from tests.scene import PROJECT, Scene
@@ -570,3 +572,27 @@ def test_unwatched_ends_and_begins_with_the_definition() -> None:
     assert scene.status() == "unwatched"
     scene.monitor(when="51m", paused=True)
     assert scene.status() == "paused"
+
+
+def test_pings_of_unwatched_monitors_are_counted() -> None:
+    scene = Scene()
+    scene.monitor("none")
+    scene.monitor("watched", every="1h")
+    for second in range(5):
+        scene.ping(second, slug="none")
+        scene.ping(second, slug="watched")
+    desk = scene.engine.desk
+    assert desk.unwatched_pings == 5
+    assert (desk.counts["unwatched"], desk.counts["up"]) == (1, 1)
+
+
+def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> None:
+    scene = Scene()
+    stored = Monitor(7, PROJECT, "old", "old", read_definition({}), scene.begin)
+    stored.status, stored.heard_at, stored.at = "up", scene.begin, scene.begin
+    engine = Engine()
+    engine.load(stored)
+    engine.loaded(scene.at(60))
+    assert engine.monitors[7].status == "unwatched"
+    (decision,) = engine.take(10)
+    assert decision.status == "unwatched"

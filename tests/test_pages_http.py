@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
@@ -10,6 +11,7 @@ import asyncpg
 import orjson
 import pytest
 
+from server.web.live import STREAMS_MAX, STREAMS_PER_PROJECT_MAX, STREAMS_PER_SESSION_MAX
 from tests.harness import ADMIN_KEY, Server, eventually
 from tests.link import Link
 
@@ -201,6 +203,33 @@ async def test_a_stream_sends_what_the_page_does_not_show(server: Server, databa
         assert (await me.get("/live/overview?lines=nonsense"))[0] == 422
         assert (await me.get("/live/overview?lines=" + "_".join(f"{n}.a" for n in range(1, 500))))[0] == 422
         assert (await me.get("/live/runs/1-1"))[0] == 404
+
+
+async def test_one_reader_cannot_take_all_streams(server: Server) -> None:
+    await server.api("PUT", "/api/v1/projects/mine", {})
+    key = (await server.api("POST", "/api/v1/keys", {"name": "m", "role": "read", "project": "mine"})).body["key"]
+
+    async with AsyncExitStack() as stack:
+
+        async def opened(key: str, count: int) -> list[aiohttp.ClientResponse]:
+            """Streams of one session that stay open."""
+            me = await stack.enter_async_context(Visitor(server))
+            await me.sign_in(key)
+            return [await me.session.get("/live/overview") for _ in range(count)]
+
+        first = await opened(key, STREAMS_PER_SESSION_MAX + 5)
+        assert [each.status for each in first] == [200] * STREAMS_PER_SESSION_MAX + [503] * 5
+        assert first[-1].headers["Retry-After"] == "10"
+        others = [await opened(key, STREAMS_PER_SESSION_MAX) for _ in range(5)]
+        taken = sum(each.status == 200 for each in [*first, *(each for some in others for each in some)])
+        assert taken == STREAMS_PER_PROJECT_MAX < STREAMS_MAX
+        assert [each.status for each in await opened(ADMIN_KEY, 1)] == [200], "the operator has room"
+        first[0].close()  # one browser goes, and its place is free
+
+        async def free() -> bool:
+            return (await opened(key, 1))[0].status == 200
+
+        await eventually(free)
 
 
 async def test_streams_end_with_the_server(server: Server) -> None:

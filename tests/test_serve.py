@@ -4,12 +4,14 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from tests.harness import Behaviour, Postgres, Receiver, Server, eventually, needs
+from server.settings import Settings
+from tests.harness import ADMIN_KEY, Behaviour, Postgres, Receiver, Server, eventually, needs
 
 
 async def _shell(line: str) -> str:
@@ -60,6 +62,40 @@ async def test_a_file_is_applied_at_the_start_and_a_wrong_one_stops_it(database_
     with pytest.raises(AssertionError, match="nothing was changed"):
         async with Server(database_url, "--config", str(config)):
             pass
+
+
+async def test_the_banner_says_where_it_listens(database_url: str) -> None:
+    async with Server(database_url) as server:
+        assert f"listening on http://127.0.0.1:{server.port}" in server.output
+    for host, shown in (("0.0.0.0", "0.0.0.0"), ("::", "[::]")):
+        command = [
+            sys.executable,
+            "-m",
+            "server",
+            "serve",
+            "--host",
+            host,
+            "--port",
+            "0",
+            "--database-url",
+            database_url,
+        ]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment())
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if b"listening on" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert re.fullmatch(
+            rf"listening on http://{re.escape(shown)}:\d+ \(all addresses of this machine\)\n", line.decode()
+        )
+    assert Settings.model_fields["host"].default == "127.0.0.1"
+
+
+def environment() -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("OFFBEAT_")}
+    return ours | {"OFFBEAT_ADMIN_KEY": ADMIN_KEY}
 
 
 async def _three(server: Server) -> list[str] | None:

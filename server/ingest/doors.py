@@ -22,7 +22,7 @@ from server.ingest.take import Intake, Provision
 from server.metrics import Metrics
 from server.roster import Roster
 from server.service import Service
-from server.settings import Settings
+from server.settings import WILDCARDS, Settings
 
 
 class Doors(Service):
@@ -105,6 +105,6 @@ class Doors(Service):
 
 def local_url(host: str, port: int) -> str:
     """How a client on this machine reaches whoever listens on `host`."""
-    if host in ("0.0.0.0", "::", ""):
+    if host in WILDCARDS:
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

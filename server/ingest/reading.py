@@ -45,6 +45,7 @@ class Slug(NamedTuple):
     `like`: the slug of another monitor of the project; where that one exists, the missing one is made with its
     definition, whatever `create` says (an environment of a known job).
     `sent`: the name as the client wrote it where that is not the slug itself; an added key is written with it.
+    `problem`: why the definition that the client sent cannot be used; it names the field.
     """
 
     ping_key: str
@@ -54,6 +55,7 @@ class Slug(NamedTuple):
     defaults: Mapping[str, Any] | None = None
     like: str | None = None
     sent: str | None = None
+    problem: str = ""
 
 
 class Reading(NamedTuple):
@@ -87,18 +89,22 @@ class Outcome(NamedTuple):
     created      committed, and the monitor was made for it
     unknown      no monitor has this address
     ambiguous    more than one has
-    full         auto-provisioning is at its limit
+    full         auto-provisioning is at its limit of monitors in a minute
+    crowded      the project has so many monitors that pings make no more
     limited      not stored: this key pings too often; come again after `retry_after_s`
     unavailable  may or may not be stored; come again after `retry_after_s`
+
+    `reason`: what else the client should know, such as why its monitor was not made.
     """
 
     kind: str
     retry_after_s: int = 0
+    reason: str = ""
 
 
 OK = Outcome("ok")
 
-_WORST_FIRST = ("unavailable", "full", "limited", "ambiguous", "unknown", "created", "ok")
+_WORST_FIRST = ("unavailable", "full", "crowded", "limited", "ambiguous", "unknown", "created", "ok")
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

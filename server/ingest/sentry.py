@@ -10,8 +10,9 @@ getsentry/sentry, src/sentry/monitors/consumers/monitor_consumer.py. Envelopes: 
 
 The ping key is the project's, in X-Sentry-Auth, Authorization, `sentry_key`, the path, or the envelope's `dsn`. The
 slug is the monitor's; every environment but production is a monitor of its own, `slug.environment`, made like `slug`
-where that exists. A `monitor_config` makes the monitor or changes it (server/ingest/monitor_config.py); a wrong one is
-ignored. Without one nothing is made.
+where that exists. A `monitor_config` makes the monitor or changes it (server/ingest/monitor_config.py). One that cannot
+be used changes nothing: the check-in of a monitor that exists is kept; the answer (`warning`, or `detail` of a 404),
+the log and the ping's message name the wrong field. Without one nothing is made.
 
 `in_progress` is start, `ok` success, `error` fail; a further `in_progress` of the same check-in is a start of a run
 that is open, which is a sign of life. Other statuses are stored as `log`. The check-in's id is the run id. The all-zero
@@ -37,7 +38,7 @@ from server.engine.durations import DURATION_MAX
 from server.engine.ping import SECOND, Ping, Signal
 from server.ingest.answers import reason_of, status_of, waiting
 from server.ingest.envelope import open_envelope, unpack
-from server.ingest.monitor_config import DEFAULTS, definition_of
+from server.ingest.monitor_config import DEFAULTS, NO_CONFIG, read_config
 from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import slug_in, slug_of
 from server.ingest.urlencoded import decode, read_values
@@ -76,11 +77,18 @@ def read(request: Request) -> Reading | list[Reading] | Refusal:
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     """200 `{}`, 202 for the cron address, or `{"detail": "…"}`."""
     # Told 429, an SDK sends nothing at all for a while: also not the check-ins of its other monitors.
-    limited = isinstance(outcome, Outcome) and outcome.kind in ("full", "limited")
+    limited = isinstance(outcome, Outcome) and outcome.kind in ("full", "crowded", "limited")
     status = 503 if limited else status_of(outcome)
+    reason = outcome.reason
     if status == 200:
-        return _ACCEPTED if "/cron/" in request.path else _OK
-    detail = reason_of(outcome, "unknown key, or a monitor that nobody made: send a monitor_config")
+        ok = _ACCEPTED if "/cron/" in request.path else _OK
+        if not reason:
+            return ok
+        return Answer(
+            ok.status, orjson.dumps({"warning": reason}), _JSON, (*_ANYWHERE, ("Offbeat-Ignored", "monitor_config"))
+        )
+    unknown = reason or "unknown key, or a monitor that nobody made: send a monitor_config"
+    detail = reason_of(outcome, unknown)
     allowed = ", ".join(CRON_METHODS) if "/cron/" in request.path else "POST"
     headers = (("Allow", allowed),) if status == 405 else waiting(outcome)
     return Answer(status, orjson.dumps({"detail": detail}), _JSON, (*_ANYWHERE, *headers))
@@ -159,7 +167,10 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         duration=_number(check_in.get("duration")),
         dialect=name,
     )
-    definition = definition_of(check_in["monitor_config"]) if check_in.get("monitor_config") else None
+    config = read_config(check_in["monitor_config"]) if check_in.get("monitor_config") else NO_CONFIG
+    definition = config.definition
+    if config.problem and ping.signal != "fail":  # shown with the monitor's pings; a failure keeps its own words
+        ping = ping._replace(message=f"{config.problem} (the monitor was not changed)")
     address = Slug(
         ping_key,
         there,
@@ -168,6 +179,7 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         defaults=DEFAULTS if definition is not None else None,
         like=base if there != base and definition is None else None,
         sent=sent_slug if there == base and sent_slug != base else None,
+        problem=config.problem,
     )
     return Reading(address, ping, named=True)
 

@@ -4,10 +4,13 @@ The plain case (one ping for a known key) is done before `take` returns and make
 database first does: an unknown address, a monitor to be made. Every waiter is settled exactly once.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import structlog
 
+from server.clock import monotonic
 from server.engine.ping import Ping
 from server.errors import OffbeatError, Unavailable
 from server.ingest.batch import Backlog, Waiter, unavailable
@@ -19,9 +22,25 @@ from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, R
 from server.roster import Bound, Roster
 from server.service import Service
 
-# Makes the monitor of an address, or changes it to what its client declares: `created`, `ok`, `unknown` or `full`; the
-# roster knows the monitor afterwards. Raises Unavailable.
-Provision = Callable[[Slug], Awaitable[Outcome]]
+MADE_WITHIN_S = 1.0  # so long a ping waits for its monitor, which another ping may be about to make
+WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once
+
+
+class Provision(Protocol):
+    """Makes the monitor of an address, or changes it to what its client declares; see server/provision.py."""
+
+    async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
+        """`created`, `ok`, `unknown`, `full` or `crowded`; the roster knows it afterwards. Raises Unavailable."""
+        ...
+
+    def complain(self, address: Slug) -> None:
+        """Log once why the definition that a client sent cannot be used."""
+        ...
+
+    def may_make(self, ping_key: str) -> bool:
+        """Whether pings with this ping key can make monitors at all."""
+        ...
+
 
 _UNKNOWN = Outcome("unknown")
 
@@ -42,6 +61,8 @@ class Intake(Service):
         self._provision = provision
         self._budget = budget
         self._once = Once()
+        self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
+        self._waiting = 0
 
     def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
         """Everything for one request; `waiter` hears once, with what to tell the client."""
@@ -142,10 +163,14 @@ class Intake(Service):
     ) -> None:
         several = _Several(waiter, len(readings))
         left = len(readings)
+        made: Sequence[Slug] = ()
         try:
+            # Pings of one monitor that come while it is made are stored in the order in which they came.
+            made = await self._begin_making(readings)
             if any(self._find(reading.address) is None for reading in readings):
                 await self._roster.refresh()  # once for all: each asking for itself, a hundred would wait ten seconds
-            found = [await self._resolve(reading.address) for reading in readings]
+            until_s = monotonic() + MADE_WITHIN_S
+            found = [await self._resolve(reading, until_s) for reading in readings]
             for reading, (bound, outcome) in zip(readings, found, strict=True):
                 if bound is None:
                     several.settle(outcome)
@@ -157,27 +182,74 @@ class Intake(Service):
                 log.exception("a ping could not be taken")
             for _ in range(left):
                 several.settle(unavailable())
+        finally:
+            for place in made:
+                self._making.pop(place).set_result(None)
 
-    async def _resolve(self, address: Key | Slug) -> tuple[Bound | None, Outcome]:
+    async def _begin_making(self, readings: Iterable[Reading]) -> Sequence[Slug]:
+        """Wait for earlier pings that make the same monitors, then announce those that these readings may make."""
+        addresses = [reading.address for reading in readings if isinstance(reading.address, Slug)]
+        while before := [self._making[place] for place in map(_place, addresses) if place in self._making]:
+            await asyncio.wait(before)
+        places = {_place(each) for each in addresses if _makes(each) and self._find(each) is None}
+        for place in places:
+            self._making[place] = asyncio.get_running_loop().create_future()
+        return list(places)
+
+    async def _resolve(self, reading: Reading, until_s: float) -> tuple[Bound | None, Outcome]:
         """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
+        address = reading.address
         bound = self._find(address)
         if self._provision is None or not isinstance(address, Slug):
             return bound, _UNKNOWN if bound is None else OK
-        if bound is None:
-            if not (address.create or address.like or address.definition):
-                return None, _UNKNOWN
-        elif not _declares(address):
+        if address.problem:
+            self._provision.complain(address)
+            bound = bound or await self._wait_for(address, until_s)
+            return bound, (_UNKNOWN if bound is None else OK)._replace(reason=address.problem)
+        if bound is not None and not _declares(address):
             return bound, OK
-        outcome = await self._provision(address)
+        may_make = _makes(address) or address.like is not None
+        outcome = await self._provision(address, reading.ping.dialect) if may_make else _UNKNOWN
+        if outcome.kind == "unknown":
+            bound = await self._wait_for(address, until_s)
+            return bound, _UNKNOWN if bound is None else OK
         if outcome.kind not in ("ok", "created"):
             return None, outcome
         bound = self._find(address)
         return bound, _UNKNOWN if bound is None else outcome
 
+    async def _wait_for(self, address: Slug, until_s: float) -> Bound | None:
+        """Wait a moment for a monitor that another ping, here or at another node, may be making. Raises Unavailable.
+
+        An SDK sends the start, which declares the monitor, and the end of a short job at once, over two connections.
+        """
+        assert self._provision is not None
+        if self._waiting >= WAITING_MAX or not self._provision.may_make(address.ping_key):
+            return self._find(address)
+        self._waiting += 1
+        try:
+            while (bound := self._find(address)) is None and monotonic() < until_s:
+                await self._roster.refresh()
+            if (making := self._making.get(_place(address))) is not None and not _makes(address):
+                await asyncio.wait([making])  # the ping that made it is the earlier one
+            return bound
+        finally:
+            self._waiting -= 1
+
+
+def _place(address: Slug) -> Slug:
+    """The address without what its client says of the monitor."""
+    return Slug(address.ping_key, address.slug)
+
+
+def _makes(address: Slug) -> bool:
+    """Whether the ping makes its monitor if there is none."""
+    return address.create or address.definition is not None
+
 
 def _declares(address: Key | Slug) -> bool:
-    """Whether the ping brings a definition that the monitor may not have yet."""
-    return isinstance(address, Slug) and address.definition is not None
+    """Whether the ping brings a definition that the monitor may not have yet, or one that cannot be used."""
+    return isinstance(address, Slug) and (address.definition is not None or address.problem != "")
 
 
 class _Several:
@@ -197,6 +269,7 @@ class _Several:
         self._left -= 1
         if self._left == 0:
             told = worst(self._outcomes)
+            told = told._replace(reason=next((each.reason for each in self._outcomes if each.reason), ""))
             self._waiter.settle(told if self._refusal is None or told.kind == "unavailable" else self._refusal)
 
 

@@ -21,6 +21,7 @@ from server.store.changes import Change
 from server.store.pool import Connection
 
 _SQL = queries.load("definitions")
+RESERVED = "this key is, or begins with, the ping key of another project; choose another key"
 PART_MONITORS = 200  # read, planned and written in one go: some 5 ms of the loop
 
 
@@ -86,6 +87,11 @@ async def stored_definition(connection: Connection, project_id: int, slug: str) 
     """The definition of one monitor as it is stored; None when there is no such monitor."""
     row = await connection.fetchrow(_SQL["by_slug"], [project_id], [slug])
     return None if row is None else dict(row["definition"])
+
+
+async def has_monitors(connection: Connection, project_id: int, count: int) -> bool:
+    """Whether a project has at least so many monitors."""
+    return bool(await connection.fetchval(_SQL["has_monitors"], project_id, count))
 
 
 async def alter_monitor(
@@ -186,7 +192,7 @@ def _plan_keys(wanted: Wanted, have: list[dict[str, Any]]) -> list[dict[str, Any
 async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> list[Problem]:
     """Delete the keys that go or change, then name those of the new ones that are taken."""
     gone: list[str] = []
-    new: dict[str, str] = {}  # key -> field
+    new: dict[str, tuple[str, int]] = {}  # key -> field and project
     problems = []
     async for part in parts(plans, PART_MONITORS):
         for plan in part:
@@ -198,13 +204,16 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
                     continue
                 field = plan.wanted.at("key" if key["main"] else _field_of(plan.wanted, value))
                 if value in new:
-                    problems.append(Problem(field, f"the same key is given twice ({new[value]})"))
-                new[value] = field
+                    problems.append(Problem(field, f"the same key is given twice ({new[value][0]})"))
+                new[value] = field, plan.wanted.project_id
     async for some in parts(gone, PART_MONITORS):
         await connection.execute(_SQL["delete_keys"], some)
-    async for some in parts(list(new), PART_MONITORS):
-        taken = await connection.fetch(_SQL["keys_taken"], some)
-        problems += [Problem(new[row["key"]], "this key already leads to another monitor") for row in taken]
+    async for added in parts(list(new), PART_MONITORS):
+        taken = await connection.fetch(_SQL["keys_taken"], added)
+        problems += [Problem(new[row["key"]][0], "this key already leads to another monitor") for row in taken]
+        # Who has another project's ping key may ping there, and must not receive what others ping there.
+        reserved = await connection.fetch(_SQL["keys_reserved"], added, [new[key][1] for key in added])
+        problems += [Problem(new[row["key"]][0], RESERVED) for row in reserved]
     return problems
 
 

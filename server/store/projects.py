@@ -74,9 +74,11 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
         if before == after:
             return change
         made = await connection.fetchrow(_SQL["update_project"], row["id"], wanted.name, ping_key, wanted.definition)
+    field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
     if made is None:
-        field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
         raise DefinitionError([Problem(field, "another project has this ping key")])
+    if await connection.fetchval(_SQL["ping_key_hides"], made["id"], made["ping_key"]):
+        raise DefinitionError([Problem(field, "a key of another project's monitor is, or begins with, this ping key")])
     await changes.record_one(connection, actor, change)
     if change.before is None:
         assert change.project_id is not None

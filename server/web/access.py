@@ -83,14 +83,9 @@ class Access:
 
     async def identify(self, request: web.Request, key: str) -> Principal | None:
         """Whose key it is; None for an unknown or revoked one. Raises Refused (429) where too many were wrong."""
-        address = self._attempts.begin(request)
-        try:
+        async with self._attempts.attempt(request) as attempt:
             principal = await self._whose(key)
-        except BaseException:
-            self._attempts.was_right(address)  # nobody knows, so nobody is blamed
-            raise
-        if principal is not None:
-            self._attempts.was_right(address)
+            attempt.is_wrong = principal is None
         return principal
 
     async def _whose(self, key: str) -> Principal | None:

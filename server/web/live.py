@@ -6,6 +6,7 @@ look, the database is asked the same few questions a second; and with nobody the
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,7 +20,10 @@ from server.service import Service, forever
 from server.store.pool import database_trouble
 from server.web.pages_frame import HEADERS, statics_version
 
-STREAMS_MAX = 500  # of one process; beyond: 503, and the page asks again later
+STREAMS_MAX = 500  # of one process; beyond this and the next three: 503, and the page asks again later
+STREAMS_PER_SESSION_MAX = 20
+STREAMS_PER_PROJECT_MAX = 100  # of sessions whose key is bound to this project
+STREAMS_OF_PROJECTS_MAX = 400  # of all such sessions: the rest is for keys of every project
 WATCHED_MAX = 400  # things that one stream watches
 TOPICS_MAX = 4_000  # different things that are watched in one process
 QUEUE_MAX = 20  # messages that wait for one browser; who is slower begins anew
@@ -27,6 +31,8 @@ EVERY_S = 1.0
 QUIET_S = 15.0  # then a line that keeps proxies from closing the stream
 LIFE_S = 900.0  # then the browser comes again: so a session with an open page does not become too old
 WRITE_TIMEOUT_S = 20.0
+
+_ALL, _OF_PROJECTS = "all", "of projects"
 
 log = structlog.get_logger("live")
 Key = Hashable
@@ -54,6 +60,13 @@ class Topic(NamedTuple):
 
     kind: str
     key: Key
+
+
+class Owner(NamedTuple):
+    """Who looks: a session by its cookie, and the project that its key is bound to (None: to none)."""
+
+    session: str
+    project_id: int | None
 
 
 class Stream:
@@ -93,6 +106,7 @@ class Live(Service):
         super().__init__()
         self._kinds, self._now, self._living = kinds, now, living
         self._streams: set[Stream] = set()
+        self._owners: Counter[Owner | int | str | None] = Counter()  # streams by session, by project, and of projects
         self._closed = False
         self._wake = asyncio.Event()
 
@@ -111,13 +125,28 @@ class Live(Service):
         for stream in list(self._streams):
             stream.end()
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another stream."""
-        return self._closed or len(self._streams) >= STREAMS_MAX
+    def has_room_for(self, owner: Owner) -> bool:
+        """Whether this session may open another stream: so that one reader cannot take all of them."""
+        if self._closed or self._owners[_ALL] >= STREAMS_MAX or self._owners[owner] >= STREAMS_PER_SESSION_MAX:
+            return False
+        if owner.project_id is None:
+            return True
+        of_project, of_projects = self._owners[owner.project_id], self._owners[_OF_PROJECTS]
+        return of_project < STREAMS_PER_PROJECT_MAX and of_projects < STREAMS_OF_PROJECTS_MAX
 
-    async def serve(self, request: web.Request, session_id: str, shown: dict[Topic, str | None]) -> web.StreamResponse:
-        """One stream for as long as it lasts. The caller has looked whether there is room."""
+    async def serve(self, request: web.Request, owner: Owner, shown: dict[Topic, str | None]) -> web.StreamResponse:
+        """One stream for as long as it lasts. The caller has just looked whether there is room."""
+        counted = (_ALL, owner) if owner.project_id is None else (_ALL, owner, owner.project_id, _OF_PROJECTS)
+        self._owners.update(counted)
+        try:
+            return await self._serve(request, owner.session, shown)
+        finally:
+            self._owners.subtract(counted)
+            for each in counted:
+                if not self._owners[each]:
+                    del self._owners[each]
+
+    async def _serve(self, request: web.Request, session_id: str, shown: dict[Topic, str | None]) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )

@@ -26,7 +26,7 @@ from server.web import (
 )
 from server.web.asked import allowed, pair_in, project_id_for_list
 from server.web.fresh import Fresh
-from server.web.live import WATCHED_MAX, Live, Topic
+from server.web.live import WATCHED_MAX, Live, Owner, Topic
 from server.web.live_kinds import all_kinds
 from server.web.pages_frame import HEADERS, Page, Visit, add_pages, html, render_trouble, statics, statics_version
 from server.web.problems import Refused, not_found
@@ -152,11 +152,12 @@ async def live_session(visit: Visit) -> web.StreamResponse:
 
 async def _stream(visit: Visit, shown: dict[Topic, str | None]) -> web.StreamResponse:
     live: Any = visit.request.app[LIVE]
-    if live.full:
-        raise Refused(503, "Too many look at once.", headers={"Retry-After": "10"})
     session_id = sessions.cookie_in(visit.deps, visit.request)
     assert session_id is not None  # who has none was sent to sign in
-    response: web.StreamResponse = await live.serve(visit.request, session_id, shown)
+    owner = Owner(session_id, visit.principal.project_id)
+    if not live.has_room_for(owner):
+        raise Refused(503, "Too many live pages are open. Close some of them.", headers={"Retry-After": "10"})
+    response: web.StreamResponse = await live.serve(visit.request, owner, shown)
     return response
 
 

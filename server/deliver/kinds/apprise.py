@@ -11,7 +11,8 @@ Source: github.com/caronc/apprise, Apprise.instantiate and NotifyBase.notify: Fa
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
+from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import AfterValidator, Field
@@ -21,16 +22,42 @@ from server.deliver.delivery import DeliveryError
 from server.deliver.outbound import REPLY_BYTES_MAX, Outbound
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
-# These do not go out to a network, or run programs: not a channel's to choose.
-_LOCAL = frozenset(("dbus", "qt", "glib", "kde", "gnome", "macosx", "windows", "syslog", "exec", "file", "blink1"))
+# Services that speak HTTP to another host. Not among them: what acts on the server's own machine (syslog, dbus, gio),
+# reads files of it (fcm, vapid, PGP keys of mailto), or speaks another protocol; for mail there is the kind `email`.
+SCHEMES: Final = frozenset(
+    """
+    46elks apprise apprises atalk azure bark barks betterstack bluesky brevo bsky bulksms bulkvs burstsms
+    chanify clickatell clicksend cliq cm d7sms dapnet dingtalk discord dot eight00com elks emby embys enigma2
+    enigma2s evolution evolutions exotel feishu firehydrant flock flowtriq flowtriqs fluxer fluxers form forms
+    freemobile gchat github goalert goalerts gorush gorushs gotify gotifys groundmail groupme guilded gupshup
+    hassio hassios https httpsms humhub humhubs ifttt ilert incidentio infobip jellyfin jellyfins jira join json
+    jsons kakao kakaotalk kaleyra kavenegar klr kodi kodis kook kudosity kumulos lametric lametrics lark lauther
+    lfg line mailersend mailgun mastodon mastodons matrix matrixs misskey misskeys mmost mmosts mobilemessage
+    mobilemsg msg91 msgbird ncloud nclouds nctalk nctalks nexmo notica noticas notifiarr notifico notificos
+    notifyre ntfy ntfys o365 octopush onebot onebots onesignal opsgenie pagerduty pagertree parsep parseps pbul
+    pinglet pinglets pingram pjet pjets plivo postmark pover prowl psafer psafers push pushdeer pushdeers pushed
+    pushme pushplus pushward pushy qq reddit resend revolt ringc rocket rockets ryver schan sendgrid sendpulse
+    serwersms ses seven sfr signal signalgrid signals signl4 simplepush sinch slack smsc smseagle smseagles
+    smsmanager smsmgr smstunnel smtp2go sns sparkpost spike splunk spugpush spush squadcast stackfield strmlabs
+    synology synologys telesign telnyx tgram threema toot toots trigv trigvs tweet twilio twist twitter viber
+    victorops voipms vonage webex wechat wecom wecombot whapi whatsapp workflow workflows wpush wxpusher wxteams
+    x xbmc xbmcs xmatters xml xmls youlmk zalo zcliq zohocliq zoom zulip
+    """.split()  # noqa: SIM905
+)
+# Parameters that name a file of the server: it would be opened, and its content sent or shown in an error.
+FILE_PARAMETERS: Final = frozenset(("attach", "keyfile", "pgp", "pgpkey", "pgpprv", "pgppub", "subfile", "template"))
 
 
 def _check(value: str) -> str:
-    scheme = value.partition("://")[0].lower()
-    if "://" not in value or not scheme:
+    scheme, separator, rest = value.partition("://")
+    if not separator or not scheme:
         raise ValueError("must be an address that apprise knows, such as pover://user@token")
-    if scheme in _LOCAL:
-        raise ValueError(f"{scheme}:// acts on the server's own machine and is not allowed")
+    if scheme.lower() not in SCHEMES:
+        raise ValueError(f"{scheme}:// is not one of the services that are allowed here: see docs/apprise.md")
+    for name, given in parse_qsl(rest.partition("?")[2], keep_blank_values=True, separator="&"):
+        # Apprise takes `+name`, `-name` and `:name` too, in any case.
+        if name.strip().lstrip("+-:").lower() in FILE_PARAMETERS or given.strip().lower().startswith("file:"):
+            raise ValueError(f"the parameter {name} may not be used: it can name a file of the server")
     return value
 
 

@@ -15,6 +15,10 @@ select m.id, m.project_id, m.rev, m.slug, m.name, m.tags, m.paused, m.snoozed_un
 -- For pruning: what a project has.
 select slug from monitors where project_id = $1 order by slug
 
+-- name: has_monitors
+-- Whether a project has at least $2 monitors; counted no further.
+select count(*) >= $2 from (select from monitors where project_id = $1 limit $2::integer) as counted
+
 -- name: insert_monitors
 -- In the order of their input, so that ids rise with it.
 insert into monitors (project_id, rev, slug, name, tags, paused, definition)
@@ -40,6 +44,12 @@ delete from monitors where id = any($1::integer[])
 -- name: keys_taken
 -- Which of these keys lead to some monitor already.
 select k.key from keys k where k.key = any($1::text[])
+
+-- name: keys_reserved
+-- Which of these keys are, or begin with, the ping key of another project: `PING_KEY` or `PING_KEY/name`.
+select w.key
+  from unnest($1::text[], $2::integer[]) as w (key, project_id)
+  join projects p on p.ping_key = split_part(w.key, '/', 1) and p.id <> w.project_id
 
 -- name: delete_keys
 -- A key that is gone is unknown at once, in every process.

@@ -25,6 +25,10 @@ update projects set name = $2, ping_key = $3, definition = $4
  where id = $1 and not exists (select from projects o where o.ping_key = $3 and o.id <> $1)
 returning id, slug, name, ping_key, definition, created_at
 
+-- name: ping_key_hides
+-- Whether a monitor of another project has a key that is, or begins with, this ping key: its pings would be taken away.
+select exists (select from keys where project_id <> $1 and (key = $2 or starts_with(key, $2 || '/')))
+
 -- name: size_of_project
 -- A project that still has monitors is not deleted by mistake.
 select count(*) from (select from monitors where project_id = $1 limit 1000) as counted
