@@ -15,8 +15,9 @@ judged; whoever waits is told so, and a new writer begins.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from operator import attrgetter
+from typing import TypeVar
 
 import structlog
 
@@ -38,6 +39,9 @@ PULSE_GAP_S = 0.01  # however many deadlines are near
 SLEEP_S_MIN = 0.001  # log time may stand still just before a deadline, while the database's clock catches up with it
 SWEEP_S = 0.25
 STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or its machine was
+# A client that waits longer than this for its answer may be late with its next ping, and it is our fault. Below half of
+# the shortest grace period that makes sense next to a commit.
+SLOW_S = 0.5
 START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
@@ -46,6 +50,8 @@ RECONNECT_S_MAX = 1.0
 # instead of 31, and a tenth more is committed.
 FEW_PINGS = 64
 NOT_STORABLE = Refusal(400, "the database cannot store this ping")
+
+T = TypeVar("T")
 
 log = structlog.get_logger("writer")
 
@@ -85,12 +91,14 @@ class Writer(Service):
         self._doubtful: Session | None = None  # the session that may still be at work on the batch at the front
         self._registered = asyncio.Event()
         self._jumped = False  # the database's clock has, and no new writer was registered since
+        self._trouble = ""  # the last one that was logged
         self._failures = 0  # since Postgres last did what it was asked
         self._stopping = False
         self._stopped_at: Micros = 0  # by the local clock
         self._ended = asyncio.Event()
         self._alarm: asyncio.Future[None] | None = None
         self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = self._turned_s = monotonic()
+        self._asked_s: float | None = None  # when the oldest request to Postgres began that is not answered yet
 
     async def start(self) -> None:
         """Register, or return after `START_WAIT_S` and go on trying; pings are refused meanwhile."""
@@ -156,6 +164,7 @@ class Writer(Service):
 
     async def _register(self) -> None:
         assert self._log is not None
+        self._notice_silence()
         before = self._clock.local()
         ages = self.refusals.ages()
         writer, database = await self._log.register(
@@ -198,8 +207,7 @@ class Writer(Service):
                 await self._sleep(max(wait_s, SLEEP_S_MIN))
 
     async def _commit(self, batch: Batch) -> None:
-        assert self._log is not None
-        await self._report_refusals()
+        await self._report_refusals(batch)
         handed_s = monotonic()
         try:
             await self._store(batch)
@@ -229,13 +237,13 @@ class Writer(Service):
         """Commit a batch. Raises as `copy`; AlreadyInLog only for a batch that was never sent before."""
         assert self._log is not None
         try:
-            await self._log.copy(batch.entries)
+            await self._ask(self._log.copy(batch.entries))
         except AlreadyInLog:
             if not batch.doubtful:
                 raise
             # An earlier COPY of it is committed here. Perhaps only here: when Postgres ends a session that waits for a
             # synchronous standby, it commits locally. The commit of a pulse waits for the standby, and for all before.
-            await self._log.pulse(self.id, batch.entries[-1].at)
+            await self._ask(self._log.pulse(self.id, batch.entries[-1].at))
 
     def _answer(self, batch: Batch, seconds: float) -> None:
         batch.settle(OK)
@@ -257,7 +265,7 @@ class Writer(Service):
         await self._report_refusals()  # after `through` is chosen: what is refused meanwhile is later
         self._pulsed_s = monotonic()
         before = self._clock.local()
-        database = await self._log.pulse(self.id, through)
+        database = await self._ask(self._log.pulse(self.id, through))
         after = self._clock.local()
         self.through = through
         self._alive()
@@ -276,12 +284,39 @@ class Writer(Service):
             return now
         return max(self.through, now - (self._clock.local() - self._stopped_at))
 
-    async def _report_refusals(self) -> None:
+    async def _report_refusals(self, batch: Batch | None = None) -> None:
+        """Put on record when pings were refused or kept waiting, before `batch` or a pulse passes those instants."""
         assert self._log is not None
         self._notice_stall()
+        self._notice_silence()
+        if batch is not None and (waited := self._clock.now() - batch.entries[0].at) > SLOW_S * SECOND:
+            self.refusals.add_silence("database", waited)
         if self.refusals.unreported:
-            await self._log.report_refusals(self.id, self.refusals.instants())
+            await self._ask(self._log.report_refusals(self.id, self.refusals.instants()))
             self.refusals.reported()
+
+    async def _ask(self, request: Awaitable[T]) -> T:
+        """One request to Postgres. If the answer takes long, the time until it came is an outage.
+
+        So is the time from a request that failed to the next one (`_notice_silence`).
+        """
+        if self._asked_s is None:
+            self._asked_s = monotonic()
+        try:
+            answer = await request
+        except (AlreadyInLog, RowRefused):
+            self._notice_silence(SLOW_S)
+            raise
+        self._notice_silence(SLOW_S)
+        return answer
+
+    def _notice_silence(self, at_least_s: float = 0.0) -> None:
+        """Pings that came since the oldest unanswered request were not answered either, and their clients waited."""
+        if self._asked_s is None:
+            return
+        silent_s, self._asked_s = monotonic() - self._asked_s, None
+        if silent_s > at_least_s:
+            self.refusals.add_silence("database", round(silent_s * SECOND))
 
     async def _end(self) -> None:
         assert self._log is not None
@@ -360,8 +395,9 @@ class Writer(Service):
         return random.uniform(longest_s / 2, longest_s) if self._failures > 1 else 0.0
 
     def _lose_connection(self, error: OffbeatError) -> None:
-        say = log.debug if self._failures else log.warning
-        say("Postgres is away", error=str(error), pings_pending=self.backlog.pings)
+        say = log.debug if self._failures and str(error) == self._trouble else log.warning
+        self._trouble = str(error)
+        say("Postgres is away", error=self._trouble, pings_pending=self.backlog.pings)
         if self._log is not None:
             head = self.backlog.head()
             if head is not None and head.doubtful and self._doubtful is None:

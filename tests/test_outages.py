@@ -1,0 +1,92 @@
+"""Outages in which commits hang or fail and the server comes back by itself: no healthy job is alerted.
+
+The clients hang in our request and cannot send their next ping: the time from the last confirmed commit is an outage.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from server.store.pool import connect
+from tests.harness import Server, eventually
+from tests.honest_jobs import HonestJobs, incidents_of, outages_of
+from tests.standby import Pair
+
+JOBS = 20
+Outage = Callable[[Pair], Awaitable[None]]
+
+
+async def _primary_freezes(pair: Pair, seconds: float) -> None:
+    pair.freeze("a")
+    await asyncio.sleep(seconds)
+    pair.thaw("a")
+
+
+async def _standby_freezes(pair: Pair, seconds: float) -> None:
+    pair.freeze("b")
+    await asyncio.sleep(seconds)
+    pair.thaw("b")
+
+
+async def _standby_dies(pair: Pair, seconds: float) -> None:
+    await pair.kill("b")
+    await asyncio.sleep(seconds)
+    await pair.start("b")
+
+
+async def _commits_are_slow(pair: Pair, seconds: float) -> None:
+    """Each commit waits for a standby that answers once a second."""
+    for _ in range(round(seconds)):
+        pair.freeze("b")
+        await asyncio.sleep(0.95)
+        pair.thaw("b")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize(
+    ("outage", "seconds"),
+    [
+        (_primary_freezes, 5),
+        (_primary_freezes, 12),
+        (_primary_freezes, 20),
+        (_standby_freezes, 12),
+        (_standby_dies, 20),
+        (_commits_are_slow, 15),
+    ],
+)
+async def test_no_healthy_job_is_alerted(outage: Callable[[Pair, float], Awaitable[None]], seconds: float, nodes: int):
+    synchronous = outage is not _primary_freezes
+    async with Pair(synchronous=synchronous) as pair, _servers(pair, nodes) as servers:
+        async with HonestJobs(servers, JOBS, every_s=2.0, grace_s=1.0) as jobs:
+            await eventually(lambda: _at_least(jobs, JOBS * 3))
+            await outage(pair, seconds)
+            before = len(jobs.stored)
+            await eventually(lambda: _at_least(jobs, before + JOBS * 4))
+            connection = await connect(pair.url("a"))
+            print(*await outages_of(connection), sep="\n")
+            assert not await incidents_of(connection)
+            # Each answer says that the ping is kept, once.
+            rows = await connection.fetch("select message, count(*) as n from pings group by message")
+            kept = {row["message"] for row in rows}
+            assert kept.issuperset(jobs.stored)
+
+        # What falls silent afterwards is alerted.
+        async def all_silent() -> bool:
+            return len(await incidents_of(connection)) == JOBS
+
+        await eventually(all_silent, seconds + 30)
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _servers(pair: Pair, count: int) -> AsyncIterator[list[Server]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Server(pair.url("a"))) for _ in range(count)]
+
+
+async def _at_least(jobs: HonestJobs, count: int) -> bool:
+    return len(jobs.stored) >= count
