@@ -11,8 +11,9 @@ import contextlib
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Literal, TypeVar
 
 import structlog
 import uvloop
@@ -26,7 +27,7 @@ from server.deliver.courier import Courier
 from server.deliver.kinds import KINDS
 from server.deliver.outbound import Outbound
 from server.engine.ping import Entry, Micros, Ping
-from server.errors import DatabaseAway, Unavailable
+from server.errors import DatabaseAway, DatabaseRefuses, Unavailable
 from server.ingest.aiohttp_door import Waiting
 from server.ingest.doors import Doors
 from server.ingest.reading import Outcome
@@ -52,7 +53,7 @@ from server.store.keeping import now
 from server.store.lease import end_frozen
 from server.store.machines import DatabaseFacts, read_targets
 from server.store.partitions import make_partitions
-from server.store.pool import Pool, connect, open_pool
+from server.store.pool import Pool, connect, database_trouble, has_several_hosts, look_for_primary, open_pool
 from server.store.roster_rows import RosterRows
 from server.store.schema import apply_schema
 from server.systemd import Systemd
@@ -66,8 +67,10 @@ from server.workers import Workers
 
 DATABASE_RETRY_S = 2.0
 CLOCK_EVERY_S = 2.0
+PRIMARY_EVERY_S = 5.0  # how soon a process notices that another host of --database-url was promoted
 HANDOVER_S_MAX = 2.0  # of the right to judge, where others wait for it
 Role = Literal["all", "main", "worker"]
+T = TypeVar("T")
 
 log = structlog.get_logger("app")
 
@@ -165,8 +168,12 @@ class App(Service):
             log.warning("the admin key is short: whoever guesses it may do everything", chars_min=CHARS_MIN)
         await self.stack.start(self.systemd)
         url = await self._open_database()
-        pool = self.pool = await open_pool(url, size_max=10, pgbouncer=self.settings.pgbouncer)
-        self.admin_key = await admin_key.agreed(pool, given, self.settings.data_dir, self.node)
+        pgbouncer = self.settings.pgbouncer
+        pool = self.pool = await self._patiently(lambda: open_pool(url, size_max=10, pgbouncer=pgbouncer))
+        self.admin_key = await self._patiently(lambda: admin_key.agreed(pool, given, self.settings.data_dir, self.node))
+        await self._patiently(self._read_clock)  # the courier asks what time it is before there is a writer
+        if has_several_hosts(url):
+            self.spawn(forever(partial(self._look_for_primary, url), PRIMARY_EVERY_S), "look for the primary")
         self.facts = DatabaseFacts(pool)
         self.facts.bind(self.metrics)
         await self.stack.start(LoopLag(self.metrics.loop_lagged))
@@ -200,21 +207,37 @@ class App(Service):
             embedded = EmbeddedPostgres(self.settings.data_dir)
             await self.stack.start(embedded)
             url = embedded.url
-        while self.role != "worker":
+        if self.role != "worker":
+            await self._patiently(partial(self._prepare_database, url))
+        return url
+
+    async def _prepare_database(self, url: str) -> None:
+        connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
+        try:
+            await end_frozen(connection)  # another start, which would hold the schema's lock
+            await apply_schema(connection)
+            await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
+        finally:
+            connection.terminate()
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step of the start that needs Postgres, and wait while it is away.
+
+        Raises what says that the settings cannot work; a worker waits then too, since they did for the main process.
+        """
+        while True:
             try:
-                connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
-                try:
-                    await end_frozen(connection)  # another start, which would hold the schema's lock
-                    await apply_schema(connection)
-                    await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
-                    break
-                finally:
-                    await connection.close()
+                return await step()
             except DatabaseAway as error:
+                if isinstance(error, DatabaseRefuses) and self.role != "worker":
+                    raise
                 log.warning("waiting for Postgres", error=str(error))
                 self.systemd.extend(DATABASE_RETRY_S * 5, "waiting for Postgres")
                 await asyncio.sleep(DATABASE_RETRY_S)
-        return url
+
+    async def _look_for_primary(self, url: str) -> None:
+        with contextlib.suppress(DatabaseAway):
+            await look_for_primary(url, pgbouncer=self.settings.pgbouncer)
 
     async def _start_judging(self, pool: Pool, url: str) -> None:
         """The keeper and the courier."""
@@ -351,13 +374,17 @@ class App(Service):
     async def _follow_clock(self) -> None:
         """Keep the clock true in a process that has no writer to do it."""
         with contextlib.suppress(DatabaseAway):
+            await self._read_clock()
+
+    async def _read_clock(self) -> None:
+        with database_trouble():
             async with self.pool.acquire() as connection:
                 before = self.clock.local()
                 database, after = await now(connection), self.clock.local()
-            try:
-                self.clock.sample(before, database, after)
-            except ClockJump:
-                self.clock.restart(before, database, after)
+        try:
+            self.clock.sample(before, database, after)
+        except ClockJump:
+            self.clock.restart(before, database, after)
 
     def _watermark(self) -> Micros | None:
         return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None

@@ -8,6 +8,7 @@ OffbeatError
 ├── Unavailable          we cannot do it now: answered 503 with a Retry-After
 │   ├── BacklogFull      too many pings wait for their commit
 │   └── DatabaseAway     Postgres cannot be reached or does not answer in time
+│       └── DatabaseRefuses  Postgres or the settings of the connection refuse us, until an operator changes something
 ├── Fenced               this writer may not append any more; it registers anew
 ├── AlreadyInLog         the rows are in the log: an earlier COPY of them had committed
 ├── RowRefused           Postgres refuses at least one row of a batch for what is in it, and so the whole batch
@@ -58,6 +59,13 @@ class BacklogFull(Unavailable):
 
 class DatabaseAway(Unavailable):
     """Postgres cannot be reached, or did not answer in time."""
+
+
+class DatabaseRefuses(DatabaseAway):
+    """Password, role, database, certificate, privileges or search path do not fit.
+
+    A start with them ends with this message. A server that runs waits, because they fitted before.
+    """
 
 
 class Fenced(OffbeatError):

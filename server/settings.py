@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or ::: all addresses of this machine.")
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     database_url: str | None = Field(
-        None, description="Postgres >= 15 to use; none: an embedded Postgres in the data directory."
+        None,
+        description="Postgres >= 15 to use; several hosts (h1,h2): the primary among them; none: an embedded Postgres "
+        "in the data directory.",
     )
     data_dir: Path = Field(
         Path(".offbeat"), description="Where the embedded Postgres and the generated admin key live."

@@ -22,7 +22,7 @@ class HonestJobs:
         self._every_s, self._grace_s = every_s, grace_s
         self._tasks: list[asyncio.Task[None]] = []
         self.stored: list[str] = []  # the message of each ping that was answered 200
-        self.last_s = 0.0  # when the last of them was answered
+        self.refused = 0  # answers that were no 200
 
     async def __aenter__(self) -> Self:
         definition = {"every": f"{self._every_s}s", "grace": f"{self._grace_s}s"}
@@ -51,13 +51,13 @@ class HonestJobs:
                 while not await self._ping(session, url, message):
                     await asyncio.sleep(PAUSE_S)
                 self.stored.append(message)
-                self.last_s = loop.time()
                 # The job itself has a period; what the answer took comes on top only if it took longer than that.
-                await asyncio.sleep(max(self._every_s * 0.9 - (self.last_s - began_s), self._every_s * 0.5))
+                await asyncio.sleep(max(self._every_s * 0.9 - (loop.time() - began_s), self._every_s * 0.5))
 
     async def _ping(self, session: aiohttp.ClientSession, url: str, message: str) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with session.post(url, data=message) as answer:
+                self.refused += answer.status != 200
                 return answer.status == 200
         return False
 

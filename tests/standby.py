@@ -10,7 +10,7 @@ import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,8 @@ listen_addresses = '127.0.0.1'
 fsync = off
 wal_retrieve_retry_interval = 100ms
 max_connections = 100
+min_wal_size = 32MB
+max_wal_size = 64MB
 include_if_exists 'pair.conf'
 """
 
@@ -36,8 +38,8 @@ include_if_exists 'pair.conf'
 class Pair:
     """Both clusters; `host("a")` and `host("b")` are their addresses."""
 
-    def __init__(self, *, synchronous: bool = True) -> None:
-        self._synchronous = synchronous
+    def __init__(self, *, synchronous: bool = True, standby: bool = True) -> None:
+        self._synchronous, self._standby = synchronous, standby
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-pair-"))
         self._ports = {"a": free_port(), "b": free_port()}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -66,12 +68,23 @@ class Pair:
         await eventually(accepts)
 
     async def ask(self, name: str, sql: str, *arguments: Any, database: str = "offbeat") -> Any:
-        """The first value that a statement gives, on a connection of its own."""
+        """The first value that a statement gives when all of it has run, on a connection of its own."""
         connection = await asyncpg.connect(self.url(name, database=database))
         try:
-            return await connection.fetchval(sql, *arguments)
+            rows = await connection.fetch(sql, *arguments)
+            return rows[0][0] if rows else None
         finally:
             await connection.close()
+
+    async def configure(self, name: str, files: Mapping[str, str]) -> None:
+        """Write these files into the directory of a cluster, whose owner alone may read them, and reload."""
+        for file, text in files.items():
+            path = self._directory / name / file
+            path.write_text(text)
+            path.chmod(0o600)
+            owner = (self._directory / name).stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
+        os.kill(self._processes[name].pid, signal.SIGHUP)
 
     async def promote(self, name: str = "b") -> None:
         """Make the standby a primary that waits for nobody."""
@@ -82,12 +95,14 @@ class Pair:
     def freeze(self, name: str) -> None:
         """Every process of a cluster stands still, as in a virtual machine that hangs; sockets stay open."""
         for process in self._all_of(name):
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self, name: str) -> None:
         """They go on."""
         for process in self._all_of(name):
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # some end when the postmaster goes on
+                process.resume()
 
     async def kill(self, name: str) -> None:
         """`kill -9` of the postmaster and all of its children."""
@@ -136,6 +151,8 @@ class Pair:
         await apply_schema(connection)
         await make_partitions(connection, (await connection.fetchval("select log_time()")).date(), 7)
         await connection.close()
+        if not self._standby:
+            return
         source = f"host=127.0.0.1 port={self._ports['a']} user={ROLE} application_name=b"
         await self._run("pg_basebackup", "-D", str(standby), "-R", "-c", "fast", "--no-sync", "-d", source)
         await self.start("b")

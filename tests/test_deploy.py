@@ -131,6 +131,13 @@ def test_systemd_takes_the_unit(tmp_path):
     assert done.returncode == 0 and "offbeat.service" not in done.stderr, done.stderr
 
 
+def test_the_unit_is_started_again_however_often_a_start_ends():
+    lines = (DEPLOY / "offbeat.service").read_text().splitlines()
+    section = lines[lines.index("[Unit]") : lines.index("[Service]")]
+    assert "StartLimitIntervalSec=0" in section  # elsewhere systemd ignores it
+    assert "Restart=always" in lines and not any(line.startswith("RestartPreventExitStatus") for line in lines)
+
+
 def test_alertmanager_takes_its_configuration():
     needs("amtool")
     run("amtool", "check-config", "alertmanager.yml")

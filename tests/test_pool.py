@@ -7,7 +7,7 @@ import signal
 import asyncpg
 import pytest
 
-from server.errors import DatabaseAway, SettingsError
+from server.errors import DatabaseAway, DatabaseRefuses, SettingsError
 from server.store.pool import connect, database_trouble, open_cursor, open_pool
 from server.store.schema import apply_schema
 from tests.harness import PgBouncer, Postgres, free_port
@@ -88,7 +88,7 @@ async def test_what_is_our_own_mistake_passes_as_it_is(database: asyncpg.Connect
 async def test_a_wrong_address_is_a_wrong_setting_and_no_secret_is_shown(
     postgres: Postgres, url: str, says: str
 ) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises((DatabaseRefuses, SettingsError)) as caught:
         await connect(url.format(postgres.url.partition("?")[2]))
     assert says in str(caught.value)
     assert "sec" not in str(caught.value)
@@ -114,7 +114,7 @@ async def test_a_database_that_hangs_is_away_in_time(
 
 async def test_behind_a_pooler_in_transaction_mode(empty_database_url: str) -> None:
     async with PgBouncer(empty_database_url) as url:
-        with pytest.raises(SettingsError, match="--pgbouncer"):
+        with pytest.raises(DatabaseRefuses, match="--pgbouncer"):
             await connect(url)
         connection = await connect(url, pgbouncer=True)
         await apply_schema(connection)
@@ -138,7 +138,7 @@ async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(databa
     )
     await owner.close()
     async with PgBouncer(database_url) as url:
-        with pytest.raises(SettingsError, match="alter role offbeat set synchronous_commit = on"):
+        with pytest.raises(DatabaseRefuses, match="alter role offbeat set synchronous_commit = on"):
             await connect(url, pgbouncer=True)
 
 

@@ -4,17 +4,21 @@ Sessions carry no state of their own: no SET, no LISTEN, no advisory lock outliv
 behind PgBouncer in transaction mode, and a pool needs no reset query (one round trip less for every use).
 """
 
-from collections.abc import Callable, Coroutine, Iterator
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import asyncpg.cursor
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-from server.errors import DatabaseAway, SettingsError
+from server.errors import DatabaseAway, DatabaseRefuses, SettingsError
 from server.store.copying import CopyConnection
+from server.store.hosts import Group, Host, group_of
 from server.store.queries import load
 
 # What every function of this room takes: a connection of one's own, or one lent by a pool. Other rooms name these types
@@ -43,8 +47,12 @@ _SERVER_SETTINGS = {
 # cancelled.
 _AWAY_CLASSES = ("08", "53", "57P", "58")
 _AWAY_CODES = ("25P03", "25006", "57014")
-# Said while connecting: a wrong role or password, no such database, no right to connect. Waiting does not cure them.
-_REFUSED_CODES = ("28000", "28P01", "3D000", "42501")
+# What an operator can change under a server that runs, and can put right again: role and password (28), the database
+# (3D), the schema (3F), privileges; and the names that a search path no longer finds, or a restored database lacks.
+_REFUSED_CLASSES = ("28", "3D", "3F")
+_REFUSED_CODES = ("42501", "42P01", "42703", "42704", "42883")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")  # parameters of the URL that name one
+_TLS_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 async def connect(
@@ -54,16 +62,12 @@ async def connect(
     application_name: str = "offbeat",
     command_timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> CopyConnection:
-    """One connection. Raises DatabaseAway, or SettingsError where trying again cannot help."""
-    with database_trouble(), _refusal():
-        connection = await asyncpg.connect(
-            url,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=command_timeout_s,
-            statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
-            server_settings=_server_settings(pgbouncer, application_name),
-            connection_class=CopyConnection,
-        )
+    """One connection. Raises DatabaseAway; SettingsError if the URL itself is wrong.
+
+    If the URL names several hosts, the one that is the primary (server/store/hosts.py).
+    """
+    with database_trouble():
+        connection = await _connect(url, **_parameters(pgbouncer, application_name, command_timeout_s))
         try:
             await _initialiser(pgbouncer)(connection)
         except BaseException:
@@ -84,19 +88,16 @@ async def open_pool(
 
     Whoever uses it wraps the use in `database_trouble()`, and bounds the wait: `pool.acquire(timeout=...)`.
     """
-    with database_trouble(), _refusal():
-        pool = await asyncpg.create_pool(
+    with database_trouble():
+        parameters = _parameters(pgbouncer, application_name, command_timeout_s) | {"connect": _connect}
+        pool: Pool = await asyncpg.create_pool(
             url,
             # No floor: asyncpg would restore it by itself while Postgres is away, with a stack in the log each time.
             min_size=0,
             max_size=size_max,
             init=_initialiser(pgbouncer),
             reset=_keep_session,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=command_timeout_s,
-            statement_cache_size=0 if pgbouncer else _STATEMENTS_KEPT,
-            server_settings=_server_settings(pgbouncer, application_name),
-            connection_class=CopyConnection,
+            **parameters,
         )
         try:
             async with pool.acquire():
@@ -105,6 +106,53 @@ async def open_pool(
             pool.terminate()
             raise
     return pool
+
+
+async def look_for_primary(url: str, *, pgbouncer: bool = False) -> None:
+    """If the URL names several hosts: leave the one that was the primary once another is. Raises as `connect`."""
+    if (group := _group_of(url)) is not None:
+        parameters = _parameters(pgbouncer, "offbeat look", COMMAND_TIMEOUT_S)
+        with database_trouble():
+            await group.look(partial(_connect_one, url, parameters))
+
+
+def has_several_hosts(url: str) -> bool:
+    """Whether another host may take the primary's place. Raises SettingsError."""
+    return _group_of(url) is not None
+
+
+def _parameters(pgbouncer: bool, application_name: str, command_timeout_s: float) -> dict[str, Any]:
+    """What all connections have in common."""
+    return {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": command_timeout_s,
+        "statement_cache_size": 0 if pgbouncer else _STATEMENTS_KEPT,
+        "server_settings": _server_settings(pgbouncer, application_name),
+        "connection_class": CopyConnection,
+    }
+
+
+async def _connect(url: str, **parameters: Any) -> CopyConnection:
+    """As asyncpg's, for the pool too; and what hinders it in our words."""
+    with _refusal(url):
+        if (group := _group_of(url)) is not None:
+            return await group.connect(partial(_connect_one, url, parameters))
+        connection: CopyConnection = await asyncpg.connect(url, **parameters)
+        return connection
+
+
+async def _connect_one(url: str, parameters: Mapping[str, Any], host: Host) -> CopyConnection:
+    # A default transaction mode of read only counts as a standby: nothing could be stored there.
+    place = {"host": host.name, "port": host.port, "target_session_attrs": "read-write"}
+    connection: CopyConnection = await asyncpg.connect(url, **{**parameters, **place})
+    return connection
+
+
+def _group_of(url: str) -> Group | None:
+    try:
+        return group_of(url)
+    except ValueError:
+        raise _unreadable() from None
 
 
 async def open_cursor(connection: Connection, sql: str, *arguments: Any) -> asyncpg.cursor.Cursor:
@@ -129,13 +177,16 @@ async def confirm(connection: Connection) -> None:
 
 @contextmanager
 def database_trouble() -> Iterator[None]:
-    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseAway.
+    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseAway; what says that
+    an operator has to put something right, into DatabaseRefuses.
 
-    Errors of ours (wrong SQL, a broken constraint) pass as they are.
+    Errors of ours (a syntax error, a broken constraint) pass as they are.
     """
     try:
         yield
     except Exception as error:
+        if _is_refusal(error):
+            raise DatabaseRefuses(f"Postgres refuses: {describe(error)}") from error
         if not is_away(error):
             raise
         raise DatabaseAway(f"Postgres: {describe(error)}") from error
@@ -155,6 +206,11 @@ def is_away(error: BaseException) -> bool:
         # asyncpg an answer is under way that nobody has asked for.
         return "cannot switch to state" in str(error)
     return isinstance(error, OSError | TimeoutError | asyncpg.TargetServerAttributeNotMatched)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    code = (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
+    return code.startswith(_REFUSED_CLASSES) or code in _REFUSED_CODES
 
 
 def describe(error: BaseException) -> str:
@@ -184,7 +240,7 @@ async def _initialise_behind_pooler(connection: Connection) -> None:
     row = await connection.fetchrow(_SQL["durability"])
     assert row is not None
     if (found := row["synchronous_commit"]) in ("off", "local"):
-        raise SettingsError(
+        raise DatabaseRefuses(
             f"synchronous_commit is {found}, so a committed ping could be lost, and behind a pooler Offbeat cannot "
             f"switch it on; run: alter role {row['role']} set synchronous_commit = on"
         )
@@ -203,22 +259,58 @@ def _decode_jsonb(value: bytes) -> Any:
 
 
 @contextmanager
-def _refusal() -> Iterator[None]:
-    """Turns what a connection attempt says about wrong settings into SettingsError. Never shows the URL: it may hold a
-    password."""
+def _refusal(url: str) -> Iterator[None]:
+    """Turns what a connection attempt says about wrong settings into SettingsError or DatabaseRefuses, with what to do.
+
+    Never shows the URL: it may hold a password.
+    """
+    files = _files_of(url)
+    for name, path in files.items():
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise DatabaseRefuses(f"--database-url: {name}={path} cannot be read: {error.strerror}") from error
     try:
         yield
     except asyncpg.ClientConfigurationError as error:
         raise SettingsError(f"--database-url cannot be read: {describe(error)}") from None
+    except _TLS_BROKEN_OFF as error:
+        raise DatabaseAway(f"Postgres: TLS: the connection was broken off: {describe(error)}") from error
+    except ssl.SSLCertVerificationError as error:  # also a ValueError
+        raise DatabaseRefuses(
+            f"--database-url: TLS: the certificate of Postgres is not accepted: {error.verify_message or error}; check "
+            "the host name, sslmode and sslrootcert"
+        ) from error
+    except ssl.SSLError as error:
+        given = "".join(f", {name}={path}" for name, path in files.items())
+        raise DatabaseRefuses(f"--database-url: TLS: {describe(error)}{given}") from error
     except ValueError:
         # The error's own words may quote a part of the password.
-        raise SettingsError(
-            "--database-url is not postgresql://user:password@host:port/database "
-            "(special characters in the password must be percent-encoded)"
-        ) from None
+        raise _unreadable() from None
+    except ConnectionError as error:
+        if "SSL upgrade" not in str(error):
+            raise
+        raise DatabaseRefuses(
+            f"--database-url: TLS: {describe(error)}; set sslmode, or ssl = on in Postgres"
+        ) from error
     except asyncpg.PostgresError as error:
         if "unsupported startup parameter" in str(error):
-            raise SettingsError(f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})") from error
-        if error.sqlstate not in _REFUSED_CODES:
+            raise DatabaseRefuses(f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})") from error
+        if not _is_refusal(error):
             raise DatabaseAway(f"Postgres: {describe(error)}") from error
-        raise SettingsError(f"--database-url: Postgres refuses: {describe(error)}") from error
+        raise DatabaseRefuses(f"--database-url: Postgres refuses: {describe(error)}") from error
+
+
+def _files_of(url: str) -> dict[str, str]:
+    try:
+        query = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return {}
+    return {name: query[name][-1] for name in _FILES if name in query}
+
+
+def _unreadable() -> SettingsError:
+    return SettingsError(
+        "--database-url is not postgresql://user:password@host:port/database "
+        "(special characters in the password must be percent-encoded)"
+    )

@@ -19,7 +19,7 @@ import asyncpg
 import structlog
 
 from server.errors import DatabaseAway, SchemaError
-from server.store.pool import Connection, confirm, database_trouble
+from server.store.pool import Connection, confirm, database_trouble, describe, is_away
 from server.store.queries import load
 
 SCHEMA_FILE = Path(__file__).parent / "schema.sql"
@@ -27,6 +27,7 @@ MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 POSTGRES_MAJOR_MIN = 15
 LOCK_TRIES_MAX = 20  # pings wait behind a lock that waits: so it never waits for long, and tries again
 LOCK_PAUSE_S = 0.5
+_IN_USE_CLASSES = ("40", "55")  # of SQLSTATE: deadlocks, and locks that others hold
 _FILE_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 _USABLE_FROM = re.compile(r"\A-- usable from: (\d+)\n")
 _SQL = load("meta")
@@ -65,26 +66,37 @@ async def apply_schema(connection: Connection) -> None:
     somebody holds a table for long: to be tried again.
     """
     _check_server(connection)
-    try:
-        with database_trouble():
+    with database_trouble():
+        try:
             version = await _first_schema(connection)
             for migration in MIGRATIONS:
                 if migration.version > version:
                     await _migrate_patiently(connection, migration)
             await confirm(connection)  # another process may have made it, on the primary alone so far
-    except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError) as error:
-        raise SchemaError(
-            f"the database holds something else ({error}) and no Offbeat; give --database-url an empty database"
-        ) from error
-    except asyncpg.UndefinedColumnError as error:
-        raise SchemaError(
-            "the database has a table `meta` that is not Offbeat's; give --database-url an empty database"
-        ) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise SchemaError(
-            f"the role may not set up the database ({error}); let it own the database, or: grant create on schema "
-            "public to that role"
-        ) from error
+        except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError) as error:
+            raise SchemaError(
+                f"the database holds something else ({error}) and no Offbeat; give --database-url an empty database"
+            ) from error
+        except asyncpg.UndefinedColumnError as error:
+            raise SchemaError(
+                "the database has a table `meta` that is not Offbeat's; give --database-url an empty database"
+            ) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise SchemaError(
+                f"the role may not set up the database ({error}); let it own the database, or: grant create on schema "
+                "public to that role"
+            ) from error
+        except asyncpg.InvalidSchemaNameError as error:
+            raise SchemaError(
+                f"the search path of the role names no schema that exists ({error}); see: alter role ... set "
+                "search_path, or create the schema"
+            ) from error
+        except asyncpg.PostgresError as error:
+            if is_away(error):
+                raise
+            if (error.sqlstate or "").startswith(_IN_USE_CLASSES):
+                raise DatabaseAway(f"Postgres: {describe(error)}") from error
+            raise SchemaError(f"the database cannot be set up: {describe(error)}") from error
 
 
 def judge_version(version: int, usable_from: int) -> str | None:

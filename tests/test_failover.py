@@ -1,0 +1,111 @@
+"""A URL with several hosts: the servers follow the primary, also if the old one hangs or goes on."""
+
+import asyncio
+
+import pytest
+
+from server.errors import DatabaseAway
+from server.store.hosts import HOST_TIMEOUT_S, Host, hosts_of
+from server.store.pool import connect, look_for_primary, open_pool
+from tests.harness import Server, eventually
+from tests.honest_jobs import HonestJobs, incidents_of, is_judged
+from tests.standby import Pair
+
+FAILOVER_S_MAX = 15.0
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://offbeat@h1,h2/offbeat", [("h1", 5432), ("h2", 5432)]),
+        ("postgresql://u:p%40ss@h1:5433,h2:5434/x?sslmode=require", [("h1", 5433), ("h2", 5434)]),
+        ("postgresql://u@[::1]:5433,[fe80::1%25eth0]/x", [("::1", 5433), ("fe80::1%25eth0", 5432)]),
+        ("postgresql://u@/x?host=/run/a,/run/b&port=1,2", [("/run/a", 1), ("/run/b", 2)]),
+        ("postgresql://u@/x?host=h1,h2&port=6432", [("h1", 6432), ("h2", 6432)]),
+        ("postgresql://u@h/x", [("h", 5432)]),
+    ],
+)
+def test_hosts_are_read_as_libpq_does(url: str, hosts: list[tuple[str, int]]) -> None:
+    assert hosts_of(url) == [Host(*host) for host in hosts]
+
+
+async def test_a_connection_leads_to_the_primary_and_never_back_to_an_older_timeline() -> None:
+    async with Pair(synchronous=False) as pair:
+        url = pair.url("b", "a")  # the standby first
+        first = await connect(url)
+        assert not await first.fetchval("select pg_is_in_recovery()")
+        pool = await open_pool(url)
+        pair.freeze("a")
+        await pair.promote()
+        async with asyncio.timeout(2 * HOST_TIMEOUT_S + 1):
+            second = await connect(url)
+        assert await _port(second) == int(pair.host("b").rpartition(":")[2])
+        assert first.is_closed()  # it led to the old primary
+        assert await pool.fetchval("show port") == pair.host("b").rpartition(":")[2]
+        pair.thaw("a")  # a primary too, by its own account
+        for _ in range(3):
+            third = await connect(url)
+            assert await _port(third) == await _port(second)
+            await third.close()
+        await pair.kill("b")
+        with pytest.raises(DatabaseAway):
+            await connect(url)
+        await pool.close()
+
+
+async def test_a_process_that_does_not_know_the_group_takes_the_newer_of_two_primaries() -> None:
+    async with Pair(synchronous=False) as pair:
+        old = await connect(pair.url("a", "b"))
+        await pair.promote()  # and nobody has stopped the old one
+        new = await connect(pair.url("a", "b") + "?application_name=another")
+        assert await _port(new) == int(pair.host("b").rpartition(":")[2])
+        # Who was there before finds out by looking.
+        await look_for_primary(pair.url("a", "b"))
+        assert old.is_closed()
+
+
+async def _port(connection) -> int:
+    return int(await connection.fetchval("show port"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
+    async with Pair() as pair:
+        url = pair.url("a", "b")
+        servers = [Server(url) for _ in range(nodes)]
+        try:
+            for server in servers:
+                await server.start()
+            async with HonestJobs(servers, 20, every_s=2.0, grace_s=1.0) as jobs:
+                await eventually(lambda: _at_least(jobs, 60))
+                pair.freeze("a")
+                began_s = asyncio.get_running_loop().time()
+                await asyncio.sleep(3)
+                await pair.promote()
+                known = len(jobs.stored)
+                await eventually(lambda: _at_least(jobs, known + 20), FAILOVER_S_MAX + 10)
+                ping_s = asyncio.get_running_loop().time() - began_s
+                await eventually(lambda: _one_judges(servers), FAILOVER_S_MAX + 10)
+                judge_s = asyncio.get_running_loop().time() - began_s
+                print(f"pings after {ping_s:.1f} s, a keeper after {judge_s:.1f} s")
+                assert ping_s < FAILOVER_S_MAX and judge_s < FAILOVER_S_MAX + 3
+                pair.thaw("a")  # and nobody goes back to it
+                known = len(jobs.stored)
+                await eventually(lambda: _at_least(jobs, known + 100))
+                connection = await connect(pair.url("b"))
+                rows = await connection.fetch("select message, count(*) as n from pings group by message")
+                assert {row["message"] for row in rows if row["n"] >= 1}.issuperset(jobs.stored)
+                assert not await incidents_of(connection)
+                await connection.close()
+        finally:
+            for server in servers:
+                await server.__aexit__(None, None, None)
+
+
+async def _at_least(jobs: HonestJobs, count: int) -> bool:
+    return len(jobs.stored) >= count
+
+
+async def _one_judges(servers: list[Server]) -> bool:
+    return sum([await is_judged(server) for server in servers]) == 1
