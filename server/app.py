@@ -286,6 +286,7 @@ class App(Service):
             on_committed=self._committed,
             next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
             several_writers=self._others_wait,
+            on_lost=roster.forget,
         )
         await self.stack.start(writer)
         doors = Doors(

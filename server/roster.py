@@ -86,6 +86,7 @@ class Roster(Service):
         self._pages: dict[int, _Page] = {}
         self.rules: dict[int, Rules] = {}  # by monitor, where there are any
         self.rev: int | None = None  # the last change included; None: not loaded yet
+        self._outdated = False  # what is known may be of a later time than the database
         self.refreshes = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._wanted = asyncio.Event()
@@ -136,6 +137,11 @@ class Roster(Service):
         """The project that this ping key opens."""
         return self._ping_keys.get(ping_key)
 
+    def forget(self) -> None:
+        """Load all again, soon: Postgres has lost commits, perhaps of definitions too."""
+        self._outdated = True
+        self._wanted.set()
+
     def changed(self) -> None:
         """A change was committed in this process: learn of it now rather than at the next look."""
         self._wanted.set()
@@ -178,7 +184,7 @@ class Roster(Service):
 
     async def _catch_up(self) -> None:
         self.refreshes += 1
-        if self.rev is None:
+        if self.rev is None or self._outdated:
             await self._load()
             return
         while True:
@@ -191,15 +197,21 @@ class Roster(Service):
                 for monitor_id in monitor_ids:
                     self._remove(monitor_id)
                 self._add(rows)
-            if rev == self.rev:
+            if rev != self.rev:
+                self.rev = rev
+            elif await self._source.rev() >= rev:
                 return
-            self.rev = rev
+            else:  # Postgres has lost changes: a standby was promoted, or a backup restored
+                log.warning("keys are loaded again: the database lacks changes that were in it")
+                await self._load()
+                return
 
     async def _load(self) -> None:
         started_s = monotonic()
         for part in (self._keys, self._bound, self._pages, self.rules):
             part.clear()  # what an attempt that failed has left
         self._slugs = Names()
+        self.rev, self._outdated = None, False
         rev = await self._source.rev()  # before the rest, so that nothing falls in between
         self._ping_keys = await self._source.ping_keys()
         async for rows in self._source.all_keys():

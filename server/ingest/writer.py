@@ -31,7 +31,7 @@ from server.ingest.refusals import Refusals
 from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
-from server.store.log import LogConnection, Session
+from server.store.log import LogConnection, Lost, Registered, Session
 
 PULSE_S = 1.0  # at least so often the database's clock is read, also under load
 PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
@@ -59,7 +59,8 @@ log = structlog.get_logger("writer")
 class Writer(Service):
     """This process's writer. `on_committed` gets each batch in the log's order, and an empty one after each pulse,
     with the instant up to which everything accepted is committed; `next_deadline` is when the next judgement waits for
-    that instant, and `several_writers` whether others wait for ours.
+    that instant, and `several_writers` whether others wait for ours. `on_lost` is called if Postgres has lost commits:
+    what is in memory may then be of a later time.
     """
 
     name = "writer"
@@ -76,14 +77,19 @@ class Writer(Service):
         on_committed: Callable[[list[Entry], Micros], None],
         next_deadline: Callable[[], Micros | None] = lambda: None,
         several_writers: Callable[[], bool] = lambda: False,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._node, self._metrics_address = node, metrics_address
         self._on_committed, self._next_deadline, self._several_writers = on_committed, next_deadline, several_writers
+        self._on_lost = on_lost
         self.refusals = Refusals(clock, metrics)
         self.backlog = Backlog(clock, settings, self.refusals, self.wake)
         self.id = 0  # of the row in `writers`; 0: there was none yet
+        self._registration = Registered(0, 0)
+        self._confirmed_seq = 0  # of that writer: every ping up to it was answered
+        self._lost: Lost | None = None  # not on record yet
         self.through: Micros = 0  # everything accepted up to here is committed
         self.rows_rejected = 0
         self.batches_doubted = 0
@@ -151,7 +157,7 @@ class Writer(Service):
         await asyncio.Event().wait()  # until it is cancelled: for a Service an end by itself would be a failure
 
     async def _connect(self) -> None:
-        if self._log is None:
+        if opened := self._log is None:
             self._log = await LogConnection.open(
                 self._url, pgbouncer=self._settings.pgbouncer, timeout_s=self._settings.ack_timeout
             )
@@ -159,8 +165,29 @@ class Writer(Service):
                 await self._log.end_session(self._doubtful)
                 self._doubtful = None
             self._sampled_s = 0.0  # a pulse at once, to know whether we still are a writer
+        if self.id and (opened or not self._registered.is_set()):
+            await self._look_for_lost()
         if not self._registered.is_set():
             await self._register()
+
+    async def _look_for_lost(self) -> None:
+        """Find out whether the log still has what it confirmed; if not, a new writer is needed.
+
+        After a failover to an asynchronous standby, or the restore of a backup, the last commits are missing.
+        """
+        assert self._log is not None
+        standing = await self._log.standing(self._registration)
+        if standing is not None and standing.seq >= self._confirmed_seq:
+            return
+        seq, since = standing or (0, self._registration.started_at)
+        if self._lost is None:
+            self._lost = Lost(since, self._confirmed_seq - seq)
+            log.error("Postgres has lost answered pings", pings=self._lost.pings, writer=self.id)
+            self._on_lost()
+        if standing is None:
+            self.id = 0  # the log may have given it to another process
+        if self._registered.is_set():
+            self._start_anew("database", "the log lacks its last pings")
 
     async def _register(self) -> None:
         assert self._log is not None
@@ -168,11 +195,12 @@ class Writer(Service):
         before = self._clock.local()
         ages = self.refusals.ages()
         writer, database = await self._log.register(
-            self._node, self._metrics_address, self.id or None, ages, self._jumped
+            self._node, self._metrics_address, self.id or None, ages, self._jumped, self._lost
         )
         after = self._clock.local()
         self.refusals.reported()
-        self._jumped = False
+        self._jumped, self._lost = False, None
+        self._registration, self._confirmed_seq = Registered(writer, database), 0
         try:
             self._clock.sample(before, database, after)
         except ClockJump:
@@ -221,7 +249,7 @@ class Writer(Service):
         failpoints.pass_by("appended")
         took_s = monotonic() - handed_s
         self.backlog.done()
-        self.through = batch.entries[-1].at
+        self.through, self._confirmed_seq = batch.entries[-1].at, batch.entries[-1].seq
         self._alive()
         self._on_committed(batch.entries, self.through)
         if self.backlog.pings >= FEW_PINGS:

@@ -52,12 +52,19 @@ class Deafness:
         self._signs = None
         return await keeping.deaf_known(connection)
 
+    @property
+    def refusal_id(self) -> int:
+        """The last refusal that was decided on."""
+        return self._refusal_id
+
     def blinded(self) -> None:
         """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
         self._seeing_from_s = monotonic() + self._silent_max_s
 
     def worth_telling(self, deaf: Deaf) -> bool:
         """Whether people are to be told of it: of one trouble once, though every writer notices it."""
+        if deaf.reason == "lost":  # each writer knows of its own
+            return True
         jumped = deaf.reason == "clock"
         if deaf.started_at < self._told + (SAME_JUMP if jumped else 0):
             return False

@@ -88,6 +88,7 @@ class Keeper(Service):
         self._applied = 0
         self._writers: list[WriterSeen] = []  # as they were when the inbox was collected
         self._pending: list[Decision] = []  # taken from the engine, not known to be written
+        self._written: tuple[int, Micros] = 0, 0  # the last state that was written: monitor, and its last input
         self._doubtful = False  # a connection was lost: what was under way may have happened
         self._checkpointing: tuple[Checkpoint, Iterator[int]] | None = None
         self._entries_since_checkpoint = self._checkpoint_rev = 0
@@ -168,6 +169,7 @@ class Keeper(Service):
         await self._database_time(connection)
         self.engine, self._pending, self._checkpointing = Engine(self._quarantined), [], None
         self._inbox, self._applied, self._writers, self._doubtful = [], 0, [], False
+        self._written = 0, 0
         checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
         self.checkpoint_at, self._checkpoint_rev = checkpoint.at, checkpoint.applied_rev
         unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
@@ -243,6 +245,8 @@ class Keeper(Service):
         connection = await self._connected()
         if self._doubtful:
             await outlast(connection, self.lease.check())
+            await self.order.check(connection)
+            await self._check_written(connection)
             for deaf in await keeping.deaf_known(connection):
                 self.engine.deafness(deaf.started_at, deaf.ended_at)
             self._doubtful = False
@@ -254,6 +258,8 @@ class Keeper(Service):
         # After the writers: whoever has seen their word pass a refusal sees the refusal too. Also where the last cycle
         # was broken off after `collect`: nothing is judged whose deaf time is not decided.
         rev, refusal_id = await keeping.news(connection)
+        if rev < self.following.rev or refusal_id < self.deafness.refusal_id:
+            raise LeaseLost("the database lacks changes or outages that were in it")
         for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
             self.engine.deafness(deaf.started_at, deaf.ended_at)
             await self._tell_deaf(deaf)
@@ -265,6 +271,15 @@ class Keeper(Service):
         if rev > self.following.rev:
             await self._follow(now)
         await self._write()
+
+    async def _check_written(self, connection: Connection) -> None:
+        """After a lost connection Postgres may be another one, without the last decisions. Then all is loaded again.
+
+        So it is if pings, changes or outages are missing that were read (`order`, `_cycle`).
+        """
+        monitor_id, at = self._written
+        if monitor_id and await keeping.state_at(connection, monitor_id) < at:
+            raise LeaseLost("the database lacks decisions that were in it")
 
     async def _decide_deaf(
         self, connection: Connection, writers: Sequence[WriterSeen], refusal_id: int
@@ -337,6 +352,11 @@ class Keeper(Service):
             connection, self.lease.check(), part, following.channels_of, following.projects, windows_taken=taken
         )
         del following.windows_taken[: len(taken)]
+        for decision in part:
+            if decision.state is not None:
+                self._written = decision.monitor_id, decision.position.at
+            elif decision.monitor_id == self._written[0]:
+                self._written = 0, 0
 
     def _tell_decided(self, written: Sequence[Decision]) -> None:
         alerts = [e for d in written for e in d.effects if isinstance(e, Alert)]

@@ -10,6 +10,7 @@ from collections import deque
 from itertools import chain
 
 from server.engine.ping import Entry, Micros
+from server.errors import LeaseLost
 from server.store import entries as log_entries
 from server.store import keeping
 from server.store.entries import ENTRIES_MAX
@@ -58,7 +59,9 @@ class Order:
             self._fed_entries += len(entries)
 
     async def collect(self, connection: Connection) -> tuple[list[Entry], list[WriterSeen]]:
-        """The next entries in order, moving the watermark; and the writers as they were read. Raises DatabaseAway.
+        """The next entries in order, moving the watermark; and the writers as they were read.
+
+        Raises DatabaseAway; LeaseLost if the log has lost what it had.
 
         At most `ENTRIES_MAX` are read of a writer; the watermark then stops where the shortest read ended.
         """
@@ -67,6 +70,7 @@ class Order:
         seen = await keeping.writers(connection, list(self._unfinished), self.newest)
         # Once ours is fenced the log has all of it, and memory perhaps not: a batch whose commit is still in doubt.
         memory = memory and not any(writer.fenced and writer.id == own for writer in seen)
+        self._check(seen)
         watermark = self._smallest(seen, fed_through)
         self.behind = False
         if watermark is None or watermark <= self.watermark:
@@ -99,6 +103,17 @@ class Order:
         self.watermark = watermark
         self._note(seen)
         return entries, seen
+
+    async def check(self, connection: Connection) -> None:
+        """After a lost connection. Raises LeaseLost if the log has lost what it had; DatabaseAway."""
+        self._check(await keeping.writers(connection, list(self._unfinished), self.newest))
+
+    def _check(self, seen: list[WriterSeen]) -> None:
+        """Raises LeaseLost if the log lacks what was read of it: it is another one, or an older one."""
+        missing = self._unfinished.difference(writer.id for writer in seen)
+        shorter = [writer.id for writer in seen if writer.seq < self.cursors.get(writer.id, 0)]
+        if missing or shorter:
+            raise LeaseLost(f"the log lacks pings that were in it, of writers {sorted({*missing, *shorter})}")
 
     def _smallest(self, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
         throughs = [

@@ -193,6 +193,13 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
     ]
 
 
+async def state_at(connection: Connection, monitor_id: int) -> Micros:
+    """The last input in a monitor's stored state; 0: it has none. Raises DatabaseAway."""
+    with database_trouble():
+        at = await connection.fetchval(_SQL["state_at"], monitor_id)
+    return 0 if at is None else to_micros(at)
+
+
 async def news(connection: Connection) -> tuple[int, int]:
     """The last change and the last refusal. Raises DatabaseAway."""
     with database_trouble():
@@ -239,12 +246,19 @@ async def now(connection: Connection) -> Micros:
 def deaf_facts(deaf: Deaf) -> dict[str, Any]:
     """What an operator is told about deaf time."""
     seconds = (deaf.ended_at - deaf.started_at) / SECOND
-    refused = f"; {deaf.pings} pings are known to have been refused" if deaf.pings else ""
     jumped = "The database's clock has jumped. " if deaf.reason == "clock" else ""
+    said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({deaf.reason})"
+    if deaf.reason == "lost":
+        said = (
+            f"Postgres has lost {deaf.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
+            "promoted, or a backup was restored"
+        )
+    elif deaf.pings:
+        said += f"; {deaf.pings} pings are known to have been refused"
     return {
         "kind": "operator",
         "cause": "deaf",
-        "reason": f"{jumped}Offbeat was deaf for {seconds:.0f} s ({deaf.reason}){refused}. This counts against nobody.",
+        "reason": f"{said}. Deadlines in this time have been extended.",
         "opened_at": to_rfc3339(deaf.started_at),
         "resolved_at": to_rfc3339(deaf.ended_at),
     }

@@ -43,6 +43,20 @@ class Registered(NamedTuple):
     started_at: Micros
 
 
+class Standing(NamedTuple):
+    """What the log has of a writer: its last seq, and everything it accepted up to when."""
+
+    seq: int
+    accepted_through: Micros
+
+
+class Lost(NamedTuple):
+    """Answered pings that are no longer in the log, all of them later than `since`."""
+
+    since: Micros
+    pings: int
+
+
 class Session(NamedTuple):
     """A database session as another one can find and end it."""
 
@@ -72,18 +86,28 @@ class LogConnection:
         former: int | None = None,
         refused_ages: Sequence[Refused] = (),
         jumped: bool = False,
+        lost: Lost | None = None,
     ) -> Registered:
         """A new writer in the place of `former`, which is fenced. Raises DatabaseAway.
 
         `jumped`: the database's clock has; log time then never goes back, and what it skipped counts as refused.
+        `lost`: what `former` has lost; the time since then is an outage.
         """
+        since, pings = (None, 0) if lost is None else (to_datetime(lost.since), lost.pings)
         with _TROUBLE:
             async with self._bound():
                 row = await self._connection.fetchrow(
-                    _SQL["register"], node, metrics_address, former, *_columns(refused_ages), jumped
+                    _SQL["register"], node, metrics_address, former, *_columns(refused_ages), jumped, since, pings
                 )
         assert row is not None
         return Registered(row["id"], to_micros(row["started_at"]))
+
+    async def standing(self, writer: Registered) -> Standing | None:
+        """What the log has of this writer; None: it does not know it. Raises DatabaseAway."""
+        with _TROUBLE:
+            async with self._bound():
+                row = await self._connection.fetchrow(_SQL["standing"], writer.writer, to_datetime(writer.started_at))
+        return None if row is None else Standing(row["seq"], to_micros(row["accepted_through"]))
 
     async def latest(self) -> Micros:
         """The last instant that any writer has spoken of. Raises DatabaseAway."""

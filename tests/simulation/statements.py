@@ -29,6 +29,7 @@ _ENDED = rows_of("id effective_at")
 _MEMBER = rows_of("monitor_id name at silent_since")
 _WINDOW = rows_of("id project_id definition")
 _ONE = rows_of("one")
+_STANDING = rows_of("seq accepted_through")
 _REGISTERED = rows_of("id started_at")
 _OPEN = rows_of("monitor_id number")
 _SLUG = rows_of("id slug")
@@ -111,6 +112,8 @@ class Statements:
         pings: Sequence[int],
         reasons: Sequence[str],
         jumped: bool,
+        lost_since: Any,
+        lost_pings: int,
     ) -> list[Row]:
         clock, at = self.server.clock, self.log_time
         latest = max((w.through for w in self.writers.values()), default=None)
@@ -148,6 +151,10 @@ class Statements:
             return [_REGISTERED(new, to_datetime(at))]
 
         raise Later(self.server.rng.choice((0.0, 0.002, 0.05, 0.5)), rest)
+
+    def log_standing(self, session: Session, writer: int, started_at: Any) -> list[Row]:
+        w = self.writers.get(writer)
+        return [] if w is None else [_STANDING(w.seq, to_datetime(w.through))]
 
     def log_latest(self, session: Session) -> list[Row]:
         return [_ONE(to_datetime(max(w.through for w in self.writers.values())))]
@@ -366,6 +373,10 @@ class Statements:
             for w in self.writers.values()
             if not w.fenced or w.id in known or w.id > newest
         ]
+
+    def keeping_state_at(self, session: Session, monitor_id: int) -> list[Row]:
+        state = self.states.get(monitor_id)
+        return [] if state is None else [_ONE(to_datetime(state.at))]
 
     def keeping_news(self, session: Session) -> list[Row]:
         rev = self.changes[-1].rev if self.changes else 0

@@ -79,6 +79,10 @@ select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.clean, w.seen_
  where not w.fenced or w.id = any($1::integer[]) or w.id > $2
  order by w.id
 
+-- name: state_at
+-- Whether what a keeper has written is still there, after a lost connection.
+select at from states where monitor_id = $1
+
 -- name: news
 -- Whether there is anything to fetch of the rarer inputs; one round trip instead of two empty ones.
 select (select coalesce(max(rev), 0) from changes) as rev, (select coalesce(max(id), 0) from refusals) as refusal_id

@@ -40,6 +40,10 @@ with past as (
 ), skipped as (
   insert into refusals (writer, started_at, ended_at, pings, reason)
   select mine.id, former.accepted_through, mine.started_at, 0, 'clock' from mine, former where $8
+), lost as (
+  -- Answered pings that are not in the log any more: $9 is the last instant of the former writer that is left of it.
+  insert into refusals (writer, started_at, ended_at, pings, reason)
+  select mine.id, least($9, mine.started_at), mine.started_at, $10, 'lost' from mine where $9 is not null
 ), refused as (
   insert into refusals (writer, started_at, ended_at, pings, reason)
   select mine.id, mine.started_at - r.first_age * interval '1 microsecond',
@@ -47,6 +51,11 @@ with past as (
     from mine, unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) as r (first_age, last_age, pings, reason)
 )
 select id, started_at from mine
+
+-- name: standing
+-- After a lost connection Postgres may be another one: a standby that was promoted and lacks the last commits. An id may
+-- then be given to another writer, so the start counts too.
+select seq, accepted_through from writers where id = $1 and started_at = $2
 
 -- name: latest
 -- Asked after a registration was committed: whoever has not seen it has judged no further than this.
