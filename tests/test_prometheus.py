@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import re
+import signal
 import socket
 
 import aiohttp
@@ -16,8 +19,8 @@ TOKEN = "scrape-me"
 class Prometheus:
     """Debian's Prometheus on a free port, with deploy/prometheus.yml pointed at `server` and a faster pace."""
 
-    def __init__(self, directory, server):
-        self.directory, self.server = directory, server
+    def __init__(self, directory, server, fast=False):
+        self.directory, self.server, self.fast = directory, server, fast
 
     async def __aenter__(self):
         program = needs("prometheus")
@@ -26,7 +29,10 @@ class Prometheus:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         (self.directory / "prometheus.yml").write_text(yaml.safe_dump(self._config()))
-        (self.directory / "alerts.yml").write_text((ROOT / "deploy" / "alerts.yml").read_text())
+        rules = (ROOT / "deploy" / "alerts.yml").read_text()
+        if self.fast:  # what takes minutes takes seconds
+            rules = re.sub(r"\[(\d+)m\]", r"[\1s]", rules).replace("for: 1m", "for: 1s")
+        (self.directory / "alerts.yml").write_text(rules)
         self.log = (self.directory / "prometheus.log").open("wb")
         self.process = await asyncio.create_subprocess_exec(
             program, f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={self.directory / 'tsdb'}",
@@ -106,3 +112,20 @@ async def test_prometheus_finds_scrapes_and_counts(database_url, tmp_path, worke
         await prometheus.until("sum(prometheus_rule_evaluation_failures_total) or vector(0)", 0)
         await prometheus.until('count(ALERTS{alertname!="OffbeatDeadMansSwitch"}) or vector(0)', 0)
         assert abs(await prometheus.query("time() - max(offbeat_watermark_timestamp_seconds)")) < 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_node_that_is_gone_is_noticed(database_url, tmp_path, how):
+    firing = 'ALERTS{alertname="OffbeatDown", alertstate="firing"}'
+    async with (
+        Server(database_url, "--metrics-token", TOKEN) as stays,
+        Server(database_url, "--metrics-token", TOKEN) as goes,
+        Prometheus(tmp_path, stays, fast=True) as prometheus,
+    ):
+        await prometheus.until('count(up{job="offbeat"} == 1)', 2)
+        await prometheus.until('min(count_over_time(up{job="offbeat"}[1h])) >= bool 10', 1)
+        await prometheus.until(f"count({firing}) or vector(0)", 0)
+        os.kill(goes.pid, how)
+        # Service discovery forgets it, and the alert fires and stays.
+        await prometheus.until('count(up{job="offbeat"})', 1)
+        await prometheus.until(f"max(count_over_time({firing}[1h])) >= bool 4", 1)
