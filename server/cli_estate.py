@@ -28,20 +28,26 @@ class FileRefused(OffbeatError):
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--prune", is_flag=True, help="Delete monitors, channels and windows that the file does not list.")
+@click.option("--yes", is_flag=True, help="With --prune: do not ask, and accept a part of the file that is empty.")
 @project_option
 @json_option
 @with_client
-def apply_command(client: Client, file: Path, dry_run: bool, prune: bool, project: str | None, as_json: bool) -> None:
+def apply_command(
+    client: Client, file: Path, dry_run: bool, prune: bool, yes: bool, project: str | None, as_json: bool
+) -> None:
     """Create and change what FILE lists: all of it or nothing.
 
     FILE is YAML or JSON with `monitors`, `channels`, `windows` and `projects`, each a list with slugs or a mapping from
-    slug to the rest. In channels and keys, ${NAME} stands for an environment variable. A key that is given twice and
-    numbers such as 24:00 or 0600 are refused. Exit code 1: refused, and every wrong field was named.
+    slug to the rest. On a terminal, --prune shows what it would delete and asks. In channels and keys, ${NAME} stands
+    for an environment variable. A key that is given twice and numbers such as 24:00 or 0600 are refused. Exit code 1:
+    refused, and every wrong field was named.
     """
     body: dict[str, Any] = {**read_estate(file), "dry_run": dry_run, "prune": prune}
     if project is not None:
         body["project"] = project
     try:
+        if prune and not (dry_run or yes):
+            _check_prune(client, file, body)
         with working("applying"):
             answer = client("POST", "/apply", body, timeout_s=APPLY_TIMEOUT_S)
     except SaidNo as refusal:
@@ -53,6 +59,23 @@ def apply_command(client: Client, file: Path, dry_run: bool, prune: bool, projec
         write_json(answer)
     else:
         write_changes(answer)
+
+
+def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
+    """Ask on a terminal before something is deleted. Raises FileRefused if an empty part would delete everything."""
+    empty = [name for name in ("monitors", "channels", "windows") if body.get(name) in ({}, [])]
+    if not empty and not sys.stdin.isatty():
+        return
+    with working("comparing"):
+        planned = client("POST", "/apply", {**body, "dry_run": True}, timeout_s=APPLY_TIMEOUT_S)
+    deleted = [change["kind"] + "s" for change in planned["changes"] if change["action"] == "delete"]
+    if emptied := [name for name in empty if name in deleted]:
+        raise FileRefused(
+            f"{file}: {' and '.join(emptied)}: empty, so --prune would delete all of them; pass --yes if you mean it"
+        )
+    if deleted and sys.stdin.isatty():
+        write_changes(planned, to_stderr=True)
+        click.confirm(f"Delete {len(deleted)} of them for ever?", abort=True, err=True)
 
 
 @click.command("export")

@@ -26,7 +26,9 @@ class Done(NamedTuple):
         return orjson.loads(self.out)
 
 
-async def started(*arguments: str, url: str | None = None, **env: str) -> asyncio.subprocess.Process:
+async def started(
+    *arguments: str, url: str | None = None, stdin: int = asyncio.subprocess.PIPE, **env: str
+) -> asyncio.subprocess.Process:
     """A command that runs."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "server", *arguments),
@@ -34,7 +36,7 @@ async def started(*arguments: str, url: str | None = None, **env: str) -> asynci
         env={name: value for name, value in os.environ.items() if not name.startswith("OFFBEAT_")}
         | ({"OFFBEAT_URL": url, "OFFBEAT_ADMIN_KEY": ADMIN_KEY} if url else {"OFFBEAT_DATA_DIR": "/nonexistent"})
         | env,
-        stdin=asyncio.subprocess.PIPE,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -1,5 +1,6 @@
 """`offbeat apply`, `export` and `import` against the real server."""
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ from server.engine.durations import read_duration
 from server.engine.monitor import read_definition
 from server.estate_file import read_estate
 from server.healthchecks_export import read_checks
-from tests.command import file_with, offbeat
+from tests.command import file_with, offbeat, started
 from tests.harness import Server
 
 ESTATE = """
@@ -71,6 +72,30 @@ async def test_an_estate_as_a_file(database_url: str, tmp_path: Path) -> None:
         less = file_with(tmp_path, "less.json", orjson.dumps({"monitors": {"extract": {"every": "1d"}}}).decode())
         pruned = await offbeat("apply", less, "--prune", "--json", url=server.url)
         assert pruned.json["counts"] == {"created": 0, "changed": 1, "deleted": 1, "unchanged": 0}
+
+
+async def test_prune_asks_on_a_terminal_and_refuses_an_empty_part(database_url: str, tmp_path: Path) -> None:
+    async with Server(database_url) as server:
+        for slug in ("a", "b", "c"):
+            await server.api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h"})
+        empty = file_with(tmp_path, "empty.yaml", "monitors: {}")
+        refused = await offbeat("apply", empty, "--prune", url=server.url)
+        assert refused.code == 1 and "monitors: empty, so --prune would delete all of them" in refused.err
+        assert len((await offbeat("monitors", "--json", url=server.url)).json) == 3
+
+        one = file_with(tmp_path, "one.yaml", "monitors: {a: {every: 1h}}")
+        for answer, code, left in ((b"n\n", 130, 3), (b"y\n", 0, 1)):
+            ours, terminal = os.openpty()
+            os.write(ours, answer)
+            process = await started("apply", one, "--prune", url=server.url, stdin=terminal)
+            os.close(terminal)
+            _, err = await process.communicate()
+            os.close(ours)
+            assert process.returncode == code, err
+            assert b"- monitor b" in err and b"Delete 2 of them for ever?" in err
+            assert len((await offbeat("monitors", "--json", url=server.url)).json) == left
+        done = await offbeat("apply", empty, "--prune", "--yes", url=server.url)
+        assert done.code == 0 and "1 deleted" in done.out, done.err
 
 
 async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
