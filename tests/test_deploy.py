@@ -98,7 +98,7 @@ def test_compose_starts_offbeat_with_postgres_and_prometheus():
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DEPLOY / source).exists(), volume
         # Nothing is open to the network, no secret has a default, and an image is always the same one.
-        assert all(port.startswith(("127.0.0.1:", "${OFFBEAT_BIND:-127.0.0.1}:")) for port in service.get("ports", []))
+        assert all(port.startswith(("127.0.0.1:", "${BIND_ADDRESS:-127.0.0.1}:")) for port in service.get("ports", []))
         assert "build" in service or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"])
     text = (DEPLOY / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{POSTGRES_PASSWORD[^}]*\}", text)) == {"${POSTGRES_PASSWORD:?set it in deploy/.env}"}
