@@ -193,6 +193,7 @@ create table pings (
   message     text,                          -- at most 10 kB
   source      inet,
   dialect     text,                          -- null: native
+  wide_exit_code bigint,                     -- an exit code that does not fit into exit_code, which is null then
   primary key (writer, seq, at)              -- the position in the log, and the guard against writing a batch twice
 ) partition by range (at);
 create index pings_monitor on pings (monitor_id, at);
@@ -306,6 +307,7 @@ create table runs (
   verdict      text,                         -- null while open; succeeded, failed, hung, incomplete, superseded, unknown
   reason       text,
   detail       jsonb not null default '{}',  -- stages, tasks, progress
+  wide_exit_code bigint,                     -- as in pings
   primary key (monitor_id, number)
 ) with (fillfactor = 85);
 create index runs_open on runs (monitor_id) where finished_at is null;
@@ -407,7 +409,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (3, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (4, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

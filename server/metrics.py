@@ -28,6 +28,10 @@ ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000)
 
 REFUSALS = ("full", "database", "clock", "timeout", "stopping", "limited")
 ERROR_CODES = (400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 422, 429, 431, 500, 501, 503, 505)
+DETAILS = (
+    *("body", "code", "done", "duration", "error", "exit_code", "message", "path", "run", "stage", "status", "success"),
+    *("task", "total"),
+)
 STATUSES = ("new", "up", "down", "unknown", "unwatched", "paused")
 ALERT_RESULTS = ("delivered", "retried", "dead", "expired", "collapsed")
 
@@ -111,6 +115,8 @@ class Metrics:
         self._refused: dict[str, Counter] = {signal: pings.labels(signal, "refused") for signal in SIGNALS}
         refusals = self._counter("ping_refusals", "Pings answered 503, by reason (`limited`: 429).", "reason")
         self._reasons = {reason: refusals.labels(reason) for reason in REFUSALS}
+        notes = self._counter("ping_details_ignored", "Parts of pings left out or changed, by parameter.", "field")
+        self._notes = {field: notes.labels(field) for field in DETAILS}
         self._errors = self._counter("http_errors", "Requests answered with 4xx or 5xx.", "code")
         self._codes = {code: self._errors.labels(str(code)) for code in ERROR_CODES}
         self._alerts = self._counter("alerts", "Attempts to deliver an alert, by outcome.", "channel_kind", "result")
@@ -137,6 +143,11 @@ class Metrics:
             self._committed[signal].inc(count)
         self._rows.observe(sum(counts.values()))
         self._commit.observe(seconds)
+
+    def noted(self, counts: Mapping[str, int]) -> None:
+        """Parts of pings that were left out or changed, by parameter: one of DETAILS."""
+        for field, count in counts.items():
+            self._notes[field].inc(count)
 
     def refused(self, reason: str, counts: Mapping[str, int]) -> None:
         """Pings by signal that were answered 503 (or 429, `limited`); `reason` is one of REFUSALS."""

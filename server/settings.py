@@ -112,7 +112,9 @@ class Settings(BaseSettings):
     ack_timeout: float = Field(
         8.0, gt=0, description="Seconds until a ping that could not be committed is answered 503."
     )
-    body_bytes_max: int = Field(1_000_000, ge=10_000, description="Body of one ping; beyond: 413.")
+    body_bytes_max: int = Field(
+        1_000_000, ge=10_000, description="Body of one ping that is kept whole; of a longer one both ends."
+    )
     key_pings_per_minute_max: int = Field(
         0, ge=0, description="Pings of one key a minute, in each process; beyond: 429. 0: as many as it likes."
     )

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.clock import to_micros
-from server.engine.ping import COUNT_MAX, PLAIN, SIGNALS, Entry, Ping
+from server.engine.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
 from server.errors import RowRefused
 from server.store.copy_format import COLUMNS
 from server.store.log import LogConnection
@@ -24,7 +24,7 @@ PINGS = st.one_of(
         task=st.none() | TEXT,
         done=st.none() | st.integers(0, COUNT_MAX),
         total=st.none() | st.integers(0, COUNT_MAX),
-        exit_code=st.none() | st.integers(0, 255),
+        exit_code=st.none() | st.integers(EXIT_CODE_MIN, EXIT_CODE_MAX),
         duration=st.none() | st.floats(allow_nan=False),
         message=st.none() | TEXT,
         dialect=st.none() | st.sampled_from(["healthchecks", "sentry"]),
@@ -76,8 +76,9 @@ async def test_every_kind_of_value_comes_back(database, log):
         assert (to_micros(row["at"]), row["writer"], row["seq"]) == (entry.at, entry.writer, entry.seq)
         assert (row["monitor_id"], row["project_id"]) == (entry.monitor_id, entry.project_id)
         assert row["source"] == (None if entry.source is None else ipaddress.ip_address(entry.source))
-        for field in ("signal", "done", "total", "exit_code", "duration", "dialect"):
+        for field in ("signal", "done", "total", "duration", "dialect"):
             assert row[field] == getattr(ping, field)
+        assert ping.exit_code == (row["exit_code"] if row["wide_exit_code"] is None else row["wide_exit_code"])
         for field in ("run", "stage", "task", "message"):
             said = getattr(ping, field)
             assert row[field] == (None if said is None else said.replace("\0", "\ufffd"))

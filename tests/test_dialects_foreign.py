@@ -150,17 +150,70 @@ def test_healthchecks_by_slug() -> None:
 def test_healthchecks_run_ids() -> None:
     assert one(f"/ping/{UUID}/start?rid={RID}").ping == hc("start", run=RID)
     assert one(f"/ping/{UUID}?rid={RID.upper()}&x=1", "POST", b"m").ping == hc(run=RID, message="m")
-    for bad in ("xyz", "", RID.replace("-", ""), RID + "0"):
-        assert refused(f"/ping/{UUID}?rid={bad}") == (400, "invalid uuid format")
+    assert one(f"/ping/{UUID}/fail?rid=").ping == hc("fail")
+    for other in ("xyz", RID.replace("-", ""), RID + "0", "A%0D"):
+        assert one(f"/ping/{UUID}/fail?rid={other}").ping == hc("fail", run=other.removesuffix("%0D"))
 
 
 def test_healthchecks_refuses_as_the_original() -> None:
-    assert refused(f"/ping/{UUID}/256") == (400, "invalid url format")
-    assert refused(f"/ping/{UUID}/99999999999999999999999999") == (400, "invalid url format")
     assert refused(f"/ping/{PING_KEY}/Nightly") == (400, "invalid url format")
     assert refused(f"/ping/{PING_KEY}/-?create=1") == (400, "invalid url format")
     for path in ("", f"{PING_KEY}/", f"{PING_KEY}/nightly/", f"{PING_KEY}/nightly/foo", f"{UUID}/start/", "a/b/c/d"):
         assert refused(f"/ping/{path}") == (404, "not found")
+
+
+@pytest.mark.parametrize("address", [UUID, f"{PING_KEY}/nightly"])
+def test_healthchecks_suffixes_that_the_original_refuses(address: str) -> None:
+    for code in (256, -1, -9, 3221225477, -1073741819):
+        assert one(f"/ping/{address}/{code}").ping == hc("fail", exit_code=code)
+    assert one(f"/ping/{address}/99999999999999999999999999").ping == hc("fail")
+    assert one(f"/ping/{address}/KILL").ping == hc("fail", exit_code=137, message="killed by SIGKILL")
+    assert one(f"/ping/{address}/oom-kill", "POST", b"why").ping == hc("fail", message="why")
+    assert one(f"/ping/{address}/success").ping == hc()
+    assert one(f"/ping/{address}/FAIL").ping == hc("fail")
+    assert one(f"/ping/{address}/0%0D") == one(f"/ping/{address}/0")
+    assert one(f"/ping/{address}%0D") == one(f"/ping/{address}")
+
+
+def test_a_body_at_healthchecks_is_data() -> None:
+    for body in (b'{"status":"fail","stage":"x"}', b"status=fail", b'{"stage":"production"}'):
+        for suffix, signal in (("", "success"), ("/0", "success"), ("/start", "start"), ("/3", "fail")):
+            ping = one(f"/ping/{UUID}{suffix}", "POST", body, content_type="application/json").ping
+            assert (ping.signal, ping.stage, ping.run, ping.message) == (signal, None, None, body.decode())
+    assert one(f"/ping/{UUID}/1", "POST", "Datenträger".encode("cp1252")).ping.message == "Datenträger"
+    assert one(f"/ping/{UUID}/1", "POST", "Größe".encode("utf-16")).ping.message == "Größe"
+    assert one(f"/ping/{UUID}/1", "POST", b"\xe4", content_type="text/plain; charset=iso-8859-1").ping.message == "ä"
+
+
+@pytest.mark.parametrize(
+    "address", [f"/ping/{UUID}", f"/ping/{PING_KEY}/nightly", f"/p/{PING_KEY}/nightly", "/api/push/t", "/c2354d53d2"]
+)
+def test_an_outcome_in_other_words_is_no_success(address: str) -> None:
+    for query in (
+        *("Status=failed", "state=Failed", "result=error", "exitCode=3", "success=false", "ok=0", "fail", "RC=-9"),
+        *("error=disk+full", "create=1&status=fail"),
+    ):
+        assert one(f"{address}?{query}").ping.signal == "fail", query
+    for query in ("status_of_job=x&result=perhaps", "success=perhaps", "phase=failed", "exit-code=x"):
+        assert refused(f"{address}?{query}")[0] == 400, query
+    for query in ("utm_source=x", "rows=5", "create=1"):
+        assert one(f"{address}?{query}").ping.signal == "success", query
+
+
+def test_a_body_that_cannot_be_read_is_told_apart() -> None:
+    fault = Refusal(415, "the body is encoded as 'x'")
+    for url, refusing in (
+        (f"/ping/{UUID}", True),
+        (f"/ping/{UUID}/fail", False),
+        ("/api/push/t?status=down", False),
+        (f"/p/{PING_KEY}/nightly", False),
+        ("/c2354d53d2", True),
+        ("/c2354d53d2?s=1", False),
+    ):
+        asked = request(url, "POST")._replace(fault=fault)
+        dialect = find(asked.path, asked.query, "snitch")
+        assert dialect is not None
+        assert (dialect.read(asked) is fault) is refusing, url
 
 
 def test_healthchecks_answers() -> None:
@@ -182,9 +235,10 @@ def test_healthchecks_takes_a_watchdog() -> None:
     body = orjson.dumps(webhook)
     assert one(f"/ping/{UUID}", "POST", body).ping == Ping("success", message="firing: W (1)", dialect="alertmanager")
     body = orjson.dumps({**webhook, "status": "resolved", "commonLabels": None})
-    assert one(f"/ping/{UUID}/fail", "POST", body).ping == Ping(
-        "log", message="resolved: alerts (1)", dialect="alertmanager"
-    )
+    resolved = Ping("log", message="resolved: alerts (1)", dialect="alertmanager")
+    assert one(f"/ping/{UUID}", "POST", body).ping == resolved
+    assert one(f"/ping/{UUID}/fail", "POST", body, content_type="application/json").ping == resolved
+    assert one(f"/ping/{UUID}/fail", "POST", body).ping == hc("fail", message=body.decode())  # the output of a job
 
 
 def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
@@ -220,8 +274,9 @@ def test_uptime_kuma() -> None:
     for nothing in ("", "0", "abc", "NaN", "-0"):
         assert one(f"/api/push/t?ping={nothing}").ping == ping()
     for wrong in ("-1", "1e12", "Infinity", "1e999"):
-        status, reason = refused(f"/api/push/t?ping={wrong}")
-        assert (status, reason.startswith("Invalid ping value.")) == (404, True)
+        reading = one(f"/api/push/t?status=down&ping={wrong}")
+        assert reading.ping == ping("fail") and reading.notes[0].reason.startswith("Invalid ping value.")
+    assert one("/api/push/t?Status=down").ping == ping("fail")
     assert refused("/api/push/")[0] == 404
     assert refused("/api/push/a/b")[0] == 404
 
@@ -261,8 +316,11 @@ def test_gatus() -> None:
     assert refused(f"{url}?success=true", "POST") == (401, "invalid Authorization header")
     assert refused(f"{url}?success=true", "POST", authorization="Bearer ") == (401, "bearer token must not be empty")
     for wrong in ("10", "-1s", "1d", "soon", "9999999h"):
-        status, reason = refused(f"{url}?success=true&duration={wrong}", "POST", authorization=BEARER)
-        assert (status, reason.startswith("invalid duration: ")) == (400, True)
+        reading = one(f"{url}?success=false&duration={wrong}", "POST", authorization=BEARER)
+        assert reading.ping == Ping("fail", dialect="gatus") and reading.notes[0].reason.startswith(
+            "invalid duration: "
+        )
+    assert one(f"{url}?Success=False", "POST", authorization=BEARER).ping.signal == "fail"
     assert refused(f"{url}?success=true", authorization=BEARER)[0] == 405
     assert said(gatus, Outcome("ok")).body == b""
     assert said(gatus, Outcome("unknown")).body == b"not found"
@@ -281,7 +339,8 @@ def test_snitch() -> None:
     assert one("/c2354d53d2?m=3+files&s=0").ping == ping(message="3 files", exit_code=0)
     assert one("/c2354d53d2?s=").ping == ping()
     assert one("/c2354d53d2?s=2").ping == ping("fail", exit_code=2)
-    assert one("/c2354d53d2?s=256").ping == ping("fail")
+    assert one("/c2354d53d2?s=256").ping == ping("fail", exit_code=256)
+    assert one("/c2354d53d2?S=-9").ping == ping("fail", exit_code=-9)
     assert one("/c2354d53d2?s=error").ping == ping("fail")
     assert one("/c2354d53d2", "POST", b"m=just checking in&s=1", **form).ping == ping(
         "fail", message="just checking in", exit_code=1
@@ -310,9 +369,16 @@ def test_cronitor() -> None:
     assert one(f"{url}?state=fail&status_code=2&message=no+space&duration=1.250").ping == ping(
         "fail", exit_code=2, message="no space", duration=1.25
     )
-    assert one(f"{url}?state=fail&status_code=300&metric=count:a:3&metric=duration:x&msg=m").ping == ping(
+    assert one(f"{url}?state=fail&status_code=x&metric=count:a:3&metric=duration:x&msg=m").ping == ping(
         "fail", message="m"
     )
+    assert [note.field for note in one(f"{url}?state=fail&status_code=x&metric=duration:x").notes] == [
+        "duration",
+        "exit_code",
+    ]
+    assert one(f"{url}?status_code=3").ping == ping("fail", exit_code=3)
+    assert one(f"{url}?State=FAIL").ping == one(f"{url}?state=failed").ping == ping("fail")
+    assert one(f"{url}?state=complete&status_code=3").ping == ping(exit_code=3)
     assert one(f"{url}?state=ok").ping == ping()
     assert one(f"{url}?state=tick").ping == ping()
     assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
@@ -330,7 +396,7 @@ def test_cronitor() -> None:
     assert one(f"{url}/fail?message=m").ping == ping("fail", message="m")
     assert refused(f"{url}/run/x")[0] == 404
     assert refused(f"{url}?state=paused")[0] == 400
-    assert refused(f"{url}?series={'x' * 256}")[0] == 400
+    assert len(one(f"{url}?series={'x' * 256}").ping.run or "") == 255
     assert refused(f"/p/{PING_KEY}/%E6%97%A5")[0] == 400
     assert refused(f"/p/{PING_KEY}")[0] == 404
     assert refused(url, "PUT")[0] == 405

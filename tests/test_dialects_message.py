@@ -3,7 +3,14 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.ingest.message import STORED_BYTES_MAX, WHOLE_BYTES_MAX, stored_message, stored_text
+from server.ingest.message import (
+    KEPT_HEAD_BYTES,
+    KEPT_TAIL_BYTES,
+    STORED_BYTES_MAX,
+    WHOLE_BYTES_MAX,
+    stored_message,
+    stored_text,
+)
 from server.ingest.urlencoded import decode, read_pairs, read_values
 
 
@@ -53,12 +60,20 @@ def test_any_bytes_give_storable_text(body: bytes) -> None:
         assert len(message.encode()) <= STORED_BYTES_MAX
 
 
+def test_a_body_of_which_only_the_ends_were_kept() -> None:
+    body = b"h" * KEPT_HEAD_BYTES + b"t" * KEPT_TAIL_BYTES
+    message = stored_message(body, 123_456_789)
+    assert message is not None
+    assert message.startswith("h" * 2_000 + "\n[") and message.endswith("]\n" + "t" * 8_000)
+    assert "123456789 bytes" in message
+
+
 def test_pairs_of_a_query() -> None:
     assert read_values("status=start&run=17") == {"status": "start", "run": "17"}
     assert read_values("a=1&a=2&b&=3&") == {"a": "2", "b": ""}
     assert read_values("m=disk+full%21&k%3d=%C3%A4") == {"m": "disk full!", "k=": "ä"}
     assert read_pairs("metric=count:1&metric=duration:2") == [("metric", "count:1"), ("metric", "duration:2")]
-    assert read_values("m=%ff") == {"m": "�"}
+    assert read_values("m=%ff") == {"m": "ÿ"}
     assert decode("a+b%20c") == "a+b c"
 
 

@@ -1,13 +1,15 @@
 """The native protocol: where a signal may stand, what a body is taken for, and what is refused with which sentence."""
 
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
 
 from server.engine.ping import PLAIN, Ping
 from server.ingest import native
-from server.ingest.fields import names_signal, read_fields
+from server.ingest.fields import Said, read_fields
+from server.ingest.ids import canonical_run
 from server.ingest.reading import Key, Outcome, Reading, Refusal, Request
 
 KEY = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
@@ -28,10 +30,17 @@ def ping(rest: str = "", body: bytes | str = b"", kind: str = "") -> Ping:
     return reading.ping
 
 
+def ignored(rest: str = "", body: bytes | str = b"", kind: str = "") -> list[str]:
+    """What was left out or changed."""
+    reading = send(rest, body, kind, "POST" if body else "GET")
+    assert isinstance(reading, Reading), reading
+    return [note.field for note in reading.notes]
+
+
 def refusal(rest: str = "", body: bytes | str = b"", kind: str = "") -> str:
     refused = send(rest, body, kind, "POST" if body else "GET")
     assert isinstance(refused, Refusal), refused
-    assert refused.status == 400
+    assert refused.status in (400, 415)
     return refused.reason
 
 
@@ -40,6 +49,7 @@ def test_the_signal_in_the_path() -> None:
     assert send("/start") == Reading(Key(KEY), Ping("start"), named=True)
     assert send("/fail/") == send("/%66ail") == Reading(Key(KEY), Ping("fail"), named=True)
     assert ping("/in%20progress").signal == "start"
+    assert send("/start%0D") == send("/start") and send("/0%0D%0A") == send("/0")
     assert send("/0") == Reading(Key(KEY), Ping("success", exit_code=0), named=True)
     assert send("/255") == Reading(Key(KEY), Ping("fail", exit_code=255), named=True)
     for signal in ("start", "success", "fail", "log", "progress", "skip", "leave"):
@@ -88,7 +98,8 @@ def test_the_same_in_a_json_body() -> None:
 
 def test_the_same_in_a_form() -> None:
     assert ping("", "status=fail&message=disk full", FORM) == Ping("fail", message="disk full")
-    assert ping("/start", "run=7&task=a%20b", FORM) == Ping("start", run="7", task="a b")
+    assert ping("?stage=x", "run=7&task=a%20b&status=start", FORM) == Ping("start", run="7", task="a b", stage="x")
+    assert ping("", "Status=Failed&Message=disk+full&ExitCode=3") == Ping("fail", exit_code=3, message="disk full")
 
 
 @pytest.mark.parametrize(
@@ -112,10 +123,40 @@ def test_any_other_body_is_the_message(output: str) -> None:
         assert ping("", output, kind).message == (output or None)
 
 
-@pytest.mark.parametrize("output", ['{"status": "healthy"}', '{"done": "soon"}', "status=green", "done=yes", "run=%ff"])
-def test_output_that_looks_like_parameters_is_a_message_only_where_the_path_names_the_signal(output: str) -> None:
-    assert ping("/0", output, FORM) == Ping("success", exit_code=0, message=output)
-    assert refusal("", output, FORM)
+OUTPUTS = [
+    '{"status": "healthy"}',
+    '{"status": "weird"}',
+    '{"status":"error","task":"backup","message":"disk full"}',
+    '{"stage":"production","message":"nightly backup finished"}',
+    '{"task":"r1A2WoRbTwKZ516z6NEs5A:36619"}',
+    '{"run": 7, "exit_code": 3}',
+    "stage=production",
+    "status=fail&run=7",
+    "run=%ff",
+    "<status>failed</status>",
+    '[{"status": "failed"}]',
+]
+
+
+@pytest.mark.parametrize("kind", ["", FORM, JSON, "text/plain", "application/xml", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_body_never_changes_what_path_and_query_say(output: str, kind: str) -> None:
+    assert ping("/0", output, kind) == Ping("success", exit_code=0, message=output)
+    assert ping("/start", output, kind) == Ping("start", message=output)
+    assert ping("?status=ok&run=9", output, kind) == Ping("success", run="9", message=output)
+    assert ping("?exit_code=2", output, kind) == Ping("fail", exit_code=2, message=output)
+
+
+def test_parameters_in_a_body_that_is_the_message_are_named() -> None:
+    assert ignored("/start", "run=7&stage=x", FORM) == ["body"]
+    assert ignored("/start", '{"run": 7}', JSON) == ["body"]
+    assert ignored("/start", "rows=7&stage=x", FORM) == ignored("/0", "all done") == []
+
+
+def test_text_is_a_message_but_none_that_says_a_failure() -> None:
+    assert ping("", '{"stage": "production"}', "text/plain") == Ping(message='{"stage": "production"}')
+    for said in ('{"status": "fail"}', '{"status": "weird"}', '{"exitCode": 3}', '{"ok": false}'):
+        assert "declare it as application/json" in refusal("", said, "text/plain;charset=UTF-8")
 
 
 def test_a_form_that_says_more_than_we_read_is_heard_where_the_path_says_nothing() -> None:
@@ -123,14 +164,36 @@ def test_a_form_that_says_more_than_we_read_is_heard_where_the_path_says_nothing
     assert ping("", said, FORM) == Ping("fail", run="7", message=said)
     assert ping("", f"{said}&message=disk+full", FORM) == Ping("fail", run="7", message="disk full")
     assert ping("/0", said, FORM) == Ping("success", exit_code=0, message=said)
-    for output in ("host=db1&status=green", "host=db1&run=7", "my host=db1&status=fail", "x=%ff&status=fail"):
+    assert ping("", "x=%ff&status=fail", FORM) == Ping("fail", message="x=%ff&status=fail")
+    assert "purple" in refusal("", "host=db1&status=purple", FORM)
+    assert "status fail" in refusal("", "my host=db1&status=fail", FORM)
+    for output in ("host=db1&run=7", "my host=db1&run=7", "all is well & the status=fail of yesterday is gone"):
         assert ping("", output, FORM) == Ping("success", message=output)
 
 
-def test_json_in_latin_1() -> None:
-    body = '{"status": "fail", "message": "Größe"}'.encode("latin-1")
-    assert ping("", body, FORM) == Ping("fail", message="Größe")
-    assert "not JSON" in refusal("", body, JSON)
+@pytest.mark.parametrize("charset", ["", "; charset=iso-8859-1", '; charset="Windows-1252"', "; charset=nonsense"])
+def test_text_in_latin_1(charset: str) -> None:
+    said = Ping("fail", message="Größe – 5 €")
+    for kind in (FORM, JSON, "text/json", "application/problem+json"):
+        body = '{"status": "fail", "message": "Größe – 5 €"}'.encode("cp1252")
+        assert ping("", body, kind + charset) == said
+    assert ping("", "status=fail&message=Größe – 5 €".encode("cp1252"), FORM + charset) == said
+    assert ping("", b"status=fail&message=Gr%F6%DFe%20%96%205%20%80", FORM) == said
+    assert ping("/fail", "Größe – 5 €".encode("cp1252"), "text/plain" + charset) == said
+    for query in ("/fail?message=Datentr%E4ger", "?status=fail&message=Datentr%E4ger"):
+        assert ping(query) == Ping("fail", message="Datenträger")
+    assert ping("/1?message=%E4") == Ping("fail", exit_code=1, message="ä")
+
+
+def test_a_byte_that_is_not_utf_8_costs_no_other() -> None:
+    assert ping("/fail", "größe ".encode() + b"\xe4 end").message == "größe ä end"
+    cut = "ä€".encode()[1:-1]  # as `tail -c` and `head -c` leave it
+    assert ping("/fail", cut).message == "¤â‚" and ping("/fail", cut + "ö".encode()).message == "�â‚ö"
+    assert ping("/fail", "größe\n".encode("koi8-r", "replace"), "text/plain; charset=koi8-r").message == "gr??e\n"
+    assert ping("/fail", "размер".encode("koi8-r"), "text/plain; charset=koi8-r").message == "размер"
+    for encoding in ("utf-16-le", "utf-16-be", "utf-16", "utf-32"):
+        assert ping("/fail", "Größe".encode(encoding), f"text/plain; charset={encoding}").message == "Größe"
+    assert ping("/fail", "grow: ä".encode("utf-16-le")).message == "grow: ä"  # no mark, none declared
 
 
 @pytest.mark.parametrize("kind", ["", FORM, JSON, "application/json; charset=utf-16"])
@@ -164,60 +227,298 @@ def test_a_long_body_is_cut_once() -> None:
     ("rest", "says"),
     [
         ("/bogus", "use start, success, fail"),
-        ("/256", "0 to 255"),
-        ("/-1", "0 to 255"),
-        ("/99999999999999999999999", "0 to 255"),
         ("/start/x", "use start"),
         ("?status=strat", "'strat'"),
-        ("?status=", "unknown status"),
-        ("?status=%ff", "UTF-8"),
-        ("?exit_code=256", "exit_code must be a whole number from 0 to 255"),
-        ("?exit_code=-9", "exit_code"),
-        ("?done=-1", "done must be a whole number"),
-        ("?done=9223372036854775808", "done"),
-        ("?total=many", "'many'"),
-        ("?duration=-1", "duration must be"),
-        ("?duration=soon", "1h30m"),
-        ("?duration=nan", "duration"),
-        ("?run=" + "x" * 256, "longer than 255"),
-        ("?stage=" + "x" * 101, "longer than 100"),
-        ("?task=a%00b", "NUL"),
-        ("/start?status=fail", "the path says start and the parameters say fail"),
-        ("/3?exit_code=4", "exit code 3"),
+        ("?status=", "status is empty"),
+        ("?exit_code=", "exit_code is empty"),
+        ("?success=", "success is empty"),
+        ("?status=%ff", "unknown status"),
+        ("?exit_code=kaputt", "exit_code must be a number"),
+        ("?success=kaputt", "success must be true or false"),
+        ("?code=500", "may be an exit code or not"),
+        ("?result=1", "unknown status"),
+        ("?phase=Failed", "'phase' looks like the outcome"),
+        ("?status=start&status=ok", "leave one out"),
     ],
 )
-def test_what_is_wrong_is_refused_with_a_sentence(rest: str, says: str) -> None:
+def test_an_outcome_that_cannot_be_read_is_refused_with_a_sentence(rest: str, says: str) -> None:
     assert says in refusal(rest)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        ("done=-1", "done"),
+        ("done=9223372036854775808", "done"),
+        ("done=12.5", "done"),
+        ("done=1,000", "done"),
+        ("total=many", "total"),
+        ("duration=-1", "duration"),
+        ("duration=soon", "duration"),
+        ("duration=nan", "duration"),
+        ("duration=1,000", "duration"),
+        ("duration=1:30", "duration"),
+        ("exit_code=99999999999999999999999", "exit_code"),
+        ("exit_code=kaputt", "exit_code"),
+        ("status=strat", "status"),
+        ("success=kaputt", "success"),
+    ],
+)
+def test_a_detail_that_cannot_be_read_is_named_and_costs_nothing_else(sent: str, field: str) -> None:
+    for rest in ("/fail?", "?status=fail&", "/fail?run=7&"):
+        assert ping(rest + sent) == ping(rest.rstrip("?&")) and ignored(rest + sent) == [field], rest
+    if field in ("done", "total", "duration"):
+        assert ping(f"?{sent}") == Ping() and ignored(f"?{sent}") == [field]
+
+
+def test_what_is_empty_was_not_sent() -> None:
+    names = ("duration", "done", "total", "exit_code", "message", "run", "stage", "task", "status", "success", "error")
+    for name in names:
+        assert send(f"/fail?{name}=") == send("/fail"), name
+        assert send(f"?status=fail&{name}=") == send("?status=fail"), name
+    assert send("?duration=&done=&run=&error=") == send("")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("12.5", 12.5), ("1,5", 1.5), ("00:01:23", 83.0), ("1.02:00:00", 93_600.0), ("00:00:01.5", 1.5), ("PT5S", 5.0),
+     ("P1DT1H", 90_000.0), ("1h30m", 5_400.0), ("90 s", 90.0), ("1e3", 1_000.0), ("0.1234567890123", 0.123457)],
+)  # fmt: skip
+def test_durations_as_programs_write_them(text: str, seconds: float) -> None:
+    assert ping(f"/fail?duration={quote(text)}").duration == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("code", [256, 1_000, -1, -9, 3221225477, -1073741819, 2**32 - 1, -(2**31)])
+def test_exit_codes_of_other_systems_are_failures_and_keep_their_number(code: int) -> None:
+    said = Ping("fail", exit_code=code)
+    assert ping(f"/{code}") == ping(f"?exit_code={code}") == ping(f"/fail?exit_code={code}") == said
+    assert ping("", f'{{"exit_code": {code}}}', JSON) == ping("", f"ExitCode={code}", FORM) == said
+    assert ping(f"?rc={code}.0") == said
+    assert ping("/0xC0000005").exit_code == 0xC0000005
+
+
+def test_an_exit_code_out_of_all_bounds_is_a_failure_without_its_number() -> None:
+    for rest in ("/99999999999999999999999", "?exit_code=99999999999999999999999", "/-99999999999"):
+        assert ping(rest) == PLAIN["fail"] and ignored(rest) == ["exit_code"]
+    assert ping("", b'{"exit_code": 99999999999999999999}', JSON) == PLAIN["fail"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("KILL", Ping("fail", exit_code=137, message="killed by SIGKILL")),
+        ("TERM", Ping("fail", exit_code=143, message="killed by SIGTERM")),
+        ("SIGABRT", Ping("fail", exit_code=134, message="killed by SIGABRT")),
+        *((word, Ping("fail", message=word)) for word in (
+            "oom-kill", "timeout", "signal", "exit-code", "core-dump", "watchdog", "start-limit-hit", "resources",
+        )),
+        ("success", Ping("success")),
+    ],
+)  # fmt: skip
+def test_the_words_of_systemd_in_the_place_of_an_exit_code(word: str, said: Ping) -> None:
+    assert ping(f"/{word}")._replace(message=said.message) == said
+    assert ping(f"?exit_code={word}") == ping("", f"exit_code={word}", FORM) == said
+    assert ping(f"/{word}", "disk full").message == "disk full"
+    assert ping(f"?EXIT_STATUS={word}").signal == said.signal
+
+
+def test_ids_are_shortened_and_never_left_out() -> None:
+    for name, chars_max in (("run", 255), ("stage", 100), ("task", 255)):
+        long = "x" * 300
+        said = ping(f"/fail?{name}={long}")
+        kept = getattr(said, name)
+        assert len(kept) == chars_max and kept.startswith("x" * 80) and ignored(f"/fail?{name}={long}") == [name]
+        assert kept == getattr(ping("", f'{{"status": "ok", "{name}": "{long}"}}', JSON), name)
+        assert kept != getattr(ping(f"/fail?{name}={long}y"), name)
+        assert getattr(ping(f"?{name}=a%00b"), name) == "a\ufffdb"
+        assert getattr(ping(f"?{name}=a%0D"), name) == getattr(ping(f"?{name}=a%0D%0A"), name) == "a"
+        assert getattr(ping("", f'{{"{name}": ["x", true]}}', JSON), name) == '["x",true]'
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        (("2026-11-29T02:00:00+01:00", "2026-11-29T02:00:00%2B01:00", "2026-11-29T02:00:00%2b01%3A00",
+          "2026-11-29T02:00:00%2001:00"), "2026-11-29T02:00:00+01:00"),
+        (("scheduled__2026-11-29T02:00:00.123456+00:00",), "scheduled__2026-11-29T02:00:00.123456+00:00"),
+        (("a+b", "a%20b", "a%2Bb"), "a b"),
+        (("02:00:00+%2B0100", "02:00:00%20+0100"), "02:00:00 +0100"),
+        (("c%2B%2B", "c++", "c%20%20"), "c  "),
+    ],
+)  # fmt: skip
+def test_a_run_is_the_same_however_plus_and_space_were_encoded(sent: tuple[str, ...], stored: str) -> None:
+    for run in sent:
+        assert ping(f"/start?run={run}").run == ping("?rid=" + run).run == stored
+        assert ping("", f"run={run}", FORM).run == stored
+    assert ping("", orjson.dumps({"run": stored}), JSON).run == stored
+    assert canonical_run(stored) == stored
+
+
+FAILURES = [
+    {"Status": "Failed", "Message": "m", "ExitCode": 3},
+    {"exitCode": 3, "message": "m"},
+    {"state": "fail", "message": "m"},
+    {"STATE": "FAILED"},
+    {"return_code": 3},
+    {"returncode": -9},
+    {"rc": "1"},
+    {"exit-code": 1.0},
+    {"result": "failure"},
+    {"outcome": "error"},
+    {"success": False},
+    {"success": "false"},
+    {"Success": 0},
+    {"ok": False, "rows": 5},
+    {"passed": True, "failed": 2},
+    {"failed": True},
+    {"error": "disk full"},
+    {"job_status": "failed"},
+    {"buildResult": "FAILURE"},
+    {"status": "completed", "success": False},
+    {"status": "Completed", "exitCode": 3},
+    {"status": "finished", "error": "disk full"},
+    {"status": "completed", "conclusion": "failure"},
+    {"status": "ok", "result": "failed"},
+    {"status": "timed_out"},
+    {"is_success": False},
+    {"isOk": False},
+    {"hasFailed": True},
+    {"has_errors": "yes"},
+    {"jobExitCode": 3},
+    {"completed": False},
+    {"healthy": "no"},
+    {"passed": "false", "rows": 5},
+]
+
+
+@pytest.mark.parametrize("sent", FAILURES)
+def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> None:
+    for kind in (JSON, FORM, "", "text/json", "application/x-json", "application/problem+json; charset=utf-8"):
+        assert ping("", orjson.dumps(sent), kind).signal == "fail", kind
+    text = "&".join(f"{name}={str(value).lower()}" for name, value in sent.items())
+    assert ping(f"?{text.replace(' ', '+')}").signal == ping("", text, FORM).signal == ping("", text).signal == "fail"
+    said = read_fields(sent.items())
+    assert isinstance(said, Said) and said.ping.signal == "fail" and said.named
+
+
+def test_a_name_without_a_value_may_be_the_signal() -> None:
+    for flag, signal in (
+        ("fail", "fail"),
+        ("Failed", "fail"),
+        ("start", "start"),
+    ):
+        assert ping(f"?{flag}").signal == signal
+    assert ping("?error=").signal == "success"
+
+
+def test_successes_in_other_words() -> None:
+    for sent in ({"ok": True}, {"Success": "true", "error": None}, {"status": "OK", "errors": []}, {"rc": 0},
+                 {"failed": 0, "passed": 120}, {"error": ""}, {"status": "ok", "result": {"rows": 3}},
+                 {"status": "success", "exit_code": 24}):  # fmt: skip
+        assert ping("", orjson.dumps(sent), JSON).signal == "success", sent
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
         (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "must be a JSON object"),
         (b'"fail"', "must be a JSON object"),
         (b'{"status": true}', "unknown status True"),
+        (b'{"status": 3}', "unknown status 3"),
         (b'{"status": ["fail"]}', "a list"),
-        (b'{"run": {}}', "an object"),
-        (b'{"run": false}', "text or a number"),
-        (b'{"done": 1.5}', "1.5"),
-        (b'{"done": true}', "whole number"),
-        (b'{"duration": [1]}', "duration"),
-        (b'{"exit_code": 99999999999999999999}', "exit_code"),
-        (b'{"message": ' + b"[" * 500 + b"]" * 500 + b"}", "nested too deeply"),
-        (b'{"run": ' + b"[" * 900 + b"]" * 900 + b"}", "a list"),
+        (b'{"status": "strat"}', "'strat'"),
+        (b'{"exit_code": true}', "exit_code"),
+        (b'{"success": "perhaps"}', "success must be"),
+        (b'{"job": {"status": "failed"}}', "'status' looks like the outcome"),
+        (b'{"job": {"status": "strat"}}', "'status' looks like the outcome"),
+        (b'{"jobs": [{"a": {"exitCode": 3}}]}', "'exitCode' looks like"),
+        (b'{"phase": "Failed"}', "'phase' looks like"),
+        (b'{"job": {"ok": false}}', "'ok' looks like"),
+        (b'{"status": "fail", "status": "ok"}', "stands twice"),
+        (b'{"rows": [' + b"1," * 6_000 + b"1]}", "more than 5000 values"),
     ],
 )
-def test_wrong_json_is_refused_with_a_sentence(body: bytes, says: str) -> None:
+def test_json_whose_outcome_is_in_doubt_is_refused_with_a_sentence(body: bytes, says: str) -> None:
     assert says in refusal("", body, JSON)
 
 
-def test_a_multipart_form_is_refused_unless_the_path_names_the_signal() -> None:
-    body = b'--x\r\ncontent-disposition: form-data; name="status"\r\n\r\nfail\r\n--x--\r\n'
-    assert "multipart" in refusal("", body, "multipart/form-data; boundary=x")
-    assert ping("/1", body, "multipart/form-data; boundary=x").signal == "fail"
+@pytest.mark.parametrize(
+    ("body", "left_out"),
+    [
+        (b'{"done": 1.5, "status": "fail"}', ["done"]),
+        (b'{"done": true, "status": "fail"}', ["done"]),
+        (b'{"duration": [1], "status": "fail"}', ["duration"]),
+        (b'{"duration": NaN, "status": "fail"}', ["duration"]),
+        (b'{"status": "fail", "message": ' + b"[" * 500 + b"]" * 500 + b"}", ["message"]),
+        (b'{"status": "fail", "run": ' + b"[" * 900 + b"]" * 900 + b"}", ["run"]),
+        (b'{"status": "fail", "run": {}}', ["run"]),
+    ],
+)
+def test_a_detail_of_json_that_cannot_be_read_costs_nothing_else(body: bytes, left_out: list[str]) -> None:
+    assert ping("", body, JSON).signal == "fail" and ignored("", body, JSON) == left_out
+
+
+def test_json_as_shells_write_it() -> None:
+    assert (
+        ping("", '{"status":"fail","message":"line 1\nline 2"}'.replace("\\n", "\n"), FORM).message == "line 1\nline 2"
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "'{status:fail}'",
+        "{'status': 'failed'}",
+        '{"status":"fail","message":"disk "full""}',
+        "<job><status>failed</status></job>",
+        "status: failed",
+        "STATUS: FAILED\nhost: db1",
+        "status=fail\nmessage=disk full",
+        '[{"status": "failed"}]',
+        "failed",
+        '"Error"\n',
+        "false",
+    ],
+)
+def test_what_looks_like_parameters_and_says_a_failure_is_no_success(body: str) -> None:
+    assert refusal("", body, FORM) and refusal("", body)
+    assert ping("/0", body, FORM).signal == "success"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("application/xml", "text/xml", "application/soap+xml", "application/yaml", "text/x-yaml"),
+        *("application/x-ndjson", "application/msgpack", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_structured_data_that_is_not_read_is_refused(kind: str) -> None:
+    refused = send("", "<status>ok</status>", kind, "POST")
+    assert isinstance(refused, Refusal) and refused.status == 415
+    assert ping("/1", "<status>ok</status>", kind) == Ping("fail", exit_code=1, message="<status>ok</status>")
+
+
+def test_a_failure_outranks_what_else_is_said() -> None:
+    for rest in (
+        *("?status=ok&status=fail", "?status=fail&status=ok", "?status=ok&success=false", "/success?status=fail"),
+        *("/0?exit_code=3", "/fail?status=ok", "/3?status=ok", "/start?status=fail", "?rc=0&exit_code=3"),
+    ):
+        assert ping(rest).signal == "fail", rest
+    assert ignored("/success?status=fail") == ["path"] and ignored("/fail?status=ok") == ["status"]
+    assert ping("/log?status=error").signal == "log" and ping("/start?status=ok").signal == "start"
+    assert ping("/3?exit_code=4").exit_code == 3 and ignored("/3?exit_code=4") == ["exit_code"]
+    assert ping("/success?exit_code=3") == Ping("success", exit_code=3)
+
+
+def test_a_body_that_could_not_be_read_is_refused_unless_the_address_says_everything() -> None:
+    fault = Refusal(415, "the body is encoded as 'x'")
+    for rest, said in (("/fail", PLAIN["fail"]), ("/0", Ping(exit_code=0)), ("?status=fail", PLAIN["fail"])):
+        path, _, query = f"/api/v1/heartbeat/{KEY}{rest}".partition("?")
+        reading = native.read(Request("POST", path, query, {}, b"", 0, fault))
+        assert isinstance(reading, Reading) and reading.ping == said and reading.notes[0].field == "body"
+    assert native.read(Request("POST", f"/api/v1/heartbeat/{KEY}", "run=7", {}, b"", 0, fault)) is fault
 
 
 def test_other_methods_are_refused() -> None:
@@ -249,10 +550,8 @@ def test_a_percent_encoded_key_is_decoded() -> None:
 
 def test_lines_of_a_bulk_request_are_read_alike() -> None:
     line: dict[str, Any] = {"key": KEY, "status": "start", "run": 7}
-    assert read_fields(line) == Ping("start", run="7")
-    assert names_signal(line)
-    assert read_fields({"key": KEY}) is PLAIN["success"]
-    assert not names_signal({"key": KEY, "status": None})
+    assert read_fields(line.items()) == Said(Ping("start", run="7"), named=True)
+    assert read_fields({"key": KEY, "status": None}.items()) == Said(PLAIN["success"])
 
 
 WATCHDOG = {
@@ -277,7 +576,12 @@ def test_a_watchdog_that_fires_counts_and_one_that_is_resolved_does_not() -> Non
 
 
 def test_what_only_resembles_a_webhook_is_no_webhook() -> None:
-    assert ping("/0", '{"groupKey": 1, "message": "x"}').message == "x"
-    assert ping("/0", b'{"groupKey"').message == '{"groupKey"'
+    assert ping("", '{"groupKey": 1, "message": "x"}').message == "x"
+    assert ping("", b'{"groupKey"').message == '{"groupKey"'
     for missing in ("alerts", "receiver", "status"):
-        assert ping("/0", orjson.dumps({k: v for k, v in WATCHDOG.items() if k != missing})).dialect is None
+        assert send("", orjson.dumps({k: v for k, v in WATCHDOG.items() if k != missing})) != send(
+            "", orjson.dumps(WATCHDOG)
+        )
+    output = orjson.dumps({**WATCHDOG, "status": "resolved"})
+    for kind in ("", FORM, "text/plain"):
+        assert ping("/0", output, kind) == Ping(exit_code=0, message=output.decode())

@@ -4,25 +4,35 @@ import asyncio
 import gzip
 import json
 import socket
+import sys
+import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import brotli
+import psutil
 import pytest
 import pytest_asyncio
 
 from server.clock import to_datetime
 from server.engine.monitor import read_definition
 from server.ingest.connection import PIPELINE_MAX
-from server.ingest.head import HEAD_BYTES_MAX
+from server.ingest.head import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from server.provision import Provision
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,7 +114,7 @@ async def test_refused_requests(served):
     for path, status in (
         ("/api/v1/heartbeat/nobody", 404),
         (f"{PATH}/dance", 400),
-        (f"{PATH}/256", 400),
+        (f"{PATH}?status=strat", 400),
         (f"{PATH}?status=%ff", 400),
         ("/ping/nobody/slug", 404),
     ):
@@ -279,7 +289,8 @@ BAD = {
     "an unknown coding": get(PATH, "Transfer-Encoding: gzip", method="POST") + "x",
     "chunked not last": get(PATH, "Transfer-Encoding: chunked, identity", method="POST") + "0\r\n\r\n",
     "no name": get(PATH, ": x"),
-    "a long line": get(f"{PATH}?message={'x' * HEAD_BYTES_MAX}"),
+    "a long line": get(f"{PATH}?message={'x' * (LINE_BYTES_MAX + 10)}"),
+    "a space in the path of a query": get(f"{PATH} x?message=a"),
     "a long header": get(PATH, f"A: {'x' * (HEAD_BYTES_MAX + 10)}"),
     "many headers": get(PATH, *(f"A{number}: x" for number in range(200))),
     "garbage": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -311,12 +322,165 @@ async def test_a_body_over_the_limit(database_url, door):
             ("Transfer-Encoding: chunked", f"{10_001:x}\r\n{'x' * 10_001}\r\n0\r\n\r\n"),
         ):
             async with connected(served) as client:
-                client.send(get(PATH, more[0], method="POST") + more[1])
-                assert (await client.reply()).status == 413
-                assert await client.is_closed()
+                client.send(get(f"{PATH}/fail", more[0], method="POST") + more[1])
+                assert (await client.reply()).status == 200
+                client.send(get())  # the connection goes on
+                assert (await client.reply()).status == 200
         body = "x" * 10_000
         assert (await ask(served, get(f"{PATH}/log", "Content-Length: 10000", method="POST") + body)).status == 200
-        assert await served.rows("length(message)") == [10_000]
+        assert await served.rows("signal, length(message) >= 10000") == [
+            ("fail", True), ("success", None), ("fail", True), ("success", None), ("log", True),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memory(served, chunked):
+    piece, count = b"x" * 99_998 + b"\r\n", 1_050
+    head = get(
+        f"{PATH}/3", "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(piece) * count}", method="POST"
+    )
+    process = psutil.Process()
+    async with connected(served) as client:
+        client.send(head)
+        before, most = process.memory_info().rss, 0
+        for number in range(count):
+            part = b"last words" + piece[10:] if number == count - 1 else piece
+            client.send(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+            await client.writer.drain()
+            most = max(most, process.memory_info().rss)
+        client.send(b"0\r\n\r\n" if chunked else b"")
+        assert (await client.reply(timeout_s=60)).status == 200
+        client.send(get())
+        assert (await client.reply()).status == 200
+    assert most - before < 30_000_000 and served.doors._bodies.bytes == 0
+    rows = await served.rows("signal, exit_code, length(message), message")
+    assert rows[0][:2] == ("fail", 3) and 10_000 < rows[0][2] < 10_200 and f"{len(piece) * count} bytes" in rows[0][3]
+
+
+async def test_what_a_body_over_the_limit_may_cost(database_url, door):
+    async with serving(database_url, door=door, body_bytes_max=100_000, body_timeout=1.0) as served:
+        text, as_json = "y" * 150_000, "Content-Type: application/json"
+
+        async def sent(path: str, body: str, *headers: str) -> int:
+            return (await ask(served, get(path, f"Content-Length: {len(body)}", *headers, method="POST") + body)).status
+
+        assert await sent(PATH, text, "Content-Type: text/plain") == 200
+        assert await sent(PATH, json.dumps({"status": "fail", "message": text}), as_json) == 200
+        assert await sent(PATH, json.dumps({"message": text, "status": "fail"}), as_json) == 200
+        assert await sent(PATH, f"message={text}&status=fail", "Content-Type: application/x-www-form-urlencoded") == 200
+        assert (
+            await sent(PATH, json.dumps({"message": text}), as_json) == 413
+        )  # what it says in the middle nobody knows
+        assert await sent(PATH, json.dumps([text] * 2), as_json) == 400
+        huge = get(f"{PATH}/fail", "Content-Length: 200000000", method="POST")
+        reply = await ask(served, huge + "z")
+        assert (reply.status, reply.headers["offbeat-ignored"]) == (200, "body")
+        assert (await ask(served, get(PATH, "Content-Length: 200000000", method="POST") + "z")).status == 413
+        slow = await ask(served, get(f"{PATH}/fail", "Content-Length: 500", method="POST") + "begun")
+        assert (slow.status, slow.headers["offbeat-ignored"]) == (200, "body")
+        assert await served.rows() == ["success", "fail", "fail", "fail", "fail", "fail"]
+
+
+async def test_content_encodings(served):
+    plain = b"status=fail&message=disk+full"
+    form = "Content-Type: application/x-www-form-urlencoded"
+
+    async def sent(path: str, encoding: str, body: bytes, *headers: str) -> Any:
+        head = get(path, f"Content-Encoding: {encoding}", *headers, method="POST")
+        length = head.replace("\r\n\r\n", f"\r\nContent-Length: {len(body)}\r\n\r\n").encode()
+        chunks = head.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n").encode()
+        replies = [
+            await ask(served, length + body),
+            await ask(served, chunks + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)),
+        ]
+        assert replies[0].status == replies[1].status
+        return replies[0]
+
+    packed = {
+        "gzip": gzip.compress(plain), "x-gzip": gzip.compress(plain), "deflate": zlib.compress(plain),
+        "br": brotli.compress(plain), "zstd": zstd.compress(plain), "identity": plain,
+        "gzip, zstd": zstd.compress(gzip.compress(plain)),
+    }  # fmt: skip
+    for encoding, body in packed.items():
+        for headers in ((form,), ()):
+            assert (await sent(PATH, encoding, body, *headers)).status == 200, encoding
+    assert await served.rows("signal, message") == [("fail", "disk full")] * 4 * len(packed)
+    await served.database.execute("truncate pings")
+    for path in (f"{PATH}/0", f"/ping/{KEY}/0"):
+        assert (await sent(path, "gzip", gzip.compress(b"3 files"))).status == 200
+    assert await served.rows("signal, message") == [("success", "3 files")] * 4
+    for path in (PATH, f"/ping/{KEY}"):
+        reply = await sent(path, "compress", plain)
+        assert (reply.status, reply.headers["accept-encoding"]) == (415, "gzip, deflate, br, zstd")
+        assert b"zstd" in reply.body
+        assert (await sent(path, "gzip", plain)).status == 400
+        assert (await sent(path, "gzip", gzip.compress(plain)[:-4])).status == 400
+        assert (await sent(path, "gzip", gzip.compress(bytes(50_000_000)))).status == 413
+    assert len(await served.rows()) == 4
+    reply = await sent(f"{PATH}/fail", "compress", plain)
+    assert (reply.status, reply.headers["offbeat-ignored"]) == (200, "body")
+    assert b"ignored: the body is encoded as 'compress'" in reply.body
+    assert (await sent(f"/api/push/{KEY}?status=down", "compress", plain)).status == 200
+
+
+async def test_what_was_left_out_is_named(served):
+    sample = served.metrics.registry.get_sample_value
+    reply = await ask(served, get(f"{PATH}/fail?duration=soon&exit_code=x&run={'r' * 300}"))
+    assert (reply.status, reply.headers["offbeat-ignored"], reply.headers["offbeat-changed"]) == (
+        200,
+        "duration, exit_code",
+        "run",
+    )
+    assert reply.body.startswith(b"OK\nignored: duration must be") and b"\nchanged: run is longer than" in reply.body
+    for path, body in (
+        (f"/ping/{KEY}/fail?rid={'r' * 300}", b"OK\nchanged: run"),
+        (f"/api/push/{KEY}?status=down&ping=-1", b'{"ok":true,"ignored":{"duration":"Invalid ping'),
+    ):
+        reply = await ask(served, get(path))
+        assert reply.status == 200 and reply.body.startswith(body), reply
+    assert await served.rows() == ["fail"] * 3
+
+    async def counted() -> bool:
+        return sample("offbeat_ping_details_ignored_total", {"field": "duration"}) == 2
+
+    await eventually(counted)
+
+
+async def test_addresses_as_scripts_write_them(served):
+    for path, said in (
+        (f"/{PATH}/fail", ("fail", None, None)),
+        (f"//ping/{KEY}", ("success", None, None)),
+        (f"/ping/{KEY}//fail", ("fail", None, None)),
+        (f"{PATH}/0%0D", ("success", None, None)),
+        (f"{PATH}%0D/start%0D%0A?stage=extract%0D", ("start", "extract", None)),
+        (f"{PATH}/fail?message=disk full on db1", ("fail", None, "disk full on db1")),
+        (f"/ping/{KEY}?state=fail&msg=a b", ("fail", None, None)),
+    ):
+        assert (await ask(served, get(path))).status == 200, path
+        assert (await served.rows("signal, stage, message"))[-1] == said, path
+    async with connected(served) as client:
+        client.send(get(f"{PATH}/fail?message=a b") + get(f"{PATH}/start"))
+        assert [(await client.reply()).status for _ in range(2)] == [200, 200]
+    assert (await served.rows())[-2:] == ["fail", "start"]
+
+
+async def test_a_request_line_of_64_kB(served):
+    text = "x" * 60_000
+    for path in (
+        f"{PATH}/fail?message={text}",
+        f"/api/push/{KEY}?status=down&msg={text}",
+        f"/ping/{KEY}/fail?x={text}",
+    ):
+        assert (await ask(served, get(path))).status == 200
+    assert await served.rows("signal, length(message) > 10000") == [("fail", True), ("fail", True), ("fail", None)]
+
+
+async def test_exit_codes_keep_their_number(served):
+    codes = [256, -9, 3221225477, -1073741819, 2**31 - 1, 2**31, -(2**31), 2**32 - 1]
+    for code in codes:
+        assert (await ask(served, get(f"{PATH}/{code}"))).status == 200
+    stored = await served.rows("coalesce(exit_code, wide_exit_code), signal, exit_code is null")
+    assert stored == [(code, "fail", not -(2**31) <= code < 2**31) for code in codes]
 
 
 async def test_memory_for_bodies_is_bounded(database_url, door):
@@ -623,7 +787,7 @@ async def test_bulk_names_each_line_that_failed_and_why(served):
         [
             lines_of({"key": "nobody"}),
             b"{broken",
-            lines_of({"status": "start"}, [1], 7, {"key": KEY, "done": -1}, {"key": KEY, "status": "dance"}),
+            lines_of({"status": "start"}, [1], 7, {"key": KEY, "State": "dance"}, {"key": KEY, "status": "dance"}),
             lines_of({"key": "bulk-begin"}, {"key": "bulk-begin", "status": "fail"}),
         ]
     )
@@ -636,8 +800,56 @@ async def test_bulk_names_each_line_that_failed_and_why(served):
     assert reasons[2].startswith("not JSON")
     assert reasons[3] == "key is missing"
     assert reasons[4] == reasons[5] == "not a JSON object"
-    assert "done" in reasons[6] and "dance" in reasons[7]
+    assert "dance" in reasons[6] and "dance" in reasons[7]
     assert await served.rows("signal, stage") == [("start", "load"), ("fail", "load")]
+
+
+async def test_bulk_lines_are_read_as_other_pings(served):
+    lines = [
+        {"key": KEY, "Status": "Failed", "ExitCode": -1073741819},
+        {"key": KEY, "ok": False, "error": "disk full"},
+        {"key": KEY, "status": "fail", "duration": "soon", "done": -1},
+        {"key": KEY, "run": "2026-11-29T02:00:00+01:00"},
+        {"key": KEY, "run": "2026-11-29T02:00:00 01:00", "status": "start"},
+        {"key": KEY, "result": "perhaps"},
+        {"key": KEY, "job": {"status": "failed"}},
+    ]
+    packers = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstd.compress, "deflate": zlib.compress}
+    for encoding, pack in packers.items():
+        async with posting(served) as post:
+            status, answer = await post(pack(lines_of(*lines)), **{"Content-Encoding": encoding})
+        assert (status, answer["accepted"], answer["refused"]) == (200, 5, 2)
+        assert [error["line"] for error in answer["errors"]] == [6, 7]
+        assert [(each["line"], each["field"]) for each in answer["ignored"]] == [(3, "duration"), (3, "done")]
+    run = "2026-11-29T02:00:00+01:00"
+    assert await served.rows("signal, run, exit_code, message") == [
+        ("fail", None, -1073741819, None),
+        ("fail", None, None, "disk full"),
+        ("fail", None, None, None),
+        ("success", run, None, None),
+        ("start", run, None, None),
+    ] * len(packers)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lines_of({"key": "nobody"}) + b"\n",
+        b"{\n",
+        b"[]\n",
+        b"\n",
+        b" ",
+        lines_of({"key": KEY}) + b"\n" + b"\n" * 20_000,
+    ],
+)
+async def test_a_body_without_a_known_key_costs_little(served, body):
+    packed = gzip.compress(body * (4_000_000 // len(body)))
+    async with posting(served) as post:
+        began_s = time.process_time()
+        status, answer = await post(packed, **{"Content-Encoding": "gzip"})
+        took_s = time.process_time() - began_s
+    assert status == 400 and answer["lines"] <= 2_000, answer
+    assert took_s < 0.3, took_s
 
 
 async def test_bulk_bodies_that_cannot_be_read(served):
@@ -651,6 +863,7 @@ async def test_bulk_bodies_that_cannot_be_read(served):
         (gzip.compress(whole)[:-4], {"Content-Encoding": "gzip"}, 400, 0),
         (b"no gzip at all", {"Content-Encoding": "gzip"}, 400, 0),
         (whole, {"Content-Encoding": "br"}, 400, 0),
+        (whole, {"Content-Encoding": "compress"}, 415, 0),
         (b'"' + b"x" * 70_000, {}, 400, 0),
     ]
     async with posting(served) as post:

@@ -108,5 +108,6 @@ def test_no_metric_can_be_labelled_by_monitor():
     labels = {reading.label for reading in READINGS.values()} - {None}
     assert labels == {"status", "reason"}
     assert {label for _, pairs in samples(Metrics("1")) for label, _ in pairs} <= {
-        "signal", "result", "reason", "code", "channel_kind", "le", "version", "python", "generation", "status",
+        "signal", "result", "reason", "code", "field", "channel_kind", "le", "version", "python", "generation",
+        "status",
     }  # fmt: skip

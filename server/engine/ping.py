@@ -25,7 +25,8 @@ RUN_CHARS_MAX = 255
 STAGE_CHARS_MAX = 100
 TASK_CHARS_MAX = 255
 COUNT_MAX = 2**63 - 1
-EXIT_CODE_MAX = 255
+# Unix: 0 to 255, or minus the signal as Python says it. Windows: a status of 32 bits, with a sign or without.
+EXIT_CODE_MIN, EXIT_CODE_MAX = -(2**31), 2**32 - 1
 MESSAGE_HEAD_BYTES = 2_000
 MESSAGE_TAIL_BYTES = 8_000
 

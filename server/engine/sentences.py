@@ -3,7 +3,9 @@
 Times are written in the monitor's own time zone, with the date only where it is not the same day.
 """
 
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -89,9 +91,17 @@ def failed(ping: Ping, run: Run | None) -> str:
     if ping.stage is not None:
         text = f"stage {ping.stage} failed" + _of_run(ping.run)
     if ping.exit_code:
-        text += f" with exit code {ping.exit_code}"
+        text += f" with exit code {say_exit_code(ping.exit_code)}"
     message = ping.message if ping.message is not None else (run.message if run is not None else None)
     return text + (f": {tail(message)}" if message else "")
+
+
+def say_exit_code(code: int) -> str:
+    """An exit code, with its meaning: `3`, `-9 (SIGKILL)` as Python says it, `-1073741819 (0xC0000005)` of Windows."""
+    if -64 <= code < 0:
+        with suppress(ValueError):
+            return f"{code} ({signal.Signals(-code).name})"
+    return f"{code} (0x{code % 2**32:08X})" if not -255 <= code <= 255 else str(code)
 
 
 def tail(message: str, chars_max: int = MESSAGE_SHOWN_CHARS) -> str:
@@ -185,7 +195,7 @@ def member_failed(name: str, ping: Ping) -> str:
     """A member of a fleet said so itself."""
     text = f"member {name} failed" if name else "a member failed"
     if ping.exit_code:
-        text += f" with exit code {ping.exit_code}"
+        text += f" with exit code {say_exit_code(ping.exit_code)}"
     return text + (f": {tail(ping.message)}" if ping.message else "")
 
 

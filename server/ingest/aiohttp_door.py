@@ -12,8 +12,11 @@ from typing import Any
 from aiohttp import hdrs, web, web_response
 from aiohttp.http_exceptions import HttpProcessingError
 
-from server.ingest.batch import unavailable
-from server.ingest.fast_door import STOP_SHARE, Bodies
+from server.ingest.answers import answer_of
+from server.ingest.bodies import Bodies, Body, Ends, read_body
+from server.ingest.dialects import one_slash
+from server.ingest.fast_door import STOP_SHARE
+from server.ingest.head import LINE_BYTES_MAX
 from server.ingest.reading import Answer, Dialect, Outcome, Refusal, Request
 from server.ingest.source import Sources
 from server.ingest.take import Intake
@@ -32,7 +35,8 @@ def runner_options(settings: Settings) -> dict[str, Any]:
     return {
         "access_log": None,
         "logger": _logger(),
-        "auto_decompress": False,  # only a dialect knows how much a body may become
+        "auto_decompress": False,  # without a bound on what a body becomes
+        "max_line_size": LINE_BYTES_MAX,
         "keepalive_timeout": settings.idle_timeout,
         "lingering_time": settings.body_timeout,  # so long the rest of a refused body is read, for the answer to arrive
         "shutdown_timeout": settings.stop_timeout * STOP_SHARE,
@@ -71,50 +75,31 @@ class AiohttpDoor:
     async def _take(self, dialect: Dialect, path: str, query: str, request: web.Request) -> web.Response:
         headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
         asked = Request(request.method, path, query, headers, b"")
-        body = await self._read_body(request)
-        if isinstance(body, bytes):
-            asked = asked._replace(body=body)
+        body = await self._read_body(request, dialect, path)
+        if isinstance(body, Body):
+            asked = asked._replace(body=body.body, whole_bytes=body.whole_bytes, fault=body.fault)
             peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
             waiting = Waiting()
             self._intake.take(dialect, asked, self._sources.client(peer, headers.get("x-forwarded-for")), waiting)
             outcome = await waiting.outcome
         else:
             outcome = body
-        answer = dialect.answer(outcome, asked)
+        answer = answer_of(dialect, outcome, asked)
         if answer.status >= 400:
             self._metrics.failed(answer.status)
         response = response_of(answer)
-        if not isinstance(body, bytes):
+        if not isinstance(body, Body) or not body.ended:
             response.force_close()  # what is left of the body is not worth reading
         return response
 
-    async def _read_body(self, request: web.Request) -> bytes | Refusal | Outcome:
-        """The whole body as sent, or why not."""
-        if not request.body_exists:
-            return b""
-        if (request.content_length or 0) > self._settings.body_bytes_max:
-            return self._too_large()
-        size = 0
-        pieces = []
+    async def _read_body(self, request: web.Request, dialect: Dialect, path: str) -> Body | Refusal | Outcome:
+        """The body, or why there is no ping."""
+        make_sink = getattr(dialect, "sink", None)
+        sink = (make_sink(path) if make_sink is not None else None) or Ends(self._settings.body_bytes_max)
         try:
-            async with asyncio.timeout(self._settings.body_timeout):
-                while piece := await request.content.readany():
-                    if not self._bodies.grow(len(piece)):
-                        return unavailable()
-                    size += len(piece)
-                    pieces.append(piece)
-                    if size > self._settings.body_bytes_max:
-                        return self._too_large()
-        except TimeoutError:
-            return Refusal(408, "the body did not come in time")
+            return await read_body(request, sink, self._bodies, self._settings.body_timeout)
         except web.RequestPayloadError:
             return Refusal(400, "the body is not what its headers say")
-        finally:
-            self._bodies.shrink(size)
-        return b"".join(pieces)
-
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"a body may have {self._settings.body_bytes_max} bytes at most")
 
 
 class Waiting:
@@ -152,4 +137,4 @@ def _target(request: web.Request) -> tuple[str, str]:
     if not target.startswith("/"):  # the absolute form, as to a proxy
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
-    return path, query
+    return one_slash(path), query

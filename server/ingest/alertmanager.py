@@ -1,5 +1,6 @@
 """The webhook of Prometheus' Alertmanager, sent to a native or a Healthchecks address: the dead man's switch of a
-monitoring system. The other dialects look at no body, as their originals.
+monitoring system. The other dialects look at no body, as their originals. Where the address itself says a signal, the
+body may be the output of a job, so it is a webhook only if it is declared as JSON, as Alertmanager and Grafana do.
 
 Route an alert that always fires (kube-prometheus calls it Watchdog) to a webhook receiver with this address and a short
 `repeat_interval`: while Prometheus and Alertmanager live, a ping comes. A group that fires counts as whatever the
@@ -52,4 +53,4 @@ def as_webhook(reading: Reading, webhook: Webhook) -> Reading:
     """The reading of the address alone, turned into what the webhook in its body means."""
     if webhook.firing:
         return reading._replace(ping=reading.ping._replace(dialect=name))
-    return Reading(reading.address, Ping("log", message=reading.ping.message, dialect=name), True)
+    return Reading(reading.address, Ping("log", message=reading.ping.message, dialect=name), True, reading.notes)

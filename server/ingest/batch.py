@@ -8,7 +8,7 @@ next one, which is all there is to group commit.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from server.clock import LogClock
 from server.engine.ping import LASTING, SECOND, Entry, Micros, Ping, Signal
 from server.errors import BacklogFull, DatabaseAway, Unavailable
-from server.ingest.reading import Outcome, Refusal
+from server.ingest.reading import Note, Outcome, Refusal
 from server.ingest.refusals import Refusals
 from server.roster import Bound
 from server.settings import Settings
@@ -140,6 +140,10 @@ class Backlog:
     def count_refused(self, reason: str, signal: Signal) -> None:
         """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
         self._refusals.add(reason, signal)
+
+    def count_notes(self, notes: Iterable[Note]) -> None:
+        """Parts of a ping were left out."""
+        self._refusals.count_notes(notes)
 
     def turned_away(self, age_s: float) -> None:
         """Connections were refused for want of room, at some moment of the last `age_s` seconds: who knows for what."""

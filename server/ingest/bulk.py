@@ -1,10 +1,11 @@
-"""`POST /api/v1/heartbeats`: many pings in one request, NDJSON or a JSON array, gzip or not.
+"""`POST /api/v1/heartbeats`: many pings in one request, NDJSON or a JSON array, compressed or not.
 
 Each value is an object with `key` and the native parameters (server/ingest/fields.py). The body is read while it
 arrives and never held whole: when the line of pings is full this request waits, and so does its client. The answer
-comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`,
-with the first `ERRORS_MAX` errors. Where it could not be carried to its end it says 400, 408, 413 or 503 and the same
-counts, with `lines`: so many lines from the first were looked at, and what was accepted of them stays accepted.
+comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`, with
+the first `ERRORS_MAX` errors, and under `ignored` parts of accepted lines that were left out. A request that could not
+be carried to its end is answered 400, 408, 413, 415 or 503 and the same counts, with `lines`: that many lines from the
+first were looked at, and those accepted of them stay accepted.
 """
 
 import asyncio
@@ -13,13 +14,15 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import hdrs, web
+from multidict import istr
 
-from server.engine.ping import Ping
 from server.errors import Unavailable
+from server.ingest.answers import note_headers
 from server.ingest.batch import Backlog, unavailable
-from server.ingest.fields import names_signal, read_fields
-from server.ingest.lines import BadBody, Gunzip, Lines
-from server.ingest.reading import OK, Key, Outcome, Refusal
+from server.ingest.codings import ACCEPTED, PIECE_BYTES, BadCoding, Unpacker
+from server.ingest.fields import Said, read_fields
+from server.ingest.lines import BadBody, Lines
+from server.ingest.reading import OK, Key, Note, Outcome, Refusal
 from server.ingest.source import Sources
 from server.ingest.take import Intake
 from server.metrics import Metrics
@@ -29,8 +32,8 @@ from server.settings import Settings
 PATH: Final = "/api/v1/heartbeats"
 BODY_BYTES_MAX = 256_000_000  # after decompression
 REQUEST_S_MAX = 300.0
-PIECE_BYTES = 65_536
 ERRORS_MAX = 100
+STRANGE_MAX = 1_000  # lines without a known key, before the first with one: to read 400 000 takes a second
 LINES_AT_ONCE = 1_000  # then others get their turn: a piece may hold thirty times as many, of a byte each
 
 
@@ -59,6 +62,9 @@ class Bulk:
         except BadBody as error:
             status = 413 if tally.bytes > BODY_BYTES_MAX else 400
             tally.error(None, str(error))
+        except BadCoding as error:
+            status = error.refusal.status
+            tally.error(None, str(error))
         except web.RequestPayloadError:
             status = 400
             tally.error(None, "the body is not what its headers say")
@@ -85,66 +91,78 @@ class Bulk:
         await self._take_values(lines.end(), tally)
 
     async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The body, decompressed. Raises BadBody, TimeoutError."""
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
-        if encoding not in ("identity", "gzip"):
-            raise BadBody(f"the body is encoded as {encoding!r}: send gzip, or as it is")
-        gunzip = Gunzip(PIECE_BYTES) if encoding == "gzip" else None
+        """The body, unpacked. Raises BadCoding, TimeoutError."""
+        unpacker = Unpacker(", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])))
         while True:
             async with asyncio.timeout(self._settings.body_timeout):
                 data = await request.content.readany()
             if not data:
                 break
-            if gunzip is None:
-                for start in range(0, len(data), PIECE_BYTES):
-                    yield data[start : start + PIECE_BYTES]
-            else:
-                for piece in gunzip.pieces(data):
+            for start in range(0, len(data), PIECE_BYTES):
+                for piece in unpacker.pieces(data[start : start + PIECE_BYTES]):
                     yield piece
-        if gunzip is not None:
-            gunzip.end()
+        for piece in unpacker.end():
+            yield piece
 
     async def _take_values(self, values: Iterable[object], tally: "Tally") -> None:
-        unknown: list[tuple[int, str, Ping, bool]] = []
+        unknown: list[tuple[int, str, Said]] = []
         await self._backlog.room()
         find = self._intake.find
         for value in values:
             tally.lines += 1
             if tally.lines % LINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            said = _read(value)
-            if isinstance(said, str):
-                tally.error(tally.lines, said)
-                continue
-            key, ping, named = said
-            bound = find(key)
-            if bound is None:
-                unknown.append((tally.lines, key, ping, named))
-                continue
-            if self._backlog.full:
-                await self._backlog.room()
-            self._append(tally.lines, key, bound, ping, named, tally)
-        for line, key, ping, named in unknown:
+            read = _read(value)
+            if isinstance(read, str):
+                tally.error(tally.lines, read)
+            else:
+                key, said = read
+                bound = find(key)
+                if bound is not None:
+                    if self._backlog.full:
+                        await self._backlog.room()
+                    self._append(tally.lines, key, bound, said, tally)
+                    continue
+                unknown.append((tally.lines, key, said))
+            if not tally.known and tally.refused + len(unknown) >= STRANGE_MAX:
+                await self._take_unknown(unknown, tally)
+                unknown = []
+                if not tally.known:
+                    raise BadBody(f"none of the first {tally.lines} lines has a key that is known: no more is read")
+        await self._take_unknown(unknown, tally)
+
+    async def _take_unknown(self, unknown: list[tuple[int, str, Said]], tally: "Tally") -> None:
+        """Lines of keys that are not known in this process: somebody may have made their monitors a moment ago."""
+        for line, key, said in unknown:
             # The first one asks the database; what it did not bring no other one will.
-            bound = await self._intake.find_or_ask(Key(key)) if line == unknown[0][0] else find(key)
+            bound = await self._intake.find_or_ask(Key(key)) if line == unknown[0][0] else self._intake.find(key)
             if bound is None:
                 tally.error(line, "unknown key")
                 continue
             if self._backlog.full:
                 await self._backlog.room()
-            self._append(line, key, bound, ping, named, tally)
+            self._append(line, key, bound, said, tally)
 
-    def _append(self, line: int, key: str, bound: Bound, ping: Ping, named: bool, tally: "Tally") -> None:
-        ping = self._intake.prepared(bound, ping, named, "POST")
+    def _append(self, line: int, key: str, bound: Bound, said: Said, tally: "Tally") -> None:
+        tally.known = True
+        ping = self._intake.prepared(bound, said.ping, said.named, "POST")
         if self._intake.over_budget(Key(key), bound, ping) is not None:
             tally.error(line, "this key pings more often than it may")
             return
         self._backlog.append(bound, ping, tally.source, tally)
         tally.pending += 1
+        if said.notes:
+            self._backlog.count_notes(said.notes)
+            tally.note(line, said.notes)
 
     def _answer(self, status: int, tally: "Tally") -> web.Response:
         body: dict[str, Any] = {"accepted": tally.accepted, "refused": tally.refused, "errors": tally.errors}
-        headers = {hdrs.CONTENT_TYPE: "application/json"}
+        headers = {istr(hdrs.CONTENT_TYPE): "application/json"}
+        if tally.notes:
+            body["ignored"] = tally.notes
+            headers |= {istr(name): value for name, value in note_headers(tally.noted)}
+        if status == 415:
+            headers[hdrs.ACCEPT_ENCODING] = ACCEPTED
         if status != 200:
             self._metrics.failed(status)
             body["lines"] = tally.lines
@@ -164,6 +182,9 @@ class Tally:
         self.bytes = self.lines = 0
         self.accepted = self.refused = self.unavailable = self.pending = 0
         self.errors: list[dict[str, object]] = []
+        self.notes: list[dict[str, object]] = []
+        self.noted: set[Note] = set()  # each field once
+        self.known = False  # whether a line had a key that leads to a monitor
         self._settled: asyncio.Future[None] | None = None
 
     def settle(self, outcome: Outcome | Refusal) -> None:
@@ -185,6 +206,12 @@ class Tally:
         if len(self.errors) < ERRORS_MAX:
             self.errors.append({"line": line, "reason": reason})
 
+    def note(self, line: int, notes: tuple[Note, ...]) -> None:
+        """Parts of a line were left out."""
+        self.noted |= {Note(note.field, "", note.changed) for note in notes}
+        if len(self.notes) < ERRORS_MAX:
+            self.notes += [{"line": line, "field": note.field, "reason": note.reason} for note in notes]
+
     async def settled(self) -> None:
         """All that was pending is known."""
         if self.pending:
@@ -192,14 +219,12 @@ class Tally:
             await self._settled
 
 
-def _read(value: object) -> tuple[str, Ping, bool] | str:
-    """The key, the ping and whether it names its signal; or why a value is no ping."""
+def _read(value: object) -> tuple[str, Said] | str:
+    """The key and what is said for it; or why a value is no ping."""
     if not isinstance(value, dict):
         return str(value) if isinstance(value, BadBody) else "not a JSON object"
     key = value.get("key")
     if not isinstance(key, str) or not key:
         return "key is missing"
-    ping = read_fields(value)
-    if isinstance(ping, Refusal):
-        return ping.reason
-    return key, ping, names_signal(value)
+    said = read_fields((name, each) for name, each in value.items() if name != "key")
+    return said.reason if isinstance(said, Refusal) else (key, said)

@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from server.ingest import wire
+from server.ingest.answers import answer_of
 from server.ingest.batch import unavailable
+from server.ingest.bodies import BYTES_PER_S_MIN
+from server.ingest.dialects import one_slash
 from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
 from server.ingest.once import HEADER as ONCE_HEADER
 from server.ingest.plain import METHODS, read_plain
@@ -29,6 +32,9 @@ WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
 _ONCE = ONCE_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
+_spaced_line = re.compile(
+    rb"(GET|HEAD|POST) (/[!-\"$->@-~]*\?[ -\"$-~\x80-\xff]* [ -\"$-~\x80-\xff]*) (HTTP/1\.[01])"
+).fullmatch
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
@@ -60,7 +66,7 @@ class Ticket:
             self.answer = ok
         else:
             request = self.request or NO_REQUEST
-            answer = self.dialect.answer(outcome, request)
+            answer = answer_of(self.dialect, outcome, request)
             if answer.status >= 400:
                 door.metrics.failed(answer.status)
             write = door.write_again if outcome is OK else wire.write_answer
@@ -170,7 +176,7 @@ class Connection(asyncio.Protocol):
                     self._rest = data[start:]
                 return
             if end - start > HEAD_BYTES_MAX or not self._read_head(data[start:end]):
-                self._hand_over(data[start:])
+                self._hand_over(self._mended(data[start:end]) + data[end:])
                 return
             start = end
 
@@ -198,12 +204,32 @@ class Connection(asyncio.Protocol):
             return True
         if target is not None and not (head.aim(target) or head.read(raw)):
             return False
-        return head.body_left <= door.settings.body_bytes_max and self._take_head()
+        if head.body_left and (head.body_left > door.settings.body_bytes_max or b"content-encoding" in head.headers):
+            return False
+        return self._take_head()
+
+    def _mended(self, raw: bytes) -> bytes:
+        """The head; where its target is a ping with spaces in the query, these as `%20`.
+
+        Small HTTP clients and scripts send a message as it is, and every reader of HTTP refuses such a request line.
+        Only the query is touched, so that nobody can make another path of it.
+        """
+        line, end, rest = raw.partition(b"\r\n")
+        found = _spaced_line(line)
+        if found is None:
+            return raw
+        method, target, version = found.groups()
+        path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
+        if self.door.route(one_slash(path), query) is None:
+            return raw
+        return b"%b %b %b%b%b" % (method, target.replace(b" ", b"%20"), version, end, rest)
 
     def _take_head(self) -> bool:
         head = self._head
         target = head.url.decode("utf-8", "surrogateescape")
         path, _, query = target.partition("?")
+        if "//" in path:
+            path = one_slash(path)
         dialect = self.door.route(path, query)
         if dialect is None:
             return False
@@ -234,8 +260,8 @@ class Connection(asyncio.Protocol):
         return start + len(piece)
 
     def _take(self, body: bytes) -> None:
-        method, path, query, headers, _ = self._request
-        request = Request(method, path, query, headers, body) if body else self._request  # half of `_replace`
+        method, path, query, headers, _, _, fault = self._request
+        request = Request(method, path, query, headers, body, 0, fault) if body else self._request  # half of `_replace`
         ticket = self._ticket(self._dialect, request, request.method)
         source = self._client(request.headers) if self.peer.trusted else self.peer.source
         self.door.intake.take(self._dialect, request, source, ticket)
@@ -284,8 +310,8 @@ class Connection(asyncio.Protocol):
             if waited_s > settings.idle_timeout:
                 transport.abort()  # it does not take its answers
         elif self._head.body_left:
-            if waited_s > settings.body_timeout:
-                self._refuse(Refusal(408, "the body did not come in time"))
+            if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
+                self._break_off(Refusal(408, "the body did not come in time"))
         elif self.tickets:
             return  # it is for us to answer, and bounded by `ack_timeout`
         elif waited_s > (settings.header_timeout if self._rest else settings.idle_timeout):
@@ -311,6 +337,15 @@ class Connection(asyncio.Protocol):
         self._head.keep = wire.CLOSE
         self._free_body()
         self._ticket(self._dialect, self._request, self._request.method).settle(outcome)
+
+    def _break_off(self, fault: Refusal) -> None:
+        """Take the request under way with what there is of its body, and read no more."""
+        self._request = self._request._replace(fault=fault)
+        body = b"".join(self._body)
+        self._head.body_left = 0
+        self._head.keep = wire.CLOSE
+        self._free_body()
+        self._take(body)
 
     def _free_body(self) -> None:
         self.door.bodies.shrink(sum(map(len, self._body)))

@@ -16,9 +16,12 @@ monitor is made, as there. GET, POST and HEAD; a body is ignored.
 | `message`, `msg` | the message |
 | `metric` (repeated) | `count:N` is done, `duration:S` the duration; error_count, length and named counts are ignored |
 | `duration` | the duration in seconds |
-| `status_code`, `exit_code` | the exit code, where it is one; it does not decide the signal |
+| `status_code`, `exit_code` | the exit code; it decides the signal only if there is no state |
 | `env` | a monitor of its own, `slug.env`, except production; made like `slug` where that exists |
 | `try`, `stamp`, `host`, `schedule` | ignored: a repeated event has the same series and state, and counts once |
+
+Names and states are read in any case, and words of ours for a state too (`state=failed`). Without a state, an outcome
+under another name (`status=failed`) is understood or refused with 400.
 
 Unverified, and what we chose: the body of an answer is `OK` (their own samples look for `ok`), an unknown state is
 refused with 400, an unknown API key with 404; their clients give up on any 4xx, and try again after 503. The command
@@ -29,13 +32,16 @@ for Kubernetes says which monitors it has before it begins.
 import re
 from typing import Any, Final
 
-from server.engine.durations import DURATION_MAX
-from server.engine.ping import COUNT_MAX, EXIT_CODE_MAX, RUN_CHARS_MAX, SECOND, Ping, Signal
+from server.engine.ping import Ping, Signal
 from server.ingest import answers
+from server.ingest.details import read_count, read_seconds
+from server.ingest.fields import read_outcome
+from server.ingest.ids import read_id
 from server.ingest.message import stored_text
-from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.outcome import read_exit, read_word, shown
+from server.ingest.reading import Answer, Note, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import slug_in, slug_of
-from server.ingest.urlencoded import decode, read_pairs
+from server.ingest.urlencoded import decode_segment, read_pairs
 
 name = "cronitor"
 PREFIX: Final = "/p/"
@@ -55,6 +61,9 @@ _STATES: Final[dict[str, Signal]] = {
     "tick": "success",
     "logs": "log",
 }
+_OWN: Final = frozenset(
+    ["state", "series", "message", "msg", "metric", "duration", "env", "try", "stamp", "host", "schedule"]
+)
 _OWN_STATES: Final = frozenset(_STATES) - {"fail"}  # which Healthchecks' addresses do not end with
 _is_telemetry = re.compile(r"(?:^|&)(?:state|stamp)=").search
 # What most pings say: the state alone.
@@ -79,7 +88,7 @@ def speaks(rest: str, query: str) -> bool:
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX or `/ping/` describes."""
-    method, path, query, _, _ = request
+    method, path, query, *_ = request
     if method not in METHODS:
         return Refusal(405, "ping by GET, HEAD or POST")
     _, _, rest = path[1:].partition("/")
@@ -92,14 +101,14 @@ def read(request: Request) -> Reading | Refusal:
             query = f"{query}&state={state}" if query else f"state={state}"
     if not api_key or not monitor:
         return _NOT_FOUND
-    sent = decode(monitor)
+    sent = decode_segment(monitor)
     slug = slug_of(sent)
     if slug is None:
         return _WRONG_SLUG
     ping = _BY_QUERY.get(query)
     if ping is None:
-        return _with_parameters(decode(api_key), slug, sent, query)
-    return Reading(_address(decode(api_key), slug, sent), ping, query != "")
+        return _with_parameters(decode_segment(api_key), slug, sent, query)
+    return Reading(_address(decode_segment(api_key), slug, sent), ping, query != "")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -116,30 +125,38 @@ def _address(api_key: str, slug: str, sent: str) -> Slug:
 def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading | Refusal:
     values: dict[str, str] = {}
     metrics: list[str] = []
-    for parameter, value in read_pairs(query):
-        if parameter == "metric":
+    for parameter, value in (pairs := read_pairs(query)):
+        if parameter.lower() == "metric":
             metrics.append(value)
         else:
-            values[parameter] = value
-    state = values.get("state", "")
-    signal = _STATES.get(state.lower()) if state else "success"
+            values[parameter.lower()] = value
+    state = values.get("state", "").strip()
+    signal = _STATES.get(state.lower()) or read_word(state) if state else "success"
     if signal is None:
         return Refusal(400, "unknown state: use run, complete, fail, ok, tick or logs")
-    run = values.get("series") or None
-    if run is not None and (len(run) > RUN_CHARS_MAX or "\0" in run):
-        return Refusal(400, f"series must be at most {RUN_CHARS_MAX} characters without NUL")
     there = slug_in(slug, values.get("env"))
     if there is None:
         return _WRONG_SLUG
-    said = _details(values, metrics)
-    if run is not None:
-        said["run"] = run
+    notes: list[Note] = []
+    said = _details(values, metrics, notes)
+    if not state:
+        # Without a state an exit code decides, and so does an outcome in words of ours.
+        exits = {"exit_code", "status_code"}
+        other = read_outcome([(each, value) for each, value in pairs if each.lower() not in (*_OWN, *exits)])
+        if isinstance(other, Refusal):
+            return other
+        if other is not None:
+            signal = other.ping.signal
+            notes += other.notes
+        elif said.get("exit_code"):
+            signal = "fail"
     address = _address(api_key, slug, sent) if there == slug else Slug(api_key, there, create=True, like=slug)
-    return Reading(address, _PLAIN[signal]._replace(**said) if said else _PLAIN[signal], named=bool(state))
+    ping = _PLAIN.get(signal) or Ping(signal, dialect=name)
+    return Reading(address, ping._replace(**said) if said else ping, named=bool(state), notes=tuple(notes))
 
 
-def _details(values: dict[str, str], metrics: list[str]) -> dict[str, Any]:
-    """What else was said. Numbers that are none are left out: no client looks at an answer that says so."""
+def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> dict[str, Any]:
+    """What else was said; what cannot be read is noted."""
     count, duration = "", values.get("duration", "")
     for metric in metrics:
         kind, _, value = metric.partition(":")
@@ -147,22 +164,19 @@ def _details(values: dict[str, str], metrics: list[str]) -> dict[str, Any]:
             count = value
         elif kind == "duration":
             duration = value
-    said = {
-        "done": _number(count, COUNT_MAX, whole=True),
-        "duration": _number(duration, DURATION_MAX / SECOND),
-        "exit_code": _number(values.get("status_code") or values.get("exit_code", ""), EXIT_CODE_MAX, whole=True),
-        "message": stored_text(values.get("message") or values.get("msg") or ""),
-    }
+    run, changed = read_id("run", values.get("series", ""))
+    if changed is not None:
+        notes.append(Note("run", changed, changed=True))
+    said: dict[str, Any] = {"run": run, "message": stored_text(values.get("message") or values.get("msg") or "")}
+    for field, reader, value in (("done", read_count, count), ("duration", read_seconds, duration)):
+        try:
+            said[field] = reader(field, value)
+        except ValueError as error:
+            notes.append(Note(field, str(error)))
+    code = (values.get("status_code") or values.get("exit_code") or "").strip()
+    exit_code = read_exit(code) if code else None
+    if exit_code is not None and not exit_code.lost:
+        said["exit_code"] = exit_code.code
+    elif code:
+        notes.append(Note("exit_code", f"exit_code must be a number, not {shown(code)}"))
     return {field: value for field, value in said.items() if value is not None}
-
-
-def _number(text: str, number_max: float, whole: bool = False) -> float | None:
-    if not text or len(text) > 40:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    if not 0 <= number <= number_max or (whole and not number.is_integer()):
-        return None
-    return int(number) if whole else number

@@ -15,12 +15,19 @@ state that Healthchecks does not know.
 | `/{token}` | snitch, with `--root-dialect snitch` |
 """
 
+import re
 from typing import Final
 
 from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
 from server.ingest.reading import Dialect
 
+_slashes = re.compile(r"/{2,}")
 DIALECTS: Final[tuple[Dialect, ...]] = (native, healthchecks, cronitor, uptime_kuma, gatus, sentry, snitch)
+
+
+def one_slash(path: str) -> str:
+    """The path of a ping that was put together with a slash too many: `//ping/…`, `/ping/{uuid}//fail`."""
+    return _slashes.sub("/", path) if "//" in path else path
 
 
 def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:

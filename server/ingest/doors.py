@@ -14,9 +14,10 @@ from aiohttp import web
 from server.ingest import dialects
 from server.ingest.aiohttp_door import AiohttpDoor, runner_options
 from server.ingest.batch import Backlog
+from server.ingest.bodies import Bodies
 from server.ingest.budget import Budget
 from server.ingest.bulk import Bulk
-from server.ingest.fast_door import Bodies, FastDoor
+from server.ingest.fast_door import FastDoor
 from server.ingest.source import Sources
 from server.ingest.take import Intake, Provision
 from server.metrics import Metrics

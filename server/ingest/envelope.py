@@ -1,121 +1,171 @@
 """Sentry's envelope: one header line of JSON, then items, each a header line of JSON and its payload.
 
-Only the items of the wanted type are looked into; the others are stepped over, whatever they hold. Everything has a
-bound, the decompressed size above all: a few kilobytes can hold gigabytes.
+Only the items of the wanted type are kept; the others are stepped over, whatever they hold, while they arrive: an SDK
+adds the attachments of its scope to every check-in, and these may have any size.
 
 Source: getsentry/sentry-python 064542dd, sentry_sdk/envelope.py, and getsentry/relay 005c0935,
 relay-server/src/endpoints/common.rs. `length` is optional; without it a payload ends at the next newline. The sizes
 that Relay allows are unverified here; ours are below.
 """
 
-import re
-import zlib
 from typing import Any, Final
 
-import brotli
 import orjson
 
+from server.ingest.bodies import Body
+from server.ingest.codings import PIECE_BYTES, BadCoding
 from server.ingest.reading import Refusal
 
-ENVELOPE_BYTES_MAX: Final = 4_000_000  # decompressed: 10 ms of work
 HEADER_BYTES_MAX: Final = 100_000
 ITEMS_MAX: Final = 1_000
-_TOO_LARGE = Refusal(413, f"envelope is larger than {ENVELOPE_BYTES_MAX} bytes")
-# Between two items. Four million of them, sent as 4 kB of gzip, would stop everybody for 0.3 s, were they stepped over.
-_newlines = re.compile(rb"\n{1,100}").match
-_WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+PAYLOAD_BYTES_MAX: Final = 100_000  # of an item that is kept
+PAYLOADS_BYTES_MAX: Final = 400_000  # of one envelope: an SDK's have 1 kB each, and 4 MB of small objects take 0.1 s
+GAP_BYTES_MAX: Final = 1_000  # of newlines between two items
 
 
 class Envelope:
-    """An envelope's header and the payloads of its items of one type."""
+    """Takes an envelope apart while it arrives. `header` is empty until it is whole; `fault` is what ended it early."""
 
-    __slots__ = ("header", "payloads")
+    def __init__(self, item_type: str) -> None:
+        self._item_type = item_type
+        self._rest = b""
+        self._left = 0  # bytes of the payload under way; -1: it ends at the next newline
+        self._in_payload = False
+        self._keeps = False
+        self._payload: list[bytes] = []
+        self._items = 0
+        self._line = b""  # the header as sent
+        self._gap = 0
+        self.header: dict[str, Any] | None = None
+        self.payloads: list[bytes] = []
+        self.fault: Refusal | None = None
+        self.skipped: Refusal | None = None  # a wanted item was not kept; the rest was read
+        self.kept_bytes = 0
 
-    def __init__(self, header: dict[str, Any], payloads: list[bytes]) -> None:
-        self.header, self.payloads = header, payloads
+    def feed(self, piece: bytes) -> None:
+        """Some more of it. Raises BadCoding where the rest cannot be read."""
+        data = self._rest + piece
+        self._rest = b""
+        while data and self.fault is None:
+            if self._in_payload:
+                data = self._take_payload(data)
+                continue
+            if self.header is not None and data.startswith(b"\n"):
+                rest = data.lstrip(b"\n")
+                self._gap += len(data) - len(rest)
+                data = rest
+                if self._gap > GAP_BYTES_MAX:
+                    self.fault = Refusal(400, "item header is not a JSON object with a type")
+                continue
+            line, newline, rest = data.partition(b"\n")
+            if not newline:
+                if len(line) > HEADER_BYTES_MAX:
+                    self._take_line(line)
+                self._rest = line
+                break
+            self._take_line(line)
+            data = rest
+        if self.fault is not None:
+            raise BadCoding(self.fault)
 
+    def end(self) -> None:
+        """Nothing more comes."""
+        if self.fault is not None:
+            return
+        if self._in_payload and self._left <= 0:
+            self._end_payload()
+        elif self._in_payload:
+            self.fault = Refusal(400, "item is not as long as its header says")
+        elif self._rest.strip() or (self.header is None and self._rest):
+            self._take_line(self._rest)
+            if self._in_payload and self._left > 0 and self.fault is None:
+                self.fault = Refusal(400, "item is not as long as its header says")
+        if self.header is None and self.fault is None:
+            self.fault = Refusal(400, "envelope is empty")
 
-def unpack(body: bytes, encoding: str) -> bytes | Refusal:
-    """The body decompressed as its Content-Encoding says, ENVELOPE_BYTES_MAX at most."""
-    encoding = encoding.strip().lower()
-    try:
-        if encoding in ("", "identity"):
-            plain = body
-        elif encoding in _WBITS:
-            stream = zlib.decompressobj(_WBITS[encoding])
-            plain = stream.decompress(body, ENVELOPE_BYTES_MAX + 1)
-            if len(plain) <= ENVELOPE_BYTES_MAX and not stream.eof:
-                return Refusal(400, f"the body ends inside its {encoding} stream")
-        elif encoding == "br":
-            plain = _unpack_brotli(body)
+    def result(self) -> Body:
+        """An envelope of the header and the kept items, as if nothing else had been sent."""
+        self.end()
+        items = (b'{"type":%b,"length":%d}\n%b\n' % (orjson.dumps(self._item_type), len(p), p) for p in self.payloads)
+        kept = b"".join((self._line, b"\n", *items)) if self.header is not None else b""
+        return Body(kept, fault=self.fault or self.skipped)
+
+    def _take_line(self, line: bytes) -> None:
+        read = _object(line)
+        if self.header is None:
+            if not line.strip():
+                self.fault = Refusal(400, "envelope is empty")
+            elif read is None:
+                self.fault = Refusal(400, "envelope header is not a JSON object")
+            self.header, self._line = read, line
+            self.kept_bytes += len(line)
+            return
+        self._gap = 0
+        self._items += 1
+        length = None if read is None else read.get("length")
+        if self._items > ITEMS_MAX:
+            self.fault = Refusal(413, f"envelope has more than {ITEMS_MAX} items")
+        elif read is None or not isinstance(read.get("type"), str):
+            self.fault = Refusal(400, "item header is not a JSON object with a type")
+        elif length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 0):
+            self.fault = Refusal(400, "item is not as long as its header says")
         else:
-            return Refusal(415, "use a Content-Encoding of gzip, deflate or br")
-    except (zlib.error, brotli.error):
-        return Refusal(400, f"the body is not {encoding}")
-    return plain if len(plain) <= ENVELOPE_BYTES_MAX else _TOO_LARGE
+            self._in_payload = True
+            self._left = -1 if length is None else length
+            self._keeps = read["type"] == self._item_type
+
+    def _take_payload(self, data: bytes) -> bytes:
+        if self._left == 0:
+            self._end_payload()
+            if not data.startswith(b"\n"):
+                self.fault = Refusal(400, "item is not as long as its header says")
+            return data[1:]
+        if self._left > 0:
+            piece, rest = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+        else:
+            piece, newline, rest = data.partition(b"\n")
+            if newline:
+                self._left = 0
+                rest = newline + rest
+        if self._keeps:
+            self._payload.append(piece)
+            self.kept_bytes += len(piece)
+            if sum(map(len, self._payload)) > PAYLOAD_BYTES_MAX:
+                self._keeps = False
+                self.skipped = Refusal(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
+        return rest
+
+    def _end_payload(self) -> None:
+        payload = b"".join(self._payload)
+        if self._keeps:
+            self.payloads.append(payload)
+        elif payload:
+            self.kept_bytes -= len(payload)
+        if sum(map(len, self.payloads)) > PAYLOADS_BYTES_MAX:
+            self.payloads.pop()
+            self.fault = Refusal(413, f"check-ins of an envelope are larger than {PAYLOADS_BYTES_MAX} bytes in all")
+        self._payload = []
+        self._in_payload = False
 
 
-def open_envelope(envelope: bytes, item_type: str) -> Envelope | Refusal:
-    """The header and the payloads of items of `item_type`."""
-    if not envelope.strip():
-        return Refusal(400, "envelope is empty")
-    line, at = _line(envelope, 0)
-    header = _header(line)
-    if header is None:
-        return Refusal(400, "envelope header is not a JSON object")
-    payloads: list[bytes] = []
-    for _ in range(ITEMS_MAX):
-        if (newlines := _newlines(envelope, at)) is not None:
-            at = newlines.end()
-        if at >= len(envelope):
-            return Envelope(header, payloads)
-        line, at = _line(envelope, at)
-        item = _header(line)
-        if item is None or not isinstance(item.get("type"), str):
-            return Refusal(400, "item header is not a JSON object with a type")
-        payload, at = _payload(envelope, at, item.get("length"))
-        if at < 0:
-            return Refusal(400, "item is not as long as its header says")
-        if item["type"] == item_type:
-            payloads.append(payload)
-    return Refusal(413, f"envelope has more than {ITEMS_MAX} items")
+def open_envelope(envelope: bytes, item_type: str) -> Envelope:
+    """The header and the payloads of items of `item_type`, and the fault, if one ended it early."""
+    opened = Envelope(item_type)
+    try:
+        for at in range(0, len(envelope), PIECE_BYTES):  # what is stepped over is copied as often as it holds items
+            opened.feed(envelope[at : at + PIECE_BYTES])
+    except BadCoding:
+        return opened
+    opened.end()
+    return opened
 
 
-def _unpack_brotli(body: bytes) -> bytes:
-    stream = brotli.Decompressor()
-    plain = bytearray(stream.process(body, output_buffer_limit=ENVELOPE_BYTES_MAX + 1))
-    while len(plain) <= ENVELOPE_BYTES_MAX and not stream.is_finished():
-        more = stream.process(b"", output_buffer_limit=ENVELOPE_BYTES_MAX + 1)
-        if not more:
-            raise brotli.error("truncated")
-        plain += more
-    return bytes(plain)
-
-
-def _line(envelope: bytes, start: int) -> tuple[bytes, int]:
-    end = envelope.find(b"\n", start)
-    if end < 0:
-        return envelope[start:], len(envelope)
-    return envelope[start:end], end + 1
-
-
-def _header(line: bytes) -> dict[str, Any] | None:
+def _object(line: bytes) -> dict[str, Any] | None:
     if len(line) > HEADER_BYTES_MAX:
         return None
     try:
-        header = orjson.loads(line)
+        value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return header if isinstance(header, dict) else None
-
-
-def _payload(envelope: bytes, start: int, length: object) -> tuple[bytes, int]:
-    """A payload and where the next item begins; -1 where the length is wrong."""
-    if length is None:
-        return _line(envelope, start)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-        return b"", -1
-    end = start + length
-    if end > len(envelope) or envelope[end : end + 1] not in (b"", b"\n"):
-        return b"", -1
-    return envelope[start:end], end + 1
+    return value if isinstance(value, dict) else None

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from server.clock import LogClock, monotonic
 from server.ingest import plain, wire
+from server.ingest.bodies import Bodies
 from server.ingest.connection import NO_REQUEST, Connection
 from server.ingest.guests import Guests
 from server.ingest.head import Endings
@@ -29,25 +30,6 @@ STOP_SHARE = 0.4  # of `stop_timeout`: the writer and the keeper want theirs
 BACKLOG = 4096  # connections that wait to be accepted
 
 log = structlog.get_logger("door")
-
-
-class Bodies:
-    """Bytes of all request bodies that are not whole yet: a thousand slow uploads must not fill the memory."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self.bytes = 0
-
-    def grow(self, size: int) -> bool:
-        """Whether there is room for so many more."""
-        if self.bytes + size > self._bytes_max:
-            return False
-        self.bytes += size
-        return True
-
-    def shrink(self, size: int) -> None:
-        """So many are gone."""
-        self.bytes -= size
 
 
 class FastDoor(Service):

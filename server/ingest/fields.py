@@ -1,184 +1,309 @@
 """The parameters of a native ping, wherever they stand: a query, a form, a JSON object, one line of many.
 
-One reader for all of them, so that `done=5`, `{"done": 5}` and `{"done": "5"}` mean the same everywhere.
+One reader for all of them, so that `done=5`, `{"done": 5}` and `{"done": "5"}` mean the same everywhere. Names are
+compared without regard to case, `_`, `-` and `.` (server/ingest/outcome.py has all names and words).
 
 | parameter | may be |
 | --- | --- |
-| `status` (or `signal`) | a signal, or one of the words below |
-| `run` (or `rid`) | text or a number, at most 255 characters |
+| `status` (`signal`, `state`, `outcome`, `result`, …) | a signal, or a word for one |
+| `exit_code` (`rc`, `return_code`, …) | a number, or systemd's word for a result or a signal; 0 is success |
+| `success`, `ok` | a boolean: true is success, false is fail |
+| `error`, `failed`, … | fail, unless it is empty, 0, false or null; a text is the message where there is no other |
+| `run` (`rid`), `task` | text or a number, at most 255 characters |
 | `stage` | text, at most 100 characters |
-| `task` | text or a number, at most 255 characters |
 | `done`, `total` | whole numbers from 0; `done` may exceed `total`, since totals are estimates |
-| `exit_code` | 0 to 255; without a status 0 is success and the rest is fail |
-| `duration` | seconds, or `1h30m` |
-| `message` | text; any other JSON value is kept as JSON |
+| `duration` | seconds, `1h30m`, `1,5`, `00:01:30` or `PT90S` |
+| `message` (`msg`) | text; any other JSON value is kept as JSON |
 
-An empty `run`, `stage`, `task` or `message` says nothing, and so does null: a shell variable that was never set must
-not cost the ping. An empty `status` is refused, because it would count as success. Other names are ignored.
+What decides the signal, in this order: a failure that a `status`, `success` or the path says (only `log` and `leave` in
+the path outrank it); the path; `status`, `success`; `exit_code`; `error`. Nothing of these is success.
+
+An outcome that cannot be read is refused with 400 where nothing else says the signal: it would count as success. Every
+other value that cannot be read is left out, and named in the answer. An empty value says nothing, and so does null: a
+shell variable that was never set must not cost the ping. Only an empty outcome is one that cannot be read.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
-import orjson
-
-from server.engine.durations import read_duration
-from server.engine.ping import (
-    COUNT_MAX,
-    EXIT_CODE_MAX,
-    PLAIN,
-    RUN_CHARS_MAX,
-    SECOND,
-    STAGE_CHARS_MAX,
-    TASK_CHARS_MAX,
-    Ping,
-    Signal,
-)
+from server.engine.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
+from server.ingest.details import read_count, read_message, read_seconds
+from server.ingest.ids import CHARS_MAX, read_id
 from server.ingest.message import stored_text
-from server.ingest.reading import Refusal
+from server.ingest.outcome import (
+    ALLOWED,
+    ENDED_WORDS,
+    FIELDS,
+    OUTCOMES,
+    SIGNAL_WORDS,
+    Exit,
+    field_of,
+    find_failure,
+    is_denied,
+    is_nothing,
+    read_exit,
+    read_flag,
+    read_word,
+    says_failure,
+    shown,
+    unknown_signal,
+)
+from server.ingest.reading import Note, Refusal
 
-# What people write for a signal. Only words that leave no doubt: a wrong guess would be a false alarm, or none.
-_WORDS: Final[dict[Signal, str]] = {
-    "start": "start started starting begin began run running in_progress",
-    "success": "success succeeded successful ok up passed complete completed done finish finished end ended",
-    "fail": "fail failed failure error errored down crash crashed",
-    "log": "log info",
-    "progress": "progress step",
-    "skip": "skip skipped",
-    "leave": "leave leaving",
+VALUES_LOOKED_AT_MAX = 5_000  # of an object whose names we do not know
+_UNDISPUTED: Final = ("log", "leave")  # in the path: not what a job has come to
+_DETAILS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "done": read_count,
+    "total": read_count,
+    "duration": read_seconds,
+    "message": read_message,
 }
-SIGNAL_WORDS: Final = {word: signal for signal, words in _WORDS.items() for word in words.split()}
-_ALLOWED = "use start, success, fail, log, progress, skip or leave"
-_SAID_CHARS_MAX = 40  # of a wrong value, in the sentence that refuses it
+_EXIT_RANGE = f"exit_code must be a number from {EXIT_CODE_MIN} to {EXIT_CODE_MAX}"
+
+
+_FLAGS: Final[dict[str, Signal]] = {
+    **{name: name for name in SIGNALS},
+    "failed": "fail",
+    "failure": "fail",
+}
+
+
+_is_common_id = re.compile(r"[!-*,-~]{1,100}").fullmatch
+
+
+class Said(NamedTuple):
+    """The ping that parameters describe. `named`: they say its signal themselves. `notes`: what was left out."""
+
+    ping: Ping
+    named: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def read_fields(
-    fields: Mapping[str, Any], signal: Signal | None = None, exit_code: int | None = None, message: str | None = None
-) -> Ping | Refusal:
-    """The ping that these parameters describe.
+    pairs: Iterable[tuple[str, Any]],
+    signal: Signal | None = None,
+    exit_code: int | None = None,
+    message: str | None = None,
+) -> Said | Refusal:
+    """The ping that these parameters describe; of a repeated name the last counts, but for outcomes that differ.
 
     `signal` and `exit_code`: what the path already said. `message`: the stored form of a raw body, kept where the
-    parameters bring no message of their own.
-
-    Total: anything wrong is a Refusal with status 400 and a sentence that says what is allowed.
+    parameters bring no message of their own. Total: a Refusal has status 400 and a sentence that says what is allowed.
     """
-    said: dict[str, Any] = {} if message is None else {"message": message}
-    try:
-        for name, value in fields.items():
-            field = _FIELDS.get(name)
-            if field is not None and value is not None:
-                value = field[1](name, value)
-                if value is not None:
-                    said[field[0]] = value
-    except ValueError as error:
-        return Refusal(400, str(error))
-    word: Signal | None = said.pop("signal", None)
-    if word is not None and signal is not None and word != signal:
-        return Refusal(400, f"the path says {signal} and the parameters say {word}: leave one out")
-    if exit_code is not None and said.setdefault("exit_code", exit_code) != exit_code:
-        return Refusal(400, f"the path says exit code {exit_code} and the parameters say {said['exit_code']}")
-    signal = signal or word
+    pairs = list(pairs)
+    if (common := _read_common(pairs, signal, exit_code, message)) is not None:
+        return common
+    reader = _Reader(signal, exit_code, message)
+    for name, value in pairs:
+        if value is not None:
+            reader.take(name, value)
+    return reader.said()
+
+
+def _read_common(
+    pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None, message: str | None
+) -> Said | None:
+    """The same for what most pings say: ids as they are stored, and one word. It takes a third of the time."""
+    ids: dict[str, Any] = {}
+    word: Signal | None = None
+    for name, value in pairs:
+        if name in CHARS_MAX:
+            if value.__class__ is not str or not _is_common_id(value):
+                return None
+            ids[name] = value
+        elif name == "status" and word is None and value.__class__ is str:
+            word = SIGNAL_WORDS.get(value)
+            if word is None:
+                return None
+        else:
+            return None
     if signal is None:
-        signal = "fail" if said.get("exit_code") else "success"
-    return Ping(signal, **said) if said else PLAIN[signal]
+        signal = word or "success"
+    elif word is not None and word != signal:
+        return None
+    if not ids and exit_code is None and message is None:
+        return Said(PLAIN[signal], word is not None)
+    return Said(Ping(signal, exit_code=exit_code, message=message, **ids), word is not None)
 
 
-def names_signal(fields: Mapping[str, Any]) -> bool:
-    """Whether the parameters themselves say the signal, so that a key bound to another one does not change it."""
-    said = fields.get
-    return said("status") is not None or said("signal") is not None or said("exit_code") is not None
+def read_outcome(pairs: Iterable[tuple[str, str]]) -> Said | Refusal | None:
+    """What parameters that an address of another service does not have say about the outcome; None: nothing.
+
+    There nobody reads them, so a failure that is written in our words, or misspelt, would count as a success.
+    """
+    outcomes = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
+    if not outcomes:
+        return None
+    said = read_fields(outcomes)
+    return said if isinstance(said, Refusal) or said.named else None
 
 
-def read_word(word: str) -> Signal | None:
-    """The signal that a word means, in any case, with `-` or a space for `_`; None for an unknown word."""
-    return SIGNAL_WORDS.get(word) or SIGNAL_WORDS.get(word.strip().lower().replace("-", "_").replace(" ", "_"))
+def _is_about_outcome(name: str, value: str) -> bool:
+    return field_of(name) in OUTCOMES or (value == "" and name.lower() in _FLAGS) or says_failure(name, value)
 
 
-def unknown_signal(word: object) -> str:
-    """The sentence that refuses a word."""
-    return f"unknown status {_shown(word)}: {_ALLOWED}"
+class _Reader:
+    """What was read so far."""
 
+    __slots__ = (
+        *(
+            "_details",
+            "_empty",
+            "_error",
+            "_exit",
+            "_notes",
+            "_only_ended",
+            "_path",
+            "_path_code",
+            "_unknown",
+            "_unread",
+        ),
+        "_words",
+    )
 
-def _signal(name: str, value: object) -> Signal:
-    signal = read_word(value) if isinstance(value, str) else None
-    if signal is None:
-        raise ValueError(unknown_signal(value))
-    return signal
+    def __init__(self, signal: Signal | None, exit_code: int | None, message: str | None) -> None:
+        self._path, self._path_code = signal, exit_code
+        self._details: dict[str, Any] = {} if message is None else {"message": message}
+        self._notes: list[Note] = []
+        self._words: list[tuple[str, Signal]] = []  # what parameters say in so many words
+        self._exit: tuple[str, Exit] | None = None
+        self._error: str | None = None  # a text, maybe empty, that only a failure has
+        self._unread: list[Note] = []  # outcomes that cannot be read
+        self._empty: str | None = None  # an outcome of which only the name was sent
+        self._only_ended = True  # all words for a success only say that the job has ended
+        self._unknown: dict[str, Any] = {}
 
+    def take(self, name: str, value: Any) -> None:
+        """One parameter."""
+        field = FIELDS.get(name) or field_of(name)
+        if value == "" and field in (None, "failed") and (word := _FLAGS.get(name.lower())) is not None:
+            self._words.append((name, word))  # as in `?fail`
+        elif field is None and is_denied(name, value):
+            self._words.append((name, "fail"))
+        elif field is None:
+            self._unknown[name] = value
+        elif field in OUTCOMES:
+            self._take_outcome(field, name, value)
+        elif field in _DETAILS:
+            try:
+                detail = _DETAILS[field](field, value)
+            except ValueError as error:
+                self._notes.append(Note(field, str(error)))
+            else:
+                if detail is not None:
+                    self._details[field] = detail
+        else:
+            text, changed = read_id(field, value)
+            if text is not None:
+                self._details[field] = text
+            if changed is not None:
+                self._notes.append(Note(field, changed, changed=True))
 
-def _text(chars_max: int) -> Callable[[str, object], str | None]:
-    def read(name: str, value: object) -> str | None:
-        text = value if isinstance(value, str) else _number_as_text(name, value)
-        if len(text) > chars_max:
-            raise ValueError(f"{name} is longer than {chars_max} characters")
-        if "\0" in text:
-            raise ValueError(f"{name} must not contain NUL")
-        return text or None
+    def said(self) -> Said | Refusal:
+        """All of it together."""
+        path = self._path
+        if path is None and not self._words and self._exit is None and self._error is None:
+            refusal = self._doubt()
+            if refusal is not None:
+                return refusal
+        signal, said_by = self._decide()
+        if signal is None:
+            return Refusal(400, f"the parameters say {self._words[0][1]} and {self._words[-1][1]}: leave one out")
+        for name, word in self._words:
+            if word != signal:
+                self._notes.append(Note("status", f"{name} says {word}, but {said_by} {signal}"))
+        if path is not None and path != signal:
+            self._notes.append(Note("path", f"the path says {path}, but {said_by} {signal}"))
+        self._notes += self._unread
+        self._take_exit(signal)
+        if self._error and signal == "fail":
+            self._details.setdefault("message", self._error)
+        ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
+        named = bool(self._words) or self._exit is not None or self._error is not None
+        return Said(ping, named, tuple(self._notes))
 
-    return read
+    def _take_outcome(self, field: str, name: str, value: Any) -> None:
+        if isinstance(value, str) and not value.strip():
+            if field != "failed":  # an empty error is none
+                self._empty = name
+        elif field == "status":
+            word = read_word(value) if isinstance(value, str) else None
+            if word is None and isinstance(value, str) and (result := read_exit(value)) is not None and result.message:
+                word = result.signal  # systemd's word
+            if word is not None:
+                self._words.append((name, word))
+                self._only_ended &= word == "success" and value.strip().lower() in ENDED_WORDS
+            elif not (name == "result" and isinstance(value, dict | list)):  # what a job returns, as often as not
+                self._unread.append(Note("status", unknown_signal(value)))
+        elif field == "exit_code":
+            result = read_exit(value)
+            if result is None:
+                self._unread.append(Note(field, f"{_EXIT_RANGE}, not {shown(value)}"))
+            elif self._exit is None or (self._exit[1].signal == "success" and result.signal != "success"):
+                self._exit = name, result
+        elif field == "passed":
+            flag = read_flag(value)
+            if flag is None:
+                self._unread.append(Note("success", f"{name} must be true or false, not {shown(value)}"))
+            else:
+                self._only_ended = False
+                self._words.append((name, "success" if flag else "fail"))
+        elif field == "failed":
+            if not is_nothing(value):
+                text = value if isinstance(value, str) and read_flag(value) is None else ""
+                self._error = self._error or stored_text(text) or ""
+        elif not is_nothing(value):
+            self._unread.append(
+                Note(field, f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
+            )
 
-
-def _number_as_text(name: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} must be text or a number, not {_shown(value)}")
-    return str(value)
-
-
-def _whole(number_max: int) -> Callable[[str, object], int]:
-    def read(name: str, value: object) -> int:
-        number = -1
-        if isinstance(value, str):
-            text = value.strip()
-            if text.isascii() and text.isdigit() and len(text) <= 19:
-                number = int(text)
-        elif isinstance(value, float):
-            number = int(value) if value.is_integer() else -1
-        elif isinstance(value, int) and not isinstance(value, bool):
-            number = value
-        if not 0 <= number <= number_max:
-            raise ValueError(f"{name} must be a whole number from 0 to {number_max}, not {_shown(value)}")
-        return number
-
-    return read
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, str | int | float) and len(str(value)) <= _SAID_CHARS_MAX:
+    def _doubt(self) -> Refusal | None:
+        """Why this cannot be taken for a success, where nothing that was read says so."""
+        if self._unread:
+            return Refusal(400, self._unread[0].reason)
+        if self._empty is not None:
+            return Refusal(400, f"{self._empty} is empty: {ALLOWED}, or an exit code as exit_code")
         try:
-            return read_duration(value) / SECOND
+            name = find_failure(self._unknown, VALUES_LOOKED_AT_MAX) if self._unknown else None
         except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
-    raise ValueError(f"{name} must be a duration such as 90s, 1h30m or a number of seconds, not {_shown(value)}")
+            return Refusal(400, f"{error}: say the outcome in the path or as status")
+        if name is None:
+            return None
+        return Refusal(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")
 
+    def _decide(self) -> tuple[Signal | None, str]:
+        """The signal, and who says so; None: two that say it differ."""
+        path, words = self._path, self._words
+        failing = next((name for name, word in words if word == "fail"), None)
+        if failing is not None and path not in _UNDISPUTED:
+            return "fail", f"{failing} says"
+        code = self._exit
+        if path is not None:
+            if self._path_code == 0 and code is not None and code[1].signal == "fail":
+                return "fail", f"{code[0]} says"
+            return path, "the path says"
+        if words and self._only_ended and (self._error is not None or (code is not None and code[1].signal == "fail")):
+            return "fail", f"{code[0] if code is not None else 'error'} says"
+        if words:
+            agree = all(word == words[0][1] for _, word in words)
+            return (words[-1][1] if agree else None), f"{words[0][0]} says"
+        if code is not None:
+            return ("fail" if self._error is not None else code[1].signal), f"{code[0]} says"
+        return ("fail" if self._error is not None else "success"), "the address says"
 
-def _message(name: str, value: object) -> str | None:
-    if isinstance(value, str):
-        return stored_text(value)
-    try:
-        return stored_text(orjson.dumps(value).decode())
-    except TypeError:  # orjson reads 1024 levels and writes 254
-        raise ValueError(f"{name} is nested too deeply") from None
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, dict | list):  # repr of a deep one would not return
-        return "an object" if isinstance(value, dict) else "a list"
-    text = repr(value[: _SAID_CHARS_MAX + 1] if isinstance(value, str) else value)
-    return text if len(text) <= _SAID_CHARS_MAX else text[:_SAID_CHARS_MAX] + "…"
-
-
-_run = _text(RUN_CHARS_MAX)
-_FIELDS: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
-    "status": ("signal", _signal),
-    "signal": ("signal", _signal),
-    "run": ("run", _run),
-    "rid": ("run", _run),
-    "stage": ("stage", _text(STAGE_CHARS_MAX)),
-    "task": ("task", _text(TASK_CHARS_MAX)),
-    "done": ("done", _whole(COUNT_MAX)),
-    "total": ("total", _whole(COUNT_MAX)),
-    "exit_code": ("exit_code", _whole(EXIT_CODE_MAX)),
-    "duration": ("duration", _seconds),
-    "message": ("message", _message),
-}
-FIELD_NAMES = frozenset(_FIELDS)
+    def _take_exit(self, signal: Signal) -> None:
+        path_code = self._path_code
+        if self._exit is not None:
+            name, (said, code, message, lost) = self._exit
+            if lost:
+                self._notes.append(Note("exit_code", _EXIT_RANGE))
+            if path_code is not None and code != path_code and not (path_code == 0 and said == "fail"):
+                self._notes.append(Note("exit_code", f"{name} says {code}, but the path says {path_code}"))
+                code = path_code
+            if code is not None:
+                self._details["exit_code"] = code
+            if message is not None and signal == "fail":
+                self._details.setdefault("message", message)
+        elif path_code is not None:
+            self._details["exit_code"] = path_code

@@ -9,7 +9,8 @@ change, the pair can also be added to a monitor as a key written `token/key`; an
 the token. The key of an endpoint without a group, `_name`, is read as `name`.
 
 What differs: an unknown key and a wrong token are answered alike, 404, so that nobody learns which keys exist; Gatus
-says 401 for the second. A negative duration is refused. The body is ignored, as there.
+says 401 for the second. A wrong or negative duration is left out and named in the answer, where Gatus refuses the
+result; `success` is read in any case. The body is ignored, as there.
 """
 
 import re
@@ -19,8 +20,8 @@ from server.engine.durations import DURATION_MAX
 from server.engine.ping import SECOND, Ping
 from server.ingest.answers import reason_of, status_of, waiting
 from server.ingest.message import stored_text
-from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
-from server.ingest.urlencoded import decode, read_values
+from server.ingest.reading import Answer, Note, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.urlencoded import decode_segment, read_pairs
 
 name = "gatus"
 PREFIX: Final = "/api/v1/endpoints/"
@@ -41,8 +42,8 @@ def read(request: Request) -> Reading | Refusal:
         return Refusal(404, _UNKNOWN)
     if request.method != "POST":
         return Refusal(405, "Method Not Allowed")
-    values = read_values(request.query)
-    success = values.get("success")
+    values = {parameter.lower(): value for parameter, value in read_pairs(request.query)}
+    success = values.get("success", "").strip().lower()
     if success not in ("true", "false"):
         return Refusal(400, "missing or invalid success query parameter")
     authorization = request.headers.get("authorization", "")
@@ -51,14 +52,14 @@ def read(request: Request) -> Reading | Refusal:
     token = authorization.removeprefix("Bearer ").strip()
     if not token:
         return Refusal(401, "bearer token must not be empty")
-    duration = _seconds(values.get("duration", ""))
-    if isinstance(duration, Refusal):
-        return duration
+    seconds = _seconds(values.get("duration", ""))
+    notes = (seconds,) if isinstance(seconds, Note) else ()
+    duration = None if isinstance(seconds, Note) else seconds
     message = stored_text(values.get("error", "")) if success == "false" else None
     ping = Ping("success" if success == "true" else "fail", duration=duration, message=message, dialect=name)
-    sent = decode(key)
+    sent = decode_segment(key)
     slug = sent.lstrip("_")
-    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True)
+    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=notes)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -70,8 +71,8 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     return Answer(status, reason_of(outcome, _UNKNOWN).encode("utf-8", "replace"), headers=headers)
 
 
-def _seconds(text: str) -> float | Refusal | None:
-    """A duration as Go writes it (`10s`, `1h2m3.5s`, `150ms`); None where none was sent."""
+def _seconds(text: str) -> float | Note | None:
+    """A duration as Go writes it (`10s`, `1h2m3.5s`, `150ms`); None where none was sent, a note where it is none."""
     if not text:
         return None
     length = 0.0
@@ -79,4 +80,4 @@ def _seconds(text: str) -> float | Refusal | None:
         length = sum(float(number) * _UNIT_S[unit] for number, unit in _parts(text))
         if length <= DURATION_MAX / SECOND:
             return length
-    return Refusal(400, f"invalid duration: {text[:60]!r}")
+    return Note("duration", f"invalid duration: {text[:60]!r}")

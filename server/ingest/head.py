@@ -16,7 +16,8 @@ import httptools
 
 from server.ingest import wire
 
-HEAD_BYTES_MAX = 8190
+HEAD_BYTES_MAX = 8190  # of a head at the fast door
+LINE_BYTES_MAX = 65_536  # of a request line at aiohttp: Cronitor's and Uptime Kuma's clients put exceptions into it
 HEADERS_MAX = 128
 _is_target = re.compile(rb"/[!\"$-~]*").fullmatch  # taken for the same by llhttp and everybody else, whatever follows
 ENDINGS_MAX = 1_000

@@ -6,13 +6,17 @@ and cuts its output to `Ping-Body-Limit`.
 
 - `/ping/{uuid}` (a trailing slash is allowed), `/ping/{uuid}/start|fail|log|{exit status}`;
 - `/ping/{ping key}/{slug}` and the same suffixes after it; `create=1` makes the monitor;
-- `rid={uuid}` names the run; any method pings; the body is the message; other parameters are ignored;
+- `rid={uuid}` names the run; any method pings; the body is the message, whatever it says;
 - the path is decoded before it is taken apart, as Django does.
 
 What differs, and why:
 - there is no limit on how often one may ping; a body keeps its two ends, not only its head;
-- invalid UTF-8 in a body is stored with U+FFFD, where Healthchecks' keyword filters would answer 500;
-- a bad `rid` together with `create=1` makes nothing; too many new monitors are answered 429, which runitor tries again;
+- a body is read by the charset that it declares or its byte order mark, and then as UTF-8 or Windows-1252, where
+  Healthchecks' keyword filters would answer 500;
+- a `rid` that is no UUID names the run as it is; an exit status may be any number, and systemd's word for a result or a
+  signal; suffixes may be in upper case;
+- an outcome in the query of an address without a suffix (`?status=fail`) is understood or refused with 400;
+- too many new monitors are answered 429, which runitor tries again;
 - a UUID may be in upper case, where a key was given so; a slug that begins or ends with `-` or `_` is one without them;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
 - a webhook of Alertmanager in the body is understood (server/ingest/alertmanager.py);
@@ -24,13 +28,17 @@ Whether the hosted service still answers `OK (not found)` with 200 is unverified
 import re
 from typing import Final
 
-from server.engine.ping import EXIT_CODE_MAX, Ping, Signal
+from server.engine.ping import Ping, Signal
 from server.ingest import alertmanager
 from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.encodings import utf_8_body
+from server.ingest.fields import read_outcome
+from server.ingest.ids import read_id
 from server.ingest.message import WHOLE_BYTES_MAX, stored_message
-from server.ingest.reading import Answer, Key, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.outcome import read_exit
+from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import is_slug
-from server.ingest.urlencoded import decode, read_values
+from server.ingest.urlencoded import decode, read_pairs
 
 name = "healthchecks"
 PREFIX: Final = "/ping/"
@@ -41,10 +49,9 @@ _SIGNALS: Final[dict[str, Signal]] = {"start": "start", "fail": "fail", "log": "
 _PLAIN: Final[dict[str, Ping]] = {
     "": Ping("success", dialect=name),
     **{word: Ping(signal, dialect=name) for word, signal in _SIGNALS.items()},
-    **{str(n): Ping("fail" if n else "success", exit_code=n, dialect=name) for n in range(EXIT_CODE_MAX + 1)},
+    **{str(n): Ping("fail" if n else "success", exit_code=n, dialect=name) for n in range(256)},
 }
 _WRONG_URL = Refusal(400, "invalid url format")
-_WRONG_UUID = Refusal(400, "invalid uuid format")
 _NOT_FOUND = Refusal(404, "not found")
 
 _HEADERS = (
@@ -58,36 +65,32 @@ _CREATED = Answer(201, b"Created", headers=_HEADERS)
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX describes."""
-    first, slash, rest = decode(request.path[len(PREFIX) :]).partition("/")
-    run: str | None = None
+    path = request.path[len(PREFIX) :]
+    if "%" in path or not path.isascii():  # decoded before it is taken apart, as there
+        path = "/".join(part.rstrip("\r\n") for part in decode(path).split("/"))
+    first, slash, rest = path.partition("/")
     create = False
     if request.query:
-        values = read_values(request.query)
-        run = values.get("rid")
-        if run is not None:
-            run = run.lower()
-            if not _is_uuid(run):
-                return _WRONG_UUID
-        create = values.get("create") == "1"
+        create = dict(read_pairs(request.query)).get("create") == "1"
     if not rest:
         if not first or (slash and not _is_uuid(first)):
             return _NOT_FOUND
-        return _reading(Key(first), _PLAIN[""], run, request, False)
+        return _reading(Key(first), _PLAIN[""], request, False)
     if _is_uuid(first):
         ping = _suffix(rest)
         if ping is not None:
-            return ping if isinstance(ping, Refusal) else _reading(Key(first), ping, run, request, True)
+            return _reading(Key(first), ping, request, True)
     slug, slash, word = rest.partition("/")
     ping = _suffix(word) if word else _PLAIN[""]
     if ping is None or (slash and not word):
         return _NOT_FOUND
-    if isinstance(ping, Refusal) or slug != slug.lower():
+    if slug != slug.lower():
         return _WRONG_URL
     ours = slug if is_slug(slug) else slug.strip("-_")
     if create and not is_slug(ours):
         return _WRONG_URL
     address = Slug(first, ours, create, sent=None if ours == slug else slug)
-    return _reading(address, ping, run, request, word != "")
+    return _reading(address, ping, request, word != "")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -99,19 +102,36 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     return Answer(status, reason.encode("utf-8", "replace"), headers=waiting(outcome))
 
 
-def _suffix(word: str) -> Ping | Refusal | None:
-    """The ping of a suffix, a refusal of an exit status out of range, or None where it is no suffix."""
-    ping = _PLAIN.get(word)
-    if ping is None and word.isascii() and word.isdigit():
-        return _PLAIN.get(word.lstrip("0") or "0", _WRONG_URL)
+def _suffix(word: str) -> Ping | None:
+    """The ping of a suffix; None: it is no suffix."""
+    ping = _PLAIN.get(word) or _PLAIN.get(word.lower())
+    if ping is None and (said := read_exit(word)) is not None:
+        return Ping(said.signal, exit_code=said.code, message=said.message, dialect=name)
     return ping
 
 
-def _reading(address: Key | Slug, ping: Ping, run: str | None, request: Request, named: bool) -> Reading:
-    body = request.body
-    if run is None and not body:
-        return Reading(address, ping, named)
-    webhook = alertmanager.read_webhook(body)
-    message = webhook.message if webhook is not None else stored_message(body)
-    reading = Reading(address, ping._replace(run=run, message=message), named)
+def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> Reading | Refusal:
+    notes: list[Note] = []
+    if request.query:
+        for parameter, value in (pairs := read_pairs(request.query)):
+            if parameter.lower() == "rid":
+                run, changed = read_id("run", value.lower() if _is_uuid(value) else value)
+                ping = ping._replace(run=run)
+                notes += [] if changed is None else [Note("run", changed, changed=True)]
+        if not named and (said := read_outcome(pairs)) is not None:
+            if isinstance(said, Refusal):
+                return said
+            ping, named = ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), True
+            notes += said.notes
+    if request.fault is not None:
+        if not named:
+            return request.fault
+        notes.append(Note("body", request.fault.reason))
+    if not request.body:
+        return Reading(address, ping, named, tuple(notes))
+    body, kind = utf_8_body(request), request.headers.get("content-type", "").lower()
+    may_be_webhook = not request.whole_bytes and (not named or kind.startswith("application/json"))
+    webhook = alertmanager.read_webhook(body) if may_be_webhook else None
+    message = webhook.message if webhook is not None else stored_message(body, request.whole_bytes)
+    reading = Reading(address, ping._replace(message=message or ping.message), named, tuple(notes))
     return reading if webhook is None else alertmanager.as_webhook(reading, webhook)

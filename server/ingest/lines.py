@@ -5,7 +5,6 @@ element and ends after a `}` reads as JSON, that end is the end of an element, b
 another value it could not.
 """
 
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
@@ -14,6 +13,8 @@ import orjson
 VALUE_BYTES_MAX = 64_000  # of one line or element: a message may have a megabyte elsewhere, but not in bulk
 _CANDIDATES_MAX = 20
 _GAP_BYTES_MAX = 200  # of space between an element and its comma
+BLANK_LINES_MAX = 10_000  # one after the other: to step over a gigabyte of them, sent as 1 MB of gzip, takes seconds
+BLANK_BYTES_MAX = VALUE_BYTES_MAX  # before the first value
 _SPACE = b" \t\r\n"
 
 
@@ -21,39 +22,12 @@ class BadBody(Exception):
     """The body cannot be read on from here; the text says why."""
 
 
-class Gunzip:
-    """Takes gzip apart, in pieces of at most `piece_bytes`."""
-
-    def __init__(self, piece_bytes: int) -> None:
-        self._piece_bytes = piece_bytes
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What `data` becomes. Raises BadBody."""
-        piece = b""
-        # A full piece may leave more behind even where no input is left.
-        while data or len(piece) == self._piece_bytes:
-            if self._stream.eof:  # another member follows
-                self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            try:
-                piece = self._stream.decompress(data, self._piece_bytes)
-            except zlib.error as error:
-                raise BadBody(f"the body is not gzip: {error}") from None
-            data = self._stream.unconsumed_tail or self._stream.unused_data
-            if piece:
-                yield piece
-
-    def end(self) -> None:
-        """Raises BadBody when the stream is not whole."""
-        if not self._stream.eof:
-            raise BadBody("the gzip stream breaks off")
-
-
 class Lines:
     """Values out of pieces. `feed` and `end` give each value as read, or a BadBody for a line that is no JSON."""
 
     def __init__(self) -> None:
         self._rest = b""
+        self._blank = 0  # bytes before the first value, then lines in a row
         self._array: bool | None = None
         self._ended = False
 
@@ -67,7 +41,11 @@ class Lines:
             data = data.removeprefix(BOM_UTF8).lstrip(_SPACE)
             if not data:
                 self._rest = b""
+                self._blank += len(piece)
+                if self._blank > BLANK_BYTES_MAX:
+                    raise BadBody("there is nothing in the body but blanks")
                 return iter(())
+            self._blank = 0
             self._array = data.startswith(b"[")
             if self._array:
                 data = data[1:]
@@ -88,7 +66,11 @@ class Lines:
         loads = orjson.loads
         for line in lines:
             if not line.strip(_SPACE):  # looked at first: thousands of blank lines would be as many exceptions
+                self._blank += 1
+                if self._blank > BLANK_LINES_MAX:
+                    raise BadBody(f"more than {BLANK_LINES_MAX} blank lines follow each other")
                 continue
+            self._blank = 0
             try:
                 yield loads(line)
             except orjson.JSONDecodeError as error:

@@ -2,25 +2,34 @@
 
 A job's output says what it was about in its first lines and why it failed in its last, so a long one keeps both ends
 (https://github.com/healthchecks/healthchecks keeps only the head, and its client runitor only the tail). Nothing that
-Postgres would refuse passes: invalid UTF-8 and NUL become U+FFFD, and no cut is made inside a character.
+Postgres would refuse passes: NUL becomes U+FFFD, and bytes that are not UTF-8 are read by server/ingest/encodings.py.
+No cut is made inside a character.
 """
 
 from server.engine.ping import MESSAGE_HEAD_BYTES, MESSAGE_TAIL_BYTES
+from server.ingest.encodings import guessed
 
 WHOLE_BYTES_MAX = MESSAGE_HEAD_BYTES + MESSAGE_TAIL_BYTES  # kept as it is up to here; what Ping-Body-Limit announces
 STORED_BYTES_MAX = 10_240  # both ends and the mark between them
+# So much of both ends of a body is kept that is too long to be kept whole: with room for escapes of JSON and of forms.
+KEPT_HEAD_BYTES, KEPT_TAIL_BYTES = 8_000, 32_000
 _CHARACTER_BYTES_MAX = 4
 _CUT = "\n[… cut here: the whole had "
 
 
-def stored_message(body: bytes) -> str | None:
-    """The message of a body; None for an empty one."""
-    if len(body) <= WHOLE_BYTES_MAX:
+def stored_message(body: bytes, whole_bytes: int = 0) -> str | None:
+    """The message of a body; None for an empty one. `whole_bytes`: of so many, `body` is the kept ends."""
+    if len(body) <= WHOLE_BYTES_MAX and not whole_bytes:
         return _fit(_clean(body), len(body)) if body else None
     # One character more than is kept at each inner edge, so that a character cut in two lies outside what is kept.
     head = _clean(body[: MESSAGE_HEAD_BYTES + _CHARACTER_BYTES_MAX]).encode()
     tail = _clean(body[-MESSAGE_TAIL_BYTES - _CHARACTER_BYTES_MAX :]).encode()
-    return _join(head, tail, len(body))
+    return _join(head, tail, whole_bytes or len(body))
+
+
+def with_mark(body: bytes, whole_bytes: int) -> bytes:
+    """The kept ends of a body with a mark between them, so that a long text within JSON or a form reads as cut."""
+    return b"%b ... (%d bytes in all) ... %b" % (body[:KEPT_HEAD_BYTES], whole_bytes, body[-KEPT_TAIL_BYTES:])
 
 
 def stored_text(text: str) -> str | None:
@@ -36,7 +45,7 @@ def is_cut(message: str) -> bool:
 
 
 def _clean(body: bytes) -> str:
-    return body.decode("utf-8", "replace").replace("\0", "�")
+    return guessed(body).replace("\0", "�")
 
 
 def _fit(text: str, sent_bytes: int) -> str:

@@ -1,20 +1,20 @@
 """Offbeat's own protocol: `/api/v1/heartbeat/{key}[/{signal or exit code}]` by GET, HEAD or POST.
 
-The signal is in the path, in `status` (words and parameters: server/ingest/fields.py), or in the exit code; where
-nothing says it, it is success. Parameters stand in the query or in the body, and the query wins.
+The signal is in the path, in `status` (words and parameters: server/ingest/fields.py), or in the exit code; if nothing
+says it, it is success. Instead of an exit code, systemd's words for results and signals are read (`timeout`, `KILL`).
 
-A body is read like this:
-- JSON by its Content-Type: an object of parameters, else 400;
-- an undeclared JSON object with one of our names: parameters too, as `curl -d '{"status": "fail"}'` declares a form;
-- a form: parameters, but only when every name in it is one of ours. `curl -d "$output"` declares every body a form, and
-  Better Stack's documented `curl -d "$output" …/{token}/$?` sends the output of a job that way. Where the path does not
-  name the signal, other names may stand beside a `status` that is a word of ours: `status=fail&host=db1` is no success;
-- anything else is the message, and so is a JSON object with none of our names.
-A byte order mark is no part of it, and after that of UTF-16 it is read as UTF-16: Windows writes such files.
-A body that nobody declared as JSON and whose parameters do not fit is the message where the path has already named the
-signal: then it is some job's output. Where the path has not, it is refused with 400, since a misspelt status would
-otherwise count as success. For the same reason multipart forms, which are not read, are refused there.
-The body may also be a webhook of Alertmanager (server/ingest/alertmanager.py).
+If the path or the query says the signal, the body is the message, whatever it looks like: it is the output of some job,
+and `curl -d "$output"` declares every body a form. If neither does, the body is read by its Content-Type:
+- JSON (also `text/json` and `…+json`): an object of parameters, else 400;
+- none, or a form: an object of parameters if it is JSON, and a form if every name in it is one of ours. Other names may
+  stand beside an outcome: `status=fail&host=db1` is no success. Anything else is the message;
+- text, or data of another kind: the message;
+- XML, YAML, multipart forms and other formats for structured data: 415, because their outcome is not read.
+An object with none of our names is the message too, unless something in it says a failure, which is refused with 400.
+So is text that looks like JSON, XML or `name: value` and says one.
+
+If neither path nor query says the signal, or the body is declared as JSON, the body may also be a webhook of
+Alertmanager (server/ingest/alertmanager.py).
 
 A request that is repeated with the same `Idempotency-Key` is stored once (server/ingest/once.py).
 
@@ -23,56 +23,85 @@ This is also the form of Better Stack's heartbeats (betterstack.com/docs/uptime/
 be, is not documented; we answer 404 and cut.
 """
 
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from contextlib import suppress
+import re
+from collections.abc import Iterable
 from typing import Any, Final
 
-import orjson
-
-from server.engine.ping import EXIT_CODE_MAX, PLAIN, Ping, Signal
+from server.engine.ping import PLAIN, Ping, Signal
 from server.ingest import alertmanager, answers
-from server.ingest.fields import FIELD_NAMES, names_signal, read_fields, read_word, unknown_signal
-from server.ingest.message import stored_message
-from server.ingest.reading import Answer, Key, Outcome, Reading, Refusal, Request
-from server.ingest.urlencoded import decode, read_values
+from server.ingest.encodings import utf_8_body
+from server.ingest.fields import VALUES_LOOKED_AT_MAX, Said, read_fields
+from server.ingest.message import stored_message, with_mark
+from server.ingest.objects import NotJson, read_object
+from server.ingest.outcome import (
+    ALLOWED,
+    OUTCOMES,
+    Exit,
+    field_of,
+    find_failure,
+    is_denied,
+    is_failure_word,
+    read_exit,
+    read_word,
+    says_failure,
+    unknown_signal,
+)
+from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from server.ingest.urlencoded import decode_segment, read_pairs
 
 name = "native"
 PREFIX: Final = "/api/v1/heartbeat/"
 METHODS = ("GET", "HEAD", "POST")
-FORM_FIELDS_MAX: Final = 2 * len(FIELD_NAMES)  # what has more is some output; to read a megabyte of `&` takes 0.2 s
+FORM_FIELDS_MAX: Final = 22  # what has more is some output; to read a megabyte of `&` takes 0.2 s
+HINT_BYTES_MAX = 2_000
+TEXT_LOOKED_AT_BYTES = 20_000  # of a text that may say a failure
 
 # A ping that says nothing but its exit code is one of these, made once.
-_EXITS = [Ping("fail" if code else "success", exit_code=code) for code in range(EXIT_CODE_MAX + 1)]
-_NOT_UTF8 = Refusal(400, "the parameters are not UTF-8")
+COMMON_EXITS: Final = range(256)
+_EXITS = [Ping("fail" if code else "success", exit_code=code) for code in COMMON_EXITS]
+_is_json = re.compile(r"(?:application|text)/(?:x-)?json|[\w.-]+/[\w.-]+\+json").fullmatch
+_is_unread = re.compile(
+    r"(?:application|text)/(?:[\w.-]+\+)?(?:x-)?"
+    r"(?:xml|yaml|toml|msgpack|messagepack|cbor|protobuf|ndjson|jsonl|jsonlines|json-seq|json5)|[\w.-]+/[\w.-]+\+(?:xml|yaml)"
+    r"|multipart/.*"
+).fullmatch
+_is_name = re.compile(r"[\w.%-]{1,60}").fullmatch
+_UNDECLARED = ("", "application/x-www-form-urlencoded")
+# A name and a value in something that looks like JSON, XML or a list of names and values.
+_pairs_in = re.compile(r"([A-Za-z][\w-]{1,30})[\"']?\s{0,3}[:=>]\s{0,3}[\"']?([\w+-]{1,40})").findall
+_looks_structured = re.compile(r"\s*['\"]?[{\[<]").match
+_is_pair_line = re.compile(r"\s*[\w .-]{1,40}?\s*[:=]\s*\S").match
+PAIR_LINES_MAX = 30  # what has more lines is a log
 
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX describes."""
-    method, path, query, headers, body = request
+    method, path, query, _, body, _, fault = request
     if method not in METHODS:
         return Refusal(405, "ping by GET, HEAD or POST")
     key, _, word = path[len(PREFIX) :].partition("/")
-    address = Key(decode(key))
+    address = Key(decode_segment(key))
     signal: Signal | None = None
     exit_code: int | None = None
+    pairs: list[tuple[str, Any]] = read_pairs(query) if query else []
     if word:
-        word = decode(word.removesuffix("/"))
+        word = decode_segment(word.removesuffix("/"))
         signal = read_word(word)
         if signal is None:
-            exit_code = _exit_code(word)
-            if exit_code is None:
-                return Refusal(400, f"{unknown_signal(word)}, or an exit code from 0 to {EXIT_CODE_MAX}")
-            signal = _EXITS[exit_code].signal
-    if not query and not body:
-        ping = PLAIN[signal or "success"] if exit_code is None else _EXITS[exit_code]
-        return Reading(address, ping, signal is not None)
-    try:
-        fields: dict[str, Any] = dict(read_values(query, "strict")) if query else {}
-    except UnicodeDecodeError:
-        return _NOT_UTF8
-    if not body:
-        return _reading(address, fields, signal, exit_code)
-    return _with_body(address, fields, signal, exit_code, headers.get("content-type", ""), body)
+            said = _read_exit(word)
+            if isinstance(said, Refusal):
+                return said
+            signal, exit_code = said.signal, said.code
+            if said.message is not None or said.lost:
+                pairs = [("exit_code", word), *pairs]
+    if not pairs and not body and fault is None:
+        if exit_code is None:
+            return Reading(address, PLAIN[signal or "success"], signal is not None)
+        ping = _EXITS[exit_code] if exit_code in COMMON_EXITS else Ping(signal or "fail", exit_code=exit_code)
+        return Reading(address, ping, named=True)
+    if not body and fault is None:
+        return _reading(address, read_fields(pairs, signal, exit_code), signal)
+    return _with_body(request, address, pairs, signal, exit_code)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -82,90 +111,141 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     return answers.text(outcome, "unknown key")
 
 
-def _reading(
-    address: Key, fields: dict[str, Any], signal: Signal | None, exit_code: int | None, message: str | None = None
-) -> Reading | Refusal:
-    ping = read_fields(fields, signal, exit_code, message)
-    if isinstance(ping, Refusal):
-        return ping
-    return Reading(address, ping, signal is not None or names_signal(fields))
+def _read_exit(word: str) -> Exit | Refusal:
+    said = read_exit(word)
+    return Refusal(400, f"{unknown_signal(word)}, or an exit code") if said is None else said
+
+
+def _reading(address: Key, said: Said | Refusal, signal: Signal | None, *notes: Note) -> Reading | Refusal:
+    if isinstance(said, Refusal):
+        return said
+    return Reading(address, said.ping, signal is not None or said.named, (*said.notes, *notes))
 
 
 def _with_body(
-    address: Key, fields: dict[str, Any], signal: Signal | None, exit_code: int | None, content_type: str, body: bytes
+    request: Request, address: Key, pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None
 ) -> Reading | Refusal:
-    body = _without_mark(body)
-    webhook = alertmanager.read_webhook(body)
-    if webhook is not None:
-        reading = _reading(address, fields, signal, exit_code, webhook.message)
-        return reading if isinstance(reading, Refusal) else alertmanager.as_webhook(reading, webhook)
-    kind = content_type.partition(";")[0].strip().lower()
-    declared = kind == "application/json" or kind.endswith("+json")
-    sent = _parameters(kind, declared, body, named=signal is not None)
-    if isinstance(sent, dict):
-        reading = _reading(address, {**sent, **fields}, signal, exit_code)
-        if declared or not isinstance(reading, Refusal):
-            return reading
-        sent = reading
-    if isinstance(sent, Refusal) and (declared or signal is None):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = utf_8_body(request)
+    says_signal = signal is not None
+    if not says_signal and pairs:
+        outright = read_fields(pairs)
+        says_signal = isinstance(outright, Said) and outright.named
+    if request.fault is None and not request.whole_bytes and (not says_signal or _is_json(kind)):
+        webhook = alertmanager.read_webhook(body)
+        if webhook is not None:
+            reading = _reading(address, read_fields(pairs, signal, exit_code, webhook.message), signal)
+            return reading if isinstance(reading, Refusal) else alertmanager.as_webhook(reading, webhook)
+    message = stored_message(body, request.whole_bytes)
+    if says_signal:
+        notes = [Note("body", request.fault.reason)] if request.fault is not None else _misplaced(kind, body)
+        return _reading(address, read_fields(pairs, signal, exit_code, message), signal, *notes)
+    if request.fault is not None:
+        return request.fault
+    sent = _parameters(kind, body, request.whole_bytes)
+    if isinstance(sent, Refusal):
         return sent
-    # With the path's word for the signal, a body that does not fit is the output of a job.
-    return _reading(address, fields, signal, exit_code, stored_message(body))
+    if sent is None:
+        return _reading(address, read_fields(pairs, message=message), None)
+    said = read_fields([*sent, *pairs])
+    if request.whole_bytes and isinstance(said, Said) and not said.named:
+        return Refusal(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: say it in the path")
+    return _reading(address, said, None)
 
 
-def _parameters(kind: str, declared: bool, body: bytes, *, named: bool) -> dict[str, Any] | Refusal | None:
+def _misplaced(kind: str, body: bytes) -> list[Note]:
+    """A hint for a client that sends parameters where they are the message."""
+    if len(body) > HINT_BYTES_MAX or not (_is_json(kind) or kind in _UNDECLARED):
+        return []
+    if not body.startswith(b"{") and field_of(body[:60].partition(b"=")[0].decode("latin-1")) is None:
+        return []
+    sent = _parameters(kind, body, 0)
+    if sent is None or isinstance(sent, Refusal) or any(field_of(name) is None for name, _ in sent):
+        return []
+    return [Note("body", "this address says its signal, so the body is the message: parameters stand in the query")]
+
+
+def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str, Any]] | Refusal | None:
     """The parameters in a body; None: it is the message."""
-    if declared:
-        try:
-            sent = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            return Refusal(400, f"the body is not JSON: {error}")
-        if not isinstance(sent, dict):
-            return Refusal(400, "the body must be a JSON object of parameters")
-        return sent if not sent or not FIELD_NAMES.isdisjoint(sent) else None
-    if body.lstrip()[:1] == b"{":
-        sent = _undeclared(body)
-        return sent if isinstance(sent, dict) and not FIELD_NAMES.isdisjoint(sent) else None
-    if kind == "multipart/form-data":
-        return Refusal(400, "a multipart form is not read: send name=value&name=value or JSON")
-    if kind == "application/x-www-form-urlencoded":
-        return _form(body, named=named)
+    if _is_unread(kind):
+        return Refusal(415, f"{kind} is not read: send JSON or name=value&name=value, or say the outcome in the path")
+    if whole_bytes:
+        body = with_mark(body, whole_bytes)
+    if _is_json(kind):
+        return _declared(body)
+    looks_like_json = body.lstrip()[:1] in (b"{", b"[")
+    if kind in _UNDECLARED:
+        if looks_like_json:
+            return _undeclared(body)
+        return _form(body)
+    if kind == "text/plain" and looks_like_json and not isinstance(sent := _undeclared(body), Refusal):
+        # The body is text, so it says nothing; but then it must not say a failure either.
+        said = None if sent is None else read_fields(sent)
+        if said is not None and (isinstance(said, Refusal) or said.ping.signal == "fail"):
+            return Refusal(400, "the body is declared as text and has parameters: declare it as application/json")
     return None
 
 
-def _undeclared(body: bytes) -> object:
-    """What the body says if it is JSON, else None. PowerShell 5 sends text as Latin-1."""
-    for text in (body, body.decode("latin-1").encode()):
-        with suppress(orjson.JSONDecodeError):
-            return orjson.loads(text)
-    return None
-
-
-def _without_mark(body: bytes) -> bytes:
-    """The body as UTF-8, where its byte order mark says what it is."""
-    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        return body.decode("utf-16", "replace").encode("utf-8", "replace")
-    return body.removeprefix(BOM_UTF8)
-
-
-def _form(body: bytes, *, named: bool) -> dict[str, Any] | Refusal | None:
-    text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
-    names = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
-    if len(names) > FORM_FIELDS_MAX or not all(equals and name.isidentifier() for name, equals, _ in names):
-        return None
-    ours = all(name in FIELD_NAMES for name, _, _ in names)
+def _declared(body: bytes) -> Iterable[tuple[str, Any]] | Refusal | None:
     try:
-        sent = read_values(text, "strict")
-    except UnicodeDecodeError:
-        return _NOT_UTF8 if ours else None
-    if ours:
-        return dict(sent)
-    word = None if named else sent.get("status", sent.get("signal"))
-    return None if word is None or read_word(word) is None else {"message": text, **sent}
+        sent = read_object(body)
+    except NotJson as error:
+        return Refusal(400, f"the body is not JSON: {error}")
+    if not isinstance(sent, dict):
+        return Refusal(400, "the body must be a JSON object of parameters")
+    return _object(sent) if sent else ()
 
 
-def _exit_code(word: str) -> int | None:
-    if word.isascii() and word.isdigit() and len(word) <= 10:
-        code = int(word)
-        return code if code <= EXIT_CODE_MAX else None
+def _undeclared(body: bytes) -> Iterable[tuple[str, Any]] | Refusal | None:
+    try:
+        sent = read_object(body)
+    except NotJson:
+        return _doubt(body)
+    return _object(sent if isinstance(sent, dict) else {"": sent})
+
+
+def _object(sent: dict[str, Any]) -> Iterable[tuple[str, Any]] | Refusal | None:
+    if any(field_of(name) is not None or is_denied(name, value) for name, value in sent.items()):
+        return sent.items()
+    try:
+        found = find_failure(sent, VALUES_LOOKED_AT_MAX)
+    except ValueError as error:
+        return Refusal(400, f"{error}: say the outcome in the path or as status")
+    return None if found is None else _looks_like_an_outcome(found)
+
+
+def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
+    text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
+    pieces = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
+    if len(pieces) > FORM_FIELDS_MAX or not all(equals and _is_name(name) for name, equals, _ in pieces):
+        return _doubt(body)
+    pairs: list[tuple[str, Any]] = list(read_pairs(text))
+    fields = [field_of(name) for name, _ in pairs]
+    if None not in fields:
+        return pairs
+    if any(field in OUTCOMES for field in fields) or any(is_denied(name, value) for name, value in pairs):
+        return [("message", text), *pairs]
+    failing = next((name for name, value in pairs if says_failure(name, value)), None)
+    return None if failing is None else _looks_like_an_outcome(failing)
+
+
+def _doubt(body: bytes) -> Refusal | None:
+    """Why a text is not taken for the message of a success: it is in no format that we read, and says a failure."""
+    text = body[:TEXT_LOOKED_AT_BYTES].decode("utf-8", "replace")
+    if is_failure_word(text.strip(" '\"\r\n")):
+        return Refusal(400, f"the body says {text.strip()[:20]}: send it as status={text.strip()[:20]}, or use /fail")
+    lines = text.splitlines()
+    if not _looks_structured(text) and (
+        len(lines) > PAIR_LINES_MAX or not all(_is_pair_line(line) for line in lines if line.strip())
+    ):
+        return None
+    for name, value in _pairs_in(text):
+        if field_of(name) in OUTCOMES and says_failure(name, value):
+            return Refusal(
+                400, f"the body is no JSON and no form, and says {name} {value}: send it as status={value[:20]}"
+            )
     return None
+
+
+def _looks_like_an_outcome(name: str) -> Refusal:
+    return Refusal(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")

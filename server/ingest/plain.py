@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from server.engine.ping import EXIT_CODE_MAX, Ping, lasting
+from server.engine.ping import Ping, lasting
 from server.ingest import cronitor, dialects, healthchecks, native, uptime_kuma
-from server.ingest.fields import SIGNAL_WORDS
+from server.ingest.outcome import SIGNAL_WORDS
 from server.ingest.reading import Dialect, Key, Reading, Request, Slug
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}  # which every dialect here takes
@@ -78,7 +78,7 @@ def _bytes(text: str) -> bytes | None:
     return text.encode() or None
 
 
-_CODES = [str(code) for code in range(EXIT_CODE_MAX + 1)]
+_CODES = [str(code) for code in native.COMMON_EXITS]
 _SUFFIXES = ["start", "fail", "log", *_CODES]
 _STATES = [f"?state={state}" for state in ("run", "complete", "fail", "ok", "tick")]
 

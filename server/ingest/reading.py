@@ -14,9 +14,11 @@ from server.engine.ping import Ping
 class Request(NamedTuple):
     """One whole request. `path` and `query` as sent (percent-encoded); header names in lower case.
 
-    `body` is what came over the wire without its chunks, never decompressed: the door of aiohttp is built with
-    `auto_decompress=False`, because only a dialect knows how much it may become. Bytes of the request line above 0x7f
-    are decoded as UTF-8 with `surrogateescape`.
+    Bytes of the request line above 0x7f are decoded as UTF-8 with `surrogateescape`.
+
+    `body` is without its chunks and its Content-Encoding (server/ingest/bodies.py). `whole_bytes`: so long the body was
+    of which `body` holds only both ends, ENDS_BYTES; 0: it is whole. `fault`: why the body could not be read; a dialect
+    for which the address says everything takes the ping all the same, and any other refuses it with this.
     """
 
     method: str
@@ -24,6 +26,8 @@ class Request(NamedTuple):
     query: str
     headers: Mapping[str, str]
     body: bytes
+    whole_bytes: int = 0
+    fault: "Refusal | None" = None
 
 
 class Key(NamedTuple):
@@ -58,12 +62,23 @@ class Slug(NamedTuple):
     problem: str = ""
 
 
+class Note(NamedTuple):
+    """A part of a request that was left out, or `changed`, so that the ping could be stored, and why."""
+
+    field: str
+    reason: str
+    changed: bool = False
+
+
 class Reading(NamedTuple):
-    """One ping and whom it is for. `named`: the request itself said the signal, so a bound key does not change it."""
+    """One ping and whom it is for. `named`: the request itself said the signal, so a bound key does not change it.
+    `notes`: what the client is told beside its outcome.
+    """
 
     address: Key | Slug
     ping: Ping
     named: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 class Refusal(NamedTuple):
@@ -95,11 +110,13 @@ class Outcome(NamedTuple):
     unavailable  may or may not be stored; come again after `retry_after_s`
 
     `reason`: what else the client should know, such as why its monitor was not made.
+    `notes`: of a ping that is committed, what was left out.
     """
 
     kind: str
     retry_after_s: int = 0
     reason: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 OK = Outcome("ok")

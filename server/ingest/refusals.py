@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from server.clock import LogClock
 from server.engine.ping import Micros, Signal
+from server.ingest.reading import Note
 from server.metrics import Metrics
 from server.store.log import Refused
 
@@ -37,6 +38,7 @@ class Refusals:
         self._open: dict[str, _Span] = {}
         self._reporting: dict[str, _Span] = {}
         self._counts: dict[str, Counter[str]] = {}
+        self._notes: Counter[str] = Counter()
 
     @property
     def unreported(self) -> bool:
@@ -69,6 +71,10 @@ class Refusals:
         now = self._clock.local()
         _include(self._open, "database", now - (self._clock.now() - at), now, 0)
 
+    def count_notes(self, notes: Iterable[Note]) -> None:
+        """A ping was taken, and parts of it were left out or changed."""
+        self._notes.update(note.field for note in notes)
+
     def ages(self) -> list[Refused]:
         """What is to be reported, as ages; `reported` ends it. What is refused meanwhile is the next report's."""
         now = self._clock.local()
@@ -93,6 +99,9 @@ class Refusals:
         for reason, counts in self._counts.items():
             self._metrics.refused(reason, counts)
         self._counts.clear()
+        if self._notes:
+            self._metrics.noted(self._notes)
+            self._notes.clear()
 
     def _begin_report(self) -> Iterable[tuple[str, _Span]]:
         # While no report comes through nothing is committed: what lies between two of them is the same silence.

@@ -37,17 +37,18 @@ import orjson
 from server.engine.durations import DURATION_MAX
 from server.engine.ping import SECOND, Ping, Signal
 from server.ingest.answers import reason_of, status_of, waiting
-from server.ingest.envelope import open_envelope, unpack
+from server.ingest.envelope import PAYLOAD_BYTES_MAX, Envelope, open_envelope
+from server.ingest.ids import read_id
 from server.ingest.monitor_config import DEFAULTS, NO_CONFIG, read_config
-from server.ingest.reading import Answer, Outcome, Reading, Refusal, Request, Slug
+from server.ingest.outcome import read_word
+from server.ingest.reading import Answer, Note, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import slug_in, slug_of
-from server.ingest.urlencoded import decode, read_values
+from server.ingest.urlencoded import decode_segment, read_pairs
 
 name = "sentry"
 CRON_METHODS: Final = ("GET", "HEAD", "POST")  # as Relay's router, which answers HEAD wherever it answers GET
 CHECK_INS_MAX: Final = 100  # in one envelope
-CHECK_IN_BYTES_MAX: Final = 100_000
-CHECK_INS_BYTES_MAX: Final = 400_000  # of one envelope: an SDK's have 1 kB each, and 4 MB of small objects take 0.1 s
+ITEM_TYPE: Final = "check_in"
 
 speaks: Final = re.compile(r"/api/[0-9]{1,20}/(?:envelope|store|cron/.+)/?").fullmatch
 _STATUSES: Final[dict[str, Signal]] = {"in_progress": "start", "ok": "success", "error": "fail"}
@@ -66,12 +67,17 @@ def read(request: Request) -> Reading | list[Reading] | Refusal:
     parts = request.path.strip("/").split("/")
     kind = parts[2] if len(parts) > 2 else ""
     if kind == "cron" and len(parts) in (4, 5):
-        return _read_cron(request, decode(parts[3]), decode(parts[4]) if len(parts) == 5 else None)
+        return _read_cron(request, decode_segment(parts[3]), decode_segment(parts[4]) if len(parts) == 5 else None)
     if kind not in ("envelope", "store") or len(parts) != 3:
         return Refusal(404, "not found")
     if request.method != "POST":
         return Refusal(405, "use POST")
     return _read_envelope(request) if kind == "envelope" else []
+
+
+def sink(path: str) -> Envelope | None:
+    """What keeps the check-ins of a long envelope while it arrives; None: the address takes no envelope."""
+    return Envelope(ITEM_TYPE) if "/envelope" in path else None
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -95,19 +101,15 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
 
 
 def _read_envelope(request: Request) -> list[Reading] | Refusal:
-    plain = unpack(request.body, request.headers.get("content-encoding", ""))
-    if isinstance(plain, Refusal):
-        return plain
-    envelope = open_envelope(plain, "check_in")
-    if isinstance(envelope, Refusal):
-        return envelope
+    envelope = open_envelope(request.body, ITEM_TYPE)
+    fault = request.fault or envelope.fault or envelope.skipped
+    if envelope.header is None:
+        return fault or Refusal(400, "envelope is empty")
     ping_key = _ping_key(request, envelope.header.get("dsn"))
     if isinstance(ping_key, Refusal):
         return ping_key
     if len(envelope.payloads) > CHECK_INS_MAX:
         return Refusal(413, f"envelope has more than {CHECK_INS_MAX} check-ins")
-    if sum(map(len, envelope.payloads)) > CHECK_INS_BYTES_MAX:
-        return Refusal(413, f"check-ins of an envelope are larger than {CHECK_INS_BYTES_MAX} bytes in all")
     readings: list[Reading] = []
     refusal: Refusal | None = None
     for payload in envelope.payloads:
@@ -116,7 +118,11 @@ def _read_envelope(request: Request) -> list[Reading] | Refusal:
             refusal = refusal or reading
         else:
             readings.append(reading)
-    return refusal if refusal is not None and not readings else readings
+    if not readings:
+        return fault or refusal or readings
+    if fault is not None:
+        readings[0] = readings[0]._replace(notes=(*readings[0].notes, Note("body", fault.reason)))
+    return readings
 
 
 def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | Refusal:
@@ -125,17 +131,17 @@ def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | R
     ping_key = _ping_key(request, None, path_key)
     if isinstance(ping_key, Refusal):
         return ping_key
-    if request.body and request.headers.get("content-type", "").startswith("application/json"):
+    if request.body and request.fault is None and request.headers.get("content-type", "").lower().startswith(_JSON):
         return _read_payload(ping_key, request.body, slug)
-    values = read_values(request.query)
+    values = {parameter.lower(): value for parameter, value in read_pairs(request.query)}
     if "status" not in values:
-        return Refusal(400, "missing field `status`")
-    return _read_check_in(ping_key, {**values, "duration": _number(values.get("duration"))}, slug)
+        return request.fault or Refusal(400, "missing field `status`")
+    return _read_check_in(ping_key, values, slug)
 
 
 def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | Refusal:
-    if len(payload) > CHECK_IN_BYTES_MAX:
-        return Refusal(413, f"check-in is larger than {CHECK_IN_BYTES_MAX} bytes")
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        return Refusal(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
     try:
         check_in = orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -152,21 +158,16 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
     there = slug_in(base, environment if isinstance(environment, str) else None) if base is not None else None
     if base is None or there is None:
         return Refusal(400, "monitor_slug and environment must be letters, digits, _ and -, 100 characters in all")
-    run = check_in.get("check_in_id") or None
-    if run is not None:
-        run = run.lower() if isinstance(run, str) else ""
-        if not _is_id(run):
-            return Refusal(400, "check_in_id is not a UUID")
-        run = run.replace("-", "")
     status = check_in.get("status")
-    if not isinstance(status, str):
+    if not isinstance(status, str) or not status.strip():
         return Refusal(400, "status must be in_progress, ok or error")
-    ping = Ping(
-        _STATUSES.get(status, "log"),
-        run=None if run == _LATEST else run,
-        duration=_number(check_in.get("duration")),
-        dialect=name,
-    )
+    notes: list[Note] = []
+    run = _run(check_in.get("check_in_id"), notes)
+    duration = check_in.get("duration")
+    seconds = _number(duration)
+    if seconds is None and duration not in (None, ""):
+        notes.append(Note("duration", "duration must be a number of seconds"))
+    ping = Ping(_signal(status), run=run, duration=seconds, dialect=name)
     config = read_config(check_in["monitor_config"]) if check_in.get("monitor_config") else NO_CONFIG
     definition = config.definition
     if config.problem and ping.signal != "fail":  # shown with the monitor's pings; a failure keeps its own words
@@ -181,7 +182,26 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         sent=sent_slug if there == base and sent_slug != base else None,
         problem=config.problem,
     )
-    return Reading(address, ping, named=True)
+    return Reading(address, ping, named=True, notes=tuple(notes))
+
+
+def _signal(status: str) -> Signal:
+    """`log` for a status that Sentry does not have, unless the word says a failure: never success."""
+    word = status.strip().lower()
+    return _STATUSES.get(word) or ("fail" if read_word(word) == "fail" else "log")
+
+
+def _run(sent: object, notes: list[Note]) -> str | None:
+    """The run id: a check-in's id without its dashes; one that is no UUID as it is, since it still tells runs apart."""
+    if not sent:
+        return None
+    text = sent.lower() if isinstance(sent, str) else ""
+    if _is_id(text):
+        text = text.replace("-", "")
+        return None if text == _LATEST else text
+    run, _ = read_id("run", sent)
+    notes.append(Note("run", "check_in_id is not a UUID", changed=True))
+    return run
 
 
 def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str | Refusal:
@@ -197,7 +217,7 @@ def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str
                 return Refusal(401, "bad sentry authentication header")
             found.add(key[1])
     if "sentry_key=" in request.query:
-        found.add(read_values(request.query).get("sentry_key", ""))
+        found.add(dict(read_pairs(request.query)).get("sentry_key", ""))
     if not found and isinstance(dsn, str) and (key := _dsn_key(dsn)) is not None:
         found.add(key[1])
     found.discard("")

@@ -4,7 +4,8 @@ Source: deadmanssnitch/snitcher 1a84ab46, lib/snitcher.rb (`m` and `s`; its `:ur
 202 `Got it, thanks!`, is in deadmanssnitch.com/docs, and PremiereGlobal/go-deadmanssnitch takes nothing but 202. The
 parameters may also come as a form, which public scripts do (`curl -d "m=…"`).
 
-`s` absent, empty or 0 is success; a number to 255 is an exit code; anything else is a failure too.
+`s` absent, empty or 0 is success; another number is an exit code; anything else is a failure too. Names are read in any
+case; without `s`, an outcome under another name (`status=failed`) is understood or refused with 400.
 
 Unverified, and what we chose: an unknown token is answered 404. A token is 8 to 40 hexadecimal digits (in all samples
 they are 10) or one of our own UUID keys; other words at the root belong to Offbeat's pages.
@@ -13,11 +14,13 @@ they are 10) or one of our own UUID keys; other words at the root belong to Offb
 import re
 from typing import Final
 
-from server.engine.ping import EXIT_CODE_MAX, Ping
+from server.engine.ping import Ping
 from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.fields import read_outcome
 from server.ingest.message import stored_text
-from server.ingest.reading import Answer, Key, Outcome, Reading, Refusal, Request
-from server.ingest.urlencoded import read_values
+from server.ingest.outcome import read_exit
+from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from server.ingest.urlencoded import read_pairs
 
 name = "snitch"
 is_token: Final = re.compile(r"[0-9a-f]{8,40}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
@@ -33,16 +36,29 @@ def read(request: Request) -> Reading | Refusal:
         return Refusal(404, "not found")
     if request.method not in METHODS:
         return Refusal(405, "check in by GET, HEAD or POST")
-    values = read_values(request.query)
-    if request.body and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        values = {**read_values(request.body[:FORM_BYTES_MAX].decode("utf-8", "surrogateescape")), **values}
+    sent = read_pairs(request.query)
+    if request.body and request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded"):
+        sent = [*read_pairs(request.body[:FORM_BYTES_MAX].decode("utf-8", "surrogateescape").rstrip("\r\n")), *sent]
+    values = {parameter.lower(): value for parameter, value in sent}
     status = values.get("s", "").strip()
-    exit_code = int(status) if status.isascii() and status.isdigit() and len(status) <= 3 else None
-    if exit_code is not None and exit_code > EXIT_CODE_MAX:
-        exit_code = None
-    signal: Final = "success" if not status or exit_code == 0 else "fail"
-    ping = Ping(signal, exit_code=exit_code, message=stored_text(values.get("m", "")), dialect=name)
-    return Reading(Key(token), ping, named="s" in values)
+    message = stored_text(values.get("m", ""))
+    if not status:
+        said = read_outcome([(parameter, value) for parameter, value in sent if parameter.lower() not in ("s", "m")])
+        if said is None:
+            unread = request.fault
+            if unread is None and request.whole_bytes:
+                unread = Refusal(413, f"no s in the ends of a body of {request.whole_bytes} bytes")
+            return unread or Reading(Key(token), Ping("success", message=message, dialect=name), named="s" in values)
+        if isinstance(said, Refusal):
+            return said
+        ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
+        return Reading(Key(token), ping, named=True, notes=said.notes)
+    exit_code = read_exit(status)
+    ping = Ping("fail", message=message, dialect=name)
+    if exit_code is not None and (exit_code.code is not None or exit_code.signal == "success"):
+        ping = ping._replace(signal="fail" if exit_code.code else "success", exit_code=exit_code.code)
+    notes = () if request.fault is None else (Note("body", request.fault.reason),)
+    return Reading(Key(token), ping, named=True, notes=notes)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

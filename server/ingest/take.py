@@ -15,10 +15,11 @@ from server.engine.ping import Ping
 from server.errors import OffbeatError, Unavailable
 from server.ingest.batch import Backlog, Waiter, unavailable
 from server.ingest.budget import Budget
+from server.ingest.encodings import utf_8_body
 from server.ingest.filters import filtered
 from server.ingest.once import HEADER, Once
 from server.ingest.plain import Said
-from server.ingest.reading import OK, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
+from server.ingest.reading import OK, Dialect, Key, Note, Outcome, Reading, Refusal, Request, Slug, worst
 from server.roster import Bound, Roster
 from server.service import Service
 
@@ -43,6 +44,7 @@ class Provision(Protocol):
 
 
 _UNKNOWN = Outcome("unknown")
+NOTES_MAX = 20  # in one answer
 
 log = structlog.get_logger("ingest")
 
@@ -75,16 +77,19 @@ class Intake(Service):
             if first is None:
                 return
             waiter = first
+        body = request.body
+        if body and self._roster.rules:  # words are looked for in all of it
+            body = utf_8_body(request)
         if isinstance(readings, Reading):
             bound = self._find(readings.address)
             if bound is not None and not _declares(readings.address):
-                self._append(bound, readings, request.method, source, waiter, request.body)
+                self._append(bound, readings, request.method, source, waiter, body)
                 return
             readings = [readings]
         if not readings:
             waiter.settle(OK)
             return
-        self.errand(self._take_slowly(readings, request.method, source, waiter, request.body), "take")
+        self.errand(self._take_slowly(readings, request.method, source, waiter, body), "take")
 
     def take_plain(
         self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
@@ -149,6 +154,9 @@ class Intake(Service):
     def _append(
         self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
     ) -> None:
+        if reading.notes:
+            self._backlog.count_notes(reading.notes)
+            waiter = _Noted(waiter, reading.notes)
         ping = self.prepared(bound, reading.ping, reading.named, method, body)
         if self._budget is not None and (over := self.over_budget(reading.address, bound, ping)) is not None:
             waiter.settle(over)
@@ -259,6 +267,7 @@ class _Several:
         self._waiter = waiter
         self._left = count
         self._outcomes: list[Outcome] = []
+        self._notes: tuple[Note, ...] = ()
         self._refusal: Refusal | None = None
 
     def settle(self, outcome: Outcome | Refusal) -> None:
@@ -266,11 +275,25 @@ class _Several:
             self._refusal = outcome
         else:
             self._outcomes.append(outcome)
+            self._notes += outcome.notes
         self._left -= 1
         if self._left == 0:
             told = worst(self._outcomes)
             told = told._replace(reason=next((each.reason for each in self._outcomes if each.reason), ""))
+            if self._notes:
+                told = told._replace(notes=self._notes[:NOTES_MAX])
             self._waiter.settle(told if self._refusal is None or told.kind == "unavailable" else self._refusal)
+
+
+class _Noted:
+    """Says what was left out of a ping that is committed."""
+
+    def __init__(self, waiter: Waiter, notes: tuple[Note, ...]) -> None:
+        self._waiter = waiter
+        self._notes = notes
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        self._waiter.settle(outcome if isinstance(outcome, Refusal) else outcome._replace(notes=self._notes))
 
 
 class _Committed:
@@ -281,4 +304,6 @@ class _Committed:
         self._outcome = outcome
 
     def settle(self, outcome: Outcome | Refusal) -> None:
-        self._waiter.settle(self._outcome if outcome == OK else outcome)
+        if isinstance(outcome, Outcome) and outcome.kind == "ok":
+            outcome = self._outcome._replace(notes=outcome.notes) if outcome.notes else self._outcome
+        self._waiter.settle(outcome)

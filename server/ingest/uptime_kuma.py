@@ -2,10 +2,12 @@
 
 Source: louislam/uptime-kuma 6398a958 (2.5.3), server/routers/api-router.js; the URL that its pages show is made in
 src/pages/EditMonitor.vue. Exactly `up` (or no status) is success, everything else is fail, as there. `msg` is the
-message, `ping` the run's duration in milliseconds. The body is ignored. Answers are JSON; every error of the request is
+message, `ping` the run's duration in milliseconds. The body is ignored. Answers are JSON; every error of the address is
 404 with `ok: false`, because the scripts that people have look at nothing else.
 
-What differs: a push that may not have been stored is answered 503, so that `curl --retry` sends it again.
+What differs: a wrong `ping` is left out and named in the answer, where the original refuses the push. Names are read in
+any case; without a status, an outcome under another name (`state=down`) is understood or refused with 400. A push that
+may not have been stored is answered 503, so that `curl --retry` sends it again.
 """
 
 import re
@@ -15,9 +17,10 @@ import orjson
 
 from server.engine.ping import Ping
 from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.fields import read_outcome
 from server.ingest.message import stored_text
-from server.ingest.reading import Answer, Key, Outcome, Reading, Refusal, Request
-from server.ingest.urlencoded import decode, read_values
+from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from server.ingest.urlencoded import decode_segment, read_pairs
 
 name = "uptime_kuma"
 PREFIX: Final = "/api/push/"
@@ -28,7 +31,8 @@ _FAIL = Ping("fail", dialect=name)
 # What most scripts send: nothing, or the address as its pages show it.
 _BY_QUERY: Final = {"": _SUCCESS, "status=up&msg=OK&ping=": _SUCCESS._replace(message="OK")}
 _UNKNOWN = "Monitor not found or not active."
-_WRONG_PING = Refusal(404, f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
+_WRONG_PING = Note("duration", f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
+_OWN: Final = ("status", "msg", "ping")
 _JSON = "application/json; charset=utf-8"
 _OK = Answer(200, b'{"ok":true}', _JSON)
 _leading_number = re.compile(r"\s*([+-]?(?:Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))", re.ASCII).match
@@ -39,20 +43,30 @@ def read(request: Request) -> Reading | Refusal:
     token = request.path[len(PREFIX) :].removesuffix("/")
     if not token or "/" in token:
         return Refusal(404, _UNKNOWN)
-    address = Key(decode(token))
+    address = Key(decode_segment(token))
     ping = _BY_QUERY.get(request.query)
     if ping is not None:
         return Reading(address, ping, request.query != "")
-    values = read_values(request.query)
-    status = values.get("status")
+    pairs = read_pairs(request.query)
+    values = {parameter.lower(): value for parameter, value in pairs}
+    status = values.get("status", "").rstrip("\r\n")
     ping = _SUCCESS if not status or status == "up" else _FAIL
+    notes: tuple[Note, ...] = ()
+    if not status:
+        said = read_outcome([(parameter, value) for parameter, value in pairs if parameter.lower() not in _OWN])
+        if isinstance(said, Refusal):
+            return said
+        if said is not None:
+            ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, dialect=name)
+            status, notes = said.ping.signal, said.notes
     milliseconds = _parse_float(values.get("ping", ""))
     if not 0 <= milliseconds <= _PING_MS_MAX:
-        return _WRONG_PING
+        milliseconds = 0.0
+        notes += (_WRONG_PING,)
     message = stored_text(values.get("msg", ""))
     if milliseconds or message is not None:
         ping = ping._replace(duration=milliseconds / 1000 if milliseconds else None, message=message)
-    return Reading(address, ping, bool(status))
+    return Reading(address, ping, bool(status), notes)
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

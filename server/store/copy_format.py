@@ -19,7 +19,7 @@ from server.engine.ping import LASTING, SIGNALS, Entry, Ping
 
 COLUMNS = (
     "at", "seq", "writer", "monitor_id", "project_id", "signal", "exit_code", "done", "total", "duration",
-    "run", "stage", "task", "message", "source", "dialect",
+    "run", "stage", "task", "message", "source", "dialect", "wide_exit_code",
 )  # fmt: skip
 
 # The format: postgresql.org/docs/current/sql-copy.html, "Binary Format". A header, then per row the number of columns
@@ -46,24 +46,25 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     """
     parts = [_HEADER]
     for at, writer, seq, monitor_id, project_id, source, ping in entries:
-        middle, dialect = _LASTING.get(id(ping)) or _said(ping)
+        middle, last = _LASTING.get(id(ping)) or _said(ping)
         parts += (
-            _FIXED(16, 8, at - _EPOCH_SHIFT, 8, seq, 4, writer, 4, monitor_id, 4, project_id),
+            _FIXED(len(COLUMNS), 8, at - _EPOCH_SHIFT, 8, seq, 4, writer, 4, monitor_id, 4, project_id),
             middle,
             _NULL if source is None else _SOURCE_HEADS[len(source)] + source,
-            dialect,
+            last,
         )
     parts.append(_TRAILER)
     return b"".join(parts)
 
 
 def _said(ping: Ping) -> tuple[bytes, bytes]:
-    """The columns from signal to message, and the dialect."""
+    """The columns from signal to message, and the last two."""
     signal, run, stage, task, done, total, exit_code, duration, message, dialect = ping
+    wide = exit_code is not None and not -(2**31) <= exit_code < 2**31
     middle = b"".join(
         (
             _LABELS[signal],
-            _NULL if exit_code is None else _INT4(4, exit_code),
+            _NULL if exit_code is None or wide else _INT4(4, exit_code),
             _NULL if done is None else _INT8(8, done),
             _NULL if total is None else _INT8(8, total),
             _NULL if duration is None else _FLOAT8(8, duration),
@@ -73,7 +74,8 @@ def _said(ping: Ping) -> tuple[bytes, bytes]:
             _NULL if message is None else _text(message),
         )
     )
-    said = middle, _NULL if dialect is None else _text(dialect)
+    last = (_NULL if dialect is None else _text(dialect)) + (_INT8(8, exit_code) if wide else _NULL)
+    said = middle, last
     if id(ping) in LASTING:
         _LASTING[id(ping)] = said
     return said

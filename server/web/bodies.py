@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from server.engine.expectation import Status
 from server.engine.monitor import Definition, Duration, Slug, StageName
-from server.engine.ping import Signal
+from server.engine.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
 from server.engine.windows import Window
+from server.ingest.ids import canonical_run, read_id
 from server.settings import PLACEHOLDER
 from server.store.definitions import Wanted, WantedKey
 
@@ -30,6 +31,8 @@ def _no_dots(key: str) -> str:
 
 KeyText = Annotated[str, Field(max_length=200, pattern=rf"^{_SEGMENT}(/{_SEGMENT})?$"), AfterValidator(_no_dots)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+# As pings store it, whatever its length and however `+` and spaces are written.
+RunSought = Annotated[str, Field(max_length=2_000), AfterValidator(lambda run: read_id("run", run)[0])]
 
 
 class Body(BaseModel):
@@ -166,12 +169,12 @@ class PingBody(Body):
     """A ping sent through the management API."""
 
     signal: Signal = "success"
-    run: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    run: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(canonical_run)] | None = None
     stage: StageName | None = None
     task: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     done: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     total: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit_code: Annotated[int, Field(ge=EXIT_CODE_MIN, le=EXIT_CODE_MAX)] | None = None
     duration: Annotated[float, Field(ge=0, le=1e9)] | None = None
     message: Annotated[str, Field(max_length=100_000)] | None = None
 
@@ -214,7 +217,7 @@ class PingsQuery(Page):
 
     project: Slug | None = None
     signal: Signal | None = None
-    run: Annotated[str, Field(max_length=255)] | None = None
+    run: RunSought | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -225,7 +228,7 @@ class RunsQuery(Page):
     project: Slug | None = None
     open: bool | None = None
     verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = None
-    run: Annotated[str, Field(max_length=255)] | None = None
+    run: RunSought | None = None
 
 
 class MembersQuery(Page):

@@ -4,13 +4,24 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from server.engine.durations import DURATION_MAX
-from server.engine.ping import COUNT_MAX, RUN_CHARS_MAX, SECOND, SIGNALS, STAGE_CHARS_MAX, TASK_CHARS_MAX, Ping
+from server.engine.ping import (
+    COUNT_MAX,
+    EXIT_CODE_MAX,
+    EXIT_CODE_MIN,
+    RUN_CHARS_MAX,
+    SECOND,
+    SIGNALS,
+    STAGE_CHARS_MAX,
+    TASK_CHARS_MAX,
+    Ping,
+)
 from server.ingest import sentry
-from server.ingest.envelope import unpack
+from server.ingest.answers import answer_of
 from server.ingest.message import STORED_BYTES_MAX
 from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import is_slug, slug_of
-from server.ingest.urlencoded import decode
+from server.ingest.urlencoded import decode, decode_segment
+from server.metrics import DETAILS
 
 OUTCOMES = [
     Outcome(kind, wait)
@@ -27,6 +38,8 @@ def judge_request(dialect: Dialect, request: Request) -> None:
     for reading in readings(result):
         is_storable(reading.ping)
         is_addressed(reading.address, request, dialect)
+        assert all(note.field in DETAILS for note in reading.notes)
+        is_an_answer(answer_of(dialect, Outcome("ok", notes=reading.notes), request))
     if isinstance(result, Refusal):
         assert 400 <= result.status < 500
         assert dialect.answer(result, request).status == result.status
@@ -57,26 +70,26 @@ def is_storable(ping: Ping) -> None:
         assert ping.message
         assert "\0" not in ping.message
         assert len(ping.message.encode()) <= STORED_BYTES_MAX
-    for count, count_max in ((ping.done, COUNT_MAX), (ping.total, COUNT_MAX), (ping.exit_code, 255)):
+    for count, count_max in ((ping.done, COUNT_MAX), (ping.total, COUNT_MAX)):
         assert count is None or (type(count) is int and 0 <= count <= count_max)
+    assert ping.exit_code is None or EXIT_CODE_MIN <= ping.exit_code <= EXIT_CODE_MAX
     assert ping.duration is None or (type(ping.duration) is float and 0 <= ping.duration <= DURATION_MAX / SECOND)
 
 
 def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
     """The key, or ping key and slug, stand in the request where this dialect keeps them."""
     # Bytes that are no UTF-8 are read as U+FFFD, which is in no key of ours.
-    segments = [read(part) for part in request.path.split("/") for read in (unquote, decode)]
+    segments = [read(part) for part in request.path.split("/") for read in (unquote, decode, decode_segment)]
     if isinstance(address, Key):
         assert address.key in segments
         return
-    plain = unpack(request.body, request.headers.get("content-encoding", ""))
-    unpacked = plain if isinstance(plain, bytes) else b""
+    unpacked = request.body
     if address.create:
         assert is_slug(address.slug)
     if dialect.name in ("sentry", "gatus"):
         sent = [*request.headers.values(), *segments, unquote(request.query), decode(request.query)]
         body = unpacked.decode("utf-8", "replace")
-        sent += [request.body.decode("latin-1"), body, unquote(body)]
+        sent += [body, unquote(body)]
         is_written_otherwise = "basic" in request.headers.get("authorization", "").lower() or b"\\u" in unpacked
         assert any(address.ping_key in text for text in sent) or is_written_otherwise
     else:

@@ -21,10 +21,13 @@ from server.estate_file import read_estate
 from server.healthchecks_export import read_checks
 from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
 from server.ingest.bulk import _read as read_bulk_value
+from server.ingest.codings import PIECE_BYTES as CODED_PIECE_BYTES
+from server.ingest.codings import BadCoding, Unpacker
 from server.ingest.dialects import find
-from server.ingest.envelope import ENVELOPE_BYTES_MAX, open_envelope, unpack
+from server.ingest.encodings import charset_of, text_of
+from server.ingest.envelope import open_envelope
 from server.ingest.fields import read_fields
-from server.ingest.lines import BadBody, Gunzip, Lines
+from server.ingest.lines import BadBody, Lines
 from server.ingest.message import STORED_BYTES_MAX, stored_message
 from server.ingest.reading import Dialect, Refusal, Request
 from server.ingest.slugs import is_slug, slug_of
@@ -43,7 +46,6 @@ Target = Callable[[bytes], None]
 _METHODS = ("GET", "HEAD", "POST", "PUT")
 _AT = 1_790_000_000_000_000  # some instant
 _FILE = Path(tempfile.gettempdir()) / "offbeat-fuzz.yaml"
-PIECE_BYTES = 1_000
 
 
 def _text(data: bytes) -> str:
@@ -84,24 +86,36 @@ def _dialect(dialect: Dialect, prefix: str) -> Target:
 def envelope(data: bytes) -> None:
     """Sentry's frame of items."""
     opened = open_envelope(data, "check_in")
-    if not isinstance(opened, Refusal):
-        assert all(payload in data for payload in opened.payloads)
+    assert all(payload in data for payload in opened.payloads)
+    kept = opened.result()
+    assert open_envelope(kept.body, "check_in").payloads == opened.payloads or opened.header is None
 
 
 def unpacked(data: bytes) -> None:
-    """Compressed bodies; the first byte chooses the encoding."""
-    encoding = ("gzip", "deflate", "br", "identity", "zstd")[data[0] % 5] if data else ""
-    plain = unpack(data[1:], encoding)
-    assert isinstance(plain, Refusal) or len(plain) <= ENVELOPE_BYTES_MAX
+    """Compressed bodies, in pieces that are none too large; the first byte chooses the encoding."""
+    encoding = ("gzip", "deflate", "br", "identity", "zstd", "gzip, br", "x")[data[0] % 7] if data else ""
+    with suppress(BadCoding):
+        unpacker = Unpacker(encoding)
+        for piece in (data[1 : len(data) // 2], data[len(data) // 2 :]):
+            assert all(
+                0 < len(part) <= max(CODED_PIECE_BYTES, len(piece)) or not piece for part in unpacker.pieces(piece)
+            )
+        assert not list(unpacker.end())
+
+
+def text(data: bytes) -> None:
+    """Bytes in any encoding; the first line is a Content-Type."""
+    kind, _, body = data.partition(b"\n")
+    text_of(body, charset_of(kind.decode("latin-1"))).encode("utf-8", "replace")
 
 
 def fields(data: bytes) -> None:
     """Parameters as JSON."""
     value = _json(data)
     if isinstance(value, dict):
-        ping = read_fields(value)
-        if not isinstance(ping, Refusal):
-            is_storable(ping)
+        said = read_fields(value.items())
+        if not isinstance(said, Refusal):
+            is_storable(said.ping)
 
 
 def pairs(data: bytes) -> None:
@@ -134,7 +148,7 @@ def lines(data: bytes) -> None:
     for value in whole_body or ():
         said = read_bulk_value(value)
         if not isinstance(said, str):
-            is_storable(said[1])
+            is_storable(said[1].ping)
 
 
 def _values(pieces: Iterable[bytes]) -> list[object] | None:
@@ -148,19 +162,6 @@ def _values(pieces: Iterable[bytes]) -> list[object] | None:
     except BadBody:
         return None
     return ["bad" if isinstance(value, BadBody) else value for value in found]
-
-
-def gunzip(data: bytes) -> None:
-    """Gzip in pieces, none larger than asked for."""
-    stream = Gunzip(PIECE_BYTES)
-    try:
-        for number, piece in enumerate(stream.pieces(data)):
-            assert 0 < len(piece) <= PIECE_BYTES
-            if number > 100:
-                return
-        stream.end()
-    except BadBody:
-        pass
 
 
 # -------------------------------------------------------------------------------------------------------- definitions
@@ -301,7 +302,7 @@ TARGETS: dict[str, Target] = {
     "message": message,
     "slug": slug,
     "lines": lines,
-    "gunzip": gunzip,
+    "text": text,
     "duration": duration,
     "cron": _calendar("cron", check_cron),
     "oncalendar": _calendar("oncalendar", check_oncalendar),

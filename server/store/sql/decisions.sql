@@ -48,17 +48,19 @@ delete from members where monitor_id = any($1::integer[])
 -- name: put_runs
 -- A revised run knows only what the late ping said; what the row had stays.
 insert into runs (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
-                  exit_code, detail)
+                  exit_code, wide_exit_code, detail)
 select w.monitor_id, w.number, w.project_id, w.run, w.started_at, w.finished_at, w.last_ping_at, w.duration, w.verdict,
-       w.reason, w.exit_code, w.detail::jsonb
+       w.reason, case when w.exit_code between -2147483648 and 2147483647 then w.exit_code::integer end,
+       case when w.exit_code not between -2147483648 and 2147483647 then w.exit_code end, w.detail::jsonb
   from unnest($1::integer[], $2::integer[], $3::integer[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-              $7::timestamptz[], $8::double precision[], $9::text[], $10::text[], $11::integer[], $12::text[])
+              $7::timestamptz[], $8::double precision[], $9::text[], $10::text[], $11::bigint[], $12::text[])
     as w (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
           exit_code, detail)
 on conflict (monitor_id, number) do update
    set started_at = coalesce(excluded.started_at, runs.started_at), finished_at = excluded.finished_at,
        last_ping_at = excluded.last_ping_at, duration = coalesce(excluded.duration, runs.duration),
        verdict = excluded.verdict, reason = excluded.reason, exit_code = excluded.exit_code,
+       wide_exit_code = excluded.wide_exit_code,
        detail = case when excluded.detail = '{}' then runs.detail else excluded.detail end
 
 -- name: put_incidents

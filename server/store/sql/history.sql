@@ -2,7 +2,8 @@
 
 -- name: pings
 -- The newest first. The bound on `at` alone lets Postgres skip partitions; writer and seq break ties of one instant.
-select at, writer, seq, signal, run, stage, task, done, total, exit_code, duration, message, source, dialect
+select at, writer, seq, signal, run, stage, task, done, total, coalesce(exit_code, wide_exit_code) as exit_code, duration,
+       message, source, dialect
   from pings
  where monitor_id = $1
    and at <= $2 and (at, writer, seq) < ($2, $3, $4)
@@ -14,8 +15,8 @@ select at, writer, seq, signal, run, stage, task, done, total, exit_code, durati
 
 -- part: runs_shown
 -- A run as it is shown, with the names of its monitor and project.
-select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
-       r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
+select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
+       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id

@@ -104,7 +104,8 @@ select coalesce(min(accepted_through), now()) as through from writers where not 
 
 -- name: run_pings
 -- The next pings of several runs at once. A run without an id is told by its monitor and time: it has no rival.
-select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total, l.exit_code, l.duration
+select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total,
+       coalesce(l.exit_code, l.wide_exit_code) as exit_code, l.duration
   from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
     as w (monitor_id, run, after, through, n)
  cross join lateral (
@@ -115,8 +116,8 @@ select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total, l.exit_code
 
 -- name: run_pulse
 -- Runs that somebody follows, with what is expected of them.
-select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration, r.exit_code, r.verdict,
-       r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
+select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
+       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
        m.definition::text as definition
   from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
   join runs r on r.monitor_id = w.monitor_id and r.number = w.number

@@ -1,0 +1,59 @@
+"""JSON as clients write it: also with NaN, with line ends in its strings, and with a name that stands twice."""
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from server.ingest.encodings import guessed
+
+LENIENT_BYTES_MAX = 100_000  # the second reader is ten times slower
+_outcome_names = re.compile(
+    rb'"(status|signal|state|outcome|result|success|ok|exit_?code|rc|return_?code)"\s{0,10}:', re.IGNORECASE
+).findall
+
+
+class NotJson(ValueError):
+    """The text says why."""
+
+
+def read_object(body: bytes) -> Any:
+    """The value of a JSON text in UTF-8. Raises NotJson, also where an outcome stands twice and differs.
+
+    Shells put output into JSON as it is, line ends and all, and Python writes NaN.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return _read_leniently(body, str(error))
+    names = [name.lower() for name in _outcome_names(body)]
+    if len(names) != len(set(names)) and isinstance(value, dict):
+        return _read_leniently(body, "") if len(body) <= LENIENT_BYTES_MAX else value
+    return value
+
+
+def _read_leniently(body: bytes, why_not: str) -> Any:
+    text = guessed(body)
+    try:
+        return orjson.loads(text) if why_not else json.loads(text, object_pairs_hook=_once)
+    except NotJson:
+        raise
+    except ValueError:
+        if len(body) > LENIENT_BYTES_MAX:
+            raise NotJson(why_not) from None
+    try:
+        return json.loads(text, strict=False, object_pairs_hook=_once)
+    except NotJson:
+        raise
+    except (ValueError, RecursionError):
+        raise NotJson(why_not) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found and found[name] != value:
+            raise NotJson(f"{name[:40]!r} stands twice, with different values")
+        found[name] = value
+    return found

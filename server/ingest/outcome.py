@@ -1,0 +1,222 @@
+"""What people write for the outcome of a job: names of parameters, words, booleans and exit codes, all in one table.
+
+A ping that says an outcome is never taken for a success because of how it says it. So what is written otherwise than
+documented but leaves no doubt is understood here, and what leaves a doubt is refused by server/ingest/fields.py.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from server.engine.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
+
+# Words for a signal. Only those that leave no doubt: a wrong guess would be a false alarm, or none.
+_WORDS: Final[dict[Signal, str]] = {
+    "start": "start started starting begin began run running in_progress inprogress",
+    "success": "success succeeded successful ok okay up passed pass complete completed done finish finished end ended "
+    "healthy green",
+    "fail": "fail failed failing failure error errored errors down crash crashed fatal critical unhealthy red ko nok "
+    "not_ok notok unsuccessful aborted abort killed timeout timed_out timedout oom oom_kill oom_killed",
+    "log": "log info",
+    "progress": "progress step",
+    "skip": "skip skipped",
+    "leave": "leave leaving",
+}
+SIGNAL_WORDS: Final = {word: signal for signal, words in _WORDS.items() for word in words.split()}
+ENDED_WORDS: Final = frozenset(["complete", "completed", "done", "finish", "finished", "end", "ended"])
+ALLOWED: Final = "use start, success, fail, log, progress, skip or leave"
+SAID_CHARS_MAX = 40  # of a wrong value, in the sentence that names it
+
+# Names of parameters, compared in lower case without `_`, `-`, `.` and spaces, so that `ExitCode` is `exit_code`.
+_NAMES: Final[dict[str, str]] = {
+    "status": "status signal state outcome result verdict conclusion health",
+    "exit_code": "exitcode exitstatus exit rc returncode retcode returnstatus returnvalue retval ret errorlevel "
+    "errorcode lastexitcode serviceresult",
+    "passed": "success successful succeeded ok",  # true: success, false: failure
+    "failed": "fail failed failure error errors exception failures",  # what is not empty, 0 or false is a failure
+    "code": "code statuscode httpstatus",  # an exit code, or HTTP's: 0 is well, the rest leaves a doubt
+    "run": "run rid runid",
+    "stage": "stage",
+    "task": "task",
+    "done": "done",
+    "total": "total",
+    "duration": "duration",
+    "message": "message msg",
+}
+FIELDS: Final = {name: field for field, names in _NAMES.items() for name in names.split()}
+OUTCOMES: Final = frozenset(("status", "exit_code", "passed", "failed", "code"))
+# Compounds such as jobStatus, build_result, job-exit-code, is_ok, hasFailed.
+_is_compound = re.compile(
+    r"(?:job|run|build|task|backup|script|process|step|stage|pipeline|workflow|final|overall|last|check|service|execution"
+    r"|current|exec|cron|test|tests)(?:(?P<status>status|state|result|outcome)|(?P<exit_code>exitcode|exitstatus|returncode))"
+    r"|(?:is|has|was)(?:(?P<passed>success|successful|succeeded|ok)|(?P<failed>fail|failed|failure|errors?))"
+).fullmatch
+# Words that say a failure under any name.
+_PLAIN_FAILURES: Final = frozenset(
+    (
+        *("fail", "failed", "failing", "failure", "error", "errored", "crashed", "fatal", "critical", "unsuccessful"),
+        *("aborted", "timed_out", "timedout", "not_ok", "nok"),
+    )
+)
+_drop = str.maketrans("", "", "_-. ")
+
+# What systemd calls the result of a service ($SERVICE_RESULT, $EXIT_CODE), where an exit code may stand.
+_RESULTS: Final[dict[str, Signal]] = {
+    "success": "success",
+    "exec-condition": "log",  # a condition kept the job from running
+    **dict.fromkeys(
+        (
+            *("exit-code", "signal", "core-dump", "watchdog", "timeout", "oom-kill", "start-limit-hit", "resources"),
+            *("protocol", "killed", "dumped"),
+        ),
+        "fail",
+    ),
+}
+# Signals of Linux on x86 and ARM by number (signal(7)); $EXIT_STATUS names them without SIG.
+_SIGNAL_NAMES = (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG "
+    "XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+)
+_KILLED_BY: Final = {name: number for number, name in enumerate(_SIGNAL_NAMES.split(), 1)}
+_KILLED = 128  # what a shell adds to a signal's number
+_is_number = re.compile(r"([+-]?)(\d{1,40}|0x[0-9a-f]{1,16})(?:\.0*)?", re.ASCII).fullmatch
+
+_TRUE: Final = {"true", "1", "yes", "y", "on"}
+_FALSE: Final = {"false", "0", "no", "n", "off"}
+_NOTHING: Final = {"", "0", "0.0", "false", "no", "none", "null", "nil", "n/a", "-", "off"}
+
+
+class Exit(NamedTuple):
+    """What an exit code or the word in its place means. `code` None: there is none, or none that can be stored."""
+
+    signal: Signal
+    code: int | None = None
+    message: str | None = None
+    lost: bool = False  # the number is out of all bounds
+
+
+def field_of(name: str) -> str | None:
+    """The parameter that a name means: one of ours, or of OUTCOMES; None: we do not know it."""
+    field = FIELDS.get(name)
+    if field is None:
+        if len(name) > SAID_CHARS_MAX:
+            return None
+        plain = name.lower().translate(_drop)
+        field = FIELDS.get(plain)
+        if field is None and (found := _is_compound(plain)) is not None:
+            return found.lastgroup
+    return field
+
+
+def read_word(word: str) -> Signal | None:
+    """The signal that a word means, in any case, with `-` or a space for `_`; None for an unknown word."""
+    return SIGNAL_WORDS.get(word) or SIGNAL_WORDS.get(_plain(word))
+
+
+def unknown_signal(word: object) -> str:
+    """The sentence that refuses a word."""
+    return f"unknown status {shown(word)}: {ALLOWED}"
+
+
+def read_exit(value: object) -> Exit | None:
+    """What stands for an exit code: a number, or systemd's word for a signal or a result; None: neither."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if (found := _is_number(text)) is not None:
+            sign, digits = found.groups()
+            number = int(digits, 16 if digits.startswith("0x") else 10)
+            return _exit(-number if sign == "-" else number)
+        result = _RESULTS.get(text)
+        if result is not None:
+            return Exit(result, message=None if result == "success" else text)
+        name = text.upper().removeprefix("SIG")
+        if (number := _KILLED_BY.get(name, 0)) > 0:
+            return Exit("fail", _KILLED + number, f"killed by SIG{name}")
+        return None
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return _exit(int(value)) if value.is_integer() else None
+    return _exit(value) if isinstance(value, int) else None
+
+
+def read_flag(value: object) -> bool | None:
+    """A boolean, however it is written; None: something else."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    text = value.strip().lower() if isinstance(value, str) else ""
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a value under a name like `error` says that there is none."""
+    return value.strip().lower() in _NOTHING if isinstance(value, str) else not value
+
+
+def shown(value: object) -> str:
+    """A value in a sentence."""
+    if isinstance(value, dict | list):  # repr of a deep one would not return
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value[: SAID_CHARS_MAX + 1] if isinstance(value, str) else value)
+    return text if len(text) <= SAID_CHARS_MAX else text[:SAID_CHARS_MAX] + "…"
+
+
+def says_failure(name: str, value: Any) -> bool:
+    """Whether a pair that is no parameter of a ping says, or may say, that something failed."""
+    field = field_of(name)
+    if field is None and is_denied(name, value):
+        return True
+    if field is None:
+        if isinstance(value, str):
+            return len(value) <= SAID_CHARS_MAX and _plain(value) in _PLAIN_FAILURES
+        return value is True and _plain(name) in _PLAIN_FAILURES
+    if field == "status":
+        return value is False or (isinstance(value, str) and value != "" and read_word(value) in (None, "fail"))
+    if field in ("exit_code", "code"):
+        code = read_exit(value)
+        return code is not None and code.signal == "fail"
+    if field == "passed":
+        return read_flag(value) is False
+    return field == "failed" and not is_nothing(value)
+
+
+def is_denied(name: str, value: Any) -> bool:
+    """Whether a pair says no under a word for success, as in `completed: false`."""
+    denies = value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "off"))
+    return denies and read_word(name) == "success"
+
+
+def is_failure_word(text: str) -> bool:
+    """Whether a text is nothing but a word for a failure."""
+    return len(text) <= SAID_CHARS_MAX and _plain(text) in (*_PLAIN_FAILURES, "false")
+
+
+def find_failure(fields: Mapping[str, Any], looks_max: int) -> str | None:
+    """The name of a pair in an object, however deep, that says a failure. Raises ValueError: too much to look at."""
+    waiting: list[Any] = [fields]
+    looks = 0
+    while waiting:
+        value = waiting.pop()
+        pairs = value.items() if isinstance(value, dict) else (("", each) for each in value)
+        for name, each in pairs:
+            looks += 1
+            if looks > looks_max:
+                raise ValueError(f"the body has more than {looks_max} values")
+            if says_failure(name, each):
+                return name or shown(each)
+            if isinstance(each, dict | list):
+                waiting.append(each)
+    return None
+
+
+def _plain(word: str) -> str:
+    return word.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _exit(number: int) -> Exit:
+    signal: Signal = "fail" if number else "success"
+    if not EXIT_CODE_MIN <= number <= EXIT_CODE_MAX:
+        return Exit(signal, lost=True)
+    return Exit(signal, number)
