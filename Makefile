@@ -45,6 +45,7 @@ simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual 
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),20000) $(ARGS)
 
 chaos: $(VENV)/installed-for-tests ## Break it on purpose for half an hour, and add what came of it to docs/chaos.md.
+	@.ci/packages patroni etcd-server haproxy
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 SECONDS ?= 60

@@ -81,9 +81,15 @@ async def eventually(what: Callable[[], Awaitable[T]], timeout_s: float = READY_
 class Postgres:
     """A cluster of its own, with a template from which every test gets a fresh database with schema and partitions."""
 
-    def __init__(self, bin_dir: Path | None = None, locale: Sequence[str] = LOCALE, **settings: str) -> None:
+    def __init__(
+        self,
+        bin_dir: Path | None = None,
+        locale: Sequence[str] = LOCALE,
+        parent: Path | None = None,
+        **settings: str,
+    ) -> None:
         # Not pytest's own place for files: it closes that to others at every start, and Postgres is another user.
-        self.directory = Path(tempfile.mkdtemp(prefix="offbeat-test-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="offbeat-test-", dir=parent))
         self._service = EmbeddedPostgres(self.directory, settings, bin_dir, locale)
         self._made = 0
 

@@ -39,10 +39,26 @@ class Pair:
     """Both clusters; `host("a")` and `host("b")` are their addresses."""
 
     def __init__(self, *, synchronous: bool = True, standby: bool = True) -> None:
-        self._synchronous, self._standby = synchronous, standby
+        self._synchronous, self._replicated = synchronous, standby
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-pair-"))
         self._ports = {"a": free_port(), "b": free_port()}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self.primary = "a"
+
+    @property
+    def standby(self) -> str:
+        """The name of the cluster that is not the primary."""
+        return "b" if self.primary == "a" else "a"
+
+    def pid(self, name: str) -> int:
+        """The postmaster of a cluster that runs."""
+        assert not self.has_ended(name), f"cluster {name} does not run"
+        return self._processes[name].pid
+
+    def has_ended(self, name: str) -> bool:
+        """Whether the postmaster of a cluster is gone."""
+        process = self._processes.get(name)
+        return process is None or process.returncode is not None
 
     def host(self, name: str) -> str:
         """`address:port` of a cluster."""
@@ -88,6 +104,7 @@ class Pair:
 
     async def promote(self, name: str = "b") -> None:
         """Make the standby a primary that waits for nobody."""
+        self.primary = name
         await self.ask(name, "alter system set synchronous_standby_names = ''")
         await self.ask(name, "select pg_reload_conf()")
         assert await self.ask(name, "select pg_promote()")
@@ -114,12 +131,12 @@ class Pair:
     async def waits_for_standby(self, session: str = "offbeat log") -> bool:
         """Whether a session of that name (its beginning) waits for the standby at its commit."""
         sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and starts_with(application_name, $1)"
-        return bool(await self.ask("a", sql, session))
+        return bool(await self.ask(self.primary, sql, session))
 
     async def has_caught_up(self) -> bool:
         """Whether the standby has everything."""
         sql = "select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()"
-        return bool(await self.ask("a", sql))
+        return bool(await self.ask(self.primary, sql))
 
     async def __aenter__(self) -> Self:
         needs("initdb")
@@ -140,7 +157,7 @@ class Pair:
         shutil.rmtree(self._directory)
 
     async def _make(self) -> None:
-        primary, standby = self._directory / "a", self._directory / "b"
+        primary = self._directory / "a"
         options = ("-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         await self._run("initdb", "-D", str(primary), *options)
         with open(primary / "postgresql.conf", "a", encoding="utf-8") as file:
@@ -151,19 +168,32 @@ class Pair:
         await apply_schema(connection)
         await make_partitions(connection, (await connection.fetchval("select log_time()")).date(), 7)
         await connection.close()
-        if not self._standby:
-            return
-        source = f"host=127.0.0.1 port={self._ports['a']} user={ROLE} application_name=b"
-        await self._run("pg_basebackup", "-D", str(standby), "-R", "-c", "fast", "--no-sync", "-d", source)
-        await self.start("b")
+        if self._replicated:
+            await self._follow()
+
+    async def rebuild(self, name: str) -> None:
+        """Make a cluster that has ended a fresh standby of the primary, with its name and port."""
+        assert name == self.standby and self.has_ended(name)
+        self._processes.pop(name, None)
+        shutil.rmtree(self._directory / name)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        primary, standby = self.primary, self.standby
+        source = f"host=127.0.0.1 port={self._ports[primary]} user={ROLE} application_name={standby}"
+        await self._run(
+            "pg_basebackup", "-D", str(self._directory / standby), "-R", "-c", "fast", "--no-sync", "-d", source
+        )
+        await self.start(standby)
         await eventually(self.has_caught_up)
         if self._synchronous:
-            await self.ask("a", "alter system set synchronous_standby_names = 'b'")
-            await self.ask("a", "select pg_reload_conf()")
+            await self.ask(primary, f"alter system set synchronous_standby_names = '{standby}'")
+            await self.ask(primary, "select pg_reload_conf()")
             await eventually(self._is_synchronous)
 
     async def _is_synchronous(self) -> bool:
-        return bool(await self.ask("a", "select count(*) from pg_stat_replication where sync_state = 'sync'"))
+        sql = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+        return bool(await self.ask(self.primary, sql))
 
     def _all_of(self, name: str) -> Sequence[psutil.Process]:
         postmaster = psutil.Process(self._processes[name].pid)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos import report
 from tests.chaos.check import Verdict, judge
-from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Row, Stored, Try, Watched
+from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Restore, Row, Stored, Try, Watched
 from tests.chaos.run import Outcome
 
 T0 = 1_000.0
@@ -64,6 +64,30 @@ def test_a_ping_without_an_answer_may_be_stored_or_not() -> None:
     stored.rows.pop(40)
     journal.tries[40].answer = "failed"
     assert judge(journal, stored).ok
+
+
+def test_a_ping_of_the_time_between_a_backup_and_its_restore_may_be_gone_and_no_other() -> None:
+    journal, stored = history()
+    gone = next(index for index, row in enumerate(stored.rows) if row.at > 1_150)
+    at = stored.rows.pop(gone).at
+    assert found(judge(journal, stored)) == {"lost"}
+    journal.restores.append(Restore(at - 5, at - 1))
+    assert found(judge(journal, stored)) == {"lost"}
+    journal.restores.append(Restore(at - 1, at + 1))
+    verdict = judge(journal, stored)
+    assert verdict.ok and verdict.counts["restored away"] == 1
+
+
+def test_after_a_restore_an_incident_may_have_the_number_of_another_and_no_alert_the_id_of_another() -> None:
+    journal, stored = history()
+    first = journal.deliveries[0]
+    again = first._replace(id="alert_9", body=b"down again", at=first.at + 60)
+    journal.deliveries.append(again)
+    assert found(judge(journal, stored)) == {"changed"}
+    journal.restores.append(Restore(first.at + 30, first.at + 31))
+    assert judge(journal, stored).ok
+    journal.deliveries[-1] = again._replace(id=first.id)
+    assert found(judge(journal, stored)) == {"changed"}
 
 
 def test_an_invented_incident_is_false() -> None:

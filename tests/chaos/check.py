@@ -60,7 +60,7 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
     _pings(verdict, journal, stored)
     rows, tries = _by_monitor(stored.rows), _by_monitor(journal.tries)
     incidents, alerts = _by_monitor(stored.incidents), _by_monitor(stored.alerts)
-    told = _deliveries(verdict, journal.deliveries)
+    told = _deliveries(verdict, journal)
     for id, monitor in journal.watched.items():
         ours = sorted(incidents[id], key=lambda incident: incident.opened)
         revised = [each.number for each in ours if each.revised]
@@ -86,7 +86,9 @@ def _pings(verdict: Verdict, journal: Journal, stored: Stored) -> None:
     verdict.counts.update(each.answer for each in journal.tries if each.ended)
     for each in journal.tries:
         count = copies[each.id]
-        if count > 1 or (each.answer == "ok" and count != 1 and each.ended < stored.read_at):
+        if count == 0 and each.answer == "ok" and journal.restored_away(each):
+            verdict.counts["restored away"] += 1
+        elif count > 1 or (each.answer == "ok" and count != 1 and each.ended < stored.read_at):
             verdict.lost.append(f"{each.id} of monitor {each.monitor}, answered {each.answer}, is there {count} times")
         if each.answer == "ok" and count == 1:
             reals = journal.reals(stamps[each.id])
@@ -193,11 +195,14 @@ def _delay(deaf: list[Deaf], since: float, until: float, monitor: Watched) -> tu
 # -------------------------------------------------------------------------------------------------------------- alerts
 
 
-def _deliveries(verdict: Verdict, deliveries: list[Delivery]) -> dict[tuple[str, int, str], Delivery]:
-    """The first of each alert."""
+Told = dict[tuple[str, int, str], list[Delivery]]
+
+
+def _deliveries(verdict: Verdict, journal: Journal) -> Told:
+    """The first delivery of each alert, by what it is about: several only where a restore went back to a backup."""
     bodies: dict[str, Delivery] = {}
-    told: dict[tuple[str, int, str], Delivery] = {}
-    for each in deliveries:
+    told: Told = defaultdict(list)
+    for each in journal.deliveries:
         before = bodies.get(each.id)
         if before is None:
             bodies[each.id] = each
@@ -206,8 +211,12 @@ def _deliveries(verdict: Verdict, deliveries: list[Delivery]) -> dict[tuple[str,
             if before.body != each.body:
                 verdict.changed.append(f"{each.id} came with two bodies: {before.body!r} and {each.body!r}")
         if each.incident and each.kind in ("opened", "resolved"):
-            first = told.setdefault((each.slug, each.incident, each.kind), each)
-            if first.id != each.id:
+            known = told[each.slug, each.incident, each.kind]
+            epoch = journal.epoch(each.at)
+            first = next((one for one in known if journal.epoch(one.at) == epoch), None)
+            if first is None:
+                known.append(each)
+            elif first.id != each.id:
                 verdict.changed.append(f"{each.kind} of {each.slug} {each.incident} as {first.id} and as {each.id}")
     verdict.counts["delivered"] = len(bodies)
     return told
@@ -220,7 +229,7 @@ def _told(
     monitor: Watched,
     ours: list[Incident],
     alerts: list[AlertRow],
-    told: dict[tuple[str, int, str], Delivery],
+    told: Told,
 ) -> None:
     states = {(alert.incident, alert.kind): alert.state for alert in alerts}
     for incident in ours:
@@ -228,7 +237,10 @@ def _told(
         if max(journal.reals(incident.decided)) > stored.settled_before - DECIDED_S:
             continue
         state = states.get((incident.number, "opened"))
-        arrived = told.get((monitor.slug, incident.number, "opened"))
+        opened = max(journal.reals(incident.opened))
+        deliveries = told.get((monitor.slug, incident.number, "opened"), [])
+        epoch = journal.epoch(max(journal.reals(incident.decided)))
+        arrived = next((each for each in deliveries if journal.epoch(each.at) >= epoch), None)
         if state == "collapsed":
             verdict.counts["collapsed"] += 1  # it was over before anybody could be told
             if incident.resolved is None:
@@ -241,10 +253,9 @@ def _told(
             verdict.counts["held"] += 1
         elif state in ("pending", "held"):
             verdict.missed.append(f"{monitor.slug} {incident.number}: its alert still waits")
-        if arrived is not None:
-            opened = max(journal.reals(incident.opened))
-            if not any(_near(fault, opened) or _near(fault, arrived.at) for fault in journal.faults):
-                verdict.told_s.append(arrived.at - opened)
+        faults = journal.faults
+        if arrived is not None and not any(_near(each, opened) or _near(each, arrived.at) for each in faults):
+            verdict.told_s.append(arrived.at - opened)
 
 
 def _near(fault: Fault, at: float) -> bool:

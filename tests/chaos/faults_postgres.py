@@ -145,12 +145,12 @@ async def partitions_are_made_and_retired(world: World, chance: random.Random, f
 
 async def _ends(world: World, how: signal.Signals) -> None:
     """Whoever looks after it starts it again."""
-    old = world.postgres.pid
+    old = world.base.pid
     os.kill(old, how)
 
     async def is_another() -> bool:
         with contextlib.suppress(AssertionError, psutil.Error):
-            return world.postgres.pid != old
+            return world.base.pid != old
         return False
 
     await eventually(is_another, READY_S)

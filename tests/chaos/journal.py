@@ -119,6 +119,13 @@ class Fault:
         return self.recovered - self.cured
 
 
+class Restore(NamedTuple):
+    """A restore from a backup that was begun at `since`; at `until` the last node had ended."""
+
+    since: float
+    until: float
+
+
 class Reading(NamedTuple):
     """What log time was when this machine's clock said `real`."""
 
@@ -139,9 +146,18 @@ class Journal:
     tries: list[Try] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    restores: list[Restore] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)  # none: log time is this machine's
     _parts: list[list[Reading]] = field(default_factory=list)
     _cut: int = 0  # so many readings are in `_parts`
+
+    def restored_away(self, entry: Try) -> bool:
+        """Whether a ping may be gone because a later restore went back to a backup from before it."""
+        return any(restore.since <= entry.ended and entry.sent <= restore.until for restore in self.restores)
+
+    def epoch(self, at: float) -> int:
+        """How many restores there were before: numbers of incidents begin again from those of the backup."""
+        return sum(restore.until <= at for restore in self.restores)
 
     def reals(self, log: float) -> list[float]:
         """When it was that log time: one instant, or all that are possible where it has jumped."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import psutil
 
 from tests.chaos.clock import Wall
+from tests.chaos.databases import Cable
 from tests.chaos.node import SIGNAL, arm
 from tests.harness import Server
-from tests.link import Link
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Shape:
     workers: int = 1
     pooled: bool = False
     clocks: bool = False
+    database: str = "single"  # or disk, standby, patroni: see databases.py
 
 
 SHAPES = {
@@ -30,13 +31,16 @@ SHAPES = {
     "workers": Shape(workers=2),
     "pooled": Shape(nodes=2, pooled=True),
     "clocks": Shape(nodes=2, clocks=True),
+    "disk": Shape(nodes=2, database="disk"),
+    "standby": Shape(nodes=2, database="standby"),
+    "patroni": Shape(nodes=2, database="patroni"),
 }
 
 
 class Node:
     """One server with its cable to Postgres."""
 
-    def __init__(self, name: str, link: Link, shape: Shape, wall: Wall | None) -> None:
+    def __init__(self, name: str, link: Cable, shape: Shape, wall: Wall | None) -> None:
         self.name, self.link, self.wall = name, link, wall
         flags = ["--allow-private-destinations"]
         flags += ["--workers", str(shape.workers)] if shape.workers > 1 else []

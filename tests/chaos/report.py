@@ -30,8 +30,9 @@ Run = dict[str, Any]
 
 HEAD = """# It survives
 
-What Offbeat promises is broken on purpose here: real processes, a real Postgres with `fsync` on, some hundred jobs that
-ping each 2 to 4 seconds and now and then really stop, and faults, one after the other. Every request, every answer and
+What Offbeat promises is broken on purpose here: real processes, a real Postgres, some hundred jobs that ping every 2 to
+4 seconds and now and then really stop, and faults, one after the other. (`fsync` is on, except in the worlds `standby`
+and `patroni`, where processes die and machines do not.) Every request, every answer and
 every alert is written down by those who sent and received them, and compared with the tables afterwards
 (`tests/chaos/check.py`; `tests/test_chaos_check.py` shows that each kind of breach would be found). After each fault
 every node must be ready, answer a ping and judge it within 30 s, by itself.
@@ -72,6 +73,7 @@ MEANINGS = """
 - **changed**: an alert that came in two wordings, or under two ids.
 - **deaf**: deaf time that no fault explains.  **stamp**: a time in the log that is not between sending and answer.
 - **duplicates** are allowed, with the same id and the same bytes: an alert whose answer was lost is sent again.
+- **restored away**: a ping that was answered before the database was restored from an older backup, as documented.
 - **early**: a job that has really stopped, and whose very last ping was not heard: told of, a little early.
 """
 
@@ -240,7 +242,9 @@ def _all_runs(runs: list[Run]) -> str:
     lines = [
         "\n## All runs\n",
         "A world: `one` node; `two` nodes; one with two `workers`; two behind PgBouncer in transaction mode",
-        "(`pooled`); two with clocks that can be set, on a Postgres with such a clock (`clocks`).\n",
+        "(`pooled`); two with clocks that can be set, on a Postgres with such a clock (`clocks`); two on a Postgres",
+        "whose disk can be filled (`disk`); two with a multi-host URL of a primary and its synchronous standby",
+        "(`standby`); two behind HAProxy, on two clusters under Patroni with etcd (`patroni`).\n",
         "| when | commit | machine | worlds (seed) | faults | pings | lost | false | missed | anything else |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]

@@ -22,6 +22,7 @@ import asyncpg
 import psutil
 
 from tests.chaos.clock import Wall, binaries
+from tests.chaos.databases import Base, OnSmallDisk, Single, UnderPatroni, WithStandby, frozen
 from tests.chaos.journal import (
     SEEN_S,
     AlertRow,
@@ -37,7 +38,7 @@ from tests.chaos.journal import (
 )
 from tests.chaos.load import Load
 from tests.chaos.nodes import SHAPES, Node, ends, stopped
-from tests.harness import PgBouncer, Postgres, Receiver, eventually
+from tests.harness import Postgres, Receiver, eventually
 from tests.link import Link
 
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
@@ -69,14 +70,13 @@ class World:
         self.directory = Path(tempfile.mkdtemp(prefix="offbeat-chaos-"))
         self.directory.chmod(0o755)
         self.wall = Wall(self.directory / "wall") if self.shape.clocks else None
-        self.postgres: Postgres
+        self.base: Base
         self.load: Load
         self.probe: Watched
         self._monitors = monitors
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
         self._asking = asyncio.Lock()
-        self.database_url = ""
         self.shifted_s = 0.0  # so far ahead is Postgres' clock
 
     # ---------------------------------------------------------------- begin and end
@@ -93,19 +93,14 @@ class World:
     async def _begin(self) -> None:
         enter = self._stack.enter_async_context
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        bin_dir = binaries(self.directory / "bin", self.wall) if self.wall is not None else None
-        self.postgres = Postgres(bin_dir)
-        await self.postgres.start()
-        self._stack.push_async_callback(self.postgres.stop)
-        self.database_url = database = await enter(self.postgres.fresh())
+        self.base = await enter(self._database())
         self._stack.push_async_callback(self._disconnect)
         for receiver in (self.receiver, self.hostile):
             await enter(receiver)
         self.hook = await enter(Link(self.receiver.url))
-        way = await enter(PgBouncer(database)) if self.shape.pooled else database
         for number in range(self.shape.nodes):
             wall = Wall(self.directory / f"wall-{number}") if self.shape.clocks else None
-            node = Node("ab"[number], await enter(Link(way)), self.shape, wall)
+            node = Node("ab"[number], await enter(self.base.cable()), self.shape, wall)
             await enter(ends(node))
             await node.start()
             self.nodes.append(node)
@@ -116,6 +111,22 @@ class World:
         self._stack.push_async_callback(self.load.stop)
         for watch in (self._watch(), *([self._read_clock()] if self.shape.clocks else [])):
             self._stack.callback(asyncio.create_task(watch).cancel)
+
+    def _database(self) -> Single | OnSmallDisk | WithStandby | UnderPatroni:
+        match self.shape.database:
+            case "disk":
+                return OnSmallDisk()
+            case "standby":
+                return WithStandby()
+            case "patroni":
+                return UnderPatroni()
+        bin_dir = binaries(self.directory / "bin", self.wall) if self.wall is not None else None
+        return Single(Postgres(bin_dir), pooled=self.shape.pooled)
+
+    @property
+    def database_url(self) -> str:
+        """Of the present primary, past every cable."""
+        return self.base.url
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -351,8 +362,7 @@ class World:
 
     def frozen_postgres(self) -> contextlib.AbstractContextManager[None]:
         """Nothing of Postgres runs."""
-        main = psutil.Process(self.postgres.pid)
-        return stopped([main, *main.children(recursive=True)])
+        return stopped(frozen(self.base.pid))
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
