@@ -39,4 +39,4 @@ async def test_four_faults_and_every_promise_is_kept(monkeypatch: pytest.MonkeyP
     assert judge(journal, stored).false
     stored.incidents.pop()
     journal.deliveries.clear()
-    assert judge(journal, stored).missed
+    assert judge(journal, stored).untold

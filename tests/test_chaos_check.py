@@ -8,7 +8,20 @@ import pytest
 
 from tests.chaos import report
 from tests.chaos.check import Verdict, judge
-from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Reading, Restore, Row, Stored, Try, Watched
+from tests.chaos.journal import (
+    AlertRow,
+    Deaf,
+    Delivery,
+    Fault,
+    Incident,
+    Journal,
+    Reading,
+    Restore,
+    Row,
+    Stored,
+    Try,
+    Watched,
+)
 from tests.chaos.run import Outcome
 
 T0 = 1_000.0
@@ -93,7 +106,7 @@ def test_after_a_restore_an_incident_may_have_the_number_of_another_and_no_alert
 def test_an_invented_incident_is_false() -> None:
     journal, stored = history()
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_150.0, 1_151.0, 1_150.1, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
     assert found(judge(journal, stored)) == {"false"}
 
 
@@ -106,7 +119,7 @@ def test_an_incident_of_a_job_whose_pings_were_all_refused_is_false() -> None:
     last = max(row.at for row in stored.rows if row.at < 1_120)
     opened = last + JOB.patience_s
     stored.incidents.append(Incident(JOB.id, 2, "missed", opened, 1_140.005, opened, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
     assert found(judge(journal, stored)) == {"false"}
 
 
@@ -130,7 +143,7 @@ def test_a_swallowed_incident_is_missed() -> None:
 def test_two_incidents_of_one_silence_are_one_too_many() -> None:
     journal, stored = history()
     stored.incidents.append(stored.incidents[0]._replace(number=2, opened=stored.incidents[0].opened + 10))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
     assert "missed" in found(judge(journal, stored))
 
 
@@ -140,7 +153,7 @@ def test_a_failure_needs_an_incident_and_an_incident_a_failure() -> None:
     stored.rows[50] = stored.rows[50]._replace(fails=True)
     assert found(judge(journal, stored)) == {"missed"}
     stored.incidents.append(Incident(JOB.id, 2, "failed", at, at + 2.5, at + 0.1, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
     assert judge(journal, stored).ok
     stored.rows[50] = stored.rows[50]._replace(fails=False)
     assert found(judge(journal, stored)) == {"false"}
@@ -152,12 +165,14 @@ def test_an_incident_that_opens_late_for_no_reason_is_missed() -> None:
     assert found(judge(journal, stored)) == {"missed"}
 
 
-@pytest.mark.parametrize("state", ["pending", "held", "dead", "expired", "delivered"])
-def test_an_alert_that_never_arrives_is_missed(state: str) -> None:
+@pytest.mark.parametrize("state", ["pending", "held", "dead", "expired", "collapsed", "delivered"])
+def test_an_incident_of_which_no_message_arrives_is_untold(state: str) -> None:
     journal, stored = history()
     journal.deliveries.clear()
     stored.alerts[0] = stored.alerts[0]._replace(state=state)
-    assert found(judge(journal, stored)) == {"missed"}
+    assert found(judge(journal, stored)) == {"untold"}
+    stored.alerts[0] = stored.alerts[0]._replace(state="digest")
+    assert judge(journal, stored).ok
 
 
 def test_an_alert_may_come_twice_and_may_not_change() -> None:
@@ -207,7 +222,7 @@ def test_the_database_clock_may_jump() -> None:
     journal.faults.append(Fault("the clock of postgres jumps forward", 1_100.0, 1_101.5, 1_102.0))
     assert judge(journal, stored).ok
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "collapsed"))
+    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
     assert found(judge(journal, stored)) == {"false"}
 
 

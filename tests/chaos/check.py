@@ -2,7 +2,8 @@
 
     lost      a ping that was answered 2xx and is not in the log exactly once
     false     an incident of a monitor that was heard in time, or whose job went on trying to be heard in time, in vain
-    missed    a silence or a failure with no incident, more than one, or no alert that arrived
+    missed    a silence or a failure with no incident, or more than one
+    untold    an incident of which no message arrived, alone or in a digest
     changed   one alert in two wordings, or two alerts for one thing
     deaf      time that Offbeat says it could not hear, with nothing there to stop it
     stamp     a ping whose time in the log is outside of sending and answer
@@ -27,6 +28,7 @@ SHADOW_S = 4.0  # what a fault causes may begin so long before it is noticed or 
 STAMP_S = 1.0
 CLIENT_S = 10.0  # a request may lie so long before somebody reads it, its client long gone
 T = TypeVar("T", Row, Try, Incident, AlertRow)
+FINDINGS = ("lost", "false", "missed", "untold", "changed", "deaf", "stamp")
 FLAPPING_MIN = 5  # so many incidents within an hour are told at once; later ones wait (server/deliver/flapping.py)
 
 
@@ -37,6 +39,7 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     false: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     deaf: list[str] = field(default_factory=list)
     stamp: list[str] = field(default_factory=list)
@@ -46,7 +49,7 @@ class Verdict:
     @property
     def kinds(self) -> dict[str, list[str]]:
         """By name."""
-        return {name: getattr(self, name) for name in ("lost", "false", "missed", "changed", "deaf", "stamp")}
+        return {name: getattr(self, name) for name in FINDINGS}
 
     @property
     def ok(self) -> bool:
@@ -241,18 +244,17 @@ def _told(
         deliveries = told.get((monitor.slug, incident.number, "opened"), [])
         epoch = journal.epoch(max(journal.reals(incident.decided)))
         arrived = next((each for each in deliveries if journal.epoch(each.at) >= epoch), None)
-        if state == "collapsed":
-            verdict.counts["collapsed"] += 1  # it was over before anybody could be told
-            if incident.resolved is None:
-                verdict.missed.append(f"{monitor.slug} {incident.number}: collapsed and not over")
+        name = f"{monitor.slug} {incident.number}"
+        if state == "digest":
+            verdict.counts["in digests"] += 1
         elif state == "delivered" and arrived is None:
-            verdict.missed.append(f"{monitor.slug} {incident.number}: counts as delivered and never arrived")
-        elif state in (None, "dead", "expired"):
-            verdict.missed.append(f"{monitor.slug} {incident.number}: its alert is {state}")
+            verdict.untold.append(f"{name}: counts as delivered and never arrived")
+        elif state in (None, "collapsed", "dead", "expired"):
+            verdict.untold.append(f"{name}: its alert is {state}")
         elif state == "held" and incident.number > FLAPPING_MIN:
             verdict.counts["held"] += 1
         elif state in ("pending", "held"):
-            verdict.missed.append(f"{monitor.slug} {incident.number}: its alert still waits")
+            verdict.untold.append(f"{name}: its alert still waits")
         faults = journal.faults
         if arrived is not None and not any(_near(each, opened) or _near(each, arrived.at) for each in faults):
             verdict.told_s.append(arrived.at - opened)

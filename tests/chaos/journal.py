@@ -73,7 +73,8 @@ class AlertRow(NamedTuple):
     monitor: int
     incident: int
     kind: str
-    state: str  # as in the outbox; or `held`: pending, and put off because its monitor flaps
+    # As in the outbox; or `digest`: delivered as part of one; or `held`: pending because its monitor flaps.
+    state: str
 
 
 class Delivery(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from tests.chaos.check import FINDINGS
 from tests.chaos.faults import KINDS
 from tests.chaos.picture import draw
 from tests.chaos.run import Outcome
@@ -25,7 +26,6 @@ PAGE = ROOT / "docs" / "chaos.md"
 PICTURE = ROOT / "docs" / "chaos" / "chaos.svg"
 README = ROOT / "README.md"
 TOTALS = re.compile(r"(<!-- chaos -->\n)(.*?)(<!-- /chaos -->)", re.DOTALL)
-BAD = ("lost", "false", "missed", "changed", "deaf", "stamp")
 Run = dict[str, Any]
 
 HEAD = """# It survives
@@ -68,8 +68,10 @@ MEANINGS = """
 - **lost**: a ping that was answered 2xx and is not in the log, or is there twice.
 - **false**: an incident of a monitor that was heard in time, or whose job went on trying to be heard, in vain, in its
   time. Refused pings, dead nodes and our own outages are no excuse.
-- **missed**: a silence with no incident or more than one, or an alert that never arrived. Deaf time delays a deadline,
+- **missed**: a silence or a failure with no incident, or more than one. Deaf time delays a deadline,
   and at most two occurrences in a row are excused; a silence that lasted longer than that must be told of.
+- **untold**: an incident of which no message arrived, neither alone nor in a digest (in runs before 2026-11-30 an
+  incident that was over before its alert was sent did not count).
 - **changed**: an alert that came in two wordings, or under two ids.
 - **deaf**: deaf time that no fault explains.  **stamp**: a time in the log that is not between sending and answer.
 - **duplicates** are allowed, with the same id and the same bytes: an alert whose answer was lost is sent again.
@@ -173,6 +175,7 @@ def short_totals(runs: list[Run]) -> str:
             "silences and failures that had to be told; missed",
             f"{total['must'] + total['failures']:,}; **{total['missed']}**",
         ),
+        ("incidents of which no message arrived", f"**{total['untold']}**"),
         ("false alarms", f"**{total['false']}**"),
         ("another node is keeper after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
         ("a new ping is judged by every node after the end of a fault", _longest(measured(runs, "recovery_s"))),
@@ -195,7 +198,7 @@ def _totals(runs: list[Run]) -> str:
         f"| … refused; without an answer | {total['failed']:,}; {total['unknown']:,} |",
         f"| silences of which somebody had to be told; failures | {total['must']:,}; {total['failures']:,} |",
         f"| alerts delivered, of those more than once | {total['delivered']:,}, {total['duplicates']:,} |",
-        *(f"| {name} | **{total[name]:,}** |" for name in BAD),
+        *(f"| {name} | **{total[name]:,}** |" for name in FINDINGS),
         f"| early | {total['early']:,} |",
         f"| anything else: not recovered, `/livez` not 200, over a cap | **{total['troubles']:,}** |",
     ]
@@ -245,8 +248,8 @@ def _all_runs(runs: list[Run]) -> str:
         "(`pooled`); two with clocks that can be set, on a Postgres with such a clock (`clocks`); two on a Postgres",
         "whose disk can be filled (`disk`); two with a multi-host URL of a primary and its synchronous standby",
         "(`standby`); two behind HAProxy, on two clusters under Patroni with etcd (`patroni`).\n",
-        "| when | commit | machine | worlds (seed) | faults | pings | lost | false | missed | anything else |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| when | commit | machine | worlds (seed) | faults | pings | lost | false | missed | untold | anything else |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for run in reversed(runs):
         total = counted([run])
@@ -254,7 +257,8 @@ def _all_runs(runs: list[Run]) -> str:
         other = sum(total[name] for name in ("changed", "deaf", "stamp", "troubles"))
         lines.append(
             f"| {run['at']} | {run['commit']} | {run['machine']}, Python {run['python']} | {names} | {total['faults']} "
-            f"| {total['pings']:,} | {total['lost']} | {total['false']} | {total['missed']} | {other} |"
+            f"| {total['pings']:,} | {total['lost']} | {total['false']} | {total['missed']} | {total['untold']} "
+            f"| {other} |"
         )
     proof = [
         f"- {world['shape']} ({world['seed']}): {sentence}"

@@ -136,7 +136,8 @@ class World:
     async def _define(self) -> None:
         chance = random.Random(self.seed)
         hooks = {
-            f"hook-{n}": {"kind": "webhook", "url": f"{self.hook.url}/{n}", "digest": False, "per_minute": 6_000}
+            # Most channels send one message per alert, so that each can be timed; the first combines them.
+            f"hook-{n}": {"kind": "webhook", "url": f"{self.hook.url}/{n}", "digest": n == 0, "per_minute": 6_000}
             for n in range(HOOKS)
         }
         bad = {"kind": "webhook", "url": self.hostile.url, "digest": False, "per_minute": 6_000}
@@ -271,9 +272,10 @@ class World:
             " revised from incidents"
         )
         alerts = await self.ask(
-            "select a.monitor_id, a.incident, a.kind, case when a.state = 'pending'"
+            "select a.monitor_id, a.incident, a.kind, case when d.state = 'delivered' then 'digest'"
+            " when d.state is not null then d.state when a.state = 'pending'"
             " and (a.facts #>> '{flapping,held}')::boolean then 'held' else a.state end"
-            " from alerts a join channels c on c.id = a.channel_id"
+            " from alerts a join channels c on c.id = a.channel_id left join digests d on d.id = a.digest_id"
             " where a.monitor_id is not null and c.slug <> 'hostile'"
         )
         deaf = await self.ask(
