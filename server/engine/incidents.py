@@ -49,6 +49,7 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
         if len(incident.causes) > CAUSES_MAX:
             oldest = min(incident.causes.values(), key=lambda each: (each.opened_at, each.number))
             del incident.causes[oldest.key]
+        incident.drop_evidence()
         if incident.announced:
             telling.plan_worse(desk, m, incident, cause)
     desk.restate(m)

@@ -151,7 +151,7 @@ class Incident:
         return {
             "n": self.number,
             "o": self.opened_at,
-            "c": self._dump_causes(),
+            "c": [cause.dump() for cause in self.causes.values()],
             "d": self.ordinal,
             "a": self.announced,
             "w": self.announce_at,
@@ -162,16 +162,15 @@ class Incident:
             **({"l": self.told_lacking} if self.told_lacking else {}),
         }
 
-    def _dump_causes(self) -> list[dict[str, Any]]:
-        """Evidence only of the two that the next alert may begin with: there may be many causes."""
+    def drop_evidence(self) -> None:
+        """Keep evidence only of the two causes that the next alert may begin with: there may be many causes.
+
+        Here and not in `dump`: a cause that is first later must hold the same in a state that was loaded meanwhile.
+        """
         first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.blamed_at)
-        dumped = []
         for cause in self.causes.values():
-            state = cause.dump()
             if cause is not first and cause is not last:
-                state.pop("evidence", None)
-            dumped.append(state)
-        return dumped
+                cause.evidence = None
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Incident":
