@@ -72,7 +72,7 @@ async def old(empty_database_url: str) -> asyncpg.Connection:
         insert into monitors (project_id, rev, slug, name, definition) values (1, 1, 'job', 'Job', '{"every": "1h"}');
         insert into changes (project_id, monitor_id, actor, kind, subject, after)
           values (1, 1, 'admin', 'monitor', 'job', '{}'), (1, 2, 'admin', 'monitor', 'gone', null);
-        insert into writers (started_at, accepted_through, node) values (now(), now(), 'old');
+        insert into writers (started_at, accepted_through, node, seq) values (now(), now(), 'old', 7);
         insert into checkpoint (at, applied_rev, cursors) values (now(), 1, '{"1": 7}');
         insert into states (monitor_id, project_id, at, seq, writer, status, since, state)
           values (1, 1, now(), 7, 1, 'up', now(), '{"created": 1}');
