@@ -385,8 +385,20 @@ FAILURES = [
     {"hasFailed": True},
     {"has_errors": "yes"},
     {"jobExitCode": 3},
-    {"completed": False},
     {"healthy": "no"},
+    {"status": "ok", "failed": True},
+    {"success": True, "failed": True},
+    {"status": "ok", "error": "disk full"},
+    {"status": "ok", "failed": "yes", "exit_code": 0},
+    {"exit_code": 0, "error": "disk full"},
+    {"ok": True, "errors": ["x"]},
+    {"error": {"code": 0, "message": "disk full"}},
+    {"error": "No error handler for this"},
+    {"errors": "0 errors, 3 failures"},
+    {"error": {"success": False}},
+    {"status": "ok", "success": False},
+    {"status": "running", "healthy": False},
+    {"status": "running", "result": "failed"},
     {"passed": "false", "rows": 5},
 ]
 
@@ -403,12 +415,84 @@ def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> No
 
 def test_a_name_without_a_value_may_be_the_signal() -> None:
     for flag, signal in (
-        ("fail", "fail"),
-        ("Failed", "fail"),
-        ("start", "start"),
+        *(("fail", "fail"), ("Failed", "fail"), ("failure", "fail"), ("start", "start"), ("log", "log")),
+        *(("success", "success"), ("ok", "success"), ("OK", "success"), ("is_ok", "success"), ("completed", "success")),
+        *(("error", "fail"), ("errors", "fail"), ("exception", "fail"), ("crashed", "fail"), ("has_failed", "fail")),
+        *(("run=7&ok", "success"), ("message=a+b&error", "fail"), ("ok&error", "fail"), ("finished&rc=3", "fail")),
     ):
-        assert ping(f"?{flag}").signal == signal
-    assert ping("?error=").signal == "success"
+        reading = send(f"?{flag}")
+        assert isinstance(reading, Reading) and reading.named and reading.ping.signal == signal, flag
+    assert ping("?error=").signal == ping("?exception=").signal == "success"
+    assert "ok is empty" in refusal("?ok=") and "status is empty" in refusal("?status")
+    assert send("?utm_source&x") == send("") and send("?run&message") == send("")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *("success", "OK", "No errors", "no error.", "0 errors", "0 errors, 2 warnings", "no errors found", "NO_ERROR"),
+        *(
+            "The operation completed successfully.",
+            "the operation completed successfully",
+            "ERROR_SUCCESS",
+            "undefined",
+        ),
+        *("0 errors, 0 failures", {"count": 0}, {"code": 0, "message": ""}, [None, ""], [[], {}], {"a": {"b": [0]}}),
+    ],
+)
+def test_an_error_that_says_that_there_is_none(sent: Any) -> None:
+    for name in ("error", "errors", "failed", "has_errors"):
+        assert ping("", orjson.dumps({name: sent}), JSON).signal == "success", name
+        assert ping("", orjson.dumps({"exit_code": 0, name: sent}), JSON) == Ping(exit_code=0), name
+        assert ping("", orjson.dumps({"job": {name: sent}}), JSON).signal == "success", name
+    if isinstance(sent, str):
+        assert ping(f"?error={quote(sent)}") is PLAIN["success"]
+        assert ping("", f"error={quote(sent)}", FORM) == PLAIN["success"]
+
+
+def test_an_error_deeper_than_the_stack_is_one() -> None:
+    deep = b"[" * 1_000 + b"%s" + b"]" * 1_000
+    assert ping("", b'{"error": ' + deep % b'"x"' + b"}", JSON).signal == "fail"
+    assert ping("", b'{"error": ' + deep % b"0" + b"}", JSON).signal == "success"
+
+
+@pytest.mark.parametrize(
+    ("sent", "said", "left_out"),
+    [
+        ({"status": "running", "finished": False}, Ping("start"), ["status"]),
+        ({"state": "running", "completed": False, "progress": 40}, Ping("start"), ["status"]),
+        (
+            {"status": "progress", "complete": False, "done": 4, "total": 9},
+            Ping("progress", done=4, total=9),
+            ["status"],
+        ),
+        ({"status": "running", "done": False}, Ping("start"), ["done"]),
+        ({"status": "in_progress", "success": False}, Ping("start"), ["success"]),
+        ({"success": False, "status": "in_progress"}, Ping("start"), ["success"]),
+        ({"status": "progress", "passed": False}, Ping("progress"), ["success"]),
+        ({"status": "progress", "ok": "no"}, Ping("progress"), ["success"]),
+        ({"status": "progress", "failed": 2}, Ping("progress"), ["error"]),
+        ({"status": "running", "exit_code": 3}, Ping("start", exit_code=3), ["exit_code"]),
+        ({"status": "ok", "exit_code": 3}, Ping("success", exit_code=3), ["exit_code"]),
+        ({"exit_code": 0, "finished": False}, Ping("success", exit_code=0), ["status"]),
+        ({"status": "fail", "finished": "no"}, Ping("fail"), ["status"]),
+    ],
+)
+def test_what_does_not_decide_is_named(sent: dict[str, Any], said: Ping, left_out: list[str]) -> None:
+    text = "&".join(f"{name}={str(value).lower()}" for name, value in sent.items())
+    assert ping("", orjson.dumps(sent), JSON) == ping(f"?{text}") == said
+    assert ignored("", orjson.dumps(sent), JSON) == ignored(f"?{text}") == left_out
+    assert ping("", text, FORM)._replace(message=None) == said and ignored("", text, FORM) == left_out
+
+
+@pytest.mark.parametrize("name", ["finished", "Completed", "complete", "done", "ended"])
+def test_a_job_that_has_not_ended_has_no_outcome(name: str) -> None:
+    for value in ("false", "no"):
+        assert "has not ended" in refusal(f"?{name}={value}") and "has not ended" in refusal(
+            "", f"{name}={value}", FORM
+        )
+        assert ping(f"/start?{name}={value}") == PLAIN["start"]
+    assert "has not ended" in refusal("", orjson.dumps({name: False, "rows": 5}), JSON)
 
 
 def test_successes_in_other_words() -> None:
@@ -435,6 +519,19 @@ def test_successes_in_other_words() -> None:
         (b'{"job": {"status": "strat"}}', "'status' looks like the outcome"),
         (b'{"jobs": [{"a": {"exitCode": 3}}]}', "'exitCode' looks like"),
         (b'{"phase": "Failed"}', "'phase' looks like"),
+        (b'{"result": {"status": "failed"}}', "'status' looks like"),
+        (b'{"Result": {"success": false, "error": "disk full"}}', "looks like"),
+        (b'{"jsonrpc": "2.0", "result": {"exit_code": 2}}', "'exit_code' looks like"),
+        (b'{"result": ["failed"]}', "looks like"),
+        (b'{"result": [{"rows": 3}, {"ok": false}]}', "'ok' looks like"),
+        (b'{"task": {"name": "x", "state": "failed"}}', "'state' looks like"),
+        (b'{"run": {"id": 17, "conclusion": "failure"}}', "'conclusion' looks like"),
+        (b'{"message": {"status": "failed"}}', "'status' looks like"),
+        (b'{"message": ["failed"]}', "looks like"),
+        (b'{"stage": [{"exitCode": 3}]}', "'exitCode' looks like"),
+        (b'{"total": {"failed": 3}}', "'failed' looks like"),
+        (b'{"done": [{"error": "x"}]}', "'error' looks like"),
+        (b'{"duration": {"status": "timeout"}}', "'status' looks like"),
         (b'{"job": {"ok": false}}', "'ok' looks like"),
         (b'{"status": "fail", "status": "ok"}', "stands twice"),
         (b'{"rows": [' + b"1," * 6_000 + b"1]}", "more than 5000 values"),
@@ -477,6 +574,16 @@ def test_json_as_shells_write_it() -> None:
         "STATUS: FAILED\nhost: db1",
         "status=fail\nmessage=disk full",
         '[{"status": "failed"}]',
+        '{"status":"fail","message":"disk "full"", "x": [1',
+        "[{'status': 'failed'}]",
+        "error: disk full",
+        "exit code: 3\nhost: db1",
+        "status: timed out",
+        "result: not ok",
+        "ok=2 changed=0 unreachable=0 failed=1",
+        "status=start run=7",
+        "run=7\nstatus=fail",
+        "status=fail\nrun=7",
         "failed",
         '"Error"\n',
         "false",
@@ -485,6 +592,46 @@ def test_json_as_shells_write_it() -> None:
 def test_what_looks_like_parameters_and_says_a_failure_is_no_success(body: str) -> None:
     assert refusal("", body, FORM) and refusal("", body)
     assert ping("/0", body, FORM).signal == "success"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "[2026-11-30 02:00:01] checked 3 disks, errors: 0, state: clean",
+        "[INFO] GET /x status: 200\n[INFO] done",
+        "[x] retry after error: timeout\n[x] all 12 files copied",
+        "<6>backup: last result: failed, now well",
+        "Result: 42 files copied",
+        "status: synced",
+        "State : clean\nActive Devices : 2",
+        "Passed: 120\nFailed: 0\nErrors: none",
+        "HTTP status code: 200",
+        "ok=2 changed=0 unreachable=0 failed=0",
+        "localhost : ok=2 changed=0 unreachable=0 failed=0",
+        "PLAY RECAP ***\nlocalhost : ok=2 changed=0 unreachable=0 failed=0",
+        "result=42 files=3",
+        "status=200 bytes=512 errors=0",
+        "exit_code=0 took=3s",
+    ],
+)
+def test_the_output_of_a_job_that_went_well_is_its_message(output: str) -> None:
+    for kind in ("", FORM, "text/plain"):
+        assert ping("", output, kind) == Ping("success", message=output), kind
+
+
+def test_a_message_alone_may_hold_what_looks_like_pairs() -> None:
+    assert ping("", "message=ok=2 failed=0", FORM) == Ping(message="ok=2 failed=0")
+
+
+def test_json_that_is_nested_too_deeply_is_not_read() -> None:
+    body = b'{"status":"ok","status":"ok","x":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
+    assert "nested too deeply" in refusal("", body, JSON)
+    for kind in ("", FORM, "text/plain"):
+        assert ping("", body, kind).signal == "success"
+        assert ping("/fail", body, kind).signal == "fail"
+    twice = b'{"status":"ok","status":"fail","x":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
+    for kind in ("", FORM, JSON):
+        assert refusal("", twice, kind)
 
 
 @pytest.mark.parametrize(
@@ -503,6 +650,7 @@ def test_structured_data_that_is_not_read_is_refused(kind: str) -> None:
 def test_a_failure_outranks_what_else_is_said() -> None:
     for rest in (
         *("?status=ok&status=fail", "?status=fail&status=ok", "?status=ok&success=false", "/success?status=fail"),
+        *("?status=ok&failed=true", "?ok&error=disk+full", "/success?error=disk+full", "/0?failed=true"),
         *("/0?exit_code=3", "/fail?status=ok", "/3?status=ok", "/start?status=fail", "?rc=0&exit_code=3"),
     ):
         assert ping(rest).signal == "fail", rest
@@ -510,6 +658,9 @@ def test_a_failure_outranks_what_else_is_said() -> None:
     assert ping("/log?status=error").signal == "log" and ping("/start?status=ok").signal == "start"
     assert ping("/3?exit_code=4").exit_code == 3 and ignored("/3?exit_code=4") == ["exit_code"]
     assert ping("/success?exit_code=3") == Ping("success", exit_code=3)
+    assert ignored("/success?exit_code=3") == ignored("?status=ok&exit_code=3") == ["exit_code"]
+    assert ping("?status=ok&error=disk+full").message == "disk full"
+    assert ignored("?status=ok&error=disk+full") == ["status"] and ignored("/log?error=disk+full") == ["error"]
 
 
 def test_a_body_that_could_not_be_read_is_refused_unless_the_address_says_everything() -> None:

@@ -19,6 +19,7 @@ from tests.fuzz.judge import is_storable, judge_request, readings
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 PING_KEY = "0123456789abcdef0123456789abcdef"
+TWICE_AND_DEEP = b'{"status":"ok","status":"ok","x":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
 anything = st.text(alphabet=st.characters(codec=None), max_size=30)  # lone surrogates too: bytes that are not UTF-8
 encoded = st.binary(max_size=20).map(quote_from_bytes)
 words = st.sampled_from(
@@ -158,6 +159,10 @@ requests = st.builds(Request, methods, paths, queries, headers, bodies, st.just(
 @settings(max_examples=600, deadline=None)
 @given(requests)
 @example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "application/json"}, b'{"message":' + b"[" * 999))
+@example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "application/json"}, TWICE_AND_DEEP))
+@example(Request("POST", "/api/v1/heartbeat/k", "", {}, TWICE_AND_DEEP))
+@example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "text/plain"}, TWICE_AND_DEEP))
+@example(Request("POST", "/api/v1/heartbeat/k", "", {}, b'{"errors":' + b"[" * 1_000 + b"]" * 1_000 + b"}"))
 @example(Request("POST", f"/ping/{UUID}/fail", "", {}, b"\0" * 10_000))
 @example(Request("GET", "/api/v1/endpoints//external", "success=true", {"authorization": "Bearer x"}, b""))
 def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> None:

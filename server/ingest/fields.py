@@ -7,8 +7,9 @@ compared without regard to case, `_`, `-` and `.` (server/ingest/outcome.py has 
 | --- | --- |
 | `status` (`signal`, `state`, `outcome`, `result`, …) | a signal, or a word for one |
 | `exit_code` (`rc`, `return_code`, …) | a number, or systemd's word for a result or a signal; 0 is success |
-| `success`, `ok` | a boolean: true is success, false is fail |
-| `error`, `failed`, … | fail, unless it is empty, 0, false or null; a text is the message where there is no other |
+| `success`, `ok` | a boolean: true is success; false is fail, or left out beside a `status` of start or progress |
+| `error`, `failed`, … | fail, unless it says that there is none; a text is the message where there is no other |
+| `completed`, `finished`, … | false: the job has not ended, which is no outcome |
 | `run` (`rid`), `task` | text or a number, at most 255 characters |
 | `stage` | text, at most 100 characters |
 | `done`, `total` | whole numbers from 0; `done` may exceed `total`, since totals are estimates |
@@ -16,11 +17,16 @@ compared without regard to case, `_`, `-` and `.` (server/ingest/outcome.py has 
 | `message` (`msg`) | text; any other JSON value is kept as JSON |
 
 What decides the signal, in this order: a failure that a `status`, `success` or the path says (only `log` and `leave` in
-the path outrank it); the path; `status`, `success`; `exit_code`; `error`. Nothing of these is success.
+the path outrank it); the path; `status`, `success`; `exit_code`; `error`. But `error` outranks every success that is
+said beside it, and an exit code one that only says that the job has ended. Nothing of these is success. A failure that
+is outranked is named in the answer.
 
-An outcome that cannot be read is refused with 400 where nothing else says the signal: it would count as success. Every
-other value that cannot be read is left out, and named in the answer. An empty value says nothing, and so does null: a
-shell variable that was never set must not cost the ping. Only an empty outcome is one that cannot be read.
+An outcome that cannot be read is refused with 400 where nothing else says the signal: it would count as success. So is
+a failure deep within an object, also under one of our names. Every other value that cannot be read is left out, and
+named in the answer. An empty value says nothing, and so does null: a shell variable that was never set must not cost
+the ping. Only an empty outcome is one that cannot be read. There is no error where its value is empty, 0, false,
+`none`, `OK`, `no errors`, or an object or list of nothing else. In a query, a name without `=` may be the outcome:
+`?start`, `?ok`, `?error`.
 """
 
 import re
@@ -33,14 +39,15 @@ from server.ingest.ids import CHARS_MAX, read_id
 from server.ingest.message import stored_text
 from server.ingest.outcome import (
     ALLOWED,
-    ENDED_WORDS,
     FIELDS,
+    HEALTH_WORDS,
     OUTCOMES,
     SIGNAL_WORDS,
     Exit,
     field_of,
     find_failure,
     is_denied,
+    is_ended,
     is_nothing,
     read_exit,
     read_flag,
@@ -50,6 +57,7 @@ from server.ingest.outcome import (
     unknown_signal,
 )
 from server.ingest.reading import Note, Refusal
+from server.ingest.urlencoded import NO_VALUE
 
 VALUES_LOOKED_AT_MAX = 5_000  # of an object whose names we do not know
 _UNDISPUTED: Final = ("log", "leave")  # in the path: not what a job has come to
@@ -63,7 +71,7 @@ _EXIT_RANGE = f"exit_code must be a number from {EXIT_CODE_MIN} to {EXIT_CODE_MA
 
 
 _FLAGS: Final[dict[str, Signal]] = {
-    **{name: name for name in SIGNALS},
+    **{name: name for name in SIGNALS if name != "success"},  # `success=` is an outcome that is empty
     "failed": "fail",
     "failure": "fail",
 }
@@ -140,7 +148,21 @@ def read_outcome(pairs: Iterable[tuple[str, str]]) -> Said | Refusal | None:
 
 
 def _is_about_outcome(name: str, value: str) -> bool:
-    return field_of(name) in OUTCOMES or (value == "" and name.lower() in _FLAGS) or says_failure(name, value)
+    field = field_of(name)
+    return field in OUTCOMES or _flag_of(field, name, value) is not None or says_failure(name, value)
+
+
+def _flag_of(field: str | None, name: str, value: Any) -> Signal | None:
+    """The signal that a name says which has no value, as in `?fail`."""
+    if value != "" or field not in (None, "passed", "failed"):
+        return None
+    word = _FLAGS.get(name.lower())
+    if word is not None or value is not NO_VALUE:
+        return word
+    if field is not None:
+        return "success" if field == "passed" else "fail"
+    word = read_word(name)
+    return word if word in ("success", "fail") else None
 
 
 class _Reader:
@@ -148,6 +170,7 @@ class _Reader:
 
     __slots__ = (
         *(
+            "_denied",
             "_details",
             "_empty",
             "_error",
@@ -156,6 +179,7 @@ class _Reader:
             "_only_ended",
             "_path",
             "_path_code",
+            "_unended",
             "_unknown",
             "_unread",
         ),
@@ -168,7 +192,9 @@ class _Reader:
         self._notes: list[Note] = []
         self._words: list[tuple[str, Signal]] = []  # what parameters say in so many words
         self._exit: tuple[str, Exit] | None = None
-        self._error: str | None = None  # a text, maybe empty, that only a failure has
+        self._error: tuple[str, str] | None = None  # a name that only a failure has, and its text, maybe empty
+        self._denied: list[str] = []  # names for a success that are false
+        self._unended: list[Note] = []  # names that only say that the job has ended, and are false
         self._unread: list[Note] = []  # outcomes that cannot be read
         self._empty: str | None = None  # an outcome of which only the name was sent
         self._only_ended = True  # all words for a success only say that the job has ended
@@ -177,10 +203,12 @@ class _Reader:
     def take(self, name: str, value: Any) -> None:
         """One parameter."""
         field = FIELDS.get(name) or field_of(name)
-        if value == "" and field in (None, "failed") and (word := _FLAGS.get(name.lower())) is not None:
-            self._words.append((name, word))  # as in `?fail`
-        elif field is None and is_denied(name, value):
-            self._words.append((name, "fail"))
+        if field not in OUTCOMES and isinstance(value, dict | list):
+            self._unknown[name] = value  # it may say a failure, whatever its name
+        if (word := _flag_of(field, name, value)) is not None:
+            self._say(name, word, is_ended(name))
+        elif field in (None, "done") and is_denied(name, value):
+            self._deny(field, name)
         elif field is None:
             self._unknown[name] = value
         elif field in OUTCOMES:
@@ -200,9 +228,31 @@ class _Reader:
             if changed is not None:
                 self._notes.append(Note(field, changed, changed=True))
 
+    def _say(self, name: str, word: Signal, only_ended: bool = False) -> None:
+        self._words.append((name, word))
+        self._only_ended &= only_ended and word == "success"
+
+    def _deny(self, field: str | None, name: str) -> None:
+        if is_ended(name):
+            self._unended.append(Note(field or "status", f"{name} only says that the job has not ended yet"))
+        elif name.strip().lower() in HEALTH_WORDS:
+            self._say(name, "fail")
+        else:
+            self._denied.append(name)
+
+    def _settle_denied(self) -> None:
+        """A job that runs has not succeeded yet; said of any other, the same is a failure."""
+        under_way = next(((name, word) for name, word in self._words if word in ("start", "progress")), None)
+        for name in self._denied:
+            if under_way is None:
+                self._say(name, "fail")
+            else:
+                self._notes.append(Note("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
+
     def said(self) -> Said | Refusal:
         """All of it together."""
         path = self._path
+        self._settle_denied()
         if path is None and not self._words and self._exit is None and self._error is None:
             refusal = self._doubt()
             if refusal is not None:
@@ -216,9 +266,14 @@ class _Reader:
         if path is not None and path != signal:
             self._notes.append(Note("path", f"the path says {path}, but {said_by} {signal}"))
         self._notes += self._unread
-        self._take_exit(signal)
-        if self._error and signal == "fail":
-            self._details.setdefault("message", self._error)
+        self._notes += self._unended
+        self._take_exit(signal, said_by)
+        if self._error is not None:
+            name, text = self._error
+            if signal != "fail":
+                self._notes.append(Note("error", f"{name} says fail, but {said_by} {signal}"))
+            elif text:
+                self._details.setdefault("message", text)
         ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
         named = bool(self._words) or self._exit is not None or self._error is not None
         return Said(ping, named, tuple(self._notes))
@@ -232,9 +287,10 @@ class _Reader:
             if word is None and isinstance(value, str) and (result := read_exit(value)) is not None and result.message:
                 word = result.signal  # systemd's word
             if word is not None:
-                self._words.append((name, word))
-                self._only_ended &= word == "success" and value.strip().lower() in ENDED_WORDS
-            elif not (name == "result" and isinstance(value, dict | list)):  # what a job returns, as often as not
+                self._say(name, word, is_ended(value))
+            elif name.lower() == "result" and isinstance(value, dict | list):  # what a job returns, as often as not
+                self._unknown[name] = value
+            else:
                 self._unread.append(Note("status", unknown_signal(value)))
         elif field == "exit_code":
             result = read_exit(value)
@@ -246,13 +302,16 @@ class _Reader:
             flag = read_flag(value)
             if flag is None:
                 self._unread.append(Note("success", f"{name} must be true or false, not {shown(value)}"))
+            elif flag:
+                self._say(name, "success")
             else:
-                self._only_ended = False
-                self._words.append((name, "success" if flag else "fail"))
+                self._denied.append(name)
         elif field == "failed":
             if not is_nothing(value):
                 text = value if isinstance(value, str) and read_flag(value) is None else ""
-                self._error = self._error or stored_text(text) or ""
+                text = stored_text(text) or ""
+                if self._error is None or (text and not self._error[1]):
+                    self._error = name, text
         elif not is_nothing(value):
             self._unread.append(
                 Note(field, f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
@@ -262,6 +321,8 @@ class _Reader:
         """Why this cannot be taken for a success, where nothing that was read says so."""
         if self._unread:
             return Refusal(400, self._unread[0].reason)
+        if self._unended:
+            return Refusal(400, f"{self._unended[0].reason}: {ALLOWED}, as status")
         if self._empty is not None:
             return Refusal(400, f"{self._empty} is empty: {ALLOWED}, or an exit code as exit_code")
         try:
@@ -278,26 +339,29 @@ class _Reader:
         failing = next((name for name, word in words if word == "fail"), None)
         if failing is not None and path not in _UNDISPUTED:
             return "fail", f"{failing} says"
-        code = self._exit
+        code, error = self._exit, self._error
         if path is not None:
+            if path == "success" and error is not None:
+                return "fail", f"{error[0]} says"
             if self._path_code == 0 and code is not None and code[1].signal == "fail":
                 return "fail", f"{code[0]} says"
             return path, "the path says"
-        if words and self._only_ended and (self._error is not None or (code is not None and code[1].signal == "fail")):
-            return "fail", f"{code[0] if code is not None else 'error'} says"
-        if words:
-            agree = all(word == words[0][1] for _, word in words)
-            return (words[-1][1] if agree else None), f"{words[0][0]} says"
-        if code is not None:
-            return ("fail" if self._error is not None else code[1].signal), f"{code[0]} says"
-        return ("fail" if self._error is not None else "success"), "the address says"
+        if words and any(word != words[0][1] for _, word in words):
+            return None, ""
+        if error is not None and (not words or words[0][1] == "success"):
+            return "fail", f"{error[0]} says"
+        if code is not None and (not words or (self._only_ended and code[1].signal == "fail")):
+            return code[1].signal, f"{code[0]} says"
+        return (words[0][1], f"{words[0][0]} says") if words else ("success", "the address says")
 
-    def _take_exit(self, signal: Signal) -> None:
+    def _take_exit(self, signal: Signal, said_by: str) -> None:
         path_code = self._path_code
         if self._exit is not None:
             name, (said, code, message, lost) = self._exit
             if lost:
                 self._notes.append(Note("exit_code", _EXIT_RANGE))
+            elif said == "fail" and signal not in ("fail", *_UNDISPUTED):
+                self._notes.append(Note("exit_code", f"{name} says fail, but {said_by} {signal}"))
             if path_code is not None and code != path_code and not (path_code == 0 and said == "fail"):
                 self._notes.append(Note("exit_code", f"{name} says {code}, but the path says {path_code}"))
                 code = path_code

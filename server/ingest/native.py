@@ -11,7 +11,8 @@ and `curl -d "$output"` declares every body a form. If neither does, the body is
 - text, or data of another kind: the message;
 - XML, YAML, multipart forms and other formats for structured data: 415, because their outcome is not read.
 An object with none of our names is the message too, unless something in it says a failure, which is refused with 400.
-So is text that looks like JSON, XML or `name: value` and says one.
+So is text that looks like JSON, XML or `name: value` and says one outright; lines of a log, as in `[INFO] status: 200`
+or `ok=2 changed=0 failed=0`, are the message.
 
 If neither path nor query says the signal, or the body is declared as JSON, the body may also be a webhook of
 Alertmanager (server/ingest/alertmanager.py).
@@ -44,6 +45,7 @@ from server.ingest.outcome import (
     read_exit,
     read_word,
     says_failure,
+    says_failure_in_text,
     unknown_signal,
 )
 from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
@@ -68,8 +70,11 @@ _is_unread = re.compile(
 _is_name = re.compile(r"[\w.%-]{1,60}").fullmatch
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 # A name and a value in something that looks like JSON, XML or a list of names and values.
-_pairs_in = re.compile(r"([A-Za-z][\w-]{1,30})[\"']?\s{0,3}[:=>]\s{0,3}[\"']?([\w+-]{1,40})").findall
-_looks_structured = re.compile(r"\s*['\"]?[{\[<]").match
+_pairs_in = re.compile(
+    r"([A-Za-z][\w-]{1,30})[\"']?\s{0,3}[:=>]\s{0,3}[\"']?([\w+-]{1,40}(?: (?i:ok|out|kill|killed)\b)?)"
+).findall
+# An object, a list of objects, lists or texts, or a tag; `[INFO]`, `[2026-11-30]`, `[x]` and `<6>` begin lines of logs.
+_looks_structured = re.compile(r"\s*['\"]?(?:\{|\[\s*[\[{\"'\]]|<[A-Za-z?!])").match
 _is_pair_line = re.compile(r"\s*[\w .-]{1,40}?\s*[:=]\s*\S").match
 PAIR_LINES_MAX = 30  # what has more lines is a log
 
@@ -219,6 +224,8 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
     pieces = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
     if len(pieces) > FORM_FIELDS_MAX or not all(equals and _is_name(name) for name, equals, _ in pieces):
         return _doubt(body)
+    if len(pieces) == 1 and _is_list_of_pairs(*pieces[0]):
+        return _doubt(body)
     pairs: list[tuple[str, Any]] = list(read_pairs(text))
     fields = [field_of(name) for name, _ in pairs]
     if None not in fields:
@@ -227,6 +234,15 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
         return [("message", text), *pairs]
     failing = next((name for name, value in pairs if says_failure(name, value)), None)
     return None if failing is None else _looks_like_an_outcome(failing)
+
+
+def _is_list_of_pairs(name: str, _: str, value: str) -> bool:
+    """Whether this is a line of a log, as in `ok=2 changed=0 failed=0`, instead of the only parameter of a form."""
+    words = value.split(None, 1)
+    if len(words) < 2 or "=" not in value or field_of(name) == "message":
+        return False
+    # `status=start run=7` is meant for us: what is text counts as a success.
+    return field_of(name) != "status" or read_word(words[0]) in (None, "success")
 
 
 def _doubt(body: bytes) -> Refusal | None:
@@ -240,9 +256,9 @@ def _doubt(body: bytes) -> Refusal | None:
     ):
         return None
     for name, value in _pairs_in(text):
-        if field_of(name) in OUTCOMES and says_failure(name, value):
+        if says_failure_in_text(name, value):
             return Refusal(
-                400, f"the body is no JSON and no form, and says {name} {value}: send it as status={value[:20]}"
+                400, f"the body is no JSON and no form, and says {name} {value}: send status=fail, or use /fail"
             )
     return None
 

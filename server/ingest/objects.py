@@ -9,6 +9,7 @@ import orjson
 from server.ingest.encodings import guessed
 
 LENIENT_BYTES_MAX = 100_000  # the second reader is ten times slower
+_TOO_DEEP = "nested too deeply"
 _outcome_names = re.compile(
     rb'"(status|signal|state|outcome|result|success|ok|exit_?code|rc|return_?code)"\s{0,10}:', re.IGNORECASE
 ).findall
@@ -39,6 +40,8 @@ def _read_leniently(body: bytes, why_not: str) -> Any:
         return orjson.loads(text) if why_not else json.loads(text, object_pairs_hook=_once)
     except NotJson:
         raise
+    except RecursionError:
+        raise NotJson(_TOO_DEEP) from None
     except ValueError:
         if len(body) > LENIENT_BYTES_MAX:
             raise NotJson(why_not) from None
@@ -46,7 +49,9 @@ def _read_leniently(body: bytes, why_not: str) -> Any:
         return json.loads(text, strict=False, object_pairs_hook=_once)
     except NotJson:
         raise
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise NotJson(_TOO_DEEP) from None
+    except ValueError:
         raise NotJson(why_not) from None
 
 

@@ -24,6 +24,7 @@ _WORDS: Final[dict[Signal, str]] = {
 }
 SIGNAL_WORDS: Final = {word: signal for signal, words in _WORDS.items() for word in words.split()}
 ENDED_WORDS: Final = frozenset(["complete", "completed", "done", "finish", "finished", "end", "ended"])
+HEALTH_WORDS: Final = frozenset(["up", "healthy", "green"])  # of how it is now, not of what will have come of it
 ALLOWED: Final = "use start, success, fail, log, progress, skip or leave"
 SAID_CHARS_MAX = 40  # of a wrong value, in the sentence that names it
 
@@ -83,7 +84,18 @@ _is_number = re.compile(r"([+-]?)(\d{1,40}|0x[0-9a-f]{1,16})(?:\.0*)?", re.ASCII
 
 _TRUE: Final = {"true", "1", "yes", "y", "on"}
 _FALSE: Final = {"false", "0", "no", "n", "off"}
-_NOTHING: Final = {"", "0", "0.0", "false", "no", "none", "null", "nil", "n/a", "-", "off"}
+_NOTHING: Final = {
+    *("", "0", "0.0", "false", "no", "none", "null", "nil", "n/a", "-", "off", "undefined", "[]", "{}"),
+    *("the operation completed successfully", "error_success"),  # what Windows calls the error 0
+}
+NOTHING_CHARS_MAX = 200  # a longer text is an error, whatever it begins with
+# `No errors`, `0 errors, 2 warnings`, but neither `No error handler` nor `0 errors, 3 failures`.
+_is_none_of_them = re.compile(
+    r"(?:no|0|zero)[ _-]?(?:errors?|failures?|exceptions?)"
+    r"(?:\s*[.,;:!()/|].*|\s+(?:\d|and|or|found|occurred|detected|reported|encountered|were|was|in|during|at|so)\b.*)?",
+    re.DOTALL,
+).fullmatch
+_names_a_failure = re.compile(r"(?<!\b0 )(?<!\bno )(?:fail|fatal|crash|abort|exception)|\b[1-9]\d* error").search
 
 
 class Exit(NamedTuple):
@@ -151,8 +163,28 @@ def read_flag(value: object) -> bool | None:
 
 
 def is_nothing(value: object) -> bool:
-    """Whether a value under a name like `error` says that there is none."""
-    return value.strip().lower() in _NOTHING if isinstance(value, str) else not value
+    """Whether a value under a name like `error` says that there is none, also an object or a list of such values."""
+    waiting = [("", value)]
+    while waiting:  # not recursive: it may be deep
+        name, each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += each.items()
+        elif isinstance(each, list):
+            waiting += (("", one) for one in each)
+        elif not _says_none(each) or is_denied(name, each):  # as in `{"success": false}`
+            return False
+    return True
+
+
+def _says_none(value: object) -> bool:
+    if not isinstance(value, str):
+        return not value
+    text = value.strip().lower()
+    if text.removesuffix(".") in _NOTHING or read_word(text) == "success":
+        return True
+    if len(text) > NOTHING_CHARS_MAX:
+        return False
+    return _is_none_of_them(text) is not None and _names_a_failure(text) is None
 
 
 def shown(value: object) -> str:
@@ -180,6 +212,23 @@ def says_failure(name: str, value: Any) -> bool:
     if field == "passed":
         return read_flag(value) is False
     return field == "failed" and not is_nothing(value)
+
+
+def says_failure_in_text(name: str, value: str) -> bool:
+    """Whether a name and a value in the text of a log say a failure outright: a log has many words that we do not know,
+    and an HTTP status below 400 is no exit code.
+    """
+    field = field_of(name)
+    if field == "status":
+        return read_word(value) == "fail"
+    if field == "code" and value.isdecimal() and 100 <= int(value) < 400:
+        return False
+    return field in OUTCOMES and says_failure(name, value)
+
+
+def is_ended(name: str) -> bool:
+    """Whether a name only says that the job has ended; `false` under it says no outcome."""
+    return _plain(name) in ENDED_WORDS
 
 
 def is_denied(name: str, value: Any) -> bool:

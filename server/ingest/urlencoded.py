@@ -5,20 +5,32 @@ queries hold neither `%` nor `+`, and then two `str` methods are enough. Bytes t
 Windows-1252 (server/ingest/encodings.py).
 """
 
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from server.ingest.encodings import guessed
 
 
+class _NoValue(str):
+    __slots__ = ()
+
+
+NO_VALUE: Final[str] = _NoValue()  # equal to "", but only a name without `=` has this very object
+
+
 def read_pairs(text: str) -> list[tuple[str, str]]:
-    """All pairs in their order; a name without `=` has the value ""."""
+    """All pairs in their order; a name without `=` has the value NO_VALUE."""
     if "%" in text or "+" in text or not text.isascii():
         return [
-            (decode(name.replace("+", " ")), decode(value.replace("+", " ")))
-            for name, _, value in (piece.partition("=") for piece in text.split("&"))
+            (decode(name.replace("+", " ")), decode(value.replace("+", " ")) if equals else NO_VALUE)
+            for name, equals, value in (piece.partition("=") for piece in text.split("&"))
             if name
         ]
-    return [(name, value) for name, _, value in [piece.partition("=") for piece in text.split("&")] if name]
+    return [
+        (name, value if equals else NO_VALUE)
+        for name, equals, value in [piece.partition("=") for piece in text.split("&")]
+        if name
+    ]
 
 
 def read_values(text: str) -> dict[str, str]:
