@@ -90,3 +90,21 @@ def test_a_bomb_is_refused_in_flat_memory(encoding: str, pack: Callable[[bytes],
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "member"),
+    [
+        ("gzip", gzip.compress(b"")),
+        ("gzip", gzip.compress(b"x")),
+        ("zstd", zstd.compress(b"")),
+        ("zstd", b"\x50\x2a\x4d\x18" + bytes(4)),  # a frame to skip
+    ],
+)
+def test_many_small_members_are_refused_before_they_cost_much(encoding: str, member: bytes) -> None:
+    assert refused(member * (PIECE_BYTES // len(member)), encoding) == 413
+
+
+def test_members_as_logs_have_them_are_unpacked() -> None:
+    members = [gzip.compress(os.urandom(2_000)) for _ in range(500)]
+    assert len(unpacked(b"".join(members), "gzip")) == 1_000_000

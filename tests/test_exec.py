@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.command import Done
-from tests.harness import ROOT, Behaviour, Received, Receiver, Server, eventually
+from tests.harness import ROOT, Behaviour, Received, Receiver, Server, eventually, needs
 
 TIMEOUT_S = 60.0
 QUICK_S = 12.0  # generous for two busy cores; what is wrong takes longer, or for ever
@@ -76,6 +77,20 @@ def fields_of(request: Received) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------- whatever is wrong with us
+
+
+async def test_a_shell_that_cannot_fork_runs_the_job() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user with a limit of its own")
+    with tempfile.TemporaryDirectory() as directory:  # that the other user can enter, unlike pytest's
+        os.chmod(directory, 0o755)
+        script = shutil.copy2(ROOT / "bin" / "offbeat", directory)
+        limited = ("--reuid", "65533", "--clear-groups", needs("prlimit"), "--nproc=1:1")
+        done = await run(
+            Path(needs("setpriv")), *limited, script, "exec", "--wait", "0", "K", "--", "/bin/echo", "ran", url=NOBODY
+        )
+    assert (done.code, done.out) == (0, "ran\n"), done
+
 
 JOB = ("sh", "-c", "echo ran; exit 7")
 NOBODY = "http://127.0.0.1:1"

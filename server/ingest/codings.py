@@ -23,6 +23,9 @@ CODINGS_MAX = 3  # one within the other
 PIECE_BYTES = 65_536
 FREE_BYTES = 4_000_000
 RATIO_MAX = 100  # logs of real jobs come to some 20
+# A gzip body may have several members, and zstd several frames. Each costs a decompressor, also if it holds nothing.
+MEMBERS_FREE = 100
+MEMBER_BYTES_MIN = 1_000  # beyond that many, they must be this long on average
 ZSTD_WINDOW_LOG_MAX = 23  # 8 MB, which RFC 9659 allows on the web
 _ZLIB_HEAD_BYTES = 2
 _GZIP, _ZLIB, _RAW = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
@@ -76,6 +79,24 @@ class Unpacker:
             yield from self._through(step + 1, piece)
 
 
+class _Members:
+    """Counts the members of one body."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bytes = self._members = 0
+
+    def take(self, data: bytes) -> None:
+        """So much more has come."""
+        self._bytes += len(data)
+
+    def begin(self) -> None:
+        """Another member begins. Raises BadCoding if there are too many for so few bytes."""
+        self._members += 1
+        if self._members > MEMBERS_FREE + self._bytes // MEMBER_BYTES_MIN:
+            raise BadCoding(Refusal(413, f"the body has too many small {self._name} members: send it in one"))
+
+
 class _Zlib:
     """gzip, of which several may follow each other, and deflate, which half of all clients send without its head."""
 
@@ -84,8 +105,10 @@ class _Zlib:
         self._bits = _GZIP if name == "gzip" else 0  # 0: not known yet
         self._stream = zlib.decompressobj(_GZIP)
         self._head = b""
+        self._members = _Members(name)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
+        self._members.take(data)
         if not self._bits:
             data = self._head = self._head + data
             if len(data) < _ZLIB_HEAD_BYTES:
@@ -98,6 +121,7 @@ class _Zlib:
             if self._stream.eof:
                 if not (data := data.lstrip(b"\0")):  # padding, as gzip(1) allows
                     return
+                self._members.begin()
                 self._stream = zlib.decompressobj(self._bits)
             try:
                 piece = self._stream.decompress(data, PIECE_BYTES)
@@ -135,11 +159,14 @@ class _Zstd:
 
     def __init__(self) -> None:
         self._stream = self._new()
+        self._members = _Members("zstd")
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
+        self._members.take(data)
         try:
             while data or not (self._stream.needs_input or self._stream.eof):
                 if self._stream.eof:
+                    self._members.begin()
                     self._stream = self._new()
                 piece = self._stream.decompress(data, max_length=PIECE_BYTES)
                 data = self._stream.unused_data if self._stream.eof else b""

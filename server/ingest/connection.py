@@ -19,7 +19,7 @@ from server.ingest.answers import answer_of
 from server.ingest.batch import unavailable
 from server.ingest.bodies import BYTES_PER_S_MIN
 from server.ingest.dialects import one_slash
-from server.ingest.head import HEAD_BYTES_MAX, Head, Headers
+from server.ingest.head import HEAD_BYTES_MAX, LINE_BYTES_MAX, Head, Headers
 from server.ingest.once import HEADER as ONCE_HEADER
 from server.ingest.plain import METHODS, read_plain
 from server.ingest.reading import OK, Dialect, Outcome, Refusal, Request
@@ -32,9 +32,7 @@ WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
 _ONCE = ONCE_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
-_spaced_line = re.compile(
-    rb"(GET|HEAD|POST) (/[!-\"$->@-~]*\?[ -\"$-~\x80-\xff]* [ -\"$-~\x80-\xff]*) (HTTP/1\.[01])"
-).fullmatch
+_spaced_target = re.compile(rb"/[!-\"$->@-~]*\?[ -\"$-~\x80-\xff]*").fullmatch
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
@@ -215,10 +213,16 @@ class Connection(asyncio.Protocol):
         Only the query is touched, so that nobody can make another path of it.
         """
         line, end, rest = raw.partition(b"\r\n")
-        found = _spaced_line(line)
-        if found is None:
+        start, _, version = line.rpartition(b" ")  # no search for where the target ends: that could cost its square
+        method, _, target = start.partition(b" ")
+        if (
+            len(line) > LINE_BYTES_MAX
+            or version not in (b"HTTP/1.1", b"HTTP/1.0")
+            or method not in (b"GET", b"HEAD", b"POST")
+            or b" " not in target
+            or _spaced_target(target) is None
+        ):
             return raw
-        method, target, version = found.groups()
         path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
         if self.door.route(one_slash(path), query) is None:
             return raw

@@ -21,7 +21,7 @@ REMEMBERED_S = 600.0
 REQUESTS_MAX = 10_000  # remembered by a process; beyond, the oldest is forgotten
 WAITERS_MAX = 100  # of one request that waits for its commit; further repetitions are stored
 
-_Scope = tuple[str, str, str, str, bytes]  # the key, and what makes it the same request
+_Scope = bytes  # a digest of the key and of what makes it the same request: a query may have 64 kB
 
 
 class Once:
@@ -43,7 +43,7 @@ class Once:
             len(self._taken) >= REQUESTS_MAX or next(iter(self._taken.values())).at_s < now_s - REMEMBERED_S
         ):
             self._taken.popitem(last=False)
-        scope = (key, request.method, request.path, request.query, blake2b(request.body, digest_size=16).digest())
+        scope = _scope_of(request, key)
         taken = self._taken.get(scope)
         if taken is None:
             taken = self._taken[scope] = _Taken(self, scope, now_s, waiter)
@@ -60,6 +60,15 @@ class Once:
         """It was not committed, as far as anybody knows."""
         if self._taken.get(scope) is taken:
             del self._taken[scope]
+
+
+def _scope_of(request: Request, key: str) -> _Scope:
+    digest = blake2b(digest_size=16)
+    said = (part.encode("utf-8", "surrogatepass") for part in (key, request.method, request.path, request.query))
+    for part in (*said, request.body):
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.digest()
 
 
 class _Taken:
