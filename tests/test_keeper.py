@@ -76,6 +76,8 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
     await node.crash()
 
     async with running(database_url, "again") as again:
+        await eventually(lambda: count_of(again.pool, "deaf"))
+        await again.ping(running_job, "log", run="long")  # it goes on; else its end might have been lost in the crash
         await again.is_status(running_job, "down", 20)
         assert await again.status(steady) == "up"
         kinds = [(row["monitor_id"], row["number"], row["cause"]) for row in await again.incidents()]

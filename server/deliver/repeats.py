@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from server.clock import to_rfc3339
+from server.clock import monotonic, to_rfc3339
 from server.deliver.kinds import KINDS, load_channel
 from server.deliver.kinds.alertmanager import Alertmanager
 from server.deliver.messages import Scribe
@@ -31,6 +31,7 @@ RESOLVED_FOR_S = 300.0
 FIRING_PAGE = 200  # writing one takes 0.1 ms, and the loop waits for all
 EXPIRE_EVERY_S = 15.0
 CATCH_UP_EVERY_S = 3.0
+INTRODUCE_EVERY_S = 30.0
 NAMED_MAX = 10  # channels in one alert about them
 SWEEP_EVERY_S = 600.0
 SWEEP_MAX = 5_000
@@ -64,6 +65,7 @@ class Repeats(Service):
         self._wake = wake
         self._scribe = scribe
         self._count = count
+        self._introduced_s = 0.0
         self._seen_rev = -1  # the last change after which channels were looked at
         self._telling: set[int] = set()  # Alertmanager channels whose last repetition is still under way
 
@@ -114,7 +116,9 @@ class Repeats(Service):
             self._wake()
         queued = await self._outbox.revive(await self._outbox.working())
         rev = await self._outbox.last_change()
-        if rev != self._seen_rev:
+        # Also without a change: an incident that was just being decided, snoozed or in maintenance was left to later.
+        if rev != self._seen_rev or monotonic() - self._introduced_s > INTRODUCE_EVERY_S:
+            self._introduced_s = monotonic()
             queued += await self._outbox.introduce(self._out.now())
             self._seen_rev = rev
         if queued:

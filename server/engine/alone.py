@@ -23,7 +23,8 @@ def alone(
     Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
     """
     lone = Engine(on_quarantine)
-    lone.desk.deaf.intervals = list(deaf)
+    for start, end in deaf:
+        lone.desk.deaf.add(start, end)
     lone.desk.windows = dict(windows)
     lone.load(m)
     lone.loaded(m.at)

@@ -4,7 +4,7 @@ A deadline moves by the deaf time in its window. The window grows as the deadlin
 there is no deaf time left between the window's start and the moved deadline.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right
 
 from server.engine.ping import SECOND, Micros
 
@@ -28,15 +28,12 @@ class DeafTime:
         """One more interval; overlapping and touching ones become one."""
         if end <= start:
             return
-        kept: list[tuple[Micros, Micros]] = []
-        for low, high in self.intervals:
-            if high < start or low > end:
-                kept.append((low, high))
-            else:
-                start, end = min(start, low), max(end, high)
+        first = bisect_left(self.intervals, start, key=lambda interval: interval[1])
+        after = bisect_right(self.intervals, end, key=lambda interval: interval[0])
+        if first < after:
+            start, end = min(start, self.intervals[first][0]), max(end, self.intervals[after - 1][1])
+        self.intervals[first:after] = [(start, end)]
         self.retries_until = max(self.retries_until, end + RETRY_MAX)
-        insort(kept, (start, end))
-        self.intervals = kept
 
     def forget_before(self, at: Micros) -> None:
         """Drop what ended before `at`: no window reaches back that far."""
@@ -64,12 +61,13 @@ class DeafTime:
     def may_be_retry(self, first: Micros, again: Micros) -> bool:
         """Whether a ping at `again` may repeat an equal one at `first` because that one's answer was lost in an outage.
 
-        The answer may be lost of what came within an outage, or shortly before it.
+        The answer may be lost of what came within an outage, or shortly before it; the retry comes in it or after it.
+        So the outage is known before the retry is judged, also when the log is read again.
         """
         if again > self.retries_until:
             return False
         for low, high in self._from(first)[:1]:
-            return low - CRASH_MARGIN <= first and again <= high + RETRY_MAX
+            return low - CRASH_MARGIN <= first and low < again <= high + RETRY_MAX
         return False
 
     def last_outage(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:

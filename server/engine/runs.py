@@ -1,6 +1,7 @@
 """The open runs of a monitor, what it remembers of those that ended, and a small heap of their limits."""
 
 from heapq import heapify, heappop, heappush
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from server.engine.ping import SECOND, Micros
@@ -12,6 +13,9 @@ RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
 REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
 LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
+
+
+_ENDED_FIELDS_FIRST = 4
 
 
 class Ended(NamedTuple):
@@ -153,9 +157,11 @@ class Runs:
         if self.open:
             state["o"] = [run.dump() for run in self.open.values()]
         if self.closed:
-            state["c"] = [[run, *ended] for run, ended in self.closed.items()]
+            # Later fields have a key of their own: the program before reads exactly the first four.
+            state["c"] = [[run, *ended[:_ENDED_FIELDS_FIRST]] for run, ended in self.closed.items()]
+            state["w"] = [list(ended[_ENDED_FIELDS_FIRST:]) for ended in self.closed.values()]
         if self.fanned_in is not None:
-            state["f"] = list(self.fanned_in)
+            state["f"] = list(self.fanned_in[:_ENDED_FIELDS_FIRST])
         if self.finished is not None:
             state["e"] = list(self.finished)
         if self.not_before:
@@ -173,7 +179,10 @@ class Runs:
             runs.task_names += run.task_names
             if run.run is not None:
                 runs.by_id[run.run] = run
-        runs.closed = {run: Ended(*ended) for run, *ended in state.get("c", ())}
+        words = chain(state.get("w", ()), repeat(()))
+        runs.closed = {
+            run: Ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
+        }
         runs.fanned_in = Ended(*state["f"]) if "f" in state else None
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])

@@ -9,6 +9,7 @@ is a list there: jsonb sorts the keys of an object.
 
 from collections.abc import Hashable
 from functools import lru_cache
+from itertools import chain, repeat
 from operator import attrgetter
 from sys import intern
 from typing import Any, Protocol, TypeVar
@@ -34,6 +35,7 @@ H = TypeVar("H", bound=Hashable)
 CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
 MISSED: CauseKey = ("missed", 0, "")
 MEMBERS: CauseKey = ("members", 0, "")
+_CAUSE_FIELDS_FIRST = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
 
 
 class Cause:
@@ -45,10 +47,7 @@ class Cause:
     `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
     """
 
-    __slots__ = (
-        *("blamed_at", "due", "evidence", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage"),
-        *("worst", "worst_missing"),
-    )
+    __slots__ = (*_CAUSE_FIELDS_FIRST, "evidence", "worst", "worst_missing")
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Cause:
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
-        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
+        return {name: value for name in _CAUSE_FIELDS_FIRST if (value := getattr(self, name))}
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Cause":
@@ -147,11 +146,13 @@ class Incident:
         return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON. Later fields of causes have a key of their own: the program before reads exactly the first ones."""
+        more = [[cause.evidence, cause.worst, cause.worst_missing] for cause in self.causes.values()]
         return {
             "n": self.number,
             "o": self.opened_at,
             "c": [cause.dump() for cause in self.causes.values()],
+            **({"x": more} if any(map(any, more)) else {}),
             "d": self.ordinal,
             "a": self.announced,
             "w": self.announce_at,
@@ -176,8 +177,9 @@ class Incident:
     def load(cls, state: dict[str, Any]) -> "Incident":
         """From `dump`."""
         incident = cls(state["n"], state["o"])
-        for each in state["c"]:
+        for each, more in zip(state["c"], chain(state.get("x", ()), repeat((None, "", 0))), strict=False):
             cause = Cause.load(each)
+            cause.evidence, cause.worst, cause.worst_missing = more
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]

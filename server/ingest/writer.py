@@ -42,6 +42,8 @@ STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or it
 # A client that waits longer than this for its answer may be late with its next ping, and it is our fault. Below half of
 # the shortest grace period that makes sense next to a commit.
 SLOW_S = 0.5
+SLOW_GAP_S = 10.0  # slow answers with less between them are one slow time
+SLOW_RUN_S_MAX = 30.0  # so much of a slow time is an outage
 START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
@@ -104,6 +106,8 @@ class Writer(Service):
         self._ended = asyncio.Event()
         self._alarm: asyncio.Future[None] | None = None
         self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = self._turned_s = monotonic()
+        self._slow_since_s = self._slow_last_s = float("-inf")  # of the present slow time, or the last one
+        self._slow_told = False
         self._asked_s: float | None = None  # when the oldest request to Postgres began that is not answered yet
 
     async def start(self) -> None:
@@ -317,7 +321,8 @@ class Writer(Service):
         assert self._log is not None
         self._notice_stall()
         self._notice_silence()
-        if batch is not None and (waited := self._clock.now() - batch.entries[0].at) > SLOW_S * SECOND:
+        waited = 0 if batch is None else self._clock.now() - batch.entries[0].at
+        if waited > SLOW_S * SECOND and not self._is_slow_for_long():
             self.refusals.add_silence("database", waited)
         if self.refusals.unreported:
             await self._ask(self._log.report_refusals(self.id, self.refusals.instants()))
@@ -343,8 +348,33 @@ class Writer(Service):
         if self._asked_s is None:
             return
         silent_s, self._asked_s = monotonic() - self._asked_s, None
-        if silent_s > at_least_s:
-            self.refusals.add_silence("database", round(silent_s * SECOND))
+        if silent_s <= at_least_s:
+            return
+        if at_least_s:  # it was answered
+            self._note_slow(silent_s)
+            if self._is_slow_for_long():
+                return
+        self.refusals.add_silence("database", round(silent_s * SECOND))
+
+    def _note_slow(self, seconds: float) -> None:
+        now_s = monotonic()
+        if now_s - seconds - self._slow_last_s > SLOW_GAP_S:
+            self._slow_since_s, self._slow_told = now_s - seconds, False
+        self._slow_last_s = now_s
+        if self._is_slow_for_long() and not self._slow_told:
+            self._slow_told = True
+            log.error(
+                "commits have been slow for long; the time that they take is no longer an outage",
+                seconds=round(now_s - self._slow_since_s),
+            )
+
+    def _is_slow_for_long(self) -> bool:
+        """Whether Postgres answers, but has been slow for so long that this is no outage that will pass.
+
+        Deadlines that move with every commit would never come, and no silence would be alerted.
+        """
+        now_s = monotonic()
+        return now_s - self._slow_last_s <= SLOW_GAP_S and now_s - self._slow_since_s > SLOW_RUN_S_MAX
 
     async def _end(self) -> None:
         assert self._log is not None

@@ -41,6 +41,9 @@ class Deafness:
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
         self._told: Micros = 0  # the end of the deaf time that people were last told of
+        self._run_from: Micros = 0  # of outages with less than a second between them
+        self._run_until: Micros = 0
+        self._run_told = False
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -68,9 +71,19 @@ class Deafness:
         jumped = deaf.reason == "clock"
         if deaf.started_at < self._told + (SAME_JUMP if jumped else 0):
             return False
-        if not jumped and deaf.ended_at - deaf.started_at < WORTH_TELLING:
+        if not jumped and not self._run_is_worth_telling(deaf):
             return False
         self._told = deaf.ended_at
+        return True
+
+    def _run_is_worth_telling(self, deaf: Deaf) -> bool:
+        """Short outages that follow one another are one, of which people are told once."""
+        if deaf.started_at > self._run_until + SECOND:
+            self._run_from, self._run_told = deaf.started_at, False
+        self._run_until = max(self._run_until, deaf.ended_at)
+        if self._run_told or self._run_until - self._run_from < WORTH_TELLING:
+            return False
+        self._run_told = True
         return True
 
     async def decide(

@@ -258,7 +258,7 @@ class Keeper(Service):
         # After the writers: whoever has seen their word pass a refusal sees the refusal too. Also where the last cycle
         # was broken off after `collect`: nothing is judged whose deaf time is not decided.
         rev, refusal_id = await keeping.news(connection)
-        if rev < self.following.rev or refusal_id < self.deafness.refusal_id:
+        if rev < self.following.rev or 0 < refusal_id < self.deafness.refusal_id:  # 0: all are past their retention
             raise LeaseLost("the database lacks changes or outages that were in it")
         for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
             self.engine.deafness(deaf.started_at, deaf.ended_at)

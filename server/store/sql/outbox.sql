@@ -267,7 +267,9 @@ returning id
 -- channel was changed since, or it works again ($1). The same alert, so the same id. Not more than twenty attempts.
 update alerts a
    set state = 'pending', lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
-       attempts = greatest(a.attempts, 1), next_attempt_at = clock_timestamp(),
+       -- Those that were combined are combined again: thousands of single retries would keep all others waiting.
+       attempts = case when a.digest_id is null then greatest(a.attempts, 1) else 0 end,
+       next_attempt_at = clock_timestamp(),
        expires_at = clock_timestamp() + interval '24 hours'
   from channels c, incidents i
  where a.state in ('dead', 'expired') and a.kind = 'opened' and c.id = a.channel_id
