@@ -100,6 +100,7 @@ def test_a_bomb_is_refused_in_flat_memory(encoding: str, pack: Callable[[bytes],
         ("zstd", zstd.compress(b"")),
         ("zstd", b"\x50\x2a\x4d\x18" + bytes(4)),  # a frame to skip
     ],
+    ids=["empty gzip", "one byte of gzip", "empty zstd", "a frame to skip"],
 )
 def test_many_small_members_are_refused_before_they_cost_much(encoding: str, member: bytes) -> None:
     assert refused(member * (PIECE_BYTES // len(member)), encoding) == 413
