@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 # On two cores, too: for a third of their time the tests wait, for leases, deadlines and take-overs.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 AXE := node_modules/axe-core/axe.min.js
 
 # The tests start some two hundred servers, and each would compile all of its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test quick check screenshots bench chaos simulation fuzz audit clean
+.PHONY: help run install test long quick check screenshots bench chaos simulation fuzz audit clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,11 @@ test: $(VENV)/installed-for-tests $(AXE) ## Run all tests; as root on Debian it 
 	@$(PYTEST) $(ARGS)
 
 quick: $(VENV)/installed-for-tests ## Run as many tests as a minute allows, the cheap ones first.
-	@$(PYTEST) --quiet -r fE -m "not slow" --within 45 $(ARGS)
+	@$(PYTEST) --quiet -r fE -m "not slow and not long" --within 45 $(ARGS)
+
+long: $(VENV)/installed-for-tests ## Run the tests that are too long for `make test`.
+	@.ci/packages
+	@$(PYTEST) -m long $(ARGS)
 
 check: $(VENV)/installed-for-tests ## Format, lint and types.
 	@$(BIN)/ruff format --check --quiet .

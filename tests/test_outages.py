@@ -45,17 +45,24 @@ async def _commits_are_slow(pair: Pair, seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
+OUTAGES = (
+    (_primary_freezes, 5),
+    (_primary_freezes, 12),
+    (_primary_freezes, 20),
+    (_standby_freezes, 12),
+    (_standby_dies, 20),
+    (_commits_are_slow, 15),
+)
+IN_EVERY_RUN = ((_primary_freezes, 12, 1), (_standby_freezes, 12, 2), (_commits_are_slow, 15, 1))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize(
-    ("outage", "seconds"),
+    ("outage", "seconds", "nodes"),
     [
-        (_primary_freezes, 5),
-        (_primary_freezes, 12),
-        (_primary_freezes, 20),
-        (_standby_freezes, 12),
-        (_standby_dies, 20),
-        (_commits_are_slow, 15),
+        pytest.param(*outage, nodes, marks=() if (*outage, nodes) in IN_EVERY_RUN else pytest.mark.long)
+        for outage in OUTAGES
+        for nodes in (1, 2)
     ],
 )
 async def test_no_healthy_job_is_alerted(outage: Callable[[Pair, float], Awaitable[None]], seconds: float, nodes: int):
