@@ -53,9 +53,7 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
 
         await eventually(is_down)
         table = (await offbeat("monitors", url=server.url)).out
-        assert re.search(r"^backup +down +", table, re.MULTILINE) and re.search(
-            r"^other +unwatched +", table, re.MULTILINE
-        )
+        assert re.search(r"^backup +down +", table, re.MULTILINE) and re.search(r"^other +up +", table, re.MULTILINE)
         down = (await offbeat("monitors", "--status", "down", "--json", url=server.url)).json
         assert [m["slug"] for m in down] == ["backup"]
         shown = (await offbeat("monitors", "show", "backup", url=server.url)).out

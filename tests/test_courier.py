@@ -261,8 +261,21 @@ async def test_a_poisoned_alert_is_set_aside(world: Scene, receiver: Receiver) -
     channel = await world.channel("hook", "webhook", url=receiver.url)
     poison = await world.alert(channel, monitor=1, facts={"tags": 7})
     good = [await world.alert(channel, monitor=n) for n in (2, 3)]
-    async with world.courier():
+    async with world.courier(start=False) as courier:
+        courier.repeats.catch_up_every_s = 0.1
+        await courier.start()
         assert await world.settled() == {"dead": 1, "delivered": 2}
+
+        async def reports() -> list[tuple[str, str]]:
+            rows = await world.pool.fetch("select state, facts ->> 'reason' from alerts where kind = 'operator'")
+            return [tuple(row) for row in rows]
+
+        async def is_reported() -> bool:
+            return [state for state, _ in await reports()] == ["delivered"]
+
+        assert await eventually(is_reported)  # to another channel, the log, and once
+        [(_, reason)] = await reports()
+        assert "Alerts do not arrive at hook" in reason and "cannot be put into words" in reason
     assert (await world.row(poison))["error"].startswith("cannot be put into words")
     assert set(ids(receiver)) == {f"alert_{(await world.row(id))['uid'].hex}" for id in good}
 
