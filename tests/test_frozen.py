@@ -13,7 +13,7 @@ from server.errors import DatabaseAway
 from server.keep.frozen import Frozen
 from server.settings import Settings
 from server.store import changes, history
-from server.store.outbox import Outbox
+from server.store.outbox import Gathering, Outbox
 from server.store.pool import connect, database_trouble, open_pool
 from server.store.queries import load
 from tests.harness import Receiver, Server, eventually
@@ -96,7 +96,8 @@ async def test_alerts_in_the_hands_of_a_courier_that_froze_are_sent_by_another(d
         await here.alerts(channel, 8)
         gathering = Outbox(here.pool, "frozen", "there").transaction()
         connection = await gathering.__aenter__()
-        assert await Outbox(here.pool, "frozen", "there").attach(connection, channel, 100, 2, True, 5) is not None
+        wanted = Gathering(channel, 100, 2, following=True, resolves=True, which="all")
+        assert await Outbox(here.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
         async with here.courier():  # it passes over what somebody else has locked
             await frozen.start()
             await here.settled(AT_MOST_S)

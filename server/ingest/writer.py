@@ -274,8 +274,8 @@ class Writer(Service):
             if not batch.doubtful:
                 raise
             # An earlier COPY of it is committed here. Perhaps only here: when Postgres ends a session that waits for a
-            # synchronous standby, it commits locally. The commit of a pulse waits for the standby, and for all before.
-            await self._ask(self._log.pulse(self.id, batch.entries[-1].at))
+            # synchronous standby, it commits locally. A later commit waits for the standby, and for all before.
+            await self._ask(self._log.confirm())
 
     def _answer(self, batch: Batch, seconds: float) -> None:
         batch.settle(OK)

@@ -80,7 +80,7 @@ class Deafness:
         """Short outages that follow one another are one, of which people are told once."""
         if deaf.started_at > self._run_until + SECOND:
             self._run_from, self._run_told = deaf.started_at, False
-        self._run_until = max(self._run_until, deaf.ended_at)
+        self._run_from, self._run_until = min(self._run_from, deaf.started_at), max(self._run_until, deaf.ended_at)
         if self._run_told or self._run_until - self._run_from < WORTH_TELLING:
             return False
         self._run_told = True

@@ -18,7 +18,7 @@ from server.engine.ping import Entry, Micros
 from server.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
 from server.store.copy_format import COLUMNS, encode_entries
 from server.store.copying import CopyConnection
-from server.store.pool import connect, describe, is_away
+from server.store.pool import confirm, connect, describe, is_away
 from server.store.queries import load
 
 BACKEND_END_TIMEOUT_MS = 3_000
@@ -114,6 +114,12 @@ class LogConnection:
         with _TROUBLE:
             async with self._bound():
                 return to_micros(await self._connection.fetchval(_SQL["latest"]))
+
+    async def confirm(self) -> None:
+        """Return when everything that is committed here is as safe as a commit of ours. Raises DatabaseAway."""
+        with _TROUBLE:
+            async with self._bound():
+                await confirm(self._connection)
 
     async def copy(self, entries: Sequence[Entry]) -> None:
         """Append and commit all or none. Raises Fenced, AlreadyInLog, RowRefused; DatabaseAway: doubtful."""

@@ -200,7 +200,8 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # asyncpg has one class for misuse and for a connection that is gone; only the words differ, and a test holds
         # them. (A connection lost during a query is ConnectionDoesNotExistError, class 08.)
-        return "closed" in str(error) or "closing" in str(error)
+        # The pool takes back a connection that Postgres has ended, also while it is lent.
+        return any(word in str(error) for word in ("closed", "closing", "released back to the pool"))
     if isinstance(error, asyncpg.InternalClientError):
         # The last word of a session that Postgres has ended has come, and the end of its connection not yet: for
         # asyncpg an answer is under way that nobody has asked for.
