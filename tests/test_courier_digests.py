@@ -314,7 +314,7 @@ async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_clo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("digest", [True, pytest.param(False, marks=pytest.mark.long)])
 async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_untold(
     world: Scene, receiver: Receiver, short_gaps: None, digest: bool
 ) -> None:

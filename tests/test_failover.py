@@ -69,7 +69,7 @@ async def _port(connection) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.long), 2])
 async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
     async with Pair() as pair:
         url = pair.url("a", "b")

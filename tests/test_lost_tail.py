@@ -11,7 +11,7 @@ from tests.standby import Pair
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.long), 2])
 async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
     async with Pair(synchronous=False) as pair:
         servers = [Server(pair.url("a", "b")) for _ in range(nodes)]
