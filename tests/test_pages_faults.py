@@ -140,6 +140,11 @@ async def test_the_title_follows_the_card(server: Server, browser: Browser) -> N
         await ping(server, f"{path}/success", run="second")
         await expect(page).to_have_title("Incident 1 of tab · resolved · Offbeat")
         await ping(server, f"{path}/start", run="third")
+
+        async def begun() -> bool:
+            return "third" in str((await server.api("GET", "/api/v1/monitors/tab/runs")).body)
+
+        await eventually(begun)
         await me.go("/runs/1-3")
         assert await page.title() == "third of tab · running · Offbeat"
         await me.live()
