@@ -71,7 +71,7 @@ class Statements:
         self.outbox = Outbox(server, lambda: self.log_time)
         self._named = {
             text: getattr(self, f"{subject}_{name}")
-            for subject in ("keeping", "entries", "lease", "decisions", "log")
+            for subject in ("keeping", "entries", "lease", "decisions", "log", "pool")
             for name, text in load(subject).items()
             if hasattr(self, f"{subject}_{name}")
         }
@@ -182,6 +182,9 @@ class Statements:
         other = self.server.sessions.get(pid)
         if other is not None and other.name == name:
             self.server.end(other)
+
+    def pool_confirm(self, session: Session) -> None:
+        """There is no standby here: what was committed is confirmed."""
 
     def copy(self, session: Session, entries: list[Entry]) -> None:
         w = self.writers[entries[0].writer]
