@@ -8,7 +8,7 @@ import pytest
 
 from server.clock import to_datetime
 from server.engine.ping import SECOND
-from server.keep.deafness import Deafness
+from server.keep.deafness import Reported
 from server.store import keeping
 from server.store.keeping import Deaf
 from server.store.partitions import make_partitions, name_of
@@ -92,14 +92,14 @@ async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_u
         assert await node.pool.fetchval("select to_regclass($1)", name_of(old)) is None
 
 
-def test_what_is_worth_telling() -> None:
+def test_which_outages_need_an_alert() -> None:
     def deaf(start_s: int, end_s: int, reason: str = "database") -> Deaf:
         return Deaf(1, start_s * SECOND, end_s * SECOND, reason)
 
-    deafness = Deafness(3.0)
-    assert not deafness.worth_telling(deaf(0, 9))
-    assert deafness.worth_telling(deaf(100, 111))
-    assert not deafness.worth_telling(deaf(105, 125, "full"))  # of the same trouble
-    assert deafness.worth_telling(deaf(200, 211))
-    assert not deafness.worth_telling(deaf(270, 271, "clock"))  # no: within a minute of the last
-    assert deafness.worth_telling(deaf(280, 281, "clock"))  # a jump is, however short
+    reported = Reported()
+    assert not reported.needs_alert(deaf(0, 9))
+    assert reported.needs_alert(deaf(100, 111))
+    assert not reported.needs_alert(deaf(105, 125, "full"))  # of the same trouble
+    assert reported.needs_alert(deaf(200, 211))
+    assert not reported.needs_alert(deaf(270, 271, "clock"))  # no: within a minute of the last
+    assert reported.needs_alert(deaf(280, 281, "clock"))  # a jump is, however short

@@ -12,7 +12,7 @@ from server.engine.effects import Decision
 from server.engine.monitor import read_definition
 from server.engine.ping import SECOND, Micros, Position
 from server.engine.state import Monitor
-from server.errors import DatabaseAway
+from server.errors import DatabaseAway, LeaseLost
 from server.keep.deafness import Deafness
 from server.store import changes, decisions, definitions, keeping, lease, states, windows
 from server.store.decisions import Taken
@@ -205,3 +205,37 @@ async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nob
     )
     assert await decided() == [(AT + 5, AT + 9)]
     assert await decided() == []
+
+
+async def test_an_outage_and_its_alert_are_committed_together_and_the_next_keeper_adds_none(hands: Database) -> None:
+    """A keeper may lose its lease, or its connection, right after it has decided."""
+
+    async def outage(start_s: int, length_s: int) -> int:
+        report = """
+            insert into refusals (writer, started_at, ended_at, pings, reason)
+            values (1, $1, $2, 0, 'clock') returning id"""
+        return int(
+            await hands.connection.fetchval(
+                report, to_datetime(AT + start_s * SECOND), to_datetime(AT + (start_s + length_s) * SECOND)
+            )
+        )
+
+    async def alerts() -> int:
+        return int(await hands.pool.fetchval("select count(*) from alerts where kind = 'operator'"))
+
+    first = Deafness(3.0)
+    await first.begin(hands.connection, AT)
+    refusal = await outage(0, 1)
+    lost = hands.held._replace(term=hands.held.term - 1)
+    with pytest.raises(LeaseLost):
+        await first.decide(hands.connection, lost, [], refusal, AT)
+    assert await alerts() == 0 == await hands.pool.fetchval("select count(*) from deaf")
+    assert len(await first.decide(hands.connection, hands.held, [], refusal, AT)) == 1
+    assert await alerts() == 1
+
+    second = Deafness(3.0)  # another writer notices the same leap of the clock
+    assert len(await second.begin(hands.connection, AT)) == 1
+    assert len(await second.decide(hands.connection, hands.held, [], await outage(5, 1), AT)) == 1
+    assert await alerts() == 1
+    assert len(await second.decide(hands.connection, hands.held, [], await outage(300, 1), AT)) == 1
+    assert await alerts() == 2

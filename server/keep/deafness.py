@@ -5,6 +5,7 @@ its fencing, and while there was no writer at all.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from sys import maxsize
 from typing import NamedTuple
 
@@ -12,12 +13,12 @@ import structlog
 
 from server.clock import monotonic
 from server.engine.ping import SECOND, Micros
-from server.store import keeping
+from server.store import decisions, keeping
 from server.store.keeping import Deaf, WriterSeen
 from server.store.lease import Held, held_by
 from server.store.pool import Connection
 
-WORTH_TELLING: Micros = 10 * SECOND  # shorter deaf times are on record, and wake nobody; but for jumps of the clock
+WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
 SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
 
 log = structlog.get_logger("deaf")
@@ -30,6 +31,42 @@ class _Sign(NamedTuple):
     since_s: float
 
 
+@dataclass
+class Reported:
+    """Which outages operators were alerted to.
+
+    It follows from the outages on record alone, in their order, so that the next keeper neither repeats an alert nor
+    leaves one out.
+    """
+
+    until: Micros = 0  # the end of the last outage with an alert
+    run_from: Micros = 0  # of outages with less than a second between them
+    run_until: Micros = 0
+    run_reported: bool = False
+
+    def needs_alert(self, deaf: Deaf) -> bool:
+        """Add the next outage. One trouble is one alert, though every writer notices it."""
+        if deaf.reason == "lost":  # each writer knows of its own
+            return True
+        jumped = deaf.reason == "clock"
+        if deaf.started_at < self.until + (SAME_JUMP if jumped else 0):
+            return False
+        if not jumped and not self._run_needs_alert(deaf):
+            return False
+        self.until = deaf.ended_at
+        return True
+
+    def _run_needs_alert(self, deaf: Deaf) -> bool:
+        """Short outages that follow one another are one."""
+        if deaf.started_at > self.run_until + SECOND:
+            self.run_from, self.run_reported = deaf.started_at, False
+        self.run_from, self.run_until = min(self.run_from, deaf.started_at), max(self.run_until, deaf.ended_at)
+        if self.run_reported or self.run_until - self.run_from < WORTH_TELLING:
+            return False
+        self.run_reported = True
+        return True
+
+
 class Deafness:
     """What was decided so far."""
 
@@ -40,10 +77,7 @@ class Deafness:
         self._began: set[int] = set()  # writers of whom is not known yet whether somebody was there before
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
-        self._told: Micros = 0  # the end of the deaf time that people were last told of
-        self._run_from: Micros = 0  # of outages with less than a second between them
-        self._run_until: Micros = 0
-        self._run_told = False
+        self._reported = Reported()
         self.seconds = 0.0  # decided by this keeper
         self.pings = 0
 
@@ -53,7 +87,15 @@ class Deafness:
         self._newest_writer = await keeping.last_writer(connection, at)
         self._began = set()
         self._signs = None
-        return await keeping.deaf_known(connection)
+        return await self.on_record(connection)
+
+    async def on_record(self, connection: Connection) -> list[Deaf]:
+        """Everything on record. Needed again after a transaction whose end is unknown. Raises DatabaseAway."""
+        known = await keeping.deaf_known(connection)
+        self._reported = Reported()
+        for each in known:
+            self._reported.needs_alert(each)
+        return known
 
     @property
     def refusal_id(self) -> int:
@@ -64,32 +106,13 @@ class Deafness:
         """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
         self._seeing_from_s = monotonic() + self._silent_max_s
 
-    def worth_telling(self, deaf: Deaf) -> bool:
-        """Whether people are to be told of it: of one trouble once, though every writer notices it."""
-        if deaf.reason == "lost":  # each writer knows of its own
-            return True
-        jumped = deaf.reason == "clock"
-        if deaf.started_at < self._told + (SAME_JUMP if jumped else 0):
-            return False
-        if not jumped and not self._run_is_worth_telling(deaf):
-            return False
-        self._told = deaf.ended_at
-        return True
-
-    def _run_is_worth_telling(self, deaf: Deaf) -> bool:
-        """Short outages that follow one another are one, of which people are told once."""
-        if deaf.started_at > self._run_until + SECOND:
-            self._run_from, self._run_told = deaf.started_at, False
-        self._run_from, self._run_until = min(self._run_from, deaf.started_at), max(self._run_until, deaf.ended_at)
-        if self._run_told or self._run_until - self._run_from < WORTH_TELLING:
-            return False
-        self._run_told = True
-        return True
-
     async def decide(
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
     ) -> list[Deaf]:
-        """New deaf time, as far as it is known by `now`. Raises LeaseLost, DatabaseAway."""
+        """New deaf time, as far as it is known by `now`. Its alerts are committed with it.
+
+        Raises LeaseLost, DatabaseAway.
+        """
         self._began.update(writer.id for writer in writers if writer.id > self._newest_writer)
         self._newest_writer = max(self._newest_writer, *self._began, 0)
         # As long as an older one is there nothing is judged beyond its word, and its last one is still to come: it may
@@ -102,6 +125,7 @@ class Deafness:
         if not new and not silent and refusal_id <= self._refusal_id:
             return []
         found: list[Deaf | None] = []
+        reported = replace(self._reported)
         async with held_by(connection, held):
             found += [await keeping.deaf_before_writer(connection, writer_id, now) for writer_id in new]
             for writer in silent:
@@ -109,9 +133,13 @@ class Deafness:
                 found.append(await keeping.fence(connection, writer.id, writer.seen_at, now))
             if refusal_id > self._refusal_id:
                 found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
+            decided = sorted((each for each in found if each is not None), key=lambda each: each.id)
+            for each in decided:
+                if reported.needs_alert(each):
+                    await decisions.alert_operators(connection, keeping.deaf_facts(each))
+        self._reported = reported
         self._began.difference_update(new)
         self._refusal_id = max(self._refusal_id, refusal_id)
-        decided = [each for each in found if each is not None]
         for each in decided:
             self.seconds += (each.ended_at - each.started_at) / SECOND
             self.pings += each.pings

@@ -247,7 +247,7 @@ class Keeper(Service):
             await outlast(connection, self.lease.check())
             await self.order.check(connection)
             await self._check_written(connection)
-            for deaf in await keeping.deaf_known(connection):
+            for deaf in await self.deafness.on_record(connection):
                 self.engine.deafness(deaf.started_at, deaf.ended_at)
             self._doubtful = False
         await self._write()  # what a lost connection has left
@@ -262,7 +262,7 @@ class Keeper(Service):
             raise LeaseLost("the database lacks changes or outages that were in it")
         for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
             self.engine.deafness(deaf.started_at, deaf.ended_at)
-            await self._tell_deaf(deaf)
+            self._note_deaf(deaf)
         now = self.order.watermark
         while (at := self.following.next_known) is not None and at <= now:
             await self._judge_through(at)
@@ -392,13 +392,11 @@ class Keeper(Service):
             await keeping.write_checkpoint(connection, checkpoint)
         self.checkpoint_at, self._checkpointing = checkpoint.at, None
 
-    async def _tell_deaf(self, deaf: keeping.Deaf) -> None:
+    def _note_deaf(self, deaf: keeping.Deaf) -> None:
         length_s = (deaf.ended_at - deaf.started_at) / SECOND
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
         if deaf.reason == "clock":
             self.upkeep.soon()
-        if self.deafness.worth_telling(deaf):
-            await decisions.tell_operator(await self._connected(), self.lease.check(), keeping.deaf_facts(deaf))
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:
         log.error(

@@ -110,10 +110,9 @@ async def _put_members(connection: Connection, decisions: Sequence[Decision]) ->
             await connection.execute(_SQL["delete_members"], *map(list, zip(*gone, strict=True)))
 
 
-async def tell_operator(connection: Connection, held: Held, facts: dict[str, Any]) -> None:
-    """An alert about Offbeat itself. Raises LeaseLost, DatabaseAway."""
-    async with held_by(connection, held):
-        await connection.execute(_SQL["put_operator_alert"], facts)
+async def alert_operators(connection: Connection, facts: dict[str, Any]) -> None:
+    """An alert about Offbeat itself. To be called in the transaction (`held_by`) that records what it reports."""
+    await connection.execute(_SQL["put_operator_alert"], facts)
 
 
 async def close_incident(connection: Connection, held: Held, monitor_id: int, number: int, at: Micros) -> None:

@@ -268,7 +268,7 @@ async def deaf_known(connection: Connection) -> list[Deaf]:
     """All deaf time on record. Raises DatabaseAway."""
     with database_trouble():
         rows = await connection.fetch(_SQL["deaf_known"])
-    return [Deaf(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"])) for row in rows]
+    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
 
 
 async def refusals_applied(connection: Connection) -> int:

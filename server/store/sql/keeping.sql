@@ -137,7 +137,7 @@ select log_time()
 
 -- name: deaf_known
 -- Everything deaf that a window may still reach back to.
-select id, started_at, ended_at from deaf order by id
+select id, started_at, ended_at, reason, pings from deaf order by id
 
 -- name: refusals_applied
 -- The last refusal that is already deaf time.
