@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
@@ -30,9 +29,8 @@ from aiohttp import web
 
 from server.store.cluster import LOCALE
 from server.store.embedded import EmbeddedPostgres
-from server.store.partitions import make_partitions
 from server.store.pool import connect
-from server.store.schema import apply_schema
+from tests.clusters import as_owner, prepare
 
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "test-admin-key"
@@ -112,10 +110,7 @@ class Postgres:
         """Starts it and makes the template."""
         await self._service.start()
         await self._create("template_offbeat", "template0")
-        connection = await connect(self.url_of("template_offbeat"))
-        await apply_schema(connection)
-        await make_partitions(connection, datetime.now(UTC).date(), 7)
-        await connection.close()
+        await prepare(self.url_of("template_offbeat"))
 
     async def stop(self) -> None:
         """Stops it and removes all of it."""
@@ -154,7 +149,7 @@ class PgBouncer:
         query = dict(parse_qsl(parts.query))
         self._role, self._database = parts.username, parts.path[1:]
         self._server = f"host={query['host']} port={query['port']} user={self._role}"
-        self._owner = Path(query["host"]).stat()
+        self._socket = Path(query["host"])
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-pgbouncer-"))
         self._process: asyncio.subprocess.Process | None = None
 
@@ -167,12 +162,11 @@ class PgBouncer:
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\ndefault_pool_size = 5\n"
             "server_login_retry = 1\n"  # Postgres away is looked for each second
         )
-        user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            # Like Postgres it refuses root, and only the cluster's owner may use its socket.
-            user = {"user": self._owner.st_uid, "group": self._owner.st_gid, "extra_groups": []}
+        # Like Postgres it refuses root, and only the cluster's owner may use its socket.
+        user = as_owner(self._socket)
+        if user:
             for path in (self._directory, configuration):
-                os.chown(path, self._owner.st_uid, self._owner.st_gid)
+                os.chown(path, user["user"], user["group"])
         self._process = await asyncio.create_subprocess_exec(program, "--quiet", str(configuration), **user)
 
         async def listens() -> bool:

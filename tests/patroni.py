@@ -6,8 +6,6 @@
 import asyncio
 import contextlib
 import json
-import os
-import pwd
 import shutil
 import signal
 import tempfile
@@ -19,9 +17,7 @@ import aiohttp
 import asyncpg
 import psutil
 
-from server.store.partitions import make_partitions
-from server.store.pool import connect
-from server.store.schema import apply_schema
+from tests.clusters import accepts, begin, give_to_postgres, kill_all, prepare
 from tests.harness import DEBIAN_BIN, eventually, free_port, needs
 
 NAMES = ("a", "b")
@@ -58,9 +54,9 @@ class Patroni:
     @property
     def pid(self) -> int:
         """The postmaster of the leader, as last seen."""
-        first, *_ = (self._directory / self._leader / "postmaster.pid").read_text().splitlines()
-        assert psutil.pid_exists(int(first))
-        return int(first)
+        pid = self._postmaster(self._leader)
+        assert psutil.pid_exists(pid)
+        return pid
 
     @property
     def etcd_pid(self) -> int:
@@ -101,11 +97,7 @@ class Patroni:
         agent = psutil.Process(self._processes.pop(name).pid)
         agent.kill()
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            first, *_ = (self._directory / name / "postmaster.pid").read_text().splitlines()
-            postmaster = psutil.Process(int(first))
-            postmaster.suspend()
-            for process in [*postmaster.children(recursive=True), postmaster]:
-                process.kill()
+            kill_all(self._postmaster(name))
 
     async def start(self, name: str) -> None:
         """Start a member's Patroni, which starts its Postgres."""
@@ -130,8 +122,7 @@ class Patroni:
     async def __aenter__(self) -> Self:
         for program in ("patroni", "etcd", "haproxy", "initdb"):
             needs(program)
-        if os.geteuid() == 0:
-            os.chown(self._directory, (owner := pwd.getpwnam("postgres")).pw_uid, owner.pw_gid)
+        give_to_postgres(self._directory)
         self._session = aiohttp.ClientSession()
         try:
             await self._make()
@@ -165,10 +156,7 @@ class Patroni:
         administration = await asyncpg.connect(self._admin_url)
         await administration.execute("create database offbeat")
         await administration.close()
-        connection = await connect(self.url)
-        await apply_schema(connection)
-        await make_partitions(connection, (await connection.fetchval("select log_time()")).date(), 7)
-        await connection.close()
+        await prepare(self.url)
         await self._start_proxy()
 
     async def _start_etcd(self) -> None:
@@ -203,14 +191,7 @@ class Patroni:
             f"{servers}\n"
         )
         self._processes["proxy"] = await self._run("haproxy", "-db", "-f", str(configuration))
-
-        async def leads() -> bool:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
-                await (await asyncpg.connect(self.proxy_url, timeout=3)).close()
-                return True
-            return False
-
-        await eventually(leads, READY_S)
+        await eventually(lambda: accepts(self.proxy_url), READY_S)
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Of one member; Patroni reads YAML, of which JSON is a part."""
@@ -268,12 +249,8 @@ class Patroni:
         return 0
 
     async def _run(self, program: str, *arguments: str) -> asyncio.subprocess.Process:
-        user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        with open(self._directory / f"{Path(program).name}.log", "ab") as log:
-            return await asyncio.create_subprocess_exec(
-                needs(program), *arguments, cwd=self._directory, stdout=log, stderr=log, umask=0o077,
-                start_new_session=True, **user,
-            )  # fmt: skip
+        return await begin(needs(program), *arguments, directory=self._directory)
+
+    def _postmaster(self, name: str) -> int:
+        """The process id in the member's pid file."""
+        return int((self._directory / name / "postmaster.pid").read_text().split("\n", 1)[0])

@@ -6,11 +6,10 @@
 import asyncio
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +17,7 @@ from typing import Any, Self
 import asyncpg
 import psutil
 
-from server.store.partitions import make_partitions
-from server.store.pool import connect
-from server.store.schema import apply_schema
+from tests.clusters import accepts, all_processes, begin, give_to_postgres, kill_all, prepare, run
 from tests.harness import DEBIAN_BIN, eventually, free_port, needs
 
 ROLE = "offbeat"
@@ -73,15 +70,10 @@ class Pair:
         directory = self._directory / name
         (directory / "postmaster.pid").unlink(missing_ok=True)  # of the one that was killed
         settings = ("-c", f"port={self._ports[name]}", "-c", f"unix_socket_directories={directory}")
-        self._processes[name] = await self._run("postgres", "-D", str(directory), *settings, wait=False)
-
-        async def accepts() -> bool:
-            with contextlib.suppress(OSError, asyncpg.PostgresError):
-                await (await asyncpg.connect(self.url(name, database="postgres"))).close()
-                return True
-            return False
-
-        await eventually(accepts)
+        self._processes[name] = await begin(
+            DEBIAN_BIN / "postgres", "-D", str(directory), *settings, directory=self._directory
+        )
+        await eventually(lambda: accepts(self.url(name, database="postgres")))
 
     async def ask(self, name: str, sql: str, *arguments: Any, database: str = "offbeat") -> Any:
         """The first value that a statement gives when all of it has run, on a connection of its own."""
@@ -111,21 +103,19 @@ class Pair:
 
     def freeze(self, name: str) -> None:
         """Every process of a cluster stands still, as in a virtual machine that hangs; sockets stay open."""
-        for process in self._all_of(name):
+        for process in all_processes(self._processes[name].pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def thaw(self, name: str) -> None:
         """They go on."""
-        for process in self._all_of(name):
+        for process in all_processes(self._processes[name].pid):
             with contextlib.suppress(psutil.NoSuchProcess):  # some end when the postmaster goes on
                 process.resume()
 
     async def kill(self, name: str) -> None:
         """`kill -9` of the postmaster and all of its children."""
-        for process in self._all_of(name):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        kill_all(self._processes[name].pid)
         await self._processes.pop(name).wait()
 
     async def waits_for_standby(self, session: str = "offbeat log") -> bool:
@@ -140,8 +130,7 @@ class Pair:
 
     async def __aenter__(self) -> Self:
         needs("initdb")
-        if os.geteuid() == 0:
-            os.chown(self._directory, (owner := pwd.getpwnam("postgres")).pw_uid, owner.pw_gid)
+        give_to_postgres(self._directory)
         try:
             await self._make()
         except BaseException:
@@ -159,15 +148,12 @@ class Pair:
     async def _make(self) -> None:
         primary = self._directory / "a"
         options = ("-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
-        await self._run("initdb", "-D", str(primary), *options)
+        await run(DEBIAN_BIN / "initdb", "-D", primary, *options, owner=self._directory)
         with open(primary / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write(_CONFIGURATION)
         await self.start("a")
         await self.ask("a", "create database offbeat", database="postgres")
-        connection = await connect(self.url("a"))
-        await apply_schema(connection)
-        await make_partitions(connection, (await connection.fetchval("select log_time()")).date(), 7)
-        await connection.close()
+        await prepare(self.url("a"))
         if self._replicated:
             await self._follow()
 
@@ -181,9 +167,8 @@ class Pair:
     async def _follow(self) -> None:
         primary, standby = self.primary, self.standby
         source = f"host=127.0.0.1 port={self._ports[primary]} user={ROLE} application_name={standby}"
-        await self._run(
-            "pg_basebackup", "-D", str(self._directory / standby), "-R", "-c", "fast", "--no-sync", "-d", source
-        )
+        target = ("-D", self._directory / standby, "-R", "-c", "fast", "--no-sync")
+        await run(DEBIAN_BIN / "pg_basebackup", *target, "-d", source, owner=self._directory)
         await self.start(standby)
         await eventually(self.has_caught_up)
         if self._synchronous:
@@ -194,21 +179,3 @@ class Pair:
     async def _is_synchronous(self) -> bool:
         sql = "select count(*) from pg_stat_replication where sync_state = 'sync'"
         return bool(await self.ask(self.primary, sql))
-
-    def _all_of(self, name: str) -> Sequence[psutil.Process]:
-        postmaster = psutil.Process(self._processes[name].pid)
-        postmaster.suspend()  # no further children meanwhile
-        return [postmaster, *postmaster.children(recursive=True)]
-
-    async def _run(self, program: str, *arguments: str, wait: bool = True) -> asyncio.subprocess.Process:
-        user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        with open(self._directory / "log", "ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                DEBIAN_BIN / program, *arguments, cwd=self._directory, stdout=log, stderr=log, umask=0o077, **user
-            )
-        if wait and await process.wait() != 0:
-            raise AssertionError((self._directory / "log").read_text(errors="replace")[-2_000:])
-        return process

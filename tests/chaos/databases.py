@@ -13,10 +13,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from server.store.cluster import wheel_binaries
-from tests.harness import PgBouncer, Postgres, needs
+from tests.clusters import run
+from tests.harness import PgBouncer, Postgres
 from tests.link import Link
 from tests.patroni import Patroni
 from tests.standby import Pair
@@ -112,19 +111,19 @@ class Single:
 
     async def dump(self, file: Path) -> None:
         """Back the database up, as `pg_dump -Fc` does, while it is in use."""
-        await _run(wheel_binaries() / "pg_dump", "--format=custom", f"--file={file}", self.url)
+        await run(wheel_binaries() / "pg_dump", "--format=custom", f"--file={file}", self.url)
 
     async def restore(self, file: Path) -> None:
         """Put a backup into a new database of the same name; the old one is kept beside it under another name."""
         name = self.url.rpartition("?")[0].rpartition("/")[2]
         psql = (wheel_binaries() / "psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", self.admin_url)
-        await _run(
+        await run(
             *psql,
             f"--command=select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'",
             f"--command=alter database {name} rename to {name}_before_{os.urandom(4).hex()}",
             f"--command=create database {name} template template0",
         )
-        await _run(wheel_binaries() / "pg_restore", "--exit-on-error", f"--dbname={self.url}", file)
+        await run(wheel_binaries() / "pg_restore", "--exit-on-error", f"--dbname={self.url}", file)
 
 
 class OnSmallDisk(Single):
@@ -269,20 +268,3 @@ class UnderPatroni(Patroni):
         """To HAProxy, which leads to the primary."""
         async with Link(self.proxy_url) as link:
             yield link
-
-
-def frozen(pid: int) -> list[psutil.Process]:
-    """Every process of a postmaster."""
-    main = psutil.Process(pid)
-    return [main, *main.children(recursive=True)]
-
-
-async def _run(program: str | Path, *arguments: str | Path) -> None:
-    if isinstance(program, str):
-        program = needs(program)
-    process = await asyncio.create_subprocess_exec(
-        program, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    if process.returncode != 0:
-        raise AssertionError(f"{program} ended with {process.returncode}: {said.decode(errors='replace')[-2_000:]}")

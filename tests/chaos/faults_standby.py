@@ -6,11 +6,12 @@ import time
 
 import psutil
 
-from tests.chaos.databases import OnSmallDisk, Single, UnderPatroni, WithStandby, frozen
+from tests.chaos.databases import OnSmallDisk, Single, UnderPatroni, WithStandby
 from tests.chaos.faults import fault
 from tests.chaos.journal import Fault, Restore
 from tests.chaos.nodes import Shape, stopped
 from tests.chaos.world import World
+from tests.clusters import all_processes
 
 
 def replicated(shape: Shape) -> bool:
@@ -50,7 +51,7 @@ async def the_standby_is_away(world: World, chance: random.Random, fault: Fault)
 @fault("F31", "the synchronous standby is frozen for 3 to 20 s", fits=replicated, likely=2)
 async def the_standby_freezes(world: World, chance: random.Random, fault: Fault) -> None:
     base = _pair(world)
-    with stopped(frozen(base.pair.pid(base.pair.standby))):
+    with stopped(all_processes(base.pair.pid(base.pair.standby))):
         await asyncio.sleep(chance.uniform(3, 20))
 
 

@@ -22,7 +22,7 @@ import asyncpg
 import psutil
 
 from tests.chaos.clock import Wall, binaries
-from tests.chaos.databases import Base, OnSmallDisk, Single, UnderPatroni, WithStandby, frozen
+from tests.chaos.databases import Base, OnSmallDisk, Single, UnderPatroni, WithStandby
 from tests.chaos.journal import (
     SEEN_S,
     AlertRow,
@@ -38,6 +38,7 @@ from tests.chaos.journal import (
 )
 from tests.chaos.load import Load
 from tests.chaos.nodes import SHAPES, Node, ends, stopped
+from tests.clusters import all_processes
 from tests.harness import Postgres, Receiver, eventually
 from tests.link import Link
 
@@ -364,7 +365,7 @@ class World:
 
     def frozen_postgres(self) -> contextlib.AbstractContextManager[None]:
         """Nothing of Postgres runs."""
-        return stopped(frozen(self.base.pid))
+        return stopped(all_processes(self.base.pid))
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
