@@ -77,6 +77,7 @@ class World:
         self._monitors = monitors
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
+        self._connected_to = ""
         self._asking = asyncio.Lock()
         self.shifted_s = 0.0  # so far ahead is Postgres' clock
 
@@ -176,7 +177,10 @@ class World:
         async with self._asking:  # several wait for their nodes at once, by one connection
             while True:
                 try:
+                    if self._connected_to != self.database_url:  # an old primary may hang and never answer
+                        await self._disconnect()
                     if self._connection is None:
+                        self._connected_to = self.database_url
                         self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
                     found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
                     return found
