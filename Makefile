@@ -48,7 +48,7 @@ bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for wh
 simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to docs/simulation.md.
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),20000) $(ARGS)
 
-chaos: $(VENV)/installed-for-tests ## Break it on purpose for half an hour, and add what came of it to docs/chaos.md.
+chaos: $(VENV)/installed-for-tests ## Inject faults into real processes for half an hour, and add the results to docs/chaos.md.
 	@.ci/packages patroni etcd-server haproxy
 	@$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -18,16 +18,18 @@ from tests.chaos.run import Outcome, live, summary
 
 
 @click.command()
-@click.option("--faults", default=40, show_default=True, help="In each world.")
-@click.option("--seed", type=int, help="Of the first world; drawn where it is not given.")
+@click.option("--faults", default=20, show_default=True, help="Faults in each world.")
+@click.option("--seed", type=int, help="Seed of the first world. Default: random.")
 @click.option(
-    "--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="These worlds; else one of each."
+    "--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="These worlds. Default: one of each."
 )
 @click.option("--only", multiple=True, type=click.Choice(sorted(KINDS)), help="These faults, in this order.")
 @click.option("--monitors", default=400, show_default=True, help="Jobs that ping every 2 to 4 seconds.")
 @click.option("--report/--no-report", default=True, help="Append the run to docs/chaos/runs.json.")
 @click.option(
-    "--logs", type=click.Path(path_type=Path), help="Where the nodes' output of a world goes that found something."
+    "--logs",
+    type=click.Path(path_type=Path),
+    help="Directory for the journal and the nodes' output of a world with findings.",
 )
 def main(
     faults: int,
@@ -38,10 +40,10 @@ def main(
     report: bool,
     logs: Path | None,
 ) -> None:
-    """Real faults on real processes, under load; every promise is checked by a journal of all requests."""
-    # The clusters and what else runs in this process would tell of every fault in their own words.
+    """Inject faults into real processes under load, and compare a journal of all requests with the tables."""
+    # The embedded clusters run in this process and would log every fault.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    # As Ctrl-C, also in the background: what was started is ended in its order.
+    # SIGTERM and, in the background, SIGINT act like Ctrl-C: every process that was started is ended.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     first = random.randrange(1_000_000) if seed is None else seed
@@ -51,7 +53,7 @@ def main(
         outcome = asyncio.run(live(shape, first + number, faults, monitors, click.echo, list(only) or None))
         outcomes.append(outcome)
         _show(outcome, logs)
-        if report:  # after each, so that a run that is broken off is kept as far as it came
+        if report:  # after each world, so that an aborted run keeps the worlds that are complete
             write([*before, entry(outcomes)])
     sys.exit(0 if all(outcome.ok for outcome in outcomes) else 1)
 

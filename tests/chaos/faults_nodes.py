@@ -48,13 +48,13 @@ async def a_node_stutters(world: World, chance: random.Random, fault: Fault) -> 
         await asyncio.sleep(chance.uniform(0.5, 2.5))
 
 
-@fault("F6", "a node is frozen for 4 to 9 s: past its lease, and past what a writer may be silent")
+@fault("F6", "a node is frozen for 4 to 9 s: longer than its lease and than the silence that a writer is allowed")
 async def a_node_freezes(world: World, chance: random.Random, fault: Fault) -> None:
     async with chance.choice(world.nodes).frozen():
         await asyncio.sleep(chance.uniform(4, 9))
 
 
-@fault("F17", "all nodes are away for 5 to 20 s")
+@fault("F17", "all nodes are down for 5 to 20 s")
 async def nobody_is_there(world: World, chance: random.Random, fault: Fault) -> None:
     crash = chance.random() < 0.5
     await asyncio.gather(*(node.kill() if crash else node.stop() for node in world.nodes))
@@ -93,7 +93,7 @@ async def the_keeper_is_cut_off(world: World, chance: random.Random, fault: Faul
     node.link.mend()
 
 
-@fault("F24", "a node dies after an alert was sent and before that is noted", likely=2)
+@fault("F24", "a node dies after an alert was sent and before this is recorded", likely=2)
 async def a_courier_dies_after_sending(world: World, chance: random.Random, fault: Fault) -> None:
     await _dies_at(await _courier(world), "sent", chance.randrange(4))
 
@@ -105,7 +105,7 @@ async def a_node_dies_on_the_way_to_an_alert(world: World, chance: random.Random
     await _dies_at(node, place, chance.randrange(6))
 
 
-@fault("F29", "the keeper starts anew, and what it has loaded must be what is stored", fits=alone)
+@fault("F29", "the keeper is restarted; the state that it loads must agree with the tables", fits=alone)
 async def everything_is_loaded_again(world: World, chance: random.Random, fault: Fault) -> None:
     node = await world.keeper()
     await node.stop()

@@ -51,7 +51,7 @@ PARTLY_INVALID = (
 )
 
 
-@fault("F12", "the receiver of alerts cannot be reached for 2 to 8 s: refused, or silent")
+@fault("F12", "the receiver of alerts cannot be reached for 2 to 8 s: connections are refused or hang")
 async def the_receiver_is_cut_off(world: World, chance: random.Random, fault: Fault) -> None:
     if chance.random() < 0.5:
         world.hook.cut(stay=True)
@@ -63,14 +63,21 @@ async def the_receiver_is_cut_off(world: World, chance: random.Random, fault: Fa
     world.hook.mend()
 
 
-@fault("F12", "the answers of the receiver are lost for 2 to 5 s: it has every alert, and nobody knows")
+@fault(
+    "F12",
+    "the answers of the receiver are lost for 2 to 5 s: it has received every alert, and the server does not know",
+)
 async def answers_of_the_receiver_are_lost(world: World, chance: random.Random, fault: Fault) -> None:
     world.hook.hold_replies()
     await asyncio.sleep(chance.uniform(2, 5))
     world.hook.cut()
 
 
-@fault("F15", "another receiver is hostile: hangs, drips, resets, redirects inwards, answers without end", likely=2)
+@fault(
+    "F15",
+    "another receiver is hostile: it hangs, drips, resets, redirects to internal addresses, answers without end",
+    likely=2,
+)
 async def a_receiver_is_hostile(world: World, chance: random.Random, fault: Fault) -> None:
     world.hostile.behaviour = chance.choice(HOSTILE)
     await asyncio.sleep(chance.uniform(3, 6))
@@ -115,7 +122,7 @@ async def a_herd_reconnects(world: World, chance: random.Random, fault: Fault) -
     fault.said["slowest_ping_s"] = max(each.ended - each.sent for each in tries)
 
 
-@fault("F20", f"{SLOW_CLIENTS} clients that say nothing, drip their heads, drip their bodies or never read, for 5 s")
+@fault("F20", f"{SLOW_CLIENTS} clients send nothing, drip their heads, drip their bodies or never read, for 5 s")
 async def slow_clients(world: World, chance: random.Random, fault: Fault) -> None:
     port = chance.choice(world.load.ports)
     await asyncio.gather(
@@ -125,7 +132,11 @@ async def slow_clients(world: World, chance: random.Random, fault: Fault) -> Non
     fault.said["honest_p99_s"] = honest[int(0.99 * len(honest))] if honest else 0.0
 
 
-@fault("F21", "requests that lie, are too large, or are none at all", likely=2)
+@fault(
+    "F21",
+    "requests that contradict themselves, are too large, are no HTTP, or have a detail that cannot be stored",
+    likely=2,
+)
 async def invalid_requests(world: World, chance: random.Random, fault: Fault) -> None:
     port = chance.choice(world.load.ports)
     for request in chance.sample(both := INVALID + PARTLY_INVALID, len(both)):
@@ -135,7 +146,7 @@ async def invalid_requests(world: World, chance: random.Random, fault: Fault) ->
             world.troubles.append(f"{request[:80]!r} was answered {status}")
 
 
-@fault("F22", "400 requests of which some bytes are others")
+@fault("F22", "400 requests in which some bytes are changed")
 async def mutated_requests(world: World, chance: random.Random, fault: Fault) -> None:
     # A key that nobody has: whatever the bytes make of it, no monitor under watch hears it.
     whole = b"POST /api/v1/heartbeat/nobody/start?run=1&stage=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -143,7 +154,7 @@ async def mutated_requests(world: World, chance: random.Random, fault: Fault) ->
         await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(whole, chance)) for _ in range(50)))
 
 
-@fault("F26", "an alert in the outbox that nobody can put into words, and one for a channel of an unknown kind")
+@fault("F26", "an alert in the outbox whose facts cannot be rendered, and one for a channel of an unknown kind")
 async def poison_in_the_outbox(world: World, chance: random.Random, fault: Fault) -> None:
     await world.ask(
         "insert into channels (project_id, slug, kind, definition) values (1, 'nonsense', 'nonsense', '{}')"

@@ -37,7 +37,7 @@ def restorable(shape: Shape) -> bool:
 # ---------------------------------------------------------------------------------------------- the synchronous standby
 
 
-@fault("F31", "the synchronous standby is away for 1 to 12 s: commits wait for it", fits=replicated, likely=2)
+@fault("F31", "the synchronous standby is down for 1 to 12 s: commits wait for it", fits=replicated, likely=2)
 async def the_standby_is_away(world: World, chance: random.Random, fault: Fault) -> None:
     base = _pair(world)
     standby = base.pair.standby
@@ -57,7 +57,7 @@ async def the_standby_freezes(world: World, chance: random.Random, fault: Fault)
 
 @fault(
     "F31",
-    "the standby is away, connections are cut, the primary dies, the standby is promoted",
+    "the standby is down, connections are cut, the primary dies, the standby is promoted",
     fits=replicated,
     likely=3,
 )
