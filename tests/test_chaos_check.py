@@ -45,6 +45,12 @@ def history() -> tuple[Journal, Stored]:
     return journal, Stored(rows, [incident], alerts, [], 1_201.0, 1_200.0)
 
 
+def in_a_digest(journal: Journal, stored: Stored, number: int) -> None:
+    """The alert of an incident was delivered in a digest."""
+    stored.alerts.append(AlertRow(JOB.id, number, "opened", "digest"))
+    journal.deliveries.append(Delivery("digest_1", "", 0, "digest", b"one opened", 1_199.0, 1))
+
+
 def found(verdict: Verdict) -> set[str]:
     """The kinds of what is not as promised."""
     return {name for name, sentences in verdict.kinds.items() if sentences}
@@ -106,7 +112,7 @@ def test_after_a_restore_an_incident_may_have_the_number_of_another_and_no_alert
 def test_an_invented_incident_is_false() -> None:
     journal, stored = history()
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_150.0, 1_151.0, 1_150.1, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
+    in_a_digest(journal, stored, 2)
     assert found(judge(journal, stored)) == {"false"}
 
 
@@ -119,7 +125,7 @@ def test_an_incident_of_a_job_whose_pings_were_all_refused_is_false() -> None:
     last = max(row.at for row in stored.rows if row.at < 1_120)
     opened = last + JOB.patience_s
     stored.incidents.append(Incident(JOB.id, 2, "missed", opened, 1_140.005, opened, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
+    in_a_digest(journal, stored, 2)
     assert found(judge(journal, stored)) == {"false"}
 
 
@@ -143,7 +149,7 @@ def test_a_swallowed_incident_is_missed() -> None:
 def test_two_incidents_of_one_silence_are_one_too_many() -> None:
     journal, stored = history()
     stored.incidents.append(stored.incidents[0]._replace(number=2, opened=stored.incidents[0].opened + 10))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
+    in_a_digest(journal, stored, 2)
     assert "missed" in found(judge(journal, stored))
 
 
@@ -153,7 +159,7 @@ def test_a_failure_needs_an_incident_and_an_incident_a_failure() -> None:
     stored.rows[50] = stored.rows[50]._replace(fails=True)
     assert found(judge(journal, stored)) == {"missed"}
     stored.incidents.append(Incident(JOB.id, 2, "failed", at, at + 2.5, at + 0.1, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
+    in_a_digest(journal, stored, 2)
     assert judge(journal, stored).ok
     stored.rows[50] = stored.rows[50]._replace(fails=False)
     assert found(judge(journal, stored)) == {"false"}
@@ -171,8 +177,18 @@ def test_an_incident_of_which_no_message_arrives_is_untold(state: str) -> None:
     journal.deliveries.clear()
     stored.alerts[0] = stored.alerts[0]._replace(state=state)
     assert found(judge(journal, stored)) == {"untold"}
-    stored.alerts[0] = stored.alerts[0]._replace(state="digest")
+    stored.alerts.pop(0)
+    in_a_digest(journal, stored, 1)
     assert judge(journal, stored).ok
+
+
+def test_a_digest_that_leaves_out_an_incident_is_found() -> None:
+    journal, stored = history()
+    journal.deliveries.clear()
+    stored.alerts.pop(0)
+    in_a_digest(journal, stored, 1)
+    journal.deliveries[-1] = journal.deliveries[-1]._replace(opened=0)
+    assert found(judge(journal, stored)) == {"untold"}
 
 
 def test_an_alert_may_come_twice_and_may_not_change() -> None:
@@ -222,7 +238,7 @@ def test_the_database_clock_may_jump() -> None:
     journal.faults.append(Fault("the clock of postgres jumps forward", 1_100.0, 1_101.5, 1_102.0))
     assert judge(journal, stored).ok
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))
-    stored.alerts.append(AlertRow(JOB.id, 2, "opened", "digest"))
+    in_a_digest(journal, stored, 2)
     assert found(judge(journal, stored)) == {"false"}
 
 

@@ -76,6 +76,7 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
         _failures(verdict, journal, stored, monitor, failed, ours)
         _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
         _told(verdict, journal, stored, monitor, ours, alerts[id], told)
+    _digests(verdict, journal, stored)
     _deafness(verdict, journal, stored.deaf)
     return verdict
 
@@ -258,6 +259,14 @@ def _told(
         faults = journal.faults
         if arrived is not None and not any(_near(each, opened) or _near(each, arrived.at) for each in faults):
             verdict.told_s.append(arrived.at - opened)
+
+
+def _digests(verdict: Verdict, journal: Journal, stored: Stored) -> None:
+    """What the receiver's digests say against the alerts that count as delivered in digests."""
+    opened = {each.id: each.opened for each in journal.deliveries}
+    delivered = sum(alert.kind == "opened" and alert.state == "digest" for alert in stored.alerts)
+    if sum(opened.values()) < delivered:
+        verdict.untold.append(f"{delivered} incidents count as delivered in digests, which name {sum(opened.values())}")
 
 
 def _near(fault: Fault, at: float) -> bool:

@@ -86,6 +86,7 @@ class Delivery(NamedTuple):
     kind: str
     body: bytes
     at: float
+    opened: int = 0  # of a digest: how many incidents it says have opened
 
     @classmethod
     def read(cls, headers: Mapping[str, str], body: bytes, at: float) -> "Delivery":
@@ -93,7 +94,8 @@ class Delivery(NamedTuple):
         said: dict[str, Any] = json.loads(body)
         data = said["data"]
         kind = str(said["type"]).rpartition(".")[2]
-        return cls(headers["webhook-id"], data.get("monitor", ""), data.get("incident") or 0, kind, body, at)
+        opened = data["opened"] if kind == "digest" else 0
+        return cls(headers["webhook-id"], data.get("monitor", ""), data.get("incident") or 0, kind, body, at, opened)
 
 
 class Deaf(NamedTuple):
