@@ -1,15 +1,15 @@
-"""The verdict: what the clients and the receiver saw, held against what Postgres holds.
+"""The verdict: compares what the clients and the receiver saw with what Postgres holds.
 
     lost      a ping that was answered 2xx and is not in the log exactly once
-    false     an incident of a monitor that was heard in time, or whose job went on trying to be heard in time, in vain
+    false     an incident of a monitor whose ping is in the log in time, or whose job was still trying in time
     missed    a silence or a failure with no incident, or more than one
     untold    an incident of which no message arrived, alone or in a digest
-    changed   one alert in two wordings, or two alerts for one thing
-    deaf      time that Offbeat says it could not hear, with nothing there to stop it
+    changed   one alert with two bodies, or two alerts for one event
+    deaf      an outage that Offbeat has recorded and no fault explains
     stamp     a ping whose time in the log is outside of sending and answer
 
-Deaf time delays a deadline; so a silence in which there was some *must* have an incident only where it lasted longer
-than all that may have delayed it, and *may* have one as soon as its deadline has passed. Nothing else is forgiven.
+An outage extends a deadline. A silence with an outage *must* have an incident only if it lasted longer than the longest
+possible extension, and *may* have one as soon as its deadline has passed. There are no other exceptions.
 """
 
 from bisect import bisect_right
@@ -20,21 +20,21 @@ from typing import TypeVar
 
 from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Row, Stored, Try, Watched
 
-SLACK_S = 1.0  # a ping is surely in time that was sent so long before the deadline
-DECIDED_S = 5.0  # so long before the tables were read everything must be judged, decided and written
-SHADOW_S = 4.0  # what a fault causes may begin so long before it is noticed or last so long after it is felt
-# Log time is as true as the round trip in which the database's clock was last read; one that takes long, as while a
-# node starts on a busy machine, is made up for at the next pulse.
+SLACK_S = 1.0  # a ping that was sent this long before the deadline is in time
+DECIDED_S = 5.0  # what happened this long before the tables were read must be decided and written
+SHADOW_S = 4.0  # the effects of a fault may begin this long before it and last this long after its recovery
+# The error of log time is the round trip in which the database's clock was last read. A slow round trip, as while a
+# node starts on a busy machine, is corrected at the next pulse.
 STAMP_S = 1.0
-CLIENT_S = 10.0  # a request may lie so long before somebody reads it, its client long gone
+CLIENT_S = 10.0  # a request may wait this long until a node reads it, after its client has given up
 T = TypeVar("T", Row, Try, Incident, AlertRow)
 FINDINGS = ("lost", "false", "missed", "untold", "changed", "deaf", "stamp")
-FLAPPING_MIN = 5  # so many incidents within an hour are told at once; later ones wait (server/deliver/flapping.py)
+FLAPPING_MIN = 5  # incidents within an hour that are sent at once; later ones are held (server/deliver/flapping.py)
 
 
 @dataclass
 class Verdict:
-    """What was found, in sentences; empty lists are what is promised."""
+    """The findings, as sentences. All lists must be empty."""
 
     lost: list[str] = field(default_factory=list)
     false: list[str] = field(default_factory=list)
@@ -53,12 +53,12 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether every promise was kept."""
+        """Whether there are no findings."""
         return not any(self.kinds.values())
 
 
 def judge(journal: Journal, stored: Stored) -> Verdict:
-    """All checks. Of what is younger than `DECIDED_S` nothing is asked yet but to be in the log."""
+    """Run all checks. What is younger than `DECIDED_S` must be in the log, and is checked no further."""
     verdict = Verdict()
     _pings(verdict, journal, stored)
     rows, tries = _by_monitor(stored.rows), _by_monitor(journal.tries)
@@ -121,7 +121,7 @@ def _false(
         if any(last < each.sent <= last + monitor.patience_s for each in tries):
             verdict.false.append(f"{name}: its job went on trying, before it last at {last:.3f}")
         else:
-            verdict.counts["early"] += 1  # its last ping was not heard, and it has stopped indeed
+            verdict.counts["early"] += 1  # its last ping did not arrive, and it really stopped
 
 
 def _failures(
@@ -132,7 +132,7 @@ def _failures(
     failed: list[float],
     ours: list[Incident],
 ) -> None:
-    """A job that says that it has failed is in trouble from then on."""
+    """A job that says that it has failed must have an incident from then on."""
     now = journal.log(stored.read_at - DECIDED_S)
     for at in failed:
         verdict.counts["failures"] += 1
@@ -153,14 +153,14 @@ def _missed(
     tries: list[Try],
     ours: list[Incident],
 ) -> None:
-    """Between two pings: at most one incident, and one where the silence was long enough, by both witnesses."""
+    """Between two pings there is at most one incident, and exactly one if the silence was long enough."""
     now = max(journal.log(stored.read_at - DECIDED_S), heard[-1] if heard else 0.0)
     sent = sorted(each.sent for each in tries)
     for since, until in zip(heard, [*heard[1:], now], strict=True):
         if until - since <= monitor.patience_s:
             continue
         if any(_open_at(incident, since) for incident in ours):
-            continue  # its last word was that it failed: then its silence is no second incident
+            continue  # its last ping said that it failed: then its silence is no second incident
         opened = [incident for incident in ours if since < incident.opened <= until]
         verdict.counts["silences"] += 1
         if len(opened) > 1:
@@ -176,9 +176,9 @@ def _missed(
                 f"{monitor.slug}: opened {opened[0].opened:.3f}, last heard {since:.3f}, nothing deaf"
             )
         verdict.counts["must"] += must
-    if journal.readings:  # then a second of theirs is not one of the log's
+    if journal.readings:  # the clock of the log was set, so times of clients cannot be compared with it
         return
-    # The clients' word alone, by which the rows themselves are not believed.
+    # By the journal of the clients alone, in case the rows are wrong.
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
         longest_s = monitor.patience_s + _delay(stored.deaf, since, until, monitor)[0] + CLIENT_S
         told = any(each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours)
@@ -187,12 +187,12 @@ def _missed(
 
 
 def _delay(deaf: list[Deaf], since: float, until: float, monitor: Watched) -> tuple[float, bool]:
-    """The most that deaf time may have moved the deadline of a silence, and whether there was any near it."""
+    """The longest extension of the deadline of a silence by outages, and whether any outage was near it."""
     near = [each for each in deaf if each.end > since and each.start <= until]
     if not near:
         return 0.0, False
     total_s = sum(each.end - max(each.start, since) for each in near)
-    # An occurrence is excused where more than half of its window was deaf, at most two in a row; each begins anew.
+    # An occurrence is excused if outages cover more than half of its window, at most two in a row; then another begins.
     return total_s + (2 * monitor.patience_s if total_s > monitor.window_s / 2 else 0.0), True
 
 
@@ -203,7 +203,7 @@ Told = dict[tuple[str, int, str], list[Delivery]]
 
 
 def _deliveries(verdict: Verdict, journal: Journal) -> Told:
-    """The first delivery of each alert, by what it is about: several only where a restore went back to a backup."""
+    """The first delivery of each alert, by monitor, incident and kind; several only after a restore from a backup."""
     bodies: dict[str, Delivery] = {}
     told: Told = defaultdict(list)
     for each in journal.deliveries:
@@ -237,7 +237,7 @@ def _told(
 ) -> None:
     states = {(alert.incident, alert.kind): alert.state for alert in alerts}
     for incident in ours:
-        # What was decided a moment before may have been written a moment after.
+        # A decision may be written a moment after it was made.
         if max(journal.reals(incident.decided)) > stored.settled_before - DECIDED_S:
             continue
         state = states.get((incident.number, "opened"))

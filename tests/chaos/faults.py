@@ -1,6 +1,6 @@
-"""The faults by name, and what is common to all: they are drawn from a seed, and each is over when it returns.
+"""The faults by name. They are drawn from a seed, and each is over when its function returns.
 
-A number such as F5 is that of a list of fault tests for such a server; docs/chaos.md says what each one does.
+Numbers such as F5 group similar faults; docs/chaos.md says what each one does.
 """
 
 import random
@@ -16,7 +16,7 @@ Inject = Callable[[World, random.Random, Fault], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of fault; `likely` is how often it is drawn, beside the others."""
+    """One kind of fault. `likely`: its weight when faults are drawn."""
 
     name: str
     number: str
@@ -68,12 +68,12 @@ def clocked(shape: Shape) -> bool:
 
 
 def kinds_for(shape: Shape) -> list[Kind]:
-    """What can be done to such an estate."""
+    """The faults that fit a shape."""
     return [kind for kind in KINDS.values() if kind.fits(shape)]
 
 
 def draw(shape: Shape, chance: random.Random, count: int) -> list[Kind]:
-    """Each kind once, in any order, and then more of them, the likely ones more often."""
+    """Each kind once, in random order; then further ones by their weight."""
     kinds = kinds_for(shape)
     drawn = chance.sample(kinds, min(count, len(kinds)))
     return drawn + chance.choices(kinds, [kind.likely for kind in kinds], k=count - len(drawn))

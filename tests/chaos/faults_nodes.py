@@ -146,7 +146,7 @@ async def a_worker_freezes(world: World, chance: random.Random, fault: Fault) ->
 
 
 async def _dies_at(node: Node, place: str, passes: int) -> None:
-    """Until it is dead, by its own hand; then it is started again."""
+    """Let a node end itself at a place in its code; then start it again."""
     node.arm(place, passes)
     try:
         await node.ended(REACHED_S_MAX)
@@ -156,7 +156,7 @@ async def _dies_at(node: Node, place: str, passes: int) -> None:
 
 
 async def _courier(world: World) -> Node:
-    """The node that delivers: whoever's name is on the lease of couriers, by the look of its log."""
+    """The node that delivers: the holder of the courier's lease, found by the nodes' logs."""
     if len(world.nodes) == 1:
         return world.nodes[0]
     (row,) = await world.ask("select holder from lease where name = 'courier'")
@@ -169,14 +169,14 @@ async def _courier(world: World) -> Node:
 
 
 async def _taken_over(world: World, fault: Fault, how: str, end: Callable[[Node], Awaitable[object]]) -> Node:
-    """Ends the keeper's node; how long until the other is keeper, and until it has judged. The node that was ended."""
+    """End the keeper's node; measure when the other is keeper and has evaluated a ping. Return the ended node."""
     node = await world.keeper()
     (lease,) = await world.ask("select term from lease where name = 'keeper'")
     began = time.monotonic()
     ending = asyncio.ensure_future(end(node))
     while not await world.ask("select 1 from lease where name = 'keeper' and term > $1", lease["term"]):
         if time.monotonic() - began > TAKEN_S_MAX:
-            raise NotRecovered("nobody has taken over")
+            raise NotRecovered("the other node has not taken over")
         await asyncio.sleep(0.02)
     fault.said[f"taken_{how}_s"] = time.monotonic() - began
     await ending

@@ -144,7 +144,7 @@ async def partitions_are_made_and_retired(world: World, chance: random.Random, f
 
 
 async def _ends(world: World, how: signal.Signals) -> None:
-    """Whoever looks after it starts it again."""
+    """End the postmaster; the embedding process, the world or Patroni starts it again."""
     old = world.base.pid
     os.kill(old, how)
 

@@ -1,7 +1,7 @@
-"""What was done and seen: every request with its answer, every delivery, every fault, and what Postgres holds.
+"""The journal: every request with its answer, every delivery and every fault, and what Postgres holds.
 
-Two independent witnesses: the clients' own clock and the receiver on one side, the tables on the other. The verdict in
-check.py holds each against the other. Times are Unix seconds of this machine's clock, unless a name says `log`.
+There are two independent sources: the clients' own clock and the receiver on one side, the tables on the other.
+check.py compares them. Times are Unix seconds of this machine's clock, unless a name says `log`.
 """
 
 import json
@@ -78,7 +78,7 @@ class AlertRow(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One request at the receiver: what it says, word for word in `body`."""
+    """One request at the receiver."""
 
     id: str
     slug: str
@@ -99,7 +99,7 @@ class Delivery(NamedTuple):
 
 
 class Deaf(NamedTuple):
-    """Log time in which Offbeat says that it could not hear."""
+    """An outage that Offbeat has recorded, in log time."""
 
     start: float
     end: float
@@ -118,7 +118,7 @@ class Fault:
 
     @property
     def recovery_s(self) -> float:
-        """How long after its end it was still felt."""
+        """Seconds from its end to the recovery."""
         return self.recovered - self.cured
 
 

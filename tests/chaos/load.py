@@ -1,7 +1,7 @@
-"""Jobs that ping, some hundred, as jobs do: on their own time, whatever became of the last ping; some stop, some fail.
+"""Some hundred jobs that ping on their own schedule, whatever the last answer was; some stop, some fail.
 
-An open loop: a slow server is asked no less. A ping that is not answered 2xx is tried again on a node that seems well,
-as behind a load balancer, each time as a ping of its own with an entry of its own in the journal.
+This is an open loop: a slow server gets no fewer pings. A ping that is not answered 2xx is tried again on a node that
+seems well, as behind a load balancer. Each try is a ping of its own, with its own entry in the journal.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Load:
         self._lives = [asyncio.create_task(self._live(each)) for each in self.journal.watched.values()]
 
     async def stop(self) -> None:
-        """No new pings; those under way come to their end."""
+        """Send no new pings; wait for the open ones."""
         for task in self._lives:
             task.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)
@@ -51,7 +51,7 @@ class Load:
         self._idle.clear()
 
     async def ping(self, monitor: Watched, port: int, more: str = "") -> Try:
-        """One request, in the journal from before its first byte."""
+        """Send one request; the journal has it before its first byte is sent."""
         self._count += 1
         entry = Try(f"p{self._count}", monitor.id, time.time())
         self.journal.tries.append(entry)
@@ -98,7 +98,7 @@ class Load:
         return chance.choice([port for port in self.ports if self._avoid[port] < now] or self.ports)
 
     def _look_at(self, status: int, head: bytes) -> None:
-        """A job's ping is stored, or it is told when to come again: nothing else is an answer."""
+        """Count answers that no ping of a job may get: only 2xx, and 503 with Retry-After, are allowed."""
         if status == 503 and b"\r\nretry-after:" not in head:
             self.odd["503 without Retry-After"] += 1
         elif status != 503 and not 200 <= status < 300:

@@ -1,4 +1,4 @@
-"""Keeps every run in docs/chaos/runs.json, and says in docs/chaos.md and a picture what all of them came to."""
+"""Keeps every run in docs/chaos/runs.json, and writes docs/chaos.md and a picture of all runs."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def read(path: Path) -> list[Run]:
 
 
 def write(runs: list[Run]) -> None:
-    """Keep these, and show them."""
+    """Store these runs and write the page."""
     RUNS.parent.mkdir(parents=True, exist_ok=True)
     RUNS.write_text(json.dumps(runs, indent=1) + "\n")
     render(runs)
@@ -142,7 +142,7 @@ def _world(outcome: Outcome) -> dict[str, Any]:
         "counts": dict(verdict.counts),
         "found": {name: len(sentences) for name, sentences in verdict.kinds.items()},
         "told_s": [round(seconds, 3) for seconds in sorted(verdict.told_s)],
-        # The last line of each says what: the way to it names files of the machine, and is for who sits there.
+        # The last line of each names the error; the traceback names files of the machine.
         "troubles": [trouble.splitlines()[-1][:600] for trouble in outcome.troubles],
         "proof": [sentence for sentences in verdict.kinds.values() for sentence in sentences[:5]],
         "highest": dict(outcome.highest),
@@ -168,12 +168,12 @@ def counted(runs: Iterable[Run]) -> Counter[str]:
 
 
 def measured(runs: Iterable[Run], name: str) -> list[float]:
-    """All that was measured under that name, in order."""
+    """All values that were measured under a name, sorted."""
     return sorted(fault[name] for world in worlds(runs) for fault in world["faults"] if name in fault)
 
 
 def short_totals(runs: list[Run]) -> str:
-    """What the README says."""
+    """The table in the README."""
     total, crash, stop = counted(runs), measured(runs, "taken_crash_s"), measured(runs, "taken_stop_s")
     rows = [
         ("faults on real processes", f"{total['faults']:,}"),

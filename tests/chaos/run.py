@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What one world came to."""
+    """The result of one world."""
 
     shape: str
     seed: int
@@ -39,12 +39,12 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was as promised."""
+        """Whether there are no findings and no troubles."""
         return self.verdict.ok and not self.troubles
 
 
 async def live(shape: str, seed: int, count: int, monitors: int, say: Say, kinds: list[str] | None = None) -> Outcome:
-    """One world with so many faults. `kinds`: these and no others, in this order."""
+    """Run one world with `count` faults. `kinds`: exactly these, in this order."""
     outcome = Outcome(shape, seed)
     began = time.monotonic()
     chance = random.Random(seed)
