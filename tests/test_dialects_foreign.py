@@ -196,8 +196,39 @@ def test_an_outcome_in_other_words_is_no_success(address: str) -> None:
         assert one(f"{address}?{query}").ping.signal == "fail", query
     for query in ("status_of_job=x&result=perhaps", "success=perhaps", "phase=failed", "exit-code=x"):
         assert refused(f"{address}?{query}")[0] == 400, query
+    for query in ("create=1/fail", "create=1/3", "x=1?status=fail", "rid=7/start"):
+        assert "write the signal before the ?" in refused(f"{address}?{query}")[1], query
     for query in ("utm_source=x", "rows=5", "create=1"):
         assert one(f"{address}?{query}").ping.signal == "success", query
+
+
+@pytest.mark.parametrize(
+    ("url", "signal", "noted"),
+    [
+        (f"/ping/{UUID}/start?status=fail", "fail", ["path"]),
+        (f"/ping/{UUID}/0?rc=3", "fail", ["path"]),
+        (f"/ping/{UUID}/start?rc=3", "start", ["exit_code"]),
+        (f"/ping/{UUID}/log?status=fail", "log", ["status"]),
+        (f"/ping/{UUID}/fail?status=ok", "fail", ["status"]),
+        (f"/ping/{UUID}/start?state=running", "start", []),
+        (f"/ping/{PING_KEY}/nightly/0?fail", "fail", ["path"]),
+        (f"/p/{PING_KEY}/nightly?state=fail&state=complete", "fail", ["status"]),
+        (f"/p/{PING_KEY}/nightly?state=complete&status=failed", "fail", ["status"]),
+        (f"/p/{PING_KEY}/nightly?state=complete&error=disk+full", "fail", ["status"]),
+        (f"/p/{PING_KEY}/nightly?state=run&status=ok", "start", ["status"]),
+        (f"/p/{PING_KEY}/nightly?state=complete&status_code=3", "success", ["exit_code"]),
+        ("/api/push/t?status=down&status=up", "fail", ["status"]),
+        ("/api/push/t?status=up&status=down", "fail", ["status"]),
+        ("/api/push/t?status=up&success=false", "fail", ["status"]),
+        ("/api/push/t?status=up&rc=3", "success", ["exit_code"]),
+        ("/c2354d53d2?s=1&s=0", "fail", []),
+        ("/c2354d53d2?s=error&s=0", "fail", []),
+        ("/c2354d53d2?s=0&status=failed", "fail", []),
+    ],
+)
+def test_two_outcomes_in_one_address(url: str, signal: str, noted: list[str]) -> None:
+    reading = one(url)
+    assert reading.ping.signal == signal and [note.field for note in reading.notes] == noted
 
 
 def test_a_body_that_cannot_be_read_is_told_apart() -> None:
@@ -293,7 +324,7 @@ def test_uptime_kuma_answers() -> None:
 
 def test_gatus() -> None:
     url = "/api/v1/endpoints/core_db/external"
-    assert one(f"{url}?success=true&error=x&duration=10s", "POST", authorization=BEARER) == Reading(
+    assert one(f"{url}?success=true&duration=10s", "POST", authorization=BEARER) == Reading(
         Slug(PING_KEY, "core_db"), Ping("success", duration=10.0, dialect="gatus"), named=True
     )
     assert one(f"{url}?success=false&error=no+route", "POST", authorization=BEARER).ping == Ping(
@@ -320,6 +351,9 @@ def test_gatus() -> None:
         assert reading.ping == Ping("fail", dialect="gatus") and reading.notes[0].reason.startswith(
             "invalid duration: "
         )
+    for query in ("success=false&success=true", "success=true&status=failed"):
+        assert one(f"{url}?{query}", "POST", authorization=BEARER).ping.signal == "fail"
+    assert one(f"{url}?success=true&error=x", "POST", authorization=BEARER).notes[0].field == "error"
     assert one(f"{url}?Success=False", "POST", authorization=BEARER).ping.signal == "fail"
     assert refused(f"{url}?success=true", authorization=BEARER)[0] == 405
     assert said(gatus, Outcome("ok")).body == b""

@@ -99,6 +99,12 @@ def test_the_same_in_a_json_body() -> None:
 def test_the_same_in_a_form() -> None:
     assert ping("", "status=fail&message=disk full", FORM) == Ping("fail", message="disk full")
     assert ping("?stage=x", "run=7&task=a%20b&status=start", FORM) == Ping("start", run="7", task="a b", stage="x")
+    for text in (
+        "'status=fail&message=disk full'",
+        '"status=fail&message=disk full"',
+        "&status=fail&message=disk full&",
+    ):
+        assert ping("", text, FORM) == Ping("fail", message="disk full"), text
     assert ping("", "Status=Failed&Message=disk+full&ExitCode=3") == Ping("fail", exit_code=3, message="disk full")
 
 
@@ -400,6 +406,35 @@ FAILURES = [
     {"status": "running", "healthy": False},
     {"status": "running", "result": "failed"},
     {"passed": "false", "rows": 5},
+    {"isHealthy": False},
+    {"alive": False},
+    {"online": "no"},
+    {"up": 0},
+    {"is_up": "0"},
+    {"errorMessage": "disk full"},
+    {"err": "disk full"},
+    {"stacktrace": "x.py:3"},
+    {"error_count": 3},
+    {"numFailed": 1},
+    {"backup_failed": True},
+    {"tests_failed": 2},
+    {"job_success": False},
+    {"exit_value": 3},
+    {"jobRC": 3},
+    {"dag_state": "failed"},
+    {"exitState": "Failed"},
+    {"status": "OOMKilled"},
+    {"status": "upstream_failed"},
+    {"status": "offline"},
+    {"status": "'fail'"},
+    {"status": "fail;"},
+    {"status": "Failed!"},
+    {"'status": "fail"},
+    {"status[]": "fail"},
+    {"job[status]": "failed"},
+    {"\ufeffstatus": "fail"},
+    {"exit_code": "RTMIN+3"},
+    {"exit_code": "9" * 500},
 ]
 
 
@@ -407,10 +442,35 @@ FAILURES = [
 def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> None:
     for kind in (JSON, FORM, "", "text/json", "application/x-json", "application/problem+json; charset=utf-8"):
         assert ping("", orjson.dumps(sent), kind).signal == "fail", kind
-    text = "&".join(f"{name}={str(value).lower()}" for name, value in sent.items())
+    text = "&".join(f"{name}={str(value).lower()}".replace("+", "%2B") for name, value in sent.items())
     assert ping(f"?{text.replace(' ', '+')}").signal == ping("", text, FORM).signal == ping("", text).signal == "fail"
     said = read_fields(sent.items())
     assert isinstance(said, Said) and said.ping.signal == "fail" and said.named
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("run=7/fail", "run=7/start", "create=1/fail", "create=1/3", "x/fail", "utm=a/Fail/"),
+        *("run=7?status=fail", "x=1?rc=3", "x=1?fail"),
+        *("status%3Dfail", "status%3Dfail%26message%3Dx", "status:fail", "%7B%22status%22%3A%22fail%22%7D"),
+        *("crashed=true", "oom_killed=1", "timed_out=yes", "isCompleted=false", "http_code=502", "errno=2"),
+        *("payload={%22status%22:%22fail%22}", "data[status]=fail"),
+    ],
+)
+def test_an_outcome_in_the_wrong_place_is_refused(query: str) -> None:
+    assert refusal(f"?{query}")
+
+
+def test_what_only_resembles_an_outcome_is_none() -> None:
+    for query in (
+        *("run=2026/11/30", "task=a/3", "message=see/fail", "msg=x?status=fail", "url=http://a/b?c=d", "run=7%2Ffail"),
+        *("crashes=0", "killed=0", "down=1", "timeout=1", "err=%3Cnil%3E", "errorMessage=", "error_count=0"),
+        *("http_code=200", "responseCode=304", "last_error=disk+full", "x={%22rows%22:3}", "run=%20&task=%C2%A0"),
+    ):
+        assert ping(f"?{query}").signal == "success", query
+    assert ping("?run=%20&task=%C2%A0&stage=%09") is PLAIN["success"]
+    assert ping("/start?run=7/fail") == Ping("start", run="7/fail")
 
 
 def test_a_name_without_a_value_may_be_the_signal() -> None:
@@ -587,6 +647,14 @@ def test_json_as_shells_write_it() -> None:
         "failed",
         '"Error"\n',
         "false",
+        "failed.",
+        "exit code 3",
+        "Exited with status 127",
+        "status%3Dfail",
+        "%7B%22status%22%3A%22fail%22%7D",
+        'payload={"status":"fail"}',
+        "payload=%7B%22status%22%3A%22fail%22%7D",
+        "---\nstatus: fail\n",
     ],
 )
 def test_what_looks_like_parameters_and_says_a_failure_is_no_success(body: str) -> None:

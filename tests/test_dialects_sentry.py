@@ -220,7 +220,10 @@ def test_the_cron_address() -> None:
     assert cron(url) == (400, "missing field `status`")
     assert cron(f"{url}?status=ok&check_in_id=7").ping == Ping("success", run="7", dialect="sentry")
     assert cron(f"{url}?Status=error").ping.signal == "fail"
-    assert cron(url, b"{", "POST", content_type="application/json") == (400, "check-in is not JSON")
+    assert cron(url, b"{", "POST", content_type="application/json") == (
+        400,
+        "check-in is not JSON: unexpected end of data: line 1 column 2 (char 1)",
+    )
     assert cron(f"{url}?status=ok", method="HEAD") == cron(f"{url}?status=ok")
     refused = cron(f"{url}?status=ok", method="PUT")
     assert refused[0] == 405
@@ -354,5 +357,40 @@ def test_details_that_do_not_fit_cost_no_check_in() -> None:
         (reading,) = post(envelope(check_in(status="error", **changed)))
         assert reading.ping.signal == "fail" and [note.field for note in reading.notes] == [field]
     assert post(envelope(check_in(check_in_id="nightly-7")))[0].ping.run == "nightly-7"
-    for status, signal in (("ERROR", "fail"), ("Failed", "fail"), ("timeout", "fail"), ("succeeded", "log")):
-        assert post(envelope(check_in(status=status)))[0].ping.signal == signal
+    for status, signal in (("ERROR", "fail"), ("Failed", "fail"), ("timeout", "fail"), ("succeeded", "success"),
+                           ("in-progress", "start"), ("Running", "start"), ("missed", "log")):  # fmt: skip
+        (reading,) = post(envelope(check_in(status=status)))
+        assert reading.ping.signal == signal and bool(reading.notes) == (status == "missed"), status
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind", "signal"),
+    [
+        ("", b'{"Status": "error"}', "application/json", "fail"),
+        ("", b'{"STATUS": "ERROR"}', "application/json", "fail"),
+        ("", b'\xef\xbb\xbf{"status": "error"}', "application/json", "fail"),
+        ("", '{"status": "error"}'.encode("utf-16"), "application/json; charset=utf-16", "fail"),
+        ("", b'{"status": "error", "release": "pr\xf6d"}', "application/json", "fail"),
+        ("", b'{"status": "error", "duration": NaN}', "application/json", "fail"),
+        ("", b'{"status": "error"}', "text/plain;charset=UTF-8", "fail"),
+        ("", b'{"status": "error"}', "application/x-www-form-urlencoded", "fail"),
+        ("", b"status=error", "application/x-www-form-urlencoded", "fail"),
+        ("", b'{"status": "ok", "error": "disk full"}', "application/json", "fail"),
+        ("?status=error&status=ok", b"", "", "fail"),
+        ("?status=ok&success=false", b"", "", "fail"),
+        ("?status=ok&rc=3", b"", "", "success"),
+        ("?status=%22error%22&environment=%20", b"", "", "fail"),
+    ],
+)
+def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signal: str) -> None:
+    asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
+    reading = sentry.read(asked)
+    assert isinstance(reading, Reading) and reading.ping.signal == signal and reading.address.slug == "nightly"
+
+
+def test_names_as_javascript_writes_them() -> None:
+    config = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "checkinMargin": 5, "maxRuntime": 10}
+    sent = {"checkInId": ID, "monitorSlug": "nightly", "status": "in_progress", "monitorConfig": config}
+    (reading,) = post(envelope(sent))
+    assert reading.ping.run == ID and reading.address.slug == "nightly"
+    assert (reading.address.definition["grace"], reading.address.definition["max_runtime"]) == (300, 600)

@@ -20,8 +20,9 @@ monitor is made, as there. GET, POST and HEAD; a body is ignored.
 | `env` | a monitor of its own, `slug.env`, except production; made like `slug` where that exists |
 | `try`, `stamp`, `host`, `schedule` | ignored: a repeated event has the same series and state, and counts once |
 
-Names and states are read in any case, and words of ours for a state too (`state=failed`). Without a state, an outcome
-under another name (`status=failed`) is understood or refused with 400.
+Names and states are read in any case, and words of ours for a state too (`state=failed`). An outcome under another name
+(`status=failed`) is understood, and a failure outranks the state; one that cannot be read is refused with 400 where
+there is no state.
 
 Unverified, and what we chose: the body of an answer is `OK` (their own samples look for `ok`), an unknown state is
 refused with 400, an unknown API key with 404; their clients give up on any 4xx, and try again after 503. The command
@@ -35,7 +36,7 @@ from typing import Any, Final
 from server.engine.ping import Ping, Signal
 from server.ingest import answers
 from server.ingest.details import read_count, read_seconds
-from server.ingest.fields import read_outcome
+from server.ingest.fields import appended_outcome, read_beside, read_outcome
 from server.ingest.ids import read_id
 from server.ingest.message import stored_text
 from server.ingest.outcome import read_exit, read_word, shown
@@ -65,6 +66,10 @@ _OWN: Final = frozenset(
     ["state", "series", "message", "msg", "metric", "duration", "env", "try", "stamp", "host", "schedule"]
 )
 _OWN_STATES: Final = frozenset(_STATES) - {"fail"}  # which Healthchecks' addresses do not end with
+# An address of Healthchecks to which something appended a query.
+_is_suffixed_uuid = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/(?:start|fail|log|\d+)", re.IGNORECASE
+).fullmatch
 _is_telemetry = re.compile(r"(?:^|&)(?:state|stamp)=").search
 # What most pings say: the state alone.
 _BY_QUERY: Final[dict[str, Ping]] = {
@@ -81,7 +86,9 @@ def speaks(rest: str, query: str) -> bool:
     """
     slashes = rest.count("/")
     if slashes < 2:  # most of all: decided first
-        return bool(slashes and query) and _is_telemetry(query) is not None and not rest.endswith("/")
+        if not slashes or not query or _is_telemetry(query) is None or rest.endswith("/"):
+            return False
+        return _is_suffixed_uuid(rest) is None
     state = rest.split("/", 2)[2].removesuffix("/")
     return state in _OWN_STATES or (state in ("", "fail") and _is_telemetry(query) is not None)
 
@@ -130,8 +137,9 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
             metrics.append(value)
         else:
             values[parameter.lower()] = value
-    state = values.get("state", "").strip()
-    signal = _STATES.get(state.lower()) or read_word(state) if state else "success"
+    states = [value.strip() for parameter, value in pairs if parameter.lower() == "state" and value.strip()]
+    signals = [_STATES.get(state.lower()) or read_word(state) for state in states]
+    signal = signals[-1] if signals else "success"
     if signal is None:
         return Refusal(400, "unknown state: use run, complete, fail, ok, tick or logs")
     there = slug_in(slug, values.get("env"))
@@ -139,10 +147,18 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
         return _WRONG_SLUG
     notes: list[Note] = []
     said = _details(values, metrics, notes)
-    if not state:
+    if (appended := appended_outcome(query)) is not None and not states:
+        return appended
+    others = [(each, value) for each, value in pairs if each.lower() not in (*_OWN, "status_code", "exit_code")]
+    if states:
+        exits = [("exit_code", said["exit_code"])] if said.get("exit_code") else []
+        beside = read_beside([("state", each) for each in signals if each is not None], [*others, *exits])
+        if beside is not None:
+            signal = beside.ping.signal
+            notes += beside.notes
+    else:
         # Without a state an exit code decides, and so does an outcome in words of ours.
-        exits = {"exit_code", "status_code"}
-        other = read_outcome([(each, value) for each, value in pairs if each.lower() not in (*_OWN, *exits)])
+        other = read_outcome(others)
         if isinstance(other, Refusal):
             return other
         if other is not None:
@@ -152,7 +168,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
             signal = "fail"
     address = _address(api_key, slug, sent) if there == slug else Slug(api_key, there, create=True, like=slug)
     ping = _PLAIN.get(signal) or Ping(signal, dialect=name)
-    return Reading(address, ping._replace(**said) if said else ping, named=bool(state), notes=tuple(notes))
+    return Reading(address, ping._replace(**said) if said else ping, named=bool(states), notes=tuple(notes))
 
 
 def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> dict[str, Any]:

@@ -30,13 +30,14 @@ the ping. Only an empty outcome is one that cannot be read. There is no error wh
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from server.engine.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
 from server.ingest.details import read_count, read_message, read_seconds
 from server.ingest.ids import CHARS_MAX, read_id
 from server.ingest.message import stored_text
+from server.ingest.objects import NotJson, read_object
 from server.ingest.outcome import (
     ALLOWED,
     FIELDS,
@@ -49,6 +50,7 @@ from server.ingest.outcome import (
     is_denied,
     is_ended,
     is_nothing,
+    is_well_http,
     read_exit,
     read_flag,
     read_word,
@@ -78,6 +80,14 @@ _FLAGS: Final[dict[str, Signal]] = {
 
 
 _is_common_id = re.compile(r"[!-*,-~]{1,100}").fullmatch
+# What was appended to an address that already had a query: `?run=7/fail`, `?run=7?status=fail`.
+_appended = re.compile(
+    r"(?:.*&)?([^&=]*)=?[^&]*?(?:(/(?:start|fail)/?|(?<==1)/\d{1,3})|(\?([\w.-]{1,40})(?:=.*)?))", re.IGNORECASE
+).fullmatch
+
+
+_SIGNAL_NAMES: Final = frozenset(("status", "signal", "state", "outcome"))
+_JSON_CHARS_MAX = 20_000
 
 
 class Said(NamedTuple):
@@ -147,9 +157,55 @@ def read_outcome(pairs: Iterable[tuple[str, str]]) -> Said | Refusal | None:
     return said if isinstance(said, Refusal) or said.named else None
 
 
-def _is_about_outcome(name: str, value: str) -> bool:
+def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]) -> Said | None:
+    """What `own`, the outcome that a protocol defines, and other words for an outcome in the same query come to.
+
+    None: there are no others, and `own` is one. As with the parameters of ours a failure outranks a success. What
+    cannot be read beside `own`, the last of which counts, is noted.
+    """
+    others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
+    if not others and len(own) == 1:
+        return None
+    said = read_fields([*own, *others])
+    if isinstance(said, Said):
+        return said
+    last = read_fields([own[-1]])
+    return last._replace(notes=(Note("status", said.reason),)) if isinstance(last, Said) else None
+
+
+def read_beside_path(ping: Ping, pairs: Iterable[tuple[str, Any]]) -> tuple[Ping, tuple[Note, ...]]:
+    """The same where the path has said the outcome."""
+    others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
+    if not others or isinstance(said := read_fields(others, ping.signal, ping.exit_code), Refusal):
+        return ping, ()
+    return ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), said.notes
+
+
+def _is_about_outcome(name: str, value: Any) -> bool:
     field = field_of(name)
-    return field in OUTCOMES or _flag_of(field, name, value) is not None or says_failure(name, value)
+    if field in OUTCOMES or _flag_of(field, name, value) is not None or says_failure(name, value):
+        return True
+    return isinstance(value, str) and value[:1] in ("{", "[")
+
+
+def appended_outcome(query: str) -> Refusal | None:
+    """Why a query is refused that ends with what was meant for the path, or for the query itself."""
+    if ("/" not in query and "?" not in query) or (found := _appended(query)) is None:
+        return None
+    name, word, second, inner = found.groups()
+    if field_of(name) == "message" or (word is None and field_of(inner) not in OUTCOMES):
+        return None
+    return Refusal(400, f"the query ends with {shown(word or second)}: write the signal before the ?, or send status")
+
+
+def as_json(value: Any) -> Any:
+    """The object or list that a text is, as a form has it that wraps one; else the value itself."""
+    if not isinstance(value, str) or value[:1] not in ("{", "[") or len(value) > _JSON_CHARS_MAX:
+        return value
+    try:
+        return read_object(value.encode("utf-8", "replace"))
+    except NotJson:
+        return value
 
 
 def _flag_of(field: str | None, name: str, value: Any) -> Signal | None:
@@ -210,7 +266,7 @@ class _Reader:
         elif field in (None, "done") and is_denied(name, value):
             self._deny(field, name)
         elif field is None:
-            self._unknown[name] = value
+            self._unknown[name] = as_json(value)
         elif field in OUTCOMES:
             self._take_outcome(field, name, value)
         elif field in _DETAILS:
@@ -288,7 +344,7 @@ class _Reader:
                 word = result.signal  # systemd's word
             if word is not None:
                 self._say(name, word, is_ended(value))
-            elif name.lower() == "result" and isinstance(value, dict | list):  # what a job returns, as often as not
+            elif isinstance(value, dict | list) and name.lower() not in _SIGNAL_NAMES:  # what a job returns, maybe
                 self._unknown[name] = value
             else:
                 self._unread.append(Note("status", unknown_signal(value)))
@@ -312,9 +368,9 @@ class _Reader:
                 text = stored_text(text) or ""
                 if self._error is None or (text and not self._error[1]):
                     self._error = name, text
-        elif not is_nothing(value):
+        elif not is_nothing(value) and not (field == "http" and is_well_http(value)):
             self._unread.append(
-                Note(field, f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
+                Note("code", f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
             )
 
     def _doubt(self) -> Refusal | None:

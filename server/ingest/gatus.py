@@ -10,7 +10,7 @@ the token. The key of an endpoint without a group, `_name`, is read as `name`.
 
 What differs: an unknown key and a wrong token are answered alike, 404, so that nobody learns which keys exist; Gatus
 says 401 for the second. A wrong or negative duration is left out and named in the answer, where Gatus refuses the
-result; `success` is read in any case. The body is ignored, as there.
+result; `success` is read in any case, and a failure in other words outranks it. The body is ignored, as there.
 """
 
 import re
@@ -19,6 +19,7 @@ from typing import Final
 from server.engine.durations import DURATION_MAX
 from server.engine.ping import SECOND, Ping
 from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.fields import read_beside
 from server.ingest.message import stored_text
 from server.ingest.reading import Answer, Note, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.urlencoded import decode_segment, read_pairs
@@ -42,9 +43,10 @@ def read(request: Request) -> Reading | Refusal:
         return Refusal(404, _UNKNOWN)
     if request.method != "POST":
         return Refusal(405, "Method Not Allowed")
-    values = {parameter.lower(): value for parameter, value in read_pairs(request.query)}
-    success = values.get("success", "").strip().lower()
-    if success not in ("true", "false"):
+    pairs = read_pairs(request.query)
+    values = {parameter.lower(): value for parameter, value in pairs}
+    own = [("success", value.strip().lower()) for parameter, value in pairs if parameter.lower() == "success"]
+    if not own or any(success not in ("true", "false") for _, success in own):
         return Refusal(400, "missing or invalid success query parameter")
     authorization = request.headers.get("authorization", "")
     if not authorization.startswith("Bearer "):
@@ -53,13 +55,19 @@ def read(request: Request) -> Reading | Refusal:
     if not token:
         return Refusal(401, "bearer token must not be empty")
     seconds = _seconds(values.get("duration", ""))
-    notes = (seconds,) if isinstance(seconds, Note) else ()
+    notes = [seconds] if isinstance(seconds, Note) else []
     duration = None if isinstance(seconds, Note) else seconds
-    message = stored_text(values.get("error", "")) if success == "false" else None
-    ping = Ping("success" if success == "true" else "fail", duration=duration, message=message, dialect=name)
+    said = read_beside(own, [pair for pair in pairs if pair[0].lower() not in ("success", "error", "duration")])
+    signal = said.ping.signal if said is not None else "success" if own[0][1] == "true" else "fail"
+    notes += said.notes if said is not None else ()
+    message = stored_text(values.get("error", ""))
+    if message is not None and signal != "fail":
+        notes.append(Note("error", "error is kept only with success=false"))
+        message = None
+    ping = Ping(signal, duration=duration, message=message, dialect=name)
     sent = decode_segment(key)
     slug = sent.lstrip("_")
-    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=notes)
+    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=tuple(notes))
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

@@ -15,7 +15,8 @@ What differs, and why:
   Healthchecks' keyword filters would answer 500;
 - a `rid` that is no UUID names the run as it is; an exit status may be any number, and systemd's word for a result or a
   signal; suffixes may be in upper case;
-- an outcome in the query of an address without a suffix (`?status=fail`) is understood or refused with 400;
+- an outcome in the query (`?status=fail`) is understood, and a failure outranks the suffix; one that cannot be read is
+  refused with 400 where there is no suffix, and so is a suffix behind the query (`?create=1/fail`);
 - too many new monitors are answered 429, which runitor tries again;
 - a UUID may be in upper case, where a key was given so; a slug that begins or ends with `-` or `_` is one without them;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
@@ -32,7 +33,7 @@ from server.engine.ping import Ping, Signal
 from server.ingest import alertmanager
 from server.ingest.answers import reason_of, status_of, waiting
 from server.ingest.encodings import utf_8_body
-from server.ingest.fields import read_outcome
+from server.ingest.fields import appended_outcome, read_beside_path, read_outcome
 from server.ingest.ids import read_id
 from server.ingest.message import WHOLE_BYTES_MAX, stored_message
 from server.ingest.outcome import read_exit
@@ -71,7 +72,7 @@ def read(request: Request) -> Reading | Refusal:
     first, slash, rest = path.partition("/")
     create = False
     if request.query:
-        create = dict(read_pairs(request.query)).get("create") == "1"
+        create = any(each == ("create", "1") for each in _lower(read_pairs(request.query)))
     if not rest:
         if not first or (slash and not _is_uuid(first)):
             return _NOT_FOUND
@@ -102,6 +103,10 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     return Answer(status, reason.encode("utf-8", "replace"), headers=waiting(outcome))
 
 
+def _lower(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in pairs]
+
+
 def _suffix(word: str) -> Ping | None:
     """The ping of a suffix; None: it is no suffix."""
     ping = _PLAIN.get(word) or _PLAIN.get(word.lower())
@@ -118,7 +123,12 @@ def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> 
                 run, changed = read_id("run", value.lower() if _is_uuid(value) else value)
                 ping = ping._replace(run=run)
                 notes += [] if changed is None else [Note("run", changed, changed=True)]
-        if not named and (said := read_outcome(pairs)) is not None:
+        if named:
+            ping, beside = read_beside_path(ping, pairs)
+            notes += beside
+        elif (appended := appended_outcome(request.query)) is not None:
+            return appended
+        elif (said := read_outcome(pairs)) is not None:
             if isinstance(said, Refusal):
                 return said
             ping, named = ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), True

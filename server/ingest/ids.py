@@ -35,7 +35,7 @@ def read_id(name: str, value: object) -> tuple[str | None, str | None]:
     """
     changed: str | None = None
     if isinstance(value, str):
-        text = value.strip("\r\n")
+        text = value.strip("\r\n") if value.strip() else ""
     elif isinstance(value, int | float) and not isinstance(value, bool):
         text = str(value)
     else:

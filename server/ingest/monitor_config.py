@@ -13,10 +13,12 @@ src/sentry/monitors/constants.py for the defaults of one minute of margin and th
 | `failure_issue_threshold`, `recovery_threshold` | `fail_after`, `recover_after` |
 | `owner` and others | nothing |
 
-Numbers may be written as text ("10") or with a fraction of zero (10.0). A `timezone` within `schedule` counts if there
-is none beside it. Sentry silently drops a config that it cannot use; here the answer and the log name the field.
+Names may be written as in JavaScript (`maxRuntime`), numbers as text ("10") or with a fraction of zero (10.0). A
+`timezone` within `schedule` counts if there is none beside it. Sentry silently drops a config that it cannot use; here
+the answer and the log name the field.
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -30,6 +32,7 @@ from server.ingest.windows_zones import WINDOWS_ZONES
 CONFIG_BYTES_MAX: Final = 10_000
 DEFAULTS: Final[Mapping[str, Any]] = {"grace": "1m", "max_runtime": "30m"}
 
+_upper = re.compile(r"(?<=[a-z])([A-Z])")
 _UNIT_S = {"minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800, "month": 31 * 86_400, "year": 366 * 86_400}
 # A monitor has one kind of schedule, so the one that was sent replaces every other.
 _NO_SCHEDULE: Final = {"every": None, "cron": None, "oncalendar": None, "after": None, "members": None}
@@ -58,6 +61,11 @@ class _Wrong(Exception):
     """A field of a config cannot be used."""
 
 
+def snake_case(name: str) -> str:
+    """A name as Sentry's protocol writes it, also where a program wrote `maxRuntime`."""
+    return _upper.sub(r"_\1", name[:40]).lower()
+
+
 def read_config(config: object) -> Config:
     """The fields of a definition that a config sets, checked. Total."""
     try:
@@ -76,7 +84,7 @@ def _read(text: bytes) -> Config:
     try:
         if not isinstance(config, dict):
             raise _Wrong("must be an object with a schedule")
-        fields = _fields(config)
+        fields = _fields({snake_case(name): value for name, value in config.items()})
         read_definition({name: value for name, value in fields.items() if value is not None})
     except _Wrong as error:
         return Config(None, f"monitor_config.{error}" if str(error)[:5] != "must " else f"monitor_config: {error}")

@@ -31,7 +31,7 @@ from typing import Any, Final
 from server.engine.ping import PLAIN, Ping, Signal
 from server.ingest import alertmanager, answers
 from server.ingest.encodings import utf_8_body
-from server.ingest.fields import VALUES_LOOKED_AT_MAX, Said, read_fields
+from server.ingest.fields import VALUES_LOOKED_AT_MAX, Said, appended_outcome, as_json, read_fields
 from server.ingest.message import stored_message, with_mark
 from server.ingest.objects import NotJson, read_object
 from server.ingest.outcome import (
@@ -49,7 +49,7 @@ from server.ingest.outcome import (
     unknown_signal,
 )
 from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
-from server.ingest.urlencoded import decode_segment, read_pairs
+from server.ingest.urlencoded import decode, decode_segment, read_pairs
 
 name = "native"
 PREFIX: Final = "/api/v1/heartbeat/"
@@ -67,7 +67,7 @@ _is_unread = re.compile(
     r"(?:xml|yaml|toml|msgpack|messagepack|cbor|protobuf|ndjson|jsonl|jsonlines|json-seq|json5)|[\w.-]+/[\w.-]+\+(?:xml|yaml)"
     r"|multipart/.*"
 ).fullmatch
-_is_name = re.compile(r"[\w.%-]{1,60}").fullmatch
+_is_name = re.compile(r"['\"]?[\w.%\[\]-]{1,60}").fullmatch
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 # A name and a value in something that looks like JSON, XML or a list of names and values.
 _pairs_in = re.compile(
@@ -88,7 +88,11 @@ def read(request: Request) -> Reading | Refusal:
     address = Key(decode_segment(key))
     signal: Signal | None = None
     exit_code: int | None = None
-    pairs: list[tuple[str, Any]] = read_pairs(query) if query else []
+    pairs: list[tuple[str, Any]] = []
+    if query:
+        pairs = read_pairs(query)
+        if not word and (refusal := appended_outcome(query)) is not None:
+            return refusal
     if word:
         word = decode_segment(word.removesuffix("/"))
         signal = read_word(word)
@@ -221,6 +225,9 @@ def _object(sent: dict[str, Any]) -> Iterable[tuple[str, Any]] | Refusal | None:
 
 def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
     text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
+    if text[:1] in ("'", '"') and text[-1] == text[0]:  # cmd.exe leaves single quotes in place
+        text = text[1:-1]
+    text = text.strip("&")
     pieces = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
     if len(pieces) > FORM_FIELDS_MAX or not all(equals and _is_name(name) for name, equals, _ in pieces):
         return _doubt(body)
@@ -233,6 +240,8 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
     if any(field in OUTCOMES for field in fields) or any(is_denied(name, value) for name, value in pairs):
         return [("message", text), *pairs]
     failing = next((name for name, value in pairs if says_failure(name, value)), None)
+    if failing is None:
+        failing = find_failure({name: as_json(value) for name, value in pairs}, VALUES_LOOKED_AT_MAX)
     return None if failing is None else _looks_like_an_outcome(failing)
 
 
@@ -248,11 +257,13 @@ def _is_list_of_pairs(name: str, _: str, value: str) -> bool:
 def _doubt(body: bytes) -> Refusal | None:
     """Why a text is not taken for the message of a success: it is in no format that we read, and says a failure."""
     text = body[:TEXT_LOOKED_AT_BYTES].decode("utf-8", "replace")
+    if "%" in text and not text.isspace() and len(text.split(None, 1)) == 1:  # as `--data-urlencode` sends all of it
+        text = decode(text)
     if is_failure_word(text.strip(" '\"\r\n")):
         return Refusal(400, f"the body says {text.strip()[:20]}: send it as status={text.strip()[:20]}, or use /fail")
     lines = text.splitlines()
     if not _looks_structured(text) and (
-        len(lines) > PAIR_LINES_MAX or not all(_is_pair_line(line) for line in lines if line.strip())
+        len(lines) > PAIR_LINES_MAX or not all(_is_pair_line(line) for line in lines if line.strip(" -"))
     ):
         return None
     for name, value in _pairs_in(text):

@@ -15,9 +15,10 @@ be used changes nothing: the check-in of a monitor that exists is kept; the answ
 the log and the ping's message name the wrong field. Without one nothing is made.
 
 `in_progress` is start, `ok` success, `error` fail; a further `in_progress` of the same check-in is a start of a run
-that is open, which is a sign of life. Other statuses are stored as `log`. The check-in's id is the run id. The all-zero
-id means the latest check-in: it is stored as a ping without a run id, and the engine ends the open run that began last.
-`duration` is kept.
+that is open, which is a sign of life. Words of ours are understood too; an unknown status is stored as `log`, and the
+answer says so. Names of JSON may be written as in JavaScript (`checkInId`). The check-in's id is the run id. The
+all-zero id means the latest check-in: it is stored as a ping without a run id, and the engine ends the open run that
+began last. `duration` is kept.
 
 What differs: Sentry answers before it knows whether a monitor exists, and drops silently; here 200 (202 for the cron
 address) means stored, and a check-in that has no monitor is answered 404. Slugs are not cut to 50 characters, as that
@@ -30,6 +31,7 @@ id of the event is not repeated in the answer, since no SDK reads it.
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -37,10 +39,13 @@ import orjson
 from server.engine.durations import DURATION_MAX
 from server.engine.ping import SECOND, Ping, Signal
 from server.ingest.answers import reason_of, status_of, waiting
+from server.ingest.encodings import utf_8_body
 from server.ingest.envelope import PAYLOAD_BYTES_MAX, Envelope, open_envelope
+from server.ingest.fields import appended_outcome, read_beside
 from server.ingest.ids import read_id
-from server.ingest.monitor_config import DEFAULTS, NO_CONFIG, read_config
-from server.ingest.outcome import read_word
+from server.ingest.monitor_config import DEFAULTS, NO_CONFIG, read_config, snake_case
+from server.ingest.objects import NotJson, read_object
+from server.ingest.outcome import read_word, shown
 from server.ingest.reading import Answer, Note, Outcome, Reading, Refusal, Request, Slug
 from server.ingest.slugs import slug_in, slug_of
 from server.ingest.urlencoded import decode_segment, read_pairs
@@ -49,6 +54,11 @@ name = "sentry"
 CRON_METHODS: Final = ("GET", "HEAD", "POST")  # as Relay's router, which answers HEAD wherever it answers GET
 CHECK_INS_MAX: Final = 100  # in one envelope
 ITEM_TYPE: Final = "check_in"
+FORM_BYTES_MAX: Final = 10_000
+_OWN: Final = (
+    *("status", "check_in_id", "environment", "duration", "sentry_key", "sentry_version", "sentry_client"),
+    *("monitor_slug", "monitor_config", "contexts", "release", "type"),
+)
 
 speaks: Final = re.compile(r"/api/[0-9]{1,20}/(?:envelope|store|cron/.+)/?").fullmatch
 _STATUSES: Final[dict[str, Signal]] = {"in_progress": "start", "ok": "success", "error": "fail"}
@@ -131,24 +141,48 @@ def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | R
     ping_key = _ping_key(request, None, path_key)
     if isinstance(ping_key, Refusal):
         return ping_key
-    if request.body and request.fault is None and request.headers.get("content-type", "").lower().startswith(_JSON):
-        return _read_payload(ping_key, request.body, slug)
-    values = {parameter.lower(): value for parameter, value in read_pairs(request.query)}
-    if "status" not in values:
-        return request.fault or Refusal(400, "missing field `status`")
-    return _read_check_in(ping_key, values, slug)
+    pairs = read_pairs(request.query)
+    if request.body and request.fault is None:
+        body = utf_8_body(request)
+        if request.headers.get("content-type", "").lower().startswith(_JSON):
+            return _read_payload(ping_key, body, slug)
+        if all(parameter.lower() != "status" for parameter, _ in pairs):  # sent without its Content-Type
+            if body.lstrip()[:1] == b"{":
+                return _read_payload(ping_key, body, slug)
+            pairs += read_pairs(body[:FORM_BYTES_MAX].decode("utf-8", "replace").rstrip("\r\n"))
+    values = {parameter.lower(): value for parameter, value in pairs}
+    own = [("status", value) for parameter, value in pairs if parameter.lower() == "status" and value.strip()]
+    if not own:
+        return request.fault or appended_outcome(request.query) or Refusal(400, "missing field `status`")
+    return _with_words_of_ours(_read_check_in(ping_key, values, slug), own, pairs)
+
+
+def _with_words_of_ours(
+    reading: Reading | Refusal, own: list[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
+) -> Reading | Refusal:
+    """At the address that people write themselves, an outcome in other words counts too."""
+    others = [(name, value) for name, value in pairs if name.lower() not in _OWN]
+    if isinstance(reading, Refusal) or (said := read_beside(own, others)) is None:
+        return reading
+    ping = reading.ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code)
+    return reading._replace(ping=ping, notes=(*reading.notes, *said.notes))
 
 
 def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | Refusal:
     if len(payload) > PAYLOAD_BYTES_MAX:
         return Refusal(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
     try:
-        check_in = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return Refusal(400, "check-in is not JSON")
+        check_in = read_object(payload)
+    except NotJson as error:
+        return Refusal(400, f"check-in is not JSON: {error}")
     if not isinstance(check_in, dict):
         return Refusal(400, "check-in is not a JSON object")
-    return _read_check_in(ping_key, check_in, slug)
+    if "status" not in check_in or (slug is None and "monitor_slug" not in check_in) or "monitorConfig" in check_in:
+        check_in = {snake_case(name): value for name, value in check_in.items()}
+    reading = _read_check_in(ping_key, check_in, slug)
+    if slug is None:
+        return reading
+    return _with_words_of_ours(reading, [("status", check_in.get("status"))], check_in.items())
 
 
 def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) -> Reading | Refusal:
@@ -167,7 +201,7 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
     seconds = _number(duration)
     if seconds is None and duration not in (None, ""):
         notes.append(Note("duration", "duration must be a number of seconds"))
-    ping = Ping(_signal(status), run=run, duration=seconds, dialect=name)
+    ping = Ping(_signal(status, notes), run=run, duration=seconds, dialect=name)
     config = read_config(check_in["monitor_config"]) if check_in.get("monitor_config") else NO_CONFIG
     definition = config.definition
     if config.problem and ping.signal != "fail":  # shown with the monitor's pings; a failure keeps its own words
@@ -185,10 +219,16 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
     return Reading(address, ping, named=True, notes=tuple(notes))
 
 
-def _signal(status: str) -> Signal:
-    """`log` for a status that Sentry does not have, unless the word says a failure: never success."""
+def _signal(status: str, notes: list[Note]) -> Signal:
+    """The signal of a status; of one that Sentry does not have, what the word says, and `log` for an unknown word."""
     word = status.strip().lower()
-    return _STATUSES.get(word) or ("fail" if read_word(word) == "fail" else "log")
+    signal = _STATUSES.get(word) or read_word(word)
+    if signal is None:
+        notes.append(
+            Note("status", f"status {shown(status)} is stored as log: use in_progress, ok or error", changed=True)
+        )
+        return "log"
+    return signal
 
 
 def _run(sent: object, notes: list[Note]) -> str | None:

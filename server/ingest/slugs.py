@@ -39,6 +39,7 @@ def slug_in(slug: str, environment: str | None) -> str | None:
     An environment is a monitor of its own, so that a healthy staging never hides a silent production. The dot cannot
     stand in a slug of Sentry's, so no job of another name is ever hit. None where the environment cannot be written.
     """
+    environment = (environment or "").strip()
     if not environment or environment.lower() == PRODUCTION:
         return slug
     suffix = slug_of(environment)

@@ -5,7 +5,8 @@ Source: deadmanssnitch/snitcher 1a84ab46, lib/snitcher.rb (`m` and `s`; its `:ur
 parameters may also come as a form, which public scripts do (`curl -d "m=…"`).
 
 `s` absent, empty or 0 is success; another number is an exit code; anything else is a failure too. Names are read in any
-case; without `s`, an outcome under another name (`status=failed`) is understood or refused with 400.
+case. An outcome under another name (`status=failed`) is understood, and a failure outranks `s`; one that cannot be read
+is refused with 400 where there is no `s`.
 
 Unverified, and what we chose: an unknown token is answered 404. A token is 8 to 40 hexadecimal digits (in all samples
 they are 10) or one of our own UUID keys; other words at the root belong to Offbeat's pages.
@@ -16,7 +17,7 @@ from typing import Final
 
 from server.engine.ping import Ping
 from server.ingest.answers import reason_of, status_of, waiting
-from server.ingest.fields import read_outcome
+from server.ingest.fields import Said, appended_outcome, read_beside, read_fields, read_outcome
 from server.ingest.message import stored_text
 from server.ingest.outcome import read_exit
 from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
@@ -40,10 +41,11 @@ def read(request: Request) -> Reading | Refusal:
     if request.body and request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded"):
         sent = [*read_pairs(request.body[:FORM_BYTES_MAX].decode("utf-8", "surrogateescape").rstrip("\r\n")), *sent]
     values = {parameter.lower(): value for parameter, value in sent}
-    status = values.get("s", "").strip()
+    own = [_own(value.strip()) for parameter, value in sent if parameter.lower() == "s" and value.strip()]
+    others = [(parameter, value) for parameter, value in sent if parameter.lower() not in ("s", "m")]
     message = stored_text(values.get("m", ""))
-    if not status:
-        said = read_outcome([(parameter, value) for parameter, value in sent if parameter.lower() not in ("s", "m")])
+    if not own:
+        said = appended_outcome(request.query) or read_outcome(others)
         if said is None:
             unread = request.fault
             if unread is None and request.whole_bytes:
@@ -53,12 +55,19 @@ def read(request: Request) -> Reading | Refusal:
             return said
         ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
         return Reading(Key(token), ping, named=True, notes=said.notes)
-    exit_code = read_exit(status)
-    ping = Ping("fail", message=message, dialect=name)
-    if exit_code is not None and (exit_code.code is not None or exit_code.signal == "success"):
-        ping = ping._replace(signal="fail" if exit_code.code else "success", exit_code=exit_code.code)
-    notes = () if request.fault is None else (Note("body", request.fault.reason),)
+    said = read_beside(own, others) or read_fields([own[-1]])
+    assert isinstance(said, Said), own
+    ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
+    notes = said.notes if request.fault is None else (*said.notes, Note("body", request.fault.reason))
     return Reading(Key(token), ping, named=True, notes=notes)
+
+
+def _own(status: str) -> tuple[str, str]:
+    """`s` as a parameter of ours."""
+    exit_code = read_exit(status)
+    if exit_code is None or (exit_code.code is None and exit_code.signal != "success"):
+        return "status", "fail"
+    return "exit_code", status
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:

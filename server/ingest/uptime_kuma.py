@@ -6,8 +6,9 @@ message, `ping` the run's duration in milliseconds. The body is ignored. Answers
 404 with `ok: false`, because the scripts that people have look at nothing else.
 
 What differs: a wrong `ping` is left out and named in the answer, where the original refuses the push. Names are read in
-any case; without a status, an outcome under another name (`state=down`) is understood or refused with 400. A push that
-may not have been stored is answered 503, so that `curl --retry` sends it again.
+any case. An outcome under another name (`state=down`) is understood, and a failure outranks the status; one that cannot
+be read is refused with 400 where there is no status. A push that may not have been stored is answered 503, so that
+`curl --retry` sends it again.
 """
 
 import re
@@ -17,7 +18,7 @@ import orjson
 
 from server.engine.ping import Ping
 from server.ingest.answers import reason_of, status_of, waiting
-from server.ingest.fields import read_outcome
+from server.ingest.fields import appended_outcome, read_beside, read_outcome
 from server.ingest.message import stored_text
 from server.ingest.reading import Answer, Key, Note, Outcome, Reading, Refusal, Request
 from server.ingest.urlencoded import decode_segment, read_pairs
@@ -49,11 +50,18 @@ def read(request: Request) -> Reading | Refusal:
         return Reading(address, ping, request.query != "")
     pairs = read_pairs(request.query)
     values = {parameter.lower(): value for parameter, value in pairs}
-    status = values.get("status", "").rstrip("\r\n")
-    ping = _SUCCESS if not status or status == "up" else _FAIL
+    said_by = [value.rstrip("\r\n") for parameter, value in pairs if parameter.lower() == "status"]
+    own = [("status", "up" if each == "up" else "fail") for each in said_by if each]
+    others = [(parameter, value) for parameter, value in pairs if parameter.lower() not in _OWN]
+    status = own[-1][1] if own else ""
+    ping = _SUCCESS if status in ("", "up") else _FAIL
     notes: tuple[Note, ...] = ()
-    if not status:
-        said = read_outcome([(parameter, value) for parameter, value in pairs if parameter.lower() not in _OWN])
+    if own:
+        if (beside := read_beside(own, others)) is not None:
+            ping = Ping(beside.ping.signal, exit_code=beside.ping.exit_code, dialect=name)
+            notes = beside.notes
+    else:
+        said = appended_outcome(request.query) or read_outcome(others)
         if isinstance(said, Refusal):
             return said
         if said is not None:
