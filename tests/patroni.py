@@ -35,7 +35,7 @@ class Patroni:
         self._rest = {name: free_port() for name in NAMES}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._leader = ""
+        self._leader = NAMES[0]
 
     @property
     def proxy_url(self) -> str:
@@ -53,8 +53,11 @@ class Patroni:
 
     @property
     def pid(self) -> int:
-        """The postmaster of the leader, as last seen."""
-        pid = self._postmaster(self._leader)
+        """The postmaster of the leader, as last seen. Raises AssertionError if there is none."""
+        try:
+            pid = self._postmaster(self._leader)
+        except (OSError, ValueError) as error:
+            raise AssertionError("no postmaster") from error
         assert psutil.pid_exists(pid)
         return pid
 
@@ -66,14 +69,18 @@ class Patroni:
     async def leader(self) -> str:
         """The name of the member that has the lease; waits for one."""
 
-        async def found() -> str:
-            for name in NAMES:
-                if await self._answers(name, "/leader") == 200:
-                    return name
-            return ""
+        async def found() -> bool:
+            await self.follow()
+            return await self._answers(self._leader, "/leader") == 200
 
-        self._leader = await eventually(found, READY_S, every_s=0.1)
+        await eventually(found, READY_S, every_s=0.1)
         return self._leader
+
+    async def follow(self) -> None:
+        """Look once which member has the lease; if none has it, the leader stays the last one."""
+        for name in NAMES:
+            if await self._answers(name, "/leader") == 200:
+                self._leader = name
 
     async def has_leader(self, *, other_than: str) -> None:
         """Wait until another member is leader and takes writes."""

@@ -64,6 +64,9 @@ class Base(Protocol):
         """The postmaster of the present primary. Raises AssertionError or psutil.Error if there is none."""
         ...
 
+    async def follow(self) -> None:
+        """Find the present primary, after a fault that may have changed it."""
+
     def cable(self) -> contextlib.AbstractAsyncContextManager[Cable]:
         """A new cable for a node."""
         ...
@@ -87,6 +90,9 @@ class Single:
     def admin_url(self) -> str:
         """The cluster's own database."""
         return self._postgres.url
+
+    async def follow(self) -> None:
+        """There is no other."""
 
     @contextlib.asynccontextmanager
     async def cable(self) -> AsyncIterator[Cable]:
@@ -225,6 +231,9 @@ class WithStandby:
     def url(self) -> str:
         """Of the primary."""
         return self.pair.url(self.pair.primary)
+
+    async def follow(self) -> None:
+        """Only `fail_over` changes the primary."""
 
     @contextlib.asynccontextmanager
     async def cable(self) -> AsyncIterator[Cable]:

@@ -149,6 +149,7 @@ async def _ends(world: World, how: signal.Signals) -> None:
     os.kill(old, how)
 
     async def is_another() -> bool:
+        await world.base.follow()
         with contextlib.suppress(AssertionError, psutil.Error):
             return world.base.pid != old
         return False

@@ -186,6 +186,7 @@ class World:
                     return found
                 except AWAY as error:
                     await self._disconnect()
+                    await self.base.follow()
                     if time.monotonic() > deadline:
                         raise NotRecovered(f"Postgres does not answer: {error!r}") from error
                     await asyncio.sleep(0.1)
@@ -220,6 +221,7 @@ class World:
         """Every node is ready, and a ping to it is answered and judged. Raises NotRecovered."""
         try:
             async with asyncio.timeout(RECOVERY_S_MAX):
+                await self.base.follow()
                 for node in self.nodes:
                     await self._ready(node)
                 await asyncio.gather(*(self.judged_by(node) for node in self.nodes))
