@@ -230,7 +230,7 @@ def _times(runs: list[Run]) -> str:
         ("… in the runs with seeds below 7000 (see below)", _told_s(early)),
         ("from the end of a fault until every node has evaluated a new ping", measured(runs, "recovery_s")),
         ("from a promotion by hand until every node has evaluated a new ping", measured(runs, "failover_s")),
-        ("from the death of the leader until Patroni has promoted the replica", measured(runs, "promoted_s")),
+        ("from the end of the leader until Patroni has promoted the replica", measured(runs, "promoted_s")),
         ("another node is keeper after the keeper's node was killed", measured(runs, "taken_crash_s")),
         ("… and has evaluated a new ping", measured(runs, "judged_crash_s")),
         ("another node is keeper after the keeper's node got SIGTERM", measured(runs, "taken_stop_s")),
