@@ -95,7 +95,7 @@ class Pair:
         os.kill(self._processes[name].pid, signal.SIGHUP)
 
     async def promote(self, name: str = "b") -> None:
-        """Make the standby a primary that waits for nobody."""
+        """Make the standby a primary that waits for no standby."""
         self.primary = name
         await self.ask(name, "alter system set synchronous_standby_names = ''")
         await self.ask(name, "select pg_reload_conf()")

@@ -173,7 +173,7 @@ def _missed(
             )
         if opened and not touched and abs(opened[0].opened - since - monitor.patience_s) > 1e-3:
             verdict.missed.append(
-                f"{monitor.slug}: opened {opened[0].opened:.3f}, last heard {since:.3f}, nothing deaf"
+                f"{monitor.slug}: opened {opened[0].opened:.3f}, last ping {since:.3f}, no outage near it"
             )
         verdict.counts["must"] += must
     if journal.readings:  # the clock of the log was set, so times of clients cannot be compared with it
@@ -183,7 +183,7 @@ def _missed(
         longest_s = monitor.patience_s + _delay(stored.deaf, since, until, monitor)[0] + CLIENT_S
         told = any(each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours)
         if until - since > longest_s and not told:
-            verdict.missed.append(f"{monitor.slug}: nobody tried from {since:.3f} to {until:.3f} and nobody was told")
+            verdict.missed.append(f"{monitor.slug}: no try from {since:.3f} to {until:.3f} and no incident")
 
 
 def _delay(deaf: list[Deaf], since: float, until: float, monitor: Watched) -> tuple[float, bool]:

@@ -55,7 +55,7 @@ async def a_node_freezes(world: World, chance: random.Random, fault: Fault) -> N
 
 
 @fault("F17", "all nodes are down for 5 to 20 s")
-async def nobody_is_there(world: World, chance: random.Random, fault: Fault) -> None:
+async def all_nodes_are_down(world: World, chance: random.Random, fault: Fault) -> None:
     crash = chance.random() < 0.5
     await asyncio.gather(*(node.kill() if crash else node.stop() for node in world.nodes))
     await asyncio.sleep(chance.uniform(5, 20))

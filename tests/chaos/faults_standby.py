@@ -61,7 +61,7 @@ async def the_standby_freezes(world: World, chance: random.Random, fault: Fault)
     fits=replicated,
     likely=3,
 )
-async def a_primary_dies_whose_last_commits_nobody_has(world: World, chance: random.Random, fault: Fault) -> None:
+async def the_primary_dies_without_its_standby(world: World, chance: random.Random, fault: Fault) -> None:
     base = _pair(world)
     old, standby = base.pair.primary, base.pair.standby
     base.held |= {old, standby}

@@ -152,7 +152,7 @@ class Journal:
     restores: list[Restore] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)  # none: log time is this machine's
     _parts: list[list[Reading]] = field(default_factory=list)
-    _cut: int = 0  # so many readings are in `_parts`
+    _cut: int = 0  # how many readings are in `_parts`
 
     def restored_away(self, entry: Try) -> bool:
         """Whether a ping may be gone because a later restore went back to a backup from before it."""
@@ -175,7 +175,7 @@ class Journal:
             a, b = before[-1], after[0]
             if min(a.log, b.log) <= log <= max(a.log, b.log):
                 found += [a.real - SEEN_S, a.real, b.real, b.real + SEEN_S]
-            if b.log < a.log < log <= a.log + SEEN_S:  # set back, and somebody has not seen it yet
+            if b.log < a.log < log <= a.log + SEEN_S:  # set back, and a session has not read it yet
                 found.append(a.real + log - a.log)
         first, last = self.readings[0], self.readings[-1]
         return found or [first.real + log - first.log if log < first.log else last.real + log - last.log]

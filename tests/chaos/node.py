@@ -15,7 +15,7 @@ SIGNAL = signal.SIGUSR2
 
 
 def arm(data_dir: Path, place: str, passes: int) -> None:
-    """For whoever sends the signal."""
+    """Write the file; the caller then sends the signal."""
     (data_dir / "failpoint").write_text(f"{place} {passes}")
 
 
@@ -27,9 +27,9 @@ def _obey(path: Path) -> None:
 if __name__ == "__main__":
     directory = Path(sys.argv[sys.argv.index("--data-dir") + 1])
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         """The signal has come."""
         _obey(directory / "failpoint")
 
-    signal.signal(SIGNAL, told)
+    signal.signal(SIGNAL, on_signal)
     sys.exit(main())

@@ -55,7 +55,7 @@ FOUND = """
   records this time as an outage before it evaluates anything later.
 - A node ended when Postgres was killed. asyncpg's exception for a connection that Postgres has terminated but not yet
   closed was treated as an internal error. It is now treated like any other lost connection.
-- A node that was told to stop stayed keeper while it waited for a receiver that hung or for a client that sent slowly.
+- A node that was stopping stayed keeper while it waited for a receiver that hung or for a client that sent slowly.
   The other node took over after 4.5 and 5.4 s instead of 2 s. Now a stopping node gives up its leases first: 0.1 to
   1.4 s in 29 stops by hand under load, and in the runs from seed 12000 on.
 - Behind PgBouncer a node ended when it became keeper. The statement of its cursor had a name, and the session that

@@ -229,7 +229,7 @@ class World:
             raise NotRecovered(f"not within {RECOVERY_S_MAX} s") from None
 
     async def judged_by(self, node: Node) -> None:
-        """Until a new ping to that node is answered, and the keeper has told what became of it."""
+        """Return when a new ping to that node is answered, and the keeper has evaluated it."""
         while (
             entry := await self.load.ping(self.probe, node.server.port, f"?run={os.urandom(6).hex()}")
         ).answer != "ok":
