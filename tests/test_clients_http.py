@@ -40,6 +40,7 @@ async def test_curl_in_all_its_forms(server: Server) -> None:
     assert await curl("-H", "Transfer-Encoding: chunked", "-d", "@-", f"{url}/0", stdin=b"chunked") == ok
     assert await curl("-H", "Expect: 100-continue", "-d", "waited", f"{url}/0") == ok
     assert await curl("--http1.0", f"{url}/skip") == ok
+    assert await curl("--http2", "-d", "an upgrade to HTTP/2 was offered", f"{url}/0") == ok
     assert await curl("-X", "POST", f"{url}/progress?done=1&total=2&run=k") == ok
     assert (await curl("-I", f"{url}/success"))[0] == 200
     assert (await curl("--data-binary", "@-", f"{url}/fail", stdin=b"a" * 2_000 + b"b" * 90_000 + b"c" * 8_000)) == ok
@@ -55,6 +56,7 @@ async def test_curl_in_all_its_forms(server: Server) -> None:
         ("success", None, 0, "chunked"),
         ("success", None, 0, "waited"),
         ("skip", None, None, None),
+        ("success", None, 0, "an upgrade to HTTP/2 was offered"),
         ("progress", "k", None, None),
         ("success", None, None, None),
         ("fail", None, None, "a" * 2_000 + "\n[… cut here: the whole had 100000 bytes …]\n" + "c" * 8_000),
@@ -89,6 +91,8 @@ async def test_keys_brought_along_from_other_services(server: Server) -> None:
     await make(server, "brought", every="1h", keys=keys)
     push = f"{server.url}/api/push/{token}"
     assert await curl(f"{push}?status=up&msg=OK&ping=12.5") == (200, '{"ok":true}')
+    assert await curl(f"{push}/?status=up&msg=disk%20space&ping=") == (200, '{"ok":true}')
+    assert await curl(f"{push}?status=true&msg=") == (200, '{"ok":true}'), "only `up` is up, as at Uptime Kuma"
     assert await curl(f"{push}x") == (404, '{"ok":false,"msg":"Monitor not found or not active."}')
     assert await curl(f"{server.url}/c2354d53d2?m=done") == (202, "Got it, thanks!")
     external = f"{server.url}/api/v1/endpoints/core_db/external?success=false&error=no+route&duration=150ms"
@@ -99,6 +103,8 @@ async def test_keys_brought_along_from_other_services(server: Server) -> None:
     assert await curl("-d", "it broke", f"{native}/etl-failure") == (200, "OK")
     assert await said(server, "brought", "stage", "duration", "message", "dialect") == [
         ("success", None, 0.0125, "OK", "uptime_kuma"),
+        ("success", None, None, "disk space", "uptime_kuma"),
+        ("fail", None, None, None, "uptime_kuma"),
         ("success", None, None, "done", "snitch"),
         ("fail", None, 0.15, "no route", "gatus"),
         ("start", "extract", None, None, None),

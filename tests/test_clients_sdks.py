@@ -76,6 +76,24 @@ async def test_sentry_sdk(server: Server) -> None:
     await runs_become(server, "nightly", (good, "succeeded"), (bad, "failed"), (first, None), (second, "succeeded"))
 
 
+_SENTRY_ATTACHMENT = """
+import os, sys, sentry_sdk
+from sentry_sdk.crons import capture_checkin
+sentry_sdk.init(dsn=sys.argv[1])
+sentry_sdk.get_global_scope().add_attachment(bytes=os.urandom(2_000_000), filename="core")
+for status in ("in_progress", "error"):
+    capture_checkin(monitor_slug="attached", check_in_id="a" * 32, status=status)
+sentry_sdk.flush(10)
+"""
+
+
+async def test_an_attachment_of_the_scope_costs_no_check_in(server: Server) -> None:
+    await make(server, "attached")
+    ran = await python(_SENTRY_ATTACHMENT, f"{server.url.replace('//', f'//{await ping_key(server)}@')}/1")
+    assert ran.code == 0, ran.err
+    assert await said(server, "attached", "run") == [("start", "a" * 32), ("fail", "a" * 32)]
+
+
 _SENTRY_LATER = """
 import sys, sentry_sdk
 from sentry_sdk.crons import capture_checkin
@@ -139,11 +157,16 @@ def good():
 def bad():
     raise ValueError("no space left")
 
+@cronitor.job("long")
+def long():
+    raise ValueError("x" * 20_000 + "\u00fc" * 3_000 + "the end")
+
 good()
-try:
-    bad()
-except ValueError:
-    pass
+for fails in (bad, long):
+    try:
+        fails()
+    except ValueError:
+        pass
 monitor = cronitor.Monitor("heartbeat")
 answer = monitor.ping(message="hi", metrics={"count": 12, "error_count": 1, "duration": 2.5})
 assert (answer.status_code, answer.text) == (200, "OK"), answer.text
@@ -165,6 +188,8 @@ async def test_cronitor(server: Server) -> None:
     staging = await pings(server, "nightly-backup.staging")
     assert [ping["signal"] for ping in staging] == ["start", "fail"]
     assert "no space left" in staging[1]["message"]
+    ended = (await pings(server, "long"))[-1]
+    assert ended["signal"] == "fail" and ended["message"].endswith("ü" * 1_000 + "the end")
     assert await said(server, "heartbeat", "run", "done", "duration", "message") == [
         ("success", None, 12, 2.5, "hi"),
         ("start", "a", None, None, None),

@@ -322,8 +322,13 @@ def test_an_exit_code_out_of_all_bounds_is_a_failure_without_its_number() -> Non
     ],
 )  # fmt: skip
 def test_the_words_of_systemd_in_the_place_of_an_exit_code(word: str, said: Ping) -> None:
-    assert ping(f"/{word}")._replace(message=said.message) == said
-    assert ping(f"?exit_code={word}") == ping("", f"exit_code={word}", FORM) == said
+    assert (
+        ping(f"/{word}")
+        == ping(f"/{word.lower()}")
+        == ping(f"?exit_code={word}")
+        == ping("", f"exit_code={word}", FORM)
+        == said
+    )
     assert ping(f"/{word}", "disk full").message == "disk full"
     assert ping(f"?EXIT_STATUS={word}").signal == said.signal
 

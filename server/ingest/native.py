@@ -37,7 +37,6 @@ from server.ingest.objects import NotJson, read_object
 from server.ingest.outcome import (
     ALLOWED,
     OUTCOMES,
-    Exit,
     field_of,
     find_failure,
     is_denied,
@@ -95,14 +94,13 @@ def read(request: Request) -> Reading | Refusal:
             return refusal
     if word:
         word = decode_segment(word.removesuffix("/"))
-        signal = read_word(word)
-        if signal is None:
-            said = _read_exit(word)
-            if isinstance(said, Refusal):
-                return said
+        said = read_exit(word)
+        if said is not None:  # also of a word that is both: as a result of systemd `timeout` is the reason too
             signal, exit_code = said.signal, said.code
             if said.message is not None or said.lost:
                 pairs = [("exit_code", word), *pairs]
+        elif (signal := read_word(word)) is None:
+            return Refusal(400, f"{unknown_signal(word)}, or an exit code")
     if not pairs and not body and fault is None:
         if exit_code is None:
             return Reading(address, PLAIN[signal or "success"], signal is not None)
@@ -118,11 +116,6 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
     if isinstance(outcome, Refusal) and outcome.status == 405:
         return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
     return answers.text(outcome, "unknown key")
-
-
-def _read_exit(word: str) -> Exit | Refusal:
-    said = read_exit(word)
-    return Refusal(400, f"{unknown_signal(word)}, or an exit code") if said is None else said
 
 
 def _reading(address: Key, said: Said | Refusal, signal: Signal | None, *notes: Note) -> Reading | Refusal:
