@@ -57,7 +57,7 @@ create table channels (
   definition  jsonb not null,                -- as server/deliver reads it; may hold secrets, never shown whole
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
-  -- Since when alerts do not arrive there, why, and when the other channels were last told; null: they arrive.
+  -- Since when it is marked as failing, why, and when the other channels were last told; null: it is not.
   failing_since   timestamptz,
   failing_why     text,
   failing_told_at timestamptz,

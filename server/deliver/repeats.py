@@ -6,6 +6,7 @@ Each is asked of the database anew, so that nothing depends on having been there
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -18,7 +19,7 @@ from server.engine.ping import SECOND
 from server.errors import DatabaseAway, DefinitionError
 from server.service import Service
 from server.settings import Settings
-from server.store.outbox import Member, Outbox
+from server.store.outbox import FailingChannel, Member, Outbox
 
 log = structlog.get_logger("courier")
 
@@ -101,20 +102,8 @@ class Repeats(Service):
 
     async def catch_up(self, scribe: Scribe) -> None:
         """Report channels at which alerts do not arrive; tell those that were added or repaired what is open."""
-        found: dict[int, list[tuple[int, str, str]]] = {}
-        for row in await self._outbox.failing():
-            since = row["failing_since"].strftime("%Y-%m-%d %H:%M UTC")
-            text = f"{row['slug']} (since {since}: {row['failing_why'] or 'no reason is known'})"
-            found.setdefault(row["project_id"], []).append((row["id"], row["slug"], text))
-        for project_id, channels in found.items():
-            more = f" and {len(channels) - NAMED_MAX} more" if len(channels) > NAMED_MAX else ""
-            named = ", ".join(text for _, _, text in channels[:NAMED_MAX])
-            reason = f"Alerts do not arrive at {named}{more}. Correct the channel and send it a test message."
-            facts = {"kind": "operator", "cause": "channel", "reason": reason, "channels": [c[1] for c in channels]}
-            log.error("alerts do not arrive", project=project_id, channels=facts["channels"])
-            await self._outbox.report_failing([id for id, _, _ in channels], project_id, facts)
-            self._wake()
-        queued = await self._outbox.revive(await self._outbox.working())
+        await self._report_failing()
+        queued = await self._outbox.revive()
         rev = await self._outbox.last_change()
         # Also without a change: an incident that was just being decided, snoozed or in maintenance was left to later.
         if rev != self._seen_rev or monotonic() - self._introduced_s > INTRODUCE_EVERY_S:
@@ -122,6 +111,19 @@ class Repeats(Service):
             queued += await self._outbox.introduce(self._out.now())
             self._seen_rev = rev
         if queued:
+            self._wake()
+
+    async def _report_failing(self) -> None:
+        """One alert for each project, in the transaction that notes that its channels were reported."""
+        found: dict[int, list[FailingChannel]] = {}
+        async with self._outbox.transaction() as connection:
+            for row in await self._outbox.unreported(connection):
+                found.setdefault(row.project_id, []).append(row)
+            for project_id, rows in found.items():
+                facts = _about_failing(rows)
+                log.error("alerts do not arrive", project=project_id, channels=facts["channels"])
+                await self._outbox.report_failing(connection, [row.id for row in rows], project_id, facts)
+        if found:
             self._wake()
 
     async def tell_what_is_over(self, scribe: Scribe) -> None:
@@ -191,3 +193,14 @@ class Repeats(Service):
     async def _sweep(self, scribe: Scribe) -> None:
         while await self._outbox.sweep(self._keep_days, SWEEP_MAX) == SWEEP_MAX:
             await asyncio.sleep(0.1)
+
+
+def _about_failing(channels: list[FailingChannel]) -> dict[str, Any]:
+    """The facts of the alert that reports channels of one project."""
+    named = [
+        f"{each.slug} (since {each.since:%Y-%m-%d %H:%M} UTC: {each.why or 'no reason is known'})"
+        for each in channels[:NAMED_MAX]
+    ]
+    more = f" and {len(channels) - NAMED_MAX} more" if len(channels) > NAMED_MAX else ""
+    reason = f"Alerts do not arrive at {', '.join(named)}{more}. Correct the channel and send it a test message."
+    return {"kind": "operator", "cause": "channel", "reason": reason, "channels": [each.slug for each in channels]}

@@ -56,6 +56,16 @@ class ChannelRow(NamedTuple):
     project: str
 
 
+class FailingChannel(NamedTuple):
+    """A channel at which alerts do not arrive, since when, and the error of one of them."""
+
+    id: int
+    project_id: int
+    slug: str
+    since: datetime
+    why: str | None
+
+
 class Claimed(NamedTuple):
     """One alert that is ours to send now. `secrets` are keys to be taken out of its words."""
 
@@ -220,25 +230,31 @@ class Outbox:
         """Queue what is open for channels that have no alert of it, because they were added later; how many."""
         return len(await self._planned("introduce", await self._maintained(now)))
 
-    async def revive(self, lanes: Sequence[int]) -> int:
-        """Queue again the dead openings of open incidents in channels that were changed, or work again (`lanes`)."""
-        return len(await self._planned("revive", list(lanes)))
+    async def revive(self) -> int:
+        """Unmark channels at which alerts arrive again, and queue again what they were not told; how many alerts.
+
+        What they were not told are the dead openings of open incidents, also in channels that were changed.
+        """
+        async with self.transaction() as connection:
+            lanes = [row["id"] for row in await connection.fetch(_SQL["working"])]
+            if lanes:
+                await connection.execute(_SQL["hurry"], lanes)
+            return len(await connection.fetch(_SQL["revive"], lanes))
 
     async def last_change(self) -> int:
         """The number of the last change of monitors and channels."""
         return int(await self._value("last_change"))
 
-    async def failing(self) -> list[asyncpg.Record]:
-        """Mark channels at which alerts do not arrive; those of which nobody was told within the last hour."""
-        return await self._planned("failing")
+    async def unreported(self, connection: Connection) -> list[FailingChannel]:
+        """Mark channels at which alerts do not arrive; all that are marked and not reported yet."""
+        await connection.execute(_SQL["mark_failing"])
+        return [FailingChannel(*row) for row in await connection.fetch(_SQL["unreported"])]
 
-    async def working(self) -> list[int]:
-        """Unmark channels at which alerts arrive again; their ids."""
-        return [row["id"] for row in await self._planned("working")]
-
-    async def report_failing(self, ids: Sequence[int], project_id: int, facts: dict[str, Any]) -> None:
+    async def report_failing(
+        self, connection: Connection, ids: Sequence[int], project_id: int, facts: dict[str, Any]
+    ) -> None:
         """An alert about these channels to the others of their project, or to the log where there is none."""
-        await self._execute("report_failing", list(ids), project_id, facts)
+        await connection.execute(_SQL["report_failing"], list(ids), project_id, facts)
 
     async def renew(self, alerts: Sequence[int], digests: Sequence[int], lease_s: float) -> None:
         """Keep what is still being sent."""

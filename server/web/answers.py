@@ -207,7 +207,7 @@ class ChannelAnswer(BaseModel):
     default: bool
     created_at: Instant
     updated_at: Instant
-    failing_since: Instant | None = Field(description="Since when alerts do not arrive. Null: they do.")
+    failing_since: Instant | None = Field(description="Since when the channel is marked as failing. Null: it is not.")
     failing_why: str | None
 
 

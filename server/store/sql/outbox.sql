@@ -35,6 +35,15 @@ and not exists (
     where o.monitor_id = a.monitor_id and o.incident = a.incident and o.lane = a.lane and o.id <> a.id
       and o.state not in ('dead', 'expired')))
 
+-- part: mark
+-- The channels of alerts that are `given_up` count as failing, in the statement that gives them up: a crash loses neither.
+marked as (
+  update channels c
+     set failing_since = clock_timestamp(), failing_why = g.error
+    from (select distinct on (lane) lane, error from given_up order by lane) as g
+   where c.id = g.lane and c.failing_since is null
+)
+
 -- part: secrets
 -- What may stand in a job's own words and must not be sent.
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
@@ -285,43 +294,63 @@ returning a.id
 -- Only a change of a monitor or a channel can bring a channel to an incident that is open already.
 select coalesce(max(rev), 0) from changes
 
--- name: failing
--- Channels at which alerts do not arrive: for three minutes none that was tried, or one that was given up just now.
--- Returned are those that the other channels of the project are to be told of, at most once an hour.
-with trouble as (
-  select a.lane, a.created_at as since, a.error as why, now() - interval '3 minutes' as unchanged_since from alerts a
-   where a.state = 'pending' and a.error is not null and a.created_at < now() - interval '3 minutes' and a.lane > 0
+-- name: mark_failing
+-- Channels at which retries do not help: an alert has waited for three minutes and nothing has arrived in that time, or
+-- an alert has waited for an hour. (Of alerts that were given up the statements that settle them take care.)
+with waiting as (
+  select lane, created_at, error from alerts where state = 'pending' and error is not null and lane > 0
   union all
-  select d.lane, d.created_at, d.error, now() - interval '3 minutes' from digests d
-   where d.state = 'pending' and d.error is not null and d.created_at < now() - interval '3 minutes' and d.lane > 0
-  union all
-  select a.lane, a.settled_at, a.error, a.settled_at from alerts a
-   where a.settled_at > now() - interval '1 minute' and a.state in ('dead', 'expired') and a.kind <> 'test'
-     and a.lane > 0
-), worst as (
-  select distinct on (t.lane) t.lane, t.since, t.why
-    from trouble t join channels c on c.id = t.lane and c.updated_at < t.unchanged_since
-   order by t.lane, t.since
-), marked as (
-  update channels c
-     set failing_since = worst.since, failing_why = worst.why
-    from worst
-   where c.id = worst.lane and c.failing_since is null
-  returning c.id, c.project_id, c.slug, c.failing_since, c.failing_why, c.failing_told_at
+  select lane, created_at, error from digests where state = 'pending' and error is not null and lane > 0
+), oldest as (
+  select distinct on (lane) lane, created_at, error from waiting order by lane, created_at
 )
-select * from marked where failing_told_at is null or failing_told_at < now() - interval '1 hour'
+update channels c
+   set failing_since = clock_timestamp(), failing_why = o.error
+  from oldest o
+ where c.id = o.lane and c.failing_since is null and c.updated_at < now() - interval '3 minutes'
+   and o.created_at < now() - interval '3 minutes'
+   and (o.created_at < now() - interval '1 hour'
+     or not exists (
+       select from alerts a
+        where a.lane = c.id and a.state = 'delivered' and a.settled_at > now() - interval '3 minutes'))
+
+-- name: unreported
+-- Failing channels that the other channels of the project are to be told of: once for each mark, and once an hour.
+select id, project_id, slug, failing_since, failing_why
+  from channels
+ where failing_since is not null
+   and (failing_told_at is null or (failing_told_at < failing_since and failing_told_at < now() - interval '1 hour'))
+   for update skip locked
 
 -- name: working
--- Channels at which an alert or a test has arrived since.
+-- Channels at which an alert or a test has arrived after the mark, while nothing was given up for a minute (or since the
+-- channel was changed) and nothing has waited for an hour. The mark has other conditions, so that it cannot come back
+-- until something else fails.
 update channels c set failing_since = null, failing_why = null
  where c.failing_since is not null
    and exists (
      select from alerts a
-      where a.lane = c.id and a.state = 'delivered' and a.settled_at > greatest(c.failing_since, now() - interval '1 minute')
-        and not exists (
-          select from alerts b
-           where b.lane = c.id and b.settled_at > a.settled_at and b.state in ('dead', 'expired')))
+      where a.lane = c.id and a.state = 'delivered'
+        and a.settled_at > greatest(c.failing_since, now() - interval '10 minutes'))
+   and not exists (
+     select from alerts a
+      where a.lane = c.id and a.state in ('dead', 'expired')
+        and a.settled_at > greatest(c.updated_at, now() - interval '1 minute'))
+   and not exists (
+     select from alerts a
+      where a.lane = c.id and a.state = 'pending' and a.error is not null and a.created_at < now() - interval '1 hour')
 returning c.id
+
+-- name: hurry
+-- Retries in channels that work again wait no longer.
+with gathered as (
+  update digests set next_attempt_at = clock_timestamp()
+   where lane = any ($1::integer[]) and state = 'pending' and claimed_by is null and attempts > 0
+     and next_attempt_at > now()
+)
+update alerts set next_attempt_at = clock_timestamp()
+ where lane = any ($1::integer[]) and state = 'pending' and digest_id is null and claimed_by is null and attempts > 0
+   and next_attempt_at > now()
 
 -- name: report_failing
 -- To the other default channels of the project ($2) that work, else to any that work, else to the log.
@@ -383,13 +412,20 @@ update digests
 -- name: settle
 -- What became of attempts, in bulk. What was delivered is delivered, also where the claim was lost meanwhile: that saves
 -- the second copy if the other has not sent yet. `pending` is a retry after so many seconds.
-update alerts a
-   set state = s.state, error = s.error, claimed_by = null,
-       settled_at = case when s.state <> 'pending' then clock_timestamp() end,
-       next_attempt_at = case when s.state = 'pending' then clock_timestamp() + s.wait_s * interval '1 second'
-                              else a.next_attempt_at end
-  from unnest($1::bigint[], $2::text[], $3::float8[], $4::text[]) as s (id, state, wait_s, error)
- where a.id = s.id and a.state = 'pending' and (a.claimed_by = $5 or s.state = 'delivered')
+with settled as (
+  update alerts a
+     set state = s.state, error = s.error, claimed_by = null,
+         settled_at = case when s.state <> 'pending' then clock_timestamp() end,
+         next_attempt_at = case when s.state = 'pending' then clock_timestamp() + s.wait_s * interval '1 second'
+                                else a.next_attempt_at end
+    from unnest($1::bigint[], $2::text[], $3::float8[], $4::text[]) as s (id, state, wait_s, error)
+   where a.id = s.id and a.state = 'pending' and (a.claimed_by = $5 or s.state = 'delivered')
+  returning a.lane, a.kind, a.state, a.error
+), given_up as (
+  select lane, error from settled where state in ('dead', 'expired') and kind <> 'test'
+),
+-- include: mark
+select count(*) from settled
 
 -- name: release
 -- An orderly stop: what was not finished may be taken by another at once.
@@ -402,10 +438,14 @@ update alerts set claimed_by = null, next_attempt_at = clock_timestamp()
 
 -- name: expire
 -- News that is too old is none. (What is being sent just now is left to its attempt.)
-update alerts a
-   set state = 'expired', settled_at = clock_timestamp(), error = coalesce(a.error, 'was not delivered in time')
- where a.state = 'pending' and a.digest_id is null and a.claimed_by is null and a.expires_at < now()
-returning coalesce((select c.kind from channels c where c.id = a.channel_id), 'log') as kind
+with given_up as (
+  update alerts a
+     set state = 'expired', settled_at = clock_timestamp(), error = coalesce(a.error, 'was not delivered in time')
+   where a.state = 'pending' and a.digest_id is null and a.claimed_by is null and a.expires_at < now()
+  returning a.lane, a.error
+),
+-- include: mark
+select coalesce(c.kind, 'log') as kind from given_up g left join channels c on c.id = g.lane
 
 -- name: attach
 -- A digest of the never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it,
@@ -557,13 +597,19 @@ returning d.id, d.lane, d.kind, d.attempts, d.alerts, d.closes, d.facts,
 
 -- name: settle_digest
 -- The digest's own row.
-update digests d
-   set state = $2, error = $4, claimed_by = null,
-       settled_at = case when $2 <> 'pending' then clock_timestamp() end,
-       next_attempt_at = case when $2 = 'pending' then clock_timestamp() + $3::float8 * interval '1 second'
-                              else d.next_attempt_at end
- where d.id = $1 and d.state = 'pending' and (d.claimed_by = $5 or $2 = 'delivered')
-returning d.id
+with settled as (
+  update digests d
+     set state = $2, error = $4, claimed_by = null,
+         settled_at = case when $2 <> 'pending' then clock_timestamp() end,
+         next_attempt_at = case when $2 = 'pending' then clock_timestamp() + $3::float8 * interval '1 second'
+                                else d.next_attempt_at end
+   where d.id = $1 and d.state = 'pending' and (d.claimed_by = $5 or $2 = 'delivered')
+  returning d.id, d.lane, d.state, d.error
+), given_up as (
+  select lane, error from settled where state in ('dead', 'expired')
+),
+-- include: mark
+select id from settled
 
 -- name: settle_members
 -- And its members, in the same transaction. As many as fifty thousand: this has a time-out of its own.

@@ -1,0 +1,193 @@
+"""A channel at which alerts do not arrive: the mark, the report to other channels, and how it works again.
+
+The steps run one by one, and what time would do is written into the rows.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.deliver.courier import Courier
+from server.deliver.messages import Scribe
+from server.store.outbox import Outcome, Wanted
+from tests.harness import Behaviour, Receiver
+from tests.outbox_scene import Scene
+from tests.test_courier_crashes import dies, process
+
+SCRIBE = Scribe("abcd1234", "https://beat.example.org")
+
+
+@pytest.fixture
+async def bad(world: Scene) -> int:
+    """A channel that nobody has changed for an hour; the server's log is the other channel of the project."""
+    id = await world.channel("bad", "webhook", url="http://127.0.0.1:9", digest=False)
+    await world.pool.execute("update channels set updated_at = now() - interval '1 hour'")
+    return id
+
+
+@contextlib.asynccontextmanager
+async def catching_up(world: Scene) -> AsyncIterator[Courier]:
+    async with world.courier(start=False) as courier:
+        yield courier
+
+
+async def settle(courier: Courier, lane: int, state: str, error: str | None = None, incident: int = 1) -> int:
+    """One alert, claimed and settled as the courier does it."""
+    id = await Scene(courier.outbox._pool).alert(lane, 1, incident)
+    [row] = await courier.outbox.claim([Wanted(lane, 0, 1, 0, True)], 10)
+    assert row.id == id
+    await courier.outbox.settle([Outcome(id, state, 600.0, error)])
+    return id
+
+
+async def is_failing(world: Scene) -> bool:
+    return bool(await world.pool.fetchval("select failing_since is not null from channels where slug = 'bad'"))
+
+
+async def reports(world: Scene) -> int:
+    count: int = await world.pool.fetchval("select count(*) from alerts where kind = 'operator'")
+    return count
+
+
+async def later(world: Scene, minutes: int) -> None:
+    """Everything that has happened was that long ago."""
+    ago = f"interval '{minutes} minutes'"
+    await world.pool.execute(
+        f"update alerts set created_at = created_at - {ago}, settled_at = settled_at - {ago} where kind <> 'operator'"
+    )
+    await world.pool.execute(
+        f"update channels set failing_since = failing_since - {ago}, failing_told_at = failing_told_at - {ago}"
+    )
+
+
+@pytest.mark.parametrize("digests", [False, True])
+async def test_an_alert_that_was_given_up_is_reported_by_whichever_courier_comes_next(
+    world: Scene, database_url: str, digests: bool
+) -> None:
+    async with Receiver(Behaviour(status=410)) as receiver:
+        channel = await world.channel("bad", "webhook", url=receiver.url)
+        await world.pool.execute("update channels set updated_at = now() - interval '1 hour'")
+        await (world.alerts(channel, 20) if digests else world.alert(channel))
+        async with process(database_url, "digest settled" if digests else "settled") as first:
+            await dies(first)
+        assert (await world.states())["dead"] == (20 if digests else 1)
+        await later(world, 10)
+        async with catching_up(world) as courier:
+            await courier.repeats.catch_up(SCRIBE)
+    assert await is_failing(world) and await reports(world) == 1
+
+
+async def test_what_expired_is_reported_by_whichever_courier_comes_next(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        await settle(courier, bad, "pending", "no answer")
+        await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
+        assert await courier.outbox.expire() == ["webhook"]
+        await later(world, 10)
+        await courier.repeats.catch_up(SCRIBE)
+        assert await is_failing(world) and await reports(world) == 1
+
+
+async def test_a_channel_that_was_marked_and_not_reported_is_reported(world: Scene, bad: int) -> None:
+    """The process died between the two, or the hour of the last report was not over."""
+    await world.pool.execute("update channels set failing_since = now() - interval '5 minutes' where id = $1", bad)
+    async with catching_up(world) as courier:
+        for _ in range(3):
+            await courier.repeats.catch_up(SCRIBE)
+            assert await reports(world) == 1
+        # Marked again within the hour: reported when the hour is over, if it still fails.
+        await world.pool.execute(
+            "update channels set failing_since = now(), failing_told_at = now() - interval '50 minutes' where id = $1",
+            bad,
+        )
+        await courier.repeats.catch_up(SCRIBE)
+        assert await reports(world) == 1
+        await later(world, 11)
+        await courier.repeats.catch_up(SCRIBE)
+        assert await reports(world) == 2
+
+
+async def test_a_mark_and_its_report_are_one(world: Scene, bad: int) -> None:
+    """A process that dies while it writes the report leaves the report to the next one."""
+    await world.pool.execute("update channels set failing_since = now() where id = $1", bad)
+    async with catching_up(world) as courier:
+        with pytest.raises(ZeroDivisionError):
+            async with courier.outbox.transaction() as connection:
+                rows = await courier.outbox.unreported(connection)
+                await courier.outbox.report_failing(connection, [row.id for row in rows], 1, {"reason": "x"})
+                raise ZeroDivisionError
+        assert await reports(world) == 0
+        await courier.repeats.catch_up(SCRIBE)
+        assert await reports(world) == 1
+
+
+async def test_a_channel_that_takes_some_alerts_and_refuses_others_keeps_one_mark(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        await settle(courier, bad, "delivered", incident=1)
+        await settle(courier, bad, "dead", "400", incident=2)
+        await settle(courier, bad, "delivered", incident=3)
+        since = await world.pool.fetchval("select failing_since from channels where id = $1", bad)
+        assert since is not None, "marked together with the end of the alert"
+        for _ in range(5):
+            await courier.repeats.catch_up(SCRIBE)
+            assert await world.pool.fetchval("select failing_since from channels where id = $1", bad) == since
+        await later(world, 2)  # since then nothing was given up, and the third has arrived after the mark
+        for _ in range(5):
+            await courier.repeats.catch_up(SCRIBE)
+            assert not await is_failing(world)
+        assert await reports(world) == 1
+
+
+async def test_only_what_arrives_after_the_mark_removes_it(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        await settle(courier, bad, "pending", "no answer", incident=1)
+        await world.pool.execute("update alerts set created_at = now() - interval '10 minutes'")
+        await settle(courier, bad, "delivered", incident=2)
+        await courier.repeats.catch_up(SCRIBE)
+        assert not await is_failing(world), "something has arrived within three minutes"
+        await later(world, 4)
+        for _ in range(5):
+            await courier.repeats.catch_up(SCRIBE)
+            assert await is_failing(world)
+        await settle(courier, bad, "delivered", incident=3)
+        for _ in range(5):
+            await courier.repeats.catch_up(SCRIBE)
+            assert not await is_failing(world)
+        waits = "select next_attempt_at > now() from alerts where state = 'pending' and kind <> 'operator'"
+        assert await world.pool.fetchval(waits) is False, "what waits for a retry is tried at once"
+
+
+async def test_one_alert_that_fails_for_an_hour_marks_a_channel_that_takes_the_others(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        stuck = await settle(courier, bad, "pending", "500", incident=1)
+        await world.pool.execute("update alerts set created_at = now() - interval '61 minutes'")
+        await settle(courier, bad, "delivered", incident=2)
+        await courier.repeats.catch_up(SCRIBE)
+        assert await is_failing(world) and await reports(world) == 1
+        await settle(courier, bad, "delivered", incident=3)
+        for _ in range(3):
+            await courier.repeats.catch_up(SCRIBE)
+            assert await is_failing(world)
+        await courier.outbox.settle([Outcome(stuck, "delivered")])
+        await courier.repeats.catch_up(SCRIBE)
+        assert not await is_failing(world)
+
+
+async def test_a_channel_that_works_again_and_what_it_is_told_are_one(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        dead = await settle(courier, bad, "dead", "410", incident=1)
+        await world.incidents(1)
+        await later(world, 2)
+        await courier.repeats.catch_up(SCRIBE)
+        await settle(courier, bad, "delivered", incident=2)
+        assert await courier.outbox.revive() == 1
+        assert (await world.row(dead))["state"] == "pending" and not await is_failing(world)
+
+
+async def test_a_test_that_fails_marks_nothing(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        id = await world.alert(bad, None, None, "test")
+        await courier.outbox.claim_tests(1, 10)
+        await courier.outbox.settle([Outcome(id, "dead", 0.0, "410")])
+        await courier.repeats.catch_up(SCRIBE)
+        assert not await is_failing(world) and await reports(world) == 0
