@@ -452,7 +452,8 @@ select coalesce(c.kind, 'log') as kind from given_up g left join channels c on c
 -- together with what follows about the same incidents ($4; it would stand behind them for ever). The body follows in the
 -- same transaction. $5: resolves too. $6: `all`; `rest`: without urgent ones, which go alone; `over`: only openings whose
 -- incident is over, which the others include. Of monitors with an explicit failure at most $7, so that the message can
--- name each; `left` says whether there are more.
+-- name each; `left` says whether there are more. (`+ 0` and `offset 0` make the planner look up each incident by itself:
+-- before the first statistics of a storm it would compare all alerts with all.)
 with ready as (
   select a.id, a.monitor_id, a.incident, a.lane, a.next_attempt_at
     from alerts a
@@ -479,9 +480,13 @@ with ready as (
 ), picked as (
   select * from judged r where not r.explicit or exists (select from failing f where f.monitor_id = r.monitor_id)
 ), following as (
-  select b.id from picked p
-    join alerts b on b.monitor_id = p.monitor_id and b.incident = p.incident and b.lane = p.lane and b.id <> p.id
-   where $4 and b.state = 'pending' and b.digest_id is null and b.attempts = 0
+  select f.id from picked p
+   cross join lateral (
+     select b.id from alerts b
+      where b.monitor_id = p.monitor_id and b.incident = p.incident and b.lane = p.lane and b.id <> p.id
+        and b.state = 'pending' and b.digest_id + 0 is null and b.attempts = 0
+     offset 0) as f
+   where $4
 ), every as (
   select id from picked union select id from following
 ), made as (
