@@ -191,3 +191,19 @@ async def test_a_test_that_fails_marks_nothing(world: Scene, bad: int) -> None:
         await courier.outbox.settle([Outcome(id, "dead", 0.0, "410")])
         await courier.repeats.catch_up(SCRIBE)
         assert not await is_failing(world) and await reports(world) == 0
+
+
+async def test_a_new_alert_is_behind_few_of_those_that_a_repaired_channel_gets(world: Scene) -> None:
+    async with Receiver() as receiver:
+        channel = await world.channel("bad", "webhook", url=receiver.url, digest=False, per_minute=60)
+        await world.alerts(channel, 100)
+        await world.incidents(*range(1, 101))
+        await world.pool.execute(
+            "update alerts set state = 'dead', attempts = 3, settled_at = now() - interval '1 minute'"
+        )
+        async with world.courier():
+            await receiver.wait_count(1)
+            await world.alert(channel, 999)
+            new = await receiver.wait_for(lambda r: r.json["data"]["monitor"] == "job-999")
+        # Five at once when the channel is fresh, then at most four retries before it, and what its rate still allows.
+        assert receiver.requests.index(new) <= 15

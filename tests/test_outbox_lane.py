@@ -5,8 +5,10 @@ import pytest
 from server.deliver.lane import (
     BACKOFF_S,
     BURST_MAX,
+    BURST_REFILL_S,
     DIGEST_GAPS_S,
     IN_FLIGHT_MAX,
+    RETRIES_MAX,
     URGENT_GAPS_S,
     Lane,
     Plan,
@@ -165,6 +167,40 @@ def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) ->
     assert plan(lane, 5, 3, 3) == Plan()
     lane.ended(6, failed=False)
     assert not lane.suspect and plan(lane, 6, 0, 3) == Plan(again=3)
+
+
+@pytest.mark.parametrize("per_minute", [1, 2, 20, 60, 6_000])
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("waiting", [{"fresh": 1}, {"fresh": MANY}, {"fresh": 0, "urgent": 1}])
+def test_a_first_attempt_is_behind_few_retries_however_many_wait(
+    per_minute: int, digests: bool, works: bool, waiting: dict[str, int]
+) -> None:
+    lane = lane_for(per_minute, digests, proven=works)
+    step_s = max(BURST_REFILL_S, 30 / per_minute)
+    retries, most, firsts = 0, 0, 0
+    for now in (n * step_s for n in range(1_000)):
+        done = plan(lane, now, again=50, **waiting)
+        gathers = now < lane.gather.until  # first attempts wait for the next digest
+        lane.began(now, urgent=done.urgent, singles=done.fresh, retries=done.again, digest=done.digest)
+        while lane.in_flight:
+            lane.ended(now, failed=not works)
+        if done.urgent or done.fresh or done.digest:
+            firsts, retries = firsts + 1, 0
+        elif not gathers:
+            retries += done.again
+            most = max(most, retries)
+    assert most <= RETRIES_MAX and firsts > 20
+
+
+def test_retries_go_on_while_first_attempts_wait_for_a_digest(lane: Lane) -> None:
+    lane.began(0, digest="rest")
+    finish(lane, 0)
+    for _ in range(5):
+        assert plan(lane, 1, MANY, 50) == Plan(again=IN_FLIGHT_MAX)
+        lane.began(1, retries=IN_FLIGHT_MAX)
+        finish(lane, 1)
+    assert plan(lane, DIGEST_GAPS_S[0], MANY, 50) == Plan(digest="rest")
 
 
 def test_the_rate_holds_for_everything() -> None:

@@ -19,6 +19,9 @@ BURST_MAX = 5
 BURST_REFILL_S = 2.0
 DIGEST_GAPS_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 URGENT_GAPS_S = (5.0, 10.0)
+GATHERED = ("all", "rest", "over")  # first attempts of a digest
+# A channel that works again may have thousands of retries. While a first attempt may go, at most so many go before it.
+RETRIES_MAX = 4
 IN_FLIGHT_MAX = 4  # attempts at once in one lane; one where the last failed, or nothing is known to arrive
 # Waits after the first, second, … failure in a row; the real one is drawn between nothing and this (full jitter).
 BACKOFF_S = (5.0, 15.0, 45.0, 120.0, 300.0, 600.0, 900.0)
@@ -105,6 +108,7 @@ class Lane:
     failures: int = 0  # in a row
     blocked_until: float = 0.0
     _also_failing: int = 0  # attempts that were under way when another failed: theirs is the same failure
+    _retried: int = 0  # retries since the last first attempt
     gather: Gaps = field(default_factory=Gaps)
     urgent_gather: Gaps = field(default_factory=Gaps)
 
@@ -140,33 +144,49 @@ class Lane:
         """What to do with so many that may go; each is counted up to BURST_MAX + 1 or more."""
         if self.ready_at(now) > now:
             return NOTHING
+        urgent, fresh, digest = self._first(now, waiting)
+        again = waiting.again
+        if urgent or fresh or digest:
+            again = min(again, max(0, RETRIES_MAX - self._retried))
         room = min(self.free, self.rate.left(now))
-        again = min(waiting.again, room) if self.suspect else 0  # whatever failed shows best whether it works again
+        if self.suspect:  # whatever failed shows best whether it works again
+            again = min(again, room)
+            urgent = min(urgent, room - again)
+        else:
+            urgent = min(urgent, room)
+            again = min(again, room - urgent) if digest != "all" else 0
+        room -= urgent + again
+        if digest == "all":
+            return Plan(again=again, digest="all" if room > 0 else "")
+        # What is not urgent leaves one message of the rate to what is.
+        room = min(room, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
+        if room <= 0:
+            return Plan(urgent, 0, again)
+        return Plan(urgent, min(fresh, room - (digest == "over")), again, digest)
+
+    def _first(self, now: float, waiting: Due) -> tuple[int, int, Literal["", "all", "rest", "over"]]:
+        """Which first attempts may go, if there is room: urgent alerts, others, a digest."""
         if self.combines:  # what is over goes with the next digest
             urgent, fresh = waiting.urgent - waiting.urgent_over, waiting.fresh - waiting.fresh_over
         else:
             urgent, fresh = waiting.urgent, waiting.fresh
-        if self.digests:
-            if waiting.urgent > BURST_MAX and now >= self.urgent_gather.until and room > again:
-                return Plan(again=again, digest="all")
-            urgent = min(urgent, self.urgent_burst.left(now)) if waiting.urgent <= BURST_MAX else 0
-            if urgent and now >= self.urgent_gather.until:
-                self.urgent_gather.index = 0  # a gap has passed with few: the storm is over
-        urgent = min(urgent, room - again)
-        if not self.suspect:
-            again = min(waiting.again, room - urgent)
-        # What is not urgent leaves one message of the rate to what is.
-        room = min(room - urgent - again, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
         if not self.digests:
-            return Plan(urgent, max(0, min(fresh, room)), again)
-        if now < self.gather.until or room <= 0:
-            return Plan(urgent, 0, again)
+            return urgent, fresh, ""
+        if waiting.urgent > BURST_MAX:
+            if now >= self.urgent_gather.until:
+                return 0, 0, "all"
+            urgent = 0
+        urgent = min(urgent, self.urgent_burst.left(now))
+        if urgent and now >= self.urgent_gather.until:
+            self.urgent_gather.index = 0  # a gap has passed with few: the storm is over
+        if now < self.gather.until:
+            return urgent, 0, ""
         if waiting.fresh > BURST_MAX:
-            return Plan(urgent, 0, again, "rest")
+            return urgent, 0, "rest"
         over = self.combines and waiting.urgent_over + waiting.fresh_over > 0
         if fresh and not over:
             self.gather.index = 0
-        return Plan(urgent, min(fresh, room - over, self.burst.left(now)), again, "over" if over else "")
+        return urgent, min(fresh, self.burst.left(now)), "over" if over else ""
 
     def began(self, now: float, urgent: int = 0, singles: int = 0, retries: int = 0, digest: str = "") -> None:
         """So many attempts are under way. `digest`: as in Plan, or `again` for one that was gathered before."""
@@ -174,10 +194,14 @@ class Lane:
         self.in_flight += count
         self.rate.left(now)
         self.rate.take(count)
+        if urgent or singles or digest in GATHERED:
+            self._retried = 0
+        else:
+            self._retried += count
         for bucket, used in ((self.burst, singles), (self.urgent_burst, urgent)):
             bucket.left(now)
             bucket.take(used)
-        if self.gaps and digest in ("all", "rest", "over"):
+        if self.gaps and digest in GATHERED:
             self.gather.began(now, DIGEST_GAPS_S)
         if self.gaps and digest == "all":
             self.urgent_gather.began(now, URGENT_GAPS_S)
