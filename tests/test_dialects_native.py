@@ -1,5 +1,7 @@
 """The native protocol: where a signal may stand, what a body is taken for, and what is refused with which sentence."""
 
+import gzip
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +13,11 @@ from server.ingest import native
 from server.ingest.fields import Said, read_fields
 from server.ingest.ids import canonical_run
 from server.ingest.reading import Key, Outcome, Reading, Refusal, Request
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 KEY = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 FORM = "application/x-www-form-urlencoded"
@@ -163,6 +170,27 @@ def test_text_is_a_message_but_none_that_says_a_failure() -> None:
     assert ping("", '{"stage": "production"}', "text/plain") == Ping(message='{"stage": "production"}')
     for said in ('{"status": "fail"}', '{"status": "weird"}', '{"exitCode": 3}', '{"ok": false}'):
         assert "declare it as application/json" in refusal("", said, "text/plain;charset=UTF-8")
+    for kind in ("text/plain", "text/html", "application/octet-stream", "application/javascript"):
+        for said in ("status=fail&message=m", "rc=3", "status=start", "'status=fail'"):
+            assert "declare it as application/x-www-form" in refusal("", said, kind), (said, kind)
+        for said in ('{"status": "fail"}', "status: failed", "failed", '{"status": "fail",}'):
+            assert refusal("", said, kind), (said, kind)
+        for said in (
+            "status=ok",
+            "rows=3&x=4",
+            "3 files copied, 0 failed",
+            "failed to lock, tried again, ok",
+            '{"a": 1}',
+        ):
+            assert ping("", said, kind) == Ping(message=said), (said, kind)
+
+
+def test_a_packed_body_says_its_coding_or_nothing() -> None:
+    for body in (gzip.compress(b"status=fail"), zstd.compress(b"status=fail")):
+        for kind in (FORM, "", "application/gzip", "application/octet-stream", "text/plain"):
+            refused = send("", body, kind, "POST")
+            assert isinstance(refused, Refusal) and refused.status == 415 and "Content-Encoding: " in refused.reason
+        assert send("/fail", body, FORM, "POST")[1].signal == "fail"
 
 
 def test_a_form_that_says_more_than_we_read_is_heard_where_the_path_says_nothing() -> None:

@@ -455,8 +455,12 @@ async def test_addresses_as_scripts_write_them(served):
         (f"{PATH}%0D/start%0D%0A?stage=extract%0D", ("start", "extract", None)),
         (f"{PATH}/fail?message=disk full on db1", ("fail", None, "disk full on db1")),
         (f"/ping/{KEY}?state=fail&msg=a b", ("fail", None, None)),
+        (f"{PATH}/fail?message=Datenträger\tvoll", ("fail", None, "Datenträger\tvoll")),
+        (f"{PATH}?stage=größe&status=fail", ("fail", "größe", None)),
+        (get(f"{PATH}/fail?message=Datenträger voll").encode("latin-1"), ("fail", None, "Datenträger voll")),
+        (f"/api/push/{KEY}?status=down&msg=日本", ("fail", None, "日本")),
     ):
-        assert (await ask(served, get(path))).status == 200, path
+        assert (await ask(served, path if isinstance(path, bytes) else get(path))).status == 200, path
         assert (await served.rows("signal, stage, message"))[-1] == said, path
     async with connected(served) as client:
         client.send(get(f"{PATH}/fail?message=a b") + get(f"{PATH}/start"))

@@ -12,6 +12,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from server.ingest import wire
@@ -32,7 +33,9 @@ WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
 _ONCE = ONCE_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
-_spaced_target = re.compile(rb"/[!-\"$->@-~]*\?[ -\"$-~\x80-\xff]*").fullmatch
+_unencoded_target = re.compile(rb"/[!-\"$->@-~\x80-\xff]*(?:\?[\t -\"$-~\x80-\xff]*)?").fullmatch
+_unencoded = re.compile(rb"[\t \x80-\xff]").search
+_encode = partial(re.compile(rb"[\t \x80-\xff]").sub, lambda found: b"%%%02X" % ord(found[0]))
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
@@ -207,10 +210,10 @@ class Connection(asyncio.Protocol):
         return self._take_head()
 
     def _mended(self, raw: bytes) -> bytes:
-        """The head; where its target is a ping with spaces in the query, these as `%20`.
+        """The head; where its target is a ping with bytes that should be encoded, these as `%20` or `%C3`.
 
-        Small HTTP clients and scripts send a message as it is, and every reader of HTTP refuses such a request line.
-        Only the query is touched, so that nobody can make another path of it.
+        curl, small HTTP clients and scripts send a message as it is, and other readers of HTTP refuse such a request
+        line. White space is encoded only in the query, so that nobody can make another path of it.
         """
         line, end, rest = raw.partition(b"\r\n")
         start, _, version = line.rpartition(b" ")  # no search for where the target ends: that could cost its square
@@ -219,14 +222,14 @@ class Connection(asyncio.Protocol):
             len(line) > LINE_BYTES_MAX
             or version not in (b"HTTP/1.1", b"HTTP/1.0")
             or method not in (b"GET", b"HEAD", b"POST")
-            or b" " not in target
-            or _spaced_target(target) is None
+            or _unencoded(target) is None
+            or _unencoded_target(target) is None
         ):
             return raw
         path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
         if self.door.route(one_slash(path), query) is None:
             return raw
-        return b"%b %b %b%b%b" % (method, target.replace(b" ", b"%20"), version, end, rest)
+        return b"%b %b %b%b%b" % (method, _encode(target), version, end, rest)
 
     def _take_head(self) -> bool:
         head = self._head

@@ -8,8 +8,9 @@ and `curl -d "$output"` declares every body a form. If neither does, the body is
 - JSON (also `text/json` and `…+json`): an object of parameters, else 400;
 - none, or a form: an object of parameters if it is JSON, and a form if every name in it is one of ours. Other names may
   stand beside an outcome: `status=fail&host=db1` is no success. Anything else is the message;
-- text, or data of another kind: the message;
-- XML, YAML, multipart forms and other formats for structured data: 415, because their outcome is not read.
+- text, or data of another kind: the message, but 400 if it has parameters that say anything but a success;
+- XML, YAML, multipart forms and other formats for structured data: 415, because their outcome is not read. So is
+  a body that is packed with gzip or zstd without a Content-Encoding.
 An object with none of our names is the message too, unless something in it says a failure, which is refused with 400.
 So is text that looks like JSON, XML or `name: value` and says one outright; lines of a log, as in `[INFO] status: 200`
 or `ok=2 changed=0 failed=0`, are the message.
@@ -67,7 +68,9 @@ _is_unread = re.compile(
     r"|multipart/.*"
 ).fullmatch
 _is_name = re.compile(r"['\"]?[\w.%\[\]-]{1,60}").fullmatch
-_UNDECLARED = ("", "application/x-www-form-urlencoded")
+_FORM = "application/x-www-form-urlencoded"
+_UNDECLARED = ("", _FORM)
+_PACKED = ((b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 # A name and a value in something that looks like JSON, XML or a list of names and values.
 _pairs_in = re.compile(
     r"([A-Za-z][\w-]{1,30})[\"']?\s{0,3}[:=>]\s{0,3}[\"']?([\w+-]{1,40}(?: (?i:ok|out|kill|killed)\b)?)"
@@ -144,6 +147,8 @@ def _with_body(
         return _reading(address, read_fields(pairs, signal, exit_code, message), signal, *notes)
     if request.fault is not None:
         return request.fault
+    if packed := next((coding for mark, coding in _PACKED if request.body.startswith(mark)), None):
+        return Refusal(415, f"the body is packed: say Content-Encoding: {packed}, or say the outcome in the path")
     sent = _parameters(kind, body, request.whole_bytes)
     if isinstance(sent, Refusal):
         return sent
@@ -180,11 +185,14 @@ def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str,
         if looks_like_json:
             return _undeclared(body)
         return _form(body)
-    if kind == "text/plain" and looks_like_json and not isinstance(sent := _undeclared(body), Refusal):
-        # The body is text, so it says nothing; but then it must not say a failure either.
-        said = None if sent is None else read_fields(sent)
-        if said is not None and (isinstance(said, Refusal) or said.ping.signal == "fail"):
-            return Refusal(400, "the body is declared as text and has parameters: declare it as application/json")
+    # The body is text or data, so it says nothing; but then it must not say anything but a success either.
+    sent = _undeclared(body) if looks_like_json else _form(body)
+    if sent is None or isinstance(sent, Refusal):
+        return sent
+    said = read_fields(sent)
+    if isinstance(said, Refusal) or said.ping.signal != "success":
+        declared = "application/json" if looks_like_json else _FORM
+        return Refusal(400, f"the body is declared as {kind} and has parameters: declare it as {declared}")
     return None
 
 
