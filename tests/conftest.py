@@ -38,6 +38,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Otherwise the long files do: a file is one process's, and one that begins last is waited for by all.
     """
+    if config.getoption("--model-cases") is not None:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))  # a campaign takes as long as it takes
     if config.getoption("--within") is not None:
         items.sort(key=_cost)
     else:
