@@ -131,22 +131,6 @@ async def the_leader_dies(world: World, chance: random.Random, fault: Fault) -> 
     await base.is_synchronous()
 
 
-@fault(
-    "F32",
-    "Patroni and Postgres of the leader are frozen until the replica is promoted; then they continue",
-    fits=managed,
-)
-async def the_leader_hangs(world: World, chance: random.Random, fault: Fault) -> None:
-    base = _patroni(world)
-    leader = await base.leader()
-    began = time.monotonic()
-    with stopped(base.processes(leader)):
-        await base.has_leader(other_than=leader)
-        fault.said["promoted_s"] = time.monotonic() - began
-        await _failed_over(world, fault)
-    await base.is_synchronous()
-
-
 @fault("F32", "a planned switchover by Patroni", fits=managed, likely=2)
 async def the_leader_is_switched(world: World, chance: random.Random, fault: Fault) -> None:
     base = _patroni(world)
