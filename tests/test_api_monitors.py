@@ -193,6 +193,22 @@ async def test_lists_come_in_pages_and_can_be_narrowed(api: Api) -> None:
         assert answer.status == 422 and answer.body["errors"], wrong
 
 
+async def test_a_list_that_changes_while_it_is_read_shows_what_stays_once(api: Api) -> None:
+    await api("POST", "/apply", {"monitors": {f"m{n:02}": {"every": "1h"} for n in range(24)}})
+    found, cursor = [], ""
+    while True:
+        page = (await api("GET", f"/monitors?limit=7{cursor}")).body
+        found += [monitor["slug"] for monitor in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = "&cursor=" + page["next_cursor"]
+        if len(found) == 7:  # what was shown, what would be shown next, and one that comes
+            for slug in ("m06", "m07"):
+                assert (await api("DELETE", f"/monitors/{slug}")).status == 204
+            assert (await api("PUT", "/monitors/m03-new", {"every": "1h"})).status == 201
+    assert found == [f"m{n:02}" for n in range(24) if n != 7]
+
+
 async def test_pings_come_newest_first_with_all_they_said(api: Api) -> None:
     await api("PUT", "/monitors/a", {})
     at = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
@@ -286,6 +302,8 @@ async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, mo
     badges = f"/badges/{project['badge_key']}"
     badge = await api("GET", f"{badges}/b.svg", key=None)
     assert badge.headers["Content-Type"].startswith("image/svg+xml") and ">up</text>" in badge.body
+    as_json = await api("GET", f"{badges}/b.json", key=None)
+    assert badge.headers["Cache-Control"] == as_json.headers["Cache-Control"] == "no-store", "a cache would show it up"
     assert (await api("GET", f"{badges}/a.json", key=None)).body["message"] == "late"
     assert (await api("GET", f"{badges}/tags/db.json", key=None)).body["message"] == "1 of 2 late"
     assert (await api("GET", f"{badges}/tags/web.json", key=None)).body["message"] == "up"

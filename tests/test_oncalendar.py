@@ -17,13 +17,24 @@ from tests.scene import Scene
 BEGIN = to_micros(datetime(2026, 11, 30, tzinfo=UTC))
 
 
-def slots(text, count=6):
+def slots(text, count=6, begin=BEGIN):
     """The first slots of an expression."""
-    found, at, times = calendar("oncalendar", check_oncalendar(text), "UTC"), BEGIN, []
+    found, at, times = calendar("oncalendar", check_oncalendar(text), "UTC"), begin, []
     while len(times) < count:
         at = found.next_after(at)
         times.append(at)
     return times
+
+
+def slots_of_systemd(text, count=6, begin=datetime(2026, 11, 30, tzinfo=UTC)):
+    """The same as systemd itself computes them."""
+    told = subprocess.run(
+        [needs("systemd-analyze"), "calendar", f"--iterations={count}", f"--base-time={begin:%F %T} UTC", text],
+        env={"TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    times = re.findall(r"(?:Next elapse|Iter\. #\d+|Iteration #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", told)
+    assert len(times) == count, told
+    return [to_micros(datetime.fromisoformat(each).replace(tzinfo=UTC)) for each in times]
 
 
 @pytest.mark.parametrize(
@@ -35,13 +46,30 @@ def slots(text, count=6):
     ],
 )  # fmt: skip
 def test_shorthands_are_those_of_systemd(word):
-    told = subprocess.run(
-        [needs("systemd-analyze"), "calendar", "--iterations=6", "--base-time=2026-11-30 00:00:00 UTC", word],
-        env={"TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    times = re.findall(r"(?:Next elapse|Iter\. #\d+|Iteration #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", told)
-    assert len(times) == 6, told
-    assert slots(word) == [to_micros(datetime.fromisoformat(each).replace(tzinfo=UTC)) for each in times]
+    assert slots(word) == slots_of_systemd(word)
+
+
+@pytest.mark.parametrize(
+    ("zone", "days"),
+    [
+        ("Europe/Berlin", ("2026-03-28", "2026-10-24")),
+        ("Europe/Dublin", ("2026-03-28", "2026-10-24")),
+        ("Asia/Beirut", ("2026-03-28", "2026-10-24")),
+        ("America/Santiago", ("2026-09-05", "2027-04-03")),
+        ("Africa/Casablanca", ("2026-02-14", "2026-03-21")),
+        ("Australia/Lord_Howe", ("2026-10-03", "2027-04-03")),
+        ("Pacific/Chatham", ("2026-09-26", "2027-04-03")),
+    ],
+)
+def test_slots_around_a_change_of_the_clocks_are_those_of_systemd(zone, days):
+    for text, count in (
+        *(("*-*-* 02:30:00", 6), ("daily", 6), ("Sun 02:15", 6), ("*-*-1/5 02:30", 6), ("Mon..Fri 00:00", 6)),
+        *(("hourly", 60), ("*-*-* *:00/20", 200)),
+    ):
+        for day in days:
+            begin = datetime.fromisoformat(day).replace(tzinfo=UTC)
+            expected = slots_of_systemd(f"{text} {zone}", count, begin)
+            assert slots(f"{text} {zone}", count, to_micros(begin)) == expected, (text, day)
 
 
 @pytest.mark.parametrize(

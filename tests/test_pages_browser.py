@@ -197,7 +197,8 @@ async def _estate(server: Server) -> None:
     await ping(server, f"{path}/success", run="2026-11-24", task="3")
     await ping(server, f"{path}/progress", run="2026-11-24", done="3", total="40")
     workers = await made(server, "workers", members={"every": "1s", "grace": "1s"})
-    await ping(server, workers, task="w-1")
+    for number in range(80):  # more than fit: a list that scrolls must be reachable by keyboard
+        await ping(server, workers, task=f"w-{number}")
     for slug in ("alpha", "beta"):
         await ping(server, await made(server, slug, every="1h", tags=["night", "day"]))
     await server.api("POST", "/api/v1/monitors/beta/pause")

@@ -117,9 +117,13 @@ CASES = [
     Case("a header without a colon", REFUSED, get(b"no colon")),
     # Where it goes.
     Case("no host", REFUSED, get().replace(b"Host: here\r\n", b"")),
+    Case("a host that is empty", READ, get().replace(b"Host: here", b"Host:")),
     Case("two hosts", REFUSED, get(b"Host: there")),
     Case("two hosts alike", REFUSED, get(b"Host: here")),
     Case("the form for proxies", READ, get(line=b"GET http://there/api/v1/heartbeat/case HTTP/1.1")),
+    Case("the form for proxies, with TLS", READ, get(line=b"GET https://there/api/v1/heartbeat/case HTTP/1.1")),
+    Case("a POST without a length", READ, get(line=b"POST /api/v1/heartbeat/case HTTP/1.1")),
+    Case("a method in small letters", REFUSED, get(line=b"get /api/v1/heartbeat/case HTTP/1.1")),
     Case("a target with a space", REFUSED, get(line=b"GET /api/v1/heartbeat/case x HTTP/1.1")),
     Case("a target with a tab", REFUSED, get(line=b"GET /api/v1/heartbeat/case\tx HTTP/1.1")),
     Case("two spaces in the line", READ, get(line=b"GET  /api/v1/heartbeat/case HTTP/1.1")),
@@ -132,6 +136,7 @@ CASES = [
     Case("a method that is none", REFUSED, get(line=b"G{T /api/v1/heartbeat/case HTTP/1.1")),
     # Upgrades and continuations: nobody here speaks anything else afterwards.
     Case("an upgrade to h2c", LAST, get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: A")),
+    Case("an upgrade to h2c with a body", LAST, post(LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")),
     Case("an upgrade to websockets", READ, get(b"Connection: Upgrade", b"Upgrade: websocket")),
     Case("an expectation nobody knows", UNMET, post(LENGTH, b"Expect: 200-ok")),
 ]  # fmt: skip
