@@ -6,6 +6,7 @@ A repeat does nothing; so nothing may be taken for one that would change a statu
 import asyncio
 import json
 import random
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -414,3 +415,41 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
 async def is_down(server: Server, slug: str) -> bool:
     """Whether this monitor has an incident."""
     return bool((await server.api("GET", f"/api/v1/monitors/{slug}")).body["status"] == "down")
+
+
+async def test_what_healthchecks_calls_down_is_down_over_http(database_url: str) -> None:
+    """Sequences of the same record at its addresses, with nothing but the requests between two steps."""
+    chosen = random.Random(11).sample(sorted(SEQUENCES), 300)
+    keys = [str(uuid.UUID(int=number, version=4)) for number in range(len(chosen))]
+    monitors = [
+        {"slug": f"s{number}", "key": key, "every": "1d", "grace": "1h", "max_runtime": "1h"}
+        for number, key in enumerate(keys)
+    ]
+    seen = [""] * len(chosen)
+    async with Server(database_url) as server:
+        last = [{"slug": f"last{turn}", "key": f"last{turn}-{'x' * 20}", "every": "1d"} for turn in range(4)]
+        made = await server.api("POST", "/api/v1/apply", {"monitors": monitors + last})
+        assert made.status == 200, made
+
+        async def ping(path: str) -> None:
+            async with server.session.get(path) as response:
+                assert response.status == 200 and await response.text() == "OK"
+
+        for turn in range(4):
+            steps = [(number, steps.split()[turn : turn + 1]) for number, steps in enumerate(chosen)]
+            sent = [
+                ping(f"/ping/{keys[number]}{SUFFIXES[step[0]]}" + (f"?rid={RIDS[step[1]]}" if step[1:] else ""))
+                for number, (step,) in ((number, step) for number, step in steps if step)
+            ]
+            await asyncio.gather(*sent)
+            await ping(f"/api/v1/heartbeat/{last[turn]['key']}/fail")
+            await eventually(lambda turn=turn: is_down(server, f"last{turn}"))  # so everything before it is applied
+            statuses: dict[str, str] = {}
+            more: str | None = ""
+            while more is not None:
+                page = (await server.api("GET", f"/api/v1/monitors?limit=200{more}")).body
+                statuses |= {each["slug"]: each["status"] for each in page["items"]}
+                more = f"&cursor={page['next_cursor']}" if page["next_cursor"] else None
+            for number, step in steps:
+                seen[number] += ("d" if statuses[f"s{number}"] == "down" else "-") if step else ""
+    assert dict(zip(chosen, seen, strict=True)) == {steps: SEQUENCES[steps] for steps in chosen}
