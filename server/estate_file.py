@@ -104,6 +104,24 @@ def _ambiguous(node: Any, value: float) -> yaml.MarkedYAMLError:
     )
 
 
+def _hint(text: bytes, error: yaml.MarkedYAMLError) -> str:
+    """What to do about an error in the form of the file."""
+    mark, problem = error.problem_mark, str(error.problem)
+    if "another document" in problem:
+        return ": the file must be one document"
+    if "mapping values are not allowed" in problem:
+        return ": put text that holds a colon and a space in quotes"
+    lines = text.decode("utf-8", "replace").splitlines()
+    if mark is None or mark.line >= len(lines):
+        return ""
+    line = lines[mark.line]
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return ": indent with spaces, not with tabs"
+    # The mark of a sign that begins no text stands at it, behind it or before the space in front of it.
+    signs = [sign for sign in line[max(mark.column - 1, 0) : mark.column + 2].strip() if sign in "@`%*&"]
+    return f": put text that begins with {signs[0]} in quotes" if signs else ""
+
+
 def _written(key: Any) -> str:
     return str(key.value) if isinstance(key, yaml.ScalarNode) else "that is a list or an object"
 
@@ -133,7 +151,12 @@ def read_estate(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise SettingsError(f"{path}: cannot be read: {where}{error.problem}") from None
+        raise SettingsError(f"{path}: cannot be read: {where}{error.problem}{_hint(text, error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count(b"\n") + 1 if isinstance(error.position, int) else 1
+        raise SettingsError(
+            f"{path}: cannot be read: line {line}: the file must be UTF-8 without control characters: {error.reason}"
+        ) from None
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if value is None:

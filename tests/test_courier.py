@@ -333,7 +333,7 @@ async def test_alerts_of_deleted_and_unreadable_channels_are_dead_with_the_reaso
     async with world.courier():
         assert await world.settled() == {"dead": 3, "delivered": 1}
     assert (await world.row(gone))["error"] == "the channel was deleted"
-    assert "url: Field required" in (await world.row(unreadable))["error"]
+    assert "url: is missing" in (await world.row(unreadable))["error"]
     assert "pigeon" in (await world.row(unknown))["error"]
     assert (await world.row(good))["state"] == "delivered"
 

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from server.engine.monitor import read_definition
-from server.errors import SettingsError
+from server.errors import DefinitionError, SettingsError
 from server.estate_file import read_estate, write_estate
 from server.strict_json import read_json
 
@@ -58,12 +58,58 @@ TWICE = """monitors:
         ("monitors:\n  ? [a]\n  : {every: 1h}", 2, "is not text"),
         ("monitors:\n  a: {name: !!binary aGk=}", 2, "the tag !!binary is not supported"),
         ("monitors: &m\n  a: *m", 1, "recursive"),
+        ("monitors:\n  a:\n    cron: @daily", 3, "put text that begins with @ in quotes"),
+        ("monitors:\n  a:\n    cron: */5 * * * *", 3, "put text that begins with * in quotes"),
+        ("monitors:\n  a:\n    oncalendar: *-*-* 02:00", 3, "put text that begins with * in quotes"),
+        ("monitors:\n  a:\n    name: `x`", 3, "put text that begins with ` in quotes"),
+        ("monitors:\n\ta: {every: 1h}", 2, "indent with spaces, not with tabs"),
+        ("monitors:\n  a:\n    every: 1h\n\tgrace: 1m", 4, "indent with spaces, not with tabs"),
+        ("monitors:\n  a:\n    name: a: b", 3, "put text that holds a colon and a space in quotes"),
+        ("monitors: {}\n---\nmonitors: {}", 2, "the file must be one document"),
+        ("monitors:\n  a: {name: '\x01'}", 2, "must be UTF-8 without control characters"),
     ],
 )  # fmt: skip
 def test_what_says_two_things_is_refused_with_its_line(tmp_path, text, line, words):
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, text)
-    assert f"line {line}, " in str(refused.value) and words in str(refused.value), refused.value
+    assert f"line {line}" in str(refused.value) and words in str(refused.value), refused.value
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
+    (path := tmp_path / "estate.yaml").write_bytes("monitors:\n  a: {every: 1h, name: Größe}\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match="line 2: the file must be UTF-8"):
+        read_estate(path)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "words"),
+    [
+        ({"period": "5m"}, "period", "there is no such field: use every"),
+        ({"Every": "5m"}, "Every", "use every"),
+        ({"maxRuntime": "5m"}, "maxRuntime", "use max_runtime"),
+        ({"max-runtime": "5m"}, "max-runtime", "use max_runtime"),
+        ({"schedule": "0 2 * * *"}, "schedule", "use cron"),
+        ({"recover_afer": 2}, "recover_afer", "use recover_after"),
+        ({"enabled": False}, "enabled", "there is no such field"),
+        ({"stages": "a, b"}, "stages", "must be a list, such as [a, b]"),
+        ({"fail_after": "two"}, "fail_after", "must be a whole number"),
+        ({"fail_after": 0}, "fail_after", "must be at least 1"),
+        ({"cron": 5}, "cron", "must be text"),
+        ({"every": "1M"}, "every", "may be minutes or months"),
+        ({"cron": "@every 5m"}, "cron", "write the length of time as every"),
+        ({"cron": "@reboot"}, "cron", "has no schedule"),
+        ({"cron": "CRON_TZ=Europe/Berlin 0 2 * * *"}, "cron", "write the time zone as timezone"),
+        ({"cron": "0 2 * * * Europe/Berlin"}, "cron", "write the time zone as timezone"),
+        ({"cron": "0 0 2 * * *"}, "cron", "leave out seconds"),
+        ({"cron": "0 2 * * * root"}, "cron", "the user"),
+        ({"timezone": "europe/berlin "}, "timezone", "use Europe/Berlin"),
+    ],
+)
+def test_a_wrong_field_says_what_to_write(sent, field, words):
+    with pytest.raises(DefinitionError) as refused:
+        read_definition(sent)
+    (problem,) = refused.value.problems
+    assert problem.field == field and words in problem.reason, problem
 
 
 def test_what_is_clear_is_read(tmp_path):

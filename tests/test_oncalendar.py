@@ -119,7 +119,7 @@ def test_every_slot_of_several_expressions_is_watched():
         ("12:00\n30 2 * * *", "line 2: not an OnCalendar expression"),
         ([], "empty"),
         (["", " "], "empty"),
-        (["12:00", 5], "should be a valid string"),
+        (["12:00", 5], "must be text"),
         (["12:00"] * 51, "at most 50"),
         ("12:00 Europe", "no such time zone"),
     ],

@@ -28,6 +28,8 @@ def read_duration(value: object) -> Micros:
         return round(value * SECOND)
     if not isinstance(value, str):
         raise ValueError(wrong)
+    if value.strip()[-1:] == "M":
+        raise ValueError(f"{value!r} may be minutes or months: write m for minutes, or days as d")
     text = value.strip().lower().replace(" ", "")
     if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text):
         return read_duration(float(text))

@@ -25,8 +25,9 @@ from pydantic_core import CoreSchema
 
 from server.engine.durations import read_duration, write_duration
 from server.engine.ping import SECOND, STAGE_CHARS_MAX, Micros
+from server.engine.problems import problems_of
 from server.engine.schedule import check_cron, check_oncalendar, check_zone
-from server.errors import DefinitionError, Problem
+from server.errors import DefinitionError
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
 STAGES_MAX = 100
@@ -288,23 +289,12 @@ class Definition(_Model):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
-    """A validation error as one problem per field, in words without the library's own prefix."""
-    return [
-        Problem(
-            ".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])]),
-            item["msg"].removeprefix("Value error, "),
-        )
-        for item in error.errors()
-    ]
-
-
 def read_definition(value: object) -> Definition:
     """A definition as people send it. Raises DefinitionError that names every wrong field and why."""
     try:
         return Definition.model_validate(value)
     except ValidationError as error:
-        raise DefinitionError(problems_of(error)) from None
+        raise DefinitionError(problems_of(error, model=Definition)) from None
 
 
 @lru_cache(maxsize=100_000)

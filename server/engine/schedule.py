@@ -16,10 +16,10 @@ slots that it was last asked about: on the hour a hundred thousand monitors ask 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 from oncalendar import OnCalendar, OnCalendarError
@@ -52,12 +52,25 @@ _CORRECTION: Micros = 180 * _MINUTE
 _SAMPLE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+# What other programs take for a cron expression, and how it is written here.
+_CRON_HINTS: tuple[tuple[Callable[[str], object], str], ...] = (
+    (re.compile("@every ", re.IGNORECASE).match, "write the length of time as every"),
+    (re.compile("rate\\(").match, "write the length of time as every"),
+    (re.compile("@reboot", re.IGNORECASE).match, "a job that runs at each start of its machine has no schedule"),
+    (re.compile("(?:CRON_)?TZ=").match, "write the time zone as timezone"),
+    (re.compile(r"(?:\S+ ){5}[A-Z]\w+/\w+").match, "write the time zone as timezone"),
+    (re.compile(r"(?:\S+ ){5,6}\S+\Z").match, "leave out seconds, years and the user"),
+)
+
+
 def check_cron(expression: str) -> str:
     """The expression with one space between its fields. Raises ValueError that says what is wrong."""
     text = " ".join(expression.split())
     text = _ALIASES.get(text.lower(), text)
     if len(text.split()) != 5:
-        raise ValueError(f"cron has five fields (minute hour day month weekday), not {len(text.split())}: {text!r}")
+        hint = next((f"; {hint}" for begins, hint in _CRON_HINTS if begins(text)), "")
+        count = len(text.split())
+        raise ValueError(f"cron has five fields (minute hour day month weekday), not {count}: {text!r}{hint}")
     try:
         next(CronSim(text, _SAMPLE))
     except CronSimError as error:
@@ -106,7 +119,8 @@ def check_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"no such time zone: {name!r}; use a name such as Europe/Berlin") from None
+        near = next((zone for zone in available_timezones() if zone.lower() == name.strip().lower()), None)
+        raise ValueError(f"no such time zone: {name!r}; use {near or 'a name such as Europe/Berlin'}") from None
     return name
 
 

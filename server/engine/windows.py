@@ -11,8 +11,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from server.engine.monitor import CalendarText, Cron, Duration, Zone, problems_of
+from server.engine.monitor import CalendarText, Cron, Duration, Zone
 from server.engine.ping import SECOND, Micros
+from server.engine.problems import problems_of
 from server.engine.schedule import calendar, to_micros
 from server.errors import DefinitionError
 
@@ -92,4 +93,4 @@ def read_window(value: object) -> Window:
     try:
         return Window.model_validate(value)
     except ValidationError as error:
-        raise DefinitionError(problems_of(error)) from None
+        raise DefinitionError(problems_of(error, model=Window)) from None

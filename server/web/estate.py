@@ -12,7 +12,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from server.deliver.kinds import show_channel
-from server.engine.monitor import Slug, problems_of
+from server.engine.monitor import Slug
+from server.engine.problems import problems_of
 from server.errors import DefinitionError, Problem, SettingsError
 from server.estate_file import read_estate
 from server.pace import collector_paused, parts
@@ -122,7 +123,7 @@ async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
             deps, ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True)), "config"
         )
     except ValidationError as error:
-        problems = problems_of(error)
+        problems = problems_of(error, model=Estate)
     except DefinitionError as error:
         problems = error.problems
     raise SettingsError("\n  ".join([f"{path}: nothing was changed", *(f"{p.field}: {p.reason}" for p in problems)]))
@@ -172,7 +173,7 @@ async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) 
             try:
                 read.append((f"{part}.{name}", model.model_validate(value)))
             except ValidationError as error:
-                problems += problems_of(error, f"{part}.{name}")
+                problems += problems_of(error, f"{part}.{name}", model)
     return read
 
 

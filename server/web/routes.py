@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
-from server.engine.monitor import problems_of
 from server.engine.ping import Micros, Ping
+from server.engine.problems import problems_of
 from server.errors import Problem
 from server.settings import Settings
 from server.store.pool import Pool, database_trouble
@@ -156,7 +156,7 @@ def _read_query(route: Route, request: web.Request) -> BaseModel | None:
     try:
         return route.query.model_validate(values)
     except ValidationError as error:
-        raise Refused(422, "The parameters are not right.", problems_of(error)) from None
+        raise Refused(422, "The parameters are not right.", problems_of(error, model=route.query)) from None
 
 
 async def _read_body(route: Route, request: web.Request, timeout_s: float) -> BaseModel | None:
@@ -181,7 +181,7 @@ def validate(model: type[BaseModel], value: object) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = problems_of(error)
+        problems = problems_of(error, model=model)
         said = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
         raise Refused(422, said, problems) from None
 

@@ -26,7 +26,7 @@ from server.deliver.kinds.pagerduty import PagerDuty
 from server.deliver.kinds.slack import Slack
 from server.deliver.kinds.telegram import Telegram
 from server.deliver.kinds.webhook import Webhook
-from server.engine.monitor import problems_of
+from server.engine.problems import problems_of
 from server.errors import DefinitionError, Problem
 from server.settings import PLACEHOLDER
 
@@ -84,7 +84,7 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
     try:
         channel = model.model_validate(sent)
     except ValidationError as error:
-        raise DefinitionError(problems_of(error)) from None
+        raise DefinitionError(problems_of(error, model=model)) from None
     secrets = [name for name in kept if name not in _WHERE]
     if secrets and not _receivers(channel) <= _receivers(model.model_construct(**held)):
         reason = "is masked, and would go elsewhere than before: give it anew"
@@ -120,7 +120,7 @@ def load_channel(kind: str, text: str) -> Channel:
     try:
         return model.model_validate(orjson.loads(text))
     except ValidationError as error:
-        raise DefinitionError(problems_of(error)) from None
+        raise DefinitionError(problems_of(error, model=model)) from None
 
 
 def dump_channel(channel: Channel) -> dict[str, Any]:
