@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from tests.harness import Behaviour, Receiver, Server, eventually
+from tests.test_pages_http import Visitor
 
 
 @pytest.fixture
@@ -32,6 +33,13 @@ async def ping(server: Server, monitor: dict[str, Any], *signals: str) -> None:
 
 def heard(receiver: Receiver) -> list[tuple[str, str]]:
     return sorted((request.path[1:], request.json["type"]) for request in receiver.requests)
+
+
+async def is_alarming(server: Server, *paths: str) -> list[bool]:
+    """Whether each page says in red that alerts do not arrive."""
+    async with Visitor(server) as visitor:
+        assert await visitor.sign_in() == 303
+        return ['class="alarm"' in (await visitor.get(path))[1] for path in paths]
 
 
 async def nothing_waits(database: asyncpg.Connection) -> bool:
@@ -77,6 +85,7 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hea
         assert "410" in told.json["data"]["reason"]
         shown = (await server.api("GET", "/api/v1/channels/bad")).body
         assert shown["failing_since"] and "410" in shown["failing_why"]
+        assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
         await broken.wait_count(2)
         await ping(server, short, "success")  # while nothing of it has arrived: its end is not news there
         await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
@@ -94,7 +103,31 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hea
             return (await server.api("GET", "/api/v1/channels/bad")).body["failing_since"] is None
 
         assert await eventually(works_again, 20)
+        assert await is_alarming(server, "/channels", "/channels/bad") == [False, False]
         assert sum(r.json["type"] == "offbeat.operator" for r in receiver.requests) == 1
+
+
+async def test_an_incident_shows_that_a_digest_reported_it(server: Server, database: asyncpg.Connection) -> None:
+    async with Receiver() as receiver:
+        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url, "default": True})
+        jobs = [await put(server, f"monitors/job-{number}", {}) for number in range(12)]
+        lines = "".join(f'{{"key":"{job["key"]}","status":"{end}"}}\n' for job in jobs for end in ("fail", "success"))
+        async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
+            assert answer.status == 200
+
+        async def recovered() -> bool:
+            digests = [request.json["data"] for request in receiver.requests]
+            return sum(each.get("recovered", 0) for each in digests) == 12 and await nothing_waits(database)
+
+        assert await eventually(recovered)
+        alerts = (await server.api("GET", "/api/v1/alerts?limit=100")).body["items"]
+        (opened,) = [each for each in alerts if each["monitor"] == "job-7" and each["kind"] == "opened"]
+        assert opened["digest_alerts"] >= 2 and opened["recovered_unsent"]
+        incident = (await server.api("GET", "/api/v1/monitors/job-7/incidents")).body["items"][0]["id"]
+        async with Visitor(server) as visitor:
+            assert await visitor.sign_in() == 303
+            _, page, _ = await visitor.get(f"/incidents/{incident}")
+        assert f"in a digest of {opened['digest_alerts']} alerts; recovered before it was sent" in page
 
 
 async def test_a_deleted_channel_is_told_nothing_and_nothing_waits_for_it(
