@@ -121,7 +121,8 @@ async def test_an_incident_shows_that_a_digest_reported_it(server: Server, datab
 
         assert await eventually(recovered)
         alerts = (await server.api("GET", "/api/v1/alerts?limit=100")).body["items"]
-        (opened,) = [each for each in alerts if each["monitor"] == "job-7" and each["kind"] == "opened"]
+        wanted = ("hook", "job-7", "opened")
+        (opened,) = [each for each in alerts if (each["channel"], each["monitor"], each["kind"]) == wanted]
         assert opened["digest_alerts"] >= 2 and opened["recovered_unsent"]
         incident = (await server.api("GET", "/api/v1/monitors/job-7/incidents")).body["items"][0]["id"]
         async with Visitor(server) as visitor:
