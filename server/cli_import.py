@@ -1,6 +1,7 @@
 """`offbeat import`: monitors for what a crontab or a Healthchecks project already does."""
 
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import click
 from server import crontab
 from server.cli_client import Client, json_option, path_of, project_option, with_client, write_json
 from server.cli_estate import APPLY_TIMEOUT_S, working, write_changes
+from server.engine.schedule import check_cron
 from server.errors import SettingsError
 from server.healthchecks_export import read_checks
+from server.ingest.encodings import guessed
 from server.ingest.slugs import free_slug
 from server.strict_json import read_json
 
@@ -55,12 +58,21 @@ def import_crontab(
     Prints the crontab with every job under `offbeat exec`: look at it, then install it with `crontab NEW`. A condition
     in front of a job (`[ ... ] && job`) becomes `if [ ... ]; then job; fi`: if it does not hold, that is no failure.
     """
-    text = sys.stdin.read() if str(file) == "-" else _read(file).decode(errors="replace")
+    # Bytes that are not UTF-8 come out as they went in: the new crontab runs the same commands.
+    raw = sys.stdin.buffer.read() if str(file) == "-" else _read(file)
+    text = raw.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     if system is None:
         system = str(file).startswith(("/etc/crontab", "/etc/cron.d/"))
-    jobs = crontab.read_jobs(text, system)
+    jobs, wrapped, left = crontab.read_crontab(text, system)
+    _check(jobs)
+    for number, reason in left:
+        click.echo(f"warning: line {number}: {reason}", err=True)
+    if not system and any(job.command.split()[0] == "root" for job in jobs):
+        click.echo("warning: commands begin with `root`: if this crontab has a column of users, add --system", err=True)
     taken: set[str] = set()
-    slugs = {job.number: free_slug(crontab.program_of(job.command), taken, "job") for job in jobs}
+    # Lines that were imported before keep their slugs, so that a new one takes none of them.
+    commands = sorted((wrapped | {job.number: job.command for job in jobs}).items())
+    slugs = {number: free_slug(crontab.program_of(_clean(command)), taken, "job") for number, command in commands}
     zone = timezone or _own_zone()
     monitors = [
         {
@@ -69,14 +81,14 @@ def import_crontab(
             "timezone": job.timezone or zone,
             "grace": grace,
             "max_runtime": max_runtime or crontab.proposed_runtime(job.schedule),
-            "description": job.command[:1000],
+            "description": _clean(job.command[:1000]),
         }
         for job in jobs
     ]
     answer = _apply(client, monitors, dry_run, project)
     # Each asked for by its slug: so it is looked for where it was made, in the key's own project as well.
-    keys = {} if dry_run else {slug: _key_of(client, slug, project) for slug in slugs.values()}
-    lines = text.splitlines()
+    keys = {} if dry_run else {slugs[job.number]: _key_of(client, slugs[job.number], project) for job in jobs}
+    lines = crontab.lines_of(text)
     for job in jobs:
         if crontab.is_guarded(job.command):
             click.echo(
@@ -87,14 +99,14 @@ def import_crontab(
         lines[job.number - 1] = crontab.under_exec(job, keys.get(slugs[job.number], _NO_KEY), url=client.url)
     new = "\n".join(lines) + "\n"
     if as_json:
-        write_json({**answer, "crontab": new})
+        write_json({**answer, "crontab": _clean(new)})
         return
     # Standard output is the new crontab alone, so that it can go into a file.
     write_changes(answer, to_stderr=write is None)
     if write is not None:
-        write.write_text(new)
+        write.write_bytes(new.encode(errors="surrogateescape"))
     else:
-        click.echo(new, nl=False)
+        click.echo(new.encode(errors="surrogateescape"), nl=False)
 
 
 @import_command.command("healthchecks")
@@ -117,6 +129,22 @@ def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str 
         write_json(answer)
     else:
         write_changes(answer)
+
+
+def _check(jobs: list[crontab.Job]) -> None:
+    problems = []
+    for job in jobs:
+        try:
+            check_cron(job.schedule)
+        except ValueError as error:
+            problems.append(f"line {job.number}: {error}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def _clean(text: str) -> str:
+    """As text for people and JSON."""
+    return guessed(text.encode(errors="surrogateescape"))
 
 
 def _key_of(client: Client, slug: str, project: str | None) -> str:

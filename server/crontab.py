@@ -18,9 +18,10 @@ from server.engine.schedule import calendar, check_cron
 
 _FIELD = r"[0-9A-Za-z*/,\-~?#]+"
 _FIVE = re.compile(rf"^\s*-?((?:{_FIELD}\s+){{4}}{_FIELD})\s+(\S.*)$")
-_NICKNAME = re.compile(r"^\s*(@[a-z]+)\s+(\S.*)$", re.IGNORECASE)
+_NICKNAME = re.compile(r"^\s*(@[a-z_]+)\s+(\S.*)$", re.IGNORECASE)
 _VARIABLE = re.compile(r"""^\s*(["']?)([A-Za-z_][A-Za-z0-9_]*)\1\s*=\s*(.*?)\s*$""")
 _USER = re.compile(r"^(\S+\s+)(\S.*)$")
+_is_under_exec = re.compile(r"(?:[A-Za-z_]\w*=\S*\s+)*(?:\S*/)?offbeat\s+exec\s").match
 _INPUT = re.compile(r"(?<!\\)%")
 # Programs that only start another one: the job is named after what they start.
 _WRAPPERS = frozenset(
@@ -50,11 +51,28 @@ class Job(NamedTuple):
     line: str
 
 
-def read_jobs(text: str, system: bool = False) -> list[Job]:
-    """The jobs of a crontab, in order. `@reboot` has no time at which it is due, so it is none of them."""
-    jobs = []
+class Crontab(NamedTuple):
+    """The jobs of a crontab, in order; the commands that run under `offbeat exec` already, by line; and the lines of
+    which no job is made, with the reason.
+    """
+
+    jobs: list[Job]
+    wrapped: dict[int, str]
+    left: list[tuple[int, str]]
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as cron counts them: by newlines alone."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_crontab(text: str, system: bool = False) -> Crontab:
+    """The jobs of a crontab. `@reboot` has no time at which it is due, so it is none of them."""
+    jobs: list[Job] = []
+    left: list[tuple[int, str]] = []
+    wrapped: dict[int, str] = {}
     zone = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         found = _FIVE.match(line) or _NICKNAME.match(line)
@@ -63,13 +81,31 @@ def read_jobs(text: str, system: bool = False) -> list[Job]:
             if variable[2] == "CRON_TZ":
                 zone = variable[3].strip("\"'")
             continue
-        if found is None or found[1].lower() == "@reboot":
+        if found is None:
+            left.append((number, "it is no line of a crontab: no monitor is made for it"))
+            continue
+        if found[1].lower() == "@reboot":
+            left.append((number, "@reboot has no time at which it is due: no monitor is made for it"))
             continue
         command_at = found.start(2)
         if system and (user := _USER.match(line[command_at:])):
             command_at += len(user[1])
+        if _is_under_exec(line[command_at:]):
+            left.append((number, "it runs under `offbeat exec` already: it stays as it is"))
+            wrapped[number] = _unwrapped(line[command_at:])
+            continue
         jobs.append(Job(number, " ".join(found[1].split()), zone, line[:command_at], line[command_at:], line))
-    return jobs
+    return Crontab(jobs, wrapped, left)
+
+
+def _unwrapped(command: str) -> str:
+    """What `under_exec` made this of."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    words = words[words.index("--") + 1 :] if "--" in words else words
+    return words[2] if words[:2] == ["$SHELL", "-c"] and len(words) > 2 else " ".join(words)
 
 
 def program_of(command: str) -> str:

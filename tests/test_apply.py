@@ -130,7 +130,7 @@ CRON_TZ=Europe/Berlin
 
 
 def test_a_crontab_is_read_line_by_line() -> None:
-    jobs = crontab.read_jobs(CRONTAB)
+    jobs = crontab.read_crontab(CRONTAB).jobs
     assert [(job.number, job.schedule, job.timezone) for job in jobs] == [
         (4, "*/5 * * * *", None),
         (6, "0 3 * * 1-5", "Europe/Berlin"),
@@ -142,9 +142,13 @@ def test_a_crontab_is_read_line_by_line() -> None:
         """0 3 * * 1-5 offbeat exec K -- "$SHELL" -c 'cd /srv && ./backup.sh '"'"'a b'"'"' > /dev/null'""",
         """@daily offbeat exec K -- "$SHELL" -c 'flock -n /tmp/lock python3 /opt/etl/run_etl.py --date=\\%F'%one%two""",
     ]
-    (job,) = crontab.read_jobs("17 *\t* * *  root  cd / && run-parts /etc/cron.hourly\n", system=True)
+    (job,) = crontab.read_crontab("17 *\t* * *  root  cd / && run-parts /etc/cron.hourly\n", system=True).jobs
     assert crontab.under_exec(job, "K").startswith("17 *\t* * *  root  offbeat exec K -- ")
-    assert crontab.read_jobs("@every 5m x\nnonsense\n* * * *\n=\n\n") == crontab.read_jobs("@every 5m x")
+    odd = crontab.read_crontab("@every 5m x\nnonsense\n* * * *\n=\n\n0 2 * *  /three\n@reboot /x\n")
+    assert odd.jobs == crontab.read_crontab("@every 5m x").jobs
+    assert [number for number, _ in odd.left] == [2, 3, 4, 6, 7]
+    (job,) = crontab.read_crontab("0 2 * * * /a\x0cb\u2028c\r\n").jobs
+    assert job.command == "/a\x0cb\u2028c"
 
 
 GUARDED = [
@@ -163,7 +167,7 @@ GUARDED = [
 
 @pytest.mark.parametrize(("command", "under", "code"), GUARDED)
 def test_a_condition_that_does_not_hold_is_no_failure(command: str, under: str, code: int) -> None:
-    (job,) = crontab.read_jobs(f"0 1 * * * {command}")
+    (job,) = crontab.read_crontab(f"0 1 * * * {command}").jobs
     line = crontab.under_exec(job, "K")
     assert line.partition(' -- "$SHELL" -c ')[2] == shlex.quote(under)
     assert subprocess.run(["sh", "-c", under], check=False).returncode == code
@@ -265,6 +269,20 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         again = await offbeat("import", "crontab", "-", "--timezone", "UTC", url=server.url, given=CRONTAB.encode())
         assert again.out == new.read_text(), "the same keys, and nothing else on standard output"
         assert "0 created, 0 changed" in again.err
+        assert "line 7: it is no line" not in again.err and "@reboot has no time at which it is due" in again.err
+
+        # What was imported is imported once; another job beside it is another monitor, whatever its bytes.
+        more = b"\xef\xbb\xbf" + new.read_bytes() + b"0 4 * * * /usr/bin/sync --to=Gr\xf6\xdfe\n"
+        (tmp_path / "more").write_bytes(more)
+        args = (str(tmp_path / "more"), "--timezone", "UTC", "--write", str(tmp_path / "newer"))
+        once = await offbeat("import", "crontab", *args, url=server.url)
+        assert once.code == 0 and "1 created, 0 changed" in once.out and "runs under `offbeat exec` already" in once.err
+        newer = (tmp_path / "newer").read_bytes()
+        assert newer.startswith(new.read_bytes()) and newer.endswith(b"-c '/usr/bin/sync --to=Gr\xf6\xdfe'\n")
+        wrong = await offbeat(
+            "import", "crontab", "-", url=server.url, given=b"0 2 * * * a\n0 2 31 2 * b\n61 * * * * c\n"
+        )
+        assert wrong.code == 2 and "line 2: not a cron" in wrong.err and "line 3: not a cron" in wrong.err
 
         # A key of one project imports into that one, and finds there what it has made.
         await server.api("PUT", "/api/v1/projects/shop", {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from server.crontab import program_of, read_jobs, under_exec
+from server.crontab import program_of, read_crontab, under_exec
 from server.deliver.kinds import KINDS, dump_channel, read_channel
 from server.engine.durations import read_duration, write_duration
 from server.engine.monitor import read_definition
@@ -253,7 +253,7 @@ def crontab(data: bytes) -> None:
     """A crontab that is taken over."""
     text = _text(data)
     for system in (False, True):
-        for job in read_jobs(text, system):
+        for job in read_crontab(text, system).jobs:
             program_of(job.command)
             assert "offbeat exec" in under_exec(job, "key")
 
