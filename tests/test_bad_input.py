@@ -190,23 +190,22 @@ def test_members_have_an_end_too(scene: Scene) -> None:
 
 def test_members_that_come_and_go_under_new_names_leave_nothing_behind(scene: Scene) -> None:
     scene.monitor(members={"every": "1h"})
-    for n in range(20_000):
+    for n in range(8_000):
         scene.ping(1 + n / 1_000, "progress", task=f"pod-{n}")
         scene.ping(1 + n / 1_000, "leave", task=f"pod-{n}")
     fleet = scene.engine.monitors[1].fleet
     assert fleet is not None and not fleet.members and not fleet.changed and len(fleet.heap) < 5_000
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)  # twenty seconds of a free core
-def test_a_million_run_ids_in_a_minute_on_one_key_stay_within_bounds() -> None:
+@pytest.mark.parametrize("ids", [150_000, pytest.param(1_000_000, marks=(pytest.mark.long, pytest.mark.timeout(600)))])
+def test_a_flood_of_run_ids_in_a_minute_on_one_key_stays_within_bounds(ids: int) -> None:
     engine = Engine()
     engine.loaded(1)
     engine.put(1, 1, "flood", read_definition({"max_runtime": "1h"}), at=10)
     engine.put(2, 1, "neighbour", read_definition({"every": "1s", "grace": "1s"}), at=10)
     process = psutil.Process()
     opened, resident = 0, [0, 0]
-    for batch in range(200):
+    for batch in range(ids // 5_000):
         entries = []
         for n in range(batch * 5_000, batch * 5_000 + 5_000):
             entries.append(Entry(20 + n * 60, 1, n + 1, 1, 1, None, Ping("start", f"{n:0255}")))
@@ -219,12 +218,12 @@ def test_a_million_run_ids_in_a_minute_on_one_key_stay_within_bounds() -> None:
                 opened += sum(effect.finished_at is None for d in engine.take(500) for effect in d.effects)  # type: ignore[union-attr]
         runs = engine.monitors[1].runs
         assert runs is not None and len(runs.open) <= RUNS_OPEN_MAX and len(runs.heap) <= 6 * RUNS_OPEN_MAX
-        if batch in (9, 199):
+        if batch in (9, ids // 5_000 - 1):
             gc.collect()
-            resident[batch == 199] = process.memory_info().rss
-    print(f"from 50 000 to 1 000 000 ids: {(resident[1] - resident[0]) / 1e6:.1f} MB more")
-    assert resident[1] - resident[0] < 20e6
-    assert engine.monitors[1].runs.count == 1_000_000  # type: ignore[union-attr]
+            resident[batch > 9] = process.memory_info().rss
+    print(f"from 50 000 to {ids} ids: {(resident[1] - resident[0]) / 1e6:.1f} MB more")
+    assert resident[1] - resident[0] < 20e6  # the ids alone would be 30 MB
+    assert engine.monitors[1].runs.count == ids  # type: ignore[union-attr]
     assert engine.monitors[2].status == "up" and engine.monitors[2].incidents == 0
 
 
