@@ -19,6 +19,8 @@ from bench.stage import Stage
 from tests.harness import needs
 
 ALWAYS = {"single", "bulk", "cost"}  # the others are left out of `make quick`
+# They run what the others run, under another load.
+LONG = {"burst", "connect", "dialects", "hostile", "latency", "mixed", "scale"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,11 @@ def stage():
     asyncio.run(stage.__aexit__())
 
 
-@pytest.mark.parametrize("name", [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def _marks(name):
+    return pytest.mark.long if name in LONG else () if name in ALWAYS else pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in NAMES])
 async def test_bench(name, stage):
     needs("wrk")
     needs("nginx")
