@@ -28,7 +28,7 @@ settings.load_profile("offbeat")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--within 45` is what `make quick` asks for."""
     parser.addoption("--model-cases", type=int, help="cases of tests/test_model.py, each time others")
-    parser.addoption("--seeds", type=int, default=300, help="worlds of tests/test_simulation.py")
+    parser.addoption("--seeds", type=int, default=150, help="worlds of tests/test_simulation.py")
     parser.addoption("--seed", type=int, default=0, help="the first of them")
     parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
 

@@ -1,6 +1,7 @@
 """Whole installations on a virtual clock, each drawn from one seed, and the tests of this test: bugs put in on purpose.
 
-`--seeds 2000` runs more of them, `--seed 4711 --seeds 1` the one that has failed; `make simulation` runs very many.
+`--seeds 2000` runs more than the usual 150 of them, `--seed 4711 --seeds 1` the one that has failed;
+`make simulation` runs very many.
 """
 
 import gc
