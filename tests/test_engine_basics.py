@@ -77,6 +77,28 @@ def test_an_early_ping_serves_the_nearest_slot_once(scene: Scene) -> None:
     assert scene.seconds(scene.incidents()[1].opened_at) == 2 * 3600 + 600
 
 
+def test_a_client_whose_clock_is_a_minute_ahead_is_in_time(scene: Scene) -> None:
+    scene.monitor(cron="0 1 * * *", grace="10m")
+    for day in range(4):
+        scene.ping(f"{day}d59m", "start")
+        scene.ping(f"{day}d59m30s")
+        scene.tick(f"{day}d2h")
+    assert scene.status() == "up" and not scene.incidents()
+    scene.tick("4d1h11m")
+    assert scene.incidents()[1].cause == "missed"
+
+
+def test_a_job_that_runs_twice_in_the_hour_that_is_repeated(scene: Scene) -> None:
+    """Berlin, 2026-10-25, with a scheduler that starts the job at both 02:30."""
+    for slug, more in (("job", {}), ("once", {"at_most": {"count": 1, "per": "12h"}})):
+        scene.monitor(slug, cron="30 2 * * *", timezone="Europe/Berlin", grace="10m", **more)
+    for when in ("292d30m", "293d30m", "293d1h30m", "294d1h30m"):  # UTC
+        for slug in ("job", "once"):
+            scene.ping(when, slug=slug)
+    scene.tick("294d12h")
+    assert not scene.incidents() and scene.incidents("once")[1].cause == "too_often"
+
+
 def test_a_start_serves_the_schedule_and_its_finish_no_second_slot(scene: Scene) -> None:
     scene.monitor(cron="0 * * * *", grace="10m", max_runtime="2h")
     scene.ping("1h", "start")
