@@ -84,6 +84,7 @@ def test_environments_are_monitors_of_their_own() -> None:
         return post(envelope(check_in(**changed)))[0].address
 
     assert address(environment=None) == address(environment="") == Slug(PING_KEY, "nightly")
+    assert address(monitor_slug="nightly_") == Slug(PING_KEY, "nightly", sent="nightly_")
     assert address(environment="Staging") == Slug(PING_KEY, "nightly.staging", like="nightly")
     assert address(monitor_slug="Nightly Backup") == Slug(PING_KEY, "nightly-backup", sent="Nightly Backup")
     made = address(environment="staging", monitor_config=CONFIG)

@@ -5,11 +5,13 @@ The clients hang in our request and cannot send their next ping: the time from t
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from server.store.pool import connect
+from tests.chaos.databases import OnSmallDisk
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, outages_of
 from tests.standby import Pair
@@ -67,32 +69,57 @@ IN_EVERY_RUN = ((_primary_freezes, 12, 1), (_standby_freezes, 12, 2), (_commits_
 )
 async def test_no_healthy_job_is_alerted(outage: Callable[[Pair, float], Awaitable[None]], seconds: float, nodes: int):
     synchronous = outage is not _primary_freezes
-    async with Pair(synchronous=synchronous) as pair, _servers(pair, nodes) as servers:
-        async with HonestJobs(servers, JOBS, every_s=2.0, grace_s=1.0) as jobs:
-            await eventually(lambda: _at_least(jobs, JOBS * 3))
-            await outage(pair, seconds)
-            before = len(jobs.stored)
-            await eventually(lambda: _at_least(jobs, before + JOBS * 4))
-            connection = await connect(pair.url("a"))
-            print(*await outages_of(connection), sep="\n")
-            assert not await incidents_of(connection)
-            # Each answer says that the ping is kept, once.
-            rows = await connection.fetch("select message, count(*) as n from pings group by message")
-            kept = {row["message"] for row in rows}
-            assert kept.issuperset(jobs.stored)
+    async with Pair(synchronous=synchronous) as pair, _servers(pair.url("a"), nodes) as servers:
+        await _alerts_only_silence(servers, pair.url("a"), lambda: outage(pair, seconds), seconds)
 
-        # What falls silent afterwards is alerted.
-        async def all_silent() -> bool:
-            return len(await incidents_of(connection)) == JOBS
 
-        await eventually(all_silent, seconds + 30)
-        await connection.close()
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
+@pytest.mark.parametrize(
+    ("seconds", "nodes"), [(15, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in ((6, 1), (15, 2)))]
+)
+async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float, nodes: int):
+    async with OnSmallDisk() as base, _servers(base.url, nodes) as servers:
+
+        async def fills() -> None:
+            with base.full():
+                await asyncio.sleep(seconds)
+
+        await _alerts_only_silence(servers, base.url, fills, seconds)
+
+
+async def _alerts_only_silence(
+    servers: list[Server], url: str, outage: Callable[[], Awaitable[None]], seconds: float
+) -> None:
+    """No incident while the jobs live, one of each when they stop, and no answered ping is lost."""
+    async with HonestJobs(servers, JOBS, every_s=2.0, grace_s=1.0) as jobs:
+        await eventually(lambda: _at_least(jobs, JOBS * 3))
+        refused = jobs.refused
+        await outage()
+        before = len(jobs.stored)
+        await eventually(lambda: _at_least(jobs, before + JOBS * 4))
+        connection = await connect(url)
+        outages = await outages_of(connection)
+        print(f"{jobs.refused - refused} pings were refused", *outages, sep="\n")
+        assert outages, "it was one"
+        assert not await incidents_of(connection)
+        # Each answer says that the ping is kept, once.
+        rows = await connection.fetch("select message, count(*) as n from pings group by message")
+        kept = {row["message"] for row in rows}
+        assert kept.issuperset(jobs.stored)
+
+    # What falls silent afterwards is alerted.
+    async def all_silent() -> bool:
+        return len(await incidents_of(connection)) == JOBS
+
+    await eventually(all_silent, seconds + 30)
+    await connection.close()
 
 
 @contextlib.asynccontextmanager
-async def _servers(pair: Pair, count: int) -> AsyncIterator[list[Server]]:
+async def _servers(url: str, count: int) -> AsyncIterator[list[Server]]:
     async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(Server(pair.url("a"))) for _ in range(count)]
+        yield [await stack.enter_async_context(Server(url)) for _ in range(count)]
 
 
 async def _at_least(jobs: HonestJobs, count: int) -> bool:
