@@ -64,6 +64,32 @@ async def test_a_process_that_does_not_know_the_group_takes_the_newer_of_two_pri
         assert old.is_closed()
 
 
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+async def test_a_group_of_which_only_the_standby_answers_is_away(order: tuple[str, str]) -> None:
+    async with Pair(synchronous=False) as pair:
+        pool = await open_pool(pair.url(*order))
+        pair.freeze("a")
+        with pytest.raises(DatabaseAway):
+            await connect(pair.url(*order))
+        with pytest.raises(DatabaseAway):
+            await look_for_primary(pair.url(*order))
+        pool.terminate()
+        with pytest.raises(DatabaseAway):
+            await open_pool(pair.url(*order))
+
+
+async def test_a_primary_that_has_become_a_standby_is_left_at_once() -> None:
+    async with Pair(synchronous=False) as pair:
+        url = pair.url("a", "b")
+        await (await connect(url)).close()
+        await pair.promote()
+        await pair.kill("a")
+        await pair.rebuild("a")  # as a standby of the other
+        connection = await connect(url)
+        assert await _port(connection) == int(pair.host("b").rpartition(":")[2])
+        await connection.close()
+
+
 async def _port(connection) -> int:
     return int(await connection.fetchval("show port"))
 

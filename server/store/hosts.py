@@ -95,7 +95,7 @@ class Group:
             try:
                 async with asyncio.timeout(HOST_TIMEOUT_S):
                     found = await self._examined(self.primary, connect_one)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway):
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway, _NOT_PRIMARY):
                 pass  # all hosts are asked
             else:
                 return self._chosen(found)

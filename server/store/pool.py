@@ -202,11 +202,13 @@ def is_away(error: BaseException) -> bool:
         # them. (A connection lost during a query is ConnectionDoesNotExistError, class 08.)
         # The pool takes back a connection that Postgres has ended, also while it is lent.
         return any(word in str(error) for word in ("closed", "closing", "released back to the pool"))
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):  # also an InternalClientError: it is asked first
+        return True
     if isinstance(error, asyncpg.InternalClientError):
-        # The last word of a session that Postgres has ended has come, and the end of its connection not yet: for
-        # asyncpg an answer is under way that nobody has asked for.
+        # Postgres has ended the session, and asyncpg has not yet seen the end of the connection: it takes the message
+        # for an answer to no query.
         return "cannot switch to state" in str(error)
-    return isinstance(error, OSError | TimeoutError | asyncpg.TargetServerAttributeNotMatched)
+    return isinstance(error, OSError | TimeoutError)
 
 
 def _is_refusal(error: BaseException) -> bool:
