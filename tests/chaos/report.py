@@ -64,9 +64,8 @@ FOUND = """
   moment counted as four consecutive failures. Now they count as one. The runs before this change (seeds below 7000)
   have the longest times from a deadline to its alert, up to 101.79 s; the table of times shows them in a row of their
   own.
-
-- A node with a multi-host URL ended when the primary hung and the standby was named first in the URL. asyncpg's exception
-  for "no host is a primary" was treated as an internal error. It is now treated as a database that is away. The same
+- A node with a multi-host URL ended when the primary hung and the URL named the standby first. asyncpg's exception for
+  "no host is a primary" was treated as an internal error. It is now treated as a database that is away. The same
   exception kept a node for up to 5 s at a former primary that had become a standby.
 
 One world (12000) ended early because of an error in this program: two of its own queries used one connection.
