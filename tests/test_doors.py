@@ -807,6 +807,13 @@ async def test_bulk_names_each_line_that_failed_and_why(served):
     assert reasons[4] == reasons[5] == "not a JSON object"
     assert "dance" in reasons[6] and "dance" in reasons[7]
     assert await served.rows("signal, stage") == [("start", "load"), ("fail", "load")]
+    # Where no line is stored, the status says so too.
+    for body in (lines_of({"key": "nobody"}), b"{broken", lines_of({"key": KEY, "status": "dance"}, [1]), b"7"):
+        async with posting(served) as post:
+            status, answer = await post(body)
+        assert (status, answer["accepted"]) == (400, 0) and answer["refused"] == answer["lines"] > 0, body
+    async with posting(served) as post:
+        assert (await post(b""))[0] == 200
 
 
 async def test_bulk_lines_are_read_as_other_pings(served):

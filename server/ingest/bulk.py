@@ -4,8 +4,8 @@ Each value is an object with `key` and the native parameters (server/ingest/fiel
 arrives and never held whole: when the line of pings is full this request waits, and so does its client. The answer
 comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`, with
 the first `ERRORS_MAX` errors, and under `ignored` parts of accepted lines that were left out. A request that could not
-be carried to its end is answered 400, 408, 413, 415 or 503 and the same counts, with `lines`: that many lines from the
-first were looked at, and those accepted of them stay accepted.
+be carried to its end, or of which no line was accepted, is answered 400, 408, 413, 415 or 503 and the same counts, with
+`lines`: that many lines from the first were looked at, and those accepted of them stay accepted.
 """
 
 import asyncio
@@ -75,6 +75,8 @@ class Bulk:
             status = 503
             tally.error(None, str(error))
         await tally.settled()
+        if status == 200 and tally.refused and not tally.accepted and not tally.unavailable:
+            status = 400  # a client that looks at the status alone must not take this for stored
         if tally.unavailable:
             status = 503
             tally.error(None, f"{tally.unavailable} pings may or may not be stored")
