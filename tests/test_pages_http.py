@@ -161,6 +161,33 @@ async def test_a_key_of_one_project_sees_nothing_else(server: Server) -> None:
         assert (await stranger.get("/status/default"))[0] == 404
 
 
+async def test_a_follower_that_has_followed_is_late_nowhere(server: Server) -> None:
+    await server.api("PUT", "/api/v1/projects/default", {"status_page": True})
+    follows = {"after": {"monitor": "upstream", "within": "1s"}, "grace": "10m"}
+    urls = {}
+    for slug, definition in (("upstream", {"every": "1h"}), ("followed", follows), ("waiting", follows)):
+        urls[slug] = (await server.api("PUT", f"/api/v1/monitors/{slug}", definition)).body["ping_url"]
+    for slug in ("upstream", "followed", "waiting", "upstream", "followed"):
+        await server.session.get(urls[slug])
+
+    async def is_past() -> bool:  # what was due of one that has not followed
+        return bool((await server.api("GET", "/api/v1/monitors/waiting")).body["status"] == "late")
+
+    await eventually(is_past)
+    shown = (await server.api("GET", "/api/v1/monitors/followed")).body
+    assert (shown["status"], shown["due_at"], shown["deadline_at"]) == ("up", None, None)
+    async with Visitor(server) as me:
+        await me.sign_in()
+        for path, line in (("/", "tr"), ("/status/default", "li")):
+
+            async def states(path: str = path, line: str = line) -> bool:  # the status page may be some seconds old
+                lines = re.findall(rf"<{line}\b.*?</{line}>", (await me.get(path))[1], re.DOTALL)
+                found = {name: "late" in each for each in lines for name in ("followed", "waiting") if name in each}
+                return found == {"followed": False, "waiting": True}
+
+            await eventually(states)
+
+
 async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None = None) -> list[tuple[str, Any]]:
     """The first so many events of a stream; `first` is set with the first of them."""
     found: list[tuple[str, Any]] = []
