@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 # On two cores, too: for a third of their time the tests wait, for leases, deadlines and take-overs.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
-AXE := node_modules/axe-core/axe.min.js
+NODE_MODULES := node_modules/@sentry/node/package.json
 
 # The tests start some two hundred servers, and each would compile all of its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,7 +23,7 @@ run: $(VENV)/installed ## Start the server on http://localhost:8080, with its da
 
 install: $(VENV)/installed ## Make .venv with the server in it.
 
-test: $(VENV)/installed-for-tests $(AXE) ## Run all tests; as root on Debian it first installs the programs that they use.
+test: $(VENV)/installed-for-tests $(NODE_MODULES) ## Run all tests; as root on Debian it first installs the programs that they use.
 	@.ci/packages
 	@$(PYTEST) $(ARGS)
 
@@ -86,6 +86,7 @@ $(VENV)/installed-for-audit: $(VENV)/made
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.10"
 	@touch $@
 
-# The tests' check of accessibility. Without npm they say that it is missing.
-$(AXE):
-	@if command -v npm >/dev/null; then npm install --no-save --no-audit --no-fund --silent axe-core@4.14.1 || echo "axe-core could not be installed"; fi
+# The tests' check of accessibility, and Sentry's client for Node, in one call, since npm removes what it was not told to
+# save. Without npm the tests say that they are missing.
+$(NODE_MODULES):
+	@if command -v npm >/dev/null; then npm install --no-save --no-audit --no-fund --silent axe-core@4.14.1 @sentry/node@11.12.0 || echo "axe-core and @sentry/node could not be installed"; fi

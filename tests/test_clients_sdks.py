@@ -1,4 +1,4 @@
-"""sentry-sdk and cronitor's Python client, in processes of their own, unchanged but for the host."""
+"""Clients of Sentry (Python, Node) and Cronitor (Python), in processes of their own, unchanged but for the host."""
 
 from collections.abc import AsyncIterator
 
@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.clients import make, ping_key, pings, python, runs_become, said, status_becomes
-from tests.harness import Postgres, Server
+from tests.clients import make, ping_key, pings, python, run, runs_become, said, status_becomes
+from tests.harness import ROOT, Postgres, Server, needs, refuse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -218,3 +218,43 @@ async def test_nothing_is_made_where_that_is_switched_off(postgres: Postgres) ->
             async with server.session.get(path) as response:
                 assert response.status == 404, path
         assert (await server.api("GET", "/api/v1/monitors")).body["items"] == []
+
+
+_NODE = """
+const Sentry = require(process.argv[2]);
+const config = {
+  schedule: { type: "crontab", value: "0 2 * * *" }, checkinMargin: 5, maxRuntime: 20, timezone: "Europe/Vienna",
+  failureIssueThreshold: 1, recoveryThreshold: 2,
+};
+async function main() {
+  Sentry.init({ dsn: process.argv[1] });
+  await Sentry.withMonitor("node-good", async () => {}, config);
+  const quick = [1, 2, 3, 4].map((n) => Sentry.withMonitor(`node-quick-${n}`, () => n, config));
+  await Promise.all(quick);
+  try {
+    await Sentry.withMonitor("node-bad", async () => { throw new Error("disk full"); }, config);
+  } catch (error) { Sentry.captureException(error); }
+  Sentry.captureMessage("not a check-in");
+  if (!(await Sentry.flush(10000))) process.exit(3);
+}
+main();
+"""
+
+
+async def test_sentry_for_node(server: Server) -> None:
+    """Each job sends `in_progress` and, at once, on another connection, its end: while the monitor is being made."""
+    node = needs("node")
+    if not (package := ROOT / "node_modules" / "@sentry" / "node").exists():
+        refuse("@sentry/node is not installed (`make test` installs it where there is npm)")
+    dsn = f"{server.url.replace('://', f'://{await ping_key(server)}@')}/1"
+    ran = await run(node, "-e", _NODE, dsn, str(package))
+    assert ran.code == 0, ran
+    for slug in ("node-bad", "node-good", *(f"node-quick-{n}" for n in range(1, 5))):
+        end, verdict, status = ("fail", "failed", "down") if slug == "node-bad" else ("success", "succeeded", "up")
+        begun, ended = await said(server, slug, "run")
+        assert {begun[0], ended[0]} == {"start", end} and begun[1] == ended[1], slug
+        await runs_become(server, slug, (begun[1], verdict))
+        await status_becomes(server, slug, status)
+    made = (await server.api("GET", "/api/v1/monitors/node-good")).body
+    sent = {"cron": "0 2 * * *", "timezone": "Europe/Vienna", "grace": "5m", "max_runtime": "20m", "recover_after": 2}
+    assert {name: made[name] for name in sent} == sent
