@@ -118,11 +118,12 @@ class Postgres:
         shutil.rmtree(self.directory)
 
     @contextlib.asynccontextmanager
-    async def fresh(self, *, empty: bool = False) -> AsyncIterator[str]:
-        """The URL of a database of its own: with schema and partitions, or empty."""
+    async def fresh(self, *, empty: bool = False, template: str | None = None) -> AsyncIterator[str]:
+        """The URL of a database of its own: with schema and partitions, or empty, or a copy of that at `template`."""
         self._made += 1
         name = f"test_{self._made}"
-        await self._create(name, "template0" if empty else "template_offbeat")
+        copied = urlsplit(template).path[1:] if template else "template0" if empty else "template_offbeat"
+        await self._create(name, copied)
         yield self.url_of(name)
         await self._execute(f"drop database {name} with (force)")
 

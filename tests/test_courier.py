@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from server.deliver.attempts import SENDING_MAX, SLOW_AFTER_S
 from server.store.outbox import Wanted, page_alerts, resend
 from server.web import pages_incidents
-from tests.harness import Behaviour, Receiver, eventually
-from tests.outbox_scene import Scene, at_work, ids, types
+from tests.harness import Behaviour, Postgres, Receiver, eventually
+from tests.outbox_scene import Scene, at_work, ids, scene, types
 
 
 async def test_an_alert_is_delivered_and_settled(world: Scene, receiver: Receiver) -> None:
@@ -27,6 +28,20 @@ async def test_an_alert_is_delivered_and_settled(world: Scene, receiver: Receive
     assert (row["state"], row["attempts"], row["claimed_by"]) == ("delivered", 1, None)
     assert len(receiver.requests) == 1
     assert world.counted == {("webhook", "delivered"): 1}
+
+
+async def test_a_copy_of_a_database_uses_no_id_of_the_original_again(postgres: Postgres, receiver: Receiver) -> None:
+    """As after a restore or a failover: the numbers of rows go on from where the copy was made."""
+    rows = []
+    async with postgres.fresh() as url, AsyncExitStack() as stack:
+        async with scene(url) as world:
+            channel = await world.channel("hook", "webhook", url=receiver.url)
+        copy = await stack.enter_async_context(postgres.fresh(template=url))
+        for each in (url, copy):
+            async with scene(each) as world, world.courier():
+                rows.append(await world.alert(channel))
+                await world.settled()
+    assert rows[0] == rows[1] and len(set(ids(receiver))) == 2
 
 
 async def test_a_wake_up_sends_at_once(world: Scene, receiver: Receiver) -> None:
