@@ -9,7 +9,7 @@ from typing import Any
 
 from playwright.async_api import Browser, Page, Request, Response, async_playwright
 
-from tests.harness import ADMIN_KEY, ROOT, Server, needs, refuse
+from tests.harness import ADMIN_KEY, ROOT, Server, eventually, needs, refuse
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE, SMALL_PHONE = (1280, 900), (390, 740), (320, 640)
@@ -128,6 +128,31 @@ async def made(server: Server, slug: str, **definition: Any) -> str:
     answer = await server.api("PUT", f"/api/v1/monitors/{slug}", definition)
     assert answer.status == 201, answer.body
     return f"/api/v1/heartbeat/{answer.body['key']}"
+
+
+async def address(server: Server, slug: str, what: str, number: int = 1, project: str = "default") -> str:
+    """The path of a page about one of a monitor's `runs` or `incidents`, once there is one."""
+
+    async def found() -> str | None:
+        items = (await server.api("GET", f"/api/v1/monitors/{slug}/{what}?project={project}")).body["items"]
+        return str(items[0]["id"]) if items else None
+
+    monitor_id = str(await eventually(found)).partition("-")[0]
+    return f"/{what}/{monitor_id}-{number}"
+
+
+async def emptied(server: Server) -> Server:
+    """The same server without the monitors, projects and keys of the test before: a new one takes longer to start."""
+    for project in (await server.api("GET", "/api/v1/projects")).body["items"]:
+        slug = project["slug"]
+        answer = await server.api("POST", "/api/v1/apply", {"project": slug, "prune": True, "monitors": {}})
+        assert answer.status == 200, answer.body
+        if slug != "default":
+            assert (await server.api("DELETE", f"/api/v1/projects/{slug}")).status == 204
+    await server.api("PUT", "/api/v1/projects/default", {"name": "Default"})
+    for key in (await server.api("GET", "/api/v1/keys")).body["items"]:
+        await server.api("DELETE", f"/api/v1/keys/{key['id']}")
+    return server
 
 
 async def ping(server: Server, path: str, **params: str) -> None:

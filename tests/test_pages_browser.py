@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.browser import PHONE, SMALL_PHONE, WIDE, Person, chromium, made, person, ping
+from tests.browser import PHONE, SMALL_PHONE, WIDE, Person, address, chromium, emptied, made, person, ping
 from tests.harness import Postgres, Server, eventually
 
 MONITORS = 10_000  # of a large estate
@@ -20,8 +20,6 @@ PAGES = (
         "/windows",
         "/alerts",
         "/monitors/nightly/pings",
-        "/runs/1-1",
-        "/incidents/1-1",
         "/monitors/workers",
         "/status/default",
     ),
@@ -32,11 +30,17 @@ PAGES = (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def server(postgres: Postgres) -> AsyncIterator[Server]:
-    """A server of the test's own."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(postgres: Postgres) -> AsyncIterator[Server]:
+    """The server of all tests."""
     async with postgres.fresh() as url, Server(url) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(shared: Server) -> Server:
+    """The same, empty."""
+    return await emptied(shared)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -179,8 +183,8 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         await me.page.wait_for_url("**/sign-in")
 
 
-async def _estate(server: Server) -> None:
-    """Something of everything, in trouble and not."""
+async def _estate(server: Server) -> tuple[str, ...]:
+    """Something of everything, in trouble and not; the addresses of all pages."""
     path = await made(
         server,
         "nightly",
@@ -209,6 +213,7 @@ async def _estate(server: Server) -> None:
         return len(found.body["items"]) == 2
 
     await eventually(trouble)
+    return *PAGES, await address(server, "nightly", "runs"), await address(server, "nightly", "incidents")
 
 
 async def _with_everything_open(me: Person) -> None:
@@ -218,9 +223,9 @@ async def _with_everything_open(me: Person) -> None:
 
 @pytest.mark.slow
 async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, browser: Browser) -> None:
-    await _estate(server)
+    pages = await _estate(server)
     async with person(browser, server, PHONE, color_scheme="light") as me:
-        for path in PAGES:
+        for path in pages:
             await me.go(path)
             await me.see("main")
             await _with_everything_open(me)
@@ -239,7 +244,7 @@ async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, bro
         await _by_keyboard(me)
     # In the dark only the colours differ.
     async with person(browser, server, WIDE, color_scheme="dark") as me:
-        for path in PAGES:
+        for path in pages:
             await me.go(path)
             await me.see("main")
             await _with_everything_open(me)
