@@ -79,22 +79,23 @@ class Roster(Service):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
-        self._keys: dict[str, int] = {}  # key -> project and monitor in one; negative: see _bound
-        self._bound: dict[str, Bound] = {}
-        self._slugs = Names()  # project/slug -> project and monitor
+        self._use(_Known())
         self._ping_keys: dict[str, int] = {}
-        self._pages: dict[int, _Page] = {}
-        self.rules: dict[int, Rules] = {}  # by monitor, where there are any
         self.rev: int | None = None  # the last change included; None: not loaded yet
-        self._outdated = False  # what is known may be of a later time than the database
+        self.complete = False  # else a key that is not found may be known to the database
+        self._forgotten = 0  # how often Postgres has lost commits
         self.refreshes = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._wanted = asyncio.Event()
         self._loaded = asyncio.Event()
 
+    def _use(self, known: "_Known") -> None:
+        self._known = known
+        self.rules = known.rules
+
     def __len__(self) -> int:
         """How many keys are known."""
-        return len(self._keys)
+        return len(self._known.keys)
 
     async def start(self) -> None:
         """Load; after `START_WAIT_S` it goes on in the background, and whoever is not found yet waits for it."""
@@ -107,11 +108,11 @@ class Roster(Service):
 
     def find(self, key: str) -> Bound | None:
         """Where a key leads; None: unknown as far as we know, see `refresh`."""
-        packed = self._keys.get(key)
+        packed = self._known.keys.get(key)
         if packed is None:
             return None
         if packed < 0:
-            return self._bound[key]
+            return self._known.bound[key]
         return _new_bound(Bound, (packed & _MONITOR_MASK, packed >> _MONITOR_BITS, None, None))
 
     def find_slug(self, ping_key: str, slug: str, sent: str | None = None) -> Bound | None:
@@ -120,14 +121,14 @@ class Roster(Service):
         """
         project = self._ping_keys.get(ping_key)
         if project is not None:
-            packed = self._slugs.get(f"{project}/{slug}")
+            packed = self._known.slugs.get(f"{project}/{slug}")
             if packed is not None:
                 return Bound(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
         bound = self.find(f"{ping_key}/{sent or slug}")
         if bound is None:
             bound = self.find(ping_key)
             if bound is not None:
-                packed = self._slugs.get(f"{bound.project_id}/{slug}")
+                packed = self._known.slugs.get(f"{bound.project_id}/{slug}")
                 if packed is None or packed & _MONITOR_MASK != bound.monitor_id:
                     return None
         # A key that begins with another project's ping key would take pings away from it. None can be added any more.
@@ -139,7 +140,8 @@ class Roster(Service):
 
     def forget(self) -> None:
         """Load all again, soon: Postgres has lost commits, perhaps of definitions too."""
-        self._outdated = True
+        self.complete = False
+        self._forgotten += 1
         self._wanted.set()
 
     def changed(self) -> None:
@@ -184,10 +186,7 @@ class Roster(Service):
 
     async def _catch_up(self) -> None:
         self.refreshes += 1
-        if self.rev is None or self._outdated:
-            await self._load()
-            return
-        while True:
+        while self.rev is not None and self.complete:
             rev, monitor_ids, projects = await self._source.changed(self.rev)
             if projects:
                 self._ping_keys = await self._source.ping_keys()
@@ -195,39 +194,58 @@ class Roster(Service):
                 rows = await self._source.keys_of(monitor_ids)
                 # Nothing waits in between: a key that moves from one monitor to another is never unknown.
                 for monitor_id in monitor_ids:
-                    self._remove(monitor_id)
-                self._add(rows)
+                    self._known.remove(monitor_id)
+                self._known.add(rows)
             if rev != self.rev:
                 self.rev = rev
             elif await self._source.rev() >= rev:
                 return
             else:  # Postgres has lost changes: a standby was promoted, or a backup restored
                 log.warning("keys are loaded again: the database lacks changes that were in it")
-                await self._load()
-                return
+                self.complete = False
+        while not self.complete:
+            await self._load()
 
     async def _load(self) -> None:
-        started_s = monotonic()
-        for part in (self._keys, self._bound, self._pages, self.rules):
-            part.clear()  # what an attempt that failed has left
-        self._slugs = Names()
-        self.rev, self._outdated = None, False
+        """Everything, beside what is known: until it is there, what is known still answers."""
+        started_s, forgotten = monotonic(), self._forgotten
+        known = _Known()
+        if self.rev is None:
+            self._use(known)  # nothing is known yet: keys are found as they come
         rev = await self._source.rev()  # before the rest, so that nothing falls in between
-        self._ping_keys = await self._source.ping_keys()
+        ping_keys = await self._source.ping_keys()
+        if self.rev is None:
+            self._ping_keys = ping_keys
         async for rows in self._source.all_keys():
-            self._add(rows)
+            known.add(rows)
             await asyncio.sleep(0)
-        self.rev = rev
+        self._use(known)
+        self._ping_keys, self.rev = ping_keys, rev
+        self.complete = forgotten == self._forgotten
         self._loaded.set()
-        log.info("loaded", keys=len(self._keys), seconds=round(monotonic() - started_s, 3))
+        log.info("loaded", keys=len(self), seconds=round(monotonic() - started_s, 3))
 
-    def _add(self, rows: Iterable[KeyRow]) -> None:
-        keys, slugs = self._keys, self._slugs
+
+class _Known:
+    """What leads to monitors, as of one state of the database."""
+
+    __slots__ = ("bound", "keys", "pages", "rules", "slugs")
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}  # key -> project and monitor in one; negative: see bound
+        self.bound: dict[str, Bound] = {}
+        self.slugs = Names()  # project/slug -> project and monitor
+        self.pages: dict[int, _Page] = {}
+        self.rules: dict[int, Rules] = {}  # by monitor, where there are any
+
+    def add(self, rows: Iterable[KeyRow]) -> None:
+        """Keys of monitors that are new or were removed."""
+        keys, slugs = self.keys, self.slugs
         for key, monitor_id, project_id, signal, stage, slug, rules in rows:
             packed = project_id << _MONITOR_BITS | monitor_id
-            page = self._pages.get(monitor_id >> _PAGE_BITS)
+            page = self.pages.get(monitor_id >> _PAGE_BITS)
             if page is None:
-                page = self._pages[monitor_id >> _PAGE_BITS] = _Page()
+                page = self.pages[monitor_id >> _PAGE_BITS] = _Page()
             at = monitor_id & _PAGE_MASK
             have = page.keys[at]
             if have is None:
@@ -239,21 +257,21 @@ class Roster(Service):
                 keys[key] = packed
             else:
                 keys[key] = -packed
-                self._bound[key] = Bound(monitor_id, project_id, signal, stage)
+                self.bound[key] = Bound(monitor_id, project_id, signal, stage)
             if rules is not None:
                 definition = load_definition(rules)
                 self.rules[monitor_id] = Rules(definition.methods == "POST", definition.keywords)
 
-    def _remove(self, monitor_id: int) -> None:
-        """Forget a monitor, but nothing that another one has taken over: changes come in slices."""
-        page, at = self._pages.get(monitor_id >> _PAGE_BITS), monitor_id & _PAGE_MASK
+    def remove(self, monitor_id: int) -> None:
+        """Without a monitor, but nothing that another one has taken over: changes come in slices."""
+        page, at = self.pages.get(monitor_id >> _PAGE_BITS), monitor_id & _PAGE_MASK
         if page is None or (have := page.keys[at]) is None:
             return
         for key in (have,) if isinstance(have, str) else have:
-            if abs(self._keys.get(key, 0)) & _MONITOR_MASK == monitor_id:
-                del self._keys[key]
-                self._bound.pop(key, None)
-        self._slugs.drop(page.slug_shelves[at], lambda packed: packed & _MONITOR_MASK == monitor_id)
+            if abs(self.keys.get(key, 0)) & _MONITOR_MASK == monitor_id:
+                del self.keys[key]
+                self.bound.pop(key, None)
+        self.slugs.drop(page.slug_shelves[at], lambda packed: packed & _MONITOR_MASK == monitor_id)
         page.keys[at] = None
         self.rules.pop(monitor_id, None)
 

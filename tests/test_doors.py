@@ -926,3 +926,32 @@ async def test_bulk_while_postgres_is_away(database_url, door):
         status, answer = await post(lines_of({"key": KEY}, {"key": KEY}))
         assert (status, answer["accepted"]) == (503, 0)
         assert answer["lines"] == 2
+
+
+async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_never_unknown(database_url, monkeypatch):
+    """Its key may be known to the database. A wrong key, once all are loaded, proves nothing."""
+    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 0.3)
+    async with serving(database_url) as served:
+        held, load = asyncio.Event(), served.roster._source.all_keys
+
+        async def slow_keys():
+            await held.wait()
+            async for rows in load():
+                yield rows
+
+        monkeypatch.setattr(served.roster._source, "all_keys", slow_keys)
+        served.roster.forget()
+        other = KEY.replace("0f0f", "0e0e")
+        assert (await ask(served, get())).status == 200
+        assert (await ask(served, get(f"/ping/{other}"))).status == 503
+        rows = "select reason, ended_at - started_at > interval '0.2 s' as whole from refusals"
+        (row,) = await eventually(lambda: served.database.fetch(rows))
+        assert tuple(row) == ("database", True)
+        held.set()
+        await eventually(lambda: _complete(served))
+        assert (await ask(served, get(f"/ping/{other}"))).status == 404
+        assert len(await served.database.fetch(rows)) == 1
+
+
+async def _complete(served):
+    return served.roster.complete

@@ -235,6 +235,88 @@ async def test_a_swap_that_comes_in_two_slices(order):
     await roster.stop()
 
 
+class Gated(Slices):
+    """A source that gives its rows one by one, each when it is let through; `lost` fails it in the middle."""
+
+    def __init__(self, rows: list[KeyRow]) -> None:
+        super().__init__(rows)
+        self.revision = 5
+        self.through = asyncio.Semaphore(1_000)
+        self.begun = asyncio.Event()
+        self.lost = False
+
+    async def rev(self) -> int:
+        return self.revision
+
+    async def all_keys(self) -> AsyncIterator[Sequence[KeyRow]]:
+        for each in self.rows:
+            self.begun.set()
+            await self.through.acquire()
+            if self.lost:
+                raise DatabaseAway("lost in the middle")
+            yield [each]
+
+    async def changed(self, after_rev: int) -> tuple[int, set[int], bool]:
+        return after_rev, set(), False
+
+
+@pytest.mark.parametrize("noticed", ["by the writer", "by its revision"])
+async def test_what_is_known_still_answers_while_all_is_loaded_again(noticed):
+    rule = '{"methods": "POST"}'
+    source = Gated([row("ka", 1, "a"), ("kb", 2, 1, "fail", None, "b", rule), row("kc", 3, "c")])
+    roster = Roster(source)
+    await roster.start()
+
+    def all_known() -> bool:
+        kept = [roster.find("ka"), roster.find("kb"), roster.find_slug("pk", "a")]
+        return kept == [Bound(1, 1), Bound(2, 1, "fail"), Bound(1, 1)] and 2 in roster.rules and roster.rev is not None
+
+    assert all_known() and roster.complete
+    source.through = asyncio.Semaphore(0)
+    source.begun.clear()
+    source.rows = [*source.rows[:2], row("kd", 4, "d")]  # the third was lost, and another one made
+    if noticed == "by the writer":
+        roster.forget()
+    source.revision = 4
+    roster.changed()
+    await source.begun.wait()
+    assert all_known() and not roster.complete
+    source.lost = True  # an attempt that fails leaves what is known
+    source.begun.clear()
+    source.through.release()
+    await source.begun.wait()
+    source.lost = False
+    asking = asyncio.ensure_future(roster.refresh())
+    for _ in range(3):
+        assert all_known() and not roster.complete and not asking.done()
+        source.through.release()
+    await asking
+    assert all_known() and roster.complete
+    assert (roster.find("kc"), roster.find("kd")) == (None, Bound(4, 1))
+    await roster.stop()
+
+
+async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more():
+    source = Gated([row("ka", 1, "a")])
+    roster = Roster(source)
+    await roster.start()
+    source.through = asyncio.Semaphore(0)
+    source.begun.clear()
+    roster.forget()
+    await source.begun.wait()
+    source.begun.clear()
+    asking = asyncio.ensure_future(roster.refresh())
+    roster.forget()
+    source.through.release()
+    await source.begun.wait()
+    assert not roster.complete and not asking.done()
+    for _ in range(2):
+        source.through.release()
+    await asking
+    assert roster.complete
+    await roster.stop()
+
+
 async def test_what_a_monitor_takes_in_memory(monkeypatch):
     monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 60.0)  # loading takes its time where memory is traced
     count = 100_000

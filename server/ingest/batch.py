@@ -145,9 +145,9 @@ class Backlog:
         """Parts of a ping were left out."""
         self._refusals.count_notes(notes)
 
-    def turned_away(self, age_s: float) -> None:
-        """Connections were refused for want of room, at some moment of the last `age_s` seconds: who knows for what."""
-        self._refusals.add_silence("full", int(age_s * SECOND))
+    def turned_away(self, reason: str, age_s: float) -> None:
+        """Clients were refused, at some moment of the last `age_s` seconds: who knows what they had to say."""
+        self._refusals.add_silence(reason, int(age_s * SECOND))
 
     async def room(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.

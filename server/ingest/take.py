@@ -111,7 +111,7 @@ class Intake(Service):
 
     def turned_away(self, age_s: float) -> None:
         """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
-        self._backlog.turned_away(age_s)
+        self._backlog.turned_away("full", age_s)
 
     def find(self, key: str) -> Bound | None:
         """Where a key leads, as far as we know."""
@@ -121,9 +121,23 @@ class Intake(Service):
         """Where an address leads; an unknown one is asked for. Raises Unavailable."""
         bound = self._find(address)
         if bound is None:
-            await self._roster.refresh()
+            await self._ask()
             bound = self._find(address)
         return bound
+
+    async def _ask(self) -> None:
+        """Learn every change that was committed before this call. Raises Unavailable.
+
+        While not all keys are loaded, a ping that is refused here may be one of a known key: the time is an outage.
+        (Otherwise it is not: anybody can send unknown keys.)
+        """
+        began_s = monotonic()
+        try:
+            await self._roster.refresh()
+        except Unavailable:
+            if not self._roster.complete:
+                self._backlog.turned_away("database", monotonic() - began_s)
+            raise
 
     def prepared(self, bound: Bound, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
         """The ping as this key and this monitor take it; `named`: its client said the signal."""
@@ -176,7 +190,7 @@ class Intake(Service):
             # Pings of one monitor that come while it is made are stored in the order in which they came.
             made = await self._begin_making(readings)
             if any(self._find(reading.address) is None for reading in readings):
-                await self._roster.refresh()  # once for all: each asking for itself, a hundred would wait ten seconds
+                await self._ask()  # once for all: each asking for itself, a hundred would wait ten seconds
             until_s = monotonic() + MADE_WITHIN_S
             found = [await self._resolve(reading, until_s) for reading in readings]
             for reading, (bound, outcome) in zip(readings, found, strict=True):
@@ -237,7 +251,7 @@ class Intake(Service):
         self._waiting += 1
         try:
             while (bound := self._find(address)) is None and monotonic() < until_s:
-                await self._roster.refresh()
+                await self._ask()
             if (making := self._making.get(_place(address))) is not None and not _makes(address):
                 await asyncio.wait([making])  # the ping that made it is the earlier one
             return bound
