@@ -1,11 +1,14 @@
 """A URL with several hosts: the servers follow the primary, also if the old one hangs or goes on."""
 
 import asyncio
+from typing import Any
 
+import asyncpg
 import pytest
 
 from server.errors import DatabaseAway
-from server.store.hosts import HOST_TIMEOUT_S, Host, hosts_of
+from server.store.copying import CopyConnection
+from server.store.hosts import HOST_TIMEOUT_S, Group, Host, hosts_of
 from server.store.pool import connect, look_for_primary, open_pool
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, is_judged
@@ -88,6 +91,56 @@ async def test_a_primary_that_has_become_a_standby_is_left_at_once() -> None:
         connection = await connect(url)
         assert await _port(connection) == int(pair.host("b").rpartition(":")[2])
         await connection.close()
+
+
+async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former primary answers, and while the others are still asked the newer one is chosen."""
+    monkeypatch.setattr("server.store.hosts.OTHERS_WAIT_S", 30.0)
+    monkeypatch.setattr("server.store.hosts.HOST_TIMEOUT_S", 30.0)
+    async with Pair(synchronous=False) as pair:
+        url = pair.url("a", "b")
+        await pair.promote()  # both are primaries now, by their own account
+        old, new = hosts_of(url)
+        group, answered, chosen = Group((old, new)), asyncio.Event(), asyncio.Event()
+
+        async def plainly(host: Host) -> CopyConnection:
+            place: dict[str, Any] = {"host": host.name, "port": host.port, "connection_class": CopyConnection}
+            return await asyncpg.connect(url, **place)
+
+        async def slowly(host: Host) -> CopyConnection:
+            if host == new:
+                await chosen.wait()
+                raise DatabaseAway("this host has not answered")
+            connection = await plainly(host)
+            connection.add_query_logger(lambda _: answered.set())
+            return connection
+
+        late = asyncio.ensure_future(group.connect(slowly))
+        await answered.wait()
+        right = await group.connect(plainly)
+        assert await _port(right) == new.port
+        chosen.set()
+        with pytest.raises(DatabaseAway, match="was the primary before"):
+            await late
+        assert group.primary == new and not right.is_closed()
+        await right.close()
+
+
+async def test_of_two_systems_the_known_one_is_kept() -> None:
+    """A timeline of another cluster says nothing, however high."""
+    async with Pair(standby=False) as ours, Pair(synchronous=False) as other:
+        await other.promote()
+        known, [stranger] = hosts_of(ours.url("a"))[0], hosts_of(other.url("b"))
+        group = Group([known])
+
+        async def connect_one(host: Host) -> CopyConnection:
+            place: dict[str, Any] = {"host": host.name, "port": host.port, "target_session_attrs": "read-write"}
+            return await asyncpg.connect(ours.url("a"), connection_class=CopyConnection, **place)
+
+        await (await group.connect(connect_one)).close()
+        group.hosts = [known, stranger]
+        await group.look(connect_one)
+        assert group.primary == known
 
 
 async def _port(connection) -> int:

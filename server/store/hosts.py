@@ -108,7 +108,13 @@ class Group:
         await connection.close()
 
     def _chosen(self, found: Found) -> CopyConnection:
+        """Take this host for the primary, unless a newer one was chosen while the others were asked."""
         host, place, connection = found
+        try:
+            self._refuse_older(host, place)
+        except DatabaseAway:
+            connection.terminate()
+            raise
         if host != self.primary or place != self.place:
             log.info("this host is the primary", host=str(host), timeline=place.timeline)
             for former in list(self._connections):
@@ -143,7 +149,8 @@ class Group:
             for each in found:
                 each.connection.terminate()
             raise
-        found.sort(key=lambda each: each.place.timeline)
+        # Of another system a timeline says nothing; such a host counts only if none of ours is there.
+        found.sort(key=lambda each: (each.place.system == self.place.system, each.place.timeline))
         for each in found[:-1]:
             each.connection.terminate()
         if found:
@@ -158,14 +165,17 @@ class Group:
         connection = await connect_one(host)
         try:
             place = await _place_of(connection)
-            if place.system == self.place.system and place.timeline < self.place.timeline:
-                raise DatabaseAway(
-                    f"{host} was the primary before: it is on timeline {place.timeline} of {self.place.timeline}"
-                )
+            self._refuse_older(host, place)
         except BaseException:
             connection.terminate()
             raise
         return Found(host, place, connection)
+
+    def _refuse_older(self, host: Host, place: Place) -> None:
+        if place.system == self.place.system and place.timeline < self.place.timeline:
+            raise DatabaseAway(
+                f"{host} was the primary before: it is on timeline {place.timeline} of {self.place.timeline}"
+            )
 
 
 _NOT_PRIMARY = asyncpg.TargetServerAttributeNotMatched
@@ -183,7 +193,7 @@ def group_of(url: str) -> Group | None:
 async def _place_of(connection: CopyConnection) -> Place:
     try:
         row = await connection.fetchrow(_SQL["timeline"])
-    except asyncpg.PostgresError:
+    except (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError):
         return Place(0, 0)  # not every service that looks like Postgres has it
     assert row is not None
     return Place(row["system_identifier"], row["timeline"])
