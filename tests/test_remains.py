@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import pytest
 
+from server.keep.upkeep import Upkeep
+from server.settings import Settings
 from server.store import upkeep
 from tests.api_scene import Api, serving
 
@@ -70,3 +72,72 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
     assert await swept(api) == [1]
     assert gone not in (await remains(api))["pings"]
     assert len((await api("GET", "/monitors/gone/pings")).body["items"]) == 1
+
+
+async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "MONITORS_MAX", 3)
+    keeper = Upkeep("", Settings(), lambda: 0)
+
+    async def deleted(count: int, days: int) -> None:
+        """Monitors that were deleted so long ago, each with a run."""
+        await api.pool.execute(
+            "with gone as (insert into changes (at, project_id, monitor_id, actor, kind, subject)"
+            " select now() - $2::int * interval '1 day', 1, 1000 + 100 * $2::int + n, 'test', 'monitor', 'gone'"
+            " from generate_series(1, $1::int) n returning monitor_id)"
+            " insert into runs (monitor_id, project_id, number, started_at, finished_at, verdict, last_ping_at)"
+            " select monitor_id, 1, 1, t.at, t.at, 'failed', t.at"
+            " from gone, (select now() - 30 * interval '1 day' as at) t",
+            count,
+            days,
+        )
+
+    async def probes() -> int:
+        """How often one round looks for the incidents of a monitor."""
+        count = "select idx_scan from pg_stat_xact_user_tables where relname = 'incidents'"
+        async with api.pool.acquire() as connection, connection.transaction():
+            now = await connection.fetchval("select now()")
+            before = await connection.fetchval(count) or 0  # of earlier transactions, not reported yet
+            await keeper._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
+            return (await connection.fetchval(count) or 0) - before
+
+    await deleted(8, days=20)
+    await probes()
+    assert (await remains(api))["runs"] == [], "all of them, however many one statement finds"
+    assert await probes() == 0
+    await deleted(2, days=10)
+    assert 0 < await probes() < 8
+    assert (await remains(api))["runs"] == []
+
+    # Deleted two hours ago: looked at until nothing of it can be under way any more.
+    await api.pool.execute(
+        "insert into changes (at, project_id, monitor_id, actor, kind, subject)"
+        " values (now() - interval '90 minutes', 1, 7, 'test', 'monitor', 'gone')"
+    )
+    for _ in range(2):
+        await api.pool.execute(
+            "insert into runs (monitor_id, project_id, number, finished_at, verdict, last_ping_at)"
+            " values (7, 1, 1, now() - interval '89 minutes', 'failed', now())"
+        )
+        await probes()
+        assert (await remains(api))["runs"] == []
+
+
+async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
+    monkeypatch.setattr("server.keep.upkeep.REMAINS_SLICES_MAX", 1)
+    keeper = Upkeep("", Settings(), lambda: 0)
+    await api.pool.execute(
+        "insert into changes (at, project_id, monitor_id, actor, kind, subject)"
+        " values (now() - interval '1 day', 1, 7, 'test', 'monitor', 'gone')"
+    )
+    await api.pool.execute(
+        "insert into runs (monitor_id, project_id, number, finished_at, verdict, last_ping_at)"
+        " select 7, 1, n, now() - interval '2 days', 'failed', now() from generate_series(1, 4) n"
+    )
+    left = []
+    for _ in range(3):
+        async with api.pool.acquire() as connection:
+            now = await connection.fetchval("select now()")
+            await keeper._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
+        left.append(len((await remains(api))["runs"]))
+    assert left == [2, 0, 0]

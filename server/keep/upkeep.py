@@ -35,6 +35,7 @@ class Upkeep:
     def __init__(self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros]) -> None:
         self._url, self._settings, self._checkpoint_at = url, settings, checkpoint_at
         self._due = asyncio.Event()
+        self._seen_rev = 0  # nothing is left of monitors that were deleted by changes up to this one
 
     def soon(self) -> None:
         """Do a round now: the clock has jumped, and today may have no partition yet."""
@@ -76,10 +77,16 @@ class Upkeep:
                 await asyncio.sleep(0.1)
 
     async def _delete_remains(self, connection: Connection, before: datetime, since: datetime) -> None:
-        """What deleted monitors have left: as much as one round may, the rest in the next."""
+        """What deleted monitors have left: as much as one round may, the rest in the next.
+
+        What a round has finished is not looked at again, so a round costs what was deleted lately. (A new process looks
+        at everything once. Pings that were under way at a deletion come within an hour: until then it is looked at.)
+        """
+        seen = await upkeep.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
         slices = 0
-        async for _ in upkeep.delete_remains(connection, before, since):
+        async for _ in upkeep.delete_remains(connection, before, since, self._seen_rev):
             slices += 1
             if slices == REMAINS_SLICES_MAX:
-                break
+                return
             await asyncio.sleep(0.1)
+        self._seen_rev = seen

@@ -27,17 +27,36 @@ async def delete_old(connection: Connection, subject: str, before: datetime) -> 
     return int(done.split()[-1])
 
 
-async def delete_remains(connection: Connection, before: datetime, since: datetime) -> AsyncIterator[int]:
+async def seen_through(connection: Connection, after_rev: int, before: datetime) -> int:
+    """The change up to which all changes are older than `before`; those up to `after_rev` are. Raises DatabaseAway."""
+    with database_trouble():
+        rev: int = await connection.fetchval(_SQL["seen_through"], after_rev, before)
+    return rev
+
+
+async def delete_remains(
+    connection: Connection, before: datetime, since: datetime, after_rev: int = 0
+) -> AsyncIterator[int]:
     """Delete the pings, finished runs and resolved incidents of monitors that were deleted since `since`.
 
-    Only what is older than `before` goes: the keeper must have applied it. Yields the number of rows of each slice; the
-    caller says how many slices there are, and pauses between them. Raises DatabaseAway.
+    Only what is older than `before` goes: the keeper must have applied it. Changes up to `after_rev` are not looked at.
+    Yields the number of rows of each slice; the caller says how many slices there are, and pauses between them. Raises
+    DatabaseAway.
     """
-    with database_trouble():
-        found = await connection.fetch(_SQL["deleted_monitors"], before, since, MONITORS_MAX)
-    if not found:
-        return
-    monitors = [row["monitor_id"] for row in found]
+    more = True
+    while more:
+        with database_trouble():
+            found = await connection.fetch(_SQL["deleted_monitors"], before, since, MONITORS_MAX, after_rev)
+        more = False
+        if monitors := [row["monitor_id"] for row in found]:
+            async for count in _remains_of(connection, monitors, before, since):
+                more = len(found) == MONITORS_MAX  # and these are done: the next statement finds others
+                yield count
+
+
+async def _remains_of(
+    connection: Connection, monitors: list[int], before: datetime, since: datetime
+) -> AsyncIterator[int]:
     first = datetime.combine(since.date(), time(), UTC)
     bounds = [first + timedelta(days=day) for day in range((before - since).days + 2)]
     for start, end in pairwise([*bounds, max(before, bounds[-1])]):

@@ -30,11 +30,19 @@ select exists (
   select from deaf
    where reason = 'clock' and ended_at - started_at > interval '1 day' and ended_at > log_time() - interval '1 day')
 
+-- name: seen_through
+-- The last change before the first one that is not older than $2, of those after $1: only new changes are read.
+select coalesce(
+  (select min(rev) - 1 from changes where rev > $1 and at >= $2),
+  (select max(rev) from changes), 0)
+
 -- name: deleted_monitors
--- Deleted since $2, with something left that is older than $1. Each probe is an index walk that stops at the first row.
+-- Deleted since $2 by a change after $4, with something left that is older than $1. Each probe is an index walk that
+-- stops at the first row.
 select distinct c.monitor_id
   from changes c
  where c.kind = 'monitor' and c.after is null and c.monitor_id is not null and c.at >= $2 and c.at < $1
+   and c.rev > $4
    and not exists (select from monitors m where m.id = c.monitor_id)
    and (exists (select from pings p where p.monitor_id = c.monitor_id and p.at < $1)
      or exists (select from runs r where r.monitor_id = c.monitor_id and r.finished_at < $1)
