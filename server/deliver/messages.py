@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from server.clock import to_micros, to_rfc3339
 from server.deliver.channel import Message
@@ -33,7 +34,7 @@ class Scribe:
         at = facts.get("decided_at")
         return Message(
             id=id,
-            thread=self._thread(facts) or id,
+            thread=self._thread(row, facts) or id,
             kind=row.kind,
             at=at if isinstance(at, str) and at else created_at,
             facts=facts,
@@ -58,9 +59,10 @@ class Scribe:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         words = say_over(facts, link) if digest.kind == "over" else say_digest(facts, link)
+        closed = (digest.id, digest.uid) if digest.closes is None else (digest.closes, digest.closes_uid)
         return Message(
             id=self._id("digest", digest),
-            thread=self._digest_thread(digest.closes or digest.id),
+            thread=self._digest_thread(*closed),
             kind=digest.kind,
             at=at,
             facts=facts,
@@ -69,19 +71,22 @@ class Scribe:
             members=tuple(members),
         )
 
-    def over(self, closes: int, facts: dict[str, Any], at: str) -> Message:
-        """What is queued to close a digest; its own id is not known yet, and no body holds it."""
+    def over(self, closes: int, facts: dict[str, Any], at: str, uid: UUID | None = None) -> Message:
+        """What is queued to close the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        return Message("", self._digest_thread(closes), "over", at, facts, say_over(facts, link), link)
+        return Message("", self._digest_thread(closes, uid), "over", at, facts, say_over(facts, link), link)
 
     def _id(self, what: str, row: Claimed | Member | Digest) -> str:
         """Never the same for two messages, also after a restore and in a copy of the database."""
         return f"{what}_{row.uid.hex}" if row.uid is not None else f"{what}_{self._instance}_{row.id}"
 
-    def _digest_thread(self, id: int) -> str:
-        return f"offbeat/{self._instance}/digest/{id}"
+    def _digest_thread(self, id: int, uid: UUID | None) -> str:
+        return f"offbeat/{uid.hex}" if uid is not None else f"offbeat/{self._instance}/digest/{id}"
 
-    def _thread(self, facts: dict[str, Any]) -> str | None:
+    def _thread(self, row: Claimed | Member, facts: dict[str, Any]) -> str | None:
+        """Like an id, never the same for two incidents. Numbers are for rows of an older version, which used them."""
+        if row.thread is not None:
+            return f"offbeat/{row.thread.hex}"
         monitor, incident = facts.get("monitor"), facts.get("incident")
         return f"offbeat/{self._instance}/{facts['project']}/{monitor}/{incident}" if monitor and incident else None
 

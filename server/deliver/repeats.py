@@ -132,7 +132,7 @@ class Repeats(Service):
         channels = {id: (kind, text) for id, kind, text in await self._outbox.channels_of_kinds(kinds)}
         if not channels:
             return
-        for id, lane, alerts in await self._outbox.all_over(list(channels)):
+        for id, lane, alerts, uid in await self._outbox.all_over(list(channels)):
             try:
                 channel = load_channel(*channels[lane])
             except DefinitionError as error:
@@ -140,7 +140,7 @@ class Repeats(Service):
                 continue
             facts = {"kind": "over", "alerts": alerts, "closes": id}
             at = to_rfc3339(self._out.now()) or ""
-            await self._outbox.close_digest(id, facts, channel.compose(scribe.over(id, facts, at)))
+            await self._outbox.close_digest(id, facts, channel.compose(scribe.over(id, facts, at, uid)))
             self._wake()
 
     async def tell_what_fires(self, scribe: Scribe) -> None:

@@ -84,6 +84,7 @@ class Claimed(NamedTuple):
     created_at: datetime
     expired: bool
     secrets: tuple[str, ...]
+    thread: UUID | None = None  # the id of the incident's first alert; None: of an older version
 
 
 class Member(NamedTuple):
@@ -96,6 +97,7 @@ class Member(NamedTuple):
     facts: dict[str, Any]
     uid: UUID | None
     secrets: tuple[str, ...]
+    thread: UUID | None = None  # as in Claimed
 
 
 class Named(NamedTuple):
@@ -127,6 +129,7 @@ class Digest(NamedTuple):
     expired: bool
     uid: UUID | None
     left: bool = False  # more explicit failures wait than one message can name
+    closes_uid: UUID | None = None  # of the digest that it closes
 
 
 class Outcome(NamedTuple):
@@ -334,10 +337,10 @@ class Outbox:
         """Id, kind and definition of all channels of these kinds."""
         return [(row["id"], row["kind"], row["definition"]) for row in await self._fetch("lanes_of_kinds", list(kinds))]
 
-    async def all_over(self, lanes: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Digests (id, lane, alerts) whose every member is resolved and whose service was not told."""
+    async def all_over(self, lanes: Sequence[int]) -> list[tuple[int, int, int, UUID | None]]:
+        """Digests (id, lane, alerts, uid) whose every member is resolved and whose service was not told."""
         rows = await self._planned("all_over", list(lanes))
-        return [(row["id"], row["lane"], row["alerts"]) for row in rows]
+        return [(row["id"], row["lane"], row["alerts"], row["uid"]) for row in rows]
 
     async def close_digest(self, id: int, facts: dict[str, Any], body: bytes) -> None:
         """Queue the message that says so."""

@@ -49,6 +49,12 @@ marked as (
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
   || (select p.ping_key from projects p where p.id = a.project_id) as secrets
 
+-- part: thread
+-- What all alerts of the incident of `a` have in common: the id of the first one, to whichever channel. The incident's
+-- number comes again after a restore and in a copy of the database.
+(select (array_agg(o.uid order by o.id))[1] from alerts o where o.monitor_id = a.monitor_id and o.incident = a.incident)
+  as thread
+
 -- part: as_it_stands
 -- The facts of an alert `a`; where they tell of a fleet, with its members as the incident `i` has them now: members go
 -- and come between two words.
@@ -209,6 +215,8 @@ update alerts a
  where a.id = picked.id
 returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
           a.facts, a.uid, a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired,
+          -- include: thread
+          ,
           -- include: secrets
 
 -- name: claim_tests
@@ -524,6 +532,8 @@ select count(*) filter (where kind = 'opened')::integer as opened,
 -- name: members_whole
 -- The members one by one, for machines: trouble before what is over, the oldest first.
 select a.id, a.monitor_id, a.incident, a.kind, a.facts, a.uid,
+       -- include: thread
+       ,
        -- include: secrets
   from alerts a
  where a.digest_id = $1
@@ -598,7 +608,8 @@ update digests d
   from picked
  where d.id = picked.id
 returning d.id, d.lane, d.kind, d.attempts, d.alerts, d.closes, d.facts,
-          d.body, d.created_at, d.expires_at < clock_timestamp() as expired, d.uid
+          d.body, d.created_at, d.expires_at < clock_timestamp() as expired, d.uid,
+          (select c.uid from digests c where c.id = d.closes) as closes_uid
 
 -- name: settle_digest
 -- The digest's own row.
@@ -622,7 +633,7 @@ update alerts set state = $2, error = $3, settled_at = clock_timestamp() where d
 
 -- name: all_over
 -- Digests as incidents at a service, of which every member is resolved. The first open member ends the search.
-select d.id, d.lane, d.channel_id, d.project_id, d.alerts
+select d.id, d.lane, d.alerts, d.uid
   from digests d
  where d.state = 'delivered' and d.kind = 'digest' and d.lane = any ($1::integer[])
    and d.settled_at > now() - interval '30 days'
@@ -696,6 +707,8 @@ select project_id, definition from windows
 select i.monitor_id, a.id, a.incident, a.kind,
        -- include: as_it_stands
        as facts, a.uid,
+       -- include: thread
+       ,
        -- include: secrets
   from incidents i
  cross join lateral (
@@ -714,6 +727,8 @@ select i.monitor_id, a.id, a.incident, a.kind,
 -- away. Found by the alerts' settling, because incidents have no index for it and need none. In pages of $4 by id, after
 -- $3: of a monitor's incidents the later has the higher one.
 select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
+       -- include: thread
+       ,
        -- include: secrets
   from alerts a
  where a.settled_at > now() - $2::float8 * interval '1 second'
@@ -761,7 +776,8 @@ select a.id, a.created_at, a.next_attempt_at, a.settled_at, a.expires_at, a.dige
  limit $7
 
 -- name: sweep
--- Settled alerts that are older than $1 days, never those of an open incident: reminders and Alertmanagers live on them.
+-- Settled alerts that are older than $1 days, never those of an open incident (reminders and Alertmanagers live on them),
+-- or of one of which something waits (its thread is that of the first alert).
 delete from alerts
  where id in (
    select a.id from alerts a
@@ -769,6 +785,9 @@ delete from alerts
       and not exists (
         select from incidents i
          where i.monitor_id = a.monitor_id and i.number = a.incident and i.resolved_at is null)
+      and not exists (
+        select from alerts p
+         where p.state = 'pending' and p.monitor_id = a.monitor_id and p.incident = a.incident)
     limit $2)
 
 -- name: sweep_digests
