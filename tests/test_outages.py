@@ -86,6 +86,12 @@ async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float
                 await asyncio.sleep(seconds)
 
         await _alerts_only_silence(servers, base.url, fills, seconds)
+        assert not any(server.has_ended for server in servers)
+        if seconds > 12:  # an alert is for 10 s and more
+            connection = await connect(base.url)
+            told = "select 1 from alerts where kind = 'operator' and facts ->> 'reason' like '% refused. %'"
+            assert await eventually(lambda: connection.fetchval(told))
+            await connection.close()
 
 
 async def _alerts_only_silence(
