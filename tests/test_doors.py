@@ -25,6 +25,7 @@ from server.ingest.head import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from server.provision import Provision
 from server.store.changes import changing
 from server.store.definitions import Wanted, WantedKey, put_monitors
+from server.store.projects import WantedProject, put_project
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
@@ -955,3 +956,36 @@ async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_nev
 
 async def _complete(served):
     return served.roster.complete
+
+
+@pytest.mark.parametrize("word", ["watchdog", "start", "log", "7"])
+@pytest.mark.parametrize("body", [b"", b"done"])
+async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(database_url, word, body):
+    """`/ping/{uuid}/{word}`: a signal to the monitor with this key; a slug if the UUID is a project's ping key."""
+    ping_key = "11111111-2222-4333-8444-555555555555"
+
+    def to(uuid: str, more: str = "") -> str:
+        if not body:
+            return get(f"/ping/{uuid}/{word}{more}")
+        head = get(f"/ping/{uuid}/{word}{more}", f"Content-Length: {len(body)}", method="POST")
+        return head + body.decode()
+
+    async with serving(database_url, provision=lambda pool, roster: Provision(pool, roster, True)) as served:
+        assert (await ask(served, to(ping_key))).status == 404
+        async with changing(served.pool) as connection:
+            await put_project(connection, WantedProject("default", "Default", ping_key, {}), "test")
+        assert (await ask(served, to(ping_key))).status == 404
+        assert (await ask(served, to(ping_key, "?create=1"))).status == 201
+        monitor = await served.pool.fetchval("select id from monitors where slug = $1", word)
+        assert (await ask(served, to(ping_key))).status == 200
+        assert (await ask(served, get(f"/ping/{ping_key}/{word}/fail"))).status == 200
+        assert await served.rows("monitor_id, signal") == [
+            (monitor, "success"), (monitor, "success"), (monitor, "fail")
+        ]  # fmt: skip
+        # The same word after a monitor's key is a signal, also if that key is the project's ping key too.
+        assert (await ask(served, to(KEY))).status == 200
+        await served.put("both", None, WantedKey(ping_key))
+        assert (await ask(served, to(ping_key))).status == 200
+        signal = {"watchdog": "fail", "7": "fail"}.get(word, word)
+        rows = await served.rows("monitor_id, signal")
+        assert [said for _, said in rows[3:]] == [signal, signal] and monitor not in [row[0] for row in rows[3:]]

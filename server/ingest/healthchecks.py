@@ -19,6 +19,8 @@ What differs, and why:
   refused with 400 where there is no suffix, and so is a suffix behind the query (`?create=1/fail`);
 - too many new monitors are answered 429, which runitor tries again;
 - a UUID may be in upper case, where a key was given so; a slug that begins or ends with `-` or `_` is one without them;
+- a ping key may be a UUID. If `{uuid}` is a ping key and no monitor's key, `/ping/{uuid}/start` is the monitor with the
+  slug `start`, and so is every other word that is a suffix (`log`, `7`, `watchdog`): a monitor's key wins;
 - an added key of another shape works as `/ping/{key}`; with a suffix it would read as a ping key and a slug;
 - a webhook of Alertmanager in the body is understood (server/ingest/alertmanager.py);
 - `/ping/{api key}/{monitor}?state=…` or `?stamp=…`, and `/ping/{api key}/{monitor}/run`, is Cronitor's
@@ -66,13 +68,7 @@ _CREATED = Answer(201, b"Created", headers=_HEADERS)
 
 def read(request: Request) -> Reading | Refusal:
     """The ping that a request under PREFIX describes."""
-    path = request.path[len(PREFIX) :]
-    if "%" in path or not path.isascii():  # decoded before it is taken apart, as there
-        path = "/".join(part.rstrip("\r\n") for part in decode(path).split("/"))
-    first, slash, rest = path.partition("/")
-    create = False
-    if request.query:
-        create = any(each == ("create", "1") for each in _lower(read_pairs(request.query)))
+    first, slash, rest = _parts(request)
     if not rest:
         if not first or (slash and not _is_uuid(first)):
             return _NOT_FOUND
@@ -81,6 +77,24 @@ def read(request: Request) -> Reading | Refusal:
         ping = _suffix(rest)
         if ping is not None:
             return _reading(Key(first), ping, request, True)
+    return _by_slug(first, rest, request)
+
+
+def read_by_ping_key(request: Request) -> Reading | Refusal | None:
+    """The same request if its UUID is a project's ping key, not a monitor's key; None: that changes nothing."""
+    first, _, rest = _parts(request)
+    return _by_slug(first, rest, request) if rest else None
+
+
+def _parts(request: Request) -> tuple[str, str, str]:
+    path = request.path[len(PREFIX) :]
+    if "%" in path or not path.isascii():  # decoded before it is taken apart, as there
+        path = "/".join(part.rstrip("\r\n") for part in decode(path).split("/"))
+    return path.partition("/")
+
+
+def _by_slug(first: str, rest: str, request: Request) -> Reading | Refusal:
+    create = bool(request.query) and any(each == ("create", "1") for each in _lower(read_pairs(request.query)))
     slug, slash, word = rest.partition("/")
     ping = _suffix(word) if word else _PLAIN[""]
     if ping is None or (slash and not word):

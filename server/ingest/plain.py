@@ -26,16 +26,24 @@ _is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").
 
 
 class Said(NamedTuple):
-    """What a target says beside its address. `create`: the address may make the monitor."""
+    """What a target says beside its address.
+
+    `create`: the address may make the monitor. `word`: that of `/ping/{key}/{word}`, which may be a slug.
+    """
 
     dialect: Dialect
     ping: Ping
     named: bool
     create: bool
+    word: str = ""
 
     def reading(self, key: str, slug: str | None) -> Reading:
         """As its dialect reads it."""
         return Reading(Key(key) if slug is None else Slug(key, slug, self.create), self.ping, self.named)
+
+    def request(self, key: str, method: str) -> Request | None:
+        """The request once more, if its `word` may be a slug."""
+        return Request(method, f"{healthchecks.PREFIX}{key}/{self.word}", "", {}, b"") if self.word else None
 
 
 def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
@@ -62,8 +70,8 @@ def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
     return said, first.decode(), second.decode()
 
 
-def _ask(prefix: str, rest: str) -> Said:
-    """What the dialect of this prefix reads there."""
+def _ask(prefix: str, rest: str, word: str = "") -> Said:
+    """What the dialect of this prefix reads there; `word` is in `rest`."""
     path, _, query = f"{prefix}{_KEY}{rest}".partition("?")
     dialect = dialects.find(path, query)
     assert dialect is not None
@@ -71,7 +79,7 @@ def _ask(prefix: str, rest: str) -> Said:
     assert isinstance(reading, Reading), rest
     create = isinstance(reading.address, Slug) and reading.address.create
     assert reading.address in (Key(_KEY), Slug(_KEY, _SLUG, create)), rest
-    return Said(dialect, lasting(reading.ping), reading.named, create)
+    return Said(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
 
 
 def _bytes(text: str) -> bytes | None:
@@ -103,7 +111,7 @@ def _by_slug() -> Iterable[tuple[str, str]]:
 
 
 _BY_KEY = {
-    (prefix.encode(), _bytes(word), _bytes(rest)): _ask(prefix, (f"/{word}" if word else "") + rest)
+    (prefix.encode(), _bytes(word), _bytes(rest)): _ask(prefix, (f"/{word}" if word else "") + rest, word)
     for prefix, word, rest in _by_key()
 }
 _BARE = {prefix[:-1]: said for (prefix, word, rest), said in _BY_KEY.items() if word is rest is None}

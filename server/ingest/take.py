@@ -13,6 +13,7 @@ import structlog
 from server.clock import monotonic
 from server.engine.ping import Ping
 from server.errors import OffbeatError, Unavailable
+from server.ingest import healthchecks
 from server.ingest.batch import Backlog, Waiter, unavailable
 from server.ingest.budget import Budget
 from server.ingest.encodings import utf_8_body
@@ -89,7 +90,8 @@ class Intake(Service):
         if not readings:
             waiter.settle(OK)
             return
-        self.errand(self._take_slowly(readings, request.method, source, waiter, body), "take")
+        again = request if dialect is healthchecks and isinstance(readings[0].address, Key) else None
+        self.errand(self._take_slowly(readings, request.method, source, waiter, body, again), "take")
 
     def take_plain(
         self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
@@ -99,11 +101,12 @@ class Intake(Service):
         if bound is None or self._budget is not None:
             reading = said.reading(key, slug)
             if bound is None:
-                self.errand(self._take_slowly([reading], method, source, waiter), "take")
+                again = said.request(key, method) if slug is None else None
+                self.errand(self._take_slowly([reading], method, source, waiter, again=again), "take")
             else:
                 self._append(bound, reading, method, source, waiter)
             return
-        _, ping, named, _ = said
+        ping, named = said.ping, said.named
         try:
             self._backlog.append(bound, self.prepared(bound, ping, named, method), source, waiter)
         except Unavailable:
@@ -181,15 +184,23 @@ class Intake(Service):
             waiter.settle(unavailable())
 
     async def _take_slowly(
-        self, readings: list[Reading], method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
+        self,
+        readings: list[Reading],
+        method: str,
+        source: bytes | None,
+        waiter: Waiter,
+        body: bytes = b"",
+        again: Request | None = None,
     ) -> None:
         several = _Several(waiter, len(readings))
         left = len(readings)
         made: Sequence[Slug] = ()
         try:
+            if again is not None:
+                readings = [await self._read_again(readings[0], again)]
             # Pings of one monitor that come while it is made are stored in the order in which they came.
             made = await self._begin_making(readings)
-            if any(self._find(reading.address) is None for reading in readings):
+            if again is None and any(self._find(reading.address) is None for reading in readings):
                 await self._ask()  # once for all: each asking for itself, a hundred would wait ten seconds
             until_s = monotonic() + MADE_WITHIN_S
             found = [await self._resolve(reading, until_s) for reading in readings]
@@ -207,6 +218,15 @@ class Intake(Service):
         finally:
             for place in made:
                 self._making.pop(place).set_result(None)
+
+    async def _read_again(self, reading: Reading, request: Request) -> Reading:
+        """A ping of Healthchecks, by its ping key if its key is that and no monitor's. Raises Unavailable."""
+        address = reading.address
+        assert isinstance(address, Key)
+        if await self.find_or_ask(address) is not None or self._roster.project_of(address.key) is None:
+            return reading
+        other = healthchecks.read_by_ping_key(request)
+        return other if isinstance(other, Reading) else reading  # else it is unknown
 
     async def _begin_making(self, readings: Iterable[Reading]) -> Sequence[Slug]:
         """Wait for earlier pings that make the same monitors, then announce those that these readings may make."""
