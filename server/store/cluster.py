@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import subprocess
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import structlog
 
 from server.errors import SettingsError
 
@@ -29,8 +29,6 @@ LOG_BYTES_MAX = 10_000_000  # a larger log is set aside at the next launch
 # Unicode rules that are the same on every platform, from Postgres itself (17 or newer).
 LOCALE = ("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
-
-log = structlog.get_logger("postgres")
 
 
 def wheel_binaries() -> Path:
@@ -204,25 +202,33 @@ class Cluster:
             os.chown(path, self._owner.pw_uid, self._owner.pw_gid, follow_symlinks=False)
 
     def _let_owner_in(self, owner: pwd.struct_passwd) -> None:
-        """Root's own directories are often closed to others: what the owner must pass gets the right to pass (not to
-        list), and an installation made under a strict umask the right to be read and run."""
-        for path in (*self._bin.parents, self._bin, *self.directory.parents):
+        """Root's own directories are often closed to others. The data directory gets the right to be passed (not to be
+        listed); other directories are not ours to open. Raises SettingsError that names them."""
+        closed: dict[str, list[str]] = {}
+        for path in sorted({*self._bin.parents, self._bin, *self.directory.parents}):
             found = path.stat()
             # Exactly one of the three counts: a member of the group has its rights, also where others have more.
-            needed = stat.S_IXOTH
+            needed, command = stat.S_IXOTH, "chmod o+x"
             if found.st_uid == owner.pw_uid:
-                needed = stat.S_IXUSR
+                needed, command = stat.S_IXUSR, "chmod u+x"
             elif found.st_gid == owner.pw_gid:
-                needed = stat.S_IXGRP
-            if not found.st_mode & needed:
-                log.warning("Postgres must pass through this directory; its rights are widened", path=str(path))
+                needed, command = stat.S_IXGRP, "chmod g+x"
+            if found.st_mode & needed:
+                continue
+            if path == self.directory.parent:
                 path.chmod(found.st_mode | needed)
-        if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:
+            else:
+                closed.setdefault(command, []).append(str(path))
+        if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:  # installed under a strict umask
             package = self._bin.parent.parent
-            for tree in (package, package.with_name(package.name + ".libs")):
-                for path in (tree, *tree.rglob("*")):
-                    mode = path.stat().st_mode
-                    path.chmod(mode | (mode & 0o500) >> 6)
+            closed["chmod -R o+rX"] = [str(package), str(package.with_name(package.name + ".libs"))]
+        if closed:
+            commands = "; ".join(f"{command} {shlex.join(paths)}" for command, paths in closed.items())
+            raise SettingsError(
+                f"Postgres does not run as root, and its user {owner.pw_name} cannot reach its files. Run Offbeat as "
+                "another user, install it and choose a --data-dir in directories that others may pass (/opt/offbeat, "
+                f"/var/lib/offbeat), give --database-url, or allow it: {commands}"
+            )
         if self.directory.exists() and self.directory.stat().st_uid == 0:  # restored from a backup by root
             for path in (self.directory, *self.directory.rglob("*")):
                 self._give_to_owner(path)

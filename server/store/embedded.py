@@ -185,8 +185,11 @@ class EmbeddedPostgres(Service):
 def _lock(data_dir: Path) -> int:
     """One server for one data directory; released by the kernel when we die, whatever the way."""
     try:
+        missing = [path for path in (data_dir, *data_dir.parents) if not path.exists()]
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # As root the cluster inside is another user's, who must pass through.
-        data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        for path in missing if os.geteuid() == 0 else ():
+            path.chmod(0o711)
         lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise SettingsError(
