@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -10,6 +11,7 @@ from server.ingest import once
 from server.ingest.once import Once
 from server.ingest.reading import OK, Outcome, Refusal, Request
 from tests.door_scene import DOORS, KEY, PATH, Served, ask, get, serving
+from tests.harness import Server, eventually
 
 
 @pytest_asyncio.fixture(params=DOORS)
@@ -115,3 +117,33 @@ def test_it_is_remembered_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> No
     assert remembered.join(_request(), _Client()) is None
     now_s += 2
     assert remembered.join(_request(), _Client()) is not None
+
+
+@pytest.mark.parametrize(("run", "incidents"), [("?run=7", 0), ("", 1)])
+async def test_over_another_process_only_a_run_id_makes_it_one(
+    database: asyncpg.Connection, database_url: str, run: str, incidents: int
+) -> None:
+    """Each process remembers its own requests; what the other one stores is a repeat by its run id."""
+    async with Server(database_url) as one, Server(database_url) as other:
+
+        async def ping(server: Server, path: str, **headers: str) -> bool:
+            async with server.session.get(f"/api/v1/heartbeat/{path}", headers=headers) as answer:
+                return answer.status == 200
+
+        async def made(slug: str, **more: object) -> str:
+            answer = await one.api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h", **more})
+            await eventually(lambda: ping(other, answer.body["key"]))
+            return str(answer.body["key"])
+
+        job, marker = await made("job", fail_after=2), await made("marker")
+        again = {"Idempotency-Key": "a"}
+        for server in (one, other):
+            assert await ping(server, f"{job}/fail{run}", **again)
+        assert await ping(other, f"{marker}/fail")
+
+        async def found(slug: str) -> int:
+            sql = "select count(*) from incidents i join monitors m on m.id = i.monitor_id where m.slug = $1"
+            return int(await database.fetchval(sql, slug))
+
+        assert await eventually(lambda: found("marker")) == 1
+        assert await found("job") == incidents
