@@ -787,6 +787,29 @@ async def test_bulk_lines_and_arrays(served):
     assert set(await served.rows("host(source)")) == {"127.0.0.1"}
 
 
+async def test_bulk_lines_as_programs_write_them(served):
+    key = KEY.encode()
+    lines = [
+        b'{"key": "%b", "status": "fail", "status": "ok"}' % key,
+        b'{"key": "%b", "status": "fail", "duration": NaN}' % key,
+        b'{"key": "%b", "status": "fail", "message": "Gr\xf6\xdfe"}' % key,
+        b'{"key": "%b", "status": "fail", "message": "at 02:00:00"}' % key,
+        b'{"key": "%b", "exit_code": 0, "at": "02:00:00", "x": {"a": 1}}' % key,
+        b'{"key": "%b", "status": "ok", "status": "ok"}' % key,
+    ]
+    stored = [("fail", None), ("fail", "Größe"), ("fail", "at 02:00:00"), ("success", None), ("success", None)]
+    async with posting(served) as post:
+        status, answer = await post(b"\n".join(lines))
+    assert (status, answer["accepted"], [error["line"] for error in answer["errors"]]) == (200, 5, [1])
+    assert "stands twice" in answer["errors"][0]["reason"] and await served.rows("signal, message") == stored
+    async with posting(served) as post:
+        status, answer = await post(b"[" + b", ".join([lines[0], *lines[3:]]) + b"]")
+    assert (status, answer["accepted"], [error["line"] for error in answer["errors"]]) == (200, 3, [1])
+    assert (
+        "stands twice" in answer["errors"][0]["reason"] and await served.rows("signal, message") == stored + stored[2:]
+    )
+
+
 async def test_bulk_names_each_line_that_failed_and_why(served):
     await served.put("bound", None, WantedKey("bulk-begin", "start", "load"))
     body = b"\n".join(

@@ -8,7 +8,7 @@ another value it could not.
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-import orjson
+from server.ingest.objects import NotJson, read_line, read_list
 
 VALUE_BYTES_MAX = 64_000  # of one line or element: a message may have a megabyte elsewhere, but not in bulk
 _CANDIDATES_MAX = 20
@@ -63,7 +63,6 @@ class Lines:
         self._rest = lines.pop()
         if len(self._rest) > VALUE_BYTES_MAX:
             raise BadBody(f"a line may have {VALUE_BYTES_MAX} bytes at most")
-        loads = orjson.loads
         for line in lines:
             if not line.strip(_SPACE):  # looked at first: thousands of blank lines would be as many exceptions
                 self._blank += 1
@@ -72,8 +71,8 @@ class Lines:
                 continue
             self._blank = 0
             try:
-                yield loads(line)
-            except orjson.JSONDecodeError as error:
+                yield read_line(line)
+            except NotJson as error:
                 yield BadBody(f"not JSON: {error}")
 
     def _elements(self, data: bytes) -> Iterator[object]:
@@ -112,7 +111,7 @@ class Lines:
 def _array(elements: bytes) -> list[object] | None:
     """What stands between two brackets; None where that is no JSON."""
     try:
-        values: list[object] = orjson.loads(b"[%b]" % elements)
-    except orjson.JSONDecodeError:
+        values = read_list(b"[%b]" % elements)
+    except NotJson:
         return None
-    return values
+    return [BadBody(f"not JSON: {value}") if isinstance(value, NotJson) else value for value in values]

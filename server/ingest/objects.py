@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ import orjson
 from server.ingest.encodings import guessed
 
 LENIENT_BYTES_MAX = 100_000  # the second reader is ten times slower
+LENIENT_LINE_BYTES_MAX = 10_000
 _TOO_DEEP = "nested too deeply"
 _outcome_names = re.compile(
     rb'"(status|signal|state|outcome|result|success|ok|exit_?code|rc|return_?code)"\s{0,10}:', re.IGNORECASE
@@ -32,6 +34,44 @@ def read_object(body: bytes) -> Any:
     if len(names) != len(set(names)) and isinstance(value, dict):
         return _read_leniently(body, "") if len(body) <= LENIENT_BYTES_MAX else value
     return value
+
+
+def read_line(line: bytes) -> Any:
+    """The same for one of many lines: what is plain costs little, and what is lenient is bounded. Raises NotJson."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        if len(line) > LENIENT_LINE_BYTES_MAX or b'"key"' not in line:  # to read garbage twice would be dear
+            raise NotJson(str(error)) from None
+        return _read_leniently(line, str(error))
+    # More colons than pairs: in a text, in an object within, or of a name that stands twice.
+    return read_object(line) if isinstance(value, dict) and line.count(b":") > len(value) else value
+
+
+def read_list(text: bytes) -> list[Any]:
+    """The values of a JSON list; for an object in which a name stands twice and differs, a NotJson. Raises NotJson."""
+    try:
+        values: list[Any] = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(str(error)) from None
+    pairs = sum(len(value) for value in values if isinstance(value, dict))
+    if text.count(b":") <= pairs:
+        return values
+    names = Counter(name.lower() for name in _outcome_names(text))
+    if max(names.values(), default=0) <= len(values):
+        return values
+    try:
+        again: list[Any] = json.loads(text, object_pairs_hook=_once_or_why_not)
+    except (ValueError, RecursionError):
+        return values
+    return again
+
+
+def _once_or_why_not(pairs: list[tuple[str, Any]]) -> Any:
+    try:
+        return _once(pairs)
+    except NotJson as error:
+        return error
 
 
 def _read_leniently(body: bytes, why_not: str) -> Any:
