@@ -197,6 +197,7 @@ def test_members_that_come_and_go_under_new_names_leave_nothing_behind(scene: Sc
     assert fleet is not None and not fleet.members and not fleet.changed and len(fleet.heap) < 5_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [150_000, pytest.param(1_000_000, marks=(pytest.mark.long, pytest.mark.timeout(600)))])
 def test_a_flood_of_run_ids_in_a_minute_on_one_key_stays_within_bounds(ids: int) -> None:
     engine = Engine()
