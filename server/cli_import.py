@@ -124,7 +124,14 @@ def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str 
         export = read_json(_read(file))
     except ValueError as error:
         raise SettingsError(f"{file}: not JSON: {error}") from None
-    answer = _apply(client, read_checks(export), dry_run, project)
+    checks = read_checks(export)
+    if strange := [check["slug"] for check in checks if not ("key" in check or "keys" in check)]:
+        click.echo(
+            f"warning: no ping_url is given for {', '.join(strange[:10])}{', …' if strange[10:] else ''}: jobs that "
+            "ping them by UUID will be answered 404. Export the checks with a read-write key of Healthchecks.",
+            err=True,
+        )
+    answer = _apply(client, checks, dry_run, project)
     if as_json:
         write_json(answer)
     else:

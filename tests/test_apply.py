@@ -300,6 +300,13 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         async with server.session.get(ping) as answer:
             assert answer.status == 200
         assert (await server.api("GET", "/api/v1/monitors/nightly-backup")).body["last_signal"] == "success"
+        assert "ping_url" not in done.err
+        # With a read-only key Healthchecks leaves the addresses out.
+        checks = file_with(
+            tmp_path, "read-only.json", '{"checks": [{"name": "Nightly", "unique_key": "x", "timeout": 60}]}'
+        )
+        done = await offbeat("import", "healthchecks", checks, url=server.url)
+        assert done.code == 0 and "no ping_url is given for nightly" in done.err
 
 
 @pytest.mark.parametrize(
