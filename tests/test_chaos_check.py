@@ -1,6 +1,7 @@
 """The judge of the chaos runs is judged: a history in which all is well, and every way in which it might not be."""
 
 import asyncio
+import random
 import traceback
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.chaos import report
 from tests.chaos.check import Verdict, judge
+from tests.chaos.faults import draw, kinds_for
 from tests.chaos.journal import (
     AlertRow,
     Deaf,
@@ -22,6 +24,7 @@ from tests.chaos.journal import (
     Try,
     Watched,
 )
+from tests.chaos.nodes import SHAPES
 from tests.chaos.run import Outcome
 
 T0 = 1_000.0
@@ -240,6 +243,14 @@ def test_the_database_clock_may_jump() -> None:
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))
     in_a_digest(journal, stored, 2)
     assert found(judge(journal, stored)) == {"false"}
+
+
+@pytest.mark.parametrize("name", ["disk", "standby", "patroni", "clocks", "workers"])
+def test_a_short_run_has_every_fault_that_only_its_world_has(name: str) -> None:
+    drawn = draw(SHAPES[name], random.Random(1), 20)
+    assert len(drawn) == 20
+    own = {kind.name for kind in kinds_for(SHAPES[name])} - {kind.name for kind in kinds_for(SHAPES["two"])}
+    assert own and own <= {kind.name for kind in drawn}
 
 
 def test_page_and_readme_are_what_the_runs_say() -> None:

@@ -27,6 +27,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {}
+PLAIN = Shape(nodes=2)  # a world with no faults of its own
 
 
 def fault(
@@ -73,7 +74,10 @@ def kinds_for(shape: Shape) -> list[Kind]:
 
 
 def draw(shape: Shape, chance: random.Random, count: int) -> list[Kind]:
-    """Each kind once, in random order; then further ones by their weight."""
+    """The faults that only such a world has, each twice; the others once; then further ones by their weight."""
     kinds = kinds_for(shape)
-    drawn = chance.sample(kinds, min(count, len(kinds)))
+    own = [kind for kind in kinds if not kind.fits(PLAIN)]
+    others = [kind for kind in kinds if kind.fits(PLAIN)]
+    drawn = [*own, *own, *chance.sample(others, len(others))][:count]
+    chance.shuffle(drawn)
     return drawn + chance.choices(kinds, [kind.likely for kind in kinds], k=count - len(drawn))

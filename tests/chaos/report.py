@@ -73,6 +73,8 @@ One world (12000) ended early because of an error in this program: two of its ow
 All errors except the one about the receiver were found by runs that ended there. These runs are not listed below, and
 neither are runs that ended because of an error in this program or in Patroni (`tests/patroni.py` names it).
 """
+BOUND = """
+The first alert of a monitor waits at most 10 s if its channel accepts messages ([Sending](semantics.md#sending))."""
 MEANINGS = """
 - **lost**: a ping was answered 2xx, and the log does not have it exactly once.
 - **false**: an incident of a monitor whose ping is in the log in time, or whose job was still trying to send a ping in
@@ -230,9 +232,9 @@ def _times(runs: list[Run]) -> str:
     late = [run for run in runs if run["at"] >= RETRIES_FIXED]
     rows = [
         ("from a deadline to the arrival of its alert, away from any fault", _told_s(late)),
-        ("… in the runs with seeds below 7000 (see below)", _told_s(early)),
+        ("… in the runs with seeds below 7000 (see the errors below)", _told_s(early)),
         ("from the end of a fault until every node has evaluated a new ping", measured(runs, "recovery_s")),
-        ("from a promotion by hand until every node has evaluated a new ping", measured(runs, "failover_s")),
+        ("from the promotion of a standby until every node has evaluated a new ping", measured(runs, "failover_s")),
         ("from the end of the leader until Patroni has promoted the replica", measured(runs, "promoted_s")),
         ("another node is keeper after the keeper's node was killed", measured(runs, "taken_crash_s")),
         ("… and has evaluated a new ping", measured(runs, "judged_crash_s")),
@@ -249,7 +251,7 @@ def _times(runs: list[Run]) -> str:
         for text, values in rows
         if values
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, BOUND]) + "\n"
 
 
 def _told_s(runs: list[Run]) -> list[float]:
