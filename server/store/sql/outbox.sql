@@ -18,6 +18,32 @@ and not exists (
     where r.state = 'pending' and r.monitor_id = a.monitor_id and r.incident = a.incident and r.lane = a.lane
       and r.kind = 'resolved' and r.attempts = 0))
 
+-- part: is_new
+-- Alerts `a` in the lane of `w` that were never tried and may go now.
+a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
+and a.attempts = 0 and a.next_attempt_at <= now()
+-- include: is_lowest
+
+-- part: is_retry
+-- And those that were tried.
+a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
+and a.attempts > 0 and a.next_attempt_at <= now()
+-- include: is_lowest
+
+-- part: never_tried
+-- Of the new ones those that a claim may take.
+select a.id from alerts a
+ where
+ -- include: is_new
+   and (w.alone or not
+   -- include: is_over
+   )
+
+-- part: claimed
+-- What the courier learns of an alert `a` that it has claimed.
+a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind, a.facts, a.uid,
+a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
+
 -- part: is_explicit
 -- Alerts `a` of something that a job itself said has failed.
 (a.kind in ('opened', 'worse') and (
@@ -114,25 +140,22 @@ select w.lane, urgent.count as urgent, urgent.over as urgent_over, fresh.count a
      select
        -- include: is_over
        as over from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
+      where a.urgent and
+        -- include: is_new
       limit $3) as found) as urgent
  cross join lateral (
    select count(*)::integer, (count(*) filter (where found.over))::integer as over from (
      select
        -- include: is_over
        as over from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and not a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
+      where not a.urgent and
+        -- include: is_new
       limit $3) as found) as fresh
  cross join lateral (
    select count(*)::integer from (
      select from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.attempts > 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
+      where
+        -- include: is_retry
       limit $3) as found) as again
  where w.lane is not null and w.lane <> all ($2::integer[])
    and (urgent.count > 0 or fresh.count > 0 or again.count > 0)
@@ -169,13 +192,8 @@ with wanted as (
   select found.id
     from wanted w
    cross join lateral (
-     select a.id from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
-        and (w.alone or not
-        -- include: is_over
-        )
+     -- include: never_tried
+        and a.urgent
       order by a.next_attempt_at, a.id
       limit w.urgent
         for update skip locked) as found
@@ -183,13 +201,8 @@ with wanted as (
   select found.id
     from wanted w
    cross join lateral (
-     select a.id from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and not a.urgent and a.attempts = 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
-        and (w.alone or not
-        -- include: is_over
-        )
+     -- include: never_tried
+        and not a.urgent
       order by a.next_attempt_at, a.id
       limit w.fresh
         for update skip locked) as found
@@ -198,9 +211,8 @@ with wanted as (
     from wanted w
    cross join lateral (
      select a.id from alerts a
-      where a.lane = w.lane and a.state = 'pending' and a.digest_id is null and a.kind <> 'test'
-        and a.attempts > 0 and a.next_attempt_at <= now()
-        -- include: is_lowest
+      where
+        -- include: is_retry
       order by a.next_attempt_at, a.id
       limit w.again
         for update skip locked) as found
@@ -213,8 +225,9 @@ update alerts a
        claimed_by = $6
   from picked
  where a.id = picked.id
-returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
-          a.facts, a.uid, a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired,
+returning
+          -- include: claimed
+          ,
           -- include: thread
           ,
           -- include: secrets
@@ -237,8 +250,9 @@ update alerts a
        claimed_by = $2
   from picked
  where a.id = picked.id
-returning a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind,
-          a.facts, a.uid, a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired, null::text[] as secrets
+returning
+          -- include: claimed
+          , null::text[] as secrets
 
 -- name: unheard
 -- Ends of incidents are for channels that have heard of the beginning.
