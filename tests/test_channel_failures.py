@@ -157,10 +157,21 @@ async def test_only_what_arrives_after_the_mark_removes_it(world: Scene, bad: in
         assert await world.pool.fetchval(waits) is False, "what waits for a retry is tried at once"
 
 
-async def test_one_alert_that_fails_for_an_hour_marks_a_channel_that_takes_the_others(world: Scene, bad: int) -> None:
+@pytest.mark.parametrize("digest", [False, True])
+async def test_a_message_that_fails_for_an_hour_marks_a_channel_that_takes_the_others(
+    world: Scene, bad: int, digest: bool
+) -> None:
     async with catching_up(world) as courier:
-        stuck = await settle(courier, bad, "pending", "500", incident=1)
+        if digest:
+            await world.pool.execute(
+                "insert into digests (project_id, channel_id, alerts, facts, body, error)"
+                " values (1, $1, 9, '{}', '', 'x')",
+                bad,
+            )
+        else:
+            await settle(courier, bad, "pending", "500", incident=1)
         await world.pool.execute("update alerts set created_at = now() - interval '61 minutes'")
+        await world.pool.execute("update digests set created_at = now() - interval '61 minutes'")
         await settle(courier, bad, "delivered", incident=2)
         await courier.repeats.catch_up(SCRIBE)
         assert await is_failing(world) and await reports(world) == 1
@@ -168,7 +179,10 @@ async def test_one_alert_that_fails_for_an_hour_marks_a_channel_that_takes_the_o
         for _ in range(3):
             await courier.repeats.catch_up(SCRIBE)
             assert await is_failing(world)
-        await courier.outbox.settle([Outcome(stuck, "delivered")])
+        for table in ("alerts", "digests"):
+            await world.pool.execute(
+                f"update {table} set state = 'delivered', settled_at = now() where error is not null"
+            )
         await courier.repeats.catch_up(SCRIBE)
         assert not await is_failing(world)
 

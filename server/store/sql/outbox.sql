@@ -70,6 +70,12 @@ marked as (
    where c.id = g.lane and c.failing_since is null
 )
 
+-- part: waiting
+-- Messages that wait for a retry.
+select lane, created_at, error from alerts where state = 'pending' and error is not null and lane > 0
+union all
+select lane, created_at, error from digests where state = 'pending' and error is not null and lane > 0
+
 -- part: secrets
 -- What may stand in a job's own words and must not be sent.
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
@@ -320,9 +326,7 @@ select coalesce(max(rev), 0) from changes
 -- Channels at which retries do not help: an alert has waited for three minutes and nothing has arrived in that time, or
 -- an alert has waited for an hour. (Of alerts that were given up the statements that settle them take care.)
 with waiting as (
-  select lane, created_at, error from alerts where state = 'pending' and error is not null and lane > 0
-  union all
-  select lane, created_at, error from digests where state = 'pending' and error is not null and lane > 0
+  -- include: waiting
 ), oldest as (
   select distinct on (lane) lane, created_at, error from waiting order by lane, created_at
 )
@@ -359,8 +363,10 @@ update channels c set failing_since = null, failing_why = null
       where a.lane = c.id and a.state in ('dead', 'expired')
         and a.settled_at > greatest(c.updated_at, now() - interval '1 minute'))
    and not exists (
-     select from alerts a
-      where a.lane = c.id and a.state = 'pending' and a.error is not null and a.created_at < now() - interval '1 hour')
+     select from (
+       -- include: waiting
+       ) as w
+      where w.lane = c.id and w.created_at < now() - interval '1 hour')
 returning c.id
 
 -- name: hurry
