@@ -97,6 +97,22 @@ async def test_a_key_of_one_project_prunes_no_other(api: Api, dry_run: bool) -> 
     assert (await api("GET", "/monitors/theirs")).status == 200
 
 
+async def test_what_is_wrong_says_what_to_write(api: Api) -> None:
+    for body, field, reason in (
+        ({"monitors": {"a": {"slug": "b", "every": "1h"}}}, "monitors.a.slug", "is another slug than a: leave one out"),
+        ({"channels": {"a": {"slug": "b", "kind": "log"}}}, "channels.a.slug", "is another slug than a: leave one out"),
+        ({"monitors": {"A B": {"every": "1h"}}}, "monitors.A B.slug", "must be 1 to 100 of a-z"),
+        ({"monitors": {"a": {"key": "x y"}}}, "monitors.a.key", "without spaces"),
+        ({"Monitors": {}}, "Monitors", "use monitors"),
+        ({"monitors": {"a": {"period": "5m"}}}, "monitors.a.period", "use every"),
+    ):
+        refused = await api("POST", "/apply", body)
+        (error,) = refused.body["errors"]
+        assert refused.status == 422 and error["field"] == field and reason in error["reason"], error
+    assert (await api("POST", "/apply", {"monitors": {"a": {"slug": "a"}}, "dry_run": True})).status == 200
+    assert (await api("GET", "/monitors?limit=0")).body["detail"] == "limit: must be at least 1"
+
+
 async def test_a_wrong_item_refuses_the_whole_and_is_named(api: Api) -> None:
     answer = await api(
         "POST",

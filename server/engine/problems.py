@@ -38,6 +38,13 @@ _WORDS: Final = {
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
 }
+# For a pattern, by itself or by the field that has it.
+SHAPES: Final = {
+    r"^\S+$": "must have no spaces",
+    "slug": "must be 1 to 100 of a-z, 0-9, dot, dash and underscore, and begin and end with a letter or digit",
+    "key": "must be 1 to 150 characters without spaces, ?, # and control characters, with one / at most",
+    "ping_key": "must be 16 to 100 letters, digits, _ and -",
+}
 # Other services' names of fields.
 _ALSO: Final = {
     "period": "every",
@@ -68,6 +75,10 @@ def _reason(item: Any, model: type[BaseModel] | None) -> str:
     if kind == "extra_forbidden":
         near = _nearest(str(path[-1]), model) if model is not None and len(path) == 1 else None
         return "there is no such field" + (f": use {near}" if near else "")
+    if kind == "string_pattern_mismatch":
+        shape = SHAPES.get(item["ctx"]["pattern"]) or (SHAPES.get(str(path[-1])) if path else None)
+        if shape is not None:
+            return shape
     if kind in _WORDS:
         return _WORDS[kind].format(**item.get("ctx", {}))
     text: str = item["msg"]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from server.engine.monitor import SLUG_PATTERN
+from server.engine.problems import SHAPES
 from server.errors import Problem
 from server.store import overview, projects
 from server.store.changes import REV_MAX
@@ -62,7 +63,7 @@ def new_slug_in(call: Call[Any, Any]) -> str:
     """The slug in the path of something that may be made."""
     slug = call.request.match_info["slug"]
     if not _SLUG.fullmatch(slug):
-        reason = "must be 1 to 100 of a-z, 0-9, dot, dash and underscore, and begin and end with a letter or digit"
+        reason = SHAPES["slug"]
         raise Refused(422, f"slug: {reason}", [Problem("slug", reason)])
     return slug
 

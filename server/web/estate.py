@@ -170,6 +170,9 @@ async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) 
     read = []
     async for some in parts(list(_named(items)), PART_MONITORS):
         for name, value in some:
+            if isinstance(items, dict) and value["slug"] != name:
+                problems.append(Problem(f"{part}.{name}.slug", f"is another slug than {name}: leave one out"))
+                continue
             try:
                 read.append((f"{part}.{name}", model.model_validate(value)))
             except ValidationError as error:
@@ -180,7 +183,8 @@ async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) 
 def _named(items: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(items, dict):
         for slug, value in items.items():
-            yield slug, {**(value or {}), "slug": slug}
+            # Another slug within is left in place: `_each` says that there are two.
+            yield slug, {"slug": slug, **(value or {})}
     else:
         for index, value in enumerate(items or ()):
             slug = value.get("slug")

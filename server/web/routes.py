@@ -156,7 +156,7 @@ def _read_query(route: Route, request: web.Request) -> BaseModel | None:
     try:
         return route.query.model_validate(values)
     except ValidationError as error:
-        raise Refused(422, "The parameters are not right.", problems_of(error, model=route.query)) from None
+        raise _refused(problems_of(error, model=route.query)) from None
 
 
 async def _read_body(route: Route, request: web.Request, timeout_s: float) -> BaseModel | None:
@@ -181,9 +181,12 @@ def validate(model: type[BaseModel], value: object) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = problems_of(error, model=model)
-        said = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
-        raise Refused(422, said, problems) from None
+        raise _refused(problems_of(error, model=model)) from None
+
+
+def _refused(problems: list[Problem]) -> Refused:
+    said = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
+    return Refused(422, said, problems)
 
 
 async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> bytes:
