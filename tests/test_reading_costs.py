@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 
 from server.ingest import native, sentry, snitch
@@ -11,7 +12,7 @@ from server.ingest.bulk import LINES_AT_ONCE, Bulk, Tally
 from server.ingest.lines import BadBody, Lines
 from server.ingest.reading import Request
 from server.settings import Settings
-from tests.door_scene import serving
+from tests.door_scene import KEY, serving
 
 HELD_S_MAX = 0.1  # of processor time, some ten times what it takes here
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -79,3 +80,35 @@ async def test_many_short_lines_give_others_their_turn(database_url: str) -> Non
         other.cancel()
     assert tally.refused == 10 * LINES_AT_ONCE
     assert turns >= 9
+
+
+@pytest.mark.asyncio
+async def test_a_long_form_of_an_unknown_key_is_not_read_and_that_of_a_known_one_holds_nobody(
+    database_url: str,
+) -> None:
+    form = b"status=fail&message=" + b"%" * 900_000  # the worst for the decoder
+    held: list[float] = []  # processor time of this thread between two turns of the loop
+
+    async def measure_turns() -> None:
+        while True:
+            began_s = time.thread_time()
+            await asyncio.sleep(0)
+            held.append(time.thread_time() - began_s)
+
+    async with serving(database_url) as served, aiohttp.ClientSession() as session:
+        base = f"http://127.0.0.1:{served.doors.port}"
+
+        async def send(path: str) -> tuple[int, float]:
+            began_s = time.process_time()
+            async with session.post(base + path, data=form, headers=FORM) as response:
+                await response.read()
+                return response.status, time.process_time() - began_s
+
+        strange = [await send(path) for path in ("/api/v1/heartbeat/nobody", "/ping/nobody/job?create=1") * 3]
+        assert {status for status, _ in strange} == {404}
+        assert min(cost_s for _, cost_s in strange) < HELD_S_MAX
+        other = asyncio.create_task(measure_turns())
+        status, cost_s = await send(f"/api/v1/heartbeat/{KEY}")
+        other.cancel()
+        assert status == 200 and cost_s > HELD_S_MAX > max(held)
+        assert await served.database.fetchval("select count(*) from pings where signal = 'fail'") == 1
