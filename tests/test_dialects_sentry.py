@@ -389,6 +389,14 @@ def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signa
     assert isinstance(reading, Reading) and reading.ping.signal == signal and reading.address.slug == "nightly"
 
 
+def test_a_check_in_that_is_no_item_is_not_dropped_unseen() -> None:
+    sent = orjson.dumps(check_in(status="error"))
+    for kind in (b"check-in", b"checkin", b"CHECK_IN"):
+        (reading,) = post(b'{}\n{"type":"' + kind + b'"}\n' + sent + b"\n")
+        assert reading.ping.signal == "fail", kind
+    assert "is an item of an envelope" in post(sent).reason and post(b"{}\n") == []
+
+
 def test_names_as_javascript_writes_them() -> None:
     config = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "checkinMargin": 5, "maxRuntime": 10}
     sent = {"checkInId": ID, "monitorSlug": "nightly", "status": "in_progress", "monitorConfig": config}

@@ -112,7 +112,7 @@ class Envelope:
         else:
             self._in_payload = True
             self._left = -1 if length is None else length
-            self._keeps = read["type"] == self._item_type
+            self._keeps = _plain(read["type"]) == _plain(self._item_type)
 
     def _take_payload(self, data: bytes) -> bytes:
         if self._left == 0:
@@ -147,6 +147,11 @@ class Envelope:
             self.fault = Refusal(413, f"check-ins of an envelope are larger than {PAYLOADS_BYTES_MAX} bytes in all")
         self._payload = []
         self._in_payload = False
+
+
+def _plain(item_type: str) -> str:
+    """A type however it is written: `check-in` is `check_in`."""
+    return item_type[:40].lower().replace("_", "").replace("-", "")
 
 
 def open_envelope(envelope: bytes, item_type: str) -> Envelope:

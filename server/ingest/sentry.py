@@ -129,6 +129,10 @@ def _read_envelope(request: Request) -> list[Reading] | Refusal:
         else:
             readings.append(reading)
     if not readings:
+        if refusal is None and {"monitor_slug", "monitorSlug"} & envelope.header.keys():
+            refusal = Refusal(
+                400, 'a check-in is an item of an envelope: {} and {"type":"check_in"} stand in lines before'
+            )
         return fault or refusal or readings
     if fault is not None:
         readings[0] = readings[0]._replace(notes=(*readings[0].notes, Note("body", fault.reason)))
