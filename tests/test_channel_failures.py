@@ -5,9 +5,11 @@ The steps run one by one, and what time would do is written into the rows.
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
+from server.clock import to_micros
 from server.deliver.courier import Courier
 from server.deliver.messages import Scribe
 from server.store.outbox import Outcome, Wanted
@@ -221,3 +223,23 @@ async def test_a_new_alert_is_behind_few_of_those_that_a_repaired_channel_gets(w
             new = await receiver.wait_for(lambda r: r.json["data"]["monitor"] == "job-999")
         # Five at once when the channel is fresh, then at most four retries before it, and what its rate still allows.
         assert receiver.requests.index(new) <= 15
+
+
+@pytest.mark.parametrize("most", [1, 3, 1_000])
+async def test_an_added_channel_gets_every_open_incident_in_small_statements(
+    world: Scene, bad: int, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("server.store.outbox.INTRODUCE_MAX", most)
+    await world.pool.execute(
+        "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "
+        "select n, 1, 1, 'job-' || n, 'Job', '{}' from generate_series(1, 10) n"
+    )
+    await world.incidents(*range(1, 11))
+    await world.alerts(bad, 10)
+    await world.pool.execute("delete from channels where kind = 'log'")
+    added = [await world.channel(slug, "webhook", url="http://127.0.0.1:9") for slug in ("one", "two")]
+    async with catching_up(world) as courier:
+        assert await courier.outbox.introduce(to_micros(datetime.now(UTC))) == 20
+        assert await courier.outbox.introduce(to_micros(datetime.now(UTC))) == 0
+    rows = await world.pool.fetch("select lane, monitor_id from alerts where lane = any ($1::integer[])", added)
+    assert sorted(map(tuple, rows)) == [(lane, monitor) for lane in added for monitor in range(1, 11)]

@@ -20,6 +20,7 @@ from server.store.queries import load
 
 ACQUIRE_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0  # statements over all members of a digest
+INTRODUCE_MAX = 1_000  # openings in one statement, whose incidents no decision can change meanwhile
 DIGEST_FIRST_ATTEMPTS = 4  # so often a digest is tried before anything else of its lane is
 _SQL = load("outbox")
 Connection = PoolConnectionProxy
@@ -231,7 +232,14 @@ class Outbox:
 
     async def introduce(self, now: Micros) -> int:
         """Queue what is open for channels that have no alert of it, because they were added later; how many."""
-        return len(await self._planned("introduce", await self._maintained(now)))
+        maintained = await self._maintained(now)
+        count, monitor_id = 0, 0
+        while True:
+            rows = await self._planned("introduce", maintained, monitor_id, INTRODUCE_MAX)
+            count += len(rows)
+            if len(rows) < INTRODUCE_MAX:
+                return count
+            monitor_id = max(row["monitor_id"] for row in rows)
 
     async def revive(self) -> int:
         """Unmark channels at which alerts arrive again, and queue again what they were not told; how many alerts.

@@ -273,7 +273,7 @@ update channels set definition = definition || $3::jsonb, updated_at = now() whe
 -- name: introduce
 -- A channel of a monitor that is down, which has no alert of it: it gets the opening as of now. The facts are those of the
 -- last alert to another channel ($1: monitors under maintenance). Incidents that are decided just now are left to the next
--- time, and the others stand still until the alert is there, as for reminders.
+-- time, and the others stand still until the alert is there, as for reminders. So at most $3 at once, from monitor $2 on.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts, urgent)
 select a.project_id, c.id, a.monitor_id, a.incident, a.ordinal, a.round, 'opened',
        -- include: as_it_stands
@@ -292,12 +292,14 @@ select a.project_id, c.id, a.monitor_id, a.incident, a.ordinal, a.round, 'opened
    and not m.paused
    and (m.snoozed_until is null or m.snoozed_until <= clock_timestamp())
    and m.id <> all ($1::integer[])
+   and i.monitor_id >= $2
    and not exists (
      select from alerts o where o.monitor_id = i.monitor_id and o.incident = i.number and o.lane = c.id)
  order by i.monitor_id, c.id
+ limit $3
    for share of i skip locked
 on conflict do nothing
-returning id
+returning monitor_id
 
 -- name: revive
 -- Openings of open incidents that were given up, of which nothing else reached their channel, and that can arrive now: the
