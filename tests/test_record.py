@@ -158,6 +158,27 @@ def test_no_stage_of_an_ended_run_runs_or_waits(scene: Scene) -> None:
     assert (transform["started_at"], transform["finished_at"]) == (scene.at(2), scene.at(5))
 
 
+@pytest.mark.parametrize(
+    ("last", "total", "status"),
+    [
+        ("success", None, "done"),
+        ("success", 3, "unfinished"),
+        ("fail", None, "failed"),
+        ("start", None, "unfinished"),
+    ],
+)
+def test_a_stage_of_a_good_run_whose_tasks_all_ended_well_is_done(
+    scene: Scene, last: str, total: int | None, status: str
+) -> None:
+    """An orchestrator reports the tasks of a stage, whose number it does not know, and the end of the run."""
+    scene.monitor(stages=ETL)
+    scene.ping(0, "start", run="r")
+    scene.ping(1, "success", run="r", stage="extract", task="1", total=total)
+    scene.ping(2, last, run="r", stage="extract", task="2")
+    scene.ping(5, "success", run="r")
+    assert shown(scene)["extract"] == status
+
+
 @pytest.mark.parametrize("how", ["success", "skip", "superseded", "two at once", "deleted"])
 def test_a_stage_whose_end_was_not_heard_is_unfinished(scene: Scene, how: str) -> None:
     run = None if how == "superseded" else "r"

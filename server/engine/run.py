@@ -310,25 +310,34 @@ class Run:
         running = [name for name, seen in self.stages.items() if seen.status == "running"]
         return running[0] if len(running) == 1 else None
 
-    def _stage_at_the_end(self, name: str, seen: StageSeen) -> StageSeen:
+    def _ended_by_tasks(self, name: str, defined: Tasks | None) -> bool:
+        """Whether a stage without a word of its end has tasks, all of which ended well; no total may be known."""
+        group = self.tasks.get(name)
+        if group is None or not group.ended or group.more or group.too_many_failed(defined):
+            return False
+        return not group.outstanding(defined)
+
+    def _stage_at_the_end(self, name: str, seen: StageSeen, tasks: Tasks | None) -> StageSeen:
         """A stage of a run that has ended: nothing runs or waits any more."""
         if seen.status == "running":
             if self.verdict == "failed" and name == self.at_work:
                 return StageSeen("failed", seen.started_at, self.finished_at)
+            if self.verdict == "succeeded" and self._ended_by_tasks(name, tasks):
+                return StageSeen("done", seen.started_at, self.finished_at)
             return StageSeen("unfinished", seen.started_at)
         return StageSeen("not started", 0) if seen.status == "waiting" else seen
 
     def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
         seen = self.stages.get(name) or StageSeen("waiting", 0)
+        tasks = defined.tasks if defined is not None else None
         if self.verdict is not None:
-            seen = self._stage_at_the_end(name, seen)
+            seen = self._stage_at_the_end(name, seen, tasks)
         detail: dict[str, Any] = {
             "name": name,
             "status": seen.status,
             "started_at": seen.started_at or None,
             "finished_at": seen.finished_at or None,
         }
-        tasks = defined.tasks if defined is not None else None
         if (group := self.tasks.get(name)) is not None or tasks is not None:
             detail["tasks"] = (group or TaskGroup()).show(tasks, names_max)
         return detail
