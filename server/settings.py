@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.engine.problems import reason_of
 from server.errors import SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
@@ -226,9 +227,9 @@ def _read(model: type[S], flags: dict[str, Any]) -> S:
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else "?"
             lines.append(
-                f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {problem['msg']}, not {problem['input']!r}"
+                f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {reason_of(problem)}, not {problem['input']!r}"
             )
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from None
 
 
 class ClientSettings(BaseSettings):

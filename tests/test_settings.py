@@ -38,6 +38,21 @@ def test_a_public_url_below_a_path_is_refused_at_the_start(given):
         assert "https://offbeat.example.org" in str(refused.value), "it says what to do"
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("port", "abc", "must be a whole number, not 'abc'"),
+        ("door", "slow", "must be 'fast' or 'aiohttp', not 'slow'"),
+        ("workers", "0", "must be at least 1"),
+        ("trusted_proxies", "x", "must be a network, such as 10.0.0.0/8"),
+    ],
+)
+def test_a_wrong_value_says_what_to_write(name, given, words):
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: given})
+    assert words in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
 @pytest.fixture
 def environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("OFFBEAT_")]:

@@ -37,6 +37,8 @@ _WORDS: Final = {
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
+    "ip_v4_network": "must be a network, such as 10.0.0.0/8",
+    "ip_v6_network": "must be a network, such as 10.0.0.0/8",
 }
 # For a pattern, by itself or by the field that has it.
 SHAPES: Final = {
@@ -65,12 +67,13 @@ _upper = re.compile(r"(?<=[a-z])([A-Z])")
 def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None) -> list[Problem]:
     """A validation error as one problem per field. `model`: what was to be made, to name a field that is misspelt."""
     return [
-        Problem(".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])]), _reason(item, model))
+        Problem(".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])]), reason_of(item, model))
         for item in error.errors()
     ]
 
 
-def _reason(item: Any, model: type[BaseModel] | None) -> str:
+def reason_of(item: Any, model: type[BaseModel] | None = None) -> str:
+    """What is wrong with one field, of an item of `ValidationError.errors()`."""
     kind, path = item["type"], item["loc"]
     if kind == "extra_forbidden":
         near = _nearest(str(path[-1]), model) if model is not None and len(path) == 1 else None
