@@ -147,7 +147,8 @@ class Pair:
 
     async def _make(self) -> None:
         primary = self._directory / "a"
-        options = ("-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+        # Small segments of the WAL: each Pair writes, and copies, several of them.
+        options = ("-U", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--wal-segsize=1")
         await run(DEBIAN_BIN / "initdb", "-D", primary, *options, owner=self._directory)
         with open(primary / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write(_CONFIGURATION)
@@ -167,7 +168,7 @@ class Pair:
     async def _follow(self) -> None:
         primary, standby = self.primary, self.standby
         source = f"host=127.0.0.1 port={self._ports[primary]} user={ROLE} application_name={standby}"
-        target = ("-D", self._directory / standby, "-R", "-c", "fast", "--no-sync")
+        target = ("-D", self._directory / standby, "-R", "-c", "fast", "--no-sync", "--no-manifest")
         await run(DEBIAN_BIN / "pg_basebackup", *target, "-d", source, owner=self._directory)
         await self.start(standby)
         await eventually(self.has_caught_up)
