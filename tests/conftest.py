@@ -17,11 +17,15 @@ from tests.outbox_scene import Scene, scene
 
 _BEGAN = time.monotonic()
 
-# Files without a slow test that take a quarter of a minute and more all the same.
-LONG = {
+# Files that take half a minute and more, the longest first: what begins last is waited for by all.
+LONG = [
     f"test_{name}.py"
-    for name in ("api_contract", "courier", "courier_episodes", "doors", "embedded", "keeper", "model", "simulation")
-}
+    for name in (
+        "outages", "failover", "pages_faults", "bench", "pages_browser", "doors", "refusals_of_postgres", "embedded",
+        "prometheus", "two_nodes", "courier", "courier_digests", "kill", "exec", "simulation", "lost_tail", "keeper",
+        "apply", "smuggling", "large", "courier_episodes", "fuzz", "frozen", "deaf_time", "model", "api_contract",
+    )
+]  # fmt: skip
 
 # How long an example takes says here how busy the machine is, not whether the code is right.
 settings.register_profile("offbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `--within` the tests that need nothing come first, then those with a database, then those with a server.
 
-    Otherwise the long files do: a file is one process's, and one that begins last is waited for by all.
+    Otherwise the long files do, in the order of LONG, and then those with a slow test: a file is one process's.
     """
     if config.getoption("--model-cases") is not None:
         for item in items:
@@ -47,8 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--within") is not None:
         items.sort(key=_cost)
     else:
-        long = {item.path for item in items if item.path.name in LONG or item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in long)
+        slow = {item.path.name for item in items if item.get_closest_marker("slow")}
+        place = {name: number for number, name in enumerate([*LONG, *sorted(slow.difference(LONG))])}
+        items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def _cost(item: pytest.Item) -> int:
