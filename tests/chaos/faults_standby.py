@@ -121,6 +121,7 @@ async def _failed_over(world: World, fault: Fault) -> None:
 )
 async def the_leader_dies(world: World, chance: random.Random, fault: Fault) -> None:
     base = _patroni(world)
+    await base.is_synchronous()  # otherwise Patroni promotes no replica
     leader = await base.leader()
     began = time.monotonic()
     base.kill(leader)
@@ -134,6 +135,7 @@ async def the_leader_dies(world: World, chance: random.Random, fault: Fault) -> 
 @fault("F32", "a planned switchover by Patroni", fits=managed, likely=2)
 async def the_leader_is_switched(world: World, chance: random.Random, fault: Fault) -> None:
     base = _patroni(world)
+    await base.is_synchronous()  # otherwise Patroni promotes no replica
     leader = await base.leader()
     await base.switch_over(leader)
     await base.has_leader(other_than=leader)
