@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from server.errors import DatabaseAway, SettingsError
-from server.store import embedded
+from server.store import embedded, passage
 from server.store.cluster import SOCKET_PATH_BYTES_MAX, wheel_binaries
 from server.store.embedded import EmbeddedPostgres
+from server.store.passage import allow_passing
 from server.store.pool import connect
-from tests.harness import ROOT, Server, eventually
+from tests.harness import ROOT, Server, eventually, refuse
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -228,24 +229,63 @@ def modes(*paths: Path) -> list[str]:
     return [oct(path.stat().st_mode & 0o777) for path in paths]
 
 
+def may_pass(directory: Path, user: str) -> bool:
+    """Whether this user, in no other group, can go through a directory to what is in it."""
+    who = pwd.getpwnam(user)
+    looked = subprocess.run(
+        ["test", "-e", f"{directory}/."], user=who.pw_uid, group=who.pw_gid, extra_groups=[], check=False
+    )
+    return looked.returncode == 0
+
+
 @as_root
-async def test_as_root_it_runs_as_another_user_and_opens_only_its_own_directory(data_dir: Path) -> None:
-    """What others may not pass stays closed, and it says what to do."""
+async def test_as_root_it_runs_as_another_user_who_alone_may_pass_what_is_closed(data_dir: Path) -> None:
     deep = data_dir / "closed" / "data"
     deep.mkdir(parents=True, mode=0o700)
     for path in (data_dir, deep.parent):
         path.chmod(0o700)
-    with pytest.raises(SettingsError, match=rf"chmod o\+x .*{data_dir}.*{deep.parent}") as refused:
-        await EmbeddedPostgres(deep).start()
-    assert "--data-dir" in str(refused.value) and str(deep) not in str(refused.value).split()
-    assert modes(data_dir, deep.parent) == ["0o700", "0o700"]
-    for path in (data_dir, deep.parent):
-        path.chmod(0o701)
-    async with running(deep) as postgres:
-        assert psutil.Process(postgres.pid).uids().real != 0
-        await keep_a_row(postgres.url)
-    assert modes(data_dir, deep.parent, deep) == ["0o701", "0o701", "0o701"]
+    for _ in range(2):
+        async with running(deep) as postgres:
+            process = psutil.Process(postgres.pid)
+            assert process.uids().real != 0 and await ask(postgres.url, "select 1") == 1
+            assert may_pass(deep.parent, process.username())
+        assert not may_pass(data_dir, "daemon") and not may_pass(deep.parent, "daemon")
+        assert [path.stat().st_mode & 0o007 for path in (data_dir, deep.parent)] == [0, 0]
     assert (deep / "postgres").stat().st_mode & 0o077 == 0
+
+
+@as_root
+async def test_as_root_where_no_single_user_can_be_let_in_it_says_what_to_do(data_dir: Path) -> None:
+    data_dir.mkdir()
+    if subprocess.run(["mount", "-t", "ramfs", "ramfs", data_dir], check=False).returncode != 0:
+        refuse("a file system without access control lists cannot be mounted here")
+    try:
+        closed = data_dir / "closed"
+        closed.mkdir(mode=0o700)
+        with pytest.raises(SettingsError, match=rf"chmod o\+x {closed}$") as refused:
+            await EmbeddedPostgres(closed / "data").start()
+        assert "--data-dir" in str(refused.value) and modes(closed) == ["0o700"]
+    finally:
+        subprocess.run(["umount", data_dir], check=True)
+
+
+def test_an_access_control_list_gives_one_user_the_right_to_pass_and_nobody_another(tmp_path: Path) -> None:
+    """Also where the list, with a mask that withholds something, was there before."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o750)
+    assert allow_passing(closed, 12345) and allow_passing(closed, 12346)
+    assert set(passage._entries(closed)) == {
+        (1, passage._NO_ID, 7),
+        (2, 12345, 1),
+        (2, 12346, 1),
+        (4, passage._NO_ID, 5),
+        (16, passage._NO_ID, 5),
+        (32, passage._NO_ID, 0),
+    }
+    closed.chmod(0o700)  # of a list this sets the mask
+    assert allow_passing(closed, 12347)
+    found = {(each.tag, each.id): each.permissions for each in passage._entries(closed)}
+    assert found[2, 12345] == 0 and found[4, passage._NO_ID] == 0 and found[2, 12347] == 1
 
 
 @as_root

@@ -16,11 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
+import structlog
 
 from server.errors import SettingsError
+from server.store.passage import allow_passing
 
 ROLE = "offbeat"
 PORT = 5432  # only a part of the socket's name; nothing listens on TCP
@@ -29,6 +31,8 @@ LOG_BYTES_MAX = 10_000_000  # a larger log is set aside at the next launch
 # Unicode rules that are the same on every platform, from Postgres itself (17 or newer).
 LOCALE = ("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
+
+log = structlog.get_logger("postgres")
 
 
 def wheel_binaries() -> Path:
@@ -201,9 +205,22 @@ class Cluster:
         if self._owner is not None:
             os.chown(path, self._owner.pw_uid, self._owner.pw_gid, follow_symlinks=False)
 
+    def _refuse(self, closed: Mapping[str, Sequence[str]], owner: pwd.struct_passwd) -> NoReturn:
+        commands = "; ".join(f"{command} {shlex.join(paths)}" for command, paths in closed.items())
+        raise SettingsError(
+            f"Postgres does not run as root, and its user {owner.pw_name} cannot reach its files. Run Offbeat as "
+            "another user, install it and choose a --data-dir in directories that others may pass (/opt/offbeat, "
+            f"/var/lib/offbeat), give --database-url, or allow it: {commands}"
+        )
+
     def _let_owner_in(self, owner: pwd.struct_passwd) -> None:
         """Root's own directories are often closed to others. The data directory gets the right to be passed (not to be
-        listed); other directories are not ours to open. Raises SettingsError that names them."""
+        listed); other directories are not ours to open: they let this one user pass, and nobody else. Raises
+        SettingsError that names them, if their file system cannot do that."""
+        if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:  # installed under a strict umask
+            package = self._bin.parent.parent
+            self._refuse({"chmod -R o+rX": [str(package), str(package.with_name(package.name + ".libs"))]}, owner)
+        opened: list[str] = []
         closed: dict[str, list[str]] = {}
         for path in sorted({*self._bin.parents, self._bin, *self.directory.parents}):
             found = path.stat()
@@ -217,18 +234,14 @@ class Cluster:
                 continue
             if path == self.directory.parent:
                 path.chmod(found.st_mode | needed)
-            else:
+            elif found.st_uid == owner.pw_uid or not allow_passing(path, owner.pw_uid):
                 closed.setdefault(command, []).append(str(path))
-        if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:  # installed under a strict umask
-            package = self._bin.parent.parent
-            closed["chmod -R o+rX"] = [str(package), str(package.with_name(package.name + ".libs"))]
+            elif path.stat().st_mode != found.st_mode:
+                opened.append(str(path))
         if closed:
-            commands = "; ".join(f"{command} {shlex.join(paths)}" for command, paths in closed.items())
-            raise SettingsError(
-                f"Postgres does not run as root, and its user {owner.pw_name} cannot reach its files. Run Offbeat as "
-                "another user, install it and choose a --data-dir in directories that others may pass (/opt/offbeat, "
-                f"/var/lib/offbeat), give --database-url, or allow it: {commands}"
-            )
+            self._refuse(closed, owner)
+        if opened:
+            log.info("Postgres may pass directories that stay closed to others", user=owner.pw_name, paths=opened)
         if self.directory.exists() and self.directory.stat().st_uid == 0:  # restored from a backup by root
             for path in (self.directory, *self.directory.rglob("*")):
                 self._give_to_owner(path)

@@ -1,0 +1,68 @@
+"""Lets one user pass a directory, by an access control list (POSIX.1e, acl(5)): nobody else gets a right.
+
+As root Postgres runs as another user, and root's own directories are closed to all others. The list is an extended
+attribute of the directory: a version, and entries of a tag, permissions and an id.
+Layout: https://github.com/torvalds/linux/blob/master/include/uapi/linux/posix_acl_xattr.h
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+_ATTRIBUTE = "system.posix_acl_access"
+_VERSION = 2
+_HEAD, _ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_OWNER, _USER, _GROUP, _NAMED_GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_NO_ID = 0xFFFF_FFFF
+_MASKED = (_USER, _GROUP, _NAMED_GROUP)  # the mask bounds what these permit
+_EXECUTE = 1  # of a directory: the right to pass it
+
+
+class _Entry(NamedTuple):
+    """Ordered as the kernel wants them."""
+
+    tag: int
+    id: int
+    permissions: int
+
+
+def allow_passing(directory: Path, uid: int) -> bool:
+    """Let this user pass the directory, not list it. False if the file system or the platform has no such lists."""
+    if not hasattr(os, "setxattr"):
+        return False
+    try:
+        entries = _entries(directory)
+        mask = next((each.permissions for each in entries if each.tag == _MASK), None)
+        # A wider mask must not give anybody else what the former one withheld.
+        kept = [
+            each._replace(permissions=each.permissions & mask) if mask is not None and each.tag in _MASKED else each
+            for each in entries
+            if each.tag != _MASK
+        ]
+        before = next((each for each in kept if (each.tag, each.id) == (_USER, uid)), _Entry(_USER, uid, 0))
+        user = before._replace(permissions=before.permissions | _EXECUTE)
+        kept = [each for each in kept if each is not before] + [user]
+        widest = 0
+        for each in kept:
+            widest |= each.permissions if each.tag in _MASKED else 0
+        kept.append(_Entry(_MASK, _NO_ID, widest))
+        packed = b"".join(_ENTRY.pack(each.tag, each.permissions, each.id) for each in sorted(kept))
+        os.setxattr(directory, _ATTRIBUTE, _HEAD.pack(_VERSION) + packed)
+    except OSError:
+        return False
+    return True
+
+
+def _entries(directory: Path) -> list[_Entry]:
+    """What the directory's list says now; without one, what its mode says. Raises OSError."""
+    mode = directory.stat().st_mode
+    try:
+        raw = os.getxattr(directory, _ATTRIBUTE)
+    except OSError:
+        return [
+            _Entry(_OWNER, _NO_ID, mode >> 6 & 7),
+            _Entry(_GROUP, _NO_ID, mode >> 3 & 7),
+            _Entry(_OTHER, _NO_ID, mode & 7),
+        ]
+    return [_Entry(tag, id, permissions) for tag, permissions, id in _ENTRY.iter_unpack(raw[_HEAD.size :])]
