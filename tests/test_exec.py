@@ -92,6 +92,12 @@ async def test_a_shell_that_cannot_fork_runs_the_job() -> None:
     assert (done.code, done.out) == (0, "ran\n"), done
 
 
+async def test_a_command_of_an_incomplete_installation_says_so_in_one_line(tmp_path: Path) -> None:
+    script = Path(shutil.copy2(ROOT / "bin" / "offbeat", tmp_path))
+    done = await run(script, "monitors")
+    assert done.code == 1 and "not complete" in done.err and done.err.count("\n") == 1, done
+
+
 JOB = ("sh", "-c", "echo ran; exit 7")
 NOBODY = "http://127.0.0.1:1"
 
