@@ -19,7 +19,7 @@ from server.ingest.writer import PULSE_GAP_S, STALL_S, Writer
 from server.metrics import Metrics
 from server.roster import Bound
 from server.settings import Settings
-from server.store.log import LogConnection
+from server.store.log import LogConnection, Lost
 from tests.harness import eventually
 from tests.link import Link
 
@@ -276,6 +276,21 @@ async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(database,
             assert await waiter.outcome() == OK
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 3001)]
         assert [entry.seq for entry in run.committed] == list(range(1, 3001))
+
+
+async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(database, database_url):
+    async with running(database_url) as run:
+        assert await run.ping().outcome() == OK
+        run.writer._lost = Lost(run.clock.now(), 5)  # by a former primary, which ended before the writer registered
+        await database.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'offbeat log%'"
+        )
+        assert await run.ping().outcome() == OK
+        await database.execute("update writers set fenced = true")
+        first = run.writer.id
+        await until(lambda: run.writer.id != first and run.writer.backlog.accepting)
+        assert await run.ping().outcome() == OK
+        assert await database.fetchval("select count(*) from refusals where reason = 'lost'") == 0
 
 
 async def test_the_reply_to_a_commit_is_lost(database, database_url):

@@ -182,6 +182,7 @@ class Writer(Service):
         assert self._log is not None
         standing = await self._log.standing(self._registration)
         if standing is not None and standing.seq >= self._confirmed_seq:
+            self._lost = None  # a host that lacked commits was left for one that has them, before that was on record
             return
         seq, since = standing or (0, self._registration.started_at)
         if self._lost is None:
