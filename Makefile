@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 # On two cores, too: for a third of their time the tests wait, for leases, deadlines and take-overs.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
 NODE_MODULES := node_modules/@sentry/node/package.json
 
 # The tests start some two hundred servers, and each would compile all of its modules anew.

@@ -455,7 +455,7 @@ def test_by_hand_the_schedule_begins_anew(scene: Scene) -> None:
         ({"members": {"every": "10s"}, "max_runtime": "1m"}, "max_runtime would watch nothing"),
         ({"members": {"every": "10s"}, "fail_after": 2}, "use min_alive"),
         ({"members": {"every": "1d"}}, "forget_after must be longer"),
-        ({"tasks": {"expected": 20_001}}, "less than or equal to 20000"),
+        ({"tasks": {"expected": 20_001}}, "must be at most 20000"),
         ({"after": {"monitor": "a", "signal": "log", "within": "1m"}}, "'start', 'success' or 'fail'"),
     ],
 )
