@@ -239,6 +239,25 @@ async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_na
     assert world.counted[("webhook", "merged")] == sum(each["alerts"] for each in digests)
 
 
+async def test_an_alert_about_offbeat_itself_waits_for_no_storm(world: Scene, receiver: Receiver) -> None:
+    """No digest holds it, and new first alerts come all the time."""
+    channel = await world.channel("hook", "webhook", url=receiver.url)
+    operator = {"monitor": None, "name": None, "cause": "deaf", "reason": "Offbeat could not receive pings for 12 s"}
+    async with world.courier() as courier:
+        await at_work(courier)
+        began = time.time()
+        for storm in range(20):
+            for monitor in range(10):
+                await world.alert(channel, 1 + 10 * storm + monitor, urgent=True)
+            if storm == 1:
+                await world.alert(channel, None, None, kind="operator", facts=operator, urgent=True)
+            courier.wake()
+            await asyncio.sleep(0.25)
+        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
+        assert await world.settled(60) == {"delivered": 201}
+    assert told.at - began < 10 and "12 s" in told.json["data"]["text"]
+
+
 async def test_every_explicit_failure_is_named_with_its_reason_however_many_there_are(
     world: Scene, receiver: Receiver
 ) -> None:
