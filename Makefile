@@ -28,7 +28,7 @@ test: $(VENV)/installed-for-tests $(NODE_MODULES) ## Run all tests; as root on D
 	@$(PYTEST) $(ARGS)
 
 quick: $(VENV)/installed-for-tests ## Run as many tests as a minute allows, the cheap ones first.
-	@$(PYTEST) --quiet -r fE -m "not slow and not long" --within 45 $(ARGS)
+	@$(PYTEST) --quiet -r fE -m "not slow and not long" --within 28 $(ARGS)
 
 long: $(VENV)/installed-for-tests ## Run the tests that are too long for `make test`.
 	@.ci/packages

@@ -33,7 +33,7 @@ settings.load_profile("offbeat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--within 45` is what `make quick` asks for."""
+    """`--within 28` is what `make quick` asks for; the tests that have begun then take some 15 s more."""
     parser.addoption("--model-cases", type=int, help="cases of tests/test_model.py, each time others")
     parser.addoption("--seeds", type=int, default=150, help="worlds of tests/test_simulation.py")
     parser.addoption("--seed", type=int, default=0, help="the first of them")
