@@ -24,20 +24,22 @@ ZONES = "zoneinfo/"
 
 @click.group("import")
 def import_command() -> None:
-    """Take over what is already there. Nothing is deleted, and doing it twice changes nothing."""
+    """Import existing jobs. Nothing is deleted, and a repeated import changes nothing."""
 
 
 @import_command.command("crontab")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--timezone", help="Where the crontab has no CRON_TZ; default: this machine's.")
+@click.option("--timezone", help="Time zone of lines without CRON_TZ; default: this machine's.")
 @click.option("--system", is_flag=True, default=None, help="Lines have a user before the command (as in /etc/crontab).")
 @click.option("--grace", default="10m", show_default=True, help="How late a job may be.")
 @click.option(
     "--max-runtime",
     help="How long a job may run before it is hung; default: half the shortest gap of its schedule, 1h to 24h.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
-@click.option("--write", type=click.Path(path_type=Path), help="Write the new crontab there; default: standard output.")
+@click.option("--dry-run", is_flag=True, help="Show what would be created, and create nothing.")
+@click.option(
+    "--write", type=click.Path(path_type=Path), help="Write the new crontab to this file; default: standard output."
+)
 @project_option
 @json_option
 @with_client
@@ -53,7 +55,7 @@ def import_crontab(
     project: str | None,
     as_json: bool,
 ) -> None:
-    """One monitor a line of FILE (- for standard input, as in `crontab -l | offbeat import crontab -`).
+    """Create one monitor per line of FILE (- for standard input, as in `crontab -l | offbeat import crontab -`).
 
     Prints the crontab with every job under `offbeat exec`: look at it, then install it with `crontab NEW`. A condition
     in front of a job (`[ ... ] && job`) becomes `if [ ... ]; then job; fi`: if it does not hold, that is no failure.
@@ -70,8 +72,8 @@ def import_crontab(
     if not system and any(job.command.split()[0] == "root" for job in jobs):
         click.echo("warning: commands begin with `root`: if this crontab has a column of users, add --system", err=True)
     taken: set[str] = set()
-    # Lines that were imported before keep their slugs, so that a new one takes none of them.
-    commands = sorted((wrapped | {job.number: job.command for job in jobs}).items())
+    # Lines that were imported before come first: they keep their slugs, wherever a new line stands.
+    commands = [*sorted(wrapped.items()), *((job.number, job.command) for job in jobs)]
     slugs = {number: free_slug(crontab.program_of(_clean(command)), taken, "job") for number, command in commands}
     zone = timezone or _own_zone()
     monitors = [
@@ -111,12 +113,12 @@ def import_crontab(
 
 @import_command.command("healthchecks")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be created, and create nothing.")
 @project_option
 @json_option
 @with_client
 def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str | None, as_json: bool) -> None:
-    """The checks of FILE: what Healthchecks answers to `GET /api/v3/checks/` with a read-write key.
+    """Import the checks of FILE: the answer of Healthchecks to `GET /api/v3/checks/` with a read-write key.
 
     Jobs keep their addresses: only the host name changes.
     """

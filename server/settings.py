@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     database_url: str | None = Field(
         None,
-        description="URL of a Postgres >= 15. With several hosts (h1,h2) the primary is used. Default: an embedded Postgres "
-        "in the data directory.",
+        description="URL of a Postgres >= 15. With several hosts (h1,h2) the primary is used. Default: an embedded "
+        "Postgres in the data directory.",
     )
     data_dir: Path = Field(
         Path(".offbeat"), description="Directory of the embedded Postgres and of the generated admin key."
@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     )
     admin_key: str | None = Field(
         None,
-        description="Access key with all rights. Default: the first node of a database generates one, shows it once and "
-        "keeps it in its data directory; it is valid at all nodes.",
+        description="Access key with all rights. Default: the first node of a database generates one, shows it once "
+        "and keeps it in its data directory; it is valid at all nodes.",
     )
     metrics_token: str | None = Field(
         None, description="Bearer token for /metrics and /sd/prometheus. Default: no token is needed."
@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     )
     smtp_url: str | None = Field(
         None,
-        description="Mail server for e-mail channels without one of their own: smtps://user:password@host/?from=sender@host "
-        "(smtp: STARTTLS, smtp+insecure: neither).",
+        description="Mail server for e-mail channels without one of their own: "
+        "smtps://user:password@host/?from=sender@host (smtp: STARTTLS, smtp+insecure: neither).",
     )
     smtp_ehlo: str | None = Field(
         None,
@@ -139,7 +139,8 @@ class Settings(BaseSettings):
     key_pings_per_minute_max: int = Field(
         0,
         ge=0,
-        description="Maximum pings of one key per minute, in each process. Further pings are answered 429. 0: no limit.",
+        description="Maximum pings of one key per minute, in each process. Further pings are answered 429. "
+        "0: no limit.",
     )
     provisioned_max: int = Field(
         10_000, ge=0, description="Number of monitors in a project from which on pings create no more."
@@ -157,7 +158,8 @@ class Settings(BaseSettings):
     connections_per_address_max: int | None = Field(
         None,
         ge=0,
-        description="Maximum connections per client address, except trusted proxies. Default: 75 % of --connections-max; 0: no limit.",
+        description="Maximum connections per client address, except trusted proxies. "
+        "Default: 75 % of --connections-max; 0: no limit.",
     )
     writer_silent_max: float = Field(
         3.0, gt=0, description="Seconds after which a writer that shows no activity is declared dead."

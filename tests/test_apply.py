@@ -92,7 +92,7 @@ async def test_prune_asks_on_a_terminal_and_refuses_an_empty_part(database_url: 
             _, err = await process.communicate()
             os.close(ours)
             assert process.returncode == code, err
-            assert b"- monitor b" in err and b"Delete 2 of them for ever?" in err
+            assert b"- monitor b" in err and b"Delete 2 of them permanently?" in err
             assert len((await offbeat("monitors", "--json", url=server.url)).json) == left
         done = await offbeat("apply", empty, "--prune", "--yes", url=server.url)
         assert done.code == 0 and "1 deleted" in done.out, done.err
@@ -279,6 +279,11 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         assert once.code == 0 and "1 created, 0 changed" in once.out and "runs under `offbeat exec` already" in once.err
         newer = (tmp_path / "newer").read_bytes()
         assert newer.startswith(new.read_bytes()) and newer.endswith(b"-c '/usr/bin/sync --to=Gr\xf6\xdfe'\n")
+        above = b"5 4 * * * /usr/bin/sync /above\n" + newer  # also if it stands before them
+        (tmp_path / "above").write_bytes(above)
+        args = (str(tmp_path / "above"), "--timezone", "UTC", "--write", str(tmp_path / "newest"))
+        first = await offbeat("import", "crontab", *args, url=server.url)
+        assert first.code == 0 and "1 created, 0 changed" in first.out, first.err
         wrong = await offbeat(
             "import", "crontab", "-", url=server.url, given=b"0 2 * * * a\n0 2 31 2 * b\n61 * * * * c\n"
         )

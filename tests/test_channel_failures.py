@@ -90,6 +90,25 @@ async def test_what_expired_is_reported_by_whichever_courier_comes_next(world: S
         assert await is_failing(world) and await reports(world) == 1
 
 
+async def test_a_mark_that_a_waiting_alert_makes_is_reported_once(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        await settle(courier, bad, "pending", "no answer")
+        await later(world, 4)
+        for _ in range(2):
+            await courier.repeats.catch_up(SCRIBE)
+            assert await is_failing(world) and await reports(world) == 1
+            await later(world, 61)
+
+
+async def test_a_test_message_that_expired_says_nothing_of_its_channel(world: Scene, bad: int) -> None:
+    async with catching_up(world) as courier:
+        await world.alert(bad, None, None, kind="test")
+        await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
+        assert await courier.outbox.expire() == ["webhook"]
+        await courier.repeats.catch_up(SCRIBE)
+        assert not await is_failing(world)
+
+
 async def test_a_channel_that_was_marked_and_not_reported_is_reported(world: Scene, bad: int) -> None:
     """The process died between the two, or the hour of the last report was not over."""
     await world.pool.execute("update channels set failing_since = now() - interval '5 minutes' where id = $1", bad)

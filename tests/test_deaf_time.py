@@ -100,6 +100,11 @@ def test_which_outages_need_an_alert() -> None:
     assert not reported.needs_alert(deaf(0, 9))
     assert reported.needs_alert(deaf(100, 111))
     assert not reported.needs_alert(deaf(105, 125, "full"))  # of the same trouble
+    assert reported.needs_alert(deaf(126, 186))  # which has become much longer
+    assert not reported.needs_alert(deaf(150, 190))
+    assert reported.needs_alert(deaf(186, 3_786))
+    assert not reported.needs_alert(deaf(3_780, 3_790))
+    reported = Reported(until=111 * SECOND, run_from=100 * SECOND, run_until=111 * SECOND)
     assert reported.needs_alert(deaf(200, 211))
     assert not reported.needs_alert(deaf(270, 271, "clock"))  # no: within a minute of the last
     assert reported.needs_alert(deaf(280, 281, "clock"))  # a jump is, however short

@@ -471,6 +471,21 @@ FAILURES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("query", "signal"),
+    [
+        ("status=fail&error=open%20/srv/start", "fail"),
+        ("status=fail&task=db/start", "fail"),
+        ("status=success&task=1/4", "success"),
+        ("run=1/12", "success"),
+        ("error=open /srv/start", "fail"),
+        ("message=see /srv/fail", "success"),
+    ],
+)
+def test_a_name_may_end_like_a_signal(query: str, signal: str) -> None:
+    assert ping("?" + query).signal == signal
+
+
 @pytest.mark.parametrize("sent", FAILURES)
 def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> None:
     for kind in (JSON, FORM, "", "text/json", "application/x-json", "application/problem+json; charset=utf-8"):
@@ -485,7 +500,7 @@ def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> No
     "query",
     [
         *("run=7/fail", "run=7/start", "create=1/fail", "create=1/3", "x/fail", "utm=a/Fail/"),
-        *("run=7?status=fail", "x=1?rc=3", "x=1?fail"),
+        *("run=7?status=fail", "x=1?rc=3", "x=1?fail", "fail?run=7", "start?run=7", "status=success&run=7/fail"),
         *("status%3Dfail", "status%3Dfail%26message%3Dx", "status:fail", "%7B%22status%22%3A%22fail%22%7D"),
         *("crashed=true", "oom_killed=1", "timed_out=yes", "isCompleted=false", "http_code=502", "errno=2"),
         *("payload={%22status%22:%22fail%22}", "data[status]=fail"),
@@ -632,6 +647,10 @@ def test_successes_in_other_words() -> None:
 )
 def test_json_whose_outcome_is_in_doubt_is_refused_with_a_sentence(body: bytes, says: str) -> None:
     assert says in refusal("", body, JSON)
+
+
+def test_a_form_with_a_list_that_is_too_long_is_refused() -> None:
+    assert "more than 5000 values" in refusal("", b"rows=[" + b"1," * 6_000 + b"1]", FORM)
 
 
 @pytest.mark.parametrize(

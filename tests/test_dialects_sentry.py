@@ -400,6 +400,8 @@ def test_a_check_in_that_is_no_item_is_not_dropped_unseen() -> None:
 def test_names_as_javascript_writes_them() -> None:
     config = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "checkinMargin": 5, "maxRuntime": 10}
     sent = {"checkInId": ID, "monitorSlug": "nightly", "status": "in_progress", "monitorConfig": config}
+    at_cron = Request("POST", "/api/1/cron/job/pk/", "", {"content-type": "application/json"}, orjson.dumps(sent))
+    assert isinstance(reading := sentry.read(at_cron), Reading) and reading.ping.run == ID
     (reading,) = post(envelope(sent))
     assert reading.ping.run == ID and reading.address.slug == "nightly"
     assert (reading.address.definition["grace"], reading.address.definition["max_runtime"]) == (300, 600)

@@ -803,6 +803,9 @@ async def test_bulk_lines_as_programs_write_them(served):
     assert (status, answer["accepted"], [error["line"] for error in answer["errors"]]) == (200, 5, [1])
     assert "stands twice" in answer["errors"][0]["reason"] and await served.rows("signal, message") == stored
     async with posting(served) as post:
+        status, answer = await post(b"[" + b", ".join([lines[0], b'{"key": "nobody"}']) + b"]")
+    assert (status, len(answer["errors"])) == (400, 2), "what the other lacks hides nothing"
+    async with posting(served) as post:
         status, answer = await post(b"[" + b", ".join([lines[0], *lines[3:]]) + b"]")
     assert (status, answer["accepted"], [error["line"] for error in answer["errors"]]) == (200, 3, [1])
     assert (

@@ -273,7 +273,8 @@ def test_an_access_control_list_gives_one_user_the_right_to_pass_and_nobody_anot
     """Also where the list, with a mask that withholds something, was there before."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o750)
-    assert allow_passing(closed, 12345) and allow_passing(closed, 12346)
+    assert allow_passing(closed, 12345, ()) and allow_passing(closed, 12346, ())
+    assert allow_passing(closed, 12345, ()) is False and allow_passing(closed, 12348, {closed.stat().st_gid}) is False
     assert set(passage._entries(closed)) == {
         (1, passage._NO_ID, 7),
         (2, 12345, 1),
@@ -283,9 +284,13 @@ def test_an_access_control_list_gives_one_user_the_right_to_pass_and_nobody_anot
         (32, passage._NO_ID, 0),
     }
     closed.chmod(0o700)  # of a list this sets the mask
-    assert allow_passing(closed, 12347)
+    assert allow_passing(closed, 12347, ())
     found = {(each.tag, each.id): each.permissions for each in passage._entries(closed)}
     assert found[2, 12345] == 0 and found[4, passage._NO_ID] == 0 and found[2, 12347] == 1
+    listable = tmp_path / "listable"
+    listable.mkdir(mode=0o744)
+    assert allow_passing(listable, 12345, ())
+    assert (2, 12345, 5) in passage._entries(listable), "who may list it may list it still"
 
 
 @as_root

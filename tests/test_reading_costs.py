@@ -46,6 +46,23 @@ def test_a_form_of_too_many_fields_is_not_read() -> None:
     assert held_s(lambda: snitch.read(post("/c2354d53d2", b"m=x&" + b"a%20&" * 190_000))) < HELD_S_MAX
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "exit_code=" + "0" * 60_000 + "x",
+        "exit_code=0x" + "0" * 60_000 + "g",
+        "a" * 60_000 + "/",
+        "?a=" * 20_000,
+        "1/" * 30_000,
+        "create=" + "/start" * 10_000 + "x",
+    ],
+)
+def test_no_query_is_read_again_and_again(query: str) -> None:
+    word = query.rpartition("=")[2]
+    assert held_s(lambda: native.read(Request("GET", "/api/v1/heartbeat/key", query, {}, b""))) < HELD_S_MAX
+    assert held_s(lambda: native.read(Request("GET", f"/api/v1/heartbeat/key/{word}", "", {}, b""))) < HELD_S_MAX
+
+
 def test_blank_lines_are_not_worth_an_exception() -> None:
     def read() -> None:
         lines = Lines()

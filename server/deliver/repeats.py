@@ -198,7 +198,7 @@ class Repeats(Service):
 def _about_failing(channels: list[FailingChannel]) -> dict[str, Any]:
     """The facts of the alert that reports channels of one project."""
     named = [
-        f"{each.slug} (since {each.since:%Y-%m-%d %H:%M} UTC: {each.why or 'no reason is known'})"
+        f"{each.slug} (marked as failing {each.since:%Y-%m-%d %H:%M} UTC: {each.why or 'no reason is known'})"
         for each in channels[:NAMED_MAX]
     ]
     more = f" and {len(channels) - NAMED_MAX} more" if len(channels) > NAMED_MAX else ""

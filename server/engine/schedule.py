@@ -114,12 +114,18 @@ def _check_one(text: str) -> None:
         raise ValueError(f"never happens again: {text!r}") from None
 
 
+@lru_cache(1)
+def _zones() -> dict[str, str]:
+    """All names by their lower-case form. To list them, directories are read: some milliseconds."""
+    return {zone.lower(): zone for zone in available_timezones()}
+
+
 def check_zone(name: str) -> str:
     """The name of a time zone. Raises ValueError when there is none of it."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        near = next((zone for zone in available_timezones() if zone.lower() == name.strip().lower()), None)
+        near = _zones().get(name.strip().lower())
         raise ValueError(f"no such time zone: {name!r}; use {near or 'a name such as Europe/Berlin'}") from None
     return name
 

@@ -4,8 +4,8 @@ Each value is an object with `key` and the native parameters (server/ingest/fiel
 arrives and never held whole: when the line of pings is full this request waits, and so does its client. The answer
 comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`, with
 the first `ERRORS_MAX` errors, and under `ignored` parts of accepted lines that were left out. A request that could not
-be carried to its end, or of which no line was accepted, is answered 400, 408, 413, 415 or 503 and the same counts, with
-`lines`: that many lines from the first were looked at, and those accepted of them stay accepted.
+be carried to its end, or of which no line was accepted, is answered 400, 408, 413, 415, 429 or 503 and the same counts,
+with `lines`: that many lines from the first were looked at, and those accepted of them stay accepted.
 """
 
 import asyncio
@@ -76,7 +76,8 @@ class Bulk:
             tally.error(None, str(error))
         await tally.settled()
         if status == 200 and tally.refused and not tally.accepted and not tally.unavailable:
-            status = 400  # a client that looks at the status alone must not take this for stored
+            # A client that looks at the status alone must not take this for stored.
+            status = 429 if tally.limited_s else 400
         if tally.unavailable:
             status = 503
             tally.error(None, f"{tally.unavailable} pings may or may not be stored")
@@ -148,7 +149,8 @@ class Bulk:
     def _append(self, line: int, key: str, bound: Bound, said: Said, tally: "Tally") -> None:
         tally.known = True
         ping = self._intake.prepared(bound, said.ping, said.named, "POST")
-        if self._intake.over_budget(Key(key), bound, ping) is not None:
+        if (over := self._intake.over_budget(Key(key), bound, ping)) is not None:
+            tally.limited_s = max(tally.limited_s, over.retry_after_s)
             tally.error(line, "this key pings more often than it may")
             return
         self._backlog.append(bound, ping, tally.source, tally)
@@ -168,8 +170,8 @@ class Bulk:
         if status != 200:
             self._metrics.failed(status)
             body["lines"] = tally.lines
-            if status == 503:
-                headers[hdrs.RETRY_AFTER] = str(unavailable().retry_after_s)
+            if status in (429, 503):
+                headers[hdrs.RETRY_AFTER] = str(tally.limited_s if status == 429 else unavailable().retry_after_s)
         response = web.Response(status=status, body=orjson.dumps(body), headers=headers)
         if status != 200:
             response.force_close()
@@ -183,6 +185,7 @@ class Tally:
         self.source = source
         self.bytes = self.lines = 0
         self.accepted = self.refused = self.unavailable = self.pending = 0
+        self.limited_s = 0  # of a key that pings too often: when it may again
         self.errors: list[dict[str, object]] = []
         self.notes: list[dict[str, object]] = []
         self.noted: set[Note] = set()  # each field once

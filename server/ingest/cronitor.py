@@ -147,8 +147,6 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
         return _WRONG_SLUG
     notes: list[Note] = []
     said = _details(values, metrics, notes)
-    if (appended := appended_outcome(query)) is not None and not states:
-        return appended
     others = [(each, value) for each, value in pairs if each.lower() not in (*_OWN, "status_code", "exit_code")]
     if states:
         exits = [("exit_code", said["exit_code"])] if said.get("exit_code") else []
@@ -158,7 +156,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
             notes += beside.notes
     else:
         # Without a state an exit code decides, and so does an outcome in words of ours.
-        other = read_outcome(others)
+        other = read_outcome(others) or appended_outcome(query)
         if isinstance(other, Refusal):
             return other
         if other is not None:

@@ -45,6 +45,7 @@ from server.ingest.outcome import (
     OUTCOMES,
     SIGNAL_WORDS,
     Exit,
+    bare_name,
     field_of,
     find_failure,
     is_denied,
@@ -81,9 +82,7 @@ _FLAGS: Final[dict[str, Signal]] = {
 
 _is_common_id = re.compile(r"[!-*,-~]{1,100}").fullmatch
 # What was appended to an address that already had a query: `?run=7/fail`, `?run=7?status=fail`.
-_appended = re.compile(
-    r"(?:.*&)?([^&=]*)=?[^&]*?(?:(/(?:start|fail)/?|(?<==1)/\d{1,3})|(\?([\w.-]{1,40})(?:=.*)?))", re.IGNORECASE
-).fullmatch
+_appended = re.compile(r"(/(?:start|fail)/?)$|^1(/\d{1,3})$|(\?([\w.-]{1,40})(?:=[^?]*)?)$", re.IGNORECASE).search
 
 
 _SIGNAL_NAMES: Final = frozenset(("status", "signal", "state", "outcome"))
@@ -189,13 +188,24 @@ def _is_about_outcome(name: str, value: Any) -> bool:
 
 
 def appended_outcome(query: str) -> Refusal | None:
-    """Why a query is refused that ends with what was meant for the path, or for the query itself."""
-    if ("/" not in query and "?" not in query) or (found := _appended(query)) is None:
+    """Why a query is refused that ends with what was meant for the path, or for the query itself.
+
+    To be asked only if the query itself says no outcome: a task or an error may well end with `/start`.
+    """
+    if "/" not in query and "?" not in query:
         return None
-    name, word, second, inner = found.groups()
-    if field_of(name) == "message" or (word is None and field_of(inner) not in OUTCOMES):
+    last = query.rpartition("&")[2]
+    first, again, _ = last.partition("?")
+    if again and read_word(first) is not None:
+        return Refusal(400, f"the query has two ?: write ?status={first.lower()}&... instead of ?{shown(first)}?...")
+    name, _, value = last.partition("=")
+    if field_of(name) == "message" or (found := _appended(value or name)) is None:
         return None
-    return Refusal(400, f"the query ends with {shown(word or second)}: write the signal before the ?, or send status")
+    word, code, second, inner = found.groups()
+    if (code and name.lower() != "create") or (inner and field_of(inner) not in OUTCOMES):
+        return None
+    shown_end = shown(word or code or second)
+    return Refusal(400, f"the query ends with {shown_end}: write the signal before the ?, or send status")
 
 
 def as_json(value: Any) -> Any:
@@ -291,7 +301,7 @@ class _Reader:
     def _deny(self, field: str | None, name: str) -> None:
         if is_ended(name):
             self._unended.append(Note(field or "status", f"{name} only says that the job has not ended yet"))
-        elif name.strip().lower() in HEALTH_WORDS:
+        elif bare_name(name) in HEALTH_WORDS:
             self._say(name, "fail")
         else:
             self._denied.append(name)

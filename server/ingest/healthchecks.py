@@ -140,9 +140,7 @@ def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> 
         if named:
             ping, beside = read_beside_path(ping, pairs)
             notes += beside
-        elif (appended := appended_outcome(request.query)) is not None:
-            return appended
-        elif (said := read_outcome(pairs)) is not None:
+        elif (said := read_outcome(pairs) or appended_outcome(request.query)) is not None:
             if isinstance(said, Refusal):
                 return said
             ping, named = ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), True

@@ -44,7 +44,6 @@ from server.ingest.outcome import (
     is_failure_word,
     read_exit,
     read_word,
-    says_failure,
     says_failure_in_text,
     unknown_signal,
 )
@@ -93,7 +92,7 @@ def read(request: Request) -> Reading | Refusal:
     pairs: list[tuple[str, Any]] = []
     if query:
         pairs = read_pairs(query)
-        if not word and (refusal := appended_outcome(query)) is not None:
+        if not word and (refusal := appended_outcome(query)) is not None and not _says_otherwise(pairs, query):
             return refusal
     if word:
         word = decode_segment(word.removesuffix("/"))
@@ -112,6 +111,14 @@ def read(request: Request) -> Reading | Refusal:
     if not body and fault is None:
         return _reading(address, read_fields(pairs, signal, exit_code), signal)
     return _with_body(request, address, pairs, signal, exit_code)
+
+
+def _says_otherwise(pairs: list[tuple[str, Any]], query: str) -> bool:
+    """Whether a query that ends with `/fail` or the like has an outcome of its own, and no success beside a failure."""
+    said = read_fields(pairs)
+    if not isinstance(said, Said) or not said.named:
+        return False
+    return said.ping.signal != "success" or not query.lower().removesuffix("/").endswith("/fail")
 
 
 def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
@@ -240,9 +247,10 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
         return pairs
     if any(field in OUTCOMES for field in fields) or any(is_denied(name, value) for name, value in pairs):
         return [("message", text), *pairs]
-    failing = next((name for name, value in pairs if says_failure(name, value)), None)
-    if failing is None:
-        failing = find_failure({name: as_json(value) for name, value in pairs}, VALUES_LOOKED_AT_MAX)
+    try:
+        failing = find_failure({"": [{name: as_json(value)} for name, value in pairs]}, VALUES_LOOKED_AT_MAX)
+    except ValueError as error:
+        return Refusal(400, f"{error}: say the outcome in the path or as status")
     return None if failing is None else _looks_like_an_outcome(failing)
 
 

@@ -57,8 +57,9 @@ def read_list(text: bytes) -> list[Any]:
     pairs = sum(len(value) for value in values if isinstance(value, dict))
     if text.count(b":") <= pairs:
         return values
-    names = Counter(name.lower() for name in _outcome_names(text))
-    if max(names.values(), default=0) <= len(values):
+    names = Counter(name.decode().lower() for name in _outcome_names(text))
+    seen = Counter(name.lower() for value in values if isinstance(value, dict) for name in value)
+    if all(count <= seen[name] for name, count in names.items()):
         return values
     try:
         again: list[Any] = json.loads(text, object_pairs_hook=_once_or_why_not)

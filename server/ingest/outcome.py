@@ -104,7 +104,7 @@ _KILLED_BY.update(IOT=6, CLD=17, POLL=29)
 _REAL_TIME: Final = {"MIN": 34, "MAX": 64}
 _is_real_time = re.compile(r"RT(MIN|MAX)([+-]\d{1,2})?", re.ASCII).fullmatch
 _KILLED = 128  # what a shell adds to a signal's number
-_is_number = re.compile(r"([+-]?)(?:0*(\d+)|0x0*([0-9a-f]+))(?:\.0*)?", re.ASCII).fullmatch
+_is_number = re.compile(r"([+-]?)(?:(\d+)|0x([0-9a-f]+))(?:\.0*)?", re.ASCII).fullmatch
 _DIGITS_MAX = 20
 _is_failed_exit = re.compile(r"exit(?:ed)?(?: with)?(?: (?:code|status))?[ :=]+[1-9]\d{0,9}", re.ASCII).fullmatch
 
@@ -163,7 +163,8 @@ def read_exit(value: object) -> Exit | None:
         text = value.strip().lower()
         if (found := _is_number(text)) is not None:
             sign, decimal, hexadecimal = found.groups()
-            if len(digits := decimal or hexadecimal) > _DIGITS_MAX:
+            digits = (decimal or hexadecimal).lstrip("0") or "0"
+            if len(digits) > _DIGITS_MAX:
                 return Exit("fail", lost=True)
             number = int(digits, 10 if decimal else 16)
             return _exit(-number if sign == "-" else number)

@@ -181,8 +181,11 @@ def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | 
         return Refusal(400, f"check-in is not JSON: {error}")
     if not isinstance(check_in, dict):
         return Refusal(400, "check-in is not a JSON object")
-    if "status" not in check_in or (slug is None and "monitor_slug" not in check_in) or "monitorConfig" in check_in:
-        check_in = {snake_case(name): value for name, value in check_in.items()}
+    if any(name not in _OWN for name in check_in):  # as JavaScript writes them
+        check_in = {
+            name if name in _OWN or (own := snake_case(name)) in check_in else own: value
+            for name, value in check_in.items()
+        }
     reading = _read_check_in(ping_key, check_in, slug)
     if slug is None:
         return reading

@@ -45,7 +45,7 @@ def read(request: Request) -> Reading | Refusal:
     others = [(parameter, value) for parameter, value in sent if parameter.lower() not in ("s", "m")]
     message = stored_text(values.get("m", ""))
     if not own:
-        said = appended_outcome(request.query) or read_outcome(others)
+        said = read_outcome(others) or appended_outcome(request.query)
         if said is None:
             unread = request.fault
             if unread is None and request.whole_bytes:
@@ -55,10 +55,14 @@ def read(request: Request) -> Reading | Refusal:
             return said
         ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
         return Reading(Key(token), ping, named=True, notes=said.notes)
-    said = read_beside(own, others) or read_fields([own[-1]])
+    said, beside = read_fields([own[-1]]), read_beside(own, others)
     assert isinstance(said, Said), own
+    notes = () if beside is None else beside.notes
+    if beside is not None and beside.ping.signal == "fail":  # only a failure outranks `s`
+        said = beside
     ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
-    notes = said.notes if request.fault is None else (*said.notes, Note("body", request.fault.reason))
+    if request.fault is not None:
+        notes = (*notes, Note("body", request.fault.reason))
     return Reading(Key(token), ping, named=True, notes=notes)
 
 

@@ -48,7 +48,10 @@ NOTES_MAX = 20  # in one answer
 # Of a longer body nothing is read before its address is known to lead somewhere: anybody can send one, and to read a
 # form of 4 kB takes up to 1 ms.
 UNVOUCHED_BYTES_MAX = 4_096
-HELD_BYTES_MAX = 65_536  # a longer body is read beside the loop: a form of 1 MB takes up to 0.3 s
+# A longer body is parsed in a thread, because a form of 1 MB takes up to 0.3 s. One at a time: threads share one
+# interpreter, and the loop gets a turn every few milliseconds beside one of them, not beside ten.
+HELD_BYTES_MAX = 65_536
+LONG_BODIES_BYTES_MAX = 64_000_000  # of all that wait for it; beyond: 503
 
 _UNKNOWN = Outcome("unknown")
 
@@ -71,6 +74,8 @@ class Intake(Service):
         self._once = Once()
         self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
         self._waiting = 0
+        self._reading = asyncio.Semaphore(1)
+        self._long_bytes = 0
 
     def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
         """Everything for one request; `waiter` hears once, with what to tell the client."""
@@ -205,17 +210,27 @@ class Intake(Service):
     async def _take_long(
         self, dialect: Dialect, request: Request, address: Key | Slug | None, source: bytes | None, waiter: Waiter
     ) -> None:
-        """A long body costs processor time: none is spent on one that leads nowhere, and no other ping waits for it."""
+        """A long body costs processor time: none is spent on one that leads nowhere, and the loop goes on meanwhile."""
+        size = len(request.body)
+        if self._long_bytes + size > LONG_BODIES_BYTES_MAX:
+            if address is None or self._find(address) is not None:  # else anybody could declare an outage
+                self.turned_away(0.0)
+            waiter.settle(unavailable())
+            return
+        self._long_bytes += size
         try:
             if address is not None and not await self._leads_somewhere(address):
                 waiter.settle(_UNKNOWN)
                 return
-            readings = await asyncio.to_thread(dialect.read, request)  # which is pure
+            async with self._reading:
+                readings = await asyncio.to_thread(dialect.read, request)  # which is pure
         except Exception as error:
             if not isinstance(error, OffbeatError):
                 log.exception("a ping could not be read")
             waiter.settle(unavailable())
             return
+        finally:
+            self._long_bytes -= size
         self._take(dialect, request, readings, source, waiter)
 
     async def _leads_somewhere(self, address: Key | Slug) -> bool:
@@ -324,9 +339,15 @@ class Intake(Service):
 
 
 def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
-    """Where a request leads by its path, query and headers; None: only its body says it."""
-    reading = dialect.read(request._replace(body=b"", whole_bytes=0, fault=None))
-    return reading.address if isinstance(reading, Reading) else None
+    """Where a request leads by its path, query and headers; None: only its body says it.
+
+    Without its body a query may be incomplete; the path says enough for most protocols.
+    """
+    head = request._replace(body=b"", whole_bytes=0, fault=None)
+    for asked in (head, head._replace(query="")):
+        if isinstance(reading := dialect.read(asked), Reading):
+            return reading.address
+    return None
 
 
 def _place(address: Slug) -> Slug:

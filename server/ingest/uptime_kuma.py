@@ -61,7 +61,7 @@ def read(request: Request) -> Reading | Refusal:
             ping = Ping(beside.ping.signal, exit_code=beside.ping.exit_code, dialect=name)
             notes = beside.notes
     else:
-        said = appended_outcome(request.query) or read_outcome(others)
+        said = read_outcome(others) or appended_outcome(request.query)
         if isinstance(said, Refusal):
             return said
         if said is not None:

@@ -19,6 +19,7 @@ from server.store.lease import Held, held_by
 from server.store.pool import Connection
 
 WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
+MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled
 SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
 
 log = structlog.get_logger("deaf")
@@ -39,31 +40,26 @@ class Reported:
     leaves one out.
     """
 
-    until: Micros = 0  # the end of the last outage with an alert
-    run_from: Micros = 0  # of outages with less than a second between them
+    until: Micros = 0  # the end of what was reported
+    run_from: Micros = 0  # of outages with less than a second between them, which are one
     run_until: Micros = 0
-    run_reported: bool = False
 
     def needs_alert(self, deaf: Deaf) -> bool:
         """Add the next outage. One trouble is one alert, though every writer notices it."""
         if deaf.reason == "lost":  # each writer knows of its own
             return True
-        jumped = deaf.reason == "clock"
-        if deaf.started_at < self.until + (SAME_JUMP if jumped else 0):
-            return False
-        if not jumped and not self._run_needs_alert(deaf):
-            return False
-        self.until = deaf.ended_at
-        return True
-
-    def _run_needs_alert(self, deaf: Deaf) -> bool:
-        """Short outages that follow one another are one."""
+        if deaf.reason == "clock":
+            if deaf.started_at < self.until + SAME_JUMP:
+                return False
+            self.until = deaf.ended_at
+            return True
         if deaf.started_at > self.run_until + SECOND:
-            self.run_from, self.run_reported = deaf.started_at, False
+            self.run_from = deaf.started_at
         self.run_from, self.run_until = min(self.run_from, deaf.started_at), max(self.run_until, deaf.ended_at)
-        if self.run_reported or self.run_until - self.run_from < WORTH_TELLING:
+        reported = max(0, self.until - self.run_from)
+        if self.run_until - self.run_from - reported < (max(MUCH_LONGER, reported) if reported else WORTH_TELLING):
             return False
-        self.run_reported = True
+        self.until = self.run_until
         return True
 
 

@@ -43,6 +43,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """For as long as this process is the keeper."""
+        self._seen_rev = 0  # meanwhile another one was, or Postgres has lost commits
         while True:
             try:
                 await self._round()

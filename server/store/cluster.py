@@ -234,9 +234,12 @@ class Cluster:
                 continue
             if path == self.directory.parent:
                 path.chmod(found.st_mode | needed)
-            elif found.st_uid == owner.pw_uid or not allow_passing(path, owner.pw_uid):
+                continue
+            # Postgres runs without further groups. (The owner needs no list: its own bits decide.)
+            given = None if found.st_uid == owner.pw_uid else allow_passing(path, owner.pw_uid, {owner.pw_gid})
+            if given is None:
                 closed.setdefault(command, []).append(str(path))
-            elif path.stat().st_mode != found.st_mode:
+            elif given:
                 opened.append(str(path))
         if closed:
             self._refuse(closed, owner)

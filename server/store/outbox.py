@@ -58,7 +58,7 @@ class ChannelRow(NamedTuple):
 
 
 class FailingChannel(NamedTuple):
-    """A channel at which alerts do not arrive, since when, and the error of one of them."""
+    """A channel at which alerts do not arrive, when it was marked as failing, and the error of one of them."""
 
     id: int
     project_id: int

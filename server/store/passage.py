@@ -7,6 +7,9 @@ Layout: https://github.com/torvalds/linux/blob/master/include/uapi/linux/posix_a
 
 import os
 import struct
+from collections.abc import Collection
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +30,16 @@ class _Entry(NamedTuple):
     permissions: int
 
 
-def allow_passing(directory: Path, uid: int) -> bool:
-    """Let this user pass the directory, not list it. False if the file system or the platform has no such lists."""
+def allow_passing(directory: Path, uid: int, groups: Collection[int]) -> bool | None:
+    """Let this user, who is not the directory's owner and is in these groups, pass the directory.
+
+    True if it needed a new right, False if it had the right; None if the file system or the platform has no such lists.
+    The user keeps all rights that it has: an entry of its own decides alone, whatever its groups may.
+    """
     if not hasattr(os, "setxattr"):
-        return False
+        return None
     try:
-        entries = _entries(directory)
+        entries, group = _entries(directory), directory.stat().st_gid
         mask = next((each.permissions for each in entries if each.tag == _MASK), None)
         # A wider mask must not give anybody else what the former one withheld.
         kept = [
@@ -40,9 +47,15 @@ def allow_passing(directory: Path, uid: int) -> bool:
             for each in entries
             if each.tag != _MASK
         ]
-        before = next((each for each in kept if (each.tag, each.id) == (_USER, uid)), _Entry(_USER, uid, 0))
-        user = before._replace(permissions=before.permissions | _EXECUTE)
-        kept = [each for each in kept if each is not before] + [user]
+        before = [each for each in kept if (each.tag, each.id) == (_USER, uid)]
+        before = before or [each for each in kept if each.tag == _NAMED_GROUP and each.id in groups] + [
+            each for each in kept if each.tag == _GROUP and group in groups
+        ]
+        held = [each.permissions for each in before or kept if before or each.tag == _OTHER]
+        if any(each & _EXECUTE for each in held):
+            return False
+        user = _Entry(_USER, uid, reduce(or_, held, _EXECUTE))
+        kept = [each for each in kept if (each.tag, each.id) != (_USER, uid)] + [user]
         widest = 0
         for each in kept:
             widest |= each.permissions if each.tag in _MASKED else 0
@@ -50,7 +63,7 @@ def allow_passing(directory: Path, uid: int) -> bool:
         packed = b"".join(_ENTRY.pack(each.tag, each.permissions, each.id) for each in sorted(kept))
         os.setxattr(directory, _ATTRIBUTE, _HEAD.pack(_VERSION) + packed)
     except OSError:
-        return False
+        return None
     return True
 
 

@@ -66,7 +66,7 @@ a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
 marked as (
   update channels c
      set failing_since = clock_timestamp(), failing_why = g.error
-    from (select distinct on (lane) lane, error from given_up order by lane) as g
+    from (select distinct on (lane) lane, error from given_up where kind <> 'test' order by lane) as g
    where c.id = g.lane and c.failing_since is null
 )
 
@@ -385,7 +385,7 @@ update alerts set next_attempt_at = clock_timestamp()
 -- name: report_failing
 -- To the other default channels of the project ($2) that work, else to any that work, else to the log.
 with told as (
-  update channels set failing_told_at = now() where id = any ($1::integer[])
+  update channels set failing_told_at = clock_timestamp() where id = any ($1::integer[])
 ), others as (
   select id, is_default from channels where project_id = $2 and id <> all ($1::integer[]) and failing_since is null
 ), chosen as (
@@ -452,7 +452,7 @@ with settled as (
    where a.id = s.id and a.state = 'pending' and (a.claimed_by = $5 or s.state = 'delivered')
   returning a.lane, a.kind, a.state, a.error
 ), given_up as (
-  select lane, error from settled where state in ('dead', 'expired') and kind <> 'test'
+  select lane, kind, error from settled where state in ('dead', 'expired')
 ),
 -- include: mark
 select count(*) from settled
@@ -472,7 +472,7 @@ with given_up as (
   update alerts a
      set state = 'expired', settled_at = clock_timestamp(), error = coalesce(a.error, 'was not delivered in time')
    where a.state = 'pending' and a.digest_id is null and a.claimed_by is null and a.expires_at < now()
-  returning a.lane, a.error
+  returning a.lane, a.kind, a.error
 ),
 -- include: mark
 select coalesce(c.kind, 'log') as kind from given_up g left join channels c on c.id = g.lane
@@ -642,9 +642,9 @@ with settled as (
          next_attempt_at = case when $2 = 'pending' then clock_timestamp() + $3::float8 * interval '1 second'
                                 else d.next_attempt_at end
    where d.id = $1 and d.state = 'pending' and (d.claimed_by = $5 or $2 = 'delivered')
-  returning d.id, d.lane, d.state, d.error
+  returning d.id, d.lane, d.kind, d.state, d.error
 ), given_up as (
-  select lane, error from settled where state in ('dead', 'expired')
+  select lane, kind, error from settled where state in ('dead', 'expired')
 ),
 -- include: mark
 select id from settled
