@@ -19,16 +19,16 @@ from server.errors import OffbeatError
 _COMMANDS = {
     "serve": ("server.cli_serve", "Run the server."),
     "apply": ("server.cli_estate", "Create and change what a file lists."),
-    "export": ("server.cli_estate", "Write everything that is defined, as `apply` reads it."),
-    "import": ("server.cli_import", "Take over a crontab, or checks of Healthchecks."),
+    "export": ("server.cli_estate", "Write all definitions in the format of `apply`."),
+    "import": ("server.cli_import", "Import a crontab, or checks of Healthchecks."),
     "monitors": ("server.cli_monitors", "List, show, pause, snooze and delete monitors."),
     "runs": ("server.cli_history", "List the runs of a monitor."),
     "incidents": ("server.cli_history", "List, acknowledge and resolve incidents."),
     "channels": ("server.cli_admin", "List and test channels."),
-    "keys": ("server.cli_admin", "Make, list and revoke access keys."),
+    "keys": ("server.cli_admin", "Create, list and revoke access keys."),
     "ping": (None, "Send one ping."),
     "exec": (None, "Run a command and report its start, its end and its output."),
-    "doctor": ("server.cli_doctor", "Look whether everything is as it should be."),
+    "doctor": ("server.cli_doctor", "Check the installation and report problems."),
 }
 
 
@@ -53,7 +53,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="offbeat", prog_name="offbeat")
 def cli() -> None:
-    """Offbeat: a heartbeat server. It tells people when an expected ping does not come."""
+    """Offbeat: a heartbeat server. It alerts people when an expected ping does not arrive."""
 
 
 def main() -> int:

@@ -50,14 +50,14 @@ def channels_command(client: Client, project: str | None, as_json: bool) -> None
 @json_option
 @with_client
 def channel_test(client: Client, slug: str, project: str | None, as_json: bool) -> None:
-    """Send a test message; exit code 1 when it did not arrive."""
+    """Send a test message; exit code 1 if it is not delivered."""
     result = client("POST", path_of("channels", slug, "test"), timeout_s=TEST_TIMEOUT_S, project=project)
     if as_json:
         write_json(result)
     elif result["state"] == "delivered":
         say(f"{slug}: delivered")
     else:
-        say(f"{slug}: {result['error'] or 'no courier has taken it yet'} ({result['state']})")
+        say(f"{slug}: {result['error'] or 'not sent yet'} ({result['state']})")
     if result["state"] != "delivered":
         raise click.exceptions.Exit(1)
 
@@ -73,7 +73,7 @@ def channel_delete(client: Client, slug: str, project: str | None) -> None:
 
 
 @click.group("keys", invoke_without_command=True)
-@click.option("--all", "show_all", is_flag=True, help="Revoked ones too.")
+@click.option("--all", "show_all", is_flag=True, help="Include revoked keys.")
 @project_option
 @json_option
 @with_client
@@ -103,23 +103,23 @@ def keys_command(client: Client, show_all: bool, project: str | None, as_json: b
 @keys_command.command("create")
 @click.argument("name")
 @click.option("--role", type=click.Choice(("admin", "read", "ping")), required=True)
-@click.option("--project", help="Only for this project; default: for all.")
+@click.option("--project", help="Limit the key to this project; default: all projects.")
 @json_option
 @with_client
 def key_create(client: Client, name: str, role: str, project: str | None, as_json: bool) -> None:
-    """Make a key. It is shown now and never again."""
+    """Create a key. It is shown only once."""
     made: dict[str, Any] = client("POST", "/keys", {"name": name, "role": role, "project": project})
     if as_json:
         write_json(made)
     else:
         click.echo(made["key"])
-        click.echo("Keep it: it is not shown again.", err=True)
+        click.echo("Save it: it is not shown again.", err=True)
 
 
 @keys_command.command("revoke")
 @click.argument("key_id", metavar="ID")
 @with_client
 def key_revoke(client: Client, key_id: str) -> None:
-    """Revoke a key at once."""
+    """Revoke a key immediately."""
     client("DELETE", path_of("keys", key_id))
     say(f"revoked {key_id}")

@@ -99,9 +99,10 @@ def with_client(command: F) -> F:
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     for option in (
         click.option(
-            "--data-dir", help="Where a server here keeps its admin key.  [OFFBEAT_DATA_DIR; default: .offbeat]"
+            "--data-dir",
+            help="Where a server on this machine keeps its admin key.  [OFFBEAT_DATA_DIR; default: .offbeat]",
         ),
-        click.option("--api-key", help="The key to show.  [OFFBEAT_ADMIN_KEY; default: the one in the data directory]"),
+        click.option("--api-key", help="The access key.  [OFFBEAT_ADMIN_KEY; default: the one in the data directory]"),
         click.option("--url", help="The server's address.  [OFFBEAT_URL; default: http://127.0.0.1:8080]"),
     ):
         run = option(run)
@@ -111,7 +112,7 @@ def with_client(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON output.")
 project_option = click.option("--project", help="The project; default: the key's own, or `default`.")
 
 

@@ -29,11 +29,11 @@ class Finding(NamedTuple):
 
 
 @click.command("doctor")
-@click.option("--database-url", help="Look at the database itself, too.  [OFFBEAT_DATABASE_URL]")
+@click.option("--database-url", help="Check the database, too.  [OFFBEAT_DATABASE_URL]")
 @json_option
 @with_client
 def doctor_command(client: Client, database_url: str | None, as_json: bool) -> None:
-    """Look whether everything is as it should be. Exit code 1: something is wrong."""
+    """Check the installation and report problems. Exit code 1: something is wrong."""
     findings = [*_server(client), *_database(database_url)]
     if as_json:
         write_json([finding._asdict() for finding in findings])
@@ -74,10 +74,12 @@ def _estate(client: Client) -> Iterator[Finding]:
     if channels:
         yield Finding("channels", "ok", f"{len(channels)}; try them with `offbeat channels test SLUG`")
     else:
-        yield Finding("channels", "warning", "none but the log: nobody is told of anything")
+        yield Finding("channels", "warning", "no channel except the log: no alert leaves the server")
     trouble = [m["slug"] for m in client.pages("/monitors", 1000, status=("down", "unknown"))]
     yield Finding(
-        "monitors", "warning" if trouble else "ok", f"down: {', '.join(trouble[:10])}" if trouble else "none is down"
+        "monitors",
+        "warning" if trouble else "ok",
+        f"down: {', '.join(trouble[:10])}" if trouble else "no monitor is down",
     )
     unwatched = [m["slug"] for m in client.pages("/monitors", 1000, status="unwatched")]
     if unwatched:
@@ -89,19 +91,21 @@ def _estate(client: Client) -> Iterator[Finding]:
         )
     new = [m["slug"] for m in client.pages("/monitors", 1000, status="new")]
     if new:
-        yield Finding(
-            "monitors", "warning", f"{len(new)} were never heard of, so they are not watched: {', '.join(new[:10])}"
-        )
+        yield Finding("monitors", "warning", f"{len(new)} never pinged, so not monitored yet: {', '.join(new[:10])}")
     yield from _hidden_keys(client)
     dead = list(client.pages("/alerts", 100, state="dead"))
     yield Finding(
         "alerts",
         "warning" if dead else "ok",
-        f"{len(dead)} were given up; the last: {dead[0]['error']}" if dead else "none was given up",
+        f"{len(dead)} failed; the last: {dead[0]['error']}" if dead else "none failed",
     )
     for monitor in client.pages("/monitors", 1):
         if monitor["ping_url"] and any(f"//{host}" in monitor["ping_url"] for host in ("127.0.0.1", "localhost")):
-            yield Finding("address", "warning", f"pings go to {monitor['ping_url']}: from elsewhere set --public-url")
+            yield Finding(
+                "address",
+                "warning",
+                f"pings go to {monitor['ping_url']}: set --public-url so that other machines can reach it",
+            )
 
 
 def _hidden_keys(client: Client) -> Iterator[Finding]:
@@ -146,16 +150,20 @@ def _database(url: str | None) -> Iterator[Finding]:
     yield Finding(
         "database",
         "ok" if version else "wrong",
-        f"Postgres {found['version_name']}" + ("" if version else "; at least 15"),
+        f"Postgres {found['version_name']}" + ("" if version else "; version 15 or later is required"),
     )
     if found["standby"]:
-        yield Finding("database", "wrong", "it is a standby: nothing can be written")
+        yield Finding("database", "wrong", "the server is a standby: it accepts no writes")
     for setting in ("fsync", "full_page_writes"):
         if found[setting] != "on":
-            yield Finding("database", "wrong", f"{setting} is {found[setting]}: an answered ping can be lost")
+            yield Finding("database", "wrong", f"{setting} is {found[setting]}: an accepted ping can be lost")
     if state is None:
-        yield Finding("schema", "warning", "not there yet; `offbeat serve` makes it")
+        yield Finding("schema", "warning", "not created yet; `offbeat serve` creates it")
         return
     yield _schema(state["schema_version"], state["usable_from"] or 1, state["partitions"])
     keeper = state["keeper"]
-    yield Finding("keeper", "ok" if keeper else "wrong", keeper or "none holds the lease: nothing is judged")
+    yield Finding(
+        "keeper",
+        "ok" if keeper else "wrong",
+        keeper or "no scheduler (keeper) holds the lease: deadlines are not evaluated",
+    )

@@ -26,9 +26,9 @@ class FileRefused(OffbeatError):
 
 @click.command("apply")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--prune", is_flag=True, help="Delete monitors, channels and windows that the file does not list.")
-@click.option("--yes", is_flag=True, help="With --prune: do not ask, and accept a part of the file that is empty.")
+@click.option("--yes", is_flag=True, help="With --prune: do not ask, and accept empty sections of the file.")
 @project_option
 @json_option
 @with_client
@@ -71,11 +71,11 @@ def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
     deleted = [change["kind"] + "s" for change in planned["changes"] if change["action"] == "delete"]
     if emptied := [name for name in empty if name in deleted]:
         raise FileRefused(
-            f"{file}: {' and '.join(emptied)}: empty, so --prune would delete all of them; pass --yes if you mean it"
+            f"{file}: {' and '.join(emptied)}: empty, so --prune would delete all of them; pass --yes to confirm"
         )
     if deleted and sys.stdin.isatty():
         write_changes(planned, to_stderr=True)
-        click.confirm(f"Delete {len(deleted)} of them for ever?", abort=True, err=True)
+        click.confirm(f"Delete {len(deleted)} of them permanently?", abort=True, err=True)
 
 
 @click.command("export")
@@ -83,9 +83,9 @@ def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
 @json_option
 @with_client
 def export_command(client: Client, project: str | None, as_json: bool) -> None:
-    """Write everything that is defined, as `apply` reads it back.
+    """Write all definitions in the format of `apply`.
 
-    It holds the keys of all monitors; secrets of channels are masked, and `apply` leaves what is masked as it is.
+    It holds the keys of all monitors; secrets of channels are masked, and `apply` leaves masked secrets unchanged.
     """
     estate = client("GET", "/export", timeout_s=APPLY_TIMEOUT_S, project=project)
     if as_json:

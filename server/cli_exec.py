@@ -67,7 +67,7 @@ Options:
   --stage NAME        Report a stage of the run instead of the run itself.
   --task NAME         Report a task of the run.
   --member NAME       Report a member of a fleet, such as "$(hostname)"; a fleet's monitor needs this.
-  --alive SECONDS     Send a `log` ping every SECONDS (at least 1) as a sign of life.
+  --alive SECONDS     Send a `log` ping every SECONDS (at least 1) as a keep-alive.
   --wait SECONDS      After COMMAND has ended, wait at most this long for pings that are not delivered yet; SIGTERM
                       ends the wait. Default: {EXEC_WAIT_S:g}.
   --no-output         Leave the output alone and do not report it. Use this if COMMAND starts a process that goes on
@@ -362,7 +362,7 @@ class Target:
         elif not key:
             raise ValueError("KEY is empty")
         elif not key.isprintable():
-            raise ValueError("KEY holds characters that no key has")
+            raise ValueError("KEY contains characters that no key can contain")
         else:
             address.path += f"/ping/{_quoted(key, '/')}" if "/" in key else f"/api/v1/heartbeat/{_quoted(key)}"
             address.query = ""
@@ -1104,7 +1104,7 @@ class Wrapped:
 def _say_undelivered(sender: Sender) -> bool:
     problem = sender.refused if sender.done else sender.problem or "no answer in time"
     if problem:
-        say(f"{sender.address.shown} did not take the ping: {problem}")
+        say(f"{sender.address.shown} did not accept the ping: {problem}")
     return bool(problem)
 
 

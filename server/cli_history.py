@@ -6,7 +6,9 @@ import click
 
 from server.cli_client import Client, json_option, path_of, project_option, when, with_client, write_json, write_table
 
-_LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+_LIMIT = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of results."
+)
 
 
 class _ByName(click.Group):
@@ -27,8 +29,10 @@ def runs_command() -> None:
 
 @runs_command.command("of")
 @click.argument("slug")
-@click.option("--open", "is_open", is_flag=True, default=None, help="Only those that have not ended.")
-@click.option("--verdict", help="Only those: succeeded, failed, hung, incomplete, superseded, unknown.")
+@click.option("--open", "is_open", is_flag=True, default=None, help="Only open runs.")
+@click.option(
+    "--verdict", help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, unknown."
+)
 @_LIMIT
 @project_option
 @json_option
@@ -60,7 +64,7 @@ def runs_of(client: Client, slug: str, is_open: bool | None, limit: int, as_json
 @json_option
 @with_client
 def run_show(client: Client, run_id: str, as_json: bool) -> None:
-    """One run with its stages, tasks and progress."""
+    """Show one run with its stages, tasks and progress."""
     run = client("GET", path_of("runs", run_id))
     if as_json:
         write_json(run)
@@ -76,8 +80,8 @@ def run_show(client: Client, run_id: str, as_json: bool) -> None:
 
 
 @click.group("incidents", invoke_without_command=True)
-@click.option("--open", "is_open", is_flag=True, default=None, help="Only those that are not resolved.")
-@click.option("--monitor", help="Only those of this monitor.")
+@click.option("--open", "is_open", is_flag=True, default=None, help="Only open incidents.")
+@click.option("--monitor", help="Only incidents of this monitor.")
 @_LIMIT
 @project_option
 @json_option
@@ -105,7 +109,7 @@ def incidents_command(
 @json_option
 @with_client
 def incident_show(client: Client, incident_id: str, as_json: bool) -> None:
-    """One incident with what people did and what was sent."""
+    """Show one incident with its notes and alerts."""
     _show(client("GET", path_of("incidents", incident_id)), as_json)
 
 
@@ -115,7 +119,7 @@ def incident_show(client: Client, incident_id: str, as_json: bool) -> None:
 @json_option
 @with_client
 def acknowledge(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
-    """Say that somebody looks after it."""
+    """Acknowledge an incident."""
     _show(client("POST", path_of("incidents", incident_id, "acknowledge"), {"comment": comment}), as_json)
 
 
@@ -125,7 +129,7 @@ def acknowledge(client: Client, incident_id: str, comment: str | None, as_json: 
 @json_option
 @with_client
 def resolve(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
-    """Close it by hand."""
+    """Resolve an incident manually."""
     _show(client("POST", path_of("incidents", incident_id, "resolve"), {"comment": comment}), as_json)
 
 
@@ -135,7 +139,7 @@ def resolve(client: Client, incident_id: str, comment: str | None, as_json: bool
 @json_option
 @with_client
 def comment_on(client: Client, incident_id: str, comment: str, as_json: bool) -> None:
-    """Say a word about it."""
+    """Add a comment to an incident."""
     _show(client("POST", path_of("incidents", incident_id, "comments"), {"comment": comment}), as_json)
 
 

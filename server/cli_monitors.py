@@ -22,10 +22,12 @@ _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created
 
 
 @click.group("monitors", invoke_without_command=True)
-@click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only these; may be repeated.")
-@click.option("--tag", multiple=True, help="Only those with all these tags.")
-@click.option("--search", "q", help="Only those with this in slug or name.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option(
+    "--status", multiple=True, type=click.Choice(STATUSES), help="Only monitors with this status; may be repeated."
+)
+@click.option("--tag", multiple=True, help="Only monitors with all of these tags.")
+@click.option("--search", "q", help="Only monitors with this text in slug or name.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of results.")
 @project_option
 @json_option
 @with_client
@@ -67,7 +69,7 @@ def show(client: Client, slug: str, project: str | None, as_json: bool) -> None:
 @json_option
 @with_client
 def pause(client: Client, slug: str, project: str | None, as_json: bool) -> None:
-    """Judge nothing until resumed."""
+    """Pause monitoring until it is resumed."""
     _show(client("POST", path_of("monitors", slug, "pause"), project=project), as_json)
 
 
@@ -77,7 +79,7 @@ def pause(client: Client, slug: str, project: str | None, as_json: bool) -> None
 @json_option
 @with_client
 def resume(client: Client, slug: str, project: str | None, as_json: bool) -> None:
-    """Judge again."""
+    """Resume monitoring."""
     _show(client("POST", path_of("monitors", slug, "resume"), project=project), as_json)
 
 
@@ -88,7 +90,7 @@ def resume(client: Client, slug: str, project: str | None, as_json: bool) -> Non
 @json_option
 @with_client
 def snooze(client: Client, slug: str, duration: str | None, project: str | None, as_json: bool) -> None:
-    """Hold back alerts for DURATION (such as 2h); without one: no longer."""
+    """Hold back alerts for DURATION (such as 2h). Without DURATION, end the snooze."""
     body = {} if duration is None else {"duration": duration}
     _show(client("POST", path_of("monitors", slug, "snooze"), body, project=project), as_json)
 

@@ -53,7 +53,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("serve")
 @_with_settings
 def serve_command(**flags: Any) -> None:
-    """Run the server until it is told to stop (SIGTERM, SIGINT)."""
+    """Run the server until it receives SIGTERM or SIGINT."""
     settings = read_settings(flags)
     from server.app import serve
 

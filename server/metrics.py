@@ -91,7 +91,7 @@ READINGS: dict[str, Reading] = {
         "gauge", "Since when the longest waiting alert may be sent and no courier has taken it; absent without one."
     ),
     "checkpoint_timestamp_seconds": Reading("gauge", "Log time from which a restart would follow the log."),
-    "deaf_seconds": Reading("counter", "Time in which pings may have been sent and could not be heard."),
+    "deaf_seconds": Reading("counter", "Seconds of outages of Offbeat, in which pings could not be received."),
     "partitions_through_timestamp_seconds": Reading("gauge", "Until when the log has partitions."),
 }
 

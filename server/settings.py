@@ -175,7 +175,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_replaced(cls, value: Any) -> Any:
         if isinstance(value, str) and (left := PLACEHOLDER.search(value)):
-            raise ValueError(f"holds {left[0]}, which nothing has replaced: set the variable, or give the value itself")
+            raise ValueError(
+                f"contains the placeholder {left[0]}, which was not replaced: set the variable, or give the value itself"
+            )
         return value
 
     @field_validator("port", mode="before")

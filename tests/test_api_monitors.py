@@ -392,4 +392,4 @@ async def test_a_placeholder_in_a_secret_is_refused(api: Api) -> None:
     kept = {"kind": "webhook", "url": url, "body": '{"t": {{title|json}}, "shell": "${HOME}"}'}
     assert (await api("PUT", "/channels/hook", kept)).status == 201
     refused = await api("PUT", "/monitors/m", {"every": "1h", "key": "${KEY}"})
-    assert refused.status == 422 and "nothing has replaced" in refused.body["detail"]
+    assert refused.status == 422 and "was not replaced" in refused.body["detail"]

@@ -154,7 +154,7 @@ async def test_exec_reports_a_job_and_is_never_in_its_way(database_url: str, tmp
         ]
 
     done = await offbeat("exec", "--wait", "0.2", key, "--", "sh", "-c", "echo done; exit 4", url=server.url)
-    assert done.code == 4 and done.out == "done\n" and "did not take the ping" in done.err
+    assert done.code == 4 and done.out == "done\n" and "did not accept the ping" in done.err
     async with Receiver() as receiver:
         receiver.script.extend([Behaviour(status=503, headers={"Retry-After": "0"})] * 3)
         done = await offbeat("exec", "k", "--", "true", url=receiver.url)

@@ -515,7 +515,7 @@ async def test_a_server_that_is_away_costs_seconds(offbeat: Path, name: str) -> 
         )
         took = time.monotonic() - began
         assert (done.code, done.out) == (7, "ran\n"), done
-        assert done.err.startswith("offbeat: ") and done.err.count("\n") == 1 and "did not take the ping" in done.err
+        assert done.err.startswith("offbeat: ") and done.err.count("\n") == 1 and "did not accept the ping" in done.err
         assert took < 1.5 + QUICK_S / 2, took
         if name in ("404", "413", "redirect to nowhere"):
             assert name == "redirect to nowhere" or name in done.err
@@ -544,7 +544,7 @@ async def test_the_wait_is_documented_and_a_signal_ends_it(offbeat: Path, tmp_pa
             process.send_signal(number)
             _, err = await process.communicate()
             assert time.monotonic() - began < QUICK_S
-            assert process.returncode == 7 and b"did not take the ping" in err
+            assert process.returncode == 7 and b"did not accept the ping" in err
 
 
 async def test_a_resolver_that_hangs_holds_nothing(offbeat: Path) -> None:

@@ -116,7 +116,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         await page.fill("#comment", "the <i>disk</i> was full")
         await page.click("button:has-text('Comment')")
         assert "the <i>disk</i> was full" in await me.see("ol.events >> text=disk")
-        assert await me.see("ol.events >> text=Told log")
+        assert await me.see("ol.events >> text=Alert sent to log")
         job.cancel()
 
 
@@ -149,7 +149,7 @@ async def test_a_run_is_followed_live(server: Server, browser: Browser) -> None:
         await ping(server, f"{path}/progress", run="r-1", done="10", total="100")
         await ping(server, f"{path}/progress", run="r-1", done="30", total="100")
         await me.see("text=30 of 100")
-        await me.see("text=a second")
+        await me.see("section[aria-labelledby=progress] .hint:has-text('/s')")
         await ping(server, f"{path}/success", run="r-1")
         await me.see(".state.is-up >> text=succeeded")
         assert await me.page.evaluate("window.untouched")
@@ -174,7 +174,7 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         assert path.rsplit("/", 1)[1] not in content  # whoever has the key can ping
         assert not await me.page.locator("text=Settings").count()
         await me.go("/monitors/nightly/settings")
-        assert "may only look" in await me.see("main")
+        assert "has read access only" in await me.see("main")
         await me.go("/")
         # Revoked, the key's sessions are over at once; the page that is open may only now ask for its stream.
         me.expected.add(401)

@@ -90,7 +90,7 @@ async def test_every_cut_says_so(server: Server, browser: Browser) -> None:
         assert await me.see("h2:has-text('open')") == "26 runs open"
         assert await me.see("section[aria-label='Open runs'] .cut") == "The first 20 of 26 open runs."
         await me.go(await address(server, "wide", "runs"))
-        assert "The grid draws the first 10 000 of 20 000 tasks" in await me.see("section[aria-label=Tasks] .cut")
+        assert "The grid shows the first 10 000 of 20 000 tasks" in await me.see("section[aria-label=Tasks] .cut")
         assert "19999" in await me.see("p:has-text('Failed:')")
         await me.go("/monitors/flapping")
         assert await me.see("section[aria-labelledby=incidents] .cut") == "The latest 5 of 7 incidents."

@@ -144,7 +144,7 @@ async def test_a_form_sent_as_it_came_changes_nothing(server: Server) -> None:
         assert _defined(after) == {**_defined(answer.body), "name": "a new name"}
         # By now somebody else has changed it.
         status, text = await send(server, f"/monitors/m{number}/settings", fields)
-        assert status == 422 and "Somebody has changed this monitor" in text
+        assert status == 422 and "This monitor was changed after you opened the form" in text
 
 
 def _defined(answer: dict[str, Any]) -> dict[str, Any]:

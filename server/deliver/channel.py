@@ -72,7 +72,7 @@ class Channel(BaseModel):
     keeps_incidents: ClassVar[bool] = False
     per_minute_default: ClassVar[int] = 60
 
-    per_minute: int | None = Field(None, ge=1, le=60_000, description="At most so many messages a minute.")
+    per_minute: int | None = Field(None, ge=1, le=60_000, description="Maximum number of messages per minute.")
     digest: bool = Field(
         True,
         description="Combine alerts into one message when more than five wait. False: each alert is sent by itself, "

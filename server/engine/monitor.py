@@ -84,8 +84,12 @@ class _Model(BaseModel):
 class Tasks(_Model):
     """N parallel pieces of a run or of one of its stages."""
 
-    expected: int | None = Field(None, ge=1, le=TASKS_MAX, description="How many; none: a ping says it with `total`.")
-    within: Duration | None = Field(None, description="All ended this long after the start of the run or stage.")
+    expected: int | None = Field(
+        None, ge=1, le=TASKS_MAX, description="Number of tasks. None: a ping reports it with `total`."
+    )
+    within: Duration | None = Field(
+        None, description="All tasks must end within this time after the start of the run or stage."
+    )
     tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
 
 
@@ -93,8 +97,10 @@ class Stage(_Model):
     """A named step of a run, in the order in which it is listed."""
 
     name: StageName
-    within: Duration | None = Field(None, description="From the completion of the stage before, or the run's start.")
-    optional: bool = Field(False, description="May be left out without a word.")
+    within: Duration | None = Field(
+        None, description="Time limit, counted from the end of the previous stage or the start of the run."
+    )
+    optional: bool = Field(False, description="The stage may be skipped.")
     tasks: Tasks | None = Field(None, description="The stage is done when all of its tasks have ended.")
 
 
@@ -122,12 +128,12 @@ class Members(_Model):
 
     every: Duration
     grace: Duration = 60 * SECOND
-    forget_after: Duration = Field(86_400 * SECOND, description="A silent member is forgotten after this.")
+    forget_after: Duration = Field(86_400 * SECOND, description="A silent member is removed after this time.")
     min_alive: Annotated[str, Field(pattern=r"^(100|[1-9]?\d)(\.\d+)?%$")] | int | None = Field(
-        None, description="A count, or a percentage such as 95%; none: every member that is known."
+        None, description="A number, or a percentage such as 95%. None: every known member."
     )
     expected: int | None = Field(
-        None, ge=1, description="How many there should be; none: for a percentage the highest number alive at once."
+        None, ge=1, description="Expected number of members. None: for a percentage, the highest number alive at once."
     )
 
     @model_validator(mode="after")
@@ -138,7 +144,7 @@ class Members(_Model):
 
 
 class After(_Model):
-    """Due when another monitor has been heard."""
+    """Due after a signal of another monitor."""
 
     monitor: Slug
     signal: Literal["start", "success", "fail"] = "success"
@@ -146,7 +152,7 @@ class After(_Model):
 
 
 class AtMost(_Model):
-    """More than `count` runs and heartbeats in `per` is too often."""
+    """Rate limit: more than `count` runs and heartbeats in `per` are too many."""
 
     count: int = Field(ge=1, le=1_000)
     per: Duration
@@ -183,17 +189,19 @@ class Definition(_Model):
     timezone: Zone = "UTC"
     after: After | None = None
     members: Members | None = None
-    grace: Duration = Field(60 * SECOND, description="Due + grace is the deadline.")
-    first_within: Duration | None = Field(None, description="The first ping ever must come this long after creation.")
+    grace: Duration = Field(60 * SECOND, description="Added to the due time to get the deadline.")
+    first_within: Duration | None = Field(
+        None, description="The first ping must arrive within this time after creation."
+    )
 
     max_runtime: Duration | None = Field(
         None,
-        description="A run that is open longer than this is hung. Default: 24 hours for a run that said `start`, "
+        description="A run that is open longer than this is hung. Default: 24 hours for a run that sent `start`, "
         "unless `quiet_for` or `stall_for` is set.",
     )
-    min_runtime: Duration | None = Field(None, description="A run that succeeds sooner has failed: too early.")
-    quiet_for: Duration | None = Field(None, description="A run silent longer is hung.")
-    stall_for: Duration | None = Field(None, description="A run whose counts stand still longer is hung.")
+    min_runtime: Duration | None = Field(None, description="A run that succeeds faster than this counts as failed.")
+    quiet_for: Duration | None = Field(None, description="A run without a ping for longer than this is hung.")
+    stall_for: Duration | None = Field(None, description="A run without progress for longer than this is hung.")
     overlap: Literal["allow", "alert"] = "allow"
     stages: tuple[Annotated[Stage, BeforeValidator(_stage_of), _OrName()], ...] = Field(
         (), max_length=STAGES_MAX, description="In the order in which they run: names, or objects with a name."
@@ -201,13 +209,13 @@ class Definition(_Model):
     tasks: Tasks | None = None
     at_most: AtMost | None = None
 
-    fail_after: int = Field(1, ge=1, le=1000, description="So many misses or failures in a row open an incident.")
-    recover_after: int = Field(1, ge=1, le=1000, description="So many successes in a row resolve it.")
+    fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
+    recover_after: int = Field(1, ge=1, le=1000, description="Consecutive successes before the incident is resolved.")
     depends_on: tuple[Slug, ...] = Field((), max_length=50)
     dependency_wait: Duration = 120 * SECOND
-    strict: bool = Field(False, description="Judge also the time in which Offbeat could not hear.")
+    strict: bool = Field(False, description="Apply deadlines during Offbeat's own outages too.")
 
-    channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's defaults.")
+    channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's default channels.")
     remind_every: Duration | None = None
     methods: Literal["any", "POST"] = "any"
     keywords: Keywords | None = None

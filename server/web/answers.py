@@ -1,4 +1,4 @@
-"""What the management API answers, as types: the OpenAPI document is made of them, and the tests hold answers to them.
+"""Response types of the management API: the OpenAPI document is generated from them, and tests validate responses.
 
 Handlers build plain dicts (a page of a thousand monitors is not validated a second time on its way out). Instants are
 RFC 3339 in UTC.
@@ -18,18 +18,18 @@ Instant = str
 
 
 class Answer(BaseModel):
-    """Fields may be added in later versions; clients pass over what they do not know."""
+    """Fields may be added in later versions; clients must ignore fields that they do not know."""
 
 
 class Page(Answer, Generic[Item]):
-    """A part of a list. The end is where there is no `next_cursor`, not where a page is short."""
+    """One page of a list. The list ends when `next_cursor` is null; a short page is not the end."""
 
     items: list[Item]
     next_cursor: str | None
 
 
 class KeyAnswer(Answer):
-    """A key beside the main one. Key and address are null for who may only read."""
+    """An additional ping key of a monitor. `key` and `ping_url` are null if the access key is read-only."""
 
     key: str | None
     ping_url: str | None
@@ -38,27 +38,27 @@ class KeyAnswer(Answer):
 
 
 class MonitorAnswer(Definition):
-    """A monitor: its definition and how it is."""
+    """A monitor: its definition and its current state."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     slug: str
     project: str
     name: str
-    status: Status = Field(description="`unwatched`: it expects nothing, so only a `fail` can make it `down`.")
-    since: Instant | None = Field(description="Since when the keeper has called it so; null: not judged yet.")
+    status: Status = Field(description="`unwatched`: nothing is expected, so only a `fail` can make it `down`.")
+    since: Instant | None = Field(description="When the current status began; null if not evaluated yet.")
     paused: bool
     snoozed_until: Instant | None
-    key: str | None = Field(description="The main key; null for who may only read.")
+    key: str | None = Field(description="The main key; null if the access key is read-only.")
     ping_url: str | None
-    keys: list[KeyAnswer] = Field(description="The keys beside the main one.")
+    keys: list[KeyAnswer] = Field(description="All keys except the main one.")
     last_ping_at: Instant | None
     last_signal: Signal | None
     due_at: Instant | None = Field(description="When the next ping is expected.")
-    deadline_at: Instant | None = Field(description="When its absence is judged.")
+    deadline_at: Instant | None = Field(description="When the expected ping counts as missed.")
     open_runs: int
     open_incident: str | None = Field(description="The id of the open incident.")
-    alerts_to: list[str] = Field(description="The channels that its alerts go to.")
+    alerts_to: list[str] = Field(description="The channels that receive its alerts.")
     warnings: list[str]
     rev: int
     created_at: Instant
@@ -79,7 +79,7 @@ class PingAnswer(Answer):
     duration: float | None
     message: str | None
     source: str | None
-    dialect: str | None = Field(description="Null: Offbeat's own.")
+    dialect: str | None = Field(description="Null: Offbeat's own protocol.")
 
 
 class RunAnswer(Answer):
@@ -89,9 +89,9 @@ class RunAnswer(Answer):
     monitor: str
     project: str
     number: int
-    run: str | None = Field(description="The id that the client gave it.")
+    run: str | None = Field(description="The run id that the client sent.")
     verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = Field(
-        description="Null: open. `hung` and `incomplete` (pings may be lost in an outage) are open too."
+        description="Null: open. Runs that are `hung` or `incomplete` (pings may be lost in an outage) are open too."
     )
     reason: str | None
     started_at: Instant | None
@@ -109,11 +109,11 @@ class MemberAnswer(Answer):
 
     name: str
     last_ping_at: Instant
-    silent_since: Instant | None = Field(description="The deadline that it missed; null: it is alive.")
+    silent_since: Instant | None = Field(description="The deadline that the member missed; null if it is alive.")
 
 
 class Lengths(Answer):
-    """How long something took, in seconds; null where it never happened."""
+    """Durations in seconds; null if there is none."""
 
     count: int
     median: float | None
@@ -122,20 +122,20 @@ class Lengths(Answer):
 
 
 class StageLengths(Lengths):
-    """How long a stage took."""
+    """Durations of one stage."""
 
     name: str
 
 
 class DurationsAnswer(Answer):
-    """How long the latest successful runs took, and their stages."""
+    """Durations of the latest successful runs and of their stages."""
 
     runs: Lengths
     stages: list[StageLengths]
 
 
 class IncidentAnswer(Answer):
-    """An episode of trouble."""
+    """An incident of a monitor."""
 
     id: str
     monitor: str
@@ -156,7 +156,7 @@ class IncidentAnswer(Answer):
 
 
 class NoteAnswer(Answer):
-    """What somebody did to an incident."""
+    """A manual action on an incident, or a comment."""
 
     at: Instant
     by: str
@@ -174,14 +174,16 @@ class AlertAnswer(Answer):
     channel: str | None
     kind: str
     state: str = Field(
-        description="pending, delivered, dead, expired; collapsed: the end of an incident that the end of its digest "
-        "reports, or whose opening did not reach this channel."
+        description="pending, delivered, dead, expired; collapsed: the recovery of an incident that is reported "
+        "by the recovery of its digest, or whose opening did not reach this channel."
     )
     attempts: int
     error: str | None
-    digest_alerts: int | None = Field(description="Sent in a digest of so many alerts. Null: sent by itself.")
+    digest_alerts: int | None = Field(
+        description="Number of alerts in the digest that contained it; null if sent by itself."
+    )
     recovered_unsent: bool = Field(
-        description="The incident was over before this opening was sent; the digest reports both."
+        description="The incident was resolved before this opening was sent; the digest reports both."
     )
     created_at: Instant
     next_attempt_at: Instant | None
@@ -190,14 +192,14 @@ class AlertAnswer(Answer):
 
 
 class IncidentDetail(IncidentAnswer):
-    """An episode of trouble with what people did and what was sent."""
+    """An incident with its notes and alerts."""
 
     notes: list[NoteAnswer]
     alerts: list[AlertAnswer]
 
 
 class ChannelAnswer(BaseModel):
-    """A channel; what is secret is masked, and a masked value that is sent back stays as it is."""
+    """A channel. Secrets are masked; a masked value that is sent back leaves the secret unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -207,12 +209,12 @@ class ChannelAnswer(BaseModel):
     default: bool
     created_at: Instant
     updated_at: Instant
-    failing_since: Instant | None = Field(description="Since when the channel is marked as failing. Null: it is not.")
+    failing_since: Instant | None = Field(description="When the channel was marked as failing; null if it is not.")
     failing_why: str | None
 
 
 class TestAnswer(Answer):
-    """How the test message fared."""
+    """The result of a test message."""
 
     id: int
     state: str
@@ -221,7 +223,7 @@ class TestAnswer(Answer):
 
 
 class ProjectAnswer(Answer):
-    """A project. Ping key and badge key are null for who may only read."""
+    """A project. `ping_key` and `badge_key` are null if the access key is read-only."""
 
     slug: str
     name: str
@@ -240,13 +242,13 @@ class WindowAnswer(Window):
 
     slug: str
     project: str
-    open_until: Instant | None = Field(description="When the window that is open now ends; null: none is open.")
+    open_until: Instant | None = Field(description="When the window that is open now ends; null if none is open.")
     created_at: Instant
     updated_at: Instant
 
 
 class AccessKeyAnswer(Answer):
-    """An access key; the key itself is shown only in the answer to its creation."""
+    """An access key. `key` is returned only by the request that creates it."""
 
     id: int
     name: str
@@ -268,7 +270,7 @@ class FieldChange(Answer):
 
 
 class ItemChange(Answer):
-    """What happens to one thing of an estate."""
+    """The change of one monitor, channel, project or window."""
 
     kind: Literal["monitor", "channel", "project", "window"]
     project: str
@@ -278,7 +280,7 @@ class ItemChange(Answer):
 
 
 class Counts(Answer):
-    """How many of each."""
+    """The number of items by outcome."""
 
     created: int
     changed: int
@@ -287,7 +289,7 @@ class Counts(Answer):
 
 
 class ApplyAnswer(Answer):
-    """What an estate changed, or would change."""
+    """The changes that an apply made, or would make in a dry run."""
 
     dry_run: bool
     counts: Counts
@@ -295,7 +297,7 @@ class ApplyAnswer(Answer):
 
 
 class EstateAnswer(Answer):
-    """An estate, as `apply` reads it back."""
+    """An estate in the format that `apply` accepts."""
 
     projects: list[dict[str, Any]]
     channels: list[dict[str, Any]]
@@ -304,7 +306,7 @@ class EstateAnswer(Answer):
 
 
 class ChangeAnswer(Answer):
-    """A row of the audit log; keys and secrets are left out."""
+    """An entry of the audit log, without keys and secrets."""
 
     rev: int
     at: Instant
@@ -317,7 +319,7 @@ class ChangeAnswer(Answer):
 
 
 class BadgeAnswer(Answer):
-    """A badge as shields.io reads it."""
+    """A badge in the format of shields.io."""
 
     schemaVersion: Literal[1]
     label: str
@@ -326,14 +328,14 @@ class BadgeAnswer(Answer):
 
 
 class ErrorItem(Answer):
-    """One thing that is wrong with one field."""
+    """An invalid field and the reason."""
 
     field: str
     reason: str
 
 
 class ProblemAnswer(Answer):
-    """RFC 9457. `errors` names each field and why."""
+    """A problem as in RFC 9457. `errors` lists each invalid field and the reason."""
 
     type: str
     title: str

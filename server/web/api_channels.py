@@ -61,7 +61,7 @@ async def delete_channel(call: Call[None, bodies.InProject]) -> Reply:
 
 
 async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
-    """Send a test message and wait up to 20 s for what becomes of its first attempt."""
+    """Send a test message and wait up to 20 s for the result of its first attempt."""
     slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
     row = await projects.find_channel(call.deps.pool, project.id, slug)
     if row is None:
@@ -80,7 +80,7 @@ async def test_channel(call: Call[None, bodies.InProject]) -> Reply:
 
 
 async def resend_alert(call: Call[None, None]) -> Reply:
-    """Send an alert once more, alone: a dead one, an expired one, or one that got lost behind us."""
+    """Send an alert again, by itself: one that was given up, that expired, or that was lost after its delivery."""
     alert_id = number_in(call, "alert")
     alert = await history.find_alert(call.deps.pool, alert_id)
     if alert is None or call.principal.project_id not in (None, alert["project_id"]):

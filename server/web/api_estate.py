@@ -30,7 +30,7 @@ async def post_apply(call: Call[estate.ApplyBody, None]) -> Reply:
 
 
 async def get_export(call: Call[None, bodies.InProject]) -> Reply:
-    """Everything that is defined, in one project or in all, with keys; secrets of channels are masked."""
+    """All definitions of one project or of all, with keys. Secrets of channels are masked."""
     if not call.principal.sees_secrets:
         raise Refused(403, "An export holds ping keys; it needs a key with the role admin.")
     project_id = await project_id_for_list(call, call.query.project)

@@ -105,7 +105,7 @@ async def get_incidents(call: Call[None, bodies.IncidentsQuery]) -> Reply:
 
 
 async def get_alerts(call: Call[None, bodies.AlertsQuery]) -> Reply:
-    """Alerts, the newest first; `state=dead` are those that were given up."""
+    """Alerts, the newest first. `state=dead` selects those that were given up."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
     before = read_cursor(query.cursor, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))

@@ -20,22 +20,22 @@ ALERTS_SHOWN_MAX = 200
 
 
 async def get_incident(call: Call[None, None]) -> Reply:
-    """An incident with what people did and which alerts were sent."""
+    """An incident with its notes and alerts."""
     return await _incident(call)
 
 
 async def acknowledge(call: Call[bodies.Note, None]) -> Reply:
-    """Say that somebody looks after it: no more reminders."""
+    """Acknowledge an incident. It sends no more reminders."""
     return await _by_hand(call, "acknowledge", must_be_open=True)
 
 
 async def resolve(call: Call[bodies.Note, None]) -> Reply:
-    """Close it by hand; the next failure or silence opens a new one."""
+    """Resolve an incident manually. The next failure or missed ping opens a new one."""
     return await _by_hand(call, "resolve", must_be_open=True, status=202)
 
 
 async def comment(call: Call[bodies.Comment, None]) -> Reply:
-    """Say a word about it."""
+    """Add a comment to an incident."""
     return await _by_hand(call, "comment", must_be_open=False)
 
 

@@ -46,7 +46,7 @@ async def put_monitor(call: Call[bodies.MonitorBody, bodies.InProject]) -> Reply
 
 
 async def post_monitor(call: Call[bodies.NewMonitor, bodies.InProject]) -> Reply:
-    """Create a monitor; without a slug it is made from the name. May be repeated with an Idempotency-Key."""
+    """Create a monitor. An omitted slug is generated from the name. Safe to repeat with an Idempotency-Key."""
     project = await project_of(call, call.query.project)
     slug = call.body.slug or _slug_from(call.body.name)
     wanted = call.body.wanted(project.id, slug, if_rev=0)
@@ -66,12 +66,12 @@ async def post_monitor(call: Call[bodies.NewMonitor, bodies.InProject]) -> Reply
 
 
 async def get_monitor(call: Call[None, bodies.InProject]) -> Reply:
-    """A monitor: its definition and how it is."""
+    """A monitor: its definition and its current state."""
     return await _monitor(call, await project_of(call, call.query.project), slug_in(call))
 
 
 async def delete_monitor(call: Call[None, bodies.InProject]) -> Reply:
-    """Delete a monitor. Its keys are unknown from then on. Refused while another monitor refers to it."""
+    """Delete a monitor and its keys. Refused while another monitor refers to it."""
     slug, project = slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
         deleted = await delete_monitors(connection, [(project.id, slug)], call.principal.actor, if_rev_in(call))
@@ -100,17 +100,17 @@ async def get_monitors(call: Call[None, bodies.MonitorsQuery]) -> Reply:
 
 
 async def pause(call: Call[None, bodies.InProject]) -> Reply:
-    """Judge nothing until resumed; pings are still recorded."""
+    """Pause monitoring until it is resumed. Pings are still recorded."""
     return await _alter(call, "pause", paused=True)
 
 
 async def resume(call: Call[None, bodies.InProject]) -> Reply:
-    """Judge again, after one period and grace."""
+    """Resume monitoring. Deadlines apply again after one period and the grace time."""
     return await _alter(call, "resume", paused=False)
 
 
 async def snooze(call: Call[bodies.Snooze, bodies.InProject]) -> Reply:
-    """Hold back alerts, not the record, until an instant or for a duration; with neither: no longer."""
+    """Hold back alerts until an instant or for a duration; with neither, end the snooze. Incidents are still recorded."""
     until = to_micros(call.body.until) if call.body.until and call.body.until.tzinfo else None
     if call.body.until is not None and until is None:
         raise Refused(422, "until: give the offset from UTC, such as Z.")

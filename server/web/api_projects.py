@@ -34,12 +34,12 @@ async def get_projects(call: Call[None, None]) -> Reply:
 
 
 async def get_project(call: Call[None, None]) -> Reply:
-    """A project; an admin is shown its ping key."""
+    """A project. An admin sees its ping key."""
     return await _project(call, (await project_of(call, slug_in(call, "project"))).slug)
 
 
 async def put_project(call: Call[bodies.ProjectBody, None]) -> Reply:
-    """Create or replace a project. A ping key that is not given stays, or is made."""
+    """Create or replace a project. An omitted ping key stays unchanged, or is generated."""
     slug = new_slug_in(call)
     async with changing(call.deps.pool) as connection:
         row = await projects.find_project(connection, slug)
@@ -51,7 +51,7 @@ async def put_project(call: Call[bodies.ProjectBody, None]) -> Reply:
 
 
 async def delete_project(call: Call[None, None]) -> Reply:
-    """Delete a project that has no monitors any more, with its channels and access keys."""
+    """Delete a project without monitors, with its channels and access keys."""
     slug = slug_in(call, "project")
     async with changing(call.deps.pool) as connection:
         row = await projects.find_project(connection, slug)
@@ -78,7 +78,7 @@ async def get_keys(call: Call[None, bodies.ProjectPage]) -> Reply:
 
 
 async def post_key(call: Call[bodies.NewKey, None]) -> Reply:
-    """Make an access key. It is shown in this answer and never again.
+    """Create an access key. It is shown only in this answer.
 
     A repetition with the same Idempotency-Key makes no second one, and cannot show the first again.
     """
@@ -102,7 +102,7 @@ async def post_key(call: Call[bodies.NewKey, None]) -> Reply:
 
 
 async def delete_key(call: Call[None, None]) -> Reply:
-    """Revoke an access key, at once and for ever."""
+    """Revoke an access key, immediately and permanently."""
     key_id = number_in(call, "key")
     async with changing(call.deps.pool) as connection:
         row = await stored.key_row(connection, key_id) if key_id < 2**31 else None

@@ -43,7 +43,7 @@ COUNTS = web.AppKey("counts of badges", Fresh[Counter[str]])
 
 
 async def get_project_metrics(call: Call[None, None]) -> Reply:
-    """The status of every monitor of the project for Prometheus, where the project has `metrics` on."""
+    """The status of every monitor of the project for Prometheus, if the project has `metrics` on."""
     project = await project_of(call, slug_in(call, "project"))
     row = await projects.find_project(call.deps.pool, project.slug)
     if row is None or not row["definition"].get("metrics"):
@@ -82,12 +82,12 @@ async def get_tag_badge(call: Call[None, None]) -> Reply:
 
 
 async def _count(call: Call[Any, Any], project_id: int, tag: str) -> Counter[str]:
-    """How many monitors there are of each status. It walks all of them, and anybody may ask."""
+    """The number of monitors of each status."""
     return Counter([seen.status async for _, seen in _seen(call, project_id, tags=None if tag == "all" else [tag])])
 
 
 async def _seen(call: Call[Any, Any], project_id: int, **which: Any) -> AsyncIterator[tuple[Record, Seen]]:
-    """Monitors of a project with how they are now."""
+    """Monitors of a project with their current state."""
     after, now = (0, ""), call.deps.now()
     while rows := await overview.monitors(call.deps.pool, project_id=project_id, after=after, limit=_ROWS, **which):
         for row in rows:

@@ -15,7 +15,7 @@ RUNS_MAX = 200  # older ones say little about how long it takes today
 
 
 async def get_members(call: Call[None, bodies.MembersQuery]) -> Reply:
-    """The members of a fleet by name; `silent=true` are those that are missed."""
+    """The members of a fleet by name. `silent=true` selects missing members."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
     after = read_cursor(query.cursor, "", words)

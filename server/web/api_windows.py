@@ -22,7 +22,7 @@ async def get_windows(call: Call[None, bodies.ProjectPage]) -> Reply:
 
 
 async def get_window(call: Call[None, bodies.InProject]) -> Reply:
-    """A window, and until when it is open if it is."""
+    """A window and, if it is open now, when it ends."""
     return await _window(call, (await project_of(call, call.query.project)).id, slug_in(call, "window"))
 
 
@@ -39,7 +39,7 @@ async def put_window(call: Call[Window, bodies.InProject]) -> Reply:
 
 
 async def delete_window(call: Call[None, bodies.InProject]) -> Reply:
-    """Delete a window; what it held back is told."""
+    """Delete a window. Alerts that it held back are sent."""
     slug, project = slug_in(call, "window"), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
         row = await windows.find_window(connection, project.id, slug)

@@ -1,6 +1,6 @@
-"""What clients send to the management API: the bodies and the query parameters, with their limits.
+"""Request bodies and query parameters of the management API, with their limits.
 
-The same types read a request, refuse it by field, and describe themselves in the OpenAPI document.
+The same types validate a request, name the invalid fields, and describe themselves in the OpenAPI document.
 """
 
 from datetime import datetime
@@ -23,9 +23,9 @@ _SEGMENT = r"[^/?#\x00-\x20\x7f]{1,150}"
 
 def _no_dots(key: str) -> str:
     if any(part in (".", "..") for part in key.split("/")):
-        raise ValueError("no part of a key may be . or ..: clients take those out of an address")
+        raise ValueError("no part of a key may be . or ..: HTTP clients remove them from URLs")
     if left := PLACEHOLDER.search(key):
-        raise ValueError(f"holds {left[0]}, which nothing has replaced: give the key itself")
+        raise ValueError(f"contains the placeholder {left[0]}, which was not replaced: enter the key itself")
     return key
 
 
@@ -36,27 +36,27 @@ RunSought = Annotated[str, Field(max_length=2_000), AfterValidator(lambda run: r
 
 
 class Body(BaseModel):
-    """Unknown fields are refused: they are typing errors more often than not."""
+    """A request body. Unknown fields are rejected, because most of them are typing errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeyBody(Body):
-    """A key beside the main one; bound to a signal and a stage, pings that name none count as those."""
+    """An additional key. If it is bound to a signal or stage, pings that name none count as that signal or stage."""
 
-    key: KeyText | None = Field(None, description="As brought from another service; none: kept or generated.")
+    key: KeyText | None = Field(None, description="A key taken over from another service. None: kept or generated.")
     signal: Signal | None = None
     stage: StageName | None = None
 
 
 class MonitorBody(Definition):
-    """A monitor as it shall be. What is left out is at its default, but keys and `paused` stay as they are."""
+    """The wanted definition of a monitor. Omitted fields get defaults; omitted keys and `paused` stay unchanged."""
 
-    key: KeyText | None = Field(None, description="The main key; none: kept or generated.")
+    key: KeyText | None = Field(None, description="The main key. None: kept or generated.")
     keys: tuple[KeyBody, ...] | None = Field(
-        None, max_length=200, description="All keys beside the main one; none: as they are."
+        None, max_length=200, description="All keys except the main one. None: unchanged."
     )
-    paused: bool | None = Field(None, description="None: as it is.")
+    paused: bool | None = Field(None, description="None: unchanged.")
 
     def wanted(self, project_id: int, slug: str, path: str = "", if_rev: int | None = None) -> Wanted:
         """As the store takes it."""
@@ -74,7 +74,7 @@ class MonitorBody(Definition):
 
 
 class NewMonitor(MonitorBody):
-    """A monitor to create; without a slug it is made from the name."""
+    """A monitor to create. An omitted slug is generated from the name."""
 
     slug: Slug | None = None
 
@@ -87,12 +87,12 @@ class ListedMonitor(MonitorBody):
 
 
 class ChannelBody(BaseModel):
-    """A channel: its kind, and the fields of that kind beside it."""
+    """A channel: its kind and the fields of that kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: Annotated[str, Field(min_length=1, max_length=30)] = Field(description="webhook, log, email, slack, …")
-    default: bool = Field(True, description="Used by every monitor of the project that names no channels.")
+    default: bool = Field(True, description="Used by every monitor of the project whose `channels` is null.")
 
     def fields(self) -> dict[str, Any]:
         """The fields of the kind."""
@@ -118,15 +118,15 @@ class ListedWindow(Window):
 
 
 class ProjectBody(Body):
-    """A project as it shall be."""
+    """The wanted settings of a project."""
 
     name: Name | None = None
     ping_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,100}$")] | None = Field(
-        None, description="Addresses monitors by slug; none: kept or generated."
+        None, description="The key for pings by slug. None: kept or generated."
     )
     metrics: bool = Field(False, description="Serve the status of each monitor to Prometheus.")
-    badges: bool = Field(False, description="Serve badges to whoever has the badge key.")
-    status_page: bool = Field(False, description="Show a public page of what is up and what is down.")
+    badges: bool = Field(False, description="Serve badges to clients that have the badge key.")
+    status_page: bool = Field(False, description="Serve a public page with the status of the monitors.")
 
 
 class ListedProject(ProjectBody):
@@ -139,30 +139,30 @@ LISTED: tuple[type[BaseModel], ...] = (ListedMonitor, ListedChannel, ListedWindo
 
 
 class Snooze(Body):
-    """Until when alerts are held back; both None: no longer."""
+    """How long alerts are held back. If both fields are None, the snooze ends."""
 
     until: datetime | None = None
-    duration: Duration | None = Field(None, description="From now on.")
+    duration: Duration | None = Field(None, description="Counted from now.")
 
 
 class Note(Body):
-    """A word about an incident."""
+    """An optional comment on an incident."""
 
     comment: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
 
 
 class Comment(Body):
-    """A word about an incident."""
+    """A comment on an incident."""
 
     comment: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class NewKey(Body):
-    """An access key to make: admin may do everything, read may look, ping may only ping."""
+    """An access key to create. Role admin may do everything, read may only view, ping may only send pings."""
 
     name: Name
     role: Literal["admin", "read", "ping"]
-    project: Slug | None = Field(None, description="None: every project.")
+    project: Slug | None = Field(None, description="None: all projects.")
 
 
 class PingBody(Body):
@@ -180,7 +180,7 @@ class PingBody(Body):
 
 
 class Query(BaseModel):
-    """Parameters in the address; unknown ones are refused."""
+    """Query parameters; unknown ones are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -195,7 +195,7 @@ class Page(Query):
     """Which part of a list."""
 
     limit: int = Field(100, ge=1, le=1000)
-    cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the page before.")
+    cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the previous page.")
 
 
 class ProjectPage(Page):
@@ -208,8 +208,10 @@ class MonitorsQuery(ProjectPage):
     """Which monitors."""
 
     status: tuple[Status, ...] = ()
-    tag: tuple[Annotated[str, Field(max_length=50)], ...] = Field((), description="All of them.")
-    q: Annotated[str, Field(max_length=200)] | None = Field(None, description="Sought in slug and name.")
+    tag: tuple[Annotated[str, Field(max_length=50)], ...] = Field(
+        (), description="Only monitors that have all of these tags."
+    )
+    q: Annotated[str, Field(max_length=200)] | None = Field(None, description="Text to find in the slug or the name.")
 
 
 class PingsQuery(Page):

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the route table and the types that read the requests: it cannot say anything else.
+"""The OpenAPI 3.1 document, generated from the route table and the types that validate requests.
 
 Pydantic's JSON schemas are JSON Schema 2020-12, which is what OpenAPI 3.1 takes as it is.
 """
@@ -25,27 +25,27 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "file": {"type": "string", "pattern": r"^[a-z0-9_.-]{1,100}\.(svg|json)$"},
 }
 _REQUEST_HEADERS = {
-    "If-Match": "Only when the ETag is still this one; * for any.",
-    "If-None-Match": "*: only when there is no such thing yet.",
-    "Idempotency-Key": "A repetition with the same key within a day creates nothing more.",
+    "If-Match": "Apply the request only if the current ETag is this one; `*` matches any.",
+    "If-None-Match": "`*`: apply the request only if the resource does not exist yet.",
+    "Idempotency-Key": "A request that is repeated with the same key within a day creates nothing more.",
 }
 _OUTCOMES = {
     200: "Done.",
     201: "Created.",
-    202: "Taken; done within seconds.",
-    204: "Done; nothing to say.",
-    400: "The request cannot be read.",
-    401: "No valid key.",
-    403: "The key may not do this.",
-    404: "There is no such thing.",
-    408: "The body did not come in time.",
-    409: "Something else stands against it.",
-    412: "The condition of the request does not hold.",
+    202: "Accepted; processed within seconds.",
+    204: "Done; no content.",
+    400: "The request cannot be parsed.",
+    401: "The access key is missing or invalid.",
+    403: "The access key does not permit this.",
+    404: "Not found.",
+    408: "The body did not arrive in time.",
+    409: "Conflicts with existing data.",
+    412: "A precondition of the request is not met.",
     413: "The body is too large.",
     415: "The body is not sent as JSON.",
-    422: "Something is wrong with the named fields.",
-    429: "Too many wrong keys came from this address: come again after Retry-After seconds.",
-    503: "Not now: come again after Retry-After seconds.",
+    422: "The named fields are invalid.",
+    429: "Too many invalid keys from this address; retry after Retry-After seconds.",
+    503: "Temporarily unavailable; retry after Retry-After seconds.",
 }
 
 

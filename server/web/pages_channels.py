@@ -66,7 +66,7 @@ async def create(visit: Visit) -> web.StreamResponse:
     try:
         project = await project_of(visit.call(), visit.said("project") or None)
         if await projects.find_channel(visit.deps.pool, project.id, slug) is not None:
-            raise Moved(f"There is a channel {slug} already.")
+            raise Moved(f"Channel {slug} already exists.")
         await _put(visit, said, project.slug)
     except (Refused, DefinitionError, Moved) as error:
         return await _form(visit, None, kind, said, error)

@@ -88,7 +88,7 @@ def draw_durations(measured: Sequence[Measured], what: str) -> Chart | None:
     if usual is None:
         return Chart(bars, None, 0, None, _said(top), said)
     low, middle, high = (CHART_HEIGHT - value / top * (CHART_HEIGHT - 4) for value in usual)
-    said += f" Usual: {_said(usual[0])} to {_said(usual[2])}, in the middle {_said(usual[1])}."
+    said += f" Typical: {_said(usual[0])} to {_said(usual[2])} (median {_said(usual[1])})."
     return Chart(bars, round(high, 1), round(max(low - high, 1), 1), round(middle, 1), _said(top), said)
 
 
@@ -138,10 +138,10 @@ def draw_calendar(
         if down or bad:
             days.append(Day(began_at, "trouble", ", ".join(said)))
         elif verdicts or heard[index]:
-            days.append(Day(began_at, "well", ", ".join(said) or "heard of, no trouble"))
+            days.append(Day(began_at, "well", ", ".join(said) or "pings received, no trouble"))
         else:
             before = ended <= created_at
-            days.append(Day(began_at, "nothing", "not there yet" if before else "nothing was heard"))
+            days.append(Day(began_at, "nothing", "not created yet" if before else "no pings"))
     return [days[start : start + 7] for start in range(0, len(days), 7)]
 
 
@@ -175,7 +175,7 @@ def draw_gantt(stages: Sequence[dict[str, object]], began: Micros, ended: Micros
         end = finished if isinstance(finished, int) else ended
         x = min(max(start - began, 0) / whole, 1) * GANTT_WIDTH
         width = max((end - start) / whole * GANTT_WIDTH, 4)
-        took = say_duration(end - start) if isinstance(started, int) else "start not heard"
+        took = say_duration(end - start) if isinstance(started, int) else "start not received"
         x = min(x, GANTT_WIDTH - 4)
         bars.append(
             StageBar(

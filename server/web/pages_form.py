@@ -34,9 +34,9 @@ class Field(NamedTuple):
 
 
 ABOUT = (
-    Field("name", "Name", "What people call it."),
+    Field("name", "Name", "The display name."),
     Field("tags", "Tags", "Separated by spaces.", example="nightly billing"),
-    Field("description", "Description", "What it does, and what to do when it fails.", "area"),
+    Field("description", "Description", "Describe the job, and what to do when it fails.", "area"),
 )
 WHEN: dict[str, tuple[Field, ...]] = {
     "every": (Field("every", "Every", "The next ping is due this long after the last.", example="15m"),),
@@ -107,7 +107,7 @@ ALERTS = (
     ),
     Field(
         "dependency_wait",
-        "Wait for them",
+        "Dependency wait",
         "Maximum time to wait for a dependency to report before alerting anyway.",
         example="2m",
     ),

@@ -137,7 +137,7 @@ async def _admit(page: Page, deps: Deps, request: web.Request) -> Visit | web.Re
     cookie = sessions.cookie_in(deps, request)
     form = await _read_form(deps, request) if request.method == "POST" else _EMPTY
     if request.method == "POST" and not await sessions.comes_from_us(deps, request, cookie, str(form.get("token", ""))):
-        raise Refused(403, "This form was not sent from a page of ours. Go back, load the page again and repeat it.")
+        raise Refused(403, "This form was not sent from an Offbeat page. Go back, reload the page and try again.")
     principal = await sessions.whose(deps, cookie) if cookie is not None else None
     if page.needs == "open":
         return Visit(request, deps, principal or NOBODY, await sessions.token_for(deps, cookie or ""), form)
@@ -151,7 +151,7 @@ async def _admit(page: Page, deps: Deps, request: web.Request) -> Visit | web.Re
         there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
         return go("/sign-in" + there)
     if not principal.may(page.needs):
-        raise Refused(403, "The key that you signed in with may only look.")
+        raise Refused(403, "The key that you signed in with has read access only.")
     return Visit(request, deps, principal, await sessions.token_for(deps, cookie), form)
 
 
@@ -159,12 +159,12 @@ async def _read_form(deps: Deps, request: web.Request) -> Form:
     if (request.content_length or 0) > FORM_BYTES_MAX:
         raise Refused(413, "The form is too large.")
     if request.content_type != "application/x-www-form-urlencoded":
-        raise Refused(415, "This is no form.")
+        raise Refused(415, "The request body is not a form.")
     try:
         async with asyncio.timeout(deps.settings.body_timeout):
             form = await request.post()
     except TimeoutError:
-        raise Refused(408, "The form did not come in time.") from None
+        raise Refused(408, "The form did not arrive in time.") from None
     return MultiDictProxy(MultiDict((name, value) for name, value in form.items() if isinstance(value, str)))
 
 
@@ -260,7 +260,7 @@ async def _trouble(deps: Deps, request: web.Request, page: Page, error: Exceptio
     refusal = refusal_of(error)
     if refusal is None:
         log.exception("a page failed", method=request.method, path=request.path, exc_info=error)
-        refusal = Refused(500, "Something went wrong here; the server's log says what.")
+        refusal = Refused(500, "Internal error; see the server's log.")
     sent = await _sent(request) if request.method == "POST" and page.needs != "open" else []
     cookie, fresh = sessions.cookie_in(deps, request), None
     if refusal.status == 401 and cookie is None:

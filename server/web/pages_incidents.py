@@ -83,7 +83,7 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
     }
 
 
-_DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved by hand", "comment": "Comment"}
+_DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved manually", "comment": "Comment"}
 
 
 def _said(note: Record) -> str:
@@ -111,15 +111,19 @@ def _alert(alert: dict[str, Any]) -> Event:
         merged = f", in a digest of {alert['digest_alerts']} alerts"
         merged += "; recovered before it was sent" if alert["recovered_unsent"] else ""
     if state == "delivered":
-        tried = f", at try {tries}" if tries > 1 else ""
-        return Event(at, state, f"Told {where}", f"{kind}{tried}{merged}", alert["id"])
+        tried = f", attempt {tries}" if tries > 1 else ""
+        return Event(at, state, f"Alert sent to {where}", f"{kind}{tried}{merged}", alert["id"])
     if state == "collapsed":
-        return Event(at, state, f"Not sent alone to {where}", f"{kind}: {error or 'it was over before it was sent'}")
+        return Event(
+            at, state, f"No separate alert to {where}", f"{kind}: {error or 'the incident ended before it was sent'}"
+        )
     if state in ("dead", "expired"):
-        return Event(at, state, f"Could not tell {where}", f"{kind}: given up after try {tries}. {error}", alert["id"])
+        return Event(
+            at, state, f"Alert to {where} failed", f"{kind}: gave up after attempt {tries}. {error}", alert["id"]
+        )
     if error:  # without one it is being tried for the first time, or was asked for again
-        return Event(at, "late", f"Could not tell {where} yet", f"{kind}: try {tries} failed and is repeated. {error}")
-    return Event(at, state, f"Will tell {where}", kind)
+        return Event(at, "late", f"Alert to {where} failed, retrying", f"{kind}: attempt {tries} failed. {error}")
+    return Event(at, state, f"Alert to {where} pending", kind)
 
 
 # -------------------------------------------------------------------------------------------------------- what one does

@@ -172,7 +172,7 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
         for each in beats
         if each["duration"] is not None
     ]
-    if chart := charts.draw_durations(said, "pings that said how long they took"):
+    if chart := charts.draw_durations(said, "pings with a duration"):
         return "Durations", chart
     gaps = [
         charts.Measured((after["at"] - before["at"]).total_seconds(), after["signal"], f"then {after['signal']}")

@@ -140,12 +140,12 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
     if not is_open:
         return ()
     said = {
-        "runtime": "must finish",
-        "quiet": "must be heard of",
-        "stalled": "must move on",
-        "task stalled": "task {task} must move on",
-        "tasks": "all tasks must have ended",
-        "stage": "{stage} must be done",
+        "runtime": "Runtime deadline",
+        "quiet": "Next ping due",
+        "stalled": "Progress due",
+        "task stalled": "Progress of task {task} due",
+        "tasks": "Task deadline",
+        "stage": "Deadline of {stage}",
     }
     found = [
         (said.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)

@@ -65,7 +65,7 @@ async def change(visit: Visit) -> web.StreamResponse:
         return await _form(visit, answer, forms.refill(visit.form, []), visit.said("rev"), forms.STAGES_ADDED)
     try:
         if visit.said("rev") != str(row["rev"]):
-            raise Moved("Somebody has changed this monitor since you opened the form. Look at it again before saving.")
+            raise Moved("This monitor was changed after you opened the form. Review it before saving.")
         body = validate(bodies.MonitorBody, forms.read(visit.form, stored))
         query = bodies.InProject.model_validate({"project": row["project"]})
         await api_monitors.put_monitor(visit.call(body, query))

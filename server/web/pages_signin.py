@@ -22,7 +22,7 @@ async def sign_in(visit: Visit) -> web.StreamResponse:
     if 0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable():
         session_id = await sessions.sign_in(visit.deps, visit.request, key)
     if session_id is None:
-        return await _form(visit, there, "This key is unknown, revoked, or may not look at pages.")
+        return await _form(visit, there, "This key is unknown, revoked, or has no access to the pages.")
     response: web.StreamResponse = go(there)
     if to := visit.said("to"):
         response = await _offer(visit, session_id, local_path(to))

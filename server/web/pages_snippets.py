@@ -32,7 +32,7 @@ def snippets(url: str, base: str, key: str, definition: Definition) -> list[Snip
         ),
         Snippet(
             "crontab",
-            "The exit code decides; offbeat exec also sends the end of the output and signs of life.",
+            "The exit code decides; offbeat exec also sends the end of the output and keep-alive pings.",
             f"{when} /path/to/job; {CURL} {url}/$?\n\n# or\n"
             f"{when} OFFBEAT_URL={base} offbeat exec {key} -- /path/to/job",
         ),

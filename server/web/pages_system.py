@@ -28,7 +28,7 @@ async def system_page(visit: Visit) -> web.StreamResponse:
 def check(visit: Visit) -> None:
     """It is about all projects, so a key of one does not see it."""
     if visit.principal.project_id is not None:
-        raise Refused(403, "A key of one project does not see the system.")
+        raise Refused(403, "A key for one project cannot see the system page.")
 
 
 async def context(pool: Pool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def create(visit: Visit) -> web.StreamResponse:
     project = await project_of(visit.call(), visit.said("project") or None)
     try:
         if await windows.find_window(visit.deps.pool, project.id, visit.said("slug")) is not None:
-            raise Moved(f"There is a window {visit.said('slug')} already.")
+            raise Moved(f"Window {visit.said('slug')} already exists.")
         await api_windows.put_window(visit.call(validate(Window, _read(visit)), _in(project.slug)))
     except (Refused, DefinitionError, Moved) as error:
         return await _page(visit, str(error))

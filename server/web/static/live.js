@@ -49,7 +49,7 @@ export function open() {
     show("live", false);
   });
   source.addEventListener("signed-out", signedOut);
-  source.addEventListener("trouble", () => show("the database is away", true));
+  source.addEventListener("trouble", () => show("database unavailable", true));
   source.onerror = () => {
     // EventSource gives up where the answer was no stream; so we come again ourselves, each time a little later.
     close();

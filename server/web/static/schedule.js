@@ -31,7 +31,7 @@ async function show() {
       const here = document.createElement("span");
       item.append(there, here);
       here.className = "since";
-      here.textContent = `${local(Date.parse(at))} here`;
+      here.textContent = `${local(Date.parse(at))} your time`;
       return item;
     }),
   );
