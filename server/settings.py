@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     def _is_replaced(cls, value: Any) -> Any:
         if isinstance(value, str) and (left := PLACEHOLDER.search(value)):
             raise ValueError(
-                f"contains the placeholder {left[0]}, which was not replaced: set the variable, or give the value itself"
+                f"contains the placeholder {left[0]}, which was not replaced: set the variable, or give the value"
             )
         return value
 

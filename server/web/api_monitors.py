@@ -110,7 +110,7 @@ async def resume(call: Call[None, bodies.InProject]) -> Reply:
 
 
 async def snooze(call: Call[bodies.Snooze, bodies.InProject]) -> Reply:
-    """Hold back alerts until an instant or for a duration; with neither, end the snooze. Incidents are still recorded."""
+    """Hold back alerts until an instant or for a duration; with neither, end the snooze."""
     until = to_micros(call.body.until) if call.body.until and call.body.until.tzinfo else None
     if call.body.until is not None and until is None:
         raise Refused(422, "until: give the offset from UTC, such as Z.")
