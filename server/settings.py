@@ -33,7 +33,7 @@ WILDCARDS = ("", "0.0.0.0", "::")  # hosts that mean all addresses of this machi
 
 
 class Settings(BaseSettings):
-    """What `offbeat serve` can be told."""
+    """Settings of `offbeat serve`."""
 
     model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
 
