@@ -110,7 +110,7 @@ async def test_whatever_is_asked_for_again_goes_out_alone_and_in_its_order(world
     incident: Any = dict.fromkeys(("cause", "reason", "causes"), "") | {"monitor_id": 1, "number": 8}
     incident |= {"opened_at": datetime.now(UTC), "resolved_at": None}
     shown = (await pages_incidents.context(world.pool, incident, True))["events"]
-    assert [event.title for event in shown if event.look == "pending"] == ["Will tell hook"] * 2
+    assert [event.title for event in shown if event.look == "pending"] == ["Alert to hook pending"] * 2
     async with world.courier():
         assert await world.settled() == {"delivered": 9}
     assert len(receiver.requests) == 9
