@@ -246,6 +246,10 @@ class App(Service):
         outbound = Outbound(settings, self.clock.now)
         await self.stack.start(outbound)
         courier = self.courier = Courier(pool, outbound, settings, self.node, metrics.delivered)
+        metrics_address = None  # a process that takes pings is found at its writer's
+        if self.role == "main":
+            page = await self._start_metrics_page()  # the keeper writes its address with the lease
+            metrics_address = seen_from_outside(settings.host, self.node, page.port)
         keeper = self.keeper = Keeper(
             url,
             settings,
@@ -253,6 +257,7 @@ class App(Service):
             metrics,
             holder=f"{self.node}/{secrets.token_hex(6)}",
             node=self.node,
+            metrics_address=metrics_address,
             on_decided=courier.wake,
         )
         # Stopped in the other order: whoever judges next does not wait for a receiver that hangs.
@@ -273,9 +278,7 @@ class App(Service):
         listen_on = self.listen_on or bound(settings.host, settings.port)
         own_port = None
         if self.role == "worker":  # the port that all share leads Prometheus to any of them, so each has one of its own
-            page = Site(self._application(machines_only=True), settings.host, settings.metrics_port)
-            await self.stack.start(page)
-            own_port = page.port
+            own_port = (await self._start_metrics_page()).port
         writer = self.writer = Writer(
             url,
             settings,
@@ -303,14 +306,16 @@ class App(Service):
         return doors.url
 
     async def _start_workers(self, url: str) -> str:
-        """The processes that take pings, and a page of our own for Prometheus; where the workers listen."""
-        page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
-        await self.stack.start(page)
-        assert self.keeper is not None
-        self.keeper.lease.metrics_address = seen_from_outside(self.settings.host, self.node, page.port)
+        """The processes that take pings; where they listen."""
         workers = Workers(self.settings, url)
         await self.stack.start(workers)
         return workers.url
+
+    async def _start_metrics_page(self) -> Site:
+        """A page for Prometheus on a port that no other process shares."""
+        page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
+        await self.stack.start(page)
+        return page
 
     def _application(self, machines_only: bool = False) -> web.Application:
         """Pages and API for people and programs that manage."""

@@ -26,7 +26,7 @@ LONG = {"burst", "connect", "dialects", "hostile", "latency", "mixed", "scale"}
 @pytest.fixture(scope="module")
 def stage():
     """One Postgres for all benches, with fsync like theirs."""
-    stage = Stage(quick=True, rounds=1)
+    stage = Stage(quick=True, rounds=1, say=print)
     # In loops of their own: the cluster outlives those of the tests.
     asyncio.run(stage.__aenter__())
     yield stage

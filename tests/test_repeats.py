@@ -392,12 +392,14 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
         made = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
         address = f"{server.url}/api/v1/heartbeat/{made['job'].body['key']}/start"
         link.hold_replies()  # Postgres commits, and its answer does not come
-        command = ("curl", "-sS", "-m", "10", "--retry", "5", "-w", "%{http_code}", address)
+        command = ("curl", "-sSv", "-m", "20", "--retry", "5", "-w", "%{http_code}", address)
         curl = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        await link.withheld()
-        await asyncio.sleep(1.6)  # the server has answered 503 by now
+        assert curl.stderr is not None
+        while (line := await curl.stderr.readline()) and not line.startswith(b"< HTTP/1.1 503"):
+            pass  # what curl says with -v; the server answers when it has waited for Postgres for a second
+        assert line, "answered 503"
         link.mend()
         out, _ = await curl.communicate()
         assert out.decode().endswith("200"), out

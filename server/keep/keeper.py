@@ -63,12 +63,13 @@ class Keeper(Service):
         *,
         holder: str,
         node: str,
+        metrics_address: str | None = None,
         on_decided: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._on_decided = on_decided
-        self.lease = Lease(url, settings, holder, node)
+        self.lease = Lease(url, settings, holder, node, metrics_address)
         self.order = Order()
         self.engine = Engine(self._quarantined)
         self.deafness = Deafness(settings.writer_silent_max)

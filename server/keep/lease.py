@@ -24,14 +24,18 @@ log = structlog.get_logger("lease")
 
 
 class Lease:
-    """Taken and renewed on a connection of its own, so that no long decision delays it."""
+    """Taken and renewed on a connection of its own, so that no long decision delays it.
 
-    def __init__(self, url: str, settings: Settings, holder: str, node: str, name: str = "keeper") -> None:
+    `metrics_address` is where the holder's /metrics is; None where it is found at the address of its writer.
+    """
+
+    def __init__(
+        self, url: str, settings: Settings, holder: str, node: str, metrics_address: str | None, name: str = "keeper"
+    ) -> None:
         self._url, self._settings = url, settings
-        self._holder, self._node, self._name = holder, node, name
+        self._holder, self._node, self._metrics_address, self._name = holder, node, metrics_address, name
         self._connection: Connection | None = None
         self._trusted_until_s = 0.0
-        self.metrics_address: str | None = None  # where the holder's /metrics is, if not at its writer's
         self.held: Held | None = None
         self.lost = asyncio.Event()
 
@@ -47,7 +51,7 @@ class Lease:
             started_s = monotonic()
             try:
                 connection = await self._connected()
-                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self.metrics_address)
+                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address)
             except OffbeatError as error:
                 log.warning("cannot ask for the lease", error=str(error))
                 self._drop()

@@ -52,6 +52,7 @@ async def live(shape: str, seed: int, count: int, monitors: int, say: Say, kinds
     async with World(shape, seed, monitors) as world:
         try:
             await asyncio.sleep(CALM_S)
+            await world.alerted()  # before the first fault, so that there is an alert that no fault has touched
             for number, kind in enumerate(drawn, 1):
                 await asyncio.sleep(chance.uniform(0, PAUSE_S))
                 fault = await _inject(world, kind, chance)

@@ -39,10 +39,11 @@ from tests.chaos.journal import (
 from tests.chaos.load import Load
 from tests.chaos.nodes import SHAPES, Node, ends, stopped
 from tests.clusters import all_processes
-from tests.harness import Postgres, Receiver, eventually
+from tests.harness import Postgres, Received, Receiver, eventually
 from tests.link import Link
 
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
+ALERTED_S_MAX = 60.0  # some of many jobs stop in this time
 DRAINED_S_MAX = 150.0  # two failures of a channel in a row may put its next attempt off by a minute
 AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 HOOKS = 4
@@ -248,6 +249,15 @@ class World:
                     if answer.status == 200:
                         return
             await asyncio.sleep(0.05)
+
+    async def alerted(self) -> None:
+        """Return when the receiver knows of an incident."""
+
+        def opened(request: Received) -> bool:
+            delivery = Delivery.read(request.headers, request.body, request.at)
+            return delivery.kind == "opened" or delivery.opened > 0
+
+        await self.receiver.wait_for(opened, ALERTED_S_MAX)
 
     async def drained(self) -> float:
         """Until everything that was in the outbox is settled; since when."""
