@@ -25,6 +25,7 @@ class Link:
         for gate in (self._replies, self._requests, self._open):
             gate.set()
         self._withheld = asyncio.Event()
+        self._hold_after = b""
         self._writers: set[asyncio.StreamWriter] = set()
         self.delay_s = 0.0  # of every reply
 
@@ -35,9 +36,11 @@ class Link:
         query = "?sslmode=disable" if self._scheme == "postgresql" else ""
         return f"{self._scheme}://{self._role}127.0.0.1:{port}{self._path}{query}"
 
-    def hold_replies(self) -> None:
-        """What the other end says no longer arrives."""
-        self._replies.clear()
+    def hold_replies(self, after: bytes = b"") -> None:
+        """What the other end says no longer arrives; with `after`, from the moment in which a client has sent that."""
+        self._hold_after = after
+        if not after:
+            self._replies.clear()
 
     def hold_requests(self) -> None:
         """What is said to the other end no longer arrives."""
@@ -60,6 +63,7 @@ class Link:
 
     def mend(self) -> None:
         """New connections work, and what was held flows."""
+        self._hold_after = b""
         for gate in (self._replies, self._requests, self._open):
             gate.set()
 
@@ -100,6 +104,8 @@ class Link:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         replies = gate is self._replies
         while data := await reader.read(65536):
+            if not replies and self._hold_after and self._hold_after in data:
+                self.hold_replies()
             if replies and not gate.is_set():
                 self._withheld.set()
             await gate.wait()

@@ -391,7 +391,7 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
     async with Link(database_url) as link, Server(link.url, "--ack-timeout", "1") as server:
         made = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
         address = f"{server.url}/api/v1/heartbeat/{made['job'].body['key']}/start"
-        link.hold_replies()  # Postgres commits, and its answer does not come
+        link.hold_replies(after=b"copy pings")  # Postgres commits, and its answer does not come
         command = ("curl", "-sSv", "-m", "20", "--retry", "5", "-w", "%{http_code}", address)
         curl = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
