@@ -82,7 +82,7 @@ async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float
     async with OnSmallDisk() as base, _servers(base.url, nodes) as servers:
 
         async def fills() -> None:
-            with base.full():
+            async with base.full():
                 await asyncio.sleep(seconds)
 
         await _alerts_only_silence(servers, base.url, fills, seconds)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
@@ -147,16 +147,20 @@ class OnSmallDisk(Single):
         await super().__aenter__()
         return self
 
-    @contextlib.contextmanager
-    def full(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def full(self) -> AsyncIterator[None]:
         """No byte is left for Postgres."""
         ballast = self._disk / "ballast"
-        try:
+
+        def fill() -> None:
             with open(ballast, "wb", buffering=0) as file:
                 for size in (1 << 20, 1 << 12):
                     with contextlib.suppress(OSError):
                         while file.write(bytes(size)) == size:
                             pass
+
+        try:
+            await asyncio.to_thread(fill)  # the jobs, in the loop of the test, ping meanwhile
             yield
         finally:
             ballast.unlink(missing_ok=True)

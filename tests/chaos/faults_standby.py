@@ -161,7 +161,7 @@ async def the_proxy_dies(world: World, chance: random.Random, fault: Fault) -> N
 @fault("F33", "the disk of Postgres is full for 3 to 15 s", fits=small, likely=4)
 async def the_disk_is_full(world: World, chance: random.Random, fault: Fault) -> None:
     assert isinstance(world.base, OnSmallDisk)
-    with world.base.full():
+    async with world.base.full():
         await asyncio.sleep(chance.uniform(3, 15))
 
 
