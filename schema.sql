@@ -1,7 +1,7 @@
--- Offbeat's whole schema, applied once to an empty database by server/store/schema.py.
+-- Offbeat's whole schema, applied once to an empty database by db/schema.py.
 --
 -- Words are those of the README. Times are timestamptz; every instant in `pings`, `states`, `runs` and `incidents`
--- is *log time* (see server/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
+-- is *log time* (see common/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
 -- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
 
 -- A change of this file comes with a numbered file in server/store/migrations that brings an older database to it. What
@@ -73,7 +73,7 @@ create table monitors (
   tags        text[] not null default '{}',
   paused      boolean not null default false,
   snoozed_until timestamptz,                 -- alerts, not the record, are held back until then
-  definition  jsonb not null,                -- as server/engine/monitor.py reads it
+  definition  jsonb not null,                -- as engine/model/definition.py reads it
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
   unique (project_id, slug)
@@ -103,7 +103,7 @@ create table windows (
   project_id  integer not null references projects on delete cascade,
   rev         bigint not null,               -- the change that wrote this definition
   slug        text not null,
-  definition  jsonb not null,                -- as server/engine/windows.py reads it
+  definition  jsonb not null,                -- as engine/schedule/maintenance_windows.py reads it
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
   unique (project_id, slug)
@@ -280,7 +280,7 @@ create table states (
   writer      integer not null,
   status      text not null,                 -- new, up, down, unknown, unwatched, paused; `late` is computed when read
   since       timestamptz not null,
-  state       jsonb not null                 -- see server/engine/state.py
+  state       jsonb not null                 -- see engine/model/monitor.py
 ) with (fillfactor = 75);
 create index states_trouble on states (project_id, status) where status in ('down', 'unknown');
 

@@ -18,8 +18,8 @@ import asyncpg
 import uvloop
 
 from bench.load import DRAIN_S, Latency
-from server.store.log import LogConnection
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
+from offbeat_server.db.repositories.ping_log import LogConnection
 
 TICK_S = 0.001  # what the loop's timer can resolve; to wait for less would be to turn round without a rest
 _COLUMNS = ("writer", "seq", "at", "monitor_id", "project_id", "signal")

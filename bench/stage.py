@@ -23,12 +23,12 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.rivals import free_port
-from server.clock import to_micros
-from server.engine.monitor import read_definition
-from server.store.embedded import EmbeddedPostgres
-from server.store.partitions import make_partitions
-from server.store.pool import connect
-from server.store.schema import apply_schema
+from offbeat_server.common.clock import to_micros
+from offbeat_server.db.embedded.postgres import EmbeddedPostgres
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.db.pool import connect
+from offbeat_server.db.schema import apply_schema
+from offbeat_server.engine.model.definition import read_definition
 
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "bench"
@@ -240,7 +240,7 @@ class Stage:
         log = database.directory / "server.log"
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "server", "serve", "--host", "127.0.0.1", "--port", str(port),
+                sys.executable, "-m", "offbeat", "serve", "--host", "127.0.0.1", "--port", str(port),
                 "--database-url", database.url, "--data-dir", str(database.directory / "data"), *flags,
                 cwd=ROOT, stdout=output, stderr=output,
                 env={k: v for k, v in os.environ.items() if not k.startswith("OFFBEAT_")}

@@ -12,15 +12,16 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from server.clock import LogClock, monotonic_ns, to_micros
-from server.engine.ping import Micros, Ping
-from server.ingest.source import Sources
-from server.settings import Settings
-from server.store.access import hash_key, load_secret
-from server.store.pool import open_pool
-from server.web.access import Access
-from server.web.api import add_routes
-from server.web.routes import Deps
+from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
+from offbeat_server.common.instants import Micros
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.repositories.access import hash_key, load_secret
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.web.api.routes import add_routes
+from offbeat_server.web.framework.access import Access
+from offbeat_server.web.framework.routing import Deps
 from tests.harness import ADMIN_KEY, Answer
 
 

@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from server.deliver.channel import Channel, Message
-from server.deliver.delivery import DeliveryError
-from server.deliver.kinds import read_channel
-from server.deliver.messages import Scribe
-from server.deliver.outbound import Outbound
-from server.settings import Settings
-from server.store.outbox import Digest, Member
+from offbeat_server.config import Settings
+from offbeat_server.db.repositories.outbox import Digest, Member
+from offbeat_server.notify.channel import Channel, Message
+from offbeat_server.notify.channels.registry import read_channel
+from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.message_builder import Scribe
+from offbeat_server.notify.transport.http import Outbound
 from tests.harness import needs
 
 SCRIBE = Scribe("abcd1234", "https://beat.example.org")

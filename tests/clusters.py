@@ -14,9 +14,9 @@ from typing import Any
 import asyncpg
 import psutil
 
-from server.store.partitions import make_partitions
-from server.store.pool import connect
-from server.store.schema import apply_schema
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.db.pool import connect
+from offbeat_server.db.schema import apply_schema
 
 
 async def prepare(url: str) -> None:

@@ -26,12 +26,17 @@ class Done(NamedTuple):
         return orjson.loads(self.out)
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment of these tests without what would steer Offbeat or Python."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OFFBEAT_", "PYTHON"))}
+
+
 async def started(
     *arguments: str, url: str | None = None, stdin: int = asyncio.subprocess.PIPE, **env: str
 ) -> asyncio.subprocess.Process:
     """A command that runs."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", *arguments),
+        *(sys.executable, "-m", "offbeat", *arguments),
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("OFFBEAT_")}
         | ({"OFFBEAT_URL": url, "OFFBEAT_ADMIN_KEY": ADMIN_KEY} if url else {"OFFBEAT_DATA_DIR": "/nonexistent"})

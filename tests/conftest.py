@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests import harness
 from tests.outbox_scene import Scene, scene
 

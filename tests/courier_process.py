@@ -6,7 +6,7 @@ Works until it is killed, by the place in it that is armed or from outside.
 import asyncio
 import sys
 
-from server import failpoints
+from offbeat_server.common import failpoints
 from tests.outbox_scene import scene
 
 

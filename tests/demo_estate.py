@@ -14,11 +14,12 @@ from typing import Any
 import asyncpg
 import orjson
 
-from server.clock import to_micros
-from server.engine.fleet import Fleet
-from server.engine.ping import Micros, Ping
-from server.engine.runs import Runs
-from server.store.partitions import make_partitions
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.runs import Runs
 from tests.harness import Server
 
 DAYS = 35

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import asyncpg
 from aiohttp import web
 
-from server.clock import LogClock
-from server.engine.monitor import read_definition
-from server.ingest.doors import Doors
-from server.ingest.take import Provision
-from server.ingest.writer import Writer
-from server.metrics import Metrics
-from server.roster import Roster
-from server.settings import Settings
-from server.store.changes import changing
-from server.store.definitions import Wanted, WantedKey, put_monitors
-from server.store.pool import open_pool
-from server.store.roster_rows import RosterRows
+from offbeat_server.common.clock import LogClock
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.repositories.changes import changing
+from offbeat_server.db.repositories.definitions import Wanted, WantedKey, put_monitors
+from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.ingest.http.servers import Doors
+from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.pipeline import Provision
+from offbeat_server.observability.metrics import Metrics
 
 KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
 PATH = f"/api/v1/heartbeat/{KEY}"

@@ -27,9 +27,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server.store.cluster import LOCALE
-from server.store.embedded import EmbeddedPostgres
-from server.store.pool import connect
+from offbeat_server.db.embedded.cluster import LOCALE
+from offbeat_server.db.embedded.postgres import EmbeddedPostgres
+from offbeat_server.db.pool import connect
 from tests.clusters import as_owner, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -226,7 +226,7 @@ class Server:
         port: int = 0,
         data_dir: Path | None = None,
         env: Mapping[str, str] | None = None,
-        module: str = "server",
+        module: str = "offbeat",
         descriptors_max: int | None = None,
     ) -> None:
         self._limit = ["sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh"] if descriptors_max else []

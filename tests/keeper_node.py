@@ -9,19 +9,19 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.clock import LogClock
-from server.engine.monitor import read_definition
-from server.engine.ping import PLAIN, Ping
-from server.errors import OffbeatError
-from server.ingest.writer import Writer
-from server.keep import lease as lease_module
-from server.keep.keeper import Keeper
-from server.metrics import Metrics
-from server.roster import Bound
-from server.settings import Settings
-from server.store import changes, definitions
-from server.store.definitions import Wanted
-from server.store.pool import open_pool
+from offbeat_server.common.clock import LogClock
+from offbeat_server.common.errors import OffbeatError
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.repositories import changes, definitions
+from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.ping import PLAIN, Ping
+from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.observability.metrics import Metrics
+from offbeat_server.scheduler import lease as lease_module
+from offbeat_server.scheduler.scheduler import Keeper
 from tests.harness import READY_S, eventually
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from server.engine.monitor import Definition, Tasks
-from server.engine.ping import Micros, Ping
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.definition import Definition, Tasks
+from offbeat_server.engine.model.ping import Ping
 
 S = 1_000_000
 RUNTIME_DEFAULT = 24 * 3600 * S

@@ -9,10 +9,10 @@ from typing import Any
 
 import asyncpg
 
-from server.deliver.courier import Courier
-from server.deliver.outbound import Outbound
-from server.settings import Settings
-from server.store.pool import open_pool
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import open_pool
+from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.notify.transport.http import Outbound
 from tests.harness import READY_S, Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"

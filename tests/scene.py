@@ -5,13 +5,14 @@ Times are seconds from the scene's beginning, as numbers or durations such as `1
 
 from typing import Any
 
-from server.clock import to_micros
-from server.engine.durations import read_duration
-from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
-from server.engine.engine import Engine
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND, Entry, Micros, Ping, Signal
-from server.engine.state import Monitor
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import Entry, Ping, Signal
+from offbeat_server.engine.schedule.durations import read_duration
 
 PROJECT = 1
 

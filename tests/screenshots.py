@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 from playwright.async_api import Browser
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.browser import PHONE, Person, chromium, person
 from tests.demo_estate import build
 from tests.harness import ROOT, Behaviour, Postgres, Receiver, Server, eventually

@@ -8,10 +8,12 @@ import os
 import sys
 from typing import Any
 
-from server import app, cli, failpoints
-from server.deliver.courier import Courier
-from server.engine import telling
-from server.keep import lease
+from offbeat import cli
+from offbeat_server.common import failpoints
+from offbeat_server.engine.rules import notifications
+from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.runtime import app
+from offbeat_server.scheduler import lease
 
 
 class QuickCourier(Courier):
@@ -32,14 +34,14 @@ def main() -> Any:
 
 def _arm_at_an_opening(place: str) -> None:
     """The engine is pure and has no places; when it asks this, a deadline has passed and nothing is decided."""
-    plan_opening = telling.plan_opening
+    plan_opening = notifications.plan_opening
 
     def watched(*arguments: Any) -> None:
         failpoints.arm(place)
         failpoints.pass_by("passed")
         plan_opening(*arguments)
 
-    telling.plan_opening = watched  # type: ignore[assignment]
+    notifications.plan_opening = watched  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

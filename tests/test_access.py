@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.web.answers import AccessKeyAnswer, ProjectAnswer
+from offbeat_server.web.api.schemas.responses import AccessKeyAnswer, ProjectAnswer
 from tests.api_scene import Api, serving
 
 

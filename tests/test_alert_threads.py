@@ -12,7 +12,7 @@ from tests.outbox_scene import Scene
 
 @pytest.fixture
 async def pager(world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+    monkeypatch.setattr("offbeat_server.notify.channels.pagerduty._HOSTS", {"us": receiver.url})
     yield await world.channel("pager", "pagerduty", routing_key="r" * 32)
 
 

@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server.web.answers import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
-from server.web.api import ROUTES, document
+from offbeat_server.web.api.routes import ROUTES, document
+from offbeat_server.web.api.schemas.responses import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
 from tests.api_scene import ADMIN_KEY, Api, serving
 
 

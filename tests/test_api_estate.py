@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.clock import monotonic
-from server.web.answers import ApplyAnswer, EstateAnswer
+from offbeat_server.common.clock import monotonic
+from offbeat_server.web.api.schemas.responses import ApplyAnswer, EstateAnswer
 from tests.api_scene import Api, serving
 
 ESTATE: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from server.clock import monotonic
+from offbeat_server.common.clock import monotonic
 from tests.harness import Server, eventually
 
 SOON_S = 0.5

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine import sentences
-from server.web import fresh
-from server.web.answers import MonitorAnswer
+from offbeat_server.engine.rules import reasons
+from offbeat_server.web.api.schemas.responses import MonitorAnswer
+from offbeat_server.web.framework import fresh
 from tests.api_scene import Api, serving
 
 
@@ -319,7 +319,7 @@ async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, mo
 async def test_a_monitor_that_expects_nothing_is_unwatched_and_not_up(api: Api) -> None:
     await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})
     made = (await api("PUT", "/monitors/a", {"grace": "1h"})).body
-    assert made["status"] == "unwatched" and made["warnings"] == [sentences.EXPECTS_NOTHING]
+    assert made["status"] == "unwatched" and made["warnings"] == [reasons.EXPECTS_NOTHING]
     await api.ping("a")
     await api("PUT", "/monitors/b", {"every": "1h"})
     await api.ping("b")
@@ -348,7 +348,7 @@ async def test_a_monitor_with_an_open_run_and_no_limit_warns(api: Api) -> None:
         "insert into runs (monitor_id, project_id, number, started_at, last_ping_at)"
         " select id, project_id, 1, now(), now() from monitors"
     )
-    assert (await api("GET", "/monitors/a")).body["warnings"] == [sentences.NO_RUN_LIMIT]
+    assert (await api("GET", "/monitors/a")).body["warnings"] == [reasons.NO_RUN_LIMIT]
     await api("PUT", "/monitors/a", {"cron": "0 2 * * *", "max_runtime": "1h"})
     assert (await api("GET", "/monitors/a")).body["warnings"] == []
 

@@ -9,11 +9,11 @@ import orjson
 import pytest
 import yaml
 
-from server import crontab
-from server.engine.durations import read_duration
-from server.engine.monitor import read_definition
-from server.estate_file import read_estate
-from server.healthchecks_export import read_checks
+from offbeat.cli.config_file import read_estate
+from offbeat_server.cli.importers import crontab
+from offbeat_server.cli.importers.healthchecks import read_checks
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.durations import read_duration
 from tests.command import file_with, offbeat, started
 from tests.harness import Server
 

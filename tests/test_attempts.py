@@ -5,9 +5,9 @@ import asyncio
 import aiohttp
 import pytest
 
-from server.errors import DatabaseAway
-from server.web import attempts
-from server.web.access import Access
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.web.framework import auth_throttle
+from offbeat_server.web.framework.access import Access
 from tests.api_scene import serving
 from tests.harness import ADMIN_KEY, Server
 
@@ -16,7 +16,7 @@ SAME = {"Sec-Fetch-Site": "same-origin"}
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(attempts, "WRONG_PER_MINUTE_MAX", 5)
+    monkeypatch.setattr(auth_throttle, "WRONG_PER_MINUTE_MAX", 5)
 
 
 async def test_after_too_many_wrong_keys_even_the_right_one_tells_nothing(database_url, few):
@@ -88,7 +88,7 @@ async def test_behind_a_trusted_proxy_each_client_is_counted_by_its_own_address(
 
 
 async def test_addresses_are_bounded(database_url, few, monkeypatch):
-    monkeypatch.setattr(attempts, "ADDRESSES_MAX", 10)
+    monkeypatch.setattr(auth_throttle, "ADDRESSES_MAX", 10)
     async with serving(database_url, trusted_proxies="127.0.0.0/8") as api:
         for n in range(30):
             await api("GET", "/monitors", key="guess", headers={"X-Forwarded-For": f"203.0.113.{n}"})

@@ -10,12 +10,12 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from server.engine.engine import Engine
-from server.engine.fleet import MEMBERS_MAX
-from server.engine.monitor import TASKS_MAX, read_definition
-from server.engine.ping import Entry, Ping
-from server.engine.run import STAGES_SEEN_MAX
-from server.engine.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import TASKS_MAX, read_definition
+from offbeat_server.engine.model.fleet import MEMBERS_MAX
+from offbeat_server.engine.model.ping import Entry, Ping
+from offbeat_server.engine.model.run import STAGES_SEEN_MAX
+from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX
 from tests.harness import Server, eventually
 from tests.scene import PROJECT, Scene
 

@@ -4,15 +4,16 @@ import asyncio
 
 import pytest
 
-from server.clock import LogClock
-from server.engine.ping import PLAIN, SECOND, Ping
-from server.errors import BacklogFull, DatabaseAway, Unavailable
-from server.ingest.batch import ROW_BYTES, Backlog
-from server.ingest.reading import OK, Outcome, Refusal
-from server.ingest.refusals import Refusals
-from server.metrics import Metrics
-from server.roster import Bound
-from server.settings import Settings
+from offbeat_server.common.clock import LogClock
+from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.instants import SECOND
+from offbeat_server.config import Settings
+from offbeat_server.engine.model.ping import PLAIN, Ping
+from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.log_writer.backlog import ROW_BYTES, Backlog
+from offbeat_server.ingest.log_writer.refusals import Refusals
+from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal
+from offbeat_server.observability.metrics import Metrics
 
 BOUND = Bound(7, 1)
 

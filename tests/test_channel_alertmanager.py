@@ -12,10 +12,10 @@ import aiohttp
 import orjson
 import pytest
 
-from server.deliver.kinds import read_channel
-from server.deliver.kinds.alertmanager import Alertmanager
-from server.deliver.outbound import SEND_TIMEOUT_S
-from server.store.outbox import Outbox
+from offbeat_server.db.repositories.outbox import Outbox
+from offbeat_server.notify.channels.alertmanager import Alertmanager
+from offbeat_server.notify.channels.registry import read_channel
+from offbeat_server.notify.transport.http import SEND_TIMEOUT_S
 from tests.channel_scene import digest, message, refusal, send
 from tests.harness import Behaviour, Receiver, eventually, needs
 from tests.outbox_scene import Scene

@@ -6,9 +6,18 @@ from typing import Any
 import orjson
 import pytest
 
-from server.deliver.kinds import KINDS, MASK, apprise, dump_channel, kinds, load_channel, read_channel, show_channel
-from server.deliver.kinds.webhook import Webhook, new_secret
-from server.errors import DefinitionError
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.notify.channels import apprise
+from offbeat_server.notify.channels.registry import (
+    KINDS,
+    MASK,
+    dump_channel,
+    kinds,
+    load_channel,
+    read_channel,
+    show_channel,
+)
+from offbeat_server.notify.channels.webhook import Webhook, new_secret
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 GOOD: dict[str, dict[str, Any]] = {
@@ -182,7 +191,7 @@ def test_a_fresh_secret_is_one() -> None:
 
 
 def test_apprise_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.deliver.kinds.installed", lambda: False)
+    monkeypatch.setattr("offbeat_server.notify.channels.registry.installed", lambda: False)
     with pytest.raises(DefinitionError, match="pip install"):
         read_channel("apprise", GOOD["apprise"])
 

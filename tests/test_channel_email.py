@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
-from server.deliver.channel import Message
-from server.deliver.delivery import DeliveryError
-from server.deliver.kinds import read_channel
-from server.deliver.mail import read_mail_server
-from server.deliver.outbound import Outbound
-from server.errors import SettingsError
-from server.settings import Settings
+from offbeat_server.common.errors import SettingsError
+from offbeat_server.config import Settings
+from offbeat_server.notify.channel import Message
+from offbeat_server.notify.channels.registry import read_channel
+from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.smtp import read_mail_server
 from tests.channel_scene import digest, long_message, make_certificate, message, refusal, send
 from tests.harness import eventually
 
@@ -207,7 +207,7 @@ async def test_a_name_for_ehlo_that_servers_accept(mailbox: Mailbox, monkeypatch
             ("3f2a9c", "mail.example.net"),
             ("3f2a9c", "[IPv6:2001:db8::1]"),
         ):
-            monkeypatch.setattr("server.deliver.mail.socket.gethostname", lambda host=host: host)
+            monkeypatch.setattr("offbeat_server.notify.transport.smtp.socket.gethostname", lambda host=host: host)
             await send("email", plain(port), message(), smtp_ehlo=configured)
     assert names == ["[127.0.0.1]"] * 3 + ["beat.example.org", "mail.example.net", "[IPv6:2001:db8::1]"]
     for wrong in ("a b", "x\r\ny", "[nowhere]", "-a.example.org", "[192.0.2.1"):

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.clock import to_micros
-from server.deliver.courier import Courier
-from server.deliver.messages import Scribe
-from server.store.outbox import Outcome, Wanted
+from offbeat_server.common.clock import to_micros
+from offbeat_server.db.repositories.outbox import Outcome, Wanted
+from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.notify.message_builder import Scribe
 from tests.harness import Behaviour, Receiver
 from tests.outbox_scene import Scene
 from tests.test_courier_crashes import dies, process
@@ -248,7 +248,7 @@ async def test_a_new_alert_is_behind_few_of_those_that_a_repaired_channel_gets(w
 async def test_an_added_channel_gets_every_open_incident_in_small_statements(
     world: Scene, bad: int, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("server.store.outbox.INTRODUCE_MAX", most)
+    monkeypatch.setattr("offbeat_server.db.repositories.outbox.INTRODUCE_MAX", most)
     await world.pool.execute(
         "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "
         "select n, 1, 1, 'job-' || n, 'Job', '{}' from generate_series(1, 10) n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.deliver.channel import Message
+from offbeat_server.notify.channel import Message
 from tests.channel_scene import AT, digest, long_message, message, over, refusal, send
 from tests.harness import Behaviour, Received, Receiver
 
@@ -135,7 +135,7 @@ async def test_ntfy(what: Message) -> None:
 @each_message
 async def test_pagerduty(what: Message, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Receiver(Behaviour(status=202)) as receiver:
-        monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+        monkeypatch.setattr("offbeat_server.notify.channels.pagerduty._HOSTS", {"us": receiver.url})
         await send("pagerduty", {"routing_key": "R" * 32}, what)
         [request] = receiver.requests
     assert request.path == "/v2/enqueue"
@@ -155,7 +155,7 @@ async def test_pagerduty(what: Message, monkeypatch: pytest.MonkeyPatch) -> None
 @each_message
 async def test_opsgenie(what: Message, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Receiver(Behaviour(status=202)) as receiver:
-        monkeypatch.setattr("server.deliver.kinds.opsgenie._HOSTS", {"eu": receiver.url})
+        monkeypatch.setattr("offbeat_server.notify.channels.opsgenie._HOSTS", {"eu": receiver.url})
         await send("opsgenie", {"api_key": "0123456789", "region": "eu"}, what)
         [request] = receiver.requests
     assert request.headers["Authorization"] == "GenieKey 0123456789"
@@ -179,7 +179,7 @@ async def test_an_incident_is_closed_by_the_key_that_it_was_opened_with(
 ) -> None:
     secret = {"pagerduty": {"routing_key": "R" * 32}, "opsgenie": {"api_key": "0123456789"}}[kind]
     async with Receiver(Behaviour(status=202)) as receiver:
-        monkeypatch.setattr(f"server.deliver.kinds.{kind}._HOSTS", {"us": receiver.url})
+        monkeypatch.setattr(f"offbeat_server.notify.channels.{kind}._HOSTS", {"us": receiver.url})
         for each in ("opened", "worse", "reminder", "resolved"):
             await send(kind, secret, message(each, id=len(receiver.requests)))
         keys = {r.json.get("dedup_key") or r.json.get("alias") for r in receiver.requests[:3]}

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from server.deliver.kinds.webhook import new_secret, sign
+from offbeat_server.notify.channels.webhook import new_secret, sign
 from tests.channel_scene import digest, message, refusal, send
 from tests.harness import Behaviour, Received, Receiver
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings
+from offbeat_server.config import Settings
 from tests.command import file_with, offbeat, started
 from tests.harness import Behaviour, Receiver, Server, eventually
 
@@ -145,7 +145,7 @@ async def test_exec_reports_a_job_and_is_never_in_its_way(database_url: str, tmp
         last = (await pings())[-1]
         assert last["exit_code"] == 127 and "No such file" in str(last["message"])
 
-        nested = f"{sys.executable} -m server ping {key} progress --done 5"
+        nested = f"{sys.executable} -m offbeat ping {key} progress --done 5"
         await offbeat("exec", "--run", "outer", key, "--", "sh", "-c", nested, url=server.url)
         assert [(p["signal"], p["run"]) for p in (await pings())[-3:]] == [
             ("start", "outer"),

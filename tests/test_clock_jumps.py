@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from server.store import cluster
-from server.store.pool import connect
+from offbeat_server.db.embedded import cluster
+from offbeat_server.db.pool import connect
 from tests.harness import Postgres, Server, eventually, refuse
 from tests.keeper_node import Node, count_of, short_lease, true  # noqa: F401
 
@@ -66,7 +66,9 @@ async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
     """The first one is the keeper."""
     a, b = Node(url, "a"), Node(url, "b")
     for node in (a, b):
-        node.writer._several_writers = lambda: True  # as in server/app.py: somebody else's watermark waits for us
+        node.writer._several_writers = lambda: (
+            True
+        )  # as in server/offbeat_server/runtime/app.py: somebody else's watermark waits for us
     await a.start()
     await eventually(lambda: true(a.keeper.judging))
     await b.start()

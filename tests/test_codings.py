@@ -10,7 +10,7 @@ from collections.abc import Callable
 import brotli
 import pytest
 
-from server.ingest.codings import FREE_BYTES, PIECE_BYTES, RATIO_MAX, BadCoding, Unpacker
+from offbeat_server.ingest.http.content_codings import FREE_BYTES, PIECE_BYTES, RATIO_MAX, BadCoding, Unpacker
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.clock import to_micros
-from server.engine.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
-from server.errors import RowRefused
-from server.store.copy_format import COLUMNS
-from server.store.log import LogConnection
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.errors import RowRefused
+from offbeat_server.db.copy_format import COLUMNS
+from offbeat_server.db.repositories.ping_log import LogConnection
+from offbeat_server.engine.model.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
 PINGS = st.one_of(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from server.deliver.attempts import SENDING_MAX, SLOW_AFTER_S
-from server.store.outbox import Wanted, page_alerts, resend
-from server.web import pages_incidents
+from offbeat_server.db.repositories.outbox import Wanted, page_alerts, resend
+from offbeat_server.notify.attempts import SENDING_MAX, SLOW_AFTER_S
+from offbeat_server.web.ui import incidents
 from tests.harness import Behaviour, Postgres, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, scene, types
 
@@ -109,7 +109,7 @@ async def test_whatever_is_asked_for_again_goes_out_alone_and_in_its_order(world
         assert await resend(world.pool, id)
     incident: Any = dict.fromkeys(("cause", "reason", "causes"), "") | {"monitor_id": 1, "number": 8}
     incident |= {"opened_at": datetime.now(UTC), "resolved_at": None}
-    shown = (await pages_incidents.context(world.pool, incident, True))["events"]
+    shown = (await incidents.context(world.pool, incident, True))["events"]
     assert [event.title for event in shown if event.look == "pending"] == ["Alert to hook pending"] * 2
     async with world.courier():
         assert await world.settled() == {"delivered": 9}

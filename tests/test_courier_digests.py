@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from server.deliver.courier import Courier
-from server.store.queries import load
+from offbeat_server.db.sql_loader import load
+from offbeat_server.notify.dispatcher import Courier
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, types
 
@@ -19,8 +19,8 @@ from tests.outbox_scene import Scene, at_work, ids, types
 @pytest.fixture
 def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two digests of a lane a quarter of a second, not five and more."""
-    monkeypatch.setattr("server.deliver.lane.DIGEST_GAPS_S", (0.25,))
-    monkeypatch.setattr("server.deliver.lane.URGENT_GAPS_S", (0.25,))
+    monkeypatch.setattr("offbeat_server.notify.channel_queue.DIGEST_GAPS_S", (0.25,))
+    monkeypatch.setattr("offbeat_server.notify.channel_queue.URGENT_GAPS_S", (0.25,))
 
 
 async def test_many_at_once_become_one_message(world: Scene, receiver: Receiver) -> None:
@@ -153,7 +153,7 @@ async def test_thousands_of_channels_each_once(world: Scene, receiver: Receiver,
 async def test_a_digest_at_a_service_that_keeps_incidents_is_closed_when_all_are_resolved(
     world: Scene, receiver: Receiver, short_gaps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+    monkeypatch.setattr("offbeat_server.notify.channels.pagerduty._HOSTS", {"us": receiver.url})
     channel = await world.channel("pager", "pagerduty", routing_key="r" * 32)
     await world.incidents(*range(1, 12))
     async with world.courier(start=False) as courier:
@@ -318,7 +318,7 @@ async def test_nothing_vanishes_while_its_receiver_is_in_trouble(
 async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_closes_at_a_service_that_keeps_them(
     world: Scene, receiver: Receiver, short_gaps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.deliver.kinds.pagerduty._HOSTS", {"us": receiver.url})
+    monkeypatch.setattr("offbeat_server.notify.channels.pagerduty._HOSTS", {"us": receiver.url})
     channel = await world.channel("pager", "pagerduty", routing_key="r" * 32)
     await world.incidents(1, 2)
     await world.pool.execute("update incidents set resolved_at = now()")

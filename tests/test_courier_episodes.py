@@ -13,7 +13,7 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.harness import Postgres, Receiver, Server, eventually
 
 

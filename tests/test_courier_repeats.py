@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.clock import to_micros
-from server.engine.durations import write_duration
-from server.engine.ping import SECOND
-from server.store.outbox import Outbox
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import SECOND
+from offbeat_server.db.repositories.outbox import Outbox
+from offbeat_server.engine.schedule.durations import write_duration
 from tests.harness import Receiver, eventually
 from tests.outbox_scene import Scene, ids, types
 
@@ -17,7 +17,7 @@ from tests.outbox_scene import Scene, ids, types
 async def test_flapping_is_said_and_held_back_and_reported_together(
     world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.deliver.lane.BURST_REFILL_S", 0.05)
+    monkeypatch.setattr("offbeat_server.notify.channel_queue.BURST_REFILL_S", 0.05)
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.courier() as courier:
         courier.flapping.hold_s = 1.5

@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import cronsim
 import pytest
 
-from server.clock import to_micros
-from server.engine.schedule import Calendar, check_cron
+from offbeat_server.common.clock import to_micros
+from offbeat_server.engine.schedule.calendar import Calendar, check_cron
 from tests.harness import ROOT, needs
 
 _BEGIN = datetime(1970, 1, 1)  # noqa: DTZ001 – of the clock on the wall

@@ -3,7 +3,7 @@
 from heapq import heappop, heappush
 from random import Random
 
-from server.engine.deadlines import BUCKET_BITS, Deadlines
+from offbeat_server.engine.deadline_queue import BUCKET_BITS, Deadlines
 
 
 def test_like_one_heap() -> None:

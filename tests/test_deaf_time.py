@@ -6,12 +6,12 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from server.clock import to_datetime
-from server.engine.ping import SECOND
-from server.keep.deafness import Reported
-from server.store import keeping
-from server.store.keeping import Deaf
-from server.store.partitions import make_partitions, name_of
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.instants import SECOND
+from offbeat_server.db.partitions import make_partitions, name_of
+from offbeat_server.db.repositories import keeping
+from offbeat_server.db.repositories.keeping import Deaf
+from offbeat_server.scheduler.outages import Reported
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
 from tests.link import Link

@@ -58,8 +58,12 @@ def test_no_version_that_is_known_to_be_bad(name):
 
 
 def test_what_the_server_needs_may_not_be_older_either():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    allowed = floors(project["dependencies"])
+    server, client = (
+        tomllib.loads((ROOT / name).read_text())["project"] for name in ("pyproject.toml", "client/pyproject.toml")
+    )
+    assert client["dependencies"] == []
+    assert f"offbeat[cli]=={client['version']}" in server["dependencies"] and client["version"] == server["version"]
+    allowed = floors([*server["dependencies"], *client["optional-dependencies"]["cli"]])
     assert {"aiohttp", "jinja2", "orjson", "brotli", "pyyaml"} <= allowed.keys()
     for name in GOOD_FROM.keys() & allowed.keys():
         good, why = GOOD_FROM[name]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from server.metrics import READINGS, Metrics
+from offbeat_server.observability.metrics import READINGS, Metrics
 from tests.harness import needs
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +117,7 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
     copied = {name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE) for name in names.split()}
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert all(f"!{name}" in allowed and (ROOT / name).exists() for name in copied)
-    for path in (ROOT / "server").rglob("*"):
+    for path in (*(ROOT / "client").rglob("*"), *(ROOT / "server").rglob("*")):
         assert not path.is_symlink() or path.resolve().relative_to(ROOT).parts[0] in copied, path
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from aiohttp import TCPConnector
 
-from server.deliver import destinations
-from server.deliver.delivery import DeliveryError, MailServer
-from server.deliver.destinations import DestinationRefused, Guard
-from server.deliver.kinds import read_channel
-from server.deliver.outbound import Outbound
-from server.settings import Settings
+from offbeat_server.config import Settings
+from offbeat_server.notify.channels.registry import read_channel
+from offbeat_server.notify.delivery import DeliveryError, MailServer
+from offbeat_server.notify.transport import destination_guard
+from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard
+from offbeat_server.notify.transport.http import Outbound
 from tests.channel_scene import make_certificate, message
 from tests.harness import Behaviour, Receiver
 
@@ -106,13 +106,13 @@ async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pyte
     """The check is made on the address that is connected to, not on an earlier answer."""
     asked: list[str] = []
 
-    def rebinding(host: str, port: int, family: int) -> list[destinations.AddressInfo]:
+    def rebinding(host: str, port: int, family: int) -> list[destination_guard.AddressInfo]:
         asked.append(host)
         address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     async with Receiver() as receiver, outbound() as out:
-        monkeypatch.setattr(destinations, "_look_up", rebinding)
+        monkeypatch.setattr(destination_guard, "_look_up", rebinding)
         monkeypatch.setattr(out, "send_timeout_s", 0.2)
         url = receiver.url.replace("127.0.0.1", "rebind.example")
         await failure(out, url)  # 8.8.8.8 was permitted, and does not answer
@@ -322,14 +322,14 @@ async def test_the_receivers_words_are_quoted_only_where_they_may_be() -> None:
 
 
 async def test_a_name_server_that_is_silent_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = destinations._look_up
+    real = destination_guard._look_up
 
-    def slow(host: str, port: int, family: int) -> list[destinations.AddressInfo]:
+    def slow(host: str, port: int, family: int) -> list[destination_guard.AddressInfo]:
         if host == "silent.example":
             time.sleep(3)
         return real("localhost", port, family)
 
-    monkeypatch.setattr(destinations, "_look_up", slow)
+    monkeypatch.setattr(destination_guard, "_look_up", slow)
     async with Receiver() as receiver, outbound(allow_private_destinations=True) as out:
         stuck = [asyncio.create_task(failure(out, f"http://silent.example:{9000 + n}/")) for n in range(20)]
         await asyncio.sleep(0.05)

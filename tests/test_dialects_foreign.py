@@ -5,14 +5,15 @@ from typing import Any
 import orjson
 import pytest
 
-from server.engine.monitor import Keywords
-from server.engine.ping import Ping
-from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
-from server.ingest.dialects import DIALECTS, find
-from server.ingest.filters import filtered
-from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
-from server.ingest.slugs import slug_in, slug_of
-from server.roster import Rules
+from offbeat_server.engine.model.definition import Keywords
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.ingest.key_index import Rules
+from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
+from offbeat_server.ingest.protocols.base import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
+from offbeat_server.ingest.protocols.filters import filtered
+from offbeat_server.ingest.protocols.registry import DIALECTS, find
+from offbeat_server.ingest.protocols.sentry import check_ins
+from offbeat_server.ingest.protocols.slugs import slug_in, slug_of
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 RID = "0f0e5b52-7d0c-4d1a-8e38-6f5b5d2f8a10"
@@ -74,9 +75,9 @@ def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer
         ("/api/push/token", uptime_kuma),
         ("/api/v1/endpoints/core_db/external", gatus),
         ("/api/v1/endpoints/core_db/external/", gatus),
-        ("/api/1/envelope/", sentry),
-        ("/api/42/store/", sentry),
-        (f"/api/1/cron/nightly/{PING_KEY}/", sentry),
+        ("/api/1/envelope/", check_ins),
+        ("/api/42/store/", check_ins),
+        (f"/api/1/cron/nightly/{PING_KEY}/", check_ins),
         ("/c2354d53d2", snitch),
         (f"/{UUID}", snitch),
         ("/", None),

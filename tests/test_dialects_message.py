@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.ingest.message import (
+from offbeat_server.ingest.protocols.message import (
     KEPT_HEAD_BYTES,
     KEPT_TAIL_BYTES,
     STORED_BYTES_MAX,
@@ -11,7 +11,7 @@ from server.ingest.message import (
     stored_message,
     stored_text,
 )
-from server.ingest.urlencoded import decode, read_pairs, read_values
+from offbeat_server.ingest.protocols.urlencoded import decode, read_pairs, read_values
 
 
 def test_short_messages_are_kept_as_they_are() -> None:

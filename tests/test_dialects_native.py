@@ -8,11 +8,11 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from server.engine.ping import PLAIN, Ping
-from server.ingest import native
-from server.ingest.fields import Said, read_fields
-from server.ingest.ids import canonical_run
-from server.ingest.reading import Key, Outcome, Reading, Refusal, Request
+from offbeat_server.engine.model.ping import PLAIN, Ping
+from offbeat_server.ingest.protocols import native
+from offbeat_server.ingest.protocols.base import Key, Outcome, Reading, Refusal, Request
+from offbeat_server.ingest.protocols.ids import canonical_run
+from offbeat_server.ingest.protocols.parameters import Said, read_fields
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -5,14 +5,14 @@ from typing import Any
 import orjson
 import pytest
 
-from server.engine.ping import Ping
-from server.engine.schedule import check_zone
-from server.ingest import sentry
-from server.ingest.codings import BadCoding
-from server.ingest.envelope import Envelope
-from server.ingest.monitor_config import DEFAULTS, read_config
-from server.ingest.reading import Outcome, Reading, Refusal, Request, Slug
-from server.ingest.windows_zones import WINDOWS_ZONES
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.schedule.calendar import check_zone
+from offbeat_server.ingest.http.content_codings import BadCoding
+from offbeat_server.ingest.protocols.base import Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.sentry import check_ins
+from offbeat_server.ingest.protocols.sentry.envelope import Envelope
+from offbeat_server.ingest.protocols.sentry.monitor_config import DEFAULTS, read_config
+from offbeat_server.ingest.protocols.sentry.windows_zones import WINDOWS_ZONES
 from tests.scene import Scene
 
 PING_KEY = "0123456789abcdef0123456789abcdef"
@@ -45,7 +45,7 @@ def envelope(*items: object, header: object = None, kind: str = "check_in") -> b
 
 def post(body: bytes, path: str = "/api/1/envelope/", query: str = "", **headers: str) -> Any:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return sentry.read(Request("POST", path, query, {**AUTH, **named}, body))
+    return check_ins.read(Request("POST", path, query, {**AUTH, **named}, body))
 
 
 def refusal(body: bytes, **headers: str) -> tuple[int, str]:
@@ -75,7 +75,7 @@ def test_everything_else_of_an_sdk_is_accepted_and_dropped() -> None:
     mixed = envelope(b"{}", kind="session") + b'{"type":"check_in"}\n' + orjson.dumps(check_in()) + b"\n"
     assert len(post(mixed)) == 1
     assert post(b'{"exception": {}}', "/api/1/store/") == []
-    ok = sentry.answer(Outcome("ok"), Request("POST", "/api/1/envelope/", "", {}, b""))
+    ok = check_ins.answer(Outcome("ok"), Request("POST", "/api/1/envelope/", "", {}, b""))
     assert (ok.status, ok.body) == (200, b"{}")
 
 
@@ -204,7 +204,7 @@ def test_the_cron_address() -> None:
     def cron(url: str, body: bytes = b"", method: str = "GET", **headers: str) -> Any:
         path, _, query = url.partition("?")
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return sentry.read(Request(method, path, query, named, body))
+        return check_ins.read(Request(method, path, query, named, body))
 
     url = f"/api/1/cron/nightly/{PING_KEY}/"
     assert cron(f"{url}?status=in_progress&check_in_id={ID}&environment=dev&duration=1.5") == Reading(
@@ -228,9 +228,9 @@ def test_the_cron_address() -> None:
     assert cron(f"{url}?status=ok", method="HEAD") == cron(f"{url}?status=ok")
     refused = cron(f"{url}?status=ok", method="PUT")
     assert refused[0] == 405
-    assert ("Allow", "GET, HEAD, POST") in sentry.answer(refused, Request("PUT", url, "", {}, b"")).headers
+    assert ("Allow", "GET, HEAD, POST") in check_ins.answer(refused, Request("PUT", url, "", {}, b"")).headers
     assert cron("/api/1/cron/nightly/?status=ok")[0] == 401
-    done = sentry.answer(Outcome("created"), Request("GET", url, "", {}, b""))
+    done = check_ins.answer(Outcome("created"), Request("GET", url, "", {}, b""))
     assert (done.status, done.body) == (202, b"")
 
 
@@ -240,7 +240,7 @@ def test_one_key_and_only_one() -> None:
     def send(query: str = "", header: object = None, **headers: str) -> Any:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         content = envelope(check_in(), header=header) if header else body
-        return sentry.read(Request("POST", "/api/1/envelope/", query, sent, content))
+        return check_ins.read(Request("POST", "/api/1/envelope/", query, sent, content))
 
     for reading in (
         send(f"sentry_version=7&sentry_key={PING_KEY}"),
@@ -286,7 +286,7 @@ def test_a_malformed_envelope_is_refused(body: bytes) -> None:
     refused = post(body)
     assert isinstance(refused, Refusal)
     assert refused.status == 400
-    answer = sentry.answer(refused, Request("POST", "/api/1/envelope/", "", {}, b""))
+    answer = check_ins.answer(refused, Request("POST", "/api/1/envelope/", "", {}, b""))
     assert orjson.loads(answer.body) == {"detail": refused.reason}
 
 
@@ -307,7 +307,7 @@ def test_what_is_too_much_is_refused() -> None:
 
 def streamed(body: bytes, size: int = 1_000) -> Any:
     """As the door reads a long one: in pieces, of which only the check-ins are kept."""
-    sink = sentry.sink("/api/1/envelope/")
+    sink = check_ins.sink("/api/1/envelope/")
     assert sink is not None
     most = 0
     try:
@@ -318,7 +318,7 @@ def streamed(body: bytes, size: int = 1_000) -> Any:
         pass
     assert most < 1_000_000
     kept = sink.result()
-    return sentry.read(Request("POST", "/api/1/envelope/", "", AUTH, kept.body, 0, kept.fault))
+    return check_ins.read(Request("POST", "/api/1/envelope/", "", AUTH, kept.body, 0, kept.fault))
 
 
 @pytest.mark.parametrize("size", [1, 7, 65_536])
@@ -385,7 +385,7 @@ def test_details_that_do_not_fit_cost_no_check_in() -> None:
 )
 def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signal: str) -> None:
     asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
-    reading = sentry.read(asked)
+    reading = check_ins.read(asked)
     assert isinstance(reading, Reading) and reading.ping.signal == signal and reading.address.slug == "nightly"
 
 
@@ -401,7 +401,7 @@ def test_names_as_javascript_writes_them() -> None:
     config = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "checkinMargin": 5, "maxRuntime": 10}
     sent = {"checkInId": ID, "monitorSlug": "nightly", "status": "in_progress", "monitorConfig": config}
     at_cron = Request("POST", "/api/1/cron/job/pk/", "", {"content-type": "application/json"}, orjson.dumps(sent))
-    assert isinstance(reading := sentry.read(at_cron), Reading) and reading.ping.run == ID
+    assert isinstance(reading := check_ins.read(at_cron), Reading) and reading.ping.run == ID
     (reading,) = post(envelope(sent))
     assert reading.ping.run == ID and reading.address.slug == "nightly"
     assert (reading.address.definition["grace"], reading.address.definition["max_runtime"]) == (300, 600)

@@ -8,8 +8,8 @@ import re
 import time
 from pathlib import Path
 
-from server.metrics import Metrics
-from server.settings import Settings
+from offbeat_server.config import Settings
+from offbeat_server.observability.metrics import Metrics
 from tests.harness import Receiver, needs
 
 README = Path(__file__).parent.parent / "README.md"
@@ -54,7 +54,7 @@ def test_what_the_threat_model_names_is_there() -> None:
 
 
 def _readings() -> set[str]:
-    from server.metrics import READINGS
+    from offbeat_server.observability.metrics import READINGS
 
     return set(READINGS)
 

@@ -18,14 +18,14 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from server.clock import to_datetime
-from server.engine.monitor import read_definition
-from server.ingest.connection import PIPELINE_MAX
-from server.ingest.head import HEAD_BYTES_MAX, LINE_BYTES_MAX
-from server.provision import Provision
-from server.store.changes import changing
-from server.store.definitions import Wanted, WantedKey, put_monitors
-from server.store.projects import WantedProject, put_project
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.db.repositories.changes import changing
+from offbeat_server.db.repositories.definitions import Wanted, WantedKey, put_monitors
+from offbeat_server.db.repositories.projects import WantedProject, put_project
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.ingest.http.connection import PIPELINE_MAX
+from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX
+from offbeat_server.ingest.provisioning import Provision
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
@@ -925,7 +925,7 @@ async def test_bulk_waits_for_room_instead_of_refusing(database_url, door):
 
 
 async def test_bulk_is_streamed_and_limited(database_url, door, monkeypatch):
-    monkeypatch.setattr("server.ingest.bulk.BODY_BYTES_MAX", 3_000_000)
+    monkeypatch.setattr("offbeat_server.ingest.bulk.BODY_BYTES_MAX", 3_000_000)
     async with serving(database_url, door=door) as served, posting(served) as post:
         line = lines_of({"key": KEY, "message": "m" * 100}) + b"\n"
 
@@ -957,7 +957,7 @@ async def test_bulk_while_postgres_is_away(database_url, door):
 
 async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_never_unknown(database_url, monkeypatch):
     """Its key may be known to the database. A wrong key, once all are loaded, proves nothing."""
-    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 0.3)
+    monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with serving(database_url) as served:
         held, load = asyncio.Event(), served.roster._source.all_keys
 

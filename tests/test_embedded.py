@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.errors import DatabaseAway, SettingsError
-from server.store import embedded, passage
-from server.store.cluster import SOCKET_PATH_BYTES_MAX, wheel_binaries
-from server.store.embedded import EmbeddedPostgres
-from server.store.passage import allow_passing
-from server.store.pool import connect
+from offbeat_server.common.errors import DatabaseAway, SettingsError
+from offbeat_server.db.embedded import passage
+from offbeat_server.db.embedded import postgres as embedded
+from offbeat_server.db.embedded.cluster import SOCKET_PATH_BYTES_MAX, wheel_binaries
+from offbeat_server.db.embedded.passage import allow_passing
+from offbeat_server.db.embedded.postgres import EmbeddedPostgres
+from offbeat_server.db.pool import connect
 from tests.harness import ROOT, Server, eventually, refuse
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -101,7 +102,7 @@ async def test_what_the_operator_adds_to_the_configuration_wins(data_dir: Path) 
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from server.store.embedded import EmbeddedPostgres
+from offbeat_server.db.embedded.postgres import EmbeddedPostgres
 
 async def main():
     postgres = EmbeddedPostgres(Path(sys.argv[1]))

@@ -3,11 +3,11 @@
 import orjson
 import pytest
 
-from server.engine.effects import Alert
-from server.engine.expectation import Seen, look
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND
-from server.errors import DefinitionError
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.decisions import Alert
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.due_times import Seen, look
 from tests.scene import Scene
 
 
@@ -356,8 +356,8 @@ def test_state_survives_dump_and_load(scene: Scene) -> None:
     scene.ping(10, "success", run="r", stage="a", done=5, total=10)
     scene.ping(20, "start", run="s")
     m = scene.engine.monitors[1]
-    from server.engine.engine import Engine
-    from server.engine.state import Monitor
+    from offbeat_server.engine.engine import Engine
+    from offbeat_server.engine.model.monitor import Monitor
 
     again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, m.created_at)
     again.load(m.status, m.since, m.position, m.dump())

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from server.clock import to_micros
-from server.engine.effects import Alert, IncidentChanged
-from server.engine.engine import Engine
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND
-from server.engine.schedule import calendar
-from server.engine.state import Monitor
-from server.engine.windows import read_window
-from server.errors import DefinitionError
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.decisions import Alert, IncidentChanged
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.schedule.calendar import calendar
+from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.scene import PROJECT, Scene
 
 HERE = b"\x7f\0\0\1"

@@ -3,10 +3,11 @@
 import tracemalloc
 from array import array
 
-from server.engine.engine import Engine
-from server.engine.monitor import load_definition
-from server.engine.ping import PLAIN, SECOND, Entry, Position
-from server.engine.state import USUAL, Monitor, Unusual
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import load_definition
+from offbeat_server.engine.model.monitor import USUAL, Monitor, Unusual
+from offbeat_server.engine.model.ping import PLAIN, Entry, Position
 
 COUNT = 20_000
 BEGIN = 1_790_000_000 * SECOND

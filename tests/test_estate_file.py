@@ -3,10 +3,10 @@
 import orjson
 import pytest
 
-from server.engine.monitor import read_definition
-from server.errors import DefinitionError, SettingsError
-from server.estate_file import read_estate, write_estate
-from server.strict_json import read_json
+from offbeat.cli.config_file import read_estate, write_estate
+from offbeat.strict_json import read_json
+from offbeat_server.common.errors import DefinitionError, SettingsError
+from offbeat_server.engine.model.definition import read_definition
 
 
 def read(tmp_path, text, name="estate.yaml"):

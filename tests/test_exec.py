@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.command import Done
+from tests.command import Done, clean_environment
 from tests.harness import ROOT, Behaviour, Received, Receiver, Server, eventually, needs
 
 TIMEOUT_S = 60.0
@@ -36,16 +36,11 @@ def offbeat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("installed")
     packages = home / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
     packages.mkdir(parents=True)
-    (packages / "server").symlink_to(ROOT / "server")
+    (packages / "offbeat").symlink_to(ROOT / "client" / "offbeat")
     (home / "bin").mkdir()
     (home / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
-    shutil.copy2(ROOT / "bin" / "offbeat", home / "bin")
+    shutil.copy2(ROOT / "client" / "bin" / "offbeat", home / "bin")
     return home / "bin" / "offbeat"
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment of these tests without what would steer Offbeat or Python."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OFFBEAT_", "PYTHON"))}
 
 
 async def run(
@@ -84,7 +79,7 @@ async def test_a_shell_that_cannot_fork_runs_the_job() -> None:
         pytest.skip("only root can become a user with a limit of its own")
     with tempfile.TemporaryDirectory() as directory:  # that the other user can enter, unlike pytest's
         os.chmod(directory, 0o755)
-        script = shutil.copy2(ROOT / "bin" / "offbeat", directory)
+        script = shutil.copy2(ROOT / "client" / "bin" / "offbeat", directory)
         limited = ("--reuid", "65533", "--clear-groups", needs("prlimit"), "--nproc=1:1")
         done = await run(
             Path(needs("setpriv")), *limited, script, "exec", "--wait", "0", "K", "--", "/bin/echo", "ran", url=NOBODY
@@ -93,7 +88,7 @@ async def test_a_shell_that_cannot_fork_runs_the_job() -> None:
 
 
 async def test_a_command_of_an_incomplete_installation_says_so_in_one_line(tmp_path: Path) -> None:
-    script = Path(shutil.copy2(ROOT / "bin" / "offbeat", tmp_path))
+    script = Path(shutil.copy2(ROOT / "client" / "bin" / "offbeat", tmp_path))
     done = await run(script, "monitors")
     assert done.code == 1 and "not complete" in done.err and done.err.count("\n") == 1, done
 
@@ -154,7 +149,7 @@ async def test_no_file_or_directory_of_the_job_is_in_the_way(offbeat: Path, tmp_
     shadows = tmp_path / "shadows"
     shadows.mkdir()
     for name in (
-        "server",
+        "offbeat",
         "click",
         "json",
         "os",
@@ -184,14 +179,14 @@ async def test_no_file_or_directory_of_the_job_is_in_the_way(offbeat: Path, tmp_
         *("sh", "-c", gone, str(offbeat)), cwd=tmp_path, env=clean_environment() | {"OFFBEAT_URL": NOBODY}
     )
     assert await shell.wait() == 7
-    # `python -m server`, which cannot be isolated, strips what it can.
-    (tmp_path / "server").symlink_to(ROOT / "server")
+    # `python -m offbeat`, which cannot be isolated, strips what it can.
+    (tmp_path / "offbeat").symlink_to(ROOT / "client" / "offbeat")
     (shadows / "os.py").unlink()
-    (shadows / "server.py").unlink()
+    (shadows / "offbeat.py").unlink()
     for name in ("re", "enum", "site", "sitecustomize"):
         (shadows / f"{name}.py").unlink()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "exec", "--wait", "0.5", "K", "--", *JOB),
+        *(sys.executable, "-m", "offbeat", "exec", "--wait", "0.5", "K", "--", *JOB),
         cwd=tmp_path,
         env=clean_environment() | {"PYTHONPATH": str(shadows), "OFFBEAT_URL": NOBODY},
         stdout=asyncio.subprocess.PIPE,
@@ -874,4 +869,4 @@ def test_a_start_is_cheap(offbeat: Path) -> None:
 
 
 def test_the_script_is_executable() -> None:
-    assert (ROOT / "bin" / "offbeat").stat().st_mode & stat.S_IXUSR
+    assert (ROOT / "client" / "bin" / "offbeat").stat().st_mode & stat.S_IXUSR

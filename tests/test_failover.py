@@ -6,10 +6,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.errors import DatabaseAway
-from server.store.copying import CopyConnection
-from server.store.hosts import HOST_TIMEOUT_S, Group, Host, hosts_of
-from server.store.pool import connect, look_for_primary, open_pool
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.db.copy_connection import CopyConnection
+from offbeat_server.db.hosts import HOST_TIMEOUT_S, Group, Host, hosts_of
+from offbeat_server.db.pool import connect, look_for_primary, open_pool
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, is_judged
 from tests.standby import Pair
@@ -95,8 +95,8 @@ async def test_a_primary_that_has_become_a_standby_is_left_at_once() -> None:
 
 async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The former primary answers, and while the others are still asked the newer one is chosen."""
-    monkeypatch.setattr("server.store.hosts.OTHERS_WAIT_S", 30.0)
-    monkeypatch.setattr("server.store.hosts.HOST_TIMEOUT_S", 30.0)
+    monkeypatch.setattr("offbeat_server.db.hosts.OTHERS_WAIT_S", 30.0)
+    monkeypatch.setattr("offbeat_server.db.hosts.HOST_TIMEOUT_S", 30.0)
     async with Pair(synchronous=False) as pair:
         url = pair.url("a", "b")
         await pair.promote()  # both are primaries now, by their own account

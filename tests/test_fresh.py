@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from server.web import fresh
-from server.web.fresh import Fresh
+from offbeat_server.web.framework import fresh
+from offbeat_server.web.framework.fresh import Fresh
 
 
 async def test_one_finds_out_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from server.errors import DatabaseAway
-from server.keep.frozen import Frozen
-from server.settings import Settings
-from server.store import changes, history
-from server.store.outbox import Gathering, Outbox
-from server.store.pool import connect, database_trouble, open_pool
-from server.store.queries import load
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import connect, database_trouble, open_pool
+from offbeat_server.db.read_models import history
+from offbeat_server.db.repositories import changes
+from offbeat_server.db.repositories.outbox import Gathering, Outbox
+from offbeat_server.db.sql_loader import load
+from offbeat_server.scheduler.stuck_sessions import Frozen
 from tests.harness import Receiver, Server, eventually
 from tests.outbox_scene import scene
 

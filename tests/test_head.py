@@ -11,9 +11,17 @@ from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.ingest import wire
-from server.ingest.connection import Connection
-from server.ingest.head import ENDING_BYTES_MAX, ENDINGS_MAX, HEADERS_MAX, LINE_BYTES_MAX, Endings, Head, Headers
+from offbeat_server.ingest.http import response
+from offbeat_server.ingest.http.connection import Connection
+from offbeat_server.ingest.http.request_head import (
+    ENDING_BYTES_MAX,
+    ENDINGS_MAX,
+    HEADERS_MAX,
+    LINE_BYTES_MAX,
+    Endings,
+    Head,
+    Headers,
+)
 
 LINES = [
     b"GET /api/v1/heartbeat/k HTTP/1.1",
@@ -105,7 +113,7 @@ def check(raw: bytes) -> None:
     assert message.method.encode() == head.method
     assert message.path.encode("utf-8", "surrogateescape") == head.url
     assert not message.chunked and not message.upgrade
-    assert message.should_close is (head.keep == wire.CLOSE)
+    assert message.should_close is (head.keep == response.CLOSE)
     assert dict(Headers(head.headers)) == {
         name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape") for name, value in message.raw_headers
     }
@@ -163,7 +171,7 @@ def test_one_reader_for_all_requests_of_a_connection():
     assert (head.method, head.url, head.keep, set(head.headers)) == (
         b"HEAD",
         b"/c",
-        wire.CLOSE,
+        response.CLOSE,
         {b"host", b"connection"},
     )
 

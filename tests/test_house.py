@@ -1,6 +1,6 @@
-"""The house checks itself: who may import whom, and the bans that make the other rules true.
+"""The house checks itself: the rules that no linter has. Who may import whom stands in .importlinter.
 
-Each rule reads the source of `server/` and says where, what is wrong, and what to use instead.
+Each rule reads the source of both packages and says where, what is wrong, and what to use instead.
 """
 
 import ast
@@ -13,42 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-SERVER = Path(__file__).parent.parent / "server"
-
-# Imports only go down, and rooms on one floor never import each other: app.py hands over a callable instead.
-FLOORS: list[set[str]] = [
-    {
-        *("engine", "settings", "clock", "errors", "metrics", "service", "__init__"),
-        *("logs", "loop_lag", "systemd", "beat", "failpoints", "admin_key", "greeting", "descriptors"),
-        *("estate_file", "strict_json", "pace", "crontab", "names"),
-    },
-    {"store", "roster"},
-    {"ingest", "keep", "deliver"},
-    {"web"},
-    {
-        "app",
-        "provision",
-        "listening",
-        "readings",
-        "site",
-        "worker",
-        "workers",
-        "healthchecks_export",
-        "cli",
-        "__main__",
-    },
-]
-GROUND, ROOF = FLOORS[0], FLOORS[-1]  # on these two the single modules may use each other
-ENGINE_MAY_USE = {"engine", "errors"}
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"offbeat": ROOT / "client" / "offbeat", "offbeat_server": ROOT / "server" / "offbeat_server"}
 
 FUNCTION_LINES_MAX = 80
 BANNED_WORDS = {"manager", "util", "utils", "helper", "helpers"}  # they name nothing; say what it does
-BANNED_MODULES = {"data", "process", "common", "misc"}
-# Would make the engine's answer depend on more than its input.
-NOT_IN_ENGINE = {
-    *("asyncio", "threading", "concurrent", "multiprocessing", "subprocess", "socket", "os", "time", "random"),
-    *("secrets", "uuid", "logging", "structlog", "asyncpg", "aiohttp"),
-}
+BANNED_MODULES = {"data", "process", "misc"}
 SLOW_TO_IMPORT = {
     "argparse",
     "contextlib",
@@ -74,10 +44,10 @@ SQL = re.compile(
 
 
 class Module(NamedTuple):
-    """One source file; `room` is its folder or, at the top level, its own name."""
+    """One source file; `layer` is its package below `offbeat_server`, or `offbeat`."""
 
     path: str
-    room: str
+    layer: str
     text: str
     tree: ast.Module
 
@@ -94,19 +64,18 @@ Rule = Callable[[Module], Iterator[Fault]]
 
 @cache
 def modules() -> list[Module]:
-    """All of server/, read once."""
-    found = []
-    for path in sorted(SERVER.rglob("*.py")):
-        parts = path.relative_to(SERVER).parts
-        text = path.read_text(encoding="utf-8")
-        found.append(Module(f"server/{'/'.join(parts)}", room_of(parts[0]), text, ast.parse(text)))
-    return found
+    """All of both packages, read once."""
+    return [
+        module_of(f"{name}/{path.relative_to(folder).as_posix()}", path.read_text(encoding="utf-8"))
+        for name, folder in PACKAGES.items()
+        for path in sorted(folder.rglob("*.py"))
+    ]
 
 
-def room_of(name: str) -> str:
-    """The folder, or the module at the top level; the modules of the command line are one room."""
-    stem = name.removesuffix(".py")
-    return "cli" if stem.startswith("cli_") else stem
+def module_of(path: str, text: str) -> Module:
+    """A module at `path`, which begins with its package."""
+    package, below, *_ = path.split("/")
+    return Module(path, package if package == "offbeat" else below.removesuffix(".py"), text, ast.parse(text))
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
@@ -115,13 +84,7 @@ def imports(module: Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            name = node.module or ""
-            if node.level:
-                yield node.lineno, "." * node.level + name
-            elif name == "server":
-                yield from ((node.lineno, f"server.{alias.name}") for alias in node.names)
-            else:
-                yield node.lineno, name
+            yield node.lineno, "." * node.level + (node.module or "")
 
 
 def dotted(node: ast.AST) -> str:
@@ -133,76 +96,53 @@ def dotted(node: ast.AST) -> str:
     return f"{dotted(node.func)}()" if isinstance(node, ast.Call) else ""
 
 
-def floor_of(room: str) -> int | None:
-    """0 at the bottom; None for a room without a floor."""
-    return next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
-
-
 # `offbeat exec` and `offbeat ping`: one file that works without the rest of the house.
-STANDS_ALONE = "server/cli_exec.py"
+STANDS_ALONE = "offbeat/exec.py"
 
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
 
-def imports_go_down(module: Module) -> Iterator[Fault]:
-    """Imports only go down."""
-    here = floor_of(module.room)
-    if here is None:
-        yield Fault(1, f"`{module.room}` has no floor; give it one in FLOORS of tests/test_house.py")
-        return
+def imports_are_absolute(module: Module) -> Iterator[Fault]:
+    """Imports name the whole path; .importlinter says which are allowed."""
     for line, name in imports(module):
         if name.startswith("."):
-            yield Fault(line, f"import {name} is relative; write server.…, so that a reader sees the room")
-        room = room_of(name.split(".")[1]) if name.startswith("server.") else None
-        # `from server import __version__` is the package itself.
-        if room is None or room == module.room or room.startswith("__"):
-            continue
-        there = floor_of(room)
-        if there is None or there > here:
-            yield Fault(line, f"{module.room} may not import {room}, which is above it; app.py hands over a callable")
-        elif there == here and module.room not in GROUND | ROOF:
-            yield Fault(line, f"{module.room} and {room} are on one floor; app.py hands over a callable")
-        elif module.room == "engine" and room not in ENGINE_MAY_USE:
-            yield Fault(line, f"the engine is pure and may not use {room}")
+            yield Fault(line, f"import {name} is relative; write offbeat_server.…, so that a reader sees the package")
 
 
-def engine_is_pure(module: Module) -> Iterator[Fault]:
-    """No async, no clock, no randomness, no I/O in the engine."""
-    if module.room != "engine":
+def engine_is_synchronous(module: Module) -> Iterator[Fault]:
+    """No async in the engine; .importlinter forbids it clocks, randomness and I/O."""
+    if module.layer != "engine":
         return
-    for line, name in imports(module):
-        if name.split(".")[0] in NOT_IN_ENGINE:
-            yield Fault(line, f"the engine may not import {name}: its answer depends on its input alone")
     for node in ast.walk(module.tree):
         if isinstance(node, (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)):
-            yield Fault(node.lineno, "the engine is synchronous; the keeper calls it")
+            yield Fault(node.lineno, "the engine is synchronous; the scheduler calls it")
 
 
 def clock_is_read_in_one_place(module: Module) -> Iterator[Fault]:
-    """Raw clocks only in clock.py."""
-    if module.path in ("server/clock.py", STANDS_ALONE):
+    """Raw clocks only in common/clock.py."""
+    if module.path in ("offbeat_server/common/clock.py", STANDS_ALONE):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom) and node.module == "time":
-            yield Fault(node.lineno, "use server.clock: monotonic() to wait, LogClock for what is recorded")
+            yield Fault(node.lineno, "use common.clock: monotonic() to wait, LogClock for what is recorded")
         if not isinstance(node, ast.Call):
             continue
         name = dotted(node.func)
         base, _, last = name.rpartition(".")
         if (base == "time" and last in CLOCK_READINGS) or name.endswith(("loop.time", "loop().time")):
-            yield Fault(node.lineno, f"{name}(): use server.clock.monotonic, or take the instant as an argument")
+            yield Fault(node.lineno, f"{name}(): use common.clock.monotonic, or take the instant as an argument")
         if base.split(".")[-1] in ("datetime", "date") and last in ("now", "utcnow", "today"):
-            yield Fault(node.lineno, f"{name}(): use LogClock.now and server.clock.to_datetime")
+            yield Fault(node.lineno, f"{name}(): use LogClock.now and common.clock.to_datetime")
 
 
 def environment_is_read_in_one_place(module: Module) -> Iterator[Fault]:
-    """The environment only in settings.py."""
-    if module.path in ("server/settings.py", STANDS_ALONE):
+    """The environment only in config.py, and in the client's cli/settings.py."""
+    if module.path in ("offbeat_server/config.py", "offbeat/cli/settings.py", STANDS_ALONE):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv", "os.environb"):
-            yield Fault(node.lineno, f"{dotted(node)}: make it a field of server.settings.Settings")
+            yield Fault(node.lineno, f"{dotted(node)}: make it a field of config.Settings")
 
 
 def exec_stands_alone(module: Module) -> Iterator[Fault]:
@@ -220,7 +160,7 @@ def exec_stands_alone(module: Module) -> Iterator[Fault]:
 
 def tasks_belong_to_a_service(module: Module) -> Iterator[Fault]:
     """Tasks are made in service.py."""
-    if module.path == "server/service.py":
+    if module.path == "offbeat_server/common/service.py":
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in ("create_task", "ensure_future"):
@@ -228,14 +168,10 @@ def tasks_belong_to_a_service(module: Module) -> Iterator[Fault]:
 
 
 def sql_lives_in_sql_files(module: Module) -> Iterator[Fault]:
-    """SQL text in server/store/sql, asyncpg in server/store."""
+    """SQL text in db/sql; .importlinter keeps asyncpg in db."""
     for line, text in strings(module.tree):
         if SQL.match(text):
-            yield Fault(line, f"SQL belongs into server/store/sql/*.sql: {text.strip()[:50]!r}")
-    if module.room != "store":
-        for line, name in imports(module):
-            if name.split(".")[0] == "asyncpg":
-                yield Fault(line, "asyncpg stays in server/store; pool.database_trouble translates its errors")
+            yield Fault(line, f"SQL belongs into offbeat_server/db/sql/*.sql: {text.strip()[:50]!r}")
 
 
 def strings(node: ast.AST) -> Iterator[tuple[int, str]]:
@@ -288,8 +224,8 @@ def modules_say_what_and_why(module: Module) -> Iterator[Fault]:
 
 
 RULES: list[Rule] = [
-    imports_go_down,
-    engine_is_pure,
+    imports_are_absolute,
+    engine_is_synchronous,
     clock_is_read_in_one_place,
     environment_is_read_in_one_place,
     exec_stands_alone,
@@ -309,32 +245,25 @@ def test_house(rule: Rule) -> None:
 
 # What each rule must catch, so that it does not rot into one that catches nothing.
 WRONG: list[tuple[Rule, str, str]] = [
-    (imports_go_down, "server/store/x.py", "from server.ingest.batch import Batch"),
-    (imports_go_down, "server/keep/x.py", "import server.ingest.batch"),
-    (imports_go_down, "server/keep/x.py", "from server import deliver"),
-    (imports_go_down, "server/engine/x.py", "from server.clock import monotonic"),
-    (imports_go_down, "server/web/x.py", "from . import y"),
-    (imports_go_down, "server/attic/x.py", ""),
-    (engine_is_pure, "server/engine/x.py", "import random"),
-    (engine_is_pure, "server/engine/x.py", "async def f(): pass"),
-    (clock_is_read_in_one_place, "server/web/x.py", "import time\ntime.monotonic()"),
-    (clock_is_read_in_one_place, "server/web/x.py", "import datetime\ndatetime.datetime.now(datetime.UTC)"),
-    (clock_is_read_in_one_place, "server/web/x.py", "asyncio.get_running_loop().time()"),
-    (environment_is_read_in_one_place, "server/web/x.py", "import os\nos.environ['X']"),
-    (exec_stands_alone, STANDS_ALONE, "from server.settings import Settings"),
+    (imports_are_absolute, "offbeat_server/web/x.py", "from . import y"),
+    (engine_is_synchronous, "offbeat_server/engine/x.py", "async def f(): pass"),
+    (clock_is_read_in_one_place, "offbeat_server/web/x.py", "import time\ntime.monotonic()"),
+    (clock_is_read_in_one_place, "offbeat_server/web/x.py", "import datetime\ndatetime.datetime.now(datetime.UTC)"),
+    (clock_is_read_in_one_place, "offbeat_server/web/x.py", "asyncio.get_running_loop().time()"),
+    (environment_is_read_in_one_place, "offbeat_server/web/x.py", "import os\nos.environ['X']"),
+    (exec_stands_alone, STANDS_ALONE, "from offbeat.cli.settings import ClientSettings"),
     (exec_stands_alone, STANDS_ALONE, "def f():\n    import click"),
     (exec_stands_alone, STANDS_ALONE, "import subprocess"),
-    (tasks_belong_to_a_service, "server/web/x.py", "asyncio.create_task(f())"),
-    (sql_lives_in_sql_files, "server/store/x.py", "x = 'select a\\n from b'"),
-    (sql_lives_in_sql_files, "server/store/x.py", "x = f'UPDATE {table} SET a = 1'"),
-    (sql_lives_in_sql_files, "server/web/x.py", "import asyncpg.exceptions"),
-    (functions_are_readable, "server/web/x.py", "def f():\n" + "    x = 1\n" * FUNCTION_LINES_MAX),
-    (names_say_something, "server/web/string_utils.py", ""),
-    (names_say_something, "server/web/x.py", "class ConnectionManager: pass"),
-    (modules_say_what_and_why, "server/web/x.py", "x = 1"),
+    (tasks_belong_to_a_service, "offbeat_server/web/x.py", "asyncio.create_task(f())"),
+    (sql_lives_in_sql_files, "offbeat_server/db/x.py", "x = 'select a\\n from b'"),
+    (sql_lives_in_sql_files, "offbeat_server/db/x.py", "x = f'UPDATE {table} SET a = 1'"),
+    (functions_are_readable, "offbeat_server/web/x.py", "def f():\n" + "    x = 1\n" * FUNCTION_LINES_MAX),
+    (names_say_something, "offbeat_server/web/string_utils.py", ""),
+    (names_say_something, "offbeat_server/web/x.py", "class ConnectionManager: pass"),
+    (modules_say_what_and_why, "offbeat_server/web/x.py", "x = 1"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), WRONG, ids=lambda value: getattr(value, "__name__", None))
 def test_each_rule_catches_what_it_is_for(rule: Rule, path: str, text: str) -> None:
-    assert list(rule(Module(path, room_of(path.split("/")[1]), text, ast.parse(text))))
+    assert list(rule(module_of(path, text)))

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.clock import to_micros
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND
-from server.errors import LeaseLost
-from server.keep import keeper as keeper_module
-from server.store import changes, definitions, windows
-from server.store.definitions import Wanted
-from server.store.pool import connect
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.errors import LeaseLost
+from offbeat_server.common.instants import SECOND
+from offbeat_server.db.pool import connect
+from offbeat_server.db.repositories import changes, definitions, windows
+from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.scheduler import scheduler as keeper_module
 from tests.harness import eventually
 from tests.keeper_node import Node, count_of, running, short_lease, true  # noqa: F401
 

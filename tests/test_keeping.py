@@ -7,19 +7,20 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.clock import to_datetime
-from server.engine.effects import Decision
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND, Micros, Position
-from server.engine.state import Monitor
-from server.errors import DatabaseAway, LeaseLost
-from server.keep.deafness import Deafness
-from server.store import changes, decisions, definitions, keeping, lease, states, windows
-from server.store.decisions import Taken
-from server.store.definitions import Wanted
-from server.store.lease import Held
-from server.store.outbox import Outbox
-from server.store.pool import connect, open_pool
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.errors import DatabaseAway, LeaseLost
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.pool import connect, open_pool
+from offbeat_server.db.repositories import changes, decisions, definitions, keeping, lease, states, windows
+from offbeat_server.db.repositories.decisions import Taken
+from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.db.repositories.lease import Held
+from offbeat_server.db.repositories.outbox import Outbox
+from offbeat_server.engine.decisions import Decision
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import Position
+from offbeat_server.scheduler.outages import Deafness
 from tests.harness import eventually
 
 AT: Micros = 1_800_000_000 * SECOND

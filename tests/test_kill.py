@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.harness import Server, eventually
 
 MONITORS = 10_000

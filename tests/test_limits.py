@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from server.descriptors import RESERVE, Room
-from server.ingest.budget import MINUTE_S, Budget
-from server.ingest.dialects import DIALECTS
-from server.ingest.reading import Outcome, Request
-from server.ingest.seats import Seats
-from server.ingest.source import Sources
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.connection_limits import Seats
+from offbeat_server.ingest.key_rate_limit import MINUTE_S, Budget
+from offbeat_server.ingest.protocols.base import Outcome, Request
+from offbeat_server.ingest.protocols.registry import DIALECTS
+from offbeat_server.runtime.fd_limit import RESERVE, Room
 from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import Server, eventually
 
@@ -203,7 +203,7 @@ def test_every_dialect_knows_the_word():
 def limited_to(soft: int, hard: int, connections_max: int) -> Room:
     """What a process with these limits makes of them. In one of its own: a hard limit cannot be raised again."""
     program = (
-        "import resource, sys; from server.descriptors import make_room\n"
+        "import resource, sys; from offbeat_server.runtime.fd_limit import make_room\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         f"room = make_room({connections_max}); assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == room.limit\n"
         "print(*room)"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.ingest.codings import Unpacker
-from server.ingest.lines import VALUE_BYTES_MAX, BadBody, Lines
+from offbeat_server.ingest.http.content_codings import Unpacker
+from offbeat_server.ingest.ndjson import VALUE_BYTES_MAX, BadBody, Lines
 
 TEXT = st.text(st.sampled_from('ab"\\,{}[]: \n\t\u00fc\U0001f600'), max_size=12)
 INNER = st.lists(st.dictionaries(TEXT, TEXT, max_size=2), max_size=2)

@@ -6,7 +6,7 @@ import re
 import asyncpg
 import pytest
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, is_judged, outages_of
 from tests.standby import Pair

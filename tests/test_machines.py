@@ -11,22 +11,22 @@ import pytest
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from server.beat import UNTAKEN_S_MAX, Beat
-from server.clock import LogClock
-from server.errors import DatabaseAway
-from server.ingest.doors import Doors
-from server.ingest.writer import Writer
-from server.keep.keeper import Keeper
-from server.keep.self_check import SelfCheck
-from server.loop_lag import LoopLag
-from server.metrics import Metrics
-from server.readings import bind_hearing, bind_keeper
-from server.roster import Roster
-from server.settings import ServiceEnvironment, Settings
-from server.store.machines import DatabaseFacts, Target, read_targets
-from server.store.pool import open_pool
-from server.systemd import Systemd
-from server.web.machines import Check, Machines, add_routes
+from offbeat_server.common.clock import LogClock
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.config import ServiceEnvironment, Settings
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.read_models.processes import DatabaseFacts, Target, read_targets
+from offbeat_server.ingest.http.servers import Doors
+from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.observability.loop_lag import LoopLag
+from offbeat_server.observability.metrics import Metrics
+from offbeat_server.observability.watchdog import UNTAKEN_S_MAX, Beat
+from offbeat_server.runtime.metrics_bindings import bind_hearing, bind_keeper
+from offbeat_server.runtime.systemd import Systemd
+from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.self_check import SelfCheck
+from offbeat_server.web.ops.probes import Check, Machines, add_routes
 
 
 class World:
@@ -247,7 +247,7 @@ async def test_the_loops_lag_is_seen():
 
 LOGGING = """
 import logging, structlog
-from server import logs
+from offbeat_server.observability import logging as logs
 logs.set_up({form!r}, "info")
 log = structlog.get_logger("ingest")
 log.debug("too much")

@@ -4,8 +4,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine.ping import SIGNALS
-from server.metrics import ALERT_RESULTS, ERROR_CODES, READINGS, REFUSALS, STATUSES, Metrics
+from offbeat_server.engine.model.ping import SIGNALS
+from offbeat_server.observability.metrics import ALERT_RESULTS, ERROR_CODES, READINGS, REFUSALS, STATUSES, Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

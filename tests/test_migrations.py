@@ -8,12 +8,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.cli_doctor import _database
-from server.errors import DatabaseAway
-from server.store import schema
-from server.store.pool import connect
-from server.store.queries import parse
-from server.store.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
+from offbeat_server.cli.doctor import _database
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.db import schema
+from offbeat_server.db.pool import connect
+from offbeat_server.db.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
+from offbeat_server.db.sql_loader import parse
 from tests.harness import Server, eventually
 from tests.keeper_node import running, true
 

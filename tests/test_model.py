@@ -15,18 +15,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from server.clock import to_micros, to_rfc3339
-from server.engine import execution, hearing, judging, pieces, runs, shortcuts, telling
-from server.engine.deaf import DeafTime
-from server.engine.desk import Desk
-from server.engine.effects import Alert, Decision, IncidentChanged, RunChanged
-from server.engine.engine import Engine
-from server.engine.fleet import Fleet, MemberRow
-from server.engine.monitor import Definition, read_definition
-from server.engine.ping import SECOND, Entry, Micros, Ping, Position
-from server.engine.state import Monitor
-from server.engine.windows import Window, read_window
-from server.errors import DefinitionError
+from offbeat_server.common.clock import to_micros, to_rfc3339
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine import fast_path
+from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model import runs
+from offbeat_server.engine.model.definition import Definition, read_definition
+from offbeat_server.engine.model.fleet import Fleet, MemberRow
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import Entry, Ping, Position
+from offbeat_server.engine.rules import deadlines, notifications, pings, run_steps
+from offbeat_server.engine.rules import runs as execution
+from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
+from offbeat_server.engine.schedule.outages import DeafTime
 from tests import model as reference
 from tests.model import Model
 
@@ -601,26 +605,26 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 # Bugs put in on purpose, all of which are found: the test of the test.
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (Desk, "_together", lambda desk, monitor_id: [monitor_id]),
-    "another run is told at once": (telling, "TELL_AGAIN_MIN", 0),
-    "a greater loss is told late": (telling, "TELL_DOUBLED_MIN", 600 * SECOND),
+    "another run is told at once": (notifications, "TELL_AGAIN_MIN", 0),
+    "a greater loss is told late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
     "deaf time counts": (DeafTime, "shift", lambda deaf, start, deadline: deadline),
-    "three are excused in a row": (judging, "EXCUSED_MAX", 3),
+    "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
-    "a late start is taken for another run": (hearing, "LATE_START_MAX", 9 * SECOND),
-    "an overtaken start begins a run": (hearing, "is_overtaken", lambda m, entry: False),
-    "an overtaken piece begins a run": (pieces, "OVERTAKEN_MAX", 0),
+    "a late start is taken for another run": (pings, "LATE_START_MAX", 9 * SECOND),
+    "an overtaken start begins a run": (pings, "is_overtaken", lambda m, entry: False),
+    "an overtaken piece begins a run": (run_steps, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
-    "a stage does not end": (shortcuts, "_SIGNS", frozenset(("progress", "log", "success"))),
-    "nobody is released": (telling, "release", lambda desk, m: None),
+    "a stage does not end": (fast_path, "_SIGNS", frozenset(("progress", "log", "success"))),
+    "nobody is released": (notifications, "release", lambda desk, m: None),
     "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
-    "a retry counts": (hearing, "is_repeat", lambda desk, m, entry, word: False),
-    "an outage loses no pings": (judging, "_may_be_lost", lambda *given: False),
+    "a retry counts": (pings, "is_repeat", lambda desk, m, entry, word: False),
+    "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
     "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),
     "an outage explains no retry": (DeafTime, "may_be_retry", lambda deaf, first, again: False),
-    "a run id cannot be used again": (hearing, "slot_has_come", lambda m: False),
-    "the latest run stays open": (hearing, "_LATEST_DIALECTS", ()),
+    "a run id cannot be used again": (pings, "slot_has_come", lambda m: False),
+    "the latest run stays open": (pings, "_LATEST_DIALECTS", ()),
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
     "a start forgets who pinged since the checkpoint": (Fleet, "hear_again", lambda fleet, name, at: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.clock import to_micros
-from server.engine.monitor import read_definition
-from server.engine.schedule import Calendar, calendar, check_oncalendar
-from server.engine.windows import read_window
-from server.errors import DefinitionError
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.calendar import Calendar, calendar, check_oncalendar
+from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.harness import needs
 from tests.scene import Scene
 

@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from server.ingest import once
-from server.ingest.once import Once
-from server.ingest.reading import OK, Outcome, Refusal, Request
+from offbeat_server.ingest import idempotency
+from offbeat_server.ingest.idempotency import Once
+from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal, Request
 from tests.door_scene import DOORS, KEY, PATH, Served, ask, get, serving
 from tests.harness import Server, eventually
 
@@ -97,7 +97,7 @@ def test_after_a_503_it_is_taken_again() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(once, "REQUESTS_MAX", 10)
+    monkeypatch.setattr(idempotency, "REQUESTS_MAX", 10)
     remembered = Once()
     for number in range(11):
         taken = remembered.join(_request(str(number)), _Client())
@@ -109,7 +109,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_remembered_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered, now_s = Once(), 1_000.0
-    monkeypatch.setattr(once, "monotonic", lambda: now_s)
+    monkeypatch.setattr(idempotency, "monotonic", lambda: now_s)
     taken = remembered.join(_request(), _Client())
     assert taken is not None
     taken.settle(OK)

@@ -6,13 +6,14 @@ import asyncpg
 import orjson
 import pytest
 
-from server.clock import to_datetime
-from server.engine.ping import PLAIN, SECOND, Entry, Micros
-from server.keep.order import Order
-from server.store.copy_format import COLUMNS, encode_entries
-from server.store.entries import of_writer
-from server.store.keeping import now
-from server.store.queries import load
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.copy_format import COLUMNS, encode_entries
+from offbeat_server.db.repositories.entries import of_writer
+from offbeat_server.db.repositories.keeping import now
+from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.model.ping import PLAIN, Entry
+from offbeat_server.scheduler.log_reader import Order
 
 
 async def _writer(database: asyncpg.Connection, at: Micros) -> int:
@@ -88,7 +89,7 @@ async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(da
 async def test_a_long_log_is_read_in_parts_without_a_pause(
     database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("server.keep.order", "server.store.entries"):
+    for module in ("offbeat_server.scheduler.log_reader", "offbeat_server.db.repositories.entries"):
         monkeypatch.setattr(f"{module}.ENTRIES_MAX", 2)
     start = await now(database)
     one, two = await _writer(database, start), await _writer(database, start)

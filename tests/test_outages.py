@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.chaos.databases import OnSmallDisk
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, outages_of

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.deliver.lane import (
+from offbeat_server.db.repositories.outbox import Due
+from offbeat_server.notify.channel_queue import (
     BACKOFF_S,
     BURST_MAX,
     BURST_REFILL_S,
@@ -15,7 +16,6 @@ from server.deliver.lane import (
     backoff_s,
     lane_for,
 )
-from server.store.outbox import Due
 
 MANY = BURST_MAX + 1
 

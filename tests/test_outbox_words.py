@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.deliver.messages import Scribe
-from server.deliver.redact import HIDDEN, redact, redact_all
-from server.deliver.template import check_template, escape_for, fill
-from server.deliver.words import Words, cut, cut_head, link_to, say_alert, say_digest
-from server.store.outbox import Attached, Member, Named
+from offbeat_server.db.repositories.outbox import Attached, Member, Named
+from offbeat_server.notify.message_builder import Scribe
+from offbeat_server.notify.redact import HIDDEN, redact, redact_all
+from offbeat_server.notify.render import Words, cut, cut_head, link_to, say_alert, say_digest
+from offbeat_server.notify.template import check_template, escape_for, fill
 
 UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 FACTS: dict[str, Any] = {

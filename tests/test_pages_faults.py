@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from server.web.pages_words import preview
+from offbeat_server.web.ui.words import preview
 from tests.browser import ELSEWHERE, PHONE, Person, address, chromium, emptied, made, person, ping
 from tests.harness import ADMIN_KEY, Postgres, Server, eventually
 
@@ -427,7 +427,7 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
 
 
 def test_every_post_has_a_page_to_go_to() -> None:
-    from server.web.pages import PAGES
+    from offbeat_server.web.ui.routes import PAGES
 
     only_post = {page.path for page in PAGES if page.method == "POST"} - {p.path for p in PAGES if p.method == "GET"}
     assert len(only_post) == 14, "name the new one in the test above"

@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.engine.monitor import Definition
-from server.web import pages_form
+from offbeat_server.engine.model.definition import Definition
+from offbeat_server.web.ui import form as pages_form
 from tests.harness import ADMIN_KEY, Server
 
 # Something in every field that a monitor without members can have, and one of each other kind.

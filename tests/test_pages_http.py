@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 import pytest
 
-from server.web.live import STREAMS_MAX, STREAMS_PER_PROJECT_MAX, STREAMS_PER_SESSION_MAX
+from offbeat_server.web.ui.live.hub import STREAMS_MAX, STREAMS_PER_PROJECT_MAX, STREAMS_PER_SESSION_MAX
 from tests.harness import ADMIN_KEY, Server, eventually
 from tests.link import Link
 

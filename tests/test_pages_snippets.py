@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.engine.monitor import Definition, read_definition
-from server.web.pages_snippets import snippets
+from offbeat_server.engine.model.definition import Definition, read_definition
+from offbeat_server.web.ui.snippets import snippets
 from tests.harness import Server, eventually, needs
 
 

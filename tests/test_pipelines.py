@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import Engine
-from server.engine.state import Monitor
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.monitor import Monitor
 from tests.harness import Server, eventually, needs
 from tests.scene import Scene
 

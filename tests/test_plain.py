@@ -3,9 +3,10 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.ingest import dialects, plain
-from server.ingest.plain import METHODS, read_plain
-from server.ingest.reading import OK, Outcome, Reading, Request
+from offbeat_server.ingest.http import target_cache
+from offbeat_server.ingest.http.target_cache import METHODS, read_plain
+from offbeat_server.ingest.protocols import registry
+from offbeat_server.ingest.protocols.base import OK, Outcome, Reading, Request
 from tests.test_readers_fuzz import PING_KEY, UUID
 
 segments = st.one_of(
@@ -42,7 +43,7 @@ def test_the_short_way_reads_what_the_dialect_reads(target: str, method: str) ->
     said, key, slug = found
     path, _, query = target.partition("?")
     request = Request(method, path, query, {}, b"")
-    dialect = dialects.find(path, query)
+    dialect = registry.find(path, query)
     assert dialect is said.dialect
     assert dialect.read(request) == said.reading(key, slug)
 
@@ -65,7 +66,7 @@ def test_what_clients_send_most_takes_the_short_way() -> None:
 def test_an_answer_to_a_plain_ping_depends_on_nothing_in_it() -> None:
     """So it can be given without its request."""
     other = Request("POST", "/x", "a=b", {"accept": "text/html"}, b"body")
-    for said in {*plain._BY_KEY.values(), *plain._BY_SLUG.values()}:
+    for said in {*target_cache._BY_KEY.values(), *target_cache._BY_SLUG.values()}:
         for outcome in (OK, *(Outcome(kind, 3) for kind in ("created", "unknown", "ambiguous", "full", "unavailable"))):
             assert said.dialect.answer(outcome, other) == said.dialect.answer(outcome, Request("GET", "", "", {}, b""))
         assert isinstance(said.reading("k", None), Reading)

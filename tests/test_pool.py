@@ -7,9 +7,9 @@ import signal
 import asyncpg
 import pytest
 
-from server.errors import DatabaseAway, DatabaseRefuses, SettingsError
-from server.store.pool import connect, database_trouble, open_cursor, open_pool
-from server.store.schema import apply_schema
+from offbeat_server.common.errors import DatabaseAway, DatabaseRefuses, SettingsError
+from offbeat_server.db.pool import connect, database_trouble, open_cursor, open_pool
+from offbeat_server.db.schema import apply_schema
 from tests.harness import PgBouncer, Postgres, free_port
 
 
@@ -97,7 +97,7 @@ async def test_a_wrong_address_is_a_wrong_setting_and_no_secret_is_shown(
 async def test_a_database_that_hangs_is_away_in_time(
     database_url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.pool.CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("offbeat_server.db.pool.CONNECT_TIMEOUT_S", 0.3)
     connection = await connect(database_url, command_timeout_s=0.3)
     os.kill(postgres.pid, signal.SIGSTOP)  # no new connections
     os.kill(connection.get_server_pid(), signal.SIGSTOP)  # and this one stands still

@@ -11,12 +11,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from server import provision
-from server.ingest.reading import Slug
-from server.provision import CREATED_PER_MINUTE_MAX, Provision
-from server.roster import Roster
-from server.store.pool import open_pool
-from server.store.roster_rows import RosterRows
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.ingest import provisioning as provision
+from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.protocols.base import Slug
+from offbeat_server.ingest.provisioning import CREATED_PER_MINUTE_MAX, Provision
 from tests.door_scene import DOORS, Served, ask, get, serving
 
 
@@ -34,7 +34,9 @@ class Estate(NamedTuple):
 
 @pytest_asyncio.fixture
 async def estate(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Estate]:
-    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 60.0)  # how long so many take is not the question here
+    monkeypatch.setattr(
+        "offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0
+    )  # how long so many take is not the question here
     pool = await open_pool(database_url)
     roster = Roster(RosterRows(pool))
     await roster.start()
@@ -177,7 +179,7 @@ async def test_a_ping_waits_for_a_monitor_that_another_node_makes(database_url: 
 async def test_a_ping_of_a_monitor_that_nobody_makes_is_refused_soon(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.ingest.take.WAITING_MAX", 2)
+    monkeypatch.setattr("offbeat_server.ingest.pipeline.WAITING_MAX", 2)
     async with serving(database_url, provision=lambda pool, roster: Provision(pool, roster, True)) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
         began = asyncio.get_running_loop().time()

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from server.engine import engine as engine_module
-from server.engine import hearing, telling
-from server.engine.state import Monitor
-from server.store import changes
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
+from offbeat_server.db.repositories import changes
+from offbeat_server.engine import engine as engine_module
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.rules import notifications, pings
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
 
@@ -33,7 +33,7 @@ async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url:
 async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = hearing.hear
+    real = pings.hear
 
     def broken(desk: Any, m: Any, entry: Any) -> None:
         real(desk, m, entry)
@@ -104,14 +104,14 @@ async def test_a_state_that_cannot_be_written_down_harms_no_neighbour(
 
 
 async def test_an_error_in_letting_go_harms_no_neighbour(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = telling.let_go
+    real = notifications.let_go
 
     def broken(desk: Any, m: Any, up_id: int, since: int) -> None:
         if m.slug == "bad":
             raise ZeroDivisionError("an error of ours")
         real(desk, m, up_id, since)
 
-    monkeypatch.setattr(telling, "let_go", broken)
+    monkeypatch.setattr(notifications, "let_go", broken)
     async with running(database_url) as node:
         up = await node.monitor("up", every="1h")
         downs = [await node.monitor(slug, every="1s", grace="0s", depends_on=["up"]) for slug in ("bad", "good")]
@@ -127,7 +127,7 @@ async def test_an_error_in_letting_go_harms_no_neighbour(database_url: str, monk
 
 async def test_a_later_start_applies_what_was_passed_over(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint moves on without the monitor; its state stays, and the log is applied to it from there."""
-    real = hearing.hear
+    real = pings.hear
 
     def broken(desk: Any, m: Any, entry: Any) -> None:
         if m.slug == "bad" and entry.ping.message == "poison":

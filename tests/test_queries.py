@@ -5,8 +5,8 @@ import re
 import asyncpg
 import pytest
 
-from server.store.pool import connect
-from server.store.queries import SQL_DIR, load, parse
+from offbeat_server.db.pool import connect
+from offbeat_server.db.sql_loader import SQL_DIR, load, parse
 from tests.harness import Postgres
 
 SUBJECTS = sorted(path.stem for path in SQL_DIR.glob("*.sql"))
@@ -39,10 +39,10 @@ async def test_every_statement_can_be_prepared_by_the_oldest_supported_postgres(
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_statement_is_used(subject: str) -> None:
-    """A statement that no module of the store names is dead."""
-    code = "".join(path.read_text() for path in SQL_DIR.parent.glob("*.py"))
+    """A statement that no module of db names is dead."""
+    code = "".join(path.read_text() for path in SQL_DIR.parent.rglob("*.py"))
     unused = [name for name in load(subject) if not re.search(rf"""["']{name}["']""", code)]
-    assert not unused, f"sql/{subject}.sql: used nowhere in server/store: {', '.join(unused)}"
+    assert not unused, f"sql/{subject}.sql: used nowhere in offbeat_server/db: {', '.join(unused)}"
 
 
 def test_blocks_are_read_without_their_comments() -> None:

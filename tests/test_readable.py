@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from server.engine.readable import one_line, readable, readable_json
+from offbeat.readable import one_line, readable, readable_json
 from tests.command import file_with, offbeat
 from tests.harness import ADMIN_KEY, ROOT, Receiver, Server, eventually
 from tests.test_pages_http import Visitor
@@ -81,7 +81,7 @@ async def in_terminal(*words: str, url: str) -> str:
     """What a command writes to a terminal."""
     main, other = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", *words),
+        *(sys.executable, "-m", "offbeat", *words),
         cwd=ROOT,
         stdin=other,
         stdout=other,
@@ -159,7 +159,7 @@ async def test_nothing_that_a_job_prints_is_a_command(database_url: str, tmp_pat
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_no_name_forges_a_line_of_the_log(form: str, tmp_path: Path) -> None:
     program = (
-        "import sys, logging, structlog\nfrom server import logs\n"
+        "import sys, logging, structlog\nfrom offbeat_server.observability import logging as logs\n"
         f"logs.set_up({form!r}, 'info')\n"
         "evil = sys.argv[1]\nlog = structlog.get_logger('x')\n"
         "log.info('pinged', name=evil, names=[evil], deep={evil: evil}, key=evil)\n"

@@ -12,9 +12,9 @@ import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.ingest.dialects import DIALECTS, find
-from server.ingest.fields import read_fields
-from server.ingest.reading import Dialect, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import Dialect, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.parameters import read_fields
+from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from tests.fuzz.judge import is_storable, judge_request, readings
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"

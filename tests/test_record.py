@@ -3,9 +3,9 @@
 import orjson
 import pytest
 
-from server.engine import sentences
-from server.engine.effects import Alert
-from server.engine.state import Incident
+from offbeat_server.engine.decisions import Alert
+from offbeat_server.engine.model.monitor import Incident
+from offbeat_server.engine.rules import reasons
 from tests.scene import Scene
 
 ETL = [{"name": "extract"}, {"name": "transform"}, {"name": "load"}]
@@ -135,8 +135,8 @@ def test_the_second_alert_of_an_incident_has_the_output_of_its_own_run(scene: Sc
     ],
 )
 def test_the_tail_is_whole_lines(message: str, said: str | None) -> None:
-    found = sentences.tail(message)
-    assert len(found) <= sentences.MESSAGE_SHOWN_CHARS + 2
+    found = reasons.tail(message)
+    assert len(found) <= reasons.MESSAGE_SHOWN_CHARS + 2
     if said is None:
         assert found.startswith("ValueError: long words") and found.endswith(("long…", "words…"))
     else:

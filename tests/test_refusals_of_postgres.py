@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from server.errors import DatabaseRefuses, SettingsError
-from server.store.pool import connect
+from offbeat_server.common.errors import DatabaseRefuses, SettingsError
+from offbeat_server.db.pool import connect
 from tests.harness import Server, eventually, needs
 from tests.standby import Pair
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from server.keep.upkeep import Upkeep
-from server.settings import Settings
-from server.store import upkeep
+from offbeat_server.config import Settings
+from offbeat_server.db.repositories import upkeep
+from offbeat_server.scheduler.retention import Upkeep
 from tests.api_scene import Api, serving
 
 
@@ -124,7 +124,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
 
 async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
-    monkeypatch.setattr("server.keep.upkeep.REMAINS_SLICES_MAX", 1)
+    monkeypatch.setattr("offbeat_server.scheduler.retention.REMAINS_SLICES_MAX", 1)
     keeper = Upkeep("", Settings(), lambda: 0)
     await api.pool.execute(
         "insert into changes (at, project_id, monitor_id, actor, kind, subject)"

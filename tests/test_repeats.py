@@ -14,8 +14,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.ingest import healthchecks, sentry
-from server.ingest.reading import Reading, Request
+from offbeat_server.ingest.protocols import healthchecks
+from offbeat_server.ingest.protocols.base import Reading, Request
+from offbeat_server.ingest.protocols.sentry import check_ins
 from tests.harness import Server, eventually, needs
 from tests.link import Link
 from tests.scene import Scene
@@ -373,7 +374,7 @@ def test_sentrys_ok_without_an_id_ends_the_open_check_in(scene: Scene) -> None:
             {"content-type": "application/json"},
             json.dumps({"monitor_slug": "job", **body}).encode(),
         )
-        reading = sentry.read(request)
+        reading = check_ins.read(request)
         assert isinstance(reading, Reading), reading
         said = {name: value for name, value in reading.ping._asdict().items() if value is not None}
         scene.ping(60 * number, said.pop("signal"), source=HERE, **said)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from server.roster import Roster
-from server.store.definitions import RESERVED
-from server.store.roster_rows import RosterRows
+from offbeat_server.db.repositories.definitions import RESERVED
+from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.ingest.key_index import Roster
 from tests.api_scene import Api, serving
 from tests.command import offbeat
 from tests.harness import Server

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from server.clock import monotonic
-from server.engine.monitor import read_definition
-from server.errors import DatabaseAway, Unavailable
-from server.roster import Bound, KeyRow, Roster
-from server.store.changes import changing
-from server.store.definitions import Wanted, WantedKey, delete_monitors, put_monitors
-from server.store.pool import open_pool
-from server.store.projects import WantedProject, put_project
-from server.store.roster_rows import RosterRows
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.errors import DatabaseAway, Unavailable
+from offbeat_server.db.pool import open_pool
+from offbeat_server.db.repositories.changes import changing
+from offbeat_server.db.repositories.definitions import Wanted, WantedKey, delete_monitors, put_monitors
+from offbeat_server.db.repositories.projects import WantedProject, put_project
+from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.ingest.key_index import Bound, KeyRow, Roster
 from tests.harness import eventually
 from tests.link import Link
 
@@ -143,8 +143,8 @@ async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(poo
 
 
 async def test_those_who_wait_are_bounded_and_told_when_postgres_is_away(database_url, monkeypatch):
-    monkeypatch.setattr("server.roster.WAITERS_MAX", 10)
-    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 0.3)
+    monkeypatch.setattr("offbeat_server.ingest.key_index.WAITERS_MAX", 10)
+    monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with Link(database_url) as link:
         pool = await open_pool(link.url)
         await put(pool, "known")
@@ -175,7 +175,7 @@ async def _refreshed(roster: Roster) -> bool:
 
 
 async def test_postgres_away_at_the_start(database_url, monkeypatch):
-    monkeypatch.setattr("server.roster.START_WAIT_S", 0.1)
+    monkeypatch.setattr("offbeat_server.ingest.key_index.START_WAIT_S", 0.1)
     async with Link(database_url) as link:
         pool = await open_pool(link.url)
         await put(pool, "known")
@@ -318,7 +318,9 @@ async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more():
 
 
 async def test_what_a_monitor_takes_in_memory(monkeypatch):
-    monkeypatch.setattr("server.roster.REFRESH_WAIT_S", 60.0)  # loading takes its time where memory is traced
+    monkeypatch.setattr(
+        "offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0
+    )  # loading takes its time where memory is traced
     count = 100_000
 
     class Many(Slices):

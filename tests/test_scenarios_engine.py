@@ -5,8 +5,8 @@ tests/test_scenarios.py plays the same ones with real processes.
 
 import pytest
 
-from server.engine.effects import Alert, IncidentChanged, RunChanged
-from server.engine.ping import SECOND
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.decisions import Alert, IncidentChanged, RunChanged
 from tests.scene import Scene
 
 

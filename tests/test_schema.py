@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 import asyncpg
 import pytest
 
-from server.errors import SchemaError
-from server.store.partitions import make_partitions, name_of, retire_partitions
-from server.store.pool import connect
-from server.store.schema import SCHEMA_VERSION, apply_schema
+from offbeat_server.common.errors import SchemaError
+from offbeat_server.db.partitions import make_partitions, name_of, retire_partitions
+from offbeat_server.db.pool import connect
+from offbeat_server.db.schema import SCHEMA_VERSION, apply_schema
 from tests.harness import Postgres
 
 TODAY = datetime.now(UTC).date()
@@ -148,7 +148,7 @@ async def test_copy_into_the_log_fires_the_fence_trigger(database: asyncpg.Conne
 async def test_making_waits_shortly_for_a_lock_and_does_not_stop_the_log(
     database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.partitions.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("offbeat_server.db.partitions.LOCK_WAIT_S", 0.1)
     other = await connect(database_url)
     blocker = other.transaction()
     await blocker.start()
@@ -178,7 +178,7 @@ async def test_retiring_drops_only_what_is_older(database: asyncpg.Connection) -
 async def test_a_partition_in_use_is_retired_later_while_pings_go_on(
     database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.partitions.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("offbeat_server.db.partitions.LOCK_WAIT_S", 0.2)
     await make_partitions(database, TODAY - timedelta(days=2), 2)
     reader, writing = await connect(database_url), await connect(database_url)
     reading = reader.transaction()

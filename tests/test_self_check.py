@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.keep.self_check import SelfCheck
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
+from offbeat_server.scheduler.self_check import SelfCheck
 from tests.harness import Server, eventually
 from tests.keeper_node import Node, running, short_lease, true  # noqa: F401
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.settings import Settings
+from offbeat_server.config import Settings
 from tests.harness import ADMIN_KEY, Behaviour, Postgres, Receiver, Server, eventually, needs
 
 
@@ -71,7 +71,7 @@ async def test_the_banner_says_where_it_listens(database_url: str) -> None:
         command = [
             sys.executable,
             "-m",
-            "server",
+            "offbeat",
             "serve",
             "--host",
             host,

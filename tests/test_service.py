@@ -4,8 +4,8 @@ import asyncio
 
 import structlog.testing
 
-from server.clock import monotonic
-from server.service import Service, Stack
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.service import Service, Stack
 
 
 class Part(Service):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from server.errors import SettingsError
-from server.settings import SECRETS, read_settings, unknown_variables
+from offbeat_server.common.errors import SettingsError
+from offbeat_server.config import SECRETS, read_settings, unknown_variables
 from tests.harness import ROOT
 
 
@@ -90,7 +90,7 @@ def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
 
 
 def test_every_variable_that_the_program_names_is_known(environment):
-    texts = [path.read_text() for path in (ROOT / "server").rglob("*.py")]
+    texts = [path.read_text() for folder in ("client", "server") for path in (ROOT / folder).rglob("*.py")]
     texts += [(ROOT / "README.md").read_text(), (ROOT / "deploy" / "compose.yaml").read_text()]
     texts += [(ROOT / "deploy" / "offbeat.service").read_text()]
     named = {name for text in texts for name in re.findall(r"\bOFFBEAT_[A-Z][A-Z_]*[A-Z]\b", text)}

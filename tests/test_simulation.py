@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from server.deliver.attempts import Attempts, Verdict
-from server.deliver.channel import Channel, Message
-from server.engine.effects import Decision
-from server.engine.engine import Engine
-from server.engine.ping import Entry, Micros
-from server.errors import DatabaseAway
-from server.keep.order import Order
-from server.store import decisions
-from server.store.keeping import WriterSeen
-from server.store.lease import Held
-from server.store.outbox import Outcome
-from server.store.pool import database_trouble
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import database_trouble
+from offbeat_server.db.repositories import decisions
+from offbeat_server.db.repositories.keeping import WriterSeen
+from offbeat_server.db.repositories.lease import Held
+from offbeat_server.db.repositories.outbox import Outcome
+from offbeat_server.engine.decisions import Decision
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.ping import Entry
+from offbeat_server.notify.attempts import Attempts, Verdict
+from offbeat_server.notify.channel import Channel, Message
+from offbeat_server.scheduler.log_reader import Order
 from tests.simulation.faults import Faults
 from tests.simulation.outcome import Mutant, outcome, story
 
@@ -85,7 +86,7 @@ def _own_batches_first(patch: pytest.MonkeyPatch) -> None:
     def merged(parts: list[list[Entry]]) -> list[Entry]:
         return [entry for part in reversed(parts) for entry in part]
 
-    patch.setattr("server.keep.order._merged", merged)
+    patch.setattr("offbeat_server.scheduler.log_reader._merged", merged)
 
 
 def _drop_without_fencing(patch: pytest.MonkeyPatch) -> None:
@@ -135,8 +136,8 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
             async with connection.transaction():
                 yield
 
-    for module in ("store.decisions", "keep.deafness", "keep.keeper"):
-        patch.setattr(f"server.{module}.held_by", held_by)
+    for module in ("db.repositories.decisions", "scheduler.outages", "scheduler.scheduler"):
+        patch.setattr(f"offbeat_server.{module}.held_by", held_by)
 
 
 def _hear_of_no_deaf_time(patch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
 
 
 def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("server.deliver.messages.MONITORS_NAMED_MAX", 0)
+    patch.setattr("offbeat_server.notify.message_builder.MONITORS_NAMED_MAX", 0)
 
 
 @pytest.mark.parametrize(

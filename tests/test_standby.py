@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from server.errors import DatabaseAway
-from server.store.pool import connect, database_trouble
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.db.pool import connect, database_trouble
 from tests.harness import READY_S, eventually
 from tests.keeper_node import Node, running, true
 from tests.link import Link

@@ -12,7 +12,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from server.store.pool import connect
+from offbeat_server.db.pool import connect
 from tests.harness import PgBouncer, Server, eventually, free_port
 
 MONITORS = 12

@@ -6,8 +6,8 @@ import signal
 
 import aiohttp
 
-from server.settings import Settings
-from server.workers import Workers
+from offbeat_server.config import Settings
+from offbeat_server.runtime.workers import Workers
 from tests.harness import Server, eventually
 
 
@@ -134,7 +134,7 @@ async def _children(pid: int) -> list[int]:
     workers = []
     for child in found:
         with open(f"/proc/{child}/cmdline", "rb") as file:
-            if b"server.worker" in file.read():
+            if b"offbeat_server.runtime.worker_process" in file.read():
                 workers.append(child)
     return workers
 

@@ -11,15 +11,16 @@ from statistics import median
 import asyncpg
 import pytest
 
-from server.clock import LogClock, monotonic_ns, to_micros
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
-from server.errors import BacklogFull, DatabaseAway, Unavailable
-from server.ingest.reading import OK, Outcome, Refusal
-from server.ingest.writer import PULSE_GAP_S, STALL_S, Writer
-from server.metrics import Metrics
-from server.roster import Bound
-from server.settings import Settings
-from server.store.log import LogConnection, Lost
+from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
+from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.config import Settings
+from offbeat_server.db.repositories.ping_log import LogConnection, Lost
+from offbeat_server.engine.model.ping import PLAIN, Entry, Ping
+from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.log_writer.writer import PULSE_GAP_S, STALL_S, Writer
+from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal
+from offbeat_server.observability.metrics import Metrics
 from tests.harness import eventually
 from tests.link import Link
 
@@ -522,7 +523,7 @@ async def test_the_limits_of_pings_and_bytes(database_url):
 
 
 async def test_postgres_away_at_the_start(database, database_url, monkeypatch):
-    monkeypatch.setattr("server.ingest.writer.START_WAIT_S", 0.2)
+    monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.START_WAIT_S", 0.2)
     async with Link(database_url) as link:
         link.cut(stay=True)
         async with running(link.url) as run:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from bench.benches.single import committed
 from bench.measure import Goal, Line, Result
 from bench.stage import Database, Stage, cpu_s
-from server.engine.ping import PLAIN, Entry
-from server.store.log import LogConnection
+from offbeat_server.db.repositories.ping_log import LogConnection
+from offbeat_server.engine.model.ping import PLAIN, Entry
 
 CONNECTIONS = 512
 BATCHES = (1, 32, 256, 2_000)

@@ -11,9 +11,10 @@ from typing import Any
 
 from bench.measure import Goal, Line, Result, ratio
 from bench.stage import Stage
-from server.engine.engine import Engine
-from server.engine.monitor import read_definition
-from server.engine.ping import PLAIN, SECOND, Entry, Micros, Ping
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.ping import PLAIN, Entry, Ping
 
 ROUNDS_MIN = 7  # each takes half a second
 BUDGET = 500  # as the keeper does it

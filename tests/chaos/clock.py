@@ -6,7 +6,7 @@ The machine's own clock is shared and stays alone. What waits goes by the monoto
 import os
 from pathlib import Path
 
-from server.store.cluster import wheel_binaries
+from offbeat_server.db.embedded.cluster import wheel_binaries
 from tests.harness import refuse
 
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
-from server.store.cluster import wheel_binaries
+from offbeat_server.db.embedded.cluster import wheel_binaries
 from tests.clusters import run
 from tests.harness import PgBouncer, Postgres
 from tests.link import Link

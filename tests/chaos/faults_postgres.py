@@ -10,9 +10,9 @@ from datetime import timedelta
 
 import psutil
 
-from server.clock import to_datetime
-from server.store.partitions import make_partitions
-from server.store.pool import connect
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.db.pool import connect
 from tests.chaos.faults import clocked, fault, unforked
 from tests.chaos.journal import Fault
 from tests.chaos.world import World

@@ -1,6 +1,6 @@
 """The server with failpoints that can be armed while it runs: SIGUSR2 reads `failpoint` in its data directory.
 
-The file holds the name of a place and how often it is passed first (server/failpoints.py).
+The file holds the name of a place and how often it is passed first (server/offbeat_server/common/failpoints.py).
 """
 
 import signal
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from server import failpoints
-from server.cli import main
+from offbeat.cli import main
+from offbeat_server.common import failpoints
 
 SIGNAL = signal.SIGUSR2
 

@@ -306,7 +306,7 @@ def _commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "server", "schema.sql")
+    changed = git("status", "--porcelain", "--", "client", "server", "schema.sql")
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

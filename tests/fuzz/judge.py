@@ -3,25 +3,25 @@
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from server.engine.durations import DURATION_MAX
-from server.engine.ping import (
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.model.ping import (
     COUNT_MAX,
     EXIT_CODE_MAX,
     EXIT_CODE_MIN,
     RUN_CHARS_MAX,
-    SECOND,
     SIGNALS,
     STAGE_CHARS_MAX,
     TASK_CHARS_MAX,
     Ping,
 )
-from server.ingest import sentry
-from server.ingest.answers import answer_of
-from server.ingest.message import STORED_BYTES_MAX
-from server.ingest.reading import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
-from server.ingest.slugs import is_slug, slug_of
-from server.ingest.urlencoded import decode, decode_segment
-from server.metrics import DETAILS
+from offbeat_server.engine.schedule.durations import DURATION_MAX
+from offbeat_server.ingest.protocols.answers import answer_of
+from offbeat_server.ingest.protocols.base import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX
+from offbeat_server.ingest.protocols.sentry import check_ins
+from offbeat_server.ingest.protocols.slugs import is_slug, slug_of
+from offbeat_server.ingest.protocols.urlencoded import decode, decode_segment
+from offbeat_server.observability.metrics import DETAILS
 
 OUTCOMES = [
     Outcome(kind, wait)
@@ -46,7 +46,7 @@ def judge_request(dialect: Dialect, request: Request) -> None:
     for outcome in OUTCOMES:
         is_an_answer(dialect.answer(outcome, request))
         assert (dialect.answer(outcome, request).status == 503) == (
-            outcome.kind == "unavailable" or (outcome.kind in ("full", "limited") and dialect is sentry)
+            outcome.kind == "unavailable" or (outcome.kind in ("full", "limited") and dialect is check_ins)
         )
 
 

@@ -4,7 +4,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["server", "cronsim", "oncalendar"]):
+with atheris.instrument_imports(include=["offbeat", "offbeat_server", "cronsim", "oncalendar"]):
     from tests.fuzz.targets import TARGETS
 
 

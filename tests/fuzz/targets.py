@@ -11,34 +11,35 @@ from pathlib import Path
 
 import orjson
 
-from server.crontab import program_of, read_crontab, under_exec
-from server.deliver.kinds import KINDS, dump_channel, read_channel
-from server.engine.durations import read_duration, write_duration
-from server.engine.monitor import read_definition
-from server.engine.schedule import calendar, check_cron, check_oncalendar, check_zone
-from server.errors import DefinitionError, SettingsError
-from server.estate_file import read_estate
-from server.healthchecks_export import read_checks
-from server.ingest import cronitor, gatus, healthchecks, native, sentry, snitch, uptime_kuma
-from server.ingest.bulk import _read as read_bulk_value
-from server.ingest.codings import PIECE_BYTES as CODED_PIECE_BYTES
-from server.ingest.codings import BadCoding, Unpacker
-from server.ingest.dialects import find
-from server.ingest.encodings import charset_of, text_of
-from server.ingest.envelope import open_envelope
-from server.ingest.fields import read_fields
-from server.ingest.lines import BadBody, Lines
-from server.ingest.message import STORED_BYTES_MAX, stored_message
-from server.ingest.reading import Dialect, Refusal, Request
-from server.ingest.slugs import is_slug, slug_of
-from server.ingest.source import Sources
-from server.ingest.urlencoded import read_pairs
-from server.settings import Network, Settings
-from server.web.bodies import MonitorBody
-from server.web.cursors import read_cursor, whole, words
-from server.web.estate import Estate
-from server.web.problems import Refused
-from server.web.routes import validate
+from offbeat.cli.config_file import read_estate
+from offbeat_server.cli.importers.crontab import program_of, read_crontab, under_exec
+from offbeat_server.cli.importers.healthchecks import read_checks
+from offbeat_server.common.errors import DefinitionError, SettingsError
+from offbeat_server.config import Network, Settings
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.calendar import calendar, check_cron, check_oncalendar, check_zone
+from offbeat_server.engine.schedule.durations import read_duration, write_duration
+from offbeat_server.ingest.bulk import _read as read_bulk_value
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.content_codings import PIECE_BYTES as CODED_PIECE_BYTES
+from offbeat_server.ingest.http.content_codings import BadCoding, Unpacker
+from offbeat_server.ingest.ndjson import BadBody, Lines
+from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
+from offbeat_server.ingest.protocols.base import Dialect, Refusal, Request
+from offbeat_server.ingest.protocols.encodings import charset_of, text_of
+from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX, stored_message
+from offbeat_server.ingest.protocols.parameters import read_fields
+from offbeat_server.ingest.protocols.registry import find
+from offbeat_server.ingest.protocols.sentry import check_ins
+from offbeat_server.ingest.protocols.sentry.envelope import open_envelope
+from offbeat_server.ingest.protocols.slugs import is_slug, slug_of
+from offbeat_server.ingest.protocols.urlencoded import read_pairs
+from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_channel
+from offbeat_server.web.api.config_apply import Estate
+from offbeat_server.web.api.schemas.requests import MonitorBody
+from offbeat_server.web.framework.pagination import read_cursor, whole, words
+from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.routing import validate
 from tests.fuzz.judge import is_storable, judge_request
 from tests.test_head import check as check_head
 
@@ -293,7 +294,7 @@ TARGETS: dict[str, Target] = {
     "cronitor": _dialect(cronitor, cronitor.PREFIX),
     "uptime_kuma": _dialect(uptime_kuma, uptime_kuma.PREFIX),
     "gatus": _dialect(gatus, gatus.PREFIX),
-    "sentry": _dialect(sentry, "/api/1/"),
+    "sentry": _dialect(check_ins, "/api/1/"),
     "snitch": _dialect(snitch, "/"),
     "envelope": envelope,
     "unpacked": unpacked,

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import asyncpg
 
-from server.engine.ping import Micros
+from offbeat_server.common.instants import Micros
 from tests.simulation.loop import PROCESS, VirtualLoop
 
 BEGIN: Micros = 1_767_571_252_000_000  # 2026-01-05, eight seconds before a full minute

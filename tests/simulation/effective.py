@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from server.engine.engine import Engine
-from server.engine.ping import Micros
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.engine import Engine
 from tests.simulation.statements import Statements
 
 Place = tuple[Micros, int]  # the instant, and which of those of one instant came first

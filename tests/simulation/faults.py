@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from server.engine.ping import SECOND
+from offbeat_server.common.instants import SECOND
 from tests.simulation.node import Node
 
 if TYPE_CHECKING:

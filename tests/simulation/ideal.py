@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from server.engine.effects import Alert, IncidentChanged, RunChanged
-from server.engine.engine import Engine
-from server.engine.ping import Micros
-from server.keep.following import _apply
-from server.store.keeping import ChangeSeen
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.repositories.keeping import ChangeSeen
+from offbeat_server.engine.decisions import Alert, IncidentChanged, RunChanged
+from offbeat_server.engine.engine import Engine
+from offbeat_server.scheduler.config_changes import _apply
 from tests.simulation.people import STEADY
 from tests.simulation.world import World
 

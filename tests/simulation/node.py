@@ -5,12 +5,12 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from server.clock import LogClock
-from server.deliver.courier import Courier
-from server.ingest.reading import OK
-from server.ingest.writer import Writer
-from server.keep.keeper import Keeper
-from server.settings import Settings
+from offbeat_server.common.clock import LogClock
+from offbeat_server.config import Settings
+from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.protocols.base import OK
+from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.scheduler.scheduler import Keeper
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.outbox import Pool
 from tests.simulation.receivers import WayOut

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from server.clock import to_datetime
-from server.engine.monitor import read_definition
-from server.engine.ping import SECOND, Ping, Signal
-from server.engine.windows import read_window
-from server.errors import Unavailable
-from server.roster import Bound
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.errors import Unavailable
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.ping import Ping, Signal
+from offbeat_server.engine.schedule.maintenance_windows import read_window
+from offbeat_server.ingest.key_index import Bound
 from tests.simulation.node import Client, Node
 
 if TYPE_CHECKING:

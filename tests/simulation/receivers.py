@@ -8,8 +8,8 @@ from uuid import UUID
 
 import orjson
 
-from server.deliver.delivery import DeliveryError, Reply
-from server.engine.ping import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.notify.delivery import DeliveryError, Reply
 from tests.simulation.outbox import is_explicit
 
 if TYPE_CHECKING:

@@ -9,51 +9,56 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from server.deliver.repeats import Repeats
-from server.engine.engine import Engine
-from server.engine.ping import Entry, Micros
-from server.errors import DatabaseAway
-from server.keep import following
-from server.keep.upkeep import Upkeep
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.ping import Entry
+from offbeat_server.notify.periodic import Repeats
+from offbeat_server.scheduler import config_changes
+from offbeat_server.scheduler.retention import Upkeep
 from tests.simulation.database import Connection
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-CONNECTING = ("keep.keeper", "keep.lease", "store.log")
+CONNECTING = (
+    "offbeat_server.scheduler.scheduler",
+    "offbeat_server.scheduler.lease",
+    "offbeat_server.db.repositories.ping_log",
+)
 TIMED = (
-    "keep.keeper",
-    "keep.lease",
-    "keep.deafness",
-    "ingest.writer",
-    "service",
-    "deliver.courier",
-    "deliver.attempts",
+    "offbeat_server.scheduler.scheduler",
+    "offbeat_server.scheduler.lease",
+    "offbeat_server.scheduler.outages",
+    "offbeat_server.ingest.log_writer.writer",
+    "offbeat_server.common.service",
+    "offbeat_server.notify.dispatcher",
+    "offbeat_server.notify.attempts",
 )
 # Slices, cuts and second reads happen with few rows.
 SMALL = {
-    "server.keep.keeper.SLICE": (1, 8),
-    "server.keep.loading.SLICE": (1, 8),
-    "server.keep.keeper.SUBJECTS_MAX": (1, 4),
-    "server.keep.keeper.UNDECIDED_MAX": (1, 6),
-    "server.keep.order.FED_ENTRIES_MAX": (2, 30),
-    "server.store.keeping.CHANGES_MAX": (1, 4),
-    "server.store.states.LOAD_ROWS": (1, 4),
+    "offbeat_server.scheduler.scheduler.SLICE": (1, 8),
+    "offbeat_server.scheduler.recovery.SLICE": (1, 8),
+    "offbeat_server.scheduler.scheduler.SUBJECTS_MAX": (1, 4),
+    "offbeat_server.scheduler.scheduler.UNDECIDED_MAX": (1, 6),
+    "offbeat_server.scheduler.log_reader.FED_ENTRIES_MAX": (2, 30),
+    "offbeat_server.db.repositories.keeping.CHANGES_MAX": (1, 4),
+    "offbeat_server.db.repositories.states.LOAD_ROWS": (1, 4),
 }
 SHORT = {
-    "server.keep.lease.LIFE_S": 3.0,
-    "server.keep.lease.TRUST_S": 2.0,
-    "server.keep.lease.RENEW_EVERY_S": 1.0,
-    "server.keep.lease.TAKE_EVERY_S": 0.5,
-    "server.keep.keeper.CYCLE_S": 0.05,
-    "server.keep.keeper.FOLLOW_S": 0.15,
-    "server.ingest.writer.PULSE_AMONG_SEVERAL_S": 0.3,
-    "server.deliver.lane.BACKOFF_S": (0.3, 0.8, 2.0),
-    "server.deliver.lane.BACKOFF_S_MIN": 0.1,
-    "server.deliver.lane.DIGEST_GAPS_S": (0.5, 1.0),
-    "server.deliver.lane.URGENT_GAPS_S": (0.2, 0.4),
-    "server.deliver.flapping.HOLD_S": 5.0,
-    "server.deliver.lane.BURST_REFILL_S": 0.5,
+    "offbeat_server.scheduler.lease.LIFE_S": 3.0,
+    "offbeat_server.scheduler.lease.TRUST_S": 2.0,
+    "offbeat_server.scheduler.lease.RENEW_EVERY_S": 1.0,
+    "offbeat_server.scheduler.lease.TAKE_EVERY_S": 0.5,
+    "offbeat_server.scheduler.scheduler.CYCLE_S": 0.05,
+    "offbeat_server.scheduler.scheduler.FOLLOW_S": 0.15,
+    "offbeat_server.ingest.log_writer.writer.PULSE_AMONG_SEVERAL_S": 0.3,
+    "offbeat_server.notify.channel_queue.BACKOFF_S": (0.3, 0.8, 2.0),
+    "offbeat_server.notify.channel_queue.BACKOFF_S_MIN": 0.1,
+    "offbeat_server.notify.channel_queue.DIGEST_GAPS_S": (0.5, 1.0),
+    "offbeat_server.notify.channel_queue.URGENT_GAPS_S": (0.2, 0.4),
+    "offbeat_server.notify.flapping.HOLD_S": 5.0,
+    "offbeat_server.notify.channel_queue.BURST_REFILL_S": 0.5,
 }
 
 
@@ -74,28 +79,28 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in CONNECTING:
-            patch.setattr(f"server.{module}.connect", connect)
+            patch.setattr(f"{module}.connect", connect)
         for module in TIMED:
-            patch.setattr(f"server.{module}.monotonic", lambda: asyncio.get_running_loop().time())
-        patch.setattr("server.store.log.encode_entries", _encode)
+            patch.setattr(f"{module}.monotonic", lambda: asyncio.get_running_loop().time())
+        patch.setattr("offbeat_server.db.repositories.ping_log.encode_entries", _encode)
         patch.setattr(Upkeep, "run", _sleep_for_ever)
         patch.setattr(Repeats, "start", _do_nothing)
-        patch.setattr("server.keep.keeper.all_stays", nullcontext)
+        patch.setattr("offbeat_server.scheduler.scheduler.all_stays", nullcontext)
         for name, seconds in SHORT.items():
             patch.setattr(name, seconds)
-        for module in ("courier", "gathering", "lane"):
-            patch.setattr(f"server.deliver.{module}.BURST_MAX", BURST, raising=True)
-        for module in ("courier", "gathering"):
-            patch.setattr(f"server.deliver.{module}.DIGEST_LEAST", BURST + 1)
-        for module in ("messages", "gathering"):
-            patch.setattr(f"server.deliver.{module}.MONITORS_NAMED_MAX", NAMED)
-        patch.setattr("server.keep.keeper.CHECKPOINT_S", rng.uniform(1, 8))
+        for module in ("dispatcher", "digests", "channel_queue"):
+            patch.setattr(f"offbeat_server.notify.{module}.BURST_MAX", BURST, raising=True)
+        for module in ("dispatcher", "digests"):
+            patch.setattr(f"offbeat_server.notify.{module}.DIGEST_LEAST", BURST + 1)
+        for module in ("message_builder", "digests"):
+            patch.setattr(f"offbeat_server.notify.{module}.MONITORS_NAMED_MAX", NAMED)
+        patch.setattr("offbeat_server.scheduler.scheduler.CHECKPOINT_S", rng.uniform(1, 8))
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
         rows = rng.randint(2, 12)
-        patch.setattr("server.store.entries.ENTRIES_MAX", rows)
-        patch.setattr("server.keep.order.ENTRIES_MAX", rows)
-        patch.setattr("server.keep.following._apply", _noting(following._apply))
+        patch.setattr("offbeat_server.db.repositories.entries.ENTRIES_MAX", rows)
+        patch.setattr("offbeat_server.scheduler.log_reader.ENTRIES_MAX", rows)
+        patch.setattr("offbeat_server.scheduler.config_changes._apply", _noting(config_changes._apply))
         try:
             yield patch
         finally:
@@ -105,7 +110,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
 async def connect(
     url: str, *, pgbouncer: bool = False, application_name: str = "", command_timeout_s: float = 10.0
 ) -> Connection:
-    """As server/store/pool.py's."""
+    """As server/offbeat_server/db/pool.py's."""
     world: World = asyncio.get_running_loop().world  # type: ignore[attr-defined]
     server, link = world.server, world.server.links[url]
     await asyncio.sleep(server.rng.uniform(0.001, 0.01))

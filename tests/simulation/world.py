@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from server.errors import OffbeatError
+from offbeat_server.common.errors import OffbeatError
 from tests.simulation.database import Link, Server
 from tests.simulation.effective import Effective
 from tests.simulation.faults import Faults

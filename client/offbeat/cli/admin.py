@@ -1,0 +1,125 @@
+"""`offbeat channels` and `offbeat keys`: where alerts go, and who may manage."""
+
+from typing import Any
+
+import click
+
+from offbeat.cli.client import (
+    Client,
+    json_option,
+    path_of,
+    project_option,
+    say,
+    when,
+    with_client,
+    write_json,
+    write_table,
+)
+
+TEST_TIMEOUT_S = 40.0
+
+
+@click.group("channels", invoke_without_command=True)
+@project_option
+@json_option
+@with_client
+def channels_command(client: Client, project: str | None, as_json: bool) -> None:
+    """List channels."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    found = list(client.pages("/channels", project=project))
+    if as_json:
+        write_json(found)
+        return
+    known = ("slug", "project", "kind", "default", "created_at", "updated_at")
+    rows = [
+        (
+            c["slug"] if c["project"] == "default" else f"{c['project']}/{c['slug']}",
+            c["kind"],
+            "default" if c["default"] else "",
+            ", ".join(f"{name}={value}" for name, value in c.items() if name not in known and value is not None),
+        )
+        for c in found
+    ]
+    write_table(("channel", "kind", "", "fields"), rows, "no channels")
+
+
+@channels_command.command("test")
+@click.argument("slug")
+@project_option
+@json_option
+@with_client
+def channel_test(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+    """Send a test message; exit code 1 if it is not delivered."""
+    result = client("POST", path_of("channels", slug, "test"), timeout_s=TEST_TIMEOUT_S, project=project)
+    if as_json:
+        write_json(result)
+    elif result["state"] == "delivered":
+        say(f"{slug}: delivered")
+    else:
+        say(f"{slug}: {result['error'] or 'not sent yet'} ({result['state']})")
+    if result["state"] != "delivered":
+        raise click.exceptions.Exit(1)
+
+
+@channels_command.command("delete")
+@click.argument("slug")
+@project_option
+@with_client
+def channel_delete(client: Client, slug: str, project: str | None) -> None:
+    """Delete a channel that no monitor names."""
+    client("DELETE", path_of("channels", slug), project=project)
+    say(f"deleted {slug}")
+
+
+@click.group("keys", invoke_without_command=True)
+@click.option("--all", "show_all", is_flag=True, help="Include revoked keys.")
+@project_option
+@json_option
+@with_client
+def keys_command(client: Client, show_all: bool, project: str | None, as_json: bool) -> None:
+    """List access keys."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    found = [key for key in client.pages("/keys", project=project) if show_all or key["revoked_at"] is None]
+    if as_json:
+        write_json(found)
+        return
+    rows = [
+        (
+            k["id"],
+            k["name"],
+            k["role"],
+            k["project"] or "all",
+            k["prefix"] + "…",
+            when(k["last_used_at"]),
+            when(k["revoked_at"]),
+        )
+        for k in found
+    ]
+    write_table(("id", "name", "role", "project", "key", "last used", "revoked"), rows, "no keys")
+
+
+@keys_command.command("create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(("admin", "read", "ping")), required=True)
+@click.option("--project", help="Limit the key to this project; default: all projects.")
+@json_option
+@with_client
+def key_create(client: Client, name: str, role: str, project: str | None, as_json: bool) -> None:
+    """Create a key. It is shown only once."""
+    made: dict[str, Any] = client("POST", "/keys", {"name": name, "role": role, "project": project})
+    if as_json:
+        write_json(made)
+    else:
+        click.echo(made["key"])
+        click.echo("Save it: it is not shown again.", err=True)
+
+
+@keys_command.command("revoke")
+@click.argument("key_id", metavar="ID")
+@with_client
+def key_revoke(client: Client, key_id: str) -> None:
+    """Revoke a key immediately."""
+    client("DELETE", path_of("keys", key_id))
+    say(f"revoked {key_id}")

@@ -1,0 +1,169 @@
+"""How commands talk to a server and to people: one small client, tables for people, JSON for programs."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http.client import HTTPException
+from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+import click
+import orjson
+
+from offbeat import admin_key
+from offbeat.cli.settings import ClientSettings, misspelt_variables, read_client_settings
+from offbeat.errors import OffbeatError
+from offbeat.readable import one_line, readable, readable_json
+
+TIMEOUT_S = 30.0
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Unreachable(OffbeatError):
+    """No server answers there."""
+
+
+class SaidNo(OffbeatError):
+    """The server refused; the message holds every field that it named."""
+
+    exit_code = 1
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        self.status, self.problem = status, problem
+        lines = [f"{e['field']}: {e['reason']}" if e["field"] else e["reason"] for e in problem.get("errors", ())]
+        super().__init__(
+            "\n  ".join([str(problem.get("detail", f"status {status}")) if not lines else "refused:", *lines])
+        )
+
+
+class Client:
+    """A server's management API, with a key."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.url = settings.url
+        self.key = settings.admin_key or admin_key.stored(settings.data_dir)
+
+    def __call__(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S, **query: Any) -> Any:
+        """One request below /api/v1. Parameters that are None are left out. Raises SaidNo, Unreachable."""
+        given = {name: value for name, value in query.items() if value not in (None, ())}
+        url = f"{self.url}/api/v1{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        headers = {"Accept": "application/json"}
+        if self.key is not None:
+            headers["Authorization"] = f"Bearer {self.key}"
+        content = None
+        if body is not None:
+            content, headers["Content-Type"] = orjson.dumps(body), "application/json"
+        try:
+            with urlopen(Request(url, content, headers, method=method), timeout=timeout_s) as response:
+                text = response.read()
+        except HTTPError as error:
+            raise SaidNo(error.code, _problem(error)) from None
+        except (URLError, OSError, HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise Unreachable(f"no answer from {self.url}: {reason}; set OFFBEAT_URL or --url") from None
+        return orjson.loads(text) if text else None
+
+    def pages(self, path: str, most: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:
+        """The items of a list, over all its pages, at most so many."""
+        cursor, count = None, 0
+        while True:
+            limit = 1000 if most is None else min(1000, most - count)
+            page = self("GET", path, limit=limit, cursor=cursor, **query)
+            yield from page["items"]
+            count += len(page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None or (most is not None and count >= most):
+                return
+
+
+def _problem(error: HTTPError) -> dict[str, Any]:
+    try:
+        problem = orjson.loads(error.read())
+    except (orjson.JSONDecodeError, OSError, HTTPException):
+        problem = None
+    if isinstance(problem, dict):
+        return problem
+    return {"detail": f"{error.url} answered {error.code} {error.reason}"}
+
+
+def with_client(command: F) -> F:
+    """Options to find a server; the command is handed a `client`."""
+
+    def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
+        for misspelt in misspelt_variables():
+            click.echo(f"offbeat: warning: {misspelt}", err=True)
+        flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
+        return command(client=Client(read_client_settings(flags)), **rest)
+
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    for option in (
+        click.option(
+            "--data-dir",
+            help="Where a server on this machine keeps its admin key.  [OFFBEAT_DATA_DIR; default: .offbeat]",
+        ),
+        click.option("--api-key", help="The access key.  [OFFBEAT_ADMIN_KEY; default: the one in the data directory]"),
+        click.option("--url", help="The server's address.  [OFFBEAT_URL; default: http://127.0.0.1:8080]"),
+    ):
+        run = option(run)
+    # What click has put on the command itself comes along; click reads the list from its end.
+    own = run.__click_params__  # type: ignore[attr-defined]
+    run.__click_params__ = [*own, *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]
+    return run  # type: ignore[return-value]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON output.")
+project_option = click.option("--project", help="The project; default: the key's own, or `default`.")
+
+
+def path_of(*parts: str) -> str:
+    """A path of the API, each part as it must be written in an address."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def write_json(value: Any) -> None:
+    """Indented where a person reads it, in one line in a pipe."""
+    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
+    click.echo(readable_json(orjson.dumps(value, option=option).decode()))
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """A table for people; `empty` is said where there are no rows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(Text(one_line(column)), overflow="fold")
+    for row in rows:
+        table.add_row(*(each if isinstance(each, Text) else Text(_cell(each)) for each in row))
+    # In a pipe there is no width to fit: lines stay whole for grep and awk.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    if table.row_count:
+        console.print(table)
+    else:
+        click.echo(empty)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def say(text: str, err: bool = False) -> None:
+    """A line for people. It may hold what others have sent: no escape sequence of theirs reaches the terminal."""
+    click.echo(readable(text), err=err)
+
+
+def status_text(status: str) -> Any:
+    """A status with its colour; it is readable without."""
+    from rich.text import Text
+
+    colours = {"up": "green", "down": "bold red", "late": "yellow", "unknown": "magenta", "paused": "dim"}
+    colours |= {"unwatched": "yellow"}
+    return Text(status, style=colours.get(status, ""))
+
+
+def when(at: str | None) -> str:
+    """An instant to the second; the whole is in `--json`."""
+    return "" if at is None else at[:19].replace("T", " ") + "Z"

@@ -1,0 +1,163 @@
+"""`offbeat runs` and `offbeat incidents`: what happened, and what to do about it."""
+
+from typing import Any
+
+import click
+
+from offbeat.cli.client import Client, json_option, path_of, project_option, when, with_client, write_json, write_table
+
+_LIMIT = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of results."
+)
+
+
+class _ByName(click.Group):
+    """A group whose first word may also be the name of a thing: `offbeat runs backup`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            return super().resolve_command(ctx, ["of", *args])
+        return super().resolve_command(ctx, args)
+
+
+@click.group("runs", cls=_ByName)
+def runs_command() -> None:
+    """The runs of a monitor: `offbeat runs SLUG`, `offbeat runs show ID`."""
+
+
+@runs_command.command("of")
+@click.argument("slug")
+@click.option("--open", "is_open", is_flag=True, default=None, help="Only open runs.")
+@click.option(
+    "--verdict", help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, unknown."
+)
+@_LIMIT
+@project_option
+@json_option
+@with_client
+def runs_of(client: Client, slug: str, is_open: bool | None, limit: int, as_json: bool, **query: Any) -> None:
+    """The runs of the monitor SLUG, the newest first."""
+    wanted = {"open": "true" if is_open else None, **query}
+    found = client.pages(path_of("monitors", slug, "runs"), limit, **wanted)
+    if as_json:
+        write_json(list(found))
+        return
+    rows = (
+        (
+            r["id"],
+            r["run"],
+            r["verdict"] or "open",
+            when(r["started_at"]),
+            when(r["finished_at"]),
+            r["duration"],
+            r["reason"],
+        )
+        for r in found
+    )
+    write_table(("id", "run", "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
+
+
+@runs_command.command("show")
+@click.argument("run_id", metavar="ID")
+@json_option
+@with_client
+def run_show(client: Client, run_id: str, as_json: bool) -> None:
+    """Show one run with its stages, tasks and progress."""
+    run = client("GET", path_of("runs", run_id))
+    if as_json:
+        write_json(run)
+        return
+    plain = [(name, run[name]) for name in run if name not in ("stages", "tasks", "progress") and run[name] is not None]
+    write_table((f"run {run['id']}", ""), plain, "")
+    if run["stages"]:
+        stages = [(s["name"], s["status"], when(s["started_at"]), when(s["finished_at"])) for s in run["stages"]]
+        write_table(("stage", "status", "started", "finished"), stages, "")
+    for name in ("tasks", "progress"):
+        if run[name]:
+            write_table((name, ""), [(each, value) for each, value in run[name].items()], "")
+
+
+@click.group("incidents", invoke_without_command=True)
+@click.option("--open", "is_open", is_flag=True, default=None, help="Only open incidents.")
+@click.option("--monitor", help="Only incidents of this monitor.")
+@_LIMIT
+@project_option
+@json_option
+@with_client
+def incidents_command(
+    client: Client, is_open: bool | None, monitor: str | None, limit: int, project: str | None, as_json: bool
+) -> None:
+    """List incidents, the newest first."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    path = path_of("monitors", monitor, "incidents") if monitor else "/incidents"
+    found = client.pages(path, limit, open="true" if is_open else None, project=project)
+    if as_json:
+        write_json(list(found))
+        return
+    rows = (
+        (i["id"], i["monitor"], i["cause"], when(i["opened_at"]), when(i["resolved_at"]) or "open", i["reason"])
+        for i in found
+    )
+    write_table(("id", "monitor", "cause", "opened", "resolved", "reason"), rows, "no incidents")
+
+
+@incidents_command.command("show")
+@click.argument("incident_id", metavar="ID")
+@json_option
+@with_client
+def incident_show(client: Client, incident_id: str, as_json: bool) -> None:
+    """Show one incident with its notes and alerts."""
+    _show(client("GET", path_of("incidents", incident_id)), as_json)
+
+
+@incidents_command.command("acknowledge")
+@click.argument("incident_id", metavar="ID")
+@click.argument("comment", required=False)
+@json_option
+@with_client
+def acknowledge(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
+    """Acknowledge an incident."""
+    _show(client("POST", path_of("incidents", incident_id, "acknowledge"), {"comment": comment}), as_json)
+
+
+@incidents_command.command("resolve")
+@click.argument("incident_id", metavar="ID")
+@click.argument("comment", required=False)
+@json_option
+@with_client
+def resolve(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
+    """Resolve an incident manually."""
+    _show(client("POST", path_of("incidents", incident_id, "resolve"), {"comment": comment}), as_json)
+
+
+@incidents_command.command("comment")
+@click.argument("incident_id", metavar="ID")
+@click.argument("comment")
+@json_option
+@with_client
+def comment_on(client: Client, incident_id: str, comment: str, as_json: bool) -> None:
+    """Add a comment to an incident."""
+    _show(client("POST", path_of("incidents", incident_id, "comments"), {"comment": comment}), as_json)
+
+
+def _show(incident: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        write_json(incident)
+        return
+    listed = ("causes", "notes", "alerts")
+    plain = [(name, incident[name]) for name in incident if name not in listed and incident[name] not in (None, False)]
+    write_table((f"incident {incident['id']}", ""), plain, "")
+    if len(incident["causes"]) > 1:
+        write_table(("cause", "reason"), [(c.get("kind"), c.get("reason")) for c in incident["causes"]], "")
+    if incident["notes"]:
+        write_table(
+            ("at", "by", "", "comment"),
+            [(when(n["at"]), n["by"], n["kind"], n["comment"]) for n in incident["notes"]],
+            "",
+        )
+    if incident["alerts"]:
+        rows = [(a["channel"] or "log", a["kind"], a["state"], a["attempts"], a["error"]) for a in incident["alerts"]]
+        write_table(("channel", "alert", "state", "attempts", "error"), rows, "")

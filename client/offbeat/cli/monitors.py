@@ -1,0 +1,125 @@
+"""`offbeat monitors`: list, show, pause, resume, snooze, delete."""
+
+from typing import Any
+
+import click
+
+from offbeat.cli.client import (
+    Client,
+    json_option,
+    path_of,
+    project_option,
+    say,
+    status_text,
+    when,
+    with_client,
+    write_json,
+    write_table,
+)
+
+# As the server has them; a test compares both.
+STATUSES = ("down", "late", "unknown", "up", "new", "unwatched", "paused")
+_COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created_at", "updated_at")
+
+
+@click.group("monitors", invoke_without_command=True)
+@click.option(
+    "--status", multiple=True, type=click.Choice(STATUSES), help="Only monitors with this status; may be repeated."
+)
+@click.option("--tag", multiple=True, help="Only monitors with all of these tags.")
+@click.option("--search", "q", help="Only monitors with this text in slug or name.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of results.")
+@project_option
+@json_option
+@with_client
+def monitors_command(client: Client, as_json: bool, limit: int | None, **query: Any) -> None:
+    """List monitors."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    found = client.pages("/monitors", limit, **query)
+    if as_json:
+        write_json(list(found))
+        return
+    rows = (
+        (
+            m["slug"] if m["project"] == "default" else f"{m['project']}/{m['slug']}",
+            status_text(m["status"]),
+            m["open_runs"] or "",
+            when(m["last_ping_at"]),
+            when(m["due_at"]),
+            ", ".join(m["tags"]),
+        )
+        for m in found
+    )
+    write_table(("monitor", "status", "runs", "last ping", "due", "tags"), rows, "no monitors")
+
+
+@monitors_command.command("show")
+@click.argument("slug")
+@project_option
+@json_option
+@with_client
+def show(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+    """Show one monitor."""
+    _show(client("GET", path_of("monitors", slug), project=project), as_json)
+
+
+@monitors_command.command("pause")
+@click.argument("slug")
+@project_option
+@json_option
+@with_client
+def pause(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+    """Pause monitoring until it is resumed."""
+    _show(client("POST", path_of("monitors", slug, "pause"), project=project), as_json)
+
+
+@monitors_command.command("resume")
+@click.argument("slug")
+@project_option
+@json_option
+@with_client
+def resume(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+    """Resume monitoring."""
+    _show(client("POST", path_of("monitors", slug, "resume"), project=project), as_json)
+
+
+@monitors_command.command("snooze")
+@click.argument("slug")
+@click.argument("duration", required=False)
+@project_option
+@json_option
+@with_client
+def snooze(client: Client, slug: str, duration: str | None, project: str | None, as_json: bool) -> None:
+    """Hold back alerts for DURATION (such as 2h). Without DURATION, end the snooze."""
+    body = {} if duration is None else {"duration": duration}
+    _show(client("POST", path_of("monitors", slug, "snooze"), body, project=project), as_json)
+
+
+@monitors_command.command("delete")
+@click.argument("slug")
+@project_option
+@with_client
+def delete(client: Client, slug: str, project: str | None) -> None:
+    """Delete a monitor."""
+    client("DELETE", path_of("monitors", slug), project=project)
+    say(f"deleted {slug}")
+
+
+def _show(monitor: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        write_json(monitor)
+        return
+    rows = [(name, status_text(value) if name == "status" else _said(value)) for name, value in monitor.items()]
+    write_table((monitor["slug"], ""), (row for row in rows if row[0] not in _COMPUTED and row[1] != ""), "")
+    for key in monitor["keys"]:
+        bound = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
+        say(f"key for {bound}: {key['ping_url'] or '(hidden)'}")
+    for warning in monitor["warnings"]:
+        say(f"warning: {warning}")
+
+
+def _said(value: Any) -> str:
+    if value in (None, False, [], ()):
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,1 +1,0 @@
-"""Floor 2: couriers and channels. Alerts leave the outbox here, at least once, and only to where they may go."""

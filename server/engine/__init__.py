@@ -1,1 +1,0 @@
-"""Floor 0: what pings, schedules, runs and silence mean. Pure: no I/O, no clock, no randomness, no `async`."""

@@ -1,4 +1,0 @@
-"""Floor 2: the keeper, the one process that judges.
-
-It follows the log in one order, runs the engine and records what it decides.
-"""

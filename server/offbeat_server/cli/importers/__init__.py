@@ -1,0 +1,1 @@
+"""`offbeat import`: definitions from a crontab or from Healthchecks."""

@@ -1,0 +1,60 @@
+"""`offbeat serve`: the flags are made of the settings themselves, so neither can have one that the other lacks."""
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from offbeat_server.config import Settings, read_settings
+
+
+def _type_of(field: FieldInfo) -> Any:
+    """The type without `| None`."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (each for each in get_args(annotation) if each is not type(None))
+    return annotation
+
+
+def _help_of(name: str, field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    said = (
+        ""
+        if default in (None, [])
+        else f"; default: {str(default).lower() if default is True or default is False else default}"
+    )
+    return f"{field.description}  [OFFBEAT_{name.upper()}{said}]"
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
+    flag, kind = "--" + name.replace("_", "-"), _type_of(field)
+    # Every value is checked by the settings, which say what is allowed; click only has to find it.
+    extra: dict[str, Any] = {"metavar": "TEXT"}
+    if kind is bool:
+        flag, extra = f"{flag}/--no-{name.replace('_', '-')}", {}
+    elif get_origin(kind) is Literal:
+        extra = {"metavar": "|".join(get_args(kind))}
+    elif kind in (int, float):
+        extra = {"metavar": "NUMBER"}
+    elif kind is Path:
+        extra = {"metavar": "PATH"}
+    return click.option(flag, name, default=None, help=_help_of(name, field), **extra)
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    for name, field in reversed(Settings.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
+
+
+@click.command("serve", short_help="Run the server.")
+@_with_settings
+def serve_command(**flags: Any) -> None:
+    """Run the server until it receives SIGTERM or SIGINT."""
+    settings = read_settings(flags)
+    from offbeat_server.runtime.app import serve
+
+    raise click.exceptions.Exit(serve(settings) or 0)

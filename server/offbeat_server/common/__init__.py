@@ -1,0 +1,1 @@
+"""Used by every layer: clock, errors, instants, background tasks."""

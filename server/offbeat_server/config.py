@@ -1,0 +1,282 @@
+"""Every setting, once: the flag `--x-y`, the variable `OFFBEAT_X_Y` and the default are the same field.
+
+Precedence: flag, variable, default. A secret may also come from the file that `OFFBEAT_X_Y_FILE` names. The only module
+of the server that reads the environment. The options of `offbeat serve` are made from these fields (cli/serve.py), and
+a test holds the README's table against them.
+"""
+
+import ipaddress
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from offbeat.cli.settings import VARIABLES_OF_JOBS, ClientSettings
+from offbeat_server.common.errors import SettingsError
+from offbeat_server.engine.model.definition_problems import reason_of
+
+S = TypeVar("S", bound=BaseSettings)
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+PORT = 8080
+# Settings that may also come from a file, which the variable OFFBEAT_…_FILE names.
+SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "beat_url")
+PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
+# What Kubernetes tells every pod about Services whose names begin with offbeat.
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_LINK = re.compile(r"(tcp|udp|sctp)://")
+WILDCARDS = ("", "0.0.0.0", "::")  # hosts that mean all addresses of this machine
+
+
+class Settings(BaseSettings):
+    """Settings of `offbeat serve`."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFBEAT_", extra="ignore", frozen=True)
+
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. 0.0.0.0 or :: means all addresses of this machine."
+    )
+    port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    database_url: str | None = Field(
+        None,
+        description="URL of a Postgres >= 15. With several hosts (h1,h2) the primary is used. Default: an embedded "
+        "Postgres in the data directory.",
+    )
+    data_dir: Path = Field(
+        Path(".offbeat"), description="Directory of the embedded Postgres and of the generated admin key."
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="1: one process does everything; N >= 2: a keeper process and N ingest processes."
+    )
+    door: Literal["fast", "aiohttp"] = Field(
+        "fast",
+        description="HTTP server for pings: fast (our own, with aiohttp for unusual requests), or aiohttp alone.",
+    )
+    config: Path | None = Field(None, description="A file of monitors, channels and projects applied at the start.")
+    public_url: str | None = Field(
+        None, description="Address that people and jobs use if there is a proxy: scheme and host, no path."
+    )
+    trusted_proxies: Annotated[list[Network], NoDecode] = Field(
+        default_factory=list,
+        description="Networks of proxies whose X-Forwarded-For and -Proto are trusted, separated by commas.",
+    )
+    admin_key: str | None = Field(
+        None,
+        description="Access key with all rights. Default: the first node of a database generates one, shows it once "
+        "and keeps it in its data directory; it is valid at all nodes.",
+    )
+    metrics_token: str | None = Field(
+        None, description="Bearer token for /metrics and /sd/prometheus. Default: no token is needed."
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="First port of the /metrics of the workers with --workers. 0 takes free ports."
+    )
+    keep_days: int = Field(
+        30, ge=1, le=3650, description="Days that pings, finished runs and resolved incidents are kept."
+    )
+    beat_url: str | None = Field(
+        None,
+        description="URL of an external watchdog. It is pinged only while deadlines are evaluated and alerts are sent.",
+    )
+    beat_every: float = Field(30, ge=1, description="Seconds between two pings of --beat-url.")
+    allow_private_destinations: bool = Field(
+        False, description="Let channels send to private, loopback and link-local addresses."
+    )
+    allow_destinations: Annotated[list[Network], NoDecode] = Field(
+        default_factory=list,
+        description="Private networks that channels may send to even without --allow-private-destinations, separated "
+        "by commas.",
+    )
+    smtp_url: str | None = Field(
+        None,
+        description="Mail server for e-mail channels without one of their own: "
+        "smtps://user:password@host/?from=sender@host (smtp: STARTTLS, smtp+insecure: neither).",
+    )
+    smtp_ehlo: str | None = Field(
+        None,
+        description="Name for EHLO at mail servers, such as beat.example.org or [192.0.2.1]. Default: the host name if "
+        "it has a domain, else the own address.",
+    )
+    auto_provision: bool = Field(
+        True, description="Let pings create monitors (Healthchecks create=1, Cronitor, Sentry)."
+    )
+    root_dialect: Literal["none", "snitch"] = Field(
+        "none", description="Protocol served at /{token}: none, or snitch (Dead Man's Snitch)."
+    )
+    pgbouncer: bool = Field(
+        False, description="The database is behind a pooler in transaction mode: no prepared statements."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "console", description="Format of log lines: json for programs, console for people."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level of log lines that are written."
+    )
+
+    # Limits. What happens at each is in the README's table of limits.
+    pings_pending_max: int = Field(
+        20_000, ge=1, description="Maximum number of pings that wait for their commit. Further pings are answered 503."
+    )
+    bytes_pending_max: int = Field(
+        64_000_000,
+        ge=1_000_000,
+        description="Maximum size in bytes of the pings that wait. Further pings are answered 503.",
+    )
+    batch_pings_max: int = Field(2_000, ge=1, description="Maximum number of pings in one COPY.")
+    batch_bytes_max: int = Field(1_000_000, ge=20_000, description="Maximum size in bytes of one COPY.")
+    ack_timeout: float = Field(
+        8.0, gt=0, description="Seconds after which a ping that is not committed is answered 503."
+    )
+    body_bytes_max: int = Field(
+        1_000_000,
+        ge=10_000,
+        description="Bytes of a ping's body that are kept whole. Of a longer body, both ends are kept.",
+    )
+    key_pings_per_minute_max: int = Field(
+        0,
+        ge=0,
+        description="Maximum pings of one key per minute, in each process. Further pings are answered 429. "
+        "0: no limit.",
+    )
+    provisioned_max: int = Field(
+        10_000, ge=0, description="Number of monitors in a project from which on pings create no more."
+    )
+    header_timeout: float = Field(
+        10.0, gt=0, description="Seconds for a request's line and headers; then the connection is closed."
+    )
+    body_timeout: float = Field(
+        10.0, gt=0, description="Seconds for a request's body; then 408 and the connection is closed."
+    )
+    idle_timeout: float = Field(75.0, gt=0, description="Seconds that a connection may be idle between requests.")
+    connections_max: int = Field(
+        20_000, ge=10, description="Maximum open connections of one process. Further connections are closed at once."
+    )
+    connections_per_address_max: int | None = Field(
+        None,
+        ge=0,
+        description="Maximum connections per client address, except trusted proxies. "
+        "Default: 75 % of --connections-max; 0: no limit.",
+    )
+    writer_silent_max: float = Field(
+        3.0, gt=0, description="Seconds after which a writer that shows no activity is declared dead."
+    )
+    stop_delay: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds before a stop in which pings are still taken and `/readyz` is 503, for load balancers.",
+    )
+    stop_timeout: float = Field(10.0, gt=0, description="Maximum seconds of an orderly stop, after --stop-delay.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_replaced(cls, value: Any) -> Any:
+        if isinstance(value, str) and (left := PLACEHOLDER.search(value)):
+            raise ValueError(
+                f"contains the placeholder {left[0]}, which was not replaced: set the variable, or give the value"
+            )
+        return value
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _is_no_service_link(cls, value: Any) -> Any:
+        # Kubernetes sets OFFBEAT_PORT=tcp://… in every pod beside a Service that is named offbeat.
+        return PORT if isinstance(value, str) and _LINK.match(value) else value
+
+    @field_validator("trusted_proxies", "allow_destinations", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must begin with http:// or https:// and a host name")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(
+                f"must end after the host name: pages are served at the root of one, never below a path; give Offbeat "
+                f"a name of its own, such as {parts.scheme}://offbeat.{parts.hostname}"
+            )
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+def read_settings(flags: dict[str, Any]) -> Settings:
+    """The settings from flags (None: not given) over the environment over the defaults.
+
+    Raises SettingsError that names the flag, the value and what is allowed, or variables that are no setting.
+    """
+    if unknown := unknown_variables():
+        raise SettingsError("\n".join(unknown))
+    return _read(Settings, {**_read_files(flags), **{k: v for k, v in flags.items() if v is not None}})
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each variable OFFBEAT_… of the environment that no setting reads, with the nearest name."""
+    known = {name.upper() for name in (*Settings.model_fields, *ClientSettings._fields)}
+    known |= {f"{name.upper()}_FILE" for name in SECRETS} | set(VARIABLES_OF_JOBS)
+    said = []
+    for name, value in sorted(os.environ.items()):
+        prefix, setting = name.upper()[:8], name.upper()[8:]
+        if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or _LINK.match(value):
+            continue
+        near = get_close_matches(setting, known, 1)
+        hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists all settings"
+        said.append(f"{name}: there is no such setting; {hint}")
+    return said
+
+
+def _read_files(flags: dict[str, Any]) -> dict[str, str]:
+    """Secrets from the files that variables such as OFFBEAT_ADMIN_KEY_FILE name."""
+    found = {}
+    for name in SECRETS:
+        variable = f"OFFBEAT_{name.upper()}"
+        path = os.environ.get(f"{variable}_FILE")
+        if not path or flags.get(name) is not None:
+            continue
+        if os.environ.get(variable):
+            raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one of them")
+        try:
+            found[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}_FILE: {path}: {getattr(error, 'strerror', None) or error}") from None
+        if not found[name]:
+            raise SettingsError(f"{variable}_FILE: {path}: the file is empty")
+    return found
+
+
+def _read(model: type[S], flags: dict[str, Any]) -> S:
+    try:
+        return model(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else "?"
+            lines.append(
+                f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {reason_of(problem)}, not {problem['input']!r}"
+            )
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from None
+
+
+class ServiceEnvironment(NamedTuple):
+    """What systemd says to a service of `Type=notify`; both None without it."""
+
+    notify_socket: str | None = None
+    watchdog_s: float | None = None  # without a sign of life for so long, it is killed
+
+
+def read_service_environment() -> ServiceEnvironment:
+    """systemd's variables of this process, as sd_notify(3) and sd_watchdog_enabled(3) describe them."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    meant_for = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    watched = microseconds.isdigit() and meant_for == str(os.getpid())
+    return ServiceEnvironment(
+        notify_socket=os.environ.get("NOTIFY_SOCKET") or None,
+        watchdog_s=int(microseconds) / 1_000_000 if watched else None,
+    )

@@ -1,0 +1,1 @@
+"""The only room with SQL and asyncpg. Named queries live in sql/, one file a subject."""

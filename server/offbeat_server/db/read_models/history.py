@@ -1,0 +1,110 @@
+"""What was: pings, runs and incidents, a page at a time, the newest first.
+
+A page begins after the last row of the one before (its sort key, not a count), so it costs the same however deep it is
+and never shows a row twice while new ones come in.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from offbeat_server.db import sql_loader
+from offbeat_server.db.pool import Connection
+
+_SQL = sql_loader.load("history")
+NUMBER_MAX = 2**31 - 1
+ID_MAX = 2**63 - 1
+
+
+class PingPlace(NamedTuple):
+    """Where a page of pings begins: before this one."""
+
+    at: datetime
+    writer: int = NUMBER_MAX
+    seq: int = ID_MAX
+
+
+async def pings(
+    pool: asyncpg.Pool,
+    monitor_id: int,
+    before: PingPlace,
+    *,
+    since: datetime | None = None,
+    signal: str | None = None,
+    run: str | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Pings of one monitor."""
+    return await pool.fetch(_SQL["pings"], monitor_id, *before, since, signal, run, limit)
+
+
+async def runs(
+    pool: asyncpg.Pool,
+    monitor_id: int,
+    before: int = NUMBER_MAX,
+    *,
+    is_open: bool | None = None,
+    verdict: str | None = None,
+    run: str | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Runs of one monitor."""
+    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdict, run, limit)
+
+
+async def find_run(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
+    """One run of a monitor that exists."""
+    return await pool.fetchrow(_SQL["run"], monitor_id, number)
+
+
+async def incidents_of_monitor(
+    pool: asyncpg.Pool, monitor_id: int, before: int = NUMBER_MAX, *, is_open: bool | None = None, limit: int = 100
+) -> list[asyncpg.Record]:
+    """Incidents of one monitor."""
+    return await pool.fetch(_SQL["incidents_of_monitor"], monitor_id, before, is_open, limit)
+
+
+async def incidents(
+    pool: asyncpg.Pool,
+    before: tuple[datetime, int, int],
+    *,
+    project_id: int | None = None,
+    is_open: bool | None = None,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Incidents of all monitors; `before` is opening, monitor and number of the last row of the page before."""
+    return await pool.fetch(_SQL["incidents"], *before, project_id, is_open, limit)
+
+
+async def find_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
+    """One incident of a monitor that exists."""
+    return await pool.fetchrow(_SQL["incident"], monitor_id, number)
+
+
+async def members(
+    pool: asyncpg.Pool, monitor_id: int, after: str, *, silent: bool | None = None, limit: int = 100
+) -> list[asyncpg.Record]:
+    """Members of a fleet by name, later than `after`."""
+    return await pool.fetch(_SQL["members"], monitor_id, after, silent, limit)
+
+
+async def lengths(pool: asyncpg.Pool, monitor_id: int, limit: int) -> list[asyncpg.Record]:
+    """Duration in seconds and stages of the latest successful runs, the newest first."""
+    return await pool.fetch(_SQL["lengths"], monitor_id, limit)
+
+
+async def acknowledge(connection: Connection, monitor_id: int, number: int, by: str) -> None:
+    """Note that somebody looks after an incident; the first one counts."""
+    await connection.execute(_SQL["acknowledge"], monitor_id, number, by)
+
+
+async def find_alert(pool: asyncpg.Pool, alert_id: int) -> asyncpg.Record | None:
+    """One alert as it is now."""
+    return await pool.fetchrow(_SQL["alert"], alert_id)
+
+
+async def add_test_alert(pool: asyncpg.Pool, project_id: int, channel_id: int, by: str) -> int:
+    """Put a test message for a channel into the outbox, and return its id."""
+    added: int = await pool.fetchval(_SQL["add_test_alert"], project_id, channel_id, {"by": by})
+    return added

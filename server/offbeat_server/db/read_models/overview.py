@@ -1,0 +1,59 @@
+"""Monitors as they are shown, read from Postgres alone: so every process can answer, whoever judges.
+
+The rows carry what the keeper last wrote and the newest ping; what follows from both (late, due, deadline) is computed
+by the engine's own pure function where they are shown.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from offbeat_server.db import sql_loader
+from offbeat_server.db.pool import Connection
+
+_SQL = sql_loader.load("overview")
+
+
+async def monitors(
+    pool: asyncpg.Pool | Connection,
+    *,
+    project_id: int | None = None,
+    slugs: Sequence[str] | None = None,
+    after: tuple[int, str] = (0, ""),
+    tags: Sequence[str] | None = None,
+    text: str | None = None,
+    statuses: Sequence[str] | None = None,
+    ids: Sequence[int] | None = None,
+    not_new: bool = False,
+    limit: int = 100,
+) -> list[asyncpg.Record]:
+    """Monitors in the order of project and slug, later than `after`; with `ids` only those.
+
+    `statuses` are those the keeper wrote, with `paused` as it is defined; with `not_new` without those that were never
+    heard of; `text` is sought in slug and name.
+    """
+    return await pool.fetch(
+        _SQL["monitors"],
+        project_id,
+        None if slugs is None else list(slugs),
+        *after,
+        list(tags) if tags else None,
+        text,
+        None if statuses is None else list(statuses),
+        limit,
+        None if ids is None else list(ids),
+        not_new,
+    )
+
+
+async def exported(
+    pool: asyncpg.Pool, project_id: int | None, after: tuple[int, str], limit: int
+) -> list[asyncpg.Record]:
+    """Definitions with their keys, in the order of project and slug, later than `after`."""
+    return await pool.fetch(_SQL["exported"], project_id, *after, limit)
+
+
+async def monitor_id(pool: asyncpg.Pool, project_id: int, slug: str) -> int | None:
+    """The monitor of this address, or None."""
+    found: int | None = await pool.fetchval(_SQL["monitor_id"], project_id, slug)
+    return found

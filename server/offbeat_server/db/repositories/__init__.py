@@ -1,0 +1,1 @@
+"""What the server stores: one module a subject."""

@@ -1,0 +1,234 @@
+"""Writes what was decided, whole subjects at a time: a monitor's effects together with the state that followed."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from offbeat_server.common import failpoints
+from offbeat_server.common.clock import to_datetime, to_rfc3339
+from offbeat_server.common.errors import DatabaseAway, RowRefused
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.pool import Connection, describe
+from offbeat_server.db.repositories import definitions
+from offbeat_server.db.repositories.lease import Held, held_by
+from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, Resumed, RunChanged
+from offbeat_server.engine.rules import reasons
+
+_SQL = load("decisions")
+_CHANGES = load("changes")
+
+MEMBERS_AT_ONCE = 2_000  # some 4 ms
+USUAL_RUNS_MIN = 3  # fewer say nothing of what is usual
+_BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
+
+# The channels of an alert: (project id, slugs or None for the defaults) -> ids.
+ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
+
+
+class Taken(NamedTuple):
+    """A change of a window, and the instant at which it took effect."""
+
+    rev: int
+    at: Micros
+
+
+async def write(
+    connection: Connection,
+    held: Held,
+    decisions: Sequence[Decision],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+    windows_taken: Sequence[Taken] = (),
+) -> None:
+    """One transaction that only the keeper can commit. `windows_taken`: what they rest on beside their states.
+
+    Raises LeaseLost; DatabaseAway: it may have happened, write them again; RowRefused: one of them cannot be stored.
+    """
+    try:
+        await _write(connection, held, decisions, channels_of, project_slugs, windows_taken)
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
+            raise RowRefused(describe(error)) from error
+        raise DatabaseAway(f"Postgres: {describe(error)}") from error  # a deadlock, say: the next attempt may do
+    except (ValueError, TypeError, ArithmeticError) as error:  # asyncpg's DataError is a ValueError
+        raise RowRefused(f"a decision cannot be written down: {error!r}") from error
+
+
+async def _write(
+    connection: Connection,
+    held: Held,
+    decisions: Sequence[Decision],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+    windows_taken: Sequence[Taken],
+) -> None:
+    async with held_by(connection, held):
+        if windows_taken:
+            revs = [taken.rev for taken in windows_taken]
+            await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_taken])
+        failpoints.pass_by("begun")
+        resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
+        if resumed:
+            await _resume(connection, resumed)
+        kept = [d for d in decisions if d.state is not None]
+        gone = [d for d in decisions if d.state is None]
+        if kept:
+            await connection.execute(_SQL["put_states"], *_states(kept))
+            failpoints.pass_by("state written")
+        if gone:
+            instants = [to_datetime(d.position.at) for d in gone]
+            await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
+        await _put_members(connection, decisions)
+        if runs := [(d, e) for d in decisions for e in d.effects if isinstance(e, RunChanged)]:
+            await connection.execute(_SQL["put_runs"], *_runs(runs))
+        if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
+            await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
+            failpoints.pass_by("incident written")
+        if alerts := [(d, e) for d in decisions for e in d.effects if isinstance(e, Alert)]:
+            columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
+            if columns[0]:
+                await connection.execute(_SQL["put_alerts"], *columns)
+                failpoints.pass_by("outbox written")
+    failpoints.pass_by("committed")
+
+
+async def _put_members(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """In slices: a checkpoint writes whole fleets, and what is encoded in one go holds the loop."""
+    if disbanded := [d.monitor_id for d in decisions if d.disbanded]:
+        await connection.execute(_SQL["disband"], disbanded)
+    rows = ((d.monitor_id, member) for d in decisions for member in d.members)
+    while part := list(islice(rows, MEMBERS_AT_ONCE)):
+        if kept := [(id, m.name, to_datetime(m.at), _instant(m.silent_since)) for id, m in part if m.at is not None]:
+            await connection.execute(_SQL["put_members"], *map(list, zip(*kept, strict=True)))
+        if gone := [(id, m.name) for id, m in part if m.at is None]:
+            await connection.execute(_SQL["delete_members"], *map(list, zip(*gone, strict=True)))
+
+
+async def alert_operators(connection: Connection, facts: dict[str, Any]) -> None:
+    """An alert about Offbeat itself. To be called in the transaction (`held_by`) that records what it reports."""
+    await connection.execute(_SQL["put_operator_alert"], facts)
+
+
+async def close_incident(connection: Connection, held: Held, monitor_id: int, number: int, at: Micros) -> None:
+    """Close an incident that only SQL has open. Raises LeaseLost, DatabaseAway."""
+    async with held_by(connection, held):
+        await connection.execute(_SQL["close_incident"], monitor_id, number, to_datetime(at))
+
+
+async def _resume(connection: Connection, monitor_ids: Sequence[int]) -> None:
+    await connection.execute(_CHANGES["lock"])
+    for monitor_id in monitor_ids:
+        row = await connection.fetchrow(_SQL["slug_of"], monitor_id)
+        if row is not None:
+            await definitions.alter_monitor(connection, row["project_id"], row["slug"], "ping", "resume", paused=False)
+
+
+def _states(decisions: Sequence[Decision]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d in decisions],
+        [d.project_id for d in decisions],
+        [_instant(d.position.at) for d in decisions],
+        [d.position.writer for d in decisions],
+        [d.position.seq for d in decisions],
+        [d.status for d in decisions],
+        [_instant(d.since) for d in decisions],
+        [_json(d.state) for d in decisions],
+    ]
+
+
+def _runs(runs: Sequence[tuple[Decision, RunChanged]]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d, _ in runs],
+        [run.number for _, run in runs],
+        [d.project_id for d, _ in runs],
+        [run.run for _, run in runs],
+        [_instant(run.started_at) for _, run in runs],
+        [_instant(run.finished_at) for _, run in runs],
+        [to_datetime(run.last_ping_at) for _, run in runs],
+        [None if run.duration is None else run.duration / SECOND for _, run in runs],
+        [run.verdict for _, run in runs],
+        [run.reason for _, run in runs],
+        [run.exit_code for _, run in runs],
+        [_json(run.detail) for _, run in runs],
+    ]
+
+
+def _incidents(incidents: Sequence[tuple[Decision, IncidentChanged]]) -> list[list[Any]]:
+    return [
+        [d.monitor_id for d, _ in incidents],
+        [incident.number for _, incident in incidents],
+        [d.project_id for d, _ in incidents],
+        [_instant(incident.opened_at) for _, incident in incidents],
+        [_instant(incident.resolved_at) for _, incident in incidents],
+        [_instant(incident.decided_at) for _, incident in incidents],
+        [incident.cause for _, incident in incidents],
+        [incident.reason for _, incident in incidents],
+        [incident.run for _, incident in incidents],
+        [incident.stage for _, incident in incidents],
+        [_json(incident.causes) for _, incident in incidents],
+        [incident.suppressed_by for _, incident in incidents],
+    ]
+
+
+async def _usual(connection: Connection, alerts: Sequence[tuple[Decision, Alert]]) -> dict[int, asyncpg.Record]:
+    """How long runs usually take, of the monitors whose alert is about a run."""
+    about_runs = {d.monitor_id for d, alert in alerts if alert.facts.get("run_started_at")}
+    if not about_runs:
+        return {}
+    rows = await connection.fetch(_SQL["usual"], sorted(about_runs))
+    return {row["monitor_id"]: row for row in rows if row["count"] >= USUAL_RUNS_MIN}
+
+
+def _say_usual(row: asyncpg.Record, facts: dict[str, Any]) -> str:
+    elapsed = (facts.get("run_finished_at") or facts["decided_at"]) - facts["run_started_at"]
+    return reasons.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
+
+
+def _alerts(
+    alerts: Sequence[tuple[Decision, Alert]],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+    usual: dict[int, asyncpg.Record],
+) -> list[list[Any]]:
+    columns: list[list[Any]] = [[], [], [], [], [], [], []]
+    for d, alert in alerts:
+        facts = _with_times(alert.facts)
+        facts["project"] = project_slugs.get(d.project_id)
+        if d.monitor_id in usual and alert.facts.get("run_started_at"):
+            facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts)
+        text = _json(facts)
+        told_to = (None,) if alert.kind == "resolved" else channels_of(d.project_id, alert.channels)
+        for channel_id in told_to:
+            row = (d.project_id, channel_id, d.monitor_id, alert.incident, alert.ordinal, alert.kind, text)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+    return columns
+
+
+def _with_times(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same with every instant (a number under a name in `_at`, or the estimate) as RFC 3339."""
+    said = {}
+    for name, value in facts.items():
+        if isinstance(value, int):
+            value = to_rfc3339(value) if name.endswith("_at") or name == "eta" else value
+        elif isinstance(value, dict):
+            value = _with_times(value)
+        elif isinstance(value, list):
+            value = [_with_times(each) if isinstance(each, dict) else each for each in value]
+        said[name] = value
+    return said
+
+
+@lru_cache(maxsize=10_000)  # what is decided in a storm has few instants
+def _instant(at: Micros | None) -> datetime | None:
+    return None if at is None else to_datetime(at)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

@@ -1,0 +1,310 @@
+"""What the keeper reads, as the engine's own types: a start, the writers, their entries, changes, deaf time."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from offbeat_server.common.clock import to_datetime, to_micros, to_rfc3339
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.pool import Connection, database_trouble
+from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
+
+_SQL = load("keeping")
+CHANGES_MAX = 2_000  # in one read
+
+
+class Checkpoint(NamedTuple):
+    """Where a keeper stood: all up to `at` applied, `cursors` the last seq of each writer.
+
+    `set_aside`: monitors left out because of an error of ours; their states may be older.
+    """
+
+    at: Micros
+    applied_rev: int
+    cursors: dict[int, int]
+    set_aside: Sequence[int] = ()
+
+
+class WriterSeen(NamedTuple):
+    """A row of `writers`; `seen_at` and `silent_s` by the database's own clock, which may jump."""
+
+    id: int
+    seq: int
+    started_at: Micros
+    accepted_through: Micros
+    fenced: bool
+    clean: bool
+    seen_at: Micros
+    silent_s: float
+
+
+class ChangeSeen(NamedTuple):
+    """A row of `changes`; `before` and `after` as JSON text."""
+
+    rev: int
+    kind: str
+    project_id: int | None
+    monitor_id: int | None
+    subject: str
+    before: str | None
+    after: str | None
+
+
+class Deaf(NamedTuple):
+    """A row of `deaf`."""
+
+    id: int
+    started_at: Micros
+    ended_at: Micros
+    reason: str = ""
+    pings: int = 0
+
+
+class ChannelSeen(NamedTuple):
+    """A channel as far as the keeper needs it."""
+
+    id: int
+    project_id: int
+    slug: str
+    is_default: bool
+
+
+async def read_checkpoint(connection: Connection) -> Checkpoint | None:
+    """The last one; None before the first."""
+    with database_trouble():
+        row = await connection.fetchrow(_SQL["checkpoint"])
+    if row is None:
+        return None
+    cursors = {int(k): v for k, v in row["cursors"].items()}
+    return Checkpoint(to_micros(row["at"]), row["applied_rev"], cursors, row["set_aside"])
+
+
+async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Within a transaction that holds the lease."""
+    cursors = {str(writer): seq for writer, seq in checkpoint.cursors.items()}
+    await connection.execute(
+        _SQL["write_checkpoint"],
+        to_datetime(checkpoint.at),
+        checkpoint.applied_rev,
+        cursors,
+        list(checkpoint.set_aside),
+    )
+
+
+class Defined(NamedTuple):
+    """What a change says of a monitor; `definition` is JSON text, for `load_definition`."""
+
+    slug: str
+    name: str
+    tags: tuple[str, ...]
+    paused: bool
+    snoozed_until: Micros
+    definition: str
+
+
+def read_defined(text: str) -> Defined:
+    """One side of a change of a monitor."""
+    said = orjson.loads(text)
+    definition = orjson.dumps(said["definition"]).decode()
+    return Defined(
+        said["slug"],
+        said.get("name") or said["slug"],
+        tuple(said.get("tags", ())),
+        said.get("paused", False),
+        _read_instant(said.get("snoozed_until")),
+        definition,
+    )
+
+
+def read_incident(text: str | None) -> int:
+    """The number of the incident that a change resolves by hand; 0: whichever is open."""
+    number: int = orjson.loads(text).get("incident", 0) if text is not None else 0
+    return number
+
+
+def _read_instant(value: str | None) -> Micros:
+    """An instant in a change, ISO 8601 or absent; 0 for absent."""
+    return to_micros(datetime.fromisoformat(value)) if value else 0
+
+
+async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, int, Window]]:
+    """Id, project and definition of every maintenance window as it was when `applied_rev` was the last change.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        rows = await connection.fetch(_SQL["windows"], applied_rev)
+    return [(row["id"], row["project_id"], read_window(row["definition"])) for row in rows]
+
+
+async def windows_taken(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
+    """The changes of windows after `rev` that the last keeper has decided by, and when each took effect.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        rows = await connection.fetch(_SQL["windows_taken"], rev)
+    return [(to_micros(at), ChangeSeen(*change)) for *change, at in rows]
+
+
+def read_window_change(text: str) -> tuple[int, Window]:
+    """Id and definition from one side of a change of a window."""
+    said = orjson.loads(text)
+    return said["id"], read_window(said["definition"])
+
+
+async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
+    """The next changes, at most `CHANGES_MAX`. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["changes_since"], rev, CHANGES_MAX)
+    return [ChangeSeen(*row) for row in rows]
+
+
+async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
+    """The monitors deleted after this change of which nothing is left to end, and when they ended; 0: they never began.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        rows = await connection.fetch(_SQL["deleted_since"], rev)
+    return {row["id"]: 0 if row["effective_at"] is None else to_micros(row["effective_at"]) for row in rows}
+
+
+async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:
+    """Live writers, known ones, and all newer than `newest`. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["writers"], known, newest)
+    return [
+        WriterSeen(
+            row["id"],
+            row["seq"],
+            to_micros(row["started_at"]),
+            to_micros(row["accepted_through"]),
+            row["fenced"],
+            row["clean"],
+            to_micros(row["seen_at"]),
+            row["silent_s"],
+        )
+        for row in rows
+    ]
+
+
+async def state_at(connection: Connection, monitor_id: int) -> Micros:
+    """The last input in a monitor's stored state; 0: it has none. Raises DatabaseAway."""
+    with database_trouble():
+        at = await connection.fetchval(_SQL["state_at"], monitor_id)
+    return 0 if at is None else to_micros(at)
+
+
+async def news(connection: Connection) -> tuple[int, int]:
+    """The last change and the last refusal. Raises DatabaseAway."""
+    with database_trouble():
+        row = await connection.fetchrow(_SQL["news"])
+    assert row is not None
+    return row["rev"], row["refusal_id"]
+
+
+async def unfinished_writers(connection: Connection, cursors: Mapping[int, int]) -> list[int]:
+    """Writers of whom rows may be unread. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["unfinished_writers"], list(cursors), list(cursors.values()))
+    return [row["id"] for row in rows]
+
+
+async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micros) -> Deaf | None:
+    """Declare a writer dead that was last seen then; None when it has shown a sign of life since.
+
+    Raises DatabaseAway.
+    """
+    with database_trouble():
+        return _deaf(await connection.fetchrow(_SQL["fence"], writer, to_datetime(seen_at), to_datetime(now)))
+
+
+async def deaf_by_refusals(connection: Connection, after: int, now: Micros) -> list[Deaf]:
+    """Turn reported refusals into deaf time. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["deaf_by_refusals"], after, to_datetime(now))
+    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
+
+
+async def deaf_before_writer(connection: Connection, writer: int, now: Micros) -> Deaf | None:
+    """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseAway."""
+    with database_trouble():
+        return _deaf(await connection.fetchrow(_SQL["deaf_before_writer"], writer, to_datetime(now)))
+
+
+async def now(connection: Connection) -> Micros:
+    """Log time by the database. Raises DatabaseAway."""
+    with database_trouble():
+        return to_micros(await connection.fetchval(_SQL["now"]))
+
+
+def deaf_facts(deaf: Deaf) -> dict[str, Any]:
+    """What an operator is told about deaf time."""
+    seconds = (deaf.ended_at - deaf.started_at) / SECOND
+    jumped = "The database's clock has jumped. " if deaf.reason == "clock" else ""
+    said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({deaf.reason})"
+    if deaf.reason == "lost":
+        said = (
+            f"Postgres has lost {deaf.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
+            "promoted, or a backup was restored"
+        )
+    elif deaf.pings:
+        said += f"; {deaf.pings} pings are known to have been refused"
+    return {
+        "kind": "operator",
+        "cause": "deaf",
+        "reason": f"{said}. Deadlines in this time have been extended.",
+        "opened_at": to_rfc3339(deaf.started_at),
+        "resolved_at": to_rfc3339(deaf.ended_at),
+    }
+
+
+async def deaf_known(connection: Connection) -> list[Deaf]:
+    """All deaf time on record. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["deaf_known"])
+    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
+
+
+async def refusals_applied(connection: Connection) -> int:
+    """The last refusal that is deaf time already. Raises DatabaseAway."""
+    with database_trouble():
+        last: int = await connection.fetchval(_SQL["refusals_applied"])
+    return last
+
+
+async def last_writer(connection: Connection, at: Micros) -> int:
+    """The newest writer whose word does not go beyond `at`. Raises DatabaseAway."""
+    with database_trouble():
+        last: int = await connection.fetchval(_SQL["last_writer"], to_datetime(at))
+    return last
+
+
+async def open_incidents(connection: Connection) -> dict[int, int]:
+    """Monitor to incident number. Raises DatabaseAway."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["open_incidents"])
+    return {row["monitor_id"]: row["number"] for row in rows}
+
+
+async def channels(connection: Connection) -> list[ChannelSeen]:
+    """All channels. Raises DatabaseAway."""
+    with database_trouble():
+        return [ChannelSeen(*row) for row in await connection.fetch(_SQL["channels"])]
+
+
+async def projects(connection: Connection) -> dict[int, str]:
+    """Slugs by id. Raises DatabaseAway."""
+    with database_trouble():
+        return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
+
+
+def _deaf(row: asyncpg.Record | None) -> Deaf | None:
+    if row is None:
+        return None
+    return Deaf(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"]), row["reason"], row["pings"])

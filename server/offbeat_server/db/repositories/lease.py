@@ -1,0 +1,76 @@
+"""The lease: a row that says who may judge, by the database's clock.
+
+No session advisory lock: it would break behind a pooler in transaction mode. The other half of the promise, that a
+holder stops trusting itself in time, is the caller's (scheduler/lease.py).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from offbeat_server.common.errors import LeaseLost
+from offbeat_server.db.pool import Connection, database_trouble
+from offbeat_server.db.sql_loader import load
+
+_SQL = load("lease")
+
+
+class Held(NamedTuple):
+    """A lease in one's hands."""
+
+    name: str
+    term: int
+    holder: str
+
+
+async def take(
+    connection: Connection, name: str, holder: str, node: str, life_s: float, metrics_address: str | None = None
+) -> Held | None:
+    """Take an expired lease; None while somebody else holds it. Raises DatabaseAway."""
+    with database_trouble():
+        await connection.execute(_SQL["end_frozen"])  # it may hold the lease's row
+        term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
+    return None if term is None else Held(name, term, holder)
+
+
+async def end_frozen(connection: Connection) -> int:
+    """End the sessions that hold locks for a process that says nothing; how many. Raises DatabaseAway."""
+    with database_trouble():
+        return len(await connection.fetch(_SQL["end_frozen"]))
+
+
+async def renew(connection: Connection, held: Held, life_s: float) -> bool:
+    """Extend it; False when it is no longer ours. Raises DatabaseAway."""
+    with database_trouble():
+        return await connection.fetchval(_SQL["renew"], *held, life_s) is not None
+
+
+async def release(connection: Connection, held: Held) -> None:
+    """Give it up. Raises DatabaseAway."""
+    with database_trouble():
+        await connection.execute(_SQL["release"], *held)
+
+
+async def outlast(connection: Connection, held: Held) -> None:
+    """Wait for the end of every transaction of `held_by` that a lost connection has left behind.
+
+    Raises LeaseLost, DatabaseAway.
+    """
+    with database_trouble():
+        if await connection.fetchval(_SQL["outlast"], *held) is None:
+            raise _lost(held)
+
+
+@asynccontextmanager
+async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
+    """A transaction that commits only while the lease is ours. Raises LeaseLost, DatabaseAway."""
+    with database_trouble():
+        async with connection.transaction():
+            await connection.execute(_SQL["bound_idle"])
+            if await connection.fetchval(_SQL["hold"], *held) is None:
+                raise _lost(held)
+            yield
+
+
+def _lost(held: Held) -> LeaseLost:
+    return LeaseLost(f"the lease {held.name} is no longer held in term {held.term}")

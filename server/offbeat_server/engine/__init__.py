@@ -1,0 +1,1 @@
+"""What pings, schedules, runs and silence mean. Pure: no I/O, no clock, no randomness, no `async`."""

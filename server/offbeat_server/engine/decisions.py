@@ -1,0 +1,73 @@
+"""What the engine decides. Each effect is a whole row; the keeper writes those of a monitor together with its state."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.fleet import MemberRow
+from offbeat_server.engine.model.ping import Position
+
+
+class RunChanged(NamedTuple):
+    """A row of `runs`, opened, closed or revised."""
+
+    number: int
+    run: str | None
+    started_at: Micros | None
+    finished_at: Micros | None
+    last_ping_at: Micros
+    duration: Micros | None
+    verdict: str | None
+    reason: str | None
+    exit_code: int | None
+    detail: dict[str, Any]
+
+
+class IncidentChanged(NamedTuple):
+    """A row of `incidents`."""
+
+    number: int
+    opened_at: Micros
+    resolved_at: Micros | None
+    decided_at: Micros
+    cause: str
+    reason: str
+    run: str | None
+    stage: str | None
+    causes: list[dict[str, Any]]
+    suppressed_by: int | None
+
+
+class Alert(NamedTuple):
+    """A message about an incident, for every channel of the monitor; `facts` are frozen here."""
+
+    incident: int
+    ordinal: int
+    kind: str  # opened, worse, resolved
+    decided_at: Micros
+    channels: tuple[str, ...] | None  # slugs; None: the project's defaults
+    facts: dict[str, Any]
+
+
+class Resumed(NamedTuple):
+    """A ping ended the pause of this monitor."""
+
+    at: Micros
+
+
+Effect = RunChanged | IncidentChanged | Alert | Resumed
+
+
+@dataclass(slots=True)
+class Decision:
+    """Everything decided about one monitor since the last one, and the state that followed."""
+
+    monitor_id: int
+    project_id: int
+    position: Position
+    status: str
+    since: Micros
+    state: dict[str, Any] | None  # None: the monitor is gone
+    effects: list[Effect] = field(default_factory=list)
+    members: list[MemberRow] = field(default_factory=list)  # the rows of its fleet that were changed
+    disbanded: bool = False  # all rows of its fleet go, before those come

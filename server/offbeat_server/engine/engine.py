@@ -1,0 +1,375 @@
+"""The one engine that decides, in one order: (state, next input) → effects.
+
+Plain synchronous Python: no I/O, no clock, no randomness. Its state is a function of the log's prefix, not of batches,
+ticks or processes: before a ping at `t` is applied every deadline before `t` is judged, and a ping exactly at its
+deadline is in time. What is decided waits in `take`, each monitor's effects with the state that followed.
+
+A plain ping of a healthy monitor does no heap work and decides nothing: it takes the first lines of `apply`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from sys import maxsize
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.decisions import Decision
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.fast_path import hear_plain, hear_stage
+from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.monitor import USUAL, Monitor
+from offbeat_server.engine.model.ping import AFTER_ALL, Entry, Position
+from offbeat_server.engine.quarantine import Aside
+from offbeat_server.engine.rules import definition_changes, notifications
+from offbeat_server.engine.rules.deadlines import judge
+from offbeat_server.engine.rules.dependencies import enter, leave
+from offbeat_server.engine.rules.fleets import hear_again
+from offbeat_server.engine.rules.pings import hear
+from offbeat_server.engine.schedule.maintenance_windows import Window
+
+
+class Engine:
+    """Applies inputs in order. `now` is the last instant it knows of; nothing before it can still happen."""
+
+    def __init__(self, on_quarantine: Callable[[int, Exception], None] = lambda monitor_id, error: None) -> None:
+        self.desk = Desk()
+        self._aside = Aside(self.desk, on_quarantine)
+        self._unwatched: list[Monitor] = []  # loaded with another status
+        self._budget = 0
+
+    @property
+    def now(self) -> Micros:
+        """The instant up to which everything was applied and judged."""
+        return self.desk.now
+
+    @property
+    def ahead(self) -> Micros:
+        """The instant up to which some of the loaded states reach, while inputs are applied again."""
+        return self.desk.ahead
+
+    @property
+    def monitors(self) -> dict[int, Monitor]:
+        """By id."""
+        return self.desk.monitors
+
+    @property
+    def next_deadline(self) -> Micros | None:
+        """When the next monitor is to be looked at; may be early, never late."""
+        return self.desk.deadlines.next()
+
+    # ---------------------------------------------------------------- inputs
+
+    def apply(self, entries: Sequence[Entry], start: int, budget: int) -> int:
+        """Apply entries from `start`, judging what comes before each; returns the index of the first not applied.
+
+        Entries are in the one order. It stops early when `budget` entries and judgements are used up, so that a storm
+        never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
+        the caller has not handed in yet, or it was deleted (then `ignore` it).
+        """
+        self._budget = budget
+        end = self._apply(entries, start)
+        if end > start:
+            last = entries[end - 1]
+            self.desk.position = Position(last.at, last.writer, last.seq)
+        return end
+
+    def _apply(self, entries: Sequence[Entry], start: int) -> int:
+        desk = self.desk
+        monitors, deadlines = desk.monitors, desk.deadlines
+        for index in range(start, len(entries)):
+            entry = entries[index]
+            at = entry.at
+            due = deadlines.next()
+            if due is not None and due < at and not self._judge_before(at):
+                return index
+            if self._budget <= 0:
+                return index
+            m = monitors.get(entry.monitor_id)
+            if m is None:
+                if entry.monitor_id not in desk.strangers:
+                    return index
+                desk.unknown_pings += 1
+                continue
+            desk.now = at
+            if at <= m.at and (at, entry.writer, entry.seq) <= (m.at, m.writer, m.seq):
+                if m.fleet is not None:
+                    hear_again(m.fleet, entry)
+                continue  # replay: the state has it already
+            self._budget -= 1
+            m.at, m.writer, m.seq, m.is_saved = at, entry.writer, entry.seq, False
+            ping = entry.ping
+            if m.status == "unwatched":
+                desk.unwatched_pings += 1
+            try:
+                if (
+                    ping.run is None
+                    and ping.signal == "success"
+                    and ping.stage is None
+                    and ping.task is None
+                    and m.definition.is_plain
+                    and (m.status == "up" or (m.status == "unwatched" and m.heard_at))
+                    and (m.unusual is USUAL or not m.unusual.bears_on_success)
+                    and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
+                ):
+                    hear_plain(desk, m, entry)
+                    if not m.armed:
+                        desk.arm(m)
+                elif ping.stage is None or not hear_stage(desk, m, entry):
+                    hear(desk, m, entry)
+                    desk.arm(m)
+            except Exception as error:
+                self.quarantine(m.id, error)
+        return len(entries)
+
+    def ignore(self, monitor_id: int) -> None:
+        """Pings of this monitor are passed over: it does not exist any more."""
+        self.desk.strangers.add(monitor_id)
+
+    @property
+    def quarantined(self) -> Mapping[int, Monitor | None]:
+        """Monitors left out because of an error of ours; None: one whose state could not even be read."""
+        return self._aside.monitors
+
+    def quarantine(self, monitor_id: int, error: Exception) -> None:
+        """Leave a monitor out until it is changed or all are loaded anew: see engine/quarantine.py."""
+        self._aside.put(monitor_id, error)
+
+    def advance(self, through: Micros, budget: int) -> bool:
+        """Judge every deadline up to and including `through`, up to which every entry was applied.
+
+        False: the budget was used up and there is more.
+        """
+        self._budget = budget
+        if not self._judge_before(through + 1):
+            return False
+        self._reach(through)
+        return True
+
+    def deafness(self, start: Micros, end: Micros) -> None:
+        """A deaf interval becomes known. Deadlines move as they are looked at."""
+        self.desk.deaf.add(start, end)
+
+    # ---------------------------------------------------------------- changes
+
+    def put(
+        self,
+        monitor_id: int,
+        project_id: int,
+        slug: str,
+        definition: Definition,
+        *,
+        paused: bool = False,
+        snoozed_until: Micros = 0,
+        rev: int = 0,
+        name: str | None = None,
+        tags: tuple[str, ...] | None = None,
+        at: Micros,
+    ) -> None:
+        """A monitor is made or changed, as of `at`, up to which every entry was applied.
+
+        `name` and `tags` are those of the definition unless they are given. What a change does to what is open is said
+        in engine/rules/definition_changes.py.
+        """
+        self._catch_up(at)
+        desk = self.desk
+        if not self._aside.take_back(monitor_id):
+            return
+        m = desk.monitors.get(monitor_id)
+        if m is None:
+            m = Monitor(monitor_id, project_id, slug, slug, definition, desk.now)
+            desk.strangers.discard(monitor_id)
+            definition_changes.begin_anew(desk, m)
+            m.paused = paused
+            m.at = desk.now  # as if just before it: the ping for which it is made known may be of this instant
+            m.rev = rev
+            enter(desk, m)
+        else:
+            self._include(m, rev)
+        old = m.definition
+        if (old.depends_on, old.after) != (definition.depends_on, definition.after):
+            desk.tie(m)
+        leave(desk, m)
+        m.slug, m.name = slug, name or definition.name or slug
+        m.tags = tags if tags is not None else definition.tags
+        m.definition = definition
+        enter(desk, m)
+        m.snoozed_until = snoozed_until
+        if old != definition:
+            definition_changes.redefine(desk, m, old)
+        if paused != m.paused:
+            definition_changes.pause(desk, m) if paused else definition_changes.resume(desk, m)
+        desk.restate(m)
+        desk.open_for(m)
+        if old.depends_on != definition.depends_on:
+            definition_changes.look_at_explanations(desk, [m.id, *desk.downstreams(m)])
+        notifications.tell_if_due(desk, m)
+        desk.arm(m)
+
+    def remove(self, monitor_id: int, at: Micros) -> None:
+        """A monitor is deleted: its incident ends and its runs are closed."""
+        self._catch_up(at)
+        desk = self.desk
+        self._aside.take_back(monitor_id)
+        desk.strangers.add(monitor_id)
+        m = desk.monitors.get(monitor_id)
+        if m is None:
+            return
+        self._include(m, 0)
+        definition_changes.end(desk, m)
+        downs = list(desk.downstreams(m))
+        desk.tie(m)
+        leave(desk, m)
+        del desk.monitors[monitor_id]
+        desk.gone[monitor_id] = m
+        desk.open_for(m)
+        definition_changes.look_at_explanations(desk, downs)
+
+    def settle_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
+        """Somebody says that this incident is over (0: whichever is open); `rev` is that change."""
+        self._catch_up(at)
+        if (m := self.desk.monitors.get(monitor_id)) is None:
+            return
+        self._include(m, rev)
+        self.desk.open_for(m)
+        if m.incident is not None and number not in (0, m.incident.number):
+            return  # another one has opened meanwhile; nobody has said anything of it
+        definition_changes.settle_by_hand(self.desk, m)
+        self.desk.arm(m)
+
+    def put_window(self, window_id: int, project_id: int, window: Window, at: Micros) -> None:
+        """A maintenance window is made or changed, as of `at`."""
+        self._catch_up(at)
+        self.desk.windows[window_id] = (project_id, window)
+        notifications.look_again(self.desk, project_id, self.quarantine)
+
+    def remove_window(self, window_id: int, at: Micros) -> None:
+        """A maintenance window is deleted, as of `at`: what it held back is told."""
+        self._catch_up(at)
+        project_id, _ = self.desk.windows.pop(window_id, (0, None))
+        notifications.look_again(self.desk, project_id, self.quarantine)
+
+    # ---------------------------------------------------------------- loading and writing
+
+    def load(self, m: Monitor) -> None:
+        """Take a monitor from its stored state, as if it had never left.
+
+        Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
+        """
+        desk = self.desk
+        enter(desk, m)
+        if m.status != "unwatched" and not m.definition.watches:
+            self._unwatched.append(m)  # perhaps written by a program that did not know this status
+        if m.at > desk.ahead:
+            desk.ahead = m.at
+        if m.unusual is not USUAL:
+            if m.incident is not None:
+                desk.troubled.add(m.id)
+            definition_changes.arm_parts(desk, m)
+        desk.arm(m)
+
+    def load_window(self, window_id: int, project_id: int, window: Window) -> None:
+        """Take a maintenance window as it is defined."""
+        self.desk.windows[window_id] = (project_id, window)
+
+    def loaded(self, at: Micros) -> None:
+        """All monitors are there. `at`: the position from which inputs follow."""
+        desk = self.desk
+        desk.now = at
+        desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+        for m in self._unwatched:
+            desk.restate(m)
+        self._unwatched.clear()
+        for monitor_id in sorted(desk.troubled):
+            try:
+                notifications.repair(desk, desk.monitors[monitor_id])
+                desk.arm(desk.monitors[monitor_id])
+            except Exception as error:
+                self.quarantine(monitor_id, error)
+
+    def open_incidents(self) -> dict[int, int]:
+        """Monitor to the number of its open incident."""
+        monitors = self.desk.monitors
+        return {id: incident.number for id in self.desk.troubled if (incident := monitors[id].incident) is not None}
+
+    def restate_incident(self, monitor_id: int) -> None:
+        """Write the open incident of this monitor again."""
+        m = self.desk.monitors[monitor_id]
+        if m.incident is not None:
+            self.desk.record_incident(m, m.incident)
+
+    def take(self, subjects_max: int) -> list[Decision]:
+        """What was decided, for about so many monitors, each with the state that followed.
+
+        All of one answer belongs in one transaction: monitors that depend on one another come together, also where
+        they are more than `subjects_max`.
+        """
+        return self.desk.take(subjects_max, self.quarantine)
+
+    @property
+    def undecided(self) -> int:
+        """How much waits in `take`: monitors, and rows of their runs."""
+        return len(self.desk.undecided) + self.desk.undecided_runs
+
+    def stale(self) -> Iterator[int]:
+        """Monitors whose stored state is older than the one here, for the checkpoint."""
+        return (m.id for m in list(self.desk.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
+
+    def snapshot(self, monitor_id: int) -> Decision | None:
+        """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.
+
+        Only to be written after everything that `take` has brought before.
+        """
+        m = self.desk.monitors.get(monitor_id)
+        try:
+            return None if m is None else self.desk.snapshot(m)
+        except Exception as error:
+            self.quarantine(monitor_id, error)
+            return None
+
+    # ---------------------------------------------------------------- within
+
+    def _judge_before(self, at: Micros) -> bool:
+        """Judge every deadline before `at`; False when the budget is used up and some are left."""
+        desk = self.desk
+        while self._budget > 0:
+            popped = desk.deadlines.pop_before(at)
+            if popped is None:
+                return True
+            when, monitor_id = popped
+            if not monitor_id:
+                while self._budget > 0 and notifications.release_one(desk, self.quarantine):
+                    self._budget -= 1
+                if desk.releases:
+                    desk.deadlines.push(when, 0)
+                continue
+            m = desk.monitors.get(monitor_id)
+            if m is None or m.armed != when:
+                continue  # stale
+            self._budget -= 1
+            m.armed = 0
+            try:
+                due = desk.next_of(m)
+                if due and due <= when:
+                    desk.now = max(desk.now, when)
+                    judge(desk, m, when)
+                    due = desk.next_of(m)
+                desk.arm_for(m, due)
+            except Exception as error:
+                self.quarantine(m.id, error)
+        next_due = desk.deadlines.next()
+        return next_due is None or next_due >= at
+
+    def _catch_up(self, at: Micros) -> None:
+        """Before a change: everything up to it is judged, whatever it costs."""
+        self._budget = maxsize
+        self._judge_before(at + 1)
+        self._reach(at)
+
+    def _reach(self, at: Micros) -> None:
+        desk = self.desk
+        desk.now = max(desk.now, at)
+        if at >= desk.position.at:
+            desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+
+    def _include(self, m: Monitor, rev: int) -> None:
+        """A change is an input too: the state of the monitor includes it and all before it."""
+        m.rev = max(m.rev, rev)
+        m.at, m.writer, m.seq, m.is_saved = *self.desk.position, False

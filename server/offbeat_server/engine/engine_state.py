@@ -1,0 +1,398 @@
+"""The table at which the engine's parts work: the monitors, the heap, deaf time, and what was decided so far.
+
+Parts share no other state and do not know each other's order; `now` is the instant of the input at hand.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.deadline_queue import Deadlines
+from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, Resumed, RunChanged
+from offbeat_server.engine.model.monitor import USUAL, Incident, Monitor
+from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
+from offbeat_server.engine.model.run import Limit, Run
+from offbeat_server.engine.schedule.due_times import breather_end, window_start
+from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Window
+from offbeat_server.engine.schedule.outages import DeafTime
+
+Address = tuple[int, str]  # project, slug
+Blame = Callable[[int, Exception], None]  # leaves out the monitor that an error of ours concerns
+
+
+class Recorded(NamedTuple):
+    """An incident to be written as it is when it is taken: whatever changes it records it again."""
+
+    incident: Incident
+    resolved_at: Micros | None
+    decided_at: Micros
+
+    def row(self) -> IncidentChanged:
+        """As it is now."""
+        incident = self.incident
+        causes = incident.worst_first
+        worst = causes[0]
+        return IncidentChanged(
+            incident.number,
+            incident.opened_at,
+            self.resolved_at,
+            self.decided_at,
+            worst.kind,
+            worst.reason,
+            worst.run,
+            worst.stage,
+            [cause.show() for cause in causes],
+            incident.suppressed_by,
+        )
+
+
+class Undecided:
+    """What was decided about one monitor and not yet written; a later row of the same run or incident replaces it."""
+
+    __slots__ = ("alerts", "disbanded", "incidents", "resumed", "reworded", "runs", "whole")
+
+    def __init__(self) -> None:
+        self.runs: dict[int, RunChanged] = {}
+        self.reworded: dict[int, Run] = {}  # open ones with another reason: their rows are made when all are taken
+        self.incidents: dict[int, Recorded] = {}
+        self.alerts: list[Alert] = []
+        self.resumed: Resumed | None = None
+        self.disbanded = False  # it was a fleet, and what is one now began anew
+        self.whole = False  # a checkpoint waits for it
+
+    def effects(self) -> list[Effect]:
+        """In the order in which they are written."""
+        resumed: list[Effect] = [self.resumed] if self.resumed is not None else []
+        return [*resumed, *self.runs.values(), *[each.row() for each in self.incidents.values()], *self.alerts]
+
+
+class Desk:
+    """Everything the engine holds."""
+
+    def __init__(self) -> None:
+        self.now: Micros = 0
+        self.position: Position = START  # all inputs up to here were applied
+        self.ahead: Micros = 0  # how far the loaded states reach
+        self.monitors: dict[int, Monitor] = {}
+        self.slugs: dict[int, dict[str, int]] = {}  # project -> slug -> monitor, where anybody asked: see `find`
+        self.deadlines = Deadlines()
+        self.deaf = DeafTime()
+        self.windows: dict[int, tuple[int, Window]] = {}  # by id, with the project
+        self.undecided: dict[int, Undecided] = {}
+        self.undecided_runs = 0  # rows of runs in there: a single monitor may have very many
+        self.gone: dict[int, Monitor] = {}  # deleted, their end not yet written
+        self.listeners: dict[Address, set[int]] = {}  # those that come `after` it
+        self.dependents: dict[Address, set[int]] = {}  # those that depend on it
+        self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
+        self.troubled: set[int] = set()  # those with an open incident
+        self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
+        self.strangers: set[int] = set()  # monitors that were deleted while pings of them were still under way
+        self.counts: Counter[str] = Counter()  # monitors by status
+        self.excused = 0  # occurrences, since the start
+        self.missed = 0
+        self.unknown_pings = 0  # of monitors that are gone
+        self.unwatched_pings = 0  # of monitors that expect nothing
+
+    @property
+    def reached(self) -> Position:
+        """All inputs up to here were applied, and judged was what came before."""
+        return self.position if self.now <= self.position.at else Position(self.now, AFTER_ALL, AFTER_ALL)
+
+    # ---------------------------------------------------------------- finding
+
+    def find(self, project_id: int, slug: str) -> Monitor | None:
+        """A monitor of a project by its slug.
+
+        Only those that refer to others ask; the first of a project makes its index (0.1 s for a million monitors).
+        """
+        index = self.slugs.get(project_id)
+        if index is None:
+            index = {m.slug: m.id for m in self.monitors.values() if m.project_id == project_id}
+            self.slugs[project_id] = index
+        monitor_id = index.get(slug)
+        return None if monitor_id is None else self.monitors.get(monitor_id)
+
+    def upstreams(self, m: Monitor) -> list[Monitor]:
+        """Everything this monitor depends on, directly or not, nearest first; survives cycles."""
+        if not m.definition.depends_on:
+            return []
+        found: dict[int, Monitor] = {}
+        line = [m]
+        for each in line:
+            for slug in each.definition.depends_on:
+                up = self.find(each.project_id, slug)
+                if up is not None and up.id != m.id and up.id not in found:
+                    found[up.id] = up
+                    line.append(up)
+        return list(found.values())
+
+    def downstreams(self, m: Monitor) -> Iterator[int]:
+        """Everything that depends on this monitor, directly or not."""
+        line, seen = [m], {m.id}
+        for each in line:
+            for down_id in sorted(self.dependents.get((each.project_id, each.slug), ())):
+                down = self.monitors.get(down_id)
+                if down is not None and down_id not in seen:
+                    seen.add(down_id)
+                    line.append(down)
+                    yield down_id
+
+    # ---------------------------------------------------------------- deciding
+
+    def open_for(self, m: Monitor) -> Undecided:
+        """What is undecided about a monitor; asking marks its state as to be written."""
+        undecided = self.undecided.get(m.id)
+        if undecided is None:
+            undecided = self.undecided[m.id] = Undecided()
+        return undecided
+
+    def restate(self, m: Monitor) -> None:
+        """Bring the status in line with the state."""
+        if m.paused:
+            status = "paused"
+        elif m.incident is not None:
+            status = "down"
+        elif not m.definition.expects(bool(m.heard_at)):
+            status = "unwatched"
+        elif m.excused:
+            status = "unknown"
+        else:
+            status = "up" if m.heard_at else "new"
+        if status != m.status:
+            self.counts[m.status] -= 1
+            self.counts[status] += 1
+            m.status, m.since = status, self.now
+            self.open_for(m)
+
+    def record_run(self, m: Monitor, run: Run) -> None:
+        """A run was opened or closed, or its verdict has changed."""
+        rows = self.open_for(m).runs
+        self.undecided_runs += run.number not in rows
+        rows[run.number] = _row_of(m, run)
+
+    def reword_run(self, m: Monitor, run: Run) -> None:
+        """The reason of an open run has changed. Each task that fails may do this, so its row is made only once."""
+        self.open_for(m).reworded[run.number] = run
+
+    def revise_run(self, m: Monitor, run: Run) -> None:
+        """A run that had ended turns out to have ended otherwise; of what it was only `run`'s few fields are known."""
+        pending = self.open_for(m).runs.get(run.number)
+        self.record_run(m, run)
+        revised = self.undecided[m.id].runs
+        if pending is None:
+            revised[run.number] = revised[run.number]._replace(detail={})
+        else:
+            revised[run.number] = revised[run.number]._replace(
+                started_at=pending.started_at,
+                duration=pending.duration,
+                detail=pending.detail,
+            )
+
+    def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None = None) -> None:
+        """An incident was opened, changed or resolved."""
+        self.open_for(m).incidents[incident.number] = Recorded(incident, resolved_at, self.now)
+
+    def take(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
+        """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
+
+        A monitor whose state cannot be written down is left out.
+        Monitors whose decisions may rest on one another come together, so that no stored state is newer than what
+        another one was decided by: a restart between two transactions decides nothing differently.
+        """
+        decisions: list[Decision] = []
+        # Listed at once: to find the first anew each time, a dict looks at the places of all that were taken before.
+        for first_id in list(islice(self.undecided, subjects_max)):
+            if len(decisions) >= subjects_max:
+                break
+            for monitor_id in self._together(first_id) if first_id in self.undecided else ():
+                undecided = self.undecided.pop(monitor_id)
+                self.undecided_runs -= len(undecided.runs)
+                self._untie(monitor_id)
+                m = self.monitors.get(monitor_id)
+                gone = m is None
+                m = self.gone.pop(monitor_id) if m is None else m
+                try:
+                    decisions.append(self._decision(m, gone, undecided))
+                except Exception as error:
+                    leave_out(monitor_id, error)
+        return decisions
+
+    def _together(self, monitor_id: int) -> list[int]:
+        """The undecided monitors that are linked with this one by `depends_on` or `after`, itself included."""
+        if not (self.listeners or self.dependents or self.ties):
+            return [monitor_id]  # nobody refers to anybody
+        found = {monitor_id: None}
+        line = [monitor_id]
+        for each_id in line:
+            m = self.monitors.get(each_id)
+            links = set(self._linked(m)) if m is not None else set()
+            for linked_id in sorted(links | self.ties.get(each_id, set())):
+                if linked_id in self.undecided and linked_id not in found:
+                    found[linked_id] = None
+                    line.append(linked_id)
+        return list(found)
+
+    def _linked(self, m: Monitor) -> Iterator[int]:
+        here = (m.project_id, m.slug)
+        yield from self.listeners.get(here, ())
+        if self.dependents.get(here):
+            yield from self.downstreams(m)
+        if m.definition.depends_on:
+            yield from (up.id for up in self.upstreams(m))
+        if m.definition.after is not None and (before := self.find(m.project_id, m.definition.after.monitor)):
+            yield before.id
+
+    def tie(self, m: Monitor) -> None:
+        """Its links are about to change: until it is taken it goes together with those that it had."""
+        for each in (m, *(self.monitors[down_id] for down_id in self.downstreams(m))):
+            for linked_id in self._linked(each):
+                self.ties.setdefault(each.id, set()).add(linked_id)
+                self.ties.setdefault(linked_id, set()).add(each.id)
+
+    def _untie(self, monitor_id: int) -> None:
+        for tied_id in self.ties.pop(monitor_id, ()):
+            ties = self.ties.get(tied_id, set())
+            ties.discard(monitor_id)
+            if not ties:
+                self.ties.pop(tied_id, None)
+
+    def snapshot(self, m: Monitor) -> Decision | None:
+        """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
+        undecided = self.undecided.get(m.id) or Undecided()
+        undecided.whole = True
+        return None if m.id in self.undecided else self._decision(m, False, undecided)
+
+    def _decision(self, m: Monitor, gone: bool, undecided: Undecided) -> Decision:
+        # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
+        # change to it earlier than that.
+        m.at, m.writer, m.seq = position = max(m.position, self.reached)
+        m.is_saved = True
+        if m.fleet is not None and undecided.whole:
+            m.fleet.whole_at = m.at
+        for run in undecided.reworded.values() if not gone else ():
+            if run.verdict is None:  # else its end was recorded
+                undecided.runs[run.number] = _row_of(m, run)
+        state = None if gone else m.dump()
+        decision = Decision(m.id, m.project_id, position, m.status, m.since, state, undecided.effects())
+        decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)
+        if m.fleet is not None and not gone:
+            decision.members = m.fleet.take_rows(undecided.whole)
+        return decision
+
+    # ---------------------------------------------------------------- deadlines
+
+    def schedule_deadline(self, m: Monitor) -> Micros:
+        """When the absence of what is due is judged, deaf time included; 0: never."""
+        due, definition = m.due, m.definition
+        if not due or ((incident := m.unusual.incident) is not None and incident.silent):
+            return 0  # nothing is expected, or it is known to be missing and the next that counts is a ping
+        if not m.heard_at:
+            first_within = definition.first_within
+            return self.moved(m, due - first_within, due) if first_within is not None else 0
+        if definition.after is not None:
+            return 0  # see `awaited`
+        deadline = due + definition.grace
+        if self.deaf.intervals and not definition.strict:
+            return self.deaf.shift(window_start(definition, due), deadline)
+        return deadline
+
+    def awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
+        """When the absence of a follower is judged."""
+        assert m.definition.after is not None
+        return self.moved(m, due - m.definition.after.within, due + m.definition.grace)
+
+    def moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
+        """A deadline moved by the deaf time since `start`."""
+        return deadline if m.definition.strict else self.deaf.shift(start, deadline)
+
+    def run_deadline(self, m: Monitor, run: Run, limit: Limit) -> Micros:
+        """When a limit of a run is broken, deaf time included."""
+        assert m.runs is not None
+        deadline = self.moved(m, limit.base, limit.base + limit.length)
+        return max(deadline, m.runs.not_before) if run.number <= m.runs.not_before_of else deadline
+
+    def arm_run(self, m: Monitor, run: Run) -> None:
+        """Look at a run when the first of its limits would be broken."""
+        assert m.runs is not None
+        whens = [self.run_deadline(m, run, limit) for limit in run.limits(m.definition)]
+        if whens:
+            m.runs.arm(run, min(whens))
+
+    def arm(self, m: Monitor) -> None:
+        """Look at a monitor when the first of its deadlines comes."""
+        self.arm_for(m, self.next_of(m))
+
+    def arm_for(self, m: Monitor, when: Micros) -> None:
+        """The same where that first deadline is known; 0: there is none."""
+        if when and (not m.armed or when < m.armed):
+            m.armed = when | 0  # see `Micros`
+            self.deadlines.push(when, m.id)
+
+    def next_of(self, m: Monitor) -> Micros:
+        """When a monitor is to be looked at next; 0: never. May be early for runs and members, never late.
+
+        Never before its last input, since a state from the log's future may be read by a restart.
+        """
+        unusual, when = m.unusual, self.schedule_deadline(m)
+        if unusual is not USUAL:
+            if unusual.paused:
+                return 0
+            if (runs := unusual.runs) is not None and runs.open and (run := runs.next()) and (not when or run < when):
+                when = run
+            if (fleet := unusual.fleet) is not None and (member := fleet.next()) and (not when or member < when):
+                when = member
+            if unusual.awaited:
+                # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
+                awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
+                when = awaited if not when or awaited < when else when
+            if (incident := unusual.incident) is not None and (at := self.tell_at(m, incident)):
+                when = at if not when or at < when else when
+        return max(when, m.at) if when else 0
+
+    # ---------------------------------------------------------------- when people may be told
+
+    def tell_at(self, m: Monitor, incident: Incident) -> Micros:
+        """When people are to be told of something: as planned, or once they may be; 0: there is nothing."""
+        at = incident.announce_at
+        if at is None:
+            return 0
+        for _ in range(OVERLAPS_MAX):
+            later = self.muted_until(m, at)
+            if later <= at:
+                break
+            at = later
+        return at
+
+    def muted_until(self, m: Monitor, at: Micros) -> Micros:
+        """Until when nobody is told what would be told at `at`: a snooze's end, or one period after a window's."""
+        until = m.snoozed_until
+        for end in self.window_ends(m, at):
+            until = max(until, breather_end(m.definition, end))
+        return until
+
+    def window_ends(self, m: Monitor, at: Micros) -> Iterable[Micros]:
+        """The ends of the maintenance windows that cover a monitor at `at`."""
+        if not self.windows:
+            return ()
+        windows = [window for project_id, window in self.windows.values() if project_id == m.project_id]
+        ends = [window.end_at(at) for window in windows if window.covers(m.slug, m.tags)]
+        return [end for end in ends if end is not None]
+
+
+def _row_of(m: Monitor, run: Run) -> RunChanged:
+    """A run as it is now."""
+    verdict, reason = run.judgement
+    return RunChanged(
+        run.number,
+        run.run,
+        run.started_at or None,
+        run.finished_at or None,
+        run.last_at,
+        run.duration,
+        verdict,
+        reason,
+        run.exit_code,
+        run.detail(m.definition),
+    )

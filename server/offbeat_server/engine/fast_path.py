@@ -1,0 +1,72 @@
+"""What `hear` would do with the two pings that come by the thousand, and nothing else.
+
+They are a success of a healthy monitor that belongs to no run, and a ping of a stage of an open run that goes well.
+Both decide nothing and only move deadlines later, so they look at none. The reference model sees to it that what they
+do differs in nothing from the long way, which takes four to six times as long.
+"""
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import PLAIN, Entry, word_of
+from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.rules.schedule_state import is_repeat
+from offbeat_server.engine.schedule.due_times import due_after
+
+_PLAIN = PLAIN["success"]
+_SIGNS = frozenset(("progress", "log"))
+_WORDS = frozenset(("start", "success", "skip"))
+
+
+def hear_plain(desk: Desk, m: Monitor, entry: Entry) -> None:
+    """A success of a healthy monitor without runs, followers and bounds."""
+    at, definition, ping = entry.at, m.definition, entry.ping
+    word = "success" if ping is _PLAIN else word_of(ping)
+    m.heard_at = at
+    every = definition.every
+    if every is not None:
+        m.due = at + every | 0  # see `Micros`
+    if at <= desk.deaf.retries_until and is_repeat(desk, m, entry, word):
+        return
+    m.last_word, m.counted_source, m.counted_at = word, entry.source, at
+    m.counted_writer = entry.writer
+    if every is None:
+        m.due = due_after(definition, m.due, at)
+
+
+def hear_stage(desk: Desk, m: Monitor, entry: Entry) -> bool:
+    """A ping of a stage, in a run that has an id, of a healthy monitor. False: it takes the long way."""
+    signal, run_id, stage, task, done, total, _, _, message, _ = entry.ping
+    runs = m.unusual.runs
+    if runs is None or task is not None or done is not None or total is not None or m.status != "up":
+        return False
+    run = runs.by_id.get(run_id) if run_id is not None else None
+    if run is None or run.hung is not None or run.unjudged is not None:
+        return False
+    assert stage is not None
+    seen = run.stages.get(stage)
+    if seen is None or signal not in _SIGNS:
+        if signal not in _WORDS or (seen is not None and seen.status == "failed"):
+            return False
+        if signal == "start":
+            if seen is None and stage in m.definition.optional_stages:
+                return False  # from now on it is waited for, and its time may have begun long ago
+        elif (last := m.definition.last_stage) is not None and (stage == last or last in run.stages):
+            return False  # the run may be complete
+        _hear_word(desk, m, run, entry.at, stage, signal)
+    run.last_at = entry.at
+    if message is not None:
+        run.message = message
+    return True
+
+
+def _hear_word(desk: Desk, m: Monitor, run: Run, at: Micros, stage: str, signal: str) -> None:
+    definition = m.definition
+    m.heard_at = at
+    if definition.every is not None:
+        m.due = at + definition.every | 0
+    run.hear_stage(at, stage, signal)
+    soonest = definition.stage_soonest
+    if soonest is not None and (not run.armed or at + soonest < run.armed):
+        desk.arm_run(m, run)
+        desk.arm(m)

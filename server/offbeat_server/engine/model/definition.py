@@ -1,0 +1,312 @@
+"""What is expected of a monitor: its definition, as people send it and as the engine reads it.
+
+One model for both, so that a field, its limits, its documentation and its meaning stand in one place. Definitions are
+frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
+"""
+
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.definition_problems import problems_of
+from offbeat_server.engine.model.ping import STAGE_CHARS_MAX
+from offbeat_server.engine.schedule.calendar import check_cron, check_oncalendar, check_zone
+from offbeat_server.engine.schedule.durations import read_duration, write_duration
+
+SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
+STAGES_MAX = 100
+TASKS_MAX = 20_000  # per run; the names of later ones are not kept
+RUNTIME_DEFAULT: Micros = 86_400 * SECOND  # of a run that said `start`, if no limit notices that it died
+REPEAT_MAX: Micros = 30 * SECOND  # the same ping with the same run id within this is a retry
+
+
+def _join_lines(value: object) -> object:
+    """A list of expressions as one text, one expression per line."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    return value
+
+
+Duration = Annotated[
+    Micros,
+    BeforeValidator(read_duration),
+    PlainSerializer(write_duration, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "examples": ["90s", "15m", "1h30m"]}, {"type": "number", "minimum": 0}],
+            "description": "A duration: 90s, 15m, 1h30m, 7d, or a number of seconds.",
+        }
+    ),
+]
+Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
+CALENDAR_CHARS_MAX = 2000
+CalendarText = Annotated[
+    str,
+    BeforeValidator(_join_lines),
+    Field(max_length=CALENDAR_CHARS_MAX),
+    AfterValidator(check_oncalendar),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": CALENDAR_CHARS_MAX, "examples": ["Mon..Fri 02:30"]},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ],
+            "description": "systemd OnCalendar: one expression, or several as a list or one per line.",
+        },
+        mode="validation",
+    ),
+]
+Zone = Annotated[str, Field(max_length=60), AfterValidator(check_zone)]
+Slug = Annotated[str, Field(pattern=SLUG_PATTERN, max_length=100)]
+StageName = Annotated[str, Field(min_length=1, max_length=STAGE_CHARS_MAX)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tasks(_Model):
+    """N parallel pieces of a run or of one of its stages."""
+
+    expected: int | None = Field(
+        None, ge=1, le=TASKS_MAX, description="Number of tasks. None: a ping reports it with `total`."
+    )
+    within: Duration | None = Field(
+        None, description="All tasks must end within this time after the start of the run or stage."
+    )
+    tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+
+
+class Stage(_Model):
+    """A named step of a run, in the order in which it is listed."""
+
+    name: StageName
+    within: Duration | None = Field(
+        None, description="Time limit, counted from the end of the previous stage or the start of the run."
+    )
+    optional: bool = Field(False, description="The stage may be skipped.")
+    tasks: Tasks | None = Field(None, description="The stage is done when all of its tasks have ended.")
+
+
+class _OrName:
+    """Says in the schema of requests that a stage may be its name alone."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        whole = handler(schema)
+        if handler.mode == "serialization":
+            return whole
+        name = {"type": "string", "minLength": 1, "maxLength": STAGE_CHARS_MAX}
+        return {"anyOf": [whole, name], "description": "A stage, or its name alone."}
+
+
+def _stage_of(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict | Stage):
+        raise ValueError(f"must be a name or an object with a name, not {value!r}")
+    return value
+
+
+class Members(_Model):
+    """A fleet of long-lived workers, each of which pings with its name as the task."""
+
+    every: Duration
+    grace: Duration = 60 * SECOND
+    forget_after: Duration = Field(86_400 * SECOND, description="A silent member is removed after this time.")
+    min_alive: Annotated[str, Field(pattern=r"^(100|[1-9]?\d)(\.\d+)?%$")] | int | None = Field(
+        None, description="A number, or a percentage such as 95%. None: every known member."
+    )
+    expected: int | None = Field(
+        None, ge=1, description="Expected number of members. None: for a percentage, the highest number alive at once."
+    )
+
+    @model_validator(mode="after")
+    def _remembers_the_silent(self) -> Self:
+        if self.forget_after <= self.every + self.grace:
+            raise ValueError("forget_after must be longer than every and grace together")
+        return self
+
+
+class After(_Model):
+    """Due after a signal of another monitor."""
+
+    monitor: Slug
+    signal: Literal["start", "success", "fail"] = "success"
+    within: Duration
+
+
+class AtMost(_Model):
+    """Rate limit: more than `count` runs and heartbeats in `per` are too many."""
+
+    count: int = Field(ge=1, le=1_000)
+    per: Duration
+
+
+class Keywords(_Model):
+    """Words in a ping's message that decide its signal (Healthchecks' body filters). Substrings, case-sensitive."""
+
+    start: tuple[str, ...] = ()
+    success: tuple[str, ...] = ()
+    fail: tuple[str, ...] = ()
+    default: Literal["as sent", "fail", "ignore"] = "as sent"
+
+
+_SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
+_EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_for", "at_most")
+_NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
+
+
+class Definition(_Model):
+    """Everything a monitor expects. At most one of every, cron, oncalendar, after and members."""
+
+    name: str | None = Field(None, max_length=200)
+    description: str | None = Field(None, max_length=10_000)
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")], ...] = Field((), max_length=50)
+
+    every: Duration | None = Field(None, description="The next ping is due this long after the last.")
+    cron: Cron | None = Field(None, description="Five fields, in `timezone`.")
+    oncalendar: CalendarText | None = Field(
+        None,
+        description="systemd OnCalendar, in `timezone`. Several expressions: as a list, or one per line; a ping is due "
+        "at the times of each.",
+    )
+    timezone: Zone = "UTC"
+    after: After | None = None
+    members: Members | None = None
+    grace: Duration = Field(60 * SECOND, description="Added to the due time to get the deadline.")
+    first_within: Duration | None = Field(
+        None, description="The first ping must arrive within this time after creation."
+    )
+
+    max_runtime: Duration | None = Field(
+        None,
+        description="A run that is open longer than this is hung. Default: 24 hours for a run that sent `start`, "
+        "unless `quiet_for` or `stall_for` is set.",
+    )
+    min_runtime: Duration | None = Field(None, description="A run that succeeds faster than this counts as failed.")
+    quiet_for: Duration | None = Field(None, description="A run without a ping for longer than this is hung.")
+    stall_for: Duration | None = Field(None, description="A run without progress for longer than this is hung.")
+    overlap: Literal["allow", "alert"] = "allow"
+    stages: tuple[Annotated[Stage, BeforeValidator(_stage_of), _OrName()], ...] = Field(
+        (), max_length=STAGES_MAX, description="In the order in which they run: names, or objects with a name."
+    )
+    tasks: Tasks | None = None
+    at_most: AtMost | None = None
+
+    fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
+    recover_after: int = Field(1, ge=1, le=1000, description="Consecutive successes before the incident is resolved.")
+    depends_on: tuple[Slug, ...] = Field((), max_length=50)
+    dependency_wait: Duration = 120 * SECOND
+    strict: bool = Field(False, description="Apply deadlines during Offbeat's own outages too.")
+
+    channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's default channels.")
+    remind_every: Duration | None = None
+    methods: Literal["any", "POST"] = "any"
+    keywords: Keywords | None = None
+    manual_resume: bool = False
+
+    @field_validator("every", "max_runtime", "quiet_for", "stall_for", "remind_every")
+    @classmethod
+    def _at_least_a_second(cls, value: Micros | None) -> Micros | None:
+        if value is not None and value < SECOND:
+            raise ValueError("must be at least 1s")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        kinds = [name for name in _SCHEDULES if getattr(self, name) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"at most one of every, cron, oncalendar, after and members; got {' and '.join(kinds)}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("stages: two stages have the same name")
+        if self.min_runtime and self.max_runtime and self.min_runtime >= self.max_runtime:
+            raise ValueError("min_runtime must be shorter than max_runtime")
+        if self.members is not None and (extra := [name for name in _NOT_OF_FLEETS if getattr(self, name)]):
+            raise ValueError(f"members: a fleet has no runs, so {' and '.join(extra)} would watch nothing")
+        if self.members is not None and (self.fail_after, self.recover_after) != (1, 1):
+            raise ValueError("members: use min_alive instead of fail_after and recover_after")
+        return self
+
+    @cached_property
+    def repeat_within(self) -> Micros:
+        """The same ping with the same run id within this is a retry.
+
+        Never more than half the interval: a client may send one run id for ever.
+        """
+        return REPEAT_MAX if self.every is None else min(REPEAT_MAX, self.every // 2)
+
+    @cached_property
+    def runtime_default(self) -> Micros | None:
+        """How long a run that said `start` may be open if no limit of the definition notices that it died."""
+        limited = self.max_runtime is not None or self.quiet_for is not None or self.stall_for is not None
+        return None if limited else RUNTIME_DEFAULT
+
+    @cached_property
+    def watches(self) -> bool:
+        """Whether the definition holds an expectation that can be broken again and again; see `expects`."""
+        tasks = (self.tasks, *(stage.tasks for stage in self.stages))
+        within = (*(stage.within for stage in self.stages), *(each.within for each in tasks if each is not None))
+        bounds = (*(getattr(self, name) for name in _EXPECTATIONS), *within)
+        return self.overlap == "alert" or any(each is not None for each in bounds)
+
+    def expects(self, heard: bool) -> bool:
+        """Whether anything is expected now. If not, only a `fail` opens an incident. `heard`: it was pinged before."""
+        return self.watches or (self.first_within is not None and not heard)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a success of a healthy monitor changes nothing but when it was heard of and is due."""
+        return self.members is None and self.at_most is None and self.after is None
+
+    @cached_property
+    def last_stage(self) -> str | None:
+        """With it, and all before it, a run is complete."""
+        return self.stages[-1].name if self.stages else None
+
+    @cached_property
+    def optional_stages(self) -> frozenset[str]:
+        """Those that are waited for only once they were heard of."""
+        return frozenset(stage.name for stage in self.stages if stage.optional)
+
+    @cached_property
+    def stage_soonest(self) -> Micros | None:
+        """No limit that begins with a ping of a stage ends sooner after it; None: none begins."""
+        tasks = (stage.tasks.within for stage in self.stages if stage.tasks is not None)
+        lengths = [length for length in (*(stage.within for stage in self.stages), *tasks) if length is not None]
+        return min(lengths, default=None)
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, without what is at its default; `read_definition` gives the same definition back."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def read_definition(value: object) -> Definition:
+    """A definition as people send it. Raises DefinitionError that names every wrong field and why."""
+    try:
+        return Definition.model_validate(value)
+    except ValidationError as error:
+        raise DefinitionError(problems_of(error, model=Definition)) from None
+
+
+@lru_cache(maxsize=100_000)
+def load_definition(text: str) -> Definition:
+    """A definition from its stored JSON; equal texts give the same object."""
+    return Definition.model_validate(orjson.loads(text))

@@ -1,0 +1,222 @@
+"""A fleet: long-lived workers under one monitor, each expected by itself, judged together.
+
+Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
+a member keeps one entry in a heap that is looked at again when it pops early, so its pings do no heap work.
+
+Each member is a row of its own. One that came, fell silent, came back or went is written with the next decision; the
+instants of last pings are brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one
+row, and not three megabytes; and after a start the log since the checkpoint says what the rows do not (`hear_again`).
+"""
+
+from heapq import heapify, heappop, heappush
+from typing import Any, NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.definition import Members
+
+HEAP_SLACK = 4  # so many entries for each member before those of former ones are swept out
+MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
+
+
+class MemberRow(NamedTuple):
+    """A member as it is stored; without `at` it is one no longer. `silent_since`: the deadline that it missed."""
+
+    name: str
+    at: Micros | None
+    silent_since: Micros | None
+
+
+class Member:
+    """When a member was last heard of, what its row says of that, and its entry in the heap."""
+
+    __slots__ = ("armed", "at", "saved_at")
+
+    def __init__(self, at: Micros) -> None:
+        self.at = at
+        self.armed: Micros = 0
+        self.saved_at: Micros = 0
+
+
+class Fleet:
+    """Who was heard of, and who is silent since when."""
+
+    __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.silent: dict[str, Micros] = {}  # name -> the deadline it missed
+        self.heap: list[tuple[Micros, str]] = []
+        self.not_before: Micros = 0  # nobody is silent before this: a change or a resume was made
+        self.peak = 0  # the highest number alive at once, and when it was last reached
+        self.peak_at: Micros = 0
+        self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
+        self.heard = False  # whether any row may be older than its member's last ping
+        self.whole_at: Micros = 0  # up to here no row is
+
+    @property
+    def alive(self) -> int:
+        """How many are not silent."""
+        return len(self.members) - len(self.silent)
+
+    def required(self, members: Members) -> int:
+        """How many must be alive."""
+        least = members.min_alive
+        if least is None:
+            return max(len(self.members), members.expected or 0)
+        if isinstance(least, int):
+            return least
+        whole, _, part = least.rstrip("%").partition(".")
+        of: int = members.expected or self.peak
+        percent, scale = int(whole + part), 100 * int("1" + "0" * len(part))
+        return -(-of * percent // scale)  # rounded up, exactly
+
+    def lacking(self, members: Members) -> int:
+        """How many too few are alive."""
+        return max(0, self.required(members) - self.alive)
+
+    def missing(self, members: Members) -> tuple[int, int]:
+        """How many are not alive, of how many."""
+        of = max(len(self.members), members.expected or 0)
+        return of - self.alive, of
+
+    def short(self, members: Members) -> bool:
+        """Whether too few are alive; a fleet that nobody is left of always is."""
+        return not self.members or self.lacking(members) > 0
+
+    # ---------------------------------------------------------------- what happens to it
+
+    def hear(self, name: str, at: Micros, length: Micros) -> bool:
+        """One ping of a member, expected again within `length`. Whether it is new or was silent."""
+        member = self.members.get(name)
+        self.heard = True
+        if member is not None:
+            member.at = at
+            if name not in self.silent:
+                return False
+            del self.silent[name]
+            self.arm(name, at + length)
+        elif len(self.members) >= MEMBERS_MAX:
+            return False
+        else:
+            self.members[name] = Member(at)
+            self.arm(name, at + length)
+        self.changed[name] = None
+        if self.alive >= self.peak:
+            self.peak, self.peak_at = self.alive, at
+        return True
+
+    def hear_again(self, name: str, at: Micros) -> None:
+        """A ping of before what is stored, after a start: all that may be new in it is its time."""
+        member = self.members.get(name)
+        if member is not None and at > member.at:
+            member.at = at
+            self.heard = True
+
+    def fall_silent(self, name: str, deadline: Micros, at: Micros) -> None:
+        """A member missed its deadline."""
+        if self.alive == self.peak:
+            self.peak_at = at
+        self.silent[name] = deadline
+        self.changed[name] = None
+
+    def leave(self, name: str, at: Micros) -> bool:
+        """A member says good-bye: nobody misses it, and a percentage no longer counts it. Whether it was known."""
+        if name not in self.members:
+            return False
+        if self.alive == self.peak:
+            self.peak_at = at
+        self.forget(name)
+        self.peak = max(self.peak - 1, self.alive)
+        return True
+
+    def forget(self, name: str) -> None:
+        """It is a member no longer."""
+        self.silent.pop(name, None)
+        del self.members[name]
+        self.changed[name] = None
+        if len(self.heap) > HEAP_SLACK * (len(self.members) + 1_000):  # full of who has left long ago
+            self.heap = [(member.armed, each) for each, member in self.members.items() if member.armed]
+            heapify(self.heap)
+
+    def lower_peak(self, at: Micros, forget_after: Micros) -> None:
+        """A peak that was last reached longer than `forget_after` ago is no measure any more."""
+        if self.alive < self.peak and at - self.peak_at > forget_after:
+            self.peak, self.peak_at = self.alive, at
+
+    def put_off(self, until: Micros) -> None:
+        """Nobody falls silent before that, if anybody is known."""
+        if self.members:
+            self.not_before = max(self.not_before, until)
+
+    # ---------------------------------------------------------------- when to look at whom
+
+    def arm(self, name: str, when: Micros) -> None:
+        """Look at a member at `when`, and at no other time."""
+        self.members[name].armed = when
+        heappush(self.heap, (when, name))
+
+    def arm_all(self, length: Micros, forget_after: Micros) -> None:
+        """Fill the heap from the members, after a load or a changed definition."""
+        self.heap = []
+        for name, member in self.members.items():
+            member.armed = member.at + (forget_after if name in self.silent else length)
+            self.heap.append((member.armed, name))
+        heapify(self.heap)
+
+    def next(self) -> Micros | None:
+        """When a member is to be looked at; stale entries are dropped on the way."""
+        heap = self.heap
+        while heap:
+            member = self.members.get(heap[0][1])
+            if member is not None and member.armed == heap[0][0]:
+                return heap[0][0]
+            heappop(heap)
+        return None
+
+    def take_until(self, when: Micros) -> list[str]:
+        """The members whose time may have come, taken out of the heap."""
+        taken = []
+        while (due := self.next()) is not None and due <= when:
+            name = heappop(self.heap)[1]
+            self.members[name].armed = 0
+            taken.append(name)
+        return taken
+
+    # ---------------------------------------------------------------- storing
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, but for the members."""
+        state: dict[str, Any] = {"p": [self.peak, self.peak_at], "w": self.whole_at}
+        if self.not_before:
+            state["b"] = self.not_before
+        return state
+
+    def take_rows(self, whole: bool) -> list[MemberRow]:
+        """The rows that were changed since they were last taken; `whole`: also those that only are older by a ping."""
+        names = dict.fromkeys(name for name, m in self.members.items() if m.at != m.saved_at) if whole else self.changed
+        gone = [MemberRow(name, None, None) for name in self.changed if name not in self.members]
+        self.heard = self.heard and not whole
+        rows = [self._row(name) for name in {**names, **self.changed} if name in self.members]
+        self.changed = {}
+        return [*gone, *rows]
+
+    def _row(self, name: str) -> MemberRow:
+        member = self.members[name]
+        member.saved_at = member.at
+        return MemberRow(name, member.at, self.silent.get(name))
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Fleet":
+        """From `dump`; the caller enrols the members and fills the heap."""
+        fleet = cls()
+        fleet.peak, fleet.peak_at = state["p"]
+        fleet.not_before, fleet.whole_at = state.get("b", 0), state.get("w", 0)
+        return fleet
+
+    def enrol(self, row: MemberRow) -> None:
+        """A member from its row; the silent ones in the order in which they fell silent."""
+        assert row.at is not None
+        member = self.members[row.name] = Member(row.at)
+        member.saved_at = row.at
+        if row.silent_since is not None:
+            self.silent[row.name] = row.silent_since

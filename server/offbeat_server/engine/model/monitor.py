@@ -1,0 +1,392 @@
+"""What the engine remembers of a monitor: no history, only what the next ping or deadline needs.
+
+A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
+awaited signals) lies in an object that only those monitors have that need it, and equal things are one. `dump` and
+`load` are the JSON in `states.state`; keys are short and absent where they hold the default, because the row is
+rewritten with every decision; for the same reason the members of a fleet are rows of their own. What depends on order
+is a list there: jsonb sorts the keys of an object.
+"""
+
+from collections.abc import Hashable
+from functools import lru_cache
+from itertools import chain, repeat
+from operator import attrgetter
+from sys import intern
+from typing import Any, Protocol, TypeVar
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.ping import START, Position
+from offbeat_server.engine.model.runs import Runs
+
+RANKS = {
+    "too_often": 1,
+    "too_early": 2,
+    "overlap": 2,
+    "members": 3,
+    "missed": 4,
+    "stage": 5,
+    "tasks": 5,
+    "hung": 6,
+    "failed": 7,
+}
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
+CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
+MISSED: CauseKey = ("missed", 0, "")
+MEMBERS: CauseKey = ("members", 0, "")
+_CAUSE_FIELDS_FIRST = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
+
+
+class Cause:
+    """One open reason of an incident. `number` is the run's; `run` the id that its client gave it.
+
+    `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, 0 for other kinds;
+    `goods` counts the successes in a row that speak against it; `lacking` is how many of a fleet are too few.
+    `worst` is the reason for the record once it is over: of a fleet, its worst moment with `worst_missing` members.
+    `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
+    """
+
+    __slots__ = (*_CAUSE_FIELDS_FIRST, "evidence", "worst", "worst_missing")
+
+    def __init__(
+        self,
+        kind: str,
+        opened_at: Micros,
+        reason: str,
+        number: int = 0,
+        run: str | None = None,
+        stage: str | None = None,
+        due: Micros = 0,
+        lacking: int = 0,
+        evidence: dict[str, Any] | None = None,
+    ) -> None:
+        self.kind, self.opened_at, self.reason, self.due, self.lacking = kind, opened_at, reason, due, lacking
+        self.number, self.run, self.stage = number, run, stage
+        self.blamed_at: Micros = opened_at
+        self.goods = 0
+        self.worst, self.worst_missing = "", 0
+        self.evidence = evidence
+
+    @property
+    def key(self) -> CauseKey:
+        """What makes it the same cause when it is met again."""
+        return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
+
+    def show(self) -> dict[str, Any]:
+        """As people and programs are told of it."""
+        shown: dict[str, Any] = {"kind": self.kind, "opened_at": self.opened_at, "reason": self.reason}
+        if self.number:
+            shown["number"] = self.number
+        if self.run is not None:
+            shown["run"] = self.run
+        if self.stage is not None:
+            shown["stage"] = self.stage
+        return shown
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: value for name in _CAUSE_FIELDS_FIRST if (value := getattr(self, name))}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Cause":
+        """From `dump`."""
+        cause = cls(state["kind"], state["opened_at"], state["reason"])
+        for name, value in state.items():
+            setattr(cause, name, value)
+        return cause
+
+
+class Incident:
+    """The one open episode of trouble of a monitor.
+
+    `announced`: its opening was told to people. `announce_at` is when they are to be told of it, or of what came to it
+    later; None: of nothing, or not while `suppressed_by`, the monitor whose own incident explains it, is in trouble.
+    `held_by`: that monitor's slug, once it was well again, `held_until` then.
+    `silent`: nothing was heard since the schedule was last missed, so nothing further is expected.
+    """
+
+    __slots__ = (
+        "announce_at",
+        "announced",
+        "causes",
+        "held_by",
+        "held_until",
+        "number",
+        "opened_at",
+        "ordinal",
+        "silent",
+        "suppressed_by",
+        "told_at",
+        "told_lacking",
+        "told_rank",
+        "told_runs",
+    )
+
+    def __init__(self, number: int, opened_at: Micros) -> None:
+        self.number, self.opened_at = number, opened_at
+        self.causes: dict[CauseKey, Cause] = {}
+        self.ordinal = 0  # of its alerts
+        self.announced = False
+        self.announce_at: Micros | None = None
+        self.suppressed_by: int | None = None
+        self.held_by = ""
+        self.held_until: Micros = 0
+        self.silent = False
+        self.told_at: Micros = 0
+        self.told_rank = 0
+        self.told_lacking = 0
+        self.told_runs: set[int] = set()
+
+    @property
+    def worst_first(self) -> list[Cause]:
+        """Its causes; the first gives it its name, among equals the one that opened first."""
+        if len(self.causes) == 1:
+            return list(self.causes.values())
+        return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON. Later fields of causes have a key of their own: the program before reads exactly the first ones."""
+        more = [[cause.evidence, cause.worst, cause.worst_missing] for cause in self.causes.values()]
+        return {
+            "n": self.number,
+            "o": self.opened_at,
+            "c": [cause.dump() for cause in self.causes.values()],
+            **({"x": more} if any(map(any, more)) else {}),
+            "d": self.ordinal,
+            "a": self.announced,
+            "w": self.announce_at,
+            "s": self.suppressed_by,
+            "q": self.silent,
+            "h": [self.held_by, self.held_until],
+            "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
+            **({"l": self.told_lacking} if self.told_lacking else {}),
+        }
+
+    def drop_evidence(self) -> None:
+        """Keep evidence only of the two causes that the next alert may begin with: there may be many causes.
+
+        Here and not in `dump`: a cause that is first later must hold the same in a state that was loaded meanwhile.
+        """
+        first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.blamed_at)
+        for cause in self.causes.values():
+            if cause is not first and cause is not last:
+                cause.evidence = None
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Incident":
+        """From `dump`."""
+        incident = cls(state["n"], state["o"])
+        for each, more in zip(state["c"], chain(state.get("x", ()), repeat((None, "", 0))), strict=False):
+            cause = Cause.load(each)
+            cause.evidence, cause.worst, cause.worst_missing = more
+            incident.causes[cause.key] = cause
+        incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
+        incident.suppressed_by, incident.silent = state["s"], state["q"]
+        incident.held_by, incident.held_until = state.get("h", ("", 0))
+        incident.told_at, incident.told_rank, *told_runs = state["t"]
+        incident.told_runs, incident.told_lacking = set(told_runs), state.get("l", 0)
+        return incident
+
+
+class Unusual:
+    """What a healthy heartbeat does not have. All that have none of it share `USUAL`, which nobody changes."""
+
+    __slots__ = (
+        "awaited",
+        "excused",
+        "fleet",
+        "incident",
+        "incidents",
+        "paused",
+        "recent",
+        "rev",
+        "runs",
+        "snoozed_until",
+        "streak",
+        "streak_since",
+    )
+
+    def __init__(self) -> None:
+        self.rev = 0  # the last change in this state
+        self.paused = False
+        self.snoozed_until: Micros = 0
+        self.excused = 0  # occurrences in a row that deaf time excused
+        self.streak = 0  # misses and failures in a row
+        self.streak_since: Micros = 0
+        self.incidents = 0
+        self.incident: Incident | None = None
+        self.runs: Runs | None = None
+        self.fleet: Fleet | None = None
+        self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
+        self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
+
+    @property
+    def bears_on_success(self) -> bool:
+        """Whether a plain success has anything to do with this."""
+        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.fanned_in))
+
+
+USUAL = Unusual()
+
+
+class _Lying(Protocol[T]):
+    """An attribute of a monitor that lies in its `unusual`, which is made when the first is set to something."""
+
+    def __get__(self, m: "Monitor", owner: type) -> T: ...
+    def __set__(self, m: "Monitor", value: T) -> None: ...
+
+
+def _lying(name: str) -> _Lying[Any]:
+    """Without Python between in reading: a miss reads some thirty of them (0.05 µs instead of 0.13 each)."""
+
+    def write(m: "Monitor", value: object) -> None:
+        if m.unusual is USUAL:
+            if value == getattr(USUAL, name):
+                return
+            m.unusual = Unusual()
+        setattr(m.unusual, name, value)
+
+    return property(attrgetter(f"unusual.{name}"), write)
+
+
+class Monitor:
+    """A monitor as the engine knows it. Instants are Micros, 0 where there was none yet."""
+
+    __slots__ = (
+        "armed",
+        "at",
+        "counted_at",
+        "counted_source",
+        "counted_writer",
+        "created_at",
+        "definition",
+        "due",
+        "heard_at",
+        "id",
+        "is_saved",
+        "last_word",
+        "name",
+        "project_id",
+        "seq",
+        "since",
+        "slug",
+        "status",
+        "tags",
+        "unusual",
+        "writer",
+    )
+
+    rev: _Lying[int] = _lying("rev")
+    paused: _Lying[bool] = _lying("paused")
+    snoozed_until: _Lying[Micros] = _lying("snoozed_until")
+    excused: _Lying[int] = _lying("excused")
+    streak: _Lying[int] = _lying("streak")
+    streak_since: _Lying[Micros] = _lying("streak_since")
+    incidents: _Lying[int] = _lying("incidents")
+    incident: _Lying[Incident | None] = _lying("incident")
+    runs: _Lying[Runs | None] = _lying("runs")
+    fleet: _Lying[Fleet | None] = _lying("fleet")
+    awaited: _Lying[dict[str, Micros] | None] = _lying("awaited")
+    recent: _Lying[list[Micros] | None] = _lying("recent")
+
+    def __init__(
+        self, id: int, project_id: int, slug: str, name: str, definition: Definition, created_at: Micros
+    ) -> None:
+        self.id, self.project_id, self.slug = id, project_id, slug
+        self.name = slug if name == slug else name  # one string, not two
+        self.definition = definition
+        self.tags: tuple[str, ...] = definition.tags
+        self.created_at = created_at  # of interest until it is heard of
+        self.at, self.writer, self.seq = START  # the last input in this state
+        self.is_saved = False  # whether the stored row is as new
+        self.status = "new"
+        self.since: Micros = created_at
+        self.heard_at: Micros = 0  # last satisfying ping
+        self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
+        self.armed: Micros = 0  # its entry in the heap
+        self.last_word = ""  # what the last ping of a whole run said (see `word_of`), to know a repeat; "": forgotten
+        self.counted_at: Micros = 0  # when it came
+        self.counted_source: bytes | None = None
+        self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
+        self.unusual = USUAL
+
+    @property
+    def position(self) -> Position:
+        """The last input in this state."""
+        return Position(self.at, self.writer, self.seq)
+
+    @property
+    def follow_from(self) -> Position:
+        """From where on the log adds to what is stored: all after it, and what is before its position again."""
+        return self.position if self.fleet is None else min(self.position, Position(self.fleet.whole_at, 0, 0))
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, without what is at its default."""
+        state: dict[str, Any] = {name: value for name in _SCALARS if (value := getattr(self, name))}
+        if not self.heard_at:
+            state["created"] = self.created_at
+        if self.counted_source:
+            state["counted_source"] = self.counted_source.hex()
+        if self.unusual is USUAL:
+            return state
+        unusual = self.unusual
+        for name in _UNUSUAL_SCALARS:
+            if value := getattr(unusual, name):
+                state[name] = value
+        if unusual.incident:
+            state["incident"] = unusual.incident.dump()
+        if unusual.runs and (runs := unusual.runs.dump()):
+            state["runs"] = runs
+        if unusual.fleet:
+            state["fleet"] = unusual.fleet.dump()
+        if unusual.awaited:
+            state["awaited"] = list(unusual.awaited.items())
+        if unusual.recent:
+            state["recent"] = unusual.recent
+        return state
+
+    def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:
+        """From a stored row."""
+        # A start does this for every monitor: of a healthy heartbeat nothing is looked at but what it has.
+        said = state.get
+        self.status, self.since = intern(status), since
+        self.at, self.writer, self.seq = position
+        self.is_saved = True
+        self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due", 0), said("counted_at", 0)
+        self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
+        self.created_at = 0 if self.heard_at else state["created"]
+        # One integer where they are equal, as after a plain ping.
+        if self.counted_at == self.heard_at:
+            self.counted_at = self.heard_at
+        if self.heard_at == self.at:
+            self.heard_at = self.at
+        if source := said("counted_source"):
+            self.counted_source = one_of_equal(bytes.fromhex(source))
+        if not state.keys() <= _USUAL_KEYS:
+            self._load_unusual(state)
+
+    def _load_unusual(self, state: dict[str, Any]) -> None:
+        for name in _UNUSUAL_SCALARS:
+            setattr(self, name, state.get(name, 0))
+        if incident := state.get("incident"):
+            self.incident = Incident.load(incident)
+        if runs := state.get("runs"):
+            self.runs = Runs.load(runs)
+        if fleet := state.get("fleet"):
+            self.fleet = Fleet.load(fleet)
+        if awaited := state.get("awaited"):
+            self.awaited = dict(awaited)
+        self.recent = state.get("recent")
+
+
+_SCALARS = ("heard_at", "due", "counted_at", "last_word", "counted_writer")
+_UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
+_USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
+
+
+@lru_cache(maxsize=10_000)
+def one_of_equal(value: H) -> H:
+    """The first that was equal to it: few addresses, and few combinations of tags, belong to many monitors."""
+    return value

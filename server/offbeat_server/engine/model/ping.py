@@ -1,0 +1,96 @@
+"""One received signal, and its place in the log.
+
+What was *said* (`Ping`) and where it stands in the log (`Entry`) are two things: the first is the same object for every
+plain ping, so the hot path builds one small tuple per ping and nothing else.
+
+Instants are microseconds of log time (`Micros`).
+"""
+
+from typing import Literal, NamedTuple, get_args
+from zlib import crc32
+
+from offbeat_server.common.instants import SECOND, Micros
+
+# Two processes that take pings tell the time alike, but for some milliseconds: of two pings that were sent one after
+# the other through both, the second may stand first in the log. Further apart than this they never stand.
+OVERTAKEN_MAX: Micros = SECOND
+
+Signal = Literal["start", "success", "fail", "log", "progress", "skip", "leave"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
+# Limits of the fields, in characters; what is longer is refused with 400 (ids) or cut (message).
+RUN_CHARS_MAX = 255
+STAGE_CHARS_MAX = 100
+TASK_CHARS_MAX = 255
+COUNT_MAX = 2**63 - 1
+# Unix: 0 to 255, or minus the signal as Python says it. Windows: a status of 32 bits, with a sign or without.
+EXIT_CODE_MIN, EXIT_CODE_MAX = -(2**31), 2**32 - 1
+MESSAGE_HEAD_BYTES = 2_000
+MESSAGE_TAIL_BYTES = 8_000
+
+
+class Ping(NamedTuple):
+    """What a client said. `duration` is in seconds; `dialect` is None for the native one."""
+
+    signal: Signal = "success"
+    run: str | None = None
+    stage: str | None = None
+    task: str | None = None
+    done: int | None = None
+    total: int | None = None
+    exit_code: int | None = None
+    duration: float | None = None
+    message: str | None = None
+    dialect: str | None = None
+
+
+# Pings that are said again and again are one object each and live for ever, so that their identity tells what is known
+# about them, and nothing has to look inside.
+LASTING: dict[int, Ping] = {}
+
+
+def lasting(ping: Ping) -> Ping:
+    """The same ping, as one of LASTING: for constants, which hold nothing long."""
+    LASTING[id(ping)] = ping
+    return ping
+
+
+PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS}
+
+
+def word_of(ping: Ping) -> str:
+    """What a ping of a whole run says, as text that is equal for a ping that is sent again.
+
+    A plain ping is its signal alone, so that a million monitors hold one object.
+    """
+    if ping.run is None and ping.message is None and ping.exit_code is None:
+        return ping.signal
+    message = "" if ping.message is None else crc32(ping.message.encode("utf-8", "replace"))
+    return f"{ping.signal} {ping.exit_code} {message} {ping.run or ''}"
+
+
+class Entry(NamedTuple):
+    """A ping in the log. Sorting entries sorts them into the one order: (at, writer, seq) is unique.
+
+    `source` is the packed network address of the client (4 or 16 bytes), or None where it is unknown.
+    """
+
+    at: Micros
+    writer: int
+    seq: int
+    monitor_id: int
+    project_id: int
+    source: bytes | None
+    ping: Ping
+
+
+class Position(NamedTuple):
+    """A place in the log: everything up to and including it."""
+
+    at: Micros
+    writer: int
+    seq: int
+
+
+START = Position(0, 0, 0)
+AFTER_ALL = 2**31 - 1  # as writer and seq: after every ping of that instant

@@ -1,0 +1,387 @@
+"""One execution between start and finish: its stages, tasks and counts, and the limits that watch it.
+
+`Run.hear` is the only way in which a ping changes a run, and it is pure: the keeper calls it as pings come, and a page
+that shows an open run calls it over the run's pings. So no row is written for a stage, a task or a count.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.definition import TASKS_MAX, Definition, Stage, Tasks
+from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
+from offbeat_server.engine.model.tasks import Count, TaskGroup
+
+STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
+_STATUS = {"success": "done", "fail": "failed", "skip": "skipped"}
+PAUSES = ("quiet", "stalled", "task stalled")  # limits on a run that may go on as if nothing had been
+
+Mark = tuple[str, str]  # a limit that was judged: its kind, and the stage where there is one
+
+
+class Limit(NamedTuple):
+    """A bound on a run: it is broken at `base + length`, moved by deaf time since `base`."""
+
+    kind: str  # runtime, quiet, stalled, task stalled, tasks, stage
+    base: Micros
+    length: Micros
+    stage: str = ""
+    task: str = ""
+
+
+class StageSeen:
+    """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown.
+
+    A run that has ended shows what did not end before it as failed (the one stage at work when it failed), unfinished
+    or not started.
+    """
+
+    __slots__ = ("finished_at", "retried_at", "started_at", "status")
+
+    def __init__(self, status: str, started_at: Micros, finished_at: Micros = 0, retried_at: Micros = 0) -> None:
+        self.status, self.started_at, self.finished_at, self.retried_at = status, started_at, finished_at, retried_at
+
+
+class Run:
+    """One run. Instants are Micros, 0 where unknown."""
+
+    __slots__ = (
+        "armed",
+        "broken",
+        "count",
+        "counted",
+        "exit_code",
+        "faults",
+        "finished_at",
+        "hung",
+        "hung_by",
+        "implicit",
+        "last_at",
+        "message",
+        "number",
+        "reason",
+        "restarted_at",
+        "run",
+        "stages",
+        "started_at",
+        "tasks",
+        "unended_since",
+        "unjudged",
+        "verdict",
+    )
+
+    def __init__(self, number: int, run: str | None, started_at: Micros, last_at: Micros) -> None:
+        self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
+        self.armed: Micros = 0  # its entry in the heap of its monitor
+        self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
+        self.unended_since: Micros = 0  # start of the first of the runs that it superseded, none of which has ended
+        self.implicit = False  # its start was never said; the first sign of it was something else
+        self.counted = False  # it is one of the failures in a row
+        self.finished_at: Micros = 0
+        self.verdict: str | None = None  # the final one
+        self.reason: str | None = None
+        self.hung: str | None = None  # why, once a limit was broken
+        self.hung_by = ""  # the kind of that limit: a deadline, once one was broken, else quiet or stalled
+        self.unjudged: str | None = None  # why not, once a limit was broken because of an outage of ours
+        self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
+        self.exit_code: int | None = None
+        self.message: str | None = None  # the last one, for the alert; not stored with the state
+        self.stages: dict[str, StageSeen] = {}
+        self.tasks: dict[str, TaskGroup] = {}  # by stage; "": of the run itself
+        self.count: Count | None = None
+        self.broken: set[Mark] = set()
+
+    # ---------------------------------------------------------------- hearing
+
+    def hear(self, at: Micros, ping: Ping, names_left: int = TASKS_MAX) -> bool:
+        """Take in one ping of this run, whatever its signal; opening and closing is the caller's.
+
+        `names_left`: how many more names of tasks its monitor may hold. Returns whether a limit may have come that was
+        not there before, or come earlier.
+        """
+        self.last_at = at
+        if ping.message is not None:
+            self.message = ping.message
+        look = bool(self.broken)
+        self.broken.discard(("quiet", ""))
+        if ping.task is not None:
+            look |= self._hear_task(at, ping, ping.task, names_left)
+        elif ping.stage is not None:
+            self.hear_stage(at, ping.stage, ping.signal)
+            look = True
+        if ping.done is not None:
+            if ping.task is None:
+                look |= self._hear_count(at, ping.done, ping.total)
+        elif ping.total is not None:
+            self.group(ping.stage or "").expected = ping.total
+            look = True
+        return look
+
+    def group(self, stage: str) -> TaskGroup:
+        """The tasks of a stage, or of the run itself."""
+        group = self.tasks.get(stage)
+        if group is None:
+            group = self.tasks[stage] = TaskGroup()
+        return group
+
+    @property
+    def task_names(self) -> int:
+        """How many names of tasks it holds."""
+        return sum(len(group.by_name) for group in self.tasks.values())
+
+    def _hear_count(self, at: Micros, done: int, total: int | None) -> bool:
+        before = self.count
+        self.count = Count(done, total, at, done, at) if before is None else before.next(done, total, at)
+        if before is None or done != before.done:
+            self.broken.discard(("stalled", ""))
+        return before is None
+
+    def _hear_task(self, at: Micros, ping: Ping, name: str, names_left: int) -> bool:
+        stage = ping.stage or ""
+        known = stage in self.tasks
+        if not known and len(self.tasks) >= STAGES_SEEN_MAX:
+            return False
+        group = self.group(stage)
+        new = group.hear(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
+        # The first that is outstanding brings the limit, where nobody says how many are expected.
+        look = not known or (new and len(group.by_name) - group.ended == 1)
+        if stage and stage not in self.stages:
+            self.hear_stage(at, stage, "start")
+            look = True
+        if ping.done is not None:
+            look |= group.count(name, ping.done, ping.total, at)
+        return look
+
+    def hear_stage(self, at: Micros, name: str, signal: str) -> None:
+        """What a ping of a stage, or the first of one of its tasks, says of the stage."""
+        seen = self.stages.get(name)
+        if seen is None:
+            if len(self.stages) < STAGES_SEEN_MAX:
+                started = signal not in _STATUS
+                self.stages[name] = (
+                    StageSeen("running", at) if started else StageSeen(_STATUS[signal], 0, finished_at=at)
+                )
+        elif signal == "start" and not seen.started_at and at - seen.finished_at < OVERTAKEN_MAX:
+            seen.started_at = seen.finished_at  # its end has overtaken it
+        elif signal == "start" and seen.status != "running":
+            self.stages[name] = StageSeen("running", at, retried_at=at)
+            self.broken -= {("stage", name), ("tasks", name)}
+        elif signal in _STATUS and seen.status != _STATUS[signal]:
+            seen.status, seen.finished_at = _STATUS[signal], at
+
+    # ---------------------------------------------------------------- limits
+
+    def limits(self, definition: Definition, judged: bool = False) -> Iterator[Limit]:
+        """Every limit that watches this run now and was not judged yet; with `judged` those that were, too."""
+        broken: set[Mark] = set() if judged else self.broken
+        if self.started_at and ("runtime", "") not in broken:
+            if definition.max_runtime is not None:
+                yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
+            elif definition.runtime_default is not None and not self.implicit:
+                base = self.restarted_at or self.unended_since or self.started_at
+                yield Limit("runtime", base, definition.runtime_default)
+        if definition.quiet_for is not None and ("quiet", "") not in broken:
+            yield Limit("quiet", self.last_at, definition.quiet_for)
+        if definition.stall_for is not None:
+            if self.count is not None and ("stalled", "") not in broken:
+                yield Limit("stalled", self.count.at, definition.stall_for)
+            for stage, group in self.tasks.items():
+                if (slowest := group.slowest()) is not None:
+                    yield Limit("task stalled", slowest[1].at, definition.stall_for, stage, slowest[0])
+        if definition.tasks is not None and self.started_at:
+            yield from self._task_limit(definition.tasks, "", self.started_at, broken)
+        if definition.stages:
+            yield from self._stage_limits(definition, broken)
+
+    def _task_limit(self, tasks: Tasks, stage: str, base: Micros, broken: set[Mark]) -> Iterator[Limit]:
+        if tasks.within is None or ("tasks", stage) in broken:
+            return
+        group = self.tasks.get(stage)
+        if group.outstanding(tasks) if group is not None else tasks.expected:
+            yield Limit("tasks", base, tasks.within, stage)
+
+    def _stage_limits(self, definition: Definition, broken: set[Mark]) -> Iterator[Limit]:
+        """A stage's time runs from the completion of the nearest stage before it that counts, or the run's start."""
+        base = self.started_at
+        waiting = False
+        for stage in definition.stages:
+            seen = self.stages.get(stage.name)
+            if stage.tasks is not None and seen is not None and seen.status == "running":
+                yield from self._task_limit(stage.tasks, stage.name, seen.started_at, broken)
+            if waiting or (seen is None and stage.optional):
+                continue
+            if seen is not None and seen.status in ("done", "skipped"):
+                base = max(base, seen.finished_at)
+                continue
+            waiting = True  # what comes after waits for this one
+            if stage.within is None or not base or (seen is not None and seen.status == "failed"):
+                continue
+            if ("stage", stage.name) not in broken:
+                yield Limit("stage", max(base, seen.retried_at if seen else 0), stage.within, stage.name)
+
+    def hang(self, limit: Limit, reason: str) -> None:
+        """A limit was broken. A run that has missed a deadline is late from then on, whatever else it breaks."""
+        self.hung = reason
+        if limit.kind not in PAUSES or self.hung_by in ("", *PAUSES):
+            self.hung_by = limit.kind
+
+    def is_hung_by_others(self, definition: Definition, at: Micros) -> bool:
+        """Whether it is hung only because runs that it superseded never ended: it may still end well by itself."""
+        default = definition.runtime_default
+        return (
+            bool(self.unended_since)
+            and default is not None
+            and self.broken == {("runtime", "")}
+            and at - self.started_at < default
+        )
+
+    # ---------------------------------------------------------------- what its pieces come to
+
+    def complete(self, definition: Definition) -> bool:
+        """Whether all stages, or without any all tasks, have ended well: it needs no finish of its own."""
+        if not definition.stages:
+            group = self.tasks.get("")
+            return group is not None and group.complete(definition.tasks)
+        if not self.stage_over(definition.stages[-1].name):
+            return False
+        return all(self.stage_over(s.name) or (s.optional and s.name not in self.stages) for s in definition.stages)
+
+    def group_complete(self, definition: Definition, stage: str) -> bool:
+        """Whether the tasks of this stage have all ended, so that the stage is done."""
+        group = self.tasks.get(stage)
+        return group is not None and group.complete(tasks_of(definition, stage))
+
+    def tasks_failed(self, definition: Definition) -> str | None:
+        """The stage ("": the run itself) of which more tasks have failed than are tolerated, if there is one."""
+        groups = self.tasks.items()
+        return next((stage for stage, group in groups if group.too_many_failed(tasks_of(definition, stage))), None)
+
+    def has_outstanding_tasks(self, definition: Definition) -> bool:
+        """Whether tasks that are expected have not ended."""
+        groups = self.tasks.items()
+        return any(group.expected_of(d := tasks_of(definition, s)) and group.outstanding(d) for s, group in groups)
+
+    def went_beyond(self, definition: Definition, stage: str) -> bool:
+        """Whether a stage was heard that comes after this one."""
+        names = [each.name for each in definition.stages]
+        return any(name in self.stages for name in names[names.index(stage) + 1 :])
+
+    def stage_over(self, name: str) -> bool:
+        """Whether this stage is done or skipped."""
+        seen = self.stages.get(name)
+        return seen is not None and seen.status in ("done", "skipped")
+
+    # ---------------------------------------------------------------- showing and storing
+
+    @property
+    def duration(self) -> Micros | None:
+        """From start to finish; None where one of them is unknown."""
+        return self.finished_at - self.started_at if self.started_at and self.finished_at else None
+
+    @property
+    def judgement(self) -> tuple[str | None, str | None]:
+        """The verdict and its reason: the final one, or for an open run what it comes to as it is now."""
+        if self.verdict is not None:
+            return self.verdict, self.reason
+        if self.faults:
+            return "failed", next(reversed(self.faults.values()))
+        if self.hung is not None:
+            return "hung", self.hung
+        return ("incomplete", self.unjudged) if self.unjudged is not None else (None, None)
+
+    def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> dict[str, Any]:
+        """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""
+        detail: dict[str, Any] = {}
+        if self.stages or definition.stages:
+            defined = {stage.name: stage for stage in definition.stages}
+            names = [*defined, *(name for name in self.stages if name not in defined)]
+            detail["stages"] = [self._stage_detail(name, defined.get(name), names_max) for name in names]
+        own = self.tasks.get("")
+        if definition.tasks is not None or (own is not None and own.by_name):
+            detail["tasks"] = (own or TaskGroup()).show(definition.tasks, names_max)
+        if self.count is not None:
+            detail["progress"] = self.count.show(own.expected or None if own is not None else None)
+            if self.verdict is not None:
+                detail["progress"]["eta"] = None  # it has ended
+        return detail
+
+    @property
+    def at_work(self) -> str | None:
+        """The stage that is running, if it is the only one."""
+        running = [name for name, seen in self.stages.items() if seen.status == "running"]
+        return running[0] if len(running) == 1 else None
+
+    def _ended_by_tasks(self, name: str, defined: Tasks | None) -> bool:
+        """Whether a stage without a word of its end has tasks, all of which ended well; no total may be known."""
+        group = self.tasks.get(name)
+        if group is None or not group.ended or group.more or group.too_many_failed(defined):
+            return False
+        return not group.outstanding(defined)
+
+    def _stage_at_the_end(self, name: str, seen: StageSeen, tasks: Tasks | None) -> StageSeen:
+        """A stage of a run that has ended: nothing runs or waits any more."""
+        if seen.status == "running":
+            if self.verdict == "failed" and name == self.at_work:
+                return StageSeen("failed", seen.started_at, self.finished_at)
+            if self.verdict == "succeeded" and self._ended_by_tasks(name, tasks):
+                return StageSeen("done", seen.started_at, self.finished_at)
+            return StageSeen("unfinished", seen.started_at)
+        return StageSeen("not started", 0) if seen.status == "waiting" else seen
+
+    def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
+        seen = self.stages.get(name) or StageSeen("waiting", 0)
+        tasks = defined.tasks if defined is not None else None
+        if self.verdict is not None:
+            seen = self._stage_at_the_end(name, seen, tasks)
+        detail: dict[str, Any] = {
+            "name": name,
+            "status": seen.status,
+            "started_at": seen.started_at or None,
+            "finished_at": seen.finished_at or None,
+        }
+        if (group := self.tasks.get(name)) is not None or tasks is not None:
+            detail["tasks"] = (group or TaskGroup()).show(tasks, names_max)
+        return detail
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, for an open run within its monitor's state; lists where order matters, because jsonb sorts keys."""
+        state: dict[str, Any] = {"n": self.number, "s": self.started_at, "l": self.last_at}
+        said = {
+            "r": self.run,
+            "a": self.restarted_at or None,
+            "e": self.unended_since or None,
+            "i": self.implicit or None,
+            "k": self.counted or None,
+            "h": self.hung,
+            "y": self.hung_by or None,
+            "u": self.unjudged,
+            "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
+            "g": [[n, s.status, s.started_at, s.finished_at, s.retried_at] for n, s in self.stages.items()] or None,
+            "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
+            "c": list(self.count) if self.count is not None else None,
+            "b": sorted(self.broken) or None,
+        }
+        state.update((key, value) for key, value in said.items() if value is not None)
+        return state
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Run":
+        """From `dump`."""
+        run = cls(state["n"], state.get("r"), state["s"], state["l"])
+        run.restarted_at, run.implicit = state.get("a", 0), state.get("i", False)
+        run.unended_since = state.get("e", 0)
+        run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
+        run.hung_by = state.get("y", "")
+        run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
+        run.stages = {name: StageSeen(*seen) for name, *seen in state.get("g", ())}
+        run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
+        run.count = Count(*state["c"]) if "c" in state else None
+        run.broken = {(kind, stage) for kind, stage in state.get("b", ())}
+        return run
+
+
+def tasks_of(definition: Definition, stage: str) -> Tasks | None:
+    """What is expected of the tasks of a stage; "": of the run itself."""
+    if not stage:
+        return definition.tasks
+    return next((each.tasks for each in definition.stages if each.name == stage), None)

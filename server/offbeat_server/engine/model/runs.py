@@ -1,0 +1,190 @@
+"""The open runs of a monitor, what it remembers of those that ended, and a small heap of their limits."""
+
+from heapq import heapify, heappop, heappush
+from itertools import chain, repeat
+from typing import Any, NamedTuple
+
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.run import Run
+
+RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
+HEAP_SLACK = 4  # so many entries for each open run before those of ended ones are swept out
+RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
+TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
+REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
+LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
+
+
+_ENDED_FIELDS_FIRST = 4
+
+
+class Ended(NamedTuple):
+    """A run that has ended, as far as a late ping of it needs to know."""
+
+    number: int
+    verdict: str
+    at: Micros
+    begun: bool = True  # whether anything was heard of it before its end
+    started: Micros = 0  # 0: unknown
+    word: str = ""  # what its own last ping said (see `word_of`); "": it has not said how it ended
+
+
+class Runs:
+    """The runs of one monitor."""
+
+    __slots__ = (
+        "by_id",
+        "closed",
+        "count",
+        "fanned_in",
+        "finished",
+        "heap",
+        "not_before",
+        "not_before_of",
+        "open",
+        "task_names",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0  # the last number given
+        self.open: dict[int, Run] = {}
+        self.by_id: dict[str, Run] = {}
+        self.closed: dict[str, Ended] = {}  # by run id, the newest last
+        self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
+        self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
+        self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
+        self.not_before_of = 0
+        self.task_names = 0  # of all open runs
+        self.heap: list[tuple[Micros, int]] = []
+
+    def find(self, run: str | None) -> Run | None:
+        """The open run with this id; without an id the open one that has none."""
+        if run is not None:
+            return self.by_id.get(run)
+        return next((each for each in reversed(self.open.values()) if each.run is None), None)
+
+    @property
+    def latest(self) -> Run | None:
+        """The open run that began last."""
+        return next(reversed(self.open.values()), None)
+
+    def ended(self, run: str, at: Micros) -> Ended | None:
+        """What is remembered of the run with this id."""
+        known = self.closed.get(run)
+        return known if known is not None and at - known.at <= REMEMBERED_FOR else None
+
+    def knows(self, run: str, at: Micros) -> bool:
+        """Whether the run with this id is open, or ended a short while ago."""
+        return run in self.by_id or self.ended(run, at) is not None
+
+    def add(self, run: str | None, started_at: Micros, at: Micros) -> Run:
+        """Open one more."""
+        self.count += 1
+        added = self.open[self.count] = Run(self.count, run, started_at, at)
+        if run is not None:
+            self.by_id[run] = added
+        else:
+            self.fanned_in = None
+        return added
+
+    def remove(self, run: Run, verdict: str, at: Micros, made: bool, word: str) -> None:
+        """Close one, and remember its id for a while.
+
+        `made`: its end was the first that was heard of it. `word`: the ping that ended it.
+        """
+        del self.open[run.number]
+        if len(self.heap) > HEAP_SLACK * len(self.open) + RUNS_OPEN_MAX:  # full of what has ended long ago
+            self.heap = [(each.armed, each.number) for each in self.open.values() if each.armed]
+            heapify(self.heap)
+        self.task_names -= run.task_names
+        if run.run is not None:
+            del self.by_id[run.run]
+            self.remember(run.run, Ended(run.number, verdict, at, not made, run.started_at, word))
+
+    def remember(self, run: str, ended: Ended) -> None:
+        """Know an ended run's id again."""
+        closed = self.closed
+        closed.pop(run, None)
+        closed[run] = ended
+        while True:
+            oldest = next(iter(closed))
+            if len(closed) <= RUNS_REMEMBERED_MAX and closed[oldest].at >= ended.at - REMEMBERED_FOR:
+                return
+            del closed[oldest]
+
+    def end_of_pieces(self, run: Run, at: Micros) -> None:
+        """A run without an id was ended by its pieces: a finish of its own may still follow."""
+        self.fanned_in = Ended(run.number, run.verdict or "", at)
+
+    def put_off(self, until: Micros) -> None:
+        """Judge no limit of the runs that are open now before that."""
+        if self.open:
+            self.not_before, self.not_before_of = max(self.not_before, until), self.count
+
+    def arm(self, run: Run, when: Micros) -> None:
+        """Look at this run at `when`, unless it is looked at earlier anyhow."""
+        if not run.armed or when < run.armed:
+            run.armed = when
+            heappush(self.heap, (when, run.number))
+
+    def next(self) -> Micros | None:
+        """When a run is to be looked at; entries of closed runs and stale ones are dropped on the way."""
+        heap = self.heap
+        while heap:
+            run = self.open.get(heap[0][1])
+            if run is not None and run.armed == heap[0][0]:
+                return heap[0][0]
+            heappop(heap)
+        return None
+
+    def take_until(self, when: Micros) -> list[Run]:
+        """The open runs whose time may have come, by number, taken out of the heap.
+
+        Not in the heap's order: a run may be in it for a time that is long past and meant something else.
+        """
+        taken = []
+        while (due := self.next()) is not None and due <= when:
+            run = self.open[heappop(self.heap)[1]]
+            run.armed = 0
+            taken.append(run)
+        return sorted(taken, key=lambda run: run.number)
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON; empty when there never was a run. Where order matters there are lists: jsonb sorts keys."""
+        if not self.count:
+            return {}
+        state: dict[str, Any] = {"n": self.count}
+        if self.open:
+            state["o"] = [run.dump() for run in self.open.values()]
+        if self.closed:
+            # Later fields have a key of their own: the program before reads exactly the first four.
+            state["c"] = [[run, *ended[:_ENDED_FIELDS_FIRST]] for run, ended in self.closed.items()]
+            state["w"] = [list(ended[_ENDED_FIELDS_FIRST:]) for ended in self.closed.values()]
+        if self.fanned_in is not None:
+            state["f"] = list(self.fanned_in[:_ENDED_FIELDS_FIRST])
+        if self.finished is not None:
+            state["e"] = list(self.finished)
+        if self.not_before:
+            state["b"] = [self.not_before, self.not_before_of]
+        return state
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Runs":
+        """From `dump`; the caller arms the limits."""
+        runs = cls()
+        runs.count = state["n"]
+        for each in state.get("o", ()):
+            run = Run.load(each)
+            runs.open[run.number] = run
+            runs.task_names += run.task_names
+            if run.run is not None:
+                runs.by_id[run.run] = run
+        words = chain(state.get("w", ()), repeat(()))
+        runs.closed = {
+            run: Ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
+        }
+        runs.fanned_in = Ended(*state["f"]) if "f" in state else None
+        if "e" in state:
+            runs.finished = (state["e"][0], state["e"][1])
+        runs.not_before, runs.not_before_of = state.get("b", (0, 0))
+        return runs

@@ -1,0 +1,196 @@
+"""The pieces of a fan-out: N tasks of a run or of one of its stages, each started, done or failed, and what they count.
+
+Every act of a ping costs the same with ten tasks as with ten thousand: whatever needs all of the names (who is missing)
+is computed only where it is shown.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.definition import Tasks
+
+_ENDS = {"success": True, "skip": True, "fail": False}
+
+
+class Count(NamedTuple):
+    """How far something came: `done` of `total` since `at`; the first count gives the rate."""
+
+    done: int
+    total: int | None
+    at: Micros
+    first_done: int
+    first_at: Micros
+
+    def next(self, done: int, total: int | None, at: Micros) -> "Count":
+        """The count after a further one. One that went down begins anew."""
+        total = self.total if total is None else total
+        if done == self.done:
+            return self._replace(total=total)
+        if done < self.first_done:
+            return Count(done, total, at, done, at)
+        return Count(done, total, at, self.first_done, self.first_at)
+
+    def show(self, total: int | None = None) -> dict[str, Any]:
+        """Done, total, rate per second and estimated finish; the last two are None until they can be told."""
+        total = self.total if self.total is not None else total
+        rate = (self.done - self.first_done) / (self.at - self.first_at) * 1e6 if self.at > self.first_at else None
+        left = total - self.done if total is not None else 0
+        return {
+            "done": self.done,
+            "total": total,
+            "rate": rate,
+            "eta": round(self.at + left / rate * 1e6) if rate and left > 0 else None,
+        }
+
+
+class TaskGroup:
+    """Tasks by name: True done, False failed, None started."""
+
+    __slots__ = ("by_name", "counts", "done", "expected", "failing", "more", "stalled")
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, bool | None] = {}
+        self.failing: dict[str, None] = {}  # those that have failed, in that order
+        self.done = 0
+        self.expected = 0  # what a ping said with `total`
+        self.more = False  # there were more names than are kept
+        self.counts: dict[str, Count] | None = None  # of running tasks that count; first the one that moved last
+        self.stalled: dict[str, None] | None = None  # those of them whose standing still was judged
+
+    def hear(self, name: str, signal: str, may_grow: bool) -> bool:
+        """One ping of one task; whether its name is new. A failed task may be tried again; a done one may yet fail."""
+        before = self.by_name.get(name)
+        is_new = before is None and name not in self.by_name
+        if is_new and not may_grow:
+            self.more = True
+            return False
+        if (after := _ENDS.get(signal, before)) is not before or is_new:
+            self.by_name[name] = after
+            self.done += (after is True) - (before is True)
+            if after is False:
+                self.failing[name] = None
+            elif before is False:
+                del self.failing[name]
+        if after is not None and self.counts is not None:
+            self.counts.pop(name, None)
+            if self.stalled is not None:
+                self.stalled.pop(name, None)
+        return is_new
+
+    def count(self, name: str, done: int, total: int | None, at: Micros) -> bool:
+        """A running task says how far it is; whether its standing still may be the next to be judged."""
+        if self.by_name.get(name, False) is not None:
+            return False  # ended, or not kept
+        if self.counts is None:
+            self.counts = {}
+        before = self.counts.get(name)
+        after = before.next(done, total, at) if before is not None else Count(done, total, at, done, at)
+        joins = before is None
+        if before is None or done != before.done:
+            self.counts.pop(name, None)  # so that the one that stands still longest comes first
+            if self.stalled and name in self.stalled:
+                del self.stalled[name]
+                joins = True
+        self.counts[name] = after
+        return joins and len(self.counts) - len(self.stalled or ()) == 1
+
+    @property
+    def failed(self) -> int:
+        """How many have failed and were not tried again with success."""
+        return len(self.failing)
+
+    @property
+    def ended(self) -> int:
+        """How many are done or failed."""
+        return self.done + len(self.failing)
+
+    @property
+    def running(self) -> int:
+        """How many have started and not ended."""
+        return len(self.by_name) - self.ended
+
+    def expected_of(self, defined: Tasks | None) -> int:
+        """How many there should be; 0 where nobody said."""
+        return (defined.expected if defined is not None else None) or self.expected
+
+    def outstanding(self, defined: Tasks | None) -> bool:
+        """Whether a task is known not to have ended."""
+        if self.more:
+            return False  # nobody can tell
+        return self.ended < (self.expected_of(defined) or len(self.by_name))
+
+    def complete(self, defined: Tasks | None) -> bool:
+        """Whether all expected tasks have ended, with no more failures than are tolerated."""
+        expected = self.expected_of(defined)
+        return 0 < expected <= self.ended and not self.more and not self.too_many_failed(defined)
+
+    def too_many_failed(self, defined: Tasks | None) -> bool:
+        """Whether more have failed than are tolerated."""
+        return len(self.failing) > (defined.tolerate if defined is not None else 0)
+
+    def slowest(self) -> tuple[str, Count] | None:
+        """The running task whose count stands still longest, among those not judged for it."""
+        stalled = self.stalled or ()
+        return next(((n, c) for n, c in (self.counts or {}).items() if n not in stalled), None)
+
+    def stall(self, name: str) -> None:
+        """This task's standing still is judged."""
+        if self.stalled is None:
+            self.stalled = {}
+        self.stalled[name] = None
+
+    def missing(self, expected: int) -> Iterator[str]:
+        """The names that have not ended: those that started, then the numbers 1 … expected never heard of.
+
+        Names that were never heard of can only be guessed where the others are whole numbers.
+        """
+        yield from (name for name, state in self.by_name.items() if state is None)
+        unheard = expected - len(self.by_name)
+        if unheard <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
+            return
+        numbers = {int(name) for name in self.by_name}
+        low = 0 if 0 in numbers else 1
+        unheard_of = (str(number) for number in range(low, low + expected) if number not in numbers)
+        yield from islice(unheard_of, unheard)
+
+    def show(self, defined: Tasks | None, names_max: int) -> dict[str, Any]:
+        """For the API and alerts, with so many names of each kind."""
+        expected = self.expected_of(defined)
+        shown: dict[str, Any] = {
+            "expected": expected or None,
+            "started": len(self.by_name),
+            "done": self.done,
+            "failed": self.failed,
+            "failed_names": list(islice(self.failing, names_max)),
+            "missing_count": max((expected or len(self.by_name)) - self.ended, 0),
+            "missing": list(islice(self.missing(expected), names_max)),
+        }
+        if self.counts:
+            shown["progress"] = [{"task": n, **c.show()} for n, c in islice(self.counts.items(), names_max)]
+        return shown
+
+    def dump(self) -> list[Any]:
+        """As JSON; order matters, so no objects: Postgres sorts their keys."""
+        names: list[list[str]] = [[], [], list(self.failing)]
+        for name, state in self.by_name.items():
+            if state is not False:
+                names[1 if state else 0].append(name)
+        counts = [[name, *count] for name, count in (self.counts or {}).items()]
+        return [self.expected, self.more, *names, counts, list(self.stalled or ())]
+
+    @classmethod
+    def load(cls, state: list[Any]) -> "TaskGroup":
+        """From `dump`."""
+        group = cls()
+        group.expected, group.more, started, done, failing, counts, stalled = state
+        group.by_name = {
+            **dict.fromkeys(started, None),
+            **dict.fromkeys(done, True),
+            **dict.fromkeys(failing, False),
+        }
+        group.done, group.failing = len(done), dict.fromkeys(failing)
+        group.counts = {name: Count(*count) for name, *count in counts} or None
+        group.stalled = dict.fromkeys(stalled) or None
+        return group

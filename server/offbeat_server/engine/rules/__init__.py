@@ -1,0 +1,1 @@
+"""How an input changes the state of a monitor, and what is decided."""

@@ -1,0 +1,132 @@
+"""Opening, changing and resolving incidents.
+
+At most one incident is open per monitor; it holds causes. It opens at the deadline that was missed, once so many
+failures in a row were met as the monitor does not tolerate, and resolves when no cause is left.
+"""
+
+from collections.abc import Callable
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model.monitor import Cause, CauseKey, Incident, Monitor
+from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.rules import notifications
+
+CAUSES_MAX = 100  # of one incident; beyond, the oldest is no longer held
+
+
+def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
+    """Something went wrong. It is one more failure in a row, but a `run` is only one of them however much it breaks."""
+    if m.paused:
+        return
+    if run is not None:
+        counts, run.counted = counts and not run.counted, True
+    cause.blamed_at = desk.now
+    m.last_word = ""  # whatever is said after it is news
+    if run is not None and run.verdict is not None and cause.evidence is None:
+        cause.evidence = notifications.evidence_of(m, run)
+    incident = m.incident
+    if counts:
+        if not m.streak:
+            m.streak_since = cause.opened_at
+        m.streak += 1
+        desk.open_for(m)
+        for each in incident.causes.values() if incident is not None else ():
+            each.goods = 0
+    if incident is None:
+        if m.streak < m.definition.fail_after:
+            return
+        m.incidents += 1
+        incident = m.incident = Incident(m.incidents, m.streak_since)
+        incident.causes[cause.key] = cause
+        desk.troubled.add(m.id)
+        notifications.plan_opening(desk, m, incident, cause)
+    else:
+        known = incident.causes.get(cause.key)
+        if known is not None:
+            cause.opened_at = known.opened_at
+        incident.causes[cause.key] = cause
+        if len(incident.causes) > CAUSES_MAX:
+            oldest = min(incident.causes.values(), key=lambda each: (each.opened_at, each.number))
+            del incident.causes[oldest.key]
+        incident.drop_evidence()
+        if incident.announced:
+            notifications.plan_worse(desk, m, incident, cause)
+    desk.restate(m)
+    desk.record_incident(m, incident)
+    notifications.tell_if_due(desk, m)
+    if incident.announced and incident.announce_at is None:
+        cause.evidence = None  # it was told, or is no news
+
+
+def reword(desk: Desk, m: Monitor, key: CauseKey, reason: str) -> None:
+    """A cause goes on, and is told otherwise now."""
+    incident = m.incident
+    if incident is not None and key in incident.causes:
+        incident.causes[key].reason = reason
+        desk.record_incident(m, incident)
+
+
+def good(desk: Desk, m: Monitor, number: int = 0, since: Micros = 0) -> None:
+    """A success that counts: of run `number`, which started at `since`, or (0) of a heartbeat or unknown start.
+
+    It speaks against every cause that is older than it, and closes those against which `recover_after` have spoken.
+    """
+    m.streak = 0
+    incident = m.incident
+    if incident is None:
+        return
+    over: set[CauseKey] = set()
+    for key, cause in incident.causes.items():
+        cause.goods += _is_later(m, cause, number, since)
+        if cause.goods >= m.definition.recover_after:
+            over.add(key)
+    if over:
+        clear(desk, m, over.__contains__)
+
+
+def _is_later(m: Monitor, cause: Cause, number: int, since: Micros) -> bool:
+    """Whether a success says anything about a cause: of its run, about those of runs that started before."""
+    if not number:
+        return True
+    if cause.number:
+        return number > cause.number
+    return since > cause.blamed_at or (cause.kind == "missed" and m.definition.every is not None)
+
+
+def clear(desk: Desk, m: Monitor, which: Callable[[CauseKey], bool], how: str = "recovered") -> None:
+    """These causes are over. The incident resolves with the last of them."""
+    incident = m.incident
+    if incident is None:
+        return
+    over = [key for key in incident.causes if which(key)]
+    if not over:
+        return
+    if len(over) == len(incident.causes):
+        resolve(desk, m, how)
+        return
+    for key in over:
+        del incident.causes[key]
+    desk.record_incident(m, incident)
+
+
+def resolve(desk: Desk, m: Monitor, how: str) -> None:
+    """The trouble is over, and counting failures begins anew; the causes stay in the record.
+
+    `how`: recovered, by hand, changed, paused, deleted.
+    """
+    incident = m.incident
+    if incident is None:
+        return
+    m.incident = None
+    m.streak = 0
+    m.last_word = ""  # whatever is said after it is news
+    desk.troubled.discard(m.id)
+    for run in m.runs.open.values() if m.runs is not None else ():
+        run.counted = False
+    for cause in incident.causes.values():
+        cause.reason = cause.worst or cause.reason
+    desk.record_incident(m, incident, resolved_at=desk.now)
+    notifications.tell_end(desk, m, incident, how)
+    desk.restate(m)
+    notifications.release(desk, m)

@@ -1,0 +1,202 @@
+"""What a ping does to its monitor.
+
+A ping is a sign of life for the schedule, a step of a run, or both. The tables of docs/semantics.md say what satisfies
+what; `hear` follows them from top to bottom. Of one ping, what is wrong is recorded before what is over, so that an
+incident does not end and begin again within it.
+"""
+
+from offbeat_server.engine.decisions import Resumed
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model.monitor import Cause, Monitor
+from offbeat_server.engine.model.ping import Entry, Ping, word_of
+from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, Ended, Runs
+from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.definition_changes import resume
+from offbeat_server.engine.rules.fleets import hear_member
+from offbeat_server.engine.rules.incidents import blame, good
+from offbeat_server.engine.rules.run_steps import hear_piece
+from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, finish, hear_run, open_run, revise, runs_of
+from offbeat_server.engine.rules.schedule_state import (
+    end_absence,
+    follow,
+    happened,
+    heard,
+    is_overtaken,
+    is_repeat,
+    serve,
+    slot_has_come,
+)
+from offbeat_server.engine.schedule.due_times import SATISFYING
+
+_RESUMING_DIALECTS = ("healthchecks", "snitch")  # their services end a pause with the next ping
+_RESTARTING_DIALECTS = ("healthchecks", "sentry")  # a further start of an open run asks for another `max_runtime`
+_LATEST_DIALECTS = ("healthchecks", "sentry")  # a finish without an id ends the open run that began last
+
+
+def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
+    """Apply one ping, after every deadline before it was judged."""
+    ping = entry.ping
+    if m.paused and _resumes(m, ping):
+        resume(desk, m)
+        desk.open_for(m).resumed = Resumed(desk.now)
+    if m.definition.members is not None:
+        hear_member(desk, m, ping)
+        return
+    satisfying = ping.signal in SATISFYING
+    if satisfying:
+        heard(desk, m)
+    if ping.stage is not None or ping.task is not None:
+        served = hear_piece(desk, m, ping)
+    elif satisfying:
+        served = _hear_whole(desk, m, entry)
+    else:
+        served = _hear_sign(desk, m, ping)
+    if served or (satisfying and m.definition.every is not None):
+        end_absence(desk, m, ping.run)
+
+
+def _hear_whole(desk: Desk, m: Monitor, entry: Entry) -> bool:
+    """A ping of a whole run, or of none. Whether it counts for the schedule."""
+    ping = entry.ping
+    if ping.signal == "start" and ping.run is None and is_overtaken(m, entry):
+        m.counted_writer = 0  # the next one is of another run
+        follow(desk, m, "start", None)
+        return False
+    word = word_of(ping)
+    again = is_repeat(desk, m, entry, word)
+    heartbeats = m.counted_writer
+    if not again:
+        m.counted_writer = 0
+    served = _hear_start(desk, m, ping, again) if ping.signal == "start" else _hear_finish(desk, m, ping, again, word)
+    if again:
+        m.counted_writer = heartbeats
+    else:  # only now: what goes wrong by it is no news to its own retry
+        m.last_word, m.counted_source, m.counted_at = word, entry.source, entry.at
+    return served
+
+
+def _hear_start(desk: Desk, m: Monitor, ping: Ping, again: bool) -> bool:
+    runs = m.runs
+    run = runs.find(ping.run) if runs is not None else None
+    if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
+        said = run.implicit  # its stages were heard before its start, which brings a limit of its own
+        if said:
+            run.implicit = False
+            desk.record_run(m, run)
+        elif ping.dialect in _RESTARTING_DIALECTS and m.definition.max_runtime is not None and not again:
+            run.restarted_at = desk.now
+        if hear_run(desk, m, run, ping) or said:
+            desk.arm_run(m, run)
+        return False
+    if again:
+        return False
+    if runs is not None and ping.run is not None:
+        ended = runs.ended(ping.run, desk.now)
+        if ended is not None and not ended.begun and desk.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
+            runs.closed[ping.run] = ended._replace(begun=True)
+            follow(desk, m, "start", ping.run)
+            return False
+    open_run(desk, m, ping)
+    return True
+
+
+def _goes_on(m: Monitor, run: Run) -> bool:
+    """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
+    return run.implicit or (run.hung is None and run.unjudged is None and not slot_has_come(m))
+
+
+def _hear_finish(desk: Desk, m: Monitor, ping: Ping, again: bool, word: str) -> bool:
+    runs = m.runs
+    run = _run_to_end(runs, ping) if runs is not None else None
+    if run is not None:
+        hear_run(desk, m, run, ping)
+        finish(desk, m, run, ping)
+        if runs is not None and run.run is None:
+            runs.finished = (desk.now, m.writer)
+        return False
+    if again:
+        return False
+    if ping.run is None:
+        own = runs.fanned_in if runs is not None else None
+        if runs is None or own is None or desk.now - own.at > REMEMBERED_FOR:
+            _hear_heartbeat(desk, m, ping)
+            return True
+        runs.fanned_in = None  # its pieces had ended it, and this is its own finish
+        if ping.signal == "fail" and own.verdict != "failed":
+            revise(desk, m, own, ping)
+        return False
+    runs = runs_of(m)
+    ended = runs.ended(ping.run, desk.now)
+    if ended is not None and ended.begun and _hear_ended(desk, m, ended, ping, word):
+        return False
+    run = runs.add(ping.run, 0, desk.now)
+    run.implicit = True
+    run.hear(desk.now, ping)
+    finish(desk, m, run, ping, made=True)
+    return True
+
+
+def _run_to_end(runs: Runs, ping: Ping) -> Run | None:
+    run = runs.find(ping.run)
+    if run is None and ping.run is None and ping.dialect in _LATEST_DIALECTS:
+        return runs.latest
+    return run
+
+
+def _hear_ended(desk: Desk, m: Monitor, ended: Ended, ping: Ping, word: str) -> bool:
+    """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
+    failed = ping.signal == "fail"
+    if not ended.word:  # its pieces had ended it, or we had, and this is its own finish
+        if ended.verdict != ("failed" if failed else "succeeded"):
+            revise(desk, m, ended, ping)
+        elif m.runs is not None and ping.run is not None:
+            m.runs.closed[ping.run] = ended._replace(word=word)
+        return True
+    if slot_has_come(m):
+        return False
+    if ended.word.partition(" ")[0] != ping.signal:
+        revise(desk, m, ended, ping)
+    elif failed:
+        resolved = not m.streak  # since then: it fails again
+        if resolved or word != ended.word:
+            revise(desk, m, ended, ping, counts=resolved)
+    elif ping.dialect in ANY_SUCCESS_DIALECTS:
+        return False
+    return True
+
+
+def _hear_heartbeat(desk: Desk, m: Monitor, ping: Ping) -> None:
+    """It belongs to no run: a run of its own that began and ended at once."""
+    m.counted_writer = m.writer
+    serve(desk, m, None)
+    excess = happened(desk, m)
+    if ping.signal == "fail":
+        cause = Cause("failed", desk.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
+        blame(desk, m, cause, counts=not excess)
+    elif not excess:
+        good(desk, m)
+    follow(desk, m, "fail" if ping.signal == "fail" else "success", None)
+
+
+def _hear_sign(desk: Desk, m: Monitor, ping: Ping) -> bool:
+    """`log` and `progress`: a sign of life for a run, nothing for the schedule. `leave`: nothing."""
+    if ping.signal not in ("log", "progress"):
+        return False
+    runs = m.runs
+    run = runs.find(ping.run) if runs is not None else None
+    if run is not None:
+        if hear_run(desk, m, run, ping):
+            desk.arm_run(m, run)
+        return False
+    if ping.signal == "log" or ping.run is None or (runs is not None and runs.ended(ping.run, desk.now) is not None):
+        return False
+    open_run(desk, m, ping, implicit=True)
+    return True
+
+
+def _resumes(m: Monitor, ping: Ping) -> bool:
+    """Whether this ping ends the pause, as the service promises whose dialect it speaks."""
+    if m.definition.manual_resume or ping.dialect not in _RESUMING_DIALECTS:
+        return False
+    return ping.signal in ("success", "fail")

@@ -1,0 +1,378 @@
+"""Sentences for the person who was woken: what was expected, what came instead, since when.
+
+Times are written in the monitor's own time zone, with the date only where it is not the same day.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from offbeat.readable import says_one_line
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.definition import Definition, Members, Tasks
+from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
+from offbeat_server.engine.model.tasks import Count, TaskGroup
+from offbeat_server.engine.schedule.due_times import period_of
+from offbeat_server.engine.schedule.durations import say_duration
+from offbeat_server.engine.schedule.outages import DeafTime
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NAMES_SHOWN_MAX = 20
+STAGES_SAID_MAX = 10
+EXPECTS_NOTHING = "Expects nothing: no ping, no deadline can be missed. Set every, cron, oncalendar, after or members."
+NO_RUN_LIMIT = "A run that starts and does not end is noticed only after 24 hours. Set max_runtime."
+LONG_GRACE_PERIODS = 10  # a grace that is longer than so many periods, and than LONG_GRACE_MIN, is a mistake
+LONG_GRACE_MIN: Micros = 3_600 * SECOND
+MESSAGE_SHOWN_CHARS = 200
+
+
+def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
+    """An instant in the monitor's zone: `02:14:05`, or with the date when `near` is not on the same day."""
+    date, time, zone = _local(at // SECOND, definition.timezone)
+    if near and _local(near // SECOND, definition.timezone)[0] == date:
+        return time
+    return f"{date} {time} {zone}"
+
+
+@lru_cache(maxsize=10_000)  # where much goes wrong at once, it does so in few seconds
+def _local(at_s: int, timezone: str) -> tuple[str, str, str | None]:
+    local = (_EPOCH + timedelta(seconds=at_s)).astimezone(ZoneInfo(timezone))
+    return local.date().isoformat(), local.time().isoformat("seconds"), local.tzname()
+
+
+def say_names(names: list[str], count: int | None = None) -> str:
+    """The first names, and how many more there are."""
+    total = len(names) if count is None else count
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    more = total - min(len(names), NAMES_SHOWN_MAX)
+    return f"{shown} and {more} more" if more > 0 and shown else shown or str(total)
+
+
+def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros) -> str:
+    """Nothing came when it was due."""
+    text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
+    if definition.grace:
+        text += f", with {say_duration(definition.grace)} of grace"
+    return text + (f"; last heard of at {say_time(heard_at, definition, deadline)}" if heard_at else "; never heard of")
+
+
+def never_heard(definition: Definition, deadline: Micros) -> str:
+    """The first ping did not come."""
+    assert definition.first_within is not None
+    return (
+        f"never heard of by {say_time(deadline, definition)}, {say_duration(definition.first_within)} after it was made"
+    )
+
+
+@says_one_line
+def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> str:
+    """The monitor before was heard, this one was not."""
+    assert definition.after is not None
+    after = definition.after
+    return (
+        f"{after.monitor} said {after.signal} at {say_time(due - after.within, definition, deadline)}"
+        f"{_of_run(run or None)}; nothing followed by {say_time(deadline, definition)}: it was due within "
+        f"{say_duration(after.within)}"
+        + (f", with {say_duration(definition.grace)} of grace" if definition.grace else "")
+    )
+
+
+@says_one_line
+def failed(ping: Ping, run: Run | None) -> str:
+    """The client said so itself."""
+    text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
+    if run is not None and run.at_work is not None:
+        text += f" in stage {run.at_work}"
+    if ping.stage is not None:
+        text = f"stage {ping.stage} failed" + _of_run(ping.run)
+    if ping.exit_code:
+        text += f" with exit code {say_exit_code(ping.exit_code)}"
+    message = ping.message if ping.message is not None else (run.message if run is not None else None)
+    return text + (f": {tail(message)}" if message else "")
+
+
+def say_exit_code(code: int) -> str:
+    """An exit code, with its meaning: `3`, `-9 (SIGKILL)` as Python says it, `-1073741819 (0xC0000005)` of Windows."""
+    if -64 <= code < 0:
+        with suppress(ValueError):
+            return f"{code} ({signal.Signals(-code).name})"
+    return f"{code} (0x{code % 2**32:08X})" if not -255 <= code <= 255 else str(code)
+
+
+def tail(message: str, chars_max: int = MESSAGE_SHOWN_CHARS) -> str:
+    """The end of a message as one line: its last whole lines, where errors usually are.
+
+    If the last line is longer than that, its beginning: there it says what went wrong.
+    """
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    lines = [line for line in lines if line]
+    shown = ""
+    while lines and len(lines[-1]) + 1 + len(shown) <= chars_max:
+        shown = f"{lines.pop()} {shown}"
+    if not lines:
+        return shown.rstrip()
+    return f"… {shown.rstrip()}" if shown else _beginning(lines[-1], chars_max)
+
+
+def _beginning(line: str, chars_max: int) -> str:
+    """The beginning of a line, cut between two words if one ends near the bound."""
+    kept = line[: chars_max - 1]
+    at_a_word = kept.rpartition(" ")[0]
+    return (at_a_word if len(at_a_word) > chars_max // 2 else kept) + "…"
+
+
+@says_one_line
+def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
+    """A run has broken one of its limits: where it stands, what was expected, how far it came."""
+    by = say_time(deadline, definition)
+    who = f"run {run.run}" if run.run is not None else "the run"
+    started = f"started {say_time(run.started_at, definition, deadline)}" if run.started_at else "of unknown start"
+    if limit.kind == "stage":
+        assert limit.stage is not None
+        seen = run.stages.get(limit.stage)
+        text = (
+            f"{limit.stage} started {say_time(seen.started_at, definition, deadline)}, expected to finish by {by}"
+            if seen is not None and seen.started_at and seen.status == "running"
+            else f"{limit.stage} was expected to finish by {by}"
+        )
+        return text + _stages(definition, run, limit.stage) + _of_run(run.run)
+    if limit.kind == "quiet":
+        last = say_time(run.last_at, definition)
+        return f"{who}, {started}, was last heard of at {last}, silent for {say_duration(limit.length)}" + _where(run)
+    if limit.kind == "stalled":
+        assert run.count is not None
+        return f"{who}, {started}, {_stands(run.count, limit, definition)}" + _where(run, but_count=True)
+    if limit.kind == "task stalled":
+        group = run.tasks[limit.stage]
+        assert group.counts is not None
+        others = len(group.stalled or ()) - 1
+        text = f"task {limit.task} {_stands(group.counts[limit.task], limit, definition)}"
+        return text + (f", and so do {others} others" if others > 0 else "") + _of_stage(limit.stage) + _of_run(run.run)
+    if limit.kind == "tasks":
+        return _tasks_overdue(definition, run, limit, by)
+    if definition.max_runtime is None:
+        since = say_time(limit.base, definition, deadline)
+        several = limit.base < run.started_at and run.unended_since == limit.base
+        text = f"no run has ended since {since}; {who}, {started}" if several else f"{who}, {started}, has not ended"
+        return f"{text}: without max_runtime, a run must end within {say_duration(limit.length)}" + _where(run)
+    return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
+
+
+def _stands(count: Count, limit: Limit, definition: Definition) -> str:
+    of = f" of {count.total}" if count.total is not None else ""
+    return f"stands at {count.done}{of} since {say_time(count.at, definition)}, for {say_duration(limit.length)}"
+
+
+def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
+    tasks = tasks_of(definition, limit.stage)
+    group = run.tasks.get(limit.stage) or TaskGroup()
+    expected = group.expected_of(tasks) or len(group.by_name)
+    unended, started = expected - group.ended, group.running
+    text = f"{group.done} of {expected} tasks done by {by}, {group.failed} failed"
+    text += f" ({tasks.tolerate} tolerated)" if tasks is not None and tasks.tolerate else ""
+    text += f", {unended} missing ({started or 'none'} of them started)"
+    names = list(islice(group.missing(expected), NAMES_SHOWN_MAX))
+    text += f": {say_names(names, unended)}" if names else ""
+    return text + _of_stage(limit.stage) + _of_run(run.run)
+
+
+@says_one_line
+def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) -> str:
+    """More tasks failed than are tolerated."""
+    tolerate = tasks.tolerate if tasks is not None else 0
+    names = say_names(list(islice(group.failing, NAMES_SHOWN_MAX)), group.failed)
+    some = f"{group.failed} tasks" if group.failed != 1 else "1 task"
+    return f"{some} failed, {tolerate} tolerated: {names}" + _of_stage(stage) + _of_run(run.run)
+
+
+@says_one_line
+def member_failed(name: str, ping: Ping) -> str:
+    """A member of a fleet said so itself."""
+    text = f"member {name} failed" if name else "a member failed"
+    if ping.exit_code:
+        text += f" with exit code {say_exit_code(ping.exit_code)}"
+    return text + (f": {tail(ping.message)}" if ping.message else "")
+
+
+@says_one_line
+def silent_members(fleet: Fleet, members: Members) -> str:
+    """Too few of a fleet are alive."""
+    if not fleet.members:
+        return "no member is left"
+    names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
+    text = f"{fleet.alive} of {len(fleet.members)} members alive, {fleet.required(members)} required"
+    text += f" ({members.min_alive})" if isinstance(members.min_alive, str) else ""
+    return f"{text}; silent: {say_names(names, len(fleet.silent))}" if names else text
+
+
+def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micros) -> str:
+    """How many of a fleet were missing at its worst moment, and who: for the record, once it is over."""
+    missing, expected = fleet.missing(members)
+    text = f"{missing} of {expected} were missing at the worst, at {say_time(at, definition)}"
+    names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
+    return text + (f": {say_names(names, len(fleet.silent))}" if names else "")
+
+
+@says_one_line
+def too_early(definition: Definition, run: Run, length: Micros) -> str:
+    """A run succeeded sooner than it can have done its work."""
+    assert definition.min_runtime is not None
+    text = f"said success {say_duration(length)} after its start, sooner than {say_duration(definition.min_runtime)}"
+    return (f"run {run.run} " if run.run is not None else "") + text
+
+
+def too_often(definition: Definition, at: Micros) -> str:
+    """More pings than allowed."""
+    assert definition.at_most is not None
+    most = definition.at_most
+    return f"more than {most.count} runs or heartbeats in {say_duration(most.per)}, by {say_time(at, definition)}"
+
+
+@says_one_line
+def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str:
+    """A run began while another was open."""
+    new = f"run {run.run}" if run.run is not None else "another run"
+    old = f"run {other.run}" if other.run is not None else "the run before it"
+    since = say_time(other.started_at or other.last_at, definition, at)
+    return f"{new} started {say_time(at, definition)} while {old}, started {since}, was still open"
+
+
+@says_one_line
+def held_back(definition: Definition, by: str, until: Micros) -> str:
+    """Why people are told of an incident later than it opened."""
+    return f"while {by} was down, until {say_time(until, definition)}"
+
+
+def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:
+    """How long runs usually take, and how far this one is from that where its length so far is known."""
+    text = f"usually {say_duration(median)}, 95 % within {say_duration(p95)} ({count} runs)"
+    return text if elapsed is None else f"{say_duration(elapsed)}; {text}"
+
+
+def finished_after_all(definition: Definition, run: Run) -> str:
+    """A hung run came to its end after all: late if it had missed a deadline, else after a pause."""
+    took = say_duration(run.duration) if run.duration is not None else ""
+    if run.hung_by not in PAUSES:
+        return "finished late" + (f", after {took}" if took else "")
+    what, length = ("silence", definition.quiet_for) if run.hung_by == "quiet" else ("stall", definition.stall_for)
+    text = "finished" + (f" in {took}" if took else "") + f", after a {what}"
+    return text + (f" of more than {say_duration(length)}" if length is not None else "")
+
+
+@says_one_line
+def expected(definition: Definition) -> str:
+    """What the monitor is expected to do, in one sentence."""
+    parts: list[str] = []
+    if definition.every is not None:
+        parts.append(f"a ping every {say_duration(definition.every)}")
+    elif definition.cron is not None:
+        parts.append(f"a ping at {definition.cron} ({definition.timezone})")
+    elif definition.oncalendar is not None:
+        expressions = " and ".join(definition.oncalendar.splitlines())
+        parts.append(f"a ping at {expressions} ({definition.timezone})")
+    elif definition.after is not None:
+        parts.append(f"a ping within {say_duration(definition.after.within)} of {definition.after.monitor}")
+    elif definition.members is not None:
+        parts.append(f"every member each {say_duration(definition.members.every)}")
+    grace = definition.grace if definition.members is None else definition.members.grace
+    if parts and grace:
+        parts.append(f"with {say_duration(grace)} of grace")
+    if definition.members is not None and definition.members.min_alive is not None:
+        parts.append(f"at least {definition.members.min_alive} alive")
+    return ", ".join([*parts, *_expected_of_runs(definition)])
+
+
+def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
+    """What the monitor does not notice although its owner may think so."""
+    if not definition.expects(heard):
+        return [EXPECTS_NOTHING]
+    found = [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
+    return found + long_grace(definition)
+
+
+def long_grace(definition: Definition) -> list[str]:
+    """A warning for a grace that is far longer than the time between two pings."""
+    members = definition.members
+    period = period_of(definition) if members is None else members.every
+    grace = definition.grace if members is None else members.grace
+    if period is None or grace <= max(LONG_GRACE_PERIODS * period, LONG_GRACE_MIN):
+        return []
+    field = "grace" if members is None else "members.grace"
+    return [
+        f"{field} is {say_duration(grace)}, but a ping is due about every {say_duration(period)}: "
+        f"{grace // period} pings can be missed before there is an alert."
+    ]
+
+
+def _expected_of_runs(definition: Definition) -> Iterator[str]:
+    for length, text in (
+        (definition.max_runtime, "runs of at most"),
+        (definition.min_runtime, "runs of at least"),
+        (definition.quiet_for, "a sign of life each"),
+        (definition.stall_for, "progress each"),
+    ):
+        if length is not None:
+            yield f"{text} {say_duration(length)}"
+    if definition.tasks is not None:
+        yield _expected_tasks(definition.tasks)
+    for stage in definition.stages[:STAGES_SAID_MAX]:
+        words = [say_duration(stage.within)] if stage.within is not None else []
+        words += [_expected_tasks(stage.tasks)] if stage.tasks is not None else []
+        words += ["optional"] if stage.optional else []
+        yield f"stage {stage.name}" + (f" ({', '.join(words)})" if words else "")
+    if (more := len(definition.stages) - STAGES_SAID_MAX) > 0:
+        yield f"{more} more stages"
+
+
+def _expected_tasks(tasks: Tasks) -> str:
+    text = f"{tasks.expected} tasks" if tasks.expected is not None else "all tasks"
+    text += f" within {say_duration(tasks.within)}" if tasks.within is not None else ""
+    return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
+
+
+def deaf_note(definition: Definition, deaf: DeafTime, start: Micros, end: Micros) -> str:
+    """The admission that a judgement came after deaf time; empty when there was none."""
+    if (interval := deaf.longest(start, end)) is None:
+        return ""
+    low, high = interval
+    return f" (Offbeat was deaf for {say_duration(high - low)} at {say_time(low, definition, end)})"
+
+
+def _of_run(run: str | None) -> str:
+    return f" (run {run})" if run else ""
+
+
+def _stages(definition: Definition, run: Run, but: str) -> str:
+    """The other stages in short: how long, or never started."""
+    said: list[str] = []
+    for stage in definition.stages:
+        if stage.name == but:
+            continue
+        seen = run.stages.get(stage.name)
+        if seen is None:
+            if not stage.optional:
+                said.append(f"{stage.name} never started")
+        elif seen.status == "done" and seen.started_at:
+            said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
+        else:
+            said.append(f"{stage.name} {seen.status}")
+    return "; " + ", ".join(said) if said else ""
+
+
+def _of_stage(stage: str) -> str:
+    return f", in stage {stage}" if stage else ""
+
+
+def _where(run: Run, but_count: bool = False) -> str:
+    """How far an overdue run came, as far as it said."""
+    said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == "running"]
+    if run.count is not None and not but_count:
+        total = run.count.total
+        said.append(f"at {run.count.done}" + (f" of {total}" if total is not None else ""))
+    return "; " + ", ".join(said) if said else ""

@@ -1,0 +1,162 @@
+"""Beginning and ending runs, whatever it is that begins or ends them."""
+
+from offbeat_server.common.instants import SECOND
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model.monitor import Cause, Monitor
+from offbeat_server.engine.model.ping import Ping, word_of
+from offbeat_server.engine.model.run import Run, tasks_of
+from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, Ended, Runs
+from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.incidents import blame, clear, good
+from offbeat_server.engine.rules.schedule_state import follow, happened, heard, serve
+
+ANY_SUCCESS_DIALECTS = ("healthchecks",)  # there a success ends every trouble, whichever run it is of
+
+
+_OF_ITS_END = frozenset((("runtime", ""), ("quiet", "")))  # what a run breaks whose end was lost
+
+
+def runs_of(m: Monitor) -> Runs:
+    """The runs of a monitor, from now on."""
+    if m.runs is None:
+        m.runs = Runs()
+    return m.runs
+
+
+def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
+    """A ping of an open run. Whether a limit may have come that was not there before."""
+    runs = runs_of(m)
+    again = run.unjudged is not None and run.hung is None
+    if again:
+        run.broken -= _OF_ITS_END
+        if not run.broken:  # it goes on after the outage, so its end was not lost
+            run.unjudged = None
+            desk.record_run(m, run)
+    if ping.task is None:
+        return run.hear(desk.now, ping) or again
+    names = run.task_names
+    look = run.hear(desk.now, ping, TASK_NAMES_MAX - runs.task_names)
+    runs.task_names += run.task_names - names
+    return look or again
+
+
+def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
+    """A run begins: by its start, or by the first that is heard of it."""
+    runs = runs_of(m)
+    other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
+    unended_since = 0
+    if (before := runs.find(ping.run)) is not None:
+        if before.hung is None and not before.implicit:
+            unended_since = before.unended_since or before.started_at
+        verdict, reason = before.judgement
+        if verdict == "failed":
+            close_run(desk, m, before, verdict, reason)
+        else:
+            close_run(desk, m, before, "superseded", "another run started before this one finished")
+    if len(runs.open) >= RUNS_OPEN_MAX:
+        oldest = next(iter(runs.open.values()))
+        close_run(desk, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
+        clear(desk, m, lambda key: key[1] == oldest.number)
+    if ping.run is None and implicit:
+        m.last_word, m.counted_writer = "", 0  # its finish is no repeat of the one before
+    run = runs.add(ping.run, desk.now, desk.now)
+    run.implicit, run.unended_since = implicit, unended_since
+    hear_run(desk, m, run, ping)
+    heard(desk, m)
+    serve(desk, m, ping.run)
+    happened(desk, m, run)
+    if other is not None:
+        reason = reasons.overlapping(m.definition, run, other, desk.now)
+        blame(desk, m, Cause("overlap", desk.now, reason, run.number, run.run), run)
+    desk.arm_run(m, run)
+    desk.record_run(m, run)
+    follow(desk, m, "start", ping.run)
+    return run
+
+
+def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
+    """The run that is still at work while another begins; one that hangs is on record already, and works no more.
+
+    Nor does one that is incomplete because of an outage: its end may have been lost.
+    """
+    before = runs.find(ping.run)
+    candidates = (each for each in (before, *runs.open.values()) if each is not None)
+    return next((each for each in candidates if each.hung is None and each.unjudged is None), None)
+
+
+def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
+    """An open run ends, by its own ping or with its last stage or task. `made`: it was never heard of before."""
+    number = run.number
+    word = "" if by_pieces else word_of(ping)
+    run.exit_code = ping.exit_code
+    run.finished_at = desk.now
+    if not run.started_at and ping.duration is not None:
+        run.started_at = desk.now - round(ping.duration * SECOND)
+    if made:
+        serve(desk, m, run.run)
+        happened(desk, m, run)
+    cause = _what_is_wrong(m, run, ping, desk)
+    in_time = run.hung is None or run.is_hung_by_others(m.definition, desk.now)
+    if cause is not None:
+        close_run(desk, m, run, "failed", cause.reason, made, word)
+    elif ping.signal == "skip":
+        close_run(desk, m, run, "succeeded", "skipped", made, word)
+    else:
+        reason = None if in_time else reasons.finished_after_all(m.definition, run)
+        close_run(desk, m, run, "succeeded", reason, made, word)
+    if cause is not None:
+        blame(desk, m, cause, run)
+    clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
+    heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
+    if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
+        good(desk, m, 0 if made or heals_all else number, run.started_at)
+    follow(desk, m, "fail" if cause is not None else "success", run.run)
+
+
+def _what_is_wrong(m: Monitor, run: Run, ping: Ping, desk: Desk) -> Cause | None:
+    definition, number = m.definition, run.number
+    if ping.signal == "fail":
+        return Cause("failed", desk.now, reasons.failed(ping, run), number, run.run)
+    if ping.signal == "skip":
+        return None
+    if (stage := run.tasks_failed(definition)) is not None:
+        reason = reasons.tasks_failed(run.group(stage), tasks_of(definition, stage), stage, run)
+        return Cause("tasks", desk.now, reason, number, run.run, stage or None)
+    least = definition.min_runtime
+    if least is not None and run.duration is not None and run.duration < least:
+        return Cause("too_early", desk.now, reasons.too_early(definition, run, run.duration), number, run.run)
+    return None
+
+
+def close_run(
+    desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False, word: str = ""
+) -> None:
+    """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
+    runs = runs_of(m)
+    run.finished_at, run.verdict, run.reason = desk.now, verdict, reason
+    runs.remove(run, verdict, desk.now, made, word)
+    desk.record_run(m, run)
+
+
+def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping, counts: bool = True) -> None:
+    """A later finish says something else of a run than how it had ended, and that stands.
+
+    `counts`: it is one more failure in a row; not if it only gives another reason.
+    """
+    runs = runs_of(m)
+    failed = ping.signal == "fail"
+    run = Run(ended.number, ping.run, 0, desk.now)
+    run.hear(desk.now, ping)
+    run.finished_at, run.exit_code = ended.at, ping.exit_code
+    run.verdict = "failed" if failed else "succeeded"
+    run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
+    if ping.run is not None:
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=word_of(ping))
+    desk.revise_run(m, run)
+    if failed:
+        evidence = {"last_message": ping.message}  # of the run itself nothing is known any more
+        cause = Cause("failed", desk.now, run.reason or "", ended.number, ping.run, evidence=evidence)
+        blame(desk, m, cause, counts=counts)
+        return
+    clear(desk, m, lambda key: key[1] == ended.number)
+    good(desk, m, 0 if ping.dialect in ANY_SUCCESS_DIALECTS else ended.number, ended.started)

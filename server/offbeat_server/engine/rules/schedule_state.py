@@ -1,0 +1,128 @@
+"""What it means for a schedule that something happened: what was due is served, what comes after is expected.
+
+An interval is served by every satisfying ping. Everything else is served once per run: by what opens it, or by a finish
+that was never started; and by every heartbeat that belongs to no run.
+"""
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.model.monitor import Cause, Monitor
+from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Entry
+from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.incidents import blame, clear
+from offbeat_server.engine.schedule.due_times import due_after
+
+AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers of later ones are not watched
+
+
+def heard(desk: Desk, m: Monitor) -> None:
+    """A satisfying ping has come, whatever it belongs to."""
+    every, first = m.definition.every, not m.heard_at
+    m.heard_at = desk.now
+    if every is not None:
+        m.due = desk.now + every
+    elif first:  # what was due until now was the first ping
+        m.due = min(m.awaited.values()) if m.awaited else 0
+    if m.incident is not None and (first or every is not None):
+        m.incident.silent = False
+    m.excused = 0
+    desk.restate(m)
+
+
+def serve(desk: Desk, m: Monitor, run: str | None) -> None:
+    """Something that counts for the schedule has happened. An interval was served when it was heard."""
+    definition, incident = m.definition, m.incident
+    if definition.every is not None:
+        return
+    if definition.after is not None:
+        if m.awaited and (key := _answered(m.awaited, run)) is not None:
+            del m.awaited[key]
+            m.due = min(m.awaited.values(), default=0)
+            desk.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
+        return
+    m.due = due_after(definition, m.due, desk.now, judged=incident is not None and incident.silent)
+    if incident is not None:
+        incident.silent = False
+
+
+def _answered(awaited: dict[str, Micros], run: str | None) -> str | None:
+    """Which of the awaited a ping is: its own run, or one that had no id; without an id the first."""
+    if run is None:
+        return next(iter(awaited))
+    return run if run in awaited else "" if "" in awaited else None
+
+
+def end_absence(desk: Desk, m: Monitor, run: str | None) -> None:
+    """It is there again. With `recover_after` successes to wait for, those decide instead."""
+    if m.incident is not None and m.definition.recover_after == 1:
+        clear(desk, m, lambda key: key[0] == "missed" and (run is None or key[2] in ("", run)))
+
+
+def happened(desk: Desk, m: Monitor, run: Run | None = None) -> bool:
+    """Count a run or a heartbeat against `at_most`; whether it is one too many."""
+    at_most = m.definition.at_most
+    if at_most is None:
+        return False
+    recent = [at for at in m.recent or () if at > desk.now - at_most.per]
+    recent.append(desk.now)
+    m.recent = recent[-at_most.count - 1 :]
+    if len(recent) <= at_most.count:
+        return False
+    blame(desk, m, Cause("too_often", desk.now, reasons.too_often(m.definition, desk.now)), run)
+    return True
+
+
+def follow(desk: Desk, m: Monitor, signal: str, run: str | None) -> None:
+    """Tell those that come `after` this monitor that it was heard."""
+    for listener_id in sorted(desk.listeners.get((m.project_id, m.slug), ())):
+        listener = desk.monitors.get(listener_id)
+        if listener is None or listener.paused or (m.position <= listener.position and listener is not m):
+            continue  # the last: a replay, and its state knows it already
+        after = listener.definition.after
+        if after is None or after.signal != signal:
+            continue
+        if listener is not m:
+            listener.at, listener.writer, listener.seq = m.position
+        if run is not None and listener.runs is not None and listener.runs.knows(run, desk.now):
+            continue  # it was faster
+        if listener.awaited is None:
+            listener.awaited = {}
+        if len(listener.awaited) < AWAITED_MAX:
+            listener.awaited.setdefault(run or "", desk.now + after.within)
+            if listener.heard_at or listener.definition.first_within is None:
+                listener.due = min(listener.awaited.values())
+        desk.open_for(listener)
+        desk.arm(listener)
+
+
+def is_repeat(desk: Desk, m: Monitor, entry: Entry, word: str) -> bool:
+    """Whether a ping of a whole run is the last one sent again: nothing was said or judged since that it could change.
+
+    Without a run id only an outage of ours explains it, in which the answer was lost.
+    """
+    if word != m.last_word:
+        return False
+    same_client = entry.source is not None and entry.source == m.counted_source
+    if same_client and desk.deaf.may_be_retry(m.counted_at, entry.at):
+        m.counted_at = entry.at  # its answer may have been lost too
+        return True
+    if entry.ping.run is None or entry.at - m.counted_at > m.definition.repeat_within:
+        return False
+    return not slot_has_come(m)
+
+
+def slot_has_come(m: Monitor) -> bool:
+    """Whether a calendar expects something by now, so that a run id that is said again belongs to another run."""
+    definition = m.definition
+    return (definition.cron is not None or definition.oncalendar is not None) and 0 < m.due <= m.at
+
+
+def is_overtaken(m: Monitor, entry: Entry) -> bool:
+    """Whether a start without a run id is that of the heartbeat before it, which came through another process."""
+    return (
+        m.counted_writer not in (0, entry.writer)
+        and entry.source is not None
+        and entry.source == m.counted_source
+        and entry.at - m.counted_at < OVERTAKEN_MAX
+    )

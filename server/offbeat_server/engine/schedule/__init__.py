@@ -1,0 +1,1 @@
+"""Arithmetic of time: calendars, due times, maintenance windows, outages."""

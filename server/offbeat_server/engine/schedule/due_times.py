@@ -1,0 +1,170 @@
+"""When the next ping is due and when its absence is judged. Pure functions, used by the engine and by every page.
+
+One ping satisfies one slot: for cron and OnCalendar a ping before its slot counts for it when it is no earlier than
+min(grace, half the gap to the slot after). For an interval the next ping is due `every` after the last.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.schedule.calendar import Calendar, calendar
+
+# Every status as people and programs see it, the most urgent first. `late` is computed when it is shown.
+Status = Literal["down", "late", "unknown", "up", "new", "unwatched", "paused"]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+PERIOD_SAMPLE: Micros = 1_767_225_600 * SECOND  # 2026-01-01, a year without surprises
+PERIOD_SLOTS = 8
+SATISFYING = frozenset(("success", "fail", "skip", "start"))
+
+
+class Seen(NamedTuple):
+    """A monitor at one instant, as a page shows it; instants in Micros, None where nothing is expected."""
+
+    status: str
+    due_at: Micros | None
+    deadline_at: Micros | None
+
+
+def calendar_of(definition: Definition) -> Calendar | None:
+    """The slots of a cron or OnCalendar schedule; None for other kinds."""
+    if definition.cron is not None:
+        return calendar("cron", definition.cron, definition.timezone)
+    if definition.oncalendar is not None:
+        return calendar("oncalendar", definition.oncalendar, definition.timezone)
+    return None
+
+
+def due_after(definition: Definition, due: Micros, at: Micros, judged: bool = False) -> Micros:
+    """What is due after a ping at `at` that counts for the schedule; 0: nothing.
+
+    `due` is what was expected, 0 for nothing yet. `judged`: its absence is on record, and slots may have passed
+    unjudged since; the ping can only count for one whose grace still runs.
+    """
+    if definition.every is not None:
+        return at + definition.every
+    slots = calendar_of(definition)
+    if slots is None:
+        return 0
+    if judged or not due:
+        open_slot = slots.next_after(at - definition.grace - 1)
+        if open_slot is None:
+            return 0
+        due = max(due, open_slot)
+    if at < due:
+        if due != slots.next_after(at):
+            return due  # the slot before it was served already
+        after = slots.next_after(due)
+        return (after or 0) if due - at <= early_max(definition, due, after) else due
+    return slots.next_after(at) or 0
+
+
+def early_max(definition: Definition, due: Micros, after: Micros | None) -> Micros:
+    """How early a ping may come and still count for the slot `due`, which `after` follows."""
+    return definition.grace if after is None else min(definition.grace, (after - due) // 2)
+
+
+def next_due(definition: Definition, due: Micros) -> Micros:
+    """The occurrence after the one that was due at `due`; 0: there is none."""
+    if definition.every is not None:
+        return due + definition.every
+    slots = calendar_of(definition)
+    return (slots.next_after(due) or 0) if slots is not None else 0
+
+
+def period_of(definition: Definition) -> Micros | None:
+    """The time between two pings that are due, of a calendar the shortest of the next few; None: there is none."""
+    if definition.cron is not None:
+        return _shortest_gap("cron", definition.cron, definition.timezone)
+    if definition.oncalendar is not None:
+        return _shortest_gap("oncalendar", definition.oncalendar, definition.timezone)
+    return definition.every
+
+
+@lru_cache(maxsize=10_000)
+def _shortest_gap(kind: str, text: str, zone: str) -> Micros | None:
+    slots = Calendar(kind, text, zone)  # the shared one remembers the gaps that pings ask about
+    found: list[Micros] = []
+    slot = slots.next_after(PERIOD_SAMPLE)
+    while slot is not None and len(found) < PERIOD_SLOTS:
+        found.append(slot)
+        slot = slots.next_after(slot)
+    return min((later - earlier for earlier, later in pairwise(found)), default=None)
+
+
+def window_start(definition: Definition, due: Micros) -> Micros:
+    """From when on a ping would count for what is due."""
+    if definition.every is not None:
+        return due - min(definition.grace, definition.every // 2)
+    after = next_due(definition, due)
+    return due - early_max(definition, due, after or None)
+
+
+def due_anew(definition: Definition, due: Micros, at: Micros) -> Micros:
+    """What is due when the schedule begins anew at `at`: one period later, or at the next slot."""
+    if definition.every is not None:
+        return at + definition.every
+    slots = calendar_of(definition)
+    return max(due, slots.next_after(at) or 0) if slots is not None else 0
+
+
+def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: Micros) -> Micros:
+    """What is due under `definition`, which replaced another one at `now`; 0: nothing. `due`: under the old one.
+
+    An edit asks for nothing that lies before it. Only a ping that the old schedule was waiting for already, and that
+    the new one asks for too, stays due.
+    """
+    wanted = due_after(definition, 0, heard_at)
+    if not wanted or wanted >= now:
+        return wanted
+    if definition.every is not None:
+        if due and due < now:
+            return max(due, wanted)
+        return min(due, now + definition.every) if due else now + definition.every
+    slots = calendar_of(definition)
+    assert slots is not None
+    was_asked_for = wanted <= due < now and slots.next_after(due - 1) == due
+    return due if was_asked_for else slots.next_after(now - 1) or 0
+
+
+def breather_end(definition: Definition, at: Micros) -> Micros:
+    """When one period and its grace are over that began at `at`: one more chance to be heard of."""
+    if definition.members is not None:
+        return at + definition.members.every + definition.members.grace
+    if definition.after is not None:
+        return at + definition.after.within + definition.grace
+    return max(due_anew(definition, 0, at), at) + definition.grace
+
+
+def look(
+    definition: Definition, status: str | None, state: dict[str, Any] | None, heard_at: Micros, now: Micros
+) -> Seen:
+    """A monitor as it is now, from its stored state and its newest satisfying ping (0: none).
+
+    `status` and `state` are those of its row in `states`, None where the keeper has not met it yet. A healthy monitor's
+    row may be minutes old; the ping makes up for that.
+    """
+    state = state or {}
+    status = status or "new"
+    if status == "paused":
+        return Seen(status, None, None)
+    due: Micros = state.get("due", 0)
+    grace = definition.grace
+    if heard_at > state.get("heard_at", 0):
+        if definition.every is not None or calendar_of(definition) is not None:
+            due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == "down")
+        if status == "new":
+            status = "up"
+    elif not heard_at and definition.first_within is not None:
+        due, grace = due or state.get("created", 0) + definition.first_within, 0
+    if status != "down" and not definition.expects(bool(heard_at or state.get("heard_at"))):
+        return Seen("unwatched", None, None)
+    if status == "unwatched":  # as it was before its definition was changed
+        status = "up" if heard_at else "new"
+    if not due:
+        return Seen(status, None, None)
+    if status in ("up", "unknown") and now > due:
+        status = "late"
+    return Seen(status, due, due + grace)

@@ -1,0 +1,90 @@
+"""Deaf time: when pings may have been sent and could not be heard. It does not count against anybody.
+
+A deadline moves by the deaf time in its window. The window grows as the deadline moves, so the shift goes on until
+there is no deaf time left between the window's start and the moved deadline.
+"""
+
+from bisect import bisect_left, bisect_right
+
+from offbeat_server.common.instants import SECOND, Micros
+
+# How long after an outage the retry of a ping comes whose answer was lost in it: at most 8 s for our own 503, 5 s for
+# its Retry-After, and 10 s until the client's next attempt reaches us, as `curl -m 10` does it.
+RETRY_MAX: Micros = 30 * SECOND
+LOSS_MIN: Micros = SECOND  # of an outage: a client waits longer than this for its answer
+CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a process which died before it answered
+
+
+class DeafTime:
+    """Disjoint deaf intervals in order, merged as they come."""
+
+    __slots__ = ("intervals", "retries_until")
+
+    def __init__(self) -> None:
+        self.intervals: list[tuple[Micros, Micros]] = []
+        self.retries_until: Micros = 0  # no ping after this is a retry because of an outage
+
+    def add(self, start: Micros, end: Micros) -> None:
+        """One more interval; overlapping and touching ones become one."""
+        if end <= start:
+            return
+        first = bisect_left(self.intervals, start, key=lambda interval: interval[1])
+        after = bisect_right(self.intervals, end, key=lambda interval: interval[0])
+        if first < after:
+            start, end = min(start, self.intervals[first][0]), max(end, self.intervals[after - 1][1])
+        self.intervals[first:after] = [(start, end)]
+        self.retries_until = max(self.retries_until, end + RETRY_MAX)
+
+    def forget_before(self, at: Micros) -> None:
+        """Drop what ended before `at`: no window reaches back that far."""
+        self.intervals = [interval for interval in self.intervals if interval[1] >= at]
+
+    def within(self, start: Micros, end: Micros) -> Micros:
+        """How much of [start, end) was deaf."""
+        total = 0
+        for low, high in self._from(start):
+            if low >= end:
+                break
+            total += min(high, end) - max(low, start)
+        return total
+
+    def shift(self, start: Micros, deadline: Micros) -> Micros:
+        """The deadline moved later by the deaf time between `start` and where it ends up."""
+        if not self.intervals:
+            return deadline
+        for low, high in self._from(start):
+            if low > deadline:  # deaf from the deadline itself on still counts: a ping at its deadline is in time
+                break
+            deadline += high - max(low, start)
+        return deadline
+
+    def may_be_retry(self, first: Micros, again: Micros) -> bool:
+        """Whether a ping at `again` may repeat an equal one at `first` because that one's answer was lost in an outage.
+
+        The answer may be lost of what came within an outage, or shortly before it; the retry comes in it or after it.
+        So the outage is known before the retry is judged, also when the log is read again.
+        """
+        if again > self.retries_until:
+            return False
+        for low, high in self._from(first)[:1]:
+            return low - CRASH_MARGIN <= first and low < again <= high + RETRY_MAX
+        return False
+
+    def last_outage(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
+        """The last interval in [start, end) that is long enough for a client without retries to lose a ping."""
+        touching = [each for each in self._from(start) if each[0] < end and each[1] - each[0] >= LOSS_MIN]
+        return touching[-1] if touching else None
+
+    def longest(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
+        """The longest deaf interval that touches [start, end), for the sentence that admits it."""
+        touching = [interval for interval in self._from(start) if interval[0] < end]
+        return max(touching, key=lambda interval: interval[1] - interval[0], default=None)
+
+    def _from(self, start: Micros) -> list[tuple[Micros, Micros]]:
+        intervals = self.intervals
+        if not intervals or intervals[-1][1] <= start:
+            return []
+        first = max(0, bisect_left(intervals, (start, start)) - 1)
+        while first < len(intervals) and intervals[first][1] <= start:
+            first += 1
+        return intervals[first:]

@@ -1,0 +1,1 @@
+"""The HTTP server for pings, and the bridge to aiohttp."""

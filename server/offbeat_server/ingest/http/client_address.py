@@ -1,0 +1,75 @@
+"""From which address a ping came, also behind proxies that we trust.
+
+`X-Forwarded-For` is believed only as far as it was written by configured networks: read from the right, the first
+address that is none of theirs is the client; what stands before it anybody may have made up.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from offbeat_server.config import Network
+
+PEERS_REMEMBERED = 10_000  # reading one takes 4 µs; and of equal addresses a million monitors hold one
+ADDRESS_CHARS_MAX = 100
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Peer(NamedTuple):
+    """The other end of a connection: its packed address (None: not an IP connection), and whether it is a proxy."""
+
+    source: bytes | None
+    trusted: bool
+
+
+NOBODY = Peer(None, False)
+
+
+class Sources:
+    """Reads addresses; `trusted` is the setting `trusted_proxies`."""
+
+    def __init__(self, trusted: Sequence[Network]) -> None:
+        self._trusted = tuple(trusted)
+        self._read = lru_cache(PEERS_REMEMBERED)(self._peer)
+
+    def peer(self, peername: Any) -> Peer:
+        """Of a socket's `peername`."""
+        return self._read(peername[0]) if isinstance(peername, tuple) and peername else NOBODY
+
+    def client(self, peer: Peer, forwarded_for: str | None) -> bytes | None:
+        """The client behind a peer, by the `X-Forwarded-For` of its request (several joined by commas)."""
+        source = peer.source
+        if forwarded_for is None or not peer.trusted:
+            return source
+        for hop in reversed(forwarded_for.split(",")):
+            text = _without_port(hop.strip())
+            before = self._read(text) if len(text) <= ADDRESS_CHARS_MAX else NOBODY
+            if before.source is None:
+                break
+            source = before.source
+            if not before.trusted:
+                break
+        return source
+
+    def _peer(self, text: str) -> Peer:
+        address = _address(text)
+        if address is None:
+            return NOBODY
+        return Peer(address.packed, any(address in network for network in self._trusted))
+
+
+def _address(text: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    # An IPv4 client of a socket that listens on both.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

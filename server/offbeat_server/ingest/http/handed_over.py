@@ -1,0 +1,48 @@
+"""Connections that aiohttp has taken over: counted until they close, and closed when they do not take their answers.
+
+aiohttp waits for ever for a client that does not read; whoever asks for something large and then falls silent would
+keep it, and its connection, in memory. Looked through by the door's coarse clock, because aiohttp has nobody to tell.
+"""
+
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from offbeat_server.ingest.http.client_address import Peer
+
+
+class _Guest:
+    """`unsent`: bytes of answers that the kernel has not taken; since `since_s` it is so many."""
+
+    __slots__ = ("peer", "since_s", "unsent")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.unsent = 0
+        self.since_s = 0.0
+
+
+class Guests:
+    """Those at aiohttp; whoever takes nothing for `stuck_s_max` is cut off."""
+
+    def __init__(self, stuck_s_max: float) -> None:
+        self._stuck_s_max = stuck_s_max
+        self._guests: dict[web.RequestHandler, _Guest] = {}
+
+    def add(self, handler: web.RequestHandler, peer: Peer) -> None:
+        """A connection of this peer is aiohttp's from now on."""
+        self._guests[handler] = _Guest(peer)
+
+    def look(self, now_s: float) -> Iterator[Peer]:
+        """The peers of those that have closed since the last look."""
+        for handler, guest in list(self._guests.items()):
+            transport = handler.transport
+            if transport is None:
+                del self._guests[handler]
+                yield guest.peer
+                continue
+            unsent = transport.get_write_buffer_size()
+            if unsent != guest.unsent:
+                guest.unsent, guest.since_s = unsent, now_s
+            elif unsent and now_s - guest.since_s > self._stuck_s_max:
+                transport.abort()

@@ -1,0 +1,157 @@
+"""The listening side of pings: all connections of this process, one coarse clock for them, and the orderly stop.
+
+With `fast` off every connection goes to aiohttp at its first whole request head; what is left of this door then is that
+it counts connections and does not wait for ever for that head.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from offbeat_server.common.clock import LogClock, monotonic
+from offbeat_server.common.service import Service
+from offbeat_server.config import Settings
+from offbeat_server.ingest.http import response, target_cache
+from offbeat_server.ingest.http.bodies import Bodies
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.connection import NO_REQUEST, Connection
+from offbeat_server.ingest.http.connection_limits import Seats
+from offbeat_server.ingest.http.handed_over import Guests
+from offbeat_server.ingest.http.request_head import Endings
+from offbeat_server.ingest.pipeline import Intake
+from offbeat_server.ingest.protocols.base import OK, Dialect
+from offbeat_server.observability.metrics import Metrics
+
+TICK_S = 0.5
+STOP_SHARE = 0.4  # of `stop_timeout`: the writer and the keeper want theirs
+BACKLOG = 4096  # connections that wait to be accepted
+
+log = structlog.get_logger("door")
+
+
+class FastDoor(Service):
+    """Listens; `route` says which dialect a path and query speak, `server` makes aiohttp's protocols."""
+
+    name = "door"
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: LogClock,
+        metrics: Metrics,
+        intake: Intake,
+        sources: Sources,
+        bodies: Bodies,
+        route: Callable[[str, str], Dialect | None],
+        server: web.Server,
+        *,
+        listen_on: socket.socket | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings, self.metrics, self.intake, self.sources, self.bodies = settings, metrics, intake, sources, bodies
+        self.route = route
+        self.fast = settings.door == "fast"
+        self.draining = False
+        self.port = 0  # where it listens, once it does
+        self.now_s = monotonic()
+        self.date = b""
+        self.ok: dict[Dialect, bytes] = {}  # of the dialects that answer every committed ping alike
+        self.endings = Endings()
+        self.write_again = response.Rewriter()
+        self._clock = clock
+        self._server = server
+        self._guests = Guests(settings.idle_timeout)
+        self._turned_away = 0  # for want of room, until the last tick
+        self.seats = Seats(settings.connections_max, settings.connections_per_address_max)
+        self._listen_on = listen_on
+        self._listening: asyncio.Server | None = None
+        self._open: set[Connection] = set()
+        self._closed = asyncio.Event()
+        self._tick()
+
+    @property
+    def connections(self) -> int:
+        """How many are open, those at aiohttp included: of these, one that has closed counts until the next tick."""
+        return self.seats.taken
+
+    async def start(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        if self._listen_on is not None:
+            self._listening = await loop.create_server(self._made, sock=self._listen_on, backlog=BACKLOG)
+        else:
+            self._listening = await loop.create_server(
+                self._made, self.settings.host, self.settings.port, backlog=BACKLOG, reuse_address=True
+            )
+        self.port = int(self._listening.sockets[0].getsockname()[1])
+        self.spawn(self._keep_time(), "clock")
+
+    async def stop(self) -> None:
+        """Accept nobody, answer those who have asked, close the rest."""
+        if self._listening is not None:
+            self._listening.close()
+        self.draining = True
+        for connection in list(self._open):
+            connection.drain()
+        try:
+            async with asyncio.timeout(self.settings.stop_timeout * STOP_SHARE):
+                while self._open:
+                    self._closed.clear()
+                    await self._closed.wait()
+        except TimeoutError:
+            log.warning("connections are cut", connections=len(self._open))
+            for connection in list(self._open):
+                if connection.transport is not None:
+                    connection.transport.abort()
+        await super().stop()
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether there is room for one more."""
+        if self.draining or not self.seats.take(connection.peer):
+            return False
+        self._open.add(connection)
+        return True
+
+    def release(self, connection: Connection) -> None:
+        """It is closed."""
+        if connection in self._open:
+            self.seats.give_back((connection.peer,))
+            self._leave(connection)
+
+    def hand_over(self, connection: Connection) -> web.RequestHandler:
+        """A protocol of aiohttp for a connection that does not ping."""
+        self._leave(connection)
+        handler = self._server()
+        self._guests.add(handler, connection.peer)
+        return handler
+
+    def _leave(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self.draining:
+            self._closed.set()
+
+    def _made(self) -> Connection:
+        return Connection(self)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._tick()
+            for connection in list(self._open):
+                connection.expire()
+
+    def _tick(self) -> None:
+        last_s, self.now_s = self.now_s, monotonic()
+        if self._turned_away != (turned_away := self.seats.refused["full"]):
+            self._turned_away = turned_away
+            self.intake.turned_away(self.now_s - last_s)
+        self.seats.give_back(self._guests.look(self.now_s))
+        self.date = response.date_line(self._clock)
+        self.write_again.forget()
+        self.ok = {
+            dialect: response.write_answer(dialect.answer(OK, NO_REQUEST), self.date, b"", head=False)
+            for dialect in target_cache.DIALECTS
+        }

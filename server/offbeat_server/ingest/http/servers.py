@@ -1,0 +1,111 @@
+"""Both doors of a process together: one port, one table of dialects, one intake.
+
+A connection begins at the fast door and moves to aiohttp when it asks for something else than a ping; `--door aiohttp`
+moves it at its first request.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from functools import partial
+
+from aiohttp import web
+
+from offbeat_server.common.service import Service
+from offbeat_server.config import WILDCARDS, Settings
+from offbeat_server.ingest.bulk import Bulk
+from offbeat_server.ingest.http.aiohttp_bridge import AiohttpDoor, runner_options
+from offbeat_server.ingest.http.bodies import Bodies
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.listener import FastDoor
+from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.key_rate_limit import Budget
+from offbeat_server.ingest.log_writer.backlog import Backlog
+from offbeat_server.ingest.pipeline import Intake, Provision
+from offbeat_server.ingest.protocols import registry
+from offbeat_server.observability.metrics import Metrics
+
+
+class Doors(Service):
+    """Serves pings and `application`, which holds pages and API; `listen_on` is a socket inherited from a parent."""
+
+    name = "doors"
+
+    def __init__(
+        self,
+        settings: Settings,
+        roster: Roster,
+        backlog: Backlog,
+        metrics: Metrics,
+        application: web.Application,
+        provision: Provision | None = None,
+        *,
+        listen_on: socket.socket | None = None,
+    ) -> None:
+        super().__init__()
+        self._settings, self._metrics = settings, metrics
+        self._clock = backlog.clock
+        self._listen_on = listen_on
+        limit = settings.key_pings_per_minute_max
+        self._intake = Intake(roster, backlog, provision, Budget(limit) if limit else None)
+        self._sources = Sources(settings.trusted_proxies)
+        self._bodies = Bodies(settings.bytes_pending_max)
+        self._route = partial(registry.find, root_dialect=settings.root_dialect)
+        AiohttpDoor(settings, metrics, self._intake, self._sources, self._bodies, self._route).add_to(application)
+        Bulk(settings, metrics, self._intake, backlog, self._sources).add_to(application)
+        self._runner = web.AppRunner(application, **runner_options(settings))
+        self._door: FastDoor | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._door is not None, "not started"
+        return self._door.port
+
+    @property
+    def url(self) -> str:
+        """For a client on this machine."""
+        return local_url(self._settings.host, self.port)
+
+    @property
+    def connections(self) -> int:
+        """Open connections at both doors."""
+        return 0 if self._door is None else self._door.connections
+
+    @property
+    def connections_refused(self) -> Mapping[str, int]:
+        """Connections that were closed at once, by reason."""
+        return {} if self._door is None else self._door.seats.refused
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        self._door = FastDoor(
+            self._settings,
+            self._clock,
+            self._metrics,
+            self._intake,
+            self._sources,
+            self._bodies,
+            self._route,
+            server,
+            listen_on=self._listen_on,
+        )
+        self._door.on_death = self._intake.on_death = self.on_death
+        await self._door.start()
+
+    async def stop(self) -> None:
+        """Nobody comes in any more; who has asked is answered."""
+        # The door first stops to listen; then both wait, side by side, for what is under way.
+        if self._door is not None:
+            await asyncio.gather(self._door.stop(), self._runner.cleanup())
+        await self._intake.stop()
+
+
+def local_url(host: str, port: int) -> str:
+    """How a client on this machine reaches whoever listens on `host`."""
+    if host in WILDCARDS:
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,119 @@
+"""Reads the targets that most pings have: a key, or ping key and slug, and words that mean the same for all of them.
+
+To make a request and have its dialect read it costs 1.3 to 2.2 µs, and what goes with it as much again; here it is 0.3
+to 0.9. What the dialect would say is known beforehand, because it is asked once, when this module is loaded: so there
+is one meaning of every target, and this is only its index.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from offbeat_server.engine.model.ping import Ping, lasting
+from offbeat_server.ingest.protocols import cronitor, healthchecks, native, registry, uptime_kuma
+from offbeat_server.ingest.protocols.base import Dialect, Key, Reading, Request, Slug
+from offbeat_server.ingest.protocols.outcome import SIGNAL_WORDS
+
+METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}  # which every dialect here takes
+_KEY = "00000000-0000-0000-0000-000000000000"
+_SLUG = "slug"
+# Only characters that stand for themselves, and slugs that every dialect takes as they are.
+_split = re.compile(
+    rb"(/api/v1/heartbeat/|/ping/|/api/push/|/p/)([0-9A-Za-z_-]+)"
+    rb"(?:/([a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?))?([/?][!\"$-~]*)?"
+).fullmatch
+_is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+
+
+class Said(NamedTuple):
+    """What a target says beside its address.
+
+    `create`: the address may make the monitor. `word`: that of `/ping/{key}/{word}`, which may be a slug.
+    """
+
+    dialect: Dialect
+    ping: Ping
+    named: bool
+    create: bool
+    word: str = ""
+
+    def reading(self, key: str, slug: str | None) -> Reading:
+        """As its dialect reads it."""
+        return Reading(Key(key) if slug is None else Slug(key, slug, self.create), self.ping, self.named)
+
+    def request(self, key: str, method: str) -> Request | None:
+        """The request once more, if its `word` may be a slug."""
+        return Request(method, f"{healthchecks.PREFIX}{key}/{self.word}", "", {}, b"") if self.word else None
+
+
+def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
+    """What a target says, its key (or ping key) and its slug, where there is one; None: ask the dialect.
+
+    For a request with no body and one of METHODS. Where it is not None, every reader of HTTP takes the target for the
+    same, as it holds only letters, digits and what stands for itself.
+    """
+    path, _, last = target.rpartition(b"/")
+    said = _BARE.get(path)
+    if said is not None and last.replace(b"-", b"").isalnum():  # most pings: half the time of the general form
+        return said, last.decode(), None
+    found = _split(target)
+    if found is None:
+        return None
+    prefix, first, second, tail = found.groups()
+    said = _BY_KEY.get((prefix, second, tail))
+    # Healthchecks has `/ping/{uuid}/start` and, for another first part, a slug of this name.
+    keyed = second is None or prefix != b"/ping/" or _is_uuid(first) is not None
+    if keyed and said is not None:
+        return said, first.decode(), None
+    if second is None or (keyed and prefix == b"/ping/") or (said := _BY_SLUG.get((prefix, tail))) is None:
+        return None
+    return said, first.decode(), second.decode()
+
+
+def _ask(prefix: str, rest: str, word: str = "") -> Said:
+    """What the dialect of this prefix reads there; `word` is in `rest`."""
+    path, _, query = f"{prefix}{_KEY}{rest}".partition("?")
+    dialect = registry.find(path, query)
+    assert dialect is not None
+    reading = dialect.read(Request("GET", path, query, {}, b""))
+    assert isinstance(reading, Reading), rest
+    create = isinstance(reading.address, Slug) and reading.address.create
+    assert reading.address in (Key(_KEY), Slug(_KEY, _SLUG, create)), rest
+    return Said(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
+
+
+def _bytes(text: str) -> bytes | None:
+    return text.encode() or None
+
+
+_CODES = [str(code) for code in native.COMMON_EXITS]
+_SUFFIXES = ["start", "fail", "log", *_CODES]
+_STATES = [f"?state={state}" for state in ("run", "complete", "fail", "ok", "tick")]
+
+
+def _by_key() -> Iterable[tuple[str, str, str]]:
+    """Prefix, word and the rest."""
+    for prefix in (native.PREFIX, healthchecks.PREFIX, uptime_kuma.PREFIX):
+        yield prefix, "", ""
+    yield from ((native.PREFIX, word, "") for word in (*SIGNAL_WORDS, *_CODES))
+    yield from ((native.PREFIX, "", f"?status={word}") for word in SIGNAL_WORDS)
+    yield from ((healthchecks.PREFIX, word, "") for word in _SUFFIXES)
+    yield uptime_kuma.PREFIX, "", "?status=up"
+    yield uptime_kuma.PREFIX, "", "?status=up&msg=OK&ping="
+
+
+def _by_slug() -> Iterable[tuple[str, str]]:
+    """Prefix and the rest."""
+    yield from (
+        (healthchecks.PREFIX, rest) for rest in ("", "?create=1", *(f"/{word}" for word in _SUFFIXES), *_STATES)
+    )
+    yield from ((cronitor.PREFIX, rest) for rest in ("", *_STATES))
+
+
+_BY_KEY = {
+    (prefix.encode(), _bytes(word), _bytes(rest)): _ask(prefix, (f"/{word}" if word else "") + rest, word)
+    for prefix, word, rest in _by_key()
+}
+_BARE = {prefix[:-1]: said for (prefix, word, rest), said in _BY_KEY.items() if word is rest is None}
+_BY_SLUG = {(prefix.encode(), _bytes(rest)): _ask(prefix, f"/{_SLUG}{rest}") for prefix, rest in _by_slug()}
+DIALECTS = {said.dialect for said in (*_BY_KEY.values(), *_BY_SLUG.values())}

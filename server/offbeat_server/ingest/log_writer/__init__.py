@@ -1,0 +1,1 @@
+"""Appends accepted pings to the log in Postgres, many in one COPY."""

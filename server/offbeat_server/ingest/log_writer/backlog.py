@@ -1,0 +1,277 @@
+"""The line of pings that wait for their commit: appended to by the doors, emptied from the front by the writer.
+
+A ping gets its place in the log here, `at` and `seq` together, and nothing later asks the clock about it. Batches are
+cut while they fill, so the writer takes one whole and never copies a list; what arrives while one is under way is the
+next one, which is all there is to group commit.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NoReturn, Protocol
+
+import structlog
+
+from offbeat_server.common.clock import LogClock
+from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.config import Settings
+from offbeat_server.engine.model.ping import LASTING, Entry, Ping, Signal
+from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.log_writer.refusals import Refusals
+from offbeat_server.ingest.protocols.base import Note, Outcome, Refusal
+
+ROW_BYTES = 120  # what a plain ping takes in a COPY, and near enough in memory
+RETRY_AFTER_S_MAX = 5
+_new_entry = tuple.__new__  # a third of the time of Entry(...), which is a Python function
+_UNAVAILABLE = tuple(Outcome("unavailable", seconds) for seconds in range(1, RETRY_AFTER_S_MAX + 1))
+
+log = structlog.get_logger("ingest")
+
+
+class Waiter(Protocol):
+    """Who waits for a ping's commit. Many pings may have the same one."""
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """Called exactly once for each appended ping. Must not raise."""
+        ...
+
+
+class _Nobody:
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """Has been answered."""
+
+
+_NOBODY = _Nobody()
+
+
+def unavailable() -> Outcome:
+    """May or may not be stored. The wait is jittered, so that those refused together do not come back together."""
+    return random.choice(_UNAVAILABLE)
+
+
+class Batch:
+    """The rows of one COPY and who waits for them, in the order of `seq`."""
+
+    __slots__ = ("bytes", "doubtful", "entries", "expired", "waiters")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.waiters: list[Waiter] = []
+        self.bytes = 0
+        self.expired = 0  # so many at the front were answered before the commit
+        self.doubtful = False  # a COPY of it may have committed
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        """Tell everybody who still waits."""
+        for waiter in self.waiters:
+            _settle(waiter, outcome)
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Two batches with the same rows in the same places."""
+        middle = len(self.entries) // 2
+        return self._part(0, middle), self._part(middle, len(self.entries))
+
+    def _part(self, start: int, end: int) -> "Batch":
+        part = Batch()
+        part.entries, part.waiters = self.entries[start:end], self.waiters[start:end]
+        part.bytes = sum(_bytes_of(entry.ping) for entry in part.entries)
+        part.expired = min(max(self.expired - start, 0), end - start)
+        part.doubtful = self.doubtful
+        return part
+
+
+class Backlog:
+    """All pings that wait for their commit, within `pings_pending_max` and `bytes_pending_max`.
+
+    `wake` is called when a ping is appended to an empty line.
+    """
+
+    def __init__(self, clock: LogClock, settings: Settings, refusals: Refusals, wake: Callable[[], None]) -> None:
+        self.clock = clock
+        self._settings = settings
+        self._bytes_max = settings.bytes_pending_max
+        self._batch_pings_max, self._batch_bytes_max = settings.batch_pings_max, settings.batch_bytes_max
+        self._refusals = refusals
+        self._wake = wake
+        self._sealed: deque[Batch] = deque()
+        self._open = Batch()
+        self._writer = 0
+        self._seq = 0
+        self._closed: str | None = "database"  # why pings are refused; None: they are not
+        self._limit = 0  # `pings_pending_max`, or 0 while closed: one comparison serves both
+        self._room: list[asyncio.Future[None]] = []
+        self.pings = 0
+        self.bytes = 0
+
+    @property
+    def accepting(self) -> bool:
+        """Whether pings are taken; false while there is no writer, and when stopping."""
+        return self._closed is None
+
+    @property
+    def full(self) -> bool:
+        """Whether the next ping would be refused for want of room."""
+        return self.pings >= self._settings.pings_pending_max or self.bytes >= self._bytes_max
+
+    def append(self, bound: Bound, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
+        """Give the ping its place in the log. `waiter` learns what became of it; on a raise it never hears.
+
+        Raises BacklogFull, or another Unavailable while pings are refused altogether.
+        """
+        pings = self.pings
+        if pings >= self._limit or self.bytes >= self._bytes_max:
+            self._refuse(ping)
+        size = ROW_BYTES if id(ping) in LASTING else _bytes_of(ping)
+        batch = self._open
+        self._seq = seq = self._seq + 1
+        batch.entries.append(
+            _new_entry(Entry, (self.clock.stamp(), self._writer, seq, bound[0], bound[1], source, ping))
+        )
+        batch.waiters.append(waiter)
+        batch.bytes += size
+        self.bytes += size
+        self.pings = pings + 1
+        if len(batch.entries) >= self._batch_pings_max or batch.bytes >= self._batch_bytes_max:
+            self._seal()
+        if not pings:
+            self._wake()
+
+    def count_refused(self, reason: str, signal: Signal) -> None:
+        """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
+        self._refusals.add(reason, signal)
+
+    def count_notes(self, notes: Iterable[Note]) -> None:
+        """Parts of a ping were left out."""
+        self._refusals.count_notes(notes)
+
+    def turned_away(self, reason: str, age_s: float) -> None:
+        """Clients were refused, at some moment of the last `age_s` seconds: who knows what they had to say."""
+        self._refusals.add_silence(reason, int(age_s * SECOND))
+
+    async def room(self) -> None:
+        """Wait until the line is at most half full; for those who would rather wait than be refused.
+
+        The other half is left to those who cannot wait. Raises Unavailable while pings are refused altogether.
+        """
+        while self._closed is None and (
+            self.pings * 2 > self._settings.pings_pending_max or self.bytes * 2 > self._bytes_max
+        ):
+            waiting = asyncio.get_running_loop().create_future()
+            self._room.append(waiting)
+            await waiting
+        if self._closed is not None:
+            raise _refusal(self._closed)
+
+    def head(self) -> Batch | None:
+        """The batch at the front; it stays there until `done`, `reject` or `halve`."""
+        if not self._sealed:
+            if not self._open.entries:
+                return None
+            self._seal()
+        return self._sealed[0]
+
+    def done(self) -> Batch:
+        """The batch at the front is committed and leaves the line; whoever waits for it is still to be told."""
+        batch = self._sealed.popleft()
+        self.pings -= len(batch.entries)
+        self.bytes -= batch.bytes
+        if self._room:
+            self._tell_room()
+        return batch
+
+    def reject(self, refusal: Refusal) -> None:
+        """The batch at the front can never be stored."""
+        self.done().settle(refusal)
+
+    def halve(self) -> None:
+        """Put two halves in the place of the batch at the front."""
+        first, second = self._sealed.popleft().halves()
+        self._sealed.extendleft((second, first))
+
+    def open(self, writer: int) -> None:
+        """Accept pings for this writer. Nothing may be pending."""
+        assert not self.pings, "rows of another writer are pending"
+        self._writer, self._seq = writer, 0
+        self._closed, self._limit = None, self._settings.pings_pending_max
+
+    def reopen(self) -> None:
+        """Accept pings again, for the same writer."""
+        self._closed, self._limit = None, self._settings.pings_pending_max
+
+    def close(self, reason: str) -> None:
+        """Refuse pings from now on (`reason`: one of metrics.REFUSALS); what is pending stays."""
+        self._closed, self._limit = reason, 0
+        self._tell_room()
+
+    def drop(self, reason: str) -> None:
+        """Nothing that is pending will be stored. Closed before."""
+        for batch in [*self._sealed, self._open]:
+            for entry in batch.entries:
+                self._refusals.add_dropped(reason, entry.ping.signal, entry.at)
+        batches = [*self._sealed, self._open]
+        self._sealed.clear()
+        self._open = Batch()
+        self.pings = self.bytes = 0
+        for batch in batches:
+            batch.settle(unavailable())
+
+    def expire(self) -> None:
+        """Answer those who have waited for `ack_timeout`; their pings stay in line."""
+        if not self.pings:
+            return
+        before = self.clock.now() - int(self._settings.ack_timeout * SECOND)
+        for batch in [*self._sealed, self._open]:
+            if not self._expire(batch, before):
+                return
+
+    def _expire(self, batch: Batch, before: Micros) -> bool:
+        """Whether the whole batch is that old."""
+        entries, waiters = batch.entries, batch.waiters
+        while batch.expired < len(entries) and entries[batch.expired].at <= before:
+            place = batch.expired
+            waiter, waiters[place] = waiters[place], _NOBODY
+            batch.expired = place + 1
+            self._refusals.count_late(entries[place].ping.signal, entries[place].at)
+            _settle(waiter, unavailable())
+        return batch.expired == len(entries)
+
+    def _seal(self) -> None:
+        self._sealed.append(self._open)
+        self._open = Batch()
+
+    def _tell_room(self) -> None:
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _refuse(self, ping: Ping) -> NoReturn:
+        reason = self._closed or "full"
+        self._refusals.add(reason, ping.signal)
+        raise _refusal(reason)
+
+
+def _refusal(reason: str) -> Unavailable:
+    if reason == "full":
+        return BacklogFull("too many pings wait for their commit")
+    if reason == "stopping":
+        return Unavailable("this process is stopping")
+    return DatabaseAway("nothing can be stored now")
+
+
+def _settle(waiter: Waiter, outcome: Outcome | Refusal) -> None:
+    try:
+        waiter.settle(outcome)
+    except Exception:
+        # One client's answer must not keep the others from theirs.
+        log.exception("an answer failed")
+
+
+def _bytes_of(ping: Ping) -> int:
+    size = ROW_BYTES
+    for text in (ping.run, ping.stage, ping.task, ping.message):
+        if text is not None:
+            size += len(text) if text.isascii() else 4 * len(text)
+    return size

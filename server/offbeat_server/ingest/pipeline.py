@@ -1,0 +1,414 @@
+"""What happens between a whole request and its answer, for both doors: read, find, append, wait.
+
+The plain case (one ping for a known key) is done before `take` returns and makes no task; only what has to ask the
+database first does: an unknown address, a monitor to be made. Every waiter is settled exactly once.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.errors import OffbeatError, Unavailable
+from offbeat_server.common.service import Service
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.ingest.http.target_cache import Said
+from offbeat_server.ingest.idempotency import HEADER, Once
+from offbeat_server.ingest.key_index import Bound, Roster
+from offbeat_server.ingest.key_rate_limit import Budget
+from offbeat_server.ingest.log_writer.backlog import Backlog, Waiter, unavailable
+from offbeat_server.ingest.protocols import healthchecks
+from offbeat_server.ingest.protocols.base import OK, Dialect, Key, Note, Outcome, Reading, Refusal, Request, Slug, worst
+from offbeat_server.ingest.protocols.encodings import utf_8_body
+from offbeat_server.ingest.protocols.filters import filtered
+
+MADE_WITHIN_S = 1.0  # so long a ping waits for its monitor, which another ping may be about to make
+WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once
+
+
+class Provision(Protocol):
+    """Makes the monitor of an address, or changes it to what its client declares; see ingest/provisioning.py."""
+
+    async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
+        """`created`, `ok`, `unknown`, `full` or `crowded`; the roster knows it afterwards. Raises Unavailable."""
+        ...
+
+    def complain(self, address: Slug) -> None:
+        """Log once why the definition that a client sent cannot be used."""
+        ...
+
+    def may_make(self, ping_key: str) -> bool:
+        """Whether pings with this ping key can make monitors at all."""
+        ...
+
+
+NOTES_MAX = 20  # in one answer
+# Of a longer body nothing is read before its address is known to lead somewhere: anybody can send one, and to read a
+# form of 4 kB takes up to 1 ms.
+UNVOUCHED_BYTES_MAX = 4_096
+# A longer body is parsed in a thread, because a form of 1 MB takes up to 0.3 s. One at a time: threads share one
+# interpreter, and the loop gets a turn every few milliseconds beside one of them, not beside ten.
+HELD_BYTES_MAX = 65_536
+LONG_BODIES_BYTES_MAX = 64_000_000  # of all that wait for it; beyond: 503
+
+_UNKNOWN = Outcome("unknown")
+
+log = structlog.get_logger("ingest")
+
+
+class Intake(Service):
+    """Takes requests. Without `provision` no ping makes a monitor; without a `budget` a key may ping without end."""
+
+    name = "intake"
+
+    def __init__(
+        self, roster: Roster, backlog: Backlog, provision: Provision | None = None, budget: Budget | None = None
+    ) -> None:
+        super().__init__()
+        self._roster = roster
+        self._backlog = backlog
+        self._provision = provision
+        self._budget = budget
+        self._once = Once()
+        self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
+        self._waiting = 0
+        self._reading = asyncio.Semaphore(1)
+        self._long_bytes = 0
+
+    def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
+        """Everything for one request; `waiter` hears once, with what to tell the client."""
+        if len(request.body) > UNVOUCHED_BYTES_MAX:
+            address = _address_in_head(dialect, request)
+            if len(request.body) > HELD_BYTES_MAX or (address is not None and self._find(address) is None):
+                self.errand(self._take_long(dialect, request, address, source, waiter), "take")
+                return
+        self._take(dialect, request, dialect.read(request), source, waiter)
+
+    def _take(
+        self,
+        dialect: Dialect,
+        request: Request,
+        readings: Reading | list[Reading] | Refusal,
+        source: bytes | None,
+        waiter: Waiter,
+    ) -> None:
+        if isinstance(readings, Refusal):
+            waiter.settle(readings)
+            return
+        if HEADER in request.headers:
+            first = self._once.join(request, waiter)
+            if first is None:
+                return
+            waiter = first
+        body = request.body
+        if body and self._roster.rules:  # words are looked for in all of it
+            body = utf_8_body(request)
+        if isinstance(readings, Reading):
+            bound = self._find(readings.address)
+            if bound is not None and not _declares(readings.address):
+                self._append(bound, readings, request.method, source, waiter, body)
+                return
+            readings = [readings]
+        if not readings:
+            waiter.settle(OK)
+            return
+        again = request if dialect is healthchecks and isinstance(readings[0].address, Key) else None
+        self.errand(self._take_slowly(readings, request.method, source, waiter, body, again), "take")
+
+    def take_plain(
+        self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
+    ) -> None:
+        """The same for a target that says everything, without making its request and its reading first."""
+        bound = self._roster.find(key) if slug is None else self._roster.find_slug(key, slug)
+        if bound is None or self._budget is not None:
+            reading = said.reading(key, slug)
+            if bound is None:
+                again = said.request(key, method) if slug is None else None
+                self.errand(self._take_slowly([reading], method, source, waiter, again=again), "take")
+            else:
+                self._append(bound, reading, method, source, waiter)
+            return
+        ping, named = said.ping, said.named
+        try:
+            self._backlog.append(bound, self.prepared(bound, ping, named, method), source, waiter)
+        except Unavailable:
+            waiter.settle(unavailable())
+
+    def turned_away(self, age_s: float) -> None:
+        """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
+        self._backlog.turned_away("full", age_s)
+
+    def find(self, key: str) -> Bound | None:
+        """Where a key leads, as far as we know."""
+        return self._roster.find(key)
+
+    async def find_or_ask(self, address: Key | Slug) -> Bound | None:
+        """Where an address leads; an unknown one is asked for. Raises Unavailable."""
+        bound = self._find(address)
+        if bound is None:
+            await self._ask()
+            bound = self._find(address)
+        return bound
+
+    async def _ask(self) -> None:
+        """Learn every change that was committed before this call. Raises Unavailable.
+
+        While not all keys are loaded, a ping that is refused here may be one of a known key: the time is an outage.
+        (Otherwise it is not: anybody can send unknown keys.)
+        """
+        began_s = monotonic()
+        try:
+            await self._roster.refresh()
+        except Unavailable:
+            if not self._roster.complete:
+                self._backlog.turned_away("database", monotonic() - began_s)
+            raise
+
+    def prepared(self, bound: Bound, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
+        """The ping as this key and this monitor take it; `named`: its client said the signal."""
+        monitor_id, _, signal, stage = bound
+        if signal is None and stage is None and not self._roster.rules:
+            return ping
+        if signal is not None and not named:
+            ping = ping._replace(signal=signal)
+        if stage is not None and ping.stage is None:
+            ping = ping._replace(stage=stage)
+        rules = self._roster.rules.get(monitor_id)
+        return ping if rules is None else filtered(ping, method, rules, body)
+
+    def over_budget(self, address: Key | Slug, bound: Bound, ping: Ping) -> Outcome | None:
+        """What to answer where this key has pinged too often; None: it may, and one more is counted."""
+        if self._budget is None:
+            return None
+        over = self._budget.take(address.key if isinstance(address, Key) else bound.monitor_id)
+        if over is not None:
+            self._backlog.count_refused("limited", ping.signal)
+        return over
+
+    def _find(self, address: Key | Slug) -> Bound | None:
+        if isinstance(address, Key):
+            return self._roster.find(address.key)
+        return self._roster.find_slug(address.ping_key, address.slug, address.sent)
+
+    def _append(
+        self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
+    ) -> None:
+        if reading.notes:
+            self._backlog.count_notes(reading.notes)
+            waiter = _Noted(waiter, reading.notes)
+        ping = self.prepared(bound, reading.ping, reading.named, method, body)
+        if self._budget is not None and (over := self.over_budget(reading.address, bound, ping)) is not None:
+            waiter.settle(over)
+            return
+        try:
+            self._backlog.append(bound, ping, source, waiter)
+        except Unavailable:
+            waiter.settle(unavailable())
+
+    async def _take_long(
+        self, dialect: Dialect, request: Request, address: Key | Slug | None, source: bytes | None, waiter: Waiter
+    ) -> None:
+        """A long body costs processor time: none is spent on one that leads nowhere, and the loop goes on meanwhile."""
+        size = len(request.body)
+        if self._long_bytes + size > LONG_BODIES_BYTES_MAX:
+            if address is None or self._find(address) is not None:  # else anybody could declare an outage
+                self.turned_away(0.0)
+            waiter.settle(unavailable())
+            return
+        self._long_bytes += size
+        try:
+            if address is not None and not await self._leads_somewhere(address):
+                waiter.settle(_UNKNOWN)
+                return
+            async with self._reading:
+                readings = await asyncio.to_thread(dialect.read, request)  # which is pure
+        except Exception as error:
+            if not isinstance(error, OffbeatError):
+                log.exception("a ping could not be read")
+            waiter.settle(unavailable())
+            return
+        finally:
+            self._long_bytes -= size
+        self._take(dialect, request, readings, source, waiter)
+
+    async def _leads_somewhere(self, address: Key | Slug) -> bool:
+        """Whether an address leads to a monitor, or its ping key to a project that may have or get one.
+
+        Raises Unavailable.
+        """
+        if await self.find_or_ask(address) is not None:
+            return True
+        return self._roster.project_of(address.key if isinstance(address, Key) else address.ping_key) is not None
+
+    async def _take_slowly(
+        self,
+        readings: list[Reading],
+        method: str,
+        source: bytes | None,
+        waiter: Waiter,
+        body: bytes = b"",
+        again: Request | None = None,
+    ) -> None:
+        several = _Several(waiter, len(readings))
+        left = len(readings)
+        made: Sequence[Slug] = ()
+        try:
+            if again is not None:
+                readings = [await self._read_again(readings[0], again)]
+            # Pings of one monitor that come while it is made are stored in the order in which they came.
+            made = await self._begin_making(readings)
+            if again is None and any(self._find(reading.address) is None for reading in readings):
+                await self._ask()  # once for all: each asking for itself, a hundred would wait ten seconds
+            until_s = monotonic() + MADE_WITHIN_S
+            found = [await self._resolve(reading, until_s) for reading in readings]
+            for reading, (bound, outcome) in zip(readings, found, strict=True):
+                if bound is None:
+                    several.settle(outcome)
+                else:
+                    self._append(bound, reading, method, source, _Committed(several, outcome), body)
+                left -= 1
+        except Exception as error:
+            if not isinstance(error, OffbeatError):
+                log.exception("a ping could not be taken")
+            for _ in range(left):
+                several.settle(unavailable())
+        finally:
+            for place in made:
+                self._making.pop(place).set_result(None)
+
+    async def _read_again(self, reading: Reading, request: Request) -> Reading:
+        """A ping of Healthchecks, by its ping key if its key is that and no monitor's. Raises Unavailable."""
+        address = reading.address
+        assert isinstance(address, Key)
+        if await self.find_or_ask(address) is not None or self._roster.project_of(address.key) is None:
+            return reading
+        other = healthchecks.read_by_ping_key(request)
+        return other if isinstance(other, Reading) else reading  # else it is unknown
+
+    async def _begin_making(self, readings: Iterable[Reading]) -> Sequence[Slug]:
+        """Wait for earlier pings that make the same monitors, then announce those that these readings may make."""
+        addresses = [reading.address for reading in readings if isinstance(reading.address, Slug)]
+        while before := [self._making[place] for place in map(_place, addresses) if place in self._making]:
+            await asyncio.wait(before)
+        places = {_place(each) for each in addresses if _makes(each) and self._find(each) is None}
+        for place in places:
+            self._making[place] = asyncio.get_running_loop().create_future()
+        return list(places)
+
+    async def _resolve(self, reading: Reading, until_s: float) -> tuple[Bound | None, Outcome]:
+        """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
+        address = reading.address
+        bound = self._find(address)
+        if self._provision is None or not isinstance(address, Slug):
+            return bound, _UNKNOWN if bound is None else OK
+        if address.problem:
+            self._provision.complain(address)
+            bound = bound or await self._wait_for(address, until_s)
+            return bound, (_UNKNOWN if bound is None else OK)._replace(reason=address.problem)
+        if bound is not None and not _declares(address):
+            return bound, OK
+        may_make = _makes(address) or address.like is not None
+        outcome = await self._provision(address, reading.ping.dialect) if may_make else _UNKNOWN
+        if outcome.kind == "unknown":
+            bound = await self._wait_for(address, until_s)
+            return bound, _UNKNOWN if bound is None else OK
+        if outcome.kind not in ("ok", "created"):
+            return None, outcome
+        bound = self._find(address)
+        return bound, _UNKNOWN if bound is None else outcome
+
+    async def _wait_for(self, address: Slug, until_s: float) -> Bound | None:
+        """Wait a moment for a monitor that another ping, here or at another node, may be making. Raises Unavailable.
+
+        An SDK sends the start, which declares the monitor, and the end of a short job at once, over two connections.
+        """
+        assert self._provision is not None
+        if self._waiting >= WAITING_MAX or not self._provision.may_make(address.ping_key):
+            return self._find(address)
+        self._waiting += 1
+        try:
+            while (bound := self._find(address)) is None and monotonic() < until_s:
+                await self._ask()
+            if (making := self._making.get(_place(address))) is not None and not _makes(address):
+                await asyncio.wait([making])  # the ping that made it is the earlier one
+            return bound
+        finally:
+            self._waiting -= 1
+
+
+def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
+    """Where a request leads by its path, query and headers; None: only its body says it.
+
+    Without its body a query may be incomplete; the path says enough for most protocols.
+    """
+    head = request._replace(body=b"", whole_bytes=0, fault=None)
+    for asked in (head, head._replace(query="")):
+        if isinstance(reading := dialect.read(asked), Reading):
+            return reading.address
+    return None
+
+
+def _place(address: Slug) -> Slug:
+    """The address without what its client says of the monitor."""
+    return Slug(address.ping_key, address.slug)
+
+
+def _makes(address: Slug) -> bool:
+    """Whether the ping makes its monitor if there is none."""
+    return address.create or address.definition is not None
+
+
+def _declares(address: Key | Slug) -> bool:
+    """Whether the ping brings a definition that the monitor may not have yet, or one that cannot be used."""
+    return isinstance(address, Slug) and (address.definition is not None or address.problem != "")
+
+
+class _Several:
+    """Waits for all pings of one request and tells the worst."""
+
+    def __init__(self, waiter: Waiter, count: int) -> None:
+        self._waiter = waiter
+        self._left = count
+        self._outcomes: list[Outcome] = []
+        self._notes: tuple[Note, ...] = ()
+        self._refusal: Refusal | None = None
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        if isinstance(outcome, Refusal):
+            self._refusal = outcome
+        else:
+            self._outcomes.append(outcome)
+            self._notes += outcome.notes
+        self._left -= 1
+        if self._left == 0:
+            told = worst(self._outcomes)
+            told = told._replace(reason=next((each.reason for each in self._outcomes if each.reason), ""))
+            if self._notes:
+                told = told._replace(notes=self._notes[:NOTES_MAX])
+            self._waiter.settle(told if self._refusal is None or told.kind == "unavailable" else self._refusal)
+
+
+class _Noted:
+    """Says what was left out of a ping that is committed."""
+
+    def __init__(self, waiter: Waiter, notes: tuple[Note, ...]) -> None:
+        self._waiter = waiter
+        self._notes = notes
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        self._waiter.settle(outcome if isinstance(outcome, Refusal) else outcome._replace(notes=self._notes))
+
+
+class _Committed:
+    """Says `outcome` where the commit says ok."""
+
+    def __init__(self, waiter: Waiter, outcome: Outcome) -> None:
+        self._waiter = waiter
+        self._outcome = outcome
+
+    def settle(self, outcome: Outcome | Refusal) -> None:
+        if isinstance(outcome, Outcome) and outcome.kind == "ok":
+            outcome = self._outcome._replace(notes=outcome.notes) if outcome.notes else self._outcome
+        self._waiter.settle(outcome)

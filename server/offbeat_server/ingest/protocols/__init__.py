@@ -1,0 +1,1 @@
+"""How requests of Offbeat and of other services become pings: one module a protocol."""

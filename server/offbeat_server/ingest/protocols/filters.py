@@ -1,0 +1,37 @@
+"""What a monitor's own rules make of a ping before it is stored: POST only, and words in its message.
+
+Healthchecks has both (hc/api/views.py `ping`, 29b5ec25): a check that takes only POST ignores other methods, so that a
+link preview that opens the address is no sign of life; and words in the body decide over what the address says, in this
+order: failure, success, start, then the default. What is ignored is stored as `log`. The words are looked for in all
+that was sent: the one that tells of the failure may stand where a long message is cut.
+"""
+
+from offbeat_server.engine.model.definition import Keywords
+from offbeat_server.engine.model.ping import Ping, Signal
+from offbeat_server.ingest.key_index import Rules
+from offbeat_server.ingest.protocols.message import is_cut
+
+
+def filtered(ping: Ping, method: str, rules: Rules, body: bytes = b"") -> Ping:
+    """The ping as a monitor with these rules takes it; `body` is where its message came from, if from a body."""
+    if rules.post_only and method != "POST":
+        return ping._replace(signal="log")
+    if rules.keywords is None:
+        return ping
+    text = ping.message or ""
+    signal = _by_words(ping, body.decode("utf-8", "replace") if body and is_cut(text) else text, rules.keywords)
+    return ping if signal == ping.signal else ping._replace(signal=signal)
+
+
+def _by_words(ping: Ping, text: str, keywords: Keywords) -> Signal:
+    by_signal: tuple[tuple[Signal, tuple[str, ...]], ...] = (
+        ("fail", keywords.fail),
+        ("success", keywords.success),
+        ("start", keywords.start),
+    )
+    for signal, words in by_signal:
+        if any(word in text for word in words):
+            return signal
+    if keywords.default == "fail":
+        return "fail"
+    return "log" if keywords.default == "ignore" else ping.signal

@@ -1,0 +1,1 @@
+"""Sentry's check-ins, envelopes and monitor configuration."""

@@ -1,0 +1,134 @@
+"""Makes a monitor for the first ping that addresses it, if its dialect knows that, and follows what clients declare.
+
+A monitor that is made without a declaration gets the defaults of the service whose dialect the ping speaks, because a
+monitor without a schedule would never notice that the job is gone.
+
+Sentry's clients send the schedule with every check-in, so what was declared last is remembered: only a declaration that
+differs costs a transaction. Bounded per project, and per project and minute, because a ping key is in many hands.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.db.pool import Pool, database_trouble
+from offbeat_server.db.repositories import changes, definitions
+from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.protocols.base import OK, Outcome, Slug
+
+CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
+CHANGED_PER_MINUTE_MAX = 1_000  # beyond: the ping counts, and a later one changes the monitor
+REMEMBERED_MAX = 100_000  # declarations
+_CREATED, _UNKNOWN, _FULL, _CROWDED = Outcome("created"), Outcome("unknown"), Outcome("full"), Outcome("crowded")
+_DAILY: Final[Mapping[str, Any]] = {"every": "1d", "grace": "1h"}
+# Healthchecks 29b5ec25, hc/api/models.py: DEFAULT_TIMEOUT, DEFAULT_GRACE; a run must end within the grace time.
+# Cronitor makes a monitor without a schedule, of which only failures are alerted; a day is what its users mean most.
+DEFAULTS: Final[Mapping[str | None, Mapping[str, Any]]] = {"healthchecks": {**_DAILY, "max_runtime": "1h"}}
+
+log = structlog.get_logger("provision")
+
+
+class Provision:
+    """Called with an address that has something to say about its monitor; the roster knows the monitor afterwards."""
+
+    def __init__(self, pool: Pool, roster: Roster, allowed: bool, monitors_max: int = 10_000) -> None:
+        self._pool, self._roster, self._allowed, self._monitors_max = pool, roster, allowed, monitors_max
+        self._declared: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._created, self._changed = _Minute(CREATED_PER_MINUTE_MAX), _Minute(CHANGED_PER_MINUTE_MAX)
+
+    async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
+        """`created`, `ok` (it is there), `unknown` (it is not, and is not made), `full` or `crowded`.
+
+        Raises Unavailable.
+        """
+        known = self._roster.find_slug(address.ping_key, address.slug) is not None
+        project_id = self._roster.project_of(address.ping_key)
+        if not self._allowed or project_id is None:
+            return OK if known else _UNKNOWN
+        key = (address.ping_key, address.slug)
+        if known and (address.definition is None or self._declared.get(key) == address.definition):
+            return OK
+        if (self._changed if known else self._created).is_full(project_id):
+            return OK if known else _FULL
+        try:
+            outcome = await self._put(address, project_id, dialect)
+        except DefinitionError as error:
+            log.warning("a declared definition is not valid", slug=address.slug, error=str(error))
+            outcome = OK if known else _UNKNOWN
+        if address.definition is not None and outcome not in (_FULL, _CROWDED):
+            self._remember(key, address.definition)
+        if outcome.kind in ("ok", "created") and self._roster.find_slug(*key) is None:
+            await self._roster.refresh()
+        return outcome
+
+    def complain(self, address: Slug) -> None:
+        """Log why the definition that a client sent cannot be used: once, though it comes with every check-in."""
+        key = (address.ping_key, address.slug)
+        if self._roster.project_of(address.ping_key) is None or self._declared.get(key) == address.problem:
+            return
+        self._remember(key, address.problem)
+        log.warning("provision.definition_refused", slug=address.slug, problem=address.problem)
+
+    def _remember(self, key: tuple[str, str], declared: Any) -> None:
+        self._declared[key] = declared
+        if len(self._declared) > REMEMBERED_MAX:
+            self._declared.popitem(last=False)
+
+    def may_make(self, ping_key: str) -> bool:
+        """Whether pings with this ping key can make monitors at all."""
+        return self._allowed and self._roster.project_of(ping_key) is not None
+
+    async def _put(self, address: Slug, project_id: int, dialect: str | None) -> Outcome:
+        with database_trouble():
+            async with changes.changing(self._pool) as connection:
+                stored = await definitions.stored_definition(connection, project_id, address.slug)
+                like = None
+                if stored is None and address.like is not None:
+                    like = await definitions.stored_definition(connection, project_id, address.like)
+                if stored is None and like is None and not address.create:
+                    return _UNKNOWN
+                base = stored if stored is not None else like if like is not None else _defaults(address, dialect)
+                fields = {**base, **(address.definition or {})}
+                definition = read_definition({name: value for name, value in fields.items() if value is not None})
+                if stored is None and self._created.is_full(project_id):
+                    return _FULL  # since it was asked: others made theirs while this one waited for the lock
+                if stored is None and await definitions.has_monitors(connection, project_id, self._monitors_max):
+                    log.warning(
+                        "a project has too many monitors to make more", slug=address.slug, max=self._monitors_max
+                    )
+                    return _CROWDED
+                if await definitions.put_monitors(connection, [Wanted(project_id, address.slug, definition)], "ping"):
+                    (self._changed if stored is not None else self._created).add(project_id)
+        return OK if stored is not None else _CREATED
+
+
+def _defaults(address: Slug, dialect: str | None) -> Mapping[str, Any]:
+    """What a monitor that is made now has if its client does not say otherwise."""
+    if address.definition is not None:
+        return address.defaults or {}
+    return DEFAULTS.get(dialect, _DAILY)
+
+
+class _Minute:
+    """Counts what happened within the last minute, by project."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._at_s: dict[int, deque[float]] = {}
+
+    def is_full(self, project_id: int) -> bool:
+        """Whether no more may happen now."""
+        at_s = self._at_s.get(project_id, deque())
+        while at_s and monotonic() - at_s[0] > 60:
+            at_s.popleft()
+        return len(at_s) >= self._count_max
+
+    def add(self, project_id: int) -> None:
+        """It happened once more."""
+        self._at_s.setdefault(project_id, deque()).append(monotonic())

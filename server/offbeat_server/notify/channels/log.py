@@ -1,0 +1,28 @@
+"""The server's own log: one line an alert, so that nothing is lost on a server without any other channel."""
+
+from typing import ClassVar
+
+import orjson
+import structlog
+
+from offbeat_server.notify.channel import Channel, Message
+from offbeat_server.notify.transport.http import Outbound
+
+log = structlog.get_logger("alert")
+
+
+class Log(Channel):
+    """Writes a line; never fails."""
+
+    kind: ClassVar[str] = "log"
+    per_minute_default: ClassVar[int] = 6_000
+
+    def compose(self, message: Message) -> bytes:
+        return orjson.dumps({"title": message.words.title, "reason": message.words.lead})
+
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+        facts = message.facts
+        known = {name: facts[name] for name in ("project", "monitor", "incident", "run", "stage") if facts.get(name)}
+        say = log.warning if message.words.symbol in ("🔴", "🟠") else log.info
+        content = orjson.loads(body)
+        say(content["title"], kind=message.kind, id=message.id, reason=content["reason"], **known)

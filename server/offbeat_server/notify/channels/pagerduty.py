@@ -1,0 +1,63 @@
+"""PagerDuty, by Events API v2: an incident there for each incident here, resolved with it.
+
+Source: developer.pagerduty.com/docs/events-api-v2-overview and PagerDuty/api-schema, reference/events-v2: POST
+/v2/enqueue with `routing_key` (32 characters), `event_action`, `dedup_key` (≤ 255), `payload.summary` (≤ 1024),
+`source`, `severity`, `timestamp`, `component`, `custom_details`, and `links`. 202; 400 is final; 429 and 5xx are not.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field
+
+from offbeat_server.notify.channel import LINK_LABEL, Channel, Message
+from offbeat_server.notify.render import cut
+from offbeat_server.notify.transport.http import Outbound
+
+FINAL = frozenset((400, 401, 403, 404))
+_HOSTS = {"us": "https://events.pagerduty.com", "eu": "https://events.eu.pagerduty.com"}
+
+
+class PagerDuty(Channel):
+    """Triggers and resolves by a key that is the incident's own."""
+
+    kind: ClassVar[str] = "pagerduty"
+    hidden: ClassVar[frozenset[str]] = frozenset(("routing_key",))
+    keeps_incidents: ClassVar[bool] = True
+    per_minute_default: ClassVar[int] = 60
+
+    routing_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{32}$")]
+    region: Literal["us", "eu"] = "us"
+    severity: Literal["critical", "error", "warning", "info"] = "critical"
+
+    def compose(self, message: Message) -> bytes:
+        over = message.kind in ("resolved", "over")
+        content: dict[str, Any] = {
+            "routing_key": self.routing_key,
+            "event_action": "resolve" if over else "trigger",
+            "dedup_key": cut(message.thread, 255),
+            "client": "Offbeat",
+        }
+        if not over:
+            words, facts = message.words, message.facts
+            summary = f"{words.title}: {words.lead}"
+            # The schema knows texts here and no null.
+            known = {"component": facts.get("monitor"), "group": facts.get("project"), "class": facts.get("cause")}
+            content["payload"] = {
+                "summary": cut(summary, 1_024),
+                "source": str(facts.get("monitor") or "offbeat"),
+                "severity": "info" if message.kind == "test" else self.severity,
+                "timestamp": message.at,
+                **{name: str(value) for name, value in known.items() if value},
+                "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),
+            }
+        if message.button:
+            content["client_url"] = message.button
+            content["links"] = [{"href": message.button, "text": LINK_LABEL}]
+        elif message.link and not over:
+            content["payload"]["custom_details"]["Link"] = message.link
+        return orjson.dumps(content)
+
+    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+        url = f"{_HOSTS[self.region]}/v2/enqueue"
+        await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

@@ -1,0 +1,1 @@
+"""How alerts leave: HTTP, SMTP, and the guard against forbidden destinations."""

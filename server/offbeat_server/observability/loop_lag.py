@@ -1,0 +1,40 @@
+"""Measures how late the event loop comes back, because everything else is late by that much too.
+
+A timer asks to be called in a quarter of a second and tells by how much it was missed. It costs four calls a second.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.service import Service
+
+EVERY_S = 0.25
+
+
+class LoopLag(Service):
+    """Tells `observe` the lag in seconds, four times a second."""
+
+    name = "loop lag"
+
+    def __init__(self, observe: Callable[[float], None]) -> None:
+        super().__init__()
+        self._observe = observe
+        self._timer: asyncio.TimerHandle | None = None
+        self.worst_s = 0.0
+
+    async def start(self) -> None:
+        self._arm()
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._tick, monotonic() + EVERY_S)
+
+    def _tick(self, asked_for: float) -> None:
+        lag_s = max(0.0, monotonic() - asked_for)
+        self.worst_s = max(self.worst_s, lag_s)
+        self._observe(lag_s)
+        self._arm()

@@ -1,0 +1,1 @@
+"""Puts the parts together: start and stop, roles, worker processes, sockets, systemd."""

@@ -1,0 +1,419 @@
+"""Builds everything, wires it, starts it and stops it. Knows everybody and decides nothing.
+
+One process plays one of three roles: it does everything, or with `--workers N` it is the main process, which judges and
+tells, or one of the N that take pings and show pages. What a role is made of is the order of the calls in `_start`; the
+stop is that order backwards: first nobody comes in any more, then what is pending is committed, then what was committed
+is judged and written, then the lease is given up. Where others wait to judge, the lease is the first thing to go.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Literal, TypeVar
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from offbeat.admin_key import CHARS_MIN
+from offbeat_server import __version__
+from offbeat_server.common.clock import ClockJump, LogClock, to_datetime
+from offbeat_server.common.errors import DatabaseAway, DatabaseRefuses, Unavailable
+from offbeat_server.common.instants import Micros
+from offbeat_server.common.service import Service, Stack, forever
+from offbeat_server.config import Settings, read_service_environment
+from offbeat_server.db import embedded
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.db.pool import Pool, connect, database_trouble, has_several_hosts, look_for_primary, open_pool
+from offbeat_server.db.read_models.processes import DatabaseFacts, read_targets
+from offbeat_server.db.repositories import admin_key
+from offbeat_server.db.repositories.access import load_secret
+from offbeat_server.db.repositories.keeping import now
+from offbeat_server.db.repositories.lease import end_frozen
+from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.db.schema import apply_schema
+from offbeat_server.engine.model.ping import Entry, Ping
+from offbeat_server.ingest.http.aiohttp_bridge import Waiting
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.servers import Doors
+from offbeat_server.ingest.key_index import Bound, Roster
+from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.protocols.base import Outcome
+from offbeat_server.ingest.provisioning import Provision
+from offbeat_server.notify.channels.registry import KINDS
+from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.observability import logging
+from offbeat_server.observability.loop_lag import LoopLag
+from offbeat_server.observability.metrics import Metrics
+from offbeat_server.observability.metrics_server import Site
+from offbeat_server.observability.watchdog import Beat
+from offbeat_server.runtime import banner, fd_limit
+from offbeat_server.runtime.metrics_bindings import bind_hearing, bind_keeper
+from offbeat_server.runtime.sockets import bound, seen_from_outside
+from offbeat_server.runtime.systemd import Systemd
+from offbeat_server.runtime.workers import Workers
+from offbeat_server.scheduler.retention import DAYS_AHEAD
+from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.self_check import SelfCheck
+from offbeat_server.scheduler.stuck_sessions import Frozen
+from offbeat_server.web.api import routes
+from offbeat_server.web.api.config_apply import apply_file
+from offbeat_server.web.framework.access import Access
+from offbeat_server.web.framework.routing import Deps
+from offbeat_server.web.ops import probes
+from offbeat_server.web.ops.probes import Check, Machines
+from offbeat_server.web.ui.routes import add_routes as add_pages
+
+DATABASE_RETRY_S = 2.0
+CLOCK_EVERY_S = 2.0
+PRIMARY_EVERY_S = 5.0  # how soon a process notices that another host of --database-url was promoted
+HANDOVER_S_MAX = 2.0  # of the right to judge, where others wait for it
+Role = Literal["all", "main", "worker"]
+T = TypeVar("T")
+
+log = structlog.get_logger("app")
+
+
+def serve(settings: Settings) -> int:
+    """Run until told to stop; the exit code. Raises OffbeatError where settings or database are wrong."""
+    if settings.database_url is None:
+        embedded.require()
+    role: Role = "all" if settings.workers == 1 else "main"
+    return run(App(settings, role), settings)
+
+
+def run(app: "App", settings: Settings) -> int:
+    """One role from start to stop."""
+    logging.set_up(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(app.run())
+
+
+class App(Service):
+    """One process. `listen_on` is the socket that a worker inherits."""
+
+    name = "app"
+
+    def __init__(self, settings: Settings, role: Role, listen_on: socket.socket | None = None) -> None:
+        super().__init__()
+        self.settings, self.role, self.listen_on = settings, role, listen_on
+        self.stopping = False
+        self.node = socket.gethostname()
+        self.metrics = Metrics(__version__, KINDS)
+        self.clock = LogClock()
+        self.stack = Stack(self._part_died)
+        self.systemd = Systemd(read_service_environment(), lambda: not self.stopping)
+        self.keeper: Keeper | None = None
+        self.courier: Courier | None = None
+        self.writer: Writer | None = None
+        self.roster: Roster | None = None
+        self.scarce = ""  # what to do about too few file descriptors
+        self._over: asyncio.Future[str | None]  # None: told to stop; else what has died
+
+    async def run(self) -> int:
+        """From start to stop; the exit code. Raises what the start raises."""
+        loop = asyncio.get_running_loop()
+        self._over = loop.create_future()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, self.told)
+        starting = self.errand(self._start(), "start")
+        starting.add_done_callback(self._started)
+        try:
+            cause = await self._over
+        finally:
+            self.stopping = True
+            self.systemd.stopping()
+            await self.cancel_tasks()
+            await self._stop()
+        if cause is not None:
+            log.error("stopped, because a part of the server has died", cause=cause)
+        return 0 if cause is None else 1
+
+    async def _stop(self) -> None:
+        """`/readyz` says 503 from here on, so whoever routes to us can leave before the doors close."""
+        delay_s, bound_s = self.settings.stop_delay, self.settings.stop_timeout
+        self.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
+        if self.keeper is not None and self._others_wait():
+            # Else they would wait for the slowest of our clients: the doors and the writer have seconds for theirs.
+            # What is committed meanwhile, whoever judges next follows in the log.
+            await self.stack.stop_early(self.keeper, HANDOVER_S_MAX)
+        if self.role == "main":
+            bound_s += delay_s  # its workers take it
+        else:
+            await asyncio.sleep(delay_s)
+        await self.stack.stop(bound_s)
+
+    def told(self) -> None:
+        """Told to stop; told twice, to stop at once."""
+        if not self._over.done():
+            self._over.set_result(None)
+        elif self.stopping:
+            log.warning("told twice: ends at once; what was committed is safe")
+            signal.raise_signal(signal.SIGKILL)
+
+    def _part_died(self, cause: str) -> None:
+        if not self._over.done():
+            self._over.set_result(cause)
+
+    def _started(self, starting: "asyncio.Task[None]") -> None:
+        if not starting.cancelled() and (error := starting.exception()) is not None and not self._over.done():
+            self._over.set_exception(error)
+
+    # ---------------------------------------------------------------- start
+
+    async def _start(self) -> None:
+        if self.role != "main":
+            self._make_room()
+        given = self.settings.admin_key
+        if self.role != "worker" and given and len(given) < CHARS_MIN:
+            log.warning("the admin key is short: whoever guesses it may do everything", chars_min=CHARS_MIN)
+        await self.stack.start(self.systemd)
+        url = await self._open_database()
+        pgbouncer = self.settings.pgbouncer
+        pool = self.pool = await self._patiently(lambda: open_pool(url, size_max=10, pgbouncer=pgbouncer))
+        self.admin_key = await self._patiently(lambda: admin_key.agreed(pool, given, self.settings.data_dir, self.node))
+        await self._patiently(self._read_clock)  # the courier asks what time it is before there is a writer
+        if has_several_hosts(url):
+            self.spawn(forever(partial(self._look_for_primary, url), PRIMARY_EVERY_S), "look for the primary")
+        self.facts = DatabaseFacts(pool)
+        self.facts.bind(self.metrics)
+        await self.stack.start(LoopLag(self.metrics.loop_lagged))
+        if self.settings.config is not None and self.role != "worker":
+            applied = await apply_file(self._deps(), self.settings.config)
+            log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
+        if self.role != "worker":
+            await self._start_judging(pool, url)
+        if self.role == "main":
+            self.spawn(forever(self._follow_clock, CLOCK_EVERY_S), "clock")
+            listening = await self._start_workers(url)
+        else:
+            listening = await self._start_hearing(pool, url)
+        self.systemd.ready(f"listening on {listening}")
+        if self.role != "worker":
+            banner.show(listening, self.settings, self.admin_key, await load_secret(pool))
+
+    def _make_room(self) -> None:
+        """For the connections that the settings allow; where they do not fit, fewer are allowed."""
+        wanted = self.settings.connections_max
+        room = fd_limit.make_room(wanted)
+        if room.connections_max < wanted:
+            self.scarce = fd_limit.advice(room.limit, wanted)
+            log.warning(self.scarce, connections_max=room.connections_max)
+            self.settings = self.settings.model_copy(update={"connections_max": room.connections_max})
+
+    async def _open_database(self) -> str:
+        """Where it is, with its schema and today's partitions. Postgres away is waited for."""
+        url = self.settings.database_url
+        if url is None:
+            from offbeat_server.db.embedded.postgres import EmbeddedPostgres
+
+            postgres = EmbeddedPostgres(self.settings.data_dir)
+            await self.stack.start(postgres)
+            url = postgres.url
+        if self.role != "worker":
+            await self._patiently(partial(self._prepare_database, url))
+        return url
+
+    async def _prepare_database(self, url: str) -> None:
+        connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
+        try:
+            await end_frozen(connection)  # another start, which would hold the schema's lock
+            await apply_schema(connection)
+            await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
+        finally:
+            connection.terminate()
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step of the start that needs Postgres, and wait while it is away.
+
+        Raises what says that the settings cannot work; a worker waits then too, since they did for the main process.
+        """
+        while True:
+            try:
+                return await step()
+            except DatabaseAway as error:
+                if isinstance(error, DatabaseRefuses) and self.role != "worker":
+                    raise
+                log.warning("waiting for Postgres", error=str(error))
+                self.systemd.extend(DATABASE_RETRY_S * 5, "waiting for Postgres")
+                await asyncio.sleep(DATABASE_RETRY_S)
+
+    async def _look_for_primary(self, url: str) -> None:
+        with contextlib.suppress(DatabaseAway):
+            await look_for_primary(url, pgbouncer=self.settings.pgbouncer)
+
+    async def _start_judging(self, pool: Pool, url: str) -> None:
+        """The keeper and the courier."""
+        settings, metrics = self.settings, self.metrics
+        await self.stack.start(Frozen(url, settings))
+        outbound = Outbound(settings, self.clock.now)
+        await self.stack.start(outbound)
+        courier = self.courier = Courier(pool, outbound, settings, self.node, metrics.delivered)
+        metrics_address = None  # a process that takes pings is found at its writer's
+        if self.role == "main":
+            page = await self._start_metrics_page()  # the keeper writes its address with the lease
+            metrics_address = seen_from_outside(settings.host, self.node, page.port)
+        keeper = self.keeper = Keeper(
+            url,
+            settings,
+            self.clock,
+            metrics,
+            holder=f"{self.node}/{secrets.token_hex(6)}",
+            node=self.node,
+            metrics_address=metrics_address,
+            on_decided=courier.wake,
+        )
+        # Stopped in the other order: whoever judges next does not wait for a receiver that hangs.
+        await self.stack.start(courier)
+        await self.stack.start(keeper)
+        self_check = SelfCheck(pool, keeper)
+        await self.stack.start(self_check)
+        bind_keeper(metrics, keeper, self_check)
+        if settings.beat_url:
+            beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
+            await self.stack.start(beat)
+
+    async def _start_hearing(self, pool: Pool, url: str) -> str:
+        """The roster, the writer and the doors; where they listen."""
+        settings, metrics, clock = self.settings, self.metrics, self.clock
+        roster = self.roster = Roster(RosterRows(pool))
+        await self.stack.start(roster)
+        listen_on = self.listen_on or bound(settings.host, settings.port)
+        own_port = None
+        if self.role == "worker":  # the port that all share leads Prometheus to any of them, so each has one of its own
+            own_port = (await self._start_metrics_page()).port
+        writer = self.writer = Writer(
+            url,
+            settings,
+            clock,
+            metrics,
+            node=self.node,
+            metrics_address=seen_from_outside(settings.host, self.node, own_port or listen_on.getsockname()[1]),
+            on_committed=self._committed,
+            next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
+            several_writers=self._others_wait,
+            on_lost=roster.forget,
+        )
+        await self.stack.start(writer)
+        doors = Doors(
+            settings,
+            roster,
+            writer.backlog,
+            metrics,
+            self._application(),
+            Provision(pool, roster, settings.auto_provision, settings.provisioned_max),
+            listen_on=listen_on,
+        )
+        await self.stack.start(doors)
+        bind_hearing(metrics, settings, writer, roster, doors)
+        return doors.url
+
+    async def _start_workers(self, url: str) -> str:
+        """The processes that take pings; where they listen."""
+        workers = Workers(self.settings, url)
+        await self.stack.start(workers)
+        return workers.url
+
+    async def _start_metrics_page(self) -> Site:
+        """A page for Prometheus on a port that no other process shares."""
+        page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
+        await self.stack.start(page)
+        return page
+
+    def _application(self, machines_only: bool = False) -> web.Application:
+        """Pages and API for people and programs that manage."""
+        application = web.Application(client_max_size=16_000_000)
+        pages = Machines(
+            self.metrics,
+            self.settings.metrics_token,
+            self._checks,
+            self.facts.refresh,
+            lambda: read_targets(self.pool),
+        )
+        probes.add_routes(application, pages)
+        if not machines_only:
+            deps = self._deps()
+            routes.add_routes(application, deps)
+            add_pages(application, deps)
+        return application
+
+    def _deps(self) -> Deps:
+        """What pages and API are handed."""
+        return Deps(
+            pool=self.pool,
+            settings=self.settings,
+            access=Access(self.pool, self.admin_key.hash, Sources(self.settings.trusted_proxies)),
+            now=self.clock.now,
+            changed=self._changed,
+            append=self._append,
+            wake_courier=self._wake_courier,
+        )
+
+    # ---------------------------------------------------------------- what is handed over
+
+    def _committed(self, entries: list[Entry], through: Micros) -> None:
+        """Our writer has committed these, and everything it accepted up to `through`."""
+        if self.keeper is not None and self.writer is not None:
+            self.keeper.feed(self.writer.id, entries, through)
+
+    def _others_wait(self) -> bool:
+        """Whether the watermark of a keeper elsewhere, or of one that follows others too, waits for our writer."""
+        return self.keeper is None or not self.keeper.judging or self.keeper.order.others
+
+    def _changed(self) -> None:
+        """A definition was written by this process."""
+        if self.keeper is not None:
+            self.keeper.changed()
+        if self.roster is not None:
+            self.roster.changed()
+
+    def _wake_courier(self) -> None:
+        if self.courier is not None:
+            self.courier.wake()
+
+    async def _append(self, monitor_id: int, project_id: int, ping: Ping) -> None:
+        """A ping from the pages or the API, committed when this returns. Raises Unavailable."""
+        assert self.writer is not None
+        waiting = Waiting()
+        self.writer.backlog.append(Bound(monitor_id, project_id), ping, None, waiting)
+        outcome = await waiting.outcome
+        if not isinstance(outcome, Outcome) or outcome.kind != "ok":
+            raise Unavailable("the ping may or may not be stored; send it again")
+
+    async def _follow_clock(self) -> None:
+        """Keep the clock true in a process that has no writer to do it."""
+        with contextlib.suppress(DatabaseAway):
+            await self._read_clock()
+
+    async def _read_clock(self) -> None:
+        with database_trouble():
+            async with self.pool.acquire() as connection:
+                before = self.clock.local()
+                database, after = await now(connection), self.clock.local()
+        try:
+            self.clock.sample(before, database, after)
+        except ClockJump:
+            self.clock.restart(before, database, after)
+
+    def _watermark(self) -> Micros | None:
+        return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None
+
+    def _checks(self) -> Sequence[Check]:
+        checks = [Check("running", not self.stopping, "stopping" if self.stopping else "")]
+        if self.facts.asked:
+            checks.append(Check("postgres", self.facts.facts is not None, required=False))
+        if self.scarce:
+            checks.append(Check("descriptors", False, self.scarce, required=False))
+        if self.roster is not None:
+            checks.append(Check("keys", self.roster.rev is not None, f"{len(self.roster)} loaded"))
+        if self.writer is not None:
+            checks.append(Check("writer", self.writer.backlog.accepting, f"writer {self.writer.id}", required=False))
+        if (keeper := self.keeper) is not None:
+            checks.append(Check("deadlines", not keeper.loading, "loading" if keeper.loading else ""))
+            checks.append(Check("keeper", keeper.judging, "judges" if keeper.judging else "does not", required=False))
+        return checks

@@ -1,0 +1,156 @@
+"""Follows what people change: definitions, pauses, windows, channels. Each takes effect at an instant of the log.
+
+Everything up to that instant was applied under the old definition, so a replay after a crash never meets a definition
+that was not in force: a monitor's state says which change it knows, and a start goes back behind the ones it does not.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories import keeping
+from offbeat_server.db.repositories.decisions import Taken
+from offbeat_server.db.repositories.keeping import ChangeSeen
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.definition import load_definition
+
+log = structlog.get_logger("keeper")
+
+
+class Following:
+    """The last change applied, and where alerts go by now."""
+
+    def __init__(self) -> None:
+        self.rev = 0
+        self._ended: dict[int, Micros] = {}  # deleted by changes that are read again, and nothing of them is left
+        self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, taken in by the last keeper at these instants
+        self._ahead: Micros = 0  # where the last of these deletions and windows took effect
+        self._repeated = 0  # so many of them are taken in here too
+        self.windows_taken: list[Taken] = []  # not on record yet
+        self.projects: dict[int, str] = {}
+        self._channels: dict[int, list[keeping.ChannelSeen]] = {}
+
+    async def begin(self, connection: Connection, rev: int) -> None:
+        """Follow from here. Raises DatabaseAway."""
+        self.rev = rev
+        self._ended = await keeping.deleted_since(connection, rev)
+        self._known = await keeping.windows_taken(connection, rev)
+        self._ahead = max([0, *self._ended.values(), *(at for at, _ in self._known)])
+        self._repeated = 0
+        self.windows_taken = []
+        await self._load_channels(connection)
+
+    async def apply(
+        self,
+        connection: Connection,
+        engine: Engine,
+        at: Micros,
+        breathe: Callable[[], Awaitable[None]],
+        stranger: int = 0,
+    ) -> None:
+        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway.
+
+        After a start the log is read again up to where the states of the last keeper are, its last deletion and its
+        last window (`apply_known`). Until then only those changes are taken in that it had applied before it heard of
+        `stranger`, a monitor that is not known here; others would meet states of a later time.
+        """
+        last = 1 << 62
+        if at < max(engine.ahead, self._ahead) and not (last := await self._made(connection, stranger)):
+            return
+        known = {change.rev for _, change in self._known}
+        while found := await keeping.changes_since(connection, self.rev):
+            for change in found:
+                if change.rev > last:
+                    return
+                if change.monitor_id in self._ended or change.rev in known:
+                    self.rev = change.rev
+                    continue
+                if change.kind == "window":
+                    self.windows_taken.append(Taken(change.rev, at))
+                try:
+                    _apply(engine, change, at)
+                except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
+                    if change.monitor_id is None:
+                        log.exception("a change is passed over", rev=change.rev, kind=change.kind)
+                    else:
+                        engine.quarantine(change.monitor_id, error)
+                self.rev = change.rev
+            if any(change.kind in ("channel", "project") for change in found):
+                await self._load_channels(connection)
+            await breathe()
+
+    @property
+    def next_known(self) -> Micros | None:
+        """Where the next change of a window takes effect that the last keeper had taken in already."""
+        return next((at for at, _ in self._known[self._repeated :]), None)
+
+    def apply_known(self, engine: Engine) -> None:
+        """Take in that change. Everything up to its instant was applied."""
+        at, change = self._known[self._repeated]
+        self._repeated += 1
+        _apply(engine, change, at)
+
+    async def _made(self, connection: Connection, monitor_id: int) -> int:
+        """The change by which this monitor is made; 0: none that was not applied."""
+        rev = self.rev
+        if monitor_id in self._ended:
+            return 0
+        while monitor_id and (found := await keeping.changes_since(connection, rev)):
+            for change in found:
+                if change.monitor_id == monitor_id:
+                    return change.rev
+            rev = found[-1].rev
+        return 0
+
+    def channels_of(self, project_id: int, slugs: tuple[str, ...] | None) -> list[int]:
+        """The ids of these channels of a project; None: of its defaults."""
+        channels = self._channels.get(project_id, [])
+        if slugs is None:
+            return [channel.id for channel in channels if channel.is_default]
+        return [channel.id for channel in channels if channel.slug in slugs]
+
+    async def _load_channels(self, connection: Connection) -> None:
+        self.projects = await keeping.projects(connection)
+        self._channels = {}
+        for channel in await keeping.channels(connection):
+            self._channels.setdefault(channel.project_id, []).append(channel)
+
+
+def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
+    if change.kind == "window":
+        _apply_window(engine, change, at)
+    if change.monitor_id is None:
+        return
+    known = engine.monitors.get(change.monitor_id)
+    if known is not None and known.rev >= change.rev:
+        return  # its state knows it already
+    if change.kind == "resolve":
+        engine.settle_by_hand(change.monitor_id, keeping.read_incident(change.after), change.rev, at)
+    elif change.kind in ("acknowledge", "comment"):
+        return  # of interest to people alone
+    elif change.after is None:
+        engine.remove(change.monitor_id, at)
+    else:
+        now = keeping.read_defined(change.after)
+        engine.put(
+            change.monitor_id,
+            change.project_id or 0,
+            now.slug,
+            load_definition(now.definition),
+            paused=now.paused,
+            snoozed_until=now.snoozed_until,
+            rev=change.rev,
+            name=now.name,
+            tags=now.tags,
+            at=at,
+        )
+
+
+def _apply_window(engine: Engine, change: ChangeSeen, at: Micros) -> None:
+    if change.after is not None:
+        window_id, window = keeping.read_window_change(change.after)
+        engine.put_window(window_id, change.project_id or 0, window, at)
+    elif change.before is not None:
+        engine.remove_window(keeping.read_window_change(change.before)[0], at)

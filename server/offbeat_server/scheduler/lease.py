@@ -1,0 +1,107 @@
+"""Whether this process may judge: the lease in Postgres, and how long we trust ourselves to have it.
+
+The trust is local and monotonic, anchored at the *start* of a renewal: an answer that took long does not stretch it, a
+process that was frozen finds it expired when it wakes. It ends before the lease can be taken by somebody else.
+"""
+
+import asyncio
+
+import structlog
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.errors import LeaseLost, OffbeatError
+from offbeat_server.config import Settings
+from offbeat_server.db.pool import Connection, connect
+from offbeat_server.db.repositories import lease
+from offbeat_server.db.repositories.lease import Held
+
+LIFE_S = 6.0  # a crashed keeper is replaced after this and `TAKE_EVERY_S`
+RENEW_EVERY_S = LIFE_S / 3
+TRUST_S = LIFE_S - 1.0
+TAKE_EVERY_S = 1.0
+
+log = structlog.get_logger("lease")
+
+
+class Lease:
+    """Taken and renewed on a connection of its own, so that no long decision delays it.
+
+    `metrics_address` is where the holder's /metrics is; None where it is found at the address of its writer.
+    """
+
+    def __init__(
+        self, url: str, settings: Settings, holder: str, node: str, metrics_address: str | None, name: str = "keeper"
+    ) -> None:
+        self._url, self._settings = url, settings
+        self._holder, self._node, self._metrics_address, self._name = holder, node, metrics_address, name
+        self._connection: Connection | None = None
+        self._trusted_until_s = 0.0
+        self.held: Held | None = None
+        self.lost = asyncio.Event()
+
+    def check(self) -> Held:
+        """The lease. Raises LeaseLost where it may be somebody else's by now."""
+        if self.held is None or monotonic() >= self._trusted_until_s:
+            raise LeaseLost(f"the lease {self._name} could not be renewed in time")
+        return self.held
+
+    async def take(self) -> Held:
+        """Wait until it is ours; trouble with Postgres is waited out."""
+        while True:
+            started_s = monotonic()
+            try:
+                connection = await self._connected()
+                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address)
+            except OffbeatError as error:
+                log.warning("cannot ask for the lease", error=str(error))
+                self._drop()
+                held = None
+            if held is not None:
+                self.held, self._trusted_until_s = held, started_s + TRUST_S
+                self.lost.clear()
+                log.info("is the keeper now", term=held.term)
+                return held
+            await asyncio.sleep(TAKE_EVERY_S)
+
+    async def keep(self) -> None:
+        """Renew it until it is lost; then say so by `lost` and return."""
+        while self.held is not None:
+            await asyncio.sleep(RENEW_EVERY_S if self._connection is not None else 0.25)
+            started_s = monotonic()
+            try:
+                renewed = await lease.renew(await self._connected(), self.held, LIFE_S)
+            except OffbeatError as error:
+                log.warning("the lease could not be renewed", error=str(error))
+                self._drop()
+                renewed = monotonic() < self._trusted_until_s
+                started_s = self._trusted_until_s - TRUST_S
+            if not renewed:
+                break
+            self._trusted_until_s = started_s + TRUST_S
+        self.held = None
+        self.lost.set()
+
+    async def release(self) -> None:
+        """Give it up, so that the next keeper need not wait for its end."""
+        held, self.held = self.held, None
+        try:
+            if held is not None:
+                await lease.release(await self._connected(), held)
+        except OffbeatError as error:
+            log.warning("the lease could not be given up; it expires by itself", error=str(error))
+        self._drop()
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = await connect(
+                self._url,
+                pgbouncer=self._settings.pgbouncer,
+                application_name="offbeat lease",
+                command_timeout_s=RENEW_EVERY_S,
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -1,0 +1,164 @@
+"""Decides deaf time: each interval once, on record, and handed to the engine before anything after it is judged.
+
+Pings may have been sent and could not be heard while a writer refused them, from the last word of a writer that died to
+its fencing, and while there was no writer at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from sys import maxsize
+from typing import NamedTuple
+
+import structlog
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories import decisions, keeping
+from offbeat_server.db.repositories.keeping import Deaf, WriterSeen
+from offbeat_server.db.repositories.lease import Held, held_by
+
+WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
+MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled
+SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
+
+log = structlog.get_logger("deaf")
+
+
+class _Sign(NamedTuple):
+    """A writer's last sign of life: by the database's clock, and since when we know of no later one."""
+
+    seen_at: Micros
+    since_s: float
+
+
+@dataclass
+class Reported:
+    """Which outages operators were alerted to.
+
+    It follows from the outages on record alone, in their order, so that the next keeper neither repeats an alert nor
+    leaves one out.
+    """
+
+    until: Micros = 0  # the end of what was reported
+    run_from: Micros = 0  # of outages with less than a second between them, which are one
+    run_until: Micros = 0
+
+    def needs_alert(self, deaf: Deaf) -> bool:
+        """Add the next outage. One trouble is one alert, though every writer notices it."""
+        if deaf.reason == "lost":  # each writer knows of its own
+            return True
+        if deaf.reason == "clock":
+            if deaf.started_at < self.until + SAME_JUMP:
+                return False
+            self.until = deaf.ended_at
+            return True
+        if deaf.started_at > self.run_until + SECOND:
+            self.run_from = deaf.started_at
+        self.run_from, self.run_until = min(self.run_from, deaf.started_at), max(self.run_until, deaf.ended_at)
+        reported = max(0, self.until - self.run_from)
+        if self.run_until - self.run_from - reported < (max(MUCH_LONGER, reported) if reported else WORTH_TELLING):
+            return False
+        self.until = self.run_until
+        return True
+
+
+class Deafness:
+    """What was decided so far."""
+
+    def __init__(self, writer_silent_max_s: float) -> None:
+        self._silent_max_s = writer_silent_max_s
+        self._refusal_id = 0
+        self._newest_writer = 0
+        self._began: set[int] = set()  # writers of whom is not known yet whether somebody was there before
+        self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
+        self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
+        self._reported = Reported()
+        self.seconds = 0.0  # decided by this keeper
+        self.pings = 0
+
+    async def begin(self, connection: Connection, at: Micros) -> list[Deaf]:
+        """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
+        self._refusal_id = await keeping.refusals_applied(connection)
+        self._newest_writer = await keeping.last_writer(connection, at)
+        self._began = set()
+        self._signs = None
+        return await self.on_record(connection)
+
+    async def on_record(self, connection: Connection) -> list[Deaf]:
+        """Everything on record. Needed again after a transaction whose end is unknown. Raises DatabaseAway."""
+        known = await keeping.deaf_known(connection)
+        self._reported = Reported()
+        for each in known:
+            self._reported.needs_alert(each)
+        return known
+
+    @property
+    def refusal_id(self) -> int:
+        """The last refusal that was decided on."""
+        return self._refusal_id
+
+    def blinded(self) -> None:
+        """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
+        self._seeing_from_s = monotonic() + self._silent_max_s
+
+    async def decide(
+        self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
+    ) -> list[Deaf]:
+        """New deaf time, as far as it is known by `now`. Its alerts are committed with it.
+
+        Raises LeaseLost, DatabaseAway.
+        """
+        self._began.update(writer.id for writer in writers if writer.id > self._newest_writer)
+        self._newest_writer = max(self._newest_writer, *self._began, 0)
+        # As long as an older one is there nothing is judged beyond its word, and its last one is still to come: it may
+        # have heard nobody for a while, or not know of a leap of the clock.
+        oldest = min((writer.id for writer in writers if not writer.fenced), default=maxsize)
+        new = sorted(writer_id for writer_id in self._began if writer_id <= oldest)
+        silent = self._silent(writers)
+        if monotonic() < self._seeing_from_s:
+            silent = []
+        if not new and not silent and refusal_id <= self._refusal_id:
+            return []
+        found: list[Deaf | None] = []
+        reported = replace(self._reported)
+        async with held_by(connection, held):
+            found += [await keeping.deaf_before_writer(connection, writer_id, now) for writer_id in new]
+            for writer in silent:
+                log.warning("a silent writer is fenced", writer=writer.id)
+                found.append(await keeping.fence(connection, writer.id, writer.seen_at, now))
+            if refusal_id > self._refusal_id:
+                found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
+            decided = sorted((each for each in found if each is not None), key=lambda each: each.id)
+            for each in decided:
+                if reported.needs_alert(each):
+                    await decisions.alert_operators(connection, keeping.deaf_facts(each))
+        self._reported = reported
+        self._began.difference_update(new)
+        self._refusal_id = max(self._refusal_id, refusal_id)
+        for each in decided:
+            self.seconds += (each.ended_at - each.started_at) / SECOND
+            self.pings += each.pings
+        return decided
+
+    def _silent(self, writers: Sequence[WriterSeen]) -> list[WriterSeen]:
+        """Those that have shown no sign of life for too long, by our own clock: that of the database may jump.
+
+        What it says counts once, at our first look: a writer may have died before we began.
+        """
+        now_s = monotonic()
+        signs: dict[int, _Sign] = {}
+        known_signs = self._signs or {}
+        for writer in writers:
+            if writer.fenced:
+                continue
+            sign = known_signs.get(writer.id)
+            if self._signs is None:
+                sign = _Sign(writer.seen_at, now_s - max(0.0, writer.silent_s))
+            elif sign is None or sign.seen_at != writer.seen_at:
+                sign = _Sign(writer.seen_at, now_s)
+            signs[writer.id] = sign
+        self._signs = signs
+        return [
+            writer for writer in writers if writer.id in signs and now_s - signs[writer.id].since_s > self._silent_max_s
+        ]

@@ -1,0 +1,119 @@
+"""A start: every monitor from its stored state, as the last keeper left it.
+
+All of them then follow the log from the checkpoint. Those that the last keeper had left out because of an error of ours
+were not brought up to it: of these the log is applied from their own states on, each by itself.
+"""
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import structlog
+
+from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories import states
+from offbeat_server.db.repositories.entries import ENTRIES_MAX, of_monitor
+from offbeat_server.db.repositories.keeping import Checkpoint
+from offbeat_server.engine.decisions import Decision
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.isolated import alone
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import Position
+
+SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
+# New objects before the collector looks for garbage among them; 700 is the default. What is decided in a storm waits
+# for Postgres, so each look finds nothing: a quarter of what a miss costs. One look takes less than a millisecond.
+GARBAGE_LOOKED_FOR_EACH = 10_000
+
+log = structlog.get_logger("keeper")
+
+
+@contextmanager
+def all_stays() -> Iterator[None]:
+    """Around the making of a million objects that are no garbage: a collection would look at all of them in vain.
+
+    Later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+        gc.set_threshold(GARBAGE_LOOKED_FOR_EACH)
+    finally:
+        gc.enable()
+
+
+async def load_monitors(
+    connection: Connection,
+    engine: Engine,
+    checkpoint: Checkpoint,
+    begin: Micros,
+    breathe: Callable[[], Awaitable[None]],
+) -> list[Decision]:
+    """Fill the engine; gives what was decided about those that had been left out, to be written before all else.
+
+    A monitor without a state begins at `begin`. Raises DatabaseAway.
+    """
+    stateless: list[Monitor] = []
+    behind: list[Monitor] = []
+    async for loaded in states.load_monitors(connection, checkpoint.applied_rev, engine.quarantine):
+        for m, has_state in loaded:
+            if not has_state:
+                stateless.append(m)
+            elif m.id in checkpoint.set_aside and m.at < checkpoint.at:
+                behind.append(m)
+            else:
+                _try(engine, m, engine.load)
+        await asyncio.sleep(0)
+    decisions = []
+    for m in behind:
+        decisions += await _catch_up(connection, engine, m, checkpoint.at)
+    engine.loaded(checkpoint.at)
+    for count, m in enumerate(stateless, 1):
+        _try(engine, m, partial(_begin, engine, at=begin))
+        if count % SLICE == 0:
+            await breathe()
+    return decisions
+
+
+def _try(engine: Engine, m: Monitor, act: Callable[[Monitor], None]) -> None:
+    try:
+        act(m)
+    except Exception as error:  # of ours: the others come all the same
+        engine.quarantine(m.id, error)
+
+
+def _begin(engine: Engine, m: Monitor, *, at: Micros) -> None:
+    engine.put(m.id, m.project_id, m.slug, m.definition, paused=m.paused, name=m.name, tags=m.tags, at=at)
+
+
+async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through: Micros) -> list[Decision]:
+    """Apply to a monitor what the log has of it up to `through`; it is left out again where that still fails."""
+    log.info("a monitor that was left out is tried again", monitor_id=m.id)
+    errors: list[Exception] = []
+    decisions: list[Decision] = []
+    try:
+        lone = alone(engine.desk.deaf.intervals, engine.desk.windows, m, lambda monitor_id, error: errors.append(error))
+        since = m.follow_from
+        while not errors and (entries := await of_monitor(connection, m.id, since, through, ENTRIES_MAX)):
+            since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
+            while done < len(entries) and not errors:
+                done = lone.apply(entries, done, SLICE)
+                await asyncio.sleep(0)
+        while not errors and not lone.advance(through, SLICE):
+            await asyncio.sleep(0)
+        decisions = lone.take(1)
+        m.armed = 0  # there
+        engine.load(m)
+    except DatabaseAway:
+        raise
+    except Exception as error:
+        errors.append(error)
+    if not errors:
+        return decisions
+    engine.quarantine(m.id, errors[0])
+    return []

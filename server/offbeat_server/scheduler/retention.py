@@ -1,0 +1,93 @@
+"""Makes partitions ahead, retires old ones; deletes what is older than `--keep-days`, and what deleted monitors left.
+
+Only the keeper does it.
+
+A partition is never retired before the checkpoint has passed it: a restart follows the log from there.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.errors import OffbeatError
+from offbeat_server.common.instants import Micros
+from offbeat_server.config import Settings
+from offbeat_server.db.partitions import make_partitions, retire_partitions
+from offbeat_server.db.pool import Connection, connect
+from offbeat_server.db.repositories import keeping, upkeep
+
+DAYS_AHEAD = 7
+EVERY_S = 600.0
+# What a deleted monitor has left stays for so long: processes may still store pings of it, and its end is alerted.
+REMAINS_KEPT = timedelta(hours=1)
+REMAINS_SLICES_MAX = 500  # of `upkeep.ROWS_MAX` rows in one round
+
+log = structlog.get_logger("upkeep")
+
+
+class Upkeep:
+    """One round every ten minutes, on a connection of its own."""
+
+    def __init__(self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros]) -> None:
+        self._url, self._settings, self._checkpoint_at = url, settings, checkpoint_at
+        self._due = asyncio.Event()
+        self._seen_rev = 0  # nothing is left of monitors that were deleted by changes up to this one
+
+    def soon(self) -> None:
+        """Do a round now: the clock has jumped, and today may have no partition yet."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """For as long as this process is the keeper."""
+        self._seen_rev = 0  # meanwhile another one was, or Postgres has lost commits
+        while True:
+            try:
+                await self._round()
+            except OffbeatError as error:
+                log.warning("will be tried again", error=str(error))
+            except Exception:  # whatever it was: without the next partitions no ping could be stored
+                log.exception("will be tried again")
+            self._due.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._due.wait()
+
+    async def _round(self) -> None:
+        connection = await connect(
+            self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat upkeep", command_timeout_s=60.0
+        )
+        try:
+            await make_partitions(connection, to_datetime(await keeping.now(connection)).date(), DAYS_AHEAD)
+            if await upkeep.has_leapt(connection):
+                log.warning("the clock has leapt by more than a day: for a day nothing is deleted")
+            elif at := self._checkpoint_at():
+                before = to_datetime(at) - timedelta(days=self._settings.keep_days)
+                await self._delete_before(connection, before)
+                await self._delete_remains(connection, to_datetime(at) - REMAINS_KEPT, before)
+        finally:
+            connection.terminate()
+
+    async def _delete_before(self, connection: Connection, before: datetime) -> None:
+        await retire_partitions(connection, before.date())
+        for subject in upkeep.SUBJECTS:
+            while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
+                await asyncio.sleep(0.1)
+
+    async def _delete_remains(self, connection: Connection, before: datetime, since: datetime) -> None:
+        """What deleted monitors have left: as much as one round may, the rest in the next.
+
+        What a round has finished is not looked at again, so a round costs what was deleted lately. (A new process looks
+        at everything once. Pings that were under way at a deletion come within an hour: until then it is looked at.)
+        """
+        seen = await upkeep.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
+        slices = 0
+        async for _ in upkeep.delete_remains(connection, before, since, self._seen_rev):
+            slices += 1
+            if slices == REMAINS_SLICES_MAX:
+                return
+            await asyncio.sleep(0.1)
+        self._seen_rev = seen

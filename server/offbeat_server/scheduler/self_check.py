@@ -1,0 +1,164 @@
+"""Compares, all the time, a few monitors with what the log says of them: what is in memory, in the heap and stored.
+
+A restart rests on one promise: a stored state and the log since then are what is in memory. Here it is put to the test
+for one monitor after the other, by the same pure engine, on a connection that the keeper does not wait for. Each
+difference is a bug; it is counted, and nothing is repaired, because nobody knows which side is right.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+
+from offbeat_server.common.errors import DatabaseAway, LeaseLost
+from offbeat_server.common.instants import Micros
+from offbeat_server.common.service import Service, forever
+from offbeat_server.db.pool import Pool, database_trouble
+from offbeat_server.db.repositories import replay
+from offbeat_server.db.repositories.entries import of_monitor
+from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.isolated import alone
+from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.scheduler.scheduler import Keeper
+
+EVERY_S = 1.0
+MONITORS_PER_ROUND_MAX = 5
+ENTRIES_MAX = 500  # of a monitor since its stored state; one with more is left for after the next checkpoint
+TASKS_MAX = 1_000  # names in open runs; a state with more takes too long to be looked at
+REST_TRIES_MAX = 50
+REST_PAUSE_S = 0.01
+
+log = structlog.get_logger("self-check")
+
+
+class SelfCheck(Service):
+    """Looks at five monitors a second, in a circle that begins anywhere. `checked` and `mismatches` since the start."""
+
+    name = "self-check"
+
+    def __init__(self, pool: Pool, keeper: Keeper) -> None:
+        super().__init__()
+        self._pool, self._keeper = pool, keeper
+        self._line: Iterator[int] = iter(())
+        self.checked = 0
+        self.mismatches = 0
+
+    async def start(self) -> None:
+        """Begin; only in the process that judges there is anything to do."""
+        self.spawn(forever(self._round, EVERY_S), "compare")
+
+    async def _round(self) -> None:
+        with contextlib.suppress(DatabaseAway):
+            for monitor_id in self._next():
+                if not await self._at_rest():
+                    return
+                if (m := self._keeper.engine.monitors.get(monitor_id)) is not None:
+                    await self.check(self._keeper.engine, m)
+
+    def _next(self) -> list[int]:
+        monitors = self._keeper.engine.monitors
+        found = [monitor_id for _, monitor_id in zip(range(MONITORS_PER_ROUND_MAX), self._line, strict=False)]
+        if not found and monitors:
+            ids = list(monitors)
+            begin = random.randrange(len(ids))
+            self._line = iter(ids[begin:] + ids[:begin])
+        return found
+
+    async def _at_rest(self) -> bool:
+        """Wait until the engine is between two cycles: all up to its `now` applied, judged and written."""
+        for _ in range(REST_TRIES_MAX):
+            if self._keeper.resting:
+                return True
+            await asyncio.sleep(REST_PAUSE_S)
+        return False
+
+    async def check(self, engine: Engine, m: Monitor) -> None:
+        """Compare one monitor. The engine must be at rest; it may go on while the database is asked."""
+        desk, through = engine.desk, engine.now
+        if m.at > through or through < engine.ahead or m.id in desk.undecided or not _stands_alone(engine, m):
+            return
+        shown, rev = _show(m), m.rev
+        fault = _fault_of_heap(engine, m)
+        stored = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, 0)
+        stored.tags, stored.paused, stored.snoozed_until = m.tags, m.paused, m.snoozed_until
+        expected = await self._retell(engine, stored, rev, through)
+        if expected is None and fault is None:
+            return
+        self.checked += 1
+        differing = [key for key in {**shown, **(expected or {})} if expected and shown.get(key) != expected.get(key)]
+        if (differing or fault) and await self._log_is_whole():
+            self.mismatches += 1
+            log.error(
+                "what is in memory is not what the log says",
+                monitor_id=m.id,
+                heap=fault,
+                memory={key: shown.get(key) for key in differing},
+                log={key: (expected or {}).get(key) for key in differing},
+            )
+
+    async def _log_is_whole(self) -> bool:
+        """Whether the database has all that the keeper has read of it: a standby that was promoted may lack the end."""
+        with database_trouble():
+            async with self._pool.acquire() as connection:
+                try:
+                    await self._keeper.order.check(connection)
+                except LeaseLost:  # the keeper finds out, too, and loads everything again
+                    return False
+        return True
+
+    async def _retell(self, engine: Engine, stored: Monitor, rev: int, through: Micros) -> dict[str, Any] | None:
+        """What the monitor must be at `through` by its stored state and the log; None where that cannot be said now."""
+        deaf, windows = list(engine.desk.deaf.intervals), dict(engine.desk.windows)
+        with database_trouble():
+            async with self._pool.acquire() as connection:
+                if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
+                    return None  # it was written anew meanwhile, or a change of it was not
+                since = stored.position
+                entries = await of_monitor(connection, stored.id, since, through, ENTRIES_MAX + 1)
+        if len(entries) > ENTRIES_MAX:
+            return None
+        errors: list[Exception] = []
+        lone = alone(deaf, windows, stored, lambda monitor_id, error: errors.append(error))
+        done = 0
+        while done < len(entries):
+            done = lone.apply(entries, done, ENTRIES_MAX)
+        while not lone.advance(through, ENTRIES_MAX):
+            pass
+        return {"error": repr(errors[0])} if errors else _show(stored)
+
+
+def _stands_alone(engine: Engine, m: Monitor) -> bool:
+    """Whether its state follows from its own pings. The members of a fleet are written later than its state."""
+    definition = m.definition
+    linked = definition.depends_on or definition.after is not None or definition.members is not None
+    return not linked and (m.runs is None or m.runs.task_names <= TASKS_MAX)
+
+
+def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
+    """What is wrong with the entry of a monitor in the heap: it may be early, never late, and never overdue."""
+    when = engine.desk.next_of(m)
+    if when and not m.armed:
+        return "it is not in the heap"
+    if when and m.armed > when:
+        return f"it is looked at {m.armed - when} µs late"
+    if m.armed and m.armed <= engine.now:
+        return f"it was to be looked at {engine.now - m.armed} µs ago"
+    return None
+
+
+def _show(m: Monitor) -> dict[str, Any]:
+    """Its state for comparison, without what says nothing of the log: a change that everybody knows is forgotten."""
+    shown = {key: _unordered(value) for key, value in m.dump().items() if key != "rev"}
+    return {"status": m.status, "since": m.since, **shown}
+
+
+def _unordered(value: Any) -> Any:
+    """Names of tasks come in another order after a start, and it means nothing."""
+    if isinstance(value, dict):
+        return {key: _unordered(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return sorted((_unordered(each) for each in value), key=repr)
+    return value

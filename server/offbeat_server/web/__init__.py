@@ -1,0 +1,1 @@
+"""People and programs that manage. API, pages, live updates, access."""

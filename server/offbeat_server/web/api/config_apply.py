@@ -1,0 +1,284 @@
+"""A whole estate at once: projects, channels, windows and monitors as a file lists them, all of it or nothing.
+
+Everything is read before the changes lock is taken, then written set-based; a dry run does the same work and undoes it,
+so what it says is what would happen. Used by `POST /apply` and by `--config` at the start.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from offbeat.cli.config_file import read_estate
+from offbeat_server.common.chunks import collector_paused, parts
+from offbeat_server.common.errors import DefinitionError, Problem, SettingsError
+from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories import projects, windows
+from offbeat_server.db.repositories.changes import Change, changing
+from offbeat_server.db.repositories.definitions import PART_MONITORS, Wanted, delete_monitors, put_monitors, slugs_of
+from offbeat_server.db.repositories.references import dangling, reference_problems
+from offbeat_server.engine.model.definition import Slug
+from offbeat_server.engine.model.definition_problems import problems_of
+from offbeat_server.notify.channels.registry import show_channel
+from offbeat_server.web.api.channels import stored_form
+from offbeat_server.web.api.projects import wanted_project
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.windows import dump
+from offbeat_server.web.framework.diffs import action_of, field_changes
+from offbeat_server.web.framework.routing import Deps
+
+PROBLEMS_MAX = 200
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read_items(value: Any) -> Any:
+    """Only the outer shape: items are read one by one, so that each problem has its item's name."""
+    values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [None]
+    if value is not None and not all(
+        isinstance(each, dict) or (each is None and isinstance(value, dict)) for each in values
+    ):
+        raise ValueError("must be a list of objects that have a slug, or an object from slug to the rest")
+    return value
+
+
+Items = Annotated[Any, BeforeValidator(_read_items)]
+
+
+class Estate(BaseModel):
+    """A file. Each part is a list with slugs, or maps slugs to the rest; a part that is missing is left alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    project: Slug = Field("default", description="Of everything that names no project.")
+    # `x-items` names the type of an item; web/framework/openapi.py makes list or mapping of it.
+    projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = None
+    channels: Annotated[Items, WithJsonSchema({"x-items": "ListedChannel"})] = None
+    windows: Annotated[Items, WithJsonSchema({"x-items": "ListedWindow"})] = None
+    monitors: Annotated[Items, WithJsonSchema({"x-items": "ListedMonitor"})] = None
+
+
+class ApplyBody(Estate):
+    """A file, and how to apply it."""
+
+    dry_run: bool = Field(False, description="Say what would change, and change nothing.")
+    prune: bool = Field(
+        False,
+        description="Delete monitors, channels and windows that the file does not list, in the projects that it names; "
+        "projects themselves and the channel `log` are never deleted.",
+    )
+
+
+class _Read(NamedTuple):
+    """A file as it was read: every item of its own type, with its name in problems."""
+
+    projects: list[tuple[str, requests.ListedProject]]
+    channels: list[tuple[str, requests.ListedChannel]]
+    windows: list[tuple[str, requests.ListedWindow]]
+    monitors: list[tuple[str, requests.ListedMonitor]]
+
+
+async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | None = None) -> dict[str, Any]:
+    """Apply an estate and say what changed. With `only_project` anything outside it is refused.
+
+    Raises DefinitionError that names each wrong field of each item.
+    """
+    with collector_paused():
+        return await _apply(deps, body, actor, only_project)
+
+
+async def _apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | None) -> dict[str, Any]:
+    read = await _read(body, only_project)
+    wanted = 0
+    async with changing(deps.pool, keep=not body.dry_run) as connection:
+        changes = [await _put_project(connection, path, item, actor) for path, item in read.projects]
+        ids = await _project_ids(connection, body, read)
+        for path, channel in read.channels:
+            project_id = ids[channel.project or body.project]
+            changes.append(await _put_channel(connection, path, channel, project_id, actor))
+        for _, window in read.windows:
+            project_id, stored = ids[window.project or body.project], dump(window.window())
+            changes.append(await windows.put_window(connection, project_id, window.slug, stored, actor))
+        monitors: list[Wanted] = []
+        async for part in parts(read.monitors, PART_MONITORS):
+            monitors += [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in part]
+        changes += await put_monitors(connection, monitors, actor)
+        if body.prune:
+            changes += await _prune(connection, body, read, ids, actor)
+        if problems := await reference_problems(connection, monitors):
+            raise DefinitionError(problems)
+        wanted = len(read.projects) + len(read.channels) + len(read.windows) + len(monitors)
+    # Monitors that are as wanted were left out already; to compare ten thousand documents again costs 50 ms.
+    done = [change for change in changes if change.kind == "monitor" or change.before != change.after]
+    if done and not body.dry_run:
+        deps.changed()
+    return await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+
+
+async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
+    """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
+    try:
+        return await apply(
+            deps, ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True)), "config"
+        )
+    except ValidationError as error:
+        problems = problems_of(error, model=Estate)
+    except DefinitionError as error:
+        problems = error.problems
+    raise SettingsError("\n  ".join([f"{path}: nothing was changed", *(f"{p.field}: {p.reason}" for p in problems)]))
+
+
+async def _read(body: ApplyBody, only_project: str | None) -> _Read:
+    problems: list[Problem] = []
+    read = _Read(
+        await _each(body.projects, "projects", requests.ListedProject, problems),
+        await _each(body.channels, "channels", requests.ListedChannel, problems),
+        await _each(body.windows, "windows", requests.ListedWindow, problems),
+        await _each(body.monitors, "monitors", requests.ListedMonitor, problems),
+    )
+    if len(read.monitors) > requests.MONITORS_MAX:
+        problems.append(Problem("monitors", f"at most {requests.MONITORS_MAX} at once: apply them in parts"))
+    problems += _given_twice([(path, item.slug, None) for path, item in read.projects])
+    problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.channels])
+    problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.windows])
+    if only_project is not None:
+        named = [(path, channel.project) for path, channel in read.channels]
+        named += [(path, window.project) for path, window in read.windows]
+        named += [(path, monitor.project) for path, monitor in read.monitors]
+        problems += [
+            Problem(path, f"this key is for the project {only_project} only")
+            for path, slug in named
+            if (slug or body.project) != only_project
+        ]
+        problems += [Problem(path, "this key may not change projects") for path, _ in read.projects]
+        if body.project != only_project:  # even where no item is in it: pruning goes by it too
+            problems.append(Problem("project", f"this key is for the project {only_project} only"))
+    if problems:
+        raise DefinitionError(problems[:PROBLEMS_MAX])
+    return read
+
+
+def _given_twice(items: list[tuple[str, str, str | None]]) -> list[Problem]:
+    """Monitors are looked at where they are written, all others here."""
+    seen = Counter((project, slug) for _, slug, project in items)
+    return [Problem(path, "given twice") for path, slug, project in items if seen[project, slug] > 1]
+
+
+async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) -> list[tuple[str, M]]:
+    """The items of a part, each with its path: `monitors.backup`, or `monitors.3` where the slug is missing."""
+    read = []
+    async for some in parts(list(_named(items)), PART_MONITORS):
+        for name, value in some:
+            if isinstance(items, dict) and value["slug"] != name:
+                problems.append(Problem(f"{part}.{name}.slug", f"is another slug than {name}: leave one out"))
+                continue
+            try:
+                read.append((f"{part}.{name}", model.model_validate(value)))
+            except ValidationError as error:
+                problems += problems_of(error, f"{part}.{name}", model)
+    return read
+
+
+def _named(items: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(items, dict):
+        for slug, value in items.items():
+            # Another slug within is left in place: `_each` says that there are two.
+            yield slug, {"slug": slug, **(value or {})}
+    else:
+        for index, value in enumerate(items or ()):
+            slug = value.get("slug")
+            yield slug if isinstance(slug, str) else str(index), value
+
+
+async def _put_project(connection: Connection, path: str, item: requests.ListedProject, actor: str) -> Change:
+    row = await projects.find_project(connection, item.slug)
+    return await projects.put_project(connection, wanted_project(item.slug, item, row, path), actor)
+
+
+async def _put_channel(
+    connection: Connection,
+    path: str,
+    item: requests.ListedChannel,
+    project_id: int,
+    actor: str,
+) -> Change:
+    row = await projects.find_channel(connection, project_id, item.slug)
+    definition = stored_form(item, row, path)
+    wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
+    return await projects.put_channel(connection, wanted, actor, show_channel)
+
+
+async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> dict[str, int]:
+    """The ids of all projects that the file names. Raises DefinitionError for one that does not exist."""
+    ids: dict[str, int] = {}
+    problems = []
+    named = [("project", body.project), *((path, item.slug) for path, item in read.projects)]
+    named += [(f"{path}.project", channel.project) for path, channel in read.channels if channel.project]
+    named += [(f"{path}.project", window.project) for path, window in read.windows if window.project]
+    named += [(f"{path}.project", monitor.project) for path, monitor in read.monitors if monitor.project]
+    for path, slug in named:
+        if slug in ids:
+            continue
+        row = await projects.find_project(connection, slug)
+        if row is None:
+            problems.append(Problem(path, f"there is no project {slug!r}"))
+            continue
+        ids[slug] = row["id"]
+    if problems:
+        raise DefinitionError(problems[:PROBLEMS_MAX])
+    return ids
+
+
+async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict[str, int], actor: str) -> list[Change]:
+    """Delete what the parts that are there do not list."""
+    pruned: list[Change] = []
+    for slug, project_id in ids.items():
+        if body.monitors is not None:
+            kept = {item.slug for _, item in read.monitors if (item.project or body.project) == slug}
+            gone = [(project_id, each) for each in await slugs_of(connection, project_id) if each not in kept]
+            pruned += await delete_monitors(connection, gone, actor)
+            if problems := await dangling(connection, gone):
+                raise DefinitionError(problems)
+        if body.channels is not None:
+            listed = {item.slug for _, item in read.channels if (item.project or body.project) == slug}
+            for row in await projects.all_channels(connection, project_id):
+                if row["slug"] in listed or row["slug"] == projects.LOG_CHANNEL:
+                    continue
+                if users := await projects.users_of_channel(connection, project_id, row["slug"]):
+                    raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])
+                pruned.append(await projects.delete_channel(connection, row, actor, show_channel))
+        if body.windows is not None:
+            listed = {item.slug for _, item in read.windows if (item.project or body.project) == slug}
+            for row in await windows.all_windows(connection, project_id):
+                if row["slug"] not in listed:
+                    pruned.append(await windows.delete_window(connection, row, actor))
+    return pruned
+
+
+async def _said(dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
+    """The answer: what changed, field by field, and how many did not."""
+    said, counts = [], Counter[str]()
+    async for part in parts(done, PART_MONITORS):
+        for change in part:
+            action = action_of(change.before, change.after)
+            counts[action] += 1
+            said.append(
+                {
+                    "kind": change.kind,
+                    "project": slugs.get(change.project_id or 0) or change.subject,
+                    "slug": change.subject,
+                    "action": action,
+                    "fields": field_changes(change.kind, change.before, change.after),
+                }
+            )
+    return {
+        "dry_run": dry_run,
+        "counts": {
+            "created": counts["create"],
+            "changed": counts["change"],
+            "deleted": counts["delete"],
+            "unchanged": wanted - counts["create"] - counts["change"],
+        },
+        "changes": said,
+    }

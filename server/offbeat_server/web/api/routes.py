@@ -1,0 +1,48 @@
+"""The management API as a whole: every route, and the document that describes them all."""
+
+from functools import cache
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from offbeat_server import __version__
+from offbeat_server.web.api import channels, estate, history, incidents, monitors, projects, public, statistics, windows
+from offbeat_server.web.framework import openapi, routing
+from offbeat_server.web.framework.fresh import Fresh
+from offbeat_server.web.framework.routing import Call, Deps, Reply, Route
+
+
+async def get_openapi(call: Call[None, None]) -> Reply:
+    """This document."""
+    return Reply(_document_text())
+
+
+ROUTES = [
+    *monitors.ROUTES,
+    *history.ROUTES,
+    *statistics.ROUTES,
+    *incidents.ROUTES,
+    *channels.ROUTES,
+    *windows.ROUTES,
+    *projects.ROUTES,
+    *estate.ROUTES,
+    *public.ROUTES,
+    Route("GET", "/openapi.json", get_openapi, None, "open"),
+]
+
+
+def add_routes(app: web.Application, deps: Deps) -> None:
+    """Add the management API to the app. Call it once, before the app starts."""
+    app[public.COUNTS] = Fresh()
+    routing.add_routes(app, ROUTES, deps)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of this version."""
+    return openapi.document(ROUTES, __version__)
+
+
+@cache
+def _document_text() -> bytes:
+    return orjson.dumps(document())

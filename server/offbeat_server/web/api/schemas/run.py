@@ -1,0 +1,58 @@
+"""Runs as the API shows them. An open one is shown as it is this moment, from its own pings.
+
+No row is written for a stage or a task, so what the keeper wrote of an open run may be as old as its start; its pings
+are taken in by the engine's own code. A closed run is as it was written.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from offbeat_server.common.clock import to_datetime, to_rfc3339
+from offbeat_server.db.pool import Pool, Record
+from offbeat_server.db.repositories.heard_runs import HeardRun, hear
+from offbeat_server.engine.model.definition import load_definition
+from offbeat_server.web.api.schemas.monitor import instant
+
+OPEN_HEARD_MAX = 50  # of one page; the rest are shown as they were written
+
+
+async def run_answers(pool: Pool, rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """The answers for rows of `history.runs`."""
+    followed = {row["number"]: HeardRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_HEARD_MAX]}
+    if followed:
+        await hear(pool, list(followed.values()))
+    return [run_answer(row, followed.get(row["number"])) for row in rows]
+
+
+def run_answer(row: Record, heard: HeardRun | None = None) -> dict[str, Any]:
+    """The answer for one row; without `heard` as it was written."""
+    detail, last_ping_at = row["detail"], row["last_ping_at"]
+    if heard is not None and heard.pings:
+        detail = heard.run.detail(load_definition(row["definition"]))
+        last_ping_at = max(last_ping_at, to_datetime(heard.run.last_at))
+    progress = detail.get("progress")
+    return {
+        "id": f"{row['monitor_id']}-{row['number']}",
+        "monitor": row["monitor"],
+        "project": row["project"],
+        "number": row["number"],
+        "run": row["run"],
+        "verdict": row["verdict"],
+        "reason": row["reason"],
+        "started_at": instant(row["started_at"]),
+        "finished_at": instant(row["finished_at"]),
+        "last_ping_at": instant(last_ping_at),
+        "duration": row["duration"],
+        "exit_code": row["exit_code"],
+        "stages": [_stage(stage) for stage in detail.get("stages", ())],
+        "tasks": detail.get("tasks"),
+        "progress": None if progress is None else {**progress, "eta": to_rfc3339(progress.get("eta"))},
+    }
+
+
+def _stage(stage: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **stage,
+        "started_at": to_rfc3339(stage.get("started_at")),
+        "finished_at": to_rfc3339(stage.get("finished_at")),
+    }

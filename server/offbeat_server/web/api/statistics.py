@@ -1,0 +1,77 @@
+"""What many pings or runs say together: who of a fleet is alive, and how long things usually take."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from offbeat_server.common.instants import SECOND
+from offbeat_server.db.read_models import history
+from offbeat_server.web.api.schemas import requests, responses
+from offbeat_server.web.api.schemas.monitor import instant
+from offbeat_server.web.framework.pagination import read_cursor, words, write_cursor
+from offbeat_server.web.framework.preconditions import monitor_in
+from offbeat_server.web.framework.routing import Call, Reply, Route
+
+RUNS_MAX = 200  # older ones say little about how long it takes today
+
+
+async def get_members(call: Call[None, requests.MembersQuery]) -> Reply:
+    """The members of a fleet by name. `silent=true` selects missing members."""
+    query = call.query
+    monitor_id = await monitor_in(call, query.project)
+    after = read_cursor(query.cursor, "", words)
+    rows = await history.members(call.deps.pool, monitor_id, after, silent=query.silent, limit=query.limit + 1)
+    shown = rows[: query.limit]
+    items = [
+        {
+            "name": row["name"],
+            "last_ping_at": instant(row["last_at"]),
+            "silent_since": instant(row["silent_since"]),
+        }
+        for row in shown
+    ]
+    return Reply({"items": items, "next_cursor": write_cursor(shown[-1]["name"]) if len(rows) > len(shown) else None})
+
+
+async def get_durations(call: Call[None, requests.InProject]) -> Reply:
+    """How long the latest successful runs took (at most 200), and their stages."""
+    monitor_id = await monitor_in(call, call.query.project)
+    rows = await history.lengths(call.deps.pool, monitor_id, RUNS_MAX)
+    stages: dict[str, list[float]] = {}
+    for row in rows:
+        for stage in row["stages"] or ():
+            if stage.get("status") == "done" and stage.get("started_at") and stage.get("finished_at"):
+                length = (stage["finished_at"] - stage["started_at"]) / SECOND
+                stages.setdefault(stage["name"], []).append(length)
+    return Reply(
+        {
+            "runs": _lengths([row["duration"] for row in rows]),
+            "stages": [{"name": name, **_lengths(lengths)} for name, lengths in stages.items()],
+        }
+    )
+
+
+def _lengths(newest_first: Sequence[float]) -> dict[str, Any]:
+    ordered = sorted(newest_first)
+    return {
+        "count": len(ordered),
+        "median": _share(ordered, 0.5),
+        "p95": _share(ordered, 0.95),
+        "last": newest_first[0] if newest_first else None,
+    }
+
+
+def _share(ordered: Sequence[float], share: float) -> float | None:
+    """The value below which that share lies (nearest rank)."""
+    return ordered[round(share * (len(ordered) - 1))] if ordered else None
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/monitors/{slug}/members",
+        get_members,
+        responses.Page[responses.MemberAnswer],
+        query=requests.MembersQuery,
+    ),
+    Route("GET", "/monitors/{slug}/durations", get_durations, responses.DurationsAnswer, query=requests.InProject),
+]

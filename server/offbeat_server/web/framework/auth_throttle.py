@@ -1,0 +1,97 @@
+"""Count wrong keys by the address that sends them, and refuse every key of an address that sent too many in a minute.
+
+Only a key that was looked up and is unknown counts. An address may have as many keys looked up at the same time as it
+may still get wrong in this minute, and further ones wait. So parallel attempts cannot bypass the limit, and parallel
+requests with valid keys are never refused. Over the limit, keys are not looked up at all: a valid key gets the same
+answer as a guess. The limit also bounds what wrong keys can ask of Postgres.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.connection_limits import network_of
+from offbeat_server.web.framework.problems import Refused
+
+WRONG_PER_MINUTE_MAX = 300  # of one address (an IPv6 /64 is one)
+ADDRESSES_MAX = 100_000  # beyond: all further ones are counted as one
+MINUTE_S = 60.0
+_OTHERS = b""
+
+
+class Attempt:
+    """One key that is being looked up; `is_wrong` says what came of it."""
+
+    def __init__(self) -> None:
+        self.is_wrong = False
+
+
+class Attempts:
+    """The wrong keys of the present minute, in this process, and the lookups under way."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._wrong: dict[bytes, int] = {}
+        self._looked_up: dict[bytes, int] = {}  # lookups under way; only addresses that have any
+        self._waiting: dict[bytes, deque[asyncio.Future[None]]] = {}  # keys that wait for their turn
+        self._ends_s = 0.0
+
+    @asynccontextmanager
+    async def attempt(self, request: web.Request) -> AsyncIterator[Attempt]:
+        """Look up a key within this block, and set `is_wrong` if it is unknown. Raises Refused, 429."""
+        address = self._address(request)
+        try:
+            while not self._may_begin(address):
+                await self._turn(address)
+            self._looked_up[address] = self._looked_up.get(address, 0) + 1
+            attempt = Attempt()
+            try:
+                yield attempt
+            finally:
+                self._looked_up[address] -= 1
+                if not self._looked_up[address]:
+                    del self._looked_up[address]
+                if attempt.is_wrong:
+                    self._wrong[address] = self._wrong.get(address, 0) + 1
+        finally:
+            self._wake_one(address)  # also where this one was refused or has left: the next is to know it as well
+
+    async def _turn(self, address: bytes) -> None:
+        """Wait until a lookup of this address has ended."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(address, deque()).append(turn)
+        await turn
+
+    def _wake_one(self, address: bytes) -> None:
+        waiting = self._waiting.get(address)
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():  # else its client has gone
+                turn.set_result(None)
+                break
+        if not waiting:
+            self._waiting.pop(address, None)
+
+    def _may_begin(self, address: bytes) -> bool:
+        """Whether one more key of this address may be looked up now. Raises Refused if too many were wrong."""
+        now_s = monotonic()
+        if now_s >= self._ends_s:
+            self._wrong.clear()
+            self._ends_s = now_s + MINUTE_S
+        wrong = self._wrong.get(address, 0)
+        if wrong >= WRONG_PER_MINUTE_MAX:
+            again_s = str(int(self._ends_s - now_s) + 1)
+            raise Refused(429, "Too many wrong keys came from your address.", headers={"Retry-After": again_s})
+        return wrong + self._looked_up.get(address, 0) < WRONG_PER_MINUTE_MAX
+
+    def _address(self, request: web.Request) -> bytes:
+        peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
+        forwarded_for = ", ".join(request.headers.getall("X-Forwarded-For", [])) or None
+        source = self._sources.client(peer, forwarded_for)
+        address = _OTHERS if source is None else network_of(source)
+        return address if address in self._wrong or len(self._wrong) < ADDRESSES_MAX else _OTHERS

@@ -1,0 +1,55 @@
+"""A change as people read it: field by field, old and new, without keys and secrets.
+
+The rows of the audit log hold whole documents, so that the keeper can go back; nobody wants to read two of those to
+find one number. Secrets are masked here too: a change that was just made has them, and so have rows of older versions.
+"""
+
+from typing import Any
+
+from offbeat_server.db.repositories.changes import begin_of_key
+from offbeat_server.notify.channels.registry import show_channel
+
+Document = dict[str, Any]
+_NOT_SHOWN = frozenset(("id", "slug", "created_at"))
+
+
+def action_of(before: Document | None, after: Document | None) -> str:
+    """create, change or delete."""
+    if before is None:
+        return "create"
+    return "delete" if after is None else "change"
+
+
+def field_changes(kind: str, before: Document | None, after: Document | None) -> list[Document]:
+    """What differs. A field that is not there is null, and so is one at its default."""
+    old, new = _flat(kind, before), _flat(kind, after)
+    changed = [
+        {"field": name, "old": old.get(name), "new": new.get(name)}
+        for name in [*old, *(name for name in new if name not in old)]
+        if old.get(name) != new.get(name)
+    ]
+    if before and after and not changed:  # it would not be on record if nothing had changed
+        hidden = "keys" if kind == "monitor" else "ping_key" if kind == "project" else "secrets"
+        changed = [{"field": hidden, "old": "(hidden)", "new": "(hidden, changed)"}]
+    return changed
+
+
+def _flat(kind: str, document: Document | None) -> Document:
+    if document is None:
+        return {}
+    flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
+    definition = flat.pop("definition", None)
+    if kind == "channel":
+        definition = show_channel(flat.get("kind", ""), definition or {})
+    if kind == "project":
+        flat.pop("ping_key", None)
+        definition = {name: value for name, value in (definition or {}).items() if name != "badge_key"}
+    if keys := flat.pop("keys", None):
+        flat["keys"] = [_bound(key) for key in keys if not key["main"]]
+    return {name: value for name, value in {**flat, **(definition or {})}.items() if value not in (None, [], False)}
+
+
+def _bound(key: Document) -> str:
+    """A key by what it serves, and enough of it to know it again."""
+    serves = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
+    return f"{serves} ({begin_of_key(key['key'])})"

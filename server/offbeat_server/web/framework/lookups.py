@@ -1,0 +1,58 @@
+"""Monitors by what people ask for: project, tags, words, and the status that they have this moment.
+
+Late is known only once it is computed. So rows are read until the page is full, and where only late ones are wanted,
+just those that may be.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Pool, Record
+from offbeat_server.db.read_models import overview, pages
+from offbeat_server.engine.schedule.due_times import Seen
+from offbeat_server.web.api.schemas.monitor import STORED_AS, see
+
+ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop
+
+
+class Wanted(NamedTuple):
+    """Which monitors. Without a status: of any."""
+
+    project_id: int | None
+    statuses: Collection[str] = ()
+    tags: Sequence[str] = ()
+    text: str | None = None
+
+
+async def find_monitors(
+    pool: Pool, wanted: Wanted, after: tuple[int, str], limit: int, now: Micros
+) -> tuple[list[tuple[Record, Seen]], tuple[int, str] | None]:
+    """Rows of `overview.monitors` with how they are at `now`, and the place of the last one where more follow."""
+    stored_as = sorted({stored for status in wanted.statuses for stored in STORED_AS[status]})
+    ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {"late"} else None
+    rows_max = min(limit + 1, ROWS_MAX) if not wanted.statuses else ROWS_MAX
+    found: list[tuple[Record, Seen]] = []
+    while True:
+        rows = await overview.monitors(
+            pool,
+            project_id=wanted.project_id,
+            after=after,
+            tags=wanted.tags,
+            text=wanted.text,
+            statuses=stored_as or None,
+            ids=ids,
+            not_new=bool(wanted.statuses) and not {"new", "unwatched"} & set(wanted.statuses),
+            limit=rows_max,
+        )
+        for row in rows:
+            seen = see(row, now)
+            if wanted.statuses and seen.status not in wanted.statuses:
+                continue
+            if len(found) == limit:
+                last = found[-1][0]
+                return found, (last["project_id"], last["slug"])
+            found.append((row, seen))
+        if len(rows) < rows_max:
+            return found, None
+        after = (rows[-1]["project_id"], rows[-1]["slug"])

@@ -1,0 +1,164 @@
+"""Projects, access keys and the audit log."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.db.repositories import access as stored
+from offbeat_server.db.repositories import changes, projects
+from offbeat_server.web.api import projects as api_projects
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.framework import sessions
+from offbeat_server.web.framework.diffs import action_of, field_changes
+from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.preconditions import project_id_for_list
+from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.routing import validate
+from offbeat_server.web.ui.frame import Page, Visit, go, show
+
+LIST_MAX = 100
+KEYS_SHOWN = 1_000
+NO_PROJECT = {"slug": "", "name": ""}  # the empty form of a new one
+MADE_S = 60  # for the redirect to the page that shows a new key
+_MADE = "offbeat-made-key"
+KINDS = (
+    *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
+    "window",
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- projects
+
+
+async def projects_page(visit: Visit) -> web.StreamResponse:
+    """The projects that the key may see."""
+    rows = await projects.all_projects(visit.deps.pool)
+    seen = [row for row in rows if visit.principal.project_id in (None, row["id"])]
+    shown = [api_projects.project_answer(visit.call(), row) for row in seen]
+    return show(visit, "projects.html", projects=shown, wrong="", manages=visit.principal.may("server"), new=NO_PROJECT)
+
+
+async def put_project(visit: Visit) -> web.StreamResponse:
+    """Make a project, or change one."""
+    slug = visit.said("slug")
+    visit.request.match_info["slug"] = slug
+    switches = {name: visit.said(name) == "on" for name in api_projects.SWITCHES}
+    try:
+        body = validate(requests.ProjectBody, {"name": visit.said("name") or None, **switches})
+        await api_projects.put_project(visit.call(body))
+    except (Refused, DefinitionError) as error:
+        rows = await projects.all_projects(visit.deps.pool)
+        shown = [api_projects.project_answer(visit.call(), row) for row in rows]
+        said = {"slug": slug, "name": visit.said("name"), **switches}
+        shown = [{**each, **said} if each["slug"] == slug else each for each in shown]
+        is_new = all(each["slug"] != slug for each in shown)
+        new = said if is_new else NO_PROJECT
+        return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True, new=new)
+    return go("/projects")
+
+
+async def delete_project(visit: Visit) -> web.StreamResponse:
+    """Refused while it has monitors."""
+    await api_projects.delete_project(visit.call())
+    return go("/projects")
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+async def keys_page(visit: Visit) -> web.StreamResponse:
+    """The access keys. A key itself is shown once, on the page after it was made."""
+    made = visit.request.cookies.get(_MADE, "")
+    id, _, key = made.partition(".")
+    if not made or id != visit.asked("made"):
+        return await _keys(visit)
+    response = await _keys(visit, made={"name": visit.asked("name"), "key": key})
+    response.del_cookie(_MADE, path="/keys")
+    return response
+
+
+async def make_key(visit: Visit) -> web.StreamResponse:
+    """Make a key. The page that shows it comes by a redirect, so that loading it again makes no second one."""
+    said = {"name": visit.said("name"), "role": visit.said("role"), "project": visit.said("project") or None}
+    try:
+        reply = await api_projects.post_key(visit.call(validate(requests.NewKey, said)))
+    except (Refused, DefinitionError) as error:
+        return await _keys(visit, wrong=str(error), status=422)
+    response = go("/keys?" + urlencode({"made": reply.value["id"], "name": reply.value["name"]}))
+    response.set_cookie(
+        _MADE,
+        f"{reply.value['id']}.{reply.value['key']}",
+        max_age=MADE_S,
+        path="/keys",
+        secure=sessions.is_https(visit.deps, visit.request),
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
+
+
+async def revoke_key(visit: Visit) -> web.StreamResponse:
+    """At once and for ever; sessions that stand on it end with it."""
+    await api_projects.delete_key(visit.call())
+    return go("/keys")
+
+
+async def _keys(
+    visit: Visit, made: dict[str, Any] | None = None, wrong: str = "", status: int = 200
+) -> web.StreamResponse:
+    rows = await stored.keys(visit.deps.pool, 0, visit.principal.project_id, KEYS_SHOWN + 1)
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "keys.html",
+        status,
+        keys=[api_projects.key_answer(row) for row in rows[:KEYS_SHOWN]],
+        said={name: visit.said(name) if wrong else "" for name in ("name", "role", "project")},
+        keys_cut=len(rows) > KEYS_SHOWN,
+        made=made,
+        wrong=wrong,
+        own_project=visit.principal.project,
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- audit
+
+
+async def audit_page(visit: Visit) -> web.StreamResponse:
+    """Who changed what, the newest first."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    before = read_cursor(visit.asked("before") or None, changes.REV_MAX, lambda rev: whole(rev, changes.REV_MAX))
+    kind, subject = visit.asked("kind") or None, visit.asked("subject") or None
+    rows = await changes.page(visit.deps.pool, before, project_id, kind, subject, LIST_MAX + 1)
+    entries = [
+        {
+            **{name: row[name] for name in ("rev", "at", "project", "actor", "kind", "subject")},
+            "action": action_of(row["before"], row["after"]),
+            "fields": field_changes(row["kind"], row["before"], row["after"]),
+        }
+        for row in rows[:LIST_MAX]
+    ]
+    return show(
+        visit,
+        "audit.html",
+        entries=entries,
+        kinds=KINDS,
+        kind=kind or "",
+        subject=subject or "",
+        project=visit.asked("project"),
+        older=write_cursor(rows[LIST_MAX - 1]["rev"]) if len(rows) > LIST_MAX else None,
+    )
+
+
+PAGES = [
+    Page("GET", "/projects", projects_page),
+    Page("POST", "/projects", put_project, "server"),
+    Page("POST", "/projects/{slug}/delete", delete_project, "server"),
+    Page("GET", "/keys", keys_page, "write"),
+    Page("POST", "/keys", make_key, "write"),
+    Page("POST", "/keys/{id}/revoke", revoke_key, "write"),
+    Page("GET", "/audit", audit_page),
+]

@@ -1,0 +1,227 @@
+"""Channels as forms: one input for each field of a kind, made from the same model that the API reads."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from offbeat.strict_json import read_json
+from offbeat_server.common.errors import DefinitionError, Moved
+from offbeat_server.db.pool import Record
+from offbeat_server.db.read_models import history
+from offbeat_server.db.repositories import projects
+from offbeat_server.notify.channel import Channel
+from offbeat_server.notify.channels.registry import KINDS, kinds
+from offbeat_server.web.api import channels
+from offbeat_server.web.api.channels import channel_answer
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.framework.preconditions import project_id_for_list, project_of, slug_in
+from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.routing import validate
+from offbeat_server.web.ui.frame import Page, Visit, address_of, go, show
+
+LINE_CHARS_MAX = 5_000  # a text that may be longer gets a field of several lines
+
+
+class Input(NamedTuple):
+    """One field of a kind. `shape`: text, area, number, check, select, lines (a list), json (anything else)."""
+
+    name: str
+    shape: str
+    about: str
+    options: list[str]
+    value: str
+    required: bool
+
+
+async def channels_page(visit: Visit) -> web.StreamResponse:
+    """All channels."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    rows = await projects.all_channels(visit.deps.pool, project_id)
+    return show(visit, "channels.html", channels=[channel_answer(row) for row in rows], kinds=list(KINDS))
+
+
+async def channel_page(visit: Visit) -> web.StreamResponse:
+    """The form of one, and what became of a test message that was sent from here."""
+    row = await _find(visit)
+    number = visit.asked("test")
+    tested = await history.find_alert(visit.deps.pool, int(number)) if re.fullmatch(r"\d{1,18}", number) else None
+    if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != "test"):
+        tested = None
+    told = dict(tested) if tested is not None else None
+    return await _form(visit, row, row["kind"], channel_answer(row), tested=told)
+
+
+async def new_page(visit: Visit) -> web.StreamResponse:
+    """An empty form of the kind in the address."""
+    return await _form(visit, None, _kind(visit.asked("kind")), {})
+
+
+async def create(visit: Visit) -> web.StreamResponse:
+    """Make a channel."""
+    kind = _kind(visit.said("kind"))
+    slug = visit.said("slug")
+    visit.request.match_info["slug"] = slug
+    said = _read(visit, kind)
+    try:
+        project = await project_of(visit.call(), visit.said("project") or None)
+        if await projects.find_channel(visit.deps.pool, project.id, slug) is not None:
+            raise Moved(f"Channel {slug} already exists.")
+        await _put(visit, said, project.slug)
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, None, kind, said, error)
+    return go(address_of("channels", slug, project.slug))
+
+
+async def change(visit: Visit) -> web.StreamResponse:
+    """Change a channel; masked secrets stay as they are."""
+    row = await _find(visit)
+    said = _read(visit, row["kind"])
+    try:
+        await _put(visit, said, row["project"])
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, row, row["kind"], said, error)
+    return go(address_of("channels", row["slug"], row["project"], saved="yes"))
+
+
+async def test(visit: Visit) -> web.StreamResponse:
+    """Send a test message; the channel's page says what became of it."""
+    row = await _find(visit)
+    reply = await channels.test_channel(visit.call(query=_in(row["project"])))
+    return go(address_of("channels", row["slug"], row["project"], test=reply.value["id"]))
+
+
+async def delete(visit: Visit) -> web.StreamResponse:
+    """Refused while a monitor names it."""
+    row = await _find(visit)
+    await channels.delete_channel(visit.call(query=_in(row["project"])))
+    return go("/channels")
+
+
+async def _find(visit: Visit) -> Record:
+    slug = slug_in(visit.call(), "channel")
+    project = await project_of(visit.call(), visit.asked("project") or visit.said("project") or None)
+    row = await projects.find_channel(visit.deps.pool, project.id, slug)
+    if row is None:
+        raise not_found(f"channel {slug}")
+    return row
+
+
+async def _put(visit: Visit, said: Mapping[str, Any], project: str) -> None:
+    body = validate(requests.ChannelBody, {**said, "default": visit.said("default") == "on"})
+    await channels.put_channel(visit.call(body, _in(project)))
+
+
+async def _form(
+    visit: Visit,
+    row: Record | None,
+    kind: str,
+    values: Mapping[str, Any],
+    error: Exception | None = None,
+    tested: Mapping[str, Any] | None = None,
+) -> web.StreamResponse:
+    problems = list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "channel.html",
+        422 if error is not None else 200,
+        row=row,
+        kind=kind,
+        inputs=_inputs(kind, values),
+        is_default=row["is_default"]
+        if row is not None and error is None
+        else visit.said("default") == "on" or not error,
+        problems={problem.field.split(".")[0]: problem.reason for problem in problems},
+        wrong=str(error) if error is not None else "",
+        tested=tested,
+        saved=visit.asked("saved") == "yes",
+        slug=visit.said("slug"),
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+        project=row["project"] if row is not None else visit.said("project") or visit.principal.project or "default",
+    )
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise not_found(f"kind of channel called {name[:30]}")
+    return name
+
+
+def _in(project: str) -> requests.InProject:
+    return requests.InProject.model_validate({"project": project})
+
+
+def _inputs(kind: str, values: Mapping[str, Any]) -> list[Input]:
+    schema = kinds()[kind]
+    required = schema.get("required", ())
+    # What is needed first, what every kind has last.
+    names = sorted(schema["properties"], key=lambda name: (name in Channel.model_fields, name not in required))
+    return [_input(name, schema["properties"][name], values.get(name), name in required) for name in names]
+
+
+def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> Input:
+    shape, options = _shape(schema)
+    shown = value if value is not None else schema.get("default")
+    if shown is None:
+        text = ""
+    elif shape == "lines" and isinstance(shown, list | tuple):
+        text = "\n".join(map(str, shown))
+    elif shape == "json":
+        text = shown if isinstance(shown, str) else orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode()
+        text = "" if text in ("{}", "[]") else text
+    else:
+        text = {True: "on", False: ""}.get(shown, str(shown)) if isinstance(shown, bool) else str(shown)
+    return Input(name, shape, schema.get("description", ""), options, text, required)
+
+
+def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
+    choices = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    first = choices[0] if choices else schema
+    if "enum" in first:
+        return "select", [str(each) for each in first["enum"]]
+    kind = first.get("type")
+    if len(choices) > 1 or kind == "string":
+        return ("area" if kind == "string" and first.get("maxLength", 0) > LINE_CHARS_MAX else "text"), []
+    if kind == "array" and first.get("items", {}).get("type") == "string":
+        return "lines", []
+    return {"boolean": "check", "integer": "number", "number": "number"}.get(str(kind), "json"), []
+
+
+def _read(visit: Visit, kind: str) -> dict[str, Any]:
+    """The fields of the form as the API reads them; what is empty is left out."""
+    said: dict[str, Any] = {"kind": kind}
+    for each in _inputs(kind, {}):
+        text = visit.said(each.name)
+        if each.shape == "check":
+            said[each.name] = text == "on"
+        elif not text:
+            continue
+        elif each.shape == "lines":
+            said[each.name] = [line.strip() for line in text.splitlines() if line.strip()]
+        elif each.shape in ("json", "number", "select"):
+            said[each.name] = _loads(text)
+        else:
+            said[each.name] = int(text) if each.name == "chat" and text.lstrip("-").isdecimal() else text
+    return said
+
+
+def _loads(text: str) -> Any:
+    """JSON where it is some; else the text, about which the model will say what is wrong."""
+    try:
+        return read_json(text.encode())
+    except ValueError:
+        return text
+
+
+PAGES = [
+    Page("GET", "/channels", channels_page),
+    Page("GET", "/new-channel", new_page, "write"),
+    Page("POST", "/new-channel", create, "write"),
+    Page("GET", "/channels/{slug}", channel_page),
+    Page("POST", "/channels/{slug}", change, "write"),
+    Page("POST", "/channels/{slug}/test", test, "write"),
+    Page("POST", "/channels/{slug}/delete", delete, "write"),
+]

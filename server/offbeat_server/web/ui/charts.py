@@ -1,0 +1,200 @@
+"""Charts drawn here, as paths and rectangles of an SVG: durations with their usual range, the calendar, the Gantt.
+
+Drawn on the server, so that they are there without scripts, need no library, and the same code draws live updates.
+Whatever has colour has a shape of its own too.
+"""
+
+import itertools
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from offbeat_server.common.clock import to_datetime, to_micros
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.schedule.durations import say_duration
+
+CHART_WIDTH, CHART_HEIGHT = 720, 120
+BARS_MAX = 90
+USUAL_MIN = 5  # so few do not make a habit
+CALENDAR_WEEKS = 5
+
+
+class Bar(NamedTuple):
+    """One run or gap: its place in the chart, and what it says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    look: str
+    said: str
+    link: str
+
+
+class Chart(NamedTuple):
+    """Lengths of time, the newest at the right, over the band in which most of them lie."""
+
+    bars: list[Bar]
+    band_y: float | None
+    band_height: float
+    median_y: float | None
+    top: str
+    said: str
+
+
+class Measured(NamedTuple):
+    """Something that took `seconds`."""
+
+    seconds: float
+    look: str
+    said: str
+    link: str = ""
+    counts: bool = True  # towards what is usual
+
+
+def usual_range(lengths: Sequence[float]) -> tuple[float, float, float] | None:
+    """The bounds within which eight of ten lie, and the middle one; None for too few."""
+    if len(lengths) < USUAL_MIN:
+        return None
+    ordered = sorted(lengths)
+    return tuple(ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.5, 0.9))  # type: ignore[return-value]
+
+
+def draw_durations(measured: Sequence[Measured], what: str) -> Chart | None:
+    """A chart of these, the oldest first; None where there is nothing to draw."""
+    measured = measured[-BARS_MAX:]
+    if len(measured) < 2:
+        return None
+    usual = usual_range([each.seconds for each in measured if each.counts])
+    top = max(max(each.seconds for each in measured), usual[2] if usual else 0) or 1.0
+    step = CHART_WIDTH / max(len(measured), 20)
+    left = CHART_WIDTH - step * len(measured)
+    bars = []
+    for index, each in enumerate(measured):
+        height = max(2.0, each.seconds / top * (CHART_HEIGHT - 4))
+        bars.append(
+            Bar(
+                round(left + index * step + step * 0.15, 1),
+                round(CHART_HEIGHT - height, 1),
+                round(step * 0.7, 1),
+                round(height, 1),
+                each.look,
+                each.said,
+                each.link,
+            )
+        )
+    said = f"The latest {len(measured)} {what}. The last: {_said(measured[-1].seconds)}."
+    if usual is None:
+        return Chart(bars, None, 0, None, _said(top), said)
+    low, middle, high = (CHART_HEIGHT - value / top * (CHART_HEIGHT - 4) for value in usual)
+    said += f" Typical: {_said(usual[0])} to {_said(usual[2])} (median {_said(usual[1])})."
+    return Chart(bars, round(high, 1), round(max(low - high, 1), 1), round(middle, 1), _said(top), said)
+
+
+def _said(seconds: float) -> str:
+    return say_duration(round(seconds * SECOND))
+
+
+# ----------------------------------------------------------------------------------------------------------- calendar
+
+
+class Day(NamedTuple):
+    """One day of the calendar."""
+
+    date: datetime
+    look: str  # well, trouble, nothing, ahead
+    said: str
+
+
+def day_bounds(zone: str, now: Micros) -> list[datetime]:
+    """The starts of the days of the calendar and the end of the last, from a Monday, in this zone."""
+    today = to_datetime(now).astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    monday = today - timedelta(days=today.weekday(), weeks=CALENDAR_WEEKS - 1)
+    return [monday + timedelta(days=day) for day in range(CALENDAR_WEEKS * 7 + 1)]
+
+
+def draw_calendar(
+    bounds: Sequence[datetime],
+    heard: Sequence[bool],
+    runs: dict[int, dict[str, int]],
+    troubles: Sequence[tuple[Micros, Micros]],
+    created_at: Micros,
+    now: Micros,
+) -> list[list[Day]]:
+    """Weeks of days. `runs` by day, 0 the first, and verdict; `troubles` from opening to end."""
+    days = []
+    for index, (began_at, ended_at) in enumerate(itertools.pairwise(bounds)):
+        began, ended = to_micros(began_at), to_micros(ended_at)
+        if began > now:
+            days.append(Day(began_at, "ahead", ""))
+            continue
+        down = [min(to, ended) - max(since, began) for since, to in troubles if since < ended and to >= began]
+        verdicts = runs.get(index, {})
+        said = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items()) if count]
+        bad = sum(count for verdict, count in verdicts.items() if verdict in ("failed", "hung"))
+        if down:
+            said.append(f"down for {say_duration(sum(down))}")
+        if down or bad:
+            days.append(Day(began_at, "trouble", ", ".join(said)))
+        elif verdicts or heard[index]:
+            days.append(Day(began_at, "well", ", ".join(said) or "pings received, no trouble"))
+        else:
+            before = ended <= created_at
+            days.append(Day(began_at, "nothing", "not created yet" if before else "no pings"))
+    return [days[start : start + 7] for start in range(0, len(days), 7)]
+
+
+# -------------------------------------------------------------------------------------------------------------- Gantt
+
+GANTT_WIDTH = 1000
+
+
+class StageBar(NamedTuple):
+    """A stage on the line of time."""
+
+    name: str
+    status: str
+    x: float
+    width: float
+    took: str
+    started_at: Micros | None
+    tasks: str
+
+
+def draw_gantt(stages: Sequence[dict[str, object]], began: Micros, ended: Micros) -> list[StageBar]:
+    """Bars of stages as `Run.detail` gives them, between two instants."""
+    whole = max(ended - began, 1)
+    bars = []
+    for stage in stages:
+        started, finished = stage["started_at"], stage["finished_at"]
+        start = started if isinstance(started, int) else finished
+        if not isinstance(start, int):
+            bars.append(StageBar(str(stage["name"]), str(stage["status"]), 0, 0, "", None, _tasks(stage)))
+            continue
+        end = finished if isinstance(finished, int) else ended
+        x = min(max(start - began, 0) / whole, 1) * GANTT_WIDTH
+        width = max((end - start) / whole * GANTT_WIDTH, 4)
+        took = say_duration(end - start) if isinstance(started, int) else "start not received"
+        x = min(x, GANTT_WIDTH - 4)
+        bars.append(
+            StageBar(
+                str(stage["name"]),
+                str(stage["status"]),
+                round(x, 1),
+                round(min(width, GANTT_WIDTH - x), 1),
+                took,
+                start,
+                _tasks(stage),
+            )
+        )
+    return bars
+
+
+def _tasks(stage: dict[str, object]) -> str:
+    tasks = stage.get("tasks")
+    if not isinstance(tasks, dict):
+        return ""
+    of = f" of {tasks['expected']}" if tasks.get("expected") else ""
+    failed = f", {tasks['failed']} failed" if tasks.get("failed") else ""
+    return f"{tasks['done']}{of} tasks done{failed}"

@@ -1,0 +1,282 @@
+"""A monitor's definition as a form: every field with its label and hint, filled from what is stored and read back.
+
+What the form does not know stays as it is stored. What is wrong is said beside its field, in the words of the model
+that the API uses too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from offbeat_server.common.errors import Problem
+from offbeat_server.web.ui.frame import Form
+
+SCHEDULES = {
+    "every": "Every N minutes",
+    "cron": "Cron",
+    "oncalendar": "systemd OnCalendar",
+    "after": "After another job",
+    "members": "Fleet of workers",
+    "none": "No schedule: watch runs only",
+}
+STAGES_SPARE = 2  # empty rows that are offered
+STAGES_ADDED = 5  # and after somebody asked for more
+
+
+class Field(NamedTuple):
+    """One input. `kind`: text, number, check, lines, area, or select with `options`."""
+
+    name: str
+    label: str
+    hint: str = ""
+    kind: str = "text"
+    options: tuple[tuple[str, str], ...] = ()
+    example: str = ""
+
+
+ABOUT = (
+    Field("name", "Name", "The display name."),
+    Field("tags", "Tags", "Separated by spaces.", example="nightly billing"),
+    Field("description", "Description", "Describe the job, and what to do when it fails.", "area"),
+)
+WHEN: dict[str, tuple[Field, ...]] = {
+    "every": (Field("every", "Every", "The next ping is due this long after the last.", example="15m"),),
+    "cron": (Field("cron", "Cron", "Minute, hour, day, month, weekday.", example="30 2 * * *"),),
+    "oncalendar": (
+        Field(
+            "oncalendar",
+            "OnCalendar",
+            "As in a systemd timer, such as Mon..Fri 02:30. Several expressions: one per line.",
+            "lines",
+        ),
+    ),
+    "after": (
+        Field("after.monitor", "Monitor", "Its slug."),
+        Field(
+            "after.signal",
+            "On",
+            "",
+            "select",
+            (("success", "success"), ("start", "start"), ("fail", "fail")),
+        ),
+        Field("after.within", "Must ping within", "Time after that signal.", example="1h"),
+    ),
+    "members": (
+        Field("members.every", "Ping interval", "", example="30s"),
+        Field("members.grace", "Grace", "Silent after interval + grace.", example="1m"),
+        Field("members.min_alive", "Minimum alive", "Number or %; empty: all.", example="95%"),
+        Field("members.expected", "Expected workers", "Empty: the highest number seen.", "number"),
+        Field("members.forget_after", "Forget after", "Remove a silent worker after this.", example="1d"),
+    ),
+    "none": (),
+}
+ALWAYS = (
+    Field("timezone", "Time zone", "Used for the schedule and for times in alerts.", example="Europe/Berlin"),
+    Field("grace", "Grace", "How late a ping may be before we alert.", example="5m"),
+    Field(
+        "first_within",
+        "First ping within",
+        "Alert if the first ping has not arrived this long after creation. Empty: no alert before the first ping.",
+        example="1d",
+    ),
+)
+RUNS = (
+    Field("max_runtime", "Maximum runtime", "Longer runs count as hung.", example="2h"),
+    Field("min_runtime", "Minimum runtime", "A success faster than this counts as a failure.", example="10s"),
+    Field("quiet_for", "Maximum silence", "No ping from a running job for this long = hung.", example="15m"),
+    Field("stall_for", "Maximum stall", "No progress for this long = hung.", example="10m"),
+    Field(
+        "overlap",
+        "Overlapping runs",
+        "",
+        "select",
+        (("allow", "allow"), ("alert", "alert")),
+    ),
+    Field("tasks.expected", "Expected tasks", "Leave empty if the job sends `total`.", "number"),
+    Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
+    Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
+    Field("at_most.count", "Rate limit", "Alert if there are more runs or heartbeats than this …", "number"),
+    Field("at_most.per", "… in", "", example="1h"),
+)
+ALERTS = (
+    Field("fail_after", "Alert after", "Consecutive misses or failures before alerting (default 1).", "number"),
+    Field("recover_after", "Resolve after", "Consecutive successes before resolving (default 1).", "number"),
+    Field(
+        "depends_on",
+        "Depends on",
+        "Slugs, separated by spaces. While any of these is down, don't alert for this monitor.",
+    ),
+    Field(
+        "dependency_wait",
+        "Dependency wait",
+        "Maximum time to wait for a dependency to report before alerting anyway.",
+        example="2m",
+    ),
+    Field(
+        "remind_every", "Remind every", "Repeat the alert while the incident is open. Empty: alert once.", example="4h"
+    ),
+)
+SPECIAL = (
+    Field("methods", "Accepted HTTP methods", "", "select", (("any", "any method"), ("POST", "POST only"))),
+    Field("keywords.start", "Keywords for start", "One per line; matched in the message.", "lines"),
+    Field("keywords.success", "Keywords for success", "", "lines"),
+    Field("keywords.fail", "Keywords for failure", "", "lines"),
+    Field(
+        "keywords.default",
+        "Messages without a keyword",
+        "",
+        "select",
+        (("as sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
+    ),
+    Field("strict", "Alert even for time when Offbeat itself was unavailable", "", "check"),
+    Field(
+        "manual_resume",
+        "Stay paused until resumed manually",
+        "Otherwise a Healthchecks-style ping resumes it.",
+        "check",
+    ),
+)
+SECTIONS: tuple[tuple[str, tuple[Field, ...]], ...] = (
+    ("Alerts", ALERTS),
+    ("Runs and tasks", RUNS),
+    ("Advanced", SPECIAL),
+)
+_FLAT = (*ABOUT, *ALWAYS, *RUNS, *ALERTS, *SPECIAL)
+_OF_RUNS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "at_most")
+_NOT_OF_FLEETS = (*_OF_RUNS, "fail_after", "recover_after")
+_SPACED = ("tags", "depends_on")
+_STAGE = ("name", "within", "kind", "tasks")
+
+
+class Filled(NamedTuple):
+    """The form as it is shown: values by field, the stages, and what is wrong by field."""
+
+    values: Mapping[str, str]
+    schedule: str
+    stages: Sequence[Mapping[str, str]]
+    channels: Sequence[str] | None
+    problems: Mapping[str, str] = {}
+    other_problems: Sequence[str] = ()
+
+
+def fill(definition: Mapping[str, Any]) -> Filled:
+    """The form for a definition as JSON."""
+    values = {}
+    for field in (*_FLAT, *(field for fields in WHEN.values() for field in fields)):
+        value: Any = definition
+        for part in field.name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        values[field.name] = _text(field, value)
+    schedule = next((kind for kind in SCHEDULES if definition.get(kind) is not None), "none")
+    return Filled(values, schedule, _stage_rows(definition.get("stages") or ()), definition.get("channels"))
+
+
+def read(form: Form, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition that the form describes, on top of what is stored: as `bodies.MonitorBody` reads it."""
+    schedule = form.get("schedule", "none")
+    definition = {name: value for name, value in stored.items() if name not in SCHEDULES}
+    for field in (*_FLAT, *WHEN.get(schedule, ())):
+        _put(definition, field.name, _value(field, form.get(field.name, "")))
+    definition["stages"] = _read_stages(form, stored)
+    definition["channels"] = form.getall("channel", []) if form.get("channels") == "these" else None
+    if schedule == "members":
+        definition = {name: value for name, value in definition.items() if name not in _NOT_OF_FLEETS}
+    return {name: value for name, value in definition.items() if value not in (None, "", {}, [])} | (
+        {"channels": []} if definition.get("channels") == [] else {}
+    )
+
+
+def refill(form: Form, problems: Sequence[Problem]) -> Filled:
+    """The form as it was sent, with what is wrong."""
+    fields = (*_FLAT, *(field for fields in WHEN.values() for field in fields))
+    values = {field.name: form.get(field.name, "") for field in fields}
+    names = sorted((*values, "slug", "stages", "channels"), key=len, reverse=True)
+    said: dict[str, str] = {}
+    others = []
+    for problem in problems:
+        name = next(
+            (n for n in sorted(names, key=len, reverse=True) if (problem.field + ".").startswith(n + ".")), None
+        )
+        if name is None:
+            others.append(f"{problem.field}: {problem.reason}" if problem.field else problem.reason)
+        elif name not in said:
+            where = problem.field[len(name) + 1 :]
+            said[name] = f"{where}: {problem.reason}" if where and name in ("stages", "channels") else problem.reason
+    stages = [dict(zip(_STAGE, row, strict=True)) for row in _columns(form) if any(row[i] for i in (0, 1, 3))]
+    channels = form.getall("channel", []) if form.get("channels") == "these" else None
+    return Filled(values, form.get("schedule", "none"), stages, channels, said, others)
+
+
+def _text(field: Field, value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return "on"
+    if isinstance(value, list | tuple):
+        return (" " if field.name in _SPACED else "\n").join(str(each) for each in value)
+    return str(value)
+
+
+def _value(field: Field, text: str) -> Any:
+    text = text.replace("\x00", "").strip()
+    if field.kind == "check":
+        return text == "on" or None
+    if not text:
+        return None
+    if field.name in _SPACED:
+        return text.replace(",", " ").split()
+    if field.kind == "lines":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    if field.kind == "number" or field.name == "members.min_alive":
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
+    return text
+
+
+def _put(definition: dict[str, Any], name: str, value: Any) -> None:
+    """Set or clear a field, also one inside another."""
+    outer, _, inner = name.partition(".")
+    if not inner:
+        definition[outer] = value
+        return
+    inside = dict(definition.get(outer) or {})
+    inside[inner] = value
+    kept = {key: each for key, each in inside.items() if each is not None}
+    # What stands alone with a default says nothing: without keywords there is nothing to fall back from.
+    alone = {"keywords": {"default"}, "after": {"signal"}}.get(outer, set())
+    definition[outer] = kept if kept.keys() - alone else None
+
+
+def _columns(form: Form) -> Iterator[tuple[str, ...]]:
+    """The rows of the table of stages."""
+    return zip(*(form.getall(f"stage.{part}", []) for part in _STAGE), strict=False)
+
+
+def _stage_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": stage["name"],
+            "within": stage.get("within") or "",
+            "kind": "optional" if stage.get("optional") else "required",
+            "tasks": str((stage.get("tasks") or {}).get("expected") or ""),
+        }
+        for stage in stages
+    ]
+
+
+def _read_stages(form: Form, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    before = {stage["name"]: stage for stage in stored.get("stages") or ()}
+    stages = []
+    for name, within, kind, tasks in _columns(form):
+        if not (name := name.replace("\x00", "").strip()):
+            continue
+        known = before.get(name, {}).get("tasks") or {}
+        stage: dict[str, Any] = {"name": name}
+        if within.strip():
+            stage["within"] = within.strip()
+        if kind == "optional":
+            stage["optional"] = True
+        if tasks.strip():
+            stage["tasks"] = {**known, "expected": int(tasks) if tasks.strip().isdecimal() else tasks.strip()}
+        elif known.get("expected") is None and known:
+            stage["tasks"] = known
+        stages.append(stage)
+    return stages

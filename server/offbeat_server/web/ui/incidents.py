@@ -1,0 +1,166 @@
+"""Incidents: the list, and the page of one with everything that happened in it."""
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from offbeat_server.common.clock import to_datetime, to_micros
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Pool, Record
+from offbeat_server.db.read_models import history
+from offbeat_server.db.repositories import changes, outbox
+from offbeat_server.web.api import incidents
+from offbeat_server.web.api.incidents import ALERTS_SHOWN_MAX
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.preconditions import allowed, pair_in, project_id_for_list
+from offbeat_server.web.framework.routing import validate
+from offbeat_server.web.ui.frame import Page, Visit, go, local_path, show
+
+LIST_MAX = 50
+_LAST = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class Event(NamedTuple):
+    """One thing that happened in an incident. `alert` is set where it can be sent again."""
+
+    at: Micros
+    look: str
+    title: str
+    text: str
+    alert: int | None = None
+
+
+async def incidents_page(visit: Visit) -> web.StreamResponse:
+    """All incidents, the newest first, or only those that are open."""
+    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    only_open = visit.asked("open") == "yes"
+    before = read_cursor(
+        visit.asked("before") or None,
+        (_LAST, history.NUMBER_MAX, history.NUMBER_MAX),
+        lambda at, monitor, number: (to_datetime(whole(at, 2**60)), whole(monitor), whole(number)),
+    )
+    rows = await history.incidents(
+        visit.deps.pool, before, project_id=project_id, is_open=True if only_open else None, limit=LIST_MAX + 1
+    )
+    last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
+    return show(
+        visit,
+        "incidents.html",
+        incidents=rows[:LIST_MAX],
+        only_open=only_open,
+        project=visit.asked("project"),
+        older=write_cursor(to_micros(last["opened_at"]), last["monitor_id"], last["number"]) if last else None,
+    )
+
+
+async def incident_page(visit: Visit) -> web.StreamResponse:
+    """One of them."""
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit.call(), "such incident"))
+    row = allowed(visit.call(), row, "such incident")
+    return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.writes))
+
+
+async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
+    alerts = await outbox.page_alerts(
+        pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX + 1
+    )
+    cut, alerts = len(alerts) > ALERTS_SHOWN_MAX, alerts[:ALERTS_SHOWN_MAX]
+    events = [
+        *_causes(row),
+        *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _said(note)) for note in notes),
+        *(_alert(alert) for alert in alerts),
+    ]
+    if row["resolved_at"] is not None:
+        events.append(Event(to_micros(row["resolved_at"]), "resolved", "Resolved", ""))
+    return {
+        "incident": row,
+        "events": sorted(events, key=lambda event: event.at),
+        "run_number": next((cause.get("number") for cause in row["causes"] if cause.get("run") == row["run"]), None),
+        "alerts_cut": ALERTS_SHOWN_MAX if cut else 0,
+        "writes": writes,
+    }
+
+
+_DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved manually", "comment": "Comment"}
+
+
+def _said(note: Record) -> str:
+    comment = note["after"].get("comment")
+    return f"{note['actor']}: {comment}" if comment else f"by {note['actor']}"
+
+
+def _causes(row: Record) -> list[Event]:
+    causes = [
+        Event(cause.get("opened_at") or to_micros(row["opened_at"]), "down", str(cause["kind"]), cause["reason"])
+        for cause in row["causes"]
+        if "reason" in cause and "kind" in cause
+    ]
+    return causes or [Event(to_micros(row["opened_at"]), "down", row["cause"], row["reason"])]
+
+
+def _alert(alert: dict[str, Any]) -> Event:
+    """An alert, and what has become of it."""
+    where = alert["channel"] or "the server's log"
+    at = to_micros(alert["settled_at"] or alert["created_at"])
+    kind, tries, state = alert["kind"], alert["attempts"], alert["state"]
+    error = alert["error"] or ""
+    merged = ""
+    if alert["digest_alerts"] is not None:
+        merged = f", in a digest of {alert['digest_alerts']} alerts"
+        merged += "; recovered before it was sent" if alert["recovered_unsent"] else ""
+    if state == "delivered":
+        tried = f", attempt {tries}" if tries > 1 else ""
+        return Event(at, state, f"Alert sent to {where}", f"{kind}{tried}{merged}", alert["id"])
+    if state == "collapsed":
+        return Event(
+            at, state, f"No separate alert to {where}", f"{kind}: {error or 'the incident ended before it was sent'}"
+        )
+    if state in ("dead", "expired"):
+        return Event(
+            at, state, f"Alert to {where} failed", f"{kind}: gave up after attempt {tries}. {error}", alert["id"]
+        )
+    if error:  # without one it is being tried for the first time, or was asked for again
+        return Event(at, "late", f"Alert to {where} failed, retrying", f"{kind}: attempt {tries} failed. {error}")
+    return Event(at, state, f"Alert to {where} pending", kind)
+
+
+# -------------------------------------------------------------------------------------------------------- what one does
+
+
+async def acknowledge(visit: Visit) -> web.StreamResponse:
+    """Say that one looks after it."""
+    await incidents.acknowledge(visit.call(_note(visit)))
+    return _back(visit)
+
+
+async def resolve(visit: Visit) -> web.StreamResponse:
+    """Close it by hand."""
+    await incidents.resolve(visit.call(_note(visit)))
+    return _back(visit)
+
+
+async def comment(visit: Visit) -> web.StreamResponse:
+    """Say a word."""
+    await incidents.comment(visit.call(validate(requests.Comment, {"comment": visit.said("comment")})))
+    return _back(visit)
+
+
+def _note(visit: Visit) -> Any:
+    return validate(requests.Note, {"comment": visit.said("comment") or None})
+
+
+def _back(visit: Visit) -> web.Response:
+    return go(local_path(visit.said("back"), f"/incidents/{visit.request.match_info['id']}"))
+
+
+PAGES = [
+    Page("GET", "/incidents", incidents_page),
+    Page("GET", "/incidents/{id}", incident_page),
+    Page("POST", "/incidents/{id}/acknowledge", acknowledge, "write"),
+    Page("POST", "/incidents/{id}/resolve", resolve, "write"),
+    Page("POST", "/incidents/{id}/comment", comment, "write"),
+]

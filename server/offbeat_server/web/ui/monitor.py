@@ -1,0 +1,280 @@
+"""The page of one monitor: how it is, what it did, how to ping it, and what can be done about it."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from offbeat_server.common.clock import to_datetime, to_micros
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.db.pool import Pool, Record
+from offbeat_server.db.read_models import history, overview, pages
+from offbeat_server.engine.model.definition import Definition, load_definition
+from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.schedule.durations import say_duration
+from offbeat_server.web.api import monitors as api_monitors
+from offbeat_server.web.api.history import ping_answer
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.schemas.run import run_answer
+from offbeat_server.web.framework.addresses import ping_url
+from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.preconditions import project_of, slug_in
+from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.routing import validate
+from offbeat_server.web.ui import charts, lines
+from offbeat_server.web.ui.frame import Page, Visit, address_of, go, show
+from offbeat_server.web.ui.snippets import snippets
+
+RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
+LIST_MAX = 100
+MEMBERS_SHOWN, SILENT_SHOWN = 2_000, 200
+BEATS_MAX = charts.BARS_MAX + 1
+BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
+_LAST = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class FleetSeen(NamedTuple):
+    """A fleet as it is now: of the silent ones the deadline they missed, the last ping and the name; of all the name
+    and whether it lives."""
+
+    alive: int
+    known: int
+    required: int
+    silent: list[tuple[datetime, datetime, str]]
+    members: list[tuple[str, bool]]
+
+
+async def find(visit: Visit) -> Record:
+    """The row of the monitor in the path."""
+    slug = slug_in(visit.call())
+    project = await project_of(visit.call(), visit.asked("project") or visit.said("project") or None)
+    rows = await overview.monitors(visit.deps.pool, project_id=project.id, slugs=[slug], limit=1)
+    if not rows:
+        raise not_found(f"monitor {slug}")
+    return rows[0]
+
+
+async def monitor_page(visit: Visit) -> web.StreamResponse:
+    """All of it."""
+    row, now, pool = await find(visit), visit.now, visit.deps.pool
+    (line,) = await lines.read_lines(pool, [row], now)
+    definition = load_definition(row["definition"])
+    key = next((each["key"] for each in row["keys"] or () if each["main"]), None) if visit.writes else None
+    base = visit.call().base
+    url = ping_url(base, key) if key else None
+    others = [
+        {**each, "url": ping_url(base, each["key"])} for each in row["keys"] or () if visit.writes and not each["main"]
+    ]
+    return show(
+        visit,
+        "monitor.html",
+        url=url,
+        other_keys=sorted(others, key=lambda each: (each["stage"] or "", each["signal"] or "")),
+        snippets=snippets(url, base, key, definition) if url and key else [],
+        **await now_context(pool, row, line, now, visit.writes) | await history_context(pool, row, line, now),
+    )
+
+
+async def now_context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes: bool) -> dict[str, Any]:
+    """What the page shows of how it is now."""
+    monitor_id: int = row["id"]
+    definition = load_definition(row["definition"])
+    incident = await history.find_incident(pool, monitor_id, line.incident) if line.incident else None
+    open_runs = await history.runs(pool, monitor_id, is_open=True, limit=OPEN_RUNS_SHOWN) if line.open_runs else []
+    return {
+        "line": line,
+        "definition": definition,
+        "expected": reasons.expected(definition),
+        "warnings": reasons.warnings(definition, line.last_at is not None, line.open_runs),
+        "incident": incident,
+        "open_runs": [run_answer(each) for each in open_runs],
+        "fleet": await _fleet(pool, monitor_id, definition),
+        "writes": writes,
+        "now": now,
+    }
+
+
+async def history_context(pool: Pool, row: Record, line: lines.Line, now: Micros) -> dict[str, Any]:
+    """What the page shows of how it was."""
+    monitor_id: int = row["id"]
+    definition = load_definition(row["definition"])
+    runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)
+    incidents = await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN)
+    found = await history.pings(pool, monitor_id, history.PingPlace(_LAST), limit=PINGS_SHOWN)
+    return {
+        "line": line,
+        "definition": definition,
+        "runs": [run_answer(each) for each in runs],
+        "pings": [ping_answer(each) for each in found],
+        "incidents": incidents,
+        "incidents_count": incidents[0]["number"] if incidents else 0,
+        "weeks": await _calendar(pool, line, definition, now),
+        "chart": None if definition.members is not None else await _chart(pool, monitor_id, now),
+        "now": now,
+    }
+
+
+async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSeen | None:
+    if (expected := definition.members) is None:
+        return None
+    rows = await history.members(pool, monitor_id, "", limit=MEMBERS_SHOWN)
+    silent = await history.members(pool, monitor_id, "", silent=True, limit=SILENT_SHOWN)
+    stored = await pages.fleet(pool, monitor_id)
+    known, gone = len(rows), sum(row["silent_since"] is not None for row in rows)
+    if stored is not None and known == MEMBERS_SHOWN:
+        known, gone = stored["known"], stored["silent"]
+    fleet = Fleet()
+    fleet.peak = stored["peak"] if stored is not None else 0
+    required = max(known, expected.expected or 0) if expected.min_alive is None else fleet.required(expected)
+    return FleetSeen(
+        known - gone,
+        known,
+        required,
+        sorted((row["silent_since"], row["last_at"], row["name"]) for row in silent),
+        [(row["name"], row["silent_since"] is None) for row in rows],
+    )
+
+
+async def _calendar(pool: Pool, line: lines.Line, definition: Definition, now: Micros) -> list[list[charts.Day]]:
+    bounds = charts.day_bounds(definition.timezone, now)
+    heard = await pages.days_heard(pool, line.id, bounds)
+    runs: dict[int, dict[str, int]] = {}
+    for row in await pages.runs_by_day(pool, line.id, bounds):
+        runs.setdefault(row["day"] - 1, {})[row["verdict"]] = row["runs"]
+    troubles = [
+        (to_micros(row["opened_at"]), to_micros(row["resolved_at"]) if row["resolved_at"] else now)
+        for row in await pages.troubles_of(pool, [line.id], bounds[0])
+    ]
+    return charts.draw_calendar(bounds, heard, runs, troubles, line.created_at, now)
+
+
+async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.Chart] | None:
+    """How long runs took; without runs, what pings said they took, or the time between them."""
+    runs = await pages.durations(pool, monitor_id, charts.BARS_MAX)
+    measured = [
+        charts.Measured(
+            run["duration"],
+            run["verdict"],
+            f"{run['run'] or 'run'} {run['verdict']} after {say_duration(round(run['duration'] * SECOND))}",
+            f"/runs/{monitor_id}-{run['number']}",
+            run["verdict"] == "succeeded",
+        )
+        for run in reversed(runs)
+    ]
+    if chart := charts.draw_durations(measured, "runs"):
+        return "Durations", chart
+    since = to_datetime(now - BEATS_DAYS * lines.DAY)
+    beats = list(reversed(await pages.beats(pool, monitor_id, since, BEATS_MAX)))
+    said = [
+        charts.Measured(each["duration"], each["signal"], f"{each['signal']}, took {each['duration']:g} s")
+        for each in beats
+        if each["duration"] is not None
+    ]
+    if chart := charts.draw_durations(said, "pings with a duration"):
+        return "Durations", chart
+    gaps = [
+        charts.Measured((after["at"] - before["at"]).total_seconds(), after["signal"], f"then {after['signal']}")
+        for before, after in itertools.pairwise(beats)
+    ]
+    chart = charts.draw_durations(gaps, "times between two pings")
+    return ("Time between pings", chart) if chart else None
+
+
+# -------------------------------------------------------------------------------------------------------------- lists
+
+
+async def runs_page(visit: Visit) -> web.StreamResponse:
+    """All runs, the newest first."""
+    row = await find(visit)
+    before = read_cursor(visit.asked("before") or None, history.NUMBER_MAX, whole)
+    verdict = visit.asked("verdict") or None
+    rows = await history.runs(visit.deps.pool, row["id"], before, verdict=verdict, limit=LIST_MAX + 1)
+    cursor = write_cursor(rows[LIST_MAX - 1]["number"]) if len(rows) > LIST_MAX else None
+    runs = [run_answer(each) for each in rows[:LIST_MAX]]
+    older = address_of("monitors", row["slug"], row["project"], "/runs", **_given(verdict=verdict, before=cursor))
+    return show(visit, "runs.html", monitor=row, runs=runs, verdict=verdict or "", older=older if cursor else None)
+
+
+async def pings_page(visit: Visit) -> web.StreamResponse:
+    """The log of one monitor, the newest first."""
+    row = await find(visit)
+    place = read_cursor(
+        visit.asked("before") or None,
+        history.PingPlace(_LAST),
+        lambda at, writer, seq: history.PingPlace(to_datetime(whole(at, 2**60)), whole(writer), whole(seq, 2**63 - 1)),
+    )
+    signal, run = visit.asked("signal") or None, visit.asked("run") or None
+    if signal is not None and signal not in ("start", "success", "fail", "log", "progress", "skip", "leave"):
+        raise Refused(404, "There is no such signal.")
+    rows = await history.pings(visit.deps.pool, row["id"], place, signal=signal, run=run, limit=LIST_MAX + 1)
+    last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
+    cursor = write_cursor(to_micros(last["at"]), last["writer"], last["seq"]) if last else None
+    given = _given(signal=signal, run=run, before=cursor)
+    return show(
+        visit,
+        "pings.html",
+        monitor=row,
+        pings=[ping_answer(each) for each in rows[:LIST_MAX]],
+        signal=signal or "",
+        run=run or "",
+        older=address_of("monitors", row["slug"], row["project"], "/pings", **given) if cursor else None,
+    )
+
+
+def _given(**values: str | None) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
+
+
+# -------------------------------------------------------------------------------------------------------- what one does
+
+
+async def pause(visit: Visit) -> web.StreamResponse:
+    """Pause or resume, as the button says."""
+    act = api_monitors.resume if visit.said("resume") else api_monitors.pause
+    await act(visit.call(query=_project(visit)))
+    return _back(visit)
+
+
+async def snooze(visit: Visit) -> web.StreamResponse:
+    """Hold back alerts for a while, or no longer."""
+    duration = visit.said("duration")
+    body = validate(requests.Snooze, {"duration": duration} if duration else {})
+    await api_monitors.snooze(visit.call(body, _project(visit)))
+    return _back(visit)
+
+
+async def ping(visit: Visit) -> web.StreamResponse:
+    """One ping by hand."""
+    await api_monitors.ping(
+        visit.call(requests.PingBody(message=f"sent by hand by {visit.principal.actor}"), _project(visit))
+    )
+    return _back(visit)
+
+
+async def delete(visit: Visit) -> web.StreamResponse:
+    """For good; the name has to be typed."""
+    if visit.said("confirm") != slug_in(visit.call()):
+        raise Refused(422, "Type the monitor's slug to delete it.")
+    await api_monitors.delete_monitor(visit.call(query=_project(visit)))
+    return go("/")
+
+
+def _project(visit: Visit) -> requests.InProject:
+    return requests.InProject.model_validate({"project": visit.said("project") or None})
+
+
+def _back(visit: Visit) -> web.Response:
+    return go(address_of("monitors", slug_in(visit.call()), visit.said("project") or "default"))
+
+
+PAGES = [
+    Page("GET", "/monitors/{slug}", monitor_page),
+    Page("GET", "/monitors/{slug}/runs", runs_page),
+    Page("GET", "/monitors/{slug}/pings", pings_page),
+    Page("POST", "/monitors/{slug}/pause", pause, "write"),
+    Page("POST", "/monitors/{slug}/snooze", snooze, "write"),
+    Page("POST", "/monitors/{slug}/ping", ping, "write"),
+    Page("POST", "/monitors/{slug}/delete", delete, "write"),
+]

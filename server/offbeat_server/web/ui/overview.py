@@ -1,0 +1,145 @@
+"""The overview: what is wrong now, then every monitor, found by words, tags, project and status in the address."""
+
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Pool
+from offbeat_server.db.read_models import pages
+from offbeat_server.db.repositories import projects
+from offbeat_server.engine.schedule.due_times import STATUSES
+from offbeat_server.web.api.schemas.monitor import STORED_AS
+from offbeat_server.web.framework.lookups import Wanted, find_monitors
+from offbeat_server.web.framework.pagination import read_cursor, whole, words, write_cursor
+from offbeat_server.web.framework.preconditions import project_id_for_list
+from offbeat_server.web.ui import lines
+from offbeat_server.web.ui.frame import Page, Visit, html, render_part, show
+
+LINES_MAX = 100  # of one page; the next comes when one scrolls to its end
+TROUBLES_SHOWN = 30
+TAGS_SHOWN = 40
+
+
+class Filters(NamedTuple):
+    """What the address asks for."""
+
+    text: str
+    tags: tuple[str, ...]
+    statuses: tuple[str, ...]
+    project: str
+
+    @property
+    def any(self) -> bool:
+        """Whether it asks for anything."""
+        return bool(self.text or self.tags or self.statuses)
+
+    def path(self, **changed: Any) -> str:
+        """The overview with other filters."""
+        now = self._replace(**changed)
+        query = [
+            *([("q", now.text)] if now.text else []),
+            *(("tag", tag) for tag in now.tags),
+            *(("status", status) for status in now.statuses),
+            *([("project", now.project)] if now.project else []),
+        ]
+        return "/" + (f"?{urlencode(query)}" if query else "")
+
+    def toggled(self, status: str) -> str:
+        """The overview with this status added or taken away."""
+        others = tuple(each for each in self.statuses if each != status)
+        return self.path(statuses=others if status in self.statuses else (*others, status))
+
+
+async def overview(visit: Visit) -> web.StreamResponse:
+    """The page, or with the header X-Part only its list or its next lines."""
+    part = visit.request.headers.get("X-Part")
+    filters = filters_of(visit)
+    pool, now = visit.deps.pool, visit.now
+    project_id = await project_id_for_list(visit.call(), filters.project or None)
+    after = read_cursor(visit.asked("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
+    wanted = Wanted(project_id, filters.statuses, filters.tags, filters.text or None)
+    found, place = await find_monitors(pool, wanted, after, LINES_MAX, now)
+    shown = await lines.read_lines(pool, [row for row, _ in found], now)
+    more = filters.path() if place else ""
+    listed: dict[str, Any] = {
+        "lines": shown,
+        "strips": await lines.strips(pool, shown, now),
+        "more": more + ("&" if "?" in more else "?") + urlencode({"after": write_cursor(*place)}) if place else "",
+        "filters": filters,
+        "now": now,
+    }
+    if part == "lines":
+        return html(render_part("lines.html", **listed))
+    troubles = await trouble_context(pool, scope_of(filters, project_id, visit.writes), now)
+    if part == "list":
+        return html(render_part("filtered.html", **(troubles | listed)))
+    all_projects = await projects.all_projects(pool)
+    counts = await pages.counts(pool, project_id)
+    tags = await pages.tags(pool, project_id, TAGS_SHOWN + 1)
+    return show(
+        visit,
+        "overview.html",
+        **(troubles | listed),
+        counts=counts,
+        monitors=sum(counts.values()),
+        statuses=STATUSES,
+        tags=tags[:TAGS_SHOWN],
+        tags_cut=len(tags) > TAGS_SHOWN,
+        projects=[p["slug"] for p in all_projects if visit.principal.project_id in (None, p["id"])],
+    )
+
+
+class Scope(NamedTuple):
+    """Whose trouble is shown: of a project or (None) of all, as far as the filters let it through, and to whom."""
+
+    project_id: int | None
+    project: str
+    writes: bool
+    tags: tuple[str, ...]
+    text: str
+    down: bool  # whether the filters let monitors through that are down
+
+    @property
+    def filtered(self) -> bool:
+        """Whether only a part is asked for."""
+        return bool(self.tags or self.text or not self.down)
+
+
+def scope_of(filters: Filters, project_id: int | None, writes: bool) -> Scope:
+    """What these filters leave of the trouble."""
+    down = not filters.statuses or "down" in filters.statuses
+    return Scope(project_id, filters.project, writes, filters.tags, filters.text, down)
+
+
+async def trouble_context(pool: Pool, scope: Scope, now: Micros) -> dict[str, Any]:
+    """What trouble_now.html of a page, or of its live update, shows. Its headline counts all of the project."""
+    project_id, _, writes, tags, text, down = scope
+    matching = open_count = await pages.trouble_count(pool, project_id)
+    if open_count and scope.filtered:
+        matching = await pages.trouble_matching(pool, project_id, tags, text) if down else 0
+    return {
+        "troubles": await pages.trouble(pool, project_id, TROUBLES_SHOWN, tags, text) if matching else [],
+        "matching": matching,
+        "filtered": scope.filtered,
+        "open_count": open_count,
+        "count_max": pages.COUNT_MAX,
+        "scope": scope.project,
+        "writes": writes,
+        "now": now,
+    }
+
+
+def filters_of(visit: Visit) -> Filters:
+    """The filters in the address."""
+    query = visit.request.query
+    return Filters(
+        visit.asked("q").strip()[:200],
+        tuple(dict.fromkeys(tag for tag in query.getall("tag", [])[:20] if tag and "\x00" not in tag)),
+        tuple(status for status in STATUSES if status in query.getall("status", []) and status in STORED_AS),
+        visit.asked("project"),
+    )
+
+
+PAGES = [Page("GET", "/", overview)]

@@ -1,0 +1,157 @@
+"""The page of one run: its stages on a line of time, its tasks as a grid, how far it is, what is missing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import Record
+from offbeat_server.db.read_models import pages
+from offbeat_server.db.repositories.heard_runs import PINGS_HEARD_MAX, HeardRun, hear
+from offbeat_server.engine.model.definition import Definition, load_definition
+from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.tasks import TaskGroup
+from offbeat_server.engine.schedule.durations import say_duration
+from offbeat_server.web.framework.preconditions import allowed, pair_in
+from offbeat_server.web.ui import charts
+from offbeat_server.web.ui.frame import Page, Visit, show
+
+NAMES_SHOWN = 2_000  # most are shown as spans of numbers
+CELLS_MAX = 10_000
+LIMITS_SHOWN = 6
+CELL, STEP = 10, 12  # pixels
+GRID_COLUMNS = 50
+
+
+class Grid(NamedTuple):
+    """The tasks of a run or stage: one letter each (d done, f failed, r running, . not started)."""
+
+    stage: str
+    states: str
+    names: list[str]
+    columns: int
+    width: int
+    height: int
+    paths: dict[str, str]
+    shown: dict[str, Any]
+    tasks: int  # of which the grid draws the first
+
+
+async def run_page(visit: Visit) -> web.StreamResponse:
+    """All of it."""
+    rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit.call(), "such run")])
+    row = allowed(visit.call(), rows[0] if rows else None, "such run")
+    followed = HeardRun(row)
+    await hear(visit.deps.pool, [followed])
+    return show(visit, "run.html", **context(row, followed, visit.now))
+
+
+def context(row: Record, followed: HeardRun, now: Micros) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    definition, run = load_definition(row["definition"]), followed.run
+    detail = run.detail(definition, NAMES_SHOWN)
+    began = run.started_at or run.last_at
+    ended = followed.finished_at or max(now, run.last_at)
+    limits = _limits(definition, run, followed.finished_at is None)
+    return {
+        "run": row,
+        "is_open": followed.finished_at is None,
+        "began": run.started_at or None,
+        "ended": followed.finished_at,
+        "took": say_duration(ended - began) if run.started_at else None,
+        "last_at": max(run.last_at, 0),
+        "gantt": charts.draw_gantt(detail.get("stages", ()), began, ended),
+        "grids": [_grid(stage, group, definition) for stage, group in _groups(run, definition)],
+        "progress": detail.get("progress"),
+        "limits": limits[:LIMITS_SHOWN],
+        "limits_count": len(limits),
+        "pings_max": PINGS_HEARD_MAX,
+        "whole": followed.pings < PINGS_HEARD_MAX,
+        "now": now,
+    }
+
+
+def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
+    """The groups of tasks that there are or should be, that of the run itself first."""
+    expected = [""] if definition.tasks is not None else []
+    expected += [stage.name for stage in definition.stages if stage.tasks is not None]
+    heard = [stage for stage, group in run.tasks.items() if group.by_name or group.expected]
+    return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *heard])]
+
+
+def _grid(stage: str, group: TaskGroup, definition: Definition) -> Grid:
+    tasks = definition.tasks
+    if stage:
+        tasks = next((each.tasks for each in definition.stages if each.name == stage), None)
+    expected = group.expected_of(tasks)
+    names, states = _cells(group, expected)
+    columns = min(GRID_COLUMNS, max(len(states), 1))
+    lines = -(-len(states) // columns)
+    return Grid(
+        stage,
+        states,
+        names,
+        columns,
+        columns * STEP,
+        lines * STEP,
+        {look: draw_cells(states, letter, columns) for letter, look in _LETTERS.items()},
+        group.show(tasks, NAMES_SHOWN),
+        max(expected, len(group.by_name)),
+    )
+
+
+_LETTERS = {"d": "done", "f": "failed", "r": "running", ".": "missing"}
+_OF_STATE = {True: "d", False: "f", None: "r"}
+
+
+def _cells(group: TaskGroup, expected: int) -> tuple[list[str], str]:
+    """Names and letters in an order that stays: by number where all are numbers, else as they came."""
+    names = list(group.by_name)
+    if names and all(name.isdecimal() and len(name) < 10 for name in names):
+        numbers = {int(name): name for name in names}
+        low = min(0 if 0 in numbers else 1, *numbers)
+        high = max(low + expected - 1, *numbers)
+        if high - low < CELLS_MAX:
+            names = [numbers.get(number, str(number)) for number in range(low, high + 1)]
+    missing = max(0, expected - len(names)) if len(names) < CELLS_MAX else 0
+    letters = [_OF_STATE[group.by_name[name]] if name in group.by_name else "." for name in names]
+    letters += "." * missing
+    return names[:CELLS_MAX], "".join(letters[:CELLS_MAX])
+
+
+def draw_cells(states: str, letter: str, columns: int) -> str:
+    """All cells of one state as one path, each state with a shape of its own."""
+    shape = {
+        "d": f"h{CELL}v{CELL}h-{CELL}z",
+        "f": "l3 0 2 3 2-3 3 0-3.5 5 3.5 5-3 0-2-3-2 3-3 0 3.5-5z",
+        "r": "h10v10h-10zm2 2v6h6v-6z",
+        ".": "m3.5 3.5h3v3h-3z",
+    }[letter]
+    return "".join(
+        f"M{index % columns * STEP} {index // columns * STEP}{shape}"
+        for index, state in enumerate(states)
+        if state == letter
+    )
+
+
+def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[str, Micros]]:
+    """What watches an open run, and when it is broken."""
+    if not is_open:
+        return ()
+    said = {
+        "runtime": "Runtime deadline",
+        "quiet": "Next ping due",
+        "stalled": "Progress due",
+        "task stalled": "Progress of task {task} due",
+        "tasks": "Task deadline",
+        "stage": "Deadline of {stage}",
+    }
+    found = [
+        (said.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)
+        for limit in run.limits(definition, judged=True)
+    ]
+    return sorted(found, key=lambda each: each[1])
+
+
+PAGES = [Page("GET", "/runs/{id}", run_page)]

@@ -1,0 +1,165 @@
+"""Making and changing a monitor by form, and what its schedule means while one types it."""
+
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+from aiohttp import web
+from cronsim import CronSim
+
+from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.errors import DefinitionError, Moved
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.read_models import overview
+from offbeat_server.db.repositories import projects
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.calendar import calendar
+from offbeat_server.engine.schedule.durations import say_duration
+from offbeat_server.web.api import monitors as api_monitors
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.schemas.monitor import one
+from offbeat_server.web.framework.preconditions import project_id_for_list, project_of
+from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.routing import validate
+from offbeat_server.web.ui import form as forms
+from offbeat_server.web.ui.frame import HEADERS, Page, Visit, address_of, go, show
+from offbeat_server.web.ui.monitor import find
+from offbeat_server.web.ui.words import iso
+
+TIMES_SHOWN = 5
+NAMES_OFFERED = 500  # of monitors and tags, while one types
+_NEW = {"every": "5m", "grace": "1m", "timezone": "UTC"}
+
+
+async def new_page(visit: Visit) -> web.StreamResponse:
+    """An empty form."""
+    return await _form(visit, None, forms.fill(_NEW))
+
+
+async def create(visit: Visit) -> web.StreamResponse:
+    """Make a monitor of the form."""
+    if visit.said("add"):
+        return await _form(visit, None, forms.refill(visit.form, []), spare=forms.STAGES_ADDED)
+    said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.said("slug")) else {})}
+    project = await project_of(visit.call(), visit.said("project") or None)
+    try:
+        body = validate(requests.NewMonitor, said)
+        query = requests.InProject.model_validate({"project": project.slug})
+        reply = await api_monitors.post_monitor(visit.call(body, query))
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, None, _wrong(visit, error))
+    return go(address_of("monitors", reply.value["slug"], project.slug))
+
+
+async def settings_page(visit: Visit) -> web.StreamResponse:
+    """The form of a monitor that is there."""
+    row = await find(visit)
+    answer = await one(visit.call(), row["project_id"], row["slug"])
+    return await _form(visit, answer, forms.fill(answer))
+
+
+async def change(visit: Visit) -> web.StreamResponse:
+    """Change a monitor as the form says. What was changed meanwhile by somebody else is not overwritten."""
+    row = await find(visit)
+    answer = await one(visit.call(), row["project_id"], row["slug"])
+    stored = orjson.loads(row["definition"])
+    if visit.said("add"):
+        return await _form(visit, answer, forms.refill(visit.form, []), visit.said("rev"), forms.STAGES_ADDED)
+    try:
+        if visit.said("rev") != str(row["rev"]):
+            raise Moved("This monitor was changed after you opened the form. Review it before saving.")
+        body = validate(requests.MonitorBody, forms.read(visit.form, stored))
+        query = requests.InProject.model_validate({"project": row["project"]})
+        await api_monitors.put_monitor(visit.call(body, query))
+    except (Refused, DefinitionError, Moved) as error:
+        return await _form(visit, answer, _wrong(visit, error))
+    return go(address_of("monitors", row["slug"], row["project"]))
+
+
+async def _form(
+    visit: Visit,
+    answer: dict[str, Any] | None,
+    filled: forms.Filled,
+    rev: str = "",
+    spare: int = forms.STAGES_SPARE,
+) -> web.StreamResponse:
+    """`answer`: the monitor as the API shows it; None for a new one. `rev`: the one that the form was opened with."""
+    wrong = bool(filled.problems or filled.other_problems)
+    project = answer["project"] if answer else visit.said("project") or visit.asked("project")
+    project_id = await project_id_for_list(visit.call(), project or None)
+    channels = await projects.all_channels(visit.deps.pool, project_id)
+    monitors = await overview.monitors(visit.deps.pool, project_id=project_id, limit=NAMES_OFFERED)
+    every_project = await projects.all_projects(visit.deps.pool)
+    return show(
+        visit,
+        "settings.html",
+        422 if wrong else 200,
+        answer=answer,
+        filled=filled,
+        form=forms,
+        slug=visit.said("slug"),
+        rev=rev or (answer["rev"] if answer else ""),
+        spare=spare,
+        project=project or visit.principal.project or "default",
+        projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
+        channels=sorted({channel["slug"] for channel in channels}),
+        monitors=[row["slug"] for row in monitors if answer is None or row["slug"] != answer["slug"]],
+    )
+
+
+def _wrong(visit: Visit, error: Refused | DefinitionError | Moved) -> forms.Filled:
+    problems = [] if isinstance(error, Moved) else list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+    filled = forms.refill(visit.form, problems)
+    if filled.problems or filled.other_problems:
+        return filled
+    return filled._replace(other_problems=[str(error)])
+
+
+# ------------------------------------------------------------------------------------------------------ while one types
+
+
+async def preview(visit: Visit) -> web.StreamResponse:
+    """The next due times of a schedule, or what is wrong with it, as JSON."""
+    kind, text = visit.asked("kind"), visit.asked("text").strip()
+    zone, grace = visit.asked("timezone").strip() or "UTC", visit.asked("grace").strip() or "0s"
+    try:
+        answer = _preview(kind, text, zone, grace, visit.now)
+    except DefinitionError as error:
+        answer = {"error": "; ".join(problem.reason for problem in error.problems)}
+    return web.Response(body=orjson.dumps(answer), content_type="application/json", headers=HEADERS)
+
+
+def _preview(kind: str, text: str, zone: str, grace: str, now: Micros) -> dict[str, Any]:
+    if kind not in ("every", "cron", "oncalendar") or not text:
+        return {"times": [], "said": ""}
+    definition = read_definition({kind: text, "timezone": zone, "grace": grace})
+    times: list[Micros] = []
+    if definition.every is not None:
+        times = [now + definition.every * count for count in range(1, TIMES_SHOWN + 1)]
+        said = f"Every {say_duration(definition.every)}, counted from the last ping"
+    else:
+        written = definition.cron or definition.oncalendar
+        assert written is not None
+        slots, at = calendar(kind, written, definition.timezone), now
+        while len(times) < TIMES_SHOWN and (slot := slots.next_after(at)) is not None:
+            times.append(slot)
+            at = slot
+        said = CronSim(definition.cron, to_datetime(now)).explain() if definition.cron else ""
+    there = ZoneInfo(definition.timezone)
+    return {
+        "said": said,
+        "grace": say_duration(definition.grace),
+        "zone": definition.timezone,
+        "times": [
+            {"at": iso(at), "there": f"{to_datetime(at).astimezone(there):%a %Y-%m-%d %H:%M:%S %Z}"} for at in times
+        ],
+    }
+
+
+PAGES = [
+    Page("GET", "/new-monitor", new_page, "write"),
+    Page("POST", "/new-monitor", create, "write"),
+    Page("GET", "/monitors/{slug}/settings", settings_page, "write"),
+    Page("POST", "/monitors/{slug}/settings", change, "write"),
+    Page("GET", "/preview", preview),
+]

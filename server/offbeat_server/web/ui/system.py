@@ -1,0 +1,55 @@
+"""How Offbeat itself is: who judges, who writes, how far, what waits to be told, when it was deaf."""
+
+from typing import Any
+
+from aiohttp import web
+
+from offbeat_server.common.clock import to_micros
+from offbeat_server.db.pool import Pool
+from offbeat_server.db.read_models import pages
+from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.ui.frame import Page, Visit, show
+
+
+async def system_page(visit: Visit) -> web.StreamResponse:
+    """All of it. Sizes are read once; the rest is live."""
+    check(visit)
+    pool = visit.deps.pool
+    return show(
+        visit,
+        "system.html",
+        **await context(pool),
+        partitions=await pages.partitions(pool),
+        database=await pages.database(pool),
+        settings=visit.deps.settings,
+    )
+
+
+def check(visit: Visit) -> None:
+    """It is about all projects, so a key of one does not see it."""
+    if visit.principal.project_id is not None:
+        raise Refused(403, "A key for one project cannot see the system page.")
+
+
+async def context(pool: Pool) -> dict[str, Any]:
+    """What the live part of the page shows."""
+    leases = await pages.leases(pool)
+    writers = await pages.writers(pool)
+    checkpoint = await pages.checkpoint(pool)
+    live = [writer for writer in writers if not writer["fenced"]]
+    database_now = max((to_micros(lease["now"]) for lease in leases), default=0)
+    watermark = min((to_micros(writer["accepted_through"]) for writer in live), default=None)
+    return {
+        "leases": {lease["name"]: lease for lease in leases},
+        "writers": writers,
+        "checkpoint": checkpoint,
+        "watermark": watermark,
+        "behind": database_now - watermark if watermark is not None else None,
+        "deaf": await pages.deaf(pool),
+        "deaf_shown": pages.DEAF_SHOWN,
+        "writers_shown": pages.WRITERS_SHOWN,
+        "outbox": {row["state"]: row for row in await pages.outbox(pool)},
+    }
+
+
+PAGES = [Page("GET", "/system", system_page)]

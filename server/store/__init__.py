@@ -1,1 +1,0 @@
-"""Floor 1: the only room with SQL and asyncpg. Named queries live in sql/, one file a subject."""
