@@ -4,8 +4,8 @@
 -- is *log time* (see common/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
 -- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
 
--- A change of this file comes with a numbered file in server/store/migrations that brings an older database to it. What
--- is new stands last in its table, so that both ways lead to the same.
+-- A change of this file comes with a numbered file in server/offbeat_server/db/migrations that brings an older database
+-- to it. What is new stands last in its table, so that both ways lead to the same.
 
 create table meta (
   one             boolean primary key default true check (one),
@@ -54,7 +54,7 @@ create table channels (
   slug        text not null,
   kind        text not null,                 -- webhook, log, email, slack, ...
   is_default  boolean not null default true, -- used by every monitor of the project that names no channels
-  definition  jsonb not null,                -- as server/deliver reads it; may hold secrets, never shown whole
+  definition  jsonb not null,                -- as notify/channels reads it; may hold secrets, never shown whole
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
   -- Since when it is marked as failing, why, and when the other channels were last told; null: it is not.

@@ -1,0 +1,68 @@
+"""What the documents for developers name is there: every file, and every name that a recipe says is in a file."""
+
+import re
+
+import pytest
+
+from tests.harness import ROOT
+
+DOCUMENTS = ("CONTRIBUTING.md", "docs/development/english.md")
+SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
+FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
+FOLDER = re.compile(r"`([\w.-]+(?:/[\w.-]+)*/)`")
+NAME_IN_FILE = re.compile(r"`(\w+)`(?:(?: [a-z ]*)?and (?:[a-z ]*)?`(\w+)`)?(?:, both)? in\s+`([\w./-]+\.py)`")
+LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([\w-]+))?\)")
+HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+STANDS_FOR_ANY = {"NAME.py", "KIND.py", "NNNN_words.sql"}
+# In the recipe of a rule its modules are named by their file alone.
+SHORT = ("server/offbeat_server/engine/rules/", "client/offbeat/", "")
+PACKAGE = "server/offbeat_server/"
+FOLDER_NAMES = {path.name for path in (ROOT / PACKAGE).rglob("*") if path.is_dir()}
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def exists(path: str) -> bool:
+    """Whether it is there: named in full, from the server's package on, or by its last name alone."""
+    if path.rstrip("/") in FOLDER_NAMES:
+        return True
+    folders = ("", PACKAGE) if "/" in path else SHORT
+    return any((ROOT / folder / path).exists() for folder in folders)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_that_is_named_exists(document: str) -> None:
+    text = re.sub(r"\]\([^)]*\)", "]", text_of(document))
+    named = {path for path in (*FILE.findall(text), *FOLDER.findall(text)) if path.split("/")[-1] not in STANDS_FOR_ANY}
+    missing = sorted(path for path in named if not exists(path))
+    assert not missing, f"{document} names what is not there: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    for path, anchor in LINK.findall(text_of(document)):
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), f"{document}: {path}"
+        if anchor:
+            headings = HEADING.findall(target.read_text(encoding="utf-8"))
+            anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{document}: {path}#{anchor}"
+
+
+def test_every_name_of_a_recipe_is_in_its_file() -> None:
+    found = NAME_IN_FILE.findall(text_of("CONTRIBUTING.md"))
+    assert len(found) > 15
+    for first, second, path in found:
+        for name in filter(None, (first, second)):
+            assert re.search(rf"\b{name}\b", text_of(path)), f"CONTRIBUTING.md: {name} is not in {path}"
+
+
+def test_a_path_that_is_gone_is_found() -> None:
+    text = "a `web/ui/gone.py`, `db/sql/` and `server/offbeat_server/gone/`; `engine/rules/NAME.py`, /api/v1/x.json"
+    assert FILE.findall(text) == ["web/ui/gone.py", "engine/rules/NAME.py"]
+    assert [path for path in ("web/ui/gone.py", *FOLDER.findall(text)) if not exists(path)] == [
+        "web/ui/gone.py",
+        "server/offbeat_server/gone/",
+    ]
