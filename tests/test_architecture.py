@@ -6,12 +6,12 @@ import pytest
 
 from tests.harness import ROOT
 
-DOCUMENTS = ("CONTRIBUTING.md", "docs/development/english.md")
+DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/development/english.md")
 SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
 FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
 FOLDER = re.compile(r"`([\w.-]+(?:/[\w.-]+)*/)`")
 NAME_IN_FILE = re.compile(r"`(\w+)`(?:(?: [a-z ]*)?and (?:[a-z ]*)?`(\w+)`)?(?:, both)? in\s+`([\w./-]+\.py)`")
-LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([\w-]+))?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([\w-]+))?\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 STANDS_FOR_ANY = {"NAME.py", "KIND.py", "NNNN_words.sql"}
 # In the recipe of a rule its modules are named by their file alone.
