@@ -6,7 +6,9 @@ import pytest
 
 from tests.harness import ROOT
 
-DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/development/english.md")
+DECISIONS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs/development/decisions").glob("*.md"))]
+DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/development/english.md", *DECISIONS)
+DECISION_LINES_MAX = 40
 SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
 FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
 FOLDER = re.compile(r"`([\w.-]+(?:/[\w.-]+)*/)`")
@@ -57,6 +59,17 @@ def test_every_name_of_a_recipe_is_in_its_file() -> None:
     for first, second, path in found:
         for name in filter(None, (first, second)):
             assert re.search(rf"\b{name}\b", text_of(path)), f"CONTRIBUTING.md: {name} is not in {path}"
+
+
+def test_decisions_are_short_and_listed() -> None:
+    index = text_of("docs/development/decisions/README.md")
+    for path in DECISIONS:
+        name, text = path.rpartition("/")[2], text_of(path)
+        assert text.count("\n") <= DECISION_LINES_MAX, f"{name} has more than {DECISION_LINES_MAX} lines"
+        if name != "README.md":
+            number, title = re.fullmatch(r"# (\d+)\. (.+)", text.partition("\n")[0]).groups()  # type: ignore[union-attr]
+            assert f"[{number} {title}]({name})" in index, f"the index does not list {name} by its title"
+            assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
 
 
 def test_a_path_that_is_gone_is_found() -> None:
