@@ -1,13 +1,15 @@
 """What the documents for developers name is there: every file, and every name that a recipe says is in a file."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
 from tests.harness import ROOT
 
 DECISIONS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs/development/decisions").glob("*.md"))]
-DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/development/english.md", *DECISIONS)
+ARCHITECTURE = "docs/development/architecture.md"
+DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", ARCHITECTURE, "docs/development/english.md", *DECISIONS)
 DECISION_LINES_MAX = 40
 SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
 FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
@@ -59,6 +61,31 @@ def test_every_name_of_a_recipe_is_in_its_file() -> None:
     for first, second, path in found:
         for name in filter(None, (first, second)):
             assert re.search(rf"\b{name}\b", text_of(path)), f"CONTRIBUTING.md: {name} is not in {path}"
+
+
+def test_a_ping_makes_at_most_a_dozen_stops_and_each_is_a_module() -> None:
+    way = text_of(ARCHITECTURE).partition("## A ping")[2].partition("\n## ")[0]
+    stops = re.findall(r"^\| (\d+) \| `([^`]+)` \|", way, re.MULTILINE)
+    assert [int(number) for number, _ in stops] == list(range(1, len(stops) + 1))
+    assert 6 <= len(stops) <= 12
+    for _, path in stops:
+        assert (ROOT / PACKAGE / path).is_file(), path
+
+
+def test_every_participant_of_a_diagram_is_a_module_or_the_world_outside() -> None:
+    names = re.findall(r"^ +participant (?:\w+ as )?(.+)$", text_of(ARCHITECTURE), re.MULTILINE)
+    outside = {"job", "browser", "receiver", "Postgres"}
+    assert len(names) > 20
+    assert not [name for name in names if name not in outside and not (ROOT / PACKAGE / name).is_file()]
+
+
+def test_the_picture_of_the_packages_is_what_the_linter_enforces() -> None:
+    picture = text_of(ARCHITECTURE).partition("flowchart TD\n")[2].partition("```")[0]
+    arrows = [line.split("-->") for line in picture.strip().splitlines()]
+    drawn = {(upper.strip(), lower.strip()) for upper, lowers in arrows for lower in lowers.split("&")}
+    layers = text_of(".importlinter").partition("layers =\n")[2].partition("exhaustive")[0]
+    rows = [[name.strip() for name in row.split("|")] for row in layers.strip().splitlines()]
+    assert drawn == {(upper, lower) for above, below in pairwise(rows) for upper in above for lower in below}
 
 
 def test_decisions_are_short_and_listed() -> None:
