@@ -1,15 +1,27 @@
-"""What the documents for developers name is there: every file, and every name that a recipe says is in a file."""
+"""What the documents for developers name is there: every file, and every name that a recipe says is in a file.
+
+Pictures, hooks and the workflow of CI agree with what they describe.
+"""
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.harness import ROOT
 
 DECISIONS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs/development/decisions").glob("*.md"))]
 ARCHITECTURE = "docs/development/architecture.md"
-DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", ARCHITECTURE, "docs/development/english.md", *DECISIONS)
+DOCUMENTS = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
+    ARCHITECTURE,
+    "docs/development/english.md",
+    *DECISIONS,
+)
 DECISION_LINES_MAX = 40
 SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
 FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
@@ -106,3 +118,30 @@ def test_a_path_that_is_gone_is_found() -> None:
         "web/ui/gone.py",
         "server/offbeat_server/gone/",
     ]
+
+
+def test_the_hooks_are_the_tools_of_make_check() -> None:
+    recipe = text_of("Makefile").partition("\ncheck:")[2].partition("\n\n")[0]
+    tools = re.findall(r"@\$\(BIN\)/([\w-]+(?: (?!-)\w+)?)", recipe)
+    hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    entries = [hook["entry"] for hook in hooks if hook["language"] == "system"]
+    assert len(tools) == 4
+    assert [re.sub(r" -.*", "", entry.removeprefix(".venv/bin/")) for entry in entries] == tools
+
+
+def test_ci_runs_what_every_change_must_pass_on_the_oldest_python() -> None:
+    job = yaml.safe_load(text_of(".github/workflows/ci.yml"))["jobs"]["run"]
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    oldest = re.search(r'requires-python = ">=([\d.]+)"', text_of("pyproject.toml"))
+    assert oldest is not None
+    assert job["container"]["image"].startswith(f"python:{oldest[1]}-")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_every_file_for_the_forge_can_be_read(path: Path) -> None:
+    read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.parent.name == "ISSUE_TEMPLATE" and path.name != "config.yml":
+        assert {"name", "description", "body"} <= read.keys()
+        fields = [field for field in read["body"] if field["type"] != "markdown"]
+        assert all(field["attributes"]["label"] for field in fields)
+        assert len({field["id"] for field in fields}) == len(fields)
