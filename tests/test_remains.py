@@ -7,6 +7,7 @@ import pytest
 
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories import upkeep
+from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.retention import Upkeep
 from tests.api_scene import Api, serving
 
@@ -76,7 +77,7 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
 
 async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "MONITORS_MAX", 3)
-    keeper = Upkeep("", Settings(), lambda: 0)
+    keeper = Upkeep("", Settings(), lambda: 0, Engine)
 
     async def deleted(count: int, days: int) -> None:
         """Monitors that were deleted so long ago, each with a run."""
@@ -125,7 +126,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
 async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
     monkeypatch.setattr("offbeat_server.scheduler.retention.REMAINS_SLICES_MAX", 1)
-    keeper = Upkeep("", Settings(), lambda: 0)
+    keeper = Upkeep("", Settings(), lambda: 0, Engine)
     await api.pool.execute(
         "insert into changes (at, project_id, monitor_id, actor, kind, subject)"
         " values (now() - interval '1 day', 1, 7, 'test', 'monitor', 'gone')"

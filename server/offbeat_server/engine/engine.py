@@ -22,6 +22,7 @@ from offbeat_server.engine.rules import definition_changes, notifications
 from offbeat_server.engine.rules.deadlines import judge
 from offbeat_server.engine.rules.dependencies import enter, leave
 from offbeat_server.engine.rules.fleets import hear_again
+from offbeat_server.engine.rules.outage_windows import window_starts
 from offbeat_server.engine.rules.pings import hear
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
@@ -146,6 +147,25 @@ class Engine:
     def deafness(self, start: Micros, end: Micros) -> None:
         """A deaf interval becomes known. Deadlines move as they are looked at."""
         self.desk.deaf.add(start, end)
+
+    def window_starts(self, active_since: Micros) -> Iterator[Micros]:
+        """Where every window begins that may still be asked for outages; see engine/rules/outage_windows.py.
+
+        Many instants for a fleet, one or few for others. Inputs may be applied between two of them: what begins by an
+        input reaches back no further than what was there, unless it is a change.
+        """
+        desk = self.desk
+        for m in list(desk.monitors.values()):
+            yield from window_starts(desk, m, desk.now, active_since)
+        for left_out in list(self._aside.monitors.values()):
+            if left_out is None:
+                yield 0  # nobody knows how far it reaches
+            else:
+                yield from window_starts(desk, left_out, min(left_out.at, desk.now), active_since)
+
+    def forget_outages(self, before: Micros) -> None:
+        """Forget outages that ended before this instant; no window begins before it."""
+        self.desk.deaf.forget_before(before)
 
     # ---------------------------------------------------------------- changes
 

@@ -2,23 +2,27 @@
 
 Only the keeper does it.
 
-A partition is never retired before the checkpoint has passed it: a restart follows the log from there.
+A partition is never retired before the checkpoint has passed it: a restart follows the log from there. An outage that
+may still move a deadline stays, in memory and in Postgres, however old it is.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import islice
 
 import structlog
 
 from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import OffbeatError
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.config import Settings
 from offbeat_server.db.partitions import make_partitions, retire_partitions
 from offbeat_server.db.pool import Connection, connect
 from offbeat_server.db.repositories import keeping, upkeep
+from offbeat_server.engine.engine import Engine
+from offbeat_server.scheduler.recovery import SLICE
 
 DAYS_AHEAD = 7
 EVERY_S = 600.0
@@ -32,10 +36,14 @@ log = structlog.get_logger("upkeep")
 class Upkeep:
     """One round every ten minutes, on a connection of its own."""
 
-    def __init__(self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros]) -> None:
-        self._url, self._settings, self._checkpoint_at = url, settings, checkpoint_at
+    def __init__(
+        self, url: str, settings: Settings, checkpoint_at: Callable[[], Micros], engine: Callable[[], Engine]
+    ) -> None:
+        self._url, self._settings, self._checkpoint_at, self._engine = url, settings, checkpoint_at, engine
         self._due = asyncio.Event()
         self._seen_rev = 0  # nothing is left of monitors that were deleted by changes up to this one
+        # When the engine was asked which outages it needs, and from when on it needs them.
+        self._needed: tuple[Micros, Micros] | None = None
 
     def soon(self) -> None:
         """Do a round now: the clock has jumped, and today may have no partition yet."""
@@ -43,7 +51,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """For as long as this process is the keeper."""
-        self._seen_rev = 0  # meanwhile another one was, or Postgres has lost commits
+        self._seen_rev, self._needed = 0, None  # meanwhile another one was, or Postgres has lost commits
         while True:
             try:
                 await self._round()
@@ -68,14 +76,41 @@ class Upkeep:
                 before = to_datetime(at) - timedelta(days=self._settings.keep_days)
                 await self._delete_before(connection, before)
                 await self._delete_remains(connection, to_datetime(at) - REMAINS_KEPT, before)
+                await self._forget_outages(connection, at)
         finally:
             connection.terminate()
 
     async def _delete_before(self, connection: Connection, before: datetime) -> None:
         await retire_partitions(connection, before.date())
         for subject in upkeep.SUBJECTS:
-            while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
-                await asyncio.sleep(0.1)
+            if subject != "deaf":
+                await self._delete_old(connection, subject, before)
+
+    async def _delete_old(self, connection: Connection, subject: str, before: datetime) -> None:
+        while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
+            await asyncio.sleep(0.1)
+
+    async def _forget_outages(self, connection: Connection, checkpoint_at: Micros) -> None:
+        """Forget outages that no deadline needs, in one round after the engine was asked which those are.
+
+        In between a checkpoint must have passed that instant: a start and the self-check apply the log to states that
+        are as old as the checkpoint, and those may need older outages than the states in memory.
+        """
+        engine = self._engine()
+        if self._needed is not None:
+            asked_at, needed_from = self._needed
+            if checkpoint_at < asked_at:
+                return
+            engine.forget_outages(needed_from)
+            await self._delete_old(connection, "deaf", to_datetime(needed_from))
+        self._needed = None
+        kept_from = checkpoint_at - self._settings.keep_days * 86_400 * SECOND
+        if any(end < kept_from for _, end in engine.desk.deaf.intervals[:1]):
+            needed_from, starts = kept_from, engine.window_starts(active_since=kept_from)
+            while some := list(islice(starts, SLICE)):
+                needed_from = min(needed_from, *some)
+                await asyncio.sleep(0)
+            self._needed = engine.now, needed_from
 
     async def _delete_remains(self, connection: Connection, before: datetime, since: datetime) -> None:
         """What deleted monitors have left: as much as one round may, the rest in the next.

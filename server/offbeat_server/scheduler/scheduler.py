@@ -74,7 +74,7 @@ class Keeper(Service):
         self.order = Order()
         self.engine = Engine(self._quarantined)
         self.deafness = Deafness(settings.writer_silent_max)
-        self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at)
+        self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at, lambda: self.engine)
         self.judging = False
         self.loading = False
         self.resting = False  # between two cycles: all that was collected is applied, judged and written

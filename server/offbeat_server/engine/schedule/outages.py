@@ -36,8 +36,16 @@ class DeafTime:
         self.retries_until = max(self.retries_until, end + RETRY_MAX)
 
     def forget_before(self, at: Micros) -> None:
-        """Drop what ended before `at`: no window reaches back that far."""
-        self.intervals = [interval for interval in self.intervals if interval[1] >= at]
+        """Drop what ended before `at`: no window reaches back that far.
+
+        `may_be_retry` looks at the first interval after a ping. Where two have less than CRASH_MARGIN between them, the
+        second would take the place of the first, so both stay.
+        """
+        intervals = self.intervals
+        count = bisect_left(intervals, at, key=lambda interval: interval[1])
+        while 0 < count < len(intervals) and intervals[count][0] - CRASH_MARGIN <= intervals[count - 1][1]:
+            count -= 1
+        del intervals[:count]
 
     def within(self, start: Micros, end: Micros) -> Micros:
         """How much of [start, end) was deaf."""
