@@ -1,6 +1,7 @@
 """The pages for programs, the outside watchdog, systemd's protocol and the log lines."""
 
 import asyncio
+import itertools
 import json
 import re
 import socket
@@ -22,7 +23,7 @@ from offbeat_server.ingest.log_writer.writer import Writer
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.watchdog import UNTAKEN_S_MAX, Beat
-from offbeat_server.runtime.metrics_bindings import bind_hearing, bind_keeper
+from offbeat_server.runtime.metrics_bindings import bind_beat, bind_hearing, bind_keeper
 from offbeat_server.runtime.systemd import Systemd
 from offbeat_server.scheduler.scheduler import Keeper
 from offbeat_server.scheduler.self_check import SelfCheck
@@ -105,17 +106,17 @@ async def test_discovery_lists_every_process_or_fails(aiohttp_client):
 
 @pytest.fixture
 async def watchdog(aiohttp_server):
-    """An outside watchdog that counts its beats."""
+    """An outside watchdog that counts its beats, and answers with its `status`."""
     beats = asyncio.Queue()
 
     async def beat(request):
         beats.put_nowait(request.path)
-        return web.Response()
+        return web.Response(status=server.status)
 
     app = web.Application()
     app.router.add_get("/beat", beat)
     server = await aiohttp_server(app)
-    server.beats = beats
+    server.beats, server.status = beats, 200
     return server
 
 
@@ -155,6 +156,43 @@ async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_take
                 assert watchdog.beats.empty()
                 go()
                 await watchdog.beats.get()
+    finally:
+        await beat.stop()
+
+
+async def test_beats_are_counted_by_what_became_of_them(watchdog):
+    metrics, ticks, doubtful = Metrics("1"), itertools.count(1), [False]
+
+    async def untaken():
+        return UNTAKEN_S_MAX + 1 if doubtful[0] else 0.0
+
+    def counted():
+        found = re.findall(
+            r'^offbeat_beats_total{result="(\w+)"} (\S+)$', generate_latest(metrics.registry).decode(), re.MULTILINE
+        )
+        return {result: float(count) for result, count in found}
+
+    async def count_more(result):
+        before = counted()[result]
+        async with asyncio.timeout(5):
+            while counted()[result] < before + 2:
+                await asyncio.sleep(0.005)
+
+    beat = Beat(str(watchdog.make_url("/beat")), 0.01, lambda: next(ticks), untaken)
+    bind_beat(metrics, beat)
+    assert counted() == {"sent": 0, "failed": 0, "withheld": 0}
+    await beat.start()
+    try:
+        await count_more("sent")
+        watchdog.status = 404
+        await count_more("failed")
+        watchdog.status = 200
+        doubtful[0] = True
+        await count_more("withheld")
+        doubtful[0] = False
+        await count_more("sent")
+        await watchdog.close()
+        await count_more("failed")
     finally:
         await beat.stop()
 

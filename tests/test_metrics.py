@@ -106,7 +106,7 @@ def test_a_name_is_bound_once_and_must_be_known():
 
 def test_no_metric_can_be_labelled_by_monitor():
     labels = {reading.label for reading in READINGS.values()} - {None}
-    assert labels == {"status", "reason"}
+    assert labels == {"status", "reason", "result"}
     assert {label for _, pairs in samples(Metrics("1")) for label, _ in pairs} <= {
         "signal", "result", "reason", "code", "field", "channel_kind", "le", "version", "python", "generation",
         "status",

@@ -10,8 +10,19 @@ from offbeat_server.db.repositories import changes
 from offbeat_server.engine import engine as engine_module
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.rules import notifications, pings
+from offbeat_server.observability.metrics import Metrics
+from offbeat_server.runtime.metrics_bindings import bind_keeper
+from offbeat_server.scheduler.self_check import SelfCheck
 from tests.harness import eventually
-from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
+from tests.keeper_node import Node, count_of, running, short_lease, true  # noqa: F401
+
+
+def _counted(node: Node, name: str) -> float | None:
+    """The value of a counter, as Prometheus reads it."""
+    metrics = Metrics("test")
+    bind_keeper(metrics, node.keeper, SelfCheck(node.pool, node.keeper))
+    return metrics.registry.get_sample_value(f"offbeat_{name}_total")
+
 
 pytestmark = pytest.mark.usefixtures("short_lease")
 
@@ -23,11 +34,14 @@ async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url:
         await node.is_status(good, "up")  # from here on the keeper takes our entries from memory
         # A reader would never let this through; the log replaces it, the row of the run cannot hold it.
         await asyncio.gather(node.ping(bad, "start", run="a\0b"), node.ping(good, "start", run="ab"))
-        await eventually(lambda: true(node.keeper.decisions_dropped == 1))
+        await eventually(lambda: true(_counted(node, "decisions_dropped") == 1))
         assert await node.status(bad) == "new"  # as it was made
         assert list(node.keeper.engine.quarantined) == [bad]  # a version that can store it loses nothing
         await node.ping(good, "success", run="ab")
         await eventually(lambda: count_of(node.pool, "runs where verdict = 'succeeded'"))
+        assert _counted(node, "pings_skipped") == 0
+        await node.ping(bad)
+        await eventually(lambda: true(_counted(node, "pings_skipped") == 1))
 
 
 async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(

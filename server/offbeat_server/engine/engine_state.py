@@ -92,7 +92,7 @@ class Desk:
         self.counts: Counter[str] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
         self.missed = 0
-        self.unknown_pings = 0  # of monitors that are gone
+        self.unknown_pings = 0  # of monitors that are gone or left out
         self.unwatched_pings = 0  # of monitors that expect nothing
 
     @property

@@ -75,12 +75,21 @@ READINGS: dict[str, Reading] = {
     "monitors": Reading("gauge", "Monitors by status.", "status", STATUSES),
     "monitors_never_heard": Reading("gauge", "Monitors that expect something and were never pinged."),
     "pings_unwatched": Reading("counter", "Pings of monitors that expect nothing (status `unwatched`)."),
+    "pings_skipped": Reading("counter", "Pings not applied: their monitor was deleted, or is quarantined."),
     "incidents_open": Reading("gauge", "Incidents that are open."),
     "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
     "monitors_quarantined": Reading("gauge", "Monitors left out because of an error of ours; the log has it."),
+    "decisions_dropped": Reading("counter", "Decisions that Postgres could not store; their monitors are quarantined."),
     "self_checks": Reading("counter", "Monitors whose state in memory was compared with what the log says."),
     "self_check_mismatches": Reading(
         "counter", "Of these, how many differed; and open incidents in SQL that were not the engine's at a start."
+    ),
+    "beats": Reading(
+        "counter",
+        "Pings of --beat-url: `sent`, `failed` (not reached or refused), or `withheld` because deadlines are not "
+        "evaluated or alerts are not sent.",
+        "result",
+        ("sent", "failed", "withheld"),
     ),
     # The database's side, read once per scrape (db/read_models/processes.py).
     "database_up": Reading("gauge", "1 when Postgres answered at the last scrape, else 0."),

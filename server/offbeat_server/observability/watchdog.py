@@ -42,6 +42,7 @@ class Beat(Service):
         self._last: Micros | None = None
         self._session: aiohttp.ClientSession | None = None
         self.sent = 0
+        self.failed = 0
         self.withheld = 0
 
     async def start(self) -> None:
@@ -89,8 +90,10 @@ class Beat(Service):
         try:
             async with self._session.get(self._url) as answer:
                 if answer.status >= 400:
+                    self.failed += 1
                     log.warning("the watchdog refused the beat", status=answer.status)
                     return
                 self.sent += 1
         except (aiohttp.ClientError, TimeoutError) as error:
+            self.failed += 1
             log.warning("the watchdog could not be reached", error=repr(error))

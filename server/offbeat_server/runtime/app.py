@@ -53,7 +53,7 @@ from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.metrics_server import Site
 from offbeat_server.observability.watchdog import Beat
 from offbeat_server.runtime import banner, fd_limit
-from offbeat_server.runtime.metrics_bindings import bind_hearing, bind_keeper
+from offbeat_server.runtime.metrics_bindings import bind_beat, bind_hearing, bind_keeper
 from offbeat_server.runtime.sockets import bound, seen_from_outside
 from offbeat_server.runtime.systemd import Systemd
 from offbeat_server.runtime.workers import Workers
@@ -277,6 +277,7 @@ class App(Service):
         if settings.beat_url:
             beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
             await self.stack.start(beat)
+            bind_beat(metrics, beat)
 
     async def _start_hearing(self, pool: Pool, url: str) -> str:
         """The roster, the writer and the doors; where they listen."""

@@ -11,6 +11,7 @@ from offbeat_server.ingest.http.servers import Doors
 from offbeat_server.ingest.key_index import Roster
 from offbeat_server.ingest.log_writer.writer import Writer
 from offbeat_server.observability.metrics import Metrics, Values
+from offbeat_server.observability.watchdog import Beat
 from offbeat_server.scheduler.scheduler import Keeper
 from offbeat_server.scheduler.self_check import SelfCheck
 
@@ -43,9 +44,16 @@ def bind_keeper(metrics: Metrics, keeper: Keeper, self_check: SelfCheck) -> None
     metrics.bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND or None))
     metrics.bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
     metrics.bind("pings_unwatched", judged(lambda: keeper.engine.desk.unwatched_pings))
+    metrics.bind("pings_skipped", judged(lambda: keeper.engine.desk.unknown_pings))
+    metrics.bind("decisions_dropped", judged(lambda: keeper.decisions_dropped))
     metrics.bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
     metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
     metrics.bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))
     metrics.bind("monitors_quarantined", judged(lambda: len(keeper.engine.quarantined)))
     metrics.bind("self_checks", judged(lambda: self_check.checked))
     metrics.bind("self_check_mismatches", judged(lambda: keeper.mismatches + self_check.mismatches))
+
+
+def bind_beat(metrics: Metrics, beat: Beat) -> None:
+    """What a process knows that may ping an external watchdog."""
+    metrics.bind("beats", lambda: {"sent": beat.sent, "failed": beat.failed, "withheld": beat.withheld})
