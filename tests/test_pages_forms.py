@@ -1,5 +1,6 @@
 """The forms: what they show is what is stored, what they send is what the API would be sent."""
 
+import re
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from typing import Any
@@ -166,6 +167,21 @@ async def test_what_is_wrong_is_said_beside_its_field(server: Server) -> None:
     assert "0.within" in text
     assert (await send(server, "/new-monitor", [*sent, ("schedule", "\x00")]))[0] == 422
     assert (await server.api("GET", "/api/v1/monitors")).body["items"] == []
+
+
+async def test_a_signing_secret_is_generated_and_shown_once(server: Server) -> None:
+    webhook = {"kind": "webhook", "slug": "signed", "url": "https://example.org/x", "generate_secret": "on"}
+    assert "generate_secret" in await page(server, "/new-channel?kind=webhook")
+    assert "generate_secret" not in await page(server, "/new-channel?kind=email")
+    status, text = await send(server, "/new-channel", {**webhook, "method": "DELETE"})
+    assert status == 422 and re.search(r'name="generate_secret" value="on" checked', text)
+    seen = []
+    for path, form in (("/new-channel", webhook), ("/channels/signed", {**webhook, "secrets": "•••"})):
+        assert (await send(server, path, form))[0] == 303
+        seen += re.findall(r"whsec_[A-Za-z0-9+/=]+", await page(server, "/channels/signed"))
+        assert "whsec_" not in (await page(server, "/channels/signed")).replace("(whsec_…)", "")
+    assert len(set(seen)) == 2
+    assert (await server.api("GET", "/api/v1/channels/signed")).body["secrets"] == ["•••", "•••"]
 
 
 async def test_channels_keys_projects_and_windows(server: Server) -> None:

@@ -111,6 +111,9 @@ def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:
         if change["action"] != "delete":
             for field in change["fields"]:
                 console.print(Text(one_line(f"    {field['field']}: " + _old_to_new(change["action"], field))))
+    for made in answer.get("new_secrets", ()):
+        console.print(Text(one_line(f"! channel {made['channel']}: signing secret {made['secret']}")))
+        console.print("    Save it: it is not shown again.")
     counts = answer["counts"]
     said = ", ".join(f"{counts[name]} {name}" for name in ("created", "changed", "deleted", "unchanged"))
     console.print(f"{said}" + (" (dry run: nothing was changed)" if answer["dry_run"] else ""))

@@ -28,7 +28,7 @@ from offbeat_server.notify.channels.opsgenie import Opsgenie
 from offbeat_server.notify.channels.pagerduty import PagerDuty
 from offbeat_server.notify.channels.slack import Slack
 from offbeat_server.notify.channels.telegram import Telegram
-from offbeat_server.notify.channels.webhook import Webhook
+from offbeat_server.notify.channels.webhook import GENERATE, Webhook, new_secret
 
 KINDS: dict[str, type[Channel]] = {
     each.kind: each
@@ -55,6 +55,8 @@ _WHERE = frozenset(("url", "urls", "server", "api", "host", "port", "security"))
 def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Channel:
     """A channel as people send it. Masked secrets are taken from `stored`, the definition that it replaces.
 
+    So are signing secrets that are to be generated, if there are any for the same receiver. Else one is made.
+
     `read_channel(…).model_dump(mode="json", exclude_defaults=True)` is what to store.
     Raises DefinitionError that names every wrong field and why.
     """
@@ -65,6 +67,8 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
         raise DefinitionError([Problem("kind", "apprise is not installed here: pip install 'offbeat-server[apprise]'")])
     sent = dict(definition)
     held = dict(stored or {})
+    if generates := kind == Webhook.kind and sent.get("secrets") == [GENERATE]:
+        del sent["secrets"]
     known = sorted(model.hidden & sent.keys() & held.keys())
     kept = [name for name in known if _holds_mask(sent[name]) and sent[name] == _mask(held[name])]
     sent |= {name: held[name] for name in kept}
@@ -89,6 +93,9 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
     if secrets and not _receivers(channel) <= _receivers(model.model_construct(**held)):
         reason = "is masked, and would go elsewhere than before: give it anew"
         raise DefinitionError([Problem(name, reason) for name in secrets])
+    if generates:
+        same = held.get("secrets") and _receivers(channel) == _receivers(model.model_construct(**held))
+        return channel.model_copy(update={"secrets": tuple(held["secrets"]) if same else (new_secret(),)})
     return channel
 
 

@@ -25,6 +25,8 @@ from offbeat_server.notify.transport.http import Outbound
 # deployed, and an alert is worth another try.
 FINAL = frozenset((400, 410, 411, 413, 414, 415, 422, 431))
 HEADERS_MAX = 50
+SECRETS_MAX = 5
+GENERATE = "generate"  # stands alone in `secrets`: those that the channel has, or a new one
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _OURS = frozenset(
     (
@@ -78,7 +80,10 @@ class Webhook(Channel):
     url: Url
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     secrets: tuple[Secret, ...] = Field(
-        (), max_length=5, description="Signing secrets (whsec_…), the newest first; all of them sign."
+        (),
+        max_length=SECRETS_MAX,
+        description="Signing secrets (whsec_…), the newest first; all of them sign. [generate]: the secrets that the "
+        "channel has, or a new one, which the answer shows once.",
     )
     headers: dict[str, Annotated[str, Field(max_length=4_000)]] = Field(
         default_factory=dict, max_length=HEADERS_MAX, description="More headers of the request."

@@ -10,6 +10,7 @@ from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import outbox, projects
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.notify.channels.registry import dump_channel, read_channel, show_channel
+from offbeat_server.notify.channels.webhook import GENERATE, Webhook, new_secret
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.preconditions import (
@@ -39,7 +40,30 @@ async def put_channel(call: Call[requests.ChannelBody, requests.InProject]) -> R
         change = await projects.put_channel(connection, wanted, call.principal.actor, show_channel)
     if change.before != change.after:
         call.deps.changed()
-    return await _channel(call, project.id, slug, created=change.before is None)
+    generated = generated_secret(call.body, row, definition)
+    return await _channel(call, project.id, slug, created=change.before is None, new_secret=generated)
+
+
+async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Reply:
+    """Generate a signing secret for a webhook channel. The answer shows it once, in `new_secret`.
+
+    The newest former secret still signs too, until the next one is generated, so that the receiver can change over.
+    """
+    slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
+    async with changing(call.deps.pool) as connection:
+        row = await projects.find_channel(connection, project.id, slug)
+        if row is None:
+            raise not_found(f"channel {slug}")
+        check_tag(call, channel_answer(row))
+        if row["kind"] != Webhook.kind:
+            raise Refused(409, f"{slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
+        secret = new_secret()
+        former = row["definition"].get("secrets", [])[:1] if call.body.keep_former else []
+        definition = {**row["definition"], "secrets": [secret, *former]}
+        wanted = projects.WantedChannel(project.id, slug, row["kind"], row["is_default"], definition)
+        await projects.put_channel(connection, wanted, call.principal.actor, show_channel)
+    call.deps.changed()
+    return await _channel(call, project.id, slug, created=True, new_secret=secret)
 
 
 async def get_channel(call: Call[None, requests.InProject]) -> Reply:
@@ -111,6 +135,14 @@ def stored_form(body: requests.ChannelBody, row: Record | None, path: str = "") 
         ) from None
 
 
+def generated_secret(body: requests.ChannelBody, row: Record | None, definition: dict[str, Any]) -> str | None:
+    """The signing secret that was generated for the definition to store; None if none was."""
+    if body.kind != Webhook.kind or body.fields().get("secrets") != [GENERATE]:
+        return None
+    secret: str = definition["secrets"][0]
+    return None if row is not None and secret in row["definition"].get("secrets", ()) else secret
+
+
 def channel_answer(row: Record) -> dict[str, Any]:
     """A channel as it is shown."""
     return {
@@ -126,12 +158,15 @@ def channel_answer(row: Record) -> dict[str, Any]:
     }
 
 
-async def _channel(call: Call[Any, Any], project_id: int, slug: str, created: bool = False) -> Reply:
+async def _channel(
+    call: Call[Any, Any], project_id: int, slug: str, created: bool = False, new_secret: str | None = None
+) -> Reply:
     row = await projects.find_channel(call.deps.pool, project_id, slug)
     if row is None:
         raise not_found(f"channel {slug}")
     answer = channel_answer(row)
-    return Reply(answer, 201 if created else 200, tag_of(answer))
+    shown = answer if new_secret is None else {**answer, "new_secret": new_secret}
+    return Reply(shown, 201 if created else 200, tag_of(answer))
 
 
 _IN = requests.InProject
@@ -152,6 +187,17 @@ ROUTES = [
         headers=_CONDITIONS,
     ),
     Route("DELETE", "/channels/{slug}", delete_channel, None, "write", None, _IN, (204,), headers=("If-Match",)),
+    Route(
+        "POST",
+        "/channels/{slug}/secrets",
+        post_secret,
+        _ONE,
+        "write",
+        requests.NewSecret,
+        _IN,
+        (201,),
+        headers=("If-Match",),
+    ),
     Route("POST", "/channels/{slug}/test", test_channel, responses.TestAnswer, "write", None, _IN),
     Route("POST", "/alerts/{id}/resend", resend_alert, None, "write", None, None, (204,)),
 ]

@@ -22,7 +22,7 @@ from offbeat_server.db.repositories.references import dangling, reference_proble
 from offbeat_server.engine.model.definition import Slug
 from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.notify.channels.registry import show_channel
-from offbeat_server.web.api.channels import stored_form
+from offbeat_server.web.api.channels import generated_secret, stored_form
 from offbeat_server.web.api.projects import wanted_project
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.windows import dump
@@ -30,6 +30,7 @@ from offbeat_server.web.framework.diffs import action_of, field_changes
 from offbeat_server.web.framework.routing import Deps
 
 PROBLEMS_MAX = 200
+_NOT_AT_START = "would be generated, and the start of the server shows it to nobody: use `offbeat apply`, or give one"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -79,24 +80,35 @@ class _Read(NamedTuple):
     monitors: list[tuple[str, requests.ListedMonitor]]
 
 
-async def apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | None = None) -> dict[str, Any]:
+async def apply(
+    deps: Deps, body: ApplyBody, actor: str, only_project: str | None = None, may_generate: bool = True
+) -> dict[str, Any]:
     """Apply an estate and say what changed. With `only_project` anything outside it is refused.
 
-    Raises DefinitionError that names each wrong field of each item.
+    Without `may_generate` nobody sees the answer, so no signing secret is generated. Raises DefinitionError that names
+    each wrong field of each item.
     """
     with collector_paused():
-        return await _apply(deps, body, actor, only_project)
+        return await _apply(deps, body, actor, only_project, may_generate)
 
 
-async def _apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | None) -> dict[str, Any]:
+async def _apply(
+    deps: Deps, body: ApplyBody, actor: str, only_project: str | None, may_generate: bool
+) -> dict[str, Any]:
     read = await _read(body, only_project)
     wanted = 0
+    new_secrets: list[dict[str, Any]] = []
     async with changing(deps.pool, keep=not body.dry_run) as connection:
         changes = [await _put_project(connection, path, item, actor) for path, item in read.projects]
         ids = await _project_ids(connection, body, read)
         for path, channel in read.channels:
-            project_id = ids[channel.project or body.project]
-            changes.append(await _put_channel(connection, path, channel, project_id, actor))
+            project = channel.project or body.project
+            change, secret = await _put_channel(connection, path, channel, ids[project], actor)
+            changes.append(change)
+            if secret is not None:
+                if not may_generate:
+                    raise DefinitionError([Problem(f"{path}.secrets", _NOT_AT_START)])
+                new_secrets.append({"project": project, "channel": channel.slug, "secret": secret})
         for _, window in read.windows:
             project_id, stored = ids[window.project or body.project], dump(window.window())
             changes.append(await windows.put_window(connection, project_id, window.slug, stored, actor))
@@ -113,15 +125,15 @@ async def _apply(deps: Deps, body: ApplyBody, actor: str, only_project: str | No
     done = [change for change in changes if change.kind == "monitor" or change.before != change.after]
     if done and not body.dry_run:
         deps.changed()
-    return await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+    said = await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
+    return {**said, "new_secrets": [] if body.dry_run else new_secrets}
 
 
 async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
     """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
     try:
-        return await apply(
-            deps, ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True)), "config"
-        )
+        body = ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True))
+        return await apply(deps, body, "config", may_generate=False)
     except ValidationError as error:
         problems = problems_of(error, model=Estate)
     except DefinitionError as error:
@@ -202,11 +214,13 @@ async def _put_channel(
     item: requests.ListedChannel,
     project_id: int,
     actor: str,
-) -> Change:
+) -> tuple[Change, str | None]:
+    """The change, and the signing secret if one was generated."""
     row = await projects.find_channel(connection, project_id, item.slug)
     definition = stored_form(item, row, path)
     wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
-    return await projects.put_channel(connection, wanted, actor, show_channel)
+    change = await projects.put_channel(connection, wanted, actor, show_channel)
+    return change, generated_secret(item, row, definition)
 
 
 async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> dict[str, int]:

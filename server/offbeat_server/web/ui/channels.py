@@ -14,14 +14,18 @@ from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import projects
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channels.registry import KINDS, kinds
+from offbeat_server.notify.channels.webhook import Webhook
 from offbeat_server.web.api import channels
 from offbeat_server.web.api.channels import channel_answer
 from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.preconditions import project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import Refused, not_found
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui.frame import Page, Visit, address_of, go, show
 
+_NEW_SECRET = "offbeat_new_secret"  # a cookie: the signing secret that the next page shows once
+SECRET_SHOWN_S = 60
 LINE_CHARS_MAX = 5_000  # a text that may be longer gets a field of several lines
 
 
@@ -51,7 +55,12 @@ async def channel_page(visit: Visit) -> web.StreamResponse:
     if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != "test"):
         tested = None
     told = dict(tested) if tested is not None else None
-    return await _form(visit, row, row["kind"], channel_answer(row), tested=told)
+    place, _, secret = visit.request.cookies.get(_NEW_SECRET, "").partition(" ")
+    secret = secret if place == _place(row["project"], row["slug"]) else ""
+    response = await _form(visit, row, row["kind"], channel_answer(row), tested=told, new_secret=secret)
+    if secret:
+        response.del_cookie(_NEW_SECRET, path="/channels")
+    return response
 
 
 async def new_page(visit: Visit) -> web.StreamResponse:
@@ -72,7 +81,7 @@ async def create(visit: Visit) -> web.StreamResponse:
         await _put(visit, said, project.slug)
     except (Refused, DefinitionError, Moved) as error:
         return await _form(visit, None, kind, said, error)
-    return go(address_of("channels", slug, project.slug))
+    return await _generate(visit, kind, project.slug, slug, go(address_of("channels", slug, project.slug)))
 
 
 async def change(visit: Visit) -> web.StreamResponse:
@@ -83,7 +92,8 @@ async def change(visit: Visit) -> web.StreamResponse:
         await _put(visit, said, row["project"])
     except (Refused, DefinitionError, Moved) as error:
         return await _form(visit, row, row["kind"], said, error)
-    return go(address_of("channels", row["slug"], row["project"], saved="yes"))
+    saved = go(address_of("channels", row["slug"], row["project"], saved="yes"))
+    return await _generate(visit, row["kind"], row["project"], row["slug"], saved)
 
 
 async def test(visit: Visit) -> web.StreamResponse:
@@ -114,6 +124,26 @@ async def _put(visit: Visit, said: Mapping[str, Any], project: str) -> None:
     await channels.put_channel(visit.call(body, _in(project)))
 
 
+async def _generate(visit: Visit, kind: str, project: str, slug: str, response: web.Response) -> web.Response:
+    """Generate a signing secret if the form asks for it; the page that `response` leads to shows it once."""
+    if kind == Webhook.kind and visit.said("generate_secret") == "on":
+        reply = await channels.post_secret(visit.call(requests.NewSecret(), _in(project)))
+        response.set_cookie(
+            _NEW_SECRET,
+            f"{_place(project, slug)} {reply.value['new_secret']}",
+            max_age=SECRET_SHOWN_S,
+            path="/channels",
+            secure=sessions.is_https(visit.deps, visit.request),
+            httponly=True,
+            samesite="Strict",
+        )
+    return response
+
+
+def _place(project: str, slug: str) -> str:
+    return f"{project}/{slug}"
+
+
 async def _form(
     visit: Visit,
     row: Record | None,
@@ -121,6 +151,7 @@ async def _form(
     values: Mapping[str, Any],
     error: Exception | None = None,
     tested: Mapping[str, Any] | None = None,
+    new_secret: str = "",
 ) -> web.StreamResponse:
     problems = list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
     every_project = await projects.all_projects(visit.deps.pool)
@@ -137,6 +168,9 @@ async def _form(
         problems={problem.field.split(".")[0]: problem.reason for problem in problems},
         wrong=str(error) if error is not None else "",
         tested=tested,
+        new_secret=new_secret,
+        signs=kind == Webhook.kind,
+        generate_secret=error is not None and visit.said("generate_secret") == "on",
         saved=visit.asked("saved") == "yes",
         slug=visit.said("slug"),
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],

@@ -99,6 +99,14 @@ class ChannelBody(BaseModel):
         return dict(self.model_extra or {})
 
 
+class NewSecret(Body):
+    """How to generate a signing secret."""
+
+    keep_former: bool = Field(
+        True, description="Sign with the newest former secret too. False: only the new one signs from now on."
+    )
+
+
 class ListedChannel(ChannelBody):
     """A channel in a file or a list, with its address."""
 

@@ -211,6 +211,9 @@ class ChannelAnswer(BaseModel):
     updated_at: Instant
     failing_since: Instant | None = Field(description="When the channel was marked as failing; null if it is not.")
     failing_why: str | None
+    new_secret: str | None = Field(
+        None, description="The signing secret that this request has generated. It is shown only in this answer."
+    )
 
 
 class TestAnswer(Answer):
@@ -288,12 +291,21 @@ class Counts(Answer):
     unchanged: int
 
 
+class NewSecret(Answer):
+    """A signing secret that was generated for a channel."""
+
+    project: str
+    channel: str
+    secret: str
+
+
 class ApplyAnswer(Answer):
     """The changes that an apply made, or would make in a dry run."""
 
     dry_run: bool
     counts: Counts
     changes: list[ItemChange]
+    new_secrets: list[NewSecret] = Field(description="Signing secrets that were generated. They are shown only here.")
 
 
 class EstateAnswer(Answer):
