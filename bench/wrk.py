@@ -5,7 +5,6 @@ Each request goes to another key, as real pings do. Latencies of a closed loop a
 
 import asyncio
 import re
-import shutil
 import tempfile
 from typing import NamedTuple
 
@@ -44,11 +43,6 @@ class Closed(NamedTuple):
     def rate(self) -> float:
         """Good answers a second."""
         return (self.answers - self.errors) / self.seconds
-
-
-def available() -> bool:
-    """Whether wrk is installed."""
-    return shutil.which("wrk") is not None
 
 
 async def drive(

@@ -44,7 +44,6 @@ class Cause:
     of: str
     opened: Micros
     due: Micros = 0
-    met: int = 0  # the step at which it was last met
     met_at: Micros = 0
     goods: int = 0
     lacking: float = 0  # members
@@ -426,7 +425,6 @@ class Model:
 
     def __init__(self) -> None:
         self.now: Micros = 0
-        self.step = 0
         self.monitors: dict[int, Monitor] = {}
         self.gone: dict[int, Monitor] = {}
         self.deaf: list[tuple[Micros, Micros]] = []
@@ -636,9 +634,8 @@ class Model:
     def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
         if m.paused:
             return
-        self.step += 1
         m.news = True
-        cause.met, cause.met_at = self.step, self.now
+        cause.met_at = self.now
         if run is not None:
             counts = counts and not run.counted
             run.counted = True

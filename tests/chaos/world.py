@@ -60,7 +60,7 @@ class World:
     """`async with World("two", seed) as world`. Everything is drawn from the seed but what the machine does."""
 
     def __init__(self, shape: str, seed: int, monitors: int) -> None:
-        self.shape, self.shape_name = SHAPES[shape], shape
+        self.shape = SHAPES[shape]
         self.seed = seed
         self.chance = random.Random(seed)
         self.journal = Journal()

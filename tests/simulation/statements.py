@@ -18,7 +18,7 @@ from offbeat_server.engine.model.ping import Entry
 from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of, wait_for
 from tests.simulation.outbox import CHANNELS, Outbox
 
-_WRITER = rows_of("id seq started_at accepted_through fenced clean seen_at silent_s")
+_WRITER = rows_of("id seq started_at accepted_through fenced seen_at silent_s")
 _DEAF = rows_of("id started_at ended_at reason pings")
 _MONITOR = rows_of(
     "id project_id slug name tags paused snoozed_until definition rev at writer seq status since state before changed"
@@ -146,7 +146,6 @@ class Statements:
                 through=at,
                 seen=clock,
                 fenced=False,
-                clean=False,
                 lock=Lock(),
             )
             return [_REGISTERED(new, to_datetime(at))]
@@ -176,7 +175,7 @@ class Statements:
         w = self.writers[writer]
         wait_for(session, w.lock)
         if not w.fenced:
-            w.through, w.clean, w.fenced = max(w.through, to_micros(through)), True, True
+            w.through, w.fenced = max(w.through, to_micros(through)), True
             w.seen = self.server.clock
 
     def log_end_backend(self, session: Session, pid: int, name: str, timeout_ms: int) -> None:
@@ -370,7 +369,6 @@ class Statements:
                 to_datetime(w.started),
                 to_datetime(w.through),
                 w.fenced,
-                w.clean,
                 to_datetime(w.seen),
                 (self.server.clock - w.seen) / SECOND,
             )

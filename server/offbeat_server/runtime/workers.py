@@ -40,7 +40,6 @@ class Workers(Service):
         self._ready: set[int] = set()
         self._all_ready = asyncio.Event()
         self._stopping = False
-        self.restarts = 0
 
     @property
     def url(self) -> str:
@@ -83,7 +82,6 @@ class Workers(Service):
             self._ready.discard(number)
             if self._stopping:
                 break
-            self.restarts += 1
             pause_s = 0.0 if monotonic() - began_s > YOUNG_S else min(PAUSE_S_MAX, pause_s * 2 + 0.2)
             log.error("a worker has ended and is replaced", worker=number, exit_code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)

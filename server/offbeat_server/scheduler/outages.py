@@ -74,8 +74,6 @@ class Deafness:
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
         self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
         self._reported = Reported()
-        self.seconds = 0.0  # decided by this keeper
-        self.pings = 0
 
     async def begin(self, connection: Connection, at: Micros) -> list[Deaf]:
         """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
@@ -136,9 +134,6 @@ class Deafness:
         self._reported = reported
         self._began.difference_update(new)
         self._refusal_id = max(self._refusal_id, refusal_id)
-        for each in decided:
-            self.seconds += (each.ended_at - each.started_at) / SECOND
-            self.pings += each.pings
         return decided
 
     def _silent(self, writers: Sequence[WriterSeen]) -> list[WriterSeen]:

@@ -37,7 +37,6 @@ class WriterSeen(NamedTuple):
     started_at: Micros
     accepted_through: Micros
     fenced: bool
-    clean: bool
     seen_at: Micros
     silent_s: float
 
@@ -185,7 +184,6 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
             to_micros(row["started_at"]),
             to_micros(row["accepted_through"]),
             row["fenced"],
-            row["clean"],
             to_micros(row["seen_at"]),
             row["silent_s"],
         )

@@ -381,11 +381,6 @@ class Outbox:
         """Resolutions that one channel was told of within so many seconds, by id, behind the alert `after`."""
         return [_member(row) for row in await self._planned("just_resolved", lane, within_s, after, most)]
 
-    async def depth(self) -> tuple[int, float | None]:
-        """How many alerts are unsettled, and when the oldest of them was made, in Unix seconds of the database."""
-        row = (await self._fetch("depth"))[0]
-        return row["pending"], row["oldest_s"]
-
     async def sweep(self, keep_days: int, most: int) -> int:
         """Delete what was settled that long ago; how many alerts went."""
         gone = int((await self._execute("sweep", keep_days, most)).split()[-1])

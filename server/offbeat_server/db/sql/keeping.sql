@@ -73,7 +73,7 @@ select rev, kind, project_id, monitor_id, subject, before::text as before, after
 -- name: writers
 -- Those that hold the watermark, and those whose last rows may not have been read yet: known ones by id ($1), and all
 -- that are newer than any known ($2).
-select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.clean, w.seen_at,
+select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.seen_at,
        extract(epoch from clock_timestamp() - w.seen_at)::float8 as silent_s
   from writers w
  where not w.fenced or w.id = any($1::integer[]) or w.id > $2

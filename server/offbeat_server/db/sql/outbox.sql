@@ -760,11 +760,6 @@ select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
  order by a.id
  limit $4
 
--- name: depth
--- How much waits, and since when. Over the partial index of what is pending.
-select count(*)::integer as pending, extract(epoch from min(created_at))::float8 as oldest_s
-  from alerts where state = 'pending'
-
 -- name: resend
 -- On request: a settled alert goes out once more, alone and with all its time, under the same id. It counts as tried: it
 -- is neither held back nor gathered into a digest, and an open and its resolve that are both asked for do not cancel out.

@@ -10,7 +10,7 @@ import orjson
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import COUNT_MAX
-from offbeat_server.engine.schedule.durations import DURATION_MAX, read_duration
+from offbeat_server.engine.schedule.durations import read_duration
 from offbeat_server.ingest.protocols.message import stored_text
 from offbeat_server.ingest.protocols.outcome import SAID_CHARS_MAX, shown
 
@@ -82,6 +82,3 @@ def _as_text(text: str) -> float | None:
         parts = zip(found.groups(), _ISO_UNITS_S, strict=True)
         return sum(float(part.replace(",", ".")) * unit for part, unit in parts if part)
     return None
-
-
-DURATION_S_MAX: Final = DURATION_MAX / SECOND

@@ -33,11 +33,6 @@ def read_pairs(text: str) -> list[tuple[str, str]]:
     ]
 
 
-def read_values(text: str) -> dict[str, str]:
-    """The pairs by name; of a repeated name the last."""
-    return dict(read_pairs(text))
-
-
 def decode(text: str) -> str:
     """A percent-encoded text. `+` stands for itself."""
     if "%" not in text and text.isascii():
