@@ -18,7 +18,7 @@ from bench.measure import OURS, Goal, Line, Result, in_turn, ratio
 from bench.stage import Stage
 from tests.harness import needs
 
-ALWAYS = {"single", "bulk", "cost"}  # the others are left out of `make quick`
+ALWAYS = {"single", "bulk", "cost", "start"}  # the others are left out of `make quick`
 # They run what the others run, under another load.
 LONG = {"burst", "connect", "dialects", "hostile", "latency", "mixed", "scale"}
 

@@ -16,4 +16,5 @@ NAMES = (
     "storm",
     "alerts",
     "million",
+    "start",
 )
