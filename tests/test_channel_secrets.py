@@ -57,10 +57,15 @@ async def test_the_secret_is_in_the_answer_that_made_it_and_in_no_other(database
             )
             return found
 
-        second = (await api("POST", "/channels/ops/secrets", {})).body["new_secret"]
+        rolled = await api("POST", "/channels/ops/secrets", {})
+        assert rolled.status == 201
+        second = rolled.body["new_secret"]
         assert await stored() == [second, secret], "both sign, so that the receiver can change over"
-        third = await api("POST", "/channels/ops/secrets", {})
-        assert third.status == 201 and await stored() == [third.body["new_secret"], second]
+        third = (await api("POST", "/channels/ops/secrets", {})).body["new_secret"]
+        assert await stored() == [third, second, secret], "a repeated request does not break the receiver"
+        for _ in range(3):
+            await api("POST", "/channels/ops/secrets", {})
+        assert len(await stored()) == 5 and await stored() == [*(await stored())[:3], third, second]
         only = await api("POST", "/channels/ops/secrets", {"keep_former": False})
         assert await stored() == [only.body["new_secret"]]
         stale = await api("POST", "/channels/ops/secrets", {}, headers={"If-Match": made.headers["ETag"]})

@@ -64,14 +64,14 @@ def channel_test(client: Client, slug: str, project: str | None, as_json: bool) 
 
 @channels_command.command("secret")
 @click.argument("slug")
-@click.option("--only", is_flag=True, help="Stop signing with the former secret now.")
+@click.option("--only", is_flag=True, help="Stop signing with the former secrets now.")
 @project_option
 @json_option
 @with_client
 def channel_secret(client: Client, slug: str, only: bool, project: str | None, as_json: bool) -> None:
     """Generate a signing secret for a webhook channel. It is shown only once.
 
-    The newest former secret still signs too, until the next one is generated, so that the receiver can change over.
+    The former secrets still sign too, five in all, so that the receiver can change over.
     """
     answer = client("POST", path_of("channels", slug, "secrets"), {"keep_former": not only}, project=project)
     if as_json:

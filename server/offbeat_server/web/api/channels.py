@@ -10,7 +10,7 @@ from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import outbox, projects
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.notify.channels.registry import dump_channel, read_channel, show_channel
-from offbeat_server.notify.channels.webhook import GENERATE, Webhook, new_secret
+from offbeat_server.notify.channels.webhook import GENERATE, SECRETS_MAX, Webhook, new_secret
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.preconditions import (
@@ -47,7 +47,8 @@ async def put_channel(call: Call[requests.ChannelBody, requests.InProject]) -> R
 async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Reply:
     """Generate a signing secret for a webhook channel. The answer shows it once, in `new_secret`.
 
-    The newest former secret still signs too, until the next one is generated, so that the receiver can change over.
+    The former secrets still sign too, five in all, so that the receiver can change over, and so that a repeated request
+    whose first answer was lost breaks nothing. Without `keep_former` only the new one signs.
     """
     slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -58,7 +59,7 @@ async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Rep
         if row["kind"] != Webhook.kind:
             raise Refused(409, f"{slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
         secret = new_secret()
-        former = row["definition"].get("secrets", [])[:1] if call.body.keep_former else []
+        former = row["definition"].get("secrets", [])[: SECRETS_MAX - 1] if call.body.keep_former else []
         definition = {**row["definition"], "secrets": [secret, *former]}
         wanted = projects.WantedChannel(project.id, slug, row["kind"], row["is_default"], definition)
         await projects.put_channel(connection, wanted, call.principal.actor, show_channel)

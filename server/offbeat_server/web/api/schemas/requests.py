@@ -103,7 +103,7 @@ class NewSecret(Body):
     """How to generate a signing secret."""
 
     keep_former: bool = Field(
-        True, description="Sign with the newest former secret too. False: only the new one signs from now on."
+        True, description="Sign with the former secrets too, five in all. False: only the new one signs from now on."
     )
 
 
