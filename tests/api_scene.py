@@ -18,7 +18,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.access import hash_key, load_secret
 from offbeat_server.engine.model.ping import Ping
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.web.api.routes import add_routes
 from offbeat_server.web.framework.access import Access
 from offbeat_server.web.framework.routing import Deps
@@ -79,7 +79,7 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
     deps = Deps(
         pool,
         chosen,
-        Access(pool, hash_key(await load_secret(pool), ADMIN_KEY), Sources(chosen.trusted_proxies)),
+        Access(pool, hash_key(await load_secret(pool), ADMIN_KEY), ClientAddresses(chosen.trusted_proxies)),
         now,
         lambda: changed.append(None),
         append,

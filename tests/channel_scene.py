@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories.outbox import Digest, Member
+from offbeat_server.db.repositories.outbox import Digest, DigestMember
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.message_builder import Scribe
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.transport.http import Transport
 from tests.harness import needs
 
-SCRIBE = Scribe("abcd1234", "https://beat.example.org")
+SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
 AT = "2026-11-24T01:30:00.120000Z"
 FACTS: dict[str, Any] = {
     "monitor": "nightly-etl",
@@ -41,7 +41,7 @@ FACTS: dict[str, Any] = {
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
     """One alert as the courier makes it."""
     facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
-    return SCRIBE.alert(Member(id, 1, 12, kind, facts, None, ()), AT, "default")
+    return SCRIBE.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
 
 
 def long_message() -> Message:
@@ -79,9 +79,9 @@ def over(closes: int = 3) -> Message:
 
 
 @contextlib.asynccontextmanager
-async def outbound(**changes: Any) -> AsyncIterator[Outbound]:
+async def outbound(**changes: Any) -> AsyncIterator[Transport]:
     """A way out."""
-    out = Outbound(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
+    out = Transport(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
     out.send_timeout_s = 3.0
     await out.start()
     try:

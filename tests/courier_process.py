@@ -11,9 +11,9 @@ from tests.outbox_scene import scene
 
 
 async def work(url: str) -> None:
-    async with scene(url) as world, world.courier(node="process", start=False) as courier:
-        courier.lease_s, courier.life_s, courier.pulse_s = 0.8, 0.8, 0.2
-        await courier.start()
+    async with scene(url) as world, world.dispatcher(node="process", start=False) as dispatcher:
+        dispatcher.lease_s, dispatcher.life_s, dispatcher.pulse_s = 0.8, 0.8, 0.2
+        await dispatcher.start()
         await asyncio.Event().wait()
 
 

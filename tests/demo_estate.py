@@ -283,5 +283,5 @@ def _fleet(now: datetime) -> Any:
     for worker in range(1, 49):
         quiet = worker in (7, 19, 20, 41)
         at = to_micros(now) - (8 * length if quiet else worker * 200_000)
-        fleet.hear(f"render-{worker:02}", at, length)
+        fleet.record_ping(f"render-{worker:02}", at, length)
     return orjson.loads(orjson.dumps(fleet.dump()))

@@ -13,13 +13,13 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.changes import changing
-from offbeat_server.db.repositories.definitions import Wanted, WantedKey, put_monitors
-from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, put_monitors
+from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.ingest.http.servers import Doors
-from offbeat_server.ingest.key_index import Roster
-from offbeat_server.ingest.log_writer.writer import Writer
-from offbeat_server.ingest.pipeline import Provision
+from offbeat_server.ingest.http.http_servers import HttpServers
+from offbeat_server.ingest.key_index import KeyIndex
+from offbeat_server.ingest.log_writer.writer import LogWriter
+from offbeat_server.ingest.pipeline import MonitorProvider
 from offbeat_server.observability.metrics import Metrics
 
 KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
@@ -30,23 +30,36 @@ DOORS = ("fast", "aiohttp")
 class Served:
     """A process's worth of ingest, in this one."""
 
-    def __init__(self, database: asyncpg.Connection, pool: asyncpg.Pool, doors: Doors, writer: Writer, roster: Roster):
-        self.database, self.pool, self.doors, self.writer, self.roster = database, pool, doors, writer, roster
-        self.metrics = doors._metrics
+    def __init__(
+        self,
+        database: asyncpg.Connection,
+        pool: asyncpg.Pool,
+        http_servers: HttpServers,
+        writer: LogWriter,
+        key_index: KeyIndex,
+    ):
+        self.database, self.pool, self.http_servers, self.writer, self.key_index = (
+            database,
+            pool,
+            http_servers,
+            writer,
+            key_index,
+        )
+        self.metrics = http_servers._metrics
 
     @property
     def port(self) -> int:
-        return self.doors.port
+        return self.http_servers.port
 
     async def rows(self, columns: str = "signal") -> list[Any]:
         rows = await self.database.fetch(f"select {columns} from pings order by at")
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     async def put(self, slug: str, key: str | None = None, *keys: WantedKey, **definition: object) -> int:
-        wanted = Wanted(1, slug, read_definition(definition), key=key, keys=keys or None)
+        wanted = WantedMonitor(1, slug, read_definition(definition), key=key, keys=keys or None)
         async with changing(self.pool) as connection:
             await put_monitors(connection, [wanted], "test")
-        await self.roster.refresh()
+        await self.key_index.refresh()
         return int(await self.pool.fetchval("select id from monitors where slug = $1", slug))
 
 
@@ -55,7 +68,7 @@ async def serving(
     database_url: str,
     *,
     log_url: str | None = None,
-    provision: Callable[[asyncpg.Pool, Roster], Provision] | None = None,
+    provision: Callable[[asyncpg.Pool, KeyIndex], MonitorProvider] | None = None,
     listen_on: socket.socket | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
@@ -63,9 +76,9 @@ async def serving(
     clock, metrics = LogClock(), Metrics("test")
     pool = await open_pool(database_url)
     database = await asyncpg.connect(database_url)
-    roster = Roster(RosterRows(pool))
-    await roster.start()
-    writer = Writer(
+    key_index = KeyIndex(KeyIndexRows(pool))
+    await key_index.start()
+    writer = LogWriter(
         log_url or database_url,
         chosen,
         clock,
@@ -78,17 +91,17 @@ async def serving(
     application = web.Application()
     application.router.add_route("*", "/hello", hello)
     application.router.add_get("/large", large)
-    maker = provision(pool, roster) if provision is not None else None
-    doors = Doors(chosen, roster, writer.backlog, metrics, application, maker, listen_on=listen_on)
-    served = Served(database, pool, doors, writer, roster)
+    maker = provision(pool, key_index) if provision is not None else None
+    http_servers = HttpServers(chosen, key_index, writer.backlog, metrics, application, maker, listen_on=listen_on)
+    served = Served(database, pool, http_servers, writer, key_index)
     await served.put("job", KEY)
-    await doors.start()
+    await http_servers.start()
     try:
         yield served
     finally:
-        await doors.stop()
+        await http_servers.stop()
         await writer.stop()
-        await roster.stop()
+        await key_index.stop()
         await database.close()
         pool.terminate()
 

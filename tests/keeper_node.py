@@ -14,14 +14,14 @@ from offbeat_server.common.errors import OffbeatError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories import changes, definitions
-from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import PLAIN, Ping
-from offbeat_server.ingest.key_index import Bound
-from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.key_index import KeyTarget
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.scheduler import lease as lease_module
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.scheduler import Scheduler
 from tests.harness import READY_S, eventually
 
 
@@ -48,50 +48,50 @@ class Node:
         self.settings = Settings(writer_silent_max=1.0, **settings)
         self.clock = LogClock()
         metrics = Metrics("test")
-        self.keeper = Keeper(url, self.settings, self.clock, metrics, holder=name, node=name)
-        self.writer = Writer(
+        self.scheduler = Scheduler(url, self.settings, self.clock, metrics, holder=name, node=name)
+        self.writer = LogWriter(
             url,
             self.settings,
             self.clock,
             metrics,
             node=name,
             metrics_address=None,
-            on_committed=lambda entries, through: self.keeper.feed(self.writer.id, entries, through),
-            next_deadline=lambda: self.keeper.next_deadline,
-            several_writers=lambda: self.keeper.order.others,
+            on_committed=lambda entries, through: self.scheduler.push_committed(self.writer.id, entries, through),
+            next_deadline=lambda: self.scheduler.next_deadline,
+            several_writers=lambda: self.scheduler.log_reader.others,
         )
         self.pool: asyncpg.Pool
 
     async def start(self) -> None:
         self.pool = await open_pool(self.url)
         await self.writer.start()
-        await self.keeper.start()
+        await self.scheduler.start()
 
     async def stop(self) -> None:
         await self.writer.stop()
-        await self.keeper.stop()
+        await self.scheduler.stop()
         await self.pool.close()
 
     async def crash(self) -> None:
         """Gone without a word."""
         await self.writer.cancel_tasks()
-        await self.keeper.cancel_tasks()
-        for connection in (self.writer._log, self.keeper._connection, self.keeper.lease._connection):
+        await self.scheduler.cancel_tasks()
+        for connection in (self.writer._log, self.scheduler._connection, self.scheduler.lease._connection):
             if connection is not None:
                 connection.terminate()
         self.pool.terminate()
 
     async def monitor(self, slug: str = "job", **definition: Any) -> int:
         async with changes.changing(self.pool) as connection:
-            await definitions.put_monitors(connection, [Wanted(1, slug, read_definition(definition))], "test")
-        self.keeper.changed()
+            await definitions.put_monitors(connection, [WantedMonitor(1, slug, read_definition(definition))], "test")
+        self.scheduler.changed()
         monitor_id: int = await self.pool.fetchval("select id from monitors where slug = $1", slug)
         return monitor_id
 
     async def ping(self, monitor_id: int, signal: Any = "success", **said: Any) -> None:
         waiter = _Waiter()
         ping = Ping(signal, **said) if said else PLAIN[signal]
-        self.writer.backlog.append(Bound(monitor_id, 1), ping, None, waiter)
+        self.writer.backlog.append(KeyTarget(monitor_id, 1), ping, None, waiter)
         outcome = await waiter.settled
         assert outcome.kind == "ok"
 

@@ -11,8 +11,8 @@ import asyncpg
 
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
-from offbeat_server.notify.dispatcher import Courier
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.dispatcher import Dispatcher
+from offbeat_server.notify.transport.http import Transport
 from tests.harness import READY_S, Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"
@@ -136,18 +136,18 @@ class Scene:
         return "\n".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in rows)
 
     @contextlib.asynccontextmanager
-    async def courier(self, node: str = "here", start: bool = True, **changes: Any) -> AsyncIterator[Courier]:
+    async def dispatcher(self, node: str = "here", start: bool = True, **changes: Any) -> AsyncIterator[Dispatcher]:
         """A courier with a way out, at work."""
-        out = Outbound(settings(**changes), lambda: time.time_ns() // 1000)
+        out = Transport(settings(**changes), lambda: time.time_ns() // 1000)
         await out.start()
-        courier = Courier(self.pool, out, settings(**changes), node, self._count, draw=lambda: 0.0)
-        courier.attempts.stop_s = 0.3
+        dispatcher = Dispatcher(self.pool, out, settings(**changes), node, self._count, draw=lambda: 0.0)
+        dispatcher.attempts.stop_s = 0.3
         if start:
-            await courier.start()
+            await dispatcher.start()
         try:
-            yield courier
+            yield dispatcher
         finally:
-            await courier.stop()
+            await dispatcher.stop()
             await out.stop()
 
     def _count(self, kind: str, result: str, count: int) -> None:
@@ -164,10 +164,10 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
         await pool.close()
 
 
-async def at_work(*couriers: Courier) -> None:
+async def at_work(*couriers: Dispatcher) -> None:
     """One of them has begun."""
     async with asyncio.timeout(10):
-        while not any(courier.at_work for courier in couriers):
+        while not any(dispatcher.at_work for dispatcher in couriers):
             await asyncio.sleep(0.02)
 
 

@@ -76,10 +76,10 @@ class Scene:
 
     def deaf(self, start: float | str, end: float | str) -> None:
         """Offbeat could not hear from `start` to `end`."""
-        self.engine.deafness(self.at(start), self.at(end))
+        self.engine.add_outage(self.at(start), self.at(end))
 
     def _take(self) -> None:
-        self.decisions += self.engine.take(1_000_000)
+        self.decisions += self.engine.drain(1_000_000)
 
     # ---------------------------------------------------------------- looking
 

@@ -11,12 +11,12 @@ from typing import Any
 from offbeat import cli
 from offbeat_server.common import failpoints
 from offbeat_server.engine.rules import notifications
-from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.runtime import app
 from offbeat_server.scheduler import lease
 
 
-class QuickCourier(Courier):
+class QuickCourier(Dispatcher):
     """Is followed sooner by the next one."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -28,20 +28,20 @@ def main() -> Any:
     """Until the place, or a signal."""
     _arm_at_an_opening(os.environ["END_AT"])
     lease.LIFE_S, lease.RENEW_EVERY_S, lease.TRUST_S, lease.TAKE_EVERY_S = 2.5, 0.7, 2.0, 0.2
-    app.Courier = QuickCourier  # type: ignore[attr-defined]
+    app.Dispatcher = QuickCourier  # type: ignore[attr-defined]
     return cli.main()
 
 
 def _arm_at_an_opening(place: str) -> None:
     """The engine is pure and has no places; when it asks this, a deadline has passed and nothing is decided."""
-    plan_opening = notifications.plan_opening
+    plan_opening = notifications.schedule_opening
 
     def watched(*arguments: Any) -> None:
         failpoints.arm(place)
         failpoints.pass_by("passed")
         plan_opening(*arguments)
 
-    notifications.plan_opening = watched  # type: ignore[assignment]
+    notifications.schedule_opening = watched  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ async def restored(world: Scene) -> None:
 async def test_an_incident_with_the_same_number_after_a_restore_is_another_one(
     world: Scene, receiver: Receiver, pager: int
 ) -> None:
-    async with world.courier():
+    async with world.dispatcher():
         await world.alert(pager)
         await receiver.wait_count(1)
         await world.settled()
@@ -44,19 +44,19 @@ async def test_an_incident_with_the_same_number_after_a_restore_is_another_one(
 async def test_a_digest_with_the_same_number_after_a_restore_is_another_one(
     world: Scene, receiver: Receiver, pager: int
 ) -> None:
-    async with world.courier(start=False) as courier:
-        courier.repeats.over_every_s = 0.1
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.over_every_s = 0.1
         await world.alerts(pager, 10)
-        await courier.start()
+        await dispatcher.start()
         await receiver.wait_count(1)
         await world.settled()
-        await courier.stop()
+        await dispatcher.stop()
         await restored(world)
-    async with world.courier(start=False) as courier:
-        courier.repeats.over_every_s = 0.1
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.over_every_s = 0.1
         await world.incidents(*range(1, 11))
         await world.alerts(pager, 10)
-        await courier.start()
+        await dispatcher.start()
         await receiver.wait_count(2)
         await world.settled()
         await world.pool.execute("update incidents set resolved_at = now()")
@@ -69,19 +69,19 @@ async def test_all_alerts_of_an_incident_have_one_thread(world: Scene, receiver:
     said = {"body": '{"monitor": "{{monitor}}", "thread": "{{thread}}"}', "digest": False}
     first = await world.channel("first", "webhook", url=f"{receiver.url}/first", **said)
     later = await world.channel("later", "webhook", url=f"{receiver.url}/later", **said)
-    async with world.courier(start=False) as courier:
+    async with world.dispatcher(start=False) as dispatcher:
         await world.alert(later, kind="opened")  # whichever was written first
         await world.alert(first, kind="opened")
         await world.alert(first, kind="worse")
         await world.alert(first, monitor=2)
-        await courier.start()
+        await dispatcher.start()
         await receiver.wait_count(4)
         await world.settled()
         # Long ago; a month later the end waits for its receiver, and what is old is deleted.
         await world.pool.execute("update alerts set settled_at = now() - interval '40 days'")
         for channel in (first, later):
             await world.alert(channel, kind="resolved", next_attempt_at=datetime.now(UTC) + timedelta(hours=1))
-        assert await courier.outbox.sweep(30, 100) == 1
+        assert await dispatcher.outbox.sweep(30, 100) == 1
         await world.pool.execute("update alerts set next_attempt_at = now()")
         await receiver.wait_count(6)
     threads = [(request.json["monitor"], request.json["thread"]) for request in receiver.requests]

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from offbeat_server.engine.rules import reasons
 from offbeat_server.web.api.schemas.responses import MonitorAnswer
-from offbeat_server.web.framework import fresh
+from offbeat_server.web.framework import ttl_cache
 from tests.api_scene import Api, serving
 
 
@@ -282,7 +282,7 @@ def instant(text: str) -> datetime:
 
 
 async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh, "FRESH_S", 600.0)
+    monkeypatch.setattr(ttl_cache, "FRESH_S", 600.0)
     await api("PUT", "/monitors/a", {"every": "1h", "tags": ["db"]})
     await api("PUT", "/monitors/b", {"every": "1h", "tags": ["db", "web"]})
     at = datetime.now(UTC) - timedelta(hours=1, seconds=30)

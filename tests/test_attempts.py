@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.web.framework import auth_throttle
 from offbeat_server.web.framework.access import Access
 from tests.api_scene import serving
@@ -66,7 +66,7 @@ async def test_a_key_that_could_not_be_looked_up_is_not_wrong(database_url, few,
     async with serving(database_url) as api:
 
         async def away(self, key):
-            raise DatabaseAway("away")
+            raise DatabaseDownError("away")
 
         with monkeypatch.context() as patched:
             patched.setattr(Access, "_whose", away)

@@ -5,25 +5,25 @@ import asyncio
 import pytest
 
 from offbeat_server.common.clock import LogClock
-from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.errors import BacklogFullError, DatabaseDownError, UnavailableError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.config import Settings
 from offbeat_server.engine.model.ping import PLAIN, Ping
-from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.key_index import KeyTarget
 from offbeat_server.ingest.log_writer.backlog import ROW_BYTES, Backlog
 from offbeat_server.ingest.log_writer.refusals import Refusals
-from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal
+from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection
 from offbeat_server.observability.metrics import Metrics
 
-BOUND = Bound(7, 1)
+BOUND = KeyTarget(7, 1)
 
 
 class Waiter:
     def __init__(self, *, fails: bool = False) -> None:
-        self.outcomes: list[Outcome | Refusal] = []
+        self.outcomes: list[Outcome | Rejection] = []
         self._fails = fails
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         self.outcomes.append(outcome)
         if self._fails:
             raise RuntimeError("a bug in a door")
@@ -54,9 +54,9 @@ class Scene:
 
     def seqs(self) -> list[list[int]]:
         batches = []
-        while (batch := self.backlog.head()) is not None:
+        while (batch := self.backlog.front()) is not None:
             batches.append([entry.seq for entry in batch.entries])
-            self.backlog.done().settle(OK)
+            self.backlog.pop_committed().settle(OK)
         return batches
 
 
@@ -66,7 +66,7 @@ def test_at_and_seq_grow_together_though_the_clock_stands():
         scene.ping()
     scene.now_s -= 5  # and even where it goes back
     scene.ping()
-    batch = scene.backlog.head()
+    batch = scene.backlog.front()
     assert batch is not None
     assert [(entry.writer, entry.seq) for entry in batch.entries] == [(3, 1), (3, 2), (3, 3), (3, 4)]
     ats = [entry.at for entry in batch.entries]
@@ -76,10 +76,10 @@ def test_at_and_seq_grow_together_though_the_clock_stands():
 def test_a_new_writer_counts_from_one():
     scene = Scene()
     scene.ping()
-    scene.backlog.done() if scene.backlog.head() else None
+    scene.backlog.pop_committed() if scene.backlog.front() else None
     scene.backlog.open(4)
     scene.ping()
-    batch = scene.backlog.head()
+    batch = scene.backlog.front()
     assert batch is not None
     assert [(entry.writer, entry.seq) for entry in batch.entries] == [(4, 1)]
 
@@ -87,11 +87,11 @@ def test_a_new_writer_counts_from_one():
 def test_what_arrives_while_a_batch_is_under_way_is_the_next_one():
     scene = Scene()
     first = [scene.ping(), scene.ping()]
-    head = scene.backlog.head()
+    head = scene.backlog.front()
     later = scene.ping()
-    assert scene.backlog.head() is head
+    assert scene.backlog.front() is head
     assert scene.backlog.pings == 3
-    assert scene.backlog.done() is head and scene.backlog.pings == 1
+    assert scene.backlog.pop_committed() is head and scene.backlog.pings == 1
     head.settle(OK)
     assert [waiter.kinds for waiter in first] == [["ok"], ["ok"]]
     assert later.outcomes == []
@@ -105,7 +105,7 @@ def test_only_the_first_ping_of_an_empty_line_wakes():
     for _ in range(3):
         scene.ping()
     assert scene.woken == 1
-    scene.backlog.head()
+    scene.backlog.front()
     scene.ping()
     assert scene.woken == 1
     scene.seqs()
@@ -136,17 +136,17 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
     scene.ping()
     scene.ping()
     waiter = Waiter()
-    with pytest.raises(BacklogFull):
+    with pytest.raises(BacklogFullError):
         scene.ping(PLAIN["fail"], waiter)
     assert waiter.outcomes == []
     scene.now_s += 2
-    with pytest.raises(BacklogFull):
+    with pytest.raises(BacklogFullError):
         scene.ping(PLAIN["fail"])
     scene.now_s += 3
     (refused,) = scene.refusals.instants()
     assert (refused.ended - refused.started, refused.pings, refused.reason) == (2 * SECOND, 2, "full")
     assert scene.clock.now() - refused.ended == 3 * SECOND
-    with pytest.raises(BacklogFull):
+    with pytest.raises(BacklogFullError):
         scene.ping()
     # A report that failed is repeated with what came meanwhile: one silence, since nothing can have been committed.
     (whole,) = scene.refusals.instants()
@@ -160,7 +160,7 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
 
 @pytest.mark.parametrize(
     ("reason", "error"),
-    [("database", DatabaseAway), ("clock", DatabaseAway), ("stopping", Unavailable)],
+    [("database", DatabaseDownError), ("clock", DatabaseDownError), ("stopping", UnavailableError)],
 )
 def test_refused_while_closed(reason, error):
     scene = Scene()
@@ -177,14 +177,14 @@ def test_refused_while_closed(reason, error):
 def test_halves_keep_rows_places_and_doubt():
     scene = Scene()
     waiters = [scene.ping() for _ in range(5)]
-    head = scene.backlog.head()
+    head = scene.backlog.front()
     assert head is not None
     head.doubtful = True
-    scene.backlog.halve()
-    first = scene.backlog.head()
+    scene.backlog.split_front()
+    first = scene.backlog.front()
     assert first is not None and first.doubtful
     assert [entry.seq for entry in first.entries] == [1, 2]
-    scene.backlog.reject(Refusal(400, "bad"))
+    scene.backlog.reject(Rejection(400, "bad"))
     assert scene.seqs() == [[3, 4, 5]]
     assert [waiter.kinds for waiter in waiters] == [["refusal"], ["refusal"], ["ok"], ["ok"], ["ok"]]
     assert (scene.backlog.pings, scene.backlog.bytes) == (0, 0)
@@ -195,14 +195,14 @@ def test_who_waits_too_long_is_told_once_and_the_row_stays():
     early = [scene.ping() for _ in range(3)]
     scene.now_s += 5
     late = scene.ping()
-    scene.backlog.head()
+    scene.backlog.front()
     scene.now_s += 4
     scene.backlog.expire()
     scene.backlog.expire()
     assert [waiter.kinds for waiter in early] == [["unavailable"]] * 3
     assert all(1 <= waiter.outcomes[0].retry_after_s <= 5 for waiter in early)  # type: ignore[union-attr]
     assert late.outcomes == []
-    scene.backlog.halve()  # what was told stays told
+    scene.backlog.split_front()  # what was told stays told
     scene.backlog.expire()
     assert scene.seqs() == [[1], [2], [3, 4]]
     assert late.outcomes == [OK]
@@ -220,7 +220,7 @@ def test_dropped_pings_are_told_and_reported_from_when_they_came():
     scene.backlog.close("database")
     scene.backlog.drop("database")
     assert [waiter.kinds for waiter in waiters] == [["unavailable"]] * 3
-    assert scene.backlog.head() is None
+    assert scene.backlog.front() is None
     (refused,) = scene.refusals.ages()
     assert (refused.pings, refused.reason) == (3, "database")
     assert abs(refused.started - 5 * SECOND) < 10 and abs(refused.ended - 4 * SECOND) < 10
@@ -239,19 +239,19 @@ def test_an_answer_that_fails_keeps_nobody_else_from_theirs():
 
 async def test_room_comes_at_half_and_not_while_closed():
     scene = Scene(pings_pending_max=4, batch_pings_max=1)
-    await scene.backlog.room()
+    await scene.backlog.wait_for_capacity()
     for _ in range(4):
         scene.ping()
-    waiting = asyncio.ensure_future(scene.backlog.room())
+    waiting = asyncio.ensure_future(scene.backlog.wait_for_capacity())
     for expected in (False, True):
-        assert scene.backlog.head()
-        scene.backlog.done()
+        assert scene.backlog.front()
+        scene.backlog.pop_committed()
         for _ in range(3):
             await asyncio.sleep(0)
         assert waiting.done() is expected
     scene.ping()
-    waiting = asyncio.ensure_future(scene.backlog.room())
+    waiting = asyncio.ensure_future(scene.backlog.wait_for_capacity())
     await asyncio.sleep(0)
     scene.backlog.close("database")
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseDownError):
         await waiting

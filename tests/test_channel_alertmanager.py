@@ -84,9 +84,9 @@ async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, 
     channel = await world.channel(
         "am", "alertmanager", urls=[one.url, two.url], labels={"team": "data"}, severity="page"
     )
-    async with world.courier(start=False) as courier:
-        courier.repeats.firing_every_s = 0.3
-        await courier.start()
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.firing_every_s = 0.3
+        await dispatcher.start()
         await world.incidents(1)
         await world.alert(channel, 1)
         for peer in peers:
@@ -145,7 +145,7 @@ async def test_however_many_have_just_resolved_each_is_repeated(world: Scene) ->
         channel = await world.channel("am", "alertmanager", urls=[receiver.url])
         await world.alerts(channel, 500, kind="resolved")
         await world.pool.execute("update alerts set state = 'delivered', settled_at = now()")
-        async with world.courier():
+        async with world.dispatcher():
             requests = await receiver.wait_count(3)
         repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
         assert repeated == {f"job-{n}" for n in range(1, 501)}
@@ -160,7 +160,7 @@ async def test_neither_a_poisoned_alert_nor_a_peer_that_fails_keeps_the_others_f
         await world.alert(channel, 501, facts={"tags": 7})
         await world.pool.execute("update alerts set state = 'delivered', settled_at = now()")
         await world.incidents(*range(1, 502))
-        async with world.courier():
+        async with world.dispatcher():
             requests = await good.wait_count(3)
         repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
         assert repeated == {f"job-{n}" for n in range(1, 501)}
@@ -179,7 +179,7 @@ async def test_a_storm_arrives_whole_there(world: Scene, peers: list[RealAlertma
     one, _ = peers
     channel = await world.channel("am", "alertmanager", urls=[one.url])
     await world.alerts(channel, 1_200)
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled(30) == {"delivered": 1_200}
         assert len(await one.alerts()) == 1_200
 
@@ -193,7 +193,7 @@ async def test_an_incident_that_follows_another_at_once_is_not_ended_by_its_end(
     await world.alert(channel, 1, kind="resolved")
     await world.alert(channel, 1, incident=2, facts={"opened_at": "2026-11-24T05:00:00Z"})
     await world.alerts(channel, 5, first=2)
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 8}
     assert await world.pool.fetchval("select alerts from digests") == 7
     assert [alert["labels"]["monitor"] for alert in await one.alerts()] == [f"job-{n}" for n in range(1, 7)]

@@ -19,7 +19,7 @@ from offbeat_server.config import Settings
 from offbeat_server.notify.channel import Message
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 from offbeat_server.notify.transport.smtp import read_mail_server
 from tests.channel_scene import digest, long_message, make_certificate, message, refusal, send
 from tests.harness import eventually
@@ -212,7 +212,7 @@ async def test_a_name_for_ehlo_that_servers_accept(mailbox: Mailbox, monkeypatch
     assert names == ["[127.0.0.1]"] * 3 + ["beat.example.org", "mail.example.net", "[IPv6:2001:db8::1]"]
     for wrong in ("a b", "x\r\ny", "[nowhere]", "-a.example.org", "[192.0.2.1"):
         with pytest.raises(SettingsError, match="--smtp-ehlo must be"):
-            Outbound(Settings(smtp_ehlo=wrong), lambda: 0)
+            Transport(Settings(smtp_ehlo=wrong), lambda: 0)
 
 
 async def test_a_server_without_8bitmime_gets_seven_bits(mailbox: Mailbox) -> None:
@@ -253,7 +253,7 @@ async def test_tls_is_checked(mailbox: Mailbox, tmp_path: Path, security: str) -
     async with mail_server(mailbox, **options) as port:
         channel = read_channel("email", plain(port, host="localhost", security=security))
         for tls, arrives in ((None, False), (trusting, True)):
-            out = Outbound(Settings(allow_private_destinations=True), lambda: 0, tls)
+            out = Transport(Settings(allow_private_destinations=True), lambda: 0, tls)
             out.send_timeout_s = 3
             await out.start()
             try:

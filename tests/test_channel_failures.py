@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 import pytest
 
 from offbeat_server.common.clock import to_micros
-from offbeat_server.db.repositories.outbox import Outcome, Wanted
-from offbeat_server.notify.dispatcher import Courier
-from offbeat_server.notify.message_builder import Scribe
+from offbeat_server.db.repositories.outbox import SettledAlert, WantedAlerts
+from offbeat_server.notify.dispatcher import Dispatcher
+from offbeat_server.notify.message_builder import MessageBuilder
 from tests.harness import Behaviour, Receiver
 from tests.outbox_scene import Scene
 from tests.test_courier_crashes import dies, process
 
-SCRIBE = Scribe("abcd1234", "https://beat.example.org")
+SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ async def bad(world: Scene) -> int:
 
 
 @contextlib.asynccontextmanager
-async def catching_up(world: Scene) -> AsyncIterator[Courier]:
-    async with world.courier(start=False) as courier:
-        yield courier
+async def catching_up(world: Scene) -> AsyncIterator[Dispatcher]:
+    async with world.dispatcher(start=False) as dispatcher:
+        yield dispatcher
 
 
-async def settle(courier: Courier, lane: int, state: str, error: str | None = None, incident: int = 1) -> int:
+async def settle(dispatcher: Dispatcher, lane: int, state: str, error: str | None = None, incident: int = 1) -> int:
     """One alert, claimed and settled as the courier does it."""
-    id = await Scene(courier.outbox._pool).alert(lane, 1, incident)
-    [row] = await courier.outbox.claim([Wanted(lane, 0, 1, 0, True)], 10)
+    id = await Scene(dispatcher.outbox._pool).alert(lane, 1, incident)
+    [row] = await dispatcher.outbox.claim([WantedAlerts(lane, 0, 1, 0, True)], 10)
     assert row.id == id
-    await courier.outbox.settle([Outcome(id, state, 600.0, error)])
+    await dispatcher.outbox.settle([SettledAlert(id, state, 600.0, error)])
     return id
 
 
@@ -75,104 +75,104 @@ async def test_an_alert_that_was_given_up_is_reported_by_whichever_courier_comes
             await dies(first)
         assert (await world.states())["dead"] == (20 if digests else 1)
         await later(world, 10)
-        async with catching_up(world) as courier:
-            await courier.repeats.catch_up(SCRIBE)
+        async with catching_up(world) as dispatcher:
+            await dispatcher.periodic.catch_up(SCRIBE)
     assert await is_failing(world) and await reports(world) == 1
 
 
 async def test_what_expired_is_reported_by_whichever_courier_comes_next(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
-        await settle(courier, bad, "pending", "no answer")
+    async with catching_up(world) as dispatcher:
+        await settle(dispatcher, bad, "pending", "no answer")
         await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
-        assert await courier.outbox.expire() == ["webhook"]
+        assert await dispatcher.outbox.expire() == ["webhook"]
         await later(world, 10)
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert await is_failing(world) and await reports(world) == 1
 
 
 async def test_a_mark_that_a_waiting_alert_makes_is_reported_once(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
-        await settle(courier, bad, "pending", "no answer")
+    async with catching_up(world) as dispatcher:
+        await settle(dispatcher, bad, "pending", "no answer")
         await later(world, 4)
         for _ in range(2):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert await is_failing(world) and await reports(world) == 1
             await later(world, 61)
 
 
 async def test_a_test_message_that_expired_says_nothing_of_its_channel(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
+    async with catching_up(world) as dispatcher:
         await world.alert(bad, None, None, kind="test")
         await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
-        assert await courier.outbox.expire() == ["webhook"]
-        await courier.repeats.catch_up(SCRIBE)
+        assert await dispatcher.outbox.expire() == ["webhook"]
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert not await is_failing(world)
 
 
 async def test_a_channel_that_was_marked_and_not_reported_is_reported(world: Scene, bad: int) -> None:
     """The process died between the two, or the hour of the last report was not over."""
     await world.pool.execute("update channels set failing_since = now() - interval '5 minutes' where id = $1", bad)
-    async with catching_up(world) as courier:
+    async with catching_up(world) as dispatcher:
         for _ in range(3):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert await reports(world) == 1
         # Marked again within the hour: reported when the hour is over, if it still fails.
         await world.pool.execute(
             "update channels set failing_since = now(), failing_told_at = now() - interval '50 minutes' where id = $1",
             bad,
         )
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert await reports(world) == 1
         await later(world, 11)
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert await reports(world) == 2
 
 
 async def test_a_mark_and_its_report_are_one(world: Scene, bad: int) -> None:
     """A process that dies while it writes the report leaves the report to the next one."""
     await world.pool.execute("update channels set failing_since = now() where id = $1", bad)
-    async with catching_up(world) as courier:
+    async with catching_up(world) as dispatcher:
         with pytest.raises(ZeroDivisionError):
-            async with courier.outbox.transaction() as connection:
-                rows = await courier.outbox.unreported(connection)
-                await courier.outbox.report_failing(connection, [row.id for row in rows], 1, {"reason": "x"})
+            async with dispatcher.outbox.transaction() as connection:
+                rows = await dispatcher.outbox.unreported(connection)
+                await dispatcher.outbox.report_failing(connection, [row.id for row in rows], 1, {"reason": "x"})
                 raise ZeroDivisionError
         assert await reports(world) == 0
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert await reports(world) == 1
 
 
 async def test_a_channel_that_takes_some_alerts_and_refuses_others_keeps_one_mark(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
-        await settle(courier, bad, "delivered", incident=1)
-        await settle(courier, bad, "dead", "400", incident=2)
-        await settle(courier, bad, "delivered", incident=3)
+    async with catching_up(world) as dispatcher:
+        await settle(dispatcher, bad, "delivered", incident=1)
+        await settle(dispatcher, bad, "dead", "400", incident=2)
+        await settle(dispatcher, bad, "delivered", incident=3)
         since = await world.pool.fetchval("select failing_since from channels where id = $1", bad)
         assert since is not None, "marked together with the end of the alert"
         for _ in range(5):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert await world.pool.fetchval("select failing_since from channels where id = $1", bad) == since
         await later(world, 2)  # since then nothing was given up, and the third has arrived after the mark
         for _ in range(5):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert not await is_failing(world)
         assert await reports(world) == 1
 
 
 async def test_only_what_arrives_after_the_mark_removes_it(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
-        await settle(courier, bad, "pending", "no answer", incident=1)
+    async with catching_up(world) as dispatcher:
+        await settle(dispatcher, bad, "pending", "no answer", incident=1)
         await world.pool.execute("update alerts set created_at = now() - interval '10 minutes'")
-        await settle(courier, bad, "delivered", incident=2)
-        await courier.repeats.catch_up(SCRIBE)
+        await settle(dispatcher, bad, "delivered", incident=2)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert not await is_failing(world), "something has arrived within three minutes"
         await later(world, 4)
         for _ in range(5):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert await is_failing(world)
-        await settle(courier, bad, "delivered", incident=3)
+        await settle(dispatcher, bad, "delivered", incident=3)
         for _ in range(5):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert not await is_failing(world)
         waits = "select next_attempt_at > now() from alerts where state = 'pending' and kind <> 'operator'"
         assert await world.pool.fetchval(waits) is False, "what waits for a retry is tried at once"
@@ -182,7 +182,7 @@ async def test_only_what_arrives_after_the_mark_removes_it(world: Scene, bad: in
 async def test_a_message_that_fails_for_an_hour_marks_a_channel_that_takes_the_others(
     world: Scene, bad: int, digest: bool
 ) -> None:
-    async with catching_up(world) as courier:
+    async with catching_up(world) as dispatcher:
         if digest:
             await world.pool.execute(
                 "insert into digests (project_id, channel_id, alerts, facts, body, error)"
@@ -190,41 +190,41 @@ async def test_a_message_that_fails_for_an_hour_marks_a_channel_that_takes_the_o
                 bad,
             )
         else:
-            await settle(courier, bad, "pending", "500", incident=1)
+            await settle(dispatcher, bad, "pending", "500", incident=1)
         await world.pool.execute("update alerts set created_at = now() - interval '61 minutes'")
         await world.pool.execute("update digests set created_at = now() - interval '61 minutes'")
-        await settle(courier, bad, "delivered", incident=2)
-        await courier.repeats.catch_up(SCRIBE)
+        await settle(dispatcher, bad, "delivered", incident=2)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert await is_failing(world) and await reports(world) == 1
-        await settle(courier, bad, "delivered", incident=3)
+        await settle(dispatcher, bad, "delivered", incident=3)
         for _ in range(3):
-            await courier.repeats.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(SCRIBE)
             assert await is_failing(world)
         for table in ("alerts", "digests"):
             await world.pool.execute(
                 f"update {table} set state = 'delivered', settled_at = now() where error is not null"
             )
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert not await is_failing(world)
 
 
 async def test_a_channel_that_works_again_and_what_it_is_told_are_one(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
-        dead = await settle(courier, bad, "dead", "410", incident=1)
+    async with catching_up(world) as dispatcher:
+        dead = await settle(dispatcher, bad, "dead", "410", incident=1)
         await world.incidents(1)
         await later(world, 2)
-        await courier.repeats.catch_up(SCRIBE)
-        await settle(courier, bad, "delivered", incident=2)
-        assert await courier.outbox.revive() == 1
+        await dispatcher.periodic.catch_up(SCRIBE)
+        await settle(dispatcher, bad, "delivered", incident=2)
+        assert await dispatcher.outbox.revive() == 1
         assert (await world.row(dead))["state"] == "pending" and not await is_failing(world)
 
 
 async def test_a_test_that_fails_marks_nothing(world: Scene, bad: int) -> None:
-    async with catching_up(world) as courier:
+    async with catching_up(world) as dispatcher:
         id = await world.alert(bad, None, None, "test")
-        await courier.outbox.claim_tests(1, 10)
-        await courier.outbox.settle([Outcome(id, "dead", 0.0, "410")])
-        await courier.repeats.catch_up(SCRIBE)
+        await dispatcher.outbox.claim_tests(1, 10)
+        await dispatcher.outbox.settle([SettledAlert(id, "dead", 0.0, "410")])
+        await dispatcher.periodic.catch_up(SCRIBE)
         assert not await is_failing(world) and await reports(world) == 0
 
 
@@ -236,7 +236,7 @@ async def test_a_new_alert_is_behind_few_of_those_that_a_repaired_channel_gets(w
         await world.pool.execute(
             "update alerts set state = 'dead', attempts = 3, settled_at = now() - interval '1 minute'"
         )
-        async with world.courier():
+        async with world.dispatcher():
             await receiver.wait_count(1)
             await world.alert(channel, 999)
             new = await receiver.wait_for(lambda r: r.json["data"]["monitor"] == "job-999")
@@ -257,8 +257,8 @@ async def test_an_added_channel_gets_every_open_incident_in_small_statements(
     await world.alerts(bad, 10)
     await world.pool.execute("delete from channels where kind = 'log'")
     added = [await world.channel(slug, "webhook", url="http://127.0.0.1:9") for slug in ("one", "two")]
-    async with catching_up(world) as courier:
-        assert await courier.outbox.introduce(to_micros(datetime.now(UTC))) == 20
-        assert await courier.outbox.introduce(to_micros(datetime.now(UTC))) == 0
+    async with catching_up(world) as dispatcher:
+        assert await dispatcher.outbox.introduce(to_micros(datetime.now(UTC))) == 20
+        assert await dispatcher.outbox.introduce(to_micros(datetime.now(UTC))) == 0
     rows = await world.pool.fetch("select lane, monitor_id from alerts where lane = any ($1::integer[])", added)
     assert sorted(map(tuple, rows)) == [(lane, monitor) for lane in added for monitor in range(1, 11)]

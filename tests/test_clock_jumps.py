@@ -70,7 +70,7 @@ async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
             True
         )  # as in server/offbeat_server/runtime/app.py: somebody else's watermark waits for us
     await a.start()
-    await eventually(lambda: true(a.keeper.judging))
+    await eventually(lambda: true(a.scheduler.evaluating))
     await b.start()
     try:
         yield a, b
@@ -124,7 +124,7 @@ async def test_set_back_by_an_hour_log_time_goes_on(moved: Moved) -> None:
         assert 3590 < await a.pool.fetchval("select extract(epoch from log_time() - clock_timestamp())::float8") <= 3610
         # Leases end and silent writers are found, too.
         await a.crash()
-        await eventually(lambda: true(b.keeper.judging))
+        await eventually(lambda: true(b.scheduler.evaluating))
         slow = await b.monitor("slow", every="1s", grace="1s")
         await ping(b, slow)
         await b.is_status(slow, "down", 20)
@@ -192,8 +192,8 @@ async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None
         await eventually(stored)
         await eventually(told, 20)
         targets = await (await server.session.get("/sd/prometheus")).json()
-        (keeper,) = [each for each in targets if each["labels"]["__meta_offbeat_writer"] == "0"]
-        port = keeper["targets"][0].rpartition(":")[2]
+        (scheduler,) = [each for each in targets if each["labels"]["__meta_offbeat_writer"] == "0"]
+        port = scheduler["targets"][0].rpartition(":")[2]
         async with server.session.get(f"http://127.0.0.1:{port}/metrics") as response:
             (lag,) = re.findall(r"^offbeat_decision_lag_seconds_sum (\S+)", await response.text(), re.MULTILINE)
         assert 0 <= float(lag) < 60  # by a clock that did not jump it would be ten minutes less than nothing

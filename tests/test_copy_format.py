@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.common.clock import to_micros
-from offbeat_server.common.errors import RowRefused
+from offbeat_server.common.errors import RowRejectedError
 from offbeat_server.db.copy_format import COLUMNS
 from offbeat_server.db.repositories.ping_log import LogConnection
 from offbeat_server.engine.model.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
@@ -105,7 +105,7 @@ async def test_what_postgres_cannot_hold_is_made_storable(database, log):
 async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent(database, log, entry, why):
     writer, at = await log.register("node", None)
     good = Entry(at + 1, writer, 1, 1, 1, None, PLAIN["success"])
-    with pytest.raises(RowRefused):
+    with pytest.raises(RowRejectedError):
         await log.copy([good, entry._replace(at=at + 2, writer=writer, seq=2)])
     await log.copy([good])  # the connection is as good as before
     assert await database.fetchval("select count(*) from pings") == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from offbeat_server.db.repositories.outbox import Wanted, page_alerts, resend
+from offbeat_server.db.repositories.outbox import WantedAlerts, page_alerts, resend
 from offbeat_server.notify.attempts import SENDING_MAX, SLOW_AFTER_S
 from offbeat_server.web.ui import incidents
 from tests.harness import Behaviour, Postgres, Receiver, eventually
@@ -17,7 +17,7 @@ from tests.outbox_scene import Scene, at_work, ids, scene, types
 
 async def test_an_alert_is_delivered_and_settled(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=f"{receiver.url}/hook")
-    async with world.courier():
+    async with world.dispatcher():
         id = await world.alert(channel)
         request = await receiver.wait_for(lambda r: True)
         await world.settled()
@@ -38,7 +38,7 @@ async def test_a_copy_of_a_database_uses_no_id_of_the_original_again(postgres: P
             channel = await world.channel("hook", "webhook", url=receiver.url)
         copy = await stack.enter_async_context(postgres.fresh(template=url))
         for each in (url, copy):
-            async with scene(each) as world, world.courier():
+            async with scene(each) as world, world.dispatcher():
                 rows.append(await world.alert(channel))
                 await world.settled()
     assert rows[0] == rows[1] and len(set(ids(receiver))) == 2
@@ -46,13 +46,13 @@ async def test_a_copy_of_a_database_uses_no_id_of_the_original_again(postgres: P
 
 async def test_a_wake_up_sends_at_once(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier() as courier:
-        await at_work(courier)
+    async with world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         delays = []
         for monitor in range(4):
             began = time.monotonic()
             await world.alert(channel, monitor)
-            courier.wake()
+            dispatcher.wake()
             await receiver.wait_count(monitor + 1)
             delays.append(time.monotonic() - began)
     assert statistics.median(delays) < 0.25, delays
@@ -61,7 +61,7 @@ async def test_a_wake_up_sends_at_once(world: Scene, receiver: Receiver) -> None
 async def test_a_passing_failure_is_tried_again_with_the_same_id_and_body(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=500), Behaviour(reset=True)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier():
+    async with world.dispatcher():
         id = await world.alert(channel)
         await receiver.wait_count(3)
         await world.settled()
@@ -74,7 +74,7 @@ async def test_a_passing_failure_is_tried_again_with_the_same_id_and_body(world:
 async def test_retry_after_is_honoured(world: Scene, receiver: Receiver) -> None:
     receiver.script.append(Behaviour(status=429, headers={"Retry-After": "2"}))
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier():
+    async with world.dispatcher():
         await world.alert(channel)
         first, second = await receiver.wait_count(2)
     assert 1.9 < second.at - first.at < 4
@@ -83,7 +83,7 @@ async def test_retry_after_is_honoured(world: Scene, receiver: Receiver) -> None
 async def test_a_final_answer_is_not_tried_again_but_can_be_sent_again(world: Scene, receiver: Receiver) -> None:
     receiver.script.append(Behaviour(status=410))
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier() as courier:
+    async with world.dispatcher() as dispatcher:
         id = await world.alert(channel)
         assert await world.settled() == {"dead": 1}
         row = await world.row(id)
@@ -92,7 +92,7 @@ async def test_a_final_answer_is_not_tried_again_but_can_be_sent_again(world: Sc
         assert (shown["id"], shown["channel"], shown["channel_kind"]) == (id, "hook", "webhook")
         assert not await resend(world.pool, id + 1)
         assert await resend(world.pool, id)
-        courier.wake()
+        dispatcher.wake()
         await receiver.wait_count(2)
         await world.settled()
     assert (await world.row(id))["state"] == "delivered"
@@ -111,7 +111,7 @@ async def test_whatever_is_asked_for_again_goes_out_alone_and_in_its_order(world
     incident |= {"opened_at": datetime.now(UTC), "resolved_at": None}
     shown = (await incidents.context(world.pool, incident, True))["events"]
     assert [event.title for event in shown if event.look == "pending"] == ["Alert to hook pending"] * 2
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 9}
     assert len(receiver.requests) == 9
     last = [request.json["type"] for request in receiver.requests if request.json["data"]["incident"] == 8]
@@ -122,7 +122,7 @@ async def test_what_is_too_old_expires_unsent(world: Scene, receiver: Receiver) 
     channel = await world.channel("hook", "webhook", url=receiver.url)
     id = await world.alert(channel)
     await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"expired": 1}
         assert await resend(world.pool, id)
         await receiver.wait_count(1)
@@ -130,7 +130,7 @@ async def test_what_is_too_old_expires_unsent(world: Scene, receiver: Receiver) 
 
 
 async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> None:
-    async with Receiver(Behaviour(status=500)) as bad, world.courier() as courier:
+    async with Receiver(Behaviour(status=500)) as bad, world.dispatcher() as dispatcher:
         channel = await world.channel("hook", "webhook", url=bad.url)
         await world.alert(channel, 1)
         await bad.wait_count(1)
@@ -141,14 +141,14 @@ async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> 
             return [(await world.row(id))["state"] for id in (old, poison)] == ["expired", "dead"]
 
         await eventually(both_are_settled, 20)
-        lane = courier._lanes[channel]
-        assert lane.suspect and not lane.proven and channel not in courier._proven
+        lane = dispatcher._lanes[channel]
+        assert lane.circuit_open and not lane.known_good and channel not in dispatcher._proven
 
 
 async def test_a_resolve_never_overtakes_its_open(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=503), Behaviour(status=503)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier():
+    async with world.dispatcher():
         await world.alert(channel)
         await receiver.wait_count(1)
         await world.alert(channel, kind="worse")
@@ -160,7 +160,7 @@ async def test_a_resolve_never_overtakes_its_open(world: Scene, receiver: Receiv
 
 async def test_channels_do_not_wait_for_each_other(world: Scene, receiver: Receiver) -> None:
     """The order holds per channel: the one that works is told of the end while the other has not heard of the start."""
-    async with Receiver(Behaviour(status=503)) as broken, world.courier():
+    async with Receiver(Behaviour(status=503)) as broken, world.dispatcher():
         good = await world.channel("good", "webhook", url=receiver.url)
         bad = await world.channel("bad", "webhook", url=broken.url)
         for kind in ("opened", "resolved"):
@@ -177,7 +177,7 @@ async def test_what_is_over_before_it_was_sent_is_told_in_one_message(world: Sce
     await world.alert(channel, kind="worse")
     await world.alert(channel, kind="resolved")
     other = await world.alert(channel, monitor=2)
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 4}
         *_, shown = await page_alerts(world.pool, monitor_id=1)
     one = next(r.json["data"] for r in receiver.requests if r.json["type"] == "offbeat.digest")
@@ -194,7 +194,7 @@ async def test_without_digests_both_are_sent_though_it_is_over(world: Scene, rec
     for monitor in range(1, 9):
         await world.alert(channel, monitor)
         await world.alert(channel, monitor, kind="resolved")
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 16}
     seen: dict[str, list[str]] = {}
     for request in receiver.requests:
@@ -205,7 +205,7 @@ async def test_without_digests_both_are_sent_though_it_is_over(world: Scene, rec
 async def test_an_open_that_was_tried_and_its_resolve_are_told_one_by_one(world: Scene, receiver: Receiver) -> None:
     receiver.script.append(Behaviour(reset=True))
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier():
+    async with world.dispatcher():
         await world.alert(channel)
         await receiver.wait_count(1)
         await world.alert(channel, kind="resolved")
@@ -223,7 +223,7 @@ async def test_an_end_is_not_sent_to_a_channel_that_the_beginning_did_not_reach(
         ends.append(await world.alert(channel, monitor, kind="resolved"))
     await world.alert(channel, 20, state="delivered")
     await world.alert(channel, 20, kind="resolved")
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"dead": 4, "expired": 4, "collapsed": 8, "delivered": 2}
     [request] = receiver.requests
     assert request.json["data"]["monitor"] == "job-20"
@@ -235,7 +235,7 @@ async def test_a_chat_that_has_moved_is_stored(world: Scene, receiver: Receiver)
     receiver.script.append(Behaviour(status=400, body=moved))
     token = "12345:" + "x" * 30
     channel = await world.channel("tg", "telegram", token=token, chat=-7, api=receiver.url)
-    async with world.courier():
+    async with world.dispatcher():
         for monitor in (1, 2):
             await world.alert(channel, monitor)
             await receiver.wait_count(1 + monitor)
@@ -248,9 +248,9 @@ async def test_a_chat_that_has_moved_is_stored(world: Scene, receiver: Receiver)
 async def test_a_channel_that_fails_for_minutes_is_reported_once_and_says_when_it_works(
     world: Scene, receiver: Receiver
 ) -> None:
-    async with Receiver(Behaviour(status=503)) as broken, world.courier(start=False) as courier:
-        courier.repeats.catch_up_every_s = 0.1
-        await courier.start()
+    async with Receiver(Behaviour(status=503)) as broken, world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.catch_up_every_s = 0.1
+        await dispatcher.start()
         bad = await world.channel("bad", "webhook", url=broken.url)
         await world.channel("good", "webhook", url=receiver.url)
         await world.pool.execute(
@@ -276,9 +276,9 @@ async def test_a_poisoned_alert_is_set_aside(world: Scene, receiver: Receiver) -
     channel = await world.channel("hook", "webhook", url=receiver.url)
     poison = await world.alert(channel, monitor=1, facts={"tags": 7})
     good = [await world.alert(channel, monitor=n) for n in (2, 3)]
-    async with world.courier(start=False) as courier:
-        courier.repeats.catch_up_every_s = 0.1
-        await courier.start()
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.catch_up_every_s = 0.1
+        await dispatcher.start()
         assert await world.settled() == {"dead": 1, "delivered": 2}
 
         async def reports() -> list[tuple[str, str]]:
@@ -299,7 +299,7 @@ async def test_a_poisoned_alert_does_not_keep_a_digest_from_being_told(world: Sc
     channel = await world.channel("hook", "alertmanager", urls=[receiver.url])
     await world.alerts(channel, 20)
     poison = await world.alert(channel, monitor=99, facts={"tags": 7})
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"dead": 1, "delivered": 20}
     assert (await world.row(poison))["state"] == "dead"
 
@@ -310,14 +310,14 @@ async def test_an_alert_that_killed_its_senders_is_left_alone_longer_and_longer(
 ) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
     id = await world.alert(channel, kind=kind)
-    async with world.courier(start=False) as courier:
+    async with world.dispatcher(start=False) as dispatcher:
         waits = []
         for _ in range(6):
             await world.pool.execute("update alerts set next_attempt_at = now()")
             if kind == "test":
-                [row] = await courier.outbox.claim_tests(10, 10)
+                [row] = await dispatcher.outbox.claim_tests(10, 10)
             else:
-                [row] = await courier.outbox.claim([Wanted(channel, 1, 1, 1, False)], 10)
+                [row] = await dispatcher.outbox.claim([WantedAlerts(channel, 1, 1, 1, False)], 10)
             waits.append(
                 await world.pool.fetchval(
                     "select extract(epoch from next_attempt_at - clock_timestamp())::float8 from alerts"
@@ -329,7 +329,7 @@ async def test_an_alert_that_killed_its_senders_is_left_alone_longer_and_longer(
 
 async def test_the_log_channel_and_the_servers_own_log(world: Scene, capfd: pytest.CaptureFixture[str]) -> None:
     channel = await world.pool.fetchval("select id from channels where slug = 'log'")
-    async with world.courier():
+    async with world.dispatcher():
         await world.alert(channel, facts={"name": "Nightly ETL"})
         await world.alert(None, None, None, kind="operator", facts={"monitor": None, "name": None, "reason": "deaf"})
         assert await world.settled() == {"delivered": 2}
@@ -345,7 +345,7 @@ async def test_alerts_of_deleted_and_unreadable_channels_are_dead_with_the_reaso
     unreadable = await world.alert(await world.channel("odd", "webhook", adress="x"))
     unknown = await world.alert(await world.channel("new", "pigeon"))
     good = await world.alert(await world.channel("hook", "webhook", url=receiver.url))
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"dead": 3, "delivered": 1}
     assert (await world.row(gone))["error"] == "the channel was deleted"
     assert "url: is missing" in (await world.row(unreadable))["error"]
@@ -354,7 +354,7 @@ async def test_alerts_of_deleted_and_unreadable_channels_are_dead_with_the_reaso
 
 
 async def test_a_changed_channel_holds_for_the_next_attempt(world: Scene, receiver: Receiver) -> None:
-    async with Receiver(Behaviour(status=500)) as old, world.courier():
+    async with Receiver(Behaviour(status=500)) as old, world.dispatcher():
         channel = await world.channel("hook", "webhook", url=old.url)
         await world.alert(channel)
         await old.wait_count(1)
@@ -365,7 +365,7 @@ async def test_a_changed_channel_holds_for_the_next_attempt(world: Scene, receiv
 async def test_a_rate_limit_holds(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=60, digest=False)
     await world.alerts(channel, 30)
-    async with world.courier():
+    async with world.dispatcher():
         arrived = [request.at for request in await receiver.wait_count(8)]
     # Five at once, then one a second; a sixth is left to alerts that are urgent.
     assert arrived[4] - arrived[0] < 1 < arrived[6] - arrived[4] < 4
@@ -375,7 +375,7 @@ async def test_a_changed_rate_holds_for_what_waits(world: Scene, receiver: Recei
     """Also in a lane that is never idle, because it has more to send than it may."""
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=20, digest=False)
     await world.alerts(channel, 30)
-    async with world.courier():
+    async with world.dispatcher():
         await receiver.wait_count(1)
         definition = {"url": receiver.url, "per_minute": 6_000, "digest": False}
         await world.pool.execute("update channels set definition = $1::jsonb where id = $2", definition, channel)
@@ -386,7 +386,7 @@ async def test_a_changed_rate_holds_for_what_waits(world: Scene, receiver: Recei
 async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=6000, digest=False)
     await world.alerts(channel, 50)
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 50}
     assert len(set(ids(receiver))) == len(receiver.requests) == 50
 
@@ -394,13 +394,13 @@ async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver
 async def test_a_test_goes_at_once_past_a_lane_that_rests(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=503, headers={"Retry-After": "60"}), Behaviour(status=500), Behaviour()])
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier() as courier:
+    async with world.dispatcher() as dispatcher:
         await world.alert(channel)
         await receiver.wait_count(1)
         outcomes = []
         for _ in range(2):
             id = await world.alert(channel, None, None, kind="test", facts={"monitor": None, "name": None})
-            courier.wake()
+            dispatcher.wake()
 
             async def settled(id: int = id) -> bool:
                 return bool((await world.row(id))["state"] != "pending")
@@ -424,20 +424,20 @@ async def test_however_many_receivers_hang_they_delay_no_other(world: Scene, rec
             began = time.monotonic()
             count = len(receiver.requests)
             await world.alert(healthy, monitor=next(numbers))
-            courier.wake()
+            dispatcher.wake()
             await receiver.wait_count(count + 1)
             delays.append(time.monotonic() - began)
         return statistics.quantiles(delays, n=20)[-1]
 
     numbers = iter(range(1, 1000))
     healthy = await world.channel("healthy", "webhook", url=receiver.url, per_minute=60000, digest=False)
-    async with Receiver(Behaviour(hang=True)) as hanging, world.courier() as courier:
-        await at_work(courier)
+    async with Receiver(Behaviour(hang=True)) as hanging, world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         alone = await p95()
         for n in range(SENDING_MAX + 50):
             stuck = await world.channel(f"stuck-{n}", "webhook", url=f"{hanging.url}/{n}", digest=False)
             await world.alerts(stuck, 2)
-        courier.wake()
+        dispatcher.wake()
         await hanging.wait_count(SENDING_MAX)
         beside = await p95()
         print(f"p95 alone {alone * 1000:.0f} ms, beside {SENDING_MAX + 50} hanging ones {beside * 1000:.0f} ms")
@@ -450,7 +450,7 @@ async def test_however_many_receivers_hang_they_delay_no_other(world: Scene, rec
 
 async def test_two_couriers_send_nothing_twice(world: Scene, receiver: Receiver) -> None:
     channels = [await world.channel(f"hook-{n}", "webhook", url=f"{receiver.url}/{n}") for n in range(50)]
-    async with world.courier("one") as one, world.courier("two") as two:
+    async with world.dispatcher("one") as one, world.dispatcher("two") as two:
         await at_work(one, two)
         for channel in channels:
             await world.alerts(channel, 4)
@@ -461,9 +461,9 @@ async def test_two_couriers_send_nothing_twice(world: Scene, receiver: Receiver)
 
 async def test_the_next_courier_takes_over_when_one_stops(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier("two", start=False) as two:
+    async with world.dispatcher("two", start=False) as two:
         two.pulse_s = 0.1
-        async with world.courier("one") as one:
+        async with world.dispatcher("one") as one:
             await at_work(one)
             await two.start()
             await world.alert(channel, 1)
@@ -476,7 +476,7 @@ async def test_the_next_courier_takes_over_when_one_stops(world: Scene, receiver
 
 
 async def test_the_courier_beside_the_keeper_goes_first(world: Scene) -> None:
-    async with world.courier("one", start=False) as one, world.courier("two", start=False) as two:
+    async with world.dispatcher("one", start=False) as one, world.dispatcher("two", start=False) as two:
         assert await one.outbox.take_over(60)
         assert not await two.outbox.take_over(60)
         await world.pool.execute(
@@ -490,7 +490,7 @@ async def test_the_courier_beside_the_keeper_goes_first(world: Scene) -> None:
 async def test_a_stop_gives_back_what_was_not_finished(world: Scene, receiver: Receiver) -> None:
     async with Receiver(Behaviour(hang=True)) as hanging:
         channel = await world.channel("hook", "webhook", url=hanging.url)
-        async with world.courier():
+        async with world.dispatcher():
             id = await world.alert(channel)
             await hanging.wait_count(1)
             assert (await world.row(id))["claimed_by"] is not None
@@ -498,14 +498,14 @@ async def test_a_stop_gives_back_what_was_not_finished(world: Scene, receiver: R
         assert row["claimed_by"] is None and row["state"] == "pending"
         assert await world.pool.fetchval("select next_attempt_at <= now() from alerts")
         await world.pool.execute("update channels set definition = $1::jsonb", {"url": receiver.url})
-        async with world.courier():
+        async with world.dispatcher():
             await receiver.wait_count(1)
 
 
 async def test_a_claim_is_renewed_while_it_is_being_sent(world: Scene) -> None:
-    async with Receiver(Behaviour(delay_s=2.5)) as slow, world.courier(start=False) as courier:
-        courier.lease_s, courier.pulse_s = 1.0, 0.3
-        await courier.start()
+    async with Receiver(Behaviour(delay_s=2.5)) as slow, world.dispatcher(start=False) as dispatcher:
+        dispatcher.lease_s, dispatcher.pulse_s = 1.0, 0.3
+        await dispatcher.start()
         id = await world.alert(await world.channel("hook", "webhook", url=slow.url))
         await slow.wait_count(1)
         await world.settled()
@@ -517,7 +517,7 @@ async def test_outcomes_survive_a_loss_of_the_database(world: Scene, receiver: R
     """All connections are cut while alerts are being sent: none is lost, none is sent twice."""
     receiver.behaviour = Behaviour(delay_s=0.5)
     channels = [await world.channel(f"hook-{n}", "webhook", url=f"{receiver.url}/{n}") for n in range(20)]
-    async with world.courier():
+    async with world.dispatcher():
         for channel in channels:
             await world.alert(channel)
         await receiver.wait_count(10)

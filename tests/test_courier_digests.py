@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from offbeat_server.db.sql_loader import load
-from offbeat_server.notify.dispatcher import Courier
+from offbeat_server.notify.dispatcher import Dispatcher
 from tests.harness import Behaviour, Receiver, eventually
 from tests.outbox_scene import Scene, at_work, ids, types
 
@@ -26,7 +26,7 @@ def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_many_at_once_become_one_message(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
     await world.alerts(channel, 100)
-    async with world.courier():
+    async with world.dispatcher():
         assert await world.settled() == {"delivered": 100}
     [request] = receiver.requests
     content = request.json
@@ -43,7 +43,7 @@ async def test_a_digest_is_tried_again_with_the_same_bytes(world: Scene, receive
     receiver.script.extend([Behaviour(status=500), Behaviour(reset=True)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
     await world.alerts(channel, 30)
-    async with world.courier():
+    async with world.dispatcher():
         await receiver.wait_count(1)
         await world.alerts(channel, 30, first=101)  # not drawn into the digest that is under way
         assert await world.settled(20) == {"delivered": 60}
@@ -58,7 +58,7 @@ async def test_members_of_a_digest_stand_before_what_follows_them(
     receiver.script.extend([Behaviour(status=500), Behaviour(status=500)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
     await world.alerts(channel, 10)
-    async with world.courier():
+    async with world.dispatcher():
         await receiver.wait_count(1)
         await world.alert(channel, monitor=3, kind="resolved")
         await receiver.wait_count(4, timeout_s=20)
@@ -69,7 +69,7 @@ async def test_members_of_a_digest_stand_before_what_follows_them(
 async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
     world: Scene, receiver: Receiver, short_gaps: None
 ) -> None:
-    async with Refusing() as picky, world.courier():
+    async with Refusing() as picky, world.dispatcher():
         channel = await world.channel("hook", "webhook", url=picky.url)
         await world.alerts(channel, 10)
         await picky.wait_count(1)
@@ -86,9 +86,9 @@ async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
 
 
 async def test_what_grew_old_in_a_failing_lane_expires_there(world: Scene) -> None:
-    async with Receiver(Behaviour(status=503)) as broken, world.courier(start=False) as courier:
-        courier.repeats.expire_every_s = 0.1
-        await courier.start()
+    async with Receiver(Behaviour(status=503)) as broken, world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.expire_every_s = 0.1
+        await dispatcher.start()
         channel = await world.channel("hook", "webhook", url=broken.url, digest=False)
         await world.alerts(channel, 50)
         await broken.wait_count(1)
@@ -103,12 +103,12 @@ async def test_a_storm_is_a_few_messages(world: Scene, receiver: Receiver, monit
     """More monitors fall silent than one digest takes; the keeper writes them in slices of 500 meanwhile."""
     channel = await world.channel("hook", "webhook", url=receiver.url)
     other = await world.channel("other", "webhook", url=f"{receiver.url}/other")
-    async with world.courier() as courier:
-        await at_work(courier)
+    async with world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         began = time.monotonic()
         for n in range(monitors // 500):
             await world.alerts(channel, 500, first=1 + 500 * n)
-            courier.wake()
+            dispatcher.wake()
             if n == monitors // 1000:
                 await world.alert(other)
                 at_other = time.time()
@@ -132,15 +132,15 @@ async def test_thousands_of_channels_each_once(world: Scene, receiver: Receiver,
         receiver.url,
         channels,
     )
-    async with world.courier() as courier:
-        await at_work(courier)
+    async with world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         began = time.monotonic()
         await world.pool.execute(
             "insert into alerts (project_id, channel_id, monitor_id, incident, kind, facts) "
             "select 1, id, id, 1, 'opened', jsonb_build_object('monitor', slug, 'name', slug, 'reason', 'no ping') "
             "from channels where kind = 'webhook'"
         )
-        courier.wake()
+        dispatcher.wake()
         assert await world.settled(60) == {"delivered": channels}
         print(f"{channels} channels in {time.monotonic() - began:.1f} s")
     assert max(Counter(r.path for r in receiver.requests).values()) == 1
@@ -156,9 +156,9 @@ async def test_a_digest_at_a_service_that_keeps_incidents_is_closed_when_all_are
     monkeypatch.setattr("offbeat_server.notify.channels.pagerduty._HOSTS", {"us": receiver.url})
     channel = await world.channel("pager", "pagerduty", routing_key="r" * 32)
     await world.incidents(*range(1, 12))
-    async with world.courier(start=False) as courier:
-        courier.repeats.over_every_s = 0.1
-        await courier.start()
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.over_every_s = 0.1
+        await dispatcher.start()
         await world.alert(channel, monitor=11)  # alone
         await receiver.wait_count(1)
         await world.alerts(channel, 10)
@@ -194,11 +194,11 @@ class Refusing(Receiver):
 # ------------------------------------------------------------------------------------------------- no incident vanishes
 
 
-async def flap(world: Scene, courier: Courier, channel: int, monitors: int, incident: int) -> None:
+async def flap(world: Scene, dispatcher: Dispatcher, channel: int, monitors: int, incident: int) -> None:
     """Each of these monitors fails and succeeds at once."""
     for kind in ("opened", "resolved"):
         await world.alerts(channel, monitors, first=101, kind=kind, incident=incident)
-    courier.wake()
+    dispatcher.wake()
 
 
 def named(receiver: Receiver, name: str) -> list[Any]:
@@ -211,21 +211,21 @@ async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_na
 ) -> None:
     """Eight monitors flap all the time; a job fails for half a minute, another one is silent for twenty seconds."""
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier() as courier:
-        await at_work(courier)
+    async with world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         for incident in range(1, 5):
-            await flap(world, courier, channel, 8, incident)
+            await flap(world, dispatcher, channel, 8, incident)
             await asyncio.sleep(0.2)
         failed = {"cause": "failed", "reason": "failed with exit code 1", "last_message": "disk full"}
         began = time.time()
         await world.alert(channel, 1, facts={"name": "nightly-backup", **failed}, urgent=True)
         await world.alert(channel, 2, facts={"name": "victim"}, urgent=True)
         for incident in range(5, 9):
-            await flap(world, courier, channel, 8, incident)
+            await flap(world, dispatcher, channel, 8, incident)
             await asyncio.sleep(0.2)
         for monitor, name in ((1, "nightly-backup"), (2, "victim")):
             await world.alert(channel, monitor, kind="resolved", facts={"name": name})
-        courier.wake()
+        dispatcher.wake()
         assert await world.settled(60) == {"delivered": 2 * 8 * 8 + 4}
     for name in ("nightly-backup", "victim"):
         first = next(r for r in receiver.requests if name in r.json["data"]["title"])
@@ -243,15 +243,15 @@ async def test_an_alert_about_offbeat_itself_waits_for_no_storm(world: Scene, re
     """No digest holds it, and new first alerts come all the time."""
     channel = await world.channel("hook", "webhook", url=receiver.url)
     operator = {"monitor": None, "name": None, "cause": "deaf", "reason": "Offbeat could not receive pings for 12 s"}
-    async with world.courier() as courier:
-        await at_work(courier)
+    async with world.dispatcher() as dispatcher:
+        await at_work(dispatcher)
         began = time.time()
         for storm in range(20):
             for monitor in range(10):
                 await world.alert(channel, 1 + 10 * storm + monitor, urgent=True)
             if storm == 1:
                 await world.alert(channel, None, None, kind="operator", facts=operator, urgent=True)
-            courier.wake()
+            dispatcher.wake()
             await asyncio.sleep(0.25)
         told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
         assert await world.settled(60) == {"delivered": 201}
@@ -275,9 +275,9 @@ async def test_every_explicit_failure_is_named_with_its_reason_however_many_ther
             )
             await world.alert(channel, monitor, kind="worse", facts=facts)
     await world.alerts(channel, 2_000, first=1_001)
-    async with world.courier() as courier:
+    async with world.dispatcher() as dispatcher:
         began = time.monotonic()
-        courier.wake()
+        dispatcher.wake()
         assert await world.settled(30) == {"delivered": 2_085}
         assert time.monotonic() - began < 15, "one message does not wait long for the next"
     said = "\n".join(r.json["data"]["text"] for r in receiver.requests)
@@ -298,10 +298,10 @@ async def test_nothing_vanishes_while_its_receiver_is_in_trouble(
         "is slow": Behaviour(delay_s=0.3),
     }[trouble]
     channel = await world.channel("hook", "webhook", url=receiver.url, digest=digest, per_minute=6_000)
-    async with world.courier() as courier:
-        courier.attempts._out.send_timeout_s = 1.0
+    async with world.dispatcher() as dispatcher:
+        dispatcher.attempts._out.send_timeout_s = 1.0
         for incident in range(1, 4):
-            await flap(world, courier, channel, 4, incident)
+            await flap(world, dispatcher, channel, 4, incident)
             await receiver.wait_count(1)
             await asyncio.sleep(0.3)
         receiver.behaviour = Behaviour()
@@ -325,9 +325,9 @@ async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_clo
     for monitor in (1, 2):
         await world.alert(channel, monitor, facts={"name": f"job-{monitor}"})
         await world.alert(channel, monitor, kind="resolved")
-    async with world.courier(start=False) as courier:
-        courier.repeats.over_every_s = 0.1
-        await courier.start()
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.over_every_s = 0.1
+        await dispatcher.start()
         await receiver.wait_count(2, timeout_s=20)
         assert await world.settled() == {"delivered": 4}
     trigger, resolve = (r.json for r in receiver.requests)
@@ -344,13 +344,13 @@ async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_untold(
     """213 monitors, 3 000 incidents of seconds, half of them explicit failures, on one channel whose receiver fails."""
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=60_000, digest=digest)
     chance = random.Random(7)
-    async with world.courier() as courier:
-        courier.flapping.hold_s = 1.0
+    async with world.dispatcher() as dispatcher:
+        dispatcher.flapping.hold_s = 1.0
         for incident in range(1, 15):
             receiver.behaviour = Behaviour(status=503 if incident % 4 == 0 else 200, delay_s=chance.random() / 50)
             for kind in ("opened", "resolved"):
                 await world.alerts(channel, 213, kind=kind, incident=incident)
-                courier.wake()
+                dispatcher.wake()
                 await asyncio.sleep(chance.random() / 2)
         receiver.behaviour = Behaviour()
         states = await world.settled(120)

@@ -19,8 +19,8 @@ async def test_flapping_is_said_and_held_back_and_reported_together(
 ) -> None:
     monkeypatch.setattr("offbeat_server.notify.channel_queue.BURST_REFILL_S", 0.05)
     channel = await world.channel("hook", "webhook", url=receiver.url)
-    async with world.courier() as courier:
-        courier.flapping.hold_s = 1.5
+    async with world.dispatcher() as dispatcher:
+        dispatcher.flapping.hold_s = 1.5
         for incident in range(1, 6):
             await world.alert(channel, incident=incident)
             await receiver.wait_count(2 * incident - 1)
@@ -54,9 +54,9 @@ async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiv
         "values (1, 1, 1, 'job-1', 'Job 1', '{\"remind_every\": \"1s\"}')"
     )
     await world.incidents(1)
-    async with world.courier(start=False) as courier:
-        courier.repeats.remind_every_s = 0.1
-        await courier.start()
+    async with world.dispatcher(start=False) as dispatcher:
+        dispatcher.periodic.remind_every_s = 0.1
+        await dispatcher.start()
         await world.alert(channel)
         await receiver.wait_count(3)
         _, second, third = receiver.requests[:3]
@@ -128,10 +128,10 @@ async def test_no_reminder_of_what_is_being_resolved_just_now(world: Scene) -> N
     """Else it might follow a resolve that went out meanwhile, and open an incident that nobody ends."""
     await _to_be_reminded(world)
     outbox = Outbox(world.pool, "here", "node")
-    async with world.pool.acquire() as keeper:
-        deciding = keeper.transaction()
+    async with world.pool.acquire() as scheduler:
+        deciding = scheduler.transaction()
         await deciding.start()
-        await keeper.execute("update incidents set resolved_at = now()")
+        await scheduler.execute("update incidents set resolved_at = now()")
         assert await outbox.remind(10, to_micros(datetime.now(UTC))) == 0
         await deciding.rollback()
     assert await outbox.remind(10, to_micros(datetime.now(UTC))) == 1
@@ -151,8 +151,8 @@ async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: S
         await world.alert(channel, incident=incident, state="delivered")
     await world.pool.execute("update alerts set settled_at = now() - interval '40 days'")
     await world.incidents(1, number=2)
-    async with world.courier(start=False) as courier:
-        assert await courier.outbox.sweep(30, 100) == 1
+    async with world.dispatcher(start=False) as dispatcher:
+        assert await dispatcher.outbox.sweep(30, 100) == 1
         assert await world.pool.fetchval("select incident from alerts") == 2
 
 

@@ -9,9 +9,9 @@ import pytest
 from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.instants import SECOND
 from offbeat_server.db.partitions import make_partitions, name_of
-from offbeat_server.db.repositories import keeping
-from offbeat_server.db.repositories.keeping import Deaf
-from offbeat_server.scheduler.outages import Reported
+from offbeat_server.db.repositories import scheduler_rows
+from offbeat_server.db.repositories.scheduler_rows import Outage
+from offbeat_server.scheduler.outages import ReportedOutages
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, short_lease, true  # noqa: F401
 from tests.link import Link
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("short_lease")
 
 async def test_people_are_told_once_of_what_two_writers_refused_and_not_of_a_moment(database_url: str) -> None:
     async with running(database_url, "a") as a, running(database_url, "b") as b:
-        await eventually(lambda: true(a.keeper.judging or b.keeper.judging))
+        await eventually(lambda: true(a.scheduler.evaluating or b.scheduler.evaluating))
         refuse = """
             insert into refusals (writer, started_at, ended_at, pings, reason)
             values ($1, log_time() - $2 * interval '1 s', log_time(), $3, 'full')"""
@@ -65,38 +65,38 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
 async def test_a_writer_that_died_before_the_clock_was_set_back_was_deaf_until_the_last_word_of_any(
     database: asyncpg.Connection,
 ) -> None:
-    at = await keeping.now(database)
+    at = await scheduler_rows.now(database)
     writers = (
         "insert into writers (node, started_at, accepted_through, seen_at) values ('test', $1, $1, $1) returning id"
     )
     dead, _ = [await database.fetchval(writers, to_datetime(at + by * SECOND)) for by in (3600, 3605)]
-    deaf = await keeping.fence(database, dead, at + 3600 * SECOND, at)
+    deaf = await scheduler_rows.fence(database, dead, at + 3600 * SECOND, at)
     assert deaf is not None and (deaf.started_at - at, deaf.ended_at - at) == (3600 * SECOND, 3605 * SECOND)
 
 
 async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_url: str) -> None:
     """It may have been set wrongly: then nothing is as old as it seems."""
     async with running(database_url) as node:
-        await eventually(lambda: true(node.keeper.judging))
+        await eventually(lambda: true(node.scheduler.evaluating))
         old = (await node.pool.fetchval("select log_time()")).date() - timedelta(days=99)
         async with node.pool.acquire() as connection:
             await make_partitions(connection, old, 0)
-        node.keeper.checkpoint_at = node.keeper.engine.now
+        node.scheduler.checkpoint_at = node.scheduler.engine.now
         await node.pool.execute("""
             insert into deaf (started_at, ended_at, reason, decided_at)
             values (log_time() - interval '9 days', log_time(), 'clock', log_time())""")
-        await node.keeper.upkeep._round()
+        await node.scheduler.retention._round()
         assert await node.pool.fetchval("select to_regclass($1)", name_of(old)) is not None
         await node.pool.execute("update deaf set ended_at = ended_at - interval '25 hours'")
-        await node.keeper.upkeep._round()
+        await node.scheduler.retention._round()
         assert await node.pool.fetchval("select to_regclass($1)", name_of(old)) is None
 
 
 def test_which_outages_need_an_alert() -> None:
-    def deaf(start_s: int, end_s: int, reason: str = "database") -> Deaf:
-        return Deaf(1, start_s * SECOND, end_s * SECOND, reason)
+    def deaf(start_s: int, end_s: int, reason: str = "database") -> Outage:
+        return Outage(1, start_s * SECOND, end_s * SECOND, reason)
 
-    reported = Reported()
+    reported = ReportedOutages()
     assert not reported.needs_alert(deaf(0, 9))
     assert reported.needs_alert(deaf(100, 111))
     assert not reported.needs_alert(deaf(105, 125, "full"))  # of the same trouble
@@ -104,7 +104,7 @@ def test_which_outages_need_an_alert() -> None:
     assert not reported.needs_alert(deaf(150, 190))
     assert reported.needs_alert(deaf(186, 3_786))
     assert not reported.needs_alert(deaf(3_780, 3_790))
-    reported = Reported(until=111 * SECOND, run_from=100 * SECOND, run_until=111 * SECOND)
+    reported = ReportedOutages(until=111 * SECOND, run_from=100 * SECOND, run_until=111 * SECOND)
     assert reported.needs_alert(deaf(200, 211))
     assert not reported.needs_alert(deaf(270, 271, "clock"))  # no: within a minute of the last
     assert reported.needs_alert(deaf(280, 281, "clock"))  # a jump is, however short

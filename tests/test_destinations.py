@@ -21,7 +21,7 @@ from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport import destination_guard
 from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 from tests.channel_scene import make_certificate, message
 from tests.harness import Behaviour, Receiver
 
@@ -67,15 +67,15 @@ def test_what_is_no_address_is_refused() -> None:
 
 
 @contextlib.asynccontextmanager
-async def outbound(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Outbound]:
-    out = Outbound(Settings(**changes), lambda: time.time_ns() // 1000, tls)
+async def outbound(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Transport]:
+    out = Transport(Settings(**changes), lambda: time.time_ns() // 1000, tls)
     out.send_timeout_s = 1.0
     await out.start()
     yield out
     await out.stop()
 
 
-async def failure(out: Outbound, url: str, **more: Any) -> DeliveryError:
+async def failure(out: Transport, url: str, **more: Any) -> DeliveryError:
     with pytest.raises(DeliveryError) as caught:
         await out.post(url, b"{}", {}, **more)
     return caught.value

@@ -7,10 +7,20 @@ import pytest
 
 from offbeat_server.engine.model.definition import Keywords
 from offbeat_server.engine.model.ping import Ping
-from offbeat_server.ingest.key_index import Rules
+from offbeat_server.ingest.key_index import PingRules
 from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
-from offbeat_server.ingest.protocols.base import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug, worst
-from offbeat_server.ingest.protocols.filters import filtered
+from offbeat_server.ingest.protocols.base import (
+    Dialect,
+    HttpAnswer,
+    Key,
+    Outcome,
+    ParsedPing,
+    Rejection,
+    Request,
+    Slug,
+    worst,
+)
+from offbeat_server.ingest.protocols.keyword_filters import filtered
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.slugs import slug_in, slug_of
@@ -26,26 +36,26 @@ def request(url: str, method: str = "GET", body: bytes = b"", **headers: str) ->
     return Request(method, path, query, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
-def read(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reading | list[Reading] | Refusal:
+def read(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> ParsedPing | list[ParsedPing] | Rejection:
     sent = request(url, method, body, **headers)
     dialect = find(sent.path, sent.query, "snitch")
     assert dialect is not None
     return dialect.read(sent)
 
 
-def one(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reading:
+def one(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> ParsedPing:
     reading = read(url, method, body, **headers)
-    assert isinstance(reading, Reading), reading
+    assert isinstance(reading, ParsedPing), reading
     return reading
 
 
 def refused(url: str, method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, str]:
     refusal = read(url, method, body, **headers)
-    assert isinstance(refusal, Refusal), refusal
+    assert isinstance(refusal, Rejection), refusal
     return refusal
 
 
-def said(dialect: Dialect, outcome: Outcome | Refusal, url: str = "/") -> Answer:
+def said(dialect: Dialect, outcome: Outcome | Rejection, url: str = "/") -> HttpAnswer:
     return dialect.answer(outcome, request(url))
 
 
@@ -101,7 +111,7 @@ def test_every_dialect_says_when_to_come_again(dialect: Dialect) -> None:
     away = said(dialect, Outcome("unavailable", 4))
     assert away.status == 503
     assert ("Retry-After", "4") in away.headers
-    assert said(dialect, Refusal(413, "the body is too large")).status == 413
+    assert said(dialect, Rejection(413, "the body is too large")).status == 413
     assert said(dialect, Outcome("unknown")).status == 404
     assert said(dialect, Outcome("ok")).status in (200, 202)
 
@@ -120,9 +130,9 @@ def hc(signal: str = "success", **said: object) -> Ping:
 
 
 def test_healthchecks_by_uuid() -> None:
-    assert one(f"/ping/{UUID}") == Reading(Key(UUID), hc(), named=False)
+    assert one(f"/ping/{UUID}") == ParsedPing(Key(UUID), hc(), named=False)
     assert one(f"/ping/{UUID}/") == one(f"/ping/{UUID}")
-    assert one(f"/ping/{UUID}/start") == Reading(Key(UUID), hc("start"), named=True)
+    assert one(f"/ping/{UUID}/start") == ParsedPing(Key(UUID), hc("start"), named=True)
     assert one(f"/ping/{UUID}/fail").ping == hc("fail")
     assert one(f"/ping/{UUID}/log", "POST", b"x").ping == hc("log", message="x")
     assert one(f"/ping/{UUID}/0").ping == hc("success", exit_code=0)
@@ -131,14 +141,14 @@ def test_healthchecks_by_uuid() -> None:
     for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
         assert one(f"/ping/{UUID}", method).ping == hc()
     assert one("/ping/c2354d53d2").address == Key("c2354d53d2")
-    assert one(f"/ping/{UUID.upper()}/start") == Reading(Key(UUID.upper()), hc("start"), named=True)
+    assert one(f"/ping/{UUID.upper()}/start") == ParsedPing(Key(UUID.upper()), hc("start"), named=True)
     assert one(f"/ping/{UUID.replace('-', '%2D')}/%73tart") == one(f"/ping/{UUID}/start")
 
 
 def test_healthchecks_by_slug() -> None:
-    assert one(f"/ping/{PING_KEY}/nightly") == Reading(Slug(PING_KEY, "nightly"), hc(), named=False)
+    assert one(f"/ping/{PING_KEY}/nightly") == ParsedPing(Slug(PING_KEY, "nightly"), hc(), named=False)
     assert one(f"/ping/{PING_KEY}/nightly/start").ping == hc("start")
-    assert one(f"/ping/{PING_KEY}/nightly/3?create=1") == Reading(
+    assert one(f"/ping/{PING_KEY}/nightly/3?create=1") == ParsedPing(
         Slug(PING_KEY, "nightly", create=True), hc("fail", exit_code=3), named=True
     )
     assert one(f"/ping/{PING_KEY}/nightly?create=true").address == Slug(PING_KEY, "nightly")
@@ -233,7 +243,7 @@ def test_two_outcomes_in_one_address(url: str, signal: str, noted: list[str]) ->
 
 
 def test_a_body_that_cannot_be_read_is_told_apart() -> None:
-    fault = Refusal(415, "the body is encoded as 'x'")
+    fault = Rejection(415, "the body is encoded as 'x'")
     for url, refusing in (
         (f"/ping/{UUID}", True),
         (f"/ping/{UUID}/fail", False),
@@ -274,12 +284,12 @@ def test_healthchecks_takes_a_watchdog() -> None:
 
 
 def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
-    post = Rules(post_only=True, keywords=None)
+    post = PingRules(post_only=True, keywords=None)
     assert filtered(hc(), "POST", post) == hc()
     assert filtered(hc("fail"), "GET", post).signal == "log"
 
     def heard(ping: Ping, **words: Any) -> str:
-        return filtered(ping, "GET", Rules(post_only=False, keywords=Keywords(**words))).signal
+        return filtered(ping, "GET", PingRules(post_only=False, keywords=Keywords(**words))).signal
 
     words = {"start": ("BEGIN",), "success": ("OK", "done"), "fail": ("ERROR",)}
     for message, signal in (("OK, but ERROR", "fail"), ("all done", "success"), ("BEGIN", "start"), ("error", "log")):
@@ -295,8 +305,8 @@ def test_uptime_kuma() -> None:
     def ping(signal: str = "success", **said: object) -> Ping:
         return Ping(signal, dialect="uptime_kuma", **said)  # type: ignore[arg-type]
 
-    assert one("/api/push/tOk3n") == Reading(Key("tOk3n"), ping(), named=False)
-    assert one("/api/push/t?status=up&msg=OK&ping=") == Reading(Key("t"), ping(message="OK"), named=True)
+    assert one("/api/push/tOk3n") == ParsedPing(Key("tOk3n"), ping(), named=False)
+    assert one("/api/push/t?status=up&msg=OK&ping=") == ParsedPing(Key("t"), ping(message="OK"), named=True)
     assert one("/api/push/t?status=down&msg=disk%20full&ping=1500").ping == ping(
         "fail", message="disk full", duration=1.5
     )
@@ -325,7 +335,7 @@ def test_uptime_kuma_answers() -> None:
 
 def test_gatus() -> None:
     url = "/api/v1/endpoints/core_db/external"
-    assert one(f"{url}?success=true&duration=10s", "POST", authorization=BEARER) == Reading(
+    assert one(f"{url}?success=true&duration=10s", "POST", authorization=BEARER) == ParsedPing(
         Slug(PING_KEY, "core_db"), Ping("success", duration=10.0, dialect="gatus"), named=True
     )
     assert one(f"{url}?success=false&error=no+route", "POST", authorization=BEARER).ping == Ping(
@@ -359,7 +369,7 @@ def test_gatus() -> None:
     assert refused(f"{url}?success=true", authorization=BEARER)[0] == 405
     assert said(gatus, Outcome("ok")).body == b""
     assert said(gatus, Outcome("unknown")).body == b"not found"
-    assert said(gatus, Refusal(405, "Method Not Allowed")).headers == (("Allow", "POST"),)
+    assert said(gatus, Rejection(405, "Method Not Allowed")).headers == (("Allow", "POST"),)
 
 
 # ---------------------------------------------------------------------------------------------------- Dead Man's Snitch
@@ -370,7 +380,7 @@ def test_snitch() -> None:
         return Ping(signal, dialect="snitch", **said)  # type: ignore[arg-type]
 
     form = {"content_type": "application/x-www-form-urlencoded"}
-    assert one("/c2354d53d2") == Reading(Key("c2354d53d2"), ping(), named=False)
+    assert one("/c2354d53d2") == ParsedPing(Key("c2354d53d2"), ping(), named=False)
     assert one("/c2354d53d2?m=3+files&s=0").ping == ping(message="3 files", exit_code=0)
     assert one("/c2354d53d2?s=").ping == ping()
     assert one("/c2354d53d2?s=2").ping == ping("fail", exit_code=2)
@@ -394,8 +404,8 @@ def test_cronitor() -> None:
 
     made = Slug(PING_KEY, "nightly", create=True)
     url = f"/p/{PING_KEY}/nightly"
-    assert one(url) == Reading(made, ping(), named=False)
-    assert one(f"{url}?state=run&stamp=1766567.5&series=1766567.123") == Reading(
+    assert one(url) == ParsedPing(made, ping(), named=False)
+    assert one(f"{url}?state=run&stamp=1766567.5&series=1766567.123") == ParsedPing(
         made, ping("start", run="1766567.123"), named=True
     )
     assert one(f"{url}?state=complete&metric=count:12&metric=error_count:1&metric=duration:2.5").ping == ping(
@@ -419,7 +429,7 @@ def test_cronitor() -> None:
     assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
     # As the agent for Kubernetes does.
     told = "env=production&exit_code=2&host=n1&message=BackOff&series=f00d&stamp=1766567"
-    assert one(f"/ping/{PING_KEY}/nightly/fail?{told}", "POST") == Reading(
+    assert one(f"/ping/{PING_KEY}/nightly/fail?{told}", "POST") == ParsedPing(
         made, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
     )
     assert one(f"/ping/{PING_KEY}/nightly/logs?{told}", "POST").ping.signal == "log"

@@ -10,9 +10,9 @@ import pytest
 
 from offbeat_server.engine.model.ping import PLAIN, Ping
 from offbeat_server.ingest.protocols import native
-from offbeat_server.ingest.protocols.base import Key, Outcome, Reading, Refusal, Request
+from offbeat_server.ingest.protocols.base import Key, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.ids import canonical_run
-from offbeat_server.ingest.protocols.parameters import Said, read_fields
+from offbeat_server.ingest.protocols.parameters import ReadParameters, read_fields
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,7 +24,7 @@ FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
 
-def send(rest: str = "", body: bytes | str = b"", kind: str = "", method: str = "GET") -> Reading | Refusal:
+def send(rest: str = "", body: bytes | str = b"", kind: str = "", method: str = "GET") -> ParsedPing | Rejection:
     path, _, query = f"/api/v1/heartbeat/{KEY}{rest}".partition("?")
     raw = body.encode() if isinstance(body, str) else body
     return native.read(Request(method, path, query, {"content-type": kind} if kind else {}, raw))
@@ -32,7 +32,7 @@ def send(rest: str = "", body: bytes | str = b"", kind: str = "", method: str = 
 
 def ping(rest: str = "", body: bytes | str = b"", kind: str = "") -> Ping:
     reading = send(rest, body, kind, "POST" if body else "GET")
-    assert isinstance(reading, Reading), reading
+    assert isinstance(reading, ParsedPing), reading
     assert reading.address == Key(KEY)
     return reading.ping
 
@@ -40,25 +40,25 @@ def ping(rest: str = "", body: bytes | str = b"", kind: str = "") -> Ping:
 def ignored(rest: str = "", body: bytes | str = b"", kind: str = "") -> list[str]:
     """What was left out or changed."""
     reading = send(rest, body, kind, "POST" if body else "GET")
-    assert isinstance(reading, Reading), reading
+    assert isinstance(reading, ParsedPing), reading
     return [note.field for note in reading.notes]
 
 
 def refusal(rest: str = "", body: bytes | str = b"", kind: str = "") -> str:
     refused = send(rest, body, kind, "POST" if body else "GET")
-    assert isinstance(refused, Refusal), refused
+    assert isinstance(refused, Rejection), refused
     assert refused.status in (400, 415)
     return refused.reason
 
 
 def test_the_signal_in_the_path() -> None:
-    assert send() == Reading(Key(KEY), Ping("success"), named=False)
-    assert send("/start") == Reading(Key(KEY), Ping("start"), named=True)
-    assert send("/fail/") == send("/%66ail") == Reading(Key(KEY), Ping("fail"), named=True)
+    assert send() == ParsedPing(Key(KEY), Ping("success"), named=False)
+    assert send("/start") == ParsedPing(Key(KEY), Ping("start"), named=True)
+    assert send("/fail/") == send("/%66ail") == ParsedPing(Key(KEY), Ping("fail"), named=True)
     assert ping("/in%20progress").signal == "start"
     assert send("/start%0D") == send("/start") and send("/0%0D%0A") == send("/0")
-    assert send("/0") == Reading(Key(KEY), Ping("success", exit_code=0), named=True)
-    assert send("/255") == Reading(Key(KEY), Ping("fail", exit_code=255), named=True)
+    assert send("/0") == ParsedPing(Key(KEY), Ping("success", exit_code=0), named=True)
+    assert send("/255") == ParsedPing(Key(KEY), Ping("fail", exit_code=255), named=True)
     for signal in ("start", "success", "fail", "log", "progress", "skip", "leave"):
         assert ping(f"/{signal}") is PLAIN[signal]
 
@@ -189,7 +189,7 @@ def test_a_packed_body_says_its_coding_or_nothing() -> None:
     for body in (gzip.compress(b"status=fail"), zstd.compress(b"status=fail")):
         for kind in (FORM, "", "application/gzip", "application/octet-stream", "text/plain"):
             refused = send("", body, kind, "POST")
-            assert isinstance(refused, Refusal) and refused.status == 415 and "Content-Encoding: " in refused.reason
+            assert isinstance(refused, Rejection) and refused.status == 415 and "Content-Encoding: " in refused.reason
         assert send("/fail", body, FORM, "POST")[1].signal == "fail"
 
 
@@ -493,7 +493,7 @@ def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> No
     text = "&".join(f"{name}={str(value).lower()}".replace("+", "%2B") for name, value in sent.items())
     assert ping(f"?{text.replace(' ', '+')}").signal == ping("", text, FORM).signal == ping("", text).signal == "fail"
     said = read_fields(sent.items())
-    assert isinstance(said, Said) and said.ping.signal == "fail" and said.named
+    assert isinstance(said, ReadParameters) and said.ping.signal == "fail" and said.named
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_name_without_a_value_may_be_the_signal() -> None:
         *(("run=7&ok", "success"), ("message=a+b&error", "fail"), ("ok&error", "fail"), ("finished&rc=3", "fail")),
     ):
         reading = send(f"?{flag}")
-        assert isinstance(reading, Reading) and reading.named and reading.ping.signal == signal, flag
+        assert isinstance(reading, ParsedPing) and reading.named and reading.ping.signal == signal, flag
     assert ping("?error=").signal == ping("?exception=").signal == "success"
     assert "ok is empty" in refusal("?ok=") and "status is empty" in refusal("?status")
     assert send("?utm_source&x") == send("") and send("?run&message") == send("")
@@ -763,7 +763,7 @@ def test_json_that_is_nested_too_deeply_is_not_read() -> None:
 )
 def test_structured_data_that_is_not_read_is_refused(kind: str) -> None:
     refused = send("", "<status>ok</status>", kind, "POST")
-    assert isinstance(refused, Refusal) and refused.status == 415
+    assert isinstance(refused, Rejection) and refused.status == 415
     assert ping("/1", "<status>ok</status>", kind) == Ping("fail", exit_code=1, message="<status>ok</status>")
 
 
@@ -784,21 +784,21 @@ def test_a_failure_outranks_what_else_is_said() -> None:
 
 
 def test_a_body_that_could_not_be_read_is_refused_unless_the_address_says_everything() -> None:
-    fault = Refusal(415, "the body is encoded as 'x'")
+    fault = Rejection(415, "the body is encoded as 'x'")
     for rest, said in (("/fail", PLAIN["fail"]), ("/0", Ping(exit_code=0)), ("?status=fail", PLAIN["fail"])):
         path, _, query = f"/api/v1/heartbeat/{KEY}{rest}".partition("?")
         reading = native.read(Request("POST", path, query, {}, b"", 0, fault))
-        assert isinstance(reading, Reading) and reading.ping == said and reading.notes[0].field == "body"
+        assert isinstance(reading, ParsedPing) and reading.ping == said and reading.notes[0].field == "body"
     assert native.read(Request("POST", f"/api/v1/heartbeat/{KEY}", "run=7", {}, b"", 0, fault)) is fault
 
 
 def test_other_methods_are_refused() -> None:
     refused = send(method="DELETE")
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Rejection)
     said = native.answer(refused, Request("DELETE", "/", "", {}, b""))
     assert said.status == 405
     assert said.headers == (("Allow", "GET, HEAD, POST"),)
-    assert isinstance(send(method="HEAD"), Reading)
+    assert isinstance(send(method="HEAD"), ParsedPing)
 
 
 def test_answers() -> None:
@@ -809,20 +809,20 @@ def test_answers() -> None:
     assert (unknown.status, unknown.body) == (404, b"unknown key")
     away = native.answer(Outcome("unavailable", 3), request)
     assert (away.status, away.headers) == (503, (("Retry-After", "3"),))
-    large = native.answer(Refusal(413, "the body is too large"), request)
+    large = native.answer(Rejection(413, "the body is too large"), request)
     assert (large.status, large.body) == (413, b"the body is too large")
 
 
 def test_a_percent_encoded_key_is_decoded() -> None:
     reading = native.read(Request("GET", "/api/v1/heartbeat/a%2Fb+c", "", {}, b""))
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, ParsedPing)
     assert reading.address == Key("a/b+c")
 
 
 def test_lines_of_a_bulk_request_are_read_alike() -> None:
     line: dict[str, Any] = {"key": KEY, "status": "start", "run": 7}
-    assert read_fields(line.items()) == Said(Ping("start", run="7"), named=True)
-    assert read_fields({"key": KEY, "status": None}.items()) == Said(PLAIN["success"])
+    assert read_fields(line.items()) == ReadParameters(Ping("start", run="7"), named=True)
+    assert read_fields({"key": KEY, "status": None}.items()) == ReadParameters(PLAIN["success"])
 
 
 WATCHDOG = {
@@ -836,12 +836,12 @@ WATCHDOG = {
 
 
 def test_a_watchdog_that_fires_counts_and_one_that_is_resolved_does_not() -> None:
-    firing = Reading(Key(KEY), Ping("success", message="firing: Watchdog (1)", dialect="alertmanager"), named=False)
+    firing = ParsedPing(Key(KEY), Ping("success", message="firing: Watchdog (1)", dialect="alertmanager"), named=False)
     assert send("", orjson.dumps(WATCHDOG), JSON, "POST") == firing
     resolved = orjson.dumps({**WATCHDOG, "status": "resolved"})
     for rest in ("", "/success", "/fail", "/0", "?status=ok"):
         reading = send(rest, resolved, JSON, "POST")
-        assert reading == Reading(
+        assert reading == ParsedPing(
             Key(KEY), Ping("log", message="resolved: Watchdog (1)", dialect="alertmanager"), named=True
         )
 

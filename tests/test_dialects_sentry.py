@@ -8,7 +8,7 @@ import pytest
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.schedule.calendar import check_zone
 from offbeat_server.ingest.http.content_codings import BadCoding
-from offbeat_server.ingest.protocols.base import Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.sentry.envelope import Envelope
 from offbeat_server.ingest.protocols.sentry.monitor_config import DEFAULTS, read_config
@@ -50,13 +50,13 @@ def post(body: bytes, path: str = "/api/1/envelope/", query: str = "", **headers
 
 def refusal(body: bytes, **headers: str) -> tuple[int, str]:
     refused = post(body, **headers)
-    assert isinstance(refused, Refusal), refused
+    assert isinstance(refused, Rejection), refused
     return refused
 
 
 def test_a_check_in() -> None:
     assert post(envelope(check_in())) == [
-        Reading(Slug(PING_KEY, "nightly"), Ping("start", run=ID, dialect="sentry"), named=True)
+        ParsedPing(Slug(PING_KEY, "nightly"), Ping("start", run=ID, dialect="sentry"), named=True)
     ]
     done = check_in(status="ok", duration=12.5, check_in_id="4b1e5a0c-9d2f-4a7b-8c3d-6e5f4a3b2c1d")
     assert post(envelope(done))[0].ping == Ping("success", run=ID, duration=12.5, dialect="sentry")
@@ -207,7 +207,7 @@ def test_the_cron_address() -> None:
         return check_ins.read(Request(method, path, query, named, body))
 
     url = f"/api/1/cron/nightly/{PING_KEY}/"
-    assert cron(f"{url}?status=in_progress&check_in_id={ID}&environment=dev&duration=1.5") == Reading(
+    assert cron(f"{url}?status=in_progress&check_in_id={ID}&environment=dev&duration=1.5") == ParsedPing(
         Slug(PING_KEY, "nightly.dev", like="nightly"), Ping("start", run=ID, duration=1.5, dialect="sentry"), named=True
     )
     assert cron(f"{url.removesuffix('/')}?status=ok").ping == Ping("success", dialect="sentry")
@@ -284,7 +284,7 @@ def test_one_key_and_only_one() -> None:
 )
 def test_a_malformed_envelope_is_refused(body: bytes) -> None:
     refused = post(body)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Rejection)
     assert refused.status == 400
     answer = check_ins.answer(refused, Request("POST", "/api/1/envelope/", "", {}, b""))
     assert orjson.loads(answer.body) == {"detail": refused.reason}
@@ -386,7 +386,7 @@ def test_details_that_do_not_fit_cost_no_check_in() -> None:
 def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signal: str) -> None:
     asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
     reading = check_ins.read(asked)
-    assert isinstance(reading, Reading) and reading.ping.signal == signal and reading.address.slug == "nightly"
+    assert isinstance(reading, ParsedPing) and reading.ping.signal == signal and reading.address.slug == "nightly"
 
 
 def test_a_check_in_that_is_no_item_is_not_dropped_unseen() -> None:
@@ -401,7 +401,7 @@ def test_names_as_javascript_writes_them() -> None:
     config = {"schedule": {"type": "crontab", "value": "0 2 * * *"}, "checkinMargin": 5, "maxRuntime": 10}
     sent = {"checkInId": ID, "monitorSlug": "nightly", "status": "in_progress", "monitorConfig": config}
     at_cron = Request("POST", "/api/1/cron/job/pk/", "", {"content-type": "application/json"}, orjson.dumps(sent))
-    assert isinstance(reading := check_ins.read(at_cron), Reading) and reading.ping.run == ID
+    assert isinstance(reading := check_ins.read(at_cron), ParsedPing) and reading.ping.run == ID
     (reading,) = post(envelope(sent))
     assert reading.ping.run == ID and reading.address.slug == "nightly"
     assert (reading.address.definition["grace"], reading.address.definition["max_runtime"]) == (300, 600)

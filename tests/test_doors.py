@@ -20,12 +20,12 @@ import pytest_asyncio
 
 from offbeat_server.common.clock import to_datetime
 from offbeat_server.db.repositories.changes import changing
-from offbeat_server.db.repositories.definitions import Wanted, WantedKey, put_monitors
+from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, put_monitors
 from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.http.connection import PIPELINE_MAX
 from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX
-from offbeat_server.ingest.provisioning import Provision
+from offbeat_server.ingest.provisioning import Provisioning
 from tests.door_scene import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import eventually
 from tests.link import Link
@@ -160,7 +160,7 @@ async def test_a_monitors_own_rules(served):
 
 async def test_a_key_made_a_moment_ago_by_another_process_is_known(served):
     async with changing(served.pool) as connection:
-        await put_monitors(connection, [Wanted(1, "new", read_definition({}), key="brand-new")], "test")
+        await put_monitors(connection, [WantedMonitor(1, "new", read_definition({}), key="brand-new")], "test")
     assert (await ask(served, get("/api/v1/heartbeat/brand-new"))).status == 200
 
 
@@ -171,16 +171,16 @@ async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served
     body = f"{{}}\n{check_ins}"
     ping_key = await served.pool.fetchval("select ping_key from projects")
     path = f"/api/1/envelope/?sentry_key={ping_key}"
-    before = served.roster.refreshes
+    before = served.key_index.refreshes
     reply = await ask(served, get(path, f"Content-Length: {len(body)}", method="POST") + body)
     assert reply.status == 404
-    assert served.roster.refreshes - before < 20  # its own, and those by the clock
+    assert served.key_index.refreshes - before < 20  # its own, and those by the clock
 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_first_ping_makes_its_monitor(database_url, door):
-    def provision(pool, roster):
-        return Provision(pool, roster, True, monitors_max=2)
+    def provision(pool, key_index):
+        return Provisioning(pool, key_index, True, monitors_max=2)
 
     async with serving(database_url, door=door, provision=provision) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
@@ -354,7 +354,7 @@ async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memor
         assert (await client.reply(timeout_s=60)).status == 200
         client.send(get())
         assert (await client.reply()).status == 200
-    assert most - before < 30_000_000 and served.doors._bodies.bytes == 0
+    assert most - before < 30_000_000 and served.http_servers._bodies.bytes == 0
     rows = await served.rows("signal, exit_code, length(message), message")
     assert rows[0][:2] == ("fail", 3) and 10_000 < rows[0][2] < 10_200 and f"{len(piece) * count} bytes" in rows[0][3]
 
@@ -493,13 +493,13 @@ async def test_memory_for_bodies_is_bounded(database_url, door):
     async with serving(database_url, door=door, bytes_pending_max=1_000_000, body_bytes_max=900_000) as served:
         async with connected(served) as one, connected(served) as other:
             one.send(get(f"{PATH}/log", "Content-Length: 800000", method="POST") + "x" * 799_999)
-            await eventually(lambda: _as(served.doors._bodies.bytes == 799_999))
+            await eventually(lambda: _as(served.http_servers._bodies.bytes == 799_999))
             other.send(get(f"{PATH}/log", "Content-Length: 800000", method="POST") + "x" * 800_000)
             reply = await other.reply()
             assert reply.status == 503 and 1 <= int(reply.headers["retry-after"]) <= 5
             one.send("x")
             assert (await one.reply()).status == 200
-        assert served.doors._bodies.bytes == 0
+        assert served.http_servers._bodies.bytes == 0
 
 
 async def _as(value: object) -> object:
@@ -580,10 +580,10 @@ async def test_no_more_connections_than_allowed(database_url, door):
             assert (await client.reply()).status == 200
         async with connected(served) as one_more:
             assert await one_more.is_closed()
-        assert served.doors.connections == 10
+        assert served.http_servers.connections == 10
         for client in clients:
             client.abort()
-        await eventually(lambda: _as(served.doors.connections == 0))
+        await eventually(lambda: _as(served.http_servers.connections == 0))
         assert (await ask(served, get())).status == 200
 
 
@@ -595,8 +595,8 @@ async def test_clients_that_vanish_are_stored_and_forgotten(served):
     for data in (get()[:20], get(PATH, "Content-Length: 9", method="POST") + "half"):
         async with connected(served) as client:
             client.send(data)
-    await eventually(lambda: _as(served.doors.connections == 0))
-    assert served.doors._bodies.bytes == 0
+    await eventually(lambda: _as(served.http_servers.connections == 0))
+    assert served.http_servers._bodies.bytes == 0
     assert (await ask(served, get())).status == 200
 
 
@@ -616,7 +616,7 @@ async def test_a_reader_that_does_not_read_stops_being_read(database_url):
                     sent += len(request)
         sender.close()
         assert sent < 40_000_000
-        await eventually(lambda: _as(served.doors.connections == 0))
+        await eventually(lambda: _as(served.http_servers.connections == 0))
 
 
 async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_not_read(database_url):
@@ -633,7 +633,7 @@ async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_
             taken += len(piece)
             await asyncio.sleep(0.03 if taken < 4_000_000 else 0)
         assert taken > LARGE_BYTES
-        await eventually(lambda: _as(served.doors.connections == 0))
+        await eventually(lambda: _as(served.http_servers.connections == 0))
         assert loop.time() - began > 1.5
         left = 0
         with suppress(ConnectionError):
@@ -680,7 +680,7 @@ async def test_a_stop_answers_whoever_has_asked(database_url, door):
             await talking.reply()
             asking.send(get() + get())
             await eventually(lambda: _as(served.writer.backlog.pings))
-            stopping = asyncio.ensure_future(served.doors.stop())
+            stopping = asyncio.ensure_future(served.http_servers.stop())
             assert await idle.is_closed()
             await eventually(lambda: _refused(served.port))
             link.mend()
@@ -690,7 +690,7 @@ async def test_a_stop_answers_whoever_has_asked(database_url, door):
                 reply = await asking.reply()
                 assert (reply.status, reply.headers["connection"]) == (200, "close")
             assert await talking.is_closed()
-        served.doors.stop = _nothing  # type: ignore[method-assign]
+        served.http_servers.stop = _nothing  # type: ignore[method-assign]
 
 
 async def test_an_inherited_socket(database_url, door):
@@ -959,15 +959,15 @@ async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_nev
     """Its key may be known to the database. A wrong key, once all are loaded, proves nothing."""
     monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with serving(database_url) as served:
-        held, load = asyncio.Event(), served.roster._source.all_keys
+        held, load = asyncio.Event(), served.key_index._source.all_keys
 
         async def slow_keys():
             await held.wait()
             async for rows in load():
                 yield rows
 
-        monkeypatch.setattr(served.roster._source, "all_keys", slow_keys)
-        served.roster.forget()
+        monkeypatch.setattr(served.key_index._source, "all_keys", slow_keys)
+        served.key_index.forget()
         other = KEY.replace("0f0f", "0e0e")
         assert (await ask(served, get())).status == 200
         assert (await ask(served, get(f"/ping/{other}"))).status == 503
@@ -981,7 +981,7 @@ async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_nev
 
 
 async def _complete(served):
-    return served.roster.complete
+    return served.key_index.complete
 
 
 @pytest.mark.parametrize("word", ["watchdog", "start", "log", "7"])
@@ -996,7 +996,7 @@ async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
         head = get(f"/ping/{uuid}/{word}{more}", f"Content-Length: {len(body)}", method="POST")
         return head + body.decode()
 
-    async with serving(database_url, provision=lambda pool, roster: Provision(pool, roster, True)) as served:
+    async with serving(database_url, provision=lambda pool, key_index: Provisioning(pool, key_index, True)) as served:
         assert (await ask(served, to(ping_key))).status == 404
         async with changing(served.pool) as connection:
             await put_project(connection, WantedProject("default", "Default", ping_key, {}), "test")

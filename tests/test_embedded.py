@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway, SettingsError
+from offbeat_server.common.errors import DatabaseDownError, SettingsError
 from offbeat_server.db.embedded import passage
 from offbeat_server.db.embedded import postgres as embedded
 from offbeat_server.db.embedded.cluster import SOCKET_PATH_BYTES_MAX, wheel_binaries
@@ -144,7 +144,7 @@ async def test_it_is_started_again_when_it_dies(data_dir: Path, monkeypatch: pyt
         os.kill(first, signal.SIGKILL)
 
         async def back() -> bool:
-            with contextlib.suppress(DatabaseAway):
+            with contextlib.suppress(DatabaseDownError):
                 await assert_row_kept(postgres.url)
                 return postgres.pid != first
             return False
@@ -217,7 +217,7 @@ async def test_something_else_in_its_place_is_left_alone(data_dir: Path) -> None
 
 async def test_why_it_does_not_start_is_said(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "LAUNCHES_MAX", 2)
-    with pytest.raises(DatabaseAway, match="unrecognized configuration parameter"):
+    with pytest.raises(DatabaseDownError, match="unrecognized configuration parameter"):
         async with running(data_dir, {"shared_bufferz": "1"}):
             pass
 

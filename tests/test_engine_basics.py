@@ -7,7 +7,7 @@ from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.engine.schedule.due_times import Seen, look
+from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
 from tests.scene import Scene
 
 
@@ -266,8 +266,8 @@ def test_a_follower_that_has_followed_is_stored_as_such_at_once(scene: Scene) ->
         scene.ping(start + 2, slug="load")
     state = [decision.state for decision in scene.decisions if decision.monitor_id == scene.ids["load"]][-1]
     definition = scene.engine.monitors[scene.ids["load"]].definition
-    seen = look(definition, "up", orjson.loads(orjson.dumps(state)), scene.at(62), scene.at(200))
-    assert seen == Seen("up", None, None)
+    seen = status_at(definition, "up", orjson.loads(orjson.dumps(state)), scene.at(62), scene.at(200))
+    assert seen == MonitorStatus("up", None, None)
 
 
 def test_stages_may_be_their_names_alone() -> None:

@@ -380,8 +380,8 @@ def test_linked_decisions_are_taken_together(scene: Scene) -> None:
         scene.ping(1, slug=slug)
     while not scene.engine.advance(scene.at(100), 500):
         pass
-    first, second = scene.engine.take(1), scene.engine.take(1)
-    assert sorted(map(len, (first, second))) == [1, 3] and not scene.engine.take(1)
+    first, second = scene.engine.drain(1), scene.engine.drain(1)
+    assert sorted(map(len, (first, second))) == [1, 3] and not scene.engine.drain(1)
 
 
 # ------------------------------------------------------------------------------- pauses, edits, resolutions
@@ -439,7 +439,7 @@ def test_by_hand_the_schedule_begins_anew(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.tick(100)
-    scene.engine.settle_by_hand(1, 1, 1, scene.at(100))
+    scene.engine.resolve_by_hand(1, 1, 1, scene.at(100))
     scene.tick(169)
     assert scene.status() == "up"
     scene.tick(170)
@@ -581,9 +581,9 @@ def test_pings_of_unwatched_monitors_are_counted() -> None:
     for second in range(5):
         scene.ping(second, slug="none")
         scene.ping(second, slug="watched")
-    desk = scene.engine.desk
-    assert desk.unwatched_pings == 5
-    assert (desk.counts["unwatched"], desk.counts["up"]) == (1, 1)
+    engine_state = scene.engine.state
+    assert engine_state.unwatched_pings == 5
+    assert (engine_state.counts["unwatched"], engine_state.counts["up"]) == (1, 1)
 
 
 def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> None:
@@ -594,5 +594,5 @@ def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> No
     engine.load(stored)
     engine.loaded(scene.at(60))
     assert engine.monitors[7].status == "unwatched"
-    (decision,) = engine.take(10)
+    (decision,) = engine.drain(10)
     assert decision.status == "unwatched"

@@ -6,7 +6,7 @@ from array import array
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition
-from offbeat_server.engine.model.monitor import USUAL, Monitor, Unusual
+from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Monitor, RareState
 from offbeat_server.engine.model.ping import PLAIN, Entry, Position
 
 COUNT = 20_000
@@ -33,17 +33,17 @@ def test_what_a_monitor_takes() -> None:
     tracemalloc.stop()
     print(f"{loaded / COUNT:.0f} bytes a monitor, {pinged / COUNT:.0f} when it has pinged")
     assert loaded / COUNT < 600 and pinged / COUNT < 600
-    assert all(m.unusual is USUAL for m in engine.monitors.values())
+    assert all(m.unusual is EMPTY_RARE_STATE for m in engine.monitors.values())
 
 
 def test_what_is_unusual_is_one_monitors_own() -> None:
     definition = load_definition("{}")
     a, b = (Monitor(number, 1, "a", "a", definition, BEGIN) for number in (1, 2))
     a.paused, a.streak, a.runs, a.incident = False, 0, None, None
-    assert a.unusual is USUAL
+    assert a.unusual is EMPTY_RARE_STATE
     a.streak += 1
-    assert (a.streak, b.streak, USUAL.streak) == (1, 0, 0) and b.unusual is USUAL
-    assert all(getattr(USUAL, name) == getattr(Unusual(), name) for name in Unusual.__slots__)
+    assert (a.streak, b.streak, EMPTY_RARE_STATE.streak) == (1, 0, 0) and b.unusual is EMPTY_RARE_STATE
+    assert all(getattr(EMPTY_RARE_STATE, name) == getattr(RareState(), name) for name in RareState.__slots__)
 
 
 def test_a_plain_sum_is_larger_than_it_must_be() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.copy_connection import CopyConnection
-from offbeat_server.db.hosts import HOST_TIMEOUT_S, Group, Host, hosts_of
+from offbeat_server.db.hosts import HOST_TIMEOUT_S, Host, HostGroup, hosts_of
 from offbeat_server.db.pool import connect, look_for_primary, open_pool
 from tests.harness import Server, eventually
 from tests.honest_jobs import HonestJobs, incidents_of, is_judged
@@ -51,7 +51,7 @@ async def test_a_connection_leads_to_the_primary_and_never_back_to_an_older_time
             assert await _port(third) == await _port(second)
             await third.close()
         await pair.kill("b")
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await connect(url)
         await pool.close()
 
@@ -72,12 +72,12 @@ async def test_a_group_of_which_only_the_standby_answers_is_away(order: tuple[st
     async with Pair(synchronous=False) as pair:
         pool = await open_pool(pair.url(*order))
         pair.freeze("a")
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await connect(pair.url(*order))
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await look_for_primary(pair.url(*order))
         pool.terminate()
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await open_pool(pair.url(*order))
 
 
@@ -101,7 +101,7 @@ async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkey
         url = pair.url("a", "b")
         await pair.promote()  # both are primaries now, by their own account
         old, new = hosts_of(url)
-        group, answered, chosen = Group((old, new)), asyncio.Event(), asyncio.Event()
+        group, answered, chosen = HostGroup((old, new)), asyncio.Event(), asyncio.Event()
 
         async def plainly(host: Host) -> CopyConnection:
             place: dict[str, Any] = {"host": host.name, "port": host.port, "connection_class": CopyConnection}
@@ -110,7 +110,7 @@ async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkey
         async def slowly(host: Host) -> CopyConnection:
             if host == new:
                 await chosen.wait()
-                raise DatabaseAway("this host has not answered")
+                raise DatabaseDownError("this host has not answered")
             connection = await plainly(host)
             connection.add_query_logger(lambda _: answered.set())
             return connection
@@ -120,7 +120,7 @@ async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkey
         right = await group.connect(plainly)
         assert await _port(right) == new.port
         chosen.set()
-        with pytest.raises(DatabaseAway, match="was the primary before"):
+        with pytest.raises(DatabaseDownError, match="was the primary before"):
             await late
         assert group.primary == new and not right.is_closed()
         await right.close()
@@ -131,7 +131,7 @@ async def test_of_two_systems_the_known_one_is_kept() -> None:
     async with Pair(standby=False) as ours, Pair(synchronous=False) as other:
         await other.promote()
         known, [stranger] = hosts_of(ours.url("a"))[0], hosts_of(other.url("b"))
-        group = Group([known])
+        group = HostGroup([known])
 
         async def connect_one(host: Host) -> CopyConnection:
             place: dict[str, Any] = {"host": host.name, "port": host.port, "target_session_attrs": "read-write"}

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.engine.schedule.outages import RETRY_MAX, DeafTime
+from offbeat_server.engine.schedule.outages import RETRY_MAX, OutageIntervals
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, true
 from tests.scene import Scene
@@ -29,10 +29,10 @@ class Forgetful(Keeper):
     def _hand_over(self, event: Event) -> None:
         super()._hand_over(event)
         engine = self.engine
-        known = len(engine.desk.deaf.intervals)
+        known = len(engine.state.outages.intervals)
         starts = engine.window_starts(0)
         engine.forget_outages(min([engine.now - RETRY_MAX - SECOND, *starts]))
-        self.forgotten += known - len(engine.desk.deaf.intervals)
+        self.forgotten += known - len(engine.state.outages.intervals)
 
 
 def test_what_is_decided_does_not_depend_on_outages_that_are_forgotten() -> None:
@@ -66,7 +66,7 @@ def test_what_is_decided_does_not_depend_on_outages_that_are_forgotten() -> None
 def test_no_window_behind_the_forgotten_outages_is_another_one() -> None:
     chance = random.Random(7)
     for _ in range(300):
-        whole, short = DeafTime(), DeafTime()
+        whole, short = OutageIntervals(), OutageIntervals()
         for _ in range(chance.randrange(1, 30)):
             start = chance.randrange(1_000) * SECOND // 2
             end = start + chance.randrange(1, 40) * SECOND // 2
@@ -109,7 +109,7 @@ def test_a_year_of_outages_stays_bounded() -> None:
         scene.tick(at + 86_399)
         now = scene.engine.now
         scene.engine.forget_outages(min([now - DAY, *scene.engine.window_starts(now - DAY)]))
-        known.append(len(scene.engine.desk.deaf.intervals))
+        known.append(len(scene.engine.state.outages.intervals))
     assert max(known) <= 16, "as many as the longest open run has days"
     assert [scene.status(slug) for slug in ("heartbeat", "weekly", "dead")] == ["up", "up", "down"]
 
@@ -117,7 +117,7 @@ def test_a_year_of_outages_stays_bounded() -> None:
 def _forget(scene: Scene, active_since: float | str) -> list[tuple[Any, Any]]:
     starts = scene.engine.window_starts(scene.at(active_since))
     scene.engine.forget_outages(min([scene.engine.now - DAY, *starts]))
-    return [(scene.seconds(start), scene.seconds(end)) for start, end in scene.engine.desk.deaf.intervals]
+    return [(scene.seconds(start), scene.seconds(end)) for start, end in scene.engine.state.outages.intervals]
 
 
 def _watched(scene: Scene, kind: str) -> None:
@@ -221,31 +221,31 @@ async def test_the_scheduler_forgets_outages_in_memory_and_in_postgres(
             timedelta(days=days),
         )
     async with running(database_url) as node:
-        keeper = node.keeper
+        scheduler = node.scheduler
 
         async def left() -> tuple[int, int]:
-            known = len(keeper.engine.desk.deaf.intervals)
+            known = len(scheduler.engine.state.outages.intervals)
             return known, await count_of(node.pool, "deaf")
 
         async def one_round() -> None:
             """As if a checkpoint had just been written, which is not newer than what is judged."""
-            keeper.checkpoint_at = keeper.engine.now
-            asked_from = keeper.engine.now
-            await eventually(lambda: true(keeper.engine.now > asked_from))
-            await keeper.upkeep._round()
+            scheduler.checkpoint_at = scheduler.engine.now
+            asked_from = scheduler.engine.now
+            await eventually(lambda: true(scheduler.engine.now > asked_from))
+            await scheduler.retention._round()
 
-        await eventually(lambda: true(keeper.judging))
+        await eventually(lambda: true(scheduler.evaluating))
         monitor_id = await node.monitor(every="80d", grace="18d")  # its window may reach back twice its grace
         await node.ping(monitor_id)
         await node.is_status(monitor_id, "up")
         await one_round()
         assert await left() == (4, 4)
-        await keeper.upkeep._round()
+        await scheduler.retention._round()
         assert await left() == (4, 4), "no checkpoint was written since"
         await one_round()
         assert await left() == (2, 2)
         await node.monitor(every="80d", grace="1d")
-        await eventually(lambda: true(keeper.engine.monitors[monitor_id].definition.grace == DAY))
+        await eventually(lambda: true(scheduler.engine.monitors[monitor_id].definition.grace == DAY))
         await one_round()
         await one_round()
         assert await left() == (1, 1), "--keep-days of outages stay in any case"

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from offbeat_server.web.framework import fresh
-from offbeat_server.web.framework.fresh import Fresh
+from offbeat_server.web.framework import ttl_cache
+from offbeat_server.web.framework.ttl_cache import TtlCache
 
 
 async def test_one_finds_out_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh, "FRESH_S", 600.0)
-    answers, asked, may_end = Fresh[int](), [0], asyncio.Event()
+    monkeypatch.setattr(ttl_cache, "FRESH_S", 600.0)
+    answers, asked, may_end = TtlCache[int](), [0], asyncio.Event()
 
     async def find_out() -> int:
         asked[0] += 1
@@ -24,12 +24,12 @@ async def test_one_finds_out_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     may_end.set()
     assert set(await asyncio.gather(*waiting)) == {await other} == {2}
     assert await answers.get("a", find_out) == 2 and asked[0] == 2
-    monkeypatch.setattr(fresh, "FRESH_S", -1.0)
+    monkeypatch.setattr(ttl_cache, "FRESH_S", -1.0)
     assert await answers.get("a", find_out) == 3, "it has grown old"
 
 
 async def test_a_failure_is_not_kept_and_neither_is_everything() -> None:
-    answers = Fresh[int]()
+    answers = TtlCache[int]()
 
     async def fail() -> int:
         raise ValueError
@@ -37,8 +37,8 @@ async def test_a_failure_is_not_kept_and_neither_is_everything() -> None:
     async def succeed() -> int:
         return 1
 
-    for key in range(2 * fresh.KEPT_MAX):
+    for key in range(2 * ttl_cache.KEPT_MAX):
         with pytest.raises(ValueError):
             await answers.get(key, fail)
-    assert await answers.get(2 * fresh.KEPT_MAX - 1, succeed) == 1
-    assert len(answers._kept) == fresh.KEPT_MAX
+    assert await answers.get(2 * ttl_cache.KEPT_MAX - 1, succeed) == 1
+    assert len(answers._kept) == ttl_cache.KEPT_MAX

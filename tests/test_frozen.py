@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import connect, database_trouble, open_pool
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes
 from offbeat_server.db.repositories.outbox import Gathering, Outbox
 from offbeat_server.db.sql_loader import load
-from offbeat_server.scheduler.stuck_sessions import Frozen
+from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
 from tests.harness import Receiver, Server, eventually
 from tests.outbox_scene import scene
 
@@ -61,7 +61,7 @@ async def test_others_go_on_where_a_process_froze_in_a_change(
 
         await eventually(resolved, AT_MOST_S)
         await eventually(changed, AT_MOST_S)
-        with pytest.raises(DatabaseAway), database_trouble():  # when it wakes up it has changed nothing
+        with pytest.raises(DatabaseDownError), database_trouble():  # when it wakes up it has changed nothing
             await change.__aexit__(None, None, None)
         assert not await pool.fetchval("select count(*) from incidents where acknowledged_at is not null")
 
@@ -85,13 +85,13 @@ async def test_a_node_starts_where_another_froze_while_it_started(
     await eventually(has_been_silent)  # before that, the start would run into its bound, and try again
     async with Server(database_url):
         assert await pool.fetchval("select to_regclass($1) is not null", last)
-    with pytest.raises(DatabaseAway), database_trouble():
+    with pytest.raises(DatabaseDownError), database_trouble():
         await frozen.execute("commit")
     frozen.terminate()
 
 
 async def test_alerts_in_the_hands_of_a_courier_that_froze_are_sent_by_another(database_url: str) -> None:
-    frozen = Frozen(database_url, Settings())
+    frozen = StuckSessionReaper(database_url, Settings())
     async with scene(database_url) as here, Receiver() as receiver:
         channel = await here.channel("hook", "webhook", url=receiver.url)
         await here.alerts(channel, 8)
@@ -99,10 +99,10 @@ async def test_alerts_in_the_hands_of_a_courier_that_froze_are_sent_by_another(d
         connection = await gathering.__aenter__()
         wanted = Gathering(channel, 100, 2, following=True, resolves=True, which="all")
         assert await Outbox(here.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
-        async with here.courier():  # it passes over what somebody else has locked
+        async with here.dispatcher():  # it passes over what somebody else has locked
             await frozen.start()
             await here.settled(AT_MOST_S)
         assert receiver.requests
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await gathering.__aexit__(None, None, None)
     await frozen.stop()

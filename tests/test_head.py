@@ -18,9 +18,9 @@ from offbeat_server.ingest.http.request_head import (
     ENDINGS_MAX,
     HEADERS_MAX,
     LINE_BYTES_MAX,
-    Endings,
-    Head,
+    HeaderCache,
     Headers,
+    RequestHead,
 )
 
 LINES = [
@@ -70,8 +70,8 @@ HEADERS = [
 ENDS = [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r\n"]
 
 
-WHAT_IT_SAYS = ("method", "url", "headers", "keep", "whole", "body_left")
-known = Endings()  # for all examples: a head may end like any of those before
+WHAT_IT_SAYS = ("method", "url", "headers", "keep", "complete", "body_left")
+known = HeaderCache()  # for all examples: a head may end like any of those before
 
 
 class Beside(BaseProtocol):
@@ -99,11 +99,11 @@ def check(raw: bytes) -> None:
     if end < 0:
         return
     raw = raw[: end + 4]  # as the connection cuts it
-    head = Head(Endings())
+    head = RequestHead(HeaderCache())
     taken = head.read(raw)
-    again = Head(known)
-    target = again.recall(raw)
-    assert (again.read(raw) if target is None else again.aim(target) or again.read(raw)) is taken
+    again = RequestHead(known)
+    target = again.match_cached(raw)
+    assert (again.read(raw) if target is None else again.set_target(target) or again.read(raw)) is taken
     if not taken:
         return
     assert [getattr(again, name) for name in WHAT_IT_SAYS] == [getattr(head, name) for name in WHAT_IT_SAYS]
@@ -156,17 +156,17 @@ def test_also_with_any_byte_changed(data):
     ],
 )
 def test_taken_or_not(raw, taken):
-    assert Head(Endings()).read(raw) is taken
+    assert RequestHead(HeaderCache()).read(raw) is taken
 
 
 def test_one_reader_for_all_requests_of_a_connection():
-    head = Head(Endings())
-    assert head.read(b"GET /a HTTP/1.1\r\nHost: here\r\nA: b\r\n\r\n") and head.whole
-    assert head.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\n") and not head.whole
+    head = RequestHead(HeaderCache())
+    assert head.read(b"GET /a HTTP/1.1\r\nHost: here\r\nA: b\r\n\r\n") and head.complete
+    assert head.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\n") and not head.complete
     head.feed_body(b"ab")
-    assert (head.body_left, head.whole) == (1, False)
+    assert (head.body_left, head.complete) == (1, False)
     head.feed_body(b"c")
-    assert (head.body_left, head.whole) == (0, True)
+    assert (head.body_left, head.complete) == (0, True)
     assert head.read(b"HEAD /c HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
     assert (head.method, head.url, head.keep, set(head.headers)) == (
         b"HEAD",
@@ -177,28 +177,28 @@ def test_one_reader_for_all_requests_of_a_connection():
 
 
 def test_a_head_that_ends_like_one_before_is_not_read_again():
-    endings = Endings()
-    first, other = Head(endings), Head(endings)
+    endings = HeaderCache()
+    first, other = RequestHead(endings), RequestHead(endings)
     end = b" HTTP/1.1\r\nHost: here\r\n\r\n"
-    assert first.recall(b"GET /a" + end) is None and first.read(b"GET /a" + end)
+    assert first.match_cached(b"GET /a" + end) is None and first.read(b"GET /a" + end)
     for head in (first, other):
-        assert head.recall(b"GET /b" + end) == b"/b" and head.aim(b"/b")
+        assert head.match_cached(b"GET /b" + end) == b"/b" and head.set_target(b"/b")
         assert (head.method, head.url, head.keep, dict(head.headers)) == (b"GET", b"/b", b"", {b"host": b"here"})
-        assert head.recall(b"POST /b" + end) is None and head.recall(b"GET /b" + end[:-2]) is None
-        assert not any(map(head.aim, (b"/a#b", b"/\xff", b"/\r\n", b"http://here/", b"*", b"")))
+        assert head.match_cached(b"POST /b" + end) is None and head.match_cached(b"GET /b" + end[:-2]) is None
+        assert not any(map(head.set_target, (b"/a#b", b"/\xff", b"/\r\n", b"http://here/", b"*", b"")))
     assert first.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n")
     first.feed_body(b"x")
-    assert first.recall(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n") is None
-    assert first.recall(b"GET /b" + end) == b"/b" and first.whole
+    assert first.match_cached(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n") is None
+    assert first.match_cached(b"GET /b" + end) == b"/b" and first.complete
 
 
 def test_what_is_remembered_of_heads_is_bounded():
-    endings = Endings()
+    endings = HeaderCache()
     for n in range(ENDINGS_MAX + 10):
-        assert Head(endings).read(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
+        assert RequestHead(endings).read(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
     assert sum(map(len, endings._known.values())) == 10
     long = b"GET / HTTP/1.1\r\nHost: here\r\nA: " + b"a" * ENDING_BYTES_MAX + b"\r\n\r\n"
-    assert Head(endings).read(long) and Head(endings).recall(long) is None
+    assert RequestHead(endings).read(long) and RequestHead(endings).match_cached(long) is None
 
 
 @pytest.mark.parametrize("ending", [b"x", b" HTTP/1.1x", b"\x01 HTTP/1.1", b"#  HTTP/1.1"])

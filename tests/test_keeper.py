@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from offbeat_server.common.clock import to_micros
-from offbeat_server.common.errors import LeaseLost
+from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.db.pool import connect
 from offbeat_server.db.repositories import changes, definitions, windows
-from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.scheduler import scheduler as keeper_module
 from tests.harness import eventually
@@ -39,7 +39,7 @@ async def test_silence_becomes_an_incident_and_a_ping_resolves_it(database_url: 
 
 async def test_the_first_ping_right_after_the_creation_counts(database_url: str) -> None:
     async with running(database_url) as node:
-        await eventually(lambda: true(node.keeper.judging))
+        await eventually(lambda: true(node.scheduler.evaluating))
         job = await node.monitor(max_runtime="1s")
         await node.ping(job, "start", run="r1", message="hello")
         await node.is_status(job, "down")
@@ -90,7 +90,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         assert [row["reason"] for row in deaf] == ["crash"]
         moved = (opened - started).total_seconds() - 8
         assert moved == pytest.approx((deaf[0]["ended_at"] - deaf[0]["started_at"]).total_seconds(), abs=0.01)
-        assert again.keeper.mismatches == 0
+        assert again.scheduler.mismatches == 0
         assert await again.alerts() == ["opened", "opened"]
 
 
@@ -104,11 +104,11 @@ async def test_a_window_that_was_in_force_is_so_again_for_the_next_keeper(databa
         async with changes.changing(node.pool) as connection:
             await windows.put_window(connection, 1, "night", said, "test")
         rev = await node.pool.fetchval("select max(rev) from changes")
-        await eventually(lambda: true(node.keeper.following.rev >= rev))
+        await eventually(lambda: true(node.scheduler.config_changes.rev >= rev))
         await node.ping(other, "fail")
         await node.is_status(other, "down")
         deadline = node.clock.now() + 2 * SECOND
-        await node.keeper.cancel_tasks()  # without a word; its writer goes on, and nobody judges
+        await node.scheduler.cancel_tasks()  # without a word; its writer goes on, and nobody judges
         await eventually(lambda: true(node.writer.through > deadline))
 
         async with running(database_url, "next") as follower:
@@ -129,11 +129,11 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str)
     assert stored["state"]["heard_at"] == to_micros(last_ping) and stored["checkpoint"] >= stored["at"] >= last_ping
     assert await connection.fetchval("select expires_at = '-infinity' from lease where name = 'keeper'")
     async with running(database_url, "again") as again:
-        await eventually(lambda: true(again.keeper.judging))
+        await eventually(lambda: true(again.scheduler.evaluating))
         await eventually(lambda: count_of(again.pool, "deaf"))
         deaf = await connection.fetchrow("select * from deaf")
         assert deaf["reason"] == "stopped" and (deaf["ended_at"] - deaf["started_at"]).total_seconds() < 10
-        assert again.keeper.engine.monitors[job].heard_at <= last
+        assert again.scheduler.engine.monitors[job].heard_at <= last
     await connection.close()
 
 
@@ -142,16 +142,16 @@ async def test_many_changes_are_not_read_again_by_a_start(database_url: str, mon
     async with running(database_url) as node:
         jobs = [await node.monitor(slug, every="1h") for slug in ("a", "b", "c", "d")]
         await eventually(lambda: node.pool.fetchval("select applied_rev >= $1 from checkpoint", len(jobs) - 1))
-        await node.keeper.cancel_tasks()  # without a word
+        await node.scheduler.cancel_tasks()  # without a word
         async with running(database_url, "next") as follower:
-            await eventually(lambda: true(follower.keeper.judging))
-            assert set(jobs) <= follower.keeper.engine.monitors.keys()
+            await eventually(lambda: true(follower.scheduler.evaluating))
+            assert set(jobs) <= follower.scheduler.engine.monitors.keys()
 
 
 async def test_two_writers_are_one_order(database_url: str) -> None:
     async with running(database_url, "a") as a, running(database_url, "b") as b:
-        await eventually(lambda: true(a.keeper.judging or b.keeper.judging))
-        assert a.keeper.judging != b.keeper.judging
+        await eventually(lambda: true(a.scheduler.evaluating or b.scheduler.evaluating))
+        assert a.scheduler.evaluating != b.scheduler.evaluating
         job = await a.monitor(every="1h")
         for index in range(50):
             await (a, b)[index % 2].ping(job, "progress", run=str(index), done=index)
@@ -160,7 +160,7 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
         await eventually(lambda: count_of(a.pool, "runs where verdict = 'succeeded'"))
 
         async def all_applied() -> bool:  # by whichever is the keeper by now; their clocks differ by milliseconds
-            return max(sum(node.keeper.order.cursors.values()) for node in (a, b)) == 52
+            return max(sum(node.scheduler.log_reader.cursors.values()) for node in (a, b)) == 52
 
         await eventually(all_applied)
 
@@ -168,17 +168,17 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
 async def test_a_stopped_keeper_is_followed_at_once_and_a_crashed_one_soon(database_url: str) -> None:
     a, b = Node(database_url, "a"), Node(database_url, "b")
     await a.start()
-    await eventually(lambda: true(a.keeper.judging))
+    await eventually(lambda: true(a.scheduler.evaluating))
     await b.start()
     job = await b.monitor(every="1s", grace="1s")
     await a.stop()
-    await eventually(lambda: true(b.keeper.judging), 5)
+    await eventually(lambda: true(b.scheduler.evaluating), 5)
     c = Node(database_url, "c")
     await c.start()
     await b.ping(job)
     await b.is_status(job, "up")
     await b.crash()
-    await eventually(lambda: true(c.keeper.judging), 12)
+    await eventually(lambda: true(c.scheduler.evaluating), 12)
     await c.is_status(job, "down", 15)
     terms = await c.pool.fetchval("select term from lease where name = 'keeper'")
     assert terms == 3
@@ -202,7 +202,7 @@ async def test_a_keeper_that_lost_its_lease_writes_nothing(database_url: str) ->
 async def test_what_a_successor_has_opened_meanwhile_is_no_mismatch(database_url: str) -> None:
     async with running(database_url) as node:
         job = await node.monitor(every="1h")
-        await eventually(lambda: true(node.keeper.judging))
+        await eventually(lambda: true(node.scheduler.evaluating))
         # Log time may leap past the end of a lease whose holder still trusts it.
         await node.pool.execute(
             "update lease set term = term + 1, holder = 'successor', expires_at = now() + interval '2s'"
@@ -213,16 +213,16 @@ async def test_what_a_successor_has_opened_meanwhile_is_no_mismatch(database_url
             job,
         )
         async with node.pool.acquire() as connection:
-            with pytest.raises(LeaseLost):
-                await node.keeper._compare_incidents(connection)
-        assert node.keeper.mismatches == 0
+            with pytest.raises(LeaseLostError):
+                await node.scheduler._compare_incidents(connection)
+        assert node.scheduler.mismatches == 0
 
 
 async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_module, "SUBJECTS_MAX", 200)
     async with running(database_url) as node:
         async with changes.changing(node.pool) as connection:
-            wanted = [Wanted(1, f"m{i}", read_definition({"every": "1s", "grace": "1s"})) for i in range(3000)]
+            wanted = [WantedMonitor(1, f"m{i}", read_definition({"every": "1s", "grace": "1s"})) for i in range(3000)]
             await definitions.put_monitors(connection, wanted, "test")
         ids = [row["id"] for row in await node.pool.fetch("select id from monitors")]
         await asyncio.gather(*(node.ping(monitor_id) for monitor_id in ids))
@@ -238,9 +238,9 @@ async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_keeper
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(database_url) as node:
-        await eventually(lambda: true(node.keeper.judging))
+        await eventually(lambda: true(node.scheduler.evaluating))
         died: list[str] = []
-        node.keeper.on_death = lambda name, error: died.append(name)
+        node.scheduler.on_death = lambda name, error: died.append(name)
         term = await node.pool.fetchval("select term from lease where name = 'keeper'")
         # By its name none of a frozen process, whose locks would be taken from it.
         connection = await connect(database_url, application_name="somebody")
@@ -248,7 +248,7 @@ async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_keeper
             # Neither a renewal nor a take-over passes this lock: the trust runs out while a renewal is under way.
             await connection.execute("select 1 from lease where name = 'keeper' for update")
             # At worst a decision is under way, and waits for the lock as long as any statement may.
-            await eventually(lambda: true(not node.keeper.judging), 20)
+            await eventually(lambda: true(not node.scheduler.evaluating), 20)
         await connection.close()
-        await eventually(lambda: true(node.keeper.judging), 20)
+        await eventually(lambda: true(node.scheduler.evaluating), 20)
         assert await node.pool.fetchval("select term from lease where name = 'keeper'") > term and not died

@@ -8,19 +8,19 @@ import asyncpg
 import pytest
 
 from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.errors import DatabaseAway, LeaseLost
+from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import connect, open_pool
-from offbeat_server.db.repositories import changes, decisions, definitions, keeping, lease, states, windows
-from offbeat_server.db.repositories.decisions import Taken
-from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.db.repositories import changes, decisions, definitions, lease, scheduler_rows, states, windows
+from offbeat_server.db.repositories.decisions import WindowsApplied
+from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.db.repositories.lease import Held
 from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
-from offbeat_server.scheduler.outages import Deafness
+from offbeat_server.scheduler.outages import OutageDetector
 from tests.harness import eventually
 
 AT: Micros = 1_800_000_000 * SECOND
@@ -35,7 +35,7 @@ class Database:
     async def define(self, slug: str, **definition: Any) -> tuple[int, int]:
         """Make or change a monitor: its id, and the change."""
         async with changes.changing(self.pool) as connection:
-            await definitions.put_monitors(connection, [Wanted(1, slug, read_definition(definition))], "test")
+            await definitions.put_monitors(connection, [WantedMonitor(1, slug, read_definition(definition))], "test")
         row = await self.pool.fetchrow("select id, rev from monitors where slug = $1", slug)
         assert row is not None
         return row["id"], row["rev"]
@@ -102,18 +102,18 @@ async def test_a_deletion_that_is_not_ended_finds_its_monitor_and_an_ended_one_d
     await hands.write(id, AT, rev)
     await hands.delete("job")
     assert grace_s((await hands.load(rev))[id]) == 1
-    assert await keeping.deleted_since(hands.connection, rev) == {}
+    assert await scheduler_rows.deleted_since(hands.connection, rev) == {}
     await hands.write(id, AT + 5, rev, gone=True)
     assert await hands.load(rev) == {}
-    assert await keeping.deleted_since(hands.connection, rev) == {id: AT + 5}
-    assert await keeping.deleted_since(hands.connection, rev + 1) == {}
+    assert await scheduler_rows.deleted_since(hands.connection, rev) == {id: AT + 5}
+    assert await scheduler_rows.deleted_since(hands.connection, rev + 1) == {}
 
 
 async def test_one_that_was_made_and_deleted_unseen_has_never_begun(hands: Database) -> None:
     id, rev = await hands.define("job", every=60)
     await hands.delete("job")
     assert await hands.load(0) == {}
-    assert await keeping.deleted_since(hands.connection, rev) == {id: 0}
+    assert await scheduler_rows.deleted_since(hands.connection, rev) == {id: 0}
 
 
 async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database) -> None:
@@ -121,11 +121,11 @@ async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database
     said = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
     async with changes.changing(hands.pool) as connection:
         await windows.put_window(connection, 1, "night", said, "test")
-    assert await keeping.windows_taken(hands.connection, rev) == []
-    (change,) = await keeping.changes_since(hands.connection, rev)
-    await hands.write(id, AT, rev, taken=[Taken(change.rev, AT + 7)])
-    assert await keeping.windows_taken(hands.connection, rev) == [(AT + 7, change)]
-    assert await keeping.windows_taken(hands.connection, change.rev) == []
+    assert await scheduler_rows.windows_taken(hands.connection, rev) == []
+    (change,) = await scheduler_rows.changes_since(hands.connection, rev)
+    await hands.write(id, AT, rev, taken=[WindowsApplied(change.rev, AT + 7)])
+    assert await scheduler_rows.windows_taken(hands.connection, rev) == [(AT + 7, change)]
+    assert await scheduler_rows.windows_taken(hands.connection, change.rev) == []
 
 
 async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Database, database_url: str) -> None:
@@ -169,7 +169,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
     await hands.connection.execute("update lease set expires_at = '-infinity'")
 
     async def taken() -> bool:
-        with contextlib.suppress(DatabaseAway):  # each attempt is bounded, and so is one that waits for a lock
+        with contextlib.suppress(DatabaseDownError):  # each attempt is bounded, and so is one that waits for a lock
             other = await connect(database_url, command_timeout_s=1)
             try:
                 return await lease.take(other, "keeper", "other", "there", 60.0) is not None
@@ -178,7 +178,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
         return False
 
     await eventually(taken, 20)
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseDownError):
         await transaction.__aexit__(None, None, None)
 
 
@@ -189,12 +189,12 @@ async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nob
         said = "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id"
         return int(await hands.connection.fetchval(said, to_datetime(started)))
 
-    deafness = Deafness(3.0)
-    assert await deafness.begin(hands.connection, AT) == []
+    outage_detector = OutageDetector(3.0)
+    assert await outage_detector.begin(hands.connection, AT) == []
 
     async def decided() -> list[tuple[Micros, Micros]]:
-        seen = await keeping.writers(hands.connection, [], 0)
-        found = await deafness.decide(hands.connection, hands.held, seen, 0, AT)
+        seen = await scheduler_rows.writers(hands.connection, [], 0)
+        found = await outage_detector.decide(hands.connection, hands.held, seen, 0, AT)
         return [(deaf.started_at, deaf.ended_at) for deaf in found]
 
     old = await writer(AT + 1)
@@ -224,17 +224,17 @@ async def test_an_outage_and_its_alert_are_committed_together_and_the_next_keepe
     async def alerts() -> int:
         return int(await hands.pool.fetchval("select count(*) from alerts where kind = 'operator'"))
 
-    first = Deafness(3.0)
+    first = OutageDetector(3.0)
     await first.begin(hands.connection, AT)
     refusal = await outage(0, 1)
     lost = hands.held._replace(term=hands.held.term - 1)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         await first.decide(hands.connection, lost, [], refusal, AT)
     assert await alerts() == 0 == await hands.pool.fetchval("select count(*) from deaf")
     assert len(await first.decide(hands.connection, hands.held, [], refusal, AT)) == 1
     assert await alerts() == 1
 
-    second = Deafness(3.0)  # another writer notices the same leap of the clock
+    second = OutageDetector(3.0)  # another writer notices the same leap of the clock
     assert len(await second.begin(hands.connection, AT)) == 1
     assert len(await second.decide(hands.connection, hands.held, [], await outage(5, 1), AT)) == 1
     assert await alerts() == 1

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from offbeat_server.ingest.http.client_address import Sources
-from offbeat_server.ingest.http.connection_limits import Seats
-from offbeat_server.ingest.key_rate_limit import MINUTE_S, Budget
+from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.ingest.http.connection_limits import ConnectionLimiter
+from offbeat_server.ingest.key_rate_limit import MINUTE_S, KeyRateLimiter
 from offbeat_server.ingest.protocols.base import Outcome, Request
 from offbeat_server.ingest.protocols.registry import DIALECTS
-from offbeat_server.runtime.fd_limit import RESERVE, Room
+from offbeat_server.runtime.fd_limit import RESERVE, DescriptorLimit
 from tests.door_scene import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
 from tests.harness import Server, eventually
 
@@ -21,34 +21,36 @@ from tests.harness import Server, eventually
 
 
 def test_seats_by_address():
-    peer = Sources([ipaddress.ip_network("10.0.0.0/8")]).peer
-    seats = Seats(7, 2)
+    peer = ClientAddresses([ipaddress.ip_network("10.0.0.0/8")]).peer
+    connection_limiter = ConnectionLimiter(7, 2)
     one, other, proxy = peer(("192.0.2.1", 1)), peer(("192.0.2.2", 1)), peer(("10.1.2.3", 1))
-    assert [seats.take(one) for _ in range(3)] == [True, True, False]
-    assert seats.take(other)
-    assert [seats.take(proxy) for _ in range(4)] == [True] * 4, "a proxy speaks for many"
-    assert not seats.take(other), "no room for anybody"
-    assert (seats.taken, seats.refused) == (7, {"address": 1, "full": 1})
-    seats.give_back([one, proxy, proxy])
-    assert seats.take(one) and not seats.take(one)
-    seats.give_back([one, one, other, proxy, proxy])
-    assert (seats.taken, seats.addresses) == (0, 0), "nothing is kept of those who are gone"
+    assert [connection_limiter.open(one) for _ in range(3)] == [True, True, False]
+    assert connection_limiter.open(other)
+    assert [connection_limiter.open(proxy) for _ in range(4)] == [True] * 4, "a proxy speaks for many"
+    assert not connection_limiter.open(other), "no room for anybody"
+    assert (connection_limiter.open_count, connection_limiter.refused) == (7, {"address": 1, "full": 1})
+    connection_limiter.release([one, proxy, proxy])
+    assert connection_limiter.open(one) and not connection_limiter.open(one)
+    connection_limiter.release([one, one, other, proxy, proxy])
+    assert (connection_limiter.open_count, connection_limiter.addresses) == (0, 0), (
+        "nothing is kept of those who are gone"
+    )
 
 
 def test_an_ipv6_client_is_its_network():
-    peer = Sources([]).peer
-    seats = Seats(10, 2)
-    assert [seats.take(peer((f"2001:db8::{n}", 1, 0, 0))) for n in range(1, 4)] == [True, True, False]
-    assert seats.take(peer(("2001:db8:0:1::1", 1, 0, 0)))
-    assert [seats.take(peer((f"::ffff:192.0.2.{n}", 1, 0, 0))) for n in range(1, 4)] == [True] * 3
-    assert seats.take(peer("/a/socket")) and seats.addresses == 5
+    peer = ClientAddresses([]).peer
+    connection_limiter = ConnectionLimiter(10, 2)
+    assert [connection_limiter.open(peer((f"2001:db8::{n}", 1, 0, 0))) for n in range(1, 4)] == [True, True, False]
+    assert connection_limiter.open(peer(("2001:db8:0:1::1", 1, 0, 0)))
+    assert [connection_limiter.open(peer((f"::ffff:192.0.2.{n}", 1, 0, 0))) for n in range(1, 4)] == [True] * 3
+    assert connection_limiter.open(peer("/a/socket")) and connection_limiter.addresses == 5
 
 
 def test_by_default_one_address_never_takes_everything():
-    peer = Sources([]).peer(("192.0.2.1", 1))
+    peer = ClientAddresses([]).peer(("192.0.2.1", 1))
     for per_address_max, expected in ((None, 15), (0, 20), (3, 3)):
-        seats = Seats(20, per_address_max)
-        assert sum(seats.take(peer) for _ in range(30)) == expected
+        connection_limiter = ConnectionLimiter(20, per_address_max)
+        assert sum(connection_limiter.open(peer) for _ in range(30)) == expected
 
 
 async def from_address(address: str, served: Served) -> Client:
@@ -78,7 +80,7 @@ async def test_one_address_cannot_take_all_connections(database_url, door):
                 again.abort()
 
         await eventually(is_free)
-        assert served.doors.connections_refused["address"] >= 1
+        assert served.http_servers.connections_refused["address"] >= 1
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -90,7 +92,7 @@ async def test_a_trusted_proxy_may_have_them_all(database_url, door):
             client.send(get())
             assert (await client.reply()).status == 200
         assert await (await from_address("127.0.0.1", served)).is_closed()
-        assert served.doors.connections_refused == {"full": 1}
+        assert served.http_servers.connections_refused == {"full": 1}
 
 
 async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url):
@@ -108,7 +110,7 @@ async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database
         )
         (row,) = await eventually(lambda: served.database.fetch(rows))
         assert tuple(row) == ("full", 0, True)
-        assert served.doors.connections_refused == {"address": 1, "full": 1}
+        assert served.http_servers.connections_refused == {"address": 1, "full": 1}
 
 
 # ------------------------------------------------------------------------------------------------- pings of a key
@@ -126,7 +128,7 @@ class Hours:
 
 def test_a_budget_is_a_minutes_worth_and_refills_evenly():
     clock = Hours()
-    budget = Budget(6, clock)
+    budget = KeyRateLimiter(6, clock)
     assert [budget.take("a") for _ in range(6)] == [None] * 6
     over = budget.take("a")
     assert over is not None and over.kind == "limited" and 10 <= over.retry_after_s <= 14
@@ -141,7 +143,7 @@ def test_a_budget_is_a_minutes_worth_and_refills_evenly():
 
 def test_a_budget_never_gives_more_than_it_says_and_forgets():
     clock = Hours()
-    budget = Budget(60, clock)
+    budget = KeyRateLimiter(60, clock)
     taken: list[float] = []
     for step in range(4_000):
         clock.now_s += (step * 7919 % 11) / 20
@@ -200,7 +202,7 @@ def test_every_dialect_knows_the_word():
 # ------------------------------------------------------------------------------------------------- file descriptors
 
 
-def limited_to(soft: int, hard: int, connections_max: int) -> Room:
+def limited_to(soft: int, hard: int, connections_max: int) -> DescriptorLimit:
     """What a process with these limits makes of them. In one of its own: a hard limit cannot be raised again."""
     program = (
         "import resource, sys; from offbeat_server.runtime.fd_limit import make_room\n"
@@ -209,7 +211,7 @@ def limited_to(soft: int, hard: int, connections_max: int) -> Room:
         "print(*room)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    return Room(*map(int, said.split()))
+    return DescriptorLimit(*map(int, said.split()))
 
 
 def test_the_soft_limit_is_raised_as_far_as_needed_and_connections_fit_below_it():

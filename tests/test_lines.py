@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.ingest.http.content_codings import Unpacker
-from offbeat_server.ingest.ndjson import VALUE_BYTES_MAX, BadBody, Lines
+from offbeat_server.ingest.ndjson import VALUE_BYTES_MAX, BadBody, NdjsonReader
 
 TEXT = st.text(st.sampled_from('ab"\\,{}[]: \n\t\u00fc\U0001f600'), max_size=12)
 INNER = st.lists(st.dictionaries(TEXT, TEXT, max_size=2), max_size=2)
@@ -34,7 +34,7 @@ def cut(body: bytes, places: Iterable[int]) -> list[bytes]:
 
 
 def read(pieces: Iterable[bytes]) -> list[object]:
-    lines = Lines()
+    lines = NdjsonReader()
     values = [value for piece in pieces for value in lines.feed(piece)]
     return values + list(lines.end())
 
@@ -83,7 +83,7 @@ def test_garbage_is_an_error_and_never_an_exception_of_another_kind(body, array)
     ],
 )
 def test_what_came_before_an_error_is_given(body, values):
-    lines = Lines()
+    lines = NdjsonReader()
     found: list[object] = []
     with pytest.raises(BadBody):
         for piece in (body[:20], body[20:]):
@@ -99,7 +99,7 @@ def test_a_bad_line_is_one_value_among_others():
 
 
 def test_an_element_that_never_ends_is_not_kept_for_ever():
-    lines = Lines()
+    lines = NdjsonReader()
     with pytest.raises(BadBody):
         for _ in range(10):
             list(lines.feed(b'[{"a": "' + b"x" * VALUE_BYTES_MAX))

@@ -13,21 +13,21 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from offbeat_server.common.clock import LogClock
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.config import ServiceEnvironment, Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.read_models.processes import DatabaseFacts, Target, read_targets
-from offbeat_server.ingest.http.servers import Doors
-from offbeat_server.ingest.key_index import Roster
-from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.http.http_servers import HttpServers
+from offbeat_server.ingest.key_index import KeyIndex
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
-from offbeat_server.observability.watchdog import UNTAKEN_S_MAX, Beat
-from offbeat_server.runtime.metrics_bindings import bind_beat, bind_hearing, bind_keeper
+from offbeat_server.observability.watchdog import UNTAKEN_S_MAX, OutboundWatchdog
+from offbeat_server.runtime.metrics_bindings import bind_beat, bind_ingest, bind_scheduler
 from offbeat_server.runtime.systemd import Systemd
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
-from offbeat_server.web.ops.probes import Check, Machines, add_routes
+from offbeat_server.web.ops.probes import Check, Ops, add_routes
 
 
 class World:
@@ -40,14 +40,14 @@ class World:
         self.targets = [Target("10.0.0.1:8080", 4, "alpha")]
         self.refreshed = 0
         self.app = web.Application()
-        add_routes(self.app, Machines(self.metrics, token, lambda: self.checks, self._refresh, self._targets))
+        add_routes(self.app, Ops(self.metrics, token, lambda: self.checks, self._refresh, self._targets))
 
     async def _refresh(self):
         self.refreshed += 1
 
     async def _targets(self):
         if self.targets is None:
-            raise DatabaseAway("Postgres cannot be reached")
+            raise DatabaseDownError("Postgres cannot be reached")
         return self.targets
 
 
@@ -125,7 +125,7 @@ async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_take
 
     async def untaken():
         if failing[0]:
-            raise DatabaseAway("gone")
+            raise DatabaseDownError("gone")
         return untaken_s[0]
 
     def moving():
@@ -133,7 +133,7 @@ async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_take
             watermark[0] += 1
         return None if watermark[0] is None else abs(watermark[0])
 
-    beat = Beat(str(watchdog.make_url("/beat")), 0.01, moving, untaken)
+    beat = OutboundWatchdog(str(watchdog.make_url("/beat")), 0.01, moving, untaken)
     await beat.start()
     try:
         async with asyncio.timeout(5):
@@ -178,7 +178,7 @@ async def test_beats_are_counted_by_what_became_of_them(watchdog):
             while counted()[result] < before + 2:
                 await asyncio.sleep(0.005)
 
-    beat = Beat(str(watchdog.make_url("/beat")), 0.01, lambda: next(ticks), untaken)
+    beat = OutboundWatchdog(str(watchdog.make_url("/beat")), 0.01, lambda: next(ticks), untaken)
     bind_beat(metrics, beat)
     assert counted() == {"sent": 0, "failed": 0, "withheld": 0}
     await beat.start()
@@ -209,7 +209,7 @@ async def test_who_is_not_the_keeper_sends_no_beat(watchdog):
     async def untaken():
         return 0.0
 
-    beat = Beat(str(watchdog.make_url("/beat")), 0.01, watermark, untaken)
+    beat = OutboundWatchdog(str(watchdog.make_url("/beat")), 0.01, watermark, untaken)
     await beat.start()
     await asyncio.wait_for(asked.wait(), 5)
     await beat.stop()
@@ -326,13 +326,13 @@ def test_a_log_that_nobody_reads_stops_nothing():
 async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started():
     settings, metrics, clock = Settings(), Metrics("1"), LogClock()
     url = "postgresql://nobody@127.0.0.1:1/none"
-    writer = Writer(
+    writer = LogWriter(
         url, settings, clock, metrics, node="n", metrics_address=None, on_committed=lambda entries, through: None
     )
-    keeper = Keeper(url, settings, clock, metrics, holder="h", node="n")
-    doors = Doors(settings, Roster(None), writer.backlog, metrics, web.Application())
-    bind_hearing(metrics, settings, writer, Roster(None), doors)
-    bind_keeper(metrics, keeper, SelfCheck(None, keeper))
+    scheduler = Scheduler(url, settings, clock, metrics, holder="h", node="n")
+    http_servers = HttpServers(settings, KeyIndex(None), writer.backlog, metrics, web.Application())
+    bind_ingest(metrics, settings, writer, KeyIndex(None), http_servers)
+    bind_scheduler(metrics, scheduler, SelfCheck(None, scheduler))
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
     assert "\noffbeat_watermark_timestamp_seconds" not in text

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from offbeat_server.cli.doctor import _database
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db import schema
 from offbeat_server.db.pool import connect
 from offbeat_server.db.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
@@ -128,7 +128,7 @@ async def test_a_migration_never_waits_long_for_a_table_and_comes_again(
     other = await connect(empty_database_url)
     await other.execute("begin; select * from changes")  # a reader: enough to keep an `alter table` waiting
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 1)
-    with pytest.raises(DatabaseAway, match="in use"):
+    with pytest.raises(DatabaseDownError, match="in use"):
         await apply_schema(old)
     assert await old.fetchval("select schema_version from meta") == 1  # all of it or nothing
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 100)
@@ -161,8 +161,8 @@ async def test_a_fleet_that_the_program_before_wrote_beside_us_is_taken_as_it_wr
     assert await old.fetchval("select array_agg(name order by name) from members") == ["a", "b", "gone"]
     await write("a", "b", "new")  # it still judges, and is stopped then
     async with running(empty_database_url) as node:
-        await eventually(lambda: true(node.keeper.judging))
-        members = node.keeper.engine.monitors[1].fleet
+        await eventually(lambda: true(node.scheduler.evaluating))
+        members = node.scheduler.engine.monitors[1].fleet
         assert members is not None and sorted(members.members) == ["a", "b", "new"]
         await node.ping(1, "leave", task="b")
         await eventually(lambda: true(len(members.members) == 2))

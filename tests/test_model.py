@@ -21,7 +21,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine import fast_path
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model import runs
 from offbeat_server.engine.model.definition import Definition, read_definition
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
@@ -30,7 +30,7 @@ from offbeat_server.engine.model.ping import Entry, Ping, Position
 from offbeat_server.engine.rules import deadlines, notifications, pings, run_steps
 from offbeat_server.engine.rules import runs as execution
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
-from offbeat_server.engine.schedule.outages import DeafTime
+from offbeat_server.engine.schedule.outages import OutageIntervals
 from tests import model as reference
 from tests.model import Model
 
@@ -361,7 +361,7 @@ class Keeper:
             self._advance(event[1])
         elif event[0] == "deaf":
             self.deaf.append(event[1:])
-            self.engine.deafness(event[1], event[2])
+            self.engine.add_outage(event[1], event[2])
         elif event[0] == "change":
             self._change(*event[1:], self.c.maybe(2))
             self.rev = event[2]
@@ -402,7 +402,7 @@ class Keeper:
         if reach:
             self._advance(at)
         if kind == "settle":
-            self.engine.settle_by_hand(target, 0, rev, at)
+            self.engine.resolve_by_hand(target, 0, rev, at)
         elif kind == "remove":
             self.engine.remove(target, at)
         elif kind == "create" or target in self.engine.monitors:
@@ -422,7 +422,7 @@ class Keeper:
             )
 
     def _write(self, subjects_max: int) -> None:
-        for decision in self.engine.take(subjects_max):
+        for decision in self.engine.drain(subjects_max):
             self._store(decision)
 
     def _write_stale(self) -> None:
@@ -462,7 +462,7 @@ class Keeper:
         self.engine = Engine()
         self.deaf, self.windows, self.rev, self.begun = [*deaf], {**windows}, rev, None
         for start, end in deaf:
-            self.engine.deafness(start, end)
+            self.engine.add_outage(start, end)
         for window_id, window in windows.items():
             self.engine.load_window(window_id, PROJECT, window)
         for monitor_id, versions in self.defined.items():
@@ -478,7 +478,7 @@ class Keeper:
             if m.fleet is not None:
                 rows = self.members.get(monitor_id, {}).values()
                 for row in sorted(rows, key=lambda row: (row.silent_since is None, row.silent_since, row.name)):
-                    m.fleet.enrol(row)
+                    m.fleet.add_member(row)
             self.engine.load(m)
         self.engine.loaded(at)
         return index
@@ -497,16 +497,16 @@ def _upsert(before: RunChanged | None, after: RunChanged) -> RunChanged:
 # ------------------------------------------------------------------------------------------------------------ comparing
 
 
-def outcome_of_engine(keeper: Keeper) -> dict[str, Any]:
+def outcome_of_engine(scheduler: Keeper) -> dict[str, Any]:
     """What the keeper's tables say, and the engine about what is open."""
     return {
         "monitors": {
             m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.definition) else 0}
-            for m in keeper.engine.monitors.values()
+            for m in scheduler.engine.monitors.values()
         },
         "runs": {
             key: (run.run, run.started_at, run.finished_at, run.verdict, run.duration, _is_late(run))
-            for key, run in sorted(keeper.runs.items())
+            for key, run in sorted(scheduler.runs.items())
         },
         "incidents": {
             key: (
@@ -516,9 +516,9 @@ def outcome_of_engine(keeper: Keeper) -> dict[str, Any]:
                 None if row.resolved_at else row.suppressed_by,
                 sorted((c["kind"], c.get("number", 0), c["opened_at"]) for c in row.causes),
             )
-            for key, row in sorted(keeper.incidents.items())
+            for key, row in sorted(scheduler.incidents.items())
         },
-        "alerts": {key: (alert.kind, alert.decided_at) for key, alert in sorted(keeper.alerts.items())},
+        "alerts": {key: (alert.kind, alert.decided_at) for key, alert in sorted(scheduler.alerts.items())},
     }
 
 
@@ -577,9 +577,9 @@ def check(data: bytes) -> None:
     """One case."""
     events = list(draw_events(Choices(data)))
     model = run_model(events)
-    keeper = Keeper(events, Choices(data[::-1]))
-    keeper.run()
-    ours, theirs = outcome_of_engine(keeper), outcome_of_model(model)
+    scheduler = Keeper(events, Choices(data[::-1]))
+    scheduler.run()
+    ours, theirs = outcome_of_engine(scheduler), outcome_of_model(model)
     for part, expected in theirs.items():
         assert ours[part] == expected, part
 
@@ -604,29 +604,29 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 
 # Bugs put in on purpose, all of which are found: the test of the test.
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "linked monitors are written apart": (Desk, "_together", lambda desk, monitor_id: [monitor_id]),
+    "linked monitors are written apart": (EngineState, "_together", lambda engine_state, monitor_id: [monitor_id]),
     "another run is told at once": (notifications, "TELL_AGAIN_MIN", 0),
     "a greater loss is told late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
-    "deaf time counts": (DeafTime, "shift", lambda deaf, start, deadline: deadline),
+    "deaf time counts": (OutageIntervals, "shift", lambda deaf, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
     "a late start is taken for another run": (pings, "LATE_START_MAX", 9 * SECOND),
-    "an overtaken start begins a run": (pings, "is_overtaken", lambda m, entry: False),
+    "an overtaken start begins a run": (pings, "is_out_of_order", lambda m, entry: False),
     "an overtaken piece begins a run": (run_steps, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
     "a stage does not end": (fast_path, "_SIGNS", frozenset(("progress", "log", "success"))),
-    "nobody is released": (notifications, "release", lambda desk, m: None),
-    "windows hold nothing back": (Desk, "window_ends", lambda desk, m, at: iter(())),
+    "nobody is released": (notifications, "release_held", lambda engine_state, m: None),
+    "windows hold nothing back": (EngineState, "window_ends", lambda engine_state, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
-    "a retry counts": (pings, "is_repeat", lambda desk, m, entry, word: False),
+    "a retry counts": (pings, "is_repeat", lambda engine_state, m, entry, word: False),
     "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
     "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),
-    "an outage explains no retry": (DeafTime, "may_be_retry", lambda deaf, first, again: False),
+    "an outage explains no retry": (OutageIntervals, "may_be_retry", lambda deaf, first, again: False),
     "a run id cannot be used again": (pings, "slot_has_come", lambda m: False),
     "the latest run stays open": (pings, "_LATEST_DIALECTS", ()),
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
-    "a start forgets who pinged since the checkpoint": (Fleet, "hear_again", lambda fleet, name, at: None),
+    "a start forgets who pinged since the checkpoint": (Fleet, "record_late_ping", lambda fleet, name, at: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }
 

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from offbeat_server.ingest import idempotency
-from offbeat_server.ingest.idempotency import Once
-from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal, Request
+from offbeat_server.ingest.idempotency import IdempotencyCache
+from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection, Request
 from tests.door_scene import DOORS, KEY, PATH, Served, ask, get, serving
 from tests.harness import Server, eventually
 
@@ -73,9 +73,9 @@ async def test_what_was_refused_is_taken_when_it_comes_again(served: Served) -> 
 
 class _Client:
     def __init__(self) -> None:
-        self.told: list[Outcome | Refusal] = []
+        self.told: list[Outcome | Rejection] = []
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         self.told.append(outcome)
 
 
@@ -84,7 +84,7 @@ def _request(key: str = "a") -> Request:
 
 
 def test_after_a_503_it_is_taken_again() -> None:
-    remembered, unavailable = Once(), Outcome("unavailable", 3)
+    remembered, unavailable = IdempotencyCache(), Outcome("unavailable", 3)
     first, second, third = _Client(), _Client(), _Client()
     taken = remembered.join(_request(), first)
     assert taken is not None and remembered.join(_request(), second) is None
@@ -98,7 +98,7 @@ def test_after_a_503_it_is_taken_again() -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "REQUESTS_MAX", 10)
-    remembered = Once()
+    remembered = IdempotencyCache()
     for number in range(11):
         taken = remembered.join(_request(str(number)), _Client())
         assert taken is not None
@@ -108,7 +108,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_remembered_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered, now_s = Once(), 1_000.0
+    remembered, now_s = IdempotencyCache(), 1_000.0
     monkeypatch.setattr(idempotency, "monotonic", lambda: now_s)
     taken = remembered.join(_request(), _Client())
     assert taken is not None

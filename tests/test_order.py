@@ -10,10 +10,10 @@ from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
 from offbeat_server.db.repositories.entries import of_writer
-from offbeat_server.db.repositories.keeping import now
+from offbeat_server.db.repositories.scheduler_rows import now
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import PLAIN, Entry
-from offbeat_server.scheduler.log_reader import Order
+from offbeat_server.scheduler.log_reader import LogReader
 
 
 async def _writer(database: asyncpg.Connection, at: Micros) -> int:
@@ -35,55 +35,55 @@ def _entry(writer: int, seq: int, at: Micros) -> Entry:
 async def test_a_batch_in_doubt_of_a_fenced_writer_is_not_passed_over(database: asyncpg.Connection) -> None:
     start = await now(database)
     old = await _writer(database, start)
-    order = Order()
+    order = LogReader()
     order.begin(start, {}, [old], 0)
-    order.feed(old, [], start)
+    order.push_committed(old, [], start)
     first, doubtful = _entry(old, 1, start + 1_000), _entry(old, 2, start + 2_000)
     await _commit(database, first)
-    order.feed(old, [first], first.at)
-    assert (await order.collect(database))[0] == [first]
+    order.push_committed(old, [first], first.at)
+    assert (await order.read_batch(database))[0] == [first]
     await _commit(database, doubtful)  # its reply was lost, and before it could be asked again:
     await database.execute("update writers set fenced = true where id = $1", old)
     new = await _writer(database, start + 3_000)
-    entries, _ = await order.collect(database)
+    entries, _ = await order.read_batch(database)
     assert order.watermark == start + 3_000 and entries == [doubtful]
-    order.feed(old, [doubtful], doubtful.at)  # the key said at last that it had committed
+    order.push_committed(old, [doubtful], doubtful.at)  # the key said at last that it had committed
     late = _entry(new, 1, start + 4_000)
     await _commit(database, late)
-    order.feed(new, [late], late.at)
-    assert (await order.collect(database))[0] == [late]
+    order.push_committed(new, [late], late.at)
+    assert (await order.read_batch(database))[0] == [late]
 
 
 async def test_a_batch_that_memory_brings_twice_is_applied_once(database: asyncpg.Connection) -> None:
     start = await now(database)
     old = await _writer(database, start)
-    order = Order()
+    order = LogReader()
     order.begin(start, {}, [old], 0)
-    order.feed(old, [], start)
+    order.push_committed(old, [], start)
     entry = _entry(old, 1, start + 1_000)
     await _commit(database, entry)
     await database.execute("update writers set fenced = true where id = $1", old)
-    assert (await order.collect(database))[0] == [entry]
-    order.feed(old, [entry], entry.at)
+    assert (await order.read_batch(database))[0] == [entry]
+    order.push_committed(old, [entry], entry.at)
     await _writer(database, start + SECOND)
-    assert (await order.collect(database))[0] == []
+    assert (await order.read_batch(database))[0] == []
     assert order.watermark == start + SECOND
 
 
 async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(database: asyncpg.Connection) -> None:
     start = await now(database)
     ahead = await _writer(database, start)
-    order = Order()
+    order = LogReader()
     order.begin(start - SECOND, {}, [ahead], 0)
-    await order.collect(database)
+    await order.read_batch(database)
     assert order.watermark == start
     behind = await _writer(database, start - 5_000)
     early, later = _entry(behind, 1, start - 4_000), _entry(behind, 2, start + 1_000)
     await _commit(database, early)
-    assert (await order.collect(database))[0] == []  # the watermark never goes back
+    assert (await order.read_batch(database))[0] == []  # the watermark never goes back
     await _commit(database, later)
     await database.execute("update writers set accepted_through = $2 where id = $1", ahead, to_datetime(later.at))
-    assert (await order.collect(database))[0] == [early, later]
+    assert (await order.read_batch(database))[0] == [early, later]
 
 
 async def test_a_long_log_is_read_in_parts_without_a_pause(
@@ -98,11 +98,11 @@ async def test_a_long_log_is_read_in_parts_without_a_pause(
     other = _entry(two, 1, start + 35)
     await _commit(database, other)
     await database.execute("update writers set accepted_through = $1", to_datetime(start + 60))
-    order = Order()
+    order = LogReader()
     order.begin(start, {}, [one, two], 0)
     read, behind = [], []
     for _ in range(3):
-        read.append((await order.collect(database))[0])
+        read.append((await order.read_batch(database))[0])
         behind.append(order.behind)
     assert read == [log[:2], [log[2], other, log[3]], log[4:]]
     assert behind == [True, True, False]

@@ -11,42 +11,42 @@ from offbeat_server.notify.channel_queue import (
     IN_FLIGHT_MAX,
     RETRIES_MAX,
     URGENT_GAPS_S,
-    Lane,
-    Plan,
+    ChannelQueue,
+    SendPlan,
     backoff_s,
-    lane_for,
+    queue_for,
 )
 
 MANY = BURST_MAX + 1
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return lane_for(per_minute=6_000, digests=True, proven=True)
+def lane() -> ChannelQueue:
+    return queue_for(per_minute=6_000, digests=True, proven=True)
 
 
-def plan(lane: Lane, now: float, fresh: int, again: int, urgent: int = 0, over: int = 0) -> Plan:
+def plan(lane: ChannelQueue, now: float, fresh: int, again: int, urgent: int = 0, over: int = 0) -> SendPlan:
     """`over`: how many of the urgent ones, or of the others where none is, are over."""
     return lane.plan(now, Due(1, urgent, over if urgent else 0, fresh, 0 if urgent else over, again))
 
 
-def finish(lane: Lane, now: float) -> None:
+def finish(lane: ChannelQueue, now: float) -> None:
     while lane.in_flight:
         lane.ended(now, failed=False)
 
 
-def test_a_few_go_at_once_and_alone(lane: Lane) -> None:
-    assert plan(lane, 0, 3, 0) == Plan(fresh=3)
+def test_a_few_go_at_once_and_alone(lane: ChannelQueue) -> None:
+    assert plan(lane, 0, 3, 0) == SendPlan(fresh=3)
     lane.began(0, singles=3)
     finish(lane, 0.1)
-    assert plan(lane, 0.1, 3, 0) == Plan(fresh=2), "five in a burst"
+    assert plan(lane, 0.1, 3, 0) == SendPlan(fresh=2), "five in a burst"
     lane.began(0.1, singles=2)
     finish(lane, 0.2)
-    assert plan(lane, 0.2, 1, 0) == Plan()
-    assert plan(lane, 2.5, 1, 0) == Plan(fresh=1), "then one each two seconds"
+    assert plan(lane, 0.2, 1, 0) == SendPlan()
+    assert plan(lane, 2.5, 1, 0) == SendPlan(fresh=1), "then one each two seconds"
 
 
-def test_failures_of_one_moment_are_one(lane: Lane) -> None:
+def test_failures_of_one_moment_are_one(lane: ChannelQueue) -> None:
     lane.began(0, singles=IN_FLIGHT_MAX)
     for _ in range(IN_FLIGHT_MAX):
         assert lane.failures_with_next == 1
@@ -59,45 +59,45 @@ def test_failures_of_one_moment_are_one(lane: Lane) -> None:
     assert lane.failures == 3
 
 
-def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: Lane) -> None:
+def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: ChannelQueue) -> None:
     now = 0.0
     for gap in (*DIGEST_GAPS_S, DIGEST_GAPS_S[-1]):
-        assert plan(lane, now, MANY, 0) == Plan(digest="rest")
+        assert plan(lane, now, MANY, 0) == SendPlan(digest="rest")
         lane.began(now, digest="rest")
         finish(lane, now)
-        assert plan(lane, now + gap - 0.1, MANY, 0) == Plan()
-        assert plan(lane, now + gap - 0.1, 2, 0) == Plan(), "a few wait with the others"
+        assert plan(lane, now + gap - 0.1, MANY, 0) == SendPlan()
+        assert plan(lane, now + gap - 0.1, 2, 0) == SendPlan(), "a few wait with the others"
         now += gap
-    assert plan(lane, now, 2, 0) == Plan(fresh=2), "a gap has passed with few"
+    assert plan(lane, now, 2, 0) == SendPlan(fresh=2), "a gap has passed with few"
     lane.began(now, digest="rest")
     assert lane.gather.until == now + DIGEST_GAPS_S[0], "the next storm is told as quickly as the first"
 
 
-def test_an_urgent_alert_goes_alone_however_many_of_the_others_wait(lane: Lane) -> None:
+def test_an_urgent_alert_goes_alone_however_many_of_the_others_wait(lane: ChannelQueue) -> None:
     lane.began(0, digest="rest")
     finish(lane, 0)
-    assert plan(lane, 0.1, MANY, 0, urgent=1) == Plan(urgent=1), "while the others gather"
-    assert plan(lane, DIGEST_GAPS_S[0], MANY, 0, urgent=1) == Plan(urgent=1, digest="rest")
+    assert plan(lane, 0.1, MANY, 0, urgent=1) == SendPlan(urgent=1), "while the others gather"
+    assert plan(lane, DIGEST_GAPS_S[0], MANY, 0, urgent=1) == SendPlan(urgent=1, digest="rest")
     lane.began(0.1, singles=BURST_MAX)
     finish(lane, 0.2)
-    assert plan(lane, 0.2, 0, 0, urgent=1) == Plan(urgent=1), "its burst is its own"
+    assert plan(lane, 0.2, 0, 0, urgent=1) == SendPlan(urgent=1), "its burst is its own"
 
 
-def test_urgent_alerts_of_many_monitors_are_gathered_with_short_gaps(lane: Lane) -> None:
+def test_urgent_alerts_of_many_monitors_are_gathered_with_short_gaps(lane: ChannelQueue) -> None:
     now = 0.0
     for gap in (*URGENT_GAPS_S, URGENT_GAPS_S[-1], URGENT_GAPS_S[-1]):
         assert plan(lane, now, MANY, 0, urgent=MANY).digest == "all"
         lane.began(now, digest="all")
         finish(lane, now)
-        assert plan(lane, now + gap - 0.1, 0, 0, urgent=MANY) == Plan()
-        assert plan(lane, now + gap - 0.1, 0, 0, urgent=1) == Plan(urgent=1)
+        assert plan(lane, now + gap - 0.1, 0, 0, urgent=MANY) == SendPlan()
+        assert plan(lane, now + gap - 0.1, 0, 0, urgent=1) == SendPlan(urgent=1)
         now += gap
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 6, 12, 60, 600])
 @pytest.mark.parametrize("digests", [True, False])
 def test_a_monitor_that_never_stops_leaves_the_rate_to_urgent_alerts(per_minute: int, digests: bool) -> None:
-    lane = lane_for(per_minute, digests, proven=True)
+    lane = queue_for(per_minute, digests, proven=True)
     for tick in range(6_000):
         now = tick / 10
         done = plan(lane, now, MANY, 0)
@@ -107,19 +107,21 @@ def test_a_monitor_that_never_stops_leaves_the_rate_to_urgent_alerts(per_minute:
             assert plan(lane, now, MANY, 0, urgent=1).urgent == 1
 
 
-def test_what_is_over_already_is_combined(lane: Lane) -> None:
-    assert plan(lane, 0, 1, 0, over=1) == Plan(digest="over")
-    assert plan(lane, 0, 2, 0, over=1) == Plan(fresh=1, digest="over")
-    assert plan(lane, 0, MANY, 0, over=1) == Plan(digest="rest")
-    assert plan(lane, 0, 0, 0, urgent=1, over=1) == Plan(digest="over")
-    assert plan(lane, 0, 0, 0, urgent=3, over=1) == Plan(urgent=2, digest="over")
-    unproven = lane_for(6_000, digests=True)
-    assert plan(unproven, 0, 3, 0, urgent=1, over=1) == Plan(digest="over"), "the message has room before the others"
-    assert plan(lane_for(6_000, digests=False, proven=True), 0, 1, 0, over=1) == Plan(fresh=1)
-    assert plan(lane_for(6_000, digests=True, gaps=False, proven=True), 0, 1, 0, over=1) == Plan(fresh=1)
+def test_what_is_over_already_is_combined(lane: ChannelQueue) -> None:
+    assert plan(lane, 0, 1, 0, over=1) == SendPlan(digest="over")
+    assert plan(lane, 0, 2, 0, over=1) == SendPlan(fresh=1, digest="over")
+    assert plan(lane, 0, MANY, 0, over=1) == SendPlan(digest="rest")
+    assert plan(lane, 0, 0, 0, urgent=1, over=1) == SendPlan(digest="over")
+    assert plan(lane, 0, 0, 0, urgent=3, over=1) == SendPlan(urgent=2, digest="over")
+    unproven = queue_for(6_000, digests=True)
+    assert plan(unproven, 0, 3, 0, urgent=1, over=1) == SendPlan(digest="over"), (
+        "the message has room before the others"
+    )
+    assert plan(queue_for(6_000, digests=False, proven=True), 0, 1, 0, over=1) == SendPlan(fresh=1)
+    assert plan(queue_for(6_000, digests=True, gaps=False, proven=True), 0, 1, 0, over=1) == SendPlan(fresh=1)
 
 
-def test_a_storm_long_ago_is_forgotten(lane: Lane) -> None:
+def test_a_storm_long_ago_is_forgotten(lane: ChannelQueue) -> None:
     for now in (0.0, 5.0, 15.0):
         lane.began(now, digest="rest")
         finish(lane, now)
@@ -127,7 +129,7 @@ def test_a_storm_long_ago_is_forgotten(lane: Lane) -> None:
     assert lane.gather.until == 1_000 + DIGEST_GAPS_S[0]
 
 
-def test_what_one_message_cannot_name_goes_with_the_next_at_once(lane: Lane) -> None:
+def test_what_one_message_cannot_name_goes_with_the_next_at_once(lane: ChannelQueue) -> None:
     lane.began(0, digest="all")
     lane.more_is_gathered()
     finish(lane, 0)
@@ -135,38 +137,38 @@ def test_what_one_message_cannot_name_goes_with_the_next_at_once(lane: Lane) -> 
 
 
 def test_requests_to_machines_keep_no_distance() -> None:
-    lane = lane_for(6_000, digests=True, gaps=False, proven=True)
+    lane = queue_for(6_000, digests=True, gaps=False, proven=True)
     lane.began(0, digest="rest")
-    assert plan(lane, 0.1, MANY, 0) == Plan(digest="rest")
+    assert plan(lane, 0.1, MANY, 0) == SendPlan(digest="rest")
 
 
-def test_few_attempts_at_once(lane: Lane) -> None:
-    assert plan(lane, 0, 5, 5) == Plan(again=IN_FLIGHT_MAX), "retries first"
+def test_few_attempts_at_once(lane: ChannelQueue) -> None:
+    assert plan(lane, 0, 5, 5) == SendPlan(again=IN_FLIGHT_MAX), "retries first"
     lane.began(0, retries=IN_FLIGHT_MAX)
-    assert plan(lane, 0, 5, 5) == Plan() and lane.ready_at(0) == float("inf")
+    assert plan(lane, 0, 5, 5) == SendPlan() and lane.ready_at(0) == float("inf")
     lane.ended(1, failed=False)
-    assert plan(lane, 1, 5, 0) == Plan(fresh=1)
+    assert plan(lane, 1, 5, 0) == SendPlan(fresh=1)
 
 
 def test_a_lane_of_which_nothing_is_known_is_tried_with_one_attempt() -> None:
-    lane = lane_for(per_minute=6_000, digests=True)
-    assert plan(lane, 0, 5, 5) == Plan(again=1) and plan(lane, 0, 5, 0) == Plan(fresh=1)
+    lane = queue_for(per_minute=6_000, digests=True)
+    assert plan(lane, 0, 5, 5) == SendPlan(again=1) and plan(lane, 0, 5, 0) == SendPlan(fresh=1)
     lane.began(0, singles=1)
-    assert plan(lane, 0, 5, 0) == Plan() and lane.ready_at(0) == float("inf")
+    assert plan(lane, 0, 5, 0) == SendPlan() and lane.ready_at(0) == float("inf")
     lane.ended(1, failed=False)
-    assert plan(lane, 1, 4, 0) == Plan(fresh=4)
+    assert plan(lane, 1, 4, 0) == SendPlan(fresh=4)
 
 
-def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) -> None:
+def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: ChannelQueue) -> None:
     lane.began(0, singles=2)
     lane.ended(0, failed=True, wait_s=5)
     lane.ended(0, failed=True, wait_s=3)
-    assert lane.suspect and lane.ready_at(1) == 5 and plan(lane, 4.9, 3, 3) == Plan()
-    assert plan(lane, 5, 3, 3) == Plan(again=1)
+    assert lane.circuit_open and lane.ready_at(1) == 5 and plan(lane, 4.9, 3, 3) == SendPlan()
+    assert plan(lane, 5, 3, 3) == SendPlan(again=1)
     lane.began(5, retries=1)
-    assert plan(lane, 5, 3, 3) == Plan()
+    assert plan(lane, 5, 3, 3) == SendPlan()
     lane.ended(6, failed=False)
-    assert not lane.suspect and plan(lane, 6, 0, 3) == Plan(again=3)
+    assert not lane.circuit_open and plan(lane, 6, 0, 3) == SendPlan(again=3)
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 20, 60, 6_000])
@@ -176,7 +178,7 @@ def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: Lane) ->
 def test_a_first_attempt_is_behind_few_retries_however_many_wait(
     per_minute: int, digests: bool, works: bool, waiting: dict[str, int]
 ) -> None:
-    lane = lane_for(per_minute, digests, proven=works)
+    lane = queue_for(per_minute, digests, proven=works)
     step_s = max(BURST_REFILL_S, 30 / per_minute)
     retries, most, firsts = 0, 0, 0
     for now in (n * step_s for n in range(1_000)):
@@ -193,28 +195,28 @@ def test_a_first_attempt_is_behind_few_retries_however_many_wait(
     assert most <= RETRIES_MAX and firsts > 20
 
 
-def test_retries_go_on_while_first_attempts_wait_for_a_digest(lane: Lane) -> None:
+def test_retries_go_on_while_first_attempts_wait_for_a_digest(lane: ChannelQueue) -> None:
     lane.began(0, digest="rest")
     finish(lane, 0)
     for _ in range(5):
-        assert plan(lane, 1, MANY, 50) == Plan(again=IN_FLIGHT_MAX)
+        assert plan(lane, 1, MANY, 50) == SendPlan(again=IN_FLIGHT_MAX)
         lane.began(1, retries=IN_FLIGHT_MAX)
         finish(lane, 1)
-    assert plan(lane, DIGEST_GAPS_S[0], MANY, 50) == Plan(digest="rest")
+    assert plan(lane, DIGEST_GAPS_S[0], MANY, 50) == SendPlan(digest="rest")
 
 
 def test_the_rate_holds_for_everything() -> None:
-    lane = lane_for(per_minute=60, digests=True, proven=True)
-    assert plan(lane, 0, 0, 50) == Plan(again=4)
+    lane = queue_for(per_minute=60, digests=True, proven=True)
+    assert plan(lane, 0, 0, 50) == SendPlan(again=4)
     for _ in range(2):
         lane.began(0, retries=3)
         finish(lane, 0)
-    assert plan(lane, 0, 2, 2) == Plan() and lane.ready_at(0) == pytest.approx(1)
-    assert plan(lane, 0, MANY, 0) == Plan()
-    assert plan(lane, 1, MANY, 0) == Plan(), "the last one is left to what is urgent"
-    assert plan(lane, 1, 0, 0, urgent=MANY) == Plan(digest="all")
-    assert plan(lane, 2, MANY, 0) == Plan(digest="rest")
-    assert plan(lane_for(per_minute=1, digests=True), 0, 3, 0) == Plan(fresh=1)
+    assert plan(lane, 0, 2, 2) == SendPlan() and lane.ready_at(0) == pytest.approx(1)
+    assert plan(lane, 0, MANY, 0) == SendPlan()
+    assert plan(lane, 1, MANY, 0) == SendPlan(), "the last one is left to what is urgent"
+    assert plan(lane, 1, 0, 0, urgent=MANY) == SendPlan(digest="all")
+    assert plan(lane, 2, MANY, 0) == SendPlan(digest="rest")
+    assert plan(queue_for(per_minute=1, digests=True), 0, 3, 0) == SendPlan(fresh=1)
 
 
 @pytest.mark.parametrize("per_minute", [1, 5, 12, 20, 77, 6_000])
@@ -226,7 +228,7 @@ def test_the_rate_holds_for_a_trickle_too_that_leaves_time_to_forget_the_lane(pe
         now, waiting = turn * every_s, waiting + 1
         if lane is not None and lane.idle(now):
             lane = None
-        lane = lane or lane_for(per_minute, digests=False, proven=True)
+        lane = lane or queue_for(per_minute, digests=False, proven=True)
         while (fresh := plan(lane, now, waiting, 0).fresh) > 0:
             lane.began(now, singles=fresh)
             sent, waiting = sent + fresh, waiting - fresh
@@ -238,8 +240,8 @@ def test_the_rate_holds_for_a_trickle_too_that_leaves_time_to_forget_the_lane(pe
 
 
 def test_without_digests_all_go_alone() -> None:
-    lane = lane_for(per_minute=6_000, digests=False, proven=True)
-    assert plan(lane, 0, 100, 0) == Plan(fresh=IN_FLIGHT_MAX)
+    lane = queue_for(per_minute=6_000, digests=False, proven=True)
+    assert plan(lane, 0, 100, 0) == SendPlan(fresh=IN_FLIGHT_MAX)
 
 
 def test_backoff_is_fully_jittered_and_a_receivers_wish_is_the_least() -> None:
@@ -250,7 +252,7 @@ def test_backoff_is_fully_jittered_and_a_receivers_wish_is_the_least() -> None:
     assert backoff_s(5, lambda: 0.9, retry_after_s=1) == 270
 
 
-def test_a_lane_is_forgotten_only_when_that_changes_nothing(lane: Lane) -> None:
+def test_a_lane_is_forgotten_only_when_that_changes_nothing(lane: ChannelQueue) -> None:
     lane.began(0, singles=2, digest="rest")
     assert not lane.idle(0)
     finish(lane, 0)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offbeat_server.db.repositories.outbox import Attached, Member, Named
-from offbeat_server.notify.message_builder import Scribe
+from offbeat_server.db.repositories.outbox import Attached, DigestMember, Named
+from offbeat_server.notify.message_builder import MessageBuilder
 from offbeat_server.notify.redact import HIDDEN, redact, redact_all
-from offbeat_server.notify.render import Words, cut, cut_head, link_to, say_alert, say_digest
+from offbeat_server.notify.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
 from offbeat_server.notify.template import check_template, escape_for, fill
 
 UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
@@ -74,9 +74,9 @@ ValueError: boom
 https://beat.example.org/monitors/nightly-etl"""
 
 
-def words(kind: str = "opened", **changes: Any) -> Words:
+def words(kind: str = "opened", **changes: Any) -> RenderedAlert:
     facts = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
-    return say_alert(kind, facts, link_to(facts, "https://beat.example.org"))
+    return render_alert(kind, facts, link_to(facts, "https://beat.example.org"))
 
 
 def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() -> None:
@@ -103,7 +103,7 @@ def test_a_reminder_says_since_when() -> None:
 def test_with_hardly_any_facts_it_still_says_something() -> None:
     for kind in ("opened", "worse", "resolved", "reminder", "operator", "test"):
         for facts in ({}, {"monitor": "x"}, {"name": "X", "opened_at": "yesterday", "timezone": "Mars/Base"}):
-            said = say_alert(kind, facts)
+            said = render_alert(kind, facts)
             assert said.title and said.html and isinstance(said.text, str)
 
 
@@ -135,7 +135,7 @@ def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
 def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: dict[str, Any], kind: str) -> None:
     """The courier sets an alert aside on an error; what must not happen is a word that cannot be sent."""
     try:
-        said = say_alert(kind, facts)
+        said = render_alert(kind, facts)
     except (TypeError, ValueError, AttributeError):
         return
     assert all(isinstance(part, str) for part in (said.title, said.lead, said.text, said.html))
@@ -143,7 +143,7 @@ def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: dict[str, 
 
 def test_a_digest_counts_and_names_the_first() -> None:
     first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
-    said = say_digest(
+    said = render_digest(
         {
             "opened": 12_340,
             "resolved": 3,
@@ -155,7 +155,7 @@ def test_a_digest_counts_and_names_the_first() -> None:
     )
     assert said.title == "12 340 down, 3 resolved within 42 s" and said.symbol == "🔴"
     assert "DOWN Job 0: no ping\nDOWN Job 1" in said.text and "and 12 323 more" in said.text
-    assert say_digest({"opened": 0, "resolved": 7}).symbol == "🟢"
+    assert render_digest({"opened": 0, "resolved": 7}).symbol == "🟢"
 
 
 def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = False, **more: Any) -> Named:
@@ -167,14 +167,14 @@ def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = Fal
     return Named(monitor_id=monitor, facts=facts, explicit=explicit, resolved_at=resolved_at, **values)
 
 
-def digest(*each: Named, **counts: int) -> Words:
+def digest(*each: Named, **counts: int) -> RenderedAlert:
     """The words of a digest that names these."""
     kinds = dict.fromkeys(("opened", "worse", "reminder", "resolved", "recovered"), 0) | counts
     span = {"since": "2026-11-29T23:30:18Z", "until": "2026-11-29T23:30:48Z", "decided_at": None}
     attached = Attached(
         7, datetime(2026, 11, 29, tzinfo=UTC), UID, sum(counts.values()), False, kinds | span, [*each], []
     )
-    return Scribe("abcd1234", None).digest(attached, "default").words
+    return MessageBuilder("abcd1234", None).digest(attached, "default").words
 
 
 def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:
@@ -291,7 +291,7 @@ def test_no_message_can_make_it_slow(piece: str) -> None:
 
 
 def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
-    member = Member(
+    member = DigestMember(
         7,
         1,
         12,
@@ -300,7 +300,7 @@ def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
         None,
         ("mykey-1234",),
     )
-    message = Scribe("abcd1234", None).alert(member, "2026-11-24T01:30:00Z", "default")
+    message = MessageBuilder("abcd1234", None).alert(member, "2026-11-24T01:30:00Z", "default")
     assert "mykey" not in repr(message)
     assert message.facts["detail"] == {"a": [f"x {HIDDEN}"]}
     assert redact_all({"mykey": 1}, ("mykey",)) == {"mykey": 1}
@@ -308,16 +308,22 @@ def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
 
 
 def test_identity_and_thread() -> None:
-    scribe = Scribe("abcd1234", "https://beat.example.org")
-    opened = scribe.alert(Member(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default")
-    resolved = scribe.alert(Member(9, 1, 12, "resolved", FACTS, None, ()), "2026-11-24T01:30:00Z", "default")
+    message_builder = MessageBuilder("abcd1234", "https://beat.example.org")
+    opened = message_builder.alert(DigestMember(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default")
+    resolved = message_builder.alert(
+        DigestMember(9, 1, 12, "resolved", FACTS, None, ()), "2026-11-24T01:30:00Z", "default"
+    )
     assert opened.id == "alert_0123456789abcdef0123456789abcdef", (
         "random, so it comes once, whatever happens to the data"
     )
     assert resolved.id == "alert_abcd1234_9", "as an older version has sent it"
     assert opened.thread == resolved.thread == "offbeat/abcd1234/default/nightly-etl/12"
-    assert opened == scribe.alert(Member(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default")
-    operator = scribe.alert(Member(8, None, None, "operator", {"reason": "deaf"}, UID, ()), "2026-11-24T01:30:00Z", "x")
+    assert opened == message_builder.alert(
+        DigestMember(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default"
+    )
+    operator = message_builder.alert(
+        DigestMember(8, None, None, "operator", {"reason": "deaf"}, UID, ()), "2026-11-24T01:30:00Z", "x"
+    )
     assert operator.thread == operator.id and operator.at == "2026-11-24T01:30:00Z" and operator.facts["project"] == "x"
     assert datetime.fromisoformat(opened.at).tzinfo == UTC
 

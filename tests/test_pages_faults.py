@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from offbeat_server.web.ui.words import preview
+from offbeat_server.web.ui.template_filters import preview
 from tests.browser import ELSEWHERE, PHONE, Person, address, chromium, emptied, made, person, ping
 from tests.harness import ADMIN_KEY, Postgres, Server, eventually
 

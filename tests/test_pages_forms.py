@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.web.ui import form as pages_form
+from offbeat_server.web.ui import monitor_form as pages_form
 from tests.harness import ADMIN_KEY, Server
 
 # Something in every field that a monitor without members can have, and one of each other kind.

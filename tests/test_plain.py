@@ -4,9 +4,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.ingest.http import target_cache
-from offbeat_server.ingest.http.target_cache import METHODS, read_plain
+from offbeat_server.ingest.http.target_cache import METHODS, lookup_target
 from offbeat_server.ingest.protocols import registry
-from offbeat_server.ingest.protocols.base import OK, Outcome, Reading, Request
+from offbeat_server.ingest.protocols.base import OK, Outcome, ParsedPing, Request
 from tests.test_readers_fuzz import PING_KEY, UUID
 
 segments = st.one_of(
@@ -37,7 +37,7 @@ targets = st.tuples(
 @example(f"/ping/{PING_KEY}/m1/7", "POST")
 @example(f"/ping/{PING_KEY}/m1?state=complete", "HEAD")
 def test_the_short_way_reads_what_the_dialect_reads(target: str, method: str) -> None:
-    found = read_plain(target.encode("utf-8", "surrogateescape"))
+    found = lookup_target(target.encode("utf-8", "surrogateescape"))
     if found is None:
         return
     said, key, slug = found
@@ -60,7 +60,7 @@ def test_what_clients_send_most_takes_the_short_way() -> None:
         *(f"/api/push/{PING_KEY}{rest}" for rest in ("", "?status=up&msg=OK&ping=")),
         *(f"/p/{PING_KEY}/nightly{rest}" for rest in ("", "?state=complete")),
     ):
-        assert read_plain(target.encode()) is not None, target
+        assert lookup_target(target.encode()) is not None, target
 
 
 def test_an_answer_to_a_plain_ping_depends_on_nothing_in_it() -> None:
@@ -69,4 +69,4 @@ def test_an_answer_to_a_plain_ping_depends_on_nothing_in_it() -> None:
     for said in {*target_cache._BY_KEY.values(), *target_cache._BY_SLUG.values()}:
         for outcome in (OK, *(Outcome(kind, 3) for kind in ("created", "unknown", "ambiguous", "full", "unavailable"))):
             assert said.dialect.answer(outcome, other) == said.dialect.answer(outcome, Request("GET", "", "", {}, b""))
-        assert isinstance(said.reading("k", None), Reading)
+        assert isinstance(said.reading("k", None), ParsedPing)

@@ -7,7 +7,7 @@ import signal
 import asyncpg
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway, DatabaseRefuses, SettingsError
+from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, SettingsError
 from offbeat_server.db.pool import connect, database_trouble, open_cursor, open_pool
 from offbeat_server.db.schema import apply_schema
 from tests.harness import PgBouncer, Postgres, free_port
@@ -48,18 +48,18 @@ async def test_what_says_that_the_database_is_away(database_url: str, postgres: 
             await asking
 
     await admin.execute("select pg_terminate_backend($1)", connection.get_server_pid())
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseDownError):
         await in_flight()
-    with pytest.raises(DatabaseAway), database_trouble():
+    with pytest.raises(DatabaseDownError), database_trouble():
         await connection.execute("select 1")
     await pool.close()
-    with pytest.raises(DatabaseAway), database_trouble():
+    with pytest.raises(DatabaseDownError), database_trouble():
         await pool.fetchval("select 1")
-    with pytest.raises(DatabaseAway, match="TimeoutError"), database_trouble():
+    with pytest.raises(DatabaseDownError, match="TimeoutError"), database_trouble():
         await admin.execute("select pg_sleep(60)", timeout=0.01)
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseDownError):
         await connect(f"postgresql://offbeat@127.0.0.1:{free_port()}/x")
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseDownError):
         await connect("postgresql://offbeat@/x?host=/nowhere")
     await admin.close()
 
@@ -88,7 +88,7 @@ async def test_what_is_our_own_mistake_passes_as_it_is(database: asyncpg.Connect
 async def test_a_wrong_address_is_a_wrong_setting_and_no_secret_is_shown(
     postgres: Postgres, url: str, says: str
 ) -> None:
-    with pytest.raises((DatabaseRefuses, SettingsError)) as caught:
+    with pytest.raises((DatabaseRefusedError, SettingsError)) as caught:
         await connect(url.format(postgres.url.partition("?")[2]))
     assert says in str(caught.value)
     assert "sec" not in str(caught.value)
@@ -102,9 +102,9 @@ async def test_a_database_that_hangs_is_away_in_time(
     os.kill(postgres.pid, signal.SIGSTOP)  # no new connections
     os.kill(connection.get_server_pid(), signal.SIGSTOP)  # and this one stands still
     try:
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             await connect(database_url)
-        with pytest.raises(DatabaseAway), database_trouble():
+        with pytest.raises(DatabaseDownError), database_trouble():
             await connection.execute("select 1")
     finally:
         os.kill(connection.get_server_pid(), signal.SIGCONT)
@@ -114,7 +114,7 @@ async def test_a_database_that_hangs_is_away_in_time(
 
 async def test_behind_a_pooler_in_transaction_mode(empty_database_url: str) -> None:
     async with PgBouncer(empty_database_url) as url:
-        with pytest.raises(DatabaseRefuses, match="--pgbouncer"):
+        with pytest.raises(DatabaseRefusedError, match="--pgbouncer"):
             await connect(url)
         connection = await connect(url, pgbouncer=True)
         await apply_schema(connection)
@@ -138,7 +138,7 @@ async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(databa
     )
     await owner.close()
     async with PgBouncer(database_url) as url:
-        with pytest.raises(DatabaseRefuses, match="alter role offbeat set synchronous_commit = on"):
+        with pytest.raises(DatabaseRefusedError, match="alter role offbeat set synchronous_commit = on"):
             await connect(url, pgbouncer=True)
 
 
@@ -147,7 +147,7 @@ async def test_a_session_that_has_said_its_last_word_and_is_not_closed_is_away(
 ) -> None:
     fields = b"SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"
     database._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
-    with pytest.raises(DatabaseAway, match="cannot switch to state"), database_trouble():
+    with pytest.raises(DatabaseDownError, match="cannot switch to state"), database_trouble():
         await database.fetchval("select 1")
     database.terminate()
 

@@ -12,7 +12,7 @@ import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from offbeat_server.ingest.protocols.base import Dialect, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import Dialect, Outcome, Rejection, Request
 from offbeat_server.ingest.protocols.parameters import read_fields
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from tests.fuzz.judge import is_storable, judge_request, readings
@@ -151,7 +151,7 @@ headers = st.dictionaries(
     ),
     max_size=4,
 )
-faults = st.sampled_from([None, None, None, Refusal(415, "the body is encoded as 'x'"), Refusal(408, "too slow")])
+faults = st.sampled_from([None, None, None, Rejection(415, "the body is encoded as 'x'"), Rejection(408, "too slow")])
 methods = st.sampled_from(["GET", "HEAD", "POST", "PUT", "X"])
 requests = st.builds(Request, methods, paths, queries, headers, bodies, st.just(0), faults)
 
@@ -176,7 +176,7 @@ def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> N
 @given(st.dictionaries(st.one_of(names, st.text(max_size=5)), json_values, max_size=6))
 def test_any_parameters_are_a_ping_or_refused(fields: dict[str, Any]) -> None:
     result = read_fields(fields.items())
-    if isinstance(result, Refusal):
+    if isinstance(result, Rejection):
         assert result.status == 400
     else:
         is_storable(result.ping)

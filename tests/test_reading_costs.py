@@ -9,7 +9,7 @@ import pytest
 
 from offbeat_server.config import Settings
 from offbeat_server.ingest.bulk import LINES_AT_ONCE, Bulk, Tally
-from offbeat_server.ingest.ndjson import BadBody, Lines
+from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
 from offbeat_server.ingest.protocols import native, snitch
 from offbeat_server.ingest.protocols.base import Request
 from offbeat_server.ingest.protocols.sentry import check_ins
@@ -66,11 +66,11 @@ def test_no_query_is_read_again_and_again(query: str) -> None:
 
 def test_blank_lines_are_not_worth_an_exception() -> None:
     def read() -> None:
-        lines = Lines()
+        lines = NdjsonReader()
         assert list(lines.feed(b"{}\n")) == [{}]
         with pytest.raises(BadBody):
             list(lines.feed(b"\n" * 65_536))
-        lines = Lines()
+        lines = NdjsonReader()
         with pytest.raises(BadBody):
             for _ in range(1_000):
                 list(lines.feed(b"\n" * 65_536))
@@ -89,8 +89,8 @@ async def test_many_short_lines_give_others_their_turn(database_url: str) -> Non
             turns += 1
 
     async with serving(database_url) as served:
-        doors = served.doors
-        bulk = Bulk(Settings(), served.metrics, doors._intake, served.writer.backlog, doors._sources)
+        http_servers = served.http_servers
+        bulk = Bulk(Settings(), served.metrics, http_servers._pipeline, served.writer.backlog, http_servers._sources)
         other = asyncio.create_task(wait_for_turns())
         tally = Tally(None)
         tally.known = True  # as after a line whose key is known: else the rest of so many bad ones is not read
@@ -114,7 +114,7 @@ async def test_a_long_form_of_an_unknown_key_is_not_read_and_that_of_a_known_one
             held.append(time.thread_time() - began_s)
 
     async with serving(database_url) as served, aiohttp.ClientSession() as session:
-        base = f"http://127.0.0.1:{served.doors.port}"
+        base = f"http://127.0.0.1:{served.http_servers.port}"
 
         async def send(path: str) -> tuple[int, float]:
             began_s = time.process_time()

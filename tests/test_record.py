@@ -275,7 +275,7 @@ def test_the_worst_of_a_fleet_is_known_after_a_restart_and_at_an_end_by_hand(sce
     m = scene.engine.monitors[scene.ids["job"]]
     assert m.incident is not None
     m.incident = Incident.load(orjson.loads(orjson.dumps(m.incident.dump())))
-    scene.engine.settle_by_hand(scene.ids["job"], 1, 99, scene.at(22))
+    scene.engine.resolve_by_hand(scene.ids["job"], 1, 99, scene.at(22))
     scene._take()
     assert scene.incidents()[1].reason.startswith("9 of 50 were missing at the worst")
     assert "render-08" in scene.incidents()[1].reason
@@ -287,7 +287,7 @@ def test_a_fleet_that_was_never_whole_counts_those_it_should_have(scene: Scene) 
         scene.ping(0, task=name)
     scene.ping(5, task="a")
     scene.tick(12)
-    scene.engine.settle_by_hand(scene.ids["job"], 1, 99, scene.at(13))
+    scene.engine.resolve_by_hand(scene.ids["job"], 1, 99, scene.at(13))
     scene._take()
     assert scene.incidents()[1].reason.startswith("3 of 4 were missing at the worst")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from offbeat_server.common.errors import DatabaseRefuses, SettingsError
+from offbeat_server.common.errors import DatabaseRefusedError, SettingsError
 from offbeat_server.db.pool import connect
 from tests.harness import Server, eventually, needs
 from tests.standby import Pair
@@ -229,21 +229,23 @@ async def test_trouble_with_tls_is_named_as_such(tmp_path: Path) -> None:
     async with _postgres() as (pair, url):
         named = url.replace("127.0.0.1", "localhost")
         verified = f"{named}?sslmode=verify-full&sslrootcert={tmp_path}"
-        with pytest.raises(DatabaseRefuses, match=r"TLS: .*rejected SSL upgrade"):
+        with pytest.raises(DatabaseRefusedError, match=r"TLS: .*rejected SSL upgrade"):
             await connect(f"{named}?sslmode=require")
         await _with_tls(pair, misfit)
-        with pytest.raises(DatabaseRefuses, match=r"TLS: the certificate .* not accepted: .*[Hh]ostname"):
+        with pytest.raises(DatabaseRefusedError, match=r"TLS: the certificate .* not accepted: .*[Hh]ostname"):
             await connect(f"{verified}/ca.crt")
         await _refuses_to_start(f"{verified}/ca.crt", "TLS: the certificate of Postgres is not accepted")
         for path in ("nowhere.crt", "nowhere/ca.crt"):
-            with pytest.raises(DatabaseRefuses, match=f"sslrootcert={tmp_path}/{path} cannot be read: No such file"):
+            with pytest.raises(
+                DatabaseRefusedError, match=f"sslrootcert={tmp_path}/{path} cannot be read: No such file"
+            ):
                 await connect(f"{verified}/{path}")
         await _refuses_to_start(f"{verified}/nowhere.crt", f"sslrootcert={tmp_path}/nowhere.crt cannot be read")
         (tmp_path / "empty.crt").write_text("no certificate\n")
-        with pytest.raises(DatabaseRefuses, match=r"TLS: .*empty\.crt"):
+        with pytest.raises(DatabaseRefusedError, match=r"TLS: .*empty\.crt"):
             await connect(f"{verified}/empty.crt")
         await _with_tls(pair, fits)
-        with pytest.raises(DatabaseRefuses, match="TLS: the certificate"):
+        with pytest.raises(DatabaseRefusedError, match="TLS: the certificate"):
             await connect(f"{verified}/stranger.crt")
         with pytest.raises(SettingsError, match="percent-encoded"):
             await connect(f"postgresql://u:sec/ret@{pair.host('a')}/x?sslmode=verify-full")

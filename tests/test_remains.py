@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories import upkeep
+from offbeat_server.db.repositories import retention
 from offbeat_server.engine.engine import Engine
-from offbeat_server.scheduler.retention import Upkeep
+from offbeat_server.scheduler.retention import Retention
 from tests.api_scene import Api, serving
 
 
@@ -30,12 +30,12 @@ async def swept(api: Api, hours: float = 1) -> list[int]:
     """The slices of one round whose bound lies so many hours ahead."""
     now = await api.pool.fetchval("select now()")
     async with api.pool.acquire() as connection:
-        found = upkeep.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
+        found = retention.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
         return [count async for count in found]
 
 
 async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
+    monkeypatch.setattr(retention, "ROWS_MAX", 2)
     for slug in ("gone", "stays"):
         await api("PUT", f"/monitors/{slug}", {"every": "1h"})
         for _ in range(5):
@@ -76,8 +76,8 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
 
 
 async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "MONITORS_MAX", 3)
-    keeper = Upkeep("", Settings(), lambda: 0, Engine)
+    monkeypatch.setattr(retention, "MONITORS_MAX", 3)
+    scheduler = Retention("", Settings(), lambda: 0, Engine)
 
     async def deleted(count: int, days: int) -> None:
         """Monitors that were deleted so long ago, each with a run."""
@@ -98,7 +98,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
         async with api.pool.acquire() as connection, connection.transaction():
             now = await connection.fetchval("select now()")
             before = await connection.fetchval(count) or 0  # of earlier transactions, not reported yet
-            await keeper._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
+            await scheduler._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
             return (await connection.fetchval(count) or 0) - before
 
     await deleted(8, days=20)
@@ -124,9 +124,9 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
 
 
 async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
+    monkeypatch.setattr(retention, "ROWS_MAX", 2)
     monkeypatch.setattr("offbeat_server.scheduler.retention.REMAINS_SLICES_MAX", 1)
-    keeper = Upkeep("", Settings(), lambda: 0, Engine)
+    scheduler = Retention("", Settings(), lambda: 0, Engine)
     await api.pool.execute(
         "insert into changes (at, project_id, monitor_id, actor, kind, subject)"
         " values (now() - interval '1 day', 1, 7, 'test', 'monitor', 'gone')"
@@ -139,6 +139,6 @@ async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypa
     for _ in range(3):
         async with api.pool.acquire() as connection:
             now = await connection.fetchval("select now()")
-            await keeper._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
+            await scheduler._delete_remains(connection, now - timedelta(hours=1), now - timedelta(days=30))
         left.append(len((await remains(api))["runs"]))
     assert left == [2, 0, 0]

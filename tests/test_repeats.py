@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from offbeat_server.ingest.protocols import healthchecks
-from offbeat_server.ingest.protocols.base import Reading, Request
+from offbeat_server.ingest.protocols.base import ParsedPing, Request
 from offbeat_server.ingest.protocols.sentry import check_ins
 from tests.harness import Server, eventually, needs
 from tests.link import Link
@@ -40,7 +40,7 @@ def play(scene: Scene, steps: str, gap: float, **said: Any) -> None:
         signal, _, run = step.partition(" ")
         if signal == "settle":
             scene.tick(when)
-            scene.engine.settle_by_hand(1, 0, 1, scene.at(when))
+            scene.engine.resolve_by_hand(1, 0, 1, scene.at(when))
             scene._take()
         else:
             scene.ping(when, signal, source=HERE, **({"run": run} if run else {}), **said)  # type: ignore[arg-type]
@@ -298,7 +298,7 @@ def send(scene: Scene, when: float, step: str) -> None:
     """A ping by the protocol of Healthchecks, read by its reader."""
     query = f"rid={RIDS[step[1]]}" if len(step) > 1 else ""
     reading = healthchecks.read(Request("GET", f"/ping/{KEY}{SUFFIXES[step[0]]}", query, {}, b""))
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, ParsedPing)
     said = {name: value for name, value in reading.ping._asdict().items() if value is not None}
     scene.ping(when, said.pop("signal"), source=HERE, **said)
 
@@ -375,7 +375,7 @@ def test_sentrys_ok_without_an_id_ends_the_open_check_in(scene: Scene) -> None:
             json.dumps({"monitor_slug": "job", **body}).encode(),
         )
         reading = check_ins.read(request)
-        assert isinstance(reading, Reading), reading
+        assert isinstance(reading, ParsedPing), reading
         said = {name: value for name, value in reading.ping._asdict().items() if value is not None}
         scene.ping(60 * number, said.pop("signal"), source=HERE, **said)
     scene.tick("2h")

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from offbeat_server.db.repositories.definitions import RESERVED
-from offbeat_server.db.repositories.roster_rows import RosterRows
-from offbeat_server.ingest.key_index import Roster
+from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
+from offbeat_server.ingest.key_index import KeyIndex
 from tests.api_scene import Api, serving
 from tests.command import offbeat
 from tests.harness import Server
@@ -59,12 +59,12 @@ async def test_a_key_that_was_added_before_takes_no_pings(api: Api) -> None:
     made = await api("PUT", "/monitors/trap?project=attacker", {"every": "1h"})
     assert made.status == 201
     await api.pool.execute(ADD_KEY, f"{VICTIM_KEY}/newjob")
-    roster = Roster(RosterRows(api.pool))
-    await roster.start()
+    key_index = KeyIndex(KeyIndexRows(api.pool))
+    await key_index.start()
     try:
-        assert roster.find_slug(VICTIM_KEY, "newjob") is None
+        assert key_index.find_slug(VICTIM_KEY, "newjob") is None
     finally:
-        await roster.stop()
+        await key_index.stop()
 
 
 async def test_doctor_finds_what_is_not_watched_and_keys_that_are_hidden(database_url: str) -> None:

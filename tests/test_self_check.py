@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("short_lease")
 @asynccontextmanager
 async def checking(url: str) -> AsyncIterator[tuple[Node, SelfCheck]]:
     async with running(url) as node:
-        yield node, SelfCheck(node.pool, node.keeper)
+        yield node, SelfCheck(node.pool, node.scheduler)
 
 
 async def compared(node: Node, check: SelfCheck, monitor_id: int) -> None:
@@ -26,7 +26,7 @@ async def compared(node: Node, check: SelfCheck, monitor_id: int) -> None:
 
     async def done() -> bool:
         if await check._at_rest():
-            await check.check(node.keeper.engine, node.keeper.engine.monitors[monitor_id])
+            await check.check(node.scheduler.engine, node.scheduler.engine.monitors[monitor_id])
         return check.checked > before
 
     await eventually(done)
@@ -61,7 +61,7 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         await node.is_status(job, "up")
         await compared(node, check, job)
         assert not check.mismatches
-        m = node.keeper.engine.monitors[job]
+        m = node.scheduler.engine.monitors[job]
         m.heard_at -= 1
         await compared(node, check, job)
         assert check.mismatches == 1
@@ -80,8 +80,8 @@ async def test_a_deadline_that_is_lost_from_the_heap_is_found(database_url: str)
         lost, late = await node.monitor("lost", every="1s", grace="1s"), await node.monitor("late", every="1h")
         await asyncio.gather(node.ping(lost), node.ping(late))
         await node.is_status(late, "up")
-        engine = node.keeper.engine
-        while engine.desk.deadlines.pop_before(1 << 62):
+        engine = node.scheduler.engine
+        while engine.state.deadlines.pop_due(1 << 62):
             pass
         engine.monitors[late].armed += 1
         await compared(node, check, late)

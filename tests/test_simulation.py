@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.repositories import decisions
-from offbeat_server.db.repositories.keeping import WriterSeen
 from offbeat_server.db.repositories.lease import Held
-from offbeat_server.db.repositories.outbox import Outcome
+from offbeat_server.db.repositories.outbox import SettledAlert
+from offbeat_server.db.repositories.scheduler_rows import WriterSeen
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.ping import Entry
-from offbeat_server.notify.attempts import Attempts, Verdict
+from offbeat_server.notify.attempts import AttemptResult, DeliveryAttempts
 from offbeat_server.notify.channel import Channel, Message
-from offbeat_server.scheduler.log_reader import Order
+from offbeat_server.scheduler.log_reader import LogReader
 from tests.simulation.faults import Faults
 from tests.simulation.outcome import Mutant, outcome, story
 
@@ -76,10 +76,10 @@ def test_when_garbage_is_collected_decides_nothing() -> None:
 
 
 def _judge_past_the_watermark(patch: pytest.MonkeyPatch) -> None:
-    def largest(order: Order, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
+    def largest(order: LogReader, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
         return max((writer.accepted_through for writer in seen), default=None)
 
-    patch.setattr(Order, "_smallest", largest)
+    patch.setattr(LogReader, "_smallest", largest)
 
 
 def _own_batches_first(patch: pytest.MonkeyPatch) -> None:
@@ -90,12 +90,12 @@ def _own_batches_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drop_without_fencing(patch: pytest.MonkeyPatch) -> None:
-    smallest = Order._smallest
+    smallest = LogReader._smallest
 
-    def of_the_lively(order: Order, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
+    def of_the_lively(order: LogReader, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
         return smallest(order, [writer for writer in seen if writer.silent_s < 0.9], fed_through)
 
-    patch.setattr(Order, "_smallest", of_the_lively)
+    patch.setattr(LogReader, "_smallest", of_the_lively)
 
 
 class _Without:
@@ -141,22 +141,22 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hear_of_no_deaf_time(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Engine, "deafness", lambda engine, start, end: None)
+    patch.setattr(Engine, "add_outage", lambda engine, start, end: None)
 
 
 def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
-    send = Attempts._send
+    send = DeliveryAttempts._send
 
     async def settled(
-        attempts: Attempts, lane: int, message: Message, body: bytes, channel: Channel, attempt: int
-    ) -> Verdict:
+        attempts: DeliveryAttempts, lane: int, message: Message, body: bytes, channel: Channel, attempt: int
+    ) -> AttemptResult:
         if message.kind != "digest":
-            outcome = Outcome(int(message.id.rpartition("_")[2], 16), "delivered")
-            with suppress(DatabaseAway):
+            outcome = SettledAlert(int(message.id.rpartition("_")[2], 16), "delivered")
+            with suppress(DatabaseDownError):
                 await attempts._outbox.settle([outcome])
         return await send(attempts, lane, message, body, channel, attempt)
 
-    patch.setattr(Attempts, "_send", settled)
+    patch.setattr(DeliveryAttempts, "_send", settled)
 
 
 def _name_no_failure(patch: pytest.MonkeyPatch) -> None:

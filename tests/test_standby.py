@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import connect, database_trouble
 from tests.harness import READY_S, eventually
 from tests.keeper_node import Node, running, true
@@ -118,7 +118,7 @@ async def test_a_commit_that_somebody_cancels_while_it_waits_for_the_standby_is_
             trying = asyncio.ensure_future(attempt())
             await eventually(lambda: pair.waits_for_standby("offbeat"))
             await pair.ask("a", WAITING.format("pg_cancel_backend"))
-            with pytest.raises(DatabaseAway, match="standby"):
+            with pytest.raises(DatabaseDownError, match="standby"):
                 await trying
         assert await connection.fetchval("select count(*) from made") == 2  # and the connection still works
         await connection.close()

@@ -176,9 +176,9 @@ async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when
             await a.kill()
             assert await taken_over_s(observer, before) < 10
 
-            keeper, other = (b, c) if await _either_judges(b, c) is b else (c, b)
+            scheduler, other = (b, c) if await _either_judges(b, c) is b else (c, b)
             before = await term(observer)
-            os.kill(keeper.pid, signal.SIGSTOP)
+            os.kill(scheduler.pid, signal.SIGSTOP)
             try:
                 assert await taken_over_s(observer, before) < 10
                 await eventually(lambda: judges(other), 20)
@@ -189,11 +189,11 @@ async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when
                 await eventually(down, 40)
                 recorded, now = await observer.fetch("select monitor_id, number from incidents"), await term(observer)
             finally:
-                os.kill(keeper.pid, signal.SIGCONT)
-            assert (await keeper.api("GET", "/api/v1/monitors/job")).body["status"] == "down"
-            assert (await _ping(keeper, key)) == 200  # with a new writer: the old one was fenced
+                os.kill(scheduler.pid, signal.SIGCONT)
+            assert (await scheduler.api("GET", "/api/v1/monitors/job")).body["status"] == "down"
+            assert (await _ping(scheduler, key)) == 200  # with a new writer: the old one was fenced
             await eventually(lambda: _resolved(observer))
-            assert await term(observer) == now and await judges(other) and not await judges(keeper)
+            assert await term(observer) == now and await judges(other) and not await judges(scheduler)
             assert await observer.fetch("select monitor_id, number from incidents") == recorded
 
 

@@ -7,7 +7,7 @@ import signal
 import aiohttp
 
 from offbeat_server.config import Settings
-from offbeat_server.runtime.workers import Workers
+from offbeat_server.runtime.workers import WorkerProcesses
 from tests.harness import Server, eventually
 
 
@@ -111,7 +111,7 @@ async def test_a_worker_says_its_words_where_the_main_process_does(database_url:
 
 
 async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database_url: str) -> None:
-    workers = Workers(Settings(workers=2, port=0), database_url)
+    workers = WorkerProcesses(Settings(workers=2, port=0), database_url)
     ends: list[int] = []
     for number in (0, 0, 1):  # the first one dies, and the next in its place is ready too
         ready, says_ready = os.pipe()

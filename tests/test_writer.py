@@ -12,33 +12,33 @@ import asyncpg
 import pytest
 
 from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
-from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.errors import BacklogFullError, DatabaseDownError, UnavailableError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories.ping_log import LogConnection, Lost
+from offbeat_server.db.repositories.ping_log import LogConnection, LostPings
 from offbeat_server.engine.model.ping import PLAIN, Entry, Ping
-from offbeat_server.ingest.key_index import Bound
-from offbeat_server.ingest.log_writer.writer import PULSE_GAP_S, STALL_S, Writer
-from offbeat_server.ingest.protocols.base import OK, Outcome, Refusal
+from offbeat_server.ingest.key_index import KeyTarget
+from offbeat_server.ingest.log_writer.writer import PULSE_GAP_S, STALL_S, LogWriter
+from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection
 from offbeat_server.observability.metrics import Metrics
 from tests.harness import eventually
 from tests.link import Link
 
-BOUND = Bound(7, 1)
+BOUND = KeyTarget(7, 1)
 
 
 class Waiter:
     """One ping's answer."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome | Refusal] = []
+        self.outcomes: list[Outcome | Rejection] = []
         self._settled = asyncio.Event()
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         self.outcomes.append(outcome)
         self._settled.set()
 
-    async def outcome(self) -> Outcome | Refusal:
+    async def outcome(self) -> Outcome | Rejection:
         async with asyncio.timeout(15):
             await self._settled.wait()
         return self.outcomes[0]
@@ -64,7 +64,7 @@ class Running:
         self.throughs: list[Micros] = []
         self.deadline: Micros | None = None
         self.several = False
-        self.writer = Writer(
+        self.writer = LogWriter(
             url,
             settings,
             self.clock,
@@ -143,7 +143,7 @@ class Asker(Waiter):
     def ask(self) -> None:
         self._run.writer.backlog.append(BOUND, PLAIN["success"], None, self)
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         super().settle(outcome)
         if len(self.outcomes) < self._pings:
             self.ask()
@@ -192,7 +192,7 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
     row = await database.fetchrow("select * from writers")
     assert row["clean"] and row["fenced"] and row["seq"] == 50
     assert to_micros(row["accepted_through"]) > run.committed[-1].at
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         run.ping()
 
 
@@ -282,7 +282,9 @@ async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(database,
 async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(database, database_url):
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
-        run.writer._lost = Lost(run.clock.now(), 5)  # by a former primary, which ended before the writer registered
+        run.writer._lost = LostPings(
+            run.clock.now(), 5
+        )  # by a former primary, which ended before the writer registered
         await database.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'offbeat log%'"
         )
@@ -314,7 +316,7 @@ async def test_the_link_breaks_before_the_commit_arrives(database, database_url)
         await run.ping().outcome()
         link.hold_requests()
         waiters = [run.ping() for _ in range(10)]
-        await until(lambda: run.writer.backlog.head() is not None)
+        await until(lambda: run.writer.backlog.front() is not None)
         link.cut()
         for waiter in waiters:
             assert await waiter.outcome() == OK
@@ -395,7 +397,7 @@ async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_u
             assert await waiter.outcome() == OK
         for waiter in (bad, bad_for_postgres):
             outcome = await waiter.outcome()
-            assert isinstance(outcome, Refusal) and outcome.status == 400
+            assert isinstance(outcome, Rejection) and outcome.status == 400
         assert run.writer.rows_rejected == 2
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 403) if seq not in (201, 202)]
         assert len(run.committed) == 400
@@ -428,7 +430,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(database, d
         waiters = [run.ping() for _ in range(10)]
         began = run.clock.now()
         for _ in range(4):
-            with pytest.raises(BacklogFull):
+            with pytest.raises(BacklogFullError):
                 run.ping(PLAIN["start"])
         ended = run.clock.now()
         # The trigger compares what a commit passes with what is on record then.
@@ -465,7 +467,7 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
         stop = asyncio.ensure_future(run.writer.stop())  # as long as the link is held, it waits for its last commit
         await until(lambda: not run.writer.backlog.accepting)
         for _ in range(3):
-            with pytest.raises(Unavailable):
+            with pytest.raises(UnavailableError):
                 run.ping()
         link.mend()
         await stop
@@ -488,7 +490,7 @@ async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(datab
             assert isinstance(outcome, Outcome) and outcome.kind == "unavailable"
         assert run.writer.backlog.pings == 3
         await until(lambda: not run.writer.backlog.accepting)  # who comes now would only wait in vain
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseDownError):
             run.ping()
         link.mend()
         await until_stored(database, 3)
@@ -502,9 +504,9 @@ async def test_the_limits_of_pings_and_bytes(database_url):
     async with Link(database_url) as link, running(link.url, pings_pending_max=5, bytes_pending_max=1_000_000) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(5)]
-        with pytest.raises(BacklogFull):
+        with pytest.raises(BacklogFullError):
             run.ping()
-        waiting = asyncio.ensure_future(run.writer.backlog.room())
+        waiting = asyncio.ensure_future(run.writer.backlog.wait_for_capacity())
         await asyncio.sleep(0)
         assert not waiting.done()
         link.mend()
@@ -514,7 +516,7 @@ async def test_the_limits_of_pings_and_bytes(database_url):
         assert (run.writer.backlog.pings, run.writer.backlog.bytes) == (0, 0)
         link.hold_requests()
         waiters = [run.ping(Ping(message="ü" * 100_000)) for _ in range(3)]
-        with pytest.raises(BacklogFull):
+        with pytest.raises(BacklogFullError):
             run.ping()
         link.mend()
         for waiter in waiters:
@@ -528,7 +530,7 @@ async def test_postgres_away_at_the_start(database, database_url, monkeypatch):
         link.cut(stay=True)
         async with running(link.url) as run:
             assert not run.writer.backlog.accepting
-            with pytest.raises(DatabaseAway):
+            with pytest.raises(DatabaseDownError):
                 run.ping()
             link.mend()
             await until(lambda: run.writer.backlog.accepting)

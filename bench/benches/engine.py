@@ -61,7 +61,7 @@ class Table:
         shared = read_definition(definition)  # equal ones are one object, as those from the database
         for number in range(1, count + 1):
             self.engine.put(number, 1, f"job-{number}", shared, at=_BEGIN - 1)
-        self.engine.take(count)
+        self.engine.drain(count)
 
     def hand_over(self, said: Iterator[Said] | list[Said]) -> float:
         """These pings, a millisecond apart; CPU microseconds for each."""
@@ -77,7 +77,7 @@ class Table:
         took = time.process_time() - began
         if self.engine.quarantined:
             raise RuntimeError("an error of the engine")
-        self.engine.take(1 << 30)
+        self.engine.drain(1 << 30)
         return took * 1e6 / len(entries)
 
 

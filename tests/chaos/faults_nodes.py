@@ -95,19 +95,19 @@ async def the_keeper_is_cut_off(world: World, chance: random.Random, fault: Faul
 
 @fault("F24", "a node dies after an alert was sent and before this is recorded", likely=2)
 async def a_courier_dies_after_sending(world: World, chance: random.Random, fault: Fault) -> None:
-    await _dies_at(await _courier(world), "sent", chance.randrange(4))
+    await _dies_at(await _dispatcher(world), "sent", chance.randrange(4))
 
 
 @fault("F25", "a node dies somewhere between deciding and sending", likely=3)
 async def a_node_dies_on_the_way_to_an_alert(world: World, chance: random.Random, fault: Fault) -> None:
     place = chance.choice((*PLACES_OF_THE_KEEPER, "claimed", "settled"))
-    node = await world.keeper() if place in PLACES_OF_THE_KEEPER else await _courier(world)
+    node = await world.scheduler() if place in PLACES_OF_THE_KEEPER else await _dispatcher(world)
     await _dies_at(node, place, chance.randrange(6))
 
 
 @fault("F29", "the keeper is restarted; the state that it loads must agree with the tables", fits=alone)
 async def everything_is_loaded_again(world: World, chance: random.Random, fault: Fault) -> None:
-    node = await world.keeper()
+    node = await world.scheduler()
     await node.stop()
     await node.start()
     await world.recovered()
@@ -155,7 +155,7 @@ async def _dies_at(node: Node, place: str, passes: int) -> None:
     await node.start()
 
 
-async def _courier(world: World) -> Node:
+async def _dispatcher(world: World) -> Node:
     """The node that delivers: the holder of the courier's lease, found by the nodes' logs."""
     if len(world.nodes) == 1:
         return world.nodes[0]
@@ -170,7 +170,7 @@ async def _courier(world: World) -> Node:
 
 async def _taken_over(world: World, fault: Fault, how: str, end: Callable[[Node], Awaitable[object]]) -> Node:
     """End the keeper's node; measure when the other is keeper and has evaluated a ping. Return the ended node."""
-    node = await world.keeper()
+    node = await world.scheduler()
     (lease,) = await world.ask("select term from lease where name = 'keeper'")
     began = time.monotonic()
     ending = asyncio.ensure_future(end(node))

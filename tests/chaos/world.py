@@ -197,7 +197,7 @@ class World:
             self._connection.terminate()
             self._connection = None
 
-    async def keeper(self) -> Node:
+    async def scheduler(self) -> Node:
         """The node that judges."""
         if len(self.nodes) == 1:
             return self.nodes[0]

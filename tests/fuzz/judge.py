@@ -16,7 +16,7 @@ from offbeat_server.engine.model.ping import (
 )
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import answer_of
-from offbeat_server.ingest.protocols.base import Answer, Dialect, Key, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Key, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.slugs import is_slug, slug_of
@@ -40,7 +40,7 @@ def judge_request(dialect: Dialect, request: Request) -> None:
         is_addressed(reading.address, request, dialect)
         assert all(note.field in DETAILS for note in reading.notes)
         is_an_answer(answer_of(dialect, Outcome("ok", notes=reading.notes), request))
-    if isinstance(result, Refusal):
+    if isinstance(result, Rejection):
         assert 400 <= result.status < 500
         assert dialect.answer(result, request).status == result.status
     for outcome in OUTCOMES:
@@ -50,9 +50,9 @@ def judge_request(dialect: Dialect, request: Request) -> None:
         )
 
 
-def readings(result: Reading | list[Reading] | Refusal) -> Iterator[Reading]:
+def readings(result: ParsedPing | list[ParsedPing] | Rejection) -> Iterator[ParsedPing]:
     """The pings of what a dialect gave."""
-    if isinstance(result, Reading):
+    if isinstance(result, ParsedPing):
         yield result
     elif isinstance(result, list):
         yield from result
@@ -100,7 +100,7 @@ def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> Non
     assert address.slug in slugs or address.slug.rpartition(".")[0] in slugs or address.like in slugs
 
 
-def is_an_answer(answer: Answer) -> None:
+def is_an_answer(answer: HttpAnswer) -> None:
     """A status, and headers that are lines."""
     assert 200 <= answer.status < 600
     for name, value in (*answer.headers, ("content-type", answer.content_type)):

@@ -20,12 +20,12 @@ from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.calendar import calendar, check_cron, check_oncalendar, check_zone
 from offbeat_server.engine.schedule.durations import read_duration, write_duration
 from offbeat_server.ingest.bulk import _read as read_bulk_value
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.content_codings import PIECE_BYTES as CODED_PIECE_BYTES
 from offbeat_server.ingest.http.content_codings import BadCoding, Unpacker
-from offbeat_server.ingest.ndjson import BadBody, Lines
+from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
 from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
-from offbeat_server.ingest.protocols.base import Dialect, Refusal, Request
+from offbeat_server.ingest.protocols.base import Dialect, Rejection, Request
 from offbeat_server.ingest.protocols.encodings import charset_of, text_of
 from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX, stored_message
 from offbeat_server.ingest.protocols.parameters import read_fields
@@ -38,7 +38,7 @@ from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_ch
 from offbeat_server.web.api.config_apply import Estate
 from offbeat_server.web.api.schemas.requests import MonitorBody
 from offbeat_server.web.framework.pagination import read_cursor, whole, words
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
 from tests.fuzz.judge import is_storable, judge_request
 from tests.test_head import check as check_head
@@ -115,7 +115,7 @@ def fields(data: bytes) -> None:
     value = _json(data)
     if isinstance(value, dict):
         said = read_fields(value.items())
-        if not isinstance(said, Refusal):
+        if not isinstance(said, Rejection):
             is_storable(said.ping)
 
 
@@ -154,7 +154,7 @@ def lines(data: bytes) -> None:
 
 def _values(pieces: Iterable[bytes]) -> list[object] | None:
     """Every value; None where the body cannot be read to its end."""
-    reader = Lines()
+    reader = NdjsonReader()
     found: list[object] = []
     try:
         for piece in pieces:
@@ -224,7 +224,7 @@ def body(data: bytes) -> None:
     """What the management API is sent for a monitor."""
     try:
         validate(MonitorBody, _json(data))
-    except Refused as refused:
+    except ApiError as refused:
         assert refused.status == 422 and refused.errors
 
 
@@ -234,7 +234,7 @@ def estate(data: bytes) -> None:
     try:
         value = read_estate(_FILE)
         validate(Estate, value)
-    except (SettingsError, Refused):
+    except (SettingsError, ApiError):
         pass
 
 
@@ -246,7 +246,7 @@ def cursor(data: bytes) -> None:
     for read in (whole, words, lambda at, number: (whole(at), words(number))):
         try:
             read_cursor(_text(data), None, read)
-        except Refused as refused:
+        except ApiError as refused:
             assert refused.status == 422
 
 
@@ -284,7 +284,7 @@ def _networks() -> list[Network]:
     return Settings(trusted_proxies="127.0.0.0/8,fd00::/8").trusted_proxies  # type: ignore[arg-type]
 
 
-_sources = Sources(_networks())
+_sources = ClientAddresses(_networks())
 _proxy = _sources.peer(("127.0.0.1", 1))
 
 TARGETS: dict[str, Target] = {

@@ -42,7 +42,7 @@ class Effective:
         self._places[engine, rev] = (at, self._ticks)
 
     def _states_written(self, session: Any, monitor_id: int, rev: int) -> None:
-        engine = session.process.node.keeper.engine
+        engine = session.process.node.scheduler.engine
         self._furthest = max(self._furthest, engine.now)
         waiting = self.unsettled.get(monitor_id, [])
         while waiting and waiting[0].rev <= rev:
@@ -56,10 +56,10 @@ class Effective:
     def _window_written(self, session: Any, change: SimpleNamespace) -> None:
         if change in self.windows:
             self.windows.remove(change)
-            self.inputs.append((*self._places[session.process.node.keeper.engine, change.rev], change))
+            self.inputs.append((*self._places[session.process.node.scheduler.engine, change.rev], change))
 
     def _deaf_written(self, session: Any, deaf: SimpleNamespace) -> None:
-        engine = session.process.node.keeper.engine
+        engine = session.process.node.scheduler.engine
         self._ticks += 1
         known = max(engine.now, self._furthest)
         self.inputs.append((known, self._ticks, deaf))
@@ -67,7 +67,9 @@ class Effective:
             self._tables.wrong.append(f"judged up to {known} before the {deaf.reason} of {deaf.started} was known")
 
     def _copied(self, entries: list[Any]) -> None:
-        passed = max((keeper.order.watermark for keeper in self._keepers() if keeper.judging), default=0)
+        passed = max(
+            (scheduler.log_reader.watermark for scheduler in self._keepers() if scheduler.evaluating), default=0
+        )
         if entries[0].at <= passed:
             self._tables.wrong.append(f"a ping of {entries[0].at} was committed after the watermark had passed it")
 

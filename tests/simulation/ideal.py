@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.db.repositories.keeping import ChangeSeen
+from offbeat_server.db.repositories.scheduler_rows import ChangeSeen
 from offbeat_server.engine.decisions import Alert, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.config_changes import _apply
@@ -42,9 +42,9 @@ def _of_log(world: World) -> Iterator[str]:
 
 def _of_keepers(world: World) -> Iterator[str]:
     for node in [*world.nodes.values(), *world.graveyard]:
-        if node.keeper.mismatches:
+        if node.scheduler.mismatches:
             yield f"{node.process.name}: SQL and engine held different incidents"
-        if node.keeper.decisions_dropped:
+        if node.scheduler.decisions_dropped:
             yield f"{node.process.name}: a decision could not be stored"
         if node.writer.rows_rejected:
             yield f"{node.process.name}: a ping could not be stored"
@@ -78,7 +78,7 @@ def _compare(world: World, engine: Engine) -> dict[int, list[str]]:
     runs: dict[Key, Any] = {}
     incidents: dict[Key, Any] = {}
     alerts: dict[Key, Any] = {}
-    for d in engine.take(1 << 30):
+    for d in engine.drain(1 << 30):
         for effect in d.effects:
             if isinstance(effect, RunChanged):
                 runs[d.monitor_id, effect.number] = effect
@@ -153,7 +153,7 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
     engine = Engine()
     engine.loaded(0)
     for deaf in foreseen:
-        engine.deafness(deaf.started, deaf.ended)
+        engine.add_outage(deaf.started, deaf.ended)
     entries = sorted(world.tables.pings.values())
     index = 0
 
@@ -183,6 +183,6 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
                 at,
             )
         else:
-            engine.deafness(act.started, act.ended)
+            engine.add_outage(act.started, act.ended)
     hear(end)
     return engine

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from offbeat_server.common.clock import LogClock
 from offbeat_server.config import Settings
-from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.ingest.protocols.base import OK
-from offbeat_server.notify.dispatcher import Courier
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.notify.dispatcher import Dispatcher
+from offbeat_server.scheduler.scheduler import Scheduler
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.outbox import Pool
 from tests.simulation.receivers import WayOut
@@ -42,24 +42,24 @@ class Node:
         metrics: Any = Silent()
         way_out: Any = WayOut(world.receivers, self)
         pool: Any = Pool(lambda: connect(name, application_name="offbeat"))
-        self.courier = Courier(pool, way_out, SETTINGS, name, draw=world.rng.random)
-        self.courier.lease_s, self.courier.life_s, self.courier.pulse_s = 3.0, 3.0, 1.0
-        self.courier.flapping.hold_s = 1.0
-        self.keeper = Keeper(
-            name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name, on_decided=self.courier.wake
+        self.dispatcher = Dispatcher(pool, way_out, SETTINGS, name, draw=world.rng.random)
+        self.dispatcher.lease_s, self.dispatcher.life_s, self.dispatcher.pulse_s = 3.0, 3.0, 1.0
+        self.dispatcher.flapping.hold_s = 1.0
+        self.scheduler = Scheduler(
+            name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name, on_decided=self.dispatcher.wake
         )
-        self.writer = Writer(
+        self.writer = LogWriter(
             name,
             SETTINGS,
             self.clock,
             metrics,
             node=name,
             metrics_address=None,
-            on_committed=lambda entries, through: self.keeper.feed(self.writer.id, entries, through),
-            next_deadline=lambda: self.keeper.next_deadline,
-            several_writers=lambda: self.keeper.order.others,
+            on_committed=lambda entries, through: self.scheduler.push_committed(self.writer.id, entries, through),
+            next_deadline=lambda: self.scheduler.next_deadline,
+            several_writers=lambda: self.scheduler.log_reader.others,
         )
-        self.keeper.on_death = self.writer.on_death = self.courier.on_death = self._died
+        self.scheduler.on_death = self.writer.on_death = self.dispatcher.on_death = self._died
         self.stopping = False
         self.spawn(self._start())
 
@@ -75,16 +75,16 @@ class Node:
         return self.world.loop.create_task(work, context=context)
 
     async def _start(self) -> None:
-        await self.keeper.start()
-        await self.courier.start()
+        await self.scheduler.start()
+        await self.dispatcher.start()
         await self.writer.start()
 
     async def stop(self) -> None:
         """As the server stops: the writer's last word first."""
         self.stopping = True
         await self.writer.stop()
-        await self.courier.stop()
-        await self.keeper.stop()
+        await self.dispatcher.stop()
+        await self.scheduler.stop()
         self.process.dead = True
 
     def crash(self) -> None:

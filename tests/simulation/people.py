@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.errors import Unavailable
+from offbeat_server.common.errors import UnavailableError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.schedule.maintenance_windows import read_window
-from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.key_index import KeyTarget
 from tests.simulation.node import Client, Node
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class People:
         kind: Signal = signal
         ping = Ping(kind, message=token, **said)
         try:
-            node.writer.backlog.append(Bound(monitor_id, PROJECT), ping, source, Client(self._world, token))
-        except Unavailable:
+            node.writer.backlog.append(KeyTarget(monitor_id, PROJECT), ping, source, Client(self._world, token))
+        except UnavailableError:
             return
 
     # ---------------------------------------------------------------- what they think of

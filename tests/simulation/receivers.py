@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.notify.delivery import DeliveryError, Reply
+from offbeat_server.notify.delivery import DeliveryError, DeliveryReply
 from tests.simulation.outbox import is_explicit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Receivers:
         self.arrivals: list[Arrival] = []
         self.last_alert = 0  # those that came later may wait for the next courier
 
-    async def _post(self, node: str, url: str, body: bytes, id: str) -> Reply:
+    async def _post(self, node: str, url: str, body: bytes, id: str) -> DeliveryReply:
         world, rng = self._world, self._world.rng
         what = 1.0 if world.ended else rng.random()
         await asyncio.sleep(rng.uniform(0.001, 0.1))
@@ -70,7 +70,7 @@ class Receivers:
             await asyncio.sleep(TIMEOUT_S)
             raise DeliveryError("no answer")
         await asyncio.sleep(rng.choice((0.001, 0.05, 0.5)))
-        return Reply(200, b"")
+        return DeliveryReply(200, b"")
 
     # ---------------------------------------------------------------- what must hold
 
@@ -133,7 +133,7 @@ class WayOut:
     def __init__(self, receivers: Receivers, node: "Node") -> None:
         self._receivers, self._node = receivers, node
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str], **how: Any) -> Reply:
+    async def post(self, url: str, body: bytes, headers: dict[str, str], **how: Any) -> DeliveryReply:
         """One request."""
         return await self._receivers._post(self._node.name, url, body, headers["webhook-id"])
 

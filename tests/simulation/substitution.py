@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.ping import Entry
-from offbeat_server.notify.periodic import Repeats
+from offbeat_server.notify.periodic import PeriodicAlerts
 from offbeat_server.scheduler import config_changes
-from offbeat_server.scheduler.retention import Upkeep
+from offbeat_server.scheduler.retention import Retention
 from tests.simulation.database import Connection
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SMALL = {
     "offbeat_server.scheduler.scheduler.SUBJECTS_MAX": (1, 4),
     "offbeat_server.scheduler.scheduler.UNDECIDED_MAX": (1, 6),
     "offbeat_server.scheduler.log_reader.FED_ENTRIES_MAX": (2, 30),
-    "offbeat_server.db.repositories.keeping.CHANGES_MAX": (1, 4),
+    "offbeat_server.db.repositories.scheduler_rows.CHANGES_MAX": (1, 4),
     "offbeat_server.db.repositories.states.LOAD_ROWS": (1, 4),
 }
 SHORT = {
@@ -83,9 +83,9 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         for module in TIMED:
             patch.setattr(f"{module}.monotonic", lambda: asyncio.get_running_loop().time())
         patch.setattr("offbeat_server.db.repositories.ping_log.encode_entries", _encode)
-        patch.setattr(Upkeep, "run", _sleep_for_ever)
-        patch.setattr(Repeats, "start", _do_nothing)
-        patch.setattr("offbeat_server.scheduler.scheduler.all_stays", nullcontext)
+        patch.setattr(Retention, "run", _sleep_for_ever)
+        patch.setattr(PeriodicAlerts, "start", _do_nothing)
+        patch.setattr("offbeat_server.scheduler.scheduler.gc_frozen", nullcontext)
         for name, seconds in SHORT.items():
             patch.setattr(name, seconds)
         for module in ("dispatcher", "digests", "channel_queue"):
@@ -116,9 +116,9 @@ async def connect(
     await asyncio.sleep(server.rng.uniform(0.001, 0.01))
     if link.request_cut or link.reply_cut:
         await asyncio.sleep(2.0)
-        raise DatabaseAway("nobody answers")
+        raise DatabaseDownError("nobody answers")
     if not server.up:
-        raise DatabaseAway("connection refused")
+        raise DatabaseDownError("connection refused")
     return Connection(server, link, server.connect(application_name), world.tables, command_timeout_s)
 
 
@@ -128,11 +128,11 @@ def _encode(entries: list[Entry]) -> Rows:
     return rows
 
 
-async def _do_nothing(repeats: Repeats) -> None:
+async def _do_nothing(repeats: PeriodicAlerts) -> None:
     """Its reminders come minutes later."""
 
 
-async def _sleep_for_ever(upkeep: Upkeep) -> None:
+async def _sleep_for_ever(retention: Retention) -> None:
     await asyncio.Event().wait()
 
 

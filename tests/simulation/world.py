@@ -40,7 +40,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.graveyard: list[Node] = []
         self.acked: list[str] = []
-        self.effective = Effective(self.tables, lambda: [node.keeper for node in self.nodes.values()])
+        self.effective = Effective(self.tables, lambda: [node.scheduler for node in self.nodes.values()])
         self.people, self.faults, self.receivers = People(self), Faults(self), Receivers(self)
         self.ended = self.over = False
         self._starts = 0
@@ -89,7 +89,7 @@ class World:
         await self._heal()
         await self._settle()
         await self._deliver()
-        for node in sorted(self.nodes.values(), key=lambda node: node.keeper.judging):
+        for node in sorted(self.nodes.values(), key=lambda node: node.scheduler.evaluating):
             await node.spawn(node.stop())
         self.over = True
 
@@ -111,9 +111,9 @@ class World:
         for _ in range(int(QUIET_S / 0.25)):
             await asyncio.sleep(0.25)
             for node in self.nodes.values():
-                keeper = node.keeper
-                settled = keeper.judging and keeper.engine.now > last and keeper.following.rev >= revs
-                if settled and not keeper.engine.undecided and not node.writer.backlog.pings:
+                scheduler = node.scheduler
+                settled = scheduler.evaluating and scheduler.engine.now > last and scheduler.config_changes.rev >= revs
+                if settled and not scheduler.engine.pending_count and not node.writer.backlog.pings:
                     return
         self.wrong.append("nobody judges any more")
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from offbeat.cli.client import Client, SaidNo, json_option, project_option, with_client, write_json
+from offbeat.cli.client import Client, RequestRejected, json_option, project_option, with_client, write_json
 from offbeat.cli.config_file import read_estate, write_estate
 from offbeat.errors import OffbeatError
 from offbeat.readable import one_line
@@ -50,7 +50,7 @@ def apply_command(
             _check_prune(client, file, body)
         with working("applying"):
             answer = client("POST", "/apply", body, timeout_s=APPLY_TIMEOUT_S)
-    except SaidNo as refusal:
+    except RequestRejected as refusal:
         lines = [f"{each['field']}: {each['reason']}" for each in refusal.problem.get("errors", ())]
         if as_json:
             write_json(refusal.problem)

@@ -20,11 +20,11 @@ TIMEOUT_S = 30.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Unreachable(OffbeatError):
+class ServerUnreachable(OffbeatError):
     """No server answers there."""
 
 
-class SaidNo(OffbeatError):
+class RequestRejected(OffbeatError):
     """The server refused; the message holds every field that it named."""
 
     exit_code = 1
@@ -45,7 +45,10 @@ class Client:
         self.key = settings.admin_key or admin_key.stored(settings.data_dir)
 
     def __call__(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S, **query: Any) -> Any:
-        """One request below /api/v1. Parameters that are None are left out. Raises SaidNo, Unreachable."""
+        """One request below /api/v1. Parameters that are None are left out.
+
+        Raises RequestRejected, ServerUnreachable.
+        """
         given = {name: value for name, value in query.items() if value not in (None, ())}
         url = f"{self.url}/api/v1{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
         headers = {"Accept": "application/json"}
@@ -58,10 +61,10 @@ class Client:
             with urlopen(Request(url, content, headers, method=method), timeout=timeout_s) as response:
                 text = response.read()
         except HTTPError as error:
-            raise SaidNo(error.code, _problem(error)) from None
+            raise RequestRejected(error.code, _problem(error)) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise Unreachable(f"no answer from {self.url}: {reason}; set OFFBEAT_URL or --url") from None
+            raise ServerUnreachable(f"no answer from {self.url}: {reason}; set OFFBEAT_URL or --url") from None
         return orjson.loads(text) if text else None
 
     def pages(self, path: str, most: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:

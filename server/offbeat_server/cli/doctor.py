@@ -8,7 +8,15 @@ from urllib.request import urlopen
 
 import click
 
-from offbeat.cli.client import Client, SaidNo, Unreachable, json_option, with_client, write_json, write_table
+from offbeat.cli.client import (
+    Client,
+    RequestRejected,
+    ServerUnreachable,
+    json_option,
+    with_client,
+    write_json,
+    write_table,
+)
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.config import read_settings
 from offbeat_server.db.doctor import examine
@@ -65,7 +73,7 @@ def _server(client: Client) -> Iterator[Finding]:
         client("GET", "/projects")
         yield Finding("key", "ok", "accepted")
         yield from _estate(client)
-    except (SaidNo, Unreachable) as error:
+    except (RequestRejected, ServerUnreachable) as error:
         yield Finding("key", "wrong", str(error))
 
 
@@ -161,9 +169,9 @@ def _database(url: str | None) -> Iterator[Finding]:
         yield Finding("schema", "warning", "not created yet; `offbeat serve` creates it")
         return
     yield _schema(state["schema_version"], state["usable_from"] or 1, state["partitions"])
-    keeper = state["keeper"]
+    scheduler = state["keeper"]
     yield Finding(
         "keeper",
-        "ok" if keeper else "wrong",
-        keeper or "no scheduler (keeper) holds the lease: deadlines are not evaluated",
+        "ok" if scheduler else "wrong",
+        scheduler or "no scheduler (keeper) holds the lease: deadlines are not evaluated",
     )

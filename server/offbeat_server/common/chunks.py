@@ -10,7 +10,7 @@ T = TypeVar("T")
 _pausing = 0
 
 
-async def parts(items: Sequence[T], size: int) -> AsyncIterator[list[T]]:
+async def chunked(items: Sequence[T], size: int) -> AsyncIterator[list[T]]:
     """The items, `size` at a time, with a breath after each part."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])

@@ -1,18 +1,18 @@
 """Every error that Offbeat raises on purpose, in one tree, so that a caller can draw the line where it needs it.
 
 OffbeatError
-├── SettingsError        the command line or the environment is wrong; the message says what to do
-├── DefinitionError      a monitor, channel or project as sent cannot be; one problem per field
-├── Moved                what was to be changed has changed since the client read it, or is there already
-├── SchemaError          the database is not ours, or newer than this program
-├── Unavailable          we cannot do it now: answered 503 with a Retry-After
-│   ├── BacklogFull      too many pings wait for their commit
-│   └── DatabaseAway     Postgres cannot be reached or does not answer in time
-│       └── DatabaseRefuses  Postgres or the settings of the connection refuse us, until an operator changes something
-├── Fenced               this writer may not append any more; it registers anew
-├── AlreadyInLog         the rows are in the log: an earlier COPY of them had committed
-├── RowRefused           Postgres refuses at least one row of a batch for what is in it, and so the whole batch
-└── LeaseLost            this process is no longer the keeper; what it was about to write is dropped
+├── SettingsError             the command line or the environment is wrong; the message says what to do
+├── DefinitionError           a monitor, channel or project is not valid; one problem per field
+├── PreconditionError         the object has changed since the client read it, or exists already
+├── SchemaError               the database is not ours, or newer than this program
+├── UnavailableError          not possible now: answered 503 with a Retry-After
+│   ├── BacklogFullError      too many pings wait for their commit
+│   └── DatabaseDownError     Postgres cannot be reached or does not answer in time
+│       └── DatabaseRefusedError  Postgres or the settings refuse the connection until an operator changes something
+├── FencedError               this writer may not append any more; it registers again
+├── AlreadyInLogError         the rows are in the log: an earlier COPY of them had committed
+├── RowRejectedError          Postgres rejects at least one row of a batch, and so the whole batch
+└── LeaseLostError            this process is no longer the scheduler; what it was about to write is dropped
 """
 
 from typing import NamedTuple
@@ -20,20 +20,20 @@ from typing import NamedTuple
 from offbeat.errors import OffbeatError, SettingsError
 
 __all__ = [
-    "AlreadyInLog",
-    "BacklogFull",
-    "DatabaseAway",
-    "DatabaseRefuses",
+    "AlreadyInLogError",
+    "BacklogFullError",
+    "DatabaseDownError",
+    "DatabaseRefusedError",
     "DefinitionError",
-    "Fenced",
-    "LeaseLost",
-    "Moved",
+    "FencedError",
+    "LeaseLostError",
     "OffbeatError",
+    "PreconditionError",
     "Problem",
-    "RowRefused",
+    "RowRejectedError",
     "SchemaError",
     "SettingsError",
-    "Unavailable",
+    "UnavailableError",
 ]
 
 
@@ -52,7 +52,7 @@ class DefinitionError(OffbeatError):
         self.problems = problems
 
 
-class Moved(OffbeatError):
+class PreconditionError(OffbeatError):
     """The condition under which a change was to be made (If-Match, If-None-Match) does not hold."""
 
 
@@ -60,36 +60,36 @@ class SchemaError(OffbeatError):
     """The database cannot be used as it is."""
 
 
-class Unavailable(OffbeatError):
+class UnavailableError(OffbeatError):
     """Not now. The ping may or may not be stored; the client should come again."""
 
 
-class BacklogFull(Unavailable):
+class BacklogFullError(UnavailableError):
     """`pings_pending_max` or `bytes_pending_max` is reached."""
 
 
-class DatabaseAway(Unavailable):
+class DatabaseDownError(UnavailableError):
     """Postgres cannot be reached, or did not answer in time."""
 
 
-class DatabaseRefuses(DatabaseAway):
+class DatabaseRefusedError(DatabaseDownError):
     """Password, role, database, certificate, privileges or search path do not fit.
 
     A start with them ends with this message. A server that runs waits, because they fitted before.
     """
 
 
-class Fenced(OffbeatError):
+class FencedError(OffbeatError):
     """The keeper has declared this writer dead."""
 
 
-class AlreadyInLog(OffbeatError):
+class AlreadyInLogError(OffbeatError):
     """A row with this writer and `seq` is in the log."""
 
 
-class RowRefused(OffbeatError):
+class RowRejectedError(OffbeatError):
     """At least one row of the batch can never be stored; the others can."""
 
 
-class LeaseLost(OffbeatError):
+class LeaseLostError(OffbeatError):
     """Another process is the keeper now, or may be."""

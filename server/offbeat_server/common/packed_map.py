@@ -15,7 +15,7 @@ _BEGIN, _END = (
 _BEGIN_BYTES, _END_BYTES = _BEGIN.encode(), _END.encode()
 
 
-class Names:
+class PackedStringMap:
     """Text to number. Texts are not empty and hold no zero byte; numbers are not negative."""
 
     __slots__ = ("_count", "_shelves")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 
 _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"  # the function of Postgres that warns; the text is in the server's language
 
@@ -32,5 +32,5 @@ class CopyConnection(asyncpg.Connection):
     def _process_log_message(self, fields: Mapping[str, str], last_query: str | None) -> None:
         """Called by asyncpg for every notice. An exception raised here is raised by the statement under way."""
         if fields.get("R") == _WAIT_FOR_STANDBY:
-            raise DatabaseAway("Postgres: committed on the primary, and perhaps not on the synchronous standby")
+            raise DatabaseDownError("Postgres: committed on the primary, and perhaps not on the synchronous standby")
         super()._process_log_message(fields, last_query)  # type: ignore[misc]

@@ -46,7 +46,7 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     """
     parts = [_HEADER]
     for at, writer, seq, monitor_id, project_id, source, ping in entries:
-        middle, last = _LASTING.get(id(ping)) or _said(ping)
+        middle, last = _LASTING.get(id(ping)) or _columns(ping)
         parts += (
             _FIXED(len(COLUMNS), 8, at - _EPOCH_SHIFT, 8, seq, 4, writer, 4, monitor_id, 4, project_id),
             middle,
@@ -57,7 +57,7 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def _said(ping: Ping) -> tuple[bytes, bytes]:
+def _columns(ping: Ping) -> tuple[bytes, bytes]:
     """The columns from signal to message, and the last two."""
     signal, run, stage, task, done, total, exit_code, duration, message, dialect = ping
     wide = exit_code is not None and not -(2**31) <= exit_code < 2**31

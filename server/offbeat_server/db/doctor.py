@@ -9,7 +9,7 @@ _SQL = load("doctor")
 
 
 async def examine(url: str, pgbouncer: bool) -> tuple[asyncpg.Record, asyncpg.Record | None]:
-    """Its settings, and its state where it has our schema. Raises DatabaseAway, SettingsError."""
+    """Its settings, and its state where it has our schema. Raises DatabaseDownError, SettingsError."""
     connection = await connect(url, pgbouncer=pgbouncer, application_name="offbeat doctor")
     try:
         with database_trouble():

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.sql_loader import load
 
@@ -38,7 +38,7 @@ class Host(NamedTuple):
         return f"{self.name}:{self.port}"
 
 
-class Place(NamedTuple):
+class TimelinePosition(NamedTuple):
     """Where a primary stands in the history of its cluster. Timelines of different systems cannot be compared."""
 
     system: int
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """A connection to a host that accepts writes."""
 
     host: Host
-    place: Place
+    place: TimelinePosition
     connection: CopyConnection
 
 
@@ -80,22 +80,29 @@ def _split(place: str) -> tuple[str, str]:
     return name, port
 
 
-class Group:
+class HostGroup:
     """The hosts of one URL, and what this process knows of them."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self.hosts = hosts
         self.primary: Host | None = None
-        self.place = Place(0, 0)  # of the primary; its timeline only rises
+        self.place = TimelinePosition(0, 0)  # of the primary; its timeline only rises
         self._connections: WeakSet[CopyConnection] = WeakSet()  # to the primary, on that timeline
 
     async def connect(self, connect_one: ConnectOne) -> CopyConnection:
-        """A connection to the primary. Raises what the hosts raise; DatabaseAway if none of them is a primary."""
+        """A connection to the primary. Raises what the hosts raise; DatabaseDownError if none of them is a primary."""
         if self.primary is not None:
             try:
                 async with asyncio.timeout(HOST_TIMEOUT_S):
                     found = await self._examined(self.primary, connect_one)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway, _NOT_PRIMARY):
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                DatabaseDownError,
+                _NOT_PRIMARY,
+            ):
                 pass  # all hosts are asked
             else:
                 return self._chosen(found)
@@ -112,7 +119,7 @@ class Group:
         host, place, connection = found
         try:
             self._refuse_older(host, place)
-        except DatabaseAway:
+        except DatabaseDownError:
             connection.terminate()
             raise
         if host != self.primary or place != self.place:
@@ -158,7 +165,7 @@ class Group:
         # The error of a host that refuses us says more than that of one which is a standby or away.
         raise min(
             (error for error in errors if error is not None),
-            key=lambda error: isinstance(error, OSError | TimeoutError | DatabaseAway | _NOT_PRIMARY),
+            key=lambda error: isinstance(error, OSError | TimeoutError | DatabaseDownError | _NOT_PRIMARY),
         )
 
     async def _examined(self, host: Host, connect_one: ConnectOne) -> Found:
@@ -171,29 +178,29 @@ class Group:
             raise
         return Found(host, place, connection)
 
-    def _refuse_older(self, host: Host, place: Place) -> None:
+    def _refuse_older(self, host: Host, place: TimelinePosition) -> None:
         if place.system == self.place.system and place.timeline < self.place.timeline:
-            raise DatabaseAway(
+            raise DatabaseDownError(
                 f"{host} was the primary before: it is on timeline {place.timeline} of {self.place.timeline}"
             )
 
 
 _NOT_PRIMARY = asyncpg.TargetServerAttributeNotMatched
-_groups: dict[str, Group | None] = {}
+_groups: dict[str, HostGroup | None] = {}
 
 
-def group_of(url: str) -> Group | None:
+def group_of(url: str) -> HostGroup | None:
     """What this process knows of the hosts of this URL; None if it names one host. Raises ValueError."""
     if url not in _groups:
         hosts = hosts_of(url)
-        _groups[url] = Group(hosts) if len(hosts) > 1 else None
+        _groups[url] = HostGroup(hosts) if len(hosts) > 1 else None
     return _groups[url]
 
 
-async def _place_of(connection: CopyConnection) -> Place:
+async def _place_of(connection: CopyConnection) -> TimelinePosition:
     try:
         row = await connection.fetchrow(_SQL["timeline"])
     except (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError):
-        return Place(0, 0)  # not every service that looks like Postgres has it
+        return TimelinePosition(0, 0)  # not every service that looks like Postgres has it
     assert row is not None
-    return Place(row["system_identifier"], row["timeline"])
+    return TimelinePosition(row["system_identifier"], row["timeline"])

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import asyncpg
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import Connection, database_trouble, describe
 from offbeat_server.db.sql_loader import load
 
@@ -33,7 +33,8 @@ log = structlog.get_logger("partitions")
 async def make_partitions(connection: Connection, today: date, days_ahead: int) -> list[str]:
     """Makes the partitions of `today` and of `days_ahead` days after it, where they are missing; their names.
 
-    Safe in several processes at once. Raises DatabaseAway, also where a lock could not be had in about ten seconds.
+    Safe in several processes at once. Raises DatabaseDownError, also where a lock could not be had in about ten
+    seconds.
     """
     days = [today + timedelta(days=ahead) for ahead in range(days_ahead + 1)]
     for attempt in range(ATTEMPTS):
@@ -42,7 +43,7 @@ async def make_partitions(connection: Connection, today: date, days_ahead: int) 
                 return await _make_missing(connection, days)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             await asyncio.sleep(RETRY_PAUSE_S * (attempt + 1))
-    raise DatabaseAway("the log is locked, so its next partitions could not be made")
+    raise DatabaseDownError("the log is locked, so its next partitions could not be made")
 
 
 async def _make_missing(connection: Connection, days: list[date]) -> list[str]:
@@ -69,7 +70,7 @@ async def retire_partitions(connection: Connection, before: date) -> list[str]:
     """Detaches and drops the partitions of days before `before`; the names of those that are gone.
 
     One that is in use, or in the hands of another process, is left to the next call. Not inside a transaction. Raises
-    DatabaseAway.
+    DatabaseDownError.
     """
     gone: list[str] = []
     with database_trouble():

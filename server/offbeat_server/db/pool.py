@@ -16,9 +16,9 @@ import asyncpg.cursor
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-from offbeat_server.common.errors import DatabaseAway, DatabaseRefuses, SettingsError
+from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, SettingsError
 from offbeat_server.db.copy_connection import CopyConnection
-from offbeat_server.db.hosts import Group, Host, group_of
+from offbeat_server.db.hosts import Host, HostGroup, group_of
 from offbeat_server.db.sql_loader import load
 
 # What every function of this room takes: a connection of one's own, or one lent by a pool. Other rooms name these types
@@ -62,7 +62,7 @@ async def connect(
     application_name: str = "offbeat",
     command_timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> CopyConnection:
-    """One connection. Raises DatabaseAway; SettingsError if the URL itself is wrong.
+    """One connection. Raises DatabaseDownError; SettingsError if the URL itself is wrong.
 
     If the URL names several hosts, the one that is the primary (db/hosts.py).
     """
@@ -148,7 +148,7 @@ async def _connect_one(url: str, parameters: Mapping[str, Any], host: Host) -> C
     return connection
 
 
-def _group_of(url: str) -> Group | None:
+def _group_of(url: str) -> HostGroup | None:
     try:
         return group_of(url)
     except ValueError:
@@ -177,8 +177,8 @@ async def confirm(connection: Connection) -> None:
 
 @contextmanager
 def database_trouble() -> Iterator[None]:
-    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseAway; what says that
-    an operator has to put something right, into DatabaseRefuses.
+    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseDownError; what says
+    that an operator has to put something right, into DatabaseRefusedError.
 
     Errors of ours (a syntax error, a broken constraint) pass as they are.
     """
@@ -186,10 +186,10 @@ def database_trouble() -> Iterator[None]:
         yield
     except Exception as error:
         if _is_refusal(error):
-            raise DatabaseRefuses(f"Postgres refuses: {describe(error)}") from error
+            raise DatabaseRefusedError(f"Postgres refuses: {describe(error)}") from error
         if not is_away(error):
             raise
-        raise DatabaseAway(f"Postgres: {describe(error)}") from error
+        raise DatabaseDownError(f"Postgres: {describe(error)}") from error
 
 
 def is_away(error: BaseException) -> bool:
@@ -243,7 +243,7 @@ async def _initialise_behind_pooler(connection: Connection) -> None:
     row = await connection.fetchrow(_SQL["durability"])
     assert row is not None
     if (found := row["synchronous_commit"]) in ("off", "local"):
-        raise DatabaseRefuses(
+        raise DatabaseRefusedError(
             f"synchronous_commit is {found}, so a committed ping could be lost, and behind a pooler Offbeat cannot "
             f"switch it on; run: alter role {row['role']} set synchronous_commit = on"
         )
@@ -263,7 +263,8 @@ def _decode_jsonb(value: bytes) -> Any:
 
 @contextmanager
 def _refusal(url: str) -> Iterator[None]:
-    """Turns what a connection attempt says about wrong settings into SettingsError or DatabaseRefuses, with what to do.
+    """Turns what a connection attempt says about wrong settings into SettingsError or DatabaseRefusedError, with what
+    to do.
 
     Never shows the URL: it may hold a password.
     """
@@ -272,36 +273,38 @@ def _refusal(url: str) -> Iterator[None]:
         try:
             open(path, "rb").close()
         except OSError as error:
-            raise DatabaseRefuses(f"--database-url: {name}={path} cannot be read: {error.strerror}") from error
+            raise DatabaseRefusedError(f"--database-url: {name}={path} cannot be read: {error.strerror}") from error
     try:
         yield
     except asyncpg.ClientConfigurationError as error:
         raise SettingsError(f"--database-url cannot be read: {describe(error)}") from None
     except _TLS_BROKEN_OFF as error:
-        raise DatabaseAway(f"Postgres: TLS: the connection was broken off: {describe(error)}") from error
+        raise DatabaseDownError(f"Postgres: TLS: the connection was broken off: {describe(error)}") from error
     except ssl.SSLCertVerificationError as error:  # also a ValueError
-        raise DatabaseRefuses(
+        raise DatabaseRefusedError(
             f"--database-url: TLS: the certificate of Postgres is not accepted: {error.verify_message or error}; check "
             "the host name, sslmode and sslrootcert"
         ) from error
     except ssl.SSLError as error:
         given = "".join(f", {name}={path}" for name, path in files.items())
-        raise DatabaseRefuses(f"--database-url: TLS: {describe(error)}{given}") from error
+        raise DatabaseRefusedError(f"--database-url: TLS: {describe(error)}{given}") from error
     except ValueError:
         # The error's own words may quote a part of the password.
         raise _unreadable() from None
     except ConnectionError as error:
         if "SSL upgrade" not in str(error):
             raise
-        raise DatabaseRefuses(
+        raise DatabaseRefusedError(
             f"--database-url: TLS: {describe(error)}; set sslmode, or ssl = on in Postgres"
         ) from error
     except asyncpg.PostgresError as error:
         if "unsupported startup parameter" in str(error):
-            raise DatabaseRefuses(f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})") from error
+            raise DatabaseRefusedError(
+                f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})"
+            ) from error
         if not _is_refusal(error):
-            raise DatabaseAway(f"Postgres: {describe(error)}") from error
-        raise DatabaseRefuses(f"--database-url: Postgres refuses: {describe(error)}") from error
+            raise DatabaseDownError(f"Postgres: {describe(error)}") from error
+        raise DatabaseRefusedError(f"--database-url: Postgres refuses: {describe(error)}") from error
 
 
 def _files_of(url: str) -> dict[str, str]:

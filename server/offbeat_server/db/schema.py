@@ -18,7 +18,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway, SchemaError
+from offbeat_server.common.errors import DatabaseDownError, SchemaError
 from offbeat_server.db.pool import Connection, confirm, database_trouble, describe, is_away
 from offbeat_server.db.sql_loader import load
 
@@ -62,7 +62,7 @@ SCHEMA_VERSION = MIGRATIONS[-1].version if MIGRATIONS else 1  # also what schema
 async def apply_schema(connection: Connection) -> None:
     """An empty database gets the schema, an older one its migrations, a current one nothing.
 
-    Safe when several processes do it at once. Raises SchemaError that says what to do; or DatabaseAway, also where
+    Safe when several processes do it at once. Raises SchemaError that says what to do; or DatabaseDownError, also where
     somebody holds a table for long: to be tried again.
     """
     _check_server(connection)
@@ -95,7 +95,7 @@ async def apply_schema(connection: Connection) -> None:
             if is_away(error):
                 raise
             if (error.sqlstate or "").startswith(_IN_USE_CLASSES):
-                raise DatabaseAway(f"Postgres: {describe(error)}") from error
+                raise DatabaseDownError(f"Postgres: {describe(error)}") from error
             raise SchemaError(f"the database cannot be set up: {describe(error)}") from error
 
 
@@ -143,7 +143,9 @@ async def _migrate_patiently(connection: Connection, migration: Migration) -> No
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             log.warning("a migration waits for a table in use", version=migration.version, error=str(error))
             await asyncio.sleep(random.uniform(LOCK_PAUSE_S / 2, LOCK_PAUSE_S))
-    raise DatabaseAway(f"the migration to schema version {migration.version} cannot lock its tables: they are in use")
+    raise DatabaseDownError(
+        f"the migration to schema version {migration.version} cannot lock its tables: they are in use"
+    )
 
 
 async def _migrate(connection: Connection, migration: Migration) -> None:

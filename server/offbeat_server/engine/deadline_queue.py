@@ -20,7 +20,7 @@ _MONITOR_MASK = (1 << MONITOR_BITS) - 1
 _OFFSET_MASK = (1 << BUCKET_BITS) - 1
 
 
-class Deadlines:
+class DeadlineQueue:
     """A priority queue of (when, monitor id)."""
 
     __slots__ = ("_buckets", "_first", "_numbers")
@@ -51,7 +51,7 @@ class Deadlines:
         """When the earliest entry is due; it may be stale."""
         return self._first
 
-    def pop_before(self, at: Micros) -> tuple[Micros, int] | None:
+    def pop_due(self, at: Micros) -> tuple[Micros, int] | None:
         """The earliest entry strictly before `at`, taken out; None when there is none."""
         when = self._first
         if when is None or when >= at:

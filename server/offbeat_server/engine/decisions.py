@@ -49,13 +49,13 @@ class Alert(NamedTuple):
     facts: dict[str, Any]
 
 
-class Resumed(NamedTuple):
+class MonitorResumed(NamedTuple):
     """A ping ended the pause of this monitor."""
 
     at: Micros
 
 
-Effect = RunChanged | IncidentChanged | Alert | Resumed
+Effect = RunChanged | IncidentChanged | Alert | MonitorResumed
 
 
 @dataclass(slots=True)

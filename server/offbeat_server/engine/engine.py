@@ -12,18 +12,18 @@ from sys import maxsize
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.decisions import Decision
-from offbeat_server.engine.engine_state import Desk
-from offbeat_server.engine.fast_path import hear_plain, hear_stage
+from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.fast_path import apply_plain_ping, apply_stage_ping
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.engine.model.monitor import USUAL, Monitor
+from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, Entry, Position
-from offbeat_server.engine.quarantine import Aside
+from offbeat_server.engine.quarantine import Quarantine
 from offbeat_server.engine.rules import definition_changes, notifications
-from offbeat_server.engine.rules.deadlines import judge
-from offbeat_server.engine.rules.dependencies import enter, leave
-from offbeat_server.engine.rules.fleets import hear_again
+from offbeat_server.engine.rules.deadlines import evaluate
+from offbeat_server.engine.rules.dependencies import register, unregister
+from offbeat_server.engine.rules.fleets import apply_late_ping
 from offbeat_server.engine.rules.outage_windows import window_starts
-from offbeat_server.engine.rules.pings import hear
+from offbeat_server.engine.rules.pings import apply_ping
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
 
@@ -31,30 +31,30 @@ class Engine:
     """Applies inputs in order. `now` is the last instant it knows of; nothing before it can still happen."""
 
     def __init__(self, on_quarantine: Callable[[int, Exception], None] = lambda monitor_id, error: None) -> None:
-        self.desk = Desk()
-        self._aside = Aside(self.desk, on_quarantine)
+        self.state = EngineState()
+        self._quarantine = Quarantine(self.state, on_quarantine)
         self._unwatched: list[Monitor] = []  # loaded with another status
         self._budget = 0
 
     @property
     def now(self) -> Micros:
         """The instant up to which everything was applied and judged."""
-        return self.desk.now
+        return self.state.now
 
     @property
     def ahead(self) -> Micros:
         """The instant up to which some of the loaded states reach, while inputs are applied again."""
-        return self.desk.ahead
+        return self.state.ahead
 
     @property
     def monitors(self) -> dict[int, Monitor]:
         """By id."""
-        return self.desk.monitors
+        return self.state.monitors
 
     @property
     def next_deadline(self) -> Micros | None:
         """When the next monitor is to be looked at; may be early, never late."""
-        return self.desk.deadlines.next()
+        return self.state.deadlines.next()
 
     # ---------------------------------------------------------------- inputs
 
@@ -69,12 +69,12 @@ class Engine:
         end = self._apply(entries, start)
         if end > start:
             last = entries[end - 1]
-            self.desk.position = Position(last.at, last.writer, last.seq)
+            self.state.position = Position(last.at, last.writer, last.seq)
         return end
 
     def _apply(self, entries: Sequence[Entry], start: int) -> int:
-        desk = self.desk
-        monitors, deadlines = desk.monitors, desk.deadlines
+        engine_state = self.state
+        monitors, deadlines = engine_state.monitors, engine_state.deadlines
         for index in range(start, len(entries)):
             entry = entries[index]
             at = entry.at
@@ -85,20 +85,20 @@ class Engine:
                 return index
             m = monitors.get(entry.monitor_id)
             if m is None:
-                if entry.monitor_id not in desk.strangers:
+                if entry.monitor_id not in engine_state.unknown_ids:
                     return index
-                desk.unknown_pings += 1
+                engine_state.unknown_pings += 1
                 continue
-            desk.now = at
+            engine_state.now = at
             if at <= m.at and (at, entry.writer, entry.seq) <= (m.at, m.writer, m.seq):
                 if m.fleet is not None:
-                    hear_again(m.fleet, entry)
+                    apply_late_ping(m.fleet, entry)
                 continue  # replay: the state has it already
             self._budget -= 1
             m.at, m.writer, m.seq, m.is_saved = at, entry.writer, entry.seq, False
             ping = entry.ping
             if m.status == "unwatched":
-                desk.unwatched_pings += 1
+                engine_state.unwatched_pings += 1
             try:
                 if (
                     ping.run is None
@@ -107,31 +107,31 @@ class Engine:
                     and ping.task is None
                     and m.definition.is_plain
                     and (m.status == "up" or (m.status == "unwatched" and m.heard_at))
-                    and (m.unusual is USUAL or not m.unusual.bears_on_success)
-                    and (not desk.listeners or (m.project_id, m.slug) not in desk.listeners)
+                    and (m.unusual is EMPTY_RARE_STATE or not m.unusual.affects_plain_success)
+                    and (not engine_state.followers or (m.project_id, m.slug) not in engine_state.followers)
                 ):
-                    hear_plain(desk, m, entry)
+                    apply_plain_ping(engine_state, m, entry)
                     if not m.armed:
-                        desk.arm(m)
-                elif ping.stage is None or not hear_stage(desk, m, entry):
-                    hear(desk, m, entry)
-                    desk.arm(m)
+                        engine_state.queue(m)
+                elif ping.stage is None or not apply_stage_ping(engine_state, m, entry):
+                    apply_ping(engine_state, m, entry)
+                    engine_state.queue(m)
             except Exception as error:
                 self.quarantine(m.id, error)
         return len(entries)
 
     def ignore(self, monitor_id: int) -> None:
         """Pings of this monitor are passed over: it does not exist any more."""
-        self.desk.strangers.add(monitor_id)
+        self.state.unknown_ids.add(monitor_id)
 
     @property
     def quarantined(self) -> Mapping[int, Monitor | None]:
         """Monitors left out because of an error of ours; None: one whose state could not even be read."""
-        return self._aside.monitors
+        return self._quarantine.monitors
 
     def quarantine(self, monitor_id: int, error: Exception) -> None:
         """Leave a monitor out until it is changed or all are loaded anew: see engine/quarantine.py."""
-        self._aside.put(monitor_id, error)
+        self._quarantine.add(monitor_id, error)
 
     def advance(self, through: Micros, budget: int) -> bool:
         """Judge every deadline up to and including `through`, up to which every entry was applied.
@@ -144,9 +144,9 @@ class Engine:
         self._reach(through)
         return True
 
-    def deafness(self, start: Micros, end: Micros) -> None:
+    def add_outage(self, start: Micros, end: Micros) -> None:
         """A deaf interval becomes known. Deadlines move as they are looked at."""
-        self.desk.deaf.add(start, end)
+        self.state.outages.add(start, end)
 
     def window_starts(self, active_since: Micros) -> Iterator[Micros]:
         """Where every window begins that may still be asked for outages; see engine/rules/outage_windows.py.
@@ -154,18 +154,18 @@ class Engine:
         Many instants for a fleet, one or few for others. Inputs may be applied between two of them: what begins by an
         input reaches back no further than what was there, unless it is a change.
         """
-        desk = self.desk
-        for m in list(desk.monitors.values()):
-            yield from window_starts(desk, m, desk.now, active_since)
-        for left_out in list(self._aside.monitors.values()):
+        state = self.state
+        for m in list(state.monitors.values()):
+            yield from window_starts(state, m, state.now, active_since)
+        for left_out in list(self._quarantine.monitors.values()):
             if left_out is None:
                 yield 0  # nobody knows how far it reaches
             else:
-                yield from window_starts(desk, left_out, min(left_out.at, desk.now), active_since)
+                yield from window_starts(state, left_out, min(left_out.at, state.now), active_since)
 
     def forget_outages(self, before: Micros) -> None:
         """Forget outages that ended before this instant; no window begins before it."""
-        self.desk.deaf.forget_before(before)
+        self.state.outages.forget_before(before)
 
     # ---------------------------------------------------------------- changes
 
@@ -189,82 +189,82 @@ class Engine:
         in engine/rules/definition_changes.py.
         """
         self._catch_up(at)
-        desk = self.desk
-        if not self._aside.take_back(monitor_id):
+        engine_state = self.state
+        if not self._quarantine.restore(monitor_id):
             return
-        m = desk.monitors.get(monitor_id)
+        m = engine_state.monitors.get(monitor_id)
         if m is None:
-            m = Monitor(monitor_id, project_id, slug, slug, definition, desk.now)
-            desk.strangers.discard(monitor_id)
-            definition_changes.begin_anew(desk, m)
+            m = Monitor(monitor_id, project_id, slug, slug, definition, engine_state.now)
+            engine_state.unknown_ids.discard(monitor_id)
+            definition_changes.start_over(engine_state, m)
             m.paused = paused
-            m.at = desk.now  # as if just before it: the ping for which it is made known may be of this instant
+            m.at = engine_state.now  # as if just before it: the ping for which it is made known may be of this instant
             m.rev = rev
-            enter(desk, m)
+            register(engine_state, m)
         else:
             self._include(m, rev)
         old = m.definition
         if (old.depends_on, old.after) != (definition.depends_on, definition.after):
-            desk.tie(m)
-        leave(desk, m)
+            engine_state.tie(m)
+        unregister(engine_state, m)
         m.slug, m.name = slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
         m.definition = definition
-        enter(desk, m)
+        register(engine_state, m)
         m.snoozed_until = snoozed_until
         if old != definition:
-            definition_changes.redefine(desk, m, old)
+            definition_changes.redefine(engine_state, m, old)
         if paused != m.paused:
-            definition_changes.pause(desk, m) if paused else definition_changes.resume(desk, m)
-        desk.restate(m)
-        desk.open_for(m)
+            definition_changes.pause(engine_state, m) if paused else definition_changes.resume(engine_state, m)
+        engine_state.update_status(m)
+        engine_state.open_for(m)
         if old.depends_on != definition.depends_on:
-            definition_changes.look_at_explanations(desk, [m.id, *desk.downstreams(m)])
-        notifications.tell_if_due(desk, m)
-        desk.arm(m)
+            definition_changes.update_suppression(engine_state, [m.id, *engine_state.downstreams(m)])
+        notifications.notify_if_due(engine_state, m)
+        engine_state.queue(m)
 
     def remove(self, monitor_id: int, at: Micros) -> None:
         """A monitor is deleted: its incident ends and its runs are closed."""
         self._catch_up(at)
-        desk = self.desk
-        self._aside.take_back(monitor_id)
-        desk.strangers.add(monitor_id)
-        m = desk.monitors.get(monitor_id)
+        engine_state = self.state
+        self._quarantine.restore(monitor_id)
+        engine_state.unknown_ids.add(monitor_id)
+        m = engine_state.monitors.get(monitor_id)
         if m is None:
             return
         self._include(m, 0)
-        definition_changes.end(desk, m)
-        downs = list(desk.downstreams(m))
-        desk.tie(m)
-        leave(desk, m)
-        del desk.monitors[monitor_id]
-        desk.gone[monitor_id] = m
-        desk.open_for(m)
-        definition_changes.look_at_explanations(desk, downs)
+        definition_changes.end(engine_state, m)
+        downs = list(engine_state.downstreams(m))
+        engine_state.tie(m)
+        unregister(engine_state, m)
+        del engine_state.monitors[monitor_id]
+        engine_state.pending_deletion[monitor_id] = m
+        engine_state.open_for(m)
+        definition_changes.update_suppression(engine_state, downs)
 
-    def settle_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
+    def resolve_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
         """Somebody says that this incident is over (0: whichever is open); `rev` is that change."""
         self._catch_up(at)
-        if (m := self.desk.monitors.get(monitor_id)) is None:
+        if (m := self.state.monitors.get(monitor_id)) is None:
             return
         self._include(m, rev)
-        self.desk.open_for(m)
+        self.state.open_for(m)
         if m.incident is not None and number not in (0, m.incident.number):
             return  # another one has opened meanwhile; nobody has said anything of it
-        definition_changes.settle_by_hand(self.desk, m)
-        self.desk.arm(m)
+        definition_changes.resolve_by_hand(self.state, m)
+        self.state.queue(m)
 
     def put_window(self, window_id: int, project_id: int, window: Window, at: Micros) -> None:
         """A maintenance window is made or changed, as of `at`."""
         self._catch_up(at)
-        self.desk.windows[window_id] = (project_id, window)
-        notifications.look_again(self.desk, project_id, self.quarantine)
+        self.state.windows[window_id] = (project_id, window)
+        notifications.release_unexplained(self.state, project_id, self.quarantine)
 
     def remove_window(self, window_id: int, at: Micros) -> None:
         """A maintenance window is deleted, as of `at`: what it held back is told."""
         self._catch_up(at)
-        project_id, _ = self.desk.windows.pop(window_id, (0, None))
-        notifications.look_again(self.desk, project_id, self.quarantine)
+        project_id, _ = self.state.windows.pop(window_id, (0, None))
+        notifications.release_unexplained(self.state, project_id, self.quarantine)
 
     # ---------------------------------------------------------------- loading and writing
 
@@ -273,73 +273,77 @@ class Engine:
 
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
-        desk = self.desk
-        enter(desk, m)
+        engine_state = self.state
+        register(engine_state, m)
         if m.status != "unwatched" and not m.definition.watches:
             self._unwatched.append(m)  # perhaps written by a program that did not know this status
-        if m.at > desk.ahead:
-            desk.ahead = m.at
-        if m.unusual is not USUAL:
+        if m.at > engine_state.ahead:
+            engine_state.ahead = m.at
+        if m.unusual is not EMPTY_RARE_STATE:
             if m.incident is not None:
-                desk.troubled.add(m.id)
-            definition_changes.arm_parts(desk, m)
-        desk.arm(m)
+                engine_state.with_open_incident.add(m.id)
+            definition_changes.queue_parts(engine_state, m)
+        engine_state.queue(m)
 
     def load_window(self, window_id: int, project_id: int, window: Window) -> None:
         """Take a maintenance window as it is defined."""
-        self.desk.windows[window_id] = (project_id, window)
+        self.state.windows[window_id] = (project_id, window)
 
     def loaded(self, at: Micros) -> None:
         """All monitors are there. `at`: the position from which inputs follow."""
-        desk = self.desk
-        desk.now = at
-        desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+        engine_state = self.state
+        engine_state.now = at
+        engine_state.position = Position(at, AFTER_ALL, AFTER_ALL)
         for m in self._unwatched:
-            desk.restate(m)
+            engine_state.update_status(m)
         self._unwatched.clear()
-        for monitor_id in sorted(desk.troubled):
+        for monitor_id in sorted(engine_state.with_open_incident):
             try:
-                notifications.repair(desk, desk.monitors[monitor_id])
-                desk.arm(desk.monitors[monitor_id])
+                notifications.repair(engine_state, engine_state.monitors[monitor_id])
+                engine_state.queue(engine_state.monitors[monitor_id])
             except Exception as error:
                 self.quarantine(monitor_id, error)
 
     def open_incidents(self) -> dict[int, int]:
         """Monitor to the number of its open incident."""
-        monitors = self.desk.monitors
-        return {id: incident.number for id in self.desk.troubled if (incident := monitors[id].incident) is not None}
+        monitors = self.state.monitors
+        return {
+            id: incident.number
+            for id in self.state.with_open_incident
+            if (incident := monitors[id].incident) is not None
+        }
 
     def restate_incident(self, monitor_id: int) -> None:
         """Write the open incident of this monitor again."""
-        m = self.desk.monitors[monitor_id]
+        m = self.state.monitors[monitor_id]
         if m.incident is not None:
-            self.desk.record_incident(m, m.incident)
+            self.state.record_incident(m, m.incident)
 
-    def take(self, subjects_max: int) -> list[Decision]:
+    def drain(self, subjects_max: int) -> list[Decision]:
         """What was decided, for about so many monitors, each with the state that followed.
 
         All of one answer belongs in one transaction: monitors that depend on one another come together, also where
         they are more than `subjects_max`.
         """
-        return self.desk.take(subjects_max, self.quarantine)
+        return self.state.drain(subjects_max, self.quarantine)
 
     @property
-    def undecided(self) -> int:
+    def pending_count(self) -> int:
         """How much waits in `take`: monitors, and rows of their runs."""
-        return len(self.desk.undecided) + self.desk.undecided_runs
+        return len(self.state.pending_decisions) + self.state.pending_runs
 
     def stale(self) -> Iterator[int]:
         """Monitors whose stored state is older than the one here, for the checkpoint."""
-        return (m.id for m in list(self.desk.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
+        return (m.id for m in list(self.state.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
 
     def snapshot(self, monitor_id: int) -> Decision | None:
         """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.
 
         Only to be written after everything that `take` has brought before.
         """
-        m = self.desk.monitors.get(monitor_id)
+        m = self.state.monitors.get(monitor_id)
         try:
-            return None if m is None else self.desk.snapshot(m)
+            return None if m is None else self.state.snapshot(m)
         except Exception as error:
             self.quarantine(monitor_id, error)
             return None
@@ -348,33 +352,33 @@ class Engine:
 
     def _judge_before(self, at: Micros) -> bool:
         """Judge every deadline before `at`; False when the budget is used up and some are left."""
-        desk = self.desk
+        engine_state = self.state
         while self._budget > 0:
-            popped = desk.deadlines.pop_before(at)
+            popped = engine_state.deadlines.pop_due(at)
             if popped is None:
                 return True
             when, monitor_id = popped
             if not monitor_id:
-                while self._budget > 0 and notifications.release_one(desk, self.quarantine):
+                while self._budget > 0 and notifications.release_one(engine_state, self.quarantine):
                     self._budget -= 1
-                if desk.releases:
-                    desk.deadlines.push(when, 0)
+                if engine_state.releases:
+                    engine_state.deadlines.push(when, 0)
                 continue
-            m = desk.monitors.get(monitor_id)
+            m = engine_state.monitors.get(monitor_id)
             if m is None or m.armed != when:
                 continue  # stale
             self._budget -= 1
             m.armed = 0
             try:
-                due = desk.next_of(m)
+                due = engine_state.next_deadline_of(m)
                 if due and due <= when:
-                    desk.now = max(desk.now, when)
-                    judge(desk, m, when)
-                    due = desk.next_of(m)
-                desk.arm_for(m, due)
+                    engine_state.now = max(engine_state.now, when)
+                    evaluate(engine_state, m, when)
+                    due = engine_state.next_deadline_of(m)
+                engine_state.queue_at(m, due)
             except Exception as error:
                 self.quarantine(m.id, error)
-        next_due = desk.deadlines.next()
+        next_due = engine_state.deadlines.next()
         return next_due is None or next_due >= at
 
     def _catch_up(self, at: Micros) -> None:
@@ -384,12 +388,12 @@ class Engine:
         self._reach(at)
 
     def _reach(self, at: Micros) -> None:
-        desk = self.desk
-        desk.now = max(desk.now, at)
-        if at >= desk.position.at:
-            desk.position = Position(at, AFTER_ALL, AFTER_ALL)
+        engine_state = self.state
+        engine_state.now = max(engine_state.now, at)
+        if at >= engine_state.position.at:
+            engine_state.position = Position(at, AFTER_ALL, AFTER_ALL)
 
     def _include(self, m: Monitor, rev: int) -> None:
         """A change is an input too: the state of the monitor includes it and all before it."""
         m.rev = max(m.rev, rev)
-        m.at, m.writer, m.seq, m.is_saved = *self.desk.position, False
+        m.at, m.writer, m.seq, m.is_saved = *self.state.position, False

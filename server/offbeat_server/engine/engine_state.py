@@ -9,20 +9,20 @@ from itertools import islice
 from typing import NamedTuple
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.deadline_queue import Deadlines
-from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, Resumed, RunChanged
-from offbeat_server.engine.model.monitor import USUAL, Incident, Monitor
+from offbeat_server.engine.deadline_queue import DeadlineQueue
+from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Incident, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
 from offbeat_server.engine.model.run import Limit, Run
-from offbeat_server.engine.schedule.due_times import breather_end, window_start
+from offbeat_server.engine.schedule.due_times import end_of_grace_period, window_start
 from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Window
-from offbeat_server.engine.schedule.outages import DeafTime
+from offbeat_server.engine.schedule.outages import OutageIntervals
 
 Address = tuple[int, str]  # project, slug
 Blame = Callable[[int, Exception], None]  # leaves out the monitor that an error of ours concerns
 
 
-class Recorded(NamedTuple):
+class RecordedIncident(NamedTuple):
     """An incident to be written as it is when it is taken: whatever changes it records it again."""
 
     incident: Incident
@@ -48,19 +48,19 @@ class Recorded(NamedTuple):
         )
 
 
-class Undecided:
+class PendingDecision:
     """What was decided about one monitor and not yet written; a later row of the same run or incident replaces it."""
 
-    __slots__ = ("alerts", "disbanded", "incidents", "resumed", "reworded", "runs", "whole")
+    __slots__ = ("alerts", "disbanded", "full", "incidents", "resumed", "runs", "updated_runs")
 
     def __init__(self) -> None:
         self.runs: dict[int, RunChanged] = {}
-        self.reworded: dict[int, Run] = {}  # open ones with another reason: their rows are made when all are taken
-        self.incidents: dict[int, Recorded] = {}
+        self.updated_runs: dict[int, Run] = {}  # open ones with another reason: their rows are made when all are taken
+        self.incidents: dict[int, RecordedIncident] = {}
         self.alerts: list[Alert] = []
-        self.resumed: Resumed | None = None
+        self.resumed: MonitorResumed | None = None
         self.disbanded = False  # it was a fleet, and what is one now began anew
-        self.whole = False  # a checkpoint waits for it
+        self.full = False  # a checkpoint waits for it
 
     def effects(self) -> list[Effect]:
         """In the order in which they are written."""
@@ -68,7 +68,7 @@ class Undecided:
         return [*resumed, *self.runs.values(), *[each.row() for each in self.incidents.values()], *self.alerts]
 
 
-class Desk:
+class EngineState:
     """Everything the engine holds."""
 
     def __init__(self) -> None:
@@ -77,18 +77,18 @@ class Desk:
         self.ahead: Micros = 0  # how far the loaded states reach
         self.monitors: dict[int, Monitor] = {}
         self.slugs: dict[int, dict[str, int]] = {}  # project -> slug -> monitor, where anybody asked: see `find`
-        self.deadlines = Deadlines()
-        self.deaf = DeafTime()
+        self.deadlines = DeadlineQueue()
+        self.outages = OutageIntervals()
         self.windows: dict[int, tuple[int, Window]] = {}  # by id, with the project
-        self.undecided: dict[int, Undecided] = {}
-        self.undecided_runs = 0  # rows of runs in there: a single monitor may have very many
-        self.gone: dict[int, Monitor] = {}  # deleted, their end not yet written
-        self.listeners: dict[Address, set[int]] = {}  # those that come `after` it
+        self.pending_decisions: dict[int, PendingDecision] = {}
+        self.pending_runs = 0  # rows of runs in there: a single monitor may have very many
+        self.pending_deletion: dict[int, Monitor] = {}  # deleted, their end not yet written
+        self.followers: dict[Address, set[int]] = {}  # those that come `after` it
         self.dependents: dict[Address, set[int]] = {}  # those that depend on it
         self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
-        self.troubled: set[int] = set()  # those with an open incident
+        self.with_open_incident: set[int] = set()  # those with an open incident
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
-        self.strangers: set[int] = set()  # monitors that were deleted while pings of them were still under way
+        self.unknown_ids: set[int] = set()  # monitors that were deleted while pings of them were still under way
         self.counts: Counter[str] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
         self.missed = 0
@@ -141,14 +141,14 @@ class Desk:
 
     # ---------------------------------------------------------------- deciding
 
-    def open_for(self, m: Monitor) -> Undecided:
+    def open_for(self, m: Monitor) -> PendingDecision:
         """What is undecided about a monitor; asking marks its state as to be written."""
-        undecided = self.undecided.get(m.id)
+        undecided = self.pending_decisions.get(m.id)
         if undecided is None:
-            undecided = self.undecided[m.id] = Undecided()
+            undecided = self.pending_decisions[m.id] = PendingDecision()
         return undecided
 
-    def restate(self, m: Monitor) -> None:
+    def update_status(self, m: Monitor) -> None:
         """Bring the status in line with the state."""
         if m.paused:
             status = "paused"
@@ -169,18 +169,18 @@ class Desk:
     def record_run(self, m: Monitor, run: Run) -> None:
         """A run was opened or closed, or its verdict has changed."""
         rows = self.open_for(m).runs
-        self.undecided_runs += run.number not in rows
+        self.pending_runs += run.number not in rows
         rows[run.number] = _row_of(m, run)
 
-    def reword_run(self, m: Monitor, run: Run) -> None:
+    def update_run_reason(self, m: Monitor, run: Run) -> None:
         """The reason of an open run has changed. Each task that fails may do this, so its row is made only once."""
-        self.open_for(m).reworded[run.number] = run
+        self.open_for(m).updated_runs[run.number] = run
 
     def revise_run(self, m: Monitor, run: Run) -> None:
         """A run that had ended turns out to have ended otherwise; of what it was only `run`'s few fields are known."""
         pending = self.open_for(m).runs.get(run.number)
         self.record_run(m, run)
-        revised = self.undecided[m.id].runs
+        revised = self.pending_decisions[m.id].runs
         if pending is None:
             revised[run.number] = revised[run.number]._replace(detail={})
         else:
@@ -192,9 +192,9 @@ class Desk:
 
     def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None = None) -> None:
         """An incident was opened, changed or resolved."""
-        self.open_for(m).incidents[incident.number] = Recorded(incident, resolved_at, self.now)
+        self.open_for(m).incidents[incident.number] = RecordedIncident(incident, resolved_at, self.now)
 
-    def take(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
+    def drain(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
         """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
 
         A monitor whose state cannot be written down is left out.
@@ -203,16 +203,16 @@ class Desk:
         """
         decisions: list[Decision] = []
         # Listed at once: to find the first anew each time, a dict looks at the places of all that were taken before.
-        for first_id in list(islice(self.undecided, subjects_max)):
+        for first_id in list(islice(self.pending_decisions, subjects_max)):
             if len(decisions) >= subjects_max:
                 break
-            for monitor_id in self._together(first_id) if first_id in self.undecided else ():
-                undecided = self.undecided.pop(monitor_id)
-                self.undecided_runs -= len(undecided.runs)
+            for monitor_id in self._together(first_id) if first_id in self.pending_decisions else ():
+                undecided = self.pending_decisions.pop(monitor_id)
+                self.pending_runs -= len(undecided.runs)
                 self._untie(monitor_id)
                 m = self.monitors.get(monitor_id)
                 gone = m is None
-                m = self.gone.pop(monitor_id) if m is None else m
+                m = self.pending_deletion.pop(monitor_id) if m is None else m
                 try:
                     decisions.append(self._decision(m, gone, undecided))
                 except Exception as error:
@@ -221,7 +221,7 @@ class Desk:
 
     def _together(self, monitor_id: int) -> list[int]:
         """The undecided monitors that are linked with this one by `depends_on` or `after`, itself included."""
-        if not (self.listeners or self.dependents or self.ties):
+        if not (self.followers or self.dependents or self.ties):
             return [monitor_id]  # nobody refers to anybody
         found = {monitor_id: None}
         line = [monitor_id]
@@ -229,14 +229,14 @@ class Desk:
             m = self.monitors.get(each_id)
             links = set(self._linked(m)) if m is not None else set()
             for linked_id in sorted(links | self.ties.get(each_id, set())):
-                if linked_id in self.undecided and linked_id not in found:
+                if linked_id in self.pending_decisions and linked_id not in found:
                     found[linked_id] = None
                     line.append(linked_id)
         return list(found)
 
     def _linked(self, m: Monitor) -> Iterator[int]:
         here = (m.project_id, m.slug)
-        yield from self.listeners.get(here, ())
+        yield from self.followers.get(here, ())
         if self.dependents.get(here):
             yield from self.downstreams(m)
         if m.definition.depends_on:
@@ -260,25 +260,25 @@ class Desk:
 
     def snapshot(self, m: Monitor) -> Decision | None:
         """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
-        undecided = self.undecided.get(m.id) or Undecided()
-        undecided.whole = True
-        return None if m.id in self.undecided else self._decision(m, False, undecided)
+        undecided = self.pending_decisions.get(m.id) or PendingDecision()
+        undecided.full = True
+        return None if m.id in self.pending_decisions else self._decision(m, False, undecided)
 
-    def _decision(self, m: Monitor, gone: bool, undecided: Undecided) -> Decision:
+    def _decision(self, m: Monitor, gone: bool, undecided: PendingDecision) -> Decision:
         # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
         # change to it earlier than that.
         m.at, m.writer, m.seq = position = max(m.position, self.reached)
         m.is_saved = True
-        if m.fleet is not None and undecided.whole:
+        if m.fleet is not None and undecided.full:
             m.fleet.whole_at = m.at
-        for run in undecided.reworded.values() if not gone else ():
+        for run in undecided.updated_runs.values() if not gone else ():
             if run.verdict is None:  # else its end was recorded
                 undecided.runs[run.number] = _row_of(m, run)
         state = None if gone else m.dump()
         decision = Decision(m.id, m.project_id, position, m.status, m.since, state, undecided.effects())
         decision.disbanded = undecided.disbanded or (gone and m.fleet is not None)
         if m.fleet is not None and not gone:
-            decision.members = m.fleet.take_rows(undecided.whole)
+            decision.members = m.fleet.take_rows(undecided.full)
         return decision
 
     # ---------------------------------------------------------------- deadlines
@@ -294,8 +294,8 @@ class Desk:
         if definition.after is not None:
             return 0  # see `awaited`
         deadline = due + definition.grace
-        if self.deaf.intervals and not definition.strict:
-            return self.deaf.shift(window_start(definition, due), deadline)
+        if self.outages.intervals and not definition.strict:
+            return self.outages.shift(window_start(definition, due), deadline)
         return deadline
 
     def awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
@@ -305,7 +305,7 @@ class Desk:
 
     def moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
         """A deadline moved by the deaf time since `start`."""
-        return deadline if m.definition.strict else self.deaf.shift(start, deadline)
+        return deadline if m.definition.strict else self.outages.shift(start, deadline)
 
     def run_deadline(self, m: Monitor, run: Run, limit: Limit) -> Micros:
         """When a limit of a run is broken, deaf time included."""
@@ -313,30 +313,30 @@ class Desk:
         deadline = self.moved(m, limit.base, limit.base + limit.length)
         return max(deadline, m.runs.not_before) if run.number <= m.runs.not_before_of else deadline
 
-    def arm_run(self, m: Monitor, run: Run) -> None:
+    def queue_run(self, m: Monitor, run: Run) -> None:
         """Look at a run when the first of its limits would be broken."""
         assert m.runs is not None
         whens = [self.run_deadline(m, run, limit) for limit in run.limits(m.definition)]
         if whens:
             m.runs.arm(run, min(whens))
 
-    def arm(self, m: Monitor) -> None:
+    def queue(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
-        self.arm_for(m, self.next_of(m))
+        self.queue_at(m, self.next_deadline_of(m))
 
-    def arm_for(self, m: Monitor, when: Micros) -> None:
+    def queue_at(self, m: Monitor, when: Micros) -> None:
         """The same where that first deadline is known; 0: there is none."""
         if when and (not m.armed or when < m.armed):
             m.armed = when | 0  # see `Micros`
             self.deadlines.push(when, m.id)
 
-    def next_of(self, m: Monitor) -> Micros:
+    def next_deadline_of(self, m: Monitor) -> Micros:
         """When a monitor is to be looked at next; 0: never. May be early for runs and members, never late.
 
         Never before its last input, since a state from the log's future may be read by a restart.
         """
         unusual, when = m.unusual, self.schedule_deadline(m)
-        if unusual is not USUAL:
+        if unusual is not EMPTY_RARE_STATE:
             if unusual.paused:
                 return 0
             if (runs := unusual.runs) is not None and runs.open and (run := runs.next()) and (not when or run < when):
@@ -347,13 +347,13 @@ class Desk:
                 # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
                 awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
                 when = awaited if not when or awaited < when else when
-            if (incident := unusual.incident) is not None and (at := self.tell_at(m, incident)):
+            if (incident := unusual.incident) is not None and (at := self.notify_at(m, incident)):
                 when = at if not when or at < when else when
         return max(when, m.at) if when else 0
 
     # ---------------------------------------------------------------- when people may be told
 
-    def tell_at(self, m: Monitor, incident: Incident) -> Micros:
+    def notify_at(self, m: Monitor, incident: Incident) -> Micros:
         """When people are to be told of something: as planned, or once they may be; 0: there is nothing."""
         at = incident.announce_at
         if at is None:
@@ -369,7 +369,7 @@ class Desk:
         """Until when nobody is told what would be told at `at`: a snooze's end, or one period after a window's."""
         until = m.snoozed_until
         for end in self.window_ends(m, at):
-            until = max(until, breather_end(m.definition, end))
+            until = max(until, end_of_grace_period(m.definition, end))
         return until
 
     def window_ends(self, m: Monitor, at: Micros) -> Iterable[Micros]:
@@ -383,7 +383,7 @@ class Desk:
 
 def _row_of(m: Monitor, run: Run) -> RunChanged:
     """A run as it is now."""
-    verdict, reason = run.judgement
+    verdict, reason = run.final_verdict
     return RunChanged(
         run.number,
         run.run,

@@ -6,9 +6,9 @@ do differs in nothing from the long way, which takes four to six times as long.
 """
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.model.ping import PLAIN, Entry, word_of
+from offbeat_server.engine.model.ping import PLAIN, Entry, signal_word
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules.schedule_state import is_repeat
 from offbeat_server.engine.schedule.due_times import due_after
@@ -18,15 +18,15 @@ _SIGNS = frozenset(("progress", "log"))
 _WORDS = frozenset(("start", "success", "skip"))
 
 
-def hear_plain(desk: Desk, m: Monitor, entry: Entry) -> None:
+def apply_plain_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
     """A success of a healthy monitor without runs, followers and bounds."""
     at, definition, ping = entry.at, m.definition, entry.ping
-    word = "success" if ping is _PLAIN else word_of(ping)
+    word = "success" if ping is _PLAIN else signal_word(ping)
     m.heard_at = at
     every = definition.every
     if every is not None:
         m.due = at + every | 0  # see `Micros`
-    if at <= desk.deaf.retries_until and is_repeat(desk, m, entry, word):
+    if at <= state.outages.retries_until and is_repeat(state, m, entry, word):
         return
     m.last_word, m.counted_source, m.counted_at = word, entry.source, at
     m.counted_writer = entry.writer
@@ -34,7 +34,7 @@ def hear_plain(desk: Desk, m: Monitor, entry: Entry) -> None:
         m.due = due_after(definition, m.due, at)
 
 
-def hear_stage(desk: Desk, m: Monitor, entry: Entry) -> bool:
+def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     """A ping of a stage, in a run that has an id, of a healthy monitor. False: it takes the long way."""
     signal, run_id, stage, task, done, total, _, _, message, _ = entry.ping
     runs = m.unusual.runs
@@ -53,14 +53,14 @@ def hear_stage(desk: Desk, m: Monitor, entry: Entry) -> bool:
                 return False  # from now on it is waited for, and its time may have begun long ago
         elif (last := m.definition.last_stage) is not None and (stage == last or last in run.stages):
             return False  # the run may be complete
-        _hear_word(desk, m, run, entry.at, stage, signal)
+        _hear_word(state, m, run, entry.at, stage, signal)
     run.last_at = entry.at
     if message is not None:
         run.message = message
     return True
 
 
-def _hear_word(desk: Desk, m: Monitor, run: Run, at: Micros, stage: str, signal: str) -> None:
+def _hear_word(state: EngineState, m: Monitor, run: Run, at: Micros, stage: str, signal: str) -> None:
     definition = m.definition
     m.heard_at = at
     if definition.every is not None:
@@ -68,5 +68,5 @@ def _hear_word(desk: Desk, m: Monitor, run: Run, at: Micros, stage: str, signal:
     run.hear_stage(at, stage, signal)
     soonest = definition.stage_soonest
     if soonest is not None and (not run.armed or at + soonest < run.armed):
-        desk.arm_run(m, run)
-        desk.arm(m)
+        state.queue_run(m, run)
+        state.queue(m)

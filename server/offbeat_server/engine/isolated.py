@@ -12,7 +12,7 @@ from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
 
-def alone(
+def isolated_engine(
     deaf: Sequence[tuple[Micros, Micros]],
     windows: Mapping[int, tuple[int, Window]],
     m: Monitor,
@@ -24,8 +24,8 @@ def alone(
     """
     lone = Engine(on_quarantine)
     for start, end in deaf:
-        lone.desk.deaf.add(start, end)
-    lone.desk.windows = dict(windows)
+        lone.state.outages.add(start, end)
+    lone.state.windows = dict(windows)
     lone.load(m)
     lone.loaded(m.at)
     return lone

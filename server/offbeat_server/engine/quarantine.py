@@ -6,33 +6,33 @@ good position, and a later start applies the log to it from there. Until then it
 
 from collections.abc import Callable
 
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.rules.dependencies import enter, leave
+from offbeat_server.engine.rules.dependencies import register, unregister
 
 
-class Aside:
+class Quarantine:
     """Who was left out. `on_quarantine` is told of each."""
 
-    def __init__(self, desk: Desk, on_quarantine: Callable[[int, Exception], None]) -> None:
-        self._desk, self._on_quarantine = desk, on_quarantine
+    def __init__(self, state: EngineState, on_quarantine: Callable[[int, Exception], None]) -> None:
+        self._state, self._on_quarantine = state, on_quarantine
         self.monitors: dict[int, Monitor | None] = {}  # None: one whose state could not even be read
 
-    def put(self, monitor_id: int, error: Exception) -> None:
+    def add(self, monitor_id: int, error: Exception) -> None:
         """Leave a monitor out."""
-        desk = self._desk
-        m = self.monitors[monitor_id] = desk.monitors.pop(monitor_id, self.monitors.get(monitor_id))
-        desk.strangers.add(monitor_id)  # its pings are passed over
-        if (undecided := desk.undecided.pop(monitor_id, None)) is not None:
-            desk.undecided_runs -= len(undecided.runs)
-        desk.gone.pop(monitor_id, None)
-        desk.troubled.discard(monitor_id)
+        state = self._state
+        m = self.monitors[monitor_id] = state.monitors.pop(monitor_id, self.monitors.get(monitor_id))
+        state.unknown_ids.add(monitor_id)  # its pings are passed over
+        if (undecided := state.pending_decisions.pop(monitor_id, None)) is not None:
+            state.pending_runs -= len(undecided.runs)
+        state.pending_deletion.pop(monitor_id, None)
+        state.with_open_incident.discard(monitor_id)
         if m is not None:
-            leave(desk, m)
+            unregister(state, m)
             m.armed = 0
         self._on_quarantine(monitor_id, error)
 
-    def take_back(self, monitor_id: int) -> bool:
+    def restore(self, monitor_id: int) -> bool:
         """Try it again, if it is here; False: nobody knows what it was, so it stays out."""
         if monitor_id not in self.monitors:
             return True
@@ -40,8 +40,8 @@ class Aside:
         if m is None:
             return False
         del self.monitors[monitor_id]
-        self._desk.strangers.discard(monitor_id)
-        enter(self._desk, m)
+        self._state.unknown_ids.discard(monitor_id)
+        register(self._state, m)
         if m.incident is not None:
-            self._desk.troubled.add(monitor_id)
+            self._state.with_open_incident.add(monitor_id)
         return True

@@ -16,17 +16,17 @@ import orjson
 from aiohttp import hdrs, web
 from multidict import istr
 
-from offbeat_server.common.errors import Unavailable
+from offbeat_server.common.errors import UnavailableError
 from offbeat_server.config import Settings
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.content_codings import ACCEPTED, PIECE_BYTES, BadCoding, Unpacker
-from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.key_index import KeyTarget
 from offbeat_server.ingest.log_writer.backlog import Backlog, unavailable
-from offbeat_server.ingest.ndjson import BadBody, Lines
-from offbeat_server.ingest.pipeline import Intake
+from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
+from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.answers import note_headers
-from offbeat_server.ingest.protocols.base import OK, Key, Note, Outcome, Refusal
-from offbeat_server.ingest.protocols.parameters import Said, read_fields
+from offbeat_server.ingest.protocols.base import OK, Key, Note, Outcome, Rejection
+from offbeat_server.ingest.protocols.parameters import ReadParameters, read_fields
 from offbeat_server.observability.metrics import Metrics
 
 PATH: Final = "/api/v1/heartbeats"
@@ -41,10 +41,10 @@ class Bulk:
     """Handles the bulk route."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, intake: Intake, backlog: Backlog, sources: Sources
+        self, settings: Settings, metrics: Metrics, pipeline: PingPipeline, backlog: Backlog, sources: ClientAddresses
     ) -> None:
         self._settings, self._metrics = settings, metrics
-        self._intake, self._backlog, self._sources = intake, backlog, sources
+        self._pipeline, self._backlog, self._sources = pipeline, backlog, sources
 
     def add_to(self, application: web.Application) -> None:
         """The one route."""
@@ -71,7 +71,7 @@ class Bulk:
         except TimeoutError:
             status = 408
             tally.error(None, "the body did not come in time")
-        except Unavailable as error:
+        except UnavailableError as error:
             status = 503
             tally.error(None, str(error))
         await tally.settled()
@@ -84,7 +84,7 @@ class Bulk:
         return self._answer(status, tally)
 
     async def _take(self, request: web.Request, tally: "Tally") -> None:
-        lines = Lines()
+        lines = NdjsonReader()
         async for piece in self._pieces(request):
             tally.bytes += len(piece)
             if tally.bytes > BODY_BYTES_MAX:
@@ -108,9 +108,9 @@ class Bulk:
             yield piece
 
     async def _take_values(self, values: Iterable[object], tally: "Tally") -> None:
-        unknown: list[tuple[int, str, Said]] = []
-        await self._backlog.room()
-        find = self._intake.find
+        unknown: list[tuple[int, str, ReadParameters]] = []
+        await self._backlog.wait_for_capacity()
+        find = self._pipeline.find
         for value in values:
             tally.lines += 1
             if tally.lines % LINES_AT_ONCE == 0:
@@ -123,7 +123,7 @@ class Bulk:
                 bound = find(key)
                 if bound is not None:
                     if self._backlog.full:
-                        await self._backlog.room()
+                        await self._backlog.wait_for_capacity()
                     self._append(tally.lines, key, bound, said, tally)
                     continue
                 unknown.append((tally.lines, key, said))
@@ -134,22 +134,22 @@ class Bulk:
                     raise BadBody(f"none of the first {tally.lines} lines has a key that is known: no more is read")
         await self._take_unknown(unknown, tally)
 
-    async def _take_unknown(self, unknown: list[tuple[int, str, Said]], tally: "Tally") -> None:
+    async def _take_unknown(self, unknown: list[tuple[int, str, ReadParameters]], tally: "Tally") -> None:
         """Lines of keys that are not known in this process: somebody may have made their monitors a moment ago."""
         for line, key, said in unknown:
             # The first one asks the database; what it did not bring no other one will.
-            bound = await self._intake.find_or_ask(Key(key)) if line == unknown[0][0] else self._intake.find(key)
+            bound = await self._pipeline.find_or_ask(Key(key)) if line == unknown[0][0] else self._pipeline.find(key)
             if bound is None:
                 tally.error(line, "unknown key")
                 continue
             if self._backlog.full:
-                await self._backlog.room()
+                await self._backlog.wait_for_capacity()
             self._append(line, key, bound, said, tally)
 
-    def _append(self, line: int, key: str, bound: Bound, said: Said, tally: "Tally") -> None:
+    def _append(self, line: int, key: str, bound: KeyTarget, said: ReadParameters, tally: "Tally") -> None:
         tally.known = True
-        ping = self._intake.prepared(bound, said.ping, said.named, "POST")
-        if (over := self._intake.over_budget(Key(key), bound, ping)) is not None:
+        ping = self._pipeline.prepared(bound, said.ping, said.named, "POST")
+        if (over := self._pipeline.is_over_rate_limit(Key(key), bound, ping)) is not None:
             tally.limited_s = max(tally.limited_s, over.retry_after_s)
             tally.error(line, "this key pings more often than it may")
             return
@@ -192,12 +192,12 @@ class Tally:
         self.known = False  # whether a line had a key that leads to a monitor
         self._settled: asyncio.Future[None] | None = None
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """One of the pending lines is committed, or not."""
         self.pending -= 1
         if outcome is OK:
             self.accepted += 1
-        elif isinstance(outcome, Refusal):
+        elif isinstance(outcome, Rejection):
             self.error(None, outcome.reason)
             self.refused += 1
         else:
@@ -224,7 +224,7 @@ class Tally:
             await self._settled
 
 
-def _read(value: object) -> tuple[str, Said] | str:
+def _read(value: object) -> tuple[str, ReadParameters] | str:
     """The key and what is said for it; or why a value is no ping."""
     if not isinstance(value, dict):
         return str(value) if isinstance(value, BadBody) else "not a JSON object"
@@ -232,4 +232,4 @@ def _read(value: object) -> tuple[str, Said] | str:
     if not isinstance(key, str) or not key:
         return "key is missing"
     said = read_fields((name, each) for name, each in value.items() if name != "key")
-    return said.reason if isinstance(said, Refusal) else (key, said)
+    return said.reason if isinstance(said, Rejection) else (key, said)

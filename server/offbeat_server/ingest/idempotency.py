@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.ingest.log_writer.backlog import Waiter
-from offbeat_server.ingest.protocols.base import Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import Outcome, Rejection, Request
 
 HEADER = "idempotency-key"
 KEY_CHARS_MAX = 255  # a longer one is ignored: it must not cost the ping
@@ -24,7 +24,7 @@ WAITERS_MAX = 100  # of one request that waits for its commit; further repetitio
 _Scope = bytes  # a digest of the key and of what makes it the same request: a query may have 64 kB
 
 
-class Once:
+class IdempotencyCache:
     """The requests with a key that this process has taken lately."""
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class _Taken:
 
     __slots__ = ("_once", "_scope", "at_s", "outcome", "waiters")
 
-    def __init__(self, once: Once, scope: _Scope, at_s: float, waiter: Waiter) -> None:
+    def __init__(self, once: IdempotencyCache, scope: _Scope, at_s: float, waiter: Waiter) -> None:
         self._once, self._scope, self.at_s = once, scope, at_s
         self.waiters = [waiter]
         self.outcome: Outcome | None = None
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """The first request was answered; its repetitions are answered alike."""
         if isinstance(outcome, Outcome) and outcome.kind in ("ok", "created"):
             self.outcome = outcome

@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import DatabaseAway, Unavailable
-from offbeat_server.common.packed_map import Names
+from offbeat_server.common.errors import DatabaseDownError, UnavailableError
+from offbeat_server.common.packed_map import PackedStringMap
 from offbeat_server.common.service import Service
 from offbeat_server.engine.model.definition import Keywords, load_definition
 from offbeat_server.engine.model.ping import Signal
@@ -39,7 +39,7 @@ KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
 log = structlog.get_logger("roster")
 
 
-class Bound(NamedTuple):
+class KeyTarget(NamedTuple):
     """Where a key leads. Signal and stage apply to pings that name none."""
 
     monitor_id: int
@@ -51,15 +51,15 @@ class Bound(NamedTuple):
 _new_bound = tuple.__new__  # half the time of Bound(...), which is a Python function; once for every ping
 
 
-class Rules(NamedTuple):
+class PingRules(NamedTuple):
     """What a monitor asks of a ping before it counts."""
 
     post_only: bool
     keywords: Keywords | None
 
 
-class Source(Protocol):
-    """The database's side: db/repositories/roster_rows.py. Every call may raise DatabaseAway."""
+class KeySource(Protocol):
+    """The database's side: db/repositories/key_index_rows.py. Every call may raise DatabaseDownError."""
 
     async def rev(self) -> int: ...
 
@@ -72,12 +72,12 @@ class Source(Protocol):
     async def keys_of(self, monitor_ids: set[int]) -> Sequence[KeyRow]: ...
 
 
-class Roster(Service):
+class KeyIndex(Service):
     """Who is known. Lookups are plain calls; `refresh` waits for the database."""
 
     name = "roster"
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: KeySource) -> None:
         super().__init__()
         self._source = source
         self._use(_Known())
@@ -107,16 +107,16 @@ class Roster(Service):
         except TimeoutError:
             log.info("still loading")
 
-    def find(self, key: str) -> Bound | None:
+    def find(self, key: str) -> KeyTarget | None:
         """Where a key leads; None: unknown as far as we know, see `refresh`."""
         packed = self._known.keys.get(key)
         if packed is None:
             return None
         if packed < 0:
             return self._known.bound[key]
-        return _new_bound(Bound, (packed & _MONITOR_MASK, packed >> _MONITOR_BITS, None, None))
+        return _new_bound(KeyTarget, (packed & _MONITOR_MASK, packed >> _MONITOR_BITS, None, None))
 
-    def find_slug(self, ping_key: str, slug: str, sent: str | None = None) -> Bound | None:
+    def find_slug(self, ping_key: str, slug: str, sent: str | None = None) -> KeyTarget | None:
         """Where an address of two parts leads: a project's ping key and a slug; an added key written with a slash,
         brought along from another service, with the name as it was `sent`; or a monitor's own key and its slug.
         """
@@ -124,7 +124,7 @@ class Roster(Service):
         if project is not None:
             packed = self._known.slugs.get(f"{project}/{slug}")
             if packed is not None:
-                return Bound(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
+                return KeyTarget(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
         bound = self.find(f"{ping_key}/{sent or slug}")
         if bound is None:
             bound = self.find(ping_key)
@@ -150,9 +150,9 @@ class Roster(Service):
         self._wanted.set()
 
     async def refresh(self) -> None:
-        """Learn every change that was committed before this call. Raises Unavailable."""
+        """Learn every change that was committed before this call. Raises UnavailableError."""
         if len(self._waiting) >= WAITERS_MAX:
-            raise Unavailable("too many unknown keys at once")
+            raise UnavailableError("too many unknown keys at once")
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         self._wanted.set()
@@ -160,7 +160,7 @@ class Roster(Service):
             async with asyncio.timeout(REFRESH_WAIT_S):
                 await waiting
         except TimeoutError:
-            raise DatabaseAway("the keys could not be read in time") from None
+            raise DatabaseDownError("the keys could not be read in time") from None
 
     async def _follow(self) -> None:
         while True:
@@ -169,12 +169,12 @@ class Roster(Service):
             started_s = monotonic()
             try:
                 await self._catch_up()
-            except DatabaseAway as error:
+            except DatabaseDownError as error:
                 log.warning("the keys cannot be read", error=str(error))
                 _tell(waiting, error)
             except Exception:  # of ours, or a row that cannot be read: what is known stays known
                 log.exception("the keys cannot be read")
-                _tell(waiting, DatabaseAway("the keys cannot be read"))
+                _tell(waiting, DatabaseDownError("the keys cannot be read"))
             else:
                 _tell(waiting, None)
             # Asked for: soon again, but not more than ten times a second. Else by the clock.
@@ -234,10 +234,10 @@ class _Known:
 
     def __init__(self) -> None:
         self.keys: dict[str, int] = {}  # key -> project and monitor in one; negative: see bound
-        self.bound: dict[str, Bound] = {}
-        self.slugs = Names()  # project/slug -> project and monitor
+        self.bound: dict[str, KeyTarget] = {}
+        self.slugs = PackedStringMap()  # project/slug -> project and monitor
         self.pages: dict[int, _Page] = {}
-        self.rules: dict[int, Rules] = {}  # by monitor, where there are any
+        self.rules: dict[int, PingRules] = {}  # by monitor, where there are any
 
     def add(self, rows: Iterable[KeyRow]) -> None:
         """Keys of monitors that are new or were removed."""
@@ -258,10 +258,10 @@ class _Known:
                 keys[key] = packed
             else:
                 keys[key] = -packed
-                self.bound[key] = Bound(monitor_id, project_id, signal, stage)
+                self.bound[key] = KeyTarget(monitor_id, project_id, signal, stage)
             if rules is not None:
                 definition = load_definition(rules)
-                self.rules[monitor_id] = Rules(definition.methods == "POST", definition.keywords)
+                self.rules[monitor_id] = PingRules(definition.methods == "POST", definition.keywords)
 
     def remove(self, monitor_id: int) -> None:
         """Without a monitor, but nothing that another one has taken over: changes come in slices."""
@@ -287,7 +287,7 @@ class _Page:
         self.slug_shelves = array("I", bytes(4 << _PAGE_BITS))
 
 
-def _tell(waiting: Iterable[asyncio.Future[None]], error: DatabaseAway | None) -> None:
+def _tell(waiting: Iterable[asyncio.Future[None]], error: DatabaseDownError | None) -> None:
     for future in waiting:
         if future.done():
             continue

@@ -16,7 +16,7 @@ MINUTE_S = 60.0
 JITTER_S_MAX = 5  # so that those refused together do not come back together
 
 
-class Budget:
+class KeyRateLimiter:
     """Counts pings per key, in this process alone."""
 
     def __init__(self, pings_per_minute_max: int, now_s: Callable[[], float] = monotonic) -> None:

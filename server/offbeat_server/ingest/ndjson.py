@@ -22,7 +22,7 @@ class BadBody(Exception):
     """The body cannot be read on from here; the text says why."""
 
 
-class Lines:
+class NdjsonReader:
     """Values out of pieces. `feed` and `end` give each value as read, or a BadBody for a line that is no JSON."""
 
     def __init__(self) -> None:

@@ -11,28 +11,39 @@ from typing import Protocol
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import OffbeatError, Unavailable
+from offbeat_server.common.errors import OffbeatError, UnavailableError
 from offbeat_server.common.service import Service
 from offbeat_server.engine.model.ping import Ping
-from offbeat_server.ingest.http.target_cache import Said
-from offbeat_server.ingest.idempotency import HEADER, Once
-from offbeat_server.ingest.key_index import Bound, Roster
-from offbeat_server.ingest.key_rate_limit import Budget
+from offbeat_server.ingest.http.target_cache import CachedTarget
+from offbeat_server.ingest.idempotency import HEADER, IdempotencyCache
+from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
+from offbeat_server.ingest.key_rate_limit import KeyRateLimiter
 from offbeat_server.ingest.log_writer.backlog import Backlog, Waiter, unavailable
 from offbeat_server.ingest.protocols import healthchecks
-from offbeat_server.ingest.protocols.base import OK, Dialect, Key, Note, Outcome, Reading, Refusal, Request, Slug, worst
+from offbeat_server.ingest.protocols.base import (
+    OK,
+    Dialect,
+    Key,
+    Note,
+    Outcome,
+    ParsedPing,
+    Rejection,
+    Request,
+    Slug,
+    worst,
+)
 from offbeat_server.ingest.protocols.encodings import utf_8_body
-from offbeat_server.ingest.protocols.filters import filtered
+from offbeat_server.ingest.protocols.keyword_filters import filtered
 
 MADE_WITHIN_S = 1.0  # so long a ping waits for its monitor, which another ping may be about to make
 WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once
 
 
-class Provision(Protocol):
+class MonitorProvider(Protocol):
     """Makes the monitor of an address, or changes it to what its client declares; see ingest/provisioning.py."""
 
     async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
-        """`created`, `ok`, `unknown`, `full` or `crowded`; the roster knows it afterwards. Raises Unavailable."""
+        """`created`, `ok`, `unknown`, `full` or `crowded`; the roster knows it afterwards. Raises UnavailableError."""
         ...
 
     def complain(self, address: Slug) -> None:
@@ -58,43 +69,47 @@ _UNKNOWN = Outcome("unknown")
 log = structlog.get_logger("ingest")
 
 
-class Intake(Service):
+class PingPipeline(Service):
     """Takes requests. Without `provision` no ping makes a monitor; without a `budget` a key may ping without end."""
 
     name = "intake"
 
     def __init__(
-        self, roster: Roster, backlog: Backlog, provision: Provision | None = None, budget: Budget | None = None
+        self,
+        key_index: KeyIndex,
+        backlog: Backlog,
+        provision: MonitorProvider | None = None,
+        budget: KeyRateLimiter | None = None,
     ) -> None:
         super().__init__()
-        self._roster = roster
+        self._key_index = key_index
         self._backlog = backlog
         self._provision = provision
         self._budget = budget
-        self._once = Once()
+        self._once = IdempotencyCache()
         self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
         self._waiting = 0
         self._reading = asyncio.Semaphore(1)
         self._long_bytes = 0
 
-    def take(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
+    def accept(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
         """Everything for one request; `waiter` hears once, with what to tell the client."""
         if len(request.body) > UNVOUCHED_BYTES_MAX:
             address = _address_in_head(dialect, request)
             if len(request.body) > HELD_BYTES_MAX or (address is not None and self._find(address) is None):
-                self.errand(self._take_long(dialect, request, address, source, waiter), "take")
+                self.errand(self._accept_long(dialect, request, address, source, waiter), "take")
                 return
-        self._take(dialect, request, dialect.read(request), source, waiter)
+        self._accept(dialect, request, dialect.read(request), source, waiter)
 
-    def _take(
+    def _accept(
         self,
         dialect: Dialect,
         request: Request,
-        readings: Reading | list[Reading] | Refusal,
+        readings: ParsedPing | list[ParsedPing] | Rejection,
         source: bytes | None,
         waiter: Waiter,
     ) -> None:
-        if isinstance(readings, Refusal):
+        if isinstance(readings, Rejection):
             waiter.settle(readings)
             return
         if HEADER in request.headers:
@@ -103,9 +118,9 @@ class Intake(Service):
                 return
             waiter = first
         body = request.body
-        if body and self._roster.rules:  # words are looked for in all of it
+        if body and self._key_index.rules:  # words are looked for in all of it
             body = utf_8_body(request)
-        if isinstance(readings, Reading):
+        if isinstance(readings, ParsedPing):
             bound = self._find(readings.address)
             if bound is not None and not _declares(readings.address):
                 self._append(bound, readings, request.method, source, waiter, body)
@@ -115,37 +130,37 @@ class Intake(Service):
             waiter.settle(OK)
             return
         again = request if dialect is healthchecks and isinstance(readings[0].address, Key) else None
-        self.errand(self._take_slowly(readings, request.method, source, waiter, body, again), "take")
+        self.errand(self._accept_slowly(readings, request.method, source, waiter, body, again), "take")
 
-    def take_plain(
-        self, said: Said, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
+    def accept_plain(
+        self, said: CachedTarget, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
     ) -> None:
         """The same for a target that says everything, without making its request and its reading first."""
-        bound = self._roster.find(key) if slug is None else self._roster.find_slug(key, slug)
+        bound = self._key_index.find(key) if slug is None else self._key_index.find_slug(key, slug)
         if bound is None or self._budget is not None:
             reading = said.reading(key, slug)
             if bound is None:
                 again = said.request(key, method) if slug is None else None
-                self.errand(self._take_slowly([reading], method, source, waiter, again=again), "take")
+                self.errand(self._accept_slowly([reading], method, source, waiter, again=again), "take")
             else:
                 self._append(bound, reading, method, source, waiter)
             return
         ping, named = said.ping, said.named
         try:
             self._backlog.append(bound, self.prepared(bound, ping, named, method), source, waiter)
-        except Unavailable:
+        except UnavailableError:
             waiter.settle(unavailable())
 
-    def turned_away(self, age_s: float) -> None:
+    def count_rejected(self, age_s: float) -> None:
         """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
-        self._backlog.turned_away("full", age_s)
+        self._backlog.count_rejected("full", age_s)
 
-    def find(self, key: str) -> Bound | None:
+    def find(self, key: str) -> KeyTarget | None:
         """Where a key leads, as far as we know."""
-        return self._roster.find(key)
+        return self._key_index.find(key)
 
-    async def find_or_ask(self, address: Key | Slug) -> Bound | None:
-        """Where an address leads; an unknown one is asked for. Raises Unavailable."""
+    async def find_or_ask(self, address: Key | Slug) -> KeyTarget | None:
+        """Where an address leads; an unknown one is asked for. Raises UnavailableError."""
         bound = self._find(address)
         if bound is None:
             await self._ask()
@@ -153,32 +168,32 @@ class Intake(Service):
         return bound
 
     async def _ask(self) -> None:
-        """Learn every change that was committed before this call. Raises Unavailable.
+        """Learn every change that was committed before this call. Raises UnavailableError.
 
         While not all keys are loaded, a ping that is refused here may be one of a known key: the time is an outage.
         (Otherwise it is not: anybody can send unknown keys.)
         """
         began_s = monotonic()
         try:
-            await self._roster.refresh()
-        except Unavailable:
-            if not self._roster.complete:
-                self._backlog.turned_away("database", monotonic() - began_s)
+            await self._key_index.refresh()
+        except UnavailableError:
+            if not self._key_index.complete:
+                self._backlog.count_rejected("database", monotonic() - began_s)
             raise
 
-    def prepared(self, bound: Bound, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
+    def prepared(self, bound: KeyTarget, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
         """The ping as this key and this monitor take it; `named`: its client said the signal."""
         monitor_id, _, signal, stage = bound
-        if signal is None and stage is None and not self._roster.rules:
+        if signal is None and stage is None and not self._key_index.rules:
             return ping
         if signal is not None and not named:
             ping = ping._replace(signal=signal)
         if stage is not None and ping.stage is None:
             ping = ping._replace(stage=stage)
-        rules = self._roster.rules.get(monitor_id)
+        rules = self._key_index.rules.get(monitor_id)
         return ping if rules is None else filtered(ping, method, rules, body)
 
-    def over_budget(self, address: Key | Slug, bound: Bound, ping: Ping) -> Outcome | None:
+    def is_over_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
         """What to answer where this key has pinged too often; None: it may, and one more is counted."""
         if self._budget is None:
             return None
@@ -187,34 +202,40 @@ class Intake(Service):
             self._backlog.count_refused("limited", ping.signal)
         return over
 
-    def _find(self, address: Key | Slug) -> Bound | None:
+    def _find(self, address: Key | Slug) -> KeyTarget | None:
         if isinstance(address, Key):
-            return self._roster.find(address.key)
-        return self._roster.find_slug(address.ping_key, address.slug, address.sent)
+            return self._key_index.find(address.key)
+        return self._key_index.find_slug(address.ping_key, address.slug, address.sent)
 
     def _append(
-        self, bound: Bound, reading: Reading, method: str, source: bytes | None, waiter: Waiter, body: bytes = b""
+        self,
+        bound: KeyTarget,
+        reading: ParsedPing,
+        method: str,
+        source: bytes | None,
+        waiter: Waiter,
+        body: bytes = b"",
     ) -> None:
         if reading.notes:
             self._backlog.count_notes(reading.notes)
             waiter = _Noted(waiter, reading.notes)
         ping = self.prepared(bound, reading.ping, reading.named, method, body)
-        if self._budget is not None and (over := self.over_budget(reading.address, bound, ping)) is not None:
+        if self._budget is not None and (over := self.is_over_rate_limit(reading.address, bound, ping)) is not None:
             waiter.settle(over)
             return
         try:
             self._backlog.append(bound, ping, source, waiter)
-        except Unavailable:
+        except UnavailableError:
             waiter.settle(unavailable())
 
-    async def _take_long(
+    async def _accept_long(
         self, dialect: Dialect, request: Request, address: Key | Slug | None, source: bytes | None, waiter: Waiter
     ) -> None:
         """A long body costs processor time: none is spent on one that leads nowhere, and the loop goes on meanwhile."""
         size = len(request.body)
         if self._long_bytes + size > LONG_BODIES_BYTES_MAX:
             if address is None or self._find(address) is not None:  # else anybody could declare an outage
-                self.turned_away(0.0)
+                self.count_rejected(0.0)
             waiter.settle(unavailable())
             return
         self._long_bytes += size
@@ -231,20 +252,20 @@ class Intake(Service):
             return
         finally:
             self._long_bytes -= size
-        self._take(dialect, request, readings, source, waiter)
+        self._accept(dialect, request, readings, source, waiter)
 
     async def _leads_somewhere(self, address: Key | Slug) -> bool:
         """Whether an address leads to a monitor, or its ping key to a project that may have or get one.
 
-        Raises Unavailable.
+        Raises UnavailableError.
         """
         if await self.find_or_ask(address) is not None:
             return True
-        return self._roster.project_of(address.key if isinstance(address, Key) else address.ping_key) is not None
+        return self._key_index.project_of(address.key if isinstance(address, Key) else address.ping_key) is not None
 
-    async def _take_slowly(
+    async def _accept_slowly(
         self,
-        readings: list[Reading],
+        readings: list[ParsedPing],
         method: str,
         source: bytes | None,
         waiter: Waiter,
@@ -278,16 +299,16 @@ class Intake(Service):
             for place in made:
                 self._making.pop(place).set_result(None)
 
-    async def _read_again(self, reading: Reading, request: Request) -> Reading:
-        """A ping of Healthchecks, by its ping key if its key is that and no monitor's. Raises Unavailable."""
+    async def _read_again(self, reading: ParsedPing, request: Request) -> ParsedPing:
+        """A ping of Healthchecks, by its ping key if its key is that and no monitor's. Raises UnavailableError."""
         address = reading.address
         assert isinstance(address, Key)
-        if await self.find_or_ask(address) is not None or self._roster.project_of(address.key) is None:
+        if await self.find_or_ask(address) is not None or self._key_index.project_of(address.key) is None:
             return reading
         other = healthchecks.read_by_ping_key(request)
-        return other if isinstance(other, Reading) else reading  # else it is unknown
+        return other if isinstance(other, ParsedPing) else reading  # else it is unknown
 
-    async def _begin_making(self, readings: Iterable[Reading]) -> Sequence[Slug]:
+    async def _begin_making(self, readings: Iterable[ParsedPing]) -> Sequence[Slug]:
         """Wait for earlier pings that make the same monitors, then announce those that these readings may make."""
         addresses = [reading.address for reading in readings if isinstance(reading.address, Slug)]
         while before := [self._making[place] for place in map(_place, addresses) if place in self._making]:
@@ -297,7 +318,7 @@ class Intake(Service):
             self._making[place] = asyncio.get_running_loop().create_future()
         return list(places)
 
-    async def _resolve(self, reading: Reading, until_s: float) -> tuple[Bound | None, Outcome]:
+    async def _resolve(self, reading: ParsedPing, until_s: float) -> tuple[KeyTarget | None, Outcome]:
         """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
         address = reading.address
         bound = self._find(address)
@@ -319,8 +340,9 @@ class Intake(Service):
         bound = self._find(address)
         return bound, _UNKNOWN if bound is None else outcome
 
-    async def _wait_for(self, address: Slug, until_s: float) -> Bound | None:
-        """Wait a moment for a monitor that another ping, here or at another node, may be making. Raises Unavailable.
+    async def _wait_for(self, address: Slug, until_s: float) -> KeyTarget | None:
+        """Wait a moment for a monitor that another ping, here or at another node, may be making. Raises
+        UnavailableError.
 
         An SDK sends the start, which declares the monitor, and the end of a short job at once, over two connections.
         """
@@ -345,7 +367,7 @@ def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
     """
     head = request._replace(body=b"", whole_bytes=0, fault=None)
     for asked in (head, head._replace(query="")):
-        if isinstance(reading := dialect.read(asked), Reading):
+        if isinstance(reading := dialect.read(asked), ParsedPing):
             return reading.address
     return None
 
@@ -373,10 +395,10 @@ class _Several:
         self._left = count
         self._outcomes: list[Outcome] = []
         self._notes: tuple[Note, ...] = ()
-        self._refusal: Refusal | None = None
+        self._refusal: Rejection | None = None
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
-        if isinstance(outcome, Refusal):
+    def settle(self, outcome: Outcome | Rejection) -> None:
+        if isinstance(outcome, Rejection):
             self._refusal = outcome
         else:
             self._outcomes.append(outcome)
@@ -397,8 +419,8 @@ class _Noted:
         self._waiter = waiter
         self._notes = notes
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
-        self._waiter.settle(outcome if isinstance(outcome, Refusal) else outcome._replace(notes=self._notes))
+    def settle(self, outcome: Outcome | Rejection) -> None:
+        self._waiter.settle(outcome if isinstance(outcome, Rejection) else outcome._replace(notes=self._notes))
 
 
 class _Committed:
@@ -408,7 +430,7 @@ class _Committed:
         self._waiter = waiter
         self._outcome = outcome
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         if isinstance(outcome, Outcome) and outcome.kind == "ok":
             outcome = self._outcome._replace(notes=outcome.notes) if outcome.notes else self._outcome
         self._waiter.settle(outcome)

@@ -17,9 +17,9 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.db.repositories import changes, definitions
-from offbeat_server.db.repositories.definitions import Wanted
+from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.ingest.key_index import Roster
+from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.protocols.base import OK, Outcome, Slug
 
 CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
@@ -34,21 +34,21 @@ DEFAULTS: Final[Mapping[str | None, Mapping[str, Any]]] = {"healthchecks": {**_D
 log = structlog.get_logger("provision")
 
 
-class Provision:
+class Provisioning:
     """Called with an address that has something to say about its monitor; the roster knows the monitor afterwards."""
 
-    def __init__(self, pool: Pool, roster: Roster, allowed: bool, monitors_max: int = 10_000) -> None:
-        self._pool, self._roster, self._allowed, self._monitors_max = pool, roster, allowed, monitors_max
+    def __init__(self, pool: Pool, key_index: KeyIndex, allowed: bool, monitors_max: int = 10_000) -> None:
+        self._pool, self._key_index, self._allowed, self._monitors_max = pool, key_index, allowed, monitors_max
         self._declared: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._created, self._changed = _Minute(CREATED_PER_MINUTE_MAX), _Minute(CHANGED_PER_MINUTE_MAX)
 
     async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
         """`created`, `ok` (it is there), `unknown` (it is not, and is not made), `full` or `crowded`.
 
-        Raises Unavailable.
+        Raises UnavailableError.
         """
-        known = self._roster.find_slug(address.ping_key, address.slug) is not None
-        project_id = self._roster.project_of(address.ping_key)
+        known = self._key_index.find_slug(address.ping_key, address.slug) is not None
+        project_id = self._key_index.project_of(address.ping_key)
         if not self._allowed or project_id is None:
             return OK if known else _UNKNOWN
         key = (address.ping_key, address.slug)
@@ -63,14 +63,14 @@ class Provision:
             outcome = OK if known else _UNKNOWN
         if address.definition is not None and outcome not in (_FULL, _CROWDED):
             self._remember(key, address.definition)
-        if outcome.kind in ("ok", "created") and self._roster.find_slug(*key) is None:
-            await self._roster.refresh()
+        if outcome.kind in ("ok", "created") and self._key_index.find_slug(*key) is None:
+            await self._key_index.refresh()
         return outcome
 
     def complain(self, address: Slug) -> None:
         """Log why the definition that a client sent cannot be used: once, though it comes with every check-in."""
         key = (address.ping_key, address.slug)
-        if self._roster.project_of(address.ping_key) is None or self._declared.get(key) == address.problem:
+        if self._key_index.project_of(address.ping_key) is None or self._declared.get(key) == address.problem:
             return
         self._remember(key, address.problem)
         log.warning("provision.definition_refused", slug=address.slug, problem=address.problem)
@@ -82,7 +82,7 @@ class Provision:
 
     def may_make(self, ping_key: str) -> bool:
         """Whether pings with this ping key can make monitors at all."""
-        return self._allowed and self._roster.project_of(ping_key) is not None
+        return self._allowed and self._key_index.project_of(ping_key) is not None
 
     async def _put(self, address: Slug, project_id: int, dialect: str | None) -> Outcome:
         with database_trouble():
@@ -103,7 +103,9 @@ class Provision:
                         "a project has too many monitors to make more", slug=address.slug, max=self._monitors_max
                     )
                     return _CROWDED
-                if await definitions.put_monitors(connection, [Wanted(project_id, address.slug, definition)], "ping"):
+                if await definitions.put_monitors(
+                    connection, [WantedMonitor(project_id, address.slug, definition)], "ping"
+                ):
                     (self._changed if stored is not None else self._created).add(project_id)
         return OK if stored is not None else _CREATED
 

@@ -14,12 +14,12 @@ import structlog
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import monotonic, to_micros, to_rfc3339
 from offbeat_server.common.service import Service
-from offbeat_server.db.repositories.outbox import Claimed, Digest, Outbox, Outcome
+from offbeat_server.db.repositories.outbox import Claimed, Digest, Outbox, SettledAlert
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import backoff_s
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.message_builder import Scribe
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.transport.http import Transport
 
 log = structlog.get_logger("courier")
 
@@ -34,7 +34,7 @@ SETTLE_MAX = 1_000  # in one statement
 SETTLE_AGAIN_S = 1.0
 
 
-class Sending(NamedTuple):
+class Attempt(NamedTuple):
     """One attempt: of a digest or of a single alert."""
 
     digest: bool
@@ -44,7 +44,7 @@ class Sending(NamedTuple):
     suspect: bool
 
 
-class Verdict(NamedTuple):
+class AttemptResult(NamedTuple):
     """What one attempt came to. `failed`: in a way that says something about its channel; None: nothing was sent."""
 
     state: str  # as in the outbox; pending: to be tried again
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
     retry_after_s: float | None = None
 
 
-class Attempts(Service):
+class DeliveryAttempts(Service):
     """`ended` is told the lane, whether it failed (None: nothing was sent), and for how long it shall rest; after
     `settled` others may go."""
 
@@ -62,7 +62,7 @@ class Attempts(Service):
     def __init__(
         self,
         outbox: Outbox,
-        out: Outbound,
+        out: Transport,
         count: Callable[[str, str, int], None],
         draw: Callable[[], float],
         ended: Callable[[int, bool | None, float | None], None],
@@ -76,9 +76,9 @@ class Attempts(Service):
         self._draw = draw
         self._ended = ended
         self._settled = settled
-        self._sending: dict[tuple[bool, int], Sending] = {}
+        self._sending: dict[tuple[bool, int], Attempt] = {}
         self._under_way: set[asyncio.Task[None]] = set()
-        self._outcomes: list[tuple[Outcome, str]] = []
+        self._outcomes: list[tuple[SettledAlert, str]] = []
         self._unsettled = asyncio.Event()
 
     async def start(self) -> None:
@@ -116,46 +116,52 @@ class Attempts(Service):
             [each.id for each in sending if not each.digest], [each.id for each in sending if each.digest], lease_s
         )
 
-    def begin(self, row: Claimed, channel: Channel, scribe: Scribe, project: str, suspect: bool) -> None:
+    def begin(
+        self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str, suspect: bool
+    ) -> None:
         """Send one alert."""
-        sending = Sending(False, row.id, row.lane, monotonic(), suspect)
+        sending = Attempt(False, row.id, row.lane, monotonic(), suspect)
         self._sending[(False, row.id)] = sending
-        self._watch_attempt(self.errand(self._alert(row, channel, scribe, project), f"alert {row.id}"))
+        self._watch_attempt(self.errand(self._alert(row, channel, message_builder, project), f"alert {row.id}"))
 
     def begin_digest(self, digest: Digest, channel: Channel, message: Message, suspect: bool) -> None:
         """Send one digest: the stored bytes."""
-        sending = Sending(True, digest.id, digest.lane, monotonic(), suspect)
+        sending = Attempt(True, digest.id, digest.lane, monotonic(), suspect)
         self._sending[(True, digest.id)] = sending
         self._watch_attempt(self.errand(self._digest(digest, channel, message), f"digest {digest.id}"))
 
     def give_up(self, row: Claimed, reason: str) -> None:
         """Settle one alert as dead without an attempt."""
-        self._outcomes.append((Outcome(row.id, "dead", 0.0, reason), "none"))
+        self._outcomes.append((SettledAlert(row.id, "dead", 0.0, reason), "none"))
         self._unsettled.set()
 
-    async def _alert(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> None:
-        verdict = await self._attempt_alert(row, channel, scribe, project)
+    async def _alert(self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str) -> None:
+        verdict = await self._attempt_alert(row, channel, message_builder, project)
         failpoints.pass_by("sent")
         self._outcomes.append((self._outcome(row.id, row.attempts, verdict), channel.kind))
         self._unsettled.set()
         self._ended(row.lane, verdict.failed, verdict.retry_after_s)
 
-    async def _attempt_alert(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> Verdict:
-        verdict = await self._word_and_send(row, channel, scribe, project)
+    async def _attempt_alert(
+        self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
+    ) -> AttemptResult:
+        verdict = await self._word_and_send(row, channel, message_builder, project)
         if row.kind == "test" and verdict.state == "pending":
             return verdict._replace(state="dead")  # whoever asked shall see it now, not after three tries
         return verdict
 
-    async def _word_and_send(self, row: Claimed, channel: Channel, scribe: Scribe, project: str) -> Verdict:
+    async def _word_and_send(
+        self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
+    ) -> AttemptResult:
         if row.expired:
-            return Verdict("expired", "was not delivered in time", None)
+            return AttemptResult("expired", "was not delivered in time", None)
         try:
-            message = scribe.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
+            message = message_builder.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
             body = channel.compose(message)
         except Exception as error:
             log.exception("an alert cannot be put into words and is set aside", alert=row.id)
             why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
-            return Verdict("dead", why, None)
+            return AttemptResult("dead", why, None)
         return await self._send(row.lane, message, body, channel, row.attempts)
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
@@ -175,24 +181,24 @@ class Attempts(Service):
         self._ended(digest.lane, verdict.failed, verdict.retry_after_s)
         self._settled()
 
-    async def _send(self, lane: int, message: Message, body: bytes, channel: Channel, attempts: int) -> Verdict:
+    async def _send(self, lane: int, message: Message, body: bytes, channel: Channel, attempts: int) -> AttemptResult:
         """The attempt itself. Whatever happens is a verdict."""
         try:
             async with asyncio.timeout(ATTEMPT_S_MAX):
                 changed = await channel.send(message, body, self._out)
         except DeliveryError as error:
             if error.permanent:
-                return Verdict("dead", str(error))
-            return Verdict("pending", str(error), True, error.retry_after_s)
+                return AttemptResult("dead", str(error))
+            return AttemptResult("pending", str(error), True, error.retry_after_s)
         except TimeoutError:
-            return Verdict("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
+            return AttemptResult("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
         except Exception as error:
             log.exception("an attempt ended in an error of ours", id=message.id, channel_kind=channel.kind)
             reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
-            return Verdict("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
+            return AttemptResult("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
         if changed:
             await self._keep(lane, channel, changed)
-        return Verdict("delivered")
+        return AttemptResult("delivered")
 
     async def _keep(self, lane: int, channel: Channel, changed: dict[str, Any]) -> None:
         """Store what the service has changed. If that fails, the next message meets the same change."""
@@ -203,9 +209,9 @@ class Attempts(Service):
         except Exception as error:
             log.warning("what a service has changed is not stored yet", channel=lane, error=str(error))
 
-    def _outcome(self, id: int, attempts: int, verdict: Verdict) -> Outcome:
+    def _outcome(self, id: int, attempts: int, verdict: AttemptResult) -> SettledAlert:
         wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == "pending" else 0.0
-        return Outcome(id, verdict.state, wait_s, verdict.error)
+        return SettledAlert(id, verdict.state, wait_s, verdict.error)
 
     async def _settle_all(self) -> None:
         while True:
@@ -230,7 +236,7 @@ class Attempts(Service):
                 self._tell(kind, outcome, 1)
             self._settled()
 
-    def _tell(self, kind: str, outcome: Outcome, count: int) -> None:
+    def _tell(self, kind: str, outcome: SettledAlert, count: int) -> None:
         """Count it, and say aloud what will not arrive."""
         self._count(kind, "retried" if outcome.state == "pending" else outcome.state, count)
         if outcome.state in ("dead", "expired"):

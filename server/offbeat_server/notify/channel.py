@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
-from offbeat_server.notify.render import Words
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.render import RenderedAlert
+from offbeat_server.notify.transport.http import Transport
 
 Facts = dict[str, Any]
 LINK_LABEL = "Open in Offbeat"
@@ -30,7 +30,7 @@ class Message(NamedTuple):
     kind: str  # opened, worse, resolved, reminder, operator, test, digest, over
     at: str
     facts: Facts
-    words: Words
+    words: RenderedAlert
     link: str | None = None
     members: tuple["Message", ...] = ()
 
@@ -88,7 +88,7 @@ class Channel(BaseModel):
         """The bytes to send. Pure: equal messages give equal bytes."""
         raise NotImplementedError
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> dict[str, Any] | None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> dict[str, Any] | None:
         """Deliver `body`, once. What is returned are fields of the definition that the service has changed.
 
         Raises DeliveryError.

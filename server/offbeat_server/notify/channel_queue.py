@@ -35,7 +35,7 @@ def backoff_s(failures: int, draw: Callable[[], float], retry_after_s: float | N
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """Tokens that come back one every `refill_s`, up to `capacity`."""
 
     capacity: float
@@ -67,7 +67,7 @@ class Bucket:
 
 
 @dataclass(slots=True, frozen=True)
-class Plan:
+class SendPlan:
     """What a lane may do now: single alerts never tried, retries, or one digest."""
 
     urgent: int = 0
@@ -76,7 +76,7 @@ class Plan:
     digest: Literal["", "all", "rest", "over"] = ""  # see Gathering.which
 
 
-NOTHING = Plan()
+NOTHING = SendPlan()
 
 
 @dataclass(slots=True)
@@ -95,15 +95,15 @@ class Gaps:
 
 
 @dataclass(slots=True)
-class Lane:
+class ChannelQueue:
     """One channel's queue as the courier at work sees it."""
 
     digests: bool  # whether alerts may be gathered at all
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
-    rate: Bucket
-    burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
-    urgent_burst: Bucket = field(default_factory=lambda: Bucket(BURST_MAX, BURST_REFILL_S))
-    proven: bool = False  # something has arrived
+    rate: TokenBucket
+    burst: TokenBucket = field(default_factory=lambda: TokenBucket(BURST_MAX, BURST_REFILL_S))
+    urgent_burst: TokenBucket = field(default_factory=lambda: TokenBucket(BURST_MAX, BURST_REFILL_S))
+    known_good: bool = False  # something has arrived
     in_flight: int = 0
     failures: int = 0  # in a row
     blocked_until: float = 0.0
@@ -113,7 +113,7 @@ class Lane:
     urgent_gather: Gaps = field(default_factory=Gaps)
 
     @property
-    def suspect(self) -> bool:
+    def circuit_open(self) -> bool:
         """Whether its last attempt failed: it is probed, one attempt at a time."""
         return self.failures > 0
 
@@ -125,7 +125,7 @@ class Lane:
     @property
     def free(self) -> int:
         """How many more attempts may be under way at once."""
-        return (IN_FLIGHT_MAX if self.proven and not self.suspect else 1) - self.in_flight
+        return (IN_FLIGHT_MAX if self.known_good and not self.circuit_open else 1) - self.in_flight
 
     def ready_at(self, now: float) -> float:
         """When it may do anything at all; not later than `now` when it may now."""
@@ -140,7 +140,7 @@ class Lane:
         """Whether an incident that is over before anything was sent of it is told in one message, with others."""
         return self.digests and self.gaps
 
-    def plan(self, now: float, waiting: Due) -> Plan:
+    def plan(self, now: float, waiting: Due) -> SendPlan:
         """What to do with so many that may go; each is counted up to BURST_MAX + 1 or more."""
         if self.ready_at(now) > now:
             return NOTHING
@@ -149,7 +149,7 @@ class Lane:
         if urgent or fresh or digest:
             again = min(again, max(0, RETRIES_MAX - self._retried))
         room = min(self.free, self.rate.left(now))
-        if self.suspect:  # whatever failed shows best whether it works again
+        if self.circuit_open:  # whatever failed shows best whether it works again
             again = min(again, room)
             urgent = min(urgent, room - again)
         else:
@@ -157,12 +157,12 @@ class Lane:
             again = min(again, room - urgent) if digest != "all" else 0
         room -= urgent + again
         if digest == "all":
-            return Plan(again=again, digest="all" if room > 0 else "")
+            return SendPlan(again=again, digest="all" if room > 0 else "")
         # What is not urgent leaves one message of the rate to what is.
         room = min(room, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
         if room <= 0:
-            return Plan(urgent, 0, again)
-        return Plan(urgent, min(fresh, room - (digest == "over")), again, digest)
+            return SendPlan(urgent, 0, again)
+        return SendPlan(urgent, min(fresh, room - (digest == "over")), again, digest)
 
     def _first(self, now: float, waiting: Due) -> tuple[int, int, Literal["", "all", "rest", "over"]]:
         """Which first attempts may go, if there is room: urgent alerts, others, a digest."""
@@ -219,9 +219,9 @@ class Lane:
             self._also_failing = self._also_failing - 1 if self._also_failing else self.in_flight
             self.blocked_until = max(self.blocked_until, now + wait_s)
         else:
-            self.failures, self._also_failing, self.blocked_until, self.proven = 0, 0, 0.0, True
+            self.failures, self._also_failing, self.blocked_until, self.known_good = 0, 0, 0.0, True
 
-    def follow(self, fresh: "Lane") -> None:
+    def follow(self, fresh: "ChannelQueue") -> None:
         """Its channel was changed: go on by the rules of a lane that would be made now. What is under way stays."""
         self.digests, self.gaps = fresh.digests, fresh.gaps
         if (self.rate.capacity, self.rate.refill_s) != (fresh.rate.capacity, fresh.rate.refill_s):
@@ -239,7 +239,7 @@ class Lane:
         )
 
 
-def lane_for(per_minute: int, digests: bool, gaps: bool = True, proven: bool = False) -> Lane:
+def queue_for(per_minute: int, digests: bool, gaps: bool = True, proven: bool = False) -> ChannelQueue:
     """A fresh lane. A tenth of a minute's messages may go at once."""
     at_once = max(min(BURST_MAX, per_minute), per_minute / 10)
-    return Lane(digests, gaps, Bucket(at_once, 60.0 / per_minute), proven=proven)
+    return ChannelQueue(digests, gaps, TokenBucket(at_once, 60.0 / per_minute), known_good=proven)

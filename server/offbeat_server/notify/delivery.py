@@ -23,7 +23,7 @@ class DeliveryError(OffbeatError):
         self.answer = answer
 
 
-class Reply(NamedTuple):
+class DeliveryReply(NamedTuple):
     """What a receiver answered: at most 64 KiB of it."""
 
     status: int

@@ -8,21 +8,21 @@ from offbeat_server.common.clock import to_micros, to_rfc3339
 from offbeat_server.db.repositories.outbox import Attached, Digest, Gathering, Outbox
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import BURST_MAX
-from offbeat_server.notify.message_builder import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, Scribe
+from offbeat_server.notify.message_builder import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, MessageBuilder
 
 DIGEST_LEAST = BURST_MAX + 1
 
 
-class Unspeakable(Exception):
+class RenderError(Exception):
     """Something in one of its alerts keeps a digest from being written; each alert alone will show which."""
 
 
 async def gather(
-    outbox: Outbox, wanted: Gathering, channel: Channel, project: str, scribe: Scribe, lease_s: float
+    outbox: Outbox, wanted: Gathering, channel: Channel, project: str, message_builder: MessageBuilder, lease_s: float
 ) -> Digest | None:
     """A digest of what waits in a lane, claimed. None: fewer than `least` may go into one.
 
-    Raises Unspeakable, and then nothing has changed.
+    Raises RenderError, and then nothing has changed.
     """
     whole = channel.digest_style == "members"
     # For machines there is a message for each alert, and none is too much to name.
@@ -31,7 +31,7 @@ async def gather(
         attached = await outbox.attach(connection, wanted, named, wanted.most if whole else 0)
         if attached is None:
             return None
-        message, body = _put_into_words(attached, channel, project, scribe)
+        message, body = _put_into_words(attached, channel, project, message_builder)
         await outbox.write_digest(connection, attached, message.facts, body, lease_s)
     failpoints.pass_by("gathered")
     return Digest(
@@ -50,11 +50,13 @@ async def gather(
     )
 
 
-def _put_into_words(attached: Attached, channel: Channel, project: str, scribe: Scribe) -> tuple[Message, bytes]:
+def _put_into_words(
+    attached: Attached, channel: Channel, project: str, message_builder: MessageBuilder
+) -> tuple[Message, bytes]:
     try:
         at = to_rfc3339(to_micros(attached.created_at)) or ""
-        members = [scribe.alert(each, at, project) for each in attached.members]
-        message = scribe.digest(attached, project, members)
+        members = [message_builder.alert(each, at, project) for each in attached.members]
+        message = message_builder.digest(attached, project, members)
         return message, channel.compose(message)
     except Exception as error:
-        raise Unspeakable from error
+        raise RenderError from error

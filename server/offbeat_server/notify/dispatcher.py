@@ -20,20 +20,29 @@ import structlog
 
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import monotonic, to_micros, to_rfc3339
-from offbeat_server.common.errors import DatabaseAway, DefinitionError
+from offbeat_server.common.errors import DatabaseDownError, DefinitionError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool
-from offbeat_server.db.repositories.outbox import ChannelRow, Claimed, Digest, Due, Gathering, Outbox, Outcome, Wanted
-from offbeat_server.notify.attempts import RESERVED, Attempts
+from offbeat_server.db.repositories.outbox import (
+    ChannelRow,
+    Claimed,
+    Digest,
+    Due,
+    Gathering,
+    Outbox,
+    SettledAlert,
+    WantedAlerts,
+)
+from offbeat_server.notify.attempts import RESERVED, DeliveryAttempts
 from offbeat_server.notify.channel import Channel
-from offbeat_server.notify.channel_queue import BURST_MAX, Lane, backoff_s, lane_for
+from offbeat_server.notify.channel_queue import BURST_MAX, ChannelQueue, backoff_s, queue_for
 from offbeat_server.notify.channels.registry import load_channel
-from offbeat_server.notify.digests import DIGEST_LEAST, Unspeakable, gather
+from offbeat_server.notify.digests import DIGEST_LEAST, RenderError, gather
 from offbeat_server.notify.flapping import Flapping
-from offbeat_server.notify.message_builder import Scribe
-from offbeat_server.notify.periodic import Repeats
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.periodic import PeriodicAlerts
+from offbeat_server.notify.transport.http import Transport
 
 log = structlog.get_logger("courier")
 
@@ -46,7 +55,7 @@ PROVEN_MAX = 200
 PROVEN_EVERY_S = 0.05
 
 
-class Courier(Service):
+class Dispatcher(Service):
     """Delivers. `count` is told (channel kind, result, how many); the results are those of observability/metrics.py."""
 
     name = "courier"
@@ -54,7 +63,7 @@ class Courier(Service):
     def __init__(
         self,
         pool: Pool,
-        out: Outbound,
+        out: Transport,
         settings: Settings,
         node: str,
         count: Callable[[str, str, int], None] = lambda kind, result, count: None,
@@ -62,11 +71,11 @@ class Courier(Service):
     ) -> None:
         super().__init__()
         self.outbox = Outbox(pool, f"{node}/{secrets.token_hex(6)}", node)
-        self.scribe: Scribe | None = None  # needs the database to know its own name
-        self.attempts = Attempts(self.outbox, out, count, draw, self._attempt_ended, self.wake)
+        self.message_builder: MessageBuilder | None = None  # needs the database to know its own name
+        self.attempts = DeliveryAttempts(self.outbox, out, count, draw, self._attempt_ended, self.wake)
         self.flapping = Flapping(self.outbox)
-        self.repeats = Repeats(
-            self.outbox, out, settings, self.wake, lambda: self.scribe if self.at_work else None, count
+        self.periodic = PeriodicAlerts(
+            self.outbox, out, settings, self.wake, lambda: self.message_builder if self.at_work else None, count
         )
         # Times that tests shrink. A claim outlives a courier by `lease_s`, its place by `life_s`.
         self.lease_s = 10.0
@@ -75,7 +84,7 @@ class Courier(Service):
         self._count = count
         self._draw = draw
         self._public_url = settings.public_url
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[int, ChannelQueue] = {}
         self._definitions: dict[int, Channel] = {}  # by which each lane sends
         # Lanes where the last message arrived, in the order of their turns; outlives what else is known of them.
         self._proven: dict[int, None] = {}
@@ -89,20 +98,20 @@ class Courier(Service):
         """Begins to work as soon as the lease is ours. Needs no database yet."""
         self.attempts.on_death = self.on_death
         await self.attempts.start()
-        self.repeats.on_death = self.on_death
-        await self.repeats.start()
-        self.spawn(self._pulse(), "pulse")
+        self.periodic.on_death = self.on_death
+        await self.periodic.start()
+        self.spawn(self._renew_lease(), "pulse")
         self.spawn(self._deliver(), "deliver")
 
     async def stop(self) -> None:
         """No new attempts; those under way are finished or given back, and the next courier may begin."""
         self._trusted_until = 0.0
         await self.cancel_tasks()
-        await self.repeats.stop()
+        await self.periodic.stop()
         await self.attempts.stop()
         try:
             await self.outbox.give_up()
-        except DatabaseAway:
+        except DatabaseDownError:
             log.warning("another courier takes over later", within_s=self.life_s)
 
     def wake(self) -> None:
@@ -114,13 +123,13 @@ class Courier(Service):
         """Whether this is the one courier, as far as it may believe so."""
         return monotonic() < self._trusted_until
 
-    async def _pulse(self) -> None:
+    async def _renew_lease(self) -> None:
         """Renews the lease and all claims under way; stands by to take over from another courier."""
         while True:
             began = monotonic()
             try:
-                if self.scribe is None:
-                    self.scribe = Scribe(await self.outbox.identity(), self._public_url)
+                if self.message_builder is None:
+                    self.message_builder = MessageBuilder(await self.outbox.identity(), self._public_url)
                 before = self.at_work
                 # Trusted only from the start of the question on: a slow answer must not stretch it.
                 self._trusted_until = began + self.life_s if await self.outbox.take_over(self.life_s) else 0.0
@@ -128,7 +137,7 @@ class Courier(Service):
                     log.info("at work", holder=self.outbox.holder)
                     self.wake()
                 await self.attempts.renew(self.lease_s)
-            except DatabaseAway as error:
+            except DatabaseDownError as error:
                 log.warning("no pulse; will be tried again", error=str(error))
             except Exception:
                 log.exception("no pulse; will be tried again")
@@ -142,10 +151,10 @@ class Courier(Service):
             except TimeoutError:
                 pass
             self._woken.clear()
-            if self.at_work and self.scribe is not None:
+            if self.at_work and self.message_builder is not None:
                 try:
-                    await self._round(self.scribe)
-                except DatabaseAway as error:
+                    await self._round(self.message_builder)
+                except DatabaseDownError as error:
                     log.warning("a round failed; will be tried again", error=str(error))
                     await asyncio.sleep(AGAIN_S)
                 except Exception:
@@ -159,7 +168,7 @@ class Courier(Service):
         waits = (lane.ready_at(now) - now for lane in self._lanes.values())
         return min((wait for wait in waits if 0 < wait < POLL_S), default=POLL_S)
 
-    async def _round(self, scribe: Scribe) -> None:
+    async def _round(self, scribe: MessageBuilder) -> None:
         """One walk over lanes with something to say, as far as there is room."""
         now = monotonic()
         room = self.attempts.room()
@@ -189,7 +198,7 @@ class Courier(Service):
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
             del self._lanes[id], self._definitions[id]
 
-    async def _serve_proven(self, scribe: Scribe, now: float) -> None:
+    async def _serve_proven(self, scribe: MessageBuilder, now: float) -> None:
         """All room is taken, perhaps by receivers that hang. Some is kept for those that are known not to."""
         room = self.attempts.room(RESERVED)
         if room <= 0 or not self._proven:
@@ -208,7 +217,7 @@ class Courier(Service):
     def _resting(self, now: float) -> list[int]:
         return [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
 
-    async def _test(self, scribe: Scribe, room: int) -> None:
+    async def _test(self, scribe: MessageBuilder, room: int) -> None:
         """Send the tests that somebody waits for: once each, whatever state their lane is in."""
         claimed = await self.outbox.claim_tests(room, self.lease_s)
         rows = await self.outbox.channels([row.lane for row in claimed]) if claimed else {}
@@ -221,13 +230,13 @@ class Courier(Service):
                 self._lane(row.lane, channel).began(monotonic(), retries=1)
                 self.attempts.begin(row, channel, scribe, project, suspect=False)
 
-    async def _serve(self, due: list[Due], scribe: Scribe, now: float, room: int) -> int:
+    async def _serve(self, due: list[Due], scribe: MessageBuilder, now: float, room: int) -> int:
         """Let each of these lanes do what it may now, as far as there is room. The last lane looked at."""
         rows = await self.outbox.channels([each.lane for each in due])
         channels = {each.lane: _channel(each.lane, rows.get(each.lane)) for each in due}
         projects = {each.lane: rows[each.lane].project if each.lane in rows else "default" for each in due}
         await self._cover_resolves(channels)
-        wanted: list[Wanted] = []
+        wanted: list[WantedAlerts] = []
         served = due[0].lane
         for each in due:
             if room <= 0:
@@ -235,7 +244,7 @@ class Courier(Service):
             served = each.lane
             channel = channels[each.lane]
             if isinstance(channel, str):  # without a channel they are settled without an attempt
-                want = Wanted(each.lane, each.urgent, each.fresh, each.again, True)
+                want = WantedAlerts(each.lane, each.urgent, each.fresh, each.again, True)
             else:
                 want = await self._want(each, channel, projects[each.lane], scribe, now)
             if count := want.urgent + want.fresh + want.again:
@@ -253,12 +262,12 @@ class Courier(Service):
                 self.attempts.give_up(row, channel)
                 continue
             lane = self._lane(row.lane, channel)
-            self.attempts.begin(row, channel, scribe, projects[row.lane], lane.suspect)
+            self.attempts.begin(row, channel, scribe, projects[row.lane], lane.circuit_open)
             first = row.attempts == 1
             lane.began(now, int(first and row.urgent), int(first and not row.urgent), int(not first))
         return served
 
-    async def _want(self, due: Due, channel: Channel, project: str, scribe: Scribe, now: float) -> Wanted:
+    async def _want(self, due: Due, channel: Channel, project: str, scribe: MessageBuilder, now: float) -> WantedAlerts:
         """What one lane may claim now, after its digest where one is to be made."""
         lane = self._lane(due.lane, channel)
         plan = lane.plan(now, due)
@@ -275,7 +284,7 @@ class Courier(Service):
             if not gathered and plan.digest != "over":
                 # These are resolves of a service that keeps incidents, or operators' alerts.
                 plan = lane.plan(now, Due(due.lane, min(due.urgent, BURST_MAX), 0, BURST_MAX, 0, due.again))
-        return Wanted(due.lane, plan.urgent, plan.fresh, plan.again, not lane.combines)
+        return WantedAlerts(due.lane, plan.urgent, plan.fresh, plan.again, not lane.combines)
 
     async def _drop_unheard(self, claimed: list[Claimed]) -> list[Claimed]:
         """Settle ends of incidents whose beginning did not reach the channel."""
@@ -283,7 +292,7 @@ class Courier(Service):
         unheard = set(await self.outbox.unheard(ends)) if ends else set()
         if unheard:
             why = "the opening did not reach this channel"
-            await self.outbox.settle([Outcome(id, "collapsed", 0.0, why) for id in unheard])
+            await self.outbox.settle([SettledAlert(id, "collapsed", 0.0, why) for id in unheard])
         return [row for row in claimed if row.id not in unheard]
 
     async def _cover_resolves(self, channels: dict[int, Channel | str]) -> None:
@@ -293,11 +302,11 @@ class Courier(Service):
             channel = channels[id]
             self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
 
-    async def _gather(self, wanted: Gathering, channel: Channel, project: str, scribe: Scribe) -> bool:
+    async def _gather(self, wanted: Gathering, channel: Channel, project: str, scribe: MessageBuilder) -> bool:
         """Make a digest of what waits in a lane and begin to send it. False: there was not enough for one."""
         try:
             digest = await gather(self.outbox, wanted, channel, project, scribe, self.lease_s)
-        except Unspeakable:
+        except RenderError:
             log.exception("a digest cannot be put into words; its alerts go one by one", lane=wanted.lane)
             self._lane(wanted.lane, channel).digests = False
             return False
@@ -306,7 +315,7 @@ class Courier(Service):
             self._begin_digest(digest, channel, scribe, wanted.which)
         return digest is not None
 
-    async def _resume(self, digest: Digest, scribe: Scribe) -> None:
+    async def _resume(self, digest: Digest, scribe: MessageBuilder) -> None:
         """Send a stored digest again, or for the first time after a crash."""
         rows = await self.outbox.channels([digest.lane])
         channel = _channel(digest.lane, rows.get(digest.lane))
@@ -314,14 +323,14 @@ class Courier(Service):
             self._begin_digest(digest, channel, scribe)
             return
         state, error = ("expired", "was not delivered in time") if digest.expired else ("dead", str(channel))
-        await self.outbox.settle_digest(Outcome(digest.id, state, 0.0, error))
+        await self.outbox.settle_digest(SettledAlert(digest.id, state, 0.0, error))
         self._count(channel.kind if isinstance(channel, Channel) else "none", state, digest.alerts)
 
-    def _begin_digest(self, digest: Digest, channel: Channel, scribe: Scribe, which: str = "rest") -> None:
+    def _begin_digest(self, digest: Digest, channel: Channel, scribe: MessageBuilder, which: str = "rest") -> None:
         at = to_rfc3339(to_micros(digest.created_at)) or ""
         message = scribe.stored_digest(digest, digest.facts, at)
         lane = self._lane(digest.lane, channel)
-        self.attempts.begin_digest(digest, channel, message, lane.suspect)
+        self.attempts.begin_digest(digest, channel, message, lane.circuit_open)
         lane.began(monotonic(), digest=which if digest.attempts == 1 else "again")
         if digest.left:
             lane.more_is_gathered()
@@ -341,7 +350,7 @@ class Courier(Service):
         else:
             self._proven.setdefault(id)
 
-    def _lane(self, id: int, channel: Channel) -> Lane:
+    def _lane(self, id: int, channel: Channel) -> ChannelQueue:
         before = self._definitions.get(id)
         if channel is not before:  # equal texts give the same object, see load_channel
             made = _lane_of(channel, proven=id in self._proven)
@@ -353,9 +362,9 @@ class Courier(Service):
         return self._lanes[id]
 
 
-def _lane_of(channel: Channel, proven: bool) -> Lane:
+def _lane_of(channel: Channel, proven: bool) -> ChannelQueue:
     per_minute = channel.per_minute or channel.per_minute_default
-    return lane_for(per_minute, channel.digest, channel.digest_style == "words", proven)
+    return queue_for(per_minute, channel.digest, channel.digest_style == "words", proven)
 
 
 def _taken_up(in_digests: dict[int, bool]) -> list[int]:

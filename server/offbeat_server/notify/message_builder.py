@@ -6,10 +6,10 @@ from uuid import UUID
 
 from offbeat.readable import one_line
 from offbeat_server.common.clock import to_micros, to_rfc3339
-from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, Member, Named
+from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, DigestMember, Named
 from offbeat_server.notify.channel import Message
 from offbeat_server.notify.redact import redact_all
-from offbeat_server.notify.render import cut_head, link_to, say_alert, say_digest, say_over
+from offbeat_server.notify.render import cut_head, link_to, render_alert, render_digest, render_recovered
 
 MONITORS_NAMED_MAX = 20  # in a digest
 INCIDENTS_NAMED_MAX = 5  # of each
@@ -19,14 +19,14 @@ _EXPLICIT = ("failed", "stage", "tasks")  # causes that a job itself has reporte
 _FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at", "timezone")
 
 
-class Scribe:
+class MessageBuilder:
     """Writes messages of one database (`instance`), with links below `public_url` where that is known."""
 
     def __init__(self, instance: str, public_url: str | None) -> None:
         self._instance = instance
         self._public_url = public_url
 
-    def alert(self, row: Claimed | Member, created_at: str, project: str) -> Message:
+    def alert(self, row: Claimed | DigestMember, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
         facts: dict[str, Any] = {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind}
         id = self._id("alert", row)
@@ -38,7 +38,7 @@ class Scribe:
             kind=row.kind,
             at=at if isinstance(at, str) and at else created_at,
             facts=facts,
-            words=say_alert(row.kind, facts, link),
+            words=render_alert(row.kind, facts, link),
             link=link,
         )
 
@@ -58,7 +58,7 @@ class Scribe:
     def stored_digest(self, digest: Digest, facts: dict[str, Any], at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        words = say_over(facts, link) if digest.kind == "over" else say_digest(facts, link)
+        words = render_recovered(facts, link) if digest.kind == "over" else render_digest(facts, link)
         closed = (digest.id, digest.uid) if digest.closes is None else (digest.closes, digest.closes_uid)
         return Message(
             id=self._id("digest", digest),
@@ -74,16 +74,16 @@ class Scribe:
     def over(self, closes: int, facts: dict[str, Any], at: str, uid: UUID | None = None) -> Message:
         """What is queued to close the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        return Message("", self._digest_thread(closes, uid), "over", at, facts, say_over(facts, link), link)
+        return Message("", self._digest_thread(closes, uid), "over", at, facts, render_recovered(facts, link), link)
 
-    def _id(self, what: str, row: Claimed | Member | Digest) -> str:
+    def _id(self, what: str, row: Claimed | DigestMember | Digest) -> str:
         """Never the same for two messages, also after a restore and in a copy of the database."""
         return f"{what}_{row.uid.hex}" if row.uid is not None else f"{what}_{self._instance}_{row.id}"
 
     def _digest_thread(self, id: int, uid: UUID | None) -> str:
         return f"offbeat/{uid.hex}" if uid is not None else f"offbeat/{self._instance}/digest/{id}"
 
-    def _thread(self, row: Claimed | Member, facts: dict[str, Any]) -> str | None:
+    def _thread(self, row: Claimed | DigestMember, facts: dict[str, Any]) -> str | None:
         """Like an id, never the same for two incidents. Numbers are for rows of an older version, which used them."""
         if row.thread is not None:
             return f"offbeat/{row.thread.hex}"

@@ -11,15 +11,15 @@ from typing import Any
 import structlog
 
 from offbeat_server.common.clock import monotonic, to_rfc3339
-from offbeat_server.common.errors import DatabaseAway, DefinitionError
+from offbeat_server.common.errors import DatabaseDownError, DefinitionError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories.outbox import FailingChannel, Member, Outbox
+from offbeat_server.db.repositories.outbox import DigestMember, FailingChannel, Outbox
 from offbeat_server.notify.channels.alertmanager import Alertmanager
 from offbeat_server.notify.channels.registry import KINDS, load_channel
-from offbeat_server.notify.message_builder import Scribe
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.transport.http import Transport
 
 log = structlog.get_logger("courier")
 
@@ -38,7 +38,7 @@ SWEEP_EVERY_S = 600.0
 SWEEP_MAX = 5_000
 
 
-class Repeats(Service):
+class PeriodicAlerts(Service):
     """`scribe` gives None while another courier is at work."""
 
     name = "repeats"
@@ -46,10 +46,10 @@ class Repeats(Service):
     def __init__(
         self,
         outbox: Outbox,
-        out: Outbound,
+        out: Transport,
         settings: Settings,
         wake: Callable[[], None],
-        scribe: Callable[[], Scribe | None],
+        message_builder: Callable[[], MessageBuilder | None],
         count: Callable[[str, str, int], None],
     ) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Repeats(Service):
         self._out = out
         self._keep_days = settings.keep_days
         self._wake = wake
-        self._scribe = scribe
+        self._message_builder = message_builder
         self._count = count
         self._introduced_s = 0.0
         self._seen_rev = -1  # the last change after which channels were looked at
@@ -73,34 +73,34 @@ class Repeats(Service):
     async def start(self) -> None:
         """Begins; the first of each comes at once."""
         self.spawn(self._repeat(self.remind, lambda: self.remind_every_s), "reminders")
-        self.spawn(self._repeat(self.tell_what_is_over, lambda: self.over_every_s), "ends of digests")
-        self.spawn(self._repeat(self.tell_what_fires, lambda: self.firing_every_s), "firing alerts")
+        self.spawn(self._repeat(self.send_recovered, lambda: self.over_every_s), "ends of digests")
+        self.spawn(self._repeat(self.send_firing, lambda: self.firing_every_s), "firing alerts")
         self.spawn(self._repeat(self.catch_up, lambda: self.catch_up_every_s), "channels")
         self.spawn(self._repeat(self._expire, lambda: self.expire_every_s), "expiry")
         self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweeping")
 
-    async def _repeat(self, step: Callable[[Scribe], Awaitable[None]], every_s: Callable[[], float]) -> None:
+    async def _repeat(self, step: Callable[[MessageBuilder], Awaitable[None]], every_s: Callable[[], float]) -> None:
         while True:
-            scribe = self._scribe()
-            if scribe is None:
+            message_builder = self._message_builder()
+            if message_builder is None:
                 await asyncio.sleep(min(0.2, every_s()))
                 continue
             try:
-                await step(scribe)
-            except DatabaseAway as error:
+                await step(message_builder)
+            except DatabaseDownError as error:
                 log.warning("will be tried again", step=step.__name__, error=str(error))
             except Exception:
                 log.exception("will be tried again", step=step.__name__)
             await asyncio.sleep(every_s())
 
-    async def remind(self, scribe: Scribe) -> None:
+    async def remind(self, message_builder: MessageBuilder) -> None:
         """Queue the reminders that are due."""
         while made := await self._outbox.remind(REMINDERS_MAX, self._out.now()):
             self._wake()
             if made < REMINDERS_MAX:
                 break
 
-    async def catch_up(self, scribe: Scribe) -> None:
+    async def catch_up(self, message_builder: MessageBuilder) -> None:
         """Report channels at which alerts do not arrive; tell those that were added or repaired what is open."""
         await self._report_failing()
         queued = await self._outbox.revive()
@@ -126,7 +126,7 @@ class Repeats(Service):
         if found:
             self._wake()
 
-    async def tell_what_is_over(self, scribe: Scribe) -> None:
+    async def send_recovered(self, message_builder: MessageBuilder) -> None:
         """Queue a resolution for every digest that is one incident at its service, once all members are resolved."""
         kinds = [name for name, kind in KINDS.items() if kind.keeps_incidents]
         channels = {id: (kind, text) for id, kind, text in await self._outbox.channels_of_kinds(kinds)}
@@ -140,10 +140,10 @@ class Repeats(Service):
                 continue
             facts = {"kind": "over", "alerts": alerts, "closes": id}
             at = to_rfc3339(self._out.now()) or ""
-            await self._outbox.close_digest(id, facts, channel.compose(scribe.over(id, facts, at, uid)))
+            await self._outbox.close_digest(id, facts, channel.compose(message_builder.over(id, facts, at, uid)))
             self._wake()
 
-    async def tell_what_fires(self, scribe: Scribe) -> None:
+    async def send_firing(self, message_builder: MessageBuilder) -> None:
         """Repeat to every Alertmanager what is open, and what has just been resolved; a slow one delays no other."""
         for id, kind, text in await self._outbox.channels_of_kinds([Alertmanager.kind]):
             try:
@@ -153,22 +153,27 @@ class Repeats(Service):
                 continue
             if isinstance(channel, Alertmanager) and id not in self._telling:
                 self._telling.add(id)
-                task = self.errand(self._tell_one(id, channel, scribe), f"Alertmanager {id}")
+                task = self.errand(self._tell_one(id, channel, message_builder), f"Alertmanager {id}")
                 task.add_done_callback(lambda _, id=id: self._telling.discard(id))  # type: ignore[misc]
 
-    async def _tell_one(self, id: int, channel: Alertmanager, scribe: Scribe) -> None:
+    async def _tell_one(self, id: int, channel: Alertmanager, message_builder: MessageBuilder) -> None:
         """All pages to every peer. One that fails waits for the next time: what the others hold must not grow old."""
         peers, after = channel.urls, 0
         while peers and (page := await self._outbox.firing(id, after, FIRING_PAGE)):
-            peers = await self._post(id, channel, peers, page, scribe)
+            peers = await self._post(id, channel, peers, page, message_builder)
             after = page[-1].monitor_id or 0
         after = 0
         while peers and (page := await self._outbox.just_resolved(id, RESOLVED_FOR_S, after, FIRING_PAGE)):
-            peers = await self._post(id, channel, peers, page, scribe)
+            peers = await self._post(id, channel, peers, page, message_builder)
             after = page[-1].id
 
     async def _post(
-        self, id: int, channel: Alertmanager, peers: tuple[str, ...], page: list[Member], scribe: Scribe
+        self,
+        id: int,
+        channel: Alertmanager,
+        peers: tuple[str, ...],
+        page: list[DigestMember],
+        message_builder: MessageBuilder,
     ) -> tuple[str, ...]:
         """One page to these peers at once; those that can be told the next one."""
         now = self._out.now()
@@ -176,7 +181,7 @@ class Repeats(Service):
         alerts = []
         for each in page:
             try:
-                alerts.append(channel.alert(scribe.alert(each, at, "default"), ends_at))
+                alerts.append(channel.alert(message_builder.alert(each, at, "default"), ends_at))
             except Exception:
                 log.exception("an alert cannot be put into words and is not repeated", alert=each.id)
         failures = await channel.post(peers, channel.encode(alerts), self._out)
@@ -185,12 +190,12 @@ class Repeats(Service):
         # What a peer refuses for good, it refuses for what is in this page.
         return tuple(url for url in peers if url not in failures or failures[url].permanent)
 
-    async def _expire(self, scribe: Scribe) -> None:
+    async def _expire(self, message_builder: MessageBuilder) -> None:
         for kind, count in Counter(await self._outbox.expire()).items():
             self._count(kind, "expired", count)
             log.error("too old to be delivered", channel_kind=kind, alerts=count)
 
-    async def _sweep(self, scribe: Scribe) -> None:
+    async def _sweep(self, message_builder: MessageBuilder) -> None:
         while await self._outbox.sweep(self._keep_days, SWEEP_MAX) == SWEEP_MAX:
             await asyncio.sleep(0.1)
 

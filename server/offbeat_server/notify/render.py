@@ -59,7 +59,7 @@ def without_markup(text: str, marks: str) -> str:
     return text
 
 
-class Words(NamedTuple):
+class RenderedAlert(NamedTuple):
     """An alert for people. Plain text in every part: whoever puts it into markup escapes it there."""
 
     symbol: str
@@ -107,24 +107,28 @@ class Words(NamedTuple):
         )
 
 
-def say_alert(kind: str, facts: Facts, link: str | None = None) -> Words:
+def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAlert:
     """The words of one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
     name = _text(facts, "name") or _text(facts, "monitor")
     reason = _text(facts, "reason", LEAD_CHARS_MAX)
     symbol = _SYMBOLS.get(kind, "🔴")
     if kind == "test":
-        return Words(symbol, "Test from Offbeat", reason or "If you can read this, alerts will arrive here.", link=link)
+        return RenderedAlert(
+            symbol, "Test from Offbeat", reason or "If you can read this, alerts will arrive here.", link=link
+        )
     if kind == "operator" or not name:
         title = cut(f"Offbeat: {reason}" if reason else "Offbeat", TITLE_CHARS_MAX)
-        return Words(symbol, title, _sentence(reason), _times(facts), None, link)
+        return RenderedAlert(symbol, title, _sentence(reason), _times(facts), None, link)
     title = cut(f"{_VERBS.get(kind, kind.upper())}: {name}", TITLE_CHARS_MAX)
     if kind == "resolved":
-        return Words(symbol, title, _resolution(facts, reason), _fields(kind, facts), None, link)
+        return RenderedAlert(symbol, title, _resolution(facts, reason), _fields(kind, facts), None, link)
     lead = _sentence(reason) or "No reason was recorded."
-    return Words(symbol, title, lead, _fields(kind, facts), _text(facts, "last_message", MESSAGE_CHARS_MAX, True), link)
+    return RenderedAlert(
+        symbol, title, lead, _fields(kind, facts), _text(facts, "last_message", MESSAGE_CHARS_MAX, True), link
+    )
 
 
-def say_digest(facts: Facts, link: str | None = None) -> Words:
+def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
     """The words of many alerts at once: how many of each, from when to when, and the monitors by name."""
     kinds = ("opened", "worse", "reminder", "resolved", "recovered")
     counts = {kind: int(facts.get(kind) or 0) for kind in kinds}
@@ -141,7 +145,7 @@ def say_digest(facts: Facts, link: str | None = None) -> Words:
     parts = [f"{count:,} {what}".replace(",", " ") for count, what in said if count > 0]
     names = [each for each in facts.get("first") or () if isinstance(each, Mapping)]
     times = (("First", _time(facts, "since")), ("Last", _time(facts, "until")))
-    return Words(
+    return RenderedAlert(
         "🔴" if trouble > 0 else "🟠" if recovered else "🟢",
         f"{', '.join(parts)} within {_span(facts)}" if parts else "Nothing to tell",
         "Several alerts were combined into this message.",
@@ -168,10 +172,12 @@ def _listed(names: list[Facts], counts: Mapping[str, int]) -> list[tuple[str, st
     return [("Monitors" if n == 1 else f"Monitors ({n})", text) for n, text in enumerate(fields, 1)]
 
 
-def say_over(facts: Facts, link: str | None = None) -> Words:
+def render_recovered(facts: Facts, link: str | None = None) -> RenderedAlert:
     """All incidents of an earlier digest are resolved."""
     count = f"{int(facts.get('alerts') or 0):,}".replace(",", " ")
-    return Words("🟢", f"RESOLVED: all {count} of the digest", "Every incident of that message is resolved.", link=link)
+    return RenderedAlert(
+        "🟢", f"RESOLVED: all {count} of the digest", "Every incident of that message is resolved.", link=link
+    )
 
 
 def link_to(facts: Facts, public_url: str | None) -> str | None:

@@ -39,7 +39,7 @@ Value = float | None
 Values = Value | Mapping[str, float]
 
 
-class Reading(NamedTuple):
+class MetricSpec(NamedTuple):
     """One metric that is read at the scrape. `label` with its known `values` where it has several series."""
 
     kind: Literal["gauge", "counter"]
@@ -48,43 +48,45 @@ class Reading(NamedTuple):
     values: tuple[str, ...] = ()
 
 
-READINGS: dict[str, Reading] = {
+READINGS: dict[str, MetricSpec] = {
     # Ingest.
-    "pending_pings": Reading("gauge", "Pings accepted that wait for their commit."),
-    "pending_bytes": Reading("gauge", "Bytes of the pings that wait for their commit."),
-    "pending_pings_max": Reading("gauge", "Limit of offbeat_pending_pings; beyond it pings are answered 503."),
-    "pending_bytes_max": Reading("gauge", "Limit of offbeat_pending_bytes; beyond it pings are answered 503."),
-    "batch_rows_max": Reading("gauge", "Limit of the pings in one COPY."),
-    "connections": Reading("gauge", "Open client connections."),
-    "connections_max": Reading("gauge", "Limit of offbeat_connections; beyond it they are closed at once."),
-    "connections_refused": Reading(
+    "pending_pings": MetricSpec("gauge", "Pings accepted that wait for their commit."),
+    "pending_bytes": MetricSpec("gauge", "Bytes of the pings that wait for their commit."),
+    "pending_pings_max": MetricSpec("gauge", "Limit of offbeat_pending_pings; beyond it pings are answered 503."),
+    "pending_bytes_max": MetricSpec("gauge", "Limit of offbeat_pending_bytes; beyond it pings are answered 503."),
+    "batch_rows_max": MetricSpec("gauge", "Limit of the pings in one COPY."),
+    "connections": MetricSpec("gauge", "Open client connections."),
+    "connections_max": MetricSpec("gauge", "Limit of offbeat_connections; beyond it they are closed at once."),
+    "connections_refused": MetricSpec(
         "counter",
         "Connections closed at once: `full` by --connections-max, `address` by --connections-per-address-max.",
         "reason",
         ("full", "address"),
     ),
-    "roster_keys": Reading("gauge", "Keys of monitors held in memory."),
-    "roster_refreshes": Reading("counter", "Refreshes of the keys held in memory."),
-    "writer_generation": Reading("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
-    "rows_rejected": Reading("counter", "Pings that Postgres could not store, answered 400."),
-    "batches_doubted": Reading("counter", "Batches whose commit was in doubt, and that were sent again."),
+    "roster_keys": MetricSpec("gauge", "Keys of monitors held in memory."),
+    "roster_refreshes": MetricSpec("counter", "Refreshes of the keys held in memory."),
+    "writer_generation": MetricSpec("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
+    "rows_rejected": MetricSpec("counter", "Pings that Postgres could not store, answered 400."),
+    "batches_doubted": MetricSpec("counter", "Batches whose commit was in doubt, and that were sent again."),
     # Keeper: only the process that is the keeper has them.
-    "keeper": Reading("gauge", "1 in the process that judges, else 0. The sum over all processes must be 1."),
-    "lease_term": Reading("gauge", "Term of the keeper's lease; it grows with every take-over."),
-    "watermark_timestamp_seconds": Reading("gauge", "Log time up to which everything is committed and judged."),
-    "monitors": Reading("gauge", "Monitors by status.", "status", STATUSES),
-    "monitors_never_heard": Reading("gauge", "Monitors that expect something and were never pinged."),
-    "pings_unwatched": Reading("counter", "Pings of monitors that expect nothing (status `unwatched`)."),
-    "pings_skipped": Reading("counter", "Pings not applied: their monitor was deleted, or is quarantined."),
-    "incidents_open": Reading("gauge", "Incidents that are open."),
-    "deadlines": Reading("gauge", "Entries in the heap of deadlines, stale ones included."),
-    "monitors_quarantined": Reading("gauge", "Monitors left out because of an error of ours; the log has it."),
-    "decisions_dropped": Reading("counter", "Decisions that Postgres could not store; their monitors are quarantined."),
-    "self_checks": Reading("counter", "Monitors whose state in memory was compared with what the log says."),
-    "self_check_mismatches": Reading(
+    "keeper": MetricSpec("gauge", "1 in the process that judges, else 0. The sum over all processes must be 1."),
+    "lease_term": MetricSpec("gauge", "Term of the keeper's lease; it grows with every take-over."),
+    "watermark_timestamp_seconds": MetricSpec("gauge", "Log time up to which everything is committed and judged."),
+    "monitors": MetricSpec("gauge", "Monitors by status.", "status", STATUSES),
+    "monitors_never_heard": MetricSpec("gauge", "Monitors that expect something and were never pinged."),
+    "pings_unwatched": MetricSpec("counter", "Pings of monitors that expect nothing (status `unwatched`)."),
+    "pings_skipped": MetricSpec("counter", "Pings not applied: their monitor was deleted, or is quarantined."),
+    "incidents_open": MetricSpec("gauge", "Incidents that are open."),
+    "deadlines": MetricSpec("gauge", "Entries in the heap of deadlines, stale ones included."),
+    "monitors_quarantined": MetricSpec("gauge", "Monitors left out because of an error of ours; the log has it."),
+    "decisions_dropped": MetricSpec(
+        "counter", "Decisions that Postgres could not store; their monitors are quarantined."
+    ),
+    "self_checks": MetricSpec("counter", "Monitors whose state in memory was compared with what the log says."),
+    "self_check_mismatches": MetricSpec(
         "counter", "Of these, how many differed; and open incidents in SQL that were not the engine's at a start."
     ),
-    "beats": Reading(
+    "beats": MetricSpec(
         "counter",
         "Pings of --beat-url: `sent`, `failed` (not reached or refused), or `withheld` because deadlines are not "
         "evaluated or alerts are not sent.",
@@ -92,16 +94,18 @@ READINGS: dict[str, Reading] = {
         ("sent", "failed", "withheld"),
     ),
     # The database's side, read once per scrape (db/read_models/processes.py).
-    "database_up": Reading("gauge", "1 when Postgres answered at the last scrape, else 0."),
-    "writers": Reading("gauge", "Writers that are neither fenced nor stopped."),
-    "outbox_pending": Reading("gauge", "Alerts that are neither delivered nor given up."),
-    "outbox_oldest_timestamp_seconds": Reading("gauge", "When the oldest pending alert was made; absent without one."),
-    "outbox_due_timestamp_seconds": Reading(
+    "database_up": MetricSpec("gauge", "1 when Postgres answered at the last scrape, else 0."),
+    "writers": MetricSpec("gauge", "Writers that are neither fenced nor stopped."),
+    "outbox_pending": MetricSpec("gauge", "Alerts that are neither delivered nor given up."),
+    "outbox_oldest_timestamp_seconds": MetricSpec(
+        "gauge", "When the oldest pending alert was made; absent without one."
+    ),
+    "outbox_due_timestamp_seconds": MetricSpec(
         "gauge", "Since when the longest waiting alert may be sent and no courier has taken it; absent without one."
     ),
-    "checkpoint_timestamp_seconds": Reading("gauge", "Log time from which a restart would follow the log."),
-    "deaf_seconds": Reading("counter", "Seconds of outages of Offbeat, in which pings could not be received."),
-    "partitions_through_timestamp_seconds": Reading("gauge", "Until when the log has partitions."),
+    "checkpoint_timestamp_seconds": MetricSpec("gauge", "Log time from which a restart would follow the log."),
+    "deaf_seconds": MetricSpec("counter", "Seconds of outages of Offbeat, in which pings could not be received."),
+    "partitions_through_timestamp_seconds": MetricSpec("gauge", "Until when the log has partitions."),
 }
 
 

@@ -5,7 +5,7 @@ from aiohttp import web
 from offbeat_server.common.service import Service
 
 
-class Site(Service):
+class MetricsServer(Service):
     """Serves `application` on `host` and `port` (0: a free one)."""
 
     name = "site"

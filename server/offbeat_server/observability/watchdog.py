@@ -20,7 +20,7 @@ UNTAKEN_S_MAX = 120.0  # an alert may wait that long for a courier; one that is 
 log = structlog.get_logger("beat")
 
 
-class Beat(Service):
+class OutboundWatchdog(Service):
     """Gets `url` every `every_s` seconds while all is well.
 
     `watermark` is None in a process that is not the keeper. `untaken_s` is how long the alert that waits longest could

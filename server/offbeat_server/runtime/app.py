@@ -22,7 +22,7 @@ from aiohttp import web
 from offbeat.admin_key import CHARS_MIN
 from offbeat_server import __version__
 from offbeat_server.common.clock import ClockJump, LogClock, to_datetime
-from offbeat_server.common.errors import DatabaseAway, DatabaseRefuses, Unavailable
+from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, UnavailableError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, Stack, forever
 from offbeat_server.config import Settings, read_service_environment
@@ -32,41 +32,41 @@ from offbeat_server.db.pool import Pool, connect, database_trouble, has_several_
 from offbeat_server.db.read_models.processes import DatabaseFacts, read_targets
 from offbeat_server.db.repositories import admin_key
 from offbeat_server.db.repositories.access import load_secret
-from offbeat_server.db.repositories.keeping import now
+from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.db.repositories.lease import end_frozen
-from offbeat_server.db.repositories.roster_rows import RosterRows
+from offbeat_server.db.repositories.scheduler_rows import now
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.engine.model.ping import Entry, Ping
-from offbeat_server.ingest.http.aiohttp_bridge import Waiting
-from offbeat_server.ingest.http.client_address import Sources
-from offbeat_server.ingest.http.servers import Doors
-from offbeat_server.ingest.key_index import Bound, Roster
-from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.http.aiohttp_bridge import PendingOutcome
+from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.ingest.http.http_servers import HttpServers
+from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.ingest.protocols.base import Outcome
-from offbeat_server.ingest.provisioning import Provision
+from offbeat_server.ingest.provisioning import Provisioning
 from offbeat_server.notify.channels.registry import KINDS
-from offbeat_server.notify.dispatcher import Courier
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.dispatcher import Dispatcher
+from offbeat_server.notify.transport.http import Transport
 from offbeat_server.observability import logging
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
-from offbeat_server.observability.metrics_server import Site
-from offbeat_server.observability.watchdog import Beat
+from offbeat_server.observability.metrics_server import MetricsServer
+from offbeat_server.observability.watchdog import OutboundWatchdog
 from offbeat_server.runtime import banner, fd_limit
-from offbeat_server.runtime.metrics_bindings import bind_beat, bind_hearing, bind_keeper
-from offbeat_server.runtime.sockets import bound, seen_from_outside
+from offbeat_server.runtime.metrics_bindings import bind_beat, bind_ingest, bind_scheduler
+from offbeat_server.runtime.sockets import bind_socket, seen_from_outside
 from offbeat_server.runtime.systemd import Systemd
-from offbeat_server.runtime.workers import Workers
+from offbeat_server.runtime.workers import WorkerProcesses
 from offbeat_server.scheduler.retention import DAYS_AHEAD
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
-from offbeat_server.scheduler.stuck_sessions import Frozen
+from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
 from offbeat_server.web.api import routes
 from offbeat_server.web.api.config_apply import apply_file
 from offbeat_server.web.framework.access import Access
 from offbeat_server.web.framework.routing import Deps
 from offbeat_server.web.ops import probes
-from offbeat_server.web.ops.probes import Check, Machines
+from offbeat_server.web.ops.probes import Check, Ops
 from offbeat_server.web.ui.routes import add_routes as add_pages
 
 DATABASE_RETRY_S = 2.0
@@ -108,10 +108,10 @@ class App(Service):
         self.clock = LogClock()
         self.stack = Stack(self._part_died)
         self.systemd = Systemd(read_service_environment(), lambda: not self.stopping)
-        self.keeper: Keeper | None = None
-        self.courier: Courier | None = None
-        self.writer: Writer | None = None
-        self.roster: Roster | None = None
+        self.scheduler: Scheduler | None = None
+        self.dispatcher: Dispatcher | None = None
+        self.log_writer: LogWriter | None = None
+        self.key_index: KeyIndex | None = None
         self.scarce = ""  # what to do about too few file descriptors
         self._over: asyncio.Future[str | None]  # None: told to stop; else what has died
 
@@ -138,10 +138,10 @@ class App(Service):
         """`/readyz` says 503 from here on, so whoever routes to us can leave before the doors close."""
         delay_s, bound_s = self.settings.stop_delay, self.settings.stop_timeout
         self.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
-        if self.keeper is not None and self._others_wait():
+        if self.scheduler is not None and self._others_wait():
             # Else they would wait for the slowest of our clients: the doors and the writer have seconds for theirs.
             # What is committed meanwhile, whoever judges next follows in the log.
-            await self.stack.stop_early(self.keeper, HANDOVER_S_MAX)
+            await self.stack.stop_early(self.scheduler, HANDOVER_S_MAX)
         if self.role == "main":
             bound_s += delay_s  # its workers take it
         else:
@@ -177,7 +177,7 @@ class App(Service):
         pgbouncer = self.settings.pgbouncer
         pool = self.pool = await self._patiently(lambda: open_pool(url, size_max=10, pgbouncer=pgbouncer))
         self.admin_key = await self._patiently(lambda: admin_key.agreed(pool, given, self.settings.data_dir, self.node))
-        await self._patiently(self._read_clock)  # the courier asks what time it is before there is a writer
+        await self._patiently(self._read_clock)  # the dispatcher asks what time it is before there is a writer
         if has_several_hosts(url):
             self.spawn(forever(partial(self._look_for_primary, url), PRIMARY_EVERY_S), "look for the primary")
         self.facts = DatabaseFacts(pool)
@@ -187,12 +187,12 @@ class App(Service):
             applied = await apply_file(self._deps(), self.settings.config)
             log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
         if self.role != "worker":
-            await self._start_judging(pool, url)
+            await self._start_scheduler(pool, url)
         if self.role == "main":
             self.spawn(forever(self._follow_clock, CLOCK_EVERY_S), "clock")
             listening = await self._start_workers(url)
         else:
-            listening = await self._start_hearing(pool, url)
+            listening = await self._start_ingest(pool, url)
         self.systemd.ready(f"listening on {listening}")
         if self.role != "worker":
             banner.show(listening, self.settings, self.admin_key, await load_secret(pool))
@@ -236,29 +236,29 @@ class App(Service):
         while True:
             try:
                 return await step()
-            except DatabaseAway as error:
-                if isinstance(error, DatabaseRefuses) and self.role != "worker":
+            except DatabaseDownError as error:
+                if isinstance(error, DatabaseRefusedError) and self.role != "worker":
                     raise
                 log.warning("waiting for Postgres", error=str(error))
                 self.systemd.extend(DATABASE_RETRY_S * 5, "waiting for Postgres")
                 await asyncio.sleep(DATABASE_RETRY_S)
 
     async def _look_for_primary(self, url: str) -> None:
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseDownError):
             await look_for_primary(url, pgbouncer=self.settings.pgbouncer)
 
-    async def _start_judging(self, pool: Pool, url: str) -> None:
-        """The keeper and the courier."""
+    async def _start_scheduler(self, pool: Pool, url: str) -> None:
+        """The keeper and the dispatcher."""
         settings, metrics = self.settings, self.metrics
-        await self.stack.start(Frozen(url, settings))
-        outbound = Outbound(settings, self.clock.now)
+        await self.stack.start(StuckSessionReaper(url, settings))
+        outbound = Transport(settings, self.clock.now)
         await self.stack.start(outbound)
-        courier = self.courier = Courier(pool, outbound, settings, self.node, metrics.delivered)
+        dispatcher = self.dispatcher = Dispatcher(pool, outbound, settings, self.node, metrics.delivered)
         metrics_address = None  # a process that takes pings is found at its writer's
         if self.role == "main":
-            page = await self._start_metrics_page()  # the keeper writes its address with the lease
+            page = await self._start_metrics_page()  # the scheduler writes its address with the lease
             metrics_address = seen_from_outside(settings.host, self.node, page.port)
-        keeper = self.keeper = Keeper(
+        scheduler = self.scheduler = Scheduler(
             url,
             settings,
             self.clock,
@@ -266,29 +266,29 @@ class App(Service):
             holder=f"{self.node}/{secrets.token_hex(6)}",
             node=self.node,
             metrics_address=metrics_address,
-            on_decided=courier.wake,
+            on_decided=dispatcher.wake,
         )
         # Stopped in the other order: whoever judges next does not wait for a receiver that hangs.
-        await self.stack.start(courier)
-        await self.stack.start(keeper)
-        self_check = SelfCheck(pool, keeper)
+        await self.stack.start(dispatcher)
+        await self.stack.start(scheduler)
+        self_check = SelfCheck(pool, scheduler)
         await self.stack.start(self_check)
-        bind_keeper(metrics, keeper, self_check)
+        bind_scheduler(metrics, scheduler, self_check)
         if settings.beat_url:
-            beat = Beat(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
+            beat = OutboundWatchdog(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
             await self.stack.start(beat)
             bind_beat(metrics, beat)
 
-    async def _start_hearing(self, pool: Pool, url: str) -> str:
-        """The roster, the writer and the doors; where they listen."""
+    async def _start_ingest(self, pool: Pool, url: str) -> str:
+        """The key_index, the writer and the doors; where they listen."""
         settings, metrics, clock = self.settings, self.metrics, self.clock
-        roster = self.roster = Roster(RosterRows(pool))
-        await self.stack.start(roster)
-        listen_on = self.listen_on or bound(settings.host, settings.port)
+        key_index = self.key_index = KeyIndex(KeyIndexRows(pool))
+        await self.stack.start(key_index)
+        listen_on = self.listen_on or bind_socket(settings.host, settings.port)
         own_port = None
         if self.role == "worker":  # the port that all share leads Prometheus to any of them, so each has one of its own
             own_port = (await self._start_metrics_page()).port
-        writer = self.writer = Writer(
+        writer = self.log_writer = LogWriter(
             url,
             settings,
             clock,
@@ -296,40 +296,40 @@ class App(Service):
             node=self.node,
             metrics_address=seen_from_outside(settings.host, self.node, own_port or listen_on.getsockname()[1]),
             on_committed=self._committed,
-            next_deadline=lambda: self.keeper.next_deadline if self.keeper is not None else None,
+            next_deadline=lambda: self.scheduler.next_deadline if self.scheduler is not None else None,
             several_writers=self._others_wait,
-            on_lost=roster.forget,
+            on_lost=key_index.forget,
         )
         await self.stack.start(writer)
-        doors = Doors(
+        http_servers = HttpServers(
             settings,
-            roster,
+            key_index,
             writer.backlog,
             metrics,
             self._application(),
-            Provision(pool, roster, settings.auto_provision, settings.provisioned_max),
+            Provisioning(pool, key_index, settings.auto_provision, settings.provisioned_max),
             listen_on=listen_on,
         )
-        await self.stack.start(doors)
-        bind_hearing(metrics, settings, writer, roster, doors)
-        return doors.url
+        await self.stack.start(http_servers)
+        bind_ingest(metrics, settings, writer, key_index, http_servers)
+        return http_servers.url
 
     async def _start_workers(self, url: str) -> str:
         """The processes that take pings; where they listen."""
-        workers = Workers(self.settings, url)
+        workers = WorkerProcesses(self.settings, url)
         await self.stack.start(workers)
         return workers.url
 
-    async def _start_metrics_page(self) -> Site:
+    async def _start_metrics_page(self) -> MetricsServer:
         """A page for Prometheus on a port that no other process shares."""
-        page = Site(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
+        page = MetricsServer(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
         await self.stack.start(page)
         return page
 
     def _application(self, machines_only: bool = False) -> web.Application:
         """Pages and API for people and programs that manage."""
         application = web.Application(client_max_size=16_000_000)
-        pages = Machines(
+        pages = Ops(
             self.metrics,
             self.settings.metrics_token,
             self._checks,
@@ -348,7 +348,7 @@ class App(Service):
         return Deps(
             pool=self.pool,
             settings=self.settings,
-            access=Access(self.pool, self.admin_key.hash, Sources(self.settings.trusted_proxies)),
+            access=Access(self.pool, self.admin_key.hash, ClientAddresses(self.settings.trusted_proxies)),
             now=self.clock.now,
             changed=self._changed,
             append=self._append,
@@ -359,36 +359,36 @@ class App(Service):
 
     def _committed(self, entries: list[Entry], through: Micros) -> None:
         """Our writer has committed these, and everything it accepted up to `through`."""
-        if self.keeper is not None and self.writer is not None:
-            self.keeper.feed(self.writer.id, entries, through)
+        if self.scheduler is not None and self.log_writer is not None:
+            self.scheduler.push_committed(self.log_writer.id, entries, through)
 
     def _others_wait(self) -> bool:
-        """Whether the watermark of a keeper elsewhere, or of one that follows others too, waits for our writer."""
-        return self.keeper is None or not self.keeper.judging or self.keeper.order.others
+        """Whether the watermark of a scheduler elsewhere, or of one that follows others too, waits for our writer."""
+        return self.scheduler is None or not self.scheduler.evaluating or self.scheduler.log_reader.others
 
     def _changed(self) -> None:
         """A definition was written by this process."""
-        if self.keeper is not None:
-            self.keeper.changed()
-        if self.roster is not None:
-            self.roster.changed()
+        if self.scheduler is not None:
+            self.scheduler.changed()
+        if self.key_index is not None:
+            self.key_index.changed()
 
     def _wake_courier(self) -> None:
-        if self.courier is not None:
-            self.courier.wake()
+        if self.dispatcher is not None:
+            self.dispatcher.wake()
 
     async def _append(self, monitor_id: int, project_id: int, ping: Ping) -> None:
-        """A ping from the pages or the API, committed when this returns. Raises Unavailable."""
-        assert self.writer is not None
-        waiting = Waiting()
-        self.writer.backlog.append(Bound(monitor_id, project_id), ping, None, waiting)
+        """A ping from the pages or the API, committed when this returns. Raises UnavailableError."""
+        assert self.log_writer is not None
+        waiting = PendingOutcome()
+        self.log_writer.backlog.append(KeyTarget(monitor_id, project_id), ping, None, waiting)
         outcome = await waiting.outcome
         if not isinstance(outcome, Outcome) or outcome.kind != "ok":
-            raise Unavailable("the ping may or may not be stored; send it again")
+            raise UnavailableError("the ping may or may not be stored; send it again")
 
     async def _follow_clock(self) -> None:
         """Keep the clock true in a process that has no writer to do it."""
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseDownError):
             await self._read_clock()
 
     async def _read_clock(self) -> None:
@@ -402,7 +402,7 @@ class App(Service):
             self.clock.restart(before, database, after)
 
     def _watermark(self) -> Micros | None:
-        return self.keeper.engine.now if self.keeper is not None and self.keeper.judging else None
+        return self.scheduler.engine.now if self.scheduler is not None and self.scheduler.evaluating else None
 
     def _checks(self) -> Sequence[Check]:
         checks = [Check("running", not self.stopping, "stopping" if self.stopping else "")]
@@ -410,11 +410,15 @@ class App(Service):
             checks.append(Check("postgres", self.facts.facts is not None, required=False))
         if self.scarce:
             checks.append(Check("descriptors", False, self.scarce, required=False))
-        if self.roster is not None:
-            checks.append(Check("keys", self.roster.rev is not None, f"{len(self.roster)} loaded"))
-        if self.writer is not None:
-            checks.append(Check("writer", self.writer.backlog.accepting, f"writer {self.writer.id}", required=False))
-        if (keeper := self.keeper) is not None:
-            checks.append(Check("deadlines", not keeper.loading, "loading" if keeper.loading else ""))
-            checks.append(Check("keeper", keeper.judging, "judges" if keeper.judging else "does not", required=False))
+        if self.key_index is not None:
+            checks.append(Check("keys", self.key_index.rev is not None, f"{len(self.key_index)} loaded"))
+        if self.log_writer is not None:
+            checks.append(
+                Check("writer", self.log_writer.backlog.accepting, f"writer {self.log_writer.id}", required=False)
+            )
+        if (scheduler := self.scheduler) is not None:
+            checks.append(Check("deadlines", not scheduler.loading, "loading" if scheduler.loading else ""))
+            checks.append(
+                Check("keeper", scheduler.evaluating, "judges" if scheduler.evaluating else "does not", required=False)
+            )
         return checks

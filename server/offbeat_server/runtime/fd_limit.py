@@ -11,14 +11,14 @@ from typing import NamedTuple
 RESERVE = 256  # pools of Postgres, channels, scrapes, log files: some 100 at most
 
 
-class Room(NamedTuple):
+class DescriptorLimit(NamedTuple):
     """What there is: the limit of descriptors, and how many client connections fit into it."""
 
     limit: int
     connections_max: int
 
 
-def make_room(connections_max: int) -> Room:
+def make_room(connections_max: int) -> DescriptorLimit:
     """Raise the soft limit until so many connections fit, or to the hard one."""
     wanted = connections_max + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -30,8 +30,8 @@ def make_room(connections_max: int) -> Room:
         except (OSError, ValueError):
             pass  # macOS has a limit of its own below an infinite hard one
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return Room(wanted if soft == resource.RLIM_INFINITY else soft, connections_max)
-    return Room(soft, max(soft - RESERVE, soft // 2))
+        return DescriptorLimit(wanted if soft == resource.RLIM_INFINITY else soft, connections_max)
+    return DescriptorLimit(soft, max(soft - RESERVE, soft // 2))
 
 
 def advice(limit: int, connections_max: int) -> str:

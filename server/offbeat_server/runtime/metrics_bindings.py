@@ -7,53 +7,55 @@ from collections.abc import Callable
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.config import Settings
-from offbeat_server.ingest.http.servers import Doors
-from offbeat_server.ingest.key_index import Roster
-from offbeat_server.ingest.log_writer.writer import Writer
+from offbeat_server.ingest.http.http_servers import HttpServers
+from offbeat_server.ingest.key_index import KeyIndex
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.observability.metrics import Metrics, Values
-from offbeat_server.observability.watchdog import Beat
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.observability.watchdog import OutboundWatchdog
+from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
 
 
-def bind_hearing(metrics: Metrics, settings: Settings, writer: Writer, roster: Roster, doors: Doors) -> None:
+def bind_ingest(
+    metrics: Metrics, settings: Settings, writer: LogWriter, key_index: KeyIndex, http_servers: HttpServers
+) -> None:
     """What a process that takes pings knows."""
     metrics.bind("pending_pings", lambda: writer.backlog.pings)
     metrics.bind("pending_bytes", lambda: writer.backlog.bytes)
     metrics.bind("pending_pings_max", lambda: settings.pings_pending_max)
     metrics.bind("pending_bytes_max", lambda: settings.bytes_pending_max)
     metrics.bind("batch_rows_max", lambda: settings.batch_pings_max)
-    metrics.bind("connections", lambda: doors.connections)
-    metrics.bind("connections_refused", lambda: dict(doors.connections_refused))
+    metrics.bind("connections", lambda: http_servers.connections)
+    metrics.bind("connections_refused", lambda: dict(http_servers.connections_refused))
     metrics.bind("connections_max", lambda: settings.connections_max)
     metrics.bind("rows_rejected", lambda: writer.rows_rejected)
     metrics.bind("batches_doubted", lambda: writer.batches_doubted)
     metrics.bind("writer_generation", lambda: writer.id or None)
-    metrics.bind("roster_keys", lambda: len(roster))
-    metrics.bind("roster_refreshes", lambda: roster.refreshes)
+    metrics.bind("roster_keys", lambda: len(key_index))
+    metrics.bind("roster_refreshes", lambda: key_index.refreshes)
 
 
-def bind_keeper(metrics: Metrics, keeper: Keeper, self_check: SelfCheck) -> None:
+def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck) -> None:
     """What a process knows that is the keeper, or may become it."""
 
     def judged(read: Callable[[], Values]) -> Callable[[], Values]:
-        return lambda: read() if keeper.judging else None
+        return lambda: read() if scheduler.evaluating else None
 
-    metrics.bind("keeper", lambda: float(keeper.judging))
-    metrics.bind("lease_term", judged(lambda: keeper.lease.held and keeper.lease.held.term))
-    metrics.bind("watermark_timestamp_seconds", judged(lambda: keeper.engine.now / SECOND or None))
-    metrics.bind("monitors", judged(lambda: dict(keeper.engine.desk.counts)))
-    metrics.bind("pings_unwatched", judged(lambda: keeper.engine.desk.unwatched_pings))
-    metrics.bind("pings_skipped", judged(lambda: keeper.engine.desk.unknown_pings))
-    metrics.bind("decisions_dropped", judged(lambda: keeper.decisions_dropped))
-    metrics.bind("monitors_never_heard", judged(lambda: keeper.engine.desk.counts["new"]))
-    metrics.bind("incidents_open", judged(lambda: keeper.engine.desk.counts["down"]))
-    metrics.bind("deadlines", judged(lambda: len(keeper.engine.desk.deadlines)))
-    metrics.bind("monitors_quarantined", judged(lambda: len(keeper.engine.quarantined)))
+    metrics.bind("keeper", lambda: float(scheduler.evaluating))
+    metrics.bind("lease_term", judged(lambda: scheduler.lease.held and scheduler.lease.held.term))
+    metrics.bind("watermark_timestamp_seconds", judged(lambda: scheduler.engine.now / SECOND or None))
+    metrics.bind("monitors", judged(lambda: dict(scheduler.engine.state.counts)))
+    metrics.bind("pings_unwatched", judged(lambda: scheduler.engine.state.unwatched_pings))
+    metrics.bind("pings_skipped", judged(lambda: scheduler.engine.state.unknown_pings))
+    metrics.bind("decisions_dropped", judged(lambda: scheduler.decisions_dropped))
+    metrics.bind("monitors_never_heard", judged(lambda: scheduler.engine.state.counts["new"]))
+    metrics.bind("incidents_open", judged(lambda: scheduler.engine.state.counts["down"]))
+    metrics.bind("deadlines", judged(lambda: len(scheduler.engine.state.deadlines)))
+    metrics.bind("monitors_quarantined", judged(lambda: len(scheduler.engine.quarantined)))
     metrics.bind("self_checks", judged(lambda: self_check.checked))
-    metrics.bind("self_check_mismatches", judged(lambda: keeper.mismatches + self_check.mismatches))
+    metrics.bind("self_check_mismatches", judged(lambda: scheduler.mismatches + self_check.mismatches))
 
 
-def bind_beat(metrics: Metrics, beat: Beat) -> None:
+def bind_beat(metrics: Metrics, beat: OutboundWatchdog) -> None:
     """What a process knows that may ping an external watchdog."""
     metrics.bind("beats", lambda: {"sent": beat.sent, "failed": beat.failed, "withheld": beat.withheld})

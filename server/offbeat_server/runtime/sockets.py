@@ -10,7 +10,7 @@ from offbeat_server.common.errors import SettingsError
 from offbeat_server.config import WILDCARDS
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A TCP socket bound to this address (0: a free port), not listening yet. Raises SettingsError."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -17,8 +17,8 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.ingest.http.servers import local_url
-from offbeat_server.runtime.sockets import bound
+from offbeat_server.ingest.http.http_servers import local_url
+from offbeat_server.runtime.sockets import bind_socket
 
 YOUNG_S = 10.0
 PAUSE_S_MAX = 5.0
@@ -27,7 +27,7 @@ MODULE = "offbeat_server.runtime.worker_process"
 log = structlog.get_logger("workers")
 
 
-class Workers(Service):
+class WorkerProcesses(Service):
     """Keeps N of them alive."""
 
     name = "workers"
@@ -49,7 +49,7 @@ class Workers(Service):
 
     async def start(self) -> None:
         """Bind, and return when every worker takes pings."""
-        self._socket = bound(self.settings.host, self.settings.port)
+        self._socket = bind_socket(self.settings.host, self.settings.port)
         self._socket.listen(4096)
         self._socket.set_inheritable(True)
         for number in range(self.settings.workers):

@@ -10,16 +10,16 @@ import structlog
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import keeping
-from offbeat_server.db.repositories.decisions import Taken
-from offbeat_server.db.repositories.keeping import ChangeSeen
+from offbeat_server.db.repositories import scheduler_rows
+from offbeat_server.db.repositories.decisions import WindowsApplied
+from offbeat_server.db.repositories.scheduler_rows import ChangeSeen
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition
 
 log = structlog.get_logger("keeper")
 
 
-class Following:
+class ConfigChanges:
     """The last change applied, and where alerts go by now."""
 
     def __init__(self) -> None:
@@ -28,18 +28,18 @@ class Following:
         self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, taken in by the last keeper at these instants
         self._ahead: Micros = 0  # where the last of these deletions and windows took effect
         self._repeated = 0  # so many of them are taken in here too
-        self.windows_taken: list[Taken] = []  # not on record yet
+        self.windows_applied: list[WindowsApplied] = []  # not on record yet
         self.projects: dict[int, str] = {}
-        self._channels: dict[int, list[keeping.ChannelSeen]] = {}
+        self._channels: dict[int, list[scheduler_rows.ChannelSeen]] = {}
 
     async def begin(self, connection: Connection, rev: int) -> None:
-        """Follow from here. Raises DatabaseAway."""
+        """Follow from here. Raises DatabaseDownError."""
         self.rev = rev
-        self._ended = await keeping.deleted_since(connection, rev)
-        self._known = await keeping.windows_taken(connection, rev)
+        self._ended = await scheduler_rows.deleted_since(connection, rev)
+        self._known = await scheduler_rows.windows_taken(connection, rev)
         self._ahead = max([0, *self._ended.values(), *(at for at, _ in self._known)])
         self._repeated = 0
-        self.windows_taken = []
+        self.windows_applied = []
         await self._load_channels(connection)
 
     async def apply(
@@ -50,7 +50,7 @@ class Following:
         breathe: Callable[[], Awaitable[None]],
         stranger: int = 0,
     ) -> None:
-        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseAway.
+        """Take in what was changed. Everything up to `at` was applied. Raises DatabaseDownError.
 
         After a start the log is read again up to where the states of the last keeper are, its last deletion and its
         last window (`apply_known`). Until then only those changes are taken in that it had applied before it heard of
@@ -60,7 +60,7 @@ class Following:
         if at < max(engine.ahead, self._ahead) and not (last := await self._made(connection, stranger)):
             return
         known = {change.rev for _, change in self._known}
-        while found := await keeping.changes_since(connection, self.rev):
+        while found := await scheduler_rows.changes_since(connection, self.rev):
             for change in found:
                 if change.rev > last:
                     return
@@ -68,7 +68,7 @@ class Following:
                     self.rev = change.rev
                     continue
                 if change.kind == "window":
-                    self.windows_taken.append(Taken(change.rev, at))
+                    self.windows_applied.append(WindowsApplied(change.rev, at))
                 try:
                     _apply(engine, change, at)
                 except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
@@ -86,7 +86,7 @@ class Following:
         """Where the next change of a window takes effect that the last keeper had taken in already."""
         return next((at for at, _ in self._known[self._repeated :]), None)
 
-    def apply_known(self, engine: Engine) -> None:
+    def replay_known(self, engine: Engine) -> None:
         """Take in that change. Everything up to its instant was applied."""
         at, change = self._known[self._repeated]
         self._repeated += 1
@@ -97,7 +97,7 @@ class Following:
         rev = self.rev
         if monitor_id in self._ended:
             return 0
-        while monitor_id and (found := await keeping.changes_since(connection, rev)):
+        while monitor_id and (found := await scheduler_rows.changes_since(connection, rev)):
             for change in found:
                 if change.monitor_id == monitor_id:
                     return change.rev
@@ -112,9 +112,9 @@ class Following:
         return [channel.id for channel in channels if channel.slug in slugs]
 
     async def _load_channels(self, connection: Connection) -> None:
-        self.projects = await keeping.projects(connection)
+        self.projects = await scheduler_rows.projects(connection)
         self._channels = {}
-        for channel in await keeping.channels(connection):
+        for channel in await scheduler_rows.channels(connection):
             self._channels.setdefault(channel.project_id, []).append(channel)
 
 
@@ -127,13 +127,13 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
     if known is not None and known.rev >= change.rev:
         return  # its state knows it already
     if change.kind == "resolve":
-        engine.settle_by_hand(change.monitor_id, keeping.read_incident(change.after), change.rev, at)
+        engine.resolve_by_hand(change.monitor_id, scheduler_rows.read_incident(change.after), change.rev, at)
     elif change.kind in ("acknowledge", "comment"):
         return  # of interest to people alone
     elif change.after is None:
         engine.remove(change.monitor_id, at)
     else:
-        now = keeping.read_defined(change.after)
+        now = scheduler_rows.read_defined(change.after)
         engine.put(
             change.monitor_id,
             change.project_id or 0,
@@ -150,7 +150,7 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
 
 def _apply_window(engine: Engine, change: ChangeSeen, at: Micros) -> None:
     if change.after is not None:
-        window_id, window = keeping.read_window_change(change.after)
+        window_id, window = scheduler_rows.read_window_change(change.after)
         engine.put_window(window_id, change.project_id or 0, window, at)
     elif change.before is not None:
-        engine.remove_window(keeping.read_window_change(change.before)[0], at)
+        engine.remove_window(scheduler_rows.read_window_change(change.before)[0], at)

@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import LeaseLost, OffbeatError
+from offbeat_server.common.errors import LeaseLostError, OffbeatError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
 from offbeat_server.db.repositories import lease
@@ -40,9 +40,9 @@ class Lease:
         self.lost = asyncio.Event()
 
     def check(self) -> Held:
-        """The lease. Raises LeaseLost where it may be somebody else's by now."""
+        """The lease. Raises LeaseLostError where it may be somebody else's by now."""
         if self.held is None or monotonic() >= self._trusted_until_s:
-            raise LeaseLost(f"the lease {self._name} could not be renewed in time")
+            raise LeaseLostError(f"the lease {self._name} could not be renewed in time")
         return self.held
 
     async def take(self) -> Held:

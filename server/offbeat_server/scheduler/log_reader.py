@@ -9,19 +9,19 @@ from bisect import bisect_right
 from collections import deque
 from itertools import chain
 
-from offbeat_server.common.errors import LeaseLost
+from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import entries as log_entries
-from offbeat_server.db.repositories import keeping
+from offbeat_server.db.repositories import scheduler_rows
 from offbeat_server.db.repositories.entries import ENTRIES_MAX
-from offbeat_server.db.repositories.keeping import WriterSeen
+from offbeat_server.db.repositories.scheduler_rows import WriterSeen
 from offbeat_server.engine.model.ping import Entry
 
 FED_ENTRIES_MAX = 200_000  # beyond, our own writer is followed in the log like any other, until we have caught up
 
 
-class Order:
+class LogReader:
     """Where each writer was read up to, and what was fed and not yet taken."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Order:
         self.following = True
         self._drop_fed()
 
-    def feed(self, writer: int, entries: list[Entry], through: Micros) -> None:
+    def push_committed(self, writer: int, entries: list[Entry], through: Micros) -> None:
         """Our own writer has committed these, and everything it accepted up to `through`."""
         if writer != self._own:  # from its first entry on
             self._own, self._fed_through = writer, 0
@@ -59,16 +59,16 @@ class Order:
             self._fed.append(entries)
             self._fed_entries += len(entries)
 
-    async def collect(self, connection: Connection) -> tuple[list[Entry], list[WriterSeen]]:
+    async def read_batch(self, connection: Connection) -> tuple[list[Entry], list[WriterSeen]]:
         """The next entries in order, moving the watermark; and the writers as they were read.
 
-        Raises DatabaseAway; LeaseLost if the log has lost what it had.
+        Raises DatabaseDownError; LeaseLostError if the log has lost what it had.
 
         At most `ENTRIES_MAX` are read of a writer; the watermark then stops where the shortest read ended.
         """
         fed_through = self._fed_through  # before the others are read: who comes later, comes after this
         own, memory = self._own, self._from_memory
-        seen = await keeping.writers(connection, list(self._unfinished), self.newest)
+        seen = await scheduler_rows.writers(connection, list(self._unfinished), self.newest)
         # Once ours is fenced the log has all of it, and memory perhaps not: a batch whose commit is still in doubt.
         memory = memory and not any(writer.fenced and writer.id == own for writer in seen)
         self._check(seen)
@@ -106,15 +106,15 @@ class Order:
         return entries, seen
 
     async def check(self, connection: Connection) -> None:
-        """After a lost connection. Raises LeaseLost if the log has lost what it had; DatabaseAway."""
-        self._check(await keeping.writers(connection, list(self._unfinished), self.newest))
+        """After a lost connection. Raises LeaseLostError if the log has lost what it had; DatabaseDownError."""
+        self._check(await scheduler_rows.writers(connection, list(self._unfinished), self.newest))
 
     def _check(self, seen: list[WriterSeen]) -> None:
-        """Raises LeaseLost if the log lacks what was read of it: it is another one, or an older one."""
+        """Raises LeaseLostError if the log lacks what was read of it: it is another one, or an older one."""
         missing = self._unfinished.difference(writer.id for writer in seen)
         shorter = [writer.id for writer in seen if writer.seq < self.cursors.get(writer.id, 0)]
         if missing or shorter:
-            raise LeaseLost(f"the log lacks pings that were in it, of writers {sorted({*missing, *shorter})}")
+            raise LeaseLostError(f"the log lacks pings that were in it, of writers {sorted({*missing, *shorter})}")
 
     def _smallest(self, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
         throughs = [

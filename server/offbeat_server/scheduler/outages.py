@@ -14,9 +14,9 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import decisions, keeping
-from offbeat_server.db.repositories.keeping import Deaf, WriterSeen
+from offbeat_server.db.repositories import decisions, scheduler_rows
 from offbeat_server.db.repositories.lease import Held, held_by
+from offbeat_server.db.repositories.scheduler_rows import Outage, WriterSeen
 
 WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
 MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled
@@ -25,7 +25,7 @@ SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one write
 log = structlog.get_logger("deaf")
 
 
-class _Sign(NamedTuple):
+class _SignOfLife(NamedTuple):
     """A writer's last sign of life: by the database's clock, and since when we know of no later one."""
 
     seen_at: Micros
@@ -33,7 +33,7 @@ class _Sign(NamedTuple):
 
 
 @dataclass
-class Reported:
+class ReportedOutages:
     """Which outages operators were alerted to.
 
     It follows from the outages on record alone, in their order, so that the next keeper neither repeats an alert nor
@@ -44,7 +44,7 @@ class Reported:
     run_from: Micros = 0  # of outages with less than a second between them, which are one
     run_until: Micros = 0
 
-    def needs_alert(self, deaf: Deaf) -> bool:
+    def needs_alert(self, deaf: Outage) -> bool:
         """Add the next outage. One trouble is one alert, though every writer notices it."""
         if deaf.reason == "lost":  # each writer knows of its own
             return True
@@ -63,7 +63,7 @@ class Reported:
         return True
 
 
-class Deafness:
+class OutageDetector:
     """What was decided so far."""
 
     def __init__(self, writer_silent_max_s: float) -> None:
@@ -72,21 +72,21 @@ class Deafness:
         self._newest_writer = 0
         self._began: set[int] = set()  # writers of whom is not known yet whether somebody was there before
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
-        self._signs: dict[int, _Sign] | None = None  # None: we have not looked yet
-        self._reported = Reported()
+        self._signs: dict[int, _SignOfLife] | None = None  # None: we have not looked yet
+        self._reported = ReportedOutages()
 
-    async def begin(self, connection: Connection, at: Micros) -> list[Deaf]:
-        """Everything on record, for an engine that starts at `at`. Raises DatabaseAway."""
-        self._refusal_id = await keeping.refusals_applied(connection)
-        self._newest_writer = await keeping.last_writer(connection, at)
+    async def begin(self, connection: Connection, at: Micros) -> list[Outage]:
+        """Everything on record, for an engine that starts at `at`. Raises DatabaseDownError."""
+        self._refusal_id = await scheduler_rows.refusals_applied(connection)
+        self._newest_writer = await scheduler_rows.last_writer(connection, at)
         self._began = set()
         self._signs = None
         return await self.on_record(connection)
 
-    async def on_record(self, connection: Connection) -> list[Deaf]:
-        """Everything on record. Needed again after a transaction whose end is unknown. Raises DatabaseAway."""
-        known = await keeping.deaf_known(connection)
-        self._reported = Reported()
+    async def on_record(self, connection: Connection) -> list[Outage]:
+        """Everything on record. Needed again after a transaction whose end is unknown. Raises DatabaseDownError."""
+        known = await scheduler_rows.known_outages(connection)
+        self._reported = ReportedOutages()
         for each in known:
             self._reported.needs_alert(each)
         return known
@@ -102,10 +102,10 @@ class Deafness:
 
     async def decide(
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
-    ) -> list[Deaf]:
+    ) -> list[Outage]:
         """New deaf time, as far as it is known by `now`. Its alerts are committed with it.
 
-        Raises LeaseLost, DatabaseAway.
+        Raises LeaseLostError, DatabaseDownError.
         """
         self._began.update(writer.id for writer in writers if writer.id > self._newest_writer)
         self._newest_writer = max(self._newest_writer, *self._began, 0)
@@ -118,19 +118,19 @@ class Deafness:
             silent = []
         if not new and not silent and refusal_id <= self._refusal_id:
             return []
-        found: list[Deaf | None] = []
+        found: list[Outage | None] = []
         reported = replace(self._reported)
         async with held_by(connection, held):
-            found += [await keeping.deaf_before_writer(connection, writer_id, now) for writer_id in new]
+            found += [await scheduler_rows.outage_before_writer(connection, writer_id, now) for writer_id in new]
             for writer in silent:
                 log.warning("a silent writer is fenced", writer=writer.id)
-                found.append(await keeping.fence(connection, writer.id, writer.seen_at, now))
+                found.append(await scheduler_rows.fence(connection, writer.id, writer.seen_at, now))
             if refusal_id > self._refusal_id:
-                found += await keeping.deaf_by_refusals(connection, self._refusal_id, now)
+                found += await scheduler_rows.outages_by_refusals(connection, self._refusal_id, now)
             decided = sorted((each for each in found if each is not None), key=lambda each: each.id)
             for each in decided:
                 if reported.needs_alert(each):
-                    await decisions.alert_operators(connection, keeping.deaf_facts(each))
+                    await decisions.alert_operators(connection, scheduler_rows.outage_facts(each))
         self._reported = reported
         self._began.difference_update(new)
         self._refusal_id = max(self._refusal_id, refusal_id)
@@ -142,16 +142,16 @@ class Deafness:
         What it says counts once, at our first look: a writer may have died before we began.
         """
         now_s = monotonic()
-        signs: dict[int, _Sign] = {}
+        signs: dict[int, _SignOfLife] = {}
         known_signs = self._signs or {}
         for writer in writers:
             if writer.fenced:
                 continue
             sign = known_signs.get(writer.id)
             if self._signs is None:
-                sign = _Sign(writer.seen_at, now_s - max(0.0, writer.silent_s))
+                sign = _SignOfLife(writer.seen_at, now_s - max(0.0, writer.silent_s))
             elif sign is None or sign.seen_at != writer.seen_at:
-                sign = _Sign(writer.seen_at, now_s)
+                sign = _SignOfLife(writer.seen_at, now_s)
             signs[writer.id] = sign
         self._signs = signs
         return [

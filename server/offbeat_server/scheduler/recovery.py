@@ -12,15 +12,15 @@ from functools import partial
 
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import states
 from offbeat_server.db.repositories.entries import ENTRIES_MAX, of_monitor
-from offbeat_server.db.repositories.keeping import Checkpoint
+from offbeat_server.db.repositories.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
-from offbeat_server.engine.isolated import alone
+from offbeat_server.engine.isolated import isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
 
@@ -33,7 +33,7 @@ log = structlog.get_logger("keeper")
 
 
 @contextmanager
-def all_stays() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Around the making of a million objects that are no garbage: a collection would look at all of them in vain.
 
     Later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
@@ -56,7 +56,7 @@ async def load_monitors(
 ) -> list[Decision]:
     """Fill the engine; gives what was decided about those that had been left out, to be written before all else.
 
-    A monitor without a state begins at `begin`. Raises DatabaseAway.
+    A monitor without a state begins at `begin`. Raises DatabaseDownError.
     """
     stateless: list[Monitor] = []
     behind: list[Monitor] = []
@@ -97,7 +97,9 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     errors: list[Exception] = []
     decisions: list[Decision] = []
     try:
-        lone = alone(engine.desk.deaf.intervals, engine.desk.windows, m, lambda monitor_id, error: errors.append(error))
+        lone = isolated_engine(
+            engine.state.outages.intervals, engine.state.windows, m, lambda monitor_id, error: errors.append(error)
+        )
         since = m.follow_from
         while not errors and (entries := await of_monitor(connection, m.id, since, through, ENTRIES_MAX)):
             since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
@@ -106,10 +108,10 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
                 await asyncio.sleep(0)
         while not errors and not lone.advance(through, SLICE):
             await asyncio.sleep(0)
-        decisions = lone.take(1)
+        decisions = lone.drain(1)
         m.armed = 0  # there
         engine.load(m)
-    except DatabaseAway:
+    except DatabaseDownError:
         raise
     except Exception as error:
         errors.append(error)

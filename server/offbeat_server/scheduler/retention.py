@@ -20,7 +20,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.config import Settings
 from offbeat_server.db.partitions import make_partitions, retire_partitions
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.repositories import keeping, upkeep
+from offbeat_server.db.repositories import retention, scheduler_rows
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.recovery import SLICE
 
@@ -33,7 +33,7 @@ REMAINS_SLICES_MAX = 500  # of `upkeep.ROWS_MAX` rows in one round
 log = structlog.get_logger("upkeep")
 
 
-class Upkeep:
+class Retention:
     """One round every ten minutes, on a connection of its own."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Upkeep:
         # When the engine was asked which outages it needs, and from when on it needs them.
         self._needed: tuple[Micros, Micros] | None = None
 
-    def soon(self) -> None:
+    def request_now(self) -> None:
         """Do a round now: the clock has jumped, and today may have no partition yet."""
         self._due.set()
 
@@ -69,8 +69,8 @@ class Upkeep:
             self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat upkeep", command_timeout_s=60.0
         )
         try:
-            await make_partitions(connection, to_datetime(await keeping.now(connection)).date(), DAYS_AHEAD)
-            if await upkeep.has_leapt(connection):
+            await make_partitions(connection, to_datetime(await scheduler_rows.now(connection)).date(), DAYS_AHEAD)
+            if await retention.has_leapt(connection):
                 log.warning("the clock has leapt by more than a day: for a day nothing is deleted")
             elif at := self._checkpoint_at():
                 before = to_datetime(at) - timedelta(days=self._settings.keep_days)
@@ -82,12 +82,12 @@ class Upkeep:
 
     async def _delete_before(self, connection: Connection, before: datetime) -> None:
         await retire_partitions(connection, before.date())
-        for subject in upkeep.SUBJECTS:
+        for subject in retention.SUBJECTS:
             if subject != "deaf":
                 await self._delete_old(connection, subject, before)
 
     async def _delete_old(self, connection: Connection, subject: str, before: datetime) -> None:
-        while await upkeep.delete_old(connection, subject, before) == upkeep.ROWS_MAX:
+        while await retention.delete_old(connection, subject, before) == retention.ROWS_MAX:
             await asyncio.sleep(0.1)
 
     async def _forget_outages(self, connection: Connection, checkpoint_at: Micros) -> None:
@@ -105,7 +105,7 @@ class Upkeep:
             await self._delete_old(connection, "deaf", to_datetime(needed_from))
         self._needed = None
         kept_from = checkpoint_at - self._settings.keep_days * 86_400 * SECOND
-        if any(end < kept_from for _, end in engine.desk.deaf.intervals[:1]):
+        if any(end < kept_from for _, end in engine.state.outages.intervals[:1]):
             needed_from, starts = kept_from, engine.window_starts(active_since=kept_from)
             while some := list(islice(starts, SLICE)):
                 needed_from = min(needed_from, *some)
@@ -118,9 +118,9 @@ class Upkeep:
         What a round has finished is not looked at again, so a round costs what was deleted lately. (A new process looks
         at everything once. Pings that were under way at a deletion come within an hour: until then it is looked at.)
         """
-        seen = await upkeep.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
+        seen = await retention.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
         slices = 0
-        async for _ in upkeep.delete_remains(connection, before, since, self._seen_rev):
+        async for _ in retention.delete_remains(connection, before, since, self._seen_rev):
             slices += 1
             if slices == REMAINS_SLICES_MAX:
                 return

@@ -2,7 +2,7 @@
 
     lease ─→ load ─→ ┌ collect ─→ deaf time ─→ changes ─→ apply, judge ─→ write ┐ ─→ (stop) checkpoint, release
       ↑              └──────────────────────────────────────────────────────────┘
-      └─ LeaseLost: forget everything that was not written
+      └─ LeaseLostError: forget everything that was not written
 
 One loop, so that there is one order. Everything it does to the event loop comes in slices of some milliseconds, because
 pings are taken on the same loop; what it cannot keep up with waits in the log, and never on the way of a ping.
@@ -17,24 +17,24 @@ import structlog
 
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import LogClock, monotonic
-from offbeat_server.common.errors import DatabaseAway, LeaseLost, RowRefused
+from offbeat_server.common.errors import DatabaseDownError, LeaseLostError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.repositories import decisions, keeping
-from offbeat_server.db.repositories.keeping import Checkpoint, WriterSeen
+from offbeat_server.db.repositories import decisions, scheduler_rows
 from offbeat_server.db.repositories.lease import held_by, outlast
+from offbeat_server.db.repositories.scheduler_rows import Checkpoint, WriterSeen
 from offbeat_server.engine.decisions import Alert, Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.ping import Entry
 from offbeat_server.observability.metrics import Metrics
-from offbeat_server.scheduler.config_changes import Following
+from offbeat_server.scheduler.config_changes import ConfigChanges
 from offbeat_server.scheduler.lease import Lease
-from offbeat_server.scheduler.log_reader import Order
-from offbeat_server.scheduler.outages import Deafness
-from offbeat_server.scheduler.recovery import SLICE, all_stays, load_monitors
-from offbeat_server.scheduler.retention import Upkeep
+from offbeat_server.scheduler.log_reader import LogReader
+from offbeat_server.scheduler.outages import OutageDetector
+from offbeat_server.scheduler.recovery import SLICE, gc_frozen, load_monitors
+from offbeat_server.scheduler.retention import Retention
 
 SUBJECTS_MAX = 500  # monitors in one transaction
 UNDECIDED_MAX = 5_000  # monitors; beyond, judging waits for writing
@@ -50,7 +50,7 @@ CHECKPOINT_SLICES = 4  # of SUBJECTS_MAX, at each cycle: a million states in 26 
 log = structlog.get_logger("keeper")
 
 
-class Keeper(Service):
+class Scheduler(Service):
     """Judges, while it holds the lease. `on_decided` is called after each commit of decisions that hold alerts."""
 
     name = "keeper"
@@ -71,13 +71,13 @@ class Keeper(Service):
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._on_decided = on_decided
         self.lease = Lease(url, settings, holder, node, metrics_address)
-        self.order = Order()
+        self.log_reader = LogReader()
         self.engine = Engine(self._quarantined)
-        self.deafness = Deafness(settings.writer_silent_max)
-        self.upkeep = Upkeep(url, settings, lambda: self.checkpoint_at, lambda: self.engine)
-        self.judging = False
+        self.outage_detector = OutageDetector(settings.writer_silent_max)
+        self.retention = Retention(url, settings, lambda: self.checkpoint_at, lambda: self.engine)
+        self.evaluating = False
         self.loading = False
-        self.resting = False  # between two cycles: all that was collected is applied, judged and written
+        self.idle = False  # between two cycles: all that was collected is applied, judged and written
         self.mismatches = 0
         self.decisions_dropped = 0
         self.checkpoint_at: Micros = 0
@@ -85,7 +85,7 @@ class Keeper(Service):
         self._wake = asyncio.Event()
         self._stopping = False
         self._ended = asyncio.Event()
-        self.following = Following()
+        self.config_changes = ConfigChanges()
         self._inbox: list[Entry] = []  # collected; those before `_applied` are in the engine
         self._applied = 0
         self._writers: list[WriterSeen] = []  # as they were when the inbox was collected
@@ -98,9 +98,9 @@ class Keeper(Service):
 
     # ---------------------------------------------------------------- what others call
 
-    def feed(self, writer: int, entries: list[Entry], through: Micros) -> None:
+    def push_committed(self, writer: int, entries: list[Entry], through: Micros) -> None:
         """The writer in this process has committed these, and everything it accepted up to `through`."""
-        self.order.feed(writer, entries, through)
+        self.log_reader.push_committed(writer, entries, through)
         self._wake.set()
 
     def changed(self) -> None:
@@ -110,7 +110,7 @@ class Keeper(Service):
     @property
     def next_deadline(self) -> Micros | None:
         """When the next monitor is to be looked at; None while somebody else judges."""
-        return self.engine.next_deadline if self.judging else None
+        return self.engine.next_deadline if self.evaluating else None
 
     async def start(self) -> None:
         """Begin to try for the lease."""
@@ -120,9 +120,9 @@ class Keeper(Service):
         """Write what was decided, checkpoint, give up the lease."""
         self._stopping = True
         self._wake.set()
-        if self.judging:
+        if self.evaluating:
             try:
-                async with asyncio.timeout(HANDOVER_S if self.order.others else self._settings.stop_timeout / 2):
+                async with asyncio.timeout(HANDOVER_S if self.log_reader.others else self._settings.stop_timeout / 2):
                     await self._ended.wait()
             except TimeoutError:
                 log.warning("stopped before the checkpoint was complete")
@@ -135,18 +135,18 @@ class Keeper(Service):
     async def _run(self) -> None:
         while not self._stopping:
             await self.lease.take()
-            aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.upkeep.run(), "upkeep")]
+            aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.retention.run(), "upkeep")]
             try:
                 self.loading = True
                 await self._load()
                 self.loading = False
-                await self._judge()
+                await self._evaluate()
                 self._ended.set()
-            except LeaseLost as error:
+            except LeaseLostError as error:
                 log.warning("is no longer the keeper", why=str(error))
             finally:
-                self.judging = self.loading = self.resting = False
-                self.order.following = False
+                self.evaluating = self.loading = self.idle = False
+                self.log_reader.following = False
                 for aide in aides:
                     aide.cancel()
                 await asyncio.wait(aides)  # they share the lease's connection with whoever takes it next
@@ -157,10 +157,10 @@ class Keeper(Service):
         while True:
             self.lease.check()
             try:
-                with all_stays():
+                with gc_frozen():
                     await self._load_once()
                 return
-            except DatabaseAway as error:
+            except DatabaseDownError as error:
                 log.warning("cannot load yet", error=str(error))
                 self._drop_connection()
                 await asyncio.sleep(0.5)
@@ -172,26 +172,26 @@ class Keeper(Service):
         self.engine, self._pending, self._checkpointing = Engine(self._quarantined), [], None
         self._inbox, self._applied, self._writers, self._doubtful = [], 0, [], False
         self._written = 0, 0
-        checkpoint = await keeping.read_checkpoint(connection) or Checkpoint(0, 0, {})
+        checkpoint = await scheduler_rows.read_checkpoint(connection) or Checkpoint(0, 0, {})
         self.checkpoint_at, self._checkpoint_rev = checkpoint.at, checkpoint.applied_rev
-        unfinished = await keeping.unfinished_writers(connection, checkpoint.cursors)
-        self.order.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
-        await self.following.begin(connection, checkpoint.applied_rev)
-        for deaf in await self.deafness.begin(connection, checkpoint.at):
-            self.engine.deafness(deaf.started_at, deaf.ended_at)
-        for window_id, project_id, window in await keeping.windows(connection, checkpoint.applied_rev):
+        unfinished = await scheduler_rows.unfinished_writers(connection, checkpoint.cursors)
+        self.log_reader.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
+        await self.config_changes.begin(connection, checkpoint.applied_rev)
+        for deaf in await self.outage_detector.begin(connection, checkpoint.at):
+            self.engine.add_outage(deaf.started_at, deaf.ended_at)
+        for window_id, project_id, window in await scheduler_rows.windows(connection, checkpoint.applied_rev):
             self.engine.load_window(window_id, project_id, window)
         begin = checkpoint.at or await self._database_time(connection)
-        self._pending = await load_monitors(connection, self.engine, checkpoint, begin, self._breathe)
+        self._pending = await load_monitors(connection, self.engine, checkpoint, begin, self._yield_to_loop)
         await self._write_pending()
         await self._compare_incidents(connection)
-        self.judging = True
+        self.evaluating = True
         log.info("loaded", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
 
     async def _database_time(self, connection: Connection) -> Micros:
         """Also for a process without a writer, whose clock nobody else keeps true."""
         before = self._clock.local()
-        now = await keeping.now(connection)
+        now = await scheduler_rows.now(connection)
         if not self._clock.ready:
             self._clock.sample(before, now, self._clock.local())
         return now
@@ -199,7 +199,7 @@ class Keeper(Service):
     async def _compare_incidents(self, connection: Connection) -> None:
         """What is open in SQL must be what is open here; a difference is a bug, repaired and counted."""
         ours = self.engine.open_incidents()
-        theirs = await keeping.open_incidents(connection)
+        theirs = await scheduler_rows.open_incidents(connection)
         if ours != theirs:  # or somebody else may have gone on since the states were read
             await outlast(connection, self.lease.check())
         for monitor_id, number in theirs.items():
@@ -213,27 +213,27 @@ class Keeper(Service):
             log.error("an incident is open in the engine and not in SQL", monitor_id=monitor_id)
             self.engine.restate_incident(monitor_id)
 
-    async def _judge(self) -> None:
+    async def _evaluate(self) -> None:
         last_s = 0.0
         while True:
             self.lease.check()
             stopping = self._stopping
             try:
-                self.resting = False
+                self.idle = False
                 await self._cycle()
                 await self._checkpoint_slice(whole=stopping)
-                self.resting = True
-            except DatabaseAway as error:
+                self.idle = True
+            except DatabaseDownError as error:
                 log.warning("cannot judge now", error=str(error))
                 self._drop_connection()
-                self.deafness.blinded()
+                self.outage_detector.blinded()
                 self._doubtful = True
                 await asyncio.sleep(0.25)
             if stopping:
                 return
-            if not self.order.behind:
+            if not self.log_reader.behind:
                 await asyncio.sleep(max(0.0, CYCLE_S - (monotonic() - last_s)))
-                await self._wait(FOLLOW_S if self.order.others else IDLE_S)
+                await self._wait(FOLLOW_S if self.log_reader.others else IDLE_S)
             last_s = monotonic()
 
     async def _wait(self, at_most_s: float) -> None:
@@ -243,34 +243,39 @@ class Keeper(Service):
         self._wake.clear()
 
     async def _cycle(self) -> None:
-        """From the log to the outbox. May be broken off by DatabaseAway anywhere; the next one goes on from there."""
+        """From the log to the outbox.
+
+        May be broken off by DatabaseDownError anywhere; the next one goes on from there.
+        """
         connection = await self._connected()
         if self._doubtful:
             await outlast(connection, self.lease.check())
-            await self.order.check(connection)
+            await self.log_reader.check(connection)
             await self._check_written(connection)
-            for deaf in await self.deafness.on_record(connection):
-                self.engine.deafness(deaf.started_at, deaf.ended_at)
+            for deaf in await self.outage_detector.on_record(connection):
+                self.engine.add_outage(deaf.started_at, deaf.ended_at)
             self._doubtful = False
         await self._write()  # what a lost connection has left
         if self._applied == len(self._inbox):
-            self._inbox, self._writers = await self.order.collect(connection)
+            self._inbox, self._writers = await self.log_reader.read_batch(connection)
             self._applied = 0
             self._entries_since_checkpoint += len(self._inbox)
         # After the writers: whoever has seen their word pass a refusal sees the refusal too. Also where the last cycle
         # was broken off after `collect`: nothing is judged whose deaf time is not decided.
-        rev, refusal_id = await keeping.news(connection)
-        if rev < self.following.rev or 0 < refusal_id < self.deafness.refusal_id:  # 0: all are past their retention
-            raise LeaseLost("the database lacks changes or outages that were in it")
-        for deaf in await self._decide_deaf(connection, self._writers, refusal_id):
-            self.engine.deafness(deaf.started_at, deaf.ended_at)
-            self._note_deaf(deaf)
-        now = self.order.watermark
-        while (at := self.following.next_known) is not None and at <= now:
-            await self._judge_through(at)
-            self.following.apply_known(self.engine)
-        await self._judge_through(now)
-        if rev > self.following.rev:
+        rev, refusal_id = await scheduler_rows.news(connection)
+        if (
+            rev < self.config_changes.rev or 0 < refusal_id < self.outage_detector.refusal_id
+        ):  # 0: all are past their retention
+            raise LeaseLostError("the database lacks changes or outages that were in it")
+        for deaf in await self._record_outages(connection, self._writers, refusal_id):
+            self.engine.add_outage(deaf.started_at, deaf.ended_at)
+            self._apply_outage(deaf)
+        now = self.log_reader.watermark
+        while (at := self.config_changes.next_known) is not None and at <= now:
+            await self._evaluate_through(at)
+            self.config_changes.replay_known(self.engine)
+        await self._evaluate_through(now)
+        if rev > self.config_changes.rev:
             await self._follow(now)
         await self._write()
 
@@ -280,16 +285,16 @@ class Keeper(Service):
         So it is if pings, changes or outages are missing that were read (`order`, `_cycle`).
         """
         monitor_id, at = self._written
-        if monitor_id and await keeping.state_at(connection, monitor_id) < at:
-            raise LeaseLost("the database lacks decisions that were in it")
+        if monitor_id and await scheduler_rows.state_at(connection, monitor_id) < at:
+            raise LeaseLostError("the database lacks decisions that were in it")
 
-    async def _decide_deaf(
+    async def _record_outages(
         self, connection: Connection, writers: Sequence[WriterSeen], refusal_id: int
-    ) -> Sequence[keeping.Deaf]:
+    ) -> Sequence[scheduler_rows.Outage]:
         held = self.lease.check()
-        return await self.deafness.decide(connection, held, writers, refusal_id, self.order.watermark)
+        return await self.outage_detector.decide(connection, held, writers, refusal_id, self.log_reader.watermark)
 
-    async def _judge_through(self, at: Micros) -> None:
+    async def _evaluate_through(self, at: Micros) -> None:
         """Apply every collected entry up to `at`, and judge every deadline up to there."""
         end = bisect_right(self._inbox, at, key=lambda entry: entry.at)
         entries = self._inbox if end == len(self._inbox) else self._inbox[:end]
@@ -302,27 +307,27 @@ class Keeper(Service):
                     await self._follow(entry.at - 1, entry.monitor_id)
                     if entry.monitor_id not in self.engine.monitors:
                         self.engine.ignore(entry.monitor_id)
-                await self._breathe()
+                await self._yield_to_loop()
         while not self.engine.advance(at, SLICE):
-            await self._breathe()
+            await self._yield_to_loop()
 
     async def _follow(self, at: Micros, stranger: int = 0) -> None:
-        await self.following.apply(await self._connected(), self.engine, at, self._breathe, stranger)
+        await self.config_changes.apply(await self._connected(), self.engine, at, self._yield_to_loop, stranger)
 
-    async def _breathe(self) -> None:
+    async def _yield_to_loop(self) -> None:
         """Let pings pass; and let judging wait where writing cannot keep up."""
         await asyncio.sleep(0)
-        if self.engine.undecided > UNDECIDED_MAX:
+        if self.engine.pending_count > UNDECIDED_MAX:
             await self._write()
 
     # ---------------------------------------------------------------- writing
 
     async def _write(self) -> None:
         """Everything undecided, whole subjects at a time; a transaction in doubt is written again, as it was."""
-        while self._pending or self.engine.undecided:
+        while self._pending or self.engine.pending_count:
             if not self._pending:
                 failpoints.pass_by("judged")
-                self._pending = self.engine.take(SUBJECTS_MAX)
+                self._pending = self.engine.drain(SUBJECTS_MAX)
                 failpoints.pass_by("taken")
             await self._write_pending()
 
@@ -334,7 +339,7 @@ class Keeper(Service):
             part = parts.pop()
             try:
                 await self._write_part(connection, part)
-            except RowRefused as error:
+            except RowRejectedError as error:
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
@@ -343,24 +348,24 @@ class Keeper(Service):
                 log.error("a decision cannot be stored", monitor_id=part[0].monitor_id, error=str(error))
                 if part[0].state is not None:  # else it was deleted, and nothing will follow
                     self.engine.quarantine(part[0].monitor_id, error)
-            self._tell_decided(part)
+            self._announce_decided(part)
         self._pending = []
         failpoints.pass_by("known")
 
     async def _write_part(self, connection: Connection, part: Sequence[Decision]) -> None:
-        following = self.following
-        taken = tuple(following.windows_taken)
+        following = self.config_changes
+        taken = tuple(following.windows_applied)
         await decisions.write(
             connection, self.lease.check(), part, following.channels_of, following.projects, windows_taken=taken
         )
-        del following.windows_taken[: len(taken)]
+        del following.windows_applied[: len(taken)]
         for decision in part:
             if decision.state is not None:
                 self._written = decision.monitor_id, decision.position.at
             elif decision.monitor_id == self._written[0]:
                 self._written = 0, 0
 
-    def _tell_decided(self, written: Sequence[Decision]) -> None:
+    def _announce_decided(self, written: Sequence[Decision]) -> None:
         alerts = [e for d in written for e in d.effects if isinstance(e, Alert)]
         if alerts:
             now = self._clock.now()
@@ -372,10 +377,10 @@ class Keeper(Service):
         if self._checkpointing is None or whole:  # one that was begun is of an earlier instant
             due = monotonic() - self._checkpoint_s >= CHECKPOINT_S
             many = self._entries_since_checkpoint >= CHECKPOINT_ENTRIES
-            many = many or self.following.rev - self._checkpoint_rev >= CHECKPOINT_CHANGES
+            many = many or self.config_changes.rev - self._checkpoint_rev >= CHECKPOINT_CHANGES
             if not (whole or many or (due and self.engine.now)):
                 return
-            checkpoint = Checkpoint(self.order.watermark, self.following.rev, dict(self.order.cursors))
+            checkpoint = Checkpoint(self.log_reader.watermark, self.config_changes.rev, dict(self.log_reader.cursors))
             self._checkpointing = checkpoint, self.engine.stale()
             self._entries_since_checkpoint, self._checkpoint_s = 0, monotonic()
             self._checkpoint_rev = checkpoint.applied_rev
@@ -391,14 +396,14 @@ class Keeper(Service):
         # Whoever was left out meanwhile has an older state. Who was and is no more has been written just now.
         checkpoint = checkpoint._replace(set_aside=sorted(self.engine.quarantined))
         async with held_by(connection, self.lease.check()):
-            await keeping.write_checkpoint(connection, checkpoint)
+            await scheduler_rows.write_checkpoint(connection, checkpoint)
         self.checkpoint_at, self._checkpointing = checkpoint.at, None
 
-    def _note_deaf(self, deaf: keeping.Deaf) -> None:
+    def _apply_outage(self, deaf: scheduler_rows.Outage) -> None:
         length_s = (deaf.ended_at - deaf.started_at) / SECOND
         log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
         if deaf.reason == "clock":
-            self.upkeep.soon()
+            self.retention.request_now()
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:
         log.error(

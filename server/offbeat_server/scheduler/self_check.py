@@ -13,16 +13,16 @@ from typing import Any
 
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway, LeaseLost
+from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.db.repositories import replay
 from offbeat_server.db.repositories.entries import of_monitor
 from offbeat_server.engine.engine import Engine
-from offbeat_server.engine.isolated import alone
+from offbeat_server.engine.isolated import isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.scheduler.scheduler import Keeper
+from offbeat_server.scheduler.scheduler import Scheduler
 
 EVERY_S = 1.0
 MONITORS_PER_ROUND_MAX = 5
@@ -39,9 +39,9 @@ class SelfCheck(Service):
 
     name = "self-check"
 
-    def __init__(self, pool: Pool, keeper: Keeper) -> None:
+    def __init__(self, pool: Pool, scheduler: Scheduler) -> None:
         super().__init__()
-        self._pool, self._keeper = pool, keeper
+        self._pool, self._scheduler = pool, scheduler
         self._line: Iterator[int] = iter(())
         self.checked = 0
         self.mismatches = 0
@@ -51,15 +51,15 @@ class SelfCheck(Service):
         self.spawn(forever(self._round, EVERY_S), "compare")
 
     async def _round(self) -> None:
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseDownError):
             for monitor_id in self._next():
                 if not await self._at_rest():
                     return
-                if (m := self._keeper.engine.monitors.get(monitor_id)) is not None:
-                    await self.check(self._keeper.engine, m)
+                if (m := self._scheduler.engine.monitors.get(monitor_id)) is not None:
+                    await self.check(self._scheduler.engine, m)
 
     def _next(self) -> list[int]:
-        monitors = self._keeper.engine.monitors
+        monitors = self._scheduler.engine.monitors
         found = [monitor_id for _, monitor_id in zip(range(MONITORS_PER_ROUND_MAX), self._line, strict=False)]
         if not found and monitors:
             ids = list(monitors)
@@ -70,15 +70,20 @@ class SelfCheck(Service):
     async def _at_rest(self) -> bool:
         """Wait until the engine is between two cycles: all up to its `now` applied, judged and written."""
         for _ in range(REST_TRIES_MAX):
-            if self._keeper.resting:
+            if self._scheduler.idle:
                 return True
             await asyncio.sleep(REST_PAUSE_S)
         return False
 
     async def check(self, engine: Engine, m: Monitor) -> None:
         """Compare one monitor. The engine must be at rest; it may go on while the database is asked."""
-        desk, through = engine.desk, engine.now
-        if m.at > through or through < engine.ahead or m.id in desk.undecided or not _stands_alone(engine, m):
+        engine_state, through = engine.state, engine.now
+        if (
+            m.at > through
+            or through < engine.ahead
+            or m.id in engine_state.pending_decisions
+            or not _stands_alone(engine, m)
+        ):
             return
         shown, rev = _show(m), m.rev
         fault = _fault_of_heap(engine, m)
@@ -104,14 +109,14 @@ class SelfCheck(Service):
         with database_trouble():
             async with self._pool.acquire() as connection:
                 try:
-                    await self._keeper.order.check(connection)
-                except LeaseLost:  # the keeper finds out, too, and loads everything again
+                    await self._scheduler.log_reader.check(connection)
+                except LeaseLostError:  # the keeper finds out, too, and loads everything again
                     return False
         return True
 
     async def _retell(self, engine: Engine, stored: Monitor, rev: int, through: Micros) -> dict[str, Any] | None:
         """What the monitor must be at `through` by its stored state and the log; None where that cannot be said now."""
-        deaf, windows = list(engine.desk.deaf.intervals), dict(engine.desk.windows)
+        deaf, windows = list(engine.state.outages.intervals), dict(engine.state.windows)
         with database_trouble():
             async with self._pool.acquire() as connection:
                 if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
@@ -121,7 +126,7 @@ class SelfCheck(Service):
         if len(entries) > ENTRIES_MAX:
             return None
         errors: list[Exception] = []
-        lone = alone(deaf, windows, stored, lambda monitor_id, error: errors.append(error))
+        lone = isolated_engine(deaf, windows, stored, lambda monitor_id, error: errors.append(error))
         done = 0
         while done < len(entries):
             done = lone.apply(entries, done, ENTRIES_MAX)
@@ -139,7 +144,7 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
 
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
     """What is wrong with the entry of a monitor in the heap: it may be early, never late, and never overdue."""
-    when = engine.desk.next_of(m)
+    when = engine.state.next_deadline_of(m)
     if when and not m.armed:
         return "it is not in the heap"
     if when and m.armed > when:

@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
@@ -20,7 +20,7 @@ EVERY_S = 2.0
 log = structlog.get_logger("frozen")
 
 
-class Frozen(Service):
+class StuckSessionReaper(Service):
     """Looks every two seconds, on a connection of its own: those of the pool may all be waiting for that very lock."""
 
     name = "frozen"
@@ -43,7 +43,7 @@ class Frozen(Service):
                     )
                 if ended := await end_frozen(connection):
                     log.warning("ended what a frozen process had begun", sessions=ended)
-            except DatabaseAway as error:
+            except DatabaseDownError as error:
                 log.debug("cannot look", error=str(error))
                 if connection is not None:
                     connection.terminate()

@@ -16,7 +16,7 @@ import psutil
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import DatabaseAway, SettingsError
+from offbeat_server.common.errors import DatabaseDownError, SettingsError
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.embedded.cluster import LOCALE, Cluster, wheel_binaries
 
@@ -107,7 +107,7 @@ class EmbeddedPostgres(Service):
         return self._cluster.pid() if self._cluster is not None else None
 
     async def start(self) -> None:
-        """When this returns it accepts connections. Raises SettingsError that says what to do, or DatabaseAway."""
+        """When this returns it accepts connections. Raises SettingsError that says what to do, or DatabaseDownError."""
         self._lock = _lock(self.data_dir)
         try:
             cluster = Cluster(
@@ -146,14 +146,14 @@ class EmbeddedPostgres(Service):
         while not (cluster.pid() is not None and cluster.ready()):
             now = monotonic()
             if now - began > RECOVERY_MAX_S:
-                raise DatabaseAway(f"the embedded Postgres is not ready after {RECOVERY_MAX_S:.0f} s")
+                raise DatabaseDownError(f"the embedded Postgres is not ready after {RECOVERY_MAX_S:.0f} s")
             if now - told_at > 5:
                 told_at = now
                 log.info("waiting for the embedded Postgres", last_words=cluster.last_words())
             self._reap()
             if self._child is None and cluster.pid() is None:
                 if launches == LAUNCHES_MAX:
-                    raise DatabaseAway(f"the embedded Postgres does not start:\n{cluster.last_words()}")
+                    raise DatabaseDownError(f"the embedded Postgres does not start:\n{cluster.last_words()}")
                 await asyncio.sleep(0.5 * launches)
                 self._child = await asyncio.to_thread(cluster.launch)
                 launches += 1

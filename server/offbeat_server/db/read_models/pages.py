@@ -115,7 +115,7 @@ async def checkpoint(pool: asyncpg.Pool) -> asyncpg.Record | None:
     return await pool.fetchrow(_SQL["checkpoint"])
 
 
-async def deaf(pool: asyncpg.Pool) -> Rows:
+async def outages(pool: asyncpg.Pool) -> Rows:
     """The latest deaf times."""
     return await pool.fetch(_SQL["deaf"], DEAF_SHOWN)
 

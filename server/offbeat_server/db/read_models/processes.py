@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.observability.metrics import Metrics
@@ -65,13 +65,16 @@ class DatabaseFacts:
                 return
             try:
                 self.facts = await read_facts(self._pool)
-            except DatabaseAway as error:
+            except DatabaseDownError as error:
                 self.facts = None
                 log.debug("no facts for the metrics", error=str(error))
             self._read_s = monotonic()
 
     async def untaken_s(self) -> float:
-        """How many seconds ago the longest waiting alert could have been sent; 0 without one. Raises DatabaseAway."""
+        """How many seconds ago the longest waiting alert could have been sent; 0 without one.
+
+        Raises DatabaseDownError.
+        """
         facts = await read_facts(self._pool)
         return 0.0 if facts.outbox_due is None else max(0.0, facts.read_at - facts.outbox_due)
 
@@ -88,7 +91,7 @@ class DatabaseFacts:
 
 
 async def read_facts(pool: asyncpg.Pool) -> Facts:
-    """The facts now. Raises DatabaseAway."""
+    """The facts now. Raises DatabaseDownError."""
     with database_trouble():
         async with asyncio.timeout(TIMEOUT_S), pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["facts"])
@@ -97,7 +100,7 @@ async def read_facts(pool: asyncpg.Pool) -> Facts:
 
 
 async def read_targets(pool: asyncpg.Pool) -> list[Target]:
-    """Every live process that can be scraped. Raises DatabaseAway."""
+    """Every live process that can be scraped. Raises DatabaseDownError."""
     with database_trouble():
         async with asyncio.timeout(TIMEOUT_S), pool.acquire() as connection:
             rows = await connection.fetch(_SQL["targets"])

@@ -30,7 +30,7 @@ class AdminKey(NamedTuple):
 async def agreed(pool: asyncpg.Pool, given: str | None, data_dir: Path, node: str) -> AdminKey:
     """The admin key of this process. Made where the database knows of none.
 
-    Raises DatabaseAway, and SettingsError where it cannot be kept.
+    Raises DatabaseDownError, and SettingsError where it cannot be kept.
     """
     with database_trouble():
         secret: bytes = await pool.fetchval(_SQL["secret"])

@@ -11,13 +11,13 @@ import orjson
 
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import to_datetime, to_rfc3339
-from offbeat_server.common.errors import DatabaseAway, RowRefused
+from offbeat_server.common.errors import DatabaseDownError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
 from offbeat_server.db.repositories.lease import Held, held_by
 from offbeat_server.db.sql_loader import load
-from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, Resumed, RunChanged
+from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, MonitorResumed, RunChanged
 from offbeat_server.engine.rules import reasons
 
 _SQL = load("decisions")
@@ -31,7 +31,7 @@ _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, li
 ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
 
 
-class Taken(NamedTuple):
+class WindowsApplied(NamedTuple):
     """A change of a window, and the instant at which it took effect."""
 
     rev: int
@@ -44,20 +44,21 @@ async def write(
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
-    windows_taken: Sequence[Taken] = (),
+    windows_taken: Sequence[WindowsApplied] = (),
 ) -> None:
     """One transaction that only the keeper can commit. `windows_taken`: what they rest on beside their states.
 
-    Raises LeaseLost; DatabaseAway: it may have happened, write them again; RowRefused: one of them cannot be stored.
+    Raises LeaseLostError; DatabaseDownError: it may have happened, write them again; RowRejectedError: one of them
+    cannot be stored.
     """
     try:
         await _write(connection, held, decisions, channels_of, project_slugs, windows_taken)
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
-            raise RowRefused(describe(error)) from error
-        raise DatabaseAway(f"Postgres: {describe(error)}") from error  # a deadlock, say: the next attempt may do
+            raise RowRejectedError(describe(error)) from error
+        raise DatabaseDownError(f"Postgres: {describe(error)}") from error  # a deadlock, say: the next attempt may do
     except (ValueError, TypeError, ArithmeticError) as error:  # asyncpg's DataError is a ValueError
-        raise RowRefused(f"a decision cannot be written down: {error!r}") from error
+        raise RowRejectedError(f"a decision cannot be written down: {error!r}") from error
 
 
 async def _write(
@@ -66,14 +67,14 @@ async def _write(
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
-    windows_taken: Sequence[Taken],
+    windows_taken: Sequence[WindowsApplied],
 ) -> None:
     async with held_by(connection, held):
         if windows_taken:
             revs = [taken.rev for taken in windows_taken]
             await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_taken])
         failpoints.pass_by("begun")
-        resumed = [d.monitor_id for d in decisions if any(isinstance(e, Resumed) for e in d.effects)]
+        resumed = [d.monitor_id for d in decisions if any(isinstance(e, MonitorResumed) for e in d.effects)]
         if resumed:
             await _resume(connection, resumed)
         kept = [d for d in decisions if d.state is not None]
@@ -116,7 +117,7 @@ async def alert_operators(connection: Connection, facts: dict[str, Any]) -> None
 
 
 async def close_incident(connection: Connection, held: Held, monitor_id: int, number: int, at: Micros) -> None:
-    """Close an incident that only SQL has open. Raises LeaseLost, DatabaseAway."""
+    """Close an incident that only SQL has open. Raises LeaseLostError, DatabaseDownError."""
     async with held_by(connection, held):
         await connection.execute(_SQL["close_incident"], monitor_id, number, to_datetime(at))
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 import asyncpg
 import orjson
 
-from offbeat_server.common.chunks import parts
-from offbeat_server.common.errors import DefinitionError, Moved, Problem
+from offbeat_server.common.chunks import chunked
+from offbeat_server.common.errors import DefinitionError, PreconditionError, Problem
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import changes
@@ -34,7 +34,7 @@ class WantedKey(NamedTuple):
     stage: str | None = None
 
 
-class Wanted(NamedTuple):
+class WantedMonitor(NamedTuple):
     """A monitor as it shall be. None for `key`, `keys` and `paused`: as it is, or made.
 
     `path` is how problems name it ("" for the only one); `if_rev` is what its revision must be: None for any, 0 for
@@ -56,22 +56,22 @@ class Wanted(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    wanted: Wanted
+    wanted: WantedMonitor
     stored: asyncpg.Record | None
     before: dict[str, Any] | None
     after: dict[str, Any]
 
 
-async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: str) -> list[Change]:
+async def put_monitors(connection: Connection, wanted: Sequence[WantedMonitor], actor: str) -> list[Change]:
     """Create or replace monitors. Returns what changed; a monitor that is as wanted is not written at all.
 
-    Raises DefinitionError for keys that are taken and slugs given twice, Moved where `if_rev` does not hold. The caller
-    checks references (`reference_problems`) once everything of its transaction is written.
+    Raises DefinitionError for keys that are taken and slugs given twice, PreconditionError where `if_rev` does not
+    hold. The caller checks references (`reference_problems`) once everything of its transaction is written.
     """
     if problems := await _given_twice(wanted):
         raise DefinitionError(problems)
     plans: list[_Plan] = []
-    async for part in parts(wanted, PART_MONITORS):
+    async for part in chunked(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [w.project_id for w in part], [w.slug for w in part])
         stored = {(row["project_id"], row["slug"]): row for row in rows}
         planned = [_plan(w, stored.get((w.project_id, w.slug))) for w in part]
@@ -79,7 +79,7 @@ async def put_monitors(connection: Connection, wanted: Sequence[Wanted], actor: 
     if problems := await _write_keys_away(connection, plans):
         raise DefinitionError(problems)
     written = []
-    async for some in parts(plans, PART_MONITORS):
+    async for some in chunked(plans, PART_MONITORS):
         written += await _write(connection, some, actor)
     return written
 
@@ -115,9 +115,12 @@ async def alter_monitor(
 async def delete_monitors(
     connection: Connection, wanted: Sequence[tuple[int, str]], actor: str, if_rev: int | None = None
 ) -> list[Change]:
-    """Delete monitors by project and slug; what does not exist is passed over. Raises Moved where `if_rev` fails."""
+    """Delete monitors by project and slug; what does not exist is passed over.
+
+    Raises PreconditionError where `if_rev` fails.
+    """
     deleted = []
-    async for part in parts(wanted, PART_MONITORS):
+    async for part in chunked(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [each[0] for each in part], [each[1] for each in part])
         for row in rows:
             _expect_rev(if_rev, row)
@@ -133,10 +136,10 @@ async def slugs_of(connection: Connection, project_id: int) -> list[str]:
     return [row["slug"] for row in await connection.fetch(_SQL["slugs_of"], project_id)]
 
 
-async def _given_twice(wanted: Sequence[Wanted]) -> list[Problem]:
+async def _given_twice(wanted: Sequence[WantedMonitor]) -> list[Problem]:
     seen: set[tuple[int, str]] = set()
     problems = []
-    async for part in parts(wanted, PART_MONITORS):
+    async for part in chunked(wanted, PART_MONITORS):
         for each in part:
             address = (each.project_id, each.slug)
             if address in seen:
@@ -150,7 +153,7 @@ async def _given_twice(wanted: Sequence[Wanted]) -> list[Problem]:
     return problems
 
 
-def _plan(wanted: Wanted, row: asyncpg.Record | None) -> _Plan:
+def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
     _expect_rev(wanted.if_rev, row)
     before = None if row is None else _document(row)
     definition = wanted.definition.dump()
@@ -169,7 +172,7 @@ def _plan(wanted: Wanted, row: asyncpg.Record | None) -> _Plan:
     return _Plan(wanted, row, before, after)
 
 
-def _plan_keys(wanted: Wanted, have: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _plan_keys(wanted: WantedMonitor, have: list[dict[str, Any]]) -> list[dict[str, Any]]:
     main = next((key for key in have if key["main"]), None)
     if main is None or (wanted.key is not None and wanted.key != main["key"]):
         main = {"key": wanted.key or str(uuid4()), "signal": None, "stage": None, "main": True}
@@ -195,7 +198,7 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
     gone: list[str] = []
     new: dict[str, tuple[str, int]] = {}  # key -> field and project
     problems = []
-    async for part in parts(plans, PART_MONITORS):
+    async for part in chunked(plans, PART_MONITORS):
         for plan in part:
             before = {key["key"]: key for key in plan.before["keys"]} if plan.before else {}
             after = {key["key"]: key for key in plan.after["keys"]}
@@ -207,9 +210,9 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
                 if value in new:
                     problems.append(Problem(field, f"the same key is given twice ({new[value][0]})"))
                 new[value] = field, plan.wanted.project_id
-    async for some in parts(gone, PART_MONITORS):
+    async for some in chunked(gone, PART_MONITORS):
         await connection.execute(_SQL["delete_keys"], some)
-    async for added in parts(list(new), PART_MONITORS):
+    async for added in chunked(list(new), PART_MONITORS):
         taken = await connection.fetch(_SQL["keys_taken"], added)
         problems += [Problem(new[row["key"]][0], "this key already leads to another monitor") for row in taken]
         # Who has another project's ping key may ping there, and must not receive what others ping there.
@@ -218,7 +221,7 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
     return problems
 
 
-def _field_of(wanted: Wanted, value: str) -> str:
+def _field_of(wanted: WantedMonitor, value: str) -> str:
     return next((f"keys.{index}.key" for index, each in enumerate(wanted.keys or ()) if each.key == value), "keys")
 
 
@@ -299,11 +302,11 @@ def _expect_rev(if_rev: int | None, row: asyncpg.Record | None) -> None:
     if if_rev is None:
         return
     if if_rev == 0 and row is not None:
-        raise Moved(f"{row['slug']} exists already")
+        raise PreconditionError(f"{row['slug']} exists already")
     if if_rev != 0 and row is None:
-        raise Moved("there is no such monitor")
+        raise PreconditionError("there is no such monitor")
     if if_rev > 0 and row is not None and row["rev"] != if_rev:
-        raise Moved(f"{row['slug']} was changed meanwhile: its revision is {row['rev']}")
+        raise PreconditionError(f"{row['slug']} was changed meanwhile: its revision is {row['rev']}")
 
 
 def _iso(at: datetime | None) -> str | None:

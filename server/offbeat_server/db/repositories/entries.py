@@ -25,7 +25,7 @@ _INET_HEAD_BYTES = 4  # family, bits, is_cidr, length
 async def of_writer(
     connection: Connection, writer: int, seq: int, after: Micros, through: Micros, horizon: Micros
 ) -> list[Entry]:
-    """The next entries of a writer up to `through`, at most `ENTRIES_MAX`. Raises DatabaseAway.
+    """The next entries of a writer up to `through`, at most `ENTRIES_MAX`. Raises DatabaseDownError.
 
     `horizon`, not before `through`: up to there everybody's rows are in the log.
     """
@@ -38,7 +38,7 @@ async def of_writer(
 async def of_monitor(
     connection: Connection, monitor_id: int, position: Position, through: Micros, entries_max: int
 ) -> list[Entry]:
-    """Its next entries in order, after `position` and up to `through`. Raises DatabaseAway."""
+    """Its next entries in order, after `position` and up to `through`. Raises DatabaseDownError."""
     at, writer, seq = position
     with database_trouble():
         columns = await connection.fetchrow(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from offbeat_server.common.errors import LeaseLost
+from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 
@@ -26,7 +26,7 @@ class Held(NamedTuple):
 async def take(
     connection: Connection, name: str, holder: str, node: str, life_s: float, metrics_address: str | None = None
 ) -> Held | None:
-    """Take an expired lease; None while somebody else holds it. Raises DatabaseAway."""
+    """Take an expired lease; None while somebody else holds it. Raises DatabaseDownError."""
     with database_trouble():
         await connection.execute(_SQL["end_frozen"])  # it may hold the lease's row
         term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
@@ -34,19 +34,19 @@ async def take(
 
 
 async def end_frozen(connection: Connection) -> int:
-    """End the sessions that hold locks for a process that says nothing; how many. Raises DatabaseAway."""
+    """End the sessions that hold locks for a process that says nothing; how many. Raises DatabaseDownError."""
     with database_trouble():
         return len(await connection.fetch(_SQL["end_frozen"]))
 
 
 async def renew(connection: Connection, held: Held, life_s: float) -> bool:
-    """Extend it; False when it is no longer ours. Raises DatabaseAway."""
+    """Extend it; False when it is no longer ours. Raises DatabaseDownError."""
     with database_trouble():
         return await connection.fetchval(_SQL["renew"], *held, life_s) is not None
 
 
 async def release(connection: Connection, held: Held) -> None:
-    """Give it up. Raises DatabaseAway."""
+    """Give it up. Raises DatabaseDownError."""
     with database_trouble():
         await connection.execute(_SQL["release"], *held)
 
@@ -54,7 +54,7 @@ async def release(connection: Connection, held: Held) -> None:
 async def outlast(connection: Connection, held: Held) -> None:
     """Wait for the end of every transaction of `held_by` that a lost connection has left behind.
 
-    Raises LeaseLost, DatabaseAway.
+    Raises LeaseLostError, DatabaseDownError.
     """
     with database_trouble():
         if await connection.fetchval(_SQL["outlast"], *held) is None:
@@ -63,7 +63,7 @@ async def outlast(connection: Connection, held: Held) -> None:
 
 @asynccontextmanager
 async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
-    """A transaction that commits only while the lease is ours. Raises LeaseLost, DatabaseAway."""
+    """A transaction that commits only while the lease is ours. Raises LeaseLostError, DatabaseDownError."""
     with database_trouble():
         async with connection.transaction():
             await connection.execute(_SQL["bound_idle"])
@@ -72,5 +72,5 @@ async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
             yield
 
 
-def _lost(held: Held) -> LeaseLost:
-    return LeaseLost(f"the lease {held.name} is no longer held in term {held.term}")
+def _lost(held: Held) -> LeaseLostError:
+    return LeaseLostError(f"the lease {held.name} is no longer held in term {held.term}")

@@ -37,7 +37,7 @@ class Due(NamedTuple):
     again: int  # retries
 
 
-class Wanted(NamedTuple):
+class WantedAlerts(NamedTuple):
     """How many alerts of a lane to claim."""
 
     lane: int
@@ -88,7 +88,7 @@ class Claimed(NamedTuple):
     thread: UUID | None = None  # the id of the incident's first alert; None: of an older version
 
 
-class Member(NamedTuple):
+class DigestMember(NamedTuple):
     """One alert inside a digest, or one that an Alertmanager is told of again."""
 
     id: int
@@ -133,7 +133,7 @@ class Digest(NamedTuple):
     closes_uid: UUID | None = None  # of the digest that it closes
 
 
-class Outcome(NamedTuple):
+class SettledAlert(NamedTuple):
     """What became of an attempt: `state` as in the table; `pending` is a retry after `wait_s`."""
 
     id: int
@@ -152,7 +152,7 @@ class Attached(NamedTuple):
     left: bool
     counts: dict[str, Any]  # opened, worse, reminder, resolved, recovered, since, until, decided_at
     named: list[Named]
-    members: list[Member]  # only for channels that want each
+    members: list[DigestMember]  # only for channels that want each
 
 
 class Gathering(NamedTuple):
@@ -175,7 +175,7 @@ class Outbox:
         self.node = node
 
     async def take_over(self, life_s: float) -> bool:
-        """Be the courier at work for the next `life_s` seconds, or stay it. Raises DatabaseAway."""
+        """Be the courier at work for the next `life_s` seconds, or stay it. Raises DatabaseDownError."""
         return await self._value("take_over", self.holder, self.node, life_s) is not None
 
     async def give_up(self) -> None:
@@ -201,7 +201,7 @@ class Outbox:
         """Settle resolves that the end of a digest reports, in lanes of services that keep incidents; their lanes."""
         return [row["lane"] for row in await self._planned("cover_resolves", list(lanes))]
 
-    async def claim(self, wanted: Sequence[Wanted], lease_s: float) -> list[Claimed]:
+    async def claim(self, wanted: Sequence[WantedAlerts], lease_s: float) -> list[Claimed]:
         """Up to so many alerts of each lane, ours for `lease_s`."""
         columns = [list(column) for column in zip(*wanted, strict=True)]
         return [_claimed(row) for row in await self._planned("claim", *columns, self.holder, lease_s)]
@@ -274,12 +274,12 @@ class Outbox:
         if digests:
             await self._execute("renew_digests", list(digests), self.holder, lease_s)
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+    async def settle(self, outcomes: Sequence[SettledAlert]) -> None:
         """Write what became of attempts, in bulk."""
         columns = [list(column) for column in zip(*outcomes, strict=True)]
         await self._execute("settle", *columns, self.holder)
 
-    async def settle_digest(self, outcome: Outcome) -> None:
+    async def settle_digest(self, outcome: SettledAlert) -> None:
         """Write what became of a digest, and with it of its members."""
         async with self.transaction() as connection:
             id, state, wait_s, error = outcome
@@ -373,11 +373,11 @@ class Outbox:
             if any(window.covers(row["slug"], tuple(row["tags"])) for window in open_now[row["project_id"]])
         ]
 
-    async def firing(self, lane: int, after: int, most: int) -> list[Member]:
+    async def firing(self, lane: int, after: int, most: int) -> list[DigestMember]:
         """Open incidents as one channel knows them, by monitor, behind the monitor `after`."""
         return [_member(row) for row in await self._planned("firing", lane, after, most)]
 
-    async def just_resolved(self, lane: int, within_s: float, after: int, most: int) -> list[Member]:
+    async def just_resolved(self, lane: int, within_s: float, after: int, most: int) -> list[DigestMember]:
         """Resolutions that one channel was told of within so many seconds, by id, behind the alert `after`."""
         return [_member(row) for row in await self._planned("just_resolved", lane, within_s, after, most)]
 
@@ -413,8 +413,8 @@ def _claimed(row: asyncpg.Record) -> Claimed:
     return Claimed(**_with_secrets(row))
 
 
-def _member(row: asyncpg.Record) -> Member:
-    return Member(**_with_secrets(row))
+def _member(row: asyncpg.Record) -> DigestMember:
+    return DigestMember(**_with_secrets(row))
 
 
 def _with_secrets(row: asyncpg.Record) -> dict[str, Any]:

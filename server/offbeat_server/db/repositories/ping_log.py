@@ -1,7 +1,7 @@
 """The writer's side of the log: one connection that appends, and the row in `writers` that stands for it.
 
 Every call is bounded in time and ends in one of five ways, which is all that a writer needs to tell apart: done,
-Fenced, AlreadyInLog, RowRefused, or DatabaseAway. The last means doubt: it may have happened or not.
+Fenced, AlreadyInLogError, RowRejectedError, or DatabaseDownError. The last means doubt: it may have happened or not.
 """
 
 import asyncio
@@ -14,7 +14,13 @@ from uuid import uuid4
 import asyncpg
 
 from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
+from offbeat_server.common.errors import (
+    AlreadyInLogError,
+    DatabaseDownError,
+    FencedError,
+    OffbeatError,
+    RowRejectedError,
+)
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
@@ -28,7 +34,7 @@ _COPY = _SQL["append"].format(columns=", ".join(COLUMNS))
 _FENCED = "OB001"  # raised by the trigger pings_accept
 
 
-class Refused(NamedTuple):
+class RefusedPings(NamedTuple):
     """Pings refused between two instants: log time, or their ages where `register` takes them."""
 
     started: Micros
@@ -51,7 +57,7 @@ class Standing(NamedTuple):
     accepted_through: Micros
 
 
-class Lost(NamedTuple):
+class LostPings(NamedTuple):
     """Answered pings that are no longer in the log, all of them later than `since`."""
 
     since: Micros
@@ -66,7 +72,10 @@ class Session(NamedTuple):
 
 
 class LogConnection:
-    """A connection that appends to the log. Used by one task; after DatabaseAway it is only good for `terminate`."""
+    """A connection that appends to the log.
+
+    Used by one task; after DatabaseDownError it is only good for `terminate`.
+    """
 
     def __init__(self, connection: CopyConnection, name: str, timeout_s: float) -> None:
         self._connection = connection
@@ -75,7 +84,7 @@ class LogConnection:
 
     @classmethod
     async def open(cls, url: str, *, pgbouncer: bool = False, timeout_s: float) -> Self:
-        """Connect; `timeout_s` bounds every later call. Raises DatabaseAway, or SettingsError."""
+        """Connect; `timeout_s` bounds every later call. Raises DatabaseDownError, or SettingsError."""
         name = f"offbeat log {uuid4().hex}"
         connection = await connect(url, pgbouncer=pgbouncer, application_name=name, command_timeout_s=timeout_s)
         return cls(connection, name, timeout_s)
@@ -85,11 +94,11 @@ class LogConnection:
         node: str,
         metrics_address: str | None,
         former: int | None = None,
-        refused_ages: Sequence[Refused] = (),
+        refused_ages: Sequence[RefusedPings] = (),
         jumped: bool = False,
-        lost: Lost | None = None,
+        lost: LostPings | None = None,
     ) -> Registered:
-        """A new writer in the place of `former`, which is fenced. Raises DatabaseAway.
+        """A new writer in the place of `former`, which is fenced. Raises DatabaseDownError.
 
         `jumped`: the database's clock has; log time then never goes back, and what it skipped counts as refused.
         `lost`: what `former` has lost; the time since then is an outage.
@@ -104,30 +113,33 @@ class LogConnection:
         return Registered(row["id"], to_micros(row["started_at"]))
 
     async def standing(self, writer: Registered) -> Standing | None:
-        """What the log has of this writer; None: it does not know it. Raises DatabaseAway."""
+        """What the log has of this writer; None: it does not know it. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 row = await self._connection.fetchrow(_SQL["standing"], writer.writer, to_datetime(writer.started_at))
         return None if row is None else Standing(row["seq"], to_micros(row["accepted_through"]))
 
     async def latest(self) -> Micros:
-        """The last instant that any writer has spoken of. Raises DatabaseAway."""
+        """The last instant that any writer has spoken of. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 return to_micros(await self._connection.fetchval(_SQL["latest"]))
 
     async def confirm(self) -> None:
-        """Return when everything that is committed here is as safe as a commit of ours. Raises DatabaseAway."""
+        """Return when everything that is committed here is as safe as a commit of ours. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 await confirm(self._connection)
 
     async def copy(self, entries: Sequence[Entry]) -> None:
-        """Append and commit all or none. Raises Fenced, AlreadyInLog, RowRefused; DatabaseAway: doubtful."""
+        """Append and commit all or none. Raises FencedError, AlreadyInLogError, RowRejectedError;
+
+        DatabaseDownError: doubtful.
+        """
         try:
             body = encode_entries(entries)
         except (struct.error, ValueError, TypeError, KeyError) as error:
-            raise RowRefused(f"a row cannot be written down: {error!r}") from error
+            raise RowRejectedError(f"a row cannot be written down: {error!r}") from error
         # Bounded by asyncpg alone: it waits for nothing here but Postgres, as nothing else is under way.
         with _TROUBLE:
             await self._connection.copy_in(_COPY, body)
@@ -135,17 +147,20 @@ class LogConnection:
     async def pulse(self, writer: int, through: Micros) -> Micros:
         """Say that everything accepted up to `through` is committed; gives log time by the database.
 
-        Raises Fenced, DatabaseAway.
+        Raises FencedError, DatabaseDownError.
         """
         with _TROUBLE:
             async with self._bound():
                 now = await self._connection.fetchval(_SQL["pulse"], writer, to_datetime(through))
         if now is None:
-            raise Fenced(f"writer {writer} is fenced")
+            raise FencedError(f"writer {writer} is fenced")
         return to_micros(now)
 
-    async def report_refusals(self, writer: int, refused: Sequence[Refused]) -> None:
-        """Record when pings were refused. Raises DatabaseAway: then it may be recorded twice, which does no harm."""
+    async def report_refusals(self, writer: int, refused: Sequence[RefusedPings]) -> None:
+        """Record when pings were refused.
+
+        Raises DatabaseDownError: then it may be recorded twice, which does no harm.
+        """
         started, ended, pings, reasons = _columns(refused)
         with _TROUBLE:
             async with self._bound():
@@ -159,13 +174,13 @@ class LogConnection:
                 )
 
     async def end(self, writer: int, through: Micros) -> None:
-        """The orderly end of this writer. Raises DatabaseAway."""
+        """The orderly end of this writer. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 await self._connection.execute(_SQL["end_writer"], writer, to_datetime(through))
 
     async def end_session(self, session: Session) -> None:
-        """End another session of this role and wait for it, `BACKEND_END_TIMEOUT_MS` at most. Raises DatabaseAway.
+        """End another session of this role and wait for it, `BACKEND_END_TIMEOUT_MS` at most. Raises DatabaseDownError.
 
         It only saves time: where the session cannot be found or does not end, the primary key still decides.
         """
@@ -194,7 +209,7 @@ class LogConnection:
         return asyncio.timeout(self._timeout_s + more_s + 1.0)
 
 
-class _Trouble:
+class _Translated:
     """Turns what asyncpg raises into what the caller of a LogConnection can tell apart. One for all calls: a batch is
     small, and a generator for each would cost as much as encoding five of its rows.
     """
@@ -207,31 +222,31 @@ class _Trouble:
             raise ours from error
 
 
-_TROUBLE = _Trouble()
+_TROUBLE = _Translated()
 
 
 def _verdict(error: BaseException) -> OffbeatError | None:
     """What an error means for the batch; None: it is not the database's."""
     if is_away(error):
-        return DatabaseAway(f"Postgres: {describe(error)}")
+        return DatabaseDownError(f"Postgres: {describe(error)}")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return DatabaseAway(f"asyncpg: {describe(error)}")
+        return DatabaseDownError(f"asyncpg: {describe(error)}")
     if not isinstance(error, asyncpg.PostgresError):
         return None
     # Without its detail, which shows the row: what a client sent does not belong into our log lines.
     code, text = error.sqlstate or "", str(error.args[0])
     if code == _FENCED:
-        return Fenced(text)
+        return FencedError(text)
     if code == "23505":
-        return AlreadyInLog(text)
+        return AlreadyInLogError(text)
     # Data exceptions, a limit of the program, a null, a constraint: the row is to blame. A missing partition is a
     # check violation of no constraint. That, and all else, will be otherwise later, or must be seen to by somebody.
     if code.startswith(("22", "54")) or code == "23502" or (code == "23514" and error.constraint_name):
-        return RowRefused(text)
-    return DatabaseAway(f"Postgres: {text}")
+        return RowRejectedError(text)
+    return DatabaseDownError(f"Postgres: {text}")
 
 
-def _columns(refused: Sequence[Refused]) -> tuple[list[Micros], list[Micros], list[int], list[str]]:
+def _columns(refused: Sequence[RefusedPings]) -> tuple[list[Micros], list[Micros], list[int], list[str]]:
     return (
         [each.started for each in refused],
         [each.ended for each in refused],

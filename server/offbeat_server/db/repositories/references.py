@@ -6,22 +6,22 @@ which a file lists things does not matter.
 
 from collections.abc import Sequence
 
-from offbeat_server.common.chunks import parts
+from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import Problem
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories.definitions import PART_MONITORS, Wanted
+from offbeat_server.db.repositories.definitions import PART_MONITORS, WantedMonitor
 
 _SQL = sql_loader.load("definitions")
 PROBLEMS_MAX = 100  # more of the same kind help nobody
 Address = tuple[int, str]  # project and slug
 
 
-async def reference_problems(connection: Connection, wanted: Sequence[Wanted]) -> list[Problem]:
+async def reference_problems(connection: Connection, wanted: Sequence[WantedMonitor]) -> list[Problem]:
     """What is wrong with the references of these monitors, as they are written now."""
     channels: dict[Address, str] = {}
     monitors: dict[Address, str] = {}
-    async for part in parts(wanted, PART_MONITORS):
+    async for part in chunked(wanted, PART_MONITORS):
         for each in part:
             definition = each.definition
             for index, slug in enumerate(definition.channels or ()):
@@ -65,12 +65,12 @@ async def _links(connection: Connection, project_ids: set[int]) -> dict[Address,
     return links
 
 
-async def _circles(connection: Connection, wanted: Sequence[Wanted]) -> list[Problem]:
+async def _circles(connection: Connection, wanted: Sequence[WantedMonitor]) -> list[Problem]:
     """One problem for each of `wanted` that reaches itself. Every monitor is left behind once: linear in all."""
     links = await _links(connection, {each.project_id for each in wanted})
     finished: set[Address] = set()
     problems = []
-    async for part in parts(wanted, PART_MONITORS):
+    async for part in chunked(wanted, PART_MONITORS):
         for each in part:
             if circle := _circle_from((each.project_id, each.slug), links, finished):
                 field = "after.monitor" if each.definition.after and not each.definition.depends_on else "depends_on"

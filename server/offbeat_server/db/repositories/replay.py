@@ -12,7 +12,7 @@ _SQL = load("replay")
 
 
 async def load_stored(connection: Connection, m: Monitor) -> bool:
-    """Take the stored state into `m`, a new monitor without any; False: there is none. Raises DatabaseAway."""
+    """Take the stored state into `m`, a new monitor without any; False: there is none. Raises DatabaseDownError."""
     with database_trouble():
         row = await connection.fetchrow(_SQL["stored_state"], m.id)
     if row is None:

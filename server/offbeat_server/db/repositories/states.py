@@ -9,7 +9,7 @@ import orjson
 
 from offbeat_server.common.clock import to_micros
 from offbeat_server.db.pool import Connection, database_trouble, open_cursor
-from offbeat_server.db.repositories.keeping import read_defined
+from offbeat_server.db.repositories.scheduler_rows import read_defined
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
@@ -25,7 +25,7 @@ _new_position = tuple.__new__  # half the time of Position(...), which is a Pyth
 async def load_monitors(
     connection: Connection, applied_rev: int, on_unreadable: Callable[[int, Exception], None]
 ) -> AsyncIterator[list[tuple[Monitor, bool]]]:
-    """All monitors with their states, in slices; whether each has a state. Raises DatabaseAway.
+    """All monitors with their states, in slices; whether each has a state. Raises DatabaseDownError.
 
     `on_unreadable` is told of a row that cannot be read; the others come all the same.
     """
@@ -82,11 +82,11 @@ def enrol_members(fleet: Fleet, state: Mapping[str, Any], rows: Sequence[MemberR
     """
     if "m" not in state:
         for row in rows:
-            fleet.enrol(row)
+            fleet.add_member(row)
         return
     silent = dict(state.get("s", ()))
     for name, at in state["m"]:
-        fleet.enrol(MemberRow(name, at, silent.get(name)))
+        fleet.add_member(MemberRow(name, at, silent.get(name)))
     fleet.silent = silent  # in its order
     fleet.changed = dict.fromkeys([*fleet.members, *(row.name for row in rows)])  # all rows are to be written
 

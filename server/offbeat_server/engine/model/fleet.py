@@ -70,7 +70,7 @@ class Fleet:
         percent, scale = int(whole + part), 100 * int("1" + "0" * len(part))
         return -(-of * percent // scale)  # rounded up, exactly
 
-    def lacking(self, members: Members) -> int:
+    def missing_members(self, members: Members) -> int:
         """How many too few are alive."""
         return max(0, self.required(members) - self.alive)
 
@@ -81,11 +81,11 @@ class Fleet:
 
     def short(self, members: Members) -> bool:
         """Whether too few are alive; a fleet that nobody is left of always is."""
-        return not self.members or self.lacking(members) > 0
+        return not self.members or self.missing_members(members) > 0
 
     # ---------------------------------------------------------------- what happens to it
 
-    def hear(self, name: str, at: Micros, length: Micros) -> bool:
+    def record_ping(self, name: str, at: Micros, length: Micros) -> bool:
         """One ping of a member, expected again within `length`. Whether it is new or was silent."""
         member = self.members.get(name)
         self.heard = True
@@ -105,7 +105,7 @@ class Fleet:
             self.peak, self.peak_at = self.alive, at
         return True
 
-    def hear_again(self, name: str, at: Micros) -> None:
+    def record_late_ping(self, name: str, at: Micros) -> None:
         """A ping of before what is stored, after a start: all that may be new in it is its time."""
         member = self.members.get(name)
         if member is not None and at > member.at:
@@ -213,7 +213,7 @@ class Fleet:
         fleet.not_before, fleet.whole_at = state.get("b", 0), state.get("w", 0)
         return fleet
 
-    def enrol(self, row: MemberRow) -> None:
+    def add_member(self, row: MemberRow) -> None:
         """A member from its row; the silent ones in the order in which they fell silent."""
         assert row.at is not None
         member = self.members[row.name] = Member(row.at)

@@ -58,7 +58,7 @@ def lasting(ping: Ping) -> Ping:
 PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS}
 
 
-def word_of(ping: Ping) -> str:
+def signal_word(ping: Ping) -> str:
     """What a ping of a whole run says, as text that is equal for a ping that is sent again.
 
     A plain ping is its signal alone, so that a million monitors hold one object.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import TASKS_MAX, Definition, Stage, Tasks
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
-from offbeat_server.engine.model.tasks import Count, TaskGroup
+from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 
 STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
 _STATUS = {"success": "done", "fail": "failed", "skip": "skipped"}
@@ -29,7 +29,7 @@ class Limit(NamedTuple):
     task: str = ""
 
 
-class StageSeen:
+class StageState:
     """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown.
 
     A run that has ended shows what did not end before it as failed (the one stage at work when it failed), unfinished
@@ -86,9 +86,9 @@ class Run:
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
-        self.stages: dict[str, StageSeen] = {}
+        self.stages: dict[str, StageState] = {}
         self.tasks: dict[str, TaskGroup] = {}  # by stage; "": of the run itself
-        self.count: Count | None = None
+        self.count: TaskCount | None = None
         self.broken: set[Mark] = set()
 
     # ---------------------------------------------------------------- hearing
@@ -131,7 +131,7 @@ class Run:
 
     def _hear_count(self, at: Micros, done: int, total: int | None) -> bool:
         before = self.count
-        self.count = Count(done, total, at, done, at) if before is None else before.next(done, total, at)
+        self.count = TaskCount(done, total, at, done, at) if before is None else before.next(done, total, at)
         if before is None or done != before.done:
             self.broken.discard(("stalled", ""))
         return before is None
@@ -159,12 +159,12 @@ class Run:
             if len(self.stages) < STAGES_SEEN_MAX:
                 started = signal not in _STATUS
                 self.stages[name] = (
-                    StageSeen("running", at) if started else StageSeen(_STATUS[signal], 0, finished_at=at)
+                    StageState("running", at) if started else StageState(_STATUS[signal], 0, finished_at=at)
                 )
         elif signal == "start" and not seen.started_at and at - seen.finished_at < OVERTAKEN_MAX:
             seen.started_at = seen.finished_at  # its end has overtaken it
         elif signal == "start" and seen.status != "running":
-            self.stages[name] = StageSeen("running", at, retried_at=at)
+            self.stages[name] = StageState("running", at, retried_at=at)
             self.broken -= {("stage", name), ("tasks", name)}
         elif signal in _STATUS and seen.status != _STATUS[signal]:
             seen.status, seen.finished_at = _STATUS[signal], at
@@ -261,7 +261,7 @@ class Run:
         groups = self.tasks.items()
         return any(group.expected_of(d := tasks_of(definition, s)) and group.outstanding(d) for s, group in groups)
 
-    def went_beyond(self, definition: Definition, stage: str) -> bool:
+    def exceeded(self, definition: Definition, stage: str) -> bool:
         """Whether a stage was heard that comes after this one."""
         names = [each.name for each in definition.stages]
         return any(name in self.stages for name in names[names.index(stage) + 1 :])
@@ -279,7 +279,7 @@ class Run:
         return self.finished_at - self.started_at if self.started_at and self.finished_at else None
 
     @property
-    def judgement(self) -> tuple[str | None, str | None]:
+    def final_verdict(self) -> tuple[str | None, str | None]:
         """The verdict and its reason: the final one, or for an open run what it comes to as it is now."""
         if self.verdict is not None:
             return self.verdict, self.reason
@@ -306,7 +306,7 @@ class Run:
         return detail
 
     @property
-    def at_work(self) -> str | None:
+    def current_work(self) -> str | None:
         """The stage that is running, if it is the only one."""
         running = [name for name, seen in self.stages.items() if seen.status == "running"]
         return running[0] if len(running) == 1 else None
@@ -318,18 +318,18 @@ class Run:
             return False
         return not group.outstanding(defined)
 
-    def _stage_at_the_end(self, name: str, seen: StageSeen, tasks: Tasks | None) -> StageSeen:
+    def _stage_at_the_end(self, name: str, seen: StageState, tasks: Tasks | None) -> StageState:
         """A stage of a run that has ended: nothing runs or waits any more."""
         if seen.status == "running":
-            if self.verdict == "failed" and name == self.at_work:
-                return StageSeen("failed", seen.started_at, self.finished_at)
+            if self.verdict == "failed" and name == self.current_work:
+                return StageState("failed", seen.started_at, self.finished_at)
             if self.verdict == "succeeded" and self._ended_by_tasks(name, tasks):
-                return StageSeen("done", seen.started_at, self.finished_at)
-            return StageSeen("unfinished", seen.started_at)
-        return StageSeen("not started", 0) if seen.status == "waiting" else seen
+                return StageState("done", seen.started_at, self.finished_at)
+            return StageState("unfinished", seen.started_at)
+        return StageState("not started", 0) if seen.status == "waiting" else seen
 
     def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
-        seen = self.stages.get(name) or StageSeen("waiting", 0)
+        seen = self.stages.get(name) or StageState("waiting", 0)
         tasks = defined.tasks if defined is not None else None
         if self.verdict is not None:
             seen = self._stage_at_the_end(name, seen, tasks)
@@ -373,9 +373,9 @@ class Run:
         run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
-        run.stages = {name: StageSeen(*seen) for name, *seen in state.get("g", ())}
+        run.stages = {name: StageState(*seen) for name, *seen in state.get("g", ())}
         run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
-        run.count = Count(*state["c"]) if "c" in state else None
+        run.count = TaskCount(*state["c"]) if "c" in state else None
         run.broken = {(kind, stage) for kind, stage in state.get("b", ())}
         return run
 

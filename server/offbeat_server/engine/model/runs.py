@@ -18,7 +18,7 @@ LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon afte
 _ENDED_FIELDS_FIRST = 4
 
 
-class Ended(NamedTuple):
+class EndedRun(NamedTuple):
     """A run that has ended, as far as a late ping of it needs to know."""
 
     number: int
@@ -49,8 +49,8 @@ class Runs:
         self.count = 0  # the last number given
         self.open: dict[int, Run] = {}
         self.by_id: dict[str, Run] = {}
-        self.closed: dict[str, Ended] = {}  # by run id, the newest last
-        self.fanned_in: Ended | None = None  # the last run without an id, where its own pieces ended it
+        self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
+        self.fanned_in: EndedRun | None = None  # the last run without an id, where its own pieces ended it
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
         self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
         self.not_before_of = 0
@@ -68,7 +68,7 @@ class Runs:
         """The open run that began last."""
         return next(reversed(self.open.values()), None)
 
-    def ended(self, run: str, at: Micros) -> Ended | None:
+    def ended(self, run: str, at: Micros) -> EndedRun | None:
         """What is remembered of the run with this id."""
         known = self.closed.get(run)
         return known if known is not None and at - known.at <= REMEMBERED_FOR else None
@@ -99,9 +99,9 @@ class Runs:
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
-            self.remember(run.run, Ended(run.number, verdict, at, not made, run.started_at, word))
+            self.remember(run.run, EndedRun(run.number, verdict, at, not made, run.started_at, word))
 
-    def remember(self, run: str, ended: Ended) -> None:
+    def remember(self, run: str, ended: EndedRun) -> None:
         """Know an ended run's id again."""
         closed = self.closed
         closed.pop(run, None)
@@ -114,7 +114,7 @@ class Runs:
 
     def end_of_pieces(self, run: Run, at: Micros) -> None:
         """A run without an id was ended by its pieces: a finish of its own may still follow."""
-        self.fanned_in = Ended(run.number, run.verdict or "", at)
+        self.fanned_in = EndedRun(run.number, run.verdict or "", at)
 
     def put_off(self, until: Micros) -> None:
         """Judge no limit of the runs that are open now before that."""
@@ -181,9 +181,9 @@ class Runs:
                 runs.by_id[run.run] = run
         words = chain(state.get("w", ()), repeat(()))
         runs.closed = {
-            run: Ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
+            run: EndedRun(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
         }
-        runs.fanned_in = Ended(*state["f"]) if "f" in state else None
+        runs.fanned_in = EndedRun(*state["f"]) if "f" in state else None
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (0, 0))

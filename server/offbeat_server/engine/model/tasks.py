@@ -14,7 +14,7 @@ from offbeat_server.engine.model.definition import Tasks
 _ENDS = {"success": True, "skip": True, "fail": False}
 
 
-class Count(NamedTuple):
+class TaskCount(NamedTuple):
     """How far something came: `done` of `total` since `at`; the first count gives the rate."""
 
     done: int
@@ -23,14 +23,14 @@ class Count(NamedTuple):
     first_done: int
     first_at: Micros
 
-    def next(self, done: int, total: int | None, at: Micros) -> "Count":
+    def next(self, done: int, total: int | None, at: Micros) -> "TaskCount":
         """The count after a further one. One that went down begins anew."""
         total = self.total if total is None else total
         if done == self.done:
             return self._replace(total=total)
         if done < self.first_done:
-            return Count(done, total, at, done, at)
-        return Count(done, total, at, self.first_done, self.first_at)
+            return TaskCount(done, total, at, done, at)
+        return TaskCount(done, total, at, self.first_done, self.first_at)
 
     def show(self, total: int | None = None) -> dict[str, Any]:
         """Done, total, rate per second and estimated finish; the last two are None until they can be told."""
@@ -56,7 +56,7 @@ class TaskGroup:
         self.done = 0
         self.expected = 0  # what a ping said with `total`
         self.more = False  # there were more names than are kept
-        self.counts: dict[str, Count] | None = None  # of running tasks that count; first the one that moved last
+        self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
         self.stalled: dict[str, None] | None = None  # those of them whose standing still was judged
 
     def hear(self, name: str, signal: str, may_grow: bool) -> bool:
@@ -86,7 +86,7 @@ class TaskGroup:
         if self.counts is None:
             self.counts = {}
         before = self.counts.get(name)
-        after = before.next(done, total, at) if before is not None else Count(done, total, at, done, at)
+        after = before.next(done, total, at) if before is not None else TaskCount(done, total, at, done, at)
         joins = before is None
         if before is None or done != before.done:
             self.counts.pop(name, None)  # so that the one that stands still longest comes first
@@ -130,7 +130,7 @@ class TaskGroup:
         """Whether more have failed than are tolerated."""
         return len(self.failing) > (defined.tolerate if defined is not None else 0)
 
-    def slowest(self) -> tuple[str, Count] | None:
+    def slowest(self) -> tuple[str, TaskCount] | None:
         """The running task whose count stands still longest, among those not judged for it."""
         stalled = self.stalled or ()
         return next(((n, c) for n, c in (self.counts or {}).items() if n not in stalled), None)
@@ -191,6 +191,6 @@ class TaskGroup:
             **dict.fromkeys(failing, False),
         }
         group.done, group.failing = len(done), dict.fromkeys(failing)
-        group.counts = {name: Count(*count) for name, *count in counts} or None
+        group.counts = {name: TaskCount(*count) for name, *count in counts} or None
         group.stalled = dict.fromkeys(stalled) or None
         return group

@@ -6,49 +6,49 @@ excused, twice in a row at most.
 """
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import MISSED, Cause, Monitor
 from offbeat_server.engine.model.run import Limit, Run
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.rules.fleets import judge_members
-from offbeat_server.engine.rules.incidents import blame
-from offbeat_server.engine.rules.notifications import tell_if_due
-from offbeat_server.engine.schedule.due_times import due_anew, next_due, window_start
+from offbeat_server.engine.rules.fleets import evaluate_members
+from offbeat_server.engine.rules.incidents import record_failure
+from offbeat_server.engine.rules.notifications import notify_if_due
+from offbeat_server.engine.schedule.due_times import due_from, next_due, window_start
 
 EXCUSED_MAX = 2  # occurrences in a row
 LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least one part in so many of the time
 
 
-def judge(desk: Desk, m: Monitor, when: Micros) -> None:
+def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
     """Judge everything of this monitor whose time has come at `when`, the schedule once."""
-    deadline = desk.schedule_deadline(m)
+    deadline = state.schedule_deadline(m)
     if deadline and deadline <= when:
-        _judge_schedule(desk, m, deadline)
+        _judge_schedule(state, m, deadline)
     if m.awaited:
-        _judge_awaited(desk, m, when)
+        _judge_awaited(state, m, when)
     if m.runs is not None:
         for run in m.runs.take_until(when):
-            _judge_run(desk, m, run, when)
+            _judge_run(state, m, run, when)
     if m.fleet is not None:
-        judge_members(desk, m, when)
-    tell_if_due(desk, m)
+        evaluate_members(state, m, when)
+    notify_if_due(state, m)
 
 
-def _judge_schedule(desk: Desk, m: Monitor, deadline: Micros) -> None:
+def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     definition, due = m.definition, m.due
     if m.heard_at:
         start, end = window_start(definition, due), due + definition.grace
         reason = reasons.missed(definition, due, deadline, m.heard_at)
     else:
         start, end = due - (definition.first_within or 0), due
-        reason = reasons.never_heard(definition, deadline)
-    deaf = 0 if definition.strict else desk.deaf.within(start, deadline)
-    if _is_excused(desk, m, deaf, end - start):
+        reason = reasons.never_pinged(definition, deadline)
+    deaf = 0 if definition.strict else state.outages.within(start, deadline)
+    if _is_excused(state, m, deaf, end - start):
         # An interval begins anew, a calendar goes on to the slot that comes next: not to one that is long past.
-        m.due = due_anew(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
+        m.due = due_from(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
         return
-    reason += reasons.deaf_note(definition, desk.deaf, start, deadline) if deaf else ""
-    _miss(desk, m, Cause("missed", deadline, reason, due=due))
+    reason += reasons.outage_note(definition, state.outages, start, deadline) if deaf else ""
+    _miss(state, m, Cause("missed", deadline, reason, due=due))
     if m.incident is not None and MISSED in m.incident.causes:
         m.incident.silent = True
     elif m.heard_at:
@@ -57,86 +57,86 @@ def _judge_schedule(desk: Desk, m: Monitor, deadline: Micros) -> None:
         m.due = deadline + (definition.first_within or 0)
 
 
-def _judge_awaited(desk: Desk, m: Monitor, when: Micros) -> None:
+def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
     """The monitor before was heard; this one should have been by now."""
     assert m.awaited is not None and m.definition.after is not None
     within, grace = m.definition.after.within, m.definition.grace
     for run, due in list(m.awaited.items()):
-        deadline = desk.awaited_deadline(m, due)
+        deadline = state.awaited_deadline(m, due)
         if deadline > when:
             continue
         del m.awaited[run]
         if m.heard_at or m.definition.first_within is None:
             m.due = min(m.awaited.values(), default=0)
-        desk.open_for(m)
-        deaf = 0 if m.definition.strict else desk.deaf.within(due - within, deadline)
-        if _is_excused(desk, m, deaf, within + grace):
+        state.open_for(m)
+        deaf = 0 if m.definition.strict else state.outages.within(due - within, deadline)
+        if _is_excused(state, m, deaf, within + grace):
             continue
         reason = reasons.awaited(m.definition, due, deadline, run)
-        reason += reasons.deaf_note(m.definition, desk.deaf, due - within, deadline) if deaf else ""
-        _miss(desk, m, Cause("missed", deadline, reason, run=run or None, due=due))
+        reason += reasons.outage_note(m.definition, state.outages, due - within, deadline) if deaf else ""
+        _miss(state, m, Cause("missed", deadline, reason, run=run or None, due=due))
 
 
-def _is_excused(desk: Desk, m: Monitor, deaf: Micros, window: Micros) -> bool:
+def _is_excused(state: EngineState, m: Monitor, deaf: Micros, window: Micros) -> bool:
     """Whether more than half of a window was deaf, and the two before it were not."""
     if deaf * 2 <= window or m.excused >= EXCUSED_MAX:
         return False
     m.excused += 1
-    desk.excused += 1
-    desk.restate(m)
-    desk.open_for(m)
+    state.excused += 1
+    state.update_status(m)
+    state.open_for(m)
     return True
 
 
-def _miss(desk: Desk, m: Monitor, cause: Cause) -> None:
+def _miss(state: EngineState, m: Monitor, cause: Cause) -> None:
     m.excused = 0
-    desk.missed += 1
-    blame(desk, m, cause)
-    desk.restate(m)
+    state.missed += 1
+    record_failure(state, m, cause)
+    state.update_status(m)
 
 
-def _judge_run(desk: Desk, m: Monitor, run: Run, when: Micros) -> None:
+def _judge_run(state: EngineState, m: Monitor, run: Run, when: Micros) -> None:
     """A limit of an open run may be broken; judge those that are, and arm the next."""
-    while broken := _broken(desk, m, run, when):
+    while broken := _broken(state, m, run, when):
         for limit, deadline in broken:
-            _break(desk, m, run, limit, deadline)
-    desk.arm_run(m, run)
+            _break(state, m, run, limit, deadline)
+    state.queue_run(m, run)
 
 
-def _broken(desk: Desk, m: Monitor, run: Run, when: Micros) -> list[tuple[Limit, Micros]]:
-    limits = [(limit, desk.run_deadline(m, run, limit)) for limit in run.limits(m.definition)]
+def _broken(state: EngineState, m: Monitor, run: Run, when: Micros) -> list[tuple[Limit, Micros]]:
+    limits = [(limit, state.run_deadline(m, run, limit)) for limit in run.limits(m.definition)]
     return [(limit, deadline) for limit, deadline in limits if deadline <= when]
 
 
-def _break(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros) -> None:
+def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Micros) -> None:
     if limit.task:
         run.tasks[limit.stage].stall(limit.task)
     else:
         run.broken.add((limit.kind, limit.stage))
-    desk.open_for(m)
-    deaf = 0 if m.definition.strict else desk.deaf.within(limit.base, deadline)
-    note = reasons.deaf_note(m.definition, desk.deaf, limit.base, deadline) if deaf else ""
+    state.open_for(m)
+    deaf = 0 if m.definition.strict else state.outages.within(limit.base, deadline)
+    note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if deaf else ""
     if deaf * 2 > deadline - limit.base:
-        _leave_unjudged(desk, m, run, f"cannot be judged{note}")
+        _leave_unjudged(state, m, run, f"cannot be judged{note}")
         return
-    if _may_be_lost(desk, m, run, limit, deadline, deaf):
+    if _may_be_lost(state, m, run, limit, deadline, deaf):
         what = reasons.broken(m.definition, run, limit, deadline)
-        _leave_unjudged(desk, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
+        _leave_unjudged(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
         return
     kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
     reason = reasons.broken(m.definition, run, limit, deadline) + note
     run.hang(limit, reason)
-    desk.record_run(m, run)
-    blame(desk, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
+    state.record_run(m, run)
+    record_failure(state, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
 
 
-def _leave_unjudged(desk: Desk, m: Monitor, run: Run, reason: str) -> None:
-    desk.excused += run.unjudged is None
+def _leave_unjudged(state: EngineState, m: Monitor, run: Run, reason: str) -> None:
+    state.excused += run.unjudged is None
     run.unjudged = reason
-    desk.record_run(m, run)
+    state.record_run(m, run)
 
 
-def _may_be_lost(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micros, deaf: Micros) -> bool:
+def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Micros, deaf: Micros) -> bool:
     """Whether the pings that a limit misses may have been sent in an outage, by a client that does not retry.
 
     A fan-out sends many pings, so any outage may have taken some. A single ping is lost as likely as the outage is
@@ -146,11 +146,11 @@ def _may_be_lost(desk: Desk, m: Monitor, run: Run, limit: Limit, deadline: Micro
         return False
     if run.unjudged is not None:
         return True
-    if run.has_outstanding_tasks(m.definition) and desk.deaf.last_outage(run.started_at or limit.base, deadline):
+    if run.has_outstanding_tasks(m.definition) and state.outages.last_outage(run.started_at or limit.base, deadline):
         return True
-    outage = desk.deaf.last_outage(limit.base, deadline)
+    outage = state.outages.last_outage(limit.base, deadline)
     if outage is None:
         return False
-    if limit.kind == "tasks" or (limit.kind == "stage" and run.went_beyond(m.definition, limit.stage)):
+    if limit.kind == "tasks" or (limit.kind == "stage" and run.exceeded(m.definition, limit.stage)):
         return True
     return run.last_at < outage[1] and deaf * LOSS_SHARE >= deadline - limit.base

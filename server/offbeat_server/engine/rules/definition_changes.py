@@ -7,7 +7,7 @@ ends what was expected until then; the schedule begins anew, with one period and
 
 from collections.abc import Iterable
 
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.monitor import MISSED, Monitor
 from offbeat_server.engine.model.run import Limit, Run, tasks_of
@@ -16,132 +16,132 @@ from offbeat_server.engine.rules.fleets import forget_silent
 from offbeat_server.engine.rules.incidents import clear, resolve
 from offbeat_server.engine.rules.run_steps import drop_fault, end_if_complete, end_stage, set_fault
 from offbeat_server.engine.rules.runs import close_run
-from offbeat_server.engine.schedule.due_times import due_after, due_anew, due_when_edited
+from offbeat_server.engine.schedule.due_times import due_after, due_from, due_when_edited
 
 _SCHEDULE = ("every", "cron", "oncalendar")
 _LIMITS = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "strict")
 _HUNG = frozenset((("runtime", ""), ("quiet", ""), ("stalled", "")))
 
 
-def redefine(desk: Desk, m: Monitor, old: Definition) -> None:
+def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
     """The definition was `old` until now."""
     new = m.definition
     if (new.members is None) != (old.members is None):
-        _change_kind(desk, m)
+        _change_kind(state, m)
     if _differ(old, new, "after"):
         m.awaited = None
         if not m.heard_at and new.first_within is None:
             m.due = 0
-        clear(desk, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
-    _change_schedule(desk, m, old)
+        clear(state, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
+    _change_schedule(state, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
         shorter = old.members is not None and new.members.every < old.members.every
-        m.fleet.put_off(desk.now + (new.members.every if shorter else 0) + new.members.grace)
+        m.fleet.put_off(state.now + (new.members.every if shorter else 0) + new.members.grace)
     if _differ(old, new, *_LIMITS) and m.runs is not None:
-        m.runs.put_off(desk.now + new.grace)
+        m.runs.put_off(state.now + new.grace)
         for run in list(m.runs.open.values()):
-            _judge_anew(desk, m, run)
+            _reevaluate_run(state, m, run)
     if _differ(old, new, "at_most"):
         m.recent = None
-        clear(desk, m, lambda key: key[0] == "too_often", "changed")
+        clear(state, m, lambda key: key[0] == "too_often", "changed")
     if new.overlap == "allow":
-        clear(desk, m, lambda key: key[0] == "overlap", "changed")
-    arm_parts(desk, m)
+        clear(state, m, lambda key: key[0] == "overlap", "changed")
+    queue_parts(state, m)
 
 
-def pause(desk: Desk, m: Monitor) -> None:
+def pause(state: EngineState, m: Monitor) -> None:
     """Its pings are followed and nothing is judged."""
     m.paused = True
-    resolve(desk, m, "paused")
+    resolve(state, m, "paused")
     m.streak = 0
     m.awaited = None
-    desk.restate(m)
+    state.update_status(m)
 
 
-def resume(desk: Desk, m: Monitor) -> None:
+def resume(state: EngineState, m: Monitor) -> None:
     """It is judged again, by what comes from now on."""
     m.paused = False
     m.excused = 0
-    begin_anew(desk, m)
+    start_over(state, m)
     if m.fleet is not None and (members := m.definition.members) is not None:
-        m.fleet.put_off(desk.now + members.every + members.grace)
+        m.fleet.put_off(state.now + members.every + members.grace)
     if m.runs is not None:
-        m.runs.put_off(desk.now + m.definition.grace)
+        m.runs.put_off(state.now + m.definition.grace)
         for run in m.runs.open.values():
             run.broken.clear()
             for group in run.tasks.values():
                 group.stalled = None
             if run.hung is not None or run.unjudged is not None:
                 run.hung, run.hung_by, run.unjudged = None, "", None
-                desk.record_run(m, run)
-    desk.restate(m)
-    arm_parts(desk, m)
+                state.record_run(m, run)
+    state.update_status(m)
+    queue_parts(state, m)
 
 
-def settle_by_hand(desk: Desk, m: Monitor) -> None:
+def resolve_by_hand(state: EngineState, m: Monitor) -> None:
     """Somebody says that the trouble is over."""
     incident = m.incident
     if incident is None:
         return
-    resolve(desk, m, "by hand")
+    resolve(state, m, "by hand")
     if incident.silent:
-        begin_anew(desk, m)
-    forget_silent(desk, m)
+        start_over(state, m)
+    forget_silent(state, m)
 
 
-def end(desk: Desk, m: Monitor) -> None:
+def end(state: EngineState, m: Monitor) -> None:
     """The monitor is deleted."""
-    resolve(desk, m, "deleted")
+    resolve(state, m, "deleted")
     for run in list(m.runs.open.values()) if m.runs is not None else ():
-        close_run(desk, m, run, "unknown", "the monitor was deleted")
+        close_run(state, m, run, "unknown", "the monitor was deleted")
 
 
-def begin_anew(desk: Desk, m: Monitor) -> None:
+def start_over(state: EngineState, m: Monitor) -> None:
     """What was expected until now is not; the next is one period away, or the next slot."""
     definition = m.definition
     if not m.heard_at:
-        m.due = desk.now + definition.first_within if definition.first_within is not None else 0
+        m.due = state.now + definition.first_within if definition.first_within is not None else 0
     elif definition.after is None:
-        m.due = due_anew(definition, m.due, desk.now)
+        m.due = due_from(definition, m.due, state.now)
     elif not m.awaited:
         m.due = 0
 
 
-def arm_parts(desk: Desk, m: Monitor) -> None:
+def queue_parts(state: EngineState, m: Monitor) -> None:
     """Look at runs and members when their limits, as they are now, would be broken."""
     for run in m.runs.open.values() if m.runs is not None else ():
-        desk.arm_run(m, run)
+        state.queue_run(m, run)
     if m.fleet is not None and (members := m.definition.members) is not None:
         m.fleet.arm_all(members.every + members.grace, members.forget_after)
 
 
-def look_at_explanations(desk: Desk, monitor_ids: Iterable[int]) -> None:
+def update_suppression(state: EngineState, monitor_ids: Iterable[int]) -> None:
     """Who depends on whom has changed: nobody stays explained by what no longer stands before them."""
     for monitor_id in monitor_ids:
-        m = desk.monitors.get(monitor_id)
+        m = state.monitors.get(monitor_id)
         if m is None or m.incident is None or m.incident.announced or (up_id := m.incident.suppressed_by) is None:
             continue
-        up = desk.monitors.get(up_id)
-        if up is None or up.incident is None or up not in desk.upstreams(m):
-            notifications.let_go(desk, m, up_id, desk.now)
+        up = state.monitors.get(up_id)
+        if up is None or up.incident is None or up not in state.upstreams(m):
+            notifications.release_held_by(state, m, up_id, state.now)
 
 
 def _differ(old: Definition, new: Definition, *names: str) -> bool:
     return any(getattr(old, name) != getattr(new, name) for name in names)
 
 
-def _change_kind(desk: Desk, m: Monitor) -> None:
+def _change_kind(state: EngineState, m: Monitor) -> None:
     """A fleet became a job, or the other way round: nothing of the one means anything to the other."""
     if m.fleet is not None:
         m.fleet = None
-        desk.open_for(m).disbanded = True
+        state.open_for(m).disbanded = True
     for run in list(m.runs.open.values()) if m.runs is not None else ():
-        close_run(desk, m, run, "unknown", "the monitor became a fleet")
-    clear(desk, m, lambda key: True, "changed")
+        close_run(state, m, run, "unknown", "the monitor became a fleet")
+    clear(state, m, lambda key: True, "changed")
 
 
-def _change_schedule(desk: Desk, m: Monitor, old: Definition) -> None:
-    new, now = m.definition, desk.now
+def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
+    new, now = m.definition, state.now
     if not m.heard_at:
         if not _differ(old, new, "first_within"):
             return
@@ -170,15 +170,15 @@ def _change_schedule(desk: Desk, m: Monitor, old: Definition) -> None:
         m.due = max(due, now) if due else 0
     if m.incident is not None and MISSED in m.incident.causes and not late:
         m.incident.silent = False
-        clear(desk, m, lambda key: key == MISSED, "changed")
+        clear(state, m, lambda key: key == MISSED, "changed")
     elif m.incident is not None and m.incident.silent:
         m.due = wanted
 
 
-def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:
+def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
     """A limit was changed: what no limit upholds any more is taken back, and pieces may be complete by now."""
     definition = m.definition
-    marks = {(each.kind, each.stage) for each in run.limits(definition, judged=True) if _is_over(desk, m, each)}
+    marks = {(each.kind, each.stage) for each in run.limits(definition, judged=True) if _is_over(state, m, each)}
     run.broken &= marks
     stalled = False
     for group in run.tasks.values():
@@ -186,19 +186,19 @@ def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:
         kept = [
             name
             for name in group.stalled or ()
-            if stall_for is not None and group.counts and group.counts[name].at + stall_for <= desk.now
+            if stall_for is not None and group.counts and group.counts[name].at + stall_for <= state.now
         ]
         group.stalled = dict.fromkeys(kept) or None
         stalled = stalled or bool(kept)
     if run.hung is not None and not run.broken and not stalled:
         run.hung, run.hung_by = None, ""
-        desk.record_run(m, run)
+        state.record_run(m, run)
     for stage, group in run.tasks.items():
         tasks, fault = tasks_of(definition, stage), ("tasks", stage)
         if not group.too_many_failed(tasks):
-            drop_fault(desk, m, run, fault)
+            drop_fault(state, m, run, fault)
         elif fault not in run.faults:  # as it is now it fails, but nobody is blamed for what was tolerated
-            set_fault(desk, m, run, fault, reasons.tasks_failed(group, tasks, stage, run))
+            set_fault(state, m, run, fault, reasons.tasks_failed(group, tasks, stage, run))
 
     def is_taken_back(key: tuple[str, int, str]) -> bool:
         kind, number, stage = key
@@ -208,11 +208,11 @@ def _judge_anew(desk: Desk, m: Monitor, run: Run) -> None:
             return not stalled and not run.broken & _HUNG
         return (kind, stage) not in run.broken and (kind, stage) not in run.faults
 
-    clear(desk, m, is_taken_back, "changed")
+    clear(state, m, is_taken_back, "changed")
     for stage in [stage for stage in run.tasks if stage and run.group_complete(definition, stage)]:
-        end_stage(desk, m, run, stage)
-    end_if_complete(desk, m, run)
+        end_stage(state, m, run, stage)
+    end_if_complete(state, m, run)
 
 
-def _is_over(desk: Desk, m: Monitor, limit: Limit) -> bool:
-    return desk.moved(m, limit.base, limit.base + limit.length) <= desk.now
+def _is_over(state: EngineState, m: Monitor, limit: Limit) -> bool:
+    return state.moved(m, limit.base, limit.base + limit.length) <= state.now

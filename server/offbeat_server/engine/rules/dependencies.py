@@ -5,33 +5,33 @@ By slug and not by id: the other end of a reference may not be there yet, or no 
 
 from collections.abc import Sequence
 
-from offbeat_server.engine.engine_state import Address, Desk
+from offbeat_server.engine.engine_state import Address, EngineState
 from offbeat_server.engine.model.monitor import Monitor
 
 
-def enter(desk: Desk, m: Monitor) -> None:
+def register(state: EngineState, m: Monitor) -> None:
     """A monitor is there, with the references of its definition."""
-    desk.monitors[m.id] = m
-    desk.counts[m.status] += 1
-    if (index := desk.slugs.get(m.project_id)) is not None:
+    state.monitors[m.id] = m
+    state.counts[m.status] += 1
+    if (index := state.slugs.get(m.project_id)) is not None:
         index[m.slug] = m.id
-    for graph, slug in _references(desk, m):
+    for graph, slug in _references(state, m):
         graph.setdefault((m.project_id, slug), set()).add(m.id)
 
 
-def leave(desk: Desk, m: Monitor) -> None:
+def unregister(state: EngineState, m: Monitor) -> None:
     """Undo `enter`, but for the monitor itself."""
-    desk.counts[m.status] -= 1
-    index = desk.slugs.get(m.project_id, {})
+    state.counts[m.status] -= 1
+    index = state.slugs.get(m.project_id, {})
     if index.get(m.slug) == m.id:
         del index[m.slug]
-    for graph, slug in _references(desk, m):
+    for graph, slug in _references(state, m):
         graph[m.project_id, slug].discard(m.id)
 
 
-def _references(desk: Desk, m: Monitor) -> Sequence[tuple[dict[Address, set[int]], str]]:
+def _references(state: EngineState, m: Monitor) -> Sequence[tuple[dict[Address, set[int]], str]]:
     after, depends_on = m.definition.after, m.definition.depends_on
     if after is None and not depends_on:
         return ()  # nearly all
-    followed = [] if after is None else [(desk.listeners, after.monitor)]
-    return [*followed, *((desk.dependents, slug) for slug in depends_on)]
+    followed = [] if after is None else [(state.followers, after.monitor)]
+    return [*followed, *((state.dependents, slug) for slug in depends_on)]

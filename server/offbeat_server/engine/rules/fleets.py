@@ -5,17 +5,17 @@ else happens can only change or end it, so that one that was resolved by hand do
 """
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Members
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.monitor import MEMBERS, Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.rules.incidents import blame, clear
-from offbeat_server.engine.rules.schedule_state import end_absence, heard
+from offbeat_server.engine.rules.incidents import clear, record_failure
+from offbeat_server.engine.rules.schedule_state import apply_heartbeat, end_absence
 
 
-def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
+def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
     """A ping of a fleet. Its member is named by the task or the run; every signal but `leave` says that it lives."""
     members = m.definition.members
     assert members is not None
@@ -23,36 +23,36 @@ def hear_member(desk: Desk, m: Monitor, ping: Ping) -> None:
         m.fleet = Fleet()
     fleet = m.fleet
     name = _name(ping)
-    _forget_peak(m, fleet, members, desk.now)
+    _forget_peak(m, fleet, members, state.now)
     if ping.signal == "leave":
-        changed = fleet.leave(name, desk.now)
-        clear(desk, m, lambda key: key == ("failed", 0, name))
+        changed = fleet.leave(name, state.now)
+        clear(state, m, lambda key: key == ("failed", 0, name))
         if changed:
-            desk.open_for(m)
-            judge_fleet(desk, m, worse=True)
+            state.open_for(m)
+            evaluate_fleet(state, m, worse=True)
         return
     if not m.heard_at or m.excused:
-        heard(desk, m)
-    m.heard_at = desk.now
-    changed = fleet.hear(name, desk.now, members.every + members.grace)
+        apply_heartbeat(state, m)
+    m.heard_at = state.now
+    changed = fleet.record_ping(name, state.now, members.every + members.grace)
     if ping.signal == "fail":
         reason, said = reasons.member_failed(name, ping), {"last_message": ping.message}
-        blame(desk, m, Cause("failed", desk.now, reason, run=name or None, evidence=said))
+        record_failure(state, m, Cause("failed", state.now, reason, run=name or None, evidence=said))
     if m.incident is not None:
         if ping.signal in ("start", "success", "skip"):
-            clear(desk, m, lambda key: key == ("failed", 0, name))
-        end_absence(desk, m, None)
+            clear(state, m, lambda key: key == ("failed", 0, name))
+        end_absence(state, m, None)
     if changed:
-        judge_fleet(desk, m, worse=False)
+        evaluate_fleet(state, m, worse=False)
 
 
-def hear_again(fleet: Fleet, entry: Entry) -> None:
+def apply_late_ping(fleet: Fleet, entry: Entry) -> None:
     """A ping of before the stored state, after a start: the row of its member may be older."""
     if entry.ping.signal != "leave":
-        fleet.hear_again(_name(entry.ping), entry.at)
+        fleet.record_late_ping(_name(entry.ping), entry.at)
 
 
-def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
+def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
     """Members whose time has come: they fall silent, or are forgotten."""
     fleet, members = m.fleet, m.definition.members
     assert fleet is not None
@@ -64,7 +64,7 @@ def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
         if name in fleet.silent:
             deadline = at + members.forget_after
         else:
-            deadline = max(desk.moved(m, at, at + members.every + members.grace), fleet.not_before)
+            deadline = max(state.moved(m, at, at + members.every + members.grace), fleet.not_before)
         if deadline > when:
             fleet.arm(name, deadline)
         else:
@@ -73,65 +73,65 @@ def judge_members(desk: Desk, m: Monitor, when: Micros) -> None:
     forgotten = False
     for deadline, name in sorted(due):
         if name not in fleet.silent:
-            _forget_peak(m, fleet, members, desk.now)
+            _forget_peak(m, fleet, members, state.now)
             fallen[name] = fleet.members[name].at + members.forget_after
-            fleet.fall_silent(name, deadline, desk.now)
+            fleet.fall_silent(name, deadline, state.now)
         elif not _is_short(m):  # while the incident is open nobody is forgotten; its end sees to it
-            _forget(desk, m, fleet, name)
+            _forget(state, m, fleet, name)
             forgotten = True
     if fallen or forgotten:
-        desk.open_for(m)
-        judge_fleet(desk, m, worse=bool(fallen) or not fleet.members)
+        state.open_for(m)
+        evaluate_fleet(state, m, worse=bool(fallen) or not fleet.members)
     for name, when_forgotten in fallen.items():  # judged first: deaf time may have outlasted even `forget_after`
         if name in fleet.members:
             fleet.arm(name, max(when_forgotten, when))
 
 
-def judge_fleet(desk: Desk, m: Monitor, worse: bool) -> None:
+def evaluate_fleet(state: EngineState, m: Monitor, worse: bool) -> None:
     """Compare who is alive with who must be, after something changed. `worse`: an incident may begin by it."""
     fleet, members = m.fleet, m.definition.members
     assert fleet is not None and members is not None
     is_open = _is_short(m)
     if fleet.short(members):
         if is_open or worse:
-            blame(desk, m, _shortage(desk, m, fleet, members), counts=not is_open)
+            record_failure(state, m, _shortage(state, m, fleet, members), counts=not is_open)
     elif is_open:
-        clear(desk, m, lambda key: key == MEMBERS)
-        forget_silent(desk, m)
+        clear(state, m, lambda key: key == MEMBERS)
+        forget_silent(state, m)
 
 
-def _shortage(desk: Desk, m: Monitor, fleet: Fleet, members: Members) -> Cause:
+def _shortage(state: EngineState, m: Monitor, fleet: Fleet, members: Members) -> Cause:
     """That too few are alive; its worst moment stays on the record while members come back."""
     reason = reasons.silent_members(fleet, members)
-    cause = Cause("members", desk.now, reason, lacking=fleet.lacking(members))
+    cause = Cause("members", state.now, reason, lacking=fleet.missing_members(members))
     missing, _ = fleet.missing(members)
     known = m.incident.causes.get(MEMBERS) if m.incident is not None else None
     if known is not None and known.worst_missing > missing:
         cause.worst, cause.worst_missing = known.worst, known.worst_missing
         cause.reason += f"; {known.worst.partition(', at ')[0]}"
     else:
-        cause.worst, cause.worst_missing = reasons.worst_loss(fleet, members, m.definition, desk.now), missing
+        cause.worst, cause.worst_missing = reasons.worst_loss(fleet, members, m.definition, state.now), missing
     return cause
 
 
-def forget_silent(desk: Desk, m: Monitor) -> None:
+def forget_silent(state: EngineState, m: Monitor) -> None:
     """The incident in which they were silent is over: those whose time has passed meanwhile are forgotten."""
     fleet, members = m.fleet, m.definition.members
     if fleet is None or members is None:
         return
     for name in sorted(fleet.silent):
-        if fleet.members[name].at + members.forget_after <= desk.now:
-            _forget(desk, m, fleet, name)
-            desk.open_for(m)
+        if fleet.members[name].at + members.forget_after <= state.now:
+            _forget(state, m, fleet, name)
+            state.open_for(m)
 
 
 def _name(ping: Ping) -> str:
     return ping.task or ping.run or ""
 
 
-def _forget(desk: Desk, m: Monitor, fleet: Fleet, name: str) -> None:
+def _forget(state: EngineState, m: Monitor, fleet: Fleet, name: str) -> None:
     fleet.forget(name)
-    clear(desk, m, lambda key: key == ("failed", 0, name))
+    clear(state, m, lambda key: key == ("failed", 0, name))
 
 
 def _is_short(m: Monitor) -> bool:

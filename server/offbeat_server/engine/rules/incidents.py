@@ -7,7 +7,7 @@ failures in a row were met as the monitor does not tolerate, and resolves when n
 from collections.abc import Callable
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Cause, CauseKey, Incident, Monitor
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import notifications
@@ -15,13 +15,13 @@ from offbeat_server.engine.rules import notifications
 CAUSES_MAX = 100  # of one incident; beyond, the oldest is no longer held
 
 
-def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
+def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
     """Something went wrong. It is one more failure in a row, but a `run` is only one of them however much it breaks."""
     if m.paused:
         return
     if run is not None:
         counts, run.counted = counts and not run.counted, True
-    cause.blamed_at = desk.now
+    cause.blamed_at = state.now
     m.last_word = ""  # whatever is said after it is news
     if run is not None and run.verdict is not None and cause.evidence is None:
         cause.evidence = notifications.evidence_of(m, run)
@@ -30,7 +30,7 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
         if not m.streak:
             m.streak_since = cause.opened_at
         m.streak += 1
-        desk.open_for(m)
+        state.open_for(m)
         for each in incident.causes.values() if incident is not None else ():
             each.goods = 0
     if incident is None:
@@ -39,8 +39,8 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
         m.incidents += 1
         incident = m.incident = Incident(m.incidents, m.streak_since)
         incident.causes[cause.key] = cause
-        desk.troubled.add(m.id)
-        notifications.plan_opening(desk, m, incident, cause)
+        state.with_open_incident.add(m.id)
+        notifications.schedule_opening(state, m, incident, cause)
     else:
         known = incident.causes.get(cause.key)
         if known is not None:
@@ -51,23 +51,23 @@ def blame(desk: Desk, m: Monitor, cause: Cause, run: Run | None = None, counts: 
             del incident.causes[oldest.key]
         incident.drop_evidence()
         if incident.announced:
-            notifications.plan_worse(desk, m, incident, cause)
-    desk.restate(m)
-    desk.record_incident(m, incident)
-    notifications.tell_if_due(desk, m)
+            notifications.schedule_worse(state, m, incident, cause)
+    state.update_status(m)
+    state.record_incident(m, incident)
+    notifications.notify_if_due(state, m)
     if incident.announced and incident.announce_at is None:
         cause.evidence = None  # it was told, or is no news
 
 
-def reword(desk: Desk, m: Monitor, key: CauseKey, reason: str) -> None:
+def update_reason(state: EngineState, m: Monitor, key: CauseKey, reason: str) -> None:
     """A cause goes on, and is told otherwise now."""
     incident = m.incident
     if incident is not None and key in incident.causes:
         incident.causes[key].reason = reason
-        desk.record_incident(m, incident)
+        state.record_incident(m, incident)
 
 
-def good(desk: Desk, m: Monitor, number: int = 0, since: Micros = 0) -> None:
+def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micros = 0) -> None:
     """A success that counts: of run `number`, which started at `since`, or (0) of a heartbeat or unknown start.
 
     It speaks against every cause that is older than it, and closes those against which `recover_after` have spoken.
@@ -82,7 +82,7 @@ def good(desk: Desk, m: Monitor, number: int = 0, since: Micros = 0) -> None:
         if cause.goods >= m.definition.recover_after:
             over.add(key)
     if over:
-        clear(desk, m, over.__contains__)
+        clear(state, m, over.__contains__)
 
 
 def _is_later(m: Monitor, cause: Cause, number: int, since: Micros) -> bool:
@@ -94,7 +94,7 @@ def _is_later(m: Monitor, cause: Cause, number: int, since: Micros) -> bool:
     return since > cause.blamed_at or (cause.kind == "missed" and m.definition.every is not None)
 
 
-def clear(desk: Desk, m: Monitor, which: Callable[[CauseKey], bool], how: str = "recovered") -> None:
+def clear(state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how: str = "recovered") -> None:
     """These causes are over. The incident resolves with the last of them."""
     incident = m.incident
     if incident is None:
@@ -103,14 +103,14 @@ def clear(desk: Desk, m: Monitor, which: Callable[[CauseKey], bool], how: str = 
     if not over:
         return
     if len(over) == len(incident.causes):
-        resolve(desk, m, how)
+        resolve(state, m, how)
         return
     for key in over:
         del incident.causes[key]
-    desk.record_incident(m, incident)
+    state.record_incident(m, incident)
 
 
-def resolve(desk: Desk, m: Monitor, how: str) -> None:
+def resolve(state: EngineState, m: Monitor, how: str) -> None:
     """The trouble is over, and counting failures begins anew; the causes stay in the record.
 
     `how`: recovered, by hand, changed, paused, deleted.
@@ -121,12 +121,12 @@ def resolve(desk: Desk, m: Monitor, how: str) -> None:
     m.incident = None
     m.streak = 0
     m.last_word = ""  # whatever is said after it is news
-    desk.troubled.discard(m.id)
+    state.with_open_incident.discard(m.id)
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False
     for cause in incident.causes.values():
         cause.reason = cause.worst or cause.reason
-    desk.record_incident(m, incident, resolved_at=desk.now)
-    notifications.tell_end(desk, m, incident, how)
-    desk.restate(m)
-    notifications.release(desk, m)
+    state.record_incident(m, incident, resolved_at=state.now)
+    notifications.notify_recovery(state, m, incident, how)
+    state.update_status(m)
+    notifications.release_held(state, m)

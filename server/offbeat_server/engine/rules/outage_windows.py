@@ -15,13 +15,13 @@ still be asked for. This says where each such window begins, and rather too earl
 from collections.abc import Iterator
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.run import Run
 
 
-def window_starts(desk: Desk, m: Monitor, now: Micros, active_since: Micros) -> Iterator[Micros]:
+def window_starts(state: EngineState, m: Monitor, now: Micros, active_since: Micros) -> Iterator[Micros]:
     """Where the windows of a monitor that is as it was at `now` begin; at least one instant, no later than `now`."""
     definition, incident = m.definition, m.incident
     waits = m.due and not m.paused and (incident is None or not incident.silent)
@@ -29,7 +29,7 @@ def window_starts(desk: Desk, m: Monitor, now: Micros, active_since: Micros) -> 
     if m.awaited and definition.after is not None:
         yield min(m.awaited.values()) - definition.after.within
     for run in list(m.runs.open.values()) if m.runs is not None else ():
-        yield from _run_starts(desk, m, run, now, active_since)
+        yield from _run_starts(state, m, run, now, active_since)
     if m.fleet is not None:
         silent = m.fleet.silent
         for name, member in list(m.fleet.members.items()):
@@ -37,11 +37,11 @@ def window_starts(desk: Desk, m: Monitor, now: Micros, active_since: Micros) -> 
                 yield member.at
 
 
-def _run_starts(desk: Desk, m: Monitor, run: Run, now: Micros, active_since: Micros) -> Iterator[Micros]:
+def _run_starts(state: EngineState, m: Monitor, run: Run, now: Micros, active_since: Micros) -> Iterator[Micros]:
     watched = run.last_at >= active_since
-    watched = watched or desk.moved(m, run.last_at, run.last_at + _longest_limit(m.definition)) >= now
+    watched = watched or state.moved(m, run.last_at, run.last_at + _longest_limit(m.definition)) >= now
     for limit in run.limits(m.definition):
-        if desk.run_deadline(m, run, limit) >= now:
+        if state.run_deadline(m, run, limit) >= now:
             watched = True
             yield limit.base
     if watched and (started_at := run.unended_since or run.started_at):

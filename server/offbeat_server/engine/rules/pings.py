@@ -5,26 +5,26 @@ what; `hear` follows them from top to bottom. Of one ping, what is wrong is reco
 incident does not end and begin again within it.
 """
 
-from offbeat_server.engine.decisions import Resumed
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.decisions import MonitorResumed
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import Entry, Ping, word_of
+from offbeat_server.engine.model.ping import Entry, Ping, signal_word
 from offbeat_server.engine.model.run import Run
-from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, Ended, Runs
+from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, EndedRun, Runs
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.definition_changes import resume
-from offbeat_server.engine.rules.fleets import hear_member
-from offbeat_server.engine.rules.incidents import blame, good
-from offbeat_server.engine.rules.run_steps import hear_piece
-from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, finish, hear_run, open_run, revise, runs_of
+from offbeat_server.engine.rules.fleets import apply_member_ping
+from offbeat_server.engine.rules.incidents import record_failure, record_success
+from offbeat_server.engine.rules.run_steps import apply_step_ping
+from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, apply_run_ping, finish, open_run, revise, runs_of
 from offbeat_server.engine.rules.schedule_state import (
+    apply_heartbeat,
+    count_occurrence,
     end_absence,
-    follow,
-    happened,
-    heard,
-    is_overtaken,
+    is_out_of_order,
     is_repeat,
-    serve,
+    notify_followers,
+    satisfy_schedule,
     slot_has_come,
 )
 from offbeat_server.engine.schedule.due_times import SATISFYING
@@ -34,41 +34,43 @@ _RESTARTING_DIALECTS = ("healthchecks", "sentry")  # a further start of an open 
 _LATEST_DIALECTS = ("healthchecks", "sentry")  # a finish without an id ends the open run that began last
 
 
-def hear(desk: Desk, m: Monitor, entry: Entry) -> None:
+def apply_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
     """Apply one ping, after every deadline before it was judged."""
     ping = entry.ping
     if m.paused and _resumes(m, ping):
-        resume(desk, m)
-        desk.open_for(m).resumed = Resumed(desk.now)
+        resume(state, m)
+        state.open_for(m).resumed = MonitorResumed(state.now)
     if m.definition.members is not None:
-        hear_member(desk, m, ping)
+        apply_member_ping(state, m, ping)
         return
     satisfying = ping.signal in SATISFYING
     if satisfying:
-        heard(desk, m)
+        apply_heartbeat(state, m)
     if ping.stage is not None or ping.task is not None:
-        served = hear_piece(desk, m, ping)
+        served = apply_step_ping(state, m, ping)
     elif satisfying:
-        served = _hear_whole(desk, m, entry)
+        served = _apply_run_ping(state, m, entry)
     else:
-        served = _hear_sign(desk, m, ping)
+        served = _apply_sign_of_life(state, m, ping)
     if served or (satisfying and m.definition.every is not None):
-        end_absence(desk, m, ping.run)
+        end_absence(state, m, ping.run)
 
 
-def _hear_whole(desk: Desk, m: Monitor, entry: Entry) -> bool:
+def _apply_run_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     """A ping of a whole run, or of none. Whether it counts for the schedule."""
     ping = entry.ping
-    if ping.signal == "start" and ping.run is None and is_overtaken(m, entry):
+    if ping.signal == "start" and ping.run is None and is_out_of_order(m, entry):
         m.counted_writer = 0  # the next one is of another run
-        follow(desk, m, "start", None)
+        notify_followers(state, m, "start", None)
         return False
-    word = word_of(ping)
-    again = is_repeat(desk, m, entry, word)
+    word = signal_word(ping)
+    again = is_repeat(state, m, entry, word)
     heartbeats = m.counted_writer
     if not again:
         m.counted_writer = 0
-    served = _hear_start(desk, m, ping, again) if ping.signal == "start" else _hear_finish(desk, m, ping, again, word)
+    served = (
+        _apply_start(state, m, ping, again) if ping.signal == "start" else _apply_finish(state, m, ping, again, word)
+    )
     if again:
         m.counted_writer = heartbeats
     else:  # only now: what goes wrong by it is no news to its own retry
@@ -76,28 +78,28 @@ def _hear_whole(desk: Desk, m: Monitor, entry: Entry) -> bool:
     return served
 
 
-def _hear_start(desk: Desk, m: Monitor, ping: Ping, again: bool) -> bool:
+def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> bool:
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
         said = run.implicit  # its stages were heard before its start, which brings a limit of its own
         if said:
             run.implicit = False
-            desk.record_run(m, run)
+            state.record_run(m, run)
         elif ping.dialect in _RESTARTING_DIALECTS and m.definition.max_runtime is not None and not again:
-            run.restarted_at = desk.now
-        if hear_run(desk, m, run, ping) or said:
-            desk.arm_run(m, run)
+            run.restarted_at = state.now
+        if apply_run_ping(state, m, run, ping) or said:
+            state.queue_run(m, run)
         return False
     if again:
         return False
     if runs is not None and ping.run is not None:
-        ended = runs.ended(ping.run, desk.now)
-        if ended is not None and not ended.begun and desk.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
+        ended = runs.ended(ping.run, state.now)
+        if ended is not None and not ended.begun and state.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
             runs.closed[ping.run] = ended._replace(begun=True)
-            follow(desk, m, "start", ping.run)
+            notify_followers(state, m, "start", ping.run)
             return False
-    open_run(desk, m, ping)
+    open_run(state, m, ping)
     return True
 
 
@@ -106,34 +108,34 @@ def _goes_on(m: Monitor, run: Run) -> bool:
     return run.implicit or (run.hung is None and run.unjudged is None and not slot_has_come(m))
 
 
-def _hear_finish(desk: Desk, m: Monitor, ping: Ping, again: bool, word: str) -> bool:
+def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word: str) -> bool:
     runs = m.runs
     run = _run_to_end(runs, ping) if runs is not None else None
     if run is not None:
-        hear_run(desk, m, run, ping)
-        finish(desk, m, run, ping)
+        apply_run_ping(state, m, run, ping)
+        finish(state, m, run, ping)
         if runs is not None and run.run is None:
-            runs.finished = (desk.now, m.writer)
+            runs.finished = (state.now, m.writer)
         return False
     if again:
         return False
     if ping.run is None:
         own = runs.fanned_in if runs is not None else None
-        if runs is None or own is None or desk.now - own.at > REMEMBERED_FOR:
-            _hear_heartbeat(desk, m, ping)
+        if runs is None or own is None or state.now - own.at > REMEMBERED_FOR:
+            _apply_heartbeat(state, m, ping)
             return True
         runs.fanned_in = None  # its pieces had ended it, and this is its own finish
         if ping.signal == "fail" and own.verdict != "failed":
-            revise(desk, m, own, ping)
+            revise(state, m, own, ping)
         return False
     runs = runs_of(m)
-    ended = runs.ended(ping.run, desk.now)
-    if ended is not None and ended.begun and _hear_ended(desk, m, ended, ping, word):
+    ended = runs.ended(ping.run, state.now)
+    if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, word):
         return False
-    run = runs.add(ping.run, 0, desk.now)
+    run = runs.add(ping.run, 0, state.now)
     run.implicit = True
-    run.hear(desk.now, ping)
-    finish(desk, m, run, ping, made=True)
+    run.hear(state.now, ping)
+    finish(state, m, run, ping, made=True)
     return True
 
 
@@ -144,54 +146,54 @@ def _run_to_end(runs: Runs, ping: Ping) -> Run | None:
     return run
 
 
-def _hear_ended(desk: Desk, m: Monitor, ended: Ended, ping: Ping, word: str) -> bool:
+def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, word: str) -> bool:
     """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
     failed = ping.signal == "fail"
     if not ended.word:  # its pieces had ended it, or we had, and this is its own finish
         if ended.verdict != ("failed" if failed else "succeeded"):
-            revise(desk, m, ended, ping)
+            revise(state, m, ended, ping)
         elif m.runs is not None and ping.run is not None:
             m.runs.closed[ping.run] = ended._replace(word=word)
         return True
     if slot_has_come(m):
         return False
     if ended.word.partition(" ")[0] != ping.signal:
-        revise(desk, m, ended, ping)
+        revise(state, m, ended, ping)
     elif failed:
         resolved = not m.streak  # since then: it fails again
         if resolved or word != ended.word:
-            revise(desk, m, ended, ping, counts=resolved)
+            revise(state, m, ended, ping, counts=resolved)
     elif ping.dialect in ANY_SUCCESS_DIALECTS:
         return False
     return True
 
 
-def _hear_heartbeat(desk: Desk, m: Monitor, ping: Ping) -> None:
+def _apply_heartbeat(state: EngineState, m: Monitor, ping: Ping) -> None:
     """It belongs to no run: a run of its own that began and ended at once."""
     m.counted_writer = m.writer
-    serve(desk, m, None)
-    excess = happened(desk, m)
+    satisfy_schedule(state, m, None)
+    excess = count_occurrence(state, m)
     if ping.signal == "fail":
-        cause = Cause("failed", desk.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
-        blame(desk, m, cause, counts=not excess)
+        cause = Cause("failed", state.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
+        record_failure(state, m, cause, counts=not excess)
     elif not excess:
-        good(desk, m)
-    follow(desk, m, "fail" if ping.signal == "fail" else "success", None)
+        record_success(state, m)
+    notify_followers(state, m, "fail" if ping.signal == "fail" else "success", None)
 
 
-def _hear_sign(desk: Desk, m: Monitor, ping: Ping) -> bool:
+def _apply_sign_of_life(state: EngineState, m: Monitor, ping: Ping) -> bool:
     """`log` and `progress`: a sign of life for a run, nothing for the schedule. `leave`: nothing."""
     if ping.signal not in ("log", "progress"):
         return False
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None:
-        if hear_run(desk, m, run, ping):
-            desk.arm_run(m, run)
+        if apply_run_ping(state, m, run, ping):
+            state.queue_run(m, run)
         return False
-    if ping.signal == "log" or ping.run is None or (runs is not None and runs.ended(ping.run, desk.now) is not None):
+    if ping.signal == "log" or ping.run is None or (runs is not None and runs.ended(ping.run, state.now) is not None):
         return False
-    open_run(desk, m, ping, implicit=True)
+    open_run(state, m, ping, implicit=True)
     return True
 
 

@@ -17,10 +17,10 @@ from offbeat_server.engine.model.definition import Definition, Members, Tasks
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
-from offbeat_server.engine.model.tasks import Count, TaskGroup
+from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 from offbeat_server.engine.schedule.due_times import period_of
 from offbeat_server.engine.schedule.durations import say_duration
-from offbeat_server.engine.schedule.outages import DeafTime
+from offbeat_server.engine.schedule.outages import OutageIntervals
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
@@ -62,7 +62,7 @@ def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micr
     return text + (f"; last heard of at {say_time(heard_at, definition, deadline)}" if heard_at else "; never heard of")
 
 
-def never_heard(definition: Definition, deadline: Micros) -> str:
+def never_pinged(definition: Definition, deadline: Micros) -> str:
     """The first ping did not come."""
     assert definition.first_within is not None
     return (
@@ -87,8 +87,8 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
 def failed(ping: Ping, run: Run | None) -> str:
     """The client said so itself."""
     text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
-    if run is not None and run.at_work is not None:
-        text += f" in stage {run.at_work}"
+    if run is not None and run.current_work is not None:
+        text += f" in stage {run.current_work}"
     if ping.stage is not None:
         text = f"stage {ping.stage} failed" + _of_run(ping.run)
     if ping.exit_code:
@@ -164,7 +164,7 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
 
 
-def _stands(count: Count, limit: Limit, definition: Definition) -> str:
+def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
     of = f" of {count.total}" if count.total is not None else ""
     return f"stands at {count.done}{of} since {say_time(count.at, definition)}, for {say_duration(limit.length)}"
 
@@ -336,7 +336,7 @@ def _expected_tasks(tasks: Tasks) -> str:
     return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 
 
-def deaf_note(definition: Definition, deaf: DeafTime, start: Micros, end: Micros) -> str:
+def outage_note(definition: Definition, deaf: OutageIntervals, start: Micros, end: Micros) -> str:
     """The admission that a judgement came after deaf time; empty when there was none."""
     if (interval := deaf.longest(start, end)) is None:
         return ""

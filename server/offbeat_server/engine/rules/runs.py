@@ -1,14 +1,19 @@
 """Beginning and ending runs, whatever it is that begins or ends them."""
 
 from offbeat_server.common.instants import SECOND
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import Ping, word_of
+from offbeat_server.engine.model.ping import Ping, signal_word
 from offbeat_server.engine.model.run import Run, tasks_of
-from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, Ended, Runs
+from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, Runs
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.rules.incidents import blame, clear, good
-from offbeat_server.engine.rules.schedule_state import follow, happened, heard, serve
+from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
+from offbeat_server.engine.rules.schedule_state import (
+    apply_heartbeat,
+    count_occurrence,
+    notify_followers,
+    satisfy_schedule,
+)
 
 ANY_SUCCESS_DIALECTS = ("healthchecks",)  # there a success ends every trouble, whichever run it is of
 
@@ -23,7 +28,7 @@ def runs_of(m: Monitor) -> Runs:
     return m.runs
 
 
-def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
+def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool:
     """A ping of an open run. Whether a limit may have come that was not there before."""
     runs = runs_of(m)
     again = run.unjudged is not None and run.hung is None
@@ -31,16 +36,16 @@ def hear_run(desk: Desk, m: Monitor, run: Run, ping: Ping) -> bool:
         run.broken -= _OF_ITS_END
         if not run.broken:  # it goes on after the outage, so its end was not lost
             run.unjudged = None
-            desk.record_run(m, run)
+            state.record_run(m, run)
     if ping.task is None:
-        return run.hear(desk.now, ping) or again
+        return run.hear(state.now, ping) or again
     names = run.task_names
-    look = run.hear(desk.now, ping, TASK_NAMES_MAX - runs.task_names)
+    look = run.hear(state.now, ping, TASK_NAMES_MAX - runs.task_names)
     runs.task_names += run.task_names - names
     return look or again
 
 
-def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
+def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     """A run begins: by its start, or by the first that is heard of it."""
     runs = runs_of(m)
     other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
@@ -48,29 +53,29 @@ def open_run(desk: Desk, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
     if (before := runs.find(ping.run)) is not None:
         if before.hung is None and not before.implicit:
             unended_since = before.unended_since or before.started_at
-        verdict, reason = before.judgement
+        verdict, reason = before.final_verdict
         if verdict == "failed":
-            close_run(desk, m, before, verdict, reason)
+            close_run(state, m, before, verdict, reason)
         else:
-            close_run(desk, m, before, "superseded", "another run started before this one finished")
+            close_run(state, m, before, "superseded", "another run started before this one finished")
     if len(runs.open) >= RUNS_OPEN_MAX:
         oldest = next(iter(runs.open.values()))
-        close_run(desk, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
-        clear(desk, m, lambda key: key[1] == oldest.number)
+        close_run(state, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
+        clear(state, m, lambda key: key[1] == oldest.number)
     if ping.run is None and implicit:
         m.last_word, m.counted_writer = "", 0  # its finish is no repeat of the one before
-    run = runs.add(ping.run, desk.now, desk.now)
+    run = runs.add(ping.run, state.now, state.now)
     run.implicit, run.unended_since = implicit, unended_since
-    hear_run(desk, m, run, ping)
-    heard(desk, m)
-    serve(desk, m, ping.run)
-    happened(desk, m, run)
+    apply_run_ping(state, m, run, ping)
+    apply_heartbeat(state, m)
+    satisfy_schedule(state, m, ping.run)
+    count_occurrence(state, m, run)
     if other is not None:
-        reason = reasons.overlapping(m.definition, run, other, desk.now)
-        blame(desk, m, Cause("overlap", desk.now, reason, run.number, run.run), run)
-    desk.arm_run(m, run)
-    desk.record_run(m, run)
-    follow(desk, m, "start", ping.run)
+        reason = reasons.overlapping(m.definition, run, other, state.now)
+        record_failure(state, m, Cause("overlap", state.now, reason, run.number, run.run), run)
+    state.queue_run(m, run)
+    state.record_run(m, run)
+    notify_followers(state, m, "start", ping.run)
     return run
 
 
@@ -84,79 +89,79 @@ def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
     return next((each for each in candidates if each.hung is None and each.unjudged is None), None)
 
 
-def finish(desk: Desk, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
+def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
     """An open run ends, by its own ping or with its last stage or task. `made`: it was never heard of before."""
     number = run.number
-    word = "" if by_pieces else word_of(ping)
+    word = "" if by_pieces else signal_word(ping)
     run.exit_code = ping.exit_code
-    run.finished_at = desk.now
+    run.finished_at = state.now
     if not run.started_at and ping.duration is not None:
-        run.started_at = desk.now - round(ping.duration * SECOND)
+        run.started_at = state.now - round(ping.duration * SECOND)
     if made:
-        serve(desk, m, run.run)
-        happened(desk, m, run)
-    cause = _what_is_wrong(m, run, ping, desk)
-    in_time = run.hung is None or run.is_hung_by_others(m.definition, desk.now)
+        satisfy_schedule(state, m, run.run)
+        count_occurrence(state, m, run)
+    cause = _what_is_wrong(m, run, ping, state)
+    in_time = run.hung is None or run.is_hung_by_others(m.definition, state.now)
     if cause is not None:
-        close_run(desk, m, run, "failed", cause.reason, made, word)
+        close_run(state, m, run, "failed", cause.reason, made, word)
     elif ping.signal == "skip":
-        close_run(desk, m, run, "succeeded", "skipped", made, word)
+        close_run(state, m, run, "succeeded", "skipped", made, word)
     else:
         reason = None if in_time else reasons.finished_after_all(m.definition, run)
-        close_run(desk, m, run, "succeeded", reason, made, word)
+        close_run(state, m, run, "succeeded", reason, made, word)
     if cause is not None:
-        blame(desk, m, cause, run)
-    clear(desk, m, lambda key: key[1] == number and (cause is None or key != cause.key))
+        record_failure(state, m, cause, run)
+    clear(state, m, lambda key: key[1] == number and (cause is None or key != cause.key))
     heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
     if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
-        good(desk, m, 0 if made or heals_all else number, run.started_at)
-    follow(desk, m, "fail" if cause is not None else "success", run.run)
+        record_success(state, m, 0 if made or heals_all else number, run.started_at)
+    notify_followers(state, m, "fail" if cause is not None else "success", run.run)
 
 
-def _what_is_wrong(m: Monitor, run: Run, ping: Ping, desk: Desk) -> Cause | None:
+def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Cause | None:
     definition, number = m.definition, run.number
     if ping.signal == "fail":
-        return Cause("failed", desk.now, reasons.failed(ping, run), number, run.run)
+        return Cause("failed", state.now, reasons.failed(ping, run), number, run.run)
     if ping.signal == "skip":
         return None
     if (stage := run.tasks_failed(definition)) is not None:
         reason = reasons.tasks_failed(run.group(stage), tasks_of(definition, stage), stage, run)
-        return Cause("tasks", desk.now, reason, number, run.run, stage or None)
+        return Cause("tasks", state.now, reason, number, run.run, stage or None)
     least = definition.min_runtime
     if least is not None and run.duration is not None and run.duration < least:
-        return Cause("too_early", desk.now, reasons.too_early(definition, run, run.duration), number, run.run)
+        return Cause("too_early", state.now, reasons.too_early(definition, run, run.duration), number, run.run)
     return None
 
 
 def close_run(
-    desk: Desk, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False, word: str = ""
+    state: EngineState, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False, word: str = ""
 ) -> None:
     """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
     runs = runs_of(m)
-    run.finished_at, run.verdict, run.reason = desk.now, verdict, reason
-    runs.remove(run, verdict, desk.now, made, word)
-    desk.record_run(m, run)
+    run.finished_at, run.verdict, run.reason = state.now, verdict, reason
+    runs.remove(run, verdict, state.now, made, word)
+    state.record_run(m, run)
 
 
-def revise(desk: Desk, m: Monitor, ended: Ended, ping: Ping, counts: bool = True) -> None:
+def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: bool = True) -> None:
     """A later finish says something else of a run than how it had ended, and that stands.
 
     `counts`: it is one more failure in a row; not if it only gives another reason.
     """
     runs = runs_of(m)
     failed = ping.signal == "fail"
-    run = Run(ended.number, ping.run, 0, desk.now)
-    run.hear(desk.now, ping)
+    run = Run(ended.number, ping.run, 0, state.now)
+    run.hear(state.now, ping)
     run.finished_at, run.exit_code = ended.at, ping.exit_code
     run.verdict = "failed" if failed else "succeeded"
     run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
     if ping.run is not None:
-        runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=word_of(ping))
-    desk.revise_run(m, run)
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=signal_word(ping))
+    state.revise_run(m, run)
     if failed:
         evidence = {"last_message": ping.message}  # of the run itself nothing is known any more
-        cause = Cause("failed", desk.now, run.reason or "", ended.number, ping.run, evidence=evidence)
-        blame(desk, m, cause, counts=counts)
+        cause = Cause("failed", state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
+        record_failure(state, m, cause, counts=counts)
         return
-    clear(desk, m, lambda key: key[1] == ended.number)
-    good(desk, m, 0 if ping.dialect in ANY_SUCCESS_DIALECTS else ended.number, ended.started)
+    clear(state, m, lambda key: key[1] == ended.number)
+    record_success(state, m, 0 if ping.dialect in ANY_SUCCESS_DIALECTS else ended.number, ended.started)

@@ -5,32 +5,32 @@ that was never started; and by every heartbeat that belongs to no run.
 """
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.engine_state import Desk
+from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Entry
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.rules.incidents import blame, clear
+from offbeat_server.engine.rules.incidents import clear, record_failure
 from offbeat_server.engine.schedule.due_times import due_after
 
 AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers of later ones are not watched
 
 
-def heard(desk: Desk, m: Monitor) -> None:
+def apply_heartbeat(state: EngineState, m: Monitor) -> None:
     """A satisfying ping has come, whatever it belongs to."""
     every, first = m.definition.every, not m.heard_at
-    m.heard_at = desk.now
+    m.heard_at = state.now
     if every is not None:
-        m.due = desk.now + every
+        m.due = state.now + every
     elif first:  # what was due until now was the first ping
         m.due = min(m.awaited.values()) if m.awaited else 0
     if m.incident is not None and (first or every is not None):
         m.incident.silent = False
     m.excused = 0
-    desk.restate(m)
+    state.update_status(m)
 
 
-def serve(desk: Desk, m: Monitor, run: str | None) -> None:
+def satisfy_schedule(state: EngineState, m: Monitor, run: str | None) -> None:
     """Something that counts for the schedule has happened. An interval was served when it was heard."""
     definition, incident = m.definition, m.incident
     if definition.every is not None:
@@ -39,9 +39,9 @@ def serve(desk: Desk, m: Monitor, run: str | None) -> None:
         if m.awaited and (key := _answered(m.awaited, run)) is not None:
             del m.awaited[key]
             m.due = min(m.awaited.values(), default=0)
-            desk.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
+            state.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
         return
-    m.due = due_after(definition, m.due, desk.now, judged=incident is not None and incident.silent)
+    m.due = due_after(definition, m.due, state.now, judged=incident is not None and incident.silent)
     if incident is not None:
         incident.silent = False
 
@@ -53,30 +53,30 @@ def _answered(awaited: dict[str, Micros], run: str | None) -> str | None:
     return run if run in awaited else "" if "" in awaited else None
 
 
-def end_absence(desk: Desk, m: Monitor, run: str | None) -> None:
+def end_absence(state: EngineState, m: Monitor, run: str | None) -> None:
     """It is there again. With `recover_after` successes to wait for, those decide instead."""
     if m.incident is not None and m.definition.recover_after == 1:
-        clear(desk, m, lambda key: key[0] == "missed" and (run is None or key[2] in ("", run)))
+        clear(state, m, lambda key: key[0] == "missed" and (run is None or key[2] in ("", run)))
 
 
-def happened(desk: Desk, m: Monitor, run: Run | None = None) -> bool:
+def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> bool:
     """Count a run or a heartbeat against `at_most`; whether it is one too many."""
     at_most = m.definition.at_most
     if at_most is None:
         return False
-    recent = [at for at in m.recent or () if at > desk.now - at_most.per]
-    recent.append(desk.now)
+    recent = [at for at in m.recent or () if at > state.now - at_most.per]
+    recent.append(state.now)
     m.recent = recent[-at_most.count - 1 :]
     if len(recent) <= at_most.count:
         return False
-    blame(desk, m, Cause("too_often", desk.now, reasons.too_often(m.definition, desk.now)), run)
+    record_failure(state, m, Cause("too_often", state.now, reasons.too_often(m.definition, state.now)), run)
     return True
 
 
-def follow(desk: Desk, m: Monitor, signal: str, run: str | None) -> None:
+def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | None) -> None:
     """Tell those that come `after` this monitor that it was heard."""
-    for listener_id in sorted(desk.listeners.get((m.project_id, m.slug), ())):
-        listener = desk.monitors.get(listener_id)
+    for listener_id in sorted(state.followers.get((m.project_id, m.slug), ())):
+        listener = state.monitors.get(listener_id)
         if listener is None or listener.paused or (m.position <= listener.position and listener is not m):
             continue  # the last: a replay, and its state knows it already
         after = listener.definition.after
@@ -84,19 +84,19 @@ def follow(desk: Desk, m: Monitor, signal: str, run: str | None) -> None:
             continue
         if listener is not m:
             listener.at, listener.writer, listener.seq = m.position
-        if run is not None and listener.runs is not None and listener.runs.knows(run, desk.now):
+        if run is not None and listener.runs is not None and listener.runs.knows(run, state.now):
             continue  # it was faster
         if listener.awaited is None:
             listener.awaited = {}
         if len(listener.awaited) < AWAITED_MAX:
-            listener.awaited.setdefault(run or "", desk.now + after.within)
+            listener.awaited.setdefault(run or "", state.now + after.within)
             if listener.heard_at or listener.definition.first_within is None:
                 listener.due = min(listener.awaited.values())
-        desk.open_for(listener)
-        desk.arm(listener)
+        state.open_for(listener)
+        state.queue(listener)
 
 
-def is_repeat(desk: Desk, m: Monitor, entry: Entry, word: str) -> bool:
+def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
     """Whether a ping of a whole run is the last one sent again: nothing was said or judged since that it could change.
 
     Without a run id only an outage of ours explains it, in which the answer was lost.
@@ -104,7 +104,7 @@ def is_repeat(desk: Desk, m: Monitor, entry: Entry, word: str) -> bool:
     if word != m.last_word:
         return False
     same_client = entry.source is not None and entry.source == m.counted_source
-    if same_client and desk.deaf.may_be_retry(m.counted_at, entry.at):
+    if same_client and state.outages.may_be_retry(m.counted_at, entry.at):
         m.counted_at = entry.at  # its answer may have been lost too
         return True
     if entry.ping.run is None or entry.at - m.counted_at > m.definition.repeat_within:
@@ -118,7 +118,7 @@ def slot_has_come(m: Monitor) -> bool:
     return (definition.cron is not None or definition.oncalendar is not None) and 0 < m.due <= m.at
 
 
-def is_overtaken(m: Monitor, entry: Entry) -> bool:
+def is_out_of_order(m: Monitor, entry: Entry) -> bool:
     """Whether a start without a run id is that of the heartbeat before it, which came through another process."""
     return (
         m.counted_writer not in (0, entry.writer)

@@ -25,7 +25,7 @@ from cronsim import CronSim, CronSimError
 from oncalendar import OnCalendar, OnCalendarError
 
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.engine.schedule.local_time import pieces, to_datetime, to_wall
+from offbeat_server.engine.schedule.local_time import offset_spans, to_datetime, to_wall
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALIASES = {
@@ -162,7 +162,7 @@ class Calendar:
     def _next_cron(self, cron: CronSim, at: Micros) -> Micros | None:
         follows_the_clock = cron.parts[1].startswith("*") or cron.parts[2].startswith("*")
         searched_from, found = 0, 0
-        for piece in pieces(self._zone.key, at):
+        for piece in offset_spans(self._zone.key, at):
             begin = piece.start + piece.offset
             jump = piece.offset - piece.offset_before
             # cron compares the minute before the change with the one after it.

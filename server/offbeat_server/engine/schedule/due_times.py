@@ -20,7 +20,7 @@ PERIOD_SLOTS = 8
 SATISFYING = frozenset(("success", "fail", "skip", "start"))
 
 
-class Seen(NamedTuple):
+class MonitorStatus(NamedTuple):
     """A monitor at one instant, as a page shows it; instants in Micros, None where nothing is expected."""
 
     status: str
@@ -102,7 +102,7 @@ def window_start(definition: Definition, due: Micros) -> Micros:
     return due - early_max(definition, due, after or None)
 
 
-def due_anew(definition: Definition, due: Micros, at: Micros) -> Micros:
+def due_from(definition: Definition, due: Micros, at: Micros) -> Micros:
     """What is due when the schedule begins anew at `at`: one period later, or at the next slot."""
     if definition.every is not None:
         return at + definition.every
@@ -129,18 +129,18 @@ def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: 
     return due if was_asked_for else slots.next_after(now - 1) or 0
 
 
-def breather_end(definition: Definition, at: Micros) -> Micros:
+def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
     """When one period and its grace are over that began at `at`: one more chance to be heard of."""
     if definition.members is not None:
         return at + definition.members.every + definition.members.grace
     if definition.after is not None:
         return at + definition.after.within + definition.grace
-    return max(due_anew(definition, 0, at), at) + definition.grace
+    return max(due_from(definition, 0, at), at) + definition.grace
 
 
-def look(
+def status_at(
     definition: Definition, status: str | None, state: dict[str, Any] | None, heard_at: Micros, now: Micros
-) -> Seen:
+) -> MonitorStatus:
     """A monitor as it is now, from its stored state and its newest satisfying ping (0: none).
 
     `status` and `state` are those of its row in `states`, None where the keeper has not met it yet. A healthy monitor's
@@ -149,7 +149,7 @@ def look(
     state = state or {}
     status = status or "new"
     if status == "paused":
-        return Seen(status, None, None)
+        return MonitorStatus(status, None, None)
     due: Micros = state.get("due", 0)
     grace = definition.grace
     if heard_at > state.get("heard_at", 0):
@@ -160,11 +160,11 @@ def look(
     elif not heard_at and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
     if status != "down" and not definition.expects(bool(heard_at or state.get("heard_at"))):
-        return Seen("unwatched", None, None)
+        return MonitorStatus("unwatched", None, None)
     if status == "unwatched":  # as it was before its definition was changed
         status = "up" if heard_at else "new"
     if not due:
-        return Seen(status, None, None)
+        return MonitorStatus(status, None, None)
     if status in ("up", "unknown") and now > due:
         status = "late"
-    return Seen(status, due, due + grace)
+    return MonitorStatus(status, due, due + grace)

@@ -18,7 +18,7 @@ _STEP = 7 * _DAY  # no zone changes its offset and changes it back within a week
 _YEAR_MAX = 9_998
 
 
-class Piece(NamedTuple):
+class OffsetSpan(NamedTuple):
     """From `start` until before `end` local time is UTC + `offset`; before `start` it was UTC + `offset_before`."""
 
     start: Micros
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     offset_before: Micros
 
 
-def pieces(zone: str, at: Micros) -> Iterator[Piece]:
+def offset_spans(zone: str, at: Micros) -> Iterator[OffsetSpan]:
     """The piece that holds `at`, and those that follow it. Years are borders too: there the offset stays the same."""
     year = to_datetime(at).year
     before = None
@@ -35,7 +35,7 @@ def pieces(zone: str, at: Micros) -> Iterator[Piece]:
     for each in range(year - 1, _YEAR_MAX):
         for start, end, offset in _year(zone, each):
             if end > at:
-                yield Piece(start, end, offset, offset if before is None else before)
+                yield OffsetSpan(start, end, offset, offset if before is None else before)
             before = offset
 
 

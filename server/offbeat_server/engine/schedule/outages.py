@@ -15,7 +15,7 @@ LOSS_MIN: Micros = SECOND  # of an outage: a client waits longer than this for i
 CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a process which died before it answered
 
 
-class DeafTime:
+class OutageIntervals:
     """Disjoint deaf intervals in order, merged as they come."""
 
     __slots__ = ("intervals", "retries_until")

@@ -13,13 +13,13 @@ from aiohttp import hdrs, web, web_response
 from aiohttp.http_exceptions import HttpProcessingError
 
 from offbeat_server.config import Settings
-from offbeat_server.ingest.http.bodies import Bodies, Body, Ends, read_body
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.bodies import Body, BodyBudget, HeadAndTail, read_body
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.listener import STOP_SHARE
 from offbeat_server.ingest.http.request_head import LINE_BYTES_MAX
-from offbeat_server.ingest.pipeline import Intake
+from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.answers import answer_of
-from offbeat_server.ingest.protocols.base import Answer, Dialect, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Outcome, Rejection, Request
 from offbeat_server.ingest.protocols.registry import one_slash
 from offbeat_server.observability.metrics import Metrics
 
@@ -44,19 +44,19 @@ def runner_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-class AiohttpDoor:
+class AiohttpListener:
     """Takes pings that come as aiohttp's requests; `route` as for the fast door."""
 
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
-        intake: Intake,
-        sources: Sources,
-        bodies: Bodies,
+        pipeline: PingPipeline,
+        sources: ClientAddresses,
+        bodies: BodyBudget,
         route: Callable[[str, str], Dialect | None],
     ) -> None:
-        self._settings, self._metrics, self._intake = settings, metrics, intake
+        self._settings, self._metrics, self._pipeline = settings, metrics, pipeline
         self._sources, self._bodies, self._route = sources, bodies, route
 
     def add_to(self, application: web.Application) -> None:
@@ -79,8 +79,8 @@ class AiohttpDoor:
         if isinstance(body, Body):
             asked = asked._replace(body=body.body, whole_bytes=body.whole_bytes, fault=body.fault)
             peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
-            waiting = Waiting()
-            self._intake.take(dialect, asked, self._sources.client(peer, headers.get("x-forwarded-for")), waiting)
+            waiting = PendingOutcome()
+            self._pipeline.accept(dialect, asked, self._sources.client(peer, headers.get("x-forwarded-for")), waiting)
             outcome = await waiting.outcome
         else:
             outcome = body
@@ -92,29 +92,29 @@ class AiohttpDoor:
             response.force_close()  # what is left of the body is not worth reading
         return response
 
-    async def _read_body(self, request: web.Request, dialect: Dialect, path: str) -> Body | Refusal | Outcome:
+    async def _read_body(self, request: web.Request, dialect: Dialect, path: str) -> Body | Rejection | Outcome:
         """The body, or why there is no ping."""
         make_sink = getattr(dialect, "sink", None)
-        sink = (make_sink(path) if make_sink is not None else None) or Ends(self._settings.body_bytes_max)
+        sink = (make_sink(path) if make_sink is not None else None) or HeadAndTail(self._settings.body_bytes_max)
         try:
             return await read_body(request, sink, self._bodies, self._settings.body_timeout)
         except web.RequestPayloadError:
-            return Refusal(400, "the body is not what its headers say")
+            return Rejection(400, "the body is not what its headers say")
 
 
-class Waiting:
+class PendingOutcome:
     """A waiter for one who awaits."""
 
     def __init__(self) -> None:
-        self.outcome: asyncio.Future[Outcome | Refusal] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[Outcome | Rejection] = asyncio.get_running_loop().create_future()
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """The outcome is there; the client may be gone."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
 
-def response_of(answer: Answer) -> web.Response:
+def response_of(answer: HttpAnswer) -> web.Response:
     """An answer as aiohttp sends it."""
     headers = [*answer.headers, (hdrs.CONTENT_TYPE, answer.content_type)]
     return web.Response(status=answer.status, body=answer.body, headers=headers)

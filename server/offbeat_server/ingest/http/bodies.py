@@ -12,7 +12,7 @@ from aiohttp import web
 from offbeat_server.common.clock import monotonic
 from offbeat_server.ingest.http.content_codings import BadCoding, Unpacker
 from offbeat_server.ingest.log_writer.backlog import unavailable
-from offbeat_server.ingest.protocols.base import Outcome, Refusal
+from offbeat_server.ingest.protocols.base import Outcome, Rejection
 from offbeat_server.ingest.protocols.message import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES
 
 READ_BYTES_MAX = 128_000_000  # of one body, as sent and as unpacked; beyond: 413
@@ -22,7 +22,7 @@ TURN_BYTES = 262_144  # then others get their turn: to unpack so much takes up t
 _UNIT_BYTES = 4  # of UTF-32: the kept end begins at a whole character
 
 
-class Bodies:
+class BodyBudget:
     """Bytes of all request bodies that are not whole yet: a thousand slow uploads must not fill the memory."""
 
     def __init__(self, bytes_max: int) -> None:
@@ -46,7 +46,7 @@ class Body(NamedTuple):
 
     body: bytes = b""
     whole_bytes: int = 0
-    fault: Refusal | None = None
+    fault: Rejection | None = None
     ended: bool = True
 
 
@@ -62,7 +62,7 @@ class Sink(Protocol):
         """All that is kept."""
 
 
-class Ends:
+class HeadAndTail:
     """Keeps a body whole up to `whole_bytes_max`, and of a longer one both ends."""
 
     def __init__(self, whole_bytes_max: int) -> None:
@@ -97,7 +97,7 @@ class Ends:
 
 
 async def read_body(
-    request: web.Request, sink: Sink, bodies: Bodies, timeout_s: float, bytes_max: int = READ_BYTES_MAX
+    request: web.Request, sink: Sink, bodies: BodyBudget, timeout_s: float, bytes_max: int = READ_BYTES_MAX
 ) -> Body | Outcome:
     """The body of a request, read through `sink`; an Outcome where there is no room for it.
 
@@ -135,12 +135,12 @@ async def read_body(
             sink.feed(piece)
         return sink.result()
     except TimeoutError:
-        return sink.result()._replace(fault=Refusal(408, "the body did not come in time"), ended=False)
+        return sink.result()._replace(fault=Rejection(408, "the body did not come in time"), ended=False)
     except BadCoding as error:
         return sink.result()._replace(fault=error.refusal, ended=False)
     finally:
         bodies.shrink(held)
 
 
-def _too_large(bytes_max: int) -> Refusal:
-    return Refusal(413, f"a body may have {bytes_max} bytes at most")
+def _too_large(bytes_max: int) -> Rejection:
+    return Rejection(413, f"a body may have {bytes_max} bytes at most")

@@ -27,7 +27,7 @@ class Peer(NamedTuple):
 NOBODY = Peer(None, False)
 
 
-class Sources:
+class ClientAddresses:
     """Reads addresses; `trusted` is the setting `trusted_proxies`."""
 
     def __init__(self, trusted: Sequence[Network]) -> None:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, cast
 
 from offbeat_server.ingest.http import response
 from offbeat_server.ingest.http.bodies import BYTES_PER_S_MIN
-from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, Head, Headers
-from offbeat_server.ingest.http.target_cache import METHODS, read_plain
+from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, Headers, RequestHead
+from offbeat_server.ingest.http.target_cache import METHODS, lookup_target
 from offbeat_server.ingest.idempotency import HEADER as ONCE_HEADER
 from offbeat_server.ingest.log_writer.backlog import unavailable
 from offbeat_server.ingest.protocols.answers import answer_of
-from offbeat_server.ingest.protocols.base import OK, Dialect, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import OK, Dialect, Outcome, Rejection, Request
 from offbeat_server.ingest.protocols.registry import one_slash
 
 if TYPE_CHECKING:
-    from offbeat_server.ingest.http.listener import FastDoor
+    from offbeat_server.ingest.http.listener import FastListener
 
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
@@ -39,7 +39,7 @@ _encode = partial(re.compile(rb"[\t \x80-\xff]").sub, lambda found: b"%%%02X" % 
 _bare_newline = re.compile(rb"(?<!\r)\n").search
 
 
-class Ticket:
+class PendingResponse:
     """A place in the order of answers of one connection."""
 
     __slots__ = ("answer", "connection", "dialect", "head", "keep", "request")
@@ -54,10 +54,10 @@ class Ticket:
         self.keep = keep  # the answer's Connection header
         self.answer: bytes | None = None
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """The answer is known; it goes out when it is its turn."""
         connection = self.connection
-        door = connection.door
+        door = connection.listener
         if connection.transport is None or connection.closing:
             return
         if door.draining and connection.tickets[-1] is self:
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         "_request",
         "_rest",
         "closing",
-        "door",
+        "listener",
         "peer",
         "since_s",
         "tickets",
@@ -98,14 +98,14 @@ class Connection(asyncio.Protocol):
         "writing_paused",
     )
 
-    def __init__(self, door: "FastDoor") -> None:
-        self.door = door
+    def __init__(self, door: "FastListener") -> None:
+        self.listener = door
         self.transport: asyncio.Transport | None = None
-        self.tickets: deque[Ticket] = deque()
+        self.tickets: deque[PendingResponse] = deque()
         self.closing = False
         self.writing_paused = False
         self.since_s = door.now_s
-        self._head = Head(door.endings)
+        self._head = RequestHead(door.endings)
         self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
         self._body: list[bytes] = []
         self._last = False  # nothing is read after the present request
@@ -117,15 +117,15 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = self.door.sources.peer(transport.get_extra_info("peername"))
-        if not self.door.admit(self):
+        self.peer = self.listener.sources.peer(transport.get_extra_info("peername"))
+        if not self.listener.admit(self):
             self.transport.abort()
             return
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.door.release(self)
+        self.listener.release(self)
         self._free_body()
         self._rest = b""
         self.tickets.clear()
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
             data = self._rest + data
             self._rest = b""
         elif not (self.tickets or self._head.body_left):
-            self.since_s = self.door.now_s
+            self.since_s = self.listener.now_s
         if self._paused:
             self._rest = data
         else:
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
-        self.since_s = self.door.now_s
+        self.since_s = self.listener.now_s
         self._pause()
 
     def resume_writing(self) -> None:
@@ -183,17 +183,17 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, raw: bytes) -> bool:
         """Whether it is for us; then its ticket is made, or its body awaited."""
-        door, head = self.door, self._head
+        door, head = self.listener, self._head
         if not door.fast:
             return False
-        target = head.recall(raw)
+        target = head.match_cached(raw)
         if target is None and not head.read(raw):
             return False
         method = METHODS.get(head.method)
         if (
-            head.whole
+            head.complete
             and method is not None
-            and (plain := read_plain(target or head.url)) is not None
+            and (plain := lookup_target(target or head.url)) is not None
             and _ONCE not in head.headers
         ):
             said, key, slug = plain
@@ -201,9 +201,9 @@ class Connection(asyncio.Protocol):
             if trusted:
                 source = self._client(Headers(head.headers))
             ticket = self._ticket(said.dialect, None, method)
-            door.intake.take_plain(said, key, slug, method, source, ticket)
+            door.pipeline.accept_plain(said, key, slug, method, source, ticket)
             return True
-        if target is not None and not (head.aim(target) or head.read(raw)):
+        if target is not None and not (head.set_target(target) or head.read(raw)):
             return False
         if head.body_left and (head.body_left > door.settings.body_bytes_max or b"content-encoding" in head.headers):
             return False
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
         ):
             return raw
         path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
-        if self.door.route(one_slash(path), query) is None:
+        if self.listener.route(one_slash(path), query) is None:
             return raw
         return b"%b %b %b%b%b" % (method, _encode(target), version, end, rest)
 
@@ -237,13 +237,13 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if "//" in path:
             path = one_slash(path)
-        dialect = self.door.route(path, query)
+        dialect = self.listener.route(path, query)
         if dialect is None:
             return False
         self._request = Request(head.method.decode(), path, query, Headers(head.headers), b"")
         self._dialect = dialect
         if head.body_left:
-            self.since_s = self.door.now_s
+            self.since_s = self.listener.now_s
         else:
             self._take(b"")
         return True
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
             self._head.feed_body(piece)
             self._take(piece)
             return start + len(piece)
-        if not self.door.bodies.grow(len(piece)):
+        if not self.listener.bodies.grow(len(piece)):
             self._refuse(unavailable())
             return len(data)
         self._head.feed_body(piece)
@@ -271,17 +271,17 @@ class Connection(asyncio.Protocol):
         request = Request(method, path, query, headers, body, 0, fault) if body else self._request  # half of `_replace`
         ticket = self._ticket(self._dialect, request, request.method)
         source = self._client(request.headers) if self.peer.trusted else self.peer.source
-        self.door.intake.take(self._dialect, request, source, ticket)
+        self.listener.pipeline.accept(self._dialect, request, source, ticket)
 
     def _client(self, headers: Mapping[str, str]) -> bytes | None:
         """Who asks through a proxy."""
-        return self.door.sources.client(self.peer, headers.get("x-forwarded-for"))
+        return self.listener.sources.client(self.peer, headers.get("x-forwarded-for"))
 
-    def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> Ticket:
+    def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
         """The place of this request's answer; after one that closes nothing more is read."""
         keep = self._head.keep
         self._last = keep is response.CLOSE
-        ticket = Ticket(self, dialect, request, method == "HEAD", keep)
+        ticket = PendingResponse(self, dialect, request, method == "HEAD", keep)
         self.tickets.append(ticket)
         return ticket
 
@@ -301,7 +301,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         if not tickets:
-            self.since_s = self.door.now_s
+            self.since_s = self.listener.now_s
         if self._paused:
             self._go_on()
         if self._eof and not tickets:
@@ -309,16 +309,16 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Called now and then by the door: close what has been waited for too long."""
-        transport, settings = self.transport, self.door.settings
+        transport, settings = self.transport, self.listener.settings
         if transport is None:
             return
-        waited_s = self.door.now_s - self.since_s
+        waited_s = self.listener.now_s - self.since_s
         if self.closing or self.writing_paused:
             if waited_s > settings.idle_timeout:
                 transport.abort()  # it does not take its answers
         elif self._head.body_left:
             if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
-                self._break_off(Refusal(408, "the body did not come in time"))
+                self._break_off(Rejection(408, "the body did not come in time"))
         elif self.tickets:
             return  # it is for us to answer, and bounded by `ack_timeout`
         elif waited_s > (settings.header_timeout if self._rest else settings.idle_timeout):
@@ -334,18 +334,18 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self.closing:
             return
         self.closing = self._last = True
-        self.since_s = self.door.now_s
+        self.since_s = self.listener.now_s
         self.tickets.clear()
         self.transport.close()
 
-    def _refuse(self, outcome: Outcome | Refusal) -> None:
+    def _refuse(self, outcome: Outcome | Rejection) -> None:
         """Answer the request under way before its body is there, and read no more."""
         self._head.body_left = 0
         self._head.keep = response.CLOSE
         self._free_body()
         self._ticket(self._dialect, self._request, self._request.method).settle(outcome)
 
-    def _break_off(self, fault: Refusal) -> None:
+    def _break_off(self, fault: Rejection) -> None:
         """Take the request under way with what there is of its body, and read no more."""
         self._request = self._request._replace(fault=fault)
         body = b"".join(self._body)
@@ -355,7 +355,7 @@ class Connection(asyncio.Protocol):
         self._take(body)
 
     def _free_body(self) -> None:
-        self.door.bodies.shrink(sum(map(len, self._body)))
+        self.listener.bodies.shrink(sum(map(len, self._body)))
         self._body = []
 
     def _pause(self) -> None:
@@ -387,11 +387,11 @@ class Connection(asyncio.Protocol):
             self._rest = data
             self._pause()
             return
-        if self.door.draining:
+        if self.listener.draining:
             self._close()  # aiohttp is closing too
             return
         paused, self.transport, self._rest, self._last = self._paused, None, b"", True
-        handler = self.door.hand_over(self)
+        handler = self.listener.hand_over(self)
         transport.set_write_buffer_limits()
         transport.set_protocol(handler)
         handler.connection_made(transport)

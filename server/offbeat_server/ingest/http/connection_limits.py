@@ -13,13 +13,13 @@ IPV6_PREFIX_BYTES = 8
 ADDRESS_SHARE = 0.75  # where nothing else is said: room for one machine's ten thousand, and for others beside it
 
 
-class Seats:
+class ConnectionLimiter:
     """Counts connections. `per_address_max` 0: one address may have them all; None: `ADDRESS_SHARE` of them."""
 
     def __init__(self, connections_max: int, per_address_max: int | None = None) -> None:
         self._connections_max = connections_max
         self._per_address_max = int(connections_max * ADDRESS_SHARE) if per_address_max is None else per_address_max
-        self.taken = 0
+        self.open_count = 0
         self.refused: Counter[str] = Counter()  # by reason: `full`, `address`
         self._by_address: dict[bytes, int] = {}
 
@@ -28,9 +28,9 @@ class Seats:
         """How many addresses are counted."""
         return len(self._by_address)
 
-    def take(self, peer: Peer) -> bool:
+    def open(self, peer: Peer) -> bool:
         """Whether there is room for one more connection of this peer; then it is counted."""
-        if self.taken >= self._connections_max:
+        if self.open_count >= self._connections_max:
             self.refused["full"] += 1
             return False
         if (address := self._counted(peer)) is not None:
@@ -39,13 +39,13 @@ class Seats:
                 self.refused["address"] += 1
                 return False
             self._by_address[address] = count + 1
-        self.taken += 1
+        self.open_count += 1
         return True
 
-    def give_back(self, peers: Iterable[Peer]) -> None:
+    def release(self, peers: Iterable[Peer]) -> None:
         """Connections of these peers, counted before, are closed."""
         for peer in peers:
-            self.taken -= 1
+            self.open_count -= 1
             if (address := self._counted(peer)) is None:
                 continue
             if self._by_address[address] > 1:

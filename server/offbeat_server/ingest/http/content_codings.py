@@ -11,7 +11,7 @@ from typing import Protocol
 
 import brotli
 
-from offbeat_server.ingest.protocols.base import Refusal
+from offbeat_server.ingest.protocols.base import Rejection
 
 if sys.version_info >= (3, 14):
     from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
@@ -34,7 +34,7 @@ _GZIP, _ZLIB, _RAW = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 class BadCoding(Exception):
     """The body is not what its Content-Encoding says, or too much."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Rejection) -> None:
         super().__init__(refusal.reason)
         self.refusal = refusal
 
@@ -54,7 +54,7 @@ class Unpacker:
         names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
         self._decoders: list[Decoder] = [_decoder(name) for name in reversed(names) if name != "identity"]
         if len(self._decoders) > CODINGS_MAX:
-            raise BadCoding(Refusal(415, f"a body may have {CODINGS_MAX} codings at most"))
+            raise BadCoding(Rejection(415, f"a body may have {CODINGS_MAX} codings at most"))
         self._sent = self._unpacked = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
@@ -75,7 +75,7 @@ class Unpacker:
         for piece in self._decoders[step].pieces(data):
             self._unpacked += len(piece)
             if self._unpacked > max(FREE_BYTES, RATIO_MAX * self._sent):
-                raise BadCoding(Refusal(413, f"the body unpacks to more than {RATIO_MAX} times its size"))
+                raise BadCoding(Rejection(413, f"the body unpacks to more than {RATIO_MAX} times its size"))
             yield from self._through(step + 1, piece)
 
 
@@ -94,7 +94,7 @@ class _Members:
         """Another member begins. Raises BadCoding if there are too many for so few bytes."""
         self._members += 1
         if self._members > MEMBERS_FREE + self._bytes // MEMBER_BYTES_MIN:
-            raise BadCoding(Refusal(413, f"the body has too many small {self._name} members: send it in one"))
+            raise BadCoding(Rejection(413, f"the body has too many small {self._name} members: send it in one"))
 
 
 class _Zlib:
@@ -193,12 +193,12 @@ def _decoder(name: str) -> Decoder:
         return _Brotli()
     if name == "zstd":
         return _Zstd()
-    raise BadCoding(Refusal(415, f"the body is encoded as {name[:40]!r}: send it as it is, or as {ACCEPTED}"))
+    raise BadCoding(Rejection(415, f"the body is encoded as {name[:40]!r}: send it as it is, or as {ACCEPTED}"))
 
 
 def _not(name: str) -> BadCoding:
-    return BadCoding(Refusal(400, f"the body is not {name}"))
+    return BadCoding(Rejection(400, f"the body is not {name}"))
 
 
 def _breaks_off(name: str) -> BadCoding:
-    return BadCoding(Refusal(400, f"the body ends inside its {name} stream"))
+    return BadCoding(Rejection(400, f"the body ends inside its {name} stream"))

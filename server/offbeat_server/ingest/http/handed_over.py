@@ -11,7 +11,7 @@ from aiohttp import web
 from offbeat_server.ingest.http.client_address import Peer
 
 
-class _Guest:
+class _HandedOver:
     """`unsent`: bytes of answers that the kernel has not taken; since `since_s` it is so many."""
 
     __slots__ = ("peer", "since_s", "unsent")
@@ -22,18 +22,18 @@ class _Guest:
         self.since_s = 0.0
 
 
-class Guests:
+class HandedOverConnections:
     """Those at aiohttp; whoever takes nothing for `stuck_s_max` is cut off."""
 
     def __init__(self, stuck_s_max: float) -> None:
         self._stuck_s_max = stuck_s_max
-        self._guests: dict[web.RequestHandler, _Guest] = {}
+        self._guests: dict[web.RequestHandler, _HandedOver] = {}
 
     def add(self, handler: web.RequestHandler, peer: Peer) -> None:
         """A connection of this peer is aiohttp's from now on."""
-        self._guests[handler] = _Guest(peer)
+        self._guests[handler] = _HandedOver(peer)
 
-    def look(self, now_s: float) -> Iterator[Peer]:
+    def sweep(self, now_s: float) -> Iterator[Peer]:
         """The peers of those that have closed since the last look."""
         for handler, guest in list(self._guests.items()):
             transport = handler.transport

@@ -15,13 +15,13 @@ from offbeat_server.common.clock import LogClock, monotonic
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.ingest.http import response, target_cache
-from offbeat_server.ingest.http.bodies import Bodies
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.bodies import BodyBudget
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.connection import NO_REQUEST, Connection
-from offbeat_server.ingest.http.connection_limits import Seats
-from offbeat_server.ingest.http.handed_over import Guests
-from offbeat_server.ingest.http.request_head import Endings
-from offbeat_server.ingest.pipeline import Intake
+from offbeat_server.ingest.http.connection_limits import ConnectionLimiter
+from offbeat_server.ingest.http.handed_over import HandedOverConnections
+from offbeat_server.ingest.http.request_head import HeaderCache
+from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.base import OK, Dialect
 from offbeat_server.observability.metrics import Metrics
 
@@ -32,7 +32,7 @@ BACKLOG = 4096  # connections that wait to be accepted
 log = structlog.get_logger("door")
 
 
-class FastDoor(Service):
+class FastListener(Service):
     """Listens; `route` says which dialect a path and query speak, `server` makes aiohttp's protocols."""
 
     name = "door"
@@ -42,16 +42,22 @@ class FastDoor(Service):
         settings: Settings,
         clock: LogClock,
         metrics: Metrics,
-        intake: Intake,
-        sources: Sources,
-        bodies: Bodies,
+        pipeline: PingPipeline,
+        sources: ClientAddresses,
+        bodies: BodyBudget,
         route: Callable[[str, str], Dialect | None],
         server: web.Server,
         *,
         listen_on: socket.socket | None = None,
     ) -> None:
         super().__init__()
-        self.settings, self.metrics, self.intake, self.sources, self.bodies = settings, metrics, intake, sources, bodies
+        self.settings, self.metrics, self.pipeline, self.sources, self.bodies = (
+            settings,
+            metrics,
+            pipeline,
+            sources,
+            bodies,
+        )
         self.route = route
         self.fast = settings.door == "fast"
         self.draining = False
@@ -59,13 +65,13 @@ class FastDoor(Service):
         self.now_s = monotonic()
         self.date = b""
         self.ok: dict[Dialect, bytes] = {}  # of the dialects that answer every committed ping alike
-        self.endings = Endings()
+        self.endings = HeaderCache()
         self.write_again = response.Rewriter()
         self._clock = clock
         self._server = server
-        self._guests = Guests(settings.idle_timeout)
+        self._guests = HandedOverConnections(settings.idle_timeout)
         self._turned_away = 0  # for want of room, until the last tick
-        self.seats = Seats(settings.connections_max, settings.connections_per_address_max)
+        self.connection_limiter = ConnectionLimiter(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None
         self._open: set[Connection] = set()
@@ -75,7 +81,7 @@ class FastDoor(Service):
     @property
     def connections(self) -> int:
         """How many are open, those at aiohttp included: of these, one that has closed counts until the next tick."""
-        return self.seats.taken
+        return self.connection_limiter.open_count
 
     async def start(self) -> None:
         """Listen."""
@@ -110,7 +116,7 @@ class FastDoor(Service):
 
     def admit(self, connection: Connection) -> bool:
         """Whether there is room for one more."""
-        if self.draining or not self.seats.take(connection.peer):
+        if self.draining or not self.connection_limiter.open(connection.peer):
             return False
         self._open.add(connection)
         return True
@@ -118,7 +124,7 @@ class FastDoor(Service):
     def release(self, connection: Connection) -> None:
         """It is closed."""
         if connection in self._open:
-            self.seats.give_back((connection.peer,))
+            self.connection_limiter.release((connection.peer,))
             self._leave(connection)
 
     def hand_over(self, connection: Connection) -> web.RequestHandler:
@@ -145,10 +151,10 @@ class FastDoor(Service):
 
     def _tick(self) -> None:
         last_s, self.now_s = self.now_s, monotonic()
-        if self._turned_away != (turned_away := self.seats.refused["full"]):
+        if self._turned_away != (turned_away := self.connection_limiter.refused["full"]):
             self._turned_away = turned_away
-            self.intake.turned_away(self.now_s - last_s)
-        self.seats.give_back(self._guests.look(self.now_s))
+            self.pipeline.count_rejected(self.now_s - last_s)
+        self.connection_limiter.release(self._guests.sweep(self.now_s))
         self.date = response.date_line(self._clock)
         self.write_again.forget()
         self.ok = {

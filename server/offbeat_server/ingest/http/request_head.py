@@ -43,25 +43,25 @@ class Headers(Mapping[str, str]):
         return len(self._raw)
 
 
-class Ending(NamedTuple):
+class HeaderSet(NamedTuple):
     """What the rest of a head says, from its version on: the headers, and the answer's Connection header."""
 
     headers: dict[bytes, bytes]
     keep: bytes
 
 
-class Endings:
+class HeaderCache:
     """The rests of heads that were read and had no body, by method. Bounded: a full one begins anew."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, dict[bytes, Ending]] = {b"GET": {}, b"HEAD": {}, b"POST": {}}
+        self._known: dict[bytes, dict[bytes, HeaderSet]] = {b"GET": {}, b"HEAD": {}, b"POST": {}}
 
-    def find(self, method: bytes, rest: bytes) -> Ending | None:
+    def find(self, method: bytes, rest: bytes) -> HeaderSet | None:
         """What it says; None: read it."""
         known = self._known.get(method)
         return None if known is None else known.get(rest)
 
-    def add(self, method: bytes, rest: bytes, ending: Ending) -> None:
+    def add(self, method: bytes, rest: bytes, ending: HeaderSet) -> None:
         """Remember it, where it is short enough to come again."""
         known = self._known.get(method)
         if known is None or len(rest) > ENDING_BYTES_MAX:
@@ -71,7 +71,7 @@ class Endings:
         known[rest] = ending
 
 
-class Head:
+class RequestHead:
     """The head of the request under way. One object and at most one parser for all requests of a connection."""
 
     __slots__ = (
@@ -81,14 +81,14 @@ class Head:
         "_parser",
         "_rest",
         "body_left",
+        "complete",
         "headers",
         "keep",
         "method",
         "url",
-        "whole",
     )
 
-    def __init__(self, endings: Endings) -> None:
+    def __init__(self, endings: HeaderCache) -> None:
         self._endings = endings
         self._parser: httptools.HttpRequestParser | None = None
         self._rest = b""  # what follows the target in the head that was read last, if that had no body
@@ -96,9 +96,9 @@ class Head:
         self.headers: dict[bytes, bytes] = {}  # names in lower case
         self.keep = b""  # the answer's Connection header
         self.method = self.url = b""
-        self.whole = False  # there is no body, or it is complete
+        self.complete = False  # there is no body, or it is complete
 
-    def recall(self, raw: bytes) -> bytes | None:
+    def match_cached(self, raw: bytes) -> bytes | None:
         """The target, where all that stands around it is known and so need not be read again; None: `read` it.
 
         All but `url` is set. Nobody has looked at the target yet: `aim` does, or `read`.
@@ -112,10 +112,10 @@ class Head:
             if known is None:
                 return None
             self.headers, self.keep = known
-            self.method, self._rest, self.whole = method, rest, True
+            self.method, self._rest, self.complete = method, rest, True
         return target
 
-    def aim(self, target: bytes) -> bool:
+    def set_target(self, target: bytes) -> bool:
         """Whether this target, that `recall` gave, completes the head."""
         self.url = target
         return _is_target(target) is not None
@@ -127,7 +127,7 @@ class Head:
         self.headers = headers
         self._count = 0
         self.url = b""
-        self.whole = self._keeps_alive = False
+        self.complete = self._keeps_alive = False
         parser = self._parser
         if parser is None:
             parser = self._parser = httptools.HttpRequestParser(self)
@@ -144,12 +144,12 @@ class Head:
         elif not self._read_connection(parser.get_http_version()):
             return False
         self.method = parser.get_method()
-        if not self.whole:
+        if not self.complete:
             return self._expects_body(headers)
         _, target, rest = raw.split(b" ", 2)
         if target == self.url:
             self._rest = rest
-            self._endings.add(self.method, rest, Ending(headers, self.keep))
+            self._endings.add(self.method, rest, HeaderSet(headers, self.keep))
         return True
 
     def feed_body(self, piece: bytes) -> None:
@@ -186,4 +186,4 @@ class Head:
         self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it when the message is complete
 
     def on_message_complete(self) -> None:
-        self.whole = True
+        self.complete = True

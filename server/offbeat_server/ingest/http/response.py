@@ -5,14 +5,14 @@ from http import HTTPStatus
 
 from offbeat_server.common.clock import LogClock
 from offbeat_server.common.instants import SECOND
-from offbeat_server.ingest.protocols.base import Answer
+from offbeat_server.ingest.protocols.base import HttpAnswer
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"  # only HTTP/1.0 has to be told
 
 
-def write_answer(answer: Answer, date: bytes, connection: bytes, *, head: bool) -> bytes:
+def write_answer(answer: HttpAnswer, date: bytes, connection: bytes, *, head: bool) -> bytes:
     """The whole response; `date` and `connection` are header lines or nothing, `head` leaves out the body."""
     parts = [
         _STATUS_LINES.get(answer.status) or f"HTTP/1.1 {answer.status} \r\n".encode(),
@@ -31,9 +31,9 @@ class Rewriter:
     """Writes answers that are said again and again: the same object, written the same way, is written once."""
 
     def __init__(self) -> None:
-        self._written: dict[tuple[int, bytes, bytes, bool], tuple[Answer, bytes]] = {}
+        self._written: dict[tuple[int, bytes, bytes, bool], tuple[HttpAnswer, bytes]] = {}
 
-    def __call__(self, answer: Answer, date: bytes, connection: bytes, *, head: bool) -> bytes:
+    def __call__(self, answer: HttpAnswer, date: bytes, connection: bytes, *, head: bool) -> bytes:
         """As `write_answer`."""
         key = (id(answer), date, connection, head)
         known = self._written.get(key)

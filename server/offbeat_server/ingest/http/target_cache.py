@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from offbeat_server.engine.model.ping import Ping, lasting
 from offbeat_server.ingest.protocols import cronitor, healthchecks, native, registry, uptime_kuma
-from offbeat_server.ingest.protocols.base import Dialect, Key, Reading, Request, Slug
+from offbeat_server.ingest.protocols.base import Dialect, Key, ParsedPing, Request, Slug
 from offbeat_server.ingest.protocols.outcome import SIGNAL_WORDS
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}  # which every dialect here takes
@@ -25,7 +25,7 @@ _split = re.compile(
 _is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
-class Said(NamedTuple):
+class CachedTarget(NamedTuple):
     """What a target says beside its address.
 
     `create`: the address may make the monitor. `word`: that of `/ping/{key}/{word}`, which may be a slug.
@@ -37,16 +37,16 @@ class Said(NamedTuple):
     create: bool
     word: str = ""
 
-    def reading(self, key: str, slug: str | None) -> Reading:
+    def reading(self, key: str, slug: str | None) -> ParsedPing:
         """As its dialect reads it."""
-        return Reading(Key(key) if slug is None else Slug(key, slug, self.create), self.ping, self.named)
+        return ParsedPing(Key(key) if slug is None else Slug(key, slug, self.create), self.ping, self.named)
 
     def request(self, key: str, method: str) -> Request | None:
         """The request once more, if its `word` may be a slug."""
         return Request(method, f"{healthchecks.PREFIX}{key}/{self.word}", "", {}, b"") if self.word else None
 
 
-def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
+def lookup_target(target: bytes) -> tuple[CachedTarget, str, str | None] | None:
     """What a target says, its key (or ping key) and its slug, where there is one; None: ask the dialect.
 
     For a request with no body and one of METHODS. Where it is not None, every reader of HTTP takes the target for the
@@ -70,16 +70,16 @@ def read_plain(target: bytes) -> tuple[Said, str, str | None] | None:
     return said, first.decode(), second.decode()
 
 
-def _ask(prefix: str, rest: str, word: str = "") -> Said:
+def _ask(prefix: str, rest: str, word: str = "") -> CachedTarget:
     """What the dialect of this prefix reads there; `word` is in `rest`."""
     path, _, query = f"{prefix}{_KEY}{rest}".partition("?")
     dialect = registry.find(path, query)
     assert dialect is not None
     reading = dialect.read(Request("GET", path, query, {}, b""))
-    assert isinstance(reading, Reading), rest
+    assert isinstance(reading, ParsedPing), rest
     create = isinstance(reading.address, Slug) and reading.address.create
     assert reading.address in (Key(_KEY), Slug(_KEY, _SLUG, create)), rest
-    return Said(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
+    return CachedTarget(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
 
 
 def _bytes(text: str) -> bytes | None:

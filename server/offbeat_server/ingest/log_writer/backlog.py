@@ -14,13 +14,13 @@ from typing import NoReturn, Protocol
 import structlog
 
 from offbeat_server.common.clock import LogClock
-from offbeat_server.common.errors import BacklogFull, DatabaseAway, Unavailable
+from offbeat_server.common.errors import BacklogFullError, DatabaseDownError, UnavailableError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.config import Settings
 from offbeat_server.engine.model.ping import LASTING, Entry, Ping, Signal
-from offbeat_server.ingest.key_index import Bound
+from offbeat_server.ingest.key_index import KeyTarget
 from offbeat_server.ingest.log_writer.refusals import Refusals
-from offbeat_server.ingest.protocols.base import Note, Outcome, Refusal
+from offbeat_server.ingest.protocols.base import Note, Outcome, Rejection
 
 ROW_BYTES = 120  # what a plain ping takes in a COPY, and near enough in memory
 RETRY_AFTER_S_MAX = 5
@@ -33,13 +33,13 @@ log = structlog.get_logger("ingest")
 class Waiter(Protocol):
     """Who waits for a ping's commit. Many pings may have the same one."""
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """Called exactly once for each appended ping. Must not raise."""
         ...
 
 
 class _Nobody:
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """Has been answered."""
 
 
@@ -63,7 +63,7 @@ class Batch:
         self.expired = 0  # so many at the front were answered before the commit
         self.doubtful = False  # a COPY of it may have committed
 
-    def settle(self, outcome: Outcome | Refusal) -> None:
+    def settle(self, outcome: Outcome | Rejection) -> None:
         """Tell everybody who still waits."""
         for waiter in self.waiters:
             _settle(waiter, outcome)
@@ -115,10 +115,10 @@ class Backlog:
         """Whether the next ping would be refused for want of room."""
         return self.pings >= self._settings.pings_pending_max or self.bytes >= self._bytes_max
 
-    def append(self, bound: Bound, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
+    def append(self, bound: KeyTarget, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
         """Give the ping its place in the log. `waiter` learns what became of it; on a raise it never hears.
 
-        Raises BacklogFull, or another Unavailable while pings are refused altogether.
+        Raises BacklogFullError, or another UnavailableError while pings are refused altogether.
         """
         pings = self.pings
         if pings >= self._limit or self.bytes >= self._bytes_max:
@@ -146,14 +146,14 @@ class Backlog:
         """Parts of a ping were left out."""
         self._refusals.count_notes(notes)
 
-    def turned_away(self, reason: str, age_s: float) -> None:
+    def count_rejected(self, reason: str, age_s: float) -> None:
         """Clients were refused, at some moment of the last `age_s` seconds: who knows what they had to say."""
         self._refusals.add_silence(reason, int(age_s * SECOND))
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.
 
-        The other half is left to those who cannot wait. Raises Unavailable while pings are refused altogether.
+        The other half is left to those who cannot wait. Raises UnavailableError while pings are refused altogether.
         """
         while self._closed is None and (
             self.pings * 2 > self._settings.pings_pending_max or self.bytes * 2 > self._bytes_max
@@ -164,7 +164,7 @@ class Backlog:
         if self._closed is not None:
             raise _refusal(self._closed)
 
-    def head(self) -> Batch | None:
+    def front(self) -> Batch | None:
         """The batch at the front; it stays there until `done`, `reject` or `halve`."""
         if not self._sealed:
             if not self._open.entries:
@@ -172,7 +172,7 @@ class Backlog:
             self._seal()
         return self._sealed[0]
 
-    def done(self) -> Batch:
+    def pop_committed(self) -> Batch:
         """The batch at the front is committed and leaves the line; whoever waits for it is still to be told."""
         batch = self._sealed.popleft()
         self.pings -= len(batch.entries)
@@ -181,11 +181,11 @@ class Backlog:
             self._tell_room()
         return batch
 
-    def reject(self, refusal: Refusal) -> None:
+    def reject(self, refusal: Rejection) -> None:
         """The batch at the front can never be stored."""
-        self.done().settle(refusal)
+        self.pop_committed().settle(refusal)
 
-    def halve(self) -> None:
+    def split_front(self) -> None:
         """Put two halves in the place of the batch at the front."""
         first, second = self._sealed.popleft().halves()
         self._sealed.extendleft((second, first))
@@ -253,15 +253,15 @@ class Backlog:
         raise _refusal(reason)
 
 
-def _refusal(reason: str) -> Unavailable:
+def _refusal(reason: str) -> UnavailableError:
     if reason == "full":
-        return BacklogFull("too many pings wait for their commit")
+        return BacklogFullError("too many pings wait for their commit")
     if reason == "stopping":
-        return Unavailable("this process is stopping")
-    return DatabaseAway("nothing can be stored now")
+        return UnavailableError("this process is stopping")
+    return DatabaseDownError("nothing can be stored now")
 
 
-def _settle(waiter: Waiter, outcome: Outcome | Refusal) -> None:
+def _settle(waiter: Waiter, outcome: Outcome | Rejection) -> None:
     try:
         waiter.settle(outcome)
     except Exception:

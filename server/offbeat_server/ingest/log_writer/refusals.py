@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from offbeat_server.common.clock import LogClock
 from offbeat_server.common.instants import Micros
-from offbeat_server.db.repositories.ping_log import Refused
+from offbeat_server.db.repositories.ping_log import RefusedPings
 from offbeat_server.engine.model.ping import Signal
 from offbeat_server.ingest.protocols.base import Note
 from offbeat_server.observability.metrics import Metrics
@@ -76,18 +76,19 @@ class Refusals:
         """A ping was taken, and parts of it were left out or changed."""
         self._notes.update(note.field for note in notes)
 
-    def ages(self) -> list[Refused]:
+    def ages(self) -> list[RefusedPings]:
         """What is to be reported, as ages; `reported` ends it. What is refused meanwhile is the next report's."""
         now = self._clock.local()
         return [
-            Refused(now - span.started, now - span.ended, span.pings, reason) for reason, span in self._begin_report()
+            RefusedPings(now - span.started, now - span.ended, span.pings, reason)
+            for reason, span in self._begin_report()
         ]
 
-    def instants(self) -> list[Refused]:
+    def instants(self) -> list[RefusedPings]:
         """The same as instants of log time."""
         offset = self._clock.now() - self._clock.local()
         return [
-            Refused(span.started + offset, span.ended + offset, span.pings, reason)
+            RefusedPings(span.started + offset, span.ended + offset, span.pings, reason)
             for reason, span in self._begin_report()
         ]
 

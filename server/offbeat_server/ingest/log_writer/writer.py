@@ -9,7 +9,7 @@ judged; whoever waits is told so, and a new writer begins.
 
     connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
        ↑          ↑______ Fenced, ClockJump: drop what is pending
-       └───────────────── DatabaseAway: keep what is pending
+       └───────────────── DatabaseDownError: keep what is pending
 """
 
 import asyncio
@@ -23,15 +23,21 @@ import structlog
 
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import JUMP_MAX, ClockJump, LogClock, monotonic
-from offbeat_server.common.errors import AlreadyInLog, DatabaseAway, Fenced, OffbeatError, RowRefused
+from offbeat_server.common.errors import (
+    AlreadyInLogError,
+    DatabaseDownError,
+    FencedError,
+    OffbeatError,
+    RowRejectedError,
+)
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories.ping_log import LogConnection, Lost, Registered, Session
+from offbeat_server.db.repositories.ping_log import LogConnection, LostPings, Registered, Session
 from offbeat_server.engine.model.ping import PLAIN, Entry
 from offbeat_server.ingest.log_writer.backlog import Backlog, Batch
 from offbeat_server.ingest.log_writer.refusals import Refusals
-from offbeat_server.ingest.protocols.base import OK, Refusal
+from offbeat_server.ingest.protocols.base import OK, Rejection
 from offbeat_server.observability.metrics import Metrics
 
 PULSE_S = 1.0  # at least so often the database's clock is read, also under load
@@ -52,14 +58,14 @@ RECONNECT_S_MAX = 1.0
 # who wait for it are answered first, since most of them ask again at once: with 64 connections a batch has 62 rows
 # instead of 31, and a tenth more is committed.
 FEW_PINGS = 64
-NOT_STORABLE = Refusal(400, "the database cannot store this ping")
+NOT_STORABLE = Rejection(400, "the database cannot store this ping")
 
 T = TypeVar("T")
 
 log = structlog.get_logger("writer")
 
 
-class Writer(Service):
+class LogWriter(Service):
     """This process's writer. `on_committed` gets each batch in the log's order, and an empty one after each pulse,
     with the instant up to which everything accepted is committed; `next_deadline` is when the next judgement waits for
     that instant, and `several_writers` whether others wait for ours. `on_lost` is called if Postgres has lost commits:
@@ -92,7 +98,7 @@ class Writer(Service):
         self.id = 0  # of the row in `writers`; 0: there was none yet
         self._registration = Registered(0, 0)
         self._confirmed_seq = 0  # of that writer: every ping up to it was answered
-        self._lost: Lost | None = None  # not on record yet
+        self._lost: LostPings | None = None  # not on record yet
         self.through: Micros = 0  # everything accepted up to here is committed
         self.rows_rejected = 0
         self.batches_doubted = 0
@@ -151,7 +157,7 @@ class Writer(Service):
                 await self._connect()
                 await self._append()
                 await self._end()
-            except Fenced as error:
+            except FencedError as error:
                 self._start_anew("database", str(error))
             except ClockJump as jump:
                 self._jumped = True
@@ -187,7 +193,7 @@ class Writer(Service):
             return
         seq, since = standing or (0, self._registration.started_at)
         if self._lost is None:
-            self._lost = Lost(since, self._confirmed_seq - seq)
+            self._lost = LostPings(since, self._confirmed_seq - seq)
             log.error("Postgres has lost answered pings", pings=self._lost.pings, writer=self.id)
             self._on_lost()
         if standing is None:
@@ -230,14 +236,14 @@ class Writer(Service):
     async def _append(self) -> None:
         """Until it is time to stop and nothing is pending."""
         while True:
-            batch = self.backlog.head()
+            batch = self.backlog.front()
             if batch is not None:
                 await self._commit(batch)
             elif self._stopping:
                 return
             if (wait_s := self._pulse_in_s()) <= 0:
                 await self._pulse()
-            elif self.backlog.head() is None and not self._stopping:
+            elif self.backlog.front() is None and not self._stopping:
                 await self._sleep(max(wait_s, SLEEP_S_MIN))
 
     async def _commit(self, batch: Batch) -> None:
@@ -245,16 +251,16 @@ class Writer(Service):
         handed_s = monotonic()
         try:
             await self._store(batch)
-        except (AlreadyInLog, RowRefused) as error:
+        except (AlreadyInLogError, RowRejectedError) as error:
             self._bisect(batch, error)
             return
-        except DatabaseAway:
+        except DatabaseDownError:
             batch.doubtful = True
             self.batches_doubted += 1
             raise
         failpoints.pass_by("appended")
         took_s = monotonic() - handed_s
-        self.backlog.done()
+        self.backlog.pop_committed()
         self.through, self._confirmed_seq = batch.entries[-1].at, batch.entries[-1].seq
         self._alive()
         self._on_committed(batch.entries, self.through)
@@ -268,11 +274,11 @@ class Writer(Service):
         await asyncio.sleep(0)  # what they bring is read
 
     async def _store(self, batch: Batch) -> None:
-        """Commit a batch. Raises as `copy`; AlreadyInLog only for a batch that was never sent before."""
+        """Commit a batch. Raises as `copy`; AlreadyInLogError only for a batch that was never sent before."""
         assert self._log is not None
         try:
             await self._ask(self._log.copy(batch.entries))
-        except AlreadyInLog:
+        except AlreadyInLogError:
             if not batch.doubtful:
                 raise
             # An earlier COPY of it is committed here. Perhaps only here: when Postgres ends a session that waits for a
@@ -286,7 +292,7 @@ class Writer(Service):
     def _bisect(self, batch: Batch, error: OffbeatError) -> None:
         """Find the bad row by halves: rare enough that simple beats fast."""
         if len(batch.entries) > 1:
-            self.backlog.halve()
+            self.backlog.split_front()
             return
         log.error("a ping cannot be stored", monitor_id=batch.entries[0].monitor_id, error=str(error))
         self.rows_rejected += 1
@@ -294,7 +300,7 @@ class Writer(Service):
 
     async def _pulse(self) -> None:
         assert self._log is not None
-        head = self.backlog.head()
+        head = self.backlog.front()
         through = self._heard_through() if head is None else head.entries[0].at - 1
         await self._report_refusals()  # after `through` is chosen: what is refused meanwhile is later
         self._pulsed_s = monotonic()
@@ -339,7 +345,7 @@ class Writer(Service):
             self._asked_s = monotonic()
         try:
             answer = await request
-        except (AlreadyInLog, RowRefused):
+        except (AlreadyInLogError, RowRejectedError):
             self._notice_silence(SLOW_S)
             raise
         self._notice_silence(SLOW_S)
@@ -389,7 +395,7 @@ class Writer(Service):
     def _pulse_in_s(self) -> float:
         """Seconds until the next pulse; 0 or less: now."""
         now_s = monotonic()
-        head = self.backlog.head()
+        head = self.backlog.front()
         due_s = self._sampled_s + PULSE_S
         if head is None:
             if self._several_writers():
@@ -459,7 +465,7 @@ class Writer(Service):
         self._trouble = str(error)
         say("Postgres is away", error=self._trouble, pings_pending=self.backlog.pings)
         if self._log is not None:
-            head = self.backlog.head()
+            head = self.backlog.front()
             if head is not None and head.doubtful and self._doubtful is None:
                 self._doubtful = self._log.session
             self._log.terminate()

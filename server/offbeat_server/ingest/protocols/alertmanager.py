@@ -17,21 +17,21 @@ from typing import NamedTuple
 import orjson
 
 from offbeat_server.engine.model.ping import Ping
-from offbeat_server.ingest.protocols.base import Reading
+from offbeat_server.ingest.protocols.base import ParsedPing
 from offbeat_server.ingest.protocols.message import stored_text
 
 name = "alertmanager"
 _MARK = b'"groupKey"'
 
 
-class Webhook(NamedTuple):
+class AlertmanagerWebhook(NamedTuple):
     """What a webhook says: whether the group fires, and a line for people."""
 
     firing: bool
     message: str | None
 
 
-def read_webhook(body: bytes) -> Webhook | None:
+def read_webhook(body: bytes) -> AlertmanagerWebhook | None:
     """The webhook in a body, or None where the body is something else. Never raises."""
     if _MARK not in body:
         return None
@@ -46,11 +46,11 @@ def read_webhook(body: bytes) -> Webhook | None:
     labels = sent.get("commonLabels")
     alert = labels.get("alertname") if isinstance(labels, dict) else None
     line = f"{sent['status']}: {alert if isinstance(alert, str) else 'alerts'} ({len(sent['alerts'])})"
-    return Webhook(sent["status"] == "firing", stored_text(line))
+    return AlertmanagerWebhook(sent["status"] == "firing", stored_text(line))
 
 
-def as_webhook(reading: Reading, webhook: Webhook) -> Reading:
+def as_webhook(reading: ParsedPing, webhook: AlertmanagerWebhook) -> ParsedPing:
     """The reading of the address alone, turned into what the webhook in its body means."""
     if webhook.firing:
         return reading._replace(ping=reading.ping._replace(dialect=name))
-    return Reading(reading.address, Ping("log", message=reading.ping.message, dialect=name), True, reading.notes)
+    return ParsedPing(reading.address, Ping("log", message=reading.ping.message, dialect=name), True, reading.notes)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import orjson
 
 from offbeat_server.ingest.http.content_codings import ACCEPTED
-from offbeat_server.ingest.protocols.base import Answer, Dialect, Note, Outcome, Refusal, Request
+from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Note, Outcome, Rejection, Request
 
-OK = Answer(200, b"OK")
+OK = HttpAnswer(200, b"OK")
 _STATUS = {"unknown": 404, "ambiguous": 409, "full": 429, "crowded": 429, "limited": 429, "unavailable": 503}
 _TEXT = {
     "ambiguous": "more than one monitor has this address",
@@ -22,10 +22,10 @@ _TEXT = {
 IGNORED, CHANGED = "Offbeat-Ignored", "Offbeat-Changed"
 
 
-def answer_of(dialect: Dialect, outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer_of(dialect: Dialect, outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """What a dialect answers, with what was left out of the ping: in headers, and in the body for people."""
     answer = dialect.answer(outcome, request)
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, Rejection):
         if outcome.status == 415:
             return answer._replace(headers=(*answer.headers, ("Accept-Encoding", ACCEPTED)))
         return answer
@@ -39,7 +39,7 @@ def note_headers(notes: Iterable[Note]) -> tuple[tuple[str, str], ...]:
     return tuple((name, ", ".join(fields)) for name, fields in ((IGNORED, ignored), (CHANGED, changed)) if fields)
 
 
-def _noted(answer: Answer, notes: tuple[Note, ...]) -> Answer:
+def _noted(answer: HttpAnswer, notes: tuple[Note, ...]) -> HttpAnswer:
     body = answer.body
     if answer.content_type.startswith("application/json"):
         said = orjson.loads(body)
@@ -51,26 +51,26 @@ def _noted(answer: Answer, notes: tuple[Note, ...]) -> Answer:
     return answer._replace(body=body, headers=(*answer.headers, *note_headers(notes)))
 
 
-def status_of(outcome: Outcome | Refusal, done: int = 200) -> int:
+def status_of(outcome: Outcome | Rejection, done: int = 200) -> int:
     """The HTTP status of an outcome; `done` for one that is committed."""
-    return outcome.status if isinstance(outcome, Refusal) else _STATUS.get(outcome.kind, done)
+    return outcome.status if isinstance(outcome, Rejection) else _STATUS.get(outcome.kind, done)
 
 
-def reason_of(outcome: Outcome | Refusal, unknown: str) -> str:
+def reason_of(outcome: Outcome | Rejection, unknown: str) -> str:
     """The sentence for an outcome that is not committed; `unknown` is the dialect's word for an unknown address."""
-    return outcome.reason if isinstance(outcome, Refusal) else _TEXT.get(outcome.kind, unknown)
+    return outcome.reason if isinstance(outcome, Rejection) else _TEXT.get(outcome.kind, unknown)
 
 
-def waiting(outcome: Outcome | Refusal) -> tuple[tuple[str, str], ...]:
+def waiting(outcome: Outcome | Rejection) -> tuple[tuple[str, str], ...]:
     """The Retry-After of an outcome that may change."""
-    if isinstance(outcome, Refusal) or not outcome.retry_after_s:
+    if isinstance(outcome, Rejection) or not outcome.retry_after_s:
         return ()
     return (("Retry-After", str(outcome.retry_after_s)),)
 
 
-def text(outcome: Outcome | Refusal, unknown: str) -> Answer:
+def text(outcome: Outcome | Rejection, unknown: str) -> HttpAnswer:
     """`OK`, or the reason why not."""
     status = status_of(outcome)
     if status == 200:
         return OK
-    return Answer(status, reason_of(outcome, unknown).encode("utf-8", "replace"), headers=waiting(outcome))
+    return HttpAnswer(status, reason_of(outcome, unknown).encode("utf-8", "replace"), headers=waiting(outcome))

@@ -1,7 +1,7 @@
 """What a request says, before anybody knows whether its monitor exists. Pure and total.
 
-A dialect is one module with a pure reader and its answers. A reader takes a `Request` and returns `Reading`s or one
-`Refusal`; it never raises and never looks anything up. The door resolves the address in the roster, appends the ping
+A dialect is one module with a pure reader and its answers. A reader takes a `Request` and returns `ParsedPing`s or one
+`Rejection`; it never raises and never looks anything up. The door resolves the address in the roster, appends the ping
 to the batch, waits for the commit, and asks the dialect for the answer.
 """
 
@@ -27,7 +27,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     whole_bytes: int = 0
-    fault: "Refusal | None" = None
+    fault: "Rejection | None" = None
 
 
 class Key(NamedTuple):
@@ -70,7 +70,7 @@ class Note(NamedTuple):
     changed: bool = False
 
 
-class Reading(NamedTuple):
+class ParsedPing(NamedTuple):
     """One ping and whom it is for. `named`: the request itself said the signal, so a bound key does not change it.
     `notes`: what the client is told beside its outcome.
     """
@@ -81,14 +81,14 @@ class Reading(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """Why a request is no ping: an HTTP status from 400 to 499 and a sentence that says what to do."""
 
     status: int
     reason: str
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What goes back to the client."""
 
     status: int
@@ -138,10 +138,10 @@ class Dialect(Protocol):
 
     name: str
 
-    def read(self, request: Request) -> "Reading | list[Reading] | Refusal":
+    def read(self, request: Request) -> "ParsedPing | list[ParsedPing] | Rejection":
         """Pure and total."""
         ...
 
-    def answer(self, outcome: Outcome | Refusal, request: Request) -> Answer:
+    def answer(self, outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
         """The dialect's own answer to what became of the request. Total, also for refusals by the door (408, 413)."""
         ...

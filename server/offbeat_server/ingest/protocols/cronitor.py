@@ -35,7 +35,7 @@ from typing import Any, Final
 
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.ingest.protocols import answers
-from offbeat_server.ingest.protocols.base import Answer, Note, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.details import read_count, read_seconds
 from offbeat_server.ingest.protocols.ids import read_id
 from offbeat_server.ingest.protocols.message import stored_text
@@ -76,8 +76,8 @@ _BY_QUERY: Final[dict[str, Ping]] = {
     "": _PLAIN["success"],
     **{f"state={state}": _PLAIN[signal] for state, signal in _STATES.items()},
 }
-_NOT_FOUND = Refusal(404, "not found")
-_WRONG_SLUG = Refusal(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
+_NOT_FOUND = Rejection(404, "not found")
+_WRONG_SLUG = Rejection(400, "the monitor's key and env must be letters, digits, _, . and -, 100 characters in all")
 
 
 def speaks(rest: str, query: str) -> bool:
@@ -93,11 +93,11 @@ def speaks(rest: str, query: str) -> bool:
     return state in _OWN_STATES or (state in ("", "fail") and _is_telemetry(query) is not None)
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request under PREFIX or `/ping/` describes."""
     method, path, query, *_ = request
     if method not in METHODS:
-        return Refusal(405, "ping by GET, HEAD or POST")
+        return Rejection(405, "ping by GET, HEAD or POST")
     _, _, rest = path[1:].partition("/")
     api_key, _, monitor = rest.partition("/")
     if "/" in monitor:
@@ -115,12 +115,12 @@ def read(request: Request) -> Reading | Refusal:
     ping = _BY_QUERY.get(query)
     if ping is None:
         return _with_parameters(decode_segment(api_key), slug, sent, query)
-    return Reading(_address(decode_segment(api_key), slug, sent), ping, query != "")
+    return ParsedPing(_address(decode_segment(api_key), slug, sent), ping, query != "")
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `OK`, or the reason."""
-    if isinstance(outcome, Refusal) and outcome.status == 405:
+    if isinstance(outcome, Rejection) and outcome.status == 405:
         return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
     return answers.text(outcome, "not found")
 
@@ -129,7 +129,7 @@ def _address(api_key: str, slug: str, sent: str) -> Slug:
     return Slug(api_key, slug, True) if sent == slug else Slug(api_key, slug, create=True, sent=sent)
 
 
-def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading | Refusal:
+def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPing | Rejection:
     values: dict[str, str] = {}
     metrics: list[str] = []
     for parameter, value in (pairs := read_pairs(query)):
@@ -141,7 +141,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
     signals = [_STATES.get(state.lower()) or read_word(state) for state in states]
     signal = signals[-1] if signals else "success"
     if signal is None:
-        return Refusal(400, "unknown state: use run, complete, fail, ok, tick or logs")
+        return Rejection(400, "unknown state: use run, complete, fail, ok, tick or logs")
     there = slug_in(slug, values.get("env"))
     if there is None:
         return _WRONG_SLUG
@@ -157,7 +157,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
     else:
         # Without a state an exit code decides, and so does an outcome in words of ours.
         other = read_outcome(others) or appended_outcome(query)
-        if isinstance(other, Refusal):
+        if isinstance(other, Rejection):
             return other
         if other is not None:
             signal = other.ping.signal
@@ -166,7 +166,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> Reading 
             signal = "fail"
     address = _address(api_key, slug, sent) if there == slug else Slug(api_key, there, create=True, like=slug)
     ping = _PLAIN.get(signal) or Ping(signal, dialect=name)
-    return Reading(address, ping._replace(**said) if said else ping, named=bool(states), notes=tuple(notes))
+    return ParsedPing(address, ping._replace(**said) if said else ping, named=bool(states), notes=tuple(notes))
 
 
 def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> dict[str, Any]:

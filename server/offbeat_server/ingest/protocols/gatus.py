@@ -20,7 +20,7 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import Answer, Note, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.message import stored_text
 from offbeat_server.ingest.protocols.parameters import read_beside
 from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
@@ -30,31 +30,31 @@ PREFIX: Final = "/api/v1/endpoints/"
 SUFFIX: Final = "/external"
 
 _UNKNOWN = "not found"
-_OK = Answer(200, b"")
+_OK = HttpAnswer(200, b"")
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _PART = r"(\d{1,20}\.?\d{0,20}|\.\d{1,20})(h|ms|m|s|us|µs|μs|ns)"
 _is_go_duration = re.compile(rf"\+?(?:0|(?:{_PART})+)", re.ASCII).fullmatch
 _parts = re.compile(_PART, re.ASCII).findall
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request under PREFIX, ending in SUFFIX, describes."""
     key = request.path[len(PREFIX) :].removesuffix("/").removesuffix(SUFFIX)
     if not key or "/" in key:
-        return Refusal(404, _UNKNOWN)
+        return Rejection(404, _UNKNOWN)
     if request.method != "POST":
-        return Refusal(405, "Method Not Allowed")
+        return Rejection(405, "Method Not Allowed")
     pairs = read_pairs(request.query)
     values = {parameter.lower(): value for parameter, value in pairs}
     own = [("success", value.strip().lower()) for parameter, value in pairs if parameter.lower() == "success"]
     if not own or any(success not in ("true", "false") for _, success in own):
-        return Refusal(400, "missing or invalid success query parameter")
+        return Rejection(400, "missing or invalid success query parameter")
     authorization = request.headers.get("authorization", "")
     if not authorization.startswith("Bearer "):
-        return Refusal(401, "invalid Authorization header")
+        return Rejection(401, "invalid Authorization header")
     token = authorization.removeprefix("Bearer ").strip()
     if not token:
-        return Refusal(401, "bearer token must not be empty")
+        return Rejection(401, "bearer token must not be empty")
     seconds = _seconds(values.get("duration", ""))
     notes = [seconds] if isinstance(seconds, Note) else []
     duration = None if isinstance(seconds, Note) else seconds
@@ -68,16 +68,16 @@ def read(request: Request) -> Reading | Refusal:
     ping = Ping(signal, duration=duration, message=message, dialect=name)
     sent = decode_segment(key)
     slug = sent.lstrip("_")
-    return Reading(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=tuple(notes))
+    return ParsedPing(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=tuple(notes))
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 and an empty body, or the reason."""
     status = status_of(outcome)
     if status == 200:
         return _OK
     headers = (("Allow", "POST"),) if status == 405 else waiting(outcome)
-    return Answer(status, reason_of(outcome, _UNKNOWN).encode("utf-8", "replace"), headers=headers)
+    return HttpAnswer(status, reason_of(outcome, _UNKNOWN).encode("utf-8", "replace"), headers=headers)
 
 
 def _seconds(text: str) -> float | Note | None:

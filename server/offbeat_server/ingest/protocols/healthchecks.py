@@ -34,7 +34,7 @@ from typing import Final
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.ingest.protocols import alertmanager
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import Answer, Key, Note, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.encodings import utf_8_body
 from offbeat_server.ingest.protocols.ids import read_id
 from offbeat_server.ingest.protocols.message import WHOLE_BYTES_MAX, stored_message
@@ -54,19 +54,19 @@ _PLAIN: Final[dict[str, Ping]] = {
     **{word: Ping(signal, dialect=name) for word, signal in _SIGNALS.items()},
     **{str(n): Ping("fail" if n else "success", exit_code=n, dialect=name) for n in range(256)},
 }
-_WRONG_URL = Refusal(400, "invalid url format")
-_NOT_FOUND = Refusal(404, "not found")
+_WRONG_URL = Rejection(400, "invalid url format")
+_NOT_FOUND = Rejection(404, "not found")
 
 _HEADERS = (
     ("Ping-Body-Limit", str(WHOLE_BYTES_MAX)),
     ("Access-Control-Allow-Origin", "*"),
     ("Cache-Control", "no-cache, no-store"),
 )
-_OK = Answer(200, b"OK", headers=_HEADERS)
-_CREATED = Answer(201, b"Created", headers=_HEADERS)
+_OK = HttpAnswer(200, b"OK", headers=_HEADERS)
+_CREATED = HttpAnswer(201, b"Created", headers=_HEADERS)
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request under PREFIX describes."""
     first, slash, rest = _parts(request)
     if not rest:
@@ -80,7 +80,7 @@ def read(request: Request) -> Reading | Refusal:
     return _by_slug(first, rest, request)
 
 
-def read_by_ping_key(request: Request) -> Reading | Refusal | None:
+def read_by_ping_key(request: Request) -> ParsedPing | Rejection | None:
     """The same request if its UUID is a project's ping key, not a monitor's key; None: that changes nothing."""
     first, _, rest = _parts(request)
     return _by_slug(first, rest, request) if rest else None
@@ -93,7 +93,7 @@ def _parts(request: Request) -> tuple[str, str, str]:
     return path.partition("/")
 
 
-def _by_slug(first: str, rest: str, request: Request) -> Reading | Refusal:
+def _by_slug(first: str, rest: str, request: Request) -> ParsedPing | Rejection:
     create = bool(request.query) and any(each == ("create", "1") for each in _lower(read_pairs(request.query)))
     slug, slash, word = rest.partition("/")
     ping = _suffix(word) if word else _PLAIN[""]
@@ -108,13 +108,13 @@ def _by_slug(first: str, rest: str, request: Request) -> Reading | Refusal:
     return _reading(address, ping, request, word != "")
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `OK`, 201 `Created`, 404 `not found`, 409 `ambiguous slug`, or the reason."""
     status = status_of(outcome)
     if status == 200:
         return _CREATED if isinstance(outcome, Outcome) and outcome.kind == "created" else _OK
     reason = "ambiguous slug" if status == 409 else reason_of(outcome, "not found")
-    return Answer(status, reason.encode("utf-8", "replace"), headers=waiting(outcome))
+    return HttpAnswer(status, reason.encode("utf-8", "replace"), headers=waiting(outcome))
 
 
 def _lower(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ def _suffix(word: str) -> Ping | None:
     return ping
 
 
-def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> Reading | Refusal:
+def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> ParsedPing | Rejection:
     notes: list[Note] = []
     if request.query:
         for parameter, value in (pairs := read_pairs(request.query)):
@@ -141,7 +141,7 @@ def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> 
             ping, beside = read_beside_path(ping, pairs)
             notes += beside
         elif (said := read_outcome(pairs) or appended_outcome(request.query)) is not None:
-            if isinstance(said, Refusal):
+            if isinstance(said, Rejection):
                 return said
             ping, named = ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), True
             notes += said.notes
@@ -150,10 +150,10 @@ def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> 
             return request.fault
         notes.append(Note("body", request.fault.reason))
     if not request.body:
-        return Reading(address, ping, named, tuple(notes))
+        return ParsedPing(address, ping, named, tuple(notes))
     body, kind = utf_8_body(request), request.headers.get("content-type", "").lower()
     may_be_webhook = not request.whole_bytes and (not named or kind.startswith("application/json"))
     webhook = alertmanager.read_webhook(body) if may_be_webhook else None
     message = webhook.message if webhook is not None else stored_message(body, request.whole_bytes)
-    reading = Reading(address, ping._replace(message=message or ping.message), named, tuple(notes))
+    reading = ParsedPing(address, ping._replace(message=message or ping.message), named, tuple(notes))
     return reading if webhook is None else alertmanager.as_webhook(reading, webhook)

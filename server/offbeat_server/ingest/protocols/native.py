@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from offbeat_server.engine.model.ping import PLAIN, Ping, Signal
 from offbeat_server.ingest.protocols import alertmanager, answers
-from offbeat_server.ingest.protocols.base import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.encodings import utf_8_body
 from offbeat_server.ingest.protocols.message import stored_message, with_mark
 from offbeat_server.ingest.protocols.objects import NotJson, read_object
@@ -50,7 +50,7 @@ from offbeat_server.ingest.protocols.outcome import (
 )
 from offbeat_server.ingest.protocols.parameters import (
     VALUES_LOOKED_AT_MAX,
-    Said,
+    ReadParameters,
     appended_outcome,
     as_json,
     read_fields,
@@ -87,11 +87,11 @@ _is_pair_line = re.compile(r"\s*[\w .-]{1,40}?\s*[:=]\s*\S").match
 PAIR_LINES_MAX = 30  # what has more lines is a log
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request under PREFIX describes."""
     method, path, query, _, body, _, fault = request
     if method not in METHODS:
-        return Refusal(405, "ping by GET, HEAD or POST")
+        return Rejection(405, "ping by GET, HEAD or POST")
     key, _, word = path[len(PREFIX) :].partition("/")
     address = Key(decode_segment(key))
     signal: Signal | None = None
@@ -109,12 +109,12 @@ def read(request: Request) -> Reading | Refusal:
             if said.message is not None or said.lost:
                 pairs = [("exit_code", word), *pairs]
         elif (signal := read_word(word)) is None:
-            return Refusal(400, f"{unknown_signal(word)}, or an exit code")
+            return Rejection(400, f"{unknown_signal(word)}, or an exit code")
     if not pairs and not body and fault is None:
         if exit_code is None:
-            return Reading(address, PLAIN[signal or "success"], signal is not None)
+            return ParsedPing(address, PLAIN[signal or "success"], signal is not None)
         ping = _EXITS[exit_code] if exit_code in COMMON_EXITS else Ping(signal or "fail", exit_code=exit_code)
-        return Reading(address, ping, named=True)
+        return ParsedPing(address, ping, named=True)
     if not body and fault is None:
         return _reading(address, read_fields(pairs, signal, exit_code), signal)
     return _with_body(request, address, pairs, signal, exit_code)
@@ -123,38 +123,40 @@ def read(request: Request) -> Reading | Refusal:
 def _says_otherwise(pairs: list[tuple[str, Any]], query: str) -> bool:
     """Whether a query that ends with `/fail` or the like has an outcome of its own, and no success beside a failure."""
     said = read_fields(pairs)
-    if not isinstance(said, Said) or not said.named:
+    if not isinstance(said, ReadParameters) or not said.named:
         return False
     return said.ping.signal != "success" or not query.lower().removesuffix("/").endswith("/fail")
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `OK`, 404 `unknown key`, or the reason."""
-    if isinstance(outcome, Refusal) and outcome.status == 405:
+    if isinstance(outcome, Rejection) and outcome.status == 405:
         return answers.text(outcome, "")._replace(headers=(("Allow", ", ".join(METHODS)),))
     return answers.text(outcome, "unknown key")
 
 
-def _reading(address: Key, said: Said | Refusal, signal: Signal | None, *notes: Note) -> Reading | Refusal:
-    if isinstance(said, Refusal):
+def _reading(
+    address: Key, said: ReadParameters | Rejection, signal: Signal | None, *notes: Note
+) -> ParsedPing | Rejection:
+    if isinstance(said, Rejection):
         return said
-    return Reading(address, said.ping, signal is not None or said.named, (*said.notes, *notes))
+    return ParsedPing(address, said.ping, signal is not None or said.named, (*said.notes, *notes))
 
 
 def _with_body(
     request: Request, address: Key, pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None
-) -> Reading | Refusal:
+) -> ParsedPing | Rejection:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = utf_8_body(request)
     says_signal = signal is not None
     if not says_signal and pairs:
         outright = read_fields(pairs)
-        says_signal = isinstance(outright, Said) and outright.named
+        says_signal = isinstance(outright, ReadParameters) and outright.named
     if request.fault is None and not request.whole_bytes and (not says_signal or _is_json(kind)):
         webhook = alertmanager.read_webhook(body)
         if webhook is not None:
             reading = _reading(address, read_fields(pairs, signal, exit_code, webhook.message), signal)
-            return reading if isinstance(reading, Refusal) else alertmanager.as_webhook(reading, webhook)
+            return reading if isinstance(reading, Rejection) else alertmanager.as_webhook(reading, webhook)
     message = stored_message(body, request.whole_bytes)
     if says_signal:
         notes = [Note("body", request.fault.reason)] if request.fault is not None else _misplaced(kind, body)
@@ -162,15 +164,15 @@ def _with_body(
     if request.fault is not None:
         return request.fault
     if packed := next((coding for mark, coding in _PACKED if request.body.startswith(mark)), None):
-        return Refusal(415, f"the body is packed: say Content-Encoding: {packed}, or say the outcome in the path")
+        return Rejection(415, f"the body is packed: say Content-Encoding: {packed}, or say the outcome in the path")
     sent = _parameters(kind, body, request.whole_bytes)
-    if isinstance(sent, Refusal):
+    if isinstance(sent, Rejection):
         return sent
     if sent is None:
         return _reading(address, read_fields(pairs, message=message), None)
     said = read_fields([*sent, *pairs])
-    if request.whole_bytes and isinstance(said, Said) and not said.named:
-        return Refusal(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: say it in the path")
+    if request.whole_bytes and isinstance(said, ReadParameters) and not said.named:
+        return Rejection(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: say it in the path")
     return _reading(address, said, None)
 
 
@@ -181,15 +183,15 @@ def _misplaced(kind: str, body: bytes) -> list[Note]:
     if not body.startswith(b"{") and field_of(body[:60].partition(b"=")[0].decode("latin-1")) is None:
         return []
     sent = _parameters(kind, body, 0)
-    if sent is None or isinstance(sent, Refusal) or any(field_of(name) is None for name, _ in sent):
+    if sent is None or isinstance(sent, Rejection) or any(field_of(name) is None for name, _ in sent):
         return []
     return [Note("body", "this address says its signal, so the body is the message: parameters stand in the query")]
 
 
-def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str, Any]] | Refusal | None:
+def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str, Any]] | Rejection | None:
     """The parameters in a body; None: it is the message."""
     if _is_unread(kind):
-        return Refusal(415, f"{kind} is not read: send JSON or name=value&name=value, or say the outcome in the path")
+        return Rejection(415, f"{kind} is not read: send JSON or name=value&name=value, or say the outcome in the path")
     if whole_bytes:
         body = with_mark(body, whole_bytes)
     if _is_json(kind):
@@ -201,26 +203,26 @@ def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str,
         return _form(body)
     # The body is text or data, so it says nothing; but then it must not say anything but a success either.
     sent = _undeclared(body) if looks_like_json else _form(body)
-    if sent is None or isinstance(sent, Refusal):
+    if sent is None or isinstance(sent, Rejection):
         return sent
     said = read_fields(sent)
-    if isinstance(said, Refusal) or said.ping.signal != "success":
+    if isinstance(said, Rejection) or said.ping.signal != "success":
         declared = "application/json" if looks_like_json else _FORM
-        return Refusal(400, f"the body is declared as {kind} and has parameters: declare it as {declared}")
+        return Rejection(400, f"the body is declared as {kind} and has parameters: declare it as {declared}")
     return None
 
 
-def _declared(body: bytes) -> Iterable[tuple[str, Any]] | Refusal | None:
+def _declared(body: bytes) -> Iterable[tuple[str, Any]] | Rejection | None:
     try:
         sent = read_object(body)
     except NotJson as error:
-        return Refusal(400, f"the body is not JSON: {error}")
+        return Rejection(400, f"the body is not JSON: {error}")
     if not isinstance(sent, dict):
-        return Refusal(400, "the body must be a JSON object of parameters")
+        return Rejection(400, "the body must be a JSON object of parameters")
     return _object(sent) if sent else ()
 
 
-def _undeclared(body: bytes) -> Iterable[tuple[str, Any]] | Refusal | None:
+def _undeclared(body: bytes) -> Iterable[tuple[str, Any]] | Rejection | None:
     try:
         sent = read_object(body)
     except NotJson:
@@ -228,17 +230,17 @@ def _undeclared(body: bytes) -> Iterable[tuple[str, Any]] | Refusal | None:
     return _object(sent if isinstance(sent, dict) else {"": sent})
 
 
-def _object(sent: dict[str, Any]) -> Iterable[tuple[str, Any]] | Refusal | None:
+def _object(sent: dict[str, Any]) -> Iterable[tuple[str, Any]] | Rejection | None:
     if any(field_of(name) is not None or is_denied(name, value) for name, value in sent.items()):
         return sent.items()
     try:
         found = find_failure(sent, VALUES_LOOKED_AT_MAX)
     except ValueError as error:
-        return Refusal(400, f"{error}: say the outcome in the path or as status")
+        return Rejection(400, f"{error}: say the outcome in the path or as status")
     return None if found is None else _looks_like_an_outcome(found)
 
 
-def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
+def _form(body: bytes) -> list[tuple[str, Any]] | Rejection | None:
     text = body.decode("utf-8", "surrogateescape").rstrip("\r\n")  # a file's last line end is no part of a run's id
     if text[:1] in ("'", '"') and text[-1] == text[0]:  # cmd.exe leaves single quotes in place
         text = text[1:-1]
@@ -257,7 +259,7 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Refusal | None:
     try:
         failing = find_failure({"": [{name: as_json(value)} for name, value in pairs]}, VALUES_LOOKED_AT_MAX)
     except ValueError as error:
-        return Refusal(400, f"{error}: say the outcome in the path or as status")
+        return Rejection(400, f"{error}: say the outcome in the path or as status")
     return None if failing is None else _looks_like_an_outcome(failing)
 
 
@@ -270,13 +272,13 @@ def _is_list_of_pairs(name: str, _: str, value: str) -> bool:
     return field_of(name) != "status" or read_word(words[0]) in (None, "success")
 
 
-def _doubt(body: bytes) -> Refusal | None:
+def _doubt(body: bytes) -> Rejection | None:
     """Why a text is not taken for the message of a success: it is in no format that we read, and says a failure."""
     text = body[:TEXT_LOOKED_AT_BYTES].decode("utf-8", "replace")
     if "%" in text and not text.isspace() and len(text.split(None, 1)) == 1:  # as `--data-urlencode` sends all of it
         text = decode(text)
     if is_failure_word(text.strip(" '\"\r\n")):
-        return Refusal(400, f"the body says {text.strip()[:20]}: send it as status={text.strip()[:20]}, or use /fail")
+        return Rejection(400, f"the body says {text.strip()[:20]}: send it as status={text.strip()[:20]}, or use /fail")
     lines = text.splitlines()
     if not _looks_structured(text) and (
         len(lines) > PAIR_LINES_MAX or not all(_is_pair_line(line) for line in lines if line.strip(" -"))
@@ -284,11 +286,11 @@ def _doubt(body: bytes) -> Refusal | None:
         return None
     for name, value in _pairs_in(text):
         if says_failure_in_text(name, value):
-            return Refusal(
+            return Rejection(
                 400, f"the body is no JSON and no form, and says {name} {value}: send status=fail, or use /fail"
             )
     return None
 
 
-def _looks_like_an_outcome(name: str) -> Refusal:
-    return Refusal(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")
+def _looks_like_an_outcome(name: str) -> Rejection:
+    return Rejection(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")

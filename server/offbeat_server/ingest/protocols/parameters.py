@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
-from offbeat_server.ingest.protocols.base import Note, Refusal
+from offbeat_server.ingest.protocols.base import Note, Rejection
 from offbeat_server.ingest.protocols.details import read_count, read_message, read_seconds
 from offbeat_server.ingest.protocols.ids import CHARS_MAX, read_id
 from offbeat_server.ingest.protocols.message import stored_text
@@ -89,7 +89,7 @@ _SIGNAL_NAMES: Final = frozenset(("status", "signal", "state", "outcome"))
 _JSON_CHARS_MAX = 20_000
 
 
-class Said(NamedTuple):
+class ReadParameters(NamedTuple):
     """The ping that parameters describe. `named`: they say its signal themselves. `notes`: what was left out."""
 
     ping: Ping
@@ -102,7 +102,7 @@ def read_fields(
     signal: Signal | None = None,
     exit_code: int | None = None,
     message: str | None = None,
-) -> Said | Refusal:
+) -> ReadParameters | Rejection:
     """The ping that these parameters describe; of a repeated name the last counts, but for outcomes that differ.
 
     `signal` and `exit_code`: what the path already said. `message`: the stored form of a raw body, kept where the
@@ -120,7 +120,7 @@ def read_fields(
 
 def _read_common(
     pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None, message: str | None
-) -> Said | None:
+) -> ReadParameters | None:
     """The same for what most pings say: ids as they are stored, and one word. It takes a third of the time."""
     ids: dict[str, Any] = {}
     word: Signal | None = None
@@ -140,11 +140,11 @@ def _read_common(
     elif word is not None and word != signal:
         return None
     if not ids and exit_code is None and message is None:
-        return Said(PLAIN[signal], word is not None)
-    return Said(Ping(signal, exit_code=exit_code, message=message, **ids), word is not None)
+        return ReadParameters(PLAIN[signal], word is not None)
+    return ReadParameters(Ping(signal, exit_code=exit_code, message=message, **ids), word is not None)
 
 
-def read_outcome(pairs: Iterable[tuple[str, str]]) -> Said | Refusal | None:
+def read_outcome(pairs: Iterable[tuple[str, str]]) -> ReadParameters | Rejection | None:
     """What parameters that an address of another service does not have say about the outcome; None: nothing.
 
     There nobody reads them, so a failure that is written in our words, or misspelt, would count as a success.
@@ -153,10 +153,10 @@ def read_outcome(pairs: Iterable[tuple[str, str]]) -> Said | Refusal | None:
     if not outcomes:
         return None
     said = read_fields(outcomes)
-    return said if isinstance(said, Refusal) or said.named else None
+    return said if isinstance(said, Rejection) or said.named else None
 
 
-def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]) -> Said | None:
+def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]) -> ReadParameters | None:
     """What `own`, the outcome that a protocol defines, and other words for an outcome in the same query come to.
 
     None: there are no others, and `own` is one. As with the parameters of ours a failure outranks a success. What
@@ -166,16 +166,16 @@ def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
     if not others and len(own) == 1:
         return None
     said = read_fields([*own, *others])
-    if isinstance(said, Said):
+    if isinstance(said, ReadParameters):
         return said
     last = read_fields([own[-1]])
-    return last._replace(notes=(Note("status", said.reason),)) if isinstance(last, Said) else None
+    return last._replace(notes=(Note("status", said.reason),)) if isinstance(last, ReadParameters) else None
 
 
 def read_beside_path(ping: Ping, pairs: Iterable[tuple[str, Any]]) -> tuple[Ping, tuple[Note, ...]]:
     """The same where the path has said the outcome."""
     others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
-    if not others or isinstance(said := read_fields(others, ping.signal, ping.exit_code), Refusal):
+    if not others or isinstance(said := read_fields(others, ping.signal, ping.exit_code), Rejection):
         return ping, ()
     return ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), said.notes
 
@@ -187,7 +187,7 @@ def _is_about_outcome(name: str, value: Any) -> bool:
     return isinstance(value, str) and value[:1] in ("{", "[")
 
 
-def appended_outcome(query: str) -> Refusal | None:
+def appended_outcome(query: str) -> Rejection | None:
     """Why a query is refused that ends with what was meant for the path, or for the query itself.
 
     To be asked only if the query itself says no outcome: a task or an error may well end with `/start`.
@@ -197,7 +197,7 @@ def appended_outcome(query: str) -> Refusal | None:
     last = query.rpartition("&")[2]
     first, again, _ = last.partition("?")
     if again and read_word(first) is not None:
-        return Refusal(400, f"the query has two ?: write ?status={first.lower()}&... instead of ?{shown(first)}?...")
+        return Rejection(400, f"the query has two ?: write ?status={first.lower()}&... instead of ?{shown(first)}?...")
     name, _, value = last.partition("=")
     if field_of(name) == "message" or (found := _appended(value or name)) is None:
         return None
@@ -205,7 +205,7 @@ def appended_outcome(query: str) -> Refusal | None:
     if (code and name.lower() != "create") or (inner and field_of(inner) not in OUTCOMES):
         return None
     shown_end = shown(word or code or second)
-    return Refusal(400, f"the query ends with {shown_end}: write the signal before the ?, or send status")
+    return Rejection(400, f"the query ends with {shown_end}: write the signal before the ?, or send status")
 
 
 def as_json(value: Any) -> Any:
@@ -315,7 +315,7 @@ class _Reader:
             else:
                 self._notes.append(Note("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
 
-    def said(self) -> Said | Refusal:
+    def said(self) -> ReadParameters | Rejection:
         """All of it together."""
         path = self._path
         self._settle_denied()
@@ -325,7 +325,7 @@ class _Reader:
                 return refusal
         signal, said_by = self._decide()
         if signal is None:
-            return Refusal(400, f"the parameters say {self._words[0][1]} and {self._words[-1][1]}: leave one out")
+            return Rejection(400, f"the parameters say {self._words[0][1]} and {self._words[-1][1]}: leave one out")
         for name, word in self._words:
             if word != signal:
                 self._notes.append(Note("status", f"{name} says {word}, but {said_by} {signal}"))
@@ -342,7 +342,7 @@ class _Reader:
                 self._details.setdefault("message", text)
         ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
         named = bool(self._words) or self._exit is not None or self._error is not None
-        return Said(ping, named, tuple(self._notes))
+        return ReadParameters(ping, named, tuple(self._notes))
 
     def _take_outcome(self, field: str, name: str, value: Any) -> None:
         if isinstance(value, str) and not value.strip():
@@ -383,21 +383,21 @@ class _Reader:
                 Note("code", f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
             )
 
-    def _doubt(self) -> Refusal | None:
+    def _doubt(self) -> Rejection | None:
         """Why this cannot be taken for a success, where nothing that was read says so."""
         if self._unread:
-            return Refusal(400, self._unread[0].reason)
+            return Rejection(400, self._unread[0].reason)
         if self._unended:
-            return Refusal(400, f"{self._unended[0].reason}: {ALLOWED}, as status")
+            return Rejection(400, f"{self._unended[0].reason}: {ALLOWED}, as status")
         if self._empty is not None:
-            return Refusal(400, f"{self._empty} is empty: {ALLOWED}, or an exit code as exit_code")
+            return Rejection(400, f"{self._empty} is empty: {ALLOWED}, or an exit code as exit_code")
         try:
             name = find_failure(self._unknown, VALUES_LOOKED_AT_MAX) if self._unknown else None
         except ValueError as error:
-            return Refusal(400, f"{error}: say the outcome in the path or as status")
+            return Rejection(400, f"{error}: say the outcome in the path or as status")
         if name is None:
             return None
-        return Refusal(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")
+        return Rejection(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")
 
     def _decide(self) -> tuple[Signal | None, str]:
         """The signal, and who says so; None: two that say it differ."""

@@ -17,26 +17,32 @@ from typing import Final
 
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.message import stored_text
 from offbeat_server.ingest.protocols.outcome import read_exit
-from offbeat_server.ingest.protocols.parameters import Said, appended_outcome, read_beside, read_fields, read_outcome
+from offbeat_server.ingest.protocols.parameters import (
+    ReadParameters,
+    appended_outcome,
+    read_beside,
+    read_fields,
+    read_outcome,
+)
 from offbeat_server.ingest.protocols.urlencoded import read_pairs
 
 name = "snitch"
 is_token: Final = re.compile(r"[0-9a-f]{8,40}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 METHODS = ("GET", "HEAD", "POST")
 FORM_BYTES_MAX: Final = 40_000  # the whole of a message that is kept; to read a megabyte of `&` takes 0.25 s
-_OK = Answer(202, b"Got it, thanks!")
+_OK = HttpAnswer(202, b"Got it, thanks!")
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request to the root describes."""
     token = request.path[1:].removesuffix("/")
     if not is_token(token):
-        return Refusal(404, "not found")
+        return Rejection(404, "not found")
     if request.method not in METHODS:
-        return Refusal(405, "check in by GET, HEAD or POST")
+        return Rejection(405, "check in by GET, HEAD or POST")
     sent = read_pairs(request.query)
     if request.body and request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded"):
         sent = [*read_pairs(request.body[:FORM_BYTES_MAX].decode("utf-8", "surrogateescape").rstrip("\r\n")), *sent]
@@ -49,21 +55,21 @@ def read(request: Request) -> Reading | Refusal:
         if said is None:
             unread = request.fault
             if unread is None and request.whole_bytes:
-                unread = Refusal(413, f"no s in the ends of a body of {request.whole_bytes} bytes")
-            return unread or Reading(Key(token), Ping("success", message=message, dialect=name), named="s" in values)
-        if isinstance(said, Refusal):
+                unread = Rejection(413, f"no s in the ends of a body of {request.whole_bytes} bytes")
+            return unread or ParsedPing(Key(token), Ping("success", message=message, dialect=name), named="s" in values)
+        if isinstance(said, Rejection):
             return said
         ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
-        return Reading(Key(token), ping, named=True, notes=said.notes)
+        return ParsedPing(Key(token), ping, named=True, notes=said.notes)
     said, beside = read_fields([own[-1]]), read_beside(own, others)
-    assert isinstance(said, Said), own
+    assert isinstance(said, ReadParameters), own
     notes = () if beside is None else beside.notes
     if beside is not None and beside.ping.signal == "fail":  # only a failure outranks `s`
         said = beside
     ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
     if request.fault is not None:
         notes = (*notes, Note("body", request.fault.reason))
-    return Reading(Key(token), ping, named=True, notes=notes)
+    return ParsedPing(Key(token), ping, named=True, notes=notes)
 
 
 def _own(status: str) -> tuple[str, str]:
@@ -74,10 +80,10 @@ def _own(status: str) -> tuple[str, str]:
     return "exit_code", status
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """202 `Got it, thanks!`, or the reason."""
     status = status_of(outcome)
     if status == 200:
         return _OK
     headers = (("Allow", ", ".join(METHODS)),) if status == 405 else waiting(outcome)
-    return Answer(status, reason_of(outcome, "not found").encode("utf-8", "replace"), headers=headers)
+    return HttpAnswer(status, reason_of(outcome, "not found").encode("utf-8", "replace"), headers=headers)

@@ -18,7 +18,7 @@ import orjson
 
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import Answer, Key, Note, Outcome, Reading, Refusal, Request
+from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.message import stored_text
 from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside, read_outcome
 from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
@@ -35,19 +35,19 @@ _UNKNOWN = "Monitor not found or not active."
 _WRONG_PING = Note("duration", f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
 _OWN: Final = ("status", "msg", "ping")
 _JSON = "application/json; charset=utf-8"
-_OK = Answer(200, b'{"ok":true}', _JSON)
+_OK = HttpAnswer(200, b'{"ok":true}', _JSON)
 _leading_number = re.compile(r"\s*([+-]?(?:Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))", re.ASCII).match
 
 
-def read(request: Request) -> Reading | Refusal:
+def read(request: Request) -> ParsedPing | Rejection:
     """The ping that a request under PREFIX describes."""
     token = request.path[len(PREFIX) :].removesuffix("/")
     if not token or "/" in token:
-        return Refusal(404, _UNKNOWN)
+        return Rejection(404, _UNKNOWN)
     address = Key(decode_segment(token))
     ping = _BY_QUERY.get(request.query)
     if ping is not None:
-        return Reading(address, ping, request.query != "")
+        return ParsedPing(address, ping, request.query != "")
     pairs = read_pairs(request.query)
     values = {parameter.lower(): value for parameter, value in pairs}
     said_by = [value.rstrip("\r\n") for parameter, value in pairs if parameter.lower() == "status"]
@@ -62,7 +62,7 @@ def read(request: Request) -> Reading | Refusal:
             notes = beside.notes
     else:
         said = read_outcome(others) or appended_outcome(request.query)
-        if isinstance(said, Refusal):
+        if isinstance(said, Rejection):
             return said
         if said is not None:
             ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, dialect=name)
@@ -74,15 +74,15 @@ def read(request: Request) -> Reading | Refusal:
     message = stored_text(values.get("msg", ""))
     if milliseconds or message is not None:
         ping = ping._replace(duration=milliseconds / 1000 if milliseconds else None, message=message)
-    return Reading(address, ping, bool(status), notes)
+    return ParsedPing(address, ping, bool(status), notes)
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `{"ok":true}`, or 404 `{"ok":false,"msg":"…"}`."""
     status = status_of(outcome)
     if status == 200:
         return _OK
-    return Answer(status, orjson.dumps({"ok": False, "msg": reason_of(outcome, _UNKNOWN)}), _JSON, waiting(outcome))
+    return HttpAnswer(status, orjson.dumps({"ok": False, "msg": reason_of(outcome, _UNKNOWN)}), _JSON, waiting(outcome))
 
 
 def _parse_float(text: str) -> float:

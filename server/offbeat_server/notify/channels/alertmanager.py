@@ -18,7 +18,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.render import cut
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 413, 415, 422))
 OTHERS_S_MAX = 2.0  # a peer that hangs would hold every alert up for all of its time-out, and a storm for hours
@@ -83,7 +83,7 @@ class Alertmanager(Channel):
             made["generatorURL"] = message.link
         return made
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         failures = await self.post(self.urls, body, out, OTHERS_S_MAX)
         if failures.keys() >= set(self.urls):
             raise DeliveryError(
@@ -93,7 +93,7 @@ class Alertmanager(Channel):
             )
 
     async def post(
-        self, urls: Sequence[str], body: bytes, out: Outbound, others_s_max: float | None = None
+        self, urls: Sequence[str], body: bytes, out: Transport, others_s_max: float | None = None
     ) -> dict[str, DeliveryError]:
         """To these peers at once; the failures by peer. `others_s_max`: so long the others may take after the first."""
         failures: dict[str, DeliveryError] = {}
@@ -117,7 +117,7 @@ class Alertmanager(Channel):
             failures |= {url: DeliveryError("another peer was faster") for url in waiting}
         return failures
 
-    async def _request(self, url: str, body: bytes, out: Outbound) -> None:
+    async def _request(self, url: str, body: bytes, out: Transport) -> None:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.transport.http import REPLY_BYTES_MAX, Outbound
+from offbeat_server.notify.transport.http import REPLY_BYTES_MAX, Transport
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
 # Services that speak HTTP to another host. Not among them: what acts on the server's own machine (syslog, dbus, gio),
@@ -81,7 +81,7 @@ class Apprise(Channel):
         words = message.words
         return orjson.dumps({"title": words.title, "body": words.text, "type": _TYPES[words.symbol]})
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         if not installed():
             raise DeliveryError("apprise is not installed: pip install 'offbeat-server[apprise]'", permanent=True)
         if not await out.in_thread(_notify, self.urls, orjson.loads(body)):

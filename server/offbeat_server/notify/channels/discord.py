@@ -11,7 +11,7 @@ import orjson
 
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.render import cut, cut_head, without_markup
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404, 405, 410))
 _EMBED_CHARS_MAX = 5_800
@@ -55,5 +55,5 @@ class Discord(Channel):
             embed["fields"] = fields
         return orjson.dumps({"embeds": [embed], "allowed_mentions": {"parse": []}})
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.render import cut
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 from offbeat_server.notify.transport.smtp import check_address
 
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}
@@ -63,7 +63,7 @@ class Email(Channel):
         mail.set_boundary(f"=_{said.hexdigest()[:32]}")
         return mail.as_bytes()
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         server = self._server(out)
         sender = self.sender or server.sender
         if sender is None:
@@ -72,7 +72,7 @@ class Email(Channel):
             )
         await out.mail(server, sender, list(self.to), _envelope(message, sender) + body)
 
-    def _server(self, out: Outbound) -> MailServer:
+    def _server(self, out: Transport) -> MailServer:
         if self.host is not None:
             port = self.port or _PORTS[self.security]
             return MailServer(self.host, port, self.security, self.username, self.password, None, guarded=True)

@@ -6,7 +6,7 @@ import orjson
 import structlog
 
 from offbeat_server.notify.channel import Channel, Message
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 log = structlog.get_logger("alert")
 
@@ -20,7 +20,7 @@ class Log(Channel):
     def compose(self, message: Message) -> bytes:
         return orjson.dumps({"title": message.words.title, "reason": message.words.lead})
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         facts = message.facts
         known = {name: facts[name] for name in ("project", "monitor", "incident", "run", "stage") if facts.get(name)}
         say = log.warning if message.words.symbol in ("🔴", "🟠") else log.info

@@ -11,7 +11,7 @@ import orjson
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.render import cut, without_markup
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404, 410, 413))
 _MARKS = "\\[]*_`"  # what a TextBlock reads
@@ -64,7 +64,7 @@ class MsTeams(Channel):
         }
         return orjson.dumps({"type": "message", "attachments": [attachment]})
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL)
 
 

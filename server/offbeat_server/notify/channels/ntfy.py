@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field
 
 from offbeat_server.notify.channel import Channel, Message, Url
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404, 413))
 _TAGS = {"🔴": "red_circle", "🟠": "orange_circle", "🟢": "green_circle", "🔵": "blue_circle"}
@@ -46,7 +46,7 @@ class Ntfy(Channel):
             content["click"] = message.button
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.render import cut
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 402, 403, 404, 422))
 _HOSTS = {"us": "https://api.opsgenie.com", "eu": "https://api.eu.opsgenie.com"}
@@ -47,7 +47,7 @@ class Opsgenie(Channel):
         }
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         url = f"{_HOSTS[self.region]}/v2/alerts"
         if message.kind in ("resolved", "over"):
             url += f"/{quote(_alias(message), safe='')}/close?identifierType=alias"

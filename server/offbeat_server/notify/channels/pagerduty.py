@@ -12,7 +12,7 @@ from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message
 from offbeat_server.notify.render import cut
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404))
 _HOSTS = {"us": "https://events.pagerduty.com", "eu": "https://events.eu.pagerduty.com"}
@@ -58,6 +58,6 @@ class PagerDuty(Channel):
             content["payload"]["custom_details"]["Link"] = message.link
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         url = f"{_HOSTS[self.region]}/v2/enqueue"
         await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

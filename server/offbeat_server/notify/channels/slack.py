@@ -11,7 +11,7 @@ import orjson
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.render import cut, cut_head
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 403, 404, 410))
 _FIELDS_MAX = 10
@@ -48,7 +48,7 @@ class Slack(Channel):
             blocks.append({"type": "context", "elements": [link]})
         return orjson.dumps({"text": _escape(f"{words.symbol} {words.title}: {words.lead}", 3_000), "blocks": blocks})
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.render import cut, cut_head
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404))
 
@@ -58,7 +58,7 @@ class Telegram(Channel):
             content["message_thread_id"] = self.topic
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> dict[str, Any] | None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> dict[str, Any] | None:
         """A group that became a supergroup has a new id, which the refusal names: the message goes there at once."""
         try:
             await self._post(body, out)
@@ -70,7 +70,7 @@ class Telegram(Channel):
             return {"chat": moved}
         return None
 
-    async def _post(self, body: bytes, out: Outbound) -> None:
+    async def _post(self, body: bytes, out: Transport) -> None:
         url = f"{self.api.rstrip('/')}/bot{self.token}/sendMessage"
         await out.post(url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.template import check_template, escape_for, fill
-from offbeat_server.notify.transport.http import Outbound
+from offbeat_server.notify.transport.http import Transport
 
 # What a correct receiver says only about this very message. 401, 403 and 404 also come from one that is being set up or
 # deployed, and an alert is worth another try.
@@ -123,7 +123,7 @@ class Webhook(Channel):
         }
         return orjson.dumps(content)
 
-    async def send(self, message: Message, body: bytes, out: Outbound) -> None:
+    async def send(self, message: Message, body: bytes, out: Transport) -> None:
         timestamp_s = out.now_s()
         headers = {"Content-Type": self.content_type, "webhook-id": message.id, "webhook-timestamp": str(timestamp_s)}
         if self.secrets:

@@ -19,10 +19,10 @@ from yarl import URL
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.notify.delivery import DeliveryError, MailServer, Reply
+from offbeat_server.notify.delivery import DeliveryError, DeliveryReply, MailServer
 from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard, Resolver
 from offbeat_server.notify.transport.refusals import refusal_in
-from offbeat_server.notify.transport.smtp import hand_in, read_ehlo, read_mail_server
+from offbeat_server.notify.transport.smtp import read_ehlo, read_mail_server, send_mail
 from offbeat_server.notify.transport.thread_pool import GuardedThreads
 
 SEND_TIMEOUT_S = 15.0  # everything: lookup, connection, TLS, request, answer
@@ -34,7 +34,7 @@ RETRY_AFTER_S_MAX = 3_600.0
 USER_AGENT = "Offbeat (+alerts)"
 
 
-class Outbound(Service):
+class Transport(Service):
     """What channels send with."""
 
     name = "outbound"
@@ -96,7 +96,7 @@ class Outbound(Service):
         method: str = "POST",
         final: frozenset[int] = frozenset(),
         quote: bool = False,
-    ) -> Reply:
+    ) -> DeliveryReply:
         """One request. 2xx is a Reply; every other end is a DeliveryError, permanent for the statuses in `final`.
 
         A 2xx whose body says that the message was refused is a DeliveryError too (see refusals.py).
@@ -112,7 +112,7 @@ class Outbound(Service):
                 self._session.request(method, target, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 empty = response.status == 204 or response.headers.get("Content-Length") == "0"
-                reply = Reply(response.status, b"" if empty else await _read_reply(response))
+                reply = DeliveryReply(response.status, b"" if empty else await _read_reply(response))
                 if not 200 <= response.status < 300:
                     raise _refusal(reply, response, final, quote)
                 if (refusal := refusal_in(reply.body)) is not None:
@@ -134,7 +134,7 @@ class Outbound(Service):
         try:
             async with asyncio.timeout(self.send_timeout_s * 2):
                 connected = await self._connect(server.host, server.port, server.guarded)
-                await hand_in(
+                await send_mail(
                     connected, server, self._ehlo, self._tls, self.send_timeout_s, sender, recipients, content
                 )
         except TimeoutError:
@@ -188,7 +188,9 @@ async def _read_reply(response: aiohttp.ClientResponse) -> bytes:
     return bytes(read)
 
 
-def _refusal(reply: Reply, response: aiohttp.ClientResponse, final: frozenset[int], quote: bool) -> DeliveryError:
+def _refusal(
+    reply: DeliveryReply, response: aiohttp.ClientResponse, final: frozenset[int], quote: bool
+) -> DeliveryError:
     """The one line between permanent and passing for HTTP."""
     text = f"the receiver answered {reply.status}"
     if 300 <= reply.status < 400:
@@ -199,7 +201,7 @@ def _refusal(reply: Reply, response: aiohttp.ClientResponse, final: frozenset[in
     return DeliveryError(text, permanent=reply.status in final, retry_after_s=wish_s, answer=reply.body)
 
 
-def _retry_after(reply: Reply, response: aiohttp.ClientResponse) -> float | None:
+def _retry_after(reply: DeliveryReply, response: aiohttp.ClientResponse) -> float | None:
     """The receiver's wish in seconds: the header, or what Discord and Telegram write into the body."""
     wish: float | None = None
     header = response.headers.get("Retry-After", "").strip()

@@ -25,7 +25,7 @@ _REASONS = ("error", "errors", "description", "errmsg", "msg", "message")
 _LARK_CODE_MIN = 9_000  # its codes have four digits and more; others answer their 200 here
 
 
-class Refusal(NamedTuple):
+class ServiceRefusal(NamedTuple):
     """What a body says. `known`: it is a service's own text, which may be shown."""
 
     text: str
@@ -33,12 +33,12 @@ class Refusal(NamedTuple):
     known: bool
 
 
-def refusal_in(body: bytes) -> Refusal | None:
+def refusal_in(body: bytes) -> ServiceRefusal | None:
     """The refusal that a body of at most 64 KiB holds; None: it holds none that we know."""
     if _TEAMS.search(body):
         text = " ".join(body.decode(errors="replace").split())
         found = _STATUS.search(text)
-        return Refusal(text, int(found[1]) if found else None, True)
+        return ServiceRefusal(text, int(found[1]) if found else None, True)
     if body.lstrip()[:1] != b"{":
         return None
     try:
@@ -48,15 +48,15 @@ def refusal_in(body: bytes) -> Refusal | None:
     reason = _reason(said)
     code = said.get("errcode")
     if _is_number(code) and code != 0:
-        return Refusal(f"errcode {code} {reason or ''}".strip(), None, True)
+        return ServiceRefusal(f"errcode {code} {reason or ''}".strip(), None, True)
     if reason is None:
         return None
     if said.get("ok") is False or said.get("success") is False:
         status = said.get("error_code")
-        return Refusal(reason, status if _is_number(status) else None, False)
+        return ServiceRefusal(reason, status if _is_number(status) else None, False)
     code = said.get("code")
     if _is_number(code) and code >= _LARK_CODE_MIN and isinstance(said.get("msg"), str):
-        return Refusal(f"code {code} {reason}", None, True)
+        return ServiceRefusal(f"code {code} {reason}", None, True)
     return None
 
 

@@ -125,7 +125,7 @@ def is_final(code: int, text: str, of_recipient: bool) -> bool:
     return code in (550, 551, 553) if of_recipient else code == 552
 
 
-async def hand_in(
+async def send_mail(
     connected: socket.socket,
     server: MailServer,
     ehlo: str | None,

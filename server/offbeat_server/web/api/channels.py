@@ -13,7 +13,7 @@ from offbeat_server.notify.channels.registry import dump_channel, read_channel, 
 from offbeat_server.notify.channels.webhook import GENERATE, SECRETS_MAX, Webhook, new_secret
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
-from offbeat_server.web.framework.preconditions import (
+from offbeat_server.web.framework.params import (
     check_tag,
     new_slug_in,
     number_in,
@@ -22,14 +22,14 @@ from offbeat_server.web.framework.preconditions import (
     slug_in,
     tag_of,
 )
-from offbeat_server.web.framework.problems import Refused, not_found
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.problems import ApiError, not_found
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 TEST_WAIT_S = 20.0
 _LOOK_EVERY_S = 0.1
 
 
-async def put_channel(call: Call[requests.ChannelBody, requests.InProject]) -> Reply:
+async def put_channel(call: Call[requests.ChannelBody, requests.InProject]) -> ApiReply:
     """Create or replace a channel: its kind, and the fields of that kind beside it."""
     slug, project = new_slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -44,7 +44,7 @@ async def put_channel(call: Call[requests.ChannelBody, requests.InProject]) -> R
     return await _channel(call, project.id, slug, created=change.before is None, new_secret=generated)
 
 
-async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Reply:
+async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> ApiReply:
     """Generate a signing secret for a webhook channel. The answer shows it once, in `new_secret`.
 
     The former secrets still sign too, five in all, so that the receiver can change over, and so that a repeated request
@@ -57,7 +57,7 @@ async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Rep
             raise not_found(f"channel {slug}")
         check_tag(call, channel_answer(row))
         if row["kind"] != Webhook.kind:
-            raise Refused(409, f"{slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
+            raise ApiError(409, f"{slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
         secret = new_secret()
         former = row["definition"].get("secrets", [])[: SECRETS_MAX - 1] if call.body.keep_former else []
         definition = {**row["definition"], "secrets": [secret, *former]}
@@ -67,19 +67,19 @@ async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> Rep
     return await _channel(call, project.id, slug, created=True, new_secret=secret)
 
 
-async def get_channel(call: Call[None, requests.InProject]) -> Reply:
+async def get_channel(call: Call[None, requests.InProject]) -> ApiReply:
     """A channel."""
     return await _channel(call, (await project_of(call, call.query.project)).id, slug_in(call, "channel"))
 
 
-async def get_channels(call: Call[None, requests.ProjectPage]) -> Reply:
+async def get_channels(call: Call[None, requests.ProjectPage]) -> ApiReply:
     """All channels of one project, or of all that the key may see; never more than one page."""
     project_id = await project_id_for_list(call, call.query.project)
     rows = await projects.all_channels(call.deps.pool, project_id)
-    return Reply({"items": [channel_answer(row) for row in rows], "next_cursor": None})
+    return ApiReply({"items": [channel_answer(row) for row in rows], "next_cursor": None})
 
 
-async def delete_channel(call: Call[None, requests.InProject]) -> Reply:
+async def delete_channel(call: Call[None, requests.InProject]) -> ApiReply:
     """Delete a channel. Refused while a monitor names it."""
     slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -88,13 +88,13 @@ async def delete_channel(call: Call[None, requests.InProject]) -> Reply:
             raise not_found(f"channel {slug}")
         check_tag(call, channel_answer(row))
         if users := await projects.users_of_channel(connection, project.id, slug):
-            raise Refused(409, f"{slug} is named by {', '.join(users)}: change them first.")
+            raise ApiError(409, f"{slug} is named by {', '.join(users)}: change them first.")
         await projects.delete_channel(connection, row, call.principal.actor, show_channel)
     call.deps.changed()
-    return Reply(None)
+    return ApiReply(None)
 
 
-async def test_channel(call: Call[None, requests.InProject]) -> Reply:
+async def test_channel(call: Call[None, requests.InProject]) -> ApiReply:
     """Send a test message and wait up to 20 s for the result of its first attempt."""
     slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
     row = await projects.find_channel(call.deps.pool, project.id, slug)
@@ -109,20 +109,20 @@ async def test_channel(call: Call[None, requests.InProject]) -> Reply:
             raise not_found("such alert any more")
         if alert["state"] != "pending" or alert["error"] or monotonic() > until:
             said = {name: alert[name] for name in ("state", "attempts", "error")}
-            return Reply({"id": alert_id, **said})
+            return ApiReply({"id": alert_id, **said})
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def resend_alert(call: Call[None, None]) -> Reply:
+async def resend_alert(call: Call[None, None]) -> ApiReply:
     """Send an alert again, by itself: one that was given up, that expired, or that was lost after its delivery."""
     alert_id = number_in(call, "alert")
     alert = await history.find_alert(call.deps.pool, alert_id)
     if alert is None or call.principal.project_id not in (None, alert["project_id"]):
         raise not_found(f"alert {alert_id}")
     if not await outbox.resend(call.deps.pool, alert_id):
-        raise Refused(409, "The alert waits to be sent anyway.")
+        raise ApiError(409, "The alert waits to be sent anyway.")
     call.deps.wake_courier()
-    return Reply(None)
+    return ApiReply(None)
 
 
 def stored_form(body: requests.ChannelBody, row: Record | None, path: str = "") -> dict[str, Any]:
@@ -161,13 +161,13 @@ def channel_answer(row: Record) -> dict[str, Any]:
 
 async def _channel(
     call: Call[Any, Any], project_id: int, slug: str, created: bool = False, new_secret: str | None = None
-) -> Reply:
+) -> ApiReply:
     row = await projects.find_channel(call.deps.pool, project_id, slug)
     if row is None:
         raise not_found(f"channel {slug}")
     answer = channel_answer(row)
     shown = answer if new_secret is None else {**answer, "new_secret": new_secret}
-    return Reply(shown, 201 if created else 200, tag_of(answer))
+    return ApiReply(shown, 201 if created else 200, tag_of(answer))
 
 
 _IN = requests.InProject

@@ -12,12 +12,18 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from offbeat.cli.config_file import read_estate
-from offbeat_server.common.chunks import collector_paused, parts
+from offbeat_server.common.chunks import chunked, collector_paused
 from offbeat_server.common.errors import DefinitionError, Problem, SettingsError
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import projects, windows
 from offbeat_server.db.repositories.changes import Change, changing
-from offbeat_server.db.repositories.definitions import PART_MONITORS, Wanted, delete_monitors, put_monitors, slugs_of
+from offbeat_server.db.repositories.definitions import (
+    PART_MONITORS,
+    WantedMonitor,
+    delete_monitors,
+    put_monitors,
+    slugs_of,
+)
 from offbeat_server.db.repositories.references import dangling, reference_problems
 from offbeat_server.engine.model.definition import Slug
 from offbeat_server.engine.model.definition_problems import problems_of
@@ -26,7 +32,7 @@ from offbeat_server.web.api.channels import generated_secret, stored_form
 from offbeat_server.web.api.projects import wanted_project
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.windows import dump
-from offbeat_server.web.framework.diffs import action_of, field_changes
+from offbeat_server.web.framework.config_diff import action_of, field_changes
 from offbeat_server.web.framework.routing import Deps
 
 PROBLEMS_MAX = 200
@@ -112,8 +118,8 @@ async def _apply(
         for _, window in read.windows:
             project_id, stored = ids[window.project or body.project], dump(window.window())
             changes.append(await windows.put_window(connection, project_id, window.slug, stored, actor))
-        monitors: list[Wanted] = []
-        async for part in parts(read.monitors, PART_MONITORS):
+        monitors: list[WantedMonitor] = []
+        async for part in chunked(read.monitors, PART_MONITORS):
             monitors += [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in part]
         changes += await put_monitors(connection, monitors, actor)
         if body.prune:
@@ -180,7 +186,7 @@ def _given_twice(items: list[tuple[str, str, str | None]]) -> list[Problem]:
 async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) -> list[tuple[str, M]]:
     """The items of a part, each with its path: `monitors.backup`, or `monitors.3` where the slug is missing."""
     read = []
-    async for some in parts(list(_named(items)), PART_MONITORS):
+    async for some in chunked(list(_named(items)), PART_MONITORS):
         for name, value in some:
             if isinstance(items, dict) and value["slug"] != name:
                 problems.append(Problem(f"{part}.{name}.slug", f"is another slug than {name}: leave one out"))
@@ -273,7 +279,7 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
 async def _said(dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
     """The answer: what changed, field by field, and how many did not."""
     said, counts = [], Counter[str]()
-    async for part in parts(done, PART_MONITORS):
+    async for part in chunked(done, PART_MONITORS):
         for change in part:
             action = action_of(change.before, change.after)
             counts[action] += 1

@@ -11,22 +11,22 @@ from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.api.schemas.run import run_answers
-from offbeat_server.web.framework.diffs import action_of, field_changes
+from offbeat_server.web.framework.config_diff import action_of, field_changes
 from offbeat_server.web.framework.pagination import BIGINT_MAX, read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import allowed, monitor_in, pair_in, project_id_for_list
-from offbeat_server.web.framework.problems import Refused
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.params import allowed, monitor_in, pair_in, project_id_for_list
+from offbeat_server.web.framework.problems import ApiError
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
 _MICROS_MAX = to_micros(_LAST)
 
 
-async def get_pings(call: Call[None, requests.PingsQuery]) -> Reply:
+async def get_pings(call: Call[None, requests.PingsQuery]) -> ApiReply:
     """Pings of a monitor, the newest first."""
     query = call.query
     for name, at in (("since", query.since), ("until", query.until)):
         if at is not None and at.tzinfo is None:
-            raise Refused(422, f"{name}: give the offset from UTC, such as Z.")
+            raise ApiError(422, f"{name}: give the offset from UTC, such as Z.")
     monitor_id = await monitor_in(call, query.project)
     first = history.PingPlace(query.until or _LAST)
     before = read_cursor(
@@ -48,7 +48,7 @@ async def get_pings(call: Call[None, requests.PingsQuery]) -> Reply:
     return _page(query.limit, rows, ping_answer, lambda row: (to_micros(row["at"]), row["writer"], row["seq"]))
 
 
-async def get_runs(call: Call[None, requests.RunsQuery]) -> Reply:
+async def get_runs(call: Call[None, requests.RunsQuery]) -> ApiReply:
     """Runs of a monitor, the newest first."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
@@ -64,17 +64,17 @@ async def get_runs(call: Call[None, requests.RunsQuery]) -> Reply:
     )
     shown = await run_answers(call.deps.pool, rows[: query.limit])
     more = write_cursor(rows[query.limit - 1]["number"]) if len(rows) > query.limit else None
-    return Reply({"items": shown, "next_cursor": more})
+    return ApiReply({"items": shown, "next_cursor": more})
 
 
-async def get_run(call: Call[None, None]) -> Reply:
+async def get_run(call: Call[None, None]) -> ApiReply:
     """One run with its stages, tasks and progress."""
     row = await history.find_run(call.deps.pool, *pair_in(call, "such run"))
     (answer,) = await run_answers(call.deps.pool, [allowed(call, row, "such run")])
-    return Reply(answer)
+    return ApiReply(answer)
 
 
-async def get_monitor_incidents(call: Call[None, requests.IncidentsQuery]) -> Reply:
+async def get_monitor_incidents(call: Call[None, requests.IncidentsQuery]) -> ApiReply:
     """Incidents of a monitor, the newest first."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
@@ -85,7 +85,7 @@ async def get_monitor_incidents(call: Call[None, requests.IncidentsQuery]) -> Re
     return _page(query.limit, rows, incident_answer, lambda row: (row["number"],))
 
 
-async def get_incidents(call: Call[None, requests.IncidentsQuery]) -> Reply:
+async def get_incidents(call: Call[None, requests.IncidentsQuery]) -> ApiReply:
     """Incidents of one project, or of all that the key may see, the newest first."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
@@ -105,7 +105,7 @@ async def get_incidents(call: Call[None, requests.IncidentsQuery]) -> Reply:
     )
 
 
-async def get_alerts(call: Call[None, requests.AlertsQuery]) -> Reply:
+async def get_alerts(call: Call[None, requests.AlertsQuery]) -> ApiReply:
     """Alerts, the newest first. `state=dead` selects those that were given up."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
@@ -120,7 +120,7 @@ async def get_alerts(call: Call[None, requests.AlertsQuery]) -> Reply:
     return _page(query.limit, rows, alert_answer, lambda row: (row["id"],))
 
 
-async def get_changes(call: Call[None, requests.ChangesQuery]) -> Reply:
+async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
     """The audit log, the newest first: who changed what, field by field."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
@@ -142,11 +142,11 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> Reply:
     return _page(query.limit, rows, answer, lambda row: (row["rev"],))
 
 
-def _page(limit: int, rows: Sequence[Any], answer: Any, place: Any) -> Reply:
+def _page(limit: int, rows: Sequence[Any], answer: Any, place: Any) -> ApiReply:
     """A page of at most `limit` of the rows, one more of which was asked for to know whether there is a next."""
     more = len(rows) > limit
     shown = rows[:limit]
-    return Reply(
+    return ApiReply(
         {"items": [answer(row) for row in shown], "next_cursor": write_cursor(*place(shown[-1])) if more else None}
     )
 

@@ -12,10 +12,10 @@ from offbeat_server.ingest.protocols.slugs import slug_of
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import one, writer
 from offbeat_server.web.framework.idempotency import REPLAYED, created_before, remember
-from offbeat_server.web.framework.lookups import Wanted, find_monitors
+from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import read_cursor, whole, words, write_cursor
-from offbeat_server.web.framework.preconditions import (
-    Project,
+from offbeat_server.web.framework.params import (
+    ProjectRef,
     if_rev_in,
     monitor_in,
     new_slug_in,
@@ -24,11 +24,11 @@ from offbeat_server.web.framework.preconditions import (
     slug_in,
     tag_of_rev,
 )
-from offbeat_server.web.framework.problems import Refused, not_found
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.problems import ApiError, not_found
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 
-async def put_monitor(call: Call[requests.MonitorBody, requests.InProject]) -> Reply:
+async def put_monitor(call: Call[requests.MonitorBody, requests.InProject]) -> ApiReply:
     """Create or replace a monitor.
 
     What is left out is at its default; keys that are not named stay. With If-Match only the revision that was read is
@@ -45,7 +45,7 @@ async def put_monitor(call: Call[requests.MonitorBody, requests.InProject]) -> R
     return await _monitor(call, project, slug, created=bool(written) and written[0].before is None)
 
 
-async def post_monitor(call: Call[requests.NewMonitor, requests.InProject]) -> Reply:
+async def post_monitor(call: Call[requests.NewMonitor, requests.InProject]) -> ApiReply:
     """Create a monitor. An omitted slug is generated from the name. Safe to repeat with an Idempotency-Key."""
     project = await project_of(call, call.query.project)
     slug = call.body.slug or _slug_from(call.body.name)
@@ -65,12 +65,12 @@ async def post_monitor(call: Call[requests.NewMonitor, requests.InProject]) -> R
     return await _monitor(call, project, slug, created=True)
 
 
-async def get_monitor(call: Call[None, requests.InProject]) -> Reply:
+async def get_monitor(call: Call[None, requests.InProject]) -> ApiReply:
     """A monitor: its definition and its current state."""
     return await _monitor(call, await project_of(call, call.query.project), slug_in(call))
 
 
-async def delete_monitor(call: Call[None, requests.InProject]) -> Reply:
+async def delete_monitor(call: Call[None, requests.InProject]) -> ApiReply:
     """Delete a monitor and its keys. Refused while another monitor refers to it."""
     slug, project = slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -78,20 +78,20 @@ async def delete_monitor(call: Call[None, requests.InProject]) -> Reply:
         if not deleted:
             raise not_found(f"monitor {slug}")
         if problems := await dangling(connection, [(project.id, slug)]):
-            raise Refused(409, "; ".join(problem.reason for problem in problems), problems)
+            raise ApiError(409, "; ".join(problem.reason for problem in problems), problems)
     call.deps.changed()
-    return Reply(None)
+    return ApiReply(None)
 
 
-async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> Reply:
+async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> ApiReply:
     """Monitors by project and slug, of one project or of all that the key may see."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
     write = await writer(call, project_id)
     after = read_cursor(query.cursor, (0, ""), lambda project, slug: (whole(project), words(slug)))
-    wanted = Wanted(project_id, set(query.status), query.tag, query.q)
+    wanted = MonitorFilter(project_id, set(query.status), query.tag, query.q)
     found, place = await find_monitors(call.deps.pool, wanted, after, query.limit, write.now)
-    return Reply(
+    return ApiReply(
         {
             "items": [write.write(row, seen) for row, seen in found],
             "next_cursor": None if place is None else write_cursor(*place),
@@ -99,40 +99,40 @@ async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> Reply:
     )
 
 
-async def pause(call: Call[None, requests.InProject]) -> Reply:
+async def pause(call: Call[None, requests.InProject]) -> ApiReply:
     """Pause monitoring until it is resumed. Pings are still recorded."""
     return await _alter(call, "pause", paused=True)
 
 
-async def resume(call: Call[None, requests.InProject]) -> Reply:
+async def resume(call: Call[None, requests.InProject]) -> ApiReply:
     """Resume monitoring. Deadlines apply again after one period and the grace time."""
     return await _alter(call, "resume", paused=False)
 
 
-async def snooze(call: Call[requests.Snooze, requests.InProject]) -> Reply:
+async def snooze(call: Call[requests.Snooze, requests.InProject]) -> ApiReply:
     """Hold back alerts until an instant or for a duration; with neither, end the snooze."""
     until = to_micros(call.body.until) if call.body.until and call.body.until.tzinfo else None
     if call.body.until is not None and until is None:
-        raise Refused(422, "until: give the offset from UTC, such as Z.")
+        raise ApiError(422, "until: give the offset from UTC, such as Z.")
     if call.body.duration is not None:
         until = call.deps.now() + call.body.duration
     return await _alter(call, "snooze", snoozed_until=None if until is None else to_datetime(until))
 
 
-async def ping(call: Call[requests.PingBody, requests.InProject]) -> Reply:
+async def ping(call: Call[requests.PingBody, requests.InProject]) -> ApiReply:
     """Ping a monitor by its slug; answered once it is committed. A key of the role ping is enough."""
     project = await project_of(call, call.query.project)
     monitor_id = await monitor_in(call, call.query.project)
     await call.deps.append(monitor_id, project.id, Ping(**call.body.model_dump()))
-    return Reply(None)
+    return ApiReply(None)
 
 
-async def _monitor(call: Call[Any, Any], project: Project, slug: str, created: bool = False) -> Reply:
+async def _monitor(call: Call[Any, Any], project: ProjectRef, slug: str, created: bool = False) -> ApiReply:
     answer = await one(call, project.id, slug)
-    return Reply(answer, 201 if created else 200, tag_of_rev(answer["rev"]))
+    return ApiReply(answer, 201 if created else 200, tag_of_rev(answer["rev"]))
 
 
-async def _alter(call: Call[Any, requests.InProject], kind: str, **fields: Any) -> Reply:
+async def _alter(call: Call[Any, requests.InProject], kind: str, **fields: Any) -> ApiReply:
     slug, project = slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
         change = await alter_monitor(connection, project.id, slug, call.principal.actor, kind, **fields)
@@ -145,7 +145,7 @@ async def _alter(call: Call[Any, requests.InProject], kind: str, **fields: Any) 
 def _slug_from(name: str | None) -> str:
     slug = slug_of((name or "")[:100])
     if slug is None:
-        raise Refused(422, "Give a slug, or a name with a letter or digit from which one can be made.")
+        raise ApiError(422, "Give a slug, or a name with a letter or digit from which one can be made.")
     return slug
 
 

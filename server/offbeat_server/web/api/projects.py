@@ -11,7 +11,7 @@ from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.idempotency import REPLAYED, created_before, remember
 from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import (
+from offbeat_server.web.framework.params import (
     check_tag,
     new_slug_in,
     number_in,
@@ -20,25 +20,25 @@ from offbeat_server.web.framework.preconditions import (
     slug_in,
     tag_of,
 )
-from offbeat_server.web.framework.problems import Refused, not_found
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.problems import ApiError, not_found
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 SWITCHES = ("metrics", "badges", "status_page")
 
 
-async def get_projects(call: Call[None, None]) -> Reply:
+async def get_projects(call: Call[None, None]) -> ApiReply:
     """The projects that the key may see; never more than one page."""
     rows = await projects.all_projects(call.deps.pool)
     seen = [row for row in rows if call.principal.project_id in (None, row["id"])]
-    return Reply({"items": [project_answer(call, row) for row in seen], "next_cursor": None})
+    return ApiReply({"items": [project_answer(call, row) for row in seen], "next_cursor": None})
 
 
-async def get_project(call: Call[None, None]) -> Reply:
+async def get_project(call: Call[None, None]) -> ApiReply:
     """A project. An admin sees its ping key."""
     return await _project(call, (await project_of(call, slug_in(call, "project"))).slug)
 
 
-async def put_project(call: Call[requests.ProjectBody, None]) -> Reply:
+async def put_project(call: Call[requests.ProjectBody, None]) -> ApiReply:
     """Create or replace a project. An omitted ping key stays unchanged, or is generated."""
     slug = new_slug_in(call)
     async with changing(call.deps.pool) as connection:
@@ -50,7 +50,7 @@ async def put_project(call: Call[requests.ProjectBody, None]) -> Reply:
     return await _project(call, slug, created=change.before is None)
 
 
-async def delete_project(call: Call[None, None]) -> Reply:
+async def delete_project(call: Call[None, None]) -> ApiReply:
     """Delete a project without monitors, with its channels and access keys."""
     slug = slug_in(call, "project")
     async with changing(call.deps.pool) as connection:
@@ -59,25 +59,25 @@ async def delete_project(call: Call[None, None]) -> Reply:
             raise not_found(f"project {slug}")
         check_tag(call, project_answer(call, row))
         if slug == "default":
-            raise Refused(409, "The project default is always there.")
+            raise ApiError(409, "The project default is always there.")
         if count := await projects.size_of_project(connection, row["id"]):
-            raise Refused(409, f"{slug} still has {count} monitors: delete them first.")
+            raise ApiError(409, f"{slug} still has {count} monitors: delete them first.")
         await projects.delete_project(connection, row, call.principal.actor)
     call.deps.changed()
-    return Reply(None)
+    return ApiReply(None)
 
 
-async def get_keys(call: Call[None, requests.ProjectPage]) -> Reply:
+async def get_keys(call: Call[None, requests.ProjectPage]) -> ApiReply:
     """Access keys, also revoked ones; never the keys themselves."""
     project_id = await project_id_for_list(call, call.query.project)
     after = read_cursor(call.query.cursor, 0, whole)
     rows = await stored.keys(call.deps.pool, after, project_id, call.query.limit + 1)
     shown = rows[: call.query.limit]
     cursor = write_cursor(shown[-1]["id"]) if len(rows) > len(shown) else None
-    return Reply({"items": [key_answer(row) for row in shown], "next_cursor": cursor})
+    return ApiReply({"items": [key_answer(row) for row in shown], "next_cursor": cursor})
 
 
-async def post_key(call: Call[requests.NewKey, None]) -> Reply:
+async def post_key(call: Call[requests.NewKey, None]) -> ApiReply:
     """Create an access key. It is shown only in this answer.
 
     A repetition with the same Idempotency-Key makes no second one, and cannot show the first again.
@@ -97,11 +97,11 @@ async def post_key(call: Call[requests.NewKey, None]) -> Reply:
     if row is None:
         raise not_found("such key any more")
     if earlier is not None:
-        return Reply(key_answer(row), 201, REPLAYED)
-    return Reply({**key_answer(row), "key": made.key}, 201)
+        return ApiReply(key_answer(row), 201, REPLAYED)
+    return ApiReply({**key_answer(row), "key": made.key}, 201)
 
 
-async def delete_key(call: Call[None, None]) -> Reply:
+async def delete_key(call: Call[None, None]) -> ApiReply:
     """Revoke an access key, immediately and permanently."""
     key_id = number_in(call, "key")
     async with changing(call.deps.pool) as connection:
@@ -109,7 +109,7 @@ async def delete_key(call: Call[None, None]) -> Reply:
         if row is None or call.principal.project_id not in (None, row["project_id"]):
             raise not_found(f"key {key_id}")
         await stored.revoke_key(connection, row, call.principal.actor)
-    return Reply(None)
+    return ApiReply(None)
 
 
 def wanted_project(slug: str, body: requests.ProjectBody, row: Record | None, path: str = "") -> projects.WantedProject:
@@ -149,12 +149,12 @@ def key_answer(row: Record) -> dict[str, Any]:
     }
 
 
-async def _project(call: Call[Any, Any], slug: str, created: bool = False) -> Reply:
+async def _project(call: Call[Any, Any], slug: str, created: bool = False) -> ApiReply:
     row = await projects.find_project(call.deps.pool, slug)
     if row is None:
         raise not_found(f"project {slug}")
     answer = project_answer(call, row)
-    return Reply(answer, 201 if created else 200, tag_of(answer))
+    return ApiReply(answer, 201 if created else 200, tag_of(answer))
 
 
 _ONE = responses.ProjectAnswer

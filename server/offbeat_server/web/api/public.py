@@ -17,13 +17,13 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
-from offbeat_server.engine.schedule.due_times import STATUSES, Seen
+from offbeat_server.engine.schedule.due_times import STATUSES, MonitorStatus
 from offbeat_server.web.api.schemas import responses
-from offbeat_server.web.api.schemas.monitor import see
-from offbeat_server.web.framework.fresh import Fresh
-from offbeat_server.web.framework.preconditions import project_of, slug_in
+from offbeat_server.web.api.schemas.monitor import status_of_row
+from offbeat_server.web.framework.params import project_of, slug_in
 from offbeat_server.web.framework.problems import not_found
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
+from offbeat_server.web.framework.ttl_cache import TtlCache
 
 _ROWS = 500  # read and written in one go
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,10 +40,10 @@ _FILE = re.compile(r"([a-z0-9_.-]{1,100})\.(svg|json)")
 _COLOURS = {"down": "#c62828", "late": "#b26a00", "unknown": "#6a1b9a", "up": "#2e7d32"}
 _GREY = "#616161"
 _CHAR_PX = 7
-COUNTS = web.AppKey("counts of badges", Fresh[Counter[str]])
+COUNTS = web.AppKey("counts of badges", TtlCache[Counter[str]])
 
 
-async def get_project_metrics(call: Call[None, None]) -> Reply:
+async def get_project_metrics(call: Call[None, None]) -> ApiReply:
     """The status of every monitor of the project for Prometheus, if the project has `metrics` on."""
     project = await project_of(call, slug_in(call, "project"))
     row = await projects.find_project(call.deps.pool, project.slug)
@@ -58,10 +58,10 @@ async def get_project_metrics(call: Call[None, None]) -> Reply:
         f"# HELP {name} {said}\n# TYPE {name} gauge\n" + "".join(line + "\n" for line in lines[name])
         for name, said in _SERIES.items()
     )
-    return Reply(text.encode())
+    return ApiReply(text.encode())
 
 
-async def get_badge(call: Call[None, None]) -> Reply:
+async def get_badge(call: Call[None, None]) -> ApiReply:
     """A badge of one monitor: `{slug}.svg`, or `{slug}.json` for shields.io."""
     slug, form = _file(call)
     row = await _badge_project(call)
@@ -70,7 +70,7 @@ async def get_badge(call: Call[None, None]) -> Reply:
     raise not_found("such badge")
 
 
-async def get_tag_badge(call: Call[None, None]) -> Reply:
+async def get_tag_badge(call: Call[None, None]) -> ApiReply:
     """A badge of all monitors with a tag: `{tag}.svg` or `.json`; `all` is every monitor of the project."""
     tag, form = _file(call)
     row = await _badge_project(call)
@@ -87,17 +87,17 @@ async def _count(call: Call[Any, Any], project_id: int, tag: str) -> Counter[str
     return Counter([seen.status async for _, seen in _seen(call, project_id, tags=None if tag == "all" else [tag])])
 
 
-async def _seen(call: Call[Any, Any], project_id: int, **which: Any) -> AsyncIterator[tuple[Record, Seen]]:
+async def _seen(call: Call[Any, Any], project_id: int, **which: Any) -> AsyncIterator[tuple[Record, MonitorStatus]]:
     """Monitors of a project with their current state."""
     after, now = (0, ""), call.deps.now()
     while rows := await overview.monitors(call.deps.pool, project_id=project_id, after=after, limit=_ROWS, **which):
         for row in rows:
-            yield row, see(row, now)
+            yield row, status_of_row(row, now)
         after = (rows[-1]["project_id"], rows[-1]["slug"])
         await asyncio.sleep(0)
 
 
-def _values(row: Record, seen: Seen) -> dict[str, float]:
+def _values(row: Record, seen: MonitorStatus) -> dict[str, float]:
     values: dict[str, float] = {
         "offbeat_monitor_up": int(seen.status != "down"),
         "offbeat_monitor_late": int(seen.status == "late"),
@@ -126,13 +126,13 @@ def _file(call: Call[Any, Any]) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _badge(label: str, message: str, status: str, form: str) -> Reply:
+def _badge(label: str, message: str, status: str, form: str) -> ApiReply:
     colour = _COLOURS.get(status, _GREY)
     if form == "json":
         # Form: shields.io/badges/endpoint-badge.
-        return Reply({"schemaVersion": 1, "label": label, "message": message, "color": colour})
+        return ApiReply({"schemaVersion": 1, "label": label, "message": message, "color": colour})
     headers = {"Content-Type": "image/svg+xml", "Content-Security-Policy": "default-src 'none'"}
-    return Reply(_svg(label, message, colour).encode(), headers=headers)
+    return ApiReply(_svg(label, message, colour).encode(), headers=headers)
 
 
 def _svg(label: str, message: str, colour: str) -> str:

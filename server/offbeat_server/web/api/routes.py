@@ -7,15 +7,15 @@ import orjson
 from aiohttp import web
 
 from offbeat_server import __version__
-from offbeat_server.web.api import channels, estate, history, incidents, monitors, projects, public, statistics, windows
+from offbeat_server.web.api import channels, config, history, incidents, monitors, projects, public, statistics, windows
 from offbeat_server.web.framework import openapi, routing
-from offbeat_server.web.framework.fresh import Fresh
-from offbeat_server.web.framework.routing import Call, Deps, Reply, Route
+from offbeat_server.web.framework.routing import ApiReply, Call, Deps, Route
+from offbeat_server.web.framework.ttl_cache import TtlCache
 
 
-async def get_openapi(call: Call[None, None]) -> Reply:
+async def get_openapi(call: Call[None, None]) -> ApiReply:
     """This document."""
-    return Reply(_document_text())
+    return ApiReply(_document_text())
 
 
 ROUTES = [
@@ -26,7 +26,7 @@ ROUTES = [
     *channels.ROUTES,
     *windows.ROUTES,
     *projects.ROUTES,
-    *estate.ROUTES,
+    *config.ROUTES,
     *public.ROUTES,
     Route("GET", "/openapi.json", get_openapi, None, "open"),
 ]
@@ -34,7 +34,7 @@ ROUTES = [
 
 def add_routes(app: web.Application, deps: Deps) -> None:
     """Add the management API to the app. Call it once, before the app starts."""
-    app[public.COUNTS] = Fresh()
+    app[public.COUNTS] = TtlCache()
     routing.add_routes(app, ROUTES, deps)
 
 

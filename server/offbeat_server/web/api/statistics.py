@@ -8,13 +8,13 @@ from offbeat_server.db.read_models import history
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.pagination import read_cursor, words, write_cursor
-from offbeat_server.web.framework.preconditions import monitor_in
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.params import monitor_in
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 RUNS_MAX = 200  # older ones say little about how long it takes today
 
 
-async def get_members(call: Call[None, requests.MembersQuery]) -> Reply:
+async def get_members(call: Call[None, requests.MembersQuery]) -> ApiReply:
     """The members of a fleet by name. `silent=true` selects missing members."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
@@ -29,10 +29,12 @@ async def get_members(call: Call[None, requests.MembersQuery]) -> Reply:
         }
         for row in shown
     ]
-    return Reply({"items": items, "next_cursor": write_cursor(shown[-1]["name"]) if len(rows) > len(shown) else None})
+    return ApiReply(
+        {"items": items, "next_cursor": write_cursor(shown[-1]["name"]) if len(rows) > len(shown) else None}
+    )
 
 
-async def get_durations(call: Call[None, requests.InProject]) -> Reply:
+async def get_durations(call: Call[None, requests.InProject]) -> ApiReply:
     """How long the latest successful runs took (at most 200), and their stages."""
     monitor_id = await monitor_in(call, call.query.project)
     rows = await history.lengths(call.deps.pool, monitor_id, RUNS_MAX)
@@ -42,7 +44,7 @@ async def get_durations(call: Call[None, requests.InProject]) -> Reply:
             if stage.get("status") == "done" and stage.get("started_at") and stage.get("finished_at"):
                 length = (stage["finished_at"] - stage["started_at"]) / SECOND
                 stages.setdefault(stage["name"], []).append(length)
-    return Reply(
+    return ApiReply(
         {
             "runs": _lengths([row["duration"] for row in rows]),
             "stages": [{"name": name, **_lengths(lengths)} for name, lengths in stages.items()],

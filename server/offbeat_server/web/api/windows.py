@@ -9,7 +9,7 @@ from offbeat_server.db.repositories.changes import changing
 from offbeat_server.engine.schedule.maintenance_windows import Window
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
-from offbeat_server.web.framework.preconditions import (
+from offbeat_server.web.framework.params import (
     check_tag,
     new_slug_in,
     project_id_for_list,
@@ -18,22 +18,22 @@ from offbeat_server.web.framework.preconditions import (
     tag_of,
 )
 from offbeat_server.web.framework.problems import not_found
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 
-async def get_windows(call: Call[None, requests.ProjectPage]) -> Reply:
+async def get_windows(call: Call[None, requests.ProjectPage]) -> ApiReply:
     """All windows of one project, or of all that the key may see; never more than one page."""
     project_id = await project_id_for_list(call, call.query.project)
     rows = await windows.all_windows(call.deps.pool, project_id)
-    return Reply({"items": [window_answer(call, row) for row in rows], "next_cursor": None})
+    return ApiReply({"items": [window_answer(call, row) for row in rows], "next_cursor": None})
 
 
-async def get_window(call: Call[None, requests.InProject]) -> Reply:
+async def get_window(call: Call[None, requests.InProject]) -> ApiReply:
     """A window and, if it is open now, when it ends."""
     return await _window(call, (await project_of(call, call.query.project)).id, slug_in(call, "window"))
 
 
-async def put_window(call: Call[Window, requests.InProject]) -> Reply:
+async def put_window(call: Call[Window, requests.InProject]) -> ApiReply:
     """Create or replace a window: once (`start`, `end`), or recurring (`cron` or `oncalendar`, `duration`)."""
     slug, project = new_slug_in(call), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -45,7 +45,7 @@ async def put_window(call: Call[Window, requests.InProject]) -> Reply:
     return await _window(call, project.id, slug, created=change.before is None)
 
 
-async def delete_window(call: Call[None, requests.InProject]) -> Reply:
+async def delete_window(call: Call[None, requests.InProject]) -> ApiReply:
     """Delete a window. Alerts that it held back are sent."""
     slug, project = slug_in(call, "window"), await project_of(call, call.query.project)
     async with changing(call.deps.pool) as connection:
@@ -55,7 +55,7 @@ async def delete_window(call: Call[None, requests.InProject]) -> Reply:
         check_tag(call, row["definition"])
         await windows.delete_window(connection, row, call.principal.actor)
     call.deps.changed()
-    return Reply(None)
+    return ApiReply(None)
 
 
 def dump(window: Window) -> dict[str, Any]:
@@ -76,11 +76,11 @@ def window_answer(call: Call[Any, Any], row: Record) -> dict[str, Any]:
     }
 
 
-async def _window(call: Call[Any, Any], project_id: int, slug: str, created: bool = False) -> Reply:
+async def _window(call: Call[Any, Any], project_id: int, slug: str, created: bool = False) -> ApiReply:
     row = await windows.find_window(call.deps.pool, project_id, slug)
     if row is None:
         raise not_found(f"window {slug}")
-    return Reply(window_answer(call, row), 201 if created else 200, tag_of(row["definition"]))
+    return ApiReply(window_answer(call, row), 201 if created else 200, tag_of(row["definition"]))
 
 
 _IN = requests.InProject

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.repositories import access as stored
-from offbeat_server.ingest.http.client_address import Sources
-from offbeat_server.web.framework.auth_throttle import Attempts
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.web.framework.auth_throttle import AuthThrottle
+from offbeat_server.web.framework.problems import ApiError
 
 # What a route asks for. `server`: everything, in every project.
 Right = Literal["open", "ping", "read", "write", "server"]
@@ -55,11 +55,11 @@ class Access:
 
     pool: Pool
     admin_key_hash: bytes
-    sources: Sources = field(default_factory=lambda: Sources(()))
+    sources: ClientAddresses = field(default_factory=lambda: ClientAddresses(()))
     _secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Attempts(self.sources)
+        self._attempts = AuthThrottle(self.sources)
 
     async def secret(self) -> bytes:
         """The secret of this installation, read once."""
@@ -68,7 +68,7 @@ class Access:
         return self._secret
 
     async def admit(self, request: web.Request, right: Right) -> Principal:
-        """Whoever asks, if they may. Raises Refused: 401 without a valid key, 403 with one that may not, 429."""
+        """Whoever asks, if they may. Raises ApiError: 401 without a valid key, 403 with one that may not, 429."""
         if right == "open":
             return NOBODY
         key = key_in(request)
@@ -78,11 +78,11 @@ class Access:
         if principal is None:
             raise _unauthorised("This key is unknown or revoked.")
         if not principal.may(right):
-            raise Refused(403, f"A key with the role {principal.role} may not do this.")
+            raise ApiError(403, f"A key with the role {principal.role} may not do this.")
         return principal
 
     async def identify(self, request: web.Request, key: str) -> Principal | None:
-        """Whose key it is; None for an unknown or revoked one. Raises Refused (429) where too many were wrong."""
+        """Whose key it is; None for an unknown or revoked one. Raises ApiError (429) where too many were wrong."""
         async with self._attempts.attempt(request) as attempt:
             principal = await self._whose(key)
             attempt.is_wrong = principal is None
@@ -108,5 +108,5 @@ def key_in(request: web.Request) -> str | None:
     return key if 0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable() else None
 
 
-def _unauthorised(detail: str) -> Refused:
-    return Refused(401, detail, headers={"WWW-Authenticate": 'Bearer realm="offbeat"'})
+def _unauthorised(detail: str) -> ApiError:
+    return ApiError(401, detail, headers={"WWW-Authenticate": 'Bearer realm="offbeat"'})

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.ingest.http.client_address import Sources
+from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.connection_limits import network_of
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.problems import ApiError
 
 WRONG_PER_MINUTE_MAX = 300  # of one address (an IPv6 /64 is one)
 ADDRESSES_MAX = 100_000  # beyond: all further ones are counted as one
@@ -24,17 +24,17 @@ MINUTE_S = 60.0
 _OTHERS = b""
 
 
-class Attempt:
+class AuthAttempt:
     """One key that is being looked up; `is_wrong` says what came of it."""
 
     def __init__(self) -> None:
         self.is_wrong = False
 
 
-class Attempts:
+class AuthThrottle:
     """The wrong keys of the present minute, in this process, and the lookups under way."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: ClientAddresses) -> None:
         self._sources = sources
         self._wrong: dict[bytes, int] = {}
         self._looked_up: dict[bytes, int] = {}  # lookups under way; only addresses that have any
@@ -42,14 +42,14 @@ class Attempts:
         self._ends_s = 0.0
 
     @asynccontextmanager
-    async def attempt(self, request: web.Request) -> AsyncIterator[Attempt]:
-        """Look up a key within this block, and set `is_wrong` if it is unknown. Raises Refused, 429."""
+    async def attempt(self, request: web.Request) -> AsyncIterator[AuthAttempt]:
+        """Look up a key within this block, and set `is_wrong` if it is unknown. Raises ApiError, 429."""
         address = self._address(request)
         try:
             while not self._may_begin(address):
                 await self._turn(address)
             self._looked_up[address] = self._looked_up.get(address, 0) + 1
-            attempt = Attempt()
+            attempt = AuthAttempt()
             try:
                 yield attempt
             finally:
@@ -78,7 +78,7 @@ class Attempts:
             self._waiting.pop(address, None)
 
     def _may_begin(self, address: bytes) -> bool:
-        """Whether one more key of this address may be looked up now. Raises Refused if too many were wrong."""
+        """Whether one more key of this address may be looked up now. Raises ApiError if too many were wrong."""
         now_s = monotonic()
         if now_s >= self._ends_s:
             self._wrong.clear()
@@ -86,7 +86,7 @@ class Attempts:
         wrong = self._wrong.get(address, 0)
         if wrong >= WRONG_PER_MINUTE_MAX:
             again_s = str(int(self._ends_s - now_s) + 1)
-            raise Refused(429, "Too many wrong keys came from your address.", headers={"Retry-After": again_s})
+            raise ApiError(429, "Too many wrong keys came from your address.", headers={"Retry-After": again_s})
         return wrong + self._looked_up.get(address, 0) < WRONG_PER_MINUTE_MAX
 
     def _address(self, request: web.Request) -> bytes:

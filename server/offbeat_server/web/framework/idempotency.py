@@ -8,15 +8,15 @@ from typing import Any
 
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import access as stored
-from offbeat_server.web.framework.preconditions import idempotency_in
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.params import idempotency_in
+from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import Call
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 
 async def created_before(connection: Connection, call: Call[Any, Any], what: str) -> str | None:
-    """What this request has created already. Raises Refused when its key was used for another request."""
+    """What this request has created already. Raises ApiError when its key was used for another request."""
     given = idempotency_in(call, what)
     if given is None:
         return None
@@ -25,7 +25,7 @@ async def created_before(connection: Connection, call: Call[Any, Any], what: str
     if row is None:
         return None
     if bytes(row["request"]) != request:
-        raise Refused(422, "This Idempotency-Key was used for another request.")
+        raise ApiError(422, "This Idempotency-Key was used for another request.")
     return str(row["subject"])
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import orjson
 
 from offbeat_server.common.errors import Problem
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.problems import ApiError
 
 Place = TypeVar("Place")
 INT_MAX = 2**31 - 1
@@ -32,7 +32,7 @@ def read_cursor(cursor: str | None, first: Place, read: Callable[..., Place]) ->
         parts: Any = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return read(*parts)
     except (ValueError, TypeError, binascii.Error, OverflowError):
-        raise Refused(422, "The cursor is not one of ours.", [Problem("cursor", "not one of ours")]) from None
+        raise ApiError(422, "The cursor is not one of ours.", [Problem("cursor", "not one of ours")]) from None
 
 
 def whole(value: object, most: int = INT_MAX) -> int:

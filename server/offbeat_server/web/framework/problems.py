@@ -11,13 +11,13 @@ import orjson
 import structlog
 from aiohttp import web
 
-from offbeat_server.common.errors import DefinitionError, Moved, Problem, Unavailable
+from offbeat_server.common.errors import DefinitionError, PreconditionError, Problem, UnavailableError
 
 log = structlog.get_logger("api")
 CONTENT_TYPE = "application/problem+json"
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is answered with a problem document."""
 
     def __init__(
@@ -31,25 +31,25 @@ class Refused(Exception):
         self.status, self.detail, self.errors, self.headers = status, detail, errors, headers or {}
 
 
-def not_found(what: str) -> Refused:
+def not_found(what: str) -> ApiError:
     """There is no such thing, or it is not for this key to see."""
-    return Refused(404, f"There is no {what}.")
+    return ApiError(404, f"There is no {what}.")
 
 
-def refusal_of(error: Exception) -> Refused | None:
+def refusal_of(error: Exception) -> ApiError | None:
     """How an error of ours is answered; None for one that nobody expected."""
-    if isinstance(error, Refused):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, DefinitionError):
-        return Refused(422, str(error), error.problems)
-    if isinstance(error, Moved):
-        return Refused(412, str(error))
-    if isinstance(error, Unavailable):
+        return ApiError(422, str(error), error.problems)
+    if isinstance(error, PreconditionError):
+        return ApiError(412, str(error))
+    if isinstance(error, UnavailableError):
         # Spread over some seconds, so that clients turned away together do not come back together.
-        return Refused(503, str(error), headers={"Retry-After": str(random.randint(1, 5))})
+        return ApiError(503, str(error), headers={"Retry-After": str(random.randint(1, 5))})
     if isinstance(error, web.HTTPException):
         keep = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
-        return Refused(error.status, error.text or error.reason, headers=keep)
+        return ApiError(error.status, error.text or error.reason, headers=keep)
     return None
 
 
@@ -58,11 +58,11 @@ def answer_of(error: Exception, request: web.Request) -> web.Response:
     refusal = refusal_of(error)
     if refusal is None:
         log.exception("a request failed", method=request.method, path=request.path, exc_info=error)
-        refusal = Refused(500, "Something went wrong here; the server's log says what.")
+        refusal = ApiError(500, "Something went wrong here; the server's log says what.")
     return problem_response(refusal, request.path)
 
 
-def problem_response(refusal: Refused, instance: str) -> web.Response:
+def problem_response(refusal: ApiError, instance: str) -> web.Response:
     """The document. `type` is a stable name for programs, `detail` a sentence for people."""
     title = HTTPStatus(refusal.status).phrase
     document: dict[str, object] = {

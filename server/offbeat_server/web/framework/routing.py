@@ -2,7 +2,7 @@
 
 A `Route` says everything about itself: right, body, query, answer, statuses. The same table registers the routes, reads
 and refuses requests, and is the OpenAPI document, so these three cannot tell different stories. Handlers get a `Call`
-whose parts are read and allowed, and return a `Reply`; whatever they raise is turned into a problem document here.
+whose parts are read and allowed, and return a `ApiReply`; whatever they raise is turned into a problem document here.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.web.framework.access import Access, Principal, Right
 from offbeat_server.web.framework.addresses import base_url
-from offbeat_server.web.framework.problems import Refused, answer_of
+from offbeat_server.web.framework.problems import ApiError, answer_of
 
 ROOT = "/api/v1"
 BODY_BYTES_MAX = 1_000_000
@@ -67,7 +67,7 @@ class Call(Generic[B, Q]):
         return base_url(self.request, self.deps.settings.public_url, self.deps.settings.trusted_proxies)
 
 
-class Reply(NamedTuple):
+class ApiReply(NamedTuple):
     """What a handler answers: what becomes JSON, bytes as they are, or None for no content."""
 
     value: Any
@@ -81,7 +81,7 @@ class Route:
 
     method: str
     path: str
-    handler: Callable[[Call[Any, Any]], Awaitable[Reply]]
+    handler: Callable[[Call[Any, Any]], Awaitable[ApiReply]]
     answer: Any
     needs: Right = "read"
     body: type[BaseModel] | None = None
@@ -130,7 +130,7 @@ def _handler(route: Route, deps: Deps) -> Handler:
     return handle
 
 
-def _response(reply: Reply, content_type: str) -> web.Response:
+def _response(reply: ApiReply, content_type: str) -> web.Response:
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **reply.headers}
     if reply.value is None:
         return web.Response(status=reply.status if reply.status != 200 else 204, headers=headers)
@@ -142,17 +142,17 @@ def _read_query(route: Route, request: web.Request) -> BaseModel | None:
     if route.query is None:
         if request.query:
             names = sorted(request.query)
-            raise Refused(422, "No parameters are known here.", [Problem(name, "not known here") for name in names])
+            raise ApiError(422, "No parameters are known here.", [Problem(name, "not known here") for name in names])
         return None
     values: dict[str, Any] = {}
     for name in request.query:
         given = request.query.getall(name)
         if any("\x00" in value for value in given):
-            raise Refused(422, "NUL cannot be.", [Problem(name, "must not contain NUL")])
+            raise ApiError(422, "NUL cannot be.", [Problem(name, "must not contain NUL")])
         known = route.query.model_fields.get(name)
         many = known is not None and get_origin(known.annotation) is tuple
         if not many and len(given) > 1:
-            raise Refused(422, "Given twice.", [Problem(name, "given twice")])
+            raise ApiError(422, "Given twice.", [Problem(name, "given twice")])
         values[name] = given if many else given[0]
     try:
         return route.query.model_validate(values)
@@ -167,32 +167,32 @@ async def _read_body(route: Route, request: web.Request, timeout_s: float) -> Ba
     if not raw and not route.body_required:
         return route.body()
     if request.content_type != "application/json" and not request.content_type.endswith("+json"):
-        raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
+        raise ApiError(415, "Send JSON, with the header Content-Type: application/json.")
     try:
         value = read_json(raw)
     except ValueError as error:
-        raise Refused(400, f"The body is not JSON: {error}.") from None
+        raise ApiError(400, f"The body is not JSON: {error}.") from None
     if b"\\u0000" in raw and _holds_nul(value):
-        raise Refused(422, "NUL cannot be stored.", [Problem("", "a text must not contain NUL")])
+        raise ApiError(422, "NUL cannot be stored.", [Problem("", "a text must not contain NUL")])
     return validate(route.body, value)
 
 
 def validate(model: type[BaseModel], value: object) -> BaseModel:
-    """The value as this type. Raises Refused that names every wrong field."""
+    """The value as this type. Raises ApiError that names every wrong field."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise _refused(problems_of(error, model=model)) from None
 
 
-def _refused(problems: list[Problem]) -> Refused:
+def _refused(problems: list[Problem]) -> ApiError:
     said = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
-    return Refused(422, said, problems)
+    return ApiError(422, said, problems)
 
 
 async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> bytes:
     """The whole body within its bounds. aiohttp itself never ends a body that drips."""
-    too_large = Refused(413, f"The body may have {most} bytes.")
+    too_large = ApiError(413, f"The body may have {most} bytes.")
     if (request.content_length or 0) > most:
         raise too_large
     parts, size = [], 0
@@ -204,9 +204,9 @@ async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> byte
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise Refused(408, "The body did not come in time.") from None
+        raise ApiError(408, "The body did not come in time.") from None
     except web.RequestPayloadError as error:
-        raise Refused(400, f"The body cannot be read: {error}.") from None
+        raise ApiError(400, f"The body cannot be read: {error}.") from None
     return b"".join(parts)
 
 

@@ -60,14 +60,14 @@ def set_cookie(deps: Deps, request: web.Request, response: web.StreamResponse, v
 
 
 async def sign_in(deps: Deps, request: web.Request, key: str) -> str | None:
-    """A new session for this key; None where the key may not look at pages, or is none. Raises Refused (429)."""
+    """A new session for this key; None where the key may not look at pages, or is none. Raises ApiError (429)."""
     principal = await deps.access.identify(request, key)
     if principal is None or principal.role not in ROLES:
         return None
     return await stored.open_session(deps.pool, stored_access.hash_key(await deps.access.secret(), key))
 
 
-async def whose(deps: Deps, session_id: str) -> Principal | None:
+async def session_principal(deps: Deps, session_id: str) -> Principal | None:
     """Who is behind a session; None for one that is over."""
     row = await stored.find_session(deps.pool, session_id)
     if row is None:
@@ -84,7 +84,7 @@ async def token_for(deps: Deps, cookie: str) -> str:
     return salt + await _seal(deps, salt, cookie)
 
 
-async def comes_from_us(deps: Deps, request: web.Request, cookie: str | None, token: str) -> bool:
+async def is_same_origin(deps: Deps, request: web.Request, cookie: str | None, token: str) -> bool:
     """Whether a change was sent from a page of ours.
 
     Browsers say it themselves (Sec-Fetch-Site), but not over plain http to another machine. There Origin says it,

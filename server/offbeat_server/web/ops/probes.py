@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from offbeat_server.common.errors import Unavailable
+from offbeat_server.common.errors import UnavailableError
 from offbeat_server.db.read_models.processes import Target
 from offbeat_server.observability.metrics import Metrics
 
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Machines:
+class Ops:
     """What these pages need. `refresh` reads the database's side of the metrics, never longer than a second."""
 
     metrics: Metrics
@@ -44,7 +44,7 @@ class Machines:
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-def add_routes(app: web.Application, machines: Machines) -> None:
+def add_routes(app: web.Application, machines: Ops) -> None:
     """Add the pages for programs. The probes are open; with a token the metrics and the list of processes are not."""
     render = make_aiohttp_handler(machines.metrics.registry)
 
@@ -57,7 +57,7 @@ def add_routes(app: web.Application, machines: Machines) -> None:
         # the list it has, so an error is better than an empty list.
         try:
             targets = await machines.targets()
-        except Unavailable as error:
+        except UnavailableError as error:
             return web.Response(status=503, text=f"{error}\n", headers=NO_STORE)
         found = [
             {

@@ -11,12 +11,12 @@ from offbeat_server.db.repositories import changes, projects
 from offbeat_server.web.api import projects as api_projects
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.diffs import action_of, field_changes
+from offbeat_server.web.framework.config_diff import action_of, field_changes
 from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import project_id_for_list
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.params import project_id_for_list
+from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.frame import Page, Visit, go, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
 
 LIST_MAX = 100
 KEYS_SHOWN = 1_000
@@ -42,27 +42,27 @@ async def projects_page(visit: Visit) -> web.StreamResponse:
 
 async def put_project(visit: Visit) -> web.StreamResponse:
     """Make a project, or change one."""
-    slug = visit.said("slug")
+    slug = visit.form_field("slug")
     visit.request.match_info["slug"] = slug
-    switches = {name: visit.said(name) == "on" for name in api_projects.SWITCHES}
+    switches = {name: visit.form_field(name) == "on" for name in api_projects.SWITCHES}
     try:
-        body = validate(requests.ProjectBody, {"name": visit.said("name") or None, **switches})
+        body = validate(requests.ProjectBody, {"name": visit.form_field("name") or None, **switches})
         await api_projects.put_project(visit.call(body))
-    except (Refused, DefinitionError) as error:
+    except (ApiError, DefinitionError) as error:
         rows = await projects.all_projects(visit.deps.pool)
         shown = [api_projects.project_answer(visit.call(), row) for row in rows]
-        said = {"slug": slug, "name": visit.said("name"), **switches}
+        said = {"slug": slug, "name": visit.form_field("name"), **switches}
         shown = [{**each, **said} if each["slug"] == slug else each for each in shown]
         is_new = all(each["slug"] != slug for each in shown)
         new = said if is_new else NO_PROJECT
         return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True, new=new)
-    return go("/projects")
+    return redirect("/projects")
 
 
 async def delete_project(visit: Visit) -> web.StreamResponse:
     """Refused while it has monitors."""
     await api_projects.delete_project(visit.call())
-    return go("/projects")
+    return redirect("/projects")
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -72,21 +72,25 @@ async def keys_page(visit: Visit) -> web.StreamResponse:
     """The access keys. A key itself is shown once, on the page after it was made."""
     made = visit.request.cookies.get(_MADE, "")
     id, _, key = made.partition(".")
-    if not made or id != visit.asked("made"):
+    if not made or id != visit.query_param("made"):
         return await _keys(visit)
-    response = await _keys(visit, made={"name": visit.asked("name"), "key": key})
+    response = await _keys(visit, made={"name": visit.query_param("name"), "key": key})
     response.del_cookie(_MADE, path="/keys")
     return response
 
 
 async def make_key(visit: Visit) -> web.StreamResponse:
     """Make a key. The page that shows it comes by a redirect, so that loading it again makes no second one."""
-    said = {"name": visit.said("name"), "role": visit.said("role"), "project": visit.said("project") or None}
+    said = {
+        "name": visit.form_field("name"),
+        "role": visit.form_field("role"),
+        "project": visit.form_field("project") or None,
+    }
     try:
         reply = await api_projects.post_key(visit.call(validate(requests.NewKey, said)))
-    except (Refused, DefinitionError) as error:
+    except (ApiError, DefinitionError) as error:
         return await _keys(visit, wrong=str(error), status=422)
-    response = go("/keys?" + urlencode({"made": reply.value["id"], "name": reply.value["name"]}))
+    response = redirect("/keys?" + urlencode({"made": reply.value["id"], "name": reply.value["name"]}))
     response.set_cookie(
         _MADE,
         f"{reply.value['id']}.{reply.value['key']}",
@@ -102,7 +106,7 @@ async def make_key(visit: Visit) -> web.StreamResponse:
 async def revoke_key(visit: Visit) -> web.StreamResponse:
     """At once and for ever; sessions that stand on it end with it."""
     await api_projects.delete_key(visit.call())
-    return go("/keys")
+    return redirect("/keys")
 
 
 async def _keys(
@@ -115,7 +119,7 @@ async def _keys(
         "keys.html",
         status,
         keys=[api_projects.key_answer(row) for row in rows[:KEYS_SHOWN]],
-        said={name: visit.said(name) if wrong else "" for name in ("name", "role", "project")},
+        said={name: visit.form_field(name) if wrong else "" for name in ("name", "role", "project")},
         keys_cut=len(rows) > KEYS_SHOWN,
         made=made,
         wrong=wrong,
@@ -129,9 +133,9 @@ async def _keys(
 
 async def audit_page(visit: Visit) -> web.StreamResponse:
     """Who changed what, the newest first."""
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
-    before = read_cursor(visit.asked("before") or None, changes.REV_MAX, lambda rev: whole(rev, changes.REV_MAX))
-    kind, subject = visit.asked("kind") or None, visit.asked("subject") or None
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    before = read_cursor(visit.query_param("before") or None, changes.REV_MAX, lambda rev: whole(rev, changes.REV_MAX))
+    kind, subject = visit.query_param("kind") or None, visit.query_param("subject") or None
     rows = await changes.page(visit.deps.pool, before, project_id, kind, subject, LIST_MAX + 1)
     entries = [
         {
@@ -148,17 +152,17 @@ async def audit_page(visit: Visit) -> web.StreamResponse:
         kinds=KINDS,
         kind=kind or "",
         subject=subject or "",
-        project=visit.asked("project"),
+        project=visit.query_param("project"),
         older=write_cursor(rows[LIST_MAX - 1]["rev"]) if len(rows) > LIST_MAX else None,
     )
 
 
 PAGES = [
-    Page("GET", "/projects", projects_page),
-    Page("POST", "/projects", put_project, "server"),
-    Page("POST", "/projects/{slug}/delete", delete_project, "server"),
-    Page("GET", "/keys", keys_page, "write"),
-    Page("POST", "/keys", make_key, "write"),
-    Page("POST", "/keys/{id}/revoke", revoke_key, "write"),
-    Page("GET", "/audit", audit_page),
+    UiRoute("GET", "/projects", projects_page),
+    UiRoute("POST", "/projects", put_project, "server"),
+    UiRoute("POST", "/projects/{slug}/delete", delete_project, "server"),
+    UiRoute("GET", "/keys", keys_page, "write"),
+    UiRoute("POST", "/keys", make_key, "write"),
+    UiRoute("POST", "/keys/{id}/revoke", revoke_key, "write"),
+    UiRoute("GET", "/audit", audit_page),
 ]

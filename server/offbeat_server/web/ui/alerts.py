@@ -6,9 +6,9 @@ from offbeat_server.db.repositories import outbox
 from offbeat_server.web.api import channels
 from offbeat_server.web.api.history import alert_answer
 from offbeat_server.web.framework.pagination import BIGINT_MAX, read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import project_id_for_list
-from offbeat_server.web.framework.problems import Refused
-from offbeat_server.web.ui.frame import Page, Visit, go, local_path, show
+from offbeat_server.web.framework.params import project_id_for_list
+from offbeat_server.web.framework.problems import ApiError
+from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
 
 LIST_MAX = 100
 STATES = ("pending", "dead", "expired", "delivered", "collapsed")
@@ -16,11 +16,11 @@ STATES = ("pending", "dead", "expired", "delivered", "collapsed")
 
 async def alerts_page(visit: Visit) -> web.StreamResponse:
     """Alerts, the newest first."""
-    state = visit.asked("state")
+    state = visit.query_param("state")
     if state and state not in STATES:
-        raise Refused(404, "There is no such state.")
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
-    before = read_cursor(visit.asked("before") or None, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))
+        raise ApiError(404, "There is no such state.")
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    before = read_cursor(visit.query_param("before") or None, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))
     rows = await outbox.page_alerts(
         visit.deps.pool,
         project_id=project_id,
@@ -33,7 +33,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
         "alerts.html",
         alerts=[alert_answer(row) for row in rows[:LIST_MAX]],
         state=state,
-        project=visit.asked("project"),
+        project=visit.query_param("project"),
         states=STATES,
         older=write_cursor(rows[LIST_MAX - 1]["id"]) if len(rows) > LIST_MAX else None,
     )
@@ -42,7 +42,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
 async def resend(visit: Visit) -> web.StreamResponse:
     """Send an alert once more."""
     await channels.resend_alert(visit.call())
-    return go(local_path(visit.said("back"), "/alerts"))
+    return redirect(local_path(visit.form_field("back"), "/alerts"))
 
 
-PAGES = [Page("GET", "/alerts", alerts_page), Page("POST", "/alerts/{id}/resend", resend, "write")]
+PAGES = [UiRoute("GET", "/alerts", alerts_page), UiRoute("POST", "/alerts/{id}/resend", resend, "write")]

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from offbeat.strict_json import read_json
-from offbeat_server.common.errors import DefinitionError, Moved
+from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import projects
@@ -19,17 +19,17 @@ from offbeat_server.web.api import channels
 from offbeat_server.web.api.channels import channel_answer
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.preconditions import project_id_for_list, project_of, slug_in
-from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.params import project_id_for_list, project_of, slug_in
+from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.frame import Page, Visit, address_of, go, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, address_of, redirect, show
 
 _NEW_SECRET = "offbeat_new_secret"  # a cookie: the signing secret that the next page shows once
 SECRET_SHOWN_S = 60
 LINE_CHARS_MAX = 5_000  # a text that may be longer gets a field of several lines
 
 
-class Input(NamedTuple):
+class ChannelInput(NamedTuple):
     """One field of a kind. `shape`: text, area, number, check, select, lines (a list), json (anything else)."""
 
     name: str
@@ -42,7 +42,7 @@ class Input(NamedTuple):
 
 async def channels_page(visit: Visit) -> web.StreamResponse:
     """All channels."""
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     rows = await projects.all_channels(visit.deps.pool, project_id)
     return show(visit, "channels.html", channels=[channel_answer(row) for row in rows], kinds=list(KINDS))
 
@@ -50,7 +50,7 @@ async def channels_page(visit: Visit) -> web.StreamResponse:
 async def channel_page(visit: Visit) -> web.StreamResponse:
     """The form of one, and what became of a test message that was sent from here."""
     row = await _find(visit)
-    number = visit.asked("test")
+    number = visit.query_param("test")
     tested = await history.find_alert(visit.deps.pool, int(number)) if re.fullmatch(r"\d{1,18}", number) else None
     if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != "test"):
         tested = None
@@ -65,23 +65,23 @@ async def channel_page(visit: Visit) -> web.StreamResponse:
 
 async def new_page(visit: Visit) -> web.StreamResponse:
     """An empty form of the kind in the address."""
-    return await _form(visit, None, _kind(visit.asked("kind")), {})
+    return await _form(visit, None, _kind(visit.query_param("kind")), {})
 
 
 async def create(visit: Visit) -> web.StreamResponse:
     """Make a channel."""
-    kind = _kind(visit.said("kind"))
-    slug = visit.said("slug")
+    kind = _kind(visit.form_field("kind"))
+    slug = visit.form_field("slug")
     visit.request.match_info["slug"] = slug
     said = _read(visit, kind)
     try:
-        project = await project_of(visit.call(), visit.said("project") or None)
+        project = await project_of(visit.call(), visit.form_field("project") or None)
         if await projects.find_channel(visit.deps.pool, project.id, slug) is not None:
-            raise Moved(f"Channel {slug} already exists.")
+            raise PreconditionError(f"Channel {slug} already exists.")
         await _put(visit, said, project.slug)
-    except (Refused, DefinitionError, Moved) as error:
+    except (ApiError, DefinitionError, PreconditionError) as error:
         return await _form(visit, None, kind, said, error)
-    return await _generate(visit, kind, project.slug, slug, go(address_of("channels", slug, project.slug)))
+    return await _generate(visit, kind, project.slug, slug, redirect(address_of("channels", slug, project.slug)))
 
 
 async def change(visit: Visit) -> web.StreamResponse:
@@ -90,9 +90,9 @@ async def change(visit: Visit) -> web.StreamResponse:
     said = _read(visit, row["kind"])
     try:
         await _put(visit, said, row["project"])
-    except (Refused, DefinitionError, Moved) as error:
+    except (ApiError, DefinitionError, PreconditionError) as error:
         return await _form(visit, row, row["kind"], said, error)
-    saved = go(address_of("channels", row["slug"], row["project"], saved="yes"))
+    saved = redirect(address_of("channels", row["slug"], row["project"], saved="yes"))
     return await _generate(visit, row["kind"], row["project"], row["slug"], saved)
 
 
@@ -100,19 +100,19 @@ async def test(visit: Visit) -> web.StreamResponse:
     """Send a test message; the channel's page says what became of it."""
     row = await _find(visit)
     reply = await channels.test_channel(visit.call(query=_in(row["project"])))
-    return go(address_of("channels", row["slug"], row["project"], test=reply.value["id"]))
+    return redirect(address_of("channels", row["slug"], row["project"], test=reply.value["id"]))
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
     """Refused while a monitor names it."""
     row = await _find(visit)
     await channels.delete_channel(visit.call(query=_in(row["project"])))
-    return go("/channels")
+    return redirect("/channels")
 
 
 async def _find(visit: Visit) -> Record:
     slug = slug_in(visit.call(), "channel")
-    project = await project_of(visit.call(), visit.asked("project") or visit.said("project") or None)
+    project = await project_of(visit.call(), visit.query_param("project") or visit.form_field("project") or None)
     row = await projects.find_channel(visit.deps.pool, project.id, slug)
     if row is None:
         raise not_found(f"channel {slug}")
@@ -120,13 +120,13 @@ async def _find(visit: Visit) -> Record:
 
 
 async def _put(visit: Visit, said: Mapping[str, Any], project: str) -> None:
-    body = validate(requests.ChannelBody, {**said, "default": visit.said("default") == "on"})
+    body = validate(requests.ChannelBody, {**said, "default": visit.form_field("default") == "on"})
     await channels.put_channel(visit.call(body, _in(project)))
 
 
 async def _generate(visit: Visit, kind: str, project: str, slug: str, response: web.Response) -> web.Response:
     """Generate a signing secret if the form asks for it; the page that `response` leads to shows it once."""
-    if kind == Webhook.kind and visit.said("generate_secret") == "on":
+    if kind == Webhook.kind and visit.form_field("generate_secret") == "on":
         reply = await channels.post_secret(visit.call(requests.NewSecret(), _in(project)))
         response.set_cookie(
             _NEW_SECRET,
@@ -164,17 +164,19 @@ async def _form(
         inputs=_inputs(kind, values),
         is_default=row["is_default"]
         if row is not None and error is None
-        else visit.said("default") == "on" or not error,
+        else visit.form_field("default") == "on" or not error,
         problems={problem.field.split(".")[0]: problem.reason for problem in problems},
         wrong=str(error) if error is not None else "",
         tested=tested,
         new_secret=new_secret,
         signs=kind == Webhook.kind,
-        generate_secret=error is not None and visit.said("generate_secret") == "on",
-        saved=visit.asked("saved") == "yes",
-        slug=visit.said("slug"),
+        generate_secret=error is not None and visit.form_field("generate_secret") == "on",
+        saved=visit.query_param("saved") == "yes",
+        slug=visit.form_field("slug"),
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
-        project=row["project"] if row is not None else visit.said("project") or visit.principal.project or "default",
+        project=row["project"]
+        if row is not None
+        else visit.form_field("project") or visit.principal.project or "default",
     )
 
 
@@ -188,7 +190,7 @@ def _in(project: str) -> requests.InProject:
     return requests.InProject.model_validate({"project": project})
 
 
-def _inputs(kind: str, values: Mapping[str, Any]) -> list[Input]:
+def _inputs(kind: str, values: Mapping[str, Any]) -> list[ChannelInput]:
     schema = kinds()[kind]
     required = schema.get("required", ())
     # What is needed first, what every kind has last.
@@ -196,7 +198,7 @@ def _inputs(kind: str, values: Mapping[str, Any]) -> list[Input]:
     return [_input(name, schema["properties"][name], values.get(name), name in required) for name in names]
 
 
-def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> Input:
+def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> ChannelInput:
     shape, options = _shape(schema)
     shown = value if value is not None else schema.get("default")
     if shown is None:
@@ -208,7 +210,7 @@ def _input(name: str, schema: Mapping[str, Any], value: Any, required: bool) -> 
         text = "" if text in ("{}", "[]") else text
     else:
         text = {True: "on", False: ""}.get(shown, str(shown)) if isinstance(shown, bool) else str(shown)
-    return Input(name, shape, schema.get("description", ""), options, text, required)
+    return ChannelInput(name, shape, schema.get("description", ""), options, text, required)
 
 
 def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -228,7 +230,7 @@ def _read(visit: Visit, kind: str) -> dict[str, Any]:
     """The fields of the form as the API reads them; what is empty is left out."""
     said: dict[str, Any] = {"kind": kind}
     for each in _inputs(kind, {}):
-        text = visit.said(each.name)
+        text = visit.form_field(each.name)
         if each.shape == "check":
             said[each.name] = text == "on"
         elif not text:
@@ -251,11 +253,11 @@ def _loads(text: str) -> Any:
 
 
 PAGES = [
-    Page("GET", "/channels", channels_page),
-    Page("GET", "/new-channel", new_page, "write"),
-    Page("POST", "/new-channel", create, "write"),
-    Page("GET", "/channels/{slug}", channel_page),
-    Page("POST", "/channels/{slug}", change, "write"),
-    Page("POST", "/channels/{slug}/test", test, "write"),
-    Page("POST", "/channels/{slug}/delete", delete, "write"),
+    UiRoute("GET", "/channels", channels_page),
+    UiRoute("GET", "/new-channel", new_page, "write"),
+    UiRoute("POST", "/new-channel", create, "write"),
+    UiRoute("GET", "/channels/{slug}", channel_page),
+    UiRoute("POST", "/channels/{slug}", change, "write"),
+    UiRoute("POST", "/channels/{slug}/test", test, "write"),
+    UiRoute("POST", "/channels/{slug}/delete", delete, "write"),
 ]

@@ -14,9 +14,9 @@ from offbeat_server.web.api import incidents
 from offbeat_server.web.api.incidents import ALERTS_SHOWN_MAX
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import allowed, pair_in, project_id_for_list
+from offbeat_server.web.framework.params import allowed, pair_in, project_id_for_list
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.frame import Page, Visit, go, local_path, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
 
 LIST_MAX = 50
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -34,10 +34,10 @@ class Event(NamedTuple):
 
 async def incidents_page(visit: Visit) -> web.StreamResponse:
     """All incidents, the newest first, or only those that are open."""
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
-    only_open = visit.asked("open") == "yes"
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    only_open = visit.query_param("open") == "yes"
     before = read_cursor(
-        visit.asked("before") or None,
+        visit.query_param("before") or None,
         (_LAST, history.NUMBER_MAX, history.NUMBER_MAX),
         lambda at, monitor, number: (to_datetime(whole(at, 2**60)), whole(monitor), whole(number)),
     )
@@ -50,7 +50,7 @@ async def incidents_page(visit: Visit) -> web.StreamResponse:
         "incidents.html",
         incidents=rows[:LIST_MAX],
         only_open=only_open,
-        project=visit.asked("project"),
+        project=visit.query_param("project"),
         older=write_cursor(to_micros(last["opened_at"]), last["monitor_id"], last["number"]) if last else None,
     )
 
@@ -145,22 +145,22 @@ async def resolve(visit: Visit) -> web.StreamResponse:
 
 async def comment(visit: Visit) -> web.StreamResponse:
     """Say a word."""
-    await incidents.comment(visit.call(validate(requests.Comment, {"comment": visit.said("comment")})))
+    await incidents.comment(visit.call(validate(requests.Comment, {"comment": visit.form_field("comment")})))
     return _back(visit)
 
 
 def _note(visit: Visit) -> Any:
-    return validate(requests.Note, {"comment": visit.said("comment") or None})
+    return validate(requests.Note, {"comment": visit.form_field("comment") or None})
 
 
 def _back(visit: Visit) -> web.Response:
-    return go(local_path(visit.said("back"), f"/incidents/{visit.request.match_info['id']}"))
+    return redirect(local_path(visit.form_field("back"), f"/incidents/{visit.request.match_info['id']}"))
 
 
 PAGES = [
-    Page("GET", "/incidents", incidents_page),
-    Page("GET", "/incidents/{id}", incident_page),
-    Page("POST", "/incidents/{id}/acknowledge", acknowledge, "write"),
-    Page("POST", "/incidents/{id}/resolve", resolve, "write"),
-    Page("POST", "/incidents/{id}/comment", comment, "write"),
+    UiRoute("GET", "/incidents", incidents_page),
+    UiRoute("GET", "/incidents/{id}", incident_page),
+    UiRoute("POST", "/incidents/{id}/acknowledge", acknowledge, "write"),
+    UiRoute("POST", "/incidents/{id}/resolve", resolve, "write"),
+    UiRoute("POST", "/incidents/{id}/comment", comment, "write"),
 ]

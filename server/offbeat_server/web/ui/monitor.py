@@ -20,11 +20,11 @@ from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.run import run_answer
 from offbeat_server.web.framework.addresses import ping_url
 from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
-from offbeat_server.web.framework.preconditions import project_of, slug_in
-from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.params import project_of, slug_in
+from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui import charts, lines
-from offbeat_server.web.ui.frame import Page, Visit, address_of, go, show
+from offbeat_server.web.ui import charts, monitor_rows
+from offbeat_server.web.ui.page_base import UiRoute, Visit, address_of, redirect, show
 from offbeat_server.web.ui.snippets import snippets
 
 RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
@@ -35,7 +35,7 @@ BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far o
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-class FleetSeen(NamedTuple):
+class FleetSummary(NamedTuple):
     """A fleet as it is now: of the silent ones the deadline they missed, the last ping and the name; of all the name
     and whether it lives."""
 
@@ -49,7 +49,7 @@ class FleetSeen(NamedTuple):
 async def find(visit: Visit) -> Record:
     """The row of the monitor in the path."""
     slug = slug_in(visit.call())
-    project = await project_of(visit.call(), visit.asked("project") or visit.said("project") or None)
+    project = await project_of(visit.call(), visit.query_param("project") or visit.form_field("project") or None)
     rows = await overview.monitors(visit.deps.pool, project_id=project.id, slugs=[slug], limit=1)
     if not rows:
         raise not_found(f"monitor {slug}")
@@ -59,7 +59,7 @@ async def find(visit: Visit) -> Record:
 async def monitor_page(visit: Visit) -> web.StreamResponse:
     """All of it."""
     row, now, pool = await find(visit), visit.now, visit.deps.pool
-    (line,) = await lines.read_lines(pool, [row], now)
+    (line,) = await monitor_rows.read_lines(pool, [row], now)
     definition = load_definition(row["definition"])
     key = next((each["key"] for each in row["keys"] or () if each["main"]), None) if visit.writes else None
     base = visit.call().base
@@ -77,7 +77,7 @@ async def monitor_page(visit: Visit) -> web.StreamResponse:
     )
 
 
-async def now_context(pool: Pool, row: Record, line: lines.Line, now: Micros, writes: bool) -> dict[str, Any]:
+async def now_context(pool: Pool, row: Record, line: monitor_rows.Line, now: Micros, writes: bool) -> dict[str, Any]:
     """What the page shows of how it is now."""
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
@@ -96,7 +96,7 @@ async def now_context(pool: Pool, row: Record, line: lines.Line, now: Micros, wr
     }
 
 
-async def history_context(pool: Pool, row: Record, line: lines.Line, now: Micros) -> dict[str, Any]:
+async def history_context(pool: Pool, row: Record, line: monitor_rows.Line, now: Micros) -> dict[str, Any]:
     """What the page shows of how it was."""
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
@@ -116,7 +116,7 @@ async def history_context(pool: Pool, row: Record, line: lines.Line, now: Micros
     }
 
 
-async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSeen | None:
+async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSummary | None:
     if (expected := definition.members) is None:
         return None
     rows = await history.members(pool, monitor_id, "", limit=MEMBERS_SHOWN)
@@ -128,7 +128,7 @@ async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSe
     fleet = Fleet()
     fleet.peak = stored["peak"] if stored is not None else 0
     required = max(known, expected.expected or 0) if expected.min_alive is None else fleet.required(expected)
-    return FleetSeen(
+    return FleetSummary(
         known - gone,
         known,
         required,
@@ -137,7 +137,7 @@ async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSe
     )
 
 
-async def _calendar(pool: Pool, line: lines.Line, definition: Definition, now: Micros) -> list[list[charts.Day]]:
+async def _calendar(pool: Pool, line: monitor_rows.Line, definition: Definition, now: Micros) -> list[list[charts.Day]]:
     bounds = charts.day_bounds(definition.timezone, now)
     heard = await pages.days_heard(pool, line.id, bounds)
     runs: dict[int, dict[str, int]] = {}
@@ -165,7 +165,7 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
     ]
     if chart := charts.draw_durations(measured, "runs"):
         return "Durations", chart
-    since = to_datetime(now - BEATS_DAYS * lines.DAY)
+    since = to_datetime(now - BEATS_DAYS * monitor_rows.DAY)
     beats = list(reversed(await pages.beats(pool, monitor_id, since, BEATS_MAX)))
     said = [
         charts.Measured(each["duration"], each["signal"], f"{each['signal']}, took {each['duration']:g} s")
@@ -188,8 +188,8 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
 async def runs_page(visit: Visit) -> web.StreamResponse:
     """All runs, the newest first."""
     row = await find(visit)
-    before = read_cursor(visit.asked("before") or None, history.NUMBER_MAX, whole)
-    verdict = visit.asked("verdict") or None
+    before = read_cursor(visit.query_param("before") or None, history.NUMBER_MAX, whole)
+    verdict = visit.query_param("verdict") or None
     rows = await history.runs(visit.deps.pool, row["id"], before, verdict=verdict, limit=LIST_MAX + 1)
     cursor = write_cursor(rows[LIST_MAX - 1]["number"]) if len(rows) > LIST_MAX else None
     runs = [run_answer(each) for each in rows[:LIST_MAX]]
@@ -201,13 +201,13 @@ async def pings_page(visit: Visit) -> web.StreamResponse:
     """The log of one monitor, the newest first."""
     row = await find(visit)
     place = read_cursor(
-        visit.asked("before") or None,
+        visit.query_param("before") or None,
         history.PingPlace(_LAST),
         lambda at, writer, seq: history.PingPlace(to_datetime(whole(at, 2**60)), whole(writer), whole(seq, 2**63 - 1)),
     )
-    signal, run = visit.asked("signal") or None, visit.asked("run") or None
+    signal, run = visit.query_param("signal") or None, visit.query_param("run") or None
     if signal is not None and signal not in ("start", "success", "fail", "log", "progress", "skip", "leave"):
-        raise Refused(404, "There is no such signal.")
+        raise ApiError(404, "There is no such signal.")
     rows = await history.pings(visit.deps.pool, row["id"], place, signal=signal, run=run, limit=LIST_MAX + 1)
     last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
     cursor = write_cursor(to_micros(last["at"]), last["writer"], last["seq"]) if last else None
@@ -232,14 +232,14 @@ def _given(**values: str | None) -> dict[str, str]:
 
 async def pause(visit: Visit) -> web.StreamResponse:
     """Pause or resume, as the button says."""
-    act = api_monitors.resume if visit.said("resume") else api_monitors.pause
+    act = api_monitors.resume if visit.form_field("resume") else api_monitors.pause
     await act(visit.call(query=_project(visit)))
     return _back(visit)
 
 
 async def snooze(visit: Visit) -> web.StreamResponse:
     """Hold back alerts for a while, or no longer."""
-    duration = visit.said("duration")
+    duration = visit.form_field("duration")
     body = validate(requests.Snooze, {"duration": duration} if duration else {})
     await api_monitors.snooze(visit.call(body, _project(visit)))
     return _back(visit)
@@ -255,26 +255,26 @@ async def ping(visit: Visit) -> web.StreamResponse:
 
 async def delete(visit: Visit) -> web.StreamResponse:
     """For good; the name has to be typed."""
-    if visit.said("confirm") != slug_in(visit.call()):
-        raise Refused(422, "Type the monitor's slug to delete it.")
+    if visit.form_field("confirm") != slug_in(visit.call()):
+        raise ApiError(422, "Type the monitor's slug to delete it.")
     await api_monitors.delete_monitor(visit.call(query=_project(visit)))
-    return go("/")
+    return redirect("/")
 
 
 def _project(visit: Visit) -> requests.InProject:
-    return requests.InProject.model_validate({"project": visit.said("project") or None})
+    return requests.InProject.model_validate({"project": visit.form_field("project") or None})
 
 
 def _back(visit: Visit) -> web.Response:
-    return go(address_of("monitors", slug_in(visit.call()), visit.said("project") or "default"))
+    return redirect(address_of("monitors", slug_in(visit.call()), visit.form_field("project") or "default"))
 
 
 PAGES = [
-    Page("GET", "/monitors/{slug}", monitor_page),
-    Page("GET", "/monitors/{slug}/runs", runs_page),
-    Page("GET", "/monitors/{slug}/pings", pings_page),
-    Page("POST", "/monitors/{slug}/pause", pause, "write"),
-    Page("POST", "/monitors/{slug}/snooze", snooze, "write"),
-    Page("POST", "/monitors/{slug}/ping", ping, "write"),
-    Page("POST", "/monitors/{slug}/delete", delete, "write"),
+    UiRoute("GET", "/monitors/{slug}", monitor_page),
+    UiRoute("GET", "/monitors/{slug}/runs", runs_page),
+    UiRoute("GET", "/monitors/{slug}/pings", pings_page),
+    UiRoute("POST", "/monitors/{slug}/pause", pause, "write"),
+    UiRoute("POST", "/monitors/{slug}/snooze", snooze, "write"),
+    UiRoute("POST", "/monitors/{slug}/ping", ping, "write"),
+    UiRoute("POST", "/monitors/{slug}/delete", delete, "write"),
 ]

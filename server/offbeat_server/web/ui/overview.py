@@ -11,11 +11,11 @@ from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.schedule.due_times import STATUSES
 from offbeat_server.web.api.schemas.monitor import STORED_AS
-from offbeat_server.web.framework.lookups import Wanted, find_monitors
+from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import read_cursor, whole, words, write_cursor
-from offbeat_server.web.framework.preconditions import project_id_for_list
-from offbeat_server.web.ui import lines
-from offbeat_server.web.ui.frame import Page, Visit, html, render_part, show
+from offbeat_server.web.framework.params import project_id_for_list
+from offbeat_server.web.ui import monitor_rows
+from offbeat_server.web.ui.page_base import UiRoute, Visit, html, render_part, show
 
 LINES_MAX = 100  # of one page; the next comes when one scrolls to its end
 TROUBLES_SHOWN = 30
@@ -58,14 +58,14 @@ async def overview(visit: Visit) -> web.StreamResponse:
     filters = filters_of(visit)
     pool, now = visit.deps.pool, visit.now
     project_id = await project_id_for_list(visit.call(), filters.project or None)
-    after = read_cursor(visit.asked("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
-    wanted = Wanted(project_id, filters.statuses, filters.tags, filters.text or None)
+    after = read_cursor(visit.query_param("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
+    wanted = MonitorFilter(project_id, filters.statuses, filters.tags, filters.text or None)
     found, place = await find_monitors(pool, wanted, after, LINES_MAX, now)
-    shown = await lines.read_lines(pool, [row for row, _ in found], now)
+    shown = await monitor_rows.read_lines(pool, [row for row, _ in found], now)
     more = filters.path() if place else ""
     listed: dict[str, Any] = {
         "lines": shown,
-        "strips": await lines.strips(pool, shown, now),
+        "strips": await monitor_rows.strips(pool, shown, now),
         "more": more + ("&" if "?" in more else "?") + urlencode({"after": write_cursor(*place)}) if place else "",
         "filters": filters,
         "now": now,
@@ -135,11 +135,11 @@ def filters_of(visit: Visit) -> Filters:
     """The filters in the address."""
     query = visit.request.query
     return Filters(
-        visit.asked("q").strip()[:200],
+        visit.query_param("q").strip()[:200],
         tuple(dict.fromkeys(tag for tag in query.getall("tag", [])[:20] if tag and "\x00" not in tag)),
         tuple(status for status in STATUSES if status in query.getall("status", []) and status in STORED_AS),
-        visit.asked("project"),
+        visit.query_param("project"),
     )
 
 
-PAGES = [Page("GET", "/", overview)]
+PAGES = [UiRoute("GET", "/", overview)]

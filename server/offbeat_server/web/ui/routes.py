@@ -10,10 +10,10 @@ from aiohttp.typedefs import Handler
 from offbeat_server.db.read_models import history, overview
 from offbeat_server.db.repositories import sessions as stored_sessions
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.fresh import Fresh
-from offbeat_server.web.framework.preconditions import allowed, pair_in, project_id_for_list
-from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.params import allowed, pair_in, project_id_for_list
+from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import Deps
+from offbeat_server.web.framework.ttl_cache import TtlCache
 from offbeat_server.web.ui import (
     admin,
     alerts,
@@ -28,23 +28,32 @@ from offbeat_server.web.ui import (
     windows,
 )
 from offbeat_server.web.ui import overview as pages_overview
-from offbeat_server.web.ui.frame import HEADERS, Page, Visit, add_pages, html, render_trouble, statics, statics_version
-from offbeat_server.web.ui.live.hub import WATCHED_MAX, Live, Owner, Topic
+from offbeat_server.web.ui.live.hub import WATCHED_MAX, LiveHub, StreamOwner, Topic
 from offbeat_server.web.ui.live.topics import all_kinds
+from offbeat_server.web.ui.page_base import (
+    HEADERS,
+    UiRoute,
+    Visit,
+    add_pages,
+    html,
+    render_trouble,
+    statics,
+    statics_version,
+)
 
-LIVE = web.AppKey("live", Live)
+LIVE = web.AppKey("live", LiveHub)
 _LINE = re.compile(r"(\d{1,9})\.([0-9a-z]{1,12})")
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
 def add_routes(app: web.Application, deps: Deps) -> None:
     """Add the pages to the app. Call it once, before the app starts."""
-    app[status.SHOWN] = Fresh()
+    app[status.SHOWN] = TtlCache()
 
     async def living(session_ids: Collection[str]) -> set[str]:
         return await stored_sessions.living_sessions(deps.pool, session_ids, deps.access.admin_key_hash)
 
-    live = app[LIVE] = Live(all_kinds(deps.pool), deps.now, living)
+    live = app[LIVE] = LiveHub(all_kinds(deps.pool), deps.now, living)
     add_pages(app, PAGES, deps)
     app.router.add_get("/static/{version}/{name}", _static)
 
@@ -73,7 +82,7 @@ async def _not_found(request: web.Request, handler: Handler) -> web.StreamRespon
             raise
         if isinstance(error, web.HTTPNotFound):
             return html(render_trouble(not_found("such page")), 404)
-        refusal = Refused(
+        refusal = ApiError(
             405, f"This address does not take {request.method}.", headers={"Allow": error.headers["Allow"]}
         )
         return html(render_trouble(refusal), 405, refusal.headers)
@@ -96,10 +105,10 @@ async def _static(request: web.Request) -> web.Response:
 
 async def live_overview(visit: Visit) -> web.StreamResponse:
     """Lines, each with the version that is shown; what is wrong and the counts, in one project or in all."""
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     named = [_LINE.fullmatch(each) for each in visit.request.query.get("lines", "").split("_") if each]
     if len(named) > WATCHED_MAX or not all(named):
-        raise Refused(422, "These are no lines of ours.")
+        raise ApiError(422, "These are no lines of ours.")
     lines = {int(each[1]): each[2] for each in named if each}
     if visit.principal.project_id is not None:
         own = await overview.monitors(
@@ -114,7 +123,7 @@ async def live_overview(visit: Visit) -> web.StreamResponse:
 
 async def live_monitor(visit: Visit) -> web.StreamResponse:
     """One monitor's page."""
-    text = visit.asked("id")
+    text = visit.query_param("id")
     ids = [int(text)] if re.fullmatch(r"\d{1,9}", text) else []
     rows = await overview.monitors(visit.deps.pool, project_id=visit.principal.project_id, ids=ids, limit=1)
     if not rows:
@@ -154,14 +163,14 @@ async def _stream(visit: Visit, shown: dict[Topic, str | None]) -> web.StreamRes
     live: Any = visit.request.app[LIVE]
     session_id = sessions.cookie_in(visit.deps, visit.request)
     assert session_id is not None  # who has none was sent to sign in
-    owner = Owner(session_id, visit.principal.project_id)
+    owner = StreamOwner(session_id, visit.principal.project_id)
     if not live.has_room_for(owner):
-        raise Refused(503, "Too many live pages are open. Close some of them.", headers={"Retry-After": "10"})
+        raise ApiError(503, "Too many live pages are open. Close some of them.", headers={"Retry-After": "10"})
     response: web.StreamResponse = await live.serve(visit.request, owner, shown)
     return response
 
 
-PAGES: list[Page] = [
+PAGES: list[UiRoute] = [
     *signin.PAGES,
     *pages_overview.PAGES,
     *monitor.PAGES,
@@ -174,10 +183,10 @@ PAGES: list[Page] = [
     *admin.PAGES,
     *system.PAGES,
     *status.PAGES,
-    Page("GET", "/live/overview", live_overview),
-    Page("GET", "/live/monitor", live_monitor),
-    Page("GET", "/live/runs/{id}", live_run),
-    Page("GET", "/live/incidents/{id}", live_incident),
-    Page("GET", "/live/system", live_system),
-    Page("GET", "/live/session", live_session),
+    UiRoute("GET", "/live/overview", live_overview),
+    UiRoute("GET", "/live/monitor", live_monitor),
+    UiRoute("GET", "/live/runs/{id}", live_run),
+    UiRoute("GET", "/live/incidents/{id}", live_incident),
+    UiRoute("GET", "/live/system", live_system),
+    UiRoute("GET", "/live/session", live_session),
 ]

@@ -8,14 +8,14 @@ from aiohttp import web
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import pages
-from offbeat_server.db.repositories.heard_runs import PINGS_HEARD_MAX, HeardRun, hear
+from offbeat_server.db.repositories.client_runs import PINGS_HEARD_MAX, ClientRun, hear
 from offbeat_server.engine.model.definition import Definition, load_definition
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.tasks import TaskGroup
 from offbeat_server.engine.schedule.durations import say_duration
-from offbeat_server.web.framework.preconditions import allowed, pair_in
+from offbeat_server.web.framework.params import allowed, pair_in
 from offbeat_server.web.ui import charts
-from offbeat_server.web.ui.frame import Page, Visit, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, show
 
 NAMES_SHOWN = 2_000  # most are shown as spans of numbers
 CELLS_MAX = 10_000
@@ -24,7 +24,7 @@ CELL, STEP = 10, 12  # pixels
 GRID_COLUMNS = 50
 
 
-class Grid(NamedTuple):
+class TaskGrid(NamedTuple):
     """The tasks of a run or stage: one letter each (d done, f failed, r running, . not started)."""
 
     stage: str
@@ -42,12 +42,12 @@ async def run_page(visit: Visit) -> web.StreamResponse:
     """All of it."""
     rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit.call(), "such run")])
     row = allowed(visit.call(), rows[0] if rows else None, "such run")
-    followed = HeardRun(row)
+    followed = ClientRun(row)
     await hear(visit.deps.pool, [followed])
     return show(visit, "run.html", **context(row, followed, visit.now))
 
 
-def context(row: Record, followed: HeardRun, now: Micros) -> dict[str, Any]:
+def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
     """What the live part of the page shows."""
     definition, run = load_definition(row["definition"]), followed.run
     detail = run.detail(definition, NAMES_SHOWN)
@@ -80,7 +80,7 @@ def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
     return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *heard])]
 
 
-def _grid(stage: str, group: TaskGroup, definition: Definition) -> Grid:
+def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
     tasks = definition.tasks
     if stage:
         tasks = next((each.tasks for each in definition.stages if each.name == stage), None)
@@ -88,7 +88,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> Grid:
     names, states = _cells(group, expected)
     columns = min(GRID_COLUMNS, max(len(states), 1))
     lines = -(-len(states) // columns)
-    return Grid(
+    return TaskGrid(
         stage,
         states,
         names,
@@ -154,4 +154,4 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
     return sorted(found, key=lambda each: each[1])
 
 
-PAGES = [Page("GET", "/runs/{id}", run_page)]
+PAGES = [UiRoute("GET", "/runs/{id}", run_page)]

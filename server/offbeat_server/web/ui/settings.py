@@ -8,7 +8,7 @@ from aiohttp import web
 from cronsim import CronSim
 
 from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.errors import DefinitionError, Moved
+from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
@@ -18,13 +18,13 @@ from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.web.api import monitors as api_monitors
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.monitor import one
-from offbeat_server.web.framework.preconditions import project_id_for_list, project_of
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.params import project_id_for_list, project_of
+from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui import form as forms
-from offbeat_server.web.ui.frame import HEADERS, Page, Visit, address_of, go, show
+from offbeat_server.web.ui import monitor_form as forms
 from offbeat_server.web.ui.monitor import find
-from offbeat_server.web.ui.words import iso
+from offbeat_server.web.ui.page_base import HEADERS, UiRoute, Visit, address_of, redirect, show
+from offbeat_server.web.ui.template_filters import iso
 
 TIMES_SHOWN = 5
 NAMES_OFFERED = 500  # of monitors and tags, while one types
@@ -38,17 +38,17 @@ async def new_page(visit: Visit) -> web.StreamResponse:
 
 async def create(visit: Visit) -> web.StreamResponse:
     """Make a monitor of the form."""
-    if visit.said("add"):
+    if visit.form_field("add"):
         return await _form(visit, None, forms.refill(visit.form, []), spare=forms.STAGES_ADDED)
-    said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.said("slug")) else {})}
-    project = await project_of(visit.call(), visit.said("project") or None)
+    said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.form_field("slug")) else {})}
+    project = await project_of(visit.call(), visit.form_field("project") or None)
     try:
         body = validate(requests.NewMonitor, said)
         query = requests.InProject.model_validate({"project": project.slug})
         reply = await api_monitors.post_monitor(visit.call(body, query))
-    except (Refused, DefinitionError, Moved) as error:
+    except (ApiError, DefinitionError, PreconditionError) as error:
         return await _form(visit, None, _wrong(visit, error))
-    return go(address_of("monitors", reply.value["slug"], project.slug))
+    return redirect(address_of("monitors", reply.value["slug"], project.slug))
 
 
 async def settings_page(visit: Visit) -> web.StreamResponse:
@@ -63,17 +63,17 @@ async def change(visit: Visit) -> web.StreamResponse:
     row = await find(visit)
     answer = await one(visit.call(), row["project_id"], row["slug"])
     stored = orjson.loads(row["definition"])
-    if visit.said("add"):
-        return await _form(visit, answer, forms.refill(visit.form, []), visit.said("rev"), forms.STAGES_ADDED)
+    if visit.form_field("add"):
+        return await _form(visit, answer, forms.refill(visit.form, []), visit.form_field("rev"), forms.STAGES_ADDED)
     try:
-        if visit.said("rev") != str(row["rev"]):
-            raise Moved("This monitor was changed after you opened the form. Review it before saving.")
+        if visit.form_field("rev") != str(row["rev"]):
+            raise PreconditionError("This monitor was changed after you opened the form. Review it before saving.")
         body = validate(requests.MonitorBody, forms.read(visit.form, stored))
         query = requests.InProject.model_validate({"project": row["project"]})
         await api_monitors.put_monitor(visit.call(body, query))
-    except (Refused, DefinitionError, Moved) as error:
+    except (ApiError, DefinitionError, PreconditionError) as error:
         return await _form(visit, answer, _wrong(visit, error))
-    return go(address_of("monitors", row["slug"], row["project"]))
+    return redirect(address_of("monitors", row["slug"], row["project"]))
 
 
 async def _form(
@@ -85,7 +85,7 @@ async def _form(
 ) -> web.StreamResponse:
     """`answer`: the monitor as the API shows it; None for a new one. `rev`: the one that the form was opened with."""
     wrong = bool(filled.problems or filled.other_problems)
-    project = answer["project"] if answer else visit.said("project") or visit.asked("project")
+    project = answer["project"] if answer else visit.form_field("project") or visit.query_param("project")
     project_id = await project_id_for_list(visit.call(), project or None)
     channels = await projects.all_channels(visit.deps.pool, project_id)
     monitors = await overview.monitors(visit.deps.pool, project_id=project_id, limit=NAMES_OFFERED)
@@ -97,7 +97,7 @@ async def _form(
         answer=answer,
         filled=filled,
         form=forms,
-        slug=visit.said("slug"),
+        slug=visit.form_field("slug"),
         rev=rev or (answer["rev"] if answer else ""),
         spare=spare,
         project=project or visit.principal.project or "default",
@@ -107,8 +107,12 @@ async def _form(
     )
 
 
-def _wrong(visit: Visit, error: Refused | DefinitionError | Moved) -> forms.Filled:
-    problems = [] if isinstance(error, Moved) else list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+def _wrong(visit: Visit, error: ApiError | DefinitionError | PreconditionError) -> forms.Filled:
+    problems = (
+        []
+        if isinstance(error, PreconditionError)
+        else list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
+    )
     filled = forms.refill(visit.form, problems)
     if filled.problems or filled.other_problems:
         return filled
@@ -120,8 +124,8 @@ def _wrong(visit: Visit, error: Refused | DefinitionError | Moved) -> forms.Fill
 
 async def preview(visit: Visit) -> web.StreamResponse:
     """The next due times of a schedule, or what is wrong with it, as JSON."""
-    kind, text = visit.asked("kind"), visit.asked("text").strip()
-    zone, grace = visit.asked("timezone").strip() or "UTC", visit.asked("grace").strip() or "0s"
+    kind, text = visit.query_param("kind"), visit.query_param("text").strip()
+    zone, grace = visit.query_param("timezone").strip() or "UTC", visit.query_param("grace").strip() or "0s"
     try:
         answer = _preview(kind, text, zone, grace, visit.now)
     except DefinitionError as error:
@@ -157,9 +161,9 @@ def _preview(kind: str, text: str, zone: str, grace: str, now: Micros) -> dict[s
 
 
 PAGES = [
-    Page("GET", "/new-monitor", new_page, "write"),
-    Page("POST", "/new-monitor", create, "write"),
-    Page("GET", "/monitors/{slug}/settings", settings_page, "write"),
-    Page("POST", "/monitors/{slug}/settings", change, "write"),
-    Page("GET", "/preview", preview),
+    UiRoute("GET", "/new-monitor", new_page, "write"),
+    UiRoute("POST", "/new-monitor", create, "write"),
+    UiRoute("GET", "/monitors/{slug}/settings", settings_page, "write"),
+    UiRoute("POST", "/monitors/{slug}/settings", change, "write"),
+    UiRoute("GET", "/preview", preview),
 ]

@@ -5,26 +5,26 @@ from aiohttp import web
 from offbeat_server.db.repositories import sessions as stored
 from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.access import KEY_CHARS_MAX
-from offbeat_server.web.ui.frame import Page, Visit, go, local_path, show, unpack_sent
+from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show, unpack_sent
 
 
 async def sign_in_page(visit: Visit) -> web.StreamResponse:
     """The form."""
     if visit.principal.role in sessions.ROLES:
-        return go(local_path(visit.asked("back")))
-    return await _form(visit, visit.asked("back"))
+        return redirect(local_path(visit.query_param("back")))
+    return await _form(visit, visit.query_param("back"))
 
 
 async def sign_in(visit: Visit) -> web.StreamResponse:
     """Take the key; a session of a new id begins."""
-    key, there = visit.said("key"), local_path(visit.said("back"))
+    key, there = visit.form_field("key"), local_path(visit.form_field("back"))
     session_id = None
     if 0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable():
         session_id = await sessions.sign_in(visit.deps, visit.request, key)
     if session_id is None:
         return await _form(visit, there, "This key is unknown, revoked, or has no access to the pages.")
-    response: web.StreamResponse = go(there)
-    if to := visit.said("to"):
+    response: web.StreamResponse = redirect(there)
+    if to := visit.form_field("to"):
         response = await _offer(visit, session_id, local_path(to))
     sessions.set_cookie(visit.deps, visit.request, response, session_id)
     return response
@@ -33,7 +33,7 @@ async def sign_in(visit: Visit) -> web.StreamResponse:
 async def _offer(visit: Visit, session_id: str, to: str) -> web.Response:
     """Signed in again after a form came too late: what was entered is shown, and sent only when they say so."""
     token = await sessions.token_for(visit.deps, session_id)
-    return show(visit, "send_again.html", sent=unpack_sent(visit.said("sent")), to=to, back=to, token=token)
+    return show(visit, "send_again.html", sent=unpack_sent(visit.form_field("sent")), to=to, back=to, token=token)
 
 
 async def sign_out(visit: Visit) -> web.StreamResponse:
@@ -41,7 +41,7 @@ async def sign_out(visit: Visit) -> web.StreamResponse:
     cookie = sessions.cookie_in(visit.deps, visit.request)
     if cookie is not None:
         await stored.close_session(visit.deps.pool, cookie)
-    response = go("/sign-in")
+    response = redirect("/sign-in")
     response.headers["Clear-Site-Data"] = '"cache"'
     sessions.set_cookie(visit.deps, visit.request, response, None)
     return response
@@ -59,9 +59,9 @@ async def _form(visit: Visit, there: str, wrong: str = "") -> web.StreamResponse
         403 if wrong else 200,
         there=local_path(there),
         wrong=wrong,
-        to=visit.said("to"),
-        packed=visit.said("sent"),
-        sent=unpack_sent(visit.said("sent")),
+        to=visit.form_field("to"),
+        packed=visit.form_field("sent"),
+        sent=unpack_sent(visit.form_field("sent")),
     )
     if fresh is not None:
         sessions.set_cookie(visit.deps, visit.request, response, fresh)
@@ -69,7 +69,7 @@ async def _form(visit: Visit, there: str, wrong: str = "") -> web.StreamResponse
 
 
 PAGES = [
-    Page("GET", "/sign-in", sign_in_page, "open"),
-    Page("POST", "/sign-in", sign_in, "open"),
-    Page("POST", "/sign-out", sign_out, "open"),
+    UiRoute("GET", "/sign-in", sign_in_page, "open"),
+    UiRoute("POST", "/sign-in", sign_in, "open"),
+    UiRoute("POST", "/sign-out", sign_out, "open"),
 ]

@@ -8,11 +8,11 @@ from aiohttp import web
 
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.db.repositories import projects
-from offbeat_server.web.framework.fresh import Fresh
-from offbeat_server.web.framework.preconditions import slug_in
+from offbeat_server.web.framework.params import slug_in
 from offbeat_server.web.framework.problems import not_found
-from offbeat_server.web.ui import lines
-from offbeat_server.web.ui.frame import Page, Visit, html, render_part
+from offbeat_server.web.framework.ttl_cache import TtlCache
+from offbeat_server.web.ui import monitor_rows
+from offbeat_server.web.ui.page_base import UiRoute, Visit, html, render_part
 
 MONITORS_MAX = 500  # shown; the count of those that are down is of all
 
@@ -28,14 +28,16 @@ async def _render(visit: Visit, slug: str) -> str | None:
     down = await overview.monitors(pool, project_id=id, statuses=["down"], limit=MONITORS_MAX)
     others = await overview.monitors(pool, project_id=id, limit=MONITORS_MAX)
     known = {row["id"] for row in down}
-    found = [lines.line_of(row, None, now) for row in [*down, *(row for row in others if row["id"] not in known)]]
+    found = [
+        monitor_rows.line_of(row, None, now) for row in [*down, *(row for row in others if row["id"] not in known)]
+    ]
     found.sort(key=lambda line: (line.status != "down", line.name.lower()))
     shown = found[:MONITORS_MAX]
     return render_part(
         "status.html",
         project=project["name"],
         lines=shown,
-        strips=await lines.strips(pool, shown, now),
+        strips=await monitor_rows.strips(pool, shown, now),
         down=max(counts.get("down", 0), sum(line.status == "down" for line in shown)),
         monitors=max(sum(counts.values()), len(shown)),
         now=now,
@@ -51,5 +53,5 @@ async def status_page(visit: Visit) -> web.StreamResponse:
     return html(text)
 
 
-SHOWN = web.AppKey("status pages", Fresh[str | None])
-PAGES = [Page("GET", "/status/{slug}", status_page, "open")]
+SHOWN = web.AppKey("status pages", TtlCache[str | None])
+PAGES = [UiRoute("GET", "/status/{slug}", status_page, "open")]

@@ -7,8 +7,8 @@ from aiohttp import web
 from offbeat_server.common.clock import to_micros
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import pages
-from offbeat_server.web.framework.problems import Refused
-from offbeat_server.web.ui.frame import Page, Visit, show
+from offbeat_server.web.framework.problems import ApiError
+from offbeat_server.web.ui.page_base import UiRoute, Visit, show
 
 
 async def system_page(visit: Visit) -> web.StreamResponse:
@@ -28,7 +28,7 @@ async def system_page(visit: Visit) -> web.StreamResponse:
 def check(visit: Visit) -> None:
     """It is about all projects, so a key of one does not see it."""
     if visit.principal.project_id is not None:
-        raise Refused(403, "A key for one project cannot see the system page.")
+        raise ApiError(403, "A key for one project cannot see the system page.")
 
 
 async def context(pool: Pool) -> dict[str, Any]:
@@ -45,11 +45,11 @@ async def context(pool: Pool) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "watermark": watermark,
         "behind": database_now - watermark if watermark is not None else None,
-        "deaf": await pages.deaf(pool),
+        "deaf": await pages.outages(pool),
         "deaf_shown": pages.DEAF_SHOWN,
         "writers_shown": pages.WRITERS_SHOWN,
         "outbox": {row["state"]: row for row in await pages.outbox(pool)},
     }
 
 
-PAGES = [Page("GET", "/system", system_page)]
+PAGES = [UiRoute("GET", "/system", system_page)]

@@ -5,15 +5,15 @@ from typing import Any
 
 from aiohttp import web
 
-from offbeat_server.common.errors import DefinitionError, Moved
+from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.db.repositories import projects, windows
 from offbeat_server.engine.schedule.maintenance_windows import Window
 from offbeat_server.web.api import windows as api_windows
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.framework.preconditions import project_id_for_list, project_of
-from offbeat_server.web.framework.problems import Refused
+from offbeat_server.web.framework.params import project_id_for_list, project_of
+from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.frame import Page, Visit, go, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
 
 
 async def windows_page(visit: Visit) -> web.StreamResponse:
@@ -23,32 +23,32 @@ async def windows_page(visit: Visit) -> web.StreamResponse:
 
 async def create(visit: Visit) -> web.StreamResponse:
     """Make a window of the form."""
-    visit.request.match_info["slug"] = visit.said("slug")
-    project = await project_of(visit.call(), visit.said("project") or None)
+    visit.request.match_info["slug"] = visit.form_field("slug")
+    project = await project_of(visit.call(), visit.form_field("project") or None)
     try:
-        if await windows.find_window(visit.deps.pool, project.id, visit.said("slug")) is not None:
-            raise Moved(f"Window {visit.said('slug')} already exists.")
+        if await windows.find_window(visit.deps.pool, project.id, visit.form_field("slug")) is not None:
+            raise PreconditionError(f"Window {visit.form_field('slug')} already exists.")
         await api_windows.put_window(visit.call(validate(Window, _read(visit)), _in(project.slug)))
-    except (Refused, DefinitionError, Moved) as error:
+    except (ApiError, DefinitionError, PreconditionError) as error:
         return await _page(visit, str(error))
-    return go("/windows")
+    return redirect("/windows")
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
     """Take it away; what it held back is told."""
-    await api_windows.delete_window(visit.call(query=_in(visit.said("project"))))
-    return go("/windows")
+    await api_windows.delete_window(visit.call(query=_in(visit.form_field("project"))))
+    return redirect("/windows")
 
 
 def _read(visit: Visit) -> dict[str, Any]:
-    said: dict[str, Any] = {name: visit.said(name) for name in ("name", "timezone", "duration")}
-    said |= {name: visit.said(name).replace(",", " ").split() for name in ("monitors", "tags")}
-    if visit.said("when") == "once":
+    said: dict[str, Any] = {name: visit.form_field(name) for name in ("name", "timezone", "duration")}
+    said |= {name: visit.form_field(name).replace(",", " ").split() for name in ("monitors", "tags")}
+    if visit.form_field("when") == "once":
         # The browser gives no offset; it is meant in UTC, as the label says.
-        said |= {name: f"{visit.said(name)}Z" if visit.said(name) else "" for name in ("start", "end")}
+        said |= {name: f"{visit.form_field(name)}Z" if visit.form_field(name) else "" for name in ("start", "end")}
         del said["duration"]
     else:
-        said["cron"] = visit.said("cron")
+        said["cron"] = visit.form_field("cron")
     return {name: value for name, value in said.items() if value}
 
 
@@ -57,7 +57,7 @@ def _in(project: str) -> requests.InProject:
 
 
 async def _page(visit: Visit, wrong: str = "") -> web.StreamResponse:
-    project_id = await project_id_for_list(visit.call(), visit.asked("project") or None)
+    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     rows = await windows.all_windows(visit.deps.pool, project_id)
     every_project = await projects.all_projects(visit.deps.pool)
     return show(
@@ -72,7 +72,7 @@ async def _page(visit: Visit, wrong: str = "") -> web.StreamResponse:
 
 
 PAGES = [
-    Page("GET", "/windows", windows_page),
-    Page("POST", "/windows", create, "write"),
-    Page("POST", "/windows/{slug}/delete", delete, "write"),
+    UiRoute("GET", "/windows", windows_page),
+    UiRoute("POST", "/windows", create, "write"),
+    UiRoute("POST", "/windows/{slug}/delete", delete, "write"),
 ]

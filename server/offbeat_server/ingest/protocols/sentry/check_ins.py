@@ -40,7 +40,7 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import Answer, Note, Outcome, Reading, Refusal, Request, Slug
+from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.encodings import utf_8_body
 from offbeat_server.ingest.protocols.ids import read_id
 from offbeat_server.ingest.protocols.objects import NotJson, read_object
@@ -67,22 +67,22 @@ _is_id = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
 _sentry_key = re.compile(r"sentry_key\s*=\s*([^\s,]+)").search
 _dsn_key = re.compile(r"https?://([^:@/]+)(?::[^@/]*)?@").match
 _LATEST = "0" * 32
-_ACCEPTED = Answer(202, b"")
+_ACCEPTED = HttpAnswer(202, b"")
 _JSON = "application/json"
 _ANYWHERE = (("Access-Control-Allow-Origin", "*"),)
-_OK = Answer(200, b"{}", _JSON, _ANYWHERE)
+_OK = HttpAnswer(200, b"{}", _JSON, _ANYWHERE)
 
 
-def read(request: Request) -> Reading | list[Reading] | Refusal:
+def read(request: Request) -> ParsedPing | list[ParsedPing] | Rejection:
     """The pings that a request to one of Sentry's addresses describes; none where it holds no check-in."""
     parts = request.path.strip("/").split("/")
     kind = parts[2] if len(parts) > 2 else ""
     if kind == "cron" and len(parts) in (4, 5):
         return _read_cron(request, decode_segment(parts[3]), decode_segment(parts[4]) if len(parts) == 5 else None)
     if kind not in ("envelope", "store") or len(parts) != 3:
-        return Refusal(404, "not found")
+        return Rejection(404, "not found")
     if request.method != "POST":
-        return Refusal(405, "use POST")
+        return Rejection(405, "use POST")
     return _read_envelope(request) if kind == "envelope" else []
 
 
@@ -91,7 +91,7 @@ def sink(path: str) -> Envelope | None:
     return Envelope(ITEM_TYPE) if "/envelope" in path else None
 
 
-def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
+def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `{}`, 202 for the cron address, or `{"detail": "…"}`."""
     # Told 429, an SDK sends nothing at all for a while: also not the check-ins of its other monitors.
     limited = isinstance(outcome, Outcome) and outcome.kind in ("full", "crowded", "limited")
@@ -101,37 +101,37 @@ def answer(outcome: Outcome | Refusal, request: Request) -> Answer:
         ok = _ACCEPTED if "/cron/" in request.path else _OK
         if not reason:
             return ok
-        return Answer(
+        return HttpAnswer(
             ok.status, orjson.dumps({"warning": reason}), _JSON, (*_ANYWHERE, ("Offbeat-Ignored", "monitor_config"))
         )
     unknown = reason or "unknown key, or a monitor that nobody made: send a monitor_config"
     detail = reason_of(outcome, unknown)
     allowed = ", ".join(CRON_METHODS) if "/cron/" in request.path else "POST"
     headers = (("Allow", allowed),) if status == 405 else waiting(outcome)
-    return Answer(status, orjson.dumps({"detail": detail}), _JSON, (*_ANYWHERE, *headers))
+    return HttpAnswer(status, orjson.dumps({"detail": detail}), _JSON, (*_ANYWHERE, *headers))
 
 
-def _read_envelope(request: Request) -> list[Reading] | Refusal:
+def _read_envelope(request: Request) -> list[ParsedPing] | Rejection:
     envelope = open_envelope(request.body, ITEM_TYPE)
     fault = request.fault or envelope.fault or envelope.skipped
     if envelope.header is None:
-        return fault or Refusal(400, "envelope is empty")
+        return fault or Rejection(400, "envelope is empty")
     ping_key = _ping_key(request, envelope.header.get("dsn"))
-    if isinstance(ping_key, Refusal):
+    if isinstance(ping_key, Rejection):
         return ping_key
     if len(envelope.payloads) > CHECK_INS_MAX:
-        return Refusal(413, f"envelope has more than {CHECK_INS_MAX} check-ins")
-    readings: list[Reading] = []
-    refusal: Refusal | None = None
+        return Rejection(413, f"envelope has more than {CHECK_INS_MAX} check-ins")
+    readings: list[ParsedPing] = []
+    refusal: Rejection | None = None
     for payload in envelope.payloads:
         reading = _read_payload(ping_key, payload, None)
-        if isinstance(reading, Refusal):
+        if isinstance(reading, Rejection):
             refusal = refusal or reading
         else:
             readings.append(reading)
     if not readings:
         if refusal is None and {"monitor_slug", "monitorSlug"} & envelope.header.keys():
-            refusal = Refusal(
+            refusal = Rejection(
                 400, 'a check-in is an item of an envelope: {} and {"type":"check_in"} stand in lines before'
             )
         return fault or refusal or readings
@@ -140,11 +140,11 @@ def _read_envelope(request: Request) -> list[Reading] | Refusal:
     return readings
 
 
-def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | Refusal:
+def _read_cron(request: Request, slug: str, path_key: str | None) -> ParsedPing | Rejection:
     if request.method not in CRON_METHODS:
-        return Refusal(405, "use GET, HEAD or POST")
+        return Rejection(405, "use GET, HEAD or POST")
     ping_key = _ping_key(request, None, path_key)
-    if isinstance(ping_key, Refusal):
+    if isinstance(ping_key, Rejection):
         return ping_key
     pairs = read_pairs(request.query)
     if request.body and request.fault is None:
@@ -158,30 +158,30 @@ def _read_cron(request: Request, slug: str, path_key: str | None) -> Reading | R
     values = {parameter.lower(): value for parameter, value in pairs}
     own = [("status", value) for parameter, value in pairs if parameter.lower() == "status" and value.strip()]
     if not own:
-        return request.fault or appended_outcome(request.query) or Refusal(400, "missing field `status`")
+        return request.fault or appended_outcome(request.query) or Rejection(400, "missing field `status`")
     return _with_words_of_ours(_read_check_in(ping_key, values, slug), own, pairs)
 
 
 def _with_words_of_ours(
-    reading: Reading | Refusal, own: list[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
-) -> Reading | Refusal:
+    reading: ParsedPing | Rejection, own: list[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
+) -> ParsedPing | Rejection:
     """At the address that people write themselves, an outcome in other words counts too."""
     others = [(name, value) for name, value in pairs if name.lower() not in _OWN]
-    if isinstance(reading, Refusal) or (said := read_beside(own, others)) is None:
+    if isinstance(reading, Rejection) or (said := read_beside(own, others)) is None:
         return reading
     ping = reading.ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code)
     return reading._replace(ping=ping, notes=(*reading.notes, *said.notes))
 
 
-def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | Refusal:
+def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> ParsedPing | Rejection:
     if len(payload) > PAYLOAD_BYTES_MAX:
-        return Refusal(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
+        return Rejection(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
     try:
         check_in = read_object(payload)
     except NotJson as error:
-        return Refusal(400, f"check-in is not JSON: {error}")
+        return Rejection(400, f"check-in is not JSON: {error}")
     if not isinstance(check_in, dict):
-        return Refusal(400, "check-in is not a JSON object")
+        return Rejection(400, "check-in is not a JSON object")
     if any(name not in _OWN for name in check_in):  # as JavaScript writes them
         check_in = {
             name if name in _OWN or (own := snake_case(name)) in check_in else own: value
@@ -193,16 +193,16 @@ def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> Reading | 
     return _with_words_of_ours(reading, [("status", check_in.get("status"))], check_in.items())
 
 
-def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) -> Reading | Refusal:
+def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) -> ParsedPing | Rejection:
     sent_slug = check_in.get("monitor_slug") if slug is None else slug
     base = slug_of(sent_slug) if isinstance(sent_slug, str) else None
     environment = check_in.get("environment")
     there = slug_in(base, environment if isinstance(environment, str) else None) if base is not None else None
     if base is None or there is None:
-        return Refusal(400, "monitor_slug and environment must be letters, digits, _ and -, 100 characters in all")
+        return Rejection(400, "monitor_slug and environment must be letters, digits, _ and -, 100 characters in all")
     status = check_in.get("status")
     if not isinstance(status, str) or not status.strip():
-        return Refusal(400, "status must be in_progress, ok or error")
+        return Rejection(400, "status must be in_progress, ok or error")
     notes: list[Note] = []
     run = _run(check_in.get("check_in_id"), notes)
     duration = check_in.get("duration")
@@ -224,7 +224,7 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         sent=sent_slug if there == base and sent_slug != base else None,
         problem=config.problem,
     )
-    return Reading(address, ping, named=True, notes=tuple(notes))
+    return ParsedPing(address, ping, named=True, notes=tuple(notes))
 
 
 def _signal(status: str, notes: list[Note]) -> Signal:
@@ -252,7 +252,7 @@ def _run(sent: object, notes: list[Note]) -> str | None:
     return run
 
 
-def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str | Refusal:
+def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str | Rejection:
     """The one public key that a request brings. Two different ones are refused, as Relay does."""
     found = {path_key} if path_key else set()
     for header in ("x-sentry-auth", "authorization"):
@@ -262,7 +262,7 @@ def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str
         elif value[:7].lower() == "sentry ":
             key = _sentry_key(value)
             if key is None:
-                return Refusal(401, "bad sentry authentication header")
+                return Rejection(401, "bad sentry authentication header")
             found.add(key[1])
     if "sentry_key=" in request.query:
         found.add(dict(read_pairs(request.query)).get("sentry_key", ""))
@@ -270,8 +270,8 @@ def _ping_key(request: Request, dsn: object, path_key: str | None = None) -> str
         found.add(key[1])
     found.discard("")
     if len(found) > 1:
-        return Refusal(401, "multiple authorization payloads detected")
-    return found.pop() if found else Refusal(401, "missing authorization information")
+        return Rejection(401, "multiple authorization payloads detected")
+    return found.pop() if found else Rejection(401, "missing authorization information")
 
 
 def _basic_user(credentials: str) -> str:

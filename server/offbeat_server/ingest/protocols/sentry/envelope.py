@@ -14,7 +14,7 @@ import orjson
 
 from offbeat_server.ingest.http.bodies import Body
 from offbeat_server.ingest.http.content_codings import PIECE_BYTES, BadCoding
-from offbeat_server.ingest.protocols.base import Refusal
+from offbeat_server.ingest.protocols.base import Rejection
 
 HEADER_BYTES_MAX: Final = 100_000
 ITEMS_MAX: Final = 1_000
@@ -38,8 +38,8 @@ class Envelope:
         self._gap = 0
         self.header: dict[str, Any] | None = None
         self.payloads: list[bytes] = []
-        self.fault: Refusal | None = None
-        self.skipped: Refusal | None = None  # a wanted item was not kept; the rest was read
+        self.fault: Rejection | None = None
+        self.skipped: Rejection | None = None  # a wanted item was not kept; the rest was read
         self.kept_bytes = 0
 
     def feed(self, piece: bytes) -> None:
@@ -55,7 +55,7 @@ class Envelope:
                 self._gap += len(data) - len(rest)
                 data = rest
                 if self._gap > GAP_BYTES_MAX:
-                    self.fault = Refusal(400, "item header is not a JSON object with a type")
+                    self.fault = Rejection(400, "item header is not a JSON object with a type")
                 continue
             line, newline, rest = data.partition(b"\n")
             if not newline:
@@ -75,13 +75,13 @@ class Envelope:
         if self._in_payload and self._left <= 0:
             self._end_payload()
         elif self._in_payload:
-            self.fault = Refusal(400, "item is not as long as its header says")
+            self.fault = Rejection(400, "item is not as long as its header says")
         elif self._rest.strip() or (self.header is None and self._rest):
             self._take_line(self._rest)
             if self._in_payload and self._left > 0 and self.fault is None:
-                self.fault = Refusal(400, "item is not as long as its header says")
+                self.fault = Rejection(400, "item is not as long as its header says")
         if self.header is None and self.fault is None:
-            self.fault = Refusal(400, "envelope is empty")
+            self.fault = Rejection(400, "envelope is empty")
 
     def result(self) -> Body:
         """An envelope of the header and the kept items, as if nothing else had been sent."""
@@ -94,9 +94,9 @@ class Envelope:
         read = _object(line)
         if self.header is None:
             if not line.strip():
-                self.fault = Refusal(400, "envelope is empty")
+                self.fault = Rejection(400, "envelope is empty")
             elif read is None:
-                self.fault = Refusal(400, "envelope header is not a JSON object")
+                self.fault = Rejection(400, "envelope header is not a JSON object")
             self.header, self._line = read, line
             self.kept_bytes += len(line)
             return
@@ -104,11 +104,11 @@ class Envelope:
         self._items += 1
         length = None if read is None else read.get("length")
         if self._items > ITEMS_MAX:
-            self.fault = Refusal(413, f"envelope has more than {ITEMS_MAX} items")
+            self.fault = Rejection(413, f"envelope has more than {ITEMS_MAX} items")
         elif read is None or not isinstance(read.get("type"), str):
-            self.fault = Refusal(400, "item header is not a JSON object with a type")
+            self.fault = Rejection(400, "item header is not a JSON object with a type")
         elif length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 0):
-            self.fault = Refusal(400, "item is not as long as its header says")
+            self.fault = Rejection(400, "item is not as long as its header says")
         else:
             self._in_payload = True
             self._left = -1 if length is None else length
@@ -118,7 +118,7 @@ class Envelope:
         if self._left == 0:
             self._end_payload()
             if not data.startswith(b"\n"):
-                self.fault = Refusal(400, "item is not as long as its header says")
+                self.fault = Rejection(400, "item is not as long as its header says")
             return data[1:]
         if self._left > 0:
             piece, rest = data[: self._left], data[self._left :]
@@ -133,7 +133,7 @@ class Envelope:
             self.kept_bytes += len(piece)
             if sum(map(len, self._payload)) > PAYLOAD_BYTES_MAX:
                 self._keeps = False
-                self.skipped = Refusal(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
+                self.skipped = Rejection(413, f"check-in is larger than {PAYLOAD_BYTES_MAX} bytes")
         return rest
 
     def _end_payload(self) -> None:
@@ -144,7 +144,7 @@ class Envelope:
             self.kept_bytes -= len(payload)
         if sum(map(len, self.payloads)) > PAYLOADS_BYTES_MAX:
             self.payloads.pop()
-            self.fault = Refusal(413, f"check-ins of an envelope are larger than {PAYLOADS_BYTES_MAX} bytes in all")
+            self.fault = Rejection(413, f"check-ins of an envelope are larger than {PAYLOADS_BYTES_MAX} bytes in all")
         self._payload = []
         self._in_payload = False
 

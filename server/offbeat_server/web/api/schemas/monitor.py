@@ -17,7 +17,7 @@ from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.definition import Definition, load_definition
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.schedule.due_times import Seen, look
+from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
 from offbeat_server.web.framework.addresses import ping_url
 from offbeat_server.web.framework.problems import not_found
 from offbeat_server.web.framework.routing import Call
@@ -40,7 +40,7 @@ STORED_AS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Writer:
+class MonitorWriter:
     """Writes monitors for one caller at one instant."""
 
     def __init__(self, call: Call[Any, Any], channels: Sequence[Record]) -> None:
@@ -51,11 +51,11 @@ class Writer:
             if channel["is_default"]:
                 self.defaults.setdefault(channel["project_id"], []).append(channel["slug"])
 
-    def seen(self, row: Record) -> Seen:
+    def seen(self, row: Record) -> MonitorStatus:
         """How this monitor is now."""
-        return see(row, self.now)
+        return status_of_row(row, self.now)
 
-    def write(self, row: Record, seen: Seen | None = None) -> dict[str, Any]:
+    def write(self, row: Record, seen: MonitorStatus | None = None) -> dict[str, Any]:
         """The answer for one row of `overview.monitors`."""
         seen = seen or self.seen(row)
         definition = orjson.loads(row["definition"])
@@ -103,21 +103,21 @@ class Writer:
         }
 
 
-def see(row: Record, now: Micros) -> Seen:
+def status_of_row(row: Record, now: Micros) -> MonitorStatus:
     """How the monitor of a row of `overview.monitors` is at `now`."""
     status = "paused" if row["paused"] else row["status"]
     state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}
     heard_at = to_micros(row["heard_at"]) if row["heard_at"] else 0
-    return look(load_definition(row["definition"]), status, state, heard_at, now)
+    return status_at(load_definition(row["definition"]), status, state, heard_at, now)
 
 
-async def writer(call: Call[Any, Any], project_id: int | None) -> Writer:
+async def writer(call: Call[Any, Any], project_id: int | None) -> MonitorWriter:
     """A writer that knows the channels of one project, or of all."""
-    return Writer(call, await projects.all_channels(call.deps.pool, project_id))
+    return MonitorWriter(call, await projects.all_channels(call.deps.pool, project_id))
 
 
 async def one(call: Call[Any, Any], project_id: int, slug: str) -> dict[str, Any]:
-    """The answer for one monitor. Raises Refused when there is none."""
+    """The answer for one monitor. Raises ApiError when there is none."""
     rows = await overview.monitors(call.deps.pool, project_id=project_id, slugs=[slug], limit=1)
     if not rows:
         raise not_found(f"monitor {slug}")

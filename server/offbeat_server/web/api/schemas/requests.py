@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from offbeat_server.config import PLACEHOLDER
-from offbeat_server.db.repositories.definitions import Wanted, WantedKey
+from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor
 from offbeat_server.engine.model.definition import Definition, Duration, Slug, StageName
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
 from offbeat_server.engine.schedule.due_times import Status
@@ -58,10 +58,10 @@ class MonitorBody(Definition):
     )
     paused: bool | None = Field(None, description="None: unchanged.")
 
-    def wanted(self, project_id: int, slug: str, path: str = "", if_rev: int | None = None) -> Wanted:
+    def wanted(self, project_id: int, slug: str, path: str = "", if_rev: int | None = None) -> WantedMonitor:
         """As the store takes it."""
         fields = {name: getattr(self, name) for name in Definition.model_fields}
-        return Wanted(
+        return WantedMonitor(
             project_id,
             slug,
             Definition.model_construct(**fields),

@@ -9,7 +9,7 @@ from typing import Any
 
 from offbeat_server.common.clock import to_datetime, to_rfc3339
 from offbeat_server.db.pool import Pool, Record
-from offbeat_server.db.repositories.heard_runs import HeardRun, hear
+from offbeat_server.db.repositories.client_runs import ClientRun, hear
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.web.api.schemas.monitor import instant
 
@@ -18,13 +18,13 @@ OPEN_HEARD_MAX = 50  # of one page; the rest are shown as they were written
 
 async def run_answers(pool: Pool, rows: Sequence[Record]) -> list[dict[str, Any]]:
     """The answers for rows of `history.runs`."""
-    followed = {row["number"]: HeardRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_HEARD_MAX]}
+    followed = {row["number"]: ClientRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_HEARD_MAX]}
     if followed:
         await hear(pool, list(followed.values()))
     return [run_answer(row, followed.get(row["number"])) for row in rows]
 
 
-def run_answer(row: Record, heard: HeardRun | None = None) -> dict[str, Any]:
+def run_answer(row: Record, heard: ClientRun | None = None) -> dict[str, Any]:
     """The answer for one row; without `heard` as it was written."""
     detail, last_ping_at = row["detail"], row["last_ping_at"]
     if heard is not None and heard.pings:

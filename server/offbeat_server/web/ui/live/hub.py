@@ -14,11 +14,11 @@ import orjson
 import structlog
 from aiohttp import web
 
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import database_trouble
-from offbeat_server.web.ui.frame import HEADERS, statics_version
+from offbeat_server.web.ui.page_base import HEADERS, statics_version
 
 STREAMS_MAX = 500  # of one process; beyond this and the next three: 503, and the page asks again later
 STREAMS_PER_SESSION_MAX = 20
@@ -62,7 +62,7 @@ class Topic(NamedTuple):
     key: Key
 
 
-class Owner(NamedTuple):
+class StreamOwner(NamedTuple):
     """Who looks: a session by its cookie, and the project that its key is bound to (None: to none)."""
 
     session: str
@@ -91,7 +91,7 @@ class Stream:
             self.queue.put_nowait(None)
 
 
-class Live(Service):
+class LiveHub(Service):
     """Everybody who looks, and the loop that asks for them."""
 
     name = "live"
@@ -106,7 +106,9 @@ class Live(Service):
         super().__init__()
         self._kinds, self._now, self._living = kinds, now, living
         self._streams: set[Stream] = set()
-        self._owners: Counter[Owner | int | str | None] = Counter()  # streams by session, by project, and of projects
+        self._owners: Counter[StreamOwner | int | str | None] = (
+            Counter()
+        )  # streams by session, by project, and of projects
         self._closed = False
         self._wake = asyncio.Event()
 
@@ -125,7 +127,7 @@ class Live(Service):
         for stream in list(self._streams):
             stream.end()
 
-    def has_room_for(self, owner: Owner) -> bool:
+    def has_room_for(self, owner: StreamOwner) -> bool:
         """Whether this session may open another stream: so that one reader cannot take all of them."""
         if self._closed or self._owners[_ALL] >= STREAMS_MAX or self._owners[owner] >= STREAMS_PER_SESSION_MAX:
             return False
@@ -134,7 +136,9 @@ class Live(Service):
         of_project, of_projects = self._owners[owner.project_id], self._owners[_OF_PROJECTS]
         return of_project < STREAMS_PER_PROJECT_MAX and of_projects < STREAMS_OF_PROJECTS_MAX
 
-    async def serve(self, request: web.Request, owner: Owner, shown: dict[Topic, str | None]) -> web.StreamResponse:
+    async def serve(
+        self, request: web.Request, owner: StreamOwner, shown: dict[Topic, str | None]
+    ) -> web.StreamResponse:
         """One stream for as long as it lasts. The caller has just looked whether there is room."""
         counted = (_ALL, owner) if owner.project_id is None else (_ALL, owner, owner.project_id, _OF_PROJECTS)
         self._owners.update(counted)
@@ -174,7 +178,7 @@ class Live(Service):
         try:
             with database_trouble():
                 await self._look_at_all()
-        except DatabaseAway as error:
+        except DatabaseDownError as error:
             log.debug("nothing is live", error=str(error))
             for stream in list(self._streams):
                 stream.send(_event("trouble", {}))

@@ -12,13 +12,13 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
-from offbeat_server.db.repositories.heard_runs import HeardRun, hear
+from offbeat_server.db.repositories.client_runs import ClientRun, hear
 from offbeat_server.web.ui import incidents, monitor, run, system
-from offbeat_server.web.ui import lines as pages_lines
+from offbeat_server.web.ui import monitor_rows as pages_lines
 from offbeat_server.web.ui import overview as pages_overview
-from offbeat_server.web.ui.frame import render_part
-from offbeat_server.web.ui.lines import Line
 from offbeat_server.web.ui.live.hub import Key, Kind, Patch
+from offbeat_server.web.ui.monitor_rows import Line
+from offbeat_server.web.ui.page_base import render_part
 
 Pair = tuple[int, int]
 HISTORY_EVERY = 3 * SECOND
@@ -195,13 +195,13 @@ class Runs:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._followed: dict[Pair, tuple[Record, HeardRun]] = {}
+        self._followed: dict[Pair, tuple[Record, ClientRun]] = {}
 
     async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
         """See live.Kind."""
         for row in await pages.run_pulse(self._pool, cast(Sequence[Pair], keys)):
             pair = (row["monitor_id"], row["number"])
-            followed = self._followed[pair][1] if pair in self._followed else HeardRun(row)
+            followed = self._followed[pair][1] if pair in self._followed else ClientRun(row)
             followed.finish(row)
             self._followed[pair] = (row, followed)
         await hear(self._pool, [followed for _, followed in self._followed.values()])

@@ -8,11 +8,11 @@ that was sent: the one that tells of the failure may stand where a long message 
 
 from offbeat_server.engine.model.definition import Keywords
 from offbeat_server.engine.model.ping import Ping, Signal
-from offbeat_server.ingest.key_index import Rules
+from offbeat_server.ingest.key_index import PingRules
 from offbeat_server.ingest.protocols.message import is_cut
 
 
-def filtered(ping: Ping, method: str, rules: Rules, body: bytes = b"") -> Ping:
+def filtered(ping: Ping, method: str, rules: PingRules, body: bytes = b"") -> Ping:
     """The ping as a monitor with these rules takes it; `body` is where its message came from, if from a body."""
     if rules.post_only and method != "POST":
         return ping._replace(signal="log")

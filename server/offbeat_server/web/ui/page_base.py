@@ -22,14 +22,14 @@ from multidict import MultiDict, MultiDictProxy
 
 from offbeat.readable import readable
 from offbeat_server import __version__
-from offbeat_server.common.errors import DatabaseAway
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.access import NOBODY, Principal, Right
-from offbeat_server.web.framework.problems import Refused, refusal_of
+from offbeat_server.web.framework.problems import ApiError, refusal_of
 from offbeat_server.web.framework.routing import REQUEST_S_MAX, Call, Deps
-from offbeat_server.web.ui import words
+from offbeat_server.web.ui import template_filters
 
 HERE = Path(__file__).parent
 FORM_BYTES_MAX = 500_000
@@ -71,17 +71,17 @@ class Visit:
         """As the management API reads requests, to use what is written there."""
         return Call(self.request, self.deps, self.principal, body, query)
 
-    def asked(self, name: str) -> str:
+    def query_param(self, name: str) -> str:
         """One parameter of the address, without what no text of ours holds; "" where it is absent."""
         return self.request.query.get(name, "").replace("\x00", "")[:500]
 
-    def said(self, name: str) -> str:
+    def form_field(self, name: str) -> str:
         """One field of the form, without white space around it."""
         value = self.form.get(name, "")
         return value.replace("\x00", "").strip() if isinstance(value, str) else ""
 
 
-class Page(NamedTuple):
+class UiRoute(NamedTuple):
     """One address. A page that `needs` nothing is for everybody."""
 
     method: str
@@ -90,7 +90,7 @@ class Page(NamedTuple):
     needs: Right = "read"
 
 
-def add_pages(app: web.Application, pages: list[Page], deps: Deps) -> None:
+def add_pages(app: web.Application, pages: list[UiRoute], deps: Deps) -> None:
     """Register them."""
     seen = {page.path for page in pages if page.method == "GET"}
     for page in pages:
@@ -109,14 +109,14 @@ def _to_page_above(path: str, seen: Container[str]) -> Handler:
         above = above.rpartition("/")[0] or "/"
     parts = above.count("/") + 1 if above != "/" else 0
 
-    async def redirect(request: web.Request) -> web.StreamResponse:
+    async def redirect_up(request: web.Request) -> web.StreamResponse:
         there = "/".join(request.rel_url.raw_path.split("/")[:parts]) or "/"
-        return go(there + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""))
+        return redirect(there + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""))
 
-    return redirect
+    return redirect_up
 
 
-def _handler(page: Page, deps: Deps) -> Handler:
+def _handler(page: UiRoute, deps: Deps) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             with database_trouble():
@@ -133,38 +133,40 @@ def _handler(page: Page, deps: Deps) -> Handler:
     return handle
 
 
-async def _admit(page: Page, deps: Deps, request: web.Request) -> Visit | web.Response:
+async def _admit(page: UiRoute, deps: Deps, request: web.Request) -> Visit | web.Response:
     cookie = sessions.cookie_in(deps, request)
     form = await _read_form(deps, request) if request.method == "POST" else _EMPTY
-    if request.method == "POST" and not await sessions.comes_from_us(deps, request, cookie, str(form.get("token", ""))):
-        raise Refused(403, "This form was not sent from an Offbeat page. Go back, reload the page and try again.")
-    principal = await sessions.whose(deps, cookie) if cookie is not None else None
+    if request.method == "POST" and not await sessions.is_same_origin(
+        deps, request, cookie, str(form.get("token", ""))
+    ):
+        raise ApiError(403, "This form was not sent from an Offbeat page. Go back, reload the page and try again.")
+    principal = await sessions.session_principal(deps, cookie) if cookie is not None else None
     if page.needs == "open":
         return Visit(request, deps, principal or NOBODY, await sessions.token_for(deps, cookie or ""), form)
     if principal is None or cookie is None:
         if request.method == "POST":
-            raise Refused(
+            raise ApiError(
                 401, "You were signed out, so nothing was changed. What you entered is kept: sign in to send it."
             )
         if "X-Part" in request.headers or request.path.startswith("/live"):
             return web.Response(status=401, headers=HEADERS, text="signed out\n")
         there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
-        return go("/sign-in" + there)
+        return redirect("/sign-in" + there)
     if not principal.may(page.needs):
-        raise Refused(403, "The key that you signed in with has read access only.")
+        raise ApiError(403, "The key that you signed in with has read access only.")
     return Visit(request, deps, principal, await sessions.token_for(deps, cookie), form)
 
 
 async def _read_form(deps: Deps, request: web.Request) -> Form:
     if (request.content_length or 0) > FORM_BYTES_MAX:
-        raise Refused(413, "The form is too large.")
+        raise ApiError(413, "The form is too large.")
     if request.content_type != "application/x-www-form-urlencoded":
-        raise Refused(415, "The request body is not a form.")
+        raise ApiError(415, "The request body is not a form.")
     try:
         async with asyncio.timeout(deps.settings.body_timeout):
             form = await request.post()
     except TimeoutError:
-        raise Refused(408, "The form did not arrive in time.") from None
+        raise ApiError(408, "The form did not arrive in time.") from None
     return MultiDictProxy(MultiDict((name, value) for name, value in form.items() if isinstance(value, str)))
 
 
@@ -200,8 +202,8 @@ def environment() -> jinja2.Environment:
         auto_reload=False,
         finalize=_shown,
     )
-    made.filters.update(words.FILTERS)
-    made.globals.update(plural=words.plural, address_of=address_of, static=f"/static/{statics_version()}")
+    made.filters.update(template_filters.FILTERS)
+    made.globals.update(plural=template_filters.plural, address_of=address_of, static=f"/static/{statics_version()}")
     made.globals["marks"] = made.get_template("marks.html").module
     return made
 
@@ -238,7 +240,7 @@ def html(text: str, status: int = 200, headers: Mapping[str, str] | None = None)
     return response
 
 
-def go(path: str) -> web.Response:
+def redirect(path: str) -> web.Response:
     """Look there instead (also after a form was taken)."""
     return web.Response(status=303, headers={**HEADERS, "Location": path})
 
@@ -255,12 +257,12 @@ def address_of(what: str, slug: str, project: str = "default", rest: str = "", *
     return f"/{what}/{quote(slug, safe='')}{rest}" + (f"?{urlencode(query)}" if query else "")
 
 
-async def _trouble(deps: Deps, request: web.Request, page: Page, error: Exception) -> web.Response:
+async def _trouble(deps: Deps, request: web.Request, page: UiRoute, error: Exception) -> web.Response:
     """What went wrong. What somebody typed into the form that failed is on the page, and can be sent again."""
     refusal = refusal_of(error)
     if refusal is None:
         log.exception("a page failed", method=request.method, path=request.path, exc_info=error)
-        refusal = Refused(500, "Internal error; see the server's log.")
+        refusal = ApiError(500, "Internal error; see the server's log.")
     sent = await _sent(request) if request.method == "POST" and page.needs != "open" else []
     cookie, fresh = sessions.cookie_in(deps, request), None
     if refusal.status == 401 and cookie is None:
@@ -278,11 +280,11 @@ async def _token_if_any(deps: Deps, cookie: str) -> str:
     try:
         with database_trouble():
             return await sessions.token_for(deps, cookie)
-    except DatabaseAway:
+    except DatabaseDownError:
         return ""
 
 
-def render_trouble(refusal: Refused, sent: Sequence[tuple[str, str]] = (), to: str = "", token: str = "") -> str:
+def render_trouble(refusal: ApiError, sent: Sequence[tuple[str, str]] = (), to: str = "", token: str = "") -> str:
     """The page of an error; with a `token` it offers to send the form `sent` to `to` again."""
     return render_part("trouble.html", refusal=refusal, sent=sent, packed=pack_sent(sent), to=to, token=token)
 

@@ -22,8 +22,8 @@ ACQUIRE_TIMEOUT_S = 5.0
 KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
 
 
-class RosterRows:
-    """What ingest/key_index.py asks of the database. Every call may raise DatabaseAway."""
+class KeyIndexRows:
+    """What ingest/key_index.py asks of the database. Every call may raise DatabaseDownError."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

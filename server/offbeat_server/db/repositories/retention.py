@@ -21,14 +21,17 @@ SUBJECTS = tuple(_STATEMENTS)
 
 
 async def delete_old(connection: Connection, subject: str, before: datetime) -> int:
-    """One slice of one of SUBJECTS; how many rows went. Raises DatabaseAway."""
+    """One slice of one of SUBJECTS; how many rows went. Raises DatabaseDownError."""
     with database_trouble():
         done = await connection.execute(_STATEMENTS[subject], before, ROWS_MAX)
     return int(done.split()[-1])
 
 
 async def seen_through(connection: Connection, after_rev: int, before: datetime) -> int:
-    """The change up to which all changes are older than `before`; those up to `after_rev` are. Raises DatabaseAway."""
+    """The change up to which all changes are older than `before`; those up to `after_rev` are.
+
+    Raises DatabaseDownError.
+    """
     with database_trouble():
         rev: int = await connection.fetchval(_SQL["seen_through"], after_rev, before)
     return rev
@@ -41,7 +44,7 @@ async def delete_remains(
 
     Only what is older than `before` goes: the keeper must have applied it. Changes up to `after_rev` are not looked at.
     Yields the number of rows of each slice; the caller says how many slices there are, and pauses between them. Raises
-    DatabaseAway.
+    DatabaseDownError.
     """
     more = True
     while more:
@@ -80,7 +83,7 @@ async def _slices(
 
 
 async def has_leapt(connection: Connection) -> bool:
-    """Whether the database's clock has lately jumped by more than a day. Raises DatabaseAway."""
+    """Whether the database's clock has lately jumped by more than a day. Raises DatabaseDownError."""
     with database_trouble():
         leapt: bool = await connection.fetchval(_SQL["has_leapt"])
     return leapt

@@ -14,19 +14,19 @@ from aiohttp import web
 from offbeat_server.common.service import Service
 from offbeat_server.config import WILDCARDS, Settings
 from offbeat_server.ingest.bulk import Bulk
-from offbeat_server.ingest.http.aiohttp_bridge import AiohttpDoor, runner_options
-from offbeat_server.ingest.http.bodies import Bodies
-from offbeat_server.ingest.http.client_address import Sources
-from offbeat_server.ingest.http.listener import FastDoor
-from offbeat_server.ingest.key_index import Roster
-from offbeat_server.ingest.key_rate_limit import Budget
+from offbeat_server.ingest.http.aiohttp_bridge import AiohttpListener, runner_options
+from offbeat_server.ingest.http.bodies import BodyBudget
+from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.ingest.http.listener import FastListener
+from offbeat_server.ingest.key_index import KeyIndex
+from offbeat_server.ingest.key_rate_limit import KeyRateLimiter
 from offbeat_server.ingest.log_writer.backlog import Backlog
-from offbeat_server.ingest.pipeline import Intake, Provision
+from offbeat_server.ingest.pipeline import MonitorProvider, PingPipeline
 from offbeat_server.ingest.protocols import registry
 from offbeat_server.observability.metrics import Metrics
 
 
-class Doors(Service):
+class HttpServers(Service):
     """Serves pings and `application`, which holds pages and API; `listen_on` is a socket inherited from a parent."""
 
     name = "doors"
@@ -34,11 +34,11 @@ class Doors(Service):
     def __init__(
         self,
         settings: Settings,
-        roster: Roster,
+        key_index: KeyIndex,
         backlog: Backlog,
         metrics: Metrics,
         application: web.Application,
-        provision: Provision | None = None,
+        provision: MonitorProvider | None = None,
         *,
         listen_on: socket.socket | None = None,
     ) -> None:
@@ -47,14 +47,14 @@ class Doors(Service):
         self._clock = backlog.clock
         self._listen_on = listen_on
         limit = settings.key_pings_per_minute_max
-        self._intake = Intake(roster, backlog, provision, Budget(limit) if limit else None)
-        self._sources = Sources(settings.trusted_proxies)
-        self._bodies = Bodies(settings.bytes_pending_max)
+        self._pipeline = PingPipeline(key_index, backlog, provision, KeyRateLimiter(limit) if limit else None)
+        self._sources = ClientAddresses(settings.trusted_proxies)
+        self._bodies = BodyBudget(settings.bytes_pending_max)
         self._route = partial(registry.find, root_dialect=settings.root_dialect)
-        AiohttpDoor(settings, metrics, self._intake, self._sources, self._bodies, self._route).add_to(application)
-        Bulk(settings, metrics, self._intake, backlog, self._sources).add_to(application)
+        AiohttpListener(settings, metrics, self._pipeline, self._sources, self._bodies, self._route).add_to(application)
+        Bulk(settings, metrics, self._pipeline, backlog, self._sources).add_to(application)
         self._runner = web.AppRunner(application, **runner_options(settings))
-        self._door: FastDoor | None = None
+        self._door: FastListener | None = None
 
     @property
     def port(self) -> int:
@@ -75,25 +75,25 @@ class Doors(Service):
     @property
     def connections_refused(self) -> Mapping[str, int]:
         """Connections that were closed at once, by reason."""
-        return {} if self._door is None else self._door.seats.refused
+        return {} if self._door is None else self._door.connection_limiter.refused
 
     async def start(self) -> None:
         """Listen."""
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
-        self._door = FastDoor(
+        self._door = FastListener(
             self._settings,
             self._clock,
             self._metrics,
-            self._intake,
+            self._pipeline,
             self._sources,
             self._bodies,
             self._route,
             server,
             listen_on=self._listen_on,
         )
-        self._door.on_death = self._intake.on_death = self.on_death
+        self._door.on_death = self._pipeline.on_death = self.on_death
         await self._door.start()
 
     async def stop(self) -> None:
@@ -101,7 +101,7 @@ class Doors(Service):
         # The door first stops to listen; then both wait, side by side, for what is under way.
         if self._door is not None:
             await asyncio.gather(self._door.stop(), self._runner.cleanup())
-        await self._intake.stop()
+        await self._pipeline.stop()
 
 
 def local_url(host: str, port: int) -> str:

@@ -16,7 +16,7 @@ from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.changes import REV_MAX
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.engine.model.definition_problems import SHAPES
-from offbeat_server.web.framework.problems import Refused, not_found
+from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import Call
 
 _SLUG = re.compile(SLUG_PATTERN)
@@ -25,24 +25,24 @@ ANY_REV = -1
 NO_REV = 0
 
 
-class Project(NamedTuple):
+class ProjectRef(NamedTuple):
     """The project of a call."""
 
     id: int
     slug: str
 
 
-async def project_of(call: Call[Any, Any], slug: str | None) -> Project:
+async def project_of(call: Call[Any, Any], slug: str | None) -> ProjectRef:
     """The project that is named, else the key's own, else `default`. One that the key may not see does not exist."""
     own = call.principal.project
     if own is not None and slug in (None, own):
         assert call.principal.project_id is not None
-        return Project(call.principal.project_id, own)
+        return ProjectRef(call.principal.project_id, own)
     slug = slug or "default"
     row = None if own is not None else await projects.find_project(call.deps.pool, slug)
     if row is None:
         raise not_found(f"project {slug}")
-    return Project(row["id"], slug)
+    return ProjectRef(row["id"], slug)
 
 
 async def project_id_for_list(call: Call[Any, Any], slug: str | None) -> int | None:
@@ -65,7 +65,7 @@ def new_slug_in(call: Call[Any, Any]) -> str:
     slug = call.request.match_info["slug"]
     if not _SLUG.fullmatch(slug):
         reason = SHAPES["slug"]
-        raise Refused(422, f"slug: {reason}", [Problem("slug", reason)])
+        raise ApiError(422, f"slug: {reason}", [Problem("slug", reason)])
     return slug
 
 
@@ -126,16 +126,16 @@ def tag_of(document: object) -> dict[str, str]:
 
 
 def check_tag(call: Call[Any, Any], document: object | None) -> None:
-    """Hold If-Match and If-None-Match against what is there (None: nothing). Raises Refused 412."""
+    """Hold If-Match and If-None-Match against what is there (None: nothing). Raises ApiError 412."""
     match, none_match = call.request.headers.get("If-Match"), call.request.headers.get("If-None-Match", "").strip()
     if none_match == "*" and document is not None:
-        raise Refused(412, "It exists already.")
+        raise ApiError(412, "It exists already.")
     if match is None:
         return
     if document is None:
-        raise Refused(412, "There is no such thing.")
+        raise ApiError(412, "There is no such thing.")
     if match.strip() not in ("*", tag_of(document)["ETag"]):
-        raise Refused(412, "It was changed meanwhile.")
+        raise ApiError(412, "It was changed meanwhile.")
 
 
 def idempotency_in(call: Call[Any, Any], what: str) -> tuple[str, str, bytes] | None:
@@ -144,6 +144,6 @@ def idempotency_in(call: Call[Any, Any], what: str) -> tuple[str, str, bytes] | 
     if key is None:
         return None
     if not (0 < len(key) <= 255 and key.isprintable()):
-        raise Refused(400, "An Idempotency-Key has 1 to 255 printable characters.")
+        raise ApiError(400, "An Idempotency-Key has 1 to 255 printable characters.")
     said = orjson.dumps([call.body.model_dump(mode="json"), str(call.request.rel_url.query_string)])
     return f"{what} by {call.principal.actor}", key, hashlib.sha256(said).digest()

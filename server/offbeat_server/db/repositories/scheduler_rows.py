@@ -53,7 +53,7 @@ class ChangeSeen(NamedTuple):
     after: str | None
 
 
-class Deaf(NamedTuple):
+class Outage(NamedTuple):
     """A row of `deaf`."""
 
     id: int
@@ -133,7 +133,7 @@ def _read_instant(value: str | None) -> Micros:
 async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, int, Window]]:
     """Id, project and definition of every maintenance window as it was when `applied_rev` was the last change.
 
-    Raises DatabaseAway.
+    Raises DatabaseDownError.
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["windows"], applied_rev)
@@ -143,7 +143,7 @@ async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, i
 async def windows_taken(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
     """The changes of windows after `rev` that the last keeper has decided by, and when each took effect.
 
-    Raises DatabaseAway.
+    Raises DatabaseDownError.
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["windows_taken"], rev)
@@ -157,7 +157,7 @@ def read_window_change(text: str) -> tuple[int, Window]:
 
 
 async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
-    """The next changes, at most `CHANGES_MAX`. Raises DatabaseAway."""
+    """The next changes, at most `CHANGES_MAX`. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["changes_since"], rev, CHANGES_MAX)
     return [ChangeSeen(*row) for row in rows]
@@ -166,7 +166,7 @@ async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
 async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
     """The monitors deleted after this change of which nothing is left to end, and when they ended; 0: they never began.
 
-    Raises DatabaseAway.
+    Raises DatabaseDownError.
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["deleted_since"], rev)
@@ -174,7 +174,7 @@ async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
 
 
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:
-    """Live writers, known ones, and all newer than `newest`. Raises DatabaseAway."""
+    """Live writers, known ones, and all newer than `newest`. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["writers"], known, newest)
     return [
@@ -192,14 +192,14 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
 
 
 async def state_at(connection: Connection, monitor_id: int) -> Micros:
-    """The last input in a monitor's stored state; 0: it has none. Raises DatabaseAway."""
+    """The last input in a monitor's stored state; 0: it has none. Raises DatabaseDownError."""
     with database_trouble():
         at = await connection.fetchval(_SQL["state_at"], monitor_id)
     return 0 if at is None else to_micros(at)
 
 
 async def news(connection: Connection) -> tuple[int, int]:
-    """The last change and the last refusal. Raises DatabaseAway."""
+    """The last change and the last refusal. Raises DatabaseDownError."""
     with database_trouble():
         row = await connection.fetchrow(_SQL["news"])
     assert row is not None
@@ -207,41 +207,41 @@ async def news(connection: Connection) -> tuple[int, int]:
 
 
 async def unfinished_writers(connection: Connection, cursors: Mapping[int, int]) -> list[int]:
-    """Writers of whom rows may be unread. Raises DatabaseAway."""
+    """Writers of whom rows may be unread. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["unfinished_writers"], list(cursors), list(cursors.values()))
     return [row["id"] for row in rows]
 
 
-async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micros) -> Deaf | None:
+async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micros) -> Outage | None:
     """Declare a writer dead that was last seen then; None when it has shown a sign of life since.
 
-    Raises DatabaseAway.
+    Raises DatabaseDownError.
     """
     with database_trouble():
         return _deaf(await connection.fetchrow(_SQL["fence"], writer, to_datetime(seen_at), to_datetime(now)))
 
 
-async def deaf_by_refusals(connection: Connection, after: int, now: Micros) -> list[Deaf]:
-    """Turn reported refusals into deaf time. Raises DatabaseAway."""
+async def outages_by_refusals(connection: Connection, after: int, now: Micros) -> list[Outage]:
+    """Turn reported refusals into deaf time. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["deaf_by_refusals"], after, to_datetime(now))
     return [deaf for row in rows if (deaf := _deaf(row)) is not None]
 
 
-async def deaf_before_writer(connection: Connection, writer: int, now: Micros) -> Deaf | None:
-    """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseAway."""
+async def outage_before_writer(connection: Connection, writer: int, now: Micros) -> Outage | None:
+    """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseDownError."""
     with database_trouble():
         return _deaf(await connection.fetchrow(_SQL["deaf_before_writer"], writer, to_datetime(now)))
 
 
 async def now(connection: Connection) -> Micros:
-    """Log time by the database. Raises DatabaseAway."""
+    """Log time by the database. Raises DatabaseDownError."""
     with database_trouble():
         return to_micros(await connection.fetchval(_SQL["now"]))
 
 
-def deaf_facts(deaf: Deaf) -> dict[str, Any]:
+def outage_facts(deaf: Outage) -> dict[str, Any]:
     """What an operator is told about deaf time."""
     seconds = (deaf.ended_at - deaf.started_at) / SECOND
     jumped = "The database's clock has jumped. " if deaf.reason == "clock" else ""
@@ -262,47 +262,47 @@ def deaf_facts(deaf: Deaf) -> dict[str, Any]:
     }
 
 
-async def deaf_known(connection: Connection) -> list[Deaf]:
-    """All deaf time on record. Raises DatabaseAway."""
+async def known_outages(connection: Connection) -> list[Outage]:
+    """All deaf time on record. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["deaf_known"])
     return [deaf for row in rows if (deaf := _deaf(row)) is not None]
 
 
 async def refusals_applied(connection: Connection) -> int:
-    """The last refusal that is deaf time already. Raises DatabaseAway."""
+    """The last refusal that is deaf time already. Raises DatabaseDownError."""
     with database_trouble():
         last: int = await connection.fetchval(_SQL["refusals_applied"])
     return last
 
 
 async def last_writer(connection: Connection, at: Micros) -> int:
-    """The newest writer whose word does not go beyond `at`. Raises DatabaseAway."""
+    """The newest writer whose word does not go beyond `at`. Raises DatabaseDownError."""
     with database_trouble():
         last: int = await connection.fetchval(_SQL["last_writer"], to_datetime(at))
     return last
 
 
 async def open_incidents(connection: Connection) -> dict[int, int]:
-    """Monitor to incident number. Raises DatabaseAway."""
+    """Monitor to incident number. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["open_incidents"])
     return {row["monitor_id"]: row["number"] for row in rows}
 
 
 async def channels(connection: Connection) -> list[ChannelSeen]:
-    """All channels. Raises DatabaseAway."""
+    """All channels. Raises DatabaseDownError."""
     with database_trouble():
         return [ChannelSeen(*row) for row in await connection.fetch(_SQL["channels"])]
 
 
 async def projects(connection: Connection) -> dict[int, str]:
-    """Slugs by id. Raises DatabaseAway."""
+    """Slugs by id. Raises DatabaseDownError."""
     with database_trouble():
         return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
 
 
-def _deaf(row: asyncpg.Record | None) -> Deaf | None:
+def _deaf(row: asyncpg.Record | None) -> Outage | None:
     if row is None:
         return None
-    return Deaf(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"]), row["reason"], row["pings"])
+    return Outage(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"]), row["reason"], row["pings"])

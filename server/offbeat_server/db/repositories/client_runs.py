@@ -19,7 +19,7 @@ PINGS_READ_MAX = 5_000  # of one run in one read
 PINGS_HEARD_MAX = 60_000  # of one run; what comes later is not shown in stages and tasks
 
 
-class HeardRun:
+class ClientRun:
     """A run that is being followed. `row` is one of `runs`; `through`: everything up to there is taken in."""
 
     def __init__(self, row: asyncpg.Record) -> None:
@@ -45,7 +45,7 @@ class HeardRun:
         self.run.verdict = row["verdict"] if self.finished_at is not None else None
 
 
-async def hear(pool: asyncpg.Pool, runs: Sequence[HeardRun]) -> None:
+async def hear(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
     """Take in what has come since. One read for all of them, or a few where much has come."""
     if all(each.complete for each in runs):
         return
@@ -79,7 +79,7 @@ async def hear(pool: asyncpg.Pool, runs: Sequence[HeardRun]) -> None:
 
 async def heard(pool: asyncpg.Pool, row: asyncpg.Record) -> Run:
     """The run of a row of `runs` as it is now."""
-    followed = HeardRun(row)
+    followed = ClientRun(row)
     await hear(pool, [followed])
     return followed.run
 

@@ -21,7 +21,7 @@ class _Kept:
     value: Any = None
 
 
-class Fresh(Generic[T]):
+class TtlCache(Generic[T]):
     """Answers by key, in this process."""
 
     def __init__(self) -> None:

@@ -10,16 +10,16 @@ from offbeat_server.web.api import config_apply
 from offbeat_server.web.api.channels import channel_answer
 from offbeat_server.web.api.projects import project_answer
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.framework.preconditions import project_id_for_list
-from offbeat_server.web.framework.problems import Refused
-from offbeat_server.web.framework.routing import Call, Reply, Route
+from offbeat_server.web.framework.params import project_id_for_list
+from offbeat_server.web.framework.problems import ApiError
+from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
 BODY_BYTES_MAX = 32_000_000
 _ROWS = 500  # of an export, written in one go
 _ANSWERED_ONLY = ("created_at", "updated_at", "badge_key", "failing_since", "failing_why")
 
 
-async def post_apply(call: Call[config_apply.ApplyBody, None]) -> Reply:
+async def post_apply(call: Call[config_apply.ApplyBody, None]) -> ApiReply:
     """Create and change projects, channels, windows and monitors: all or nothing.
 
     With `prune` what is not listed is deleted, but for projects and the channel `log`. The answer says what changed,
@@ -28,13 +28,13 @@ async def post_apply(call: Call[config_apply.ApplyBody, None]) -> Reply:
     body, own = call.body, call.principal.project
     if own is not None and "project" not in body.model_fields_set:
         body = body.model_copy(update={"project": own})
-    return Reply(await config_apply.apply(call.deps, body, call.principal.actor, own))
+    return ApiReply(await config_apply.apply(call.deps, body, call.principal.actor, own))
 
 
-async def get_export(call: Call[None, requests.InProject]) -> Reply:
+async def get_export(call: Call[None, requests.InProject]) -> ApiReply:
     """All definitions of one project or of all, with keys. Secrets of channels are masked."""
     if not call.principal.sees_secrets:
-        raise Refused(403, "An export holds ping keys; it needs a key with the role admin.")
+        raise ApiError(403, "An export holds ping keys; it needs a key with the role admin.")
     project_id = await project_id_for_list(call, call.query.project)
     pool = call.deps.pool
     all_projects = [row for row in await projects.all_projects(pool) if project_id in (None, row["id"])]
@@ -46,7 +46,7 @@ async def get_export(call: Call[None, requests.InProject]) -> Reply:
         monitors += [_monitor(row) for row in rows]
         after = (rows[-1]["project_id"], rows[-1]["slug"])
         await asyncio.sleep(0)
-    return Reply(
+    return ApiReply(
         {
             "projects": [_plain(project_answer(call, row)) for row in all_projects],
             "channels": [_plain(channel_answer(row)) for row in channels],

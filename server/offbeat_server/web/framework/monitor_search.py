@@ -10,13 +10,13 @@ from typing import NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
-from offbeat_server.engine.schedule.due_times import Seen
-from offbeat_server.web.api.schemas.monitor import STORED_AS, see
+from offbeat_server.engine.schedule.due_times import MonitorStatus
+from offbeat_server.web.api.schemas.monitor import STORED_AS, status_of_row
 
 ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop
 
 
-class Wanted(NamedTuple):
+class MonitorFilter(NamedTuple):
     """Which monitors. Without a status: of any."""
 
     project_id: int | None
@@ -26,13 +26,13 @@ class Wanted(NamedTuple):
 
 
 async def find_monitors(
-    pool: Pool, wanted: Wanted, after: tuple[int, str], limit: int, now: Micros
-) -> tuple[list[tuple[Record, Seen]], tuple[int, str] | None]:
+    pool: Pool, wanted: MonitorFilter, after: tuple[int, str], limit: int, now: Micros
+) -> tuple[list[tuple[Record, MonitorStatus]], tuple[int, str] | None]:
     """Rows of `overview.monitors` with how they are at `now`, and the place of the last one where more follow."""
     stored_as = sorted({stored for status in wanted.statuses for stored in STORED_AS[status]})
     ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {"late"} else None
     rows_max = min(limit + 1, ROWS_MAX) if not wanted.statuses else ROWS_MAX
-    found: list[tuple[Record, Seen]] = []
+    found: list[tuple[Record, MonitorStatus]] = []
     while True:
         rows = await overview.monitors(
             pool,
@@ -46,7 +46,7 @@ async def find_monitors(
             limit=rows_max,
         )
         for row in rows:
-            seen = see(row, now)
+            seen = status_of_row(row, now)
             if wanted.statuses and seen.status not in wanted.statuses:
                 continue
             if len(found) == limit:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from offbeat_server.common.errors import Problem
-from offbeat_server.web.ui.frame import Form
+from offbeat_server.web.ui.page_base import Form
 
 SCHEDULES = {
     "every": "Every N minutes",

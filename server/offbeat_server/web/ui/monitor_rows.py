@@ -12,7 +12,7 @@ from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
-from offbeat_server.web.api.schemas.monitor import see
+from offbeat_server.web.api.schemas.monitor import status_of_row
 
 DAY: Micros = 86_400 * SECOND
 STRIP_DAYS = 30
@@ -50,7 +50,7 @@ class Line(NamedTuple):
 
 def line_of(row: Record, pulse: Record | None, now: Micros) -> Line:
     """The line for a row of `overview.monitors` and one of `pages.pulse`."""
-    seen = see(row, now)
+    seen = status_of_row(row, now)
     return Line(
         row["id"],
         row["project_id"],
