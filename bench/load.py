@@ -23,7 +23,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 
 TICK_S = 0.0005  # at least so long between two looks at what is due; part of every latency, half of it on average
-DRAIN_S = 12.0  # longer than --ack-timeout: what is not answered by then is lost
+DRAIN_S = 12.0  # longer than --commit-timeout: what is not answered by then is lost
 
 
 @dataclass

@@ -191,7 +191,7 @@ def test_halves_keep_rows_places_and_doubt():
 
 
 def test_who_waits_too_long_is_told_once_and_the_row_stays():
-    scene = Scene(ack_timeout=8, batch_pings_max=2)
+    scene = Scene(commit_timeout=8, batch_pings_max=2)
     early = [scene.ping() for _ in range(3)]
     scene.now_s += 5
     late = scene.ping()

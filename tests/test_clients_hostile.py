@@ -23,7 +23,7 @@ GROWTH_BYTES_MAX = 60_000_000  # the arenas of three threads and Postgres' buffe
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["fast", "aiohttp"])
 async def server(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with postgres.fresh() as url, Server(url, "--door", request.param) as server:
+    async with postgres.fresh() as url, Server(url, "--http-server", request.param) as server:
         yield server
 
 

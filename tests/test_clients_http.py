@@ -13,7 +13,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["fast", "aiohttp"])
 async def server(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with postgres.fresh() as url, Server(url, "--root-dialect", "snitch", "--door", request.param) as server:
+    async with (
+        postgres.fresh() as url,
+        Server(url, "--root-protocol", "snitch", "--http-server", request.param) as server,
+    ):
         yield server
 
 

@@ -39,7 +39,7 @@ async def test_people_are_told_once_of_what_two_writers_refused_and_not_of_a_mom
 
 
 async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url: str) -> None:
-    async with Link(database_url) as link, running(link.url, ack_timeout=1.0) as node:
+    async with Link(database_url) as link, running(link.url, commit_timeout=1.0) as node:
         steady, silent = await node.monitor("steady", every="2s", grace="1s"), await node.monitor("silent", every="1h")
         await asyncio.gather(node.ping(steady), node.ping(silent))
         await node.is_status(steady, "up")

@@ -660,7 +660,7 @@ async def test_half_closed_clients_get_their_answers(database_url):
 async def test_503_while_postgres_is_away_and_200_again(database_url, door):
     async with (
         Link(database_url) as link,
-        serving(database_url, log_url=link.url, door=door, ack_timeout=0.4) as served,
+        serving(database_url, log_url=link.url, door=door, commit_timeout=0.4) as served,
     ):
         assert (await ask(served, get())).status == 200
         link.cut(stay=True)
@@ -946,7 +946,7 @@ async def test_bulk_is_streamed_and_limited(database_url, door, monkeypatch):
 async def test_bulk_while_postgres_is_away(database_url, door):
     async with (
         Link(database_url) as link,
-        serving(database_url, log_url=link.url, door=door, ack_timeout=0.4) as served,
+        serving(database_url, log_url=link.url, door=door, commit_timeout=0.4) as served,
         posting(served) as post,
     ):
         link.cut(stay=True)

@@ -389,7 +389,7 @@ def test_sentrys_ok_without_an_id_ends_the_open_check_in(scene: Scene) -> None:
 async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(database_url: str) -> None:
     needs("curl")
     definition = {"max_runtime": "1h", "overlap": "alert", "at_most": {"count": 1, "per": "1h"}}
-    async with Link(database_url) as link, Server(link.url, "--ack-timeout", "1") as server:
+    async with Link(database_url) as link, Server(link.url, "--commit-timeout", "1") as server:
         made = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
         address = f"{server.url}/api/v1/heartbeat/{made['job'].body['key']}/start"
         link.hold_replies(after=b"copy pings")  # Postgres commits, and its answer does not come

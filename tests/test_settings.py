@@ -6,7 +6,8 @@ import re
 import pytest
 
 from offbeat_server.common.errors import SettingsError
-from offbeat_server.config import SECRETS, read_settings, unknown_variables
+from offbeat_server.config import FORMER_NAMES, SECRETS, Settings, former_names_in, read_settings, unknown_variables
+from tests.command import offbeat
 from tests.harness import ROOT
 
 
@@ -101,7 +102,9 @@ def test_every_variable_that_the_program_names_is_known(environment):
     assert not unknown_variables()
 
 
-@pytest.mark.parametrize("name", ["admin_key", "database_url", "metrics_token", "smtp_url", "beat_url", "public_url"])
+@pytest.mark.parametrize(
+    "name", ["admin_key", "database_url", "metrics_token", "smtp_url", "watchdog_url", "public_url"]
+)
 def test_a_placeholder_that_nothing_replaced_is_refused(environment, name):
     environment.setenv(f"OFFBEAT_{name.upper()}", "https://${HOST:-a}/x")
     with pytest.raises(SettingsError, match=rf"OFFBEAT_{name.upper()}\): .*contains the placeholder \${{HOST:-a}}"):
@@ -123,3 +126,58 @@ def test_secrets_may_come_from_files(environment, tmp_path, name):
     environment.setenv(f"OFFBEAT_{name.upper()}", "https://x")
     with pytest.raises(SettingsError, match="are both set"):
         read_settings({})
+
+
+FORMER = {
+    "door": ("http_server", "aiohttp"),
+    "beat_url": ("watchdog_url", "http://x.example/y"),
+    "beat_every": ("watchdog_every", "7"),
+    "root_dialect": ("root_protocol", "snitch"),
+    "ack_timeout": ("commit_timeout", "2.5"),
+    "stop_delay": ("drain_delay", "4"),
+}
+
+
+def test_every_former_name_is_tested():
+    assert {former: present for former, (present, _) in FORMER.items()} == FORMER_NAMES
+    assert not FORMER_NAMES.keys() & Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("former", FORMER)
+def test_a_former_name_counts_as_the_present_one(environment, former):
+    present, text = FORMER[former]
+    flag, variable = f"--{former.replace('_', '-')}", f"OFFBEAT_{former.upper()}"
+    wanted = getattr(read_settings({present: text}), present)
+    assert wanted != Settings.model_fields[present].default
+    assert getattr(read_settings({former: text}), present) == wanted
+    (said,) = former_names_in({former: text})
+    assert said.startswith(f"{flag} is now called --{present.replace('_', '-')};")
+    with pytest.raises(SettingsError, match=f"^{flag} and --.* are the same setting: give only --"):
+        read_settings({former: text, present: text})
+    with pytest.raises(SettingsError, match="--" + present.replace("_", "-") if text[0] != "h" else "placeholder"):
+        read_settings({former: "${X}"})
+
+    environment.setenv(variable, text)
+    assert getattr(read_settings({}), present) == wanted
+    (said,) = former_names_in({})
+    assert said.startswith(f"{variable} is now called OFFBEAT_{present.upper()};")
+    environment.setenv(f"OFFBEAT_{present.upper()}", text)
+    with pytest.raises(SettingsError, match=f"^{variable} and OFFBEAT_.* are the same setting: unset {variable}$"):
+        read_settings({})
+
+
+def test_the_file_of_a_secret_by_its_former_name(environment, tmp_path):
+    (tmp_path / "url").write_text("http://x.example/y\n")
+    environment.setenv("OFFBEAT_BEAT_URL_FILE", str(tmp_path / "url"))
+    assert read_settings({}).watchdog_url == "http://x.example/y"
+    assert former_names_in({})[0].startswith("OFFBEAT_BEAT_URL_FILE is now called OFFBEAT_WATCHDOG_URL_FILE;")
+
+
+async def test_former_flags_work_with_a_warning_and_are_not_shown():
+    done = await offbeat("serve", "--door", "aiohttp", "--ack-timeout", "x")
+    assert done.code == 2
+    assert (
+        "warning: --door is now called --http-server; " in done.err and "--commit-timeout (OFFBEAT_COMMIT" in done.err
+    )
+    shown = (await offbeat("serve", "--help")).out
+    assert "--http-server" in shown and not re.search(r"--(door|beat-|root-dialect|ack-timeout|stop-delay)", shown)

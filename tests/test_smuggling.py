@@ -144,7 +144,7 @@ CASES = [
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["fast", "aiohttp", "workers"])
 async def server(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    flags = ["--workers", "2"] if request.param == "workers" else ["--door", request.param]
+    flags = ["--workers", "2"] if request.param == "workers" else ["--http-server", request.param]
     flags += ["--body-timeout", "1", "--idle-timeout", "1"]
     async with postgres.fresh() as url, Server(url, *flags) as server:
         for key in ("hidden", "case", "behind"):

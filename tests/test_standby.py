@@ -50,7 +50,7 @@ async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tu
     async with (
         Pair() as pair,
         Link(pair.url("a")) as link,
-        running(link.url, ack_timeout=20.0, stop_timeout=2.0) as node,
+        running(link.url, commit_timeout=20.0, stop_timeout=2.0) as node,
     ):
         client = _Client(node, await node.monitor(every="1h"))
         await client.send("before")
@@ -77,7 +77,7 @@ async def test_pings_in_doubt_are_answered_when_the_standby_is_back() -> None:
     async with (
         Pair() as pair,
         Link(pair.url("a")) as link,
-        running(link.url, ack_timeout=20.0, stop_timeout=2.0) as node,
+        running(link.url, commit_timeout=20.0, stop_timeout=2.0) as node,
     ):
         client = _Client(node, await node.monitor(every="1h"))
         await pair.kill("b")

@@ -143,7 +143,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
 async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_door_when_it_was_seen_not_ready(
     database_url: str, observer: asyncpg.Connection, pooled: bool
 ) -> None:
-    async with _two(database_url, pooled, "--stop-delay", "4") as (a, b):
+    async with _two(database_url, pooled, "--drain-delay", "4") as (a, b):
         keys = await monitors(a, every="1h")
         assert await _ping(b, f"{keys[0]}/start?run=before") == 200
         await eventually(lambda: _runs(observer, "before"))  # so a knows that there is another

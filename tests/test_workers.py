@@ -76,7 +76,7 @@ async def test_workers_end_with_the_main_process(database_url: str) -> None:
 
 
 async def test_a_stop_is_clean(database_url: str) -> None:
-    async with Server(database_url, "--workers", "2", "--stop-delay", "1") as server:
+    async with Server(database_url, "--workers", "2", "--drain-delay", "1") as server:
         key = await _monitor(server, every="1h")
         statuses: list[int | str] = []
 

@@ -482,7 +482,7 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
 
 
 async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(database, database_url):
-    async with Link(database_url) as link, running(link.url, ack_timeout=0.5) as run:
+    async with Link(database_url) as link, running(link.url, commit_timeout=0.5) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(3)]
         for waiter in waiters:

@@ -24,7 +24,16 @@ S = TypeVar("S", bound=BaseSettings)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORT = 8080
 # Settings that may also come from a file, which the variable OFFBEAT_…_FILE names.
-SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "beat_url")
+SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "watchdog_url")
+# Former names of settings. Flags and variables with these names still work, with a warning.
+FORMER_NAMES = {
+    "door": "http_server",
+    "beat_url": "watchdog_url",
+    "beat_every": "watchdog_every",
+    "root_dialect": "root_protocol",
+    "ack_timeout": "commit_timeout",
+    "stop_delay": "drain_delay",
+}
 PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
 # What Kubernetes tells every pod about Services whose names begin with offbeat.
 _SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -52,7 +61,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="1: one process does everything; N >= 2: a keeper process and N ingest processes."
     )
-    door: Literal["fast", "aiohttp"] = Field(
+    http_server: Literal["fast", "aiohttp"] = Field(
         "fast",
         description="HTTP server for pings: fast (our own, with aiohttp for unusual requests), or aiohttp alone.",
     )
@@ -78,11 +87,11 @@ class Settings(BaseSettings):
     keep_days: int = Field(
         30, ge=1, le=3650, description="Days that pings, finished runs and resolved incidents are kept."
     )
-    beat_url: str | None = Field(
+    watchdog_url: str | None = Field(
         None,
         description="URL of an external watchdog. It is pinged only while deadlines are evaluated and alerts are sent.",
     )
-    beat_every: float = Field(30, ge=1, description="Seconds between two pings of --beat-url.")
+    watchdog_every: float = Field(30, ge=1, description="Seconds between two pings of --watchdog-url.")
     allow_private_destinations: bool = Field(
         False, description="Let channels send to private, loopback and link-local addresses."
     )
@@ -104,7 +113,7 @@ class Settings(BaseSettings):
     auto_provision: bool = Field(
         True, description="Let pings create monitors (Healthchecks create=1, Cronitor, Sentry)."
     )
-    root_dialect: Literal["none", "snitch"] = Field(
+    root_protocol: Literal["none", "snitch"] = Field(
         "none", description="Protocol served at /{token}: none, or snitch (Dead Man's Snitch)."
     )
     pgbouncer: bool = Field(
@@ -128,7 +137,7 @@ class Settings(BaseSettings):
     )
     batch_pings_max: int = Field(2_000, ge=1, description="Maximum number of pings in one COPY.")
     batch_bytes_max: int = Field(1_000_000, ge=20_000, description="Maximum size in bytes of one COPY.")
-    ack_timeout: float = Field(
+    commit_timeout: float = Field(
         8.0, gt=0, description="Seconds after which a ping that is not committed is answered 503."
     )
     body_bytes_max: int = Field(
@@ -164,12 +173,12 @@ class Settings(BaseSettings):
     writer_silent_max: float = Field(
         3.0, gt=0, description="Seconds after which a writer that shows no activity is declared dead."
     )
-    stop_delay: float = Field(
+    drain_delay: float = Field(
         0.0,
         ge=0,
         description="Seconds before a stop in which pings are still taken and `/readyz` is 503, for load balancers.",
     )
-    stop_timeout: float = Field(10.0, gt=0, description="Maximum seconds of an orderly stop, after --stop-delay.")
+    stop_timeout: float = Field(10.0, gt=0, description="Maximum seconds of an orderly stop, after --drain-delay.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -210,21 +219,76 @@ class Settings(BaseSettings):
 def read_settings(flags: dict[str, Any]) -> Settings:
     """The settings from flags (None: not given) over the environment over the defaults.
 
-    Raises SettingsError that names the flag, the value and what is allowed, or variables that are no setting.
+    A former name counts as the present one. Raises SettingsError that names the flag, the value and what is allowed, or
+    variables that are no setting.
     """
     if unknown := unknown_variables():
         raise SettingsError("\n".join(unknown))
-    return _read(Settings, {**_read_files(flags), **{k: v for k, v in flags.items() if v is not None}})
+    given = _with_present_names({name: value for name, value in flags.items() if value is not None})
+    return _read(Settings, {**_read_former_variables(), **_read_files(given), **given})
+
+
+def former_names_in(flags: dict[str, Any]) -> list[str]:
+    """A sentence for each flag and variable that is given by its former name."""
+    said = []
+    for former, present in FORMER_NAMES.items():
+        if flags.get(former) is not None:
+            said.append(f"{_flag(former)} is now called {_flag(present)}; the former name will be removed")
+        said += [
+            f"{_variable(former)}{end} is now called {_variable(present)}{end}; the former name will be removed"
+            for end in ("", "_FILE")
+            if f"{_variable(former)}{end}" in _environment()
+        ]
+    return said
+
+
+def _with_present_names(given: dict[str, Any]) -> dict[str, Any]:
+    for former, present in FORMER_NAMES.items():
+        if former in given and present in given:
+            raise SettingsError(
+                f"{_flag(former)} and {_flag(present)} are the same setting: give only {_flag(present)}"
+            )
+    return {FORMER_NAMES.get(name, name): value for name, value in given.items()}
+
+
+def _read_former_variables() -> dict[str, str]:
+    """Settings from variables with former names."""
+    environment, found = _environment(), {}
+    for former, present in FORMER_NAMES.items():
+        if (value := environment.get(_variable(former))) is None:
+            continue
+        if _variable(present) in environment:
+            raise SettingsError(
+                f"{_variable(former)} and {_variable(present)} are the same setting: unset {_variable(former)}"
+            )
+        found[present] = value
+    return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(name: str) -> str:
+    return f"OFFBEAT_{name.upper()}"
+
+
+def _environment() -> dict[str, str]:
+    """By name in upper case, as pydantic reads it."""
+    return {name.upper(): value for name, value in os.environ.items()}
 
 
 def unknown_variables() -> list[str]:
     """A sentence for each variable OFFBEAT_… of the environment that no setting reads, with the nearest name."""
     known = {name.upper() for name in (*Settings.model_fields, *ClientSettings._fields)}
     known |= {f"{name.upper()}_FILE" for name in SECRETS} | set(VARIABLES_OF_JOBS)
+    former = {name.upper() for name in FORMER_NAMES} | {
+        f"{name.upper()}_FILE" for name, present in FORMER_NAMES.items() if present in SECRETS
+    }
     said = []
     for name, value in sorted(os.environ.items()):
         prefix, setting = name.upper()[:8], name.upper()[8:]
-        if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or _LINK.match(value):
+        if prefix != "OFFBEAT_" or setting in known | former or _SERVICE.search(name.upper()) or _LINK.match(value):
             continue
         near = get_close_matches(setting, known, 1)
         hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists all settings"
@@ -234,11 +298,12 @@ def unknown_variables() -> list[str]:
 
 def _read_files(flags: dict[str, Any]) -> dict[str, str]:
     """Secrets from the files that variables such as OFFBEAT_ADMIN_KEY_FILE name."""
-    found = {}
-    for name in SECRETS:
-        variable = f"OFFBEAT_{name.upper()}"
+    found: dict[str, str] = {}
+    former = [name for name, present in FORMER_NAMES.items() if present in SECRETS]
+    for given in (*SECRETS, *former):
+        name, variable = FORMER_NAMES.get(given, given), _variable(given)
         path = os.environ.get(f"{variable}_FILE")
-        if not path or flags.get(name) is not None:
+        if not path or flags.get(name) is not None or name in found:
             continue
         if os.environ.get(variable):
             raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one of them")

@@ -19,7 +19,7 @@ from tests.simulation.substitution import connect
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SETTINGS = Settings(writer_silent_max=1.0, ack_timeout=3.0)
+SETTINGS = Settings(writer_silent_max=1.0, commit_timeout=3.0)
 
 
 class Silent:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from offbeat_server.config import Settings, read_settings
+from offbeat_server.config import FORMER_NAMES, Settings, former_names_in, read_settings
 
 
 def _type_of(field: FieldInfo) -> Any:
@@ -29,7 +29,7 @@ def _help_of(name: str, field: FieldInfo) -> str:
     return f"{field.description}  [OFFBEAT_{name.upper()}{said}]"
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
+def _option(name: str, field: FieldInfo, hidden: bool = False) -> Callable[[Any], Any]:
     flag, kind = "--" + name.replace("_", "-"), _type_of(field)
     # Every value is checked by the settings, which say what is allowed; click only has to find it.
     extra: dict[str, Any] = {"metavar": "TEXT"}
@@ -41,12 +41,14 @@ def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
         extra = {"metavar": "NUMBER"}
     elif kind is Path:
         extra = {"metavar": "PATH"}
-    return click.option(flag, name, default=None, help=_help_of(name, field), **extra)
+    return click.option(flag, name, default=None, help=_help_of(name, field), hidden=hidden, **extra)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in reversed(Settings.model_fields.items()):
         command = _option(name, field)(command)
+    for former, name in FORMER_NAMES.items():
+        command = _option(former, Settings.model_fields[name], hidden=True)(command)
     return command
 
 
@@ -54,6 +56,8 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @_with_settings
 def serve_command(**flags: Any) -> None:
     """Run the server until it receives SIGTERM or SIGINT."""
+    for former in former_names_in(flags):
+        click.echo(f"offbeat: warning: {former}", err=True)
     settings = read_settings(flags)
     from offbeat_server.runtime.app import serve
 

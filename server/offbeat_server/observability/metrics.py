@@ -88,7 +88,7 @@ READINGS: dict[str, MetricSpec] = {
     ),
     "beats": MetricSpec(
         "counter",
-        "Pings of --beat-url: `sent`, `failed` (not reached or refused), or `withheld` because deadlines are not "
+        "Pings of --watchdog-url: `sent`, `failed` (not reached or refused), or `withheld` because deadlines are not "
         "evaluated or alerts are not sent.",
         "result",
         ("sent", "failed", "withheld"),

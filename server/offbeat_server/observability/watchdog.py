@@ -1,4 +1,4 @@
-"""Pings an outside watchdog (`--beat-url`), because nobody inside can tell people that everything inside is dead.
+"""Pings an outside watchdog (`--watchdog-url`), because nobody inside can tell people that everything inside is dead.
 
 A beat says "missed pings are noticed and people are told", not "a process exists": it is sent only by the keeper, only
 while the watermark moves, and only while couriers take alerts. Where the answer is doubtful no beat is sent; the

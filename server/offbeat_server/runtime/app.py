@@ -136,7 +136,7 @@ class App(Service):
 
     async def _stop(self) -> None:
         """`/readyz` says 503 from here on, so whoever routes to us can leave before the doors close."""
-        delay_s, bound_s = self.settings.stop_delay, self.settings.stop_timeout
+        delay_s, bound_s = self.settings.drain_delay, self.settings.stop_timeout
         self.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
         if self.scheduler is not None and self._others_wait():
             # Else they would wait for the slowest of our clients: the doors and the writer have seconds for theirs.
@@ -274,8 +274,10 @@ class App(Service):
         self_check = SelfCheck(pool, scheduler)
         await self.stack.start(self_check)
         bind_scheduler(metrics, scheduler, self_check)
-        if settings.beat_url:
-            beat = OutboundWatchdog(settings.beat_url, settings.beat_every, self._watermark, self.facts.untaken_s)
+        if settings.watchdog_url:
+            beat = OutboundWatchdog(
+                settings.watchdog_url, settings.watchdog_every, self._watermark, self.facts.untaken_s
+            )
             await self.stack.start(beat)
             bind_beat(metrics, beat)
 

@@ -64,7 +64,7 @@ class WorkerProcesses(Service):
                 process.terminate()
         for process in list(self._processes.values()):
             try:
-                async with asyncio.timeout(self.settings.stop_delay + self.settings.stop_timeout):
+                async with asyncio.timeout(self.settings.drain_delay + self.settings.stop_timeout):
                     await process.wait()
             except TimeoutError:
                 log.warning("a worker did not stop in time", pid=process.pid)
@@ -91,7 +91,7 @@ class WorkerProcesses(Service):
         assert self._socket is not None
         ready, says_ready = os.pipe()
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
-        settings |= {"database_url": self._url, "beat_url": None}
+        settings |= {"database_url": self._url, "watchdog_url": None}
         if self.settings.metrics_port:
             settings["metrics_port"] = self.settings.metrics_port + 1 + number
         process = await asyncio.create_subprocess_exec(

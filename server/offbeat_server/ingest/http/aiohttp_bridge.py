@@ -1,7 +1,7 @@
 """Pings through aiohttp: a middleware in front of pages and API that takes what is a ping and lets the rest pass.
 
 It takes what the fast door does not speak (chunked bodies, `Expect`, heads that are out of the ordinary) and, with
-`--door aiohttp`, everything. Same reader, same line of pings, same answers.
+`--http-server aiohttp`, everything. Same reader, same line of pings, same answers.
 """
 
 import asyncio

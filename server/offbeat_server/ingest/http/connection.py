@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
             if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
                 self._break_off(Rejection(408, "the body did not come in time"))
         elif self.tickets:
-            return  # it is for us to answer, and bounded by `ack_timeout`
+            return  # it is for us to answer, and bounded by `commit_timeout`
         elif waited_s > (settings.header_timeout if self._rest else settings.idle_timeout):
             self._close()
 

@@ -1,7 +1,7 @@
-"""Both doors of a process together: one port, one table of dialects, one intake.
+"""Both HTTP servers of a process: one port, one table of protocols, one pipeline.
 
-A connection begins at the fast door and moves to aiohttp when it asks for something else than a ping; `--door aiohttp`
-moves it at its first request.
+A connection begins at the fast listener. It moves to aiohttp at its first request that is not a ping, and with
+`--http-server aiohttp` at its first request.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class HttpServers(Service):
         self._pipeline = PingPipeline(key_index, backlog, provision, KeyRateLimiter(limit) if limit else None)
         self._sources = ClientAddresses(settings.trusted_proxies)
         self._bodies = BodyBudget(settings.bytes_pending_max)
-        self._route = partial(registry.find, root_dialect=settings.root_dialect)
+        self._route = partial(registry.find, root_protocol=settings.root_protocol)
         AiohttpListener(settings, metrics, self._pipeline, self._sources, self._bodies, self._route).add_to(application)
         Bulk(settings, metrics, self._pipeline, backlog, self._sources).add_to(application)
         self._runner = web.AppRunner(application, **runner_options(settings))

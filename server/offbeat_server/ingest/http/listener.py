@@ -59,7 +59,7 @@ class FastListener(Service):
             bodies,
         )
         self.route = route
-        self.fast = settings.door == "fast"
+        self.fast = settings.http_server == "fast"
         self.draining = False
         self.port = 0  # where it listens, once it does
         self.now_s = monotonic()

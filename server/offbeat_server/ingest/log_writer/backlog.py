@@ -218,10 +218,10 @@ class Backlog:
             batch.settle(unavailable())
 
     def expire(self) -> None:
-        """Answer those who have waited for `ack_timeout`; their pings stay in line."""
+        """Answer those who have waited for `commit_timeout`; their pings stay in line."""
         if not self.pings:
             return
-        before = self.clock.now() - int(self._settings.ack_timeout * SECOND)
+        before = self.clock.now() - int(self._settings.commit_timeout * SECOND)
         for batch in [*self._sealed, self._open]:
             if not self._expire(batch, before):
                 return

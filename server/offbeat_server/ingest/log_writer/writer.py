@@ -170,7 +170,7 @@ class LogWriter(Service):
     async def _connect(self) -> None:
         if opened := self._log is None:
             self._log = await LogConnection.open(
-                self._url, pgbouncer=self._settings.pgbouncer, timeout_s=self._settings.ack_timeout
+                self._url, pgbouncer=self._settings.pgbouncer, timeout_s=self._settings.commit_timeout
             )
             if self._doubtful is not None:
                 await self._log.end_session(self._doubtful)
@@ -426,7 +426,7 @@ class LogWriter(Service):
             self._notice_stall()
             self.backlog.expire()
             self.refusals.publish()
-            if self.backlog.accepting and monotonic() - self._answered_s > self._settings.ack_timeout:
+            if self.backlog.accepting and monotonic() - self._answered_s > self._settings.commit_timeout:
                 # Whoever comes now would only wait for a 503.
                 self.backlog.close("database")
 

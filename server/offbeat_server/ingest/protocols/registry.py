@@ -12,7 +12,7 @@ state that Healthchecks does not know.
 | `/api/push/…` | uptime_kuma |
 | `/api/v1/endpoints/{key}/external` | gatus |
 | `/api/{number}/envelope/`, `…/store/`, `…/cron/…` | sentry |
-| `/{token}` | snitch, with `--root-dialect snitch` |
+| `/{token}` | snitch, with `--root-protocol snitch` |
 """
 
 import re
@@ -31,8 +31,8 @@ def one_slash(path: str) -> str:
     return _slashes.sub("/", path) if "//" in path else path
 
 
-def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:
-    """The dialect of a path, or None where it is no ping. `root_dialect` is the setting of that name."""
+def find(path: str, query: str, root_protocol: str = "none") -> Dialect | None:
+    """The dialect of a path, or None where it is no ping. `root_protocol` is the setting of that name."""
     if path.startswith(native.PREFIX):
         return native
     if path.startswith(healthchecks.PREFIX):
@@ -47,6 +47,6 @@ def find(path: str, query: str, root_dialect: str = "none") -> Dialect | None:
         return gatus
     if path.startswith("/api/") and check_ins.speaks(path):
         return check_ins
-    if root_dialect == "snitch" and snitch.is_token(path[1:].removesuffix("/")):
+    if root_protocol == "snitch" and snitch.is_token(path[1:].removesuffix("/")):
         return snitch
     return None

@@ -1,4 +1,4 @@
-"""Dead Man's Snitch: `/{token}?m=message&s=status` at the root, only with `--root-dialect snitch`.
+"""Dead Man's Snitch: `/{token}?m=message&s=status` at the root, only with `--root-protocol snitch`.
 
 Source: deadmanssnitch/snitcher 1a84ab46, lib/snitcher.rb (`m` and `s`; its `:uri` option changes the host); the answer,
 202 `Got it, thanks!`, is in deadmanssnitch.com/docs, and PremiereGlobal/go-deadmanssnitch takes nothing but 202. The
