@@ -218,7 +218,7 @@ def test_a_task_that_stands_still_is_named(scene: Scene) -> None:
         scene.ping(second, "progress", run="r", task="a", done=second, total=100)
         scene.ping(second, "progress", run="r", task="b", done=1)
     (incident,) = scene.incidents().values()
-    assert incident.cause == "hung" and "task b stands at 1 since" in incident.reason
+    assert incident.cause == "hung" and "task b has made no progress for" in incident.reason
     assert scene.seconds(incident.opened_at) == 31
 
 

@@ -55,7 +55,7 @@ Load was expected to finish by 02:30:00; extract took 4 min (run 42).
 Since: 2026-11-24 02:30:00 CET
 Expected: a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace
 Was due: 2026-11-24 02:00:00 CET
-Last sign of life: 2026-11-24 02:04:00 CET (26 min ago)
+Last ping: 2026-11-24 02:04:00 CET (26 min ago)
 Run: 42
 Run started: 2026-11-24 02:00:00 CET (30 min ago)
 Stage: load

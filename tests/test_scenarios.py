@@ -135,7 +135,7 @@ async def a_queue_worker_stalls_at_4300_of_10000(stage: Stage) -> None:
     async with stage.process([sys.executable, "-c", QUEUE_WORKER], URL=url, RUN="q7"):
         facts = await stage.told("queue", "opened")
         assert (facts["cause"], facts["run"]) == ("hung", "q7")
-        assert re.search(r"stands at 4300 of 10000 since .+, for 2 s$", facts["reason"])
+        assert re.search(r"has made no progress for 2 s: it is at 4300 of 10000 since .+$", facts["reason"])
         (run,) = (await stage.get("queue/runs"))["items"]
         assert run["verdict"] == "hung"
         progress = run["progress"]
@@ -200,7 +200,7 @@ async def of_four_monitors_in_sequence_the_third_is_silent(stage: Stage) -> None
     facts = await stage.told("train", "opened")
     assert (facts["cause"], facts["run"]) == ("missed", "d5")
     assert re.fullmatch(
-        r"clean said success at \S+ \(run d5\); nothing followed by .+: it was due within 3 s, with 1 s of grace",
+        r"clean sent success at \S+ \(run d5\); no ping followed by .+: it was due within 3 s, with 1 s of grace",
         facts["reason"],
     )
     async with stage.process(["/bin/sh", "-c", JOB], URL=urls["train"], RUN="d5", WORK="0.1"):

@@ -82,7 +82,7 @@ def test_a_queue_worker_stalls_at_4300_of_10000(scene: Scene) -> None:
     incident = only_incident(scene)
     assert (incident.cause, incident.run, scene.seconds(incident.opened_at)) == ("hung", "q7", 43 * 20 + 300)
     assert incident.reason == (
-        "run q7, started 00:00:00, stands at 4300 of 10000 since 2026-01-05 00:14:20 UTC, for 5 min"
+        "run q7, started 00:00:00, has made no progress for 5 min: it is at 4300 of 10000 since 2026-01-05 00:14:20 UTC"
     )
     progress = run_of(scene).detail["progress"]
     assert (progress["done"], progress["total"], progress["rate"]) == (4_300, 10_000, 5.0)
@@ -169,7 +169,7 @@ def test_of_four_monitors_in_sequence_the_third_is_silent(scene: Scene) -> None:
     incident = only_incident(scene, "train")
     assert (incident.cause, incident.run, incident.opened_at) == ("missed", "2026-01-05", scene.at("50m"))
     assert incident.reason == (
-        "clean said success at 00:15:00 (run 2026-01-05); nothing followed by 2026-01-05 00:50:00 UTC: "
+        "clean sent success at 00:15:00 (run 2026-01-05); no ping followed by 2026-01-05 00:50:00 UTC: "
         "it was due within 30 min, with 5 min of grace"
     )
     # One place is named, and not everything behind it too.
@@ -262,7 +262,7 @@ def test_an_upstream_is_down_and_one_of_five_downstreams_stays_silent_after_it(s
     assert [scene.alerts(slug) for slug in downstreams] == [[], [], [], [], ["opened"]]
     (alert,) = scene.effects(Alert, "job-5")
     assert alert.facts["reason"] == (
-        "no ping by 2026-01-05 00:05:30 UTC: it was due at 00:05:00, with 30 s of grace; last heard of at 00:00:00"
+        "no ping by 2026-01-05 00:05:30 UTC: it was due at 00:05:00, with 30 s of grace; last ping at 00:00:00"
     )
     assert alert.facts["held_back"] == "while db was down, until 2026-01-05 00:11:40 UTC"
     assert [scene.status(slug) for slug in downstreams] == ["up", "up", "up", "up", "down"]

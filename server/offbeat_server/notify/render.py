@@ -76,7 +76,7 @@ class RenderedAlert(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it, without the title."""
+        """Everything but the title, as plain text."""
         parts = [self.lead, "\n".join(f"{label}: {value}" for label, value in self.fields)]
         if self.message:
             parts.append(f"Last message:\n{self.message}")
@@ -86,7 +86,7 @@ class RenderedAlert(NamedTuple):
 
     @property
     def html(self) -> str:
-        """All of it as one HTML page that mail programs show: tables and inline styles only."""
+        """Everything as an HTML page for mail programs: tables and inline styles only."""
         rows = "".join(
             f'<tr><td style="padding:2px 12px 2px 0;color:#666;vertical-align:top">{escape(label)}</td>'
             f'<td style="padding:2px 0;white-space:pre-line">{escape(value)}</td></tr>'
@@ -108,7 +108,7 @@ class RenderedAlert(NamedTuple):
 
 
 def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAlert:
-    """The words of one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
+    """Render one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
     name = _text(facts, "name") or _text(facts, "monitor")
     reason = _text(facts, "reason", LEAD_CHARS_MAX)
     symbol = _SYMBOLS.get(kind, "🔴")
@@ -129,7 +129,7 @@ def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAl
 
 
 def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
-    """The words of many alerts at once: how many of each, from when to when, and the monitors by name."""
+    """Render a digest: how many alerts of each kind, from when to when, and the monitors by name."""
     kinds = ("opened", "worse", "reminder", "resolved", "recovered")
     counts = {kind: int(facts.get(kind) or 0) for kind in kinds}
     recovered = counts["recovered"]
@@ -147,7 +147,7 @@ def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
     times = (("First", _time(facts, "since")), ("Last", _time(facts, "until")))
     return RenderedAlert(
         "🔴" if trouble > 0 else "🟠" if recovered else "🟢",
-        f"{', '.join(parts)} within {_span(facts)}" if parts else "Nothing to tell",
+        f"{', '.join(parts)} within {_span(facts)}" if parts else "No alerts",
         "Several alerts were combined into this message.",
         (*((label, value) for label, value in times if value), *_listed(names, counts)),
         None,
@@ -201,7 +201,7 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
         ("Until", _time(facts, "resolved_at")),
         ("Expected", _text(facts, "expected")),
         ("Was due", _time(facts, "due_at") if kind != "resolved" and facts.get("cause") == "missed" else ""),
-        ("Last sign of life", _time(facts, "last_ping_at", decided)),
+        ("Last ping", _time(facts, "last_ping_at", decided)),
         ("Run", _text(facts, "run")),
         ("Run started", _time(facts, "run_started_at", decided)),
         ("Stage", _text(facts, "stage")),
@@ -225,7 +225,7 @@ def _resolution(facts: Facts, reason: str) -> str:
 
 
 def _other_causes(facts: Facts) -> str:
-    """The reasons of the causes that the sentence does not tell."""
+    """The reasons of the other causes."""
     reasons = [
         str(cause["reason"])
         for cause in facts.get("causes") or ()
@@ -267,7 +267,7 @@ def _progress(facts: Facts) -> str:
 
 
 def _flapping(facts: Facts) -> str:
-    """That it comes and goes, and what is done about it; written into the facts by the courier."""
+    """How often the monitor flaps, and when the next alert is sent. The dispatcher writes this fact."""
     flapping = facts.get("flapping")
     if not isinstance(flapping, Mapping):
         return ""

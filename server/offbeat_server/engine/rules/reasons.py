@@ -1,4 +1,4 @@
-"""Sentences for the person who was woken: what was expected, what came instead, since when.
+"""Sentences for alerts: what was expected, what happened instead, and since when.
 
 Times are written in the monitor's own time zone, with the date only where it is not the same day.
 """
@@ -25,9 +25,11 @@ from offbeat_server.engine.schedule.outages import OutageIntervals
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
 STAGES_SAID_MAX = 10
-EXPECTS_NOTHING = "Expects nothing: no ping, no deadline can be missed. Set every, cron, oncalendar, after or members."
+EXPECTS_NOTHING = (
+    "This monitor has no deadline, so nothing can be missed. Set every, cron, oncalendar, after or members."
+)
 NO_RUN_LIMIT = "A run that starts and does not end is noticed only after 24 hours. Set max_runtime."
-LONG_GRACE_PERIODS = 10  # a grace that is longer than so many periods, and than LONG_GRACE_MIN, is a mistake
+LONG_GRACE_PERIODS = 10  # a grace period longer than this many periods, and than LONG_GRACE_MIN, is a mistake
 LONG_GRACE_MIN: Micros = 3_600 * SECOND
 MESSAGE_SHOWN_CHARS = 200
 
@@ -55,29 +57,29 @@ def say_names(names: list[str], count: int | None = None) -> str:
 
 
 def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros) -> str:
-    """Nothing came when it was due."""
+    """No ping arrived by the deadline."""
     text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
     if definition.grace:
         text += f", with {say_duration(definition.grace)} of grace"
-    return text + (f"; last heard of at {say_time(heard_at, definition, deadline)}" if heard_at else "; never heard of")
+    last = f"last ping at {say_time(heard_at, definition, deadline)}" if heard_at else "no ping was ever received"
+    return f"{text}; {last}"
 
 
 def never_pinged(definition: Definition, deadline: Micros) -> str:
-    """The first ping did not come."""
+    """The first ping did not arrive in time."""
     assert definition.first_within is not None
-    return (
-        f"never heard of by {say_time(deadline, definition)}, {say_duration(definition.first_within)} after it was made"
-    )
+    first_within = say_duration(definition.first_within)
+    return f"no first ping by {say_time(deadline, definition)}, {first_within} after the monitor was created"
 
 
 @says_one_line
 def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> str:
-    """The monitor before was heard, this one was not."""
+    """The upstream monitor pinged, and this one did not follow in time."""
     assert definition.after is not None
     after = definition.after
     return (
-        f"{after.monitor} said {after.signal} at {say_time(due - after.within, definition, deadline)}"
-        f"{_of_run(run or None)}; nothing followed by {say_time(deadline, definition)}: it was due within "
+        f"{after.monitor} sent {after.signal} at {say_time(due - after.within, definition, deadline)}"
+        f"{_of_run(run or None)}; no ping followed by {say_time(deadline, definition)}: it was due within "
         f"{say_duration(after.within)}"
         + (f", with {say_duration(definition.grace)} of grace" if definition.grace else "")
     )
@@ -85,7 +87,7 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
 
 @says_one_line
 def failed(ping: Ping, run: Run | None) -> str:
-    """The client said so itself."""
+    """The client reported a failure."""
     text = f"run {run.run} failed" if run is not None and run.run is not None else "failed"
     if run is not None and run.current_work is not None:
         text += f" in stage {run.current_work}"
@@ -129,7 +131,7 @@ def _beginning(line: str, chars_max: int) -> str:
 
 @says_one_line
 def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
-    """A run has broken one of its limits: where it stands, what was expected, how far it came."""
+    """A run exceeded a limit: when it started, what was expected, and how far it got."""
     by = say_time(deadline, definition)
     who = f"run {run.run}" if run.run is not None else "the run"
     started = f"started {say_time(run.started_at, definition, deadline)}" if run.started_at else "of unknown start"
@@ -144,7 +146,8 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         return text + _stages(definition, run, limit.stage) + _of_run(run.run)
     if limit.kind == "quiet":
         last = say_time(run.last_at, definition)
-        return f"{who}, {started}, was last heard of at {last}, silent for {say_duration(limit.length)}" + _where(run)
+        silent = say_duration(limit.length)
+        return f"{who}, {started}, sent its last ping at {last} and has been silent for {silent}" + _where(run)
     if limit.kind == "stalled":
         assert run.count is not None
         return f"{who}, {started}, {_stands(run.count, limit, definition)}" + _where(run, but_count=True)
@@ -153,7 +156,12 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         assert group.counts is not None
         others = len(group.stalled or ()) - 1
         text = f"task {limit.task} {_stands(group.counts[limit.task], limit, definition)}"
-        return text + (f", and so do {others} others" if others > 0 else "") + _of_stage(limit.stage) + _of_run(run.run)
+        return (
+            text
+            + (f"; {others} more tasks are stalled" if others > 0 else "")
+            + _of_stage(limit.stage)
+            + _of_run(run.run)
+        )
     if limit.kind == "tasks":
         return _tasks_overdue(definition, run, limit, by)
     if definition.max_runtime is None:
@@ -166,7 +174,8 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
 
 def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
     of = f" of {count.total}" if count.total is not None else ""
-    return f"stands at {count.done}{of} since {say_time(count.at, definition)}, for {say_duration(limit.length)}"
+    since = say_time(count.at, definition)
+    return f"has made no progress for {say_duration(limit.length)}: it is at {count.done}{of} since {since}"
 
 
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
@@ -193,7 +202,7 @@ def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) ->
 
 @says_one_line
 def member_failed(name: str, ping: Ping) -> str:
-    """A member of a fleet said so itself."""
+    """A member of a fleet reported a failure."""
     text = f"member {name} failed" if name else "a member failed"
     if ping.exit_code:
         text += f" with exit code {say_exit_code(ping.exit_code)}"
@@ -202,9 +211,9 @@ def member_failed(name: str, ping: Ping) -> str:
 
 @says_one_line
 def silent_members(fleet: Fleet, members: Members) -> str:
-    """Too few of a fleet are alive."""
+    """Too few members of a fleet are alive."""
     if not fleet.members:
-        return "no member is left"
+        return "the fleet has no members left"
     names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
     text = f"{fleet.alive} of {len(fleet.members)} members alive, {fleet.required(members)} required"
     text += f" ({members.min_alive})" if isinstance(members.min_alive, str) else ""
@@ -221,9 +230,11 @@ def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micro
 
 @says_one_line
 def too_early(definition: Definition, run: Run, length: Micros) -> str:
-    """A run succeeded sooner than it can have done its work."""
+    """A run succeeded before its minimum runtime."""
     assert definition.min_runtime is not None
-    text = f"said success {say_duration(length)} after its start, sooner than {say_duration(definition.min_runtime)}"
+    text = (
+        f"sent success {say_duration(length)} after its start, before {say_duration(definition.min_runtime)} had passed"
+    )
     return (f"run {run.run} " if run.run is not None else "") + text
 
 
@@ -245,18 +256,18 @@ def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str
 
 @says_one_line
 def held_back(definition: Definition, by: str, until: Micros) -> str:
-    """Why people are told of an incident later than it opened."""
+    """Why the alert was sent later than the incident opened."""
     return f"while {by} was down, until {say_time(until, definition)}"
 
 
 def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:
-    """How long runs usually take, and how far this one is from that where its length so far is known."""
+    """How long runs usually take. `elapsed`: the duration of this run so far."""
     text = f"usually {say_duration(median)}, 95 % within {say_duration(p95)} ({count} runs)"
     return text if elapsed is None else f"{say_duration(elapsed)}; {text}"
 
 
 def finished_after_all(definition: Definition, run: Run) -> str:
-    """A hung run came to its end after all: late if it had missed a deadline, else after a pause."""
+    """A hung run has ended: late if it had missed a deadline, else after a pause."""
     took = say_duration(run.duration) if run.duration is not None else ""
     if run.hung_by not in PAUSES:
         return "finished late" + (f", after {took}" if took else "")
@@ -279,7 +290,7 @@ def expected(definition: Definition) -> str:
     elif definition.after is not None:
         parts.append(f"a ping within {say_duration(definition.after.within)} of {definition.after.monitor}")
     elif definition.members is not None:
-        parts.append(f"every member each {say_duration(definition.members.every)}")
+        parts.append(f"a ping of every member every {say_duration(definition.members.every)}")
     grace = definition.grace if definition.members is None else definition.members.grace
     if parts and grace:
         parts.append(f"with {say_duration(grace)} of grace")
@@ -289,7 +300,7 @@ def expected(definition: Definition) -> str:
 
 
 def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
-    """What the monitor does not notice although its owner may think so."""
+    """Problems that this monitor cannot detect although its owner may expect it to."""
     if not definition.expects(heard):
         return [EXPECTS_NOTHING]
     found = [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
@@ -297,7 +308,7 @@ def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
 
 
 def long_grace(definition: Definition) -> list[str]:
-    """A warning for a grace that is far longer than the time between two pings."""
+    """A warning if the grace period is much longer than the time between two pings."""
     members = definition.members
     period = period_of(definition) if members is None else members.every
     grace = definition.grace if members is None else members.grace
@@ -314,8 +325,8 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
     for length, text in (
         (definition.max_runtime, "runs of at most"),
         (definition.min_runtime, "runs of at least"),
-        (definition.quiet_for, "a sign of life each"),
-        (definition.stall_for, "progress each"),
+        (definition.quiet_for, "a ping at least every"),
+        (definition.stall_for, "progress at least every"),
     ):
         if length is not None:
             yield f"{text} {say_duration(length)}"
@@ -337,11 +348,11 @@ def _expected_tasks(tasks: Tasks) -> str:
 
 
 def outage_note(definition: Definition, deaf: OutageIntervals, start: Micros, end: Micros) -> str:
-    """The admission that a judgement came after deaf time; empty when there was none."""
+    """A note about the longest outage of Offbeat between two instants; empty if there was none."""
     if (interval := deaf.longest(start, end)) is None:
         return ""
     low, high = interval
-    return f" (Offbeat was deaf for {say_duration(high - low)} at {say_time(low, definition, end)})"
+    return f" (Offbeat could not receive pings for {say_duration(high - low)} from {say_time(low, definition, end)})"
 
 
 def _of_run(run: str | None) -> str:
@@ -370,7 +381,7 @@ def _of_stage(stage: str) -> str:
 
 
 def _where(run: Run, but_count: bool = False) -> str:
-    """How far an overdue run came, as far as it said."""
+    """The last progress that an overdue run reported."""
     said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == "running"]
     if run.count is not None and not but_count:
         total = run.count.total
