@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Annotated[list[Network], NoDecode] = Field(
         default_factory=list,
-        description="Networks of proxies whose X-Forwarded-For and -Proto are trusted, separated by commas.",
+        description="Networks of proxies whose X-Forwarded-For, -Proto and -Host are trusted, separated by commas.",
     )
     admin_key: str | None = Field(
         None,

@@ -267,7 +267,7 @@ def export(data: bytes) -> None:
 
 def forwarded(data: bytes) -> None:
     """X-Forwarded-For of a proxy that is believed."""
-    client = _sources.client(_proxy, data.decode("utf-8", "surrogateescape"))
+    client = _sources.client(_proxy, data.decode("utf-8", "surrogateescape")).source
     assert client is not None and len(client) in (4, 16)
 
 

@@ -54,7 +54,7 @@ class Bulk:
         """One request."""
         peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
         forwarded_for = ", ".join(request.headers.getall(hdrs.X_FORWARDED_FOR, [])) or None
-        tally = Tally(self._sources.client(peer, forwarded_for))
+        tally = Tally(self._sources.client(peer, forwarded_for).source)
         status = 200
         try:
             async with asyncio.timeout(REQUEST_S_MAX):

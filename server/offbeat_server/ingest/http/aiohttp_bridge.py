@@ -80,7 +80,8 @@ class AiohttpListener:
             asked = asked._replace(body=body.body, whole_bytes=body.whole_bytes, fault=body.fault)
             peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
             waiting = PendingOutcome()
-            self._pipeline.accept(dialect, asked, self._sources.client(peer, headers.get("x-forwarded-for")), waiting)
+            client = self._sources.client(peer, headers.get("x-forwarded-for"))
+            self._pipeline.accept(dialect, asked, client.source, waiting)
             outcome = await waiting.outcome
         else:
             outcome = body

@@ -1,7 +1,8 @@
-"""From which address a ping came, also behind proxies that we trust.
+"""The address of the client, also behind trusted proxies. The only module that reads forwarded headers.
 
-`X-Forwarded-For` is believed only as far as it was written by configured networks: read from the right, the first
-address that is none of theirs is the client; what stands before it anybody may have made up.
+Each proxy appends an entry to `X-Forwarded-For`. Entries are read from the right, and only while trusted proxies wrote
+them: the first address that is not a trusted proxy is the client. Entries before it can be forged. Of the other
+forwarded headers the entry of the same proxy counts, the one that the client connected to.
 """
 
 import ipaddress
@@ -24,6 +25,13 @@ class Peer(NamedTuple):
     trusted: bool
 
 
+class Client(NamedTuple):
+    """The client of a request: its packed address, and through how many trusted proxies the request came."""
+
+    source: bytes | None
+    proxies: int
+
+
 NOBODY = Peer(None, False)
 
 
@@ -38,26 +46,31 @@ class ClientAddresses:
         """Of a socket's `peername`."""
         return self._read(peername[0]) if isinstance(peername, tuple) and peername else NOBODY
 
-    def client(self, peer: Peer, forwarded_for: str | None) -> bytes | None:
+    def client(self, peer: Peer, forwarded_for: str | None) -> Client:
         """The client behind a peer, by the `X-Forwarded-For` of its request (several joined by commas)."""
-        source = peer.source
-        if forwarded_for is None or not peer.trusted:
-            return source
-        for hop in reversed(forwarded_for.split(",")):
+        if not peer.trusted:
+            return Client(peer.source, 0)
+        source, read = peer.source, 0
+        for hop in reversed(forwarded_for.split(",")) if forwarded_for is not None else ():
             text = _without_port(hop.strip())
             before = self._read(text) if len(text) <= ADDRESS_CHARS_MAX else NOBODY
             if before.source is None:
                 break
-            source = before.source
+            source, read = before.source, read + 1
             if not before.trusted:
                 break
-        return source
+        return Client(source, max(read, 1))
 
     def _peer(self, text: str) -> Peer:
         address = _address(text)
         if address is None:
             return NOBODY
         return Peer(address.packed, any(address in network for network in self._trusted))
+
+
+def entry_of(header: str, proxies: int) -> str:
+    """The entry that the outermost of so many trusted proxies wrote; the first one if proxies replace the header."""
+    return header.split(",")[-proxies:][0].strip()
 
 
 def _address(text: str) -> Address | None:

@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
 
     def _client(self, headers: Mapping[str, str]) -> bytes | None:
         """Who asks through a proxy."""
-        return self.listener.sources.client(self.peer, headers.get("x-forwarded-for"))
+        return self.listener.sources.client(self.peer, headers.get("x-forwarded-for")).source
 
     def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
         """The place of this request's answer; after one that closes nothing more is read."""

@@ -51,15 +51,15 @@ NOBODY = Principal("nobody", "ping", -1)
 
 @dataclass
 class Access:
-    """Knows the keys. `admin_key_hash` is of the admin key; the settings say which proxies `sources` believes."""
+    """Checks access keys. `admin_key_hash` is of the admin key."""
 
     pool: Pool
     admin_key_hash: bytes
-    sources: ClientAddresses = field(default_factory=lambda: ClientAddresses(()))
+    client_addresses: ClientAddresses = field(default_factory=lambda: ClientAddresses(()))
     _secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._attempts = AuthThrottle(self.sources)
+        self._attempts = AuthThrottle(self.client_addresses)
 
     async def secret(self) -> bytes:
         """The secret of this installation, read once."""

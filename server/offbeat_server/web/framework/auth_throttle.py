@@ -16,6 +16,7 @@ from aiohttp import web
 from offbeat_server.common.clock import monotonic
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.connection_limits import network_of
+from offbeat_server.web.framework.addresses import client_of
 from offbeat_server.web.framework.problems import ApiError
 
 WRONG_PER_MINUTE_MAX = 300  # of one address (an IPv6 /64 is one)
@@ -34,8 +35,8 @@ class AuthAttempt:
 class AuthThrottle:
     """The wrong keys of the present minute, in this process, and the lookups under way."""
 
-    def __init__(self, sources: ClientAddresses) -> None:
-        self._sources = sources
+    def __init__(self, client_addresses: ClientAddresses) -> None:
+        self._client_addresses = client_addresses
         self._wrong: dict[bytes, int] = {}
         self._looked_up: dict[bytes, int] = {}  # lookups under way; only addresses that have any
         self._waiting: dict[bytes, deque[asyncio.Future[None]]] = {}  # keys that wait for their turn
@@ -90,8 +91,6 @@ class AuthThrottle:
         return wrong + self._looked_up.get(address, 0) < WRONG_PER_MINUTE_MAX
 
     def _address(self, request: web.Request) -> bytes:
-        peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
-        forwarded_for = ", ".join(request.headers.getall("X-Forwarded-For", [])) or None
-        source = self._sources.client(peer, forwarded_for)
+        source = client_of(request, self._client_addresses).source
         address = _OTHERS if source is None else network_of(source)
         return address if address in self._wrong or len(self._wrong) < ADDRESSES_MAX else _OTHERS

@@ -64,7 +64,7 @@ class Call(Generic[B, Q]):
     @property
     def base(self) -> str:
         """The server's address as this client reached it."""
-        return base_url(self.request, self.deps.settings.public_url, self.deps.settings.trusted_proxies)
+        return base_url(self.request, self.deps.settings.public_url, self.deps.access.client_addresses)
 
 
 class ApiReply(NamedTuple):

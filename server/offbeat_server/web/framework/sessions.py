@@ -23,7 +23,7 @@ ROLES = ("admin", "read")  # a key that may only ping has nothing to see
 
 def is_https(deps: Deps, request: web.Request) -> bool:
     """Whether the browser came by https, as far as we can know behind a proxy."""
-    if base_url(request, None, deps.settings.trusted_proxies).startswith("https:"):
+    if base_url(request, None, deps.access.client_addresses).startswith("https:"):
         return True
     public = urlsplit(deps.settings.public_url or "")
     return public.scheme == "https" and public.netloc == request.headers.get("Host")
