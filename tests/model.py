@@ -480,7 +480,7 @@ class Model:
                 deadline += high - max(low, start)
         return deadline
 
-    def _outage_detector(self, d: Definition, start: Micros, end: Micros) -> Micros:
+    def _outage_time(self, d: Definition, start: Micros, end: Micros) -> Micros:
         return 0 if d.strict else sum(max(0, min(high, end) - max(low, start)) for low, high in self.deaf)
 
     # ---------------------------------------------------------------------------------------------------- deadlines
@@ -568,7 +568,7 @@ class Model:
             m.due = due + d.every if d.every is not None else slot_after(minutes_of(d) or [0], due)
 
     def _excuse(self, m: Monitor, start: Micros, deadline: Micros, window: Micros) -> bool:
-        if self._outage_detector(m.d, start, deadline) * 2 <= window or m.excused >= 2:
+        if self._outage_time(m.d, start, deadline) * 2 <= window or m.excused >= 2:
             return False
         m.excused += 1
         self._restate(m)
@@ -585,7 +585,7 @@ class Model:
             run.events.append(("task stalled", self.now, stage, task))
         else:
             run.events.append(("broken", self.now, kind, stage))
-        deaf = self._outage_detector(m.d, base, deadline)
+        deaf = self._outage_time(m.d, base, deadline)
         if deaf * 2 > deadline - base or self._may_be_lost(m, run, limit, deaf):
             run.unknown = True
             return

@@ -277,7 +277,7 @@ def test_a_fleet_that_everybody_left_is_down(scene: Scene) -> None:
     scene.monitor(members={"every": "10s"})
     scene.ping(0, task="a")
     scene.ping(1, "leave", task="a")
-    assert scene.incidents()[1].reason == "no member is left"
+    assert scene.incidents()[1].reason == "the fleet has no members left"
 
 
 def test_one_row_for_each_change_of_a_fleet_and_not_for_each_ping(scene: Scene) -> None:

@@ -14,12 +14,12 @@ from offbeat_server.engine.schedule.outages import RETRY_MAX, OutageIntervals
 from tests.harness import eventually
 from tests.keeper_node import count_of, running, true
 from tests.scene import Scene
-from tests.test_model import SIZES, Choices, Event, Keeper, draw_events, outcome_of_engine
+from tests.test_model import SIZES, Choices, Driver, Event, draw_events, outcome_of_engine
 
 DAY: Micros = 86_400 * SECOND
 
 
-class Forgetful(Keeper):
+class Forgetful(Driver):
     """Forgets outages whenever something has happened."""
 
     def __init__(self, events: list[Event], c: Choices) -> None:
@@ -53,7 +53,7 @@ def test_what_is_decided_does_not_depend_on_outages_that_are_forgotten() -> None
         drawn = draw_events(Choices(data))
         events = [event for event in drawn if event[0] != "crash" and event[0] != "restart"]
         events = [event for event in events if event[0] != "change" or event[3] not in ("edit", "resume")]
-        remembering, forgetful = Keeper([*events], Choices(data[::-1])), Forgetful([*events], Choices(data[::-1]))
+        remembering, forgetful = Driver([*events], Choices(data[::-1])), Forgetful([*events], Choices(data[::-1]))
         remembering.run()
         forgetful.run()
         assert outcome_of_engine(forgetful) == outcome_of_engine(remembering)
@@ -197,6 +197,19 @@ def test_a_run_that_pings_keeps_its_outages_though_no_limit_watches_it_now() -> 
     assert scene.runs()[1].verdict is None
     scene.tick("61d")  # 60 days, and the day that was an outage
     assert scene.runs()[1].verdict == "hung"
+
+
+def test_a_ping_between_two_instants_does_no_harm() -> None:
+    scene = Scene()
+    scene.monitor(stall_for="9d", max_runtime="30d")
+    scene.ping(0, "start", run="r")
+    for stage in "ab":
+        scene.ping("1d", "progress", run="r", stage=stage, task="1", done=1)
+    starts = scene.engine.window_starts(0)
+    found = 0
+    for found, _ in enumerate(starts, 1):
+        scene.ping("2d", "progress", run="r", stage=f"c{found}", task="1", done=1)
+    assert found > 2
 
 
 def test_a_run_that_died_long_ago_keeps_none() -> None:

@@ -297,7 +297,7 @@ class Defined:
         return again
 
 
-class Keeper:
+class Driver:
     """Hands events to an engine and keeps what it decides, as the real one does with Postgres."""
 
     def __init__(self, events: list[Event], c: Choices) -> None:
@@ -497,16 +497,16 @@ def _upsert(before: RunChanged | None, after: RunChanged) -> RunChanged:
 # ------------------------------------------------------------------------------------------------------------ comparing
 
 
-def outcome_of_engine(scheduler: Keeper) -> dict[str, Any]:
+def outcome_of_engine(driver: Driver) -> dict[str, Any]:
     """What the keeper's tables say, and the engine about what is open."""
     return {
         "monitors": {
             m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.definition) else 0}
-            for m in scheduler.engine.monitors.values()
+            for m in driver.engine.monitors.values()
         },
         "runs": {
             key: (run.run, run.started_at, run.finished_at, run.verdict, run.duration, _is_late(run))
-            for key, run in sorted(scheduler.runs.items())
+            for key, run in sorted(driver.runs.items())
         },
         "incidents": {
             key: (
@@ -516,9 +516,9 @@ def outcome_of_engine(scheduler: Keeper) -> dict[str, Any]:
                 None if row.resolved_at else row.suppressed_by,
                 sorted((c["kind"], c.get("number", 0), c["opened_at"]) for c in row.causes),
             )
-            for key, row in sorted(scheduler.incidents.items())
+            for key, row in sorted(driver.incidents.items())
         },
-        "alerts": {key: (alert.kind, alert.decided_at) for key, alert in sorted(scheduler.alerts.items())},
+        "alerts": {key: (alert.kind, alert.decided_at) for key, alert in sorted(driver.alerts.items())},
     }
 
 
@@ -577,9 +577,9 @@ def check(data: bytes) -> None:
     """One case."""
     events = list(draw_events(Choices(data)))
     model = run_model(events)
-    scheduler = Keeper(events, Choices(data[::-1]))
-    scheduler.run()
-    ours, theirs = outcome_of_engine(scheduler), outcome_of_model(model)
+    driver = Driver(events, Choices(data[::-1]))
+    driver.run()
+    ours, theirs = outcome_of_engine(driver), outcome_of_model(model)
     for part, expected in theirs.items():
         assert ours[part] == expected, part
 

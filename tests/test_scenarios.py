@@ -135,7 +135,7 @@ async def a_queue_worker_stalls_at_4300_of_10000(stage: Stage) -> None:
     async with stage.process([sys.executable, "-c", QUEUE_WORKER], URL=url, RUN="q7"):
         facts = await stage.told("queue", "opened")
         assert (facts["cause"], facts["run"]) == ("hung", "q7")
-        assert re.search(r"has made no progress for 2 s: it is at 4300 of 10000 since .+$", facts["reason"])
+        assert re.search(r"has made no progress for 2 s: it has been at 4300 of 10000 since .+$", facts["reason"])
         (run,) = (await stage.get("queue/runs"))["items"]
         assert run["verdict"] == "hung"
         progress = run["progress"]

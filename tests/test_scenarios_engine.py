@@ -82,7 +82,8 @@ def test_a_queue_worker_stalls_at_4300_of_10000(scene: Scene) -> None:
     incident = only_incident(scene)
     assert (incident.cause, incident.run, scene.seconds(incident.opened_at)) == ("hung", "q7", 43 * 20 + 300)
     assert incident.reason == (
-        "run q7, started 00:00:00, has made no progress for 5 min: it is at 4300 of 10000 since 2026-01-05 00:14:20 UTC"
+        "run q7, started 00:00:00, has made no progress for 5 min: "
+        "it has been at 4300 of 10000 since 2026-01-05 00:14:20 UTC"
     )
     progress = run_of(scene).detail["progress"]
     assert (progress["done"], progress["total"], progress["rate"]) == (4_300, 10_000, 5.0)

@@ -5,10 +5,19 @@ import re
 
 import pytest
 
+from offbeat.cli.settings import VARIABLES_OF_SERVER
 from offbeat_server.common.errors import SettingsError
-from offbeat_server.config import FORMER_NAMES, SECRETS, Settings, former_names_in, read_settings, unknown_variables
+from offbeat_server.config import (
+    FORMER_NAMES,
+    SECRETS,
+    Settings,
+    former_names_in,
+    read_settings,
+    unknown_variables,
+    variables_of_server,
+)
 from tests.command import offbeat
-from tests.harness import ROOT
+from tests.harness import ROOT, Server
 
 
 @pytest.mark.parametrize(
@@ -173,11 +182,44 @@ def test_the_file_of_a_secret_by_its_former_name(environment, tmp_path):
     assert former_names_in({})[0].startswith("OFFBEAT_BEAT_URL_FILE is now called OFFBEAT_WATCHDOG_URL_FILE;")
 
 
-async def test_former_flags_work_with_a_warning_and_are_not_shown():
-    done = await offbeat("serve", "--door", "aiohttp", "--ack-timeout", "x")
-    assert done.code == 2
-    assert (
-        "warning: --door is now called --http-server; " in done.err and "--commit-timeout (OFFBEAT_COMMIT" in done.err
-    )
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_WATCHDOG_URL_FILE"),
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_BEAT_URL"),
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_BEAT_URL_FILE"),
+        ("OFFBEAT_WATCHDOG_URL_FILE", "OFFBEAT_BEAT_URL"),
+        ("OFFBEAT_WATCHDOG_URL_FILE", "OFFBEAT_BEAT_URL_FILE"),
+        ("OFFBEAT_BEAT_URL", "OFFBEAT_BEAT_URL_FILE"),
+    ],
+)
+def test_a_setting_that_is_set_twice_is_refused(environment, first, second):
+    for name in (first, second):
+        environment.setenv(name, "http://x.example/y")
+    with pytest.raises(SettingsError, match=rf"{first}\b.*{second}\b|{second}\b.*{first}\b") as error:
+        read_settings({})
+    assert "unset" in str(error.value)
+    assert read_settings({"watchdog_url": "http://flag.example/"}).watchdog_url == "http://flag.example/"
+
+
+def test_the_client_knows_the_variables_of_the_server():
+    assert set(VARIABLES_OF_SERVER) == variables_of_server()
+
+
+@pytest.mark.parametrize("name", ["OFFBEAT_API_KEY", "OFFBEAT_SERVER_URL", "OFFBEAT_KEEP_DAY", "OFFBEAT_ADMIN_KYE"])
+async def test_the_client_warns_of_a_variable_that_nobody_reads(name):
+    done = await offbeat("monitors", url="http://127.0.0.1:9", **{name: "1", "OFFBEAT_KEEP_DAYS": "9"})
+    assert f"warning: {name}: there is no such setting" in done.err and "OFFBEAT_KEEP_DAYS:" not in done.err
+
+
+async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url):
+    async with Server(database_url, "--door", "aiohttp", env={"OFFBEAT_ACK_TIMEOUT": "5"}) as server:
+        said = "\n".join(server.output)
+    assert "warning  ] --door is now called --http-server; " in said
+    assert "warning  ] OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
+    done = await offbeat("doctor", "--json", OFFBEAT_ACK_TIMEOUT="5", OFFBEAT_DATABASE_URL=database_url)
+    assert any("OFFBEAT_COMMIT_TIMEOUT" in each["said"] for each in done.json if each["what"] == "settings")
+    done = await offbeat("serve", "--ack-timeout", "x")
+    assert done.code == 2 and done.err.startswith("offbeat: --commit-timeout (OFFBEAT_COMMIT_TIMEOUT): ")
     shown = (await offbeat("serve", "--help")).out
     assert "--http-server" in shown and not re.search(r"--(door|beat-|root-dialect|ack-timeout|stop-delay)", shown)

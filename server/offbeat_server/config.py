@@ -8,7 +8,6 @@ a test holds the README's table against them.
 import ipaddress
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from offbeat.cli.settings import VARIABLES_OF_JOBS, ClientSettings
+from offbeat.cli.settings import SERVICE_LINK, environment_in_upper_case, unknown_among
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.engine.model.definition_problems import reason_of
 
@@ -35,9 +34,6 @@ FORMER_NAMES = {
     "stop_delay": "drain_delay",
 }
 PLACEHOLDER = re.compile(r"\$\{[^{}]*\}")
-# What Kubernetes tells every pod about Services whose names begin with offbeat.
-_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
-_LINK = re.compile(r"(tcp|udp|sctp)://")
 WILDCARDS = ("", "0.0.0.0", "::")  # hosts that mean all addresses of this machine
 
 
@@ -193,7 +189,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_no_service_link(cls, value: Any) -> Any:
         # Kubernetes sets OFFBEAT_PORT=tcp://… in every pod beside a Service that is named offbeat.
-        return PORT if isinstance(value, str) and _LINK.match(value) else value
+        return PORT if isinstance(value, str) and SERVICE_LINK.match(value) else value
 
     @field_validator("trusted_proxies", "allow_destinations", mode="before")
     @classmethod
@@ -225,7 +221,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     if unknown := unknown_variables():
         raise SettingsError("\n".join(unknown))
     given = _with_present_names({name: value for name, value in flags.items() if value is not None})
-    return _read(Settings, {**_read_former_variables(), **_read_files(given), **given})
+    return _read(Settings, {**_read_variables(given), **given})
 
 
 def former_names_in(flags: dict[str, Any]) -> list[str]:
@@ -237,7 +233,7 @@ def former_names_in(flags: dict[str, Any]) -> list[str]:
         said += [
             f"{_variable(former)}{end} is now called {_variable(present)}{end}; the former name will be removed"
             for end in ("", "_FILE")
-            if f"{_variable(former)}{end}" in _environment()
+            if f"{_variable(former)}{end}" in environment_in_upper_case()
         ]
     return said
 
@@ -251,20 +247,6 @@ def _with_present_names(given: dict[str, Any]) -> dict[str, Any]:
     return {FORMER_NAMES.get(name, name): value for name, value in given.items()}
 
 
-def _read_former_variables() -> dict[str, str]:
-    """Settings from variables with former names."""
-    environment, found = _environment(), {}
-    for former, present in FORMER_NAMES.items():
-        if (value := environment.get(_variable(former))) is None:
-            continue
-        if _variable(present) in environment:
-            raise SettingsError(
-                f"{_variable(former)} and {_variable(present)} are the same setting: unset {_variable(former)}"
-            )
-        found[present] = value
-    return found
-
-
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -273,47 +255,50 @@ def _variable(name: str) -> str:
     return f"OFFBEAT_{name.upper()}"
 
 
-def _environment() -> dict[str, str]:
-    """By name in upper case, as pydantic reads it."""
-    return {name.upper(): value for name, value in os.environ.items()}
-
-
 def unknown_variables() -> list[str]:
     """A sentence for each variable OFFBEAT_… of the environment that no setting reads, with the nearest name."""
-    known = {name.upper() for name in (*Settings.model_fields, *ClientSettings._fields)}
-    known |= {f"{name.upper()}_FILE" for name in SECRETS} | set(VARIABLES_OF_JOBS)
-    former = {name.upper() for name in FORMER_NAMES} | {
-        f"{name.upper()}_FILE" for name, present in FORMER_NAMES.items() if present in SECRETS
-    }
-    said = []
-    for name, value in sorted(os.environ.items()):
-        prefix, setting = name.upper()[:8], name.upper()[8:]
-        if prefix != "OFFBEAT_" or setting in known | former or _SERVICE.search(name.upper()) or _LINK.match(value):
-            continue
-        near = get_close_matches(setting, known, 1)
-        hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists all settings"
-        said.append(f"{name}: there is no such setting; {hint}")
-    return said
+    return unknown_among(variables_of_server())
 
 
-def _read_files(flags: dict[str, Any]) -> dict[str, str]:
-    """Secrets from the files that variables such as OFFBEAT_ADMIN_KEY_FILE name."""
-    found: dict[str, str] = {}
-    former = [name for name, present in FORMER_NAMES.items() if present in SECRETS]
-    for given in (*SECRETS, *former):
-        name, variable = FORMER_NAMES.get(given, given), _variable(given)
-        path = os.environ.get(f"{variable}_FILE")
-        if not path or flags.get(name) is not None or name in found:
+def variables_of_server() -> set[str]:
+    """The names of all variables of settings, without OFFBEAT_."""
+    names = {*Settings.model_fields, *FORMER_NAMES}
+    secrets = {*SECRETS, *(former for former, present in FORMER_NAMES.items() if present in SECRETS)}
+    return {name.upper() for name in names} | {f"{name.upper()}_FILE" for name in secrets}
+
+
+def _read_variables(given: dict[str, Any]) -> dict[str, str]:
+    """Settings from variables that pydantic does not read: with former names, and with `_FILE`, which name a file.
+
+    Raises SettingsError if one setting is set twice.
+    """
+    environment, found = environment_in_upper_case(), {}
+    for name in dict.fromkeys((*SECRETS, *FORMER_NAMES.values())):
+        names = (name, *(former for former, present in FORMER_NAMES.items() if present == name))
+        ends = ("", "_FILE") if name in SECRETS else ("",)
+        used = [variable for each in names for end in ends if environment.get(variable := f"{_variable(each)}{end}")]
+        if name in given or not used:
             continue
-        if os.environ.get(variable):
-            raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one of them")
-        try:
-            found[name] = Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{variable}_FILE: {path}: {getattr(error, 'strerror', None) or error}") from None
-        if not found[name]:
-            raise SettingsError(f"{variable}_FILE: {path}: the file is empty")
+        if len(used) > 1 and used[-1].startswith(_variable(name)):
+            raise SettingsError(f"{used[0]} and {used[1]} are both set: unset one of them")
+        if len(used) > 1:
+            raise SettingsError(f"{used[-1]} and {used[0]} are the same setting: unset {used[-1]}")
+        value = environment[used[0]]
+        if used[0].endswith("_FILE"):
+            found[name] = _read_file(used[0], value)
+        elif used[0] != _variable(name):
+            found[name] = value
     return found
+
+
+def _read_file(variable: str, path: str) -> str:
+    try:
+        text = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not text:
+        raise SettingsError(f"{variable}: {path}: the file is empty")
+    return text
 
 
 def _read(model: type[S], flags: dict[str, Any]) -> S:

@@ -79,7 +79,7 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
         _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
         _told(verdict, journal, stored, monitor, ours, alerts[id], told)
     _digests(verdict, journal, stored)
-    _outage_detector(verdict, journal, stored.deaf)
+    _outages(verdict, journal, stored.deaf)
     return verdict
 
 
@@ -275,7 +275,7 @@ def _near(fault: Fault, at: float) -> bool:
     return fault.began - SHADOW_S <= at <= max(fault.recovered, fault.cured) + SHADOW_S
 
 
-def _outage_detector(verdict: Verdict, journal: Journal, deaf: list[Deaf]) -> None:
+def _outages(verdict: Verdict, journal: Journal, deaf: list[Deaf]) -> None:
     for each in deaf:
         verdict.counts["deaf_ms"] += round((each.end - each.start) * 1000)
         ends = [real for end in (each.start, each.end) for real in journal.reals(end)]

@@ -31,7 +31,11 @@ _COMMANDS = {
 }
 # Commands of the package offbeat-server, which adds them by entry points of this group.
 ENTRY_POINTS = "offbeat.commands"
-_OF_SERVER = ("serve", "import", "doctor")
+_OF_SERVER = {
+    "serve": "Run the server.",
+    "import": "Import a crontab, or checks of Healthchecks.",
+    "doctor": "Check the installation and report problems.",
+}
 
 
 class _Commands(click.Group):
@@ -52,7 +56,9 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            added = [(name, point.load().get_short_help_str(100)) for name, point in _added().items()]
+            added = [
+                (name, _OF_SERVER.get(name) or point.load().get_short_help_str(100)) for name, point in _added().items()
+            ]
             own = [(name, line) for name, (_, line) in _COMMANDS.items()]
             formatter.write_dl([*sorted(added, key=lambda row: _order(row[0])), *own])
 
@@ -66,7 +72,7 @@ def _added() -> dict[str, EntryPoint]:
 
 
 def _order(name: str) -> tuple[int, str]:
-    return (_OF_SERVER.index(name) if name in _OF_SERVER else len(_OF_SERVER)), name
+    return (list(_OF_SERVER).index(name) if name in _OF_SERVER else len(_OF_SERVER)), name
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from offbeat import admin_key
-from offbeat.cli.settings import ClientSettings, misspelt_variables, read_client_settings
+from offbeat.cli.settings import ClientSettings, read_client_settings, unknown_variables
 from offbeat.errors import OffbeatError
 from offbeat.readable import one_line, readable, readable_json
 
@@ -94,8 +94,8 @@ def with_client(command: F) -> F:
     """Options to find a server; the command is handed a `client`."""
 
     def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
-        for misspelt in misspelt_variables():
-            click.echo(f"offbeat: warning: {misspelt}", err=True)
+        for unknown in unknown_variables():
+            click.echo(f"offbeat: warning: {unknown}", err=True)
         flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
         return command(client=Client(read_client_settings(flags)), **rest)
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,64 @@ from typing import Any, NamedTuple
 from offbeat.errors import SettingsError
 
 URL_DEFAULT = "http://127.0.0.1:8080"
+# What Kubernetes sets in every pod for Services whose names begin with offbeat.
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+# Without OFFBEAT_. The client does not warn about the settings of a server on the same machine; a test compares both.
+VARIABLES_OF_SERVER = (
+    "ACK_TIMEOUT",
+    "ADMIN_KEY",
+    "ADMIN_KEY_FILE",
+    "ALLOW_DESTINATIONS",
+    "ALLOW_PRIVATE_DESTINATIONS",
+    "AUTO_PROVISION",
+    "BATCH_BYTES_MAX",
+    "BATCH_PINGS_MAX",
+    "BEAT_EVERY",
+    "BEAT_URL",
+    "BEAT_URL_FILE",
+    "BODY_BYTES_MAX",
+    "BODY_TIMEOUT",
+    "BYTES_PENDING_MAX",
+    "COMMIT_TIMEOUT",
+    "CONFIG",
+    "CONNECTIONS_MAX",
+    "CONNECTIONS_PER_ADDRESS_MAX",
+    "DATABASE_URL",
+    "DATABASE_URL_FILE",
+    "DATA_DIR",
+    "DOOR",
+    "DRAIN_DELAY",
+    "HEADER_TIMEOUT",
+    "HOST",
+    "HTTP_SERVER",
+    "IDLE_TIMEOUT",
+    "KEEP_DAYS",
+    "KEY_PINGS_PER_MINUTE_MAX",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "METRICS_PORT",
+    "METRICS_TOKEN",
+    "METRICS_TOKEN_FILE",
+    "PGBOUNCER",
+    "PINGS_PENDING_MAX",
+    "PORT",
+    "PROVISIONED_MAX",
+    "PUBLIC_URL",
+    "ROOT_DIALECT",
+    "ROOT_PROTOCOL",
+    "SMTP_EHLO",
+    "SMTP_URL",
+    "SMTP_URL_FILE",
+    "STOP_DELAY",
+    "STOP_TIMEOUT",
+    "TRUSTED_PROXIES",
+    "WATCHDOG_EVERY",
+    "WATCHDOG_URL",
+    "WATCHDOG_URL_FILE",
+    "WORKERS",
+    "WRITER_SILENT_MAX",
+)
 VARIABLES_OF_JOBS = ("RUN", "RUN_KEYS", "ENVIRONMENT_FD")  # set by `offbeat exec` for its command and for itself
 
 
@@ -30,7 +89,7 @@ def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
 
     def given(name: str) -> str | None:
         value: str | None = flags.get(name)
-        return value if value is not None else _environment().get(f"OFFBEAT_{name.upper()}")
+        return value if value is not None else environment_in_upper_case().get(f"OFFBEAT_{name.upper()}")
 
     url = (given("url") or "").strip() or URL_DEFAULT
     if not url.startswith(("http://", "https://")):
@@ -41,15 +100,23 @@ def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
     )
 
 
-def misspelt_variables() -> list[str]:
-    """A sentence for each variable of the environment that nearly has the name of one of these settings."""
-    known = {*(name.upper() for name in ClientSettings._fields), *VARIABLES_OF_JOBS}
-    found = []
-    for name in sorted(_environment()):
-        setting = name.removeprefix("OFFBEAT_")
-        if setting != name and setting not in known and (near := get_close_matches(setting, known, 1, 0.8)):
-            found.append(f"{name}: there is no such setting; did you mean OFFBEAT_{near[0]}?")
-    return found
+def unknown_variables() -> list[str]:
+    """A sentence for each variable OFFBEAT_… of the environment that neither the client nor the server reads."""
+    return unknown_among(set(VARIABLES_OF_SERVER))
+
+
+def unknown_among(of_server: set[str]) -> list[str]:
+    """A sentence for each variable OFFBEAT_… of the environment that is none of these, nor of the client."""
+    known = of_server | {name.upper() for name in ClientSettings._fields} | set(VARIABLES_OF_JOBS)
+    said = []
+    for name, value in sorted(os.environ.items()):
+        prefix, setting = name.upper()[:8], name.upper()[8:]
+        if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or SERVICE_LINK.match(value):
+            continue
+        near = get_close_matches(setting, sorted(known), 1)
+        hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists the settings of the server"
+        said.append(f"{name}: there is no such setting; {hint}")
+    return said
 
 
 def read_variable(name: str) -> str | None:
@@ -57,6 +124,6 @@ def read_variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def _environment() -> dict[str, str]:
-    """By name in upper case."""
+def environment_in_upper_case() -> dict[str, str]:
+    """The environment by name in upper case, as pydantic reads it."""
     return {name.upper(): value for name, value in os.environ.items()}

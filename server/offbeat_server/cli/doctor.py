@@ -18,7 +18,7 @@ from offbeat.cli.client import (
     write_table,
 )
 from offbeat_server.common.errors import OffbeatError
-from offbeat_server.config import read_settings
+from offbeat_server.config import former_names_in, read_settings
 from offbeat_server.db.doctor import examine
 from offbeat_server.db.schema import SCHEMA_VERSION, judge_version
 
@@ -148,6 +148,8 @@ def _schema(version: int, usable_from: int, partitions: int) -> Finding:
 def _database(url: str | None) -> Iterator[Finding]:
     try:
         settings = read_settings({"database_url": url})
+        for former in former_names_in({}):
+            yield Finding("settings", "warning", former)
         if settings.database_url is None:
             return
         found, state = asyncio.run(examine(settings.database_url, settings.pgbouncer))

@@ -56,9 +56,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @_with_settings
 def serve_command(**flags: Any) -> None:
     """Run the server until it receives SIGTERM or SIGINT."""
-    for former in former_names_in(flags):
-        click.echo(f"offbeat: warning: {former}", err=True)
     settings = read_settings(flags)
     from offbeat_server.runtime.app import serve
 
-    raise click.exceptions.Exit(serve(settings) or 0)
+    raise click.exceptions.Exit(serve(settings, former_names_in(flags)) or 0)

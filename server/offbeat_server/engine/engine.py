@@ -258,13 +258,13 @@ class Engine:
         """A maintenance window is made or changed, as of `at`."""
         self._catch_up(at)
         self.state.windows[window_id] = (project_id, window)
-        notifications.release_unexplained(self.state, project_id, self.quarantine)
+        notifications.recheck_after_window_change(self.state, project_id, self.quarantine)
 
     def remove_window(self, window_id: int, at: Micros) -> None:
         """A maintenance window is deleted, as of `at`: what it held back is told."""
         self._catch_up(at)
         project_id, _ = self.state.windows.pop(window_id, (0, None))
-        notifications.release_unexplained(self.state, project_id, self.quarantine)
+        notifications.recheck_after_window_change(self.state, project_id, self.quarantine)
 
     # ---------------------------------------------------------------- loading and writing
 

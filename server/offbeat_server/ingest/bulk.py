@@ -149,7 +149,7 @@ class Bulk:
     def _append(self, line: int, key: str, bound: KeyTarget, said: ReadParameters, tally: "Tally") -> None:
         tally.known = True
         ping = self._pipeline.prepared(bound, said.ping, said.named, "POST")
-        if (over := self._pipeline.is_over_rate_limit(Key(key), bound, ping)) is not None:
+        if (over := self._pipeline.check_rate_limit(Key(key), bound, ping)) is not None:
             tally.limited_s = max(tally.limited_s, over.retry_after_s)
             tally.error(line, "this key pings more often than it may")
             return

@@ -151,9 +151,9 @@ class PingPipeline(Service):
         except UnavailableError:
             waiter.settle(unavailable())
 
-    def count_rejected(self, age_s: float) -> None:
+    def record_refusal_time(self, age_s: float) -> None:
         """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
-        self._backlog.count_rejected("full", age_s)
+        self._backlog.record_refusal_time("full", age_s)
 
     def find(self, key: str) -> KeyTarget | None:
         """Where a key leads, as far as we know."""
@@ -178,7 +178,7 @@ class PingPipeline(Service):
             await self._key_index.refresh()
         except UnavailableError:
             if not self._key_index.complete:
-                self._backlog.count_rejected("database", monotonic() - began_s)
+                self._backlog.record_refusal_time("database", monotonic() - began_s)
             raise
 
     def prepared(self, bound: KeyTarget, ping: Ping, named: bool, method: str, body: bytes = b"") -> Ping:
@@ -193,7 +193,7 @@ class PingPipeline(Service):
         rules = self._key_index.rules.get(monitor_id)
         return ping if rules is None else filtered(ping, method, rules, body)
 
-    def is_over_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
+    def check_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
         """What to answer where this key has pinged too often; None: it may, and one more is counted."""
         if self._budget is None:
             return None
@@ -220,7 +220,7 @@ class PingPipeline(Service):
             self._backlog.count_notes(reading.notes)
             waiter = _Noted(waiter, reading.notes)
         ping = self.prepared(bound, reading.ping, reading.named, method, body)
-        if self._budget is not None and (over := self.is_over_rate_limit(reading.address, bound, ping)) is not None:
+        if self._budget is not None and (over := self.check_rate_limit(reading.address, bound, ping)) is not None:
             waiter.settle(over)
             return
         try:
@@ -235,7 +235,7 @@ class PingPipeline(Service):
         size = len(request.body)
         if self._long_bytes + size > LONG_BODIES_BYTES_MAX:
             if address is None or self._find(address) is not None:  # else anybody could declare an outage
-                self.count_rejected(0.0)
+                self.record_refusal_time(0.0)
             waiter.settle(unavailable())
             return
         self._long_bytes += size

@@ -79,8 +79,14 @@ T = TypeVar("T")
 log = structlog.get_logger("app")
 
 
-def serve(settings: Settings) -> int:
-    """Run until told to stop; the exit code. Raises OffbeatError where settings or database are wrong."""
+def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
+    """Run until told to stop; the exit code. `warnings` are logged first.
+
+    Raises OffbeatError if settings or database are wrong.
+    """
+    logging.set_up(settings.log_format, settings.log_level)
+    for warning in warnings:
+        log.warning(warning)
     if settings.database_url is None:
         embedded.require()
     role: Role = "all" if settings.workers == 1 else "main"

@@ -70,7 +70,7 @@ class Fleet:
         percent, scale = int(whole + part), 100 * int("1" + "0" * len(part))
         return -(-of * percent // scale)  # rounded up, exactly
 
-    def missing_members(self, members: Members) -> int:
+    def shortfall(self, members: Members) -> int:
         """How many too few are alive."""
         return max(0, self.required(members) - self.alive)
 
@@ -81,7 +81,7 @@ class Fleet:
 
     def short(self, members: Members) -> bool:
         """Whether too few are alive; a fleet that nobody is left of always is."""
-        return not self.members or self.missing_members(members) > 0
+        return not self.members or self.shortfall(members) > 0
 
     # ---------------------------------------------------------------- what happens to it
 

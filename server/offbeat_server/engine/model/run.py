@@ -261,7 +261,7 @@ class Run:
         groups = self.tasks.items()
         return any(group.expected_of(d := tasks_of(definition, s)) and group.outstanding(d) for s, group in groups)
 
-    def exceeded(self, definition: Definition, stage: str) -> bool:
+    def has_passed(self, definition: Definition, stage: str) -> bool:
         """Whether a stage was heard that comes after this one."""
         names = [each.name for each in definition.stages]
         return any(name in self.stages for name in names[names.index(stage) + 1 :])

@@ -151,6 +151,6 @@ def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadlin
     outage = state.outages.last_outage(limit.base, deadline)
     if outage is None:
         return False
-    if limit.kind == "tasks" or (limit.kind == "stage" and run.exceeded(m.definition, limit.stage)):
+    if limit.kind == "tasks" or (limit.kind == "stage" and run.has_passed(m.definition, limit.stage)):
         return True
     return run.last_at < outage[1] and deaf * LOSS_SHARE >= deadline - limit.base

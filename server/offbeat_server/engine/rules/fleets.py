@@ -103,7 +103,7 @@ def evaluate_fleet(state: EngineState, m: Monitor, worse: bool) -> None:
 def _shortage(state: EngineState, m: Monitor, fleet: Fleet, members: Members) -> Cause:
     """That too few are alive; its worst moment stays on the record while members come back."""
     reason = reasons.silent_members(fleet, members)
-    cause = Cause("members", state.now, reason, lacking=fleet.missing_members(members))
+    cause = Cause("members", state.now, reason, lacking=fleet.shortfall(members))
     missing, _ = fleet.missing(members)
     known = m.incident.causes.get(MEMBERS) if m.incident is not None else None
     if known is not None and known.worst_missing > missing:

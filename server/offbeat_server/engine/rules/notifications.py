@@ -122,7 +122,7 @@ def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -
     state.queue(m)
 
 
-def release_unexplained(state: EngineState, project_id: int, leave_out: Blame) -> None:
+def recheck_after_window_change(state: EngineState, project_id: int, leave_out: Blame) -> None:
     """A window was changed: what it held back may be told, or must wait."""
     for monitor_id in sorted(state.with_open_incident):
         m = state.monitors[monitor_id]

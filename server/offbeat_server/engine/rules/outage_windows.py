@@ -40,7 +40,7 @@ def window_starts(state: EngineState, m: Monitor, now: Micros, active_since: Mic
 def _run_starts(state: EngineState, m: Monitor, run: Run, now: Micros, active_since: Micros) -> Iterator[Micros]:
     watched = run.last_at >= active_since
     watched = watched or state.moved(m, run.last_at, run.last_at + _longest_limit(m.definition)) >= now
-    for limit in run.limits(m.definition):
+    for limit in list(run.limits(m.definition)):  # inputs may be applied between two instants
         if state.run_deadline(m, run, limit) >= now:
             watched = True
             yield limit.base

@@ -156,12 +156,10 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         assert group.counts is not None
         others = len(group.stalled or ()) - 1
         text = f"task {limit.task} {_stands(group.counts[limit.task], limit, definition)}"
-        return (
-            text
-            + (f"; {others} more tasks are stalled" if others > 0 else "")
-            + _of_stage(limit.stage)
-            + _of_run(run.run)
+        more = (
+            "" if others <= 0 else "; 1 more task is stalled" if others == 1 else f"; {others} more tasks are stalled"
         )
+        return text + _of_stage(limit.stage) + _of_run(run.run) + more
     if limit.kind == "tasks":
         return _tasks_overdue(definition, run, limit, by)
     if definition.max_runtime is None:
@@ -175,7 +173,7 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
 def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
     of = f" of {count.total}" if count.total is not None else ""
     since = say_time(count.at, definition)
-    return f"has made no progress for {say_duration(limit.length)}: it is at {count.done}{of} since {since}"
+    return f"has made no progress for {say_duration(limit.length)}: it has been at {count.done}{of} since {since}"
 
 
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:

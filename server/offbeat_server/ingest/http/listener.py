@@ -153,7 +153,7 @@ class FastListener(Service):
         last_s, self.now_s = self.now_s, monotonic()
         if self._turned_away != (turned_away := self.connection_limiter.refused["full"]):
             self._turned_away = turned_away
-            self.pipeline.count_rejected(self.now_s - last_s)
+            self.pipeline.record_refusal_time(self.now_s - last_s)
         self.connection_limiter.release(self._guests.sweep(self.now_s))
         self.date = response.date_line(self._clock)
         self.write_again.forget()

@@ -146,7 +146,7 @@ class Backlog:
         """Parts of a ping were left out."""
         self._refusals.count_notes(notes)
 
-    def count_rejected(self, reason: str, age_s: float) -> None:
+    def record_refusal_time(self, reason: str, age_s: float) -> None:
         """Clients were refused, at some moment of the last `age_s` seconds: who knows what they had to say."""
         self._refusals.add_silence(reason, int(age_s * SECOND))
 
