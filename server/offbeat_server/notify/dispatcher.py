@@ -168,25 +168,25 @@ class Dispatcher(Service):
         waits = (lane.ready_at(now) - now for lane in self._lanes.values())
         return min((wait for wait in waits if 0 < wait < POLL_S), default=POLL_S)
 
-    async def _round(self, scribe: MessageBuilder) -> None:
+    async def _round(self, message_builder: MessageBuilder) -> None:
         """One walk over lanes with something to say, as far as there is room."""
         now = monotonic()
         room = self.attempts.room()
         if room <= 0:
             if self.attempts.stuck:
-                await self._serve_proven(scribe, now)
+                await self._serve_proven(message_builder, now)
             return  # for the others the end of an attempt wakes us
-        await self._test(scribe, room)
+        await self._test(message_builder, room)
         resting = self._resting(now)
         in_digests = await self.outbox.lanes_in_digests()
         if any(in_digests.values()):
             for digest in await self.outbox.claim_digests(resting, room, self.lease_s, first=True):
-                await self._resume(digest, scribe)
+                await self._resume(digest, message_builder)
         due = await self.outbox.due(self._after, [*resting, *_taken_up(in_digests)], DIGEST_LEAST, room)
-        served = await self._serve(due, scribe, now, room) if due else -1
+        served = await self._serve(due, message_builder, now, room) if due else -1
         if not all(in_digests.values()) and (left := self.attempts.room()) > 0:
             for digest in await self.outbox.claim_digests(self._resting(now), left, self.lease_s, first=False):
-                await self._resume(digest, scribe)
+                await self._resume(digest, message_builder)
         if len(due) == room or (due and served < due[-1].lane):
             self._after = served
             self.wake()  # there may be more behind it
@@ -198,26 +198,26 @@ class Dispatcher(Service):
         for id in [id for id, lane in self._lanes.items() if lane.idle(now)]:
             del self._lanes[id], self._definitions[id]
 
-    async def _serve_proven(self, scribe: MessageBuilder, now: float) -> None:
+    async def _serve_proven(self, message_builder: MessageBuilder, now: float) -> None:
         """All room is taken, perhaps by receivers that hang. Some is kept for those that are known not to."""
         room = self.attempts.room(RESERVED)
         if room <= 0 or not self._proven:
             return
         await asyncio.sleep(self._proven_at + PROVEN_EVERY_S - now)
         self._proven_at = monotonic()
-        await self._test(scribe, room)
+        await self._test(message_builder, room)
         turn = list(islice(self._proven, PROVEN_MAX))
         for id in turn:
             del self._proven[id]
         self._proven |= dict.fromkeys(turn)
         skip = [*self._resting(now), *_taken_up(await self.outbox.lanes_in_digests())]
         if due := await self.outbox.due(-1, skip, DIGEST_LEAST, room, turn):
-            await self._serve(due, scribe, now, room)
+            await self._serve(due, message_builder, now, room)
 
     def _resting(self, now: float) -> list[int]:
         return [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
 
-    async def _test(self, scribe: MessageBuilder, room: int) -> None:
+    async def _test(self, message_builder: MessageBuilder, room: int) -> None:
         """Send the tests that somebody waits for: once each, whatever state their lane is in."""
         claimed = await self.outbox.claim_tests(room, self.lease_s)
         rows = await self.outbox.channels([row.lane for row in claimed]) if claimed else {}
@@ -228,9 +228,9 @@ class Dispatcher(Service):
             else:
                 project = rows[row.lane].project if row.lane in rows else "default"
                 self._lane(row.lane, channel).began(monotonic(), retries=1)
-                self.attempts.begin(row, channel, scribe, project, suspect=False)
+                self.attempts.begin(row, channel, message_builder, project, suspect=False)
 
-    async def _serve(self, due: list[Due], scribe: MessageBuilder, now: float, room: int) -> int:
+    async def _serve(self, due: list[Due], message_builder: MessageBuilder, now: float, room: int) -> int:
         """Let each of these lanes do what it may now, as far as there is room. The last lane looked at."""
         rows = await self.outbox.channels([each.lane for each in due])
         channels = {each.lane: _channel(each.lane, rows.get(each.lane)) for each in due}
@@ -246,7 +246,7 @@ class Dispatcher(Service):
             if isinstance(channel, str):  # without a channel they are settled without an attempt
                 want = WantedAlerts(each.lane, each.urgent, each.fresh, each.again, True)
             else:
-                want = await self._want(each, channel, projects[each.lane], scribe, now)
+                want = await self._want(each, channel, projects[each.lane], message_builder, now)
             if count := want.urgent + want.fresh + want.again:
                 wanted.append(want)
                 room -= count
@@ -262,12 +262,14 @@ class Dispatcher(Service):
                 self.attempts.give_up(row, channel)
                 continue
             lane = self._lane(row.lane, channel)
-            self.attempts.begin(row, channel, scribe, projects[row.lane], lane.circuit_open)
+            self.attempts.begin(row, channel, message_builder, projects[row.lane], lane.circuit_open)
             first = row.attempts == 1
             lane.began(now, int(first and row.urgent), int(first and not row.urgent), int(not first))
         return served
 
-    async def _want(self, due: Due, channel: Channel, project: str, scribe: MessageBuilder, now: float) -> WantedAlerts:
+    async def _want(
+        self, due: Due, channel: Channel, project: str, message_builder: MessageBuilder, now: float
+    ) -> WantedAlerts:
         """What one lane may claim now, after its digest where one is to be made."""
         lane = self._lane(due.lane, channel)
         plan = lane.plan(now, due)
@@ -280,7 +282,7 @@ class Dispatcher(Service):
                 resolves=not channel.keeps_incidents,
                 which=plan.digest,
             )
-            gathered = await self._gather(wanted, channel, project, scribe)
+            gathered = await self._gather(wanted, channel, project, message_builder)
             if not gathered and plan.digest != "over":
                 # These are resolves of a service that keeps incidents, or operators' alerts.
                 plan = lane.plan(now, Due(due.lane, min(due.urgent, BURST_MAX), 0, BURST_MAX, 0, due.again))
@@ -302,33 +304,35 @@ class Dispatcher(Service):
             channel = channels[id]
             self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
 
-    async def _gather(self, wanted: Gathering, channel: Channel, project: str, scribe: MessageBuilder) -> bool:
+    async def _gather(self, wanted: Gathering, channel: Channel, project: str, message_builder: MessageBuilder) -> bool:
         """Make a digest of what waits in a lane and begin to send it. False: there was not enough for one."""
         try:
-            digest = await gather(self.outbox, wanted, channel, project, scribe, self.lease_s)
+            digest = await gather(self.outbox, wanted, channel, project, message_builder, self.lease_s)
         except RenderError:
             log.exception("a digest cannot be put into words; its alerts go one by one", lane=wanted.lane)
             self._lane(wanted.lane, channel).digests = False
             return False
         if digest is not None:
             self._count(channel.kind, "merged", digest.alerts)
-            self._begin_digest(digest, channel, scribe, wanted.which)
+            self._begin_digest(digest, channel, message_builder, wanted.which)
         return digest is not None
 
-    async def _resume(self, digest: Digest, scribe: MessageBuilder) -> None:
+    async def _resume(self, digest: Digest, message_builder: MessageBuilder) -> None:
         """Send a stored digest again, or for the first time after a crash."""
         rows = await self.outbox.channels([digest.lane])
         channel = _channel(digest.lane, rows.get(digest.lane))
         if not digest.expired and isinstance(channel, Channel):
-            self._begin_digest(digest, channel, scribe)
+            self._begin_digest(digest, channel, message_builder)
             return
         state, error = ("expired", "was not delivered in time") if digest.expired else ("dead", str(channel))
         await self.outbox.settle_digest(SettledAlert(digest.id, state, 0.0, error))
         self._count(channel.kind if isinstance(channel, Channel) else "none", state, digest.alerts)
 
-    def _begin_digest(self, digest: Digest, channel: Channel, scribe: MessageBuilder, which: str = "rest") -> None:
+    def _begin_digest(
+        self, digest: Digest, channel: Channel, message_builder: MessageBuilder, which: str = "rest"
+    ) -> None:
         at = to_rfc3339(to_micros(digest.created_at)) or ""
-        message = scribe.stored_digest(digest, digest.facts, at)
+        message = message_builder.stored_digest(digest, digest.facts, at)
         lane = self._lane(digest.lane, channel)
         self.attempts.begin_digest(digest, channel, message, lane.circuit_open)
         lane.began(monotonic(), digest=which if digest.attempts == 1 else "again")

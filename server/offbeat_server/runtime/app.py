@@ -257,9 +257,9 @@ class App(Service):
         """The keeper and the dispatcher."""
         settings, metrics = self.settings, self.metrics
         await self.stack.start(StuckSessionReaper(url, settings))
-        outbound = Transport(settings, self.clock.now)
-        await self.stack.start(outbound)
-        dispatcher = self.dispatcher = Dispatcher(pool, outbound, settings, self.node, metrics.delivered)
+        transport = Transport(settings, self.clock.now)
+        await self.stack.start(transport)
+        dispatcher = self.dispatcher = Dispatcher(pool, transport, settings, self.node, metrics.delivered)
         metrics_address = None  # a process that takes pings is found at its writer's
         if self.role == "main":
             page = await self._start_metrics_page()  # the scheduler writes its address with the lease
@@ -281,11 +281,11 @@ class App(Service):
         await self.stack.start(self_check)
         bind_scheduler(metrics, scheduler, self_check)
         if settings.watchdog_url:
-            beat = OutboundWatchdog(
+            watchdog = OutboundWatchdog(
                 settings.watchdog_url, settings.watchdog_every, self._watermark, self.facts.untaken_s
             )
-            await self.stack.start(beat)
-            bind_beat(metrics, beat)
+            await self.stack.start(watchdog)
+            bind_beat(metrics, watchdog)
 
     async def _start_ingest(self, pool: Pool, url: str) -> str:
         """The key_index, the writer and the doors; where they listen."""

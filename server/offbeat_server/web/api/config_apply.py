@@ -36,7 +36,10 @@ from offbeat_server.web.framework.config_diff import action_of, field_changes
 from offbeat_server.web.framework.routing import Deps
 
 PROBLEMS_MAX = 200
-_NOT_AT_START = "would be generated, and the start of the server shows it to nobody: use `offbeat apply`, or give one"
+_NOT_AT_START = (
+    "[generate] is not possible in --config, because nothing shows the new secret: "
+    "run `offbeat apply`, or give a secret"
+)
 M = TypeVar("M", bound=BaseModel)
 
 
