@@ -14,9 +14,8 @@ from tests.harness import Server, eventually
 
 SETTLED_S = 60.0  # generous: a hundred thousand of them on a busy machine
 LINES = 10_000
-CHEAP_BYTES = (
-    400_000  # of WAL for one decision, with the whole pages that Postgres writes after a checkpoint of its own
-)
+# Of WAL for one decision, with the whole pages that Postgres writes after a checkpoint of its own.
+CHEAP_BYTES = 400_000
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

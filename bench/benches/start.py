@@ -1,9 +1,10 @@
-"""What a start of `offbeat exec` and of `offbeat ping` costs, beside the bare interpreter: crontabs start thousands.
+"""Measure a start of `offbeat exec` and of `offbeat ping` against a start of the bare interpreter.
 
-The command is the script of an installation, with an interpreter beside it, as pip lays them out. An editable
-installation would load all of its import hooks first. Measured are the processor time, user and system, of the command
-and of all processes that it starts and waits for, and the largest of their resident memories. Wall time would depend on
-what else runs. `exec` reports to a port on which nothing listens, and does not wait (`--wait 0`).
+A crontab can start thousands of them. The bench starts the script of an installation, with an interpreter beside it, as
+pip installs them. An editable installation would load all of its import hooks first. The bench measures processor time
+(user and system) of the command and of all processes that it starts and waits for, and the largest resident memory of
+these. It does not measure wall time, which depends on what else runs. `exec` reports to a port on which no process
+listens, and does not wait (`--wait 0`).
 """
 
 import asyncio

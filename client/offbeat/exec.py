@@ -121,7 +121,7 @@ def main() -> NoReturn:
 def original_environment() -> dict[bytes, bytes]:
     """The environment as the caller gave it, which the job gets.
 
-    Shells drop variables whose names they cannot use (`bin/offbeat` hands over a copy), and Python sets LC_CTYPE.
+    Shells drop variables whose names they cannot use, so `client/bin/offbeat` hands over a copy. Python sets LC_CTYPE.
     """
     handed_over = os.environ.get("OFFBEAT_ENVIRONMENT_FD", "")
     try:

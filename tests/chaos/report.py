@@ -189,7 +189,7 @@ def short_totals(runs: list[Run]) -> str:
         ),
         ("incidents of which no message arrived", _untold(runs)),
         ("false alarms", f"**{total['false']}**"),
-        ("another node is keeper after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
+        ("another node is scheduler after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
         ("every node has evaluated a new ping after the end of a fault", _longest(measured(runs, "recovery_s"))),
     ]
     return "| `make chaos`, all runs | |\n|---|---|\n" + "".join(f"| {what} | {found} |\n" for what, found in rows)

@@ -1,7 +1,7 @@
 """A simulated Postgres: sessions, transactions, row locks, and a network that loses, delays and doubts.
 
-It takes the place of asyncpg's connection, so that all of server/store above it is the real code. A statement runs in
-one instant at the server; its request and its answer travel for some time each, and either may be lost.
+It takes the place of asyncpg's connection, so that all of offbeat_server.db above it is the real code. A statement runs
+in one instant at the server; its request and its answer travel for some time each, and either may be lost.
 """
 
 import asyncio
@@ -231,7 +231,7 @@ class Prepared:
 
 
 class Connection:
-    """What server/store uses of asyncpg's connection."""
+    """What offbeat_server.db uses of asyncpg's connection."""
 
     def __init__(self, server: Server, link: Link, session: Session, statements: Any, timeout_s: float) -> None:
         self.server, self.link, self.session = server, link, session

@@ -24,7 +24,7 @@ _COMMANDS = {
     "monitors": ("offbeat.cli.monitors", "List, show, pause, snooze and delete monitors."),
     "runs": ("offbeat.cli.history", "List the runs of a monitor."),
     "incidents": ("offbeat.cli.history", "List, acknowledge and resolve incidents."),
-    "channels": ("offbeat.cli.admin", "List and test channels."),
+    "channels": ("offbeat.cli.admin", "List, test and delete channels, and generate their signing secrets."),
     "keys": ("offbeat.cli.admin", "Create, list and revoke access keys."),
     "ping": (None, "Send one ping."),
     "exec": (None, "Run a command and report its start, its end and its output."),

@@ -80,7 +80,7 @@ class DatabaseRefusedError(DatabaseDownError):
 
 
 class FencedError(OffbeatError):
-    """The keeper has declared this writer dead."""
+    """The scheduler has declared this writer dead."""
 
 
 class AlreadyInLogError(OffbeatError):
@@ -92,4 +92,4 @@ class RowRejectedError(OffbeatError):
 
 
 class LeaseLostError(OffbeatError):
-    """Another process is the keeper now, or may be."""
+    """Another process is the scheduler now, or may be."""

@@ -177,10 +177,10 @@ async def confirm(connection: Connection) -> None:
 
 @contextmanager
 def database_trouble() -> Iterator[None]:
-    """Turns whatever says that Postgres cannot be reached, or did not answer in time, into DatabaseDownError; what says
-    that an operator has to put something right, into DatabaseRefusedError.
+    """Turn errors of Postgres into DatabaseDownError or DatabaseRefusedError.
 
-    Errors of ours (a syntax error, a broken constraint) pass as they are.
+    DatabaseDownError: Postgres cannot be reached, or did not answer in time. DatabaseRefusedError: an operator has to
+    repair something. Errors of ours (a syntax error, a broken constraint) pass as they are.
     """
     try:
         yield
@@ -263,10 +263,9 @@ def _decode_jsonb(value: bytes) -> Any:
 
 @contextmanager
 def _refusal(url: str) -> Iterator[None]:
-    """Turns what a connection attempt says about wrong settings into SettingsError or DatabaseRefusedError, with what
-    to do.
+    """Turn errors of a connection attempt about wrong settings into SettingsError or DatabaseRefusedError.
 
-    Never shows the URL: it may hold a password.
+    The message says what to do. It never shows the URL, which may hold a password.
     """
     files = _files_of(url)
     for name, path in files.items():

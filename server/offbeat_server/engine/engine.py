@@ -2,7 +2,7 @@
 
 Plain synchronous Python: no I/O, no clock, no randomness. Its state is a function of the log's prefix, not of batches,
 ticks or processes: before a ping at `t` is applied every deadline before `t` is judged, and a ping exactly at its
-deadline is in time. What is decided waits in `take`, each monitor's effects with the state that followed.
+deadline is in time. Decisions wait for `drain`, each monitor's effects with the state that followed.
 
 A plain ping of a healthy monitor does no heap work and decides nothing: it takes the first lines of `apply`.
 """
@@ -159,7 +159,7 @@ class Engine:
             yield from window_starts(state, m, state.now, active_since)
         for left_out in list(self._quarantine.monitors.values()):
             if left_out is None:
-                yield 0  # nobody knows how far it reaches
+                yield 0  # its state is unknown, so its windows may begin at any time
             else:
                 yield from window_starts(state, left_out, min(left_out.at, state.now), active_since)
 
@@ -329,7 +329,7 @@ class Engine:
 
     @property
     def pending_count(self) -> int:
-        """How much waits in `take`: monitors, and rows of their runs."""
+        """How much waits for `drain`: monitors, and rows of their runs."""
         return len(self.state.pending_decisions) + self.state.pending_runs
 
     def stale(self) -> Iterator[int]:
@@ -337,9 +337,9 @@ class Engine:
         return (m.id for m in list(self.state.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
 
     def snapshot(self, monitor_id: int) -> Decision | None:
-        """The state of one monitor to be written as it is; None when it is gone, or `take` will bring it anyhow.
+        """The state of one monitor to be written as it is; None if it is gone, or if `drain` will return it.
 
-        Only to be written after everything that `take` has brought before.
+        Write it only after everything that `drain` returned before.
         """
         m = self.state.monitors.get(monitor_id)
         try:

@@ -259,7 +259,7 @@ class EngineState:
                 self.ties.pop(tied_id, None)
 
     def snapshot(self, m: Monitor) -> Decision | None:
-        """A monitor's state without any effect, for the checkpoint; None where effects wait in `take`."""
+        """A monitor's state without any effect, for the checkpoint; None if effects wait for `drain`."""
         undecided = self.pending_decisions.get(m.id) or PendingDecision()
         undecided.full = True
         return None if m.id in self.pending_decisions else self._decision(m, False, undecided)

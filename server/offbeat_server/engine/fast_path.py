@@ -1,4 +1,4 @@
-"""What `hear` would do with the two pings that come by the thousand, and nothing else.
+"""A fast path with the result of `apply_ping`, for the two most frequent pings.
 
 They are a success of a healthy monitor that belongs to no run, and a ping of a stage of an open run that goes well.
 Both decide nothing and only move deadlines later, so they look at none. The reference model sees to it that what they

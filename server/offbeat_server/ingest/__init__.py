@@ -1,4 +1,4 @@
-"""Pings in. Doors take requests, dialects read them, the batch makes them durable.
+"""Receives pings. An HTTP server reads requests, a protocol turns them into pings, the writer commits them to the log.
 
-No SQL text and nothing of the web here.
+This package contains no SQL and does not import `web`.
 """

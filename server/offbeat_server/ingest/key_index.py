@@ -48,7 +48,7 @@ class KeyTarget(NamedTuple):
     stage: str | None = None
 
 
-_new_bound = tuple.__new__  # half the time of Bound(...), which is a Python function; once for every ping
+_new_bound = tuple.__new__  # half the time of KeyTarget(...), which is a Python function; once for every ping
 
 
 class PingRules(NamedTuple):

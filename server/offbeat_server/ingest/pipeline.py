@@ -1,6 +1,6 @@
-"""What happens between a whole request and its answer, for both doors: read, find, append, wait.
+"""What happens between a whole request and its answer, for both HTTP servers: read, find, append, wait.
 
-The plain case (one ping for a known key) is done before `take` returns and makes no task; only what has to ask the
+The plain case (one ping for a known key) is done before `accept` returns and makes no task; only what has to ask the
 database first does: an unknown address, a monitor to be made. Every waiter is settled exactly once.
 """
 

@@ -1,1 +1,4 @@
-"""Couriers and channels. Alerts leave the outbox here, at least once, and only to where they may go."""
+"""The dispatcher and the channels. The dispatcher sends each alert of the outbox, at least once.
+
+It sends only to addresses that the operator allows.
+"""

@@ -68,9 +68,11 @@ READINGS: dict[str, MetricSpec] = {
     "writer_generation": MetricSpec("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
     "rows_rejected": MetricSpec("counter", "Pings that Postgres could not store, answered 400."),
     "batches_doubted": MetricSpec("counter", "Batches whose commit was in doubt, and that were sent again."),
-    # Keeper: only the process that is the keeper has them.
-    "keeper": MetricSpec("gauge", "1 in the process that judges, else 0. The sum over all processes must be 1."),
-    "lease_term": MetricSpec("gauge", "Term of the keeper's lease; it grows with every take-over."),
+    # Scheduler: only the process that is the scheduler has them.
+    "keeper": MetricSpec(
+        "gauge", "1 in the process that is the scheduler, else 0. The sum over all processes must be 1."
+    ),
+    "lease_term": MetricSpec("gauge", "Term of the scheduler's lease; it grows with every take-over."),
     "watermark_timestamp_seconds": MetricSpec("gauge", "Log time up to which everything is committed and judged."),
     "monitors": MetricSpec("gauge", "Monitors by status.", "status", STATUSES),
     "monitors_never_heard": MetricSpec("gauge", "Monitors that expect something and were never pinged."),
@@ -101,7 +103,7 @@ READINGS: dict[str, MetricSpec] = {
         "gauge", "When the oldest pending alert was made; absent without one."
     ),
     "outbox_due_timestamp_seconds": MetricSpec(
-        "gauge", "Since when the longest waiting alert may be sent and no courier has taken it; absent without one."
+        "gauge", "Since when the longest waiting alert may be sent and is not claimed; absent without one."
     ),
     "checkpoint_timestamp_seconds": MetricSpec("gauge", "Log time from which a restart would follow the log."),
     "deaf_seconds": MetricSpec("counter", "Seconds of outages of Offbeat, in which pings could not be received."),

@@ -288,7 +288,7 @@ class App(Service):
             bind_beat(metrics, watchdog)
 
     async def _start_ingest(self, pool: Pool, url: str) -> str:
-        """The key_index, the writer and the doors; where they listen."""
+        """Start the key index, the writer and the HTTP servers. Return the address at which they listen."""
         settings, metrics, clock = self.settings, self.metrics, self.clock
         key_index = self.key_index = KeyIndex(KeyIndexRows(pool))
         await self.stack.start(key_index)

@@ -96,7 +96,7 @@ class WorkerProcesses(Service):
             settings["metrics_port"] = self.settings.metrics_port + 1 + number
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *(("-E", "-P") if sys.flags.ignore_environment else ()),  # isolated as we are: see bin/offbeat
+            *(("-E", "-P") if sys.flags.ignore_environment else ()),  # isolated as we are: see client/bin/offbeat
             "-m",
             MODULE,
             stdin=PIPE,

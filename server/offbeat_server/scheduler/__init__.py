@@ -1,4 +1,4 @@
-"""The keeper, the one process that judges.
+"""The scheduler. It reads the log in order, evaluates pings and deadlines with the engine, and writes the decisions.
 
-It follows the log in one order, runs the engine and records what it decides.
+Only the process that holds the lease is the scheduler.
 """

@@ -1,8 +1,8 @@
 """The one order: all entries of all writers by (at, writer, seq), up to the watermark.
 
-Entries of the writer in this process come from memory as they are committed (`feed`); those of all others are followed
-in the log by (writer, seq). The watermark is the smallest instant up to which every writer that is not fenced has
-committed everything: writers are read first and rows second, so nothing at or before it can still appear.
+Entries of the writer in this process come from memory as they are committed (`push_committed`); those of all others are
+read from the log by (writer, seq). The watermark is the smallest instant up to which every writer that is not fenced
+has committed everything: writers are read first and rows second, so nothing at or before it can still appear.
 """
 
 from bisect import bisect_right

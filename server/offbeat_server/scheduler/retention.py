@@ -1,6 +1,7 @@
-"""Makes partitions ahead, retires old ones; deletes what is older than `--keep-days`, and what deleted monitors left.
+"""Retention: the scheduler creates and retires partitions, and deletes old data.
 
-Only the keeper does it.
+Old data is what is older than `--keep-days`, and what deleted monitors have left. No process without the lease does
+any of this.
 
 A partition is never retired before the checkpoint has passed it: a restart follows the log from there. An outage that
 may still move a deadline stays, in memory and in Postgres, however old it is.
@@ -28,7 +29,7 @@ DAYS_AHEAD = 7
 EVERY_S = 600.0
 # What a deleted monitor has left stays for so long: processes may still store pings of it, and its end is alerted.
 REMAINS_KEPT = timedelta(hours=1)
-REMAINS_SLICES_MAX = 500  # of `upkeep.ROWS_MAX` rows in one round
+REMAINS_SLICES_MAX = 500  # of `retention.ROWS_MAX` rows in one round
 
 log = structlog.get_logger("upkeep")
 
@@ -50,7 +51,7 @@ class Retention:
         self._due.set()
 
     async def run(self) -> None:
-        """For as long as this process is the keeper."""
+        """Run for as long as this process is the scheduler."""
         self._seen_rev, self._needed = 0, None  # meanwhile another one was, or Postgres has lost commits
         while True:
             try:

@@ -261,7 +261,7 @@ class Scheduler(Service):
             self._applied = 0
             self._entries_since_checkpoint += len(self._inbox)
         # After the writers: whoever has seen their word pass a refusal sees the refusal too. Also where the last cycle
-        # was broken off after `collect`: nothing is judged whose deaf time is not decided.
+        # was broken off after `read_batch`: nothing is judged whose deaf time is not decided.
         rev, refusal_id = await scheduler_rows.news(connection)
         if (
             rev < self.config_changes.rev or 0 < refusal_id < self.outage_detector.refusal_id

@@ -1,7 +1,7 @@
 """The writer's side of the log: one connection that appends, and the row in `writers` that stands for it.
 
 Every call is bounded in time and ends in one of five ways, which is all that a writer needs to tell apart: done,
-Fenced, AlreadyInLogError, RowRejectedError, or DatabaseDownError. The last means doubt: it may have happened or not.
+FencedError, AlreadyInLogError, RowRejectedError, or DatabaseDownError. After the last it may have happened or not.
 """
 
 import asyncio
@@ -132,9 +132,9 @@ class LogConnection:
                 await confirm(self._connection)
 
     async def copy(self, entries: Sequence[Entry]) -> None:
-        """Append and commit all or none. Raises FencedError, AlreadyInLogError, RowRejectedError;
+        """Append and commit all entries or none.
 
-        DatabaseDownError: doubtful.
+        Raises FencedError, AlreadyInLogError, RowRejectedError; DatabaseDownError if the commit is in doubt.
         """
         try:
             body = encode_entries(entries)

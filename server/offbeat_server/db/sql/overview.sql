@@ -1,10 +1,10 @@
--- Monitors as they are shown: the definition, the keeper's state, and the newest ping, which may be newer than the state.
+-- Monitors as they are shown: the definition, the scheduler's state, and the newest ping, which may be newer than the state.
 
 -- name: monitors
 -- One page in the order of (project, slug), or the named ones. `heard_at` is the newest ping that satisfies a schedule:
 -- nearly always the newest of all, so the second look into the log is rare. Both walk (monitor_id, at) from its end,
--- partition by partition, and stop at the first row. Of the state only the few fields that `look` reads leave Postgres;
--- the rest may be megabytes for a large fleet. With $10, what is new in the keeper's eyes and was not heard of since is
+-- partition by partition, and stop at the first row. Of the state only the few fields that `status_at` reads leave Postgres;
+-- the rest may be megabytes for a large fleet. With $10, what is new to the scheduler and was not pinged since is
 -- passed over before all of that: ten thousand of these would take a second.
 select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.rev,
        m.definition::text as definition, m.created_at, m.updated_at,

@@ -5,7 +5,8 @@ a member keeps one entry in a heap that is looked at again when it pops early, s
 
 Each member is a row of its own. One that came, fell silent, came back or went is written with the next decision; the
 instants of last pings are brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one
-row, and not three megabytes; and after a start the log since the checkpoint says what the rows do not (`hear_again`).
+row, and not three megabytes; and after a start the log since the checkpoint says what the rows do not
+(`record_late_ping`).
 """
 
 from heapq import heapify, heappop, heappush

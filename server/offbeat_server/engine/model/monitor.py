@@ -309,7 +309,7 @@ class Monitor:
         self.heard_at: Micros = 0  # last satisfying ping
         self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
         self.armed: Micros = 0  # its entry in the heap
-        self.last_word = ""  # what the last ping of a whole run said (see `word_of`), to know a repeat; "": forgotten
+        self.last_word = ""  # `signal_word` of the last ping of a whole run, to know a repeat; "": forgotten
         self.counted_at: Micros = 0  # when it came
         self.counted_source: bytes | None = None
         self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another

@@ -26,7 +26,7 @@ class EndedRun(NamedTuple):
     at: Micros
     begun: bool = True  # whether anything was heard of it before its end
     started: Micros = 0  # 0: unknown
-    word: str = ""  # what its own last ping said (see `word_of`); "": it has not said how it ended
+    word: str = ""  # what its own last ping said (see `signal_word`); "": it has not said how it ended
 
 
 class Runs:

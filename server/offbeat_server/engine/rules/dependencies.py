@@ -20,7 +20,7 @@ def register(state: EngineState, m: Monitor) -> None:
 
 
 def unregister(state: EngineState, m: Monitor) -> None:
-    """Undo `enter`, but for the monitor itself."""
+    """Undo `register`, except for the entry of the monitor itself."""
     state.counts[m.status] -= 1
     index = state.slugs.get(m.project_id, {})
     if index.get(m.slug) == m.id:

@@ -94,7 +94,7 @@ def release_held(state: EngineState, m: Monitor) -> None:
 
 
 def release_one(state: EngineState, leave_out: Blame) -> bool:
-    """One step of what `release` has begun; whether there was one to take."""
+    """Take one step of what `release_held` has begun; return whether there was one."""
     if not state.releases:
         return False
     up_id, since, downs = state.releases[0]

@@ -1,11 +1,11 @@
-"""From when on outages may still bear on a monitor, so that older ones can be forgotten.
+"""Find the earliest outage that can still move a deadline, so that older ones can be forgotten.
 
-A deadline moves by the outages in its window, so an outage is needed as long as a window that begins before its end may
-still be asked for. This says where each such window begins, and rather too early than too late:
+A deadline moves by the outages in its window. So an outage is needed while the engine may still evaluate a window that
+begins before the outage ends. `window_starts` yields where each such window begins, rather too early than too late:
 
 - A schedule: the windows of this and of later occurrences begin at most two graces before what is due or now, whichever
   is earlier. The one for the first ping is as long as `first_within`.
-- An incident in which the next ping is awaited, and a pause: the next ping or the resume expects something anew.
+- An incident in which the next ping is awaited, and a pause: the next ping or the resume sets a new due time.
 - An open run: from its start while a limit can still be broken, since outstanding tasks ask for that; as long as a ping
   may bring back a limit that is not over yet; and if it has pinged since `active_since`, because an edit may give it
   another limit, or give one back. Other runs are those of jobs that died long ago. They stay open, and need no outage.

@@ -1,8 +1,8 @@
 """What a ping does to its monitor.
 
 A ping is a sign of life for the schedule, a step of a run, or both. The tables of docs/semantics.md say what satisfies
-what; `hear` follows them from top to bottom. Of one ping, what is wrong is recorded before what is over, so that an
-incident does not end and begin again within it.
+what; `apply_ping` follows them from top to bottom. Of one ping, what is wrong is recorded before what is over, so that
+an incident does not end and begin again within it.
 """
 
 from offbeat_server.engine.decisions import MonitorResumed

@@ -101,7 +101,7 @@ class RequestHead:
     def match_cached(self, raw: bytes) -> bytes | None:
         """The target, where all that stands around it is known and so need not be read again; None: `read` it.
 
-        All but `url` is set. Nobody has looked at the target yet: `aim` does, or `read`.
+        All but `url` is set. The target is not checked yet: `set_target` or `read` does that.
         """
         parts = raw.split(b" ", 2)
         if len(parts) < 3:
@@ -116,7 +116,7 @@ class RequestHead:
         return target
 
     def set_target(self, target: bytes) -> bool:
-        """Whether this target, that `recall` gave, completes the head."""
+        """Whether this target, which `match_cached` returned, completes the head."""
         self.url = target
         return _is_target(target) is not None
 

@@ -165,7 +165,7 @@ class Backlog:
             raise _refusal(self._closed)
 
     def front(self) -> Batch | None:
-        """The batch at the front; it stays there until `done`, `reject` or `halve`."""
+        """The batch at the front; it stays there until `pop_committed`, `reject` or `split_front`."""
         if not self._sealed:
             if not self._open.entries:
                 return None

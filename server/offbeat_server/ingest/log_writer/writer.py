@@ -8,7 +8,7 @@ fenced, or the database's clock jumped), what is pending is given up, because it
 judged; whoever waits is told so, and a new writer begins.
 
     connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
-       ↑          ↑______ Fenced, ClockJump: drop what is pending
+       ↑          ↑_ FencedError, ClockJump: drop what is pending
        └───────────────── DatabaseDownError: keep what is pending
 """
 

@@ -105,8 +105,8 @@ def read_fields(
 ) -> ReadParameters | Rejection:
     """The ping that these parameters describe; of a repeated name the last counts, but for outcomes that differ.
 
-    `signal` and `exit_code`: what the path already said. `message`: the stored form of a raw body, kept where the
-    parameters bring no message of their own. Total: a Refusal has status 400 and a sentence that says what is allowed.
+    `signal` and `exit_code`: what the path already said. `message`: the stored form of a raw body, kept if the
+    parameters have no message. Total: a Rejection has status 400 and a sentence that says what is allowed.
     """
     pairs = list(pairs)
     if (common := _read_common(pairs, signal, exit_code, message)) is not None:

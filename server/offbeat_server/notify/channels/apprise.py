@@ -1,9 +1,9 @@
 """A hundred more services by the apprise library, where the operator has installed it (`offbeat-server[apprise]`).
 
 It does its own network traffic in threads. So it runs in few threads of its own, under a hard time-out, and the same
-guard against private addresses is laid around every connection that those threads make (see outbound.py). Of an answer
-it reads the first 64 KiB, as we do. An answer that drips keeps its thread; when all threads have such a one, apprise
-stands still, and nothing else.
+guard against private addresses checks every connection that those threads make (see transport/thread_pool.py). Of an
+answer it reads the first 64 KiB, as we do. An answer that arrives slowly keeps its thread. If all threads have such an
+answer, apprise stands still, and nothing else.
 
 Source: github.com/caronc/apprise, Apprise.instantiate and NotifyBase.notify: False where it failed, without a reason.
 """

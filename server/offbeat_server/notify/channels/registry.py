@@ -53,9 +53,10 @@ _WHERE = frozenset(("url", "urls", "server", "api", "host", "port", "security"))
 
 
 def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Channel:
-    """A channel as people send it. Masked secrets are taken from `stored`, the definition that it replaces.
+    """Read a channel as people send it. Masked secrets are taken from `stored`, the definition that it replaces.
 
-    So are signing secrets that are to be generated, if there are any for the same receiver. Else one is made.
+    `secrets: [generate]` keeps the stored signing secrets if the receiver is the same. If there are none, or if the
+    receiver changes, a new secret is generated.
 
     `read_channel(…).model_dump(mode="json", exclude_defaults=True)` is what to store.
     Raises DefinitionError that names every wrong field and why.

@@ -192,7 +192,7 @@ def statics_version() -> str:
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates. Everything that is put into them is text, unless it was made as markup by pages_words."""
+    """The templates. They escape every value, except markup that a filter of template_filters.py made."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
