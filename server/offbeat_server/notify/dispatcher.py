@@ -1,9 +1,9 @@
-"""The courier: takes alerts from the outbox and has them sent, so that each arrives, once, and in order.
+"""The dispatcher: takes alerts from the outbox and sends them, so that each arrives, once, and in order.
 
-One courier in all is at work (a lease; the others stand by), so a channel's rate, its circuit and its digests are
+One dispatcher in all is at work (a lease; the others stand by), so a channel's rate, its circuit and its digests are
 decided in one place; claims are by row all the same, so two at work for a moment do no harm. Each round asks which
-lanes have something to say, decides for each (lane.py), claims, and starts one task an attempt (attempts.py). No lane
-waits for another.
+channels have something to send, decides for each (channel_queue.py), claims, and starts one task an attempt
+(attempts.py). No channel waits for another.
 
     pending ── claim, commit ──> ours for `lease_s` ── send ──> settled
        ^                              │ we die: the lease runs out
