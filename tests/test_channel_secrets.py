@@ -101,7 +101,7 @@ async def test_the_start_generates_none_because_nobody_would_see_it(database_url
     file = tmp_path / "m.yaml"
     file.write_text(f"channels: {{ops: {{kind: webhook, url: '{URL}', secrets: [generate]}}}}")
     async with serving(database_url) as api:
-        with pytest.raises(SettingsError, match=r"channels\.ops\.secrets: would be generated"):
+        with pytest.raises(SettingsError, match=r"channels\.ops\.secrets: \[generate\] is not possible in --config"):
             await apply_file(api.deps, file)
         assert (await api("GET", "/channels/ops")).status == 404, "nothing was changed"
         hook = {"kind": "webhook", "url": URL, "secrets": ["generate"]}
