@@ -98,7 +98,7 @@ def test_a_masked_secret_is_sent_to_nobody_else(
     """Else whoever may change a channel could read there what is never shown to them."""
     shown = show_channel(kind, stored)
     assert "s3cret" in repr(read_channel(kind, {**shown, **fine}, stored))
-    with pytest.raises(DefinitionError, match="would go elsewhere"):
+    with pytest.raises(DefinitionError, match="would be sent to another receiver"):
         read_channel(kind, {**shown, **elsewhere}, stored)
     read_channel(kind, {**stored, **elsewhere}, stored)
 

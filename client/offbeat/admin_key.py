@@ -1,6 +1,6 @@
-"""The admin key that nobody chose: made at the first start, shown once, and kept in the data directory.
+"""The generated admin key: created at the first start, shown once, and kept in the data directory.
 
-The command line reads the same file, so that `offbeat monitors` works on the machine of the server without a word.
+The command line reads the same file, so that `offbeat monitors` works on the server's machine without a key.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from offbeat.errors import SettingsError
 
 FILE_NAME = "admin-key"
-CHARS_MIN = 16  # of a key that somebody has chosen; shorter ones are taken, with a warning
+CHARS_MIN = 16  # of a key that an operator has chosen; shorter keys work, with a warning
 
 
 def path_in(data_dir: Path) -> Path:

@@ -757,7 +757,7 @@ class Output:
         return True
 
     def copy(self, on_end: Callable[[], None]) -> None:
-        """Copy and keep what the job writes, until it ends or nobody reads our own stream any more."""
+        """Copy and keep the output of the job, until the job ends or the reader of our own stream closes it."""
         os.close(self.write_end)
         try:
             while part := os.read(self.read_end, PART_BYTES):

@@ -68,7 +68,7 @@ class Client:
         return orjson.loads(text) if text else None
 
     def pages(self, path: str, most: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:
-        """The items of a list, over all its pages, at most so many."""
+        """The items of a list, over all its pages. `most`: the maximum number of items."""
         cursor, count = None, 0
         while True:
             limit = 1000 if most is None else min(1000, most - count)

@@ -1,4 +1,4 @@
-"""`offbeat serve`: the flags are made of the settings themselves, so neither can have one that the other lacks."""
+"""`offbeat serve`: the flags are generated from the settings, so that both always have the same names."""
 
 import types
 from collections.abc import Callable

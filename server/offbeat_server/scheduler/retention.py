@@ -43,7 +43,7 @@ class Retention:
         self._url, self._settings, self._checkpoint_at, self._engine = url, settings, checkpoint_at, engine
         self._due = asyncio.Event()
         self._seen_rev = 0  # nothing is left of monitors that were deleted by changes up to this one
-        # When the engine was asked which outages it needs, and from when on it needs them.
+        # The instant at which the engine was asked which outages it needs, and the beginning of those.
         self._needed: tuple[Micros, Micros] | None = None
 
     def request_now(self) -> None:

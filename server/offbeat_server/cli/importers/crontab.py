@@ -135,7 +135,7 @@ def is_guarded(command: str) -> bool:
 
 
 def proposed_runtime(schedule: str) -> str | None:
-    """How long a run may take if nobody says so: half the shortest gap of the schedule, from 1 h to 24 h.
+    """The default limit of a run: half the shortest gap of the schedule, from 1 h to 24 h.
 
     None for a schedule that cannot be read; `apply` says what is wrong with it.
     """

@@ -32,7 +32,7 @@ class Client(NamedTuple):
     proxies: int
 
 
-NOBODY = Peer(None, False)
+UNKNOWN = Peer(None, False)
 
 
 class ClientAddresses:
@@ -44,7 +44,7 @@ class ClientAddresses:
 
     def peer(self, peername: Any) -> Peer:
         """Of a socket's `peername`."""
-        return self._read(peername[0]) if isinstance(peername, tuple) and peername else NOBODY
+        return self._read(peername[0]) if isinstance(peername, tuple) and peername else UNKNOWN
 
     def client(self, peer: Peer, forwarded_for: str | None) -> Client:
         """The client behind a peer, by the `X-Forwarded-For` of its request (several joined by commas)."""
@@ -53,7 +53,7 @@ class ClientAddresses:
         source, read = peer.source, 0
         for hop in reversed(forwarded_for.split(",")) if forwarded_for is not None else ():
             text = _without_port(hop.strip())
-            before = self._read(text) if len(text) <= ADDRESS_CHARS_MAX else NOBODY
+            before = self._read(text) if len(text) <= ADDRESS_CHARS_MAX else UNKNOWN
             if before.source is None:
                 break
             source, read = before.source, read + 1
@@ -64,7 +64,7 @@ class ClientAddresses:
     def _peer(self, text: str) -> Peer:
         address = _address(text)
         if address is None:
-            return NOBODY
+            return UNKNOWN
         return Peer(address.packed, any(address in network for network in self._trusted))
 
 

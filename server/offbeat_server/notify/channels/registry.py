@@ -92,7 +92,7 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
         raise DefinitionError(problems_of(error, model=model)) from None
     secrets = [name for name in kept if name not in _WHERE]
     if secrets and not _receivers(channel) <= _receivers(model.model_construct(**held)):
-        reason = "is masked, and would go elsewhere than before: give it anew"
+        reason = "is masked, and would be sent to another receiver: give the secret again"
         raise DefinitionError([Problem(name, reason) for name in secrets])
     if generates:
         same = held.get("secrets") and _receivers(channel) == _receivers(model.model_construct(**held))
