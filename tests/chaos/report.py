@@ -50,7 +50,7 @@ of `make test`.
 FOUND = """
 ## Errors that the runs have found
 
-- A process was frozen for 9 s (as a hypervisor, a debugger or a lack of memory does). When it continued, it evaluated
+- A process was frozen for 9 s (as by a hypervisor, a debugger or memory pressure). When it continued, it evaluated
   the silence that it had caused itself: 47 false alarms of 250 jobs. Now a process notices that it stood still, and
   records this time as an outage before it evaluates anything later.
 - A node ended when Postgres was killed. asyncpg's exception for a connection that Postgres has terminated but not yet
