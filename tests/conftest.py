@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from offbeat_server.db.pool import connect
-from tests import harness
-from tests.outbox_scene import Scene, scene
+from tests.support import harness
+from tests.support.outbox import Scene, scene
 
 _BEGAN = time.monotonic()
 
@@ -21,10 +21,11 @@ _BEGAN = time.monotonic()
 LONG = [
     f"test_{name}.py"
     for name in (
-        "outages", "failover", "pages_faults", "bench", "pages_browser", "doors", "refusals_of_postgres", "embedded",
-        "prometheus", "two_nodes", "courier", "courier_digests", "kill", "exec", "simulation", "lost_tail", "keeper",
-        "apply", "smuggling", "large", "courier_episodes", "fuzz", "frozen", "deaf_time", "model", "api_contract",
-    )
+            "outages", "failover", "pages_faults", "bench", "pages_browser", "http", "postgres_changes",
+            "embedded", "prometheus", "two_nodes", "dispatcher", "digests", "kill", "exec", "simulation",
+            "lost_tail", "scheduler", "apply", "smuggling", "large", "alert_crashes", "fuzz", "frozen_process",
+            "outages_recorded", "model", "api_contract",
+        )
 ]  # fmt: skip
 
 # How long an example takes says here how busy the machine is, not whether the code is right.
@@ -34,8 +35,8 @@ settings.load_profile("offbeat")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--within 28` is what `make quick` asks for; the tests that have begun then take some 15 s more."""
-    parser.addoption("--model-cases", type=int, help="cases of tests/test_model.py, each time others")
-    parser.addoption("--seeds", type=int, default=150, help="worlds of tests/test_simulation.py")
+    parser.addoption("--model-cases", type=int, help="cases of tests/model/test_model.py, each time others")
+    parser.addoption("--seeds", type=int, default=150, help="worlds of tests/simulation/test_simulation.py")
     parser.addoption("--seed", type=int, default=0, help="the first of them")
     parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
 

@@ -8,9 +8,9 @@ import asyncpg
 from playwright.async_api import Browser
 
 from offbeat_server.db.pool import connect
-from tests.browser import PHONE, Person, chromium, person
-from tests.demo_estate import build
-from tests.harness import ROOT, Behaviour, Postgres, Receiver, Server, eventually
+from tests.support.browser import PHONE, Person, chromium, person
+from tests.support.demo_data import build
+from tests.support.harness import ROOT, Behaviour, Postgres, Receiver, Server, eventually
 
 INTO = ROOT / "docs" / "screenshots"
 # Name, address, and whether the whole page is wanted or what fits a window.

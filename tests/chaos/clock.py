@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from offbeat_server.db.embedded.cluster import wheel_binaries
-from tests.harness import refuse
+from tests.support.harness import refuse
 
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from offbeat_server.db.embedded.cluster import wheel_binaries
-from tests.clusters import run
-from tests.harness import PgBouncer, Postgres
-from tests.link import Link
-from tests.patroni import Patroni
-from tests.standby import Pair
+from tests.support.clusters import run
+from tests.support.harness import PgBouncer, Postgres
+from tests.support.link import Link
+from tests.support.patroni import Patroni
+from tests.support.standby import Pair
 
 DISK_BYTES = 700_000_000
 LOOK_EVERY_S = 0.3

@@ -11,7 +11,7 @@ from tests.chaos.faults import alone, fault, forked, pair, unforked
 from tests.chaos.journal import Fault
 from tests.chaos.nodes import Node
 from tests.chaos.world import NotRecovered, World
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 TAKEN_S_MAX = 30.0
 REACHED_S_MAX = 12.0  # until a node passes the place at which it is to die; there may be nothing to tell just now

@@ -9,7 +9,7 @@ import time
 from tests.chaos.faults import fault
 from tests.chaos.journal import Fault
 from tests.chaos.world import World
-from tests.harness import Behaviour, eventually
+from tests.support.harness import Behaviour, eventually
 
 HERD = 2_000
 HERD_TOLD_S_MAX = 60.0

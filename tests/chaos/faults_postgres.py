@@ -16,7 +16,7 @@ from offbeat_server.db.pool import connect
 from tests.chaos.faults import clocked, fault, unforked
 from tests.chaos.journal import Fault
 from tests.chaos.world import World
-from tests.harness import READY_S, eventually
+from tests.support.harness import READY_S, eventually
 
 
 @fault("F3", "a fast restart of Postgres", likely=2)

@@ -11,7 +11,7 @@ from tests.chaos.faults import fault
 from tests.chaos.journal import Fault, Restore
 from tests.chaos.nodes import Shape, stopped
 from tests.chaos.world import World
-from tests.clusters import all_processes
+from tests.support.clusters import all_processes
 
 
 def replicated(shape: Shape) -> bool:

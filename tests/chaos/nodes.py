@@ -11,7 +11,7 @@ import psutil
 from tests.chaos.clock import Wall
 from tests.chaos.databases import Cable
 from tests.chaos.node import SIGNAL, arm
-from tests.harness import Server
+from tests.support.harness import Server
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.chaos.check import FINDINGS
 from tests.chaos.faults import KINDS
 from tests.chaos.picture import draw
 from tests.chaos.run import Outcome
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 RUNS = ROOT / "docs" / "chaos" / "runs.json"
 PAGE = ROOT / "docs" / "chaos.md"
@@ -36,9 +36,9 @@ HEAD = """# Chaos runs
 These runs inject faults into a real installation: real server processes, a real Postgres, and some hundred jobs that
 ping every 2 to 4 seconds and sometimes really stop. The faults follow one another. Clients and receivers keep a journal
 of every request, every answer and every alert. After the faults the journal is compared with the tables
-(`tests/chaos/check.py`). `tests/test_chaos_check.py` shows that each kind of error would be found. After each fault
-every node must be ready, answer a ping and evaluate it within 30 s, without help. `fsync` is on, except in the worlds
-`standby` and `patroni`: there processes die, and machines do not.
+(`tests/chaos/check.py`). `tests/chaos/test_chaos_check.py` shows that each kind of error would be found. After each
+fault every node must be ready, answer a ping and evaluate it within 30 s, without help. `fsync` is on, except in the
+worlds `standby` and `patroni`: there processes die, and machines do not.
 
 `make chaos` runs all worlds with 20 faults each, in about half an hour, and adds the run to this page.
 `make chaos ARGS="--help"` lists the options. The seed decides everything that the machine does not. A short run is part
@@ -71,7 +71,7 @@ FOUND = """
 One world (12000) ended early because of an error in this program: two of its own queries used one connection.
 
 All errors except the one about the receiver were found by runs that ended there. These runs are not listed below, and
-neither are runs that ended because of an error in this program or in Patroni (`tests/patroni.py` names it).
+neither are runs that ended because of an error in this program or in Patroni (`tests/support/patroni.py` names it).
 """
 BOUND = """
 The first alert of a monitor waits at most 10 s if its channel accepts messages ([Sending](semantics.md#sending))."""

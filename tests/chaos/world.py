@@ -38,9 +38,9 @@ from tests.chaos.journal import (
 )
 from tests.chaos.load import Load
 from tests.chaos.nodes import SHAPES, Node, ends, stopped
-from tests.clusters import all_processes
-from tests.harness import Postgres, Received, Receiver, eventually
-from tests.link import Link
+from tests.support.clusters import all_processes
+from tests.support.harness import Postgres, Received, Receiver, eventually
+from tests.support.link import Link
 
 RECOVERY_S_MAX = 30.0  # without a person, on a busy machine
 ALERTED_S_MAX = 60.0  # some of many jobs stop in this time

@@ -41,7 +41,7 @@ from offbeat_server.web.framework.pagination import read_cursor, whole, words
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
 from tests.fuzz.judge import is_storable, judge_request
-from tests.test_head import check as check_head
+from tests.unit.ingest.test_request_head import check as check_head
 
 Target = Callable[[bytes], None]
 _METHODS = ("GET", "HEAD", "POST", "PUT")

@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from tests.harness import ROOT
 from tests.simulation.outcome import outcome, story
+from tests.support.harness import ROOT
 
 RECORD = ROOT / "docs" / "simulation.md"
 RECORDED_MIN = 1_000

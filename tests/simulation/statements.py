@@ -72,7 +72,7 @@ class Statements:
         self.outbox = Outbox(server, lambda: self.log_time)
         self._named = {
             text: getattr(self, f"{subject}_{name}")
-            for subject in ("keeping", "entries", "lease", "decisions", "log", "pool")
+            for subject in ("scheduler", "entries", "lease", "decisions", "ping_log", "pool")
             for name, text in load(subject).items()
             if hasattr(self, f"{subject}_{name}")
         }
@@ -102,7 +102,7 @@ class Statements:
 
     # ------------------------------------------------------------------------------------------------ the log
 
-    def log_register(
+    def ping_log_register(
         self,
         session: Session,
         node: str,
@@ -152,14 +152,14 @@ class Statements:
 
         raise Later(self.server.rng.choice((0.0, 0.002, 0.05, 0.5)), rest)
 
-    def log_standing(self, session: Session, writer: int, started_at: Any) -> list[Row]:
+    def ping_log_standing(self, session: Session, writer: int, started_at: Any) -> list[Row]:
         w = self.writers.get(writer)
         return [] if w is None else [_STANDING(w.seq, to_datetime(w.through))]
 
-    def log_latest(self, session: Session) -> list[Row]:
+    def ping_log_latest(self, session: Session) -> list[Row]:
         return [_ONE(to_datetime(max(w.through for w in self.writers.values())))]
 
-    def log_pulse(self, session: Session, writer: int, through: Any) -> list[Row]:
+    def ping_log_pulse(self, session: Session, writer: int, through: Any) -> list[Row]:
         w = self.writers[writer]
         wait_for(session, w.lock)
         if w.fenced:
@@ -167,18 +167,18 @@ class Statements:
         w.through, w.seen = max(w.through, to_micros(through)), self.server.clock
         return [_ONE(to_datetime(self.log_time))]
 
-    def log_report_refusals(self, session: Session, writer: int, started: Any, ended: Any, *rest: Any) -> None:
+    def ping_log_report_refusals(self, session: Session, writer: int, started: Any, ended: Any, *rest: Any) -> None:
         for first, last, count, reason in zip(started, ended, *rest, strict=True):
             self._refused(writer, to_micros(first), to_micros(last), count, reason)
 
-    def log_end_writer(self, session: Session, writer: int, through: Any) -> None:
+    def ping_log_end_writer(self, session: Session, writer: int, through: Any) -> None:
         w = self.writers[writer]
         wait_for(session, w.lock)
         if not w.fenced:
             w.through, w.fenced = max(w.through, to_micros(through)), True
             w.seen = self.server.clock
 
-    def log_end_backend(self, session: Session, pid: int, name: str, timeout_ms: int) -> None:
+    def ping_log_end_backend(self, session: Session, pid: int, name: str, timeout_ms: int) -> None:
         other = self.server.sessions.get(pid)
         if other is not None and other.name == name:
             self.server.end(other)
@@ -275,13 +275,13 @@ class Statements:
 
     # --------------------------------------------------------------------------------------- the keeper reads
 
-    def keeping_checkpoint(self, session: Session) -> list[Row]:
+    def scheduler_checkpoint(self, session: Session) -> list[Row]:
         c = self.checkpoint
         if c is None:
             return []
         return [_CHECKPOINT(to_datetime(c.at), c.applied_rev, c.cursors, c.set_aside)]
 
-    def keeping_write_checkpoint(
+    def scheduler_write_checkpoint(
         self, session: Session, at: Any, applied_rev: int, cursors: dict[str, int], set_aside: list[int]
     ) -> None:
         new = SimpleNamespace(
@@ -297,7 +297,7 @@ class Statements:
 
         self._write(session, write)
 
-    def keeping_load_monitors(self, session: Session, applied_rev: int) -> list[Row]:
+    def scheduler_load_monitors(self, session: Session, applied_rev: int) -> list[Row]:
         gone = []
         for monitor_id, s in self.states.items():
             if monitor_id not in self.monitors and self._before(monitor_id, max(applied_rev, s.rev)) is not None:
@@ -329,19 +329,19 @@ class Statements:
             m.rev > floor,
         )
 
-    def keeping_load_members(self, session: Session) -> list[Row]:
+    def scheduler_load_members(self, session: Session) -> list[Row]:
         rows = [(id, name, *row) for id, members in sorted(self.members.items()) for name, row in members.items()]
         rows.sort(key=lambda row: (row[0], row[3] is None, row[3] or 0, row[1]))
         return [_MEMBER(*row) for row in rows]
 
-    def keeping_deleted_since(self, session: Session, rev: int) -> list[Row]:
+    def scheduler_deleted_since(self, session: Session, rev: int) -> list[Row]:
         return [
             _ENDED(c.monitor_id, c.effective_at)
             for c in self.changes
             if c.rev > rev and c.kind == "monitor" and c.after is None and c.monitor_id not in self.states
         ]
 
-    def keeping_windows(self, session: Session, applied_rev: int) -> list[Row]:
+    def scheduler_windows(self, session: Session, applied_rev: int) -> list[Row]:
         rows = [_WINDOW(w.id, 1, w.definition) for w in self.windows.values() if w.rev <= applied_rev]
         first: dict[str, Any] = {}
         for c in self.changes:
@@ -350,15 +350,15 @@ class Statements:
         was = [orjson.loads(before) for before in first.values() if before is not None]
         return rows + [_WINDOW(w["id"], 1, w["definition"]) for w in was]
 
-    def keeping_windows_taken(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
+    def scheduler_windows_taken(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
         taken = [c for c in self.changes if c.rev > rev and c.kind == "window" and c.effective_at is not None]
         return [(c.rev, c.kind, 1, None, c.subject, c.before, c.after, c.effective_at) for c in taken]
 
-    def keeping_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
+    def scheduler_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
         found = [c for c in self.changes if c.rev > rev][:limit]
         return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
 
-    def keeping_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
+    def scheduler_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         live = [w.through for w in self.writers.values() if not w.fenced]
         readable = min(live) if live else max((w.through for w in self.writers.values()), default=0)
         self.watermark = max(self.watermark, readable)
@@ -376,15 +376,15 @@ class Statements:
             if not w.fenced or w.id in known or w.id > newest
         ]
 
-    def keeping_state_at(self, session: Session, monitor_id: int) -> list[Row]:
+    def scheduler_state_at(self, session: Session, monitor_id: int) -> list[Row]:
         state = self.states.get(monitor_id)
         return [] if state is None else [_ONE(to_datetime(state.at))]
 
-    def keeping_news(self, session: Session) -> list[Row]:
+    def scheduler_news(self, session: Session) -> list[Row]:
         rev = self.changes[-1].rev if self.changes else 0
         return [_NEWS(rev, self.refusals[-1].id if self.refusals else 0)]
 
-    def keeping_unfinished_writers(self, session: Session, ids: list[int], seqs: list[int]) -> list[Row]:
+    def scheduler_unfinished_writers(self, session: Session, ids: list[int], seqs: list[int]) -> list[Row]:
         cursors = dict(zip(ids, seqs, strict=True))
         return [_ID(w.id) for w in self.writers.values() if not w.fenced or w.seq > cursors.get(w.id, 0)]
 
@@ -401,7 +401,7 @@ class Statements:
         others = [e.ping[1:] for e in found if not _is_plain(e)]
         return [(*_columns(heads, 8), *_columns(others, 9))]
 
-    def keeping_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
+    def scheduler_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
         wait_for(session, w.lock)
         if w.fenced or w.seen != to_micros(seen_at):
@@ -411,7 +411,7 @@ class Statements:
         ended = max(self.log_time, w.through + 1, *(other.through for other in self.writers.values()))
         return [self._deaf(session, w.through, ended, w.id, "crash", decided)]
 
-    def keeping_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
+    def scheduler_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
         known = {d.refusal for d in self.deaf}
         return [
             self._deaf(session, r.started, max(r.ended, r.started + 1), r.writer, r.reason, decided, r)
@@ -419,7 +419,7 @@ class Statements:
             if r.id > after and r.id not in known
         ]
 
-    def keeping_deaf_before_writer(self, session: Session, writer: int, decided: Any) -> list[Row]:
+    def scheduler_deaf_before_writer(self, session: Session, writer: int, decided: Any) -> list[Row]:
         w = self.writers[writer]
         earlier = [o for o in self.writers.values() if o.id < writer]
         since = max((o.through for o in earlier), default=None)
@@ -465,26 +465,26 @@ class Statements:
         w = self.writers[writer]
         return bool(w.alone) if reason == "stopped" else w.seq > 0
 
-    def keeping_now(self, session: Session) -> list[Row]:
+    def scheduler_now(self, session: Session) -> list[Row]:
         return [_ONE(to_datetime(self.log_time))]
 
-    def keeping_deaf_known(self, session: Session) -> list[Row]:
+    def scheduler_deaf_known(self, session: Session) -> list[Row]:
         return [_DEAF(d.id, to_datetime(d.started), to_datetime(d.ended), d.reason, d.pings) for d in self.deaf]
 
-    def keeping_refusals_applied(self, session: Session) -> list[Row]:
+    def scheduler_refusals_applied(self, session: Session) -> list[Row]:
         return [_ONE(max((d.refusal or 0 for d in self.deaf), default=0))]
 
-    def keeping_last_writer(self, session: Session, at: Any) -> list[Row]:
+    def scheduler_last_writer(self, session: Session, at: Any) -> list[Row]:
         through = to_micros(at)
         return [_ONE(max((w.id for w in self.writers.values() if w.through <= through), default=0))]
 
-    def keeping_open_incidents(self, session: Session) -> list[Row]:
+    def scheduler_open_incidents(self, session: Session) -> list[Row]:
         return [_OPEN(*key) for key, incident in self.incidents.items() if incident.resolved_at is None]
 
-    def keeping_channels(self, session: Session) -> list[tuple[Any, ...]]:
+    def scheduler_channels(self, session: Session) -> list[tuple[Any, ...]]:
         return [(id, 1, f"c{id}", True) for id in CHANNELS]
 
-    def keeping_projects(self, session: Session) -> list[Row]:
+    def scheduler_projects(self, session: Session) -> list[Row]:
         return [_SLUG(1, "default")]
 
     # -------------------------------------------------------------------------------------- the keeper writes

@@ -18,7 +18,7 @@ from offbeat_server.observability.metrics import Metrics
 
 FRESH_S = 1.0
 TIMEOUT_S = 1.0
-_SQL = load("machines")
+_SQL = load("processes")
 
 log = structlog.get_logger("machines")
 

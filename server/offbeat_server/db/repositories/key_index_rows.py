@@ -14,7 +14,7 @@ from offbeat_server.db.pool import database_trouble, open_cursor
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import Signal
 
-_SQL = load("roster")
+_SQL = load("key_index")
 SLICE_ROWS = 2_000  # made into objects in one go: some 5 ms of the loop
 ACQUIRE_TIMEOUT_S = 5.0
 

@@ -29,7 +29,7 @@ from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import Entry
 
 BACKEND_END_TIMEOUT_MS = 3_000
-_SQL = load("log")
+_SQL = load("ping_log")
 _COPY = _SQL["append"].format(columns=", ".join(COLUMNS))
 _FENCED = "OB001"  # raised by the trigger pings_accept
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 
-_SQL = load("upkeep")
+_SQL = load("retention")
 ROWS_MAX = 5_000  # in one statement
 MONITORS_MAX = 1_000  # deleted ones in one round
 _STATEMENTS = {

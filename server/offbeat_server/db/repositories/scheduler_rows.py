@@ -13,7 +13,7 @@ from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
-_SQL = load("keeping")
+_SQL = load("scheduler")
 CHANGES_MAX = 2_000  # in one read
 
 

@@ -16,7 +16,7 @@ from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Monitor, one_of_equal
 from offbeat_server.engine.model.ping import Position
 
-_SQL = load("keeping")
+_SQL = load("scheduler")
 LOAD_ROWS = 500  # of the cursor; made into objects in one go, some 3 ms
 MEMBER_ROWS = 5_000
 _new_position = tuple.__new__  # half the time of Position(...), which is a Python function

@@ -38,7 +38,7 @@ update monitors m
  where m.id = w.id
 
 -- name: delete_monitors
--- Their keys go with them. Their pings, runs and incidents are deleted an hour later, in slices: upkeep.sql.
+-- Their keys go with them. Their pings, runs and incidents are deleted an hour later, in slices: retention.sql.
 delete from monitors where id = any($1::integer[])
 
 -- name: keys_taken

@@ -1,0 +1,310 @@
+"""The scenarios of the field as they happen: real jobs and workers, a real server, and what a person is told.
+
+All are played at once on one server, as in a company, and each must be told as if it were alone.
+tests/unit/engine/test_engine_scenarios.py has the same ones to the second and to the word.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.harness import Postgres, Received, Receiver, Server, eventually, needs
+
+TOLD_S = 25.0  # generous: seven scenarios at once on two cores
+
+ETL = """
+ping() { curl -m 10 -fsS -o /dev/null "$URL/$1?run=$RUN&$2"; }
+ping start
+ping start stage=extract; sleep 0.2; ping success stage=extract
+ping start stage=transform; sleep 60; ping success stage=transform
+ping success
+"""
+JOB = """
+curl -m 10 -fsS -o /dev/null "$URL/start?run=$RUN"
+sleep "$WORK"
+curl -m 10 -fsS -o /dev/null "$URL?run=$RUN"
+"""
+QUEUE_WORKER = """
+import os, time, urllib.request
+
+def tell(done):
+    url = f"{os.environ['URL']}/progress?run={os.environ['RUN']}&done={done}&total=10000"
+    urllib.request.urlopen(url, timeout=10).read()
+
+for done in range(100, 4400, 100):
+    tell(done)
+while True:  # it still lives
+    time.sleep(0.2)
+    tell(4300)
+"""
+
+
+class Stage:
+    """The server, the receiver that the people look at, and what is done with them."""
+
+    def __init__(self, server: Server, receiver: Receiver) -> None:
+        self.server, self.receiver = server, receiver
+
+    async def monitor(self, slug: str, **definition: Any) -> str:
+        """Made; the address of its pings."""
+        made = await self.server.api("PUT", f"/api/v1/monitors/{slug}", definition)
+        assert made.status == 201, made
+        url: str = made.body["ping_url"]
+        return url
+
+    async def ping(self, url: str, signal: str = "", **params: Any) -> None:
+        """One ping, committed."""
+        async with self.server.session.get(f"{url}/{signal}".rstrip("/"), params=params) as answer:
+            assert answer.status == 200, await answer.text()
+
+    async def pings(self, url: str, each: list[dict[str, Any]]) -> None:
+        """Many in one request."""
+        key = url.rsplit("/", 1)[1]
+        lines = "".join(json.dumps({"key": key, **ping}) + "\n" for ping in each)
+        async with self.server.session.post("/api/v1/heartbeats", data=lines) as answer:
+            assert (await answer.json())["accepted"] == len(each)
+
+    async def get(self, path: str) -> Any:
+        """What the API says of a monitor."""
+        answer = await self.server.api("GET", f"/api/v1/monitors/{path}")
+        assert answer.status == 200, answer
+        return answer.body
+
+    async def told(self, slug: str, kind: str, cause: str | None = None) -> Any:
+        """The facts of the first such alert that arrives."""
+
+        def matches(request: Received) -> bool:
+            facts = request.json["data"]
+            return bool(
+                facts["monitor"] == slug and facts["kind"] == kind and (cause is None or facts["cause"] == cause)
+            )
+
+        return (await self.receiver.wait_for(matches, TOLD_S)).json["data"]
+
+    def alerts(self, slug: str) -> list[tuple[str, str]]:
+        """Kind and cause of all that arrived about a monitor."""
+        facts = (request.json["data"] for request in self.receiver.requests)
+        return [(each["kind"], each["cause"]) for each in facts if each["monitor"] == slug]
+
+    @asynccontextmanager
+    async def process(self, program: list[str], **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A job on somebody's machine; killed at the end, whatever it does."""
+        process = await asyncio.create_subprocess_exec(
+            *program, env={"PATH": os.environ["PATH"], **env}, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+Scenario = Callable[[Stage], Awaitable[None]]
+
+
+async def a_nightly_etl_hangs_in_its_second_stage(stage: Stage) -> None:
+    stages = [{"name": "extract", "within": "20s"}, {"name": "transform", "within": "3s"}, {"name": "load"}]
+    url = await stage.monitor("etl", stages=stages)
+    async with stage.process(["/bin/sh", "-c", ETL], URL=url, RUN="n1"):
+        facts = await stage.told("etl", "opened")
+    assert (facts["cause"], facts["run"], facts["stage"]) == ("stage", "n1", "transform")
+    assert re.fullmatch(
+        r"transform started \S+, expected to finish by .+; extract took \S+ s, load never started \(run n1\)",
+        facts["reason"],
+    )
+    (run,) = (await stage.get("etl/runs"))["items"]
+    assert run["verdict"] == "hung" and run["reason"] == facts["reason"]
+    assert [(s["name"], s["status"]) for s in run["stages"]] == [
+        ("extract", "done"),
+        ("transform", "running"),
+        ("load", "waiting"),
+    ]
+
+
+async def a_queue_worker_stalls_at_4300_of_10000(stage: Stage) -> None:
+    url = await stage.monitor("queue", stall_for="2s", quiet_for="30s")
+    async with stage.process([sys.executable, "-c", QUEUE_WORKER], URL=url, RUN="q7"):
+        facts = await stage.told("queue", "opened")
+        assert (facts["cause"], facts["run"]) == ("hung", "q7")
+        assert re.search(r"has made no progress for 2 s: it has been at 4300 of 10000 since .+$", facts["reason"])
+        (run,) = (await stage.get("queue/runs"))["items"]
+        assert run["verdict"] == "hung"
+        progress = run["progress"]
+        assert (progress["done"], progress["total"]) == (4300, 10_000) and progress["rate"] > 0 and progress["eta"]
+
+
+async def of_a_thousand_workers_three_never_report_and_five_fail(stage: Stage) -> None:
+    url = await stage.monitor("fan-out", tasks={"expected": 1_000, "within": "8s", "tolerate": 5})
+    await stage.ping(url, "start", run="f1")
+    silent, failing = {17, 404, 999}, {200, 400, 600, 800, 1_000}
+    tasks = iter(sorted(set(range(1, 1_001)) - silent))
+
+    async def worker() -> None:
+        for task in tasks:
+            await stage.ping(url, "start", run="f1", task=task)
+            await stage.ping(url, "fail" if task in failing else "success", run="f1", task=task)
+
+    await asyncio.gather(*(worker() for _ in range(20)))
+    facts = await stage.told("fan-out", "opened")
+    assert facts["cause"] == "tasks"
+    assert re.fullmatch(
+        r"992 of 1000 tasks done by .+, 5 failed \(5 tolerated\), "
+        r"3 missing \(none of them started\): 17, 404, 999 \(run f1\)",
+        facts["reason"],
+    )
+    (run,) = (await stage.get("fan-out/runs"))["items"]
+    tasks_seen = run["tasks"]
+    assert (tasks_seen["expected"], tasks_seen["done"], tasks_seen["failed"]) == (1_000, 992, 5)
+    assert tasks_seen["missing"] == ["17", "404", "999"]
+    await stage.pings(url, [{"run": "f1", "task": str(task)} for task in silent])  # they were only slow
+    await stage.told("fan-out", "resolved")
+    (run,) = (await stage.get("fan-out/runs"))["items"]
+    assert run["verdict"] == "succeeded" and run["reason"].startswith("finished late")
+
+
+async def a_second_run_starts_before_the_first_ended_and_the_first_hangs(stage: Stage) -> None:
+    url = await stage.monitor("report", max_runtime="6s", overlap="alert")
+
+    async def first_is_open() -> bool:
+        return bool((await stage.get("report/runs"))["items"])
+
+    async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="a", WORK="60"):
+        await eventually(first_is_open, TOLD_S)
+        async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="b", WORK="0.5") as second:
+            overlap = await stage.told("report", "opened", "overlap")
+            assert await second.wait() == 0
+        hang = await stage.told("report", "opened", "hung")
+    assert re.fullmatch(r"run b started .+ while run a, started \S+, was still open", overlap["reason"])
+    assert re.fullmatch(r"run a, started \S+, was expected to finish by .+, after 6 s", hang["reason"])
+    runs = {run["run"]: run["verdict"] for run in (await stage.get("report/runs"))["items"]}
+    assert runs == {"a": "hung", "b": "succeeded"}
+    assert stage.alerts("report") == [("opened", "overlap"), ("resolved", "overlap"), ("opened", "hung")]
+
+
+async def of_four_monitors_in_sequence_the_third_is_silent(stage: Stage) -> None:
+    urls = {"ingest": await stage.monitor("ingest")}
+    for before, slug in (("ingest", "clean"), ("clean", "train"), ("train", "publish")):
+        urls[slug] = await stage.monitor(slug, after={"monitor": before, "within": "3s"}, grace="1s")
+    for slug in ("ingest", "clean"):
+        async with stage.process(["/bin/sh", "-c", JOB], URL=urls[slug], RUN="d5", WORK="0.1") as job:
+            assert await job.wait() == 0
+    facts = await stage.told("train", "opened")
+    assert (facts["cause"], facts["run"]) == ("missed", "d5")
+    assert re.fullmatch(
+        r"clean sent success at \S+ \(run d5\); no ping followed by .+: it was due within 3 s, with 1 s of grace",
+        facts["reason"],
+    )
+    async with stage.process(["/bin/sh", "-c", JOB], URL=urls["train"], RUN="d5", WORK="0.1"):
+        await stage.told("train", "resolved")
+    assert [stage.alerts(slug) for slug in ("ingest", "clean")] == [[], []]
+
+
+async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
+    url = await stage.monitor("fleet", members={"every": "4s", "grace": "2s", "min_alive": "95%"})
+    names = [f"worker-{n:03}" for n in range(1_000)]
+    dead = {*names[::17], "worker-999"}
+
+    async def beat(whom: list[str]) -> None:
+        while True:
+            await stage.pings(url, [{"status": "progress", "task": name} for name in whom])
+            await asyncio.sleep(1)
+
+    await stage.pings(url, [{"status": "progress", "task": name} for name in names])
+    living = asyncio.create_task(beat([name for name in names if name not in dead]))
+    try:
+        facts = await stage.told("fleet", "opened")
+        found = re.match(r"(\d+) of 1000 members alive, 950 required \(95%\); silent: ", facts["reason"])
+        assert facts["cause"] == "members" and found and 940 <= int(found[1]) < 950
+        named = set(re.findall(r"worker-\d+", facts["reason"]))
+        assert len(named) == 20 and named <= dead
+
+        async def all_are_known() -> bool:
+            silent = (await stage.get("fleet/members?silent=true&limit=100"))["items"]
+            return {each["name"] for each in silent} == dead
+
+        await eventually(all_are_known, TOLD_S)
+        (incident,) = (await stage.get("fleet/incidents"))["items"]
+        assert incident["reason"].startswith("940 of 1000 members alive")
+        await stage.pings(url, [{"status": "progress", "task": name} for name in dead])
+        await stage.told("fleet", "resolved")
+    finally:
+        living.cancel()
+    assert stage.alerts("fleet") == [("opened", "members"), ("resolved", "members")]
+
+
+async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: Stage) -> None:
+    downstreams = [f"job-{n}" for n in range(1, 6)]
+    urls = {"db": await stage.monitor("db", every="2s", grace="1s")}
+    for slug in downstreams:
+        urls[slug] = await stage.monitor(slug, every="4s", grace="2s", depends_on=["db"])
+    for url in urls.values():
+        await stage.ping(url)
+    down = await stage.told("db", "opened")
+    assert down["cause"] == "missed"
+
+    async def all_are_explained() -> bool:
+        found = [(await stage.get(f"{slug}/incidents"))["items"] for slug in downstreams]
+        return all(items and items[0]["suppressed_by"] == "db" for items in found)
+
+    await eventually(all_are_explained, TOLD_S)
+    assert not any(stage.alerts(slug) for slug in downstreams)
+
+    async def beat() -> None:
+        while True:
+            for slug in ("db", *downstreams[:4]):
+                await stage.ping(urls[slug])
+            await asyncio.sleep(0.5)
+
+    living = asyncio.create_task(beat())
+    try:
+        await stage.told("db", "resolved")
+        facts = await stage.told("job-5", "opened")
+    finally:
+        living.cancel()
+    assert facts["cause"] == "missed" and re.match(r"while db was down, until ", facts["held_back"])
+    assert [stage.alerts(slug) for slug in downstreams] == [[], [], [], [], [("opened", "missed")]]
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    a_nightly_etl_hangs_in_its_second_stage,
+    a_queue_worker_stalls_at_4300_of_10000,
+    of_a_thousand_workers_three_never_report_and_five_fail,
+    a_second_run_starts_before_the_first_ended_and_the_first_hangs,
+    of_four_monitors_in_sequence_the_third_is_silent,
+    of_a_fleet_of_a_thousand_sixty_die_at_once,
+    an_upstream_is_down_and_one_downstream_stays_silent_after_it,
+)
+
+
+@pytest.fixture(scope="module")
+def played(postgres: Postgres) -> Iterator[dict[Scenario, BaseException | None]]:
+    """How each of them ended."""
+    needs("curl")
+
+    async def play() -> list[BaseException | None]:
+        async with (
+            postgres.fresh() as url,
+            Receiver() as receiver,
+            Server(url, "--allow-private-destinations") as server,
+        ):
+            await server.api("PUT", "/api/v1/channels/oncall", {"kind": "webhook", "url": receiver.url})
+            stage = Stage(server, receiver)
+            return await asyncio.gather(*(scenario(stage) for scenario in SCENARIOS), return_exceptions=True)
+
+    yield dict(zip(SCENARIOS, asyncio.run(play()), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_scenario(scenario: Scenario, played: dict[Scenario, BaseException | None]) -> None:
+    if (error := played[scenario]) is not None:
+        raise error

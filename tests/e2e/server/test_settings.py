@@ -1,0 +1,225 @@
+"""Settings are refused with what is allowed and which flag it was."""
+
+import os
+import re
+
+import pytest
+
+from offbeat.cli.settings import VARIABLES_OF_SERVER
+from offbeat_server.common.errors import SettingsError
+from offbeat_server.config import (
+    FORMER_NAMES,
+    SECRETS,
+    Settings,
+    former_names_in,
+    read_settings,
+    unknown_variables,
+    variables_of_server,
+)
+from tests.support.command import offbeat
+from tests.support.harness import ROOT, Server
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("https://beat.example.org", "https://beat.example.org"),
+        ("https://beat.example.org:8443/", "https://beat.example.org:8443"),
+        ("http://[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
+        ("", None),
+    ],
+)
+def test_a_public_url_is_a_scheme_and_a_host(given, meant):
+    assert read_settings({"public_url": given}).public_url == meant
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("beat.example.org", "ftp://beat.example.org", "https://", "https:///x"),
+        *("https://example.org/offbeat", "https://example.org/?a", "https://example.org/#a", "https://a:b@example.org"),
+    ],
+)
+def test_a_public_url_below_a_path_is_refused_at_the_start(given):
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"public_url": given})
+    assert "--public-url (OFFBEAT_PUBLIC_URL)" in str(refused.value)
+    if "example.org/offbeat" in given:
+        assert "https://offbeat.example.org" in str(refused.value), "it says what to do"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("port", "abc", "must be a whole number, not 'abc'"),
+        ("door", "slow", "must be 'fast' or 'aiohttp', not 'slow'"),
+        ("workers", "0", "must be at least 1"),
+        ("trusted_proxies", "x", "must be a network, such as 10.0.0.0/8"),
+    ],
+)
+def test_a_wrong_value_says_what_to_write(name, given, words):
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: given})
+    assert words in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("OFFBEAT_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("OFFBEAT_KEEP_DAY", "OFFBEAT_KEEP_DAYS"),
+        ("OFFBEAT_DATABASE", "OFFBEAT_DATABASE_URL"),
+        ("OFFBEAT_ADMIN_KEYFILE", "OFFBEAT_ADMIN_KEY_FILE"),
+        ("OFFBEAT_PORT_FILE", "OFFBEAT_PORT"),
+        ("OFFBEAT_ZZZZZZ", "`offbeat serve --help`"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused_with_the_nearest_name(environment, name, near):
+    environment.setenv(name, "1")
+    with pytest.raises(SettingsError, match=f"^{name}: there is no such setting; .*{near}"):
+        read_settings({})
+
+
+def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
+    for name, value in {
+        "OFFBEAT_URL": "https://beat.example.org", "OFFBEAT_RUN": "1", "OFFBEAT_KEEP_DAYS": "3",
+        "OFFBEAT_PORT": "tcp://10.0.0.1:8080", "OFFBEAT_SERVICE_HOST": "10.0.0.1", "OFFBEAT_SERVICE_PORT": "8080",
+        "OFFBEAT_SERVICE_PORT_HTTP": "8080", "OFFBEAT_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "OFFBEAT_PORT_8080_TCP_ADDR": "10.0.0.1", "OFFBEAT_PORT_8080_TCP_PROTO": "tcp",
+        "OFFBEAT_POSTGRES_PORT": "tcp://10.0.0.2:5432", "OFFBEAT_POSTGRES_SERVICE_HOST": "10.0.0.2",
+    }.items():  # fmt: skip
+        environment.setenv(name, value)
+    settings = read_settings({})
+    assert settings.keep_days == 3 and settings.port == 8080
+
+
+def test_every_variable_that_the_program_names_is_known(environment):
+    texts = [path.read_text() for folder in ("client", "server") for path in (ROOT / folder).rglob("*.py")]
+    texts += [(ROOT / "README.md").read_text(), (ROOT / "deploy" / "compose.yaml").read_text()]
+    texts += [(ROOT / "deploy" / "offbeat.service").read_text()]
+    named = {name for text in texts for name in re.findall(r"\bOFFBEAT_[A-Z][A-Z_]*[A-Z]\b", text)}
+    placeholders = {"OFFBEAT_X_Y", "OFFBEAT_X_Y_FILE", "OFFBEAT_NAME"}
+    assert {"OFFBEAT_RUN", "OFFBEAT_DATABASE_URL"} <= named
+    for name in named - placeholders:
+        environment.setenv(name, "1")
+    assert not unknown_variables()
+
+
+@pytest.mark.parametrize(
+    "name", ["admin_key", "database_url", "metrics_token", "smtp_url", "watchdog_url", "public_url"]
+)
+def test_a_placeholder_that_nothing_replaced_is_refused(environment, name):
+    environment.setenv(f"OFFBEAT_{name.upper()}", "https://${HOST:-a}/x")
+    with pytest.raises(SettingsError, match=rf"OFFBEAT_{name.upper()}\): .*contains the placeholder \${{HOST:-a}}"):
+        read_settings({})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_may_come_from_files(environment, tmp_path, name):
+    file = tmp_path / "secret"
+    environment.setenv(f"OFFBEAT_{name.upper()}_FILE", str(file))
+    with pytest.raises(SettingsError, match=f"OFFBEAT_{name.upper()}_FILE: .*No such file"):
+        read_settings({})
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="the file is empty"):
+        read_settings({})
+    file.write_text("https://s3cret\n")
+    assert getattr(read_settings({}), name) == "https://s3cret"
+    assert getattr(read_settings({name: "https://flag"}), name) == "https://flag"
+    environment.setenv(f"OFFBEAT_{name.upper()}", "https://x")
+    with pytest.raises(SettingsError, match="are both set"):
+        read_settings({})
+
+
+FORMER = {
+    "door": ("http_server", "aiohttp"),
+    "beat_url": ("watchdog_url", "http://x.example/y"),
+    "beat_every": ("watchdog_every", "7"),
+    "root_dialect": ("root_protocol", "snitch"),
+    "ack_timeout": ("commit_timeout", "2.5"),
+    "stop_delay": ("drain_delay", "4"),
+}
+
+
+def test_every_former_name_is_tested():
+    assert {former: present for former, (present, _) in FORMER.items()} == FORMER_NAMES
+    assert not FORMER_NAMES.keys() & Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("former", FORMER)
+def test_a_former_name_counts_as_the_present_one(environment, former):
+    present, text = FORMER[former]
+    flag, variable = f"--{former.replace('_', '-')}", f"OFFBEAT_{former.upper()}"
+    wanted = getattr(read_settings({present: text}), present)
+    assert wanted != Settings.model_fields[present].default
+    assert getattr(read_settings({former: text}), present) == wanted
+    (said,) = former_names_in({former: text})
+    assert said.startswith(f"{flag} is now called --{present.replace('_', '-')};")
+    with pytest.raises(SettingsError, match=f"^{flag} and --.* are the same setting: give only --"):
+        read_settings({former: text, present: text})
+    with pytest.raises(SettingsError, match="--" + present.replace("_", "-") if text[0] != "h" else "placeholder"):
+        read_settings({former: "${X}"})
+
+    environment.setenv(variable, text)
+    assert getattr(read_settings({}), present) == wanted
+    (said,) = former_names_in({})
+    assert said.startswith(f"{variable} is now called OFFBEAT_{present.upper()};")
+    environment.setenv(f"OFFBEAT_{present.upper()}", text)
+    with pytest.raises(SettingsError, match=f"^{variable} and OFFBEAT_.* are the same setting: unset {variable}$"):
+        read_settings({})
+
+
+def test_the_file_of_a_secret_by_its_former_name(environment, tmp_path):
+    (tmp_path / "url").write_text("http://x.example/y\n")
+    environment.setenv("OFFBEAT_BEAT_URL_FILE", str(tmp_path / "url"))
+    assert read_settings({}).watchdog_url == "http://x.example/y"
+    assert former_names_in({})[0].startswith("OFFBEAT_BEAT_URL_FILE is now called OFFBEAT_WATCHDOG_URL_FILE;")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_WATCHDOG_URL_FILE"),
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_BEAT_URL"),
+        ("OFFBEAT_WATCHDOG_URL", "OFFBEAT_BEAT_URL_FILE"),
+        ("OFFBEAT_WATCHDOG_URL_FILE", "OFFBEAT_BEAT_URL"),
+        ("OFFBEAT_WATCHDOG_URL_FILE", "OFFBEAT_BEAT_URL_FILE"),
+        ("OFFBEAT_BEAT_URL", "OFFBEAT_BEAT_URL_FILE"),
+    ],
+)
+def test_a_setting_that_is_set_twice_is_refused(environment, first, second):
+    for name in (first, second):
+        environment.setenv(name, "http://x.example/y")
+    with pytest.raises(SettingsError, match=rf"{first}\b.*{second}\b|{second}\b.*{first}\b") as error:
+        read_settings({})
+    assert "unset" in str(error.value)
+    assert read_settings({"watchdog_url": "http://flag.example/"}).watchdog_url == "http://flag.example/"
+
+
+def test_the_client_knows_the_variables_of_the_server():
+    assert set(VARIABLES_OF_SERVER) == variables_of_server()
+
+
+@pytest.mark.parametrize("name", ["OFFBEAT_API_KEY", "OFFBEAT_SERVER_URL", "OFFBEAT_KEEP_DAY", "OFFBEAT_ADMIN_KYE"])
+async def test_the_client_warns_of_a_variable_that_nobody_reads(name):
+    done = await offbeat("monitors", url="http://127.0.0.1:9", **{name: "1", "OFFBEAT_KEEP_DAYS": "9"})
+    assert f"warning: {name}: there is no such setting" in done.err and "OFFBEAT_KEEP_DAYS:" not in done.err
+
+
+async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url):
+    async with Server(database_url, "--door", "aiohttp", env={"OFFBEAT_ACK_TIMEOUT": "5"}) as server:
+        said = "\n".join(server.output)
+    assert "warning  ] --door is now called --http-server; " in said
+    assert "warning  ] OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
+    done = await offbeat("doctor", "--json", OFFBEAT_ACK_TIMEOUT="5", OFFBEAT_DATABASE_URL=database_url)
+    assert any("OFFBEAT_COMMIT_TIMEOUT" in each["said"] for each in done.json if each["what"] == "settings")
+    done = await offbeat("serve", "--ack-timeout", "x")
+    assert done.code == 2 and done.err.startswith("offbeat: --commit-timeout (OFFBEAT_COMMIT_TIMEOUT): ")
+    shown = (await offbeat("serve", "--help")).out
+    assert "--http-server" in shown and not re.search(r"--(door|beat-|root-dialect|ack-timeout|stop-delay)", shown)

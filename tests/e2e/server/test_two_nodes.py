@@ -1,0 +1,256 @@
+"""Two real nodes on one Postgres: restarted one after the other, killed, frozen; and behind PgBouncer."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import aiohttp
+import asyncpg
+import pytest
+
+from offbeat_server.db.pool import connect
+from tests.support.harness import PgBouncer, Server, eventually, free_port
+
+MONITORS = 12
+CLIENTS = 6
+PAUSE_S = 0.03
+
+
+class Client:
+    """Pings over one keep-alive connection, and goes to the other node where it is refused or cut off."""
+
+    def __init__(self, name: int, ports: list[int], keys: list[str]) -> None:
+        self._name, self._ports, self._keys = name, ports, keys
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter | None = None
+        self.answers: dict[str, int] = {}  # by the ping's own words; 0: cut off without a word
+        self.stopped = False
+
+    async def run(self) -> None:
+        index, node = 0, self._name
+        while not self.stopped:
+            words, key = f"{self._name}-{index}", self._keys[index % len(self._keys)]
+            index += 1
+            try:
+                self.answers[words] = 0
+                self.answers[words] = await self._ping(self._ports[node % 2], key, words.encode())
+            except (OSError, EOFError):
+                self.close()
+                node += 1
+            await asyncio.sleep(PAUSE_S)
+        self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    async def _ping(self, port: int, key: str, words: bytes) -> int:
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
+        self._writer.write(
+            b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
+            % (key.encode(), len(words), words)
+        )
+        async with asyncio.timeout(12):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+            await self._reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+        if b"connection: close" in head:
+            self.close()
+        return int(head.split(b" ")[1])
+
+
+async def monitors(server: Server, **definition: object) -> list[str]:
+    keys = []
+    for number in range(MONITORS):
+        answer = await server.api("PUT", f"/api/v1/monitors/m{number}", definition)
+        assert answer.status == 201, answer
+        keys.append(answer.body["key"])
+    return keys
+
+
+async def judges(server: Server) -> bool:
+    with contextlib.suppress(OSError):
+        async with server.session.get("/metrics") as response:
+            return "offbeat_keeper 1.0" in await response.text()
+    return False
+
+
+async def taken_over_s(connection: asyncpg.Connection, after_term: int) -> float:
+    """Seconds from now to a later term of the lease."""
+    began = time.monotonic()
+
+    async def taken() -> bool:
+        return bool(await connection.fetchval("select term > $1 from lease where name = 'keeper'", after_term))
+
+    await eventually(taken, 20)
+    return time.monotonic() - began
+
+
+async def term(connection: asyncpg.Connection) -> int:
+    found: int = await connection.fetchval("select term from lease where name = 'keeper'")
+    return found
+
+
+@pytest.fixture
+async def observer(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.slow
+async def test_restarted_one_after_the_other_under_load(database_url: str, observer: asyncpg.Connection) -> None:
+    ports = [free_port(), free_port()]
+    async with Server(database_url, port=ports[0]) as a, Server(database_url, port=ports[1]) as b:
+        keys = await monitors(a, every="3s", grace="3s")
+        clients = [Client(number, ports, keys) for number in range(CLIENTS)]
+        running = [asyncio.ensure_future(client.run()) for client in clients]
+        await eventually(lambda: judges(a))
+        for node, other in ((a, b), (b, a)):
+            before = await term(observer)
+            await asyncio.sleep(1)
+            stopping = asyncio.ensure_future(node.stop())
+            assert await taken_over_s(observer, before) < 2
+            assert await stopping == 0
+            await eventually(lambda other=other: judges(other))
+            await node.start()
+        await asyncio.sleep(4)
+        for client in clients:
+            client.stopped = True
+        await asyncio.gather(*running)
+
+        answers = {words: status for client in clients for words, status in client.answers.items()}
+        counts = Counter(answers.values())
+        assert set(counts) <= {200, 0}, f"whoever was read is answered, and well: {counts}"
+        assert counts[200] > 1_000 and counts[0] <= 8 * CLIENTS, counts
+        stored = Counter(row["message"] for row in await observer.fetch("select message from pings"))
+        lost = [words for words, status in answers.items() if status == 200 and stored[words] != 1]
+        assert not lost, f"{len(lost)} pings answered 200 are not in the log exactly once: {lost[:5]}"
+        unanswered = [words for words, status in answers.items() if status == 0 and stored[words]]
+        assert not unanswered, f"read, stored and not answered: {unanswered[:5]}"
+        assert not await observer.fetch("select * from incidents")
+        for node in (a, b):
+            async with node.session.get("/metrics") as response:
+                assert "offbeat_self_check_mismatches_total 0.0" in await response.text() or not await judges(node)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
+async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_door_when_it_was_seen_not_ready(
+    database_url: str, observer: asyncpg.Connection, pooled: bool
+) -> None:
+    async with _two(database_url, pooled, "--drain-delay", "4") as (a, b):
+        keys = await monitors(a, every="1h")
+        assert await _ping(b, f"{keys[0]}/start?run=before") == 200
+        await eventually(lambda: _runs(observer, "before"))  # so a knows that there is another
+        _, slow = await asyncio.open_connection("127.0.0.1", a.port)  # for its sake the door is open to the last
+        slow.write(b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhal" % keys[0].encode())
+        before = await term(observer)
+        stopping = asyncio.ensure_future(a.stop())
+        assert await taken_over_s(observer, before) < 2
+        async with aiohttp.ClientSession(a.url) as newcomer, newcomer.get("/readyz") as response:
+            assert response.status == 503 and "[-] running: stopping" in await response.text()
+        assert await Client(0, [a.port], keys)._ping(a.port, f"{keys[0]}/start?run=after", b"") == 200
+        assert not stopping.done()
+        slow.close()
+        assert await stopping == 0
+        await eventually(lambda: _runs(observer, "after"))
+        assert not await observer.fetch("select reason from deaf")  # somebody was there all the time
+
+
+@pytest.mark.slow
+async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when_it_wakes(
+    database_url: str, observer: asyncpg.Connection
+) -> None:
+    async with PgBouncer(database_url) as pooled, Server(pooled, "--pgbouncer") as a:
+        await eventually(lambda: judges(a))
+        async with Server(pooled, "--pgbouncer") as b, Server(pooled, "--pgbouncer") as c:
+            answer = await b.api("PUT", "/api/v1/monitors/job", {"every": "2s", "grace": "1s"})
+            key = answer.body["key"]
+            await b.session.get(f"/api/v1/heartbeat/{key}")
+            before = await term(observer)
+            await a.kill()
+            assert await taken_over_s(observer, before) < 10
+
+            scheduler, other = (b, c) if await _either_judges(b, c) is b else (c, b)
+            before = await term(observer)
+            os.kill(scheduler.pid, signal.SIGSTOP)
+            try:
+                assert await taken_over_s(observer, before) < 10
+                await eventually(lambda: judges(other), 20)
+
+                async def down() -> bool:
+                    return bool(await observer.fetchval("select count(*) from incidents where resolved_at is null"))
+
+                await eventually(down, 40)
+                recorded, now = await observer.fetch("select monitor_id, number from incidents"), await term(observer)
+            finally:
+                os.kill(scheduler.pid, signal.SIGCONT)
+            assert (await scheduler.api("GET", "/api/v1/monitors/job")).body["status"] == "down"
+            assert (await _ping(scheduler, key)) == 200  # with a new writer: the old one was fenced
+            await eventually(lambda: _resolved(observer))
+            assert await term(observer) == now and await judges(other) and not await judges(scheduler)
+            assert await observer.fetch("select monitor_id, number from incidents") == recorded
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
+async def test_what_is_changed_at_one_node_is_known_at_the_other_within_two_seconds(
+    database_url: str, pooled: bool
+) -> None:
+    async with _two(database_url, pooled) as (a, b):
+        made = await a.api("PUT", "/api/v1/monitors/job", {"every": "1h"})
+        began = time.monotonic()
+        assert await _ping(b, made.body["key"]) == 200  # asked for at once
+        assert time.monotonic() - began < 2
+        assert (await a.api("DELETE", "/api/v1/monitors/job")).status in (200, 204)
+        began = time.monotonic()
+
+        async def unknown() -> bool:
+            return await _ping(b, made.body["key"]) == 404
+
+        await eventually(unknown)
+        assert time.monotonic() - began < 2
+
+
+@contextlib.asynccontextmanager
+async def _two(database_url: str, pooled: bool, *flags: str) -> AsyncIterator[tuple[Server, Server]]:
+    """Two nodes; the first is the keeper, unless it was slow."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(PgBouncer(database_url)) if pooled else database_url
+        flags = ("--pgbouncer", *flags) if pooled else flags
+        a = await stack.enter_async_context(Server(url, *flags))
+        b = await stack.enter_async_context(Server(url, *flags))
+        yield a, b
+
+
+async def _ping(server: Server, key: str) -> int:
+    async with server.session.get(f"/api/v1/heartbeat/{key}") as response:
+        if response.status == 503:
+            await asyncio.sleep(0.2)
+            return await _ping(server, key)
+        return response.status
+
+
+async def _either_judges(*servers: Server) -> Server:
+    async def which() -> Server | None:
+        for server in servers:
+            if await judges(server):
+                return server
+        return None
+
+    found = await eventually(which)
+    assert found is not None
+    return found
+
+
+async def _runs(connection: asyncpg.Connection, run: str) -> bool:
+    """Whether its start was judged."""
+    return bool(await connection.fetchval("select 1 from runs where run = $1", run))
+
+
+async def _resolved(connection: asyncpg.Connection) -> bool:
+    return not await connection.fetchval("select count(*) from incidents where resolved_at is null")

@@ -1,0 +1,159 @@
+"""Who hears of the beginning and the end of an incident, also if channels are added, removed, broken and repaired.
+
+On the real server, from the ping to the receiver.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.e2e.web.test_pages_http import Visitor
+from tests.support.harness import Behaviour, Receiver, Server, eventually
+
+
+@pytest.fixture
+async def server(database_url: str) -> AsyncIterator[Server]:
+    async with Server(database_url, "--allow-private-destinations") as server:
+        yield server
+
+
+async def put(server: Server, path: str, body: dict[str, Any]) -> Any:
+    answer = await server.api("PUT", f"/api/v1/{path}", body)
+    assert answer.status in (200, 201), answer.body
+    return answer.body
+
+
+async def ping(server: Server, monitor: dict[str, Any], *signals: str) -> None:
+    lines = "".join(f'{{"key":"{monitor["key"]}","status":"{signal}"}}\n' for signal in signals)
+    async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
+        assert answer.status == 200
+
+
+def heard(receiver: Receiver) -> list[tuple[str, str]]:
+    return sorted((request.path[1:], request.json["type"]) for request in receiver.requests)
+
+
+async def is_alarming(server: Server, *paths: str) -> list[bool]:
+    """Whether each page says in red that alerts do not arrive."""
+    async with Visitor(server) as visitor:
+        assert await visitor.sign_in() == 303
+        return ['class="alarm"' in (await visitor.get(path))[1] for path in paths]
+
+
+async def nothing_waits(database: asyncpg.Connection) -> bool:
+    return not await database.fetchval("select count(*) from alerts where state = 'pending'")
+
+
+async def test_an_added_channel_hears_what_is_open_and_every_channel_that_heard_hears_the_end(
+    server: Server, database: asyncpg.Connection
+) -> None:
+    async with Receiver() as receiver:
+        for name in ("kept", "removed", "added", "other"):
+            await put(
+                server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": False}
+            )
+        job = await put(server, "monitors/job", {"channels": ["kept", "removed"]})
+        await ping(server, job, "fail")
+        await receiver.wait_count(2)
+        await put(server, "monitors/job", {"channels": ["kept", "added"]})
+        await receiver.wait_count(3, 20)
+        await ping(server, job, "success")
+        await receiver.wait_count(6)
+        assert await eventually(lambda: nothing_waits(database))
+        names = ("added", "kept", "removed")
+        ends = ("incident.opened", "incident.resolved")
+        assert heard(receiver) == [(name, end) for name in names for end in ends]
+        opened = next(r.json["data"] for r in receiver.requests if r.path == "/added")
+        assert opened["monitor"] == "job" and opened["cause"] == "failed" and opened["reason"]
+
+
+async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hears_what_is_open(
+    server: Server, database: asyncpg.Connection
+) -> None:
+    gone = Behaviour(status=410)
+    async with Receiver() as receiver, Receiver(gone) as broken:
+        await put(server, "channels/good", {"kind": "webhook", "url": f"{receiver.url}/good"})
+        await put(server, "channels/bad", {"kind": "webhook", "url": f"{broken.url}/bad", "default": False})
+        job = await put(server, "monitors/job", {"channels": ["bad"]})
+        short = await put(server, "monitors/short", {"channels": ["bad"]})
+        await ping(server, job, "fail")
+        await ping(server, short, "fail")
+        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
+        assert told.path == "/good" and "Alerts do not arrive at bad" in told.json["data"]["reason"]
+        assert "410" in told.json["data"]["reason"]
+        shown = (await server.api("GET", "/api/v1/channels/bad")).body
+        assert shown["failing_since"] and "410" in shown["failing_why"]
+        assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
+        await broken.wait_count(2)
+        await ping(server, short, "success")  # while nothing of it has arrived: its end is not news there
+        await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
+        first = await receiver.wait_for(lambda r: r.path == "/bad", timeout_s=20)
+        assert (first.json["type"], first.json["data"]["monitor"]) == ("incident.opened", "job")
+        await ping(server, job, "success")
+        await receiver.wait_for(lambda r: r.json["type"] == "incident.resolved", timeout_s=20)
+        assert await eventually(lambda: nothing_waits(database))
+        assert [(r.json["type"], r.json["data"]["monitor"]) for r in receiver.requests if r.path == "/bad"] == [
+            ("incident.opened", "job"),
+            ("incident.resolved", "job"),
+        ]
+
+        async def works_again() -> bool:
+            return (await server.api("GET", "/api/v1/channels/bad")).body["failing_since"] is None
+
+        assert await eventually(works_again, 20)
+        assert await is_alarming(server, "/channels", "/channels/bad") == [False, False]
+        assert sum(r.json["type"] == "offbeat.operator" for r in receiver.requests) == 1
+
+
+async def test_an_incident_shows_that_a_digest_reported_it(server: Server, database: asyncpg.Connection) -> None:
+    async with Receiver() as receiver:
+        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url, "default": True})
+        jobs = [await put(server, f"monitors/job-{number}", {}) for number in range(12)]
+        lines = "".join(f'{{"key":"{job["key"]}","status":"{end}"}}\n' for job in jobs for end in ("fail", "success"))
+        async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
+            assert answer.status == 200
+
+        async def recovered() -> bool:
+            digests = [request.json["data"] for request in receiver.requests]
+            return sum(each.get("recovered", 0) for each in digests) == 12 and await nothing_waits(database)
+
+        assert await eventually(recovered)
+        alerts = (await server.api("GET", "/api/v1/alerts?limit=100")).body["items"]
+        wanted = ("hook", "job-7", "opened")
+        (opened,) = [each for each in alerts if (each["channel"], each["monitor"], each["kind"]) == wanted]
+        assert opened["digest_alerts"] >= 2 and opened["recovered_unsent"]
+        incident = (await server.api("GET", "/api/v1/monitors/job-7/incidents")).body["items"][0]["id"]
+        async with Visitor(server) as visitor:
+            assert await visitor.sign_in() == 303
+            _, page, _ = await visitor.get(f"/incidents/{incident}")
+        assert f"in a digest of {opened['digest_alerts']} alerts; recovered before it was sent" in page
+
+
+async def test_a_deleted_channel_is_told_nothing_and_nothing_waits_for_it(
+    server: Server, database: asyncpg.Connection
+) -> None:
+    async with Receiver() as receiver:
+        for name in ("kept", "gone"):
+            await put(server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": True})
+        job = await put(server, "monitors/job", {})
+        await ping(server, job, "fail")
+        await receiver.wait_count(2)
+        assert (await server.api("DELETE", "/api/v1/channels/gone")).status == 204
+        await ping(server, job, "success")
+        await receiver.wait_for(lambda request: request.json["type"] == "incident.resolved")
+        assert await eventually(lambda: nothing_waits(database))
+        assert [name for name, type in heard(receiver) if type == "incident.resolved"] == ["kept"]
+
+
+async def test_an_incident_within_one_transaction_has_both_its_ends(
+    server: Server, database: asyncpg.Connection
+) -> None:
+    job = await put(server, "monitors/job", {})
+    await ping(server, job, "success", "fail", "success")
+
+    async def kinds() -> list[str]:
+        return [row["kind"] for row in await database.fetch("select kind from alerts order by lane, ordinal")]
+
+    assert await eventually(kinds) == ["opened", "resolved"]

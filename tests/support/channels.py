@@ -1,0 +1,122 @@
+"""Messages for the tests of channels, and a way out to receivers on this machine."""
+
+import contextlib
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from offbeat_server.config import Settings
+from offbeat_server.db.repositories.outbox import Digest, DigestMember
+from offbeat_server.notify.channel import Channel, Message
+from offbeat_server.notify.channels.registry import read_channel
+from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.transport.http import Transport
+from tests.support.harness import needs
+
+SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
+AT = "2026-11-24T01:30:00.120000Z"
+FACTS: dict[str, Any] = {
+    "monitor": "nightly-etl",
+    "name": "Nightly <ETL>",
+    "project": "default",
+    "incident": 12,
+    "cause": "failed",
+    "reason": "stage load failed with exit code 3 (run 42)",
+    "run": "42",
+    "stage": "load",
+    "opened_at": "2026-11-24T01:30:00Z",
+    "decided_at": AT,
+    "last_ping_at": "2026-11-24T01:04:00Z",
+    "expected": "a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace",
+    "last_message": "Traceback & more\n```\n<boom> *x* [y](z)",
+    "tags": ["etl", "prod"],
+}
+
+
+def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
+    """One alert as the courier makes it."""
+    facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
+    return SCRIBE.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
+
+
+def long_message() -> Message:
+    """One that is as long as facts can be."""
+    return message(
+        name="<n>" * 200,
+        reason="&r<" * 2_000,
+        last_message="<m>" * 5_000,
+        expected="e" * 5_000,
+        causes=[{"reason": f"<c{n}>" * 100} for n in range(200)],
+        tags=["t" * 50] * 50,
+    )
+
+
+def digest(id: int = 3, **counts: int) -> Message:
+    """Many alerts in one."""
+    first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
+    facts = {
+        "kind": "digest",
+        "alerts": 1_000,
+        "opened": 1_000,
+        **counts,
+        "first": first,
+        "since": AT,
+        "until": AT,
+        "project": "default",
+    }
+    row = Digest(id, 1, "digest", 1, 1_000, None, facts, b"", datetime.fromisoformat(AT), False, None)
+    return SCRIBE.stored_digest(row, facts, AT)
+
+
+def over(closes: int = 3) -> Message:
+    """All of a digest are resolved."""
+    return SCRIBE.over(closes, {"kind": "over", "alerts": 1_000, "closes": closes}, AT)
+
+
+@contextlib.asynccontextmanager
+async def outbound(**changes: Any) -> AsyncIterator[Transport]:
+    """A way out."""
+    out = Transport(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
+    out.send_timeout_s = 3.0
+    await out.start()
+    try:
+        yield out
+    finally:
+        await out.stop()
+
+
+async def send(kind: str, definition: dict[str, Any], what: Message, **changes: Any) -> Channel:
+    """Compose and send, once; composing is pure."""
+    channel = read_channel(kind, definition)
+    body = channel.compose(what)
+    assert channel.compose(what) == body
+    async with outbound(**changes) as out:
+        await channel.send(what, body, out)
+    return channel
+
+
+async def refusal(kind: str, definition: dict[str, Any], what: Message, **changes: Any) -> DeliveryError:
+    """The error of sending."""
+    try:
+        await send(kind, definition, what, **changes)
+    except DeliveryError as error:
+        return error
+    raise AssertionError("it was delivered")
+
+
+def make_certificate(path: Path) -> ssl.SSLContext:
+    """A self-signed certificate for localhost with its key, in one file; what a server presents it with."""
+    key = path.with_name("key.pem")
+    command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(key), "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    return context

@@ -1,0 +1,287 @@
+"""An estate that looks like somebody's: monitors of every kind with weeks of history, some of them in trouble now.
+
+The past is written into the database while no server runs, as a server would have left it; the present then happens by
+itself: the keeper finds the deadlines that have passed.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+
+from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import Micros
+from offbeat_server.db.partitions import make_partitions
+from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.runs import Runs
+from tests.support.harness import Server
+
+DAYS = 35
+MINUTE = timedelta(minutes=1)
+Troubles = Sequence[tuple[float, float, str]]  # days ago, hours long, why
+
+
+@dataclass
+class Told:
+    """A monitor of the demo: what is expected, when it was last heard of, and what went wrong when."""
+
+    slug: str
+    definition: dict[str, Any]
+    heard: timedelta | None = MINUTE  # ago; None: never
+    troubles: Troubles = ()
+    takes_s: float | None = None  # its runs, one a day
+    paused: bool = False
+
+
+ETL = {
+    "name": "Nightly warehouse load",
+    "description": "Loads the day's orders. When it hangs in transform, look for a lock on dim_customer.",
+    "tags": ["night", "warehouse"],
+    "cron": "30 2 * * *",
+    "timezone": "Europe/Berlin",
+    "grace": "20m",
+    "max_runtime": "2h",
+    "stages": [
+        {"name": "extract", "within": "30m"},
+        {"name": "transform", "within": "40m", "tasks": {"expected": 240, "tolerate": 5}},
+        {"name": "load", "within": "30m"},
+        {"name": "report", "optional": True},
+    ],
+}
+
+
+MISSED = "no ping by 04:00:00: it was due at 03:00:00, with 1 h of grace"
+# Slug, name, tags, every, grace, minutes since it was last heard of, what went wrong, seconds that a run takes.
+PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
+    ("invoice-mail", "Invoice mail", "billing", "15m", "5m", 27, (), None),
+    ("fx-rates", "Exchange rates", "billing", "10m", "10m", 12, ((0.9, 0.3, MISSED), (17.2, 5, MISSED)), None),
+    ("backup-postgres", "Backup of Postgres", "backup night", "1d", "2h", 420, (), 2650),
+    ("backup-files", "Backup of files", "backup night", "1d", "2h", 360, ((21, 9, MISSED),), 7400),
+    ("restore-drill", "Restore drill", "backup", "7d", "1d", 2880, (), 5200),
+    ("certificates", "Certificate renewal", "platform", "1d", "2h", 240, (), None),
+    ("payments-settle", "Payment settlement", "billing", "1h", "10m", 31, ((14, 0.5, MISSED),), 320),
+    ("cache-warmer", "Cache warmer", "search", "5m", "2m", 2, (), None),
+    ("queue-drain", "Queue drain", "platform", "1m", "1m", 0.3, (), None),
+    ("gdpr-erasure", "Erasure requests", "legal", "1d", "2h", 660, (), 95),
+    ("catalogue-import", "Catalogue import", "shop", "2h", "20m", 64, ((5, 2.2, MISSED), (25, 1, MISSED)), 610),
+    ("price-sync", "Price sync", "shop", "15m", "10m", 6, (), None),
+    ("thumbnails", "Thumbnails", "shop", "30m", "10m", 18, (), None),
+    ("newsletter", "Newsletter", "mail", "7d", "1d", 7200, (), 1280),
+    ("log-rotation", "Log rotation", "platform", "1d", "2h", 540, (), None),
+]
+
+
+def estate() -> list[Told]:
+    """All of it."""
+    told = [
+        Told(slug, {"name": name, "tags": tags.split(), "every": every, "grace": grace}, minutes * MINUTE, bad, takes)
+        for slug, name, tags, every, grace, minutes, bad, takes in PLAIN
+    ]
+    reindex = {"name": "Search reindex", "every": "6h", "grace": "30m", "max_runtime": "1h", "tags": ["search"]}
+    workers = {"every": "30s", "grace": "30s", "min_alive": "95%", "expected": 48}
+    report = {"name": "Payment report", "after": {"monitor": "payments-settle", "within": "20m"}, "tags": ["billing"]}
+    fraud = {"name": "Fraud model training", "oncalendar": "Sun 01:00", "grace": "6h", "tags": ["ml"]}
+    return [
+        *told,
+        Told("warehouse-load", ETL, 60 * MINUTE, [(6.2, 1.4, "transform was expected to finish by 04:10:00")], 4100),
+        Told("search-reindex", reindex, 83 * MINUTE, [(2.1, 0.8, "run 8812 failed with exit code 137")], 1900),
+        Told(
+            "render-workers",
+            {"name": "Render workers", "tags": ["fleet"], "members": workers},
+            0.15 * MINUTE,
+            [(3.4, 0.2, "44 of 48 members alive, 46 required")],
+        ),
+        Told("payments-report", report),
+        Told("fraud-model", fraud, 2880 * MINUTE, (), 15800),
+        Told("old-importer", {"name": "Old importer", "every": "1h", "tags": ["shop"]}, 13000 * MINUTE, paused=True),
+        Told("loyalty-points", {"name": "Loyalty points", "every": "1h", "grace": "10m", "tags": ["shop"]}, None),
+    ]
+
+
+async def build(server: Server, database: asyncpg.Connection) -> None:
+    """Define it all, then stop the server, write the past, and start it again."""
+    told = estate()
+    answer = await server.api(
+        "POST",
+        "/api/v1/apply",
+        {
+            "projects": [{"slug": "default", "name": "Shop", "status_page": True}],
+            "monitors": [{"slug": each.slug, **each.definition, "paused": each.paused} for each in told],
+        },
+    )
+    assert answer.status == 200, answer.body
+    await server.stop()
+    await make_partitions(database, (datetime.now(UTC) - timedelta(days=DAYS + 1)).date(), DAYS + 8)
+    chance = random.Random(7)
+    for each in told:
+        await _past(database, each, chance)
+    await server.start()
+
+
+async def _past(database: asyncpg.Connection, told: Told, chance: random.Random) -> None:
+    now = datetime.now(UTC)
+    row = await database.fetchrow("select id, project_id from monitors where slug = $1", told.slug)
+    assert row is not None
+    monitor_id, project_id = row["id"], row["project_id"]
+    born = now - timedelta(days=DAYS + 5 if told.heard is not None else 0)
+    await database.execute("update monitors set created_at = $2 where id = $1", monitor_id, born)
+    await _incidents(database, monitor_id, project_id, told, now)
+    runs, heard = Runs(), None
+    if told.heard is not None:
+        heard = now - told.heard
+        await _pings(database, monitor_id, project_id, _daily(now, heard, told, chance))
+        if told.takes_s is not None:
+            await _runs(database, monitor_id, project_id, told, now, runs, chance)
+    state: dict[str, Any] = {"created": to_micros(born), "incidents": len(told.troubles)}
+    if heard is not None:
+        state["heard_at"] = to_micros(heard)
+        if "members" not in told.definition:
+            state["due"] = to_micros(heard) + _period(told.definition)
+    if told.slug == "warehouse-load":
+        await _open_run(database, monitor_id, project_id, runs, now, chance)
+        state["due"] = to_micros((now + timedelta(days=1)).replace(hour=1, minute=30, second=0, microsecond=0))
+    if told.slug == "search-reindex":
+        at = to_micros(now - timedelta(minutes=83))
+        run = runs.add("9034", at, at)
+        run.hear(at, Ping("start", "9034"))
+        for step in range(40):
+            run.hear(at + step * 60_000_000, Ping("progress", "9034", done=step * 1250 + step % 7 * 90, total=180_000))
+        await _write_run(database, monitor_id, project_id, run)
+    if told.slug == "render-workers":
+        state["fleet"] = _fleet(now)
+    if dumped := runs.dump():
+        state["runs"] = dumped
+    await database.execute(
+        "update states set state = $2, status = $3, since = $4 where monitor_id = $1",
+        monitor_id,
+        state,
+        "paused" if told.paused else "up" if heard is not None else "new",
+        born,
+    )
+
+
+def _period(definition: dict[str, Any]) -> Micros:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    every = definition.get("every", "7d")
+    return int(every[:-1]) * units[every[-1]] * 1_000_000
+
+
+async def _incidents(database: asyncpg.Connection, monitor_id: int, project_id: int, told: Told, now: datetime) -> None:
+    for number, (days, hours, why) in enumerate(sorted(told.troubles, reverse=True), 1):
+        opened = now - timedelta(days=days)
+        causes = [{"kind": "missed", "opened_at": to_micros(opened), "reason": why}]
+        await database.execute(
+            """insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason,
+                                      causes) values ($1, $2, $3, $4, $5, $4, 'missed', $6, $7)""",
+            *(monitor_id, number, project_id, opened, opened + timedelta(hours=hours), why, causes),
+        )
+
+
+def _daily(now: datetime, heard: datetime, told: Told, chance: random.Random) -> list[tuple[datetime, Ping]]:
+    """A ping a day, and the last ones close together."""
+    pings = [(now - timedelta(days=day, seconds=chance.uniform(0, 900)), Ping()) for day in range(1, DAYS)]
+    step = timedelta(microseconds=min(_period(told.definition), 3_600_000_000))
+    pings += [(heard - step * back - timedelta(seconds=chance.uniform(0, 20)), Ping()) for back in range(1, 60)]
+    return [*pings, (heard, Ping())]
+
+
+async def _pings(
+    database: asyncpg.Connection, monitor_id: int, project_id: int, pings: list[tuple[datetime, Ping]], first: int = 0
+) -> None:
+    """Into the log, past the writers: what is older than the checkpoint is history, and no input any more."""
+    await database.execute("alter table pings disable trigger pings_accept")
+    await database.executemany(
+        """insert into pings (at, seq, writer, monitor_id, project_id, signal, run, stage, task, done, total, message,
+                              source)
+           values ($1, $2, 0, $3, $4, $5::signal, $6, $7, $8, $9, $10, $11, '10.20.0.7')""",
+        [
+            (
+                at,
+                monitor_id * 100_000 + first + n,
+                monitor_id,
+                project_id,
+                *ping[:4],
+                ping.done,
+                ping.total,
+                ping.message,
+            )
+            for n, (at, ping) in enumerate(pings)
+        ],
+    )
+    await database.execute("alter table pings enable trigger pings_accept")
+
+
+async def _runs(
+    database: asyncpg.Connection,
+    monitor_id: int,
+    project_id: int,
+    told: Told,
+    now: datetime,
+    runs: Runs,
+    chance: random.Random,
+) -> None:
+    assert told.takes_s is not None
+    bad = {round(days) for days, _, _ in told.troubles}
+    for day in range(DAYS, 0, -1):
+        runs.count += 1
+        failed = day in bad
+        took = told.takes_s * (1 + 0.12 * math.sin(day / 3) + chance.gauss(0, 0.06)) * (0.4 if failed else 1)
+        began = now - timedelta(days=day, seconds=chance.uniform(0, 120))
+        await database.execute(
+            """insert into runs (monitor_id, number, project_id, exit_code, run, started_at, finished_at, last_ping_at,
+                                 duration, verdict, reason)
+               values ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9, $10)""",
+            *(monitor_id, runs.count, project_id, int(failed), f"{began:%Y-%m-%d}", began),
+            *(began + timedelta(seconds=took), took, "failed" if failed else "succeeded"),
+            "failed with exit code 1: connection reset by peer" if failed else None,
+        )
+
+
+async def _open_run(
+    database: asyncpg.Connection, monitor_id: int, project_id: int, runs: Runs, now: datetime, chance: random.Random
+) -> None:
+    """A run in the middle of its second stage."""
+    began = now - timedelta(minutes=38)
+    name = f"{now:%Y-%m-%d}"
+    pings = [(began, Ping("start", name)), (began + timedelta(seconds=2), Ping("start", name, "extract"))]
+    pings.append((began + 14 * MINUTE, Ping("success", name, "extract")))
+    pings.append((began + 14.1 * MINUTE, Ping("start", name, "transform")))
+    for task in chance.sample(range(1, 241), 196):
+        at = began + (15 + chance.uniform(0, 22)) * MINUTE
+        ends = "fail" if task in (57, 140) else "success"
+        pings.append((at, Ping("start", name, "transform", str(task))))
+        if task % 31:
+            message = "deadlock detected while waiting for dim_customer" if ends == "fail" else None
+            pings.append((at + timedelta(seconds=20), Ping(ends, name, "transform", str(task), message=message)))
+    pings.sort(key=lambda each: each[0])
+    start = to_micros(began)
+    run = runs.add(name, start, start)
+    for at, ping in pings:
+        run.hear(to_micros(at), ping)
+    await database.execute("delete from pings where monitor_id = $1 and at > $2", monitor_id, began - MINUTE)
+    await _pings(database, monitor_id, project_id, pings, first=50_000)
+    await _write_run(database, monitor_id, project_id, run)
+
+
+async def _write_run(database: asyncpg.Connection, monitor_id: int, project_id: int, run: Any) -> None:
+    await database.execute(
+        """insert into runs (monitor_id, number, project_id, run, started_at, last_ping_at)
+           values ($1, $2, $3, $4, to_timestamp($5 / 1e6), to_timestamp($6 / 1e6))""",
+        *(monitor_id, run.number, project_id, run.run, float(run.started_at), float(run.last_at)),
+    )
+
+
+def _fleet(now: datetime) -> Any:
+    """48 workers, four of which have gone quiet."""
+    fleet, length = Fleet(), 60_000_000
+    for worker in range(1, 49):
+        quiet = worker in (7, 19, 20, 41)
+        at = to_micros(now) - (8 * length if quiet else worker * 200_000)
+        fleet.record_ping(f"render-{worker:02}", at, length)
+    return orjson.loads(orjson.dumps(fleet.dump()))
