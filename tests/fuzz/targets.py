@@ -37,7 +37,7 @@ from offbeat_server.ingest.protocols.urlencoded import read_pairs
 from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_channel
 from offbeat_server.web.api.config_apply import Estate
 from offbeat_server.web.api.schemas.requests import MonitorBody
-from offbeat_server.web.framework.pagination import read_cursor, whole, words
+from offbeat_server.web.framework import pagination
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
 from tests.fuzz.judge import is_storable, judge_request
@@ -242,10 +242,10 @@ def estate(data: bytes) -> None:
 
 
 def cursor(data: bytes) -> None:
-    """Where a page of a list begins."""
-    for read in (whole, words, lambda at, number: (whole(at), words(number))):
+    """The cursor of each list."""
+    for sort_key in pagination.ALL:
         try:
-            read_cursor(_text(data), None, read)
+            sort_key.place(_text(data))
         except ApiError as refused:
             assert refused.status == 422
 

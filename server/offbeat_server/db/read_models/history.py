@@ -4,7 +4,7 @@ A page begins after the last row of the one before (its sort key, not a count), 
 and never shows a row twice while new ones come in.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -15,12 +15,13 @@ from offbeat_server.db.pool import Connection
 _SQL = sql_loader.load("history")
 NUMBER_MAX = 2**31 - 1
 ID_MAX = 2**63 - 1
+AT_MAX = datetime(9999, 1, 1, tzinfo=UTC)  # later than every row
 
 
 class PingPlace(NamedTuple):
-    """Where a page of pings begins: before this one."""
+    """Where a page of pings begins: before this one. By default at the newest ping."""
 
-    at: datetime
+    at: datetime = AT_MAX
     writer: int = NUMBER_MAX
     seq: int = ID_MAX
 
@@ -28,7 +29,7 @@ class PingPlace(NamedTuple):
 async def pings(
     pool: asyncpg.Pool,
     monitor_id: int,
-    before: PingPlace,
+    before: PingPlace = PingPlace(),
     *,
     since: datetime | None = None,
     signal: str | None = None,

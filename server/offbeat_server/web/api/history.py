@@ -1,10 +1,9 @@
 """What was: pings, runs, incidents, alerts and the audit log."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from offbeat_server.common.clock import to_datetime, to_micros, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
@@ -12,13 +11,12 @@ from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.api.schemas.run import run_answers
 from offbeat_server.web.framework.config_diff import action_of, field_changes
-from offbeat_server.web.framework.pagination import BIGINT_MAX, read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import ALERTS, CHANGES, INCIDENTS, INCIDENTS_OF_MONITOR, PINGS, RUNS, Page
 from offbeat_server.web.framework.params import allowed, monitor_in, pair_in, project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
-_LAST = datetime(9999, 1, 1, tzinfo=UTC)
-_MICROS_MAX = to_micros(_LAST)
+Row = TypeVar("Row")
 
 
 async def get_pings(call: Call[None, requests.PingsQuery]) -> ApiReply:
@@ -28,43 +26,41 @@ async def get_pings(call: Call[None, requests.PingsQuery]) -> ApiReply:
         if at is not None and at.tzinfo is None:
             raise ApiError(422, f"{name}: give the offset from UTC, such as Z.")
     monitor_id = await monitor_in(call, query.project)
-    first = history.PingPlace(query.until or _LAST)
-    before = read_cursor(
-        query.cursor,
+    first = history.PingPlace(query.until) if query.until and query.cursor is None else PINGS.place(query.cursor)
+    page = await PINGS.page(
+        query.limit,
         first,
-        lambda at, writer, seq: history.PingPlace(
-            to_datetime(whole(at, _MICROS_MAX)), whole(writer), whole(seq, BIGINT_MAX)
+        lambda before, limit: history.pings(
+            call.deps.pool,
+            monitor_id,
+            before,
+            since=query.since,
+            signal=query.signal,
+            run=query.run,
+            limit=limit,
         ),
     )
-    rows = await history.pings(
-        call.deps.pool,
-        monitor_id,
-        before,
-        since=query.since,
-        signal=query.signal,
-        run=query.run,
-        limit=query.limit + 1,
-    )
-    return _page(query.limit, rows, ping_answer, lambda row: (to_micros(row["at"]), row["writer"], row["seq"]))
+    return _reply(page, ping_answer)
 
 
 async def get_runs(call: Call[None, requests.RunsQuery]) -> ApiReply:
     """Runs of a monitor, the newest first."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
-    before = read_cursor(query.cursor, history.NUMBER_MAX, whole)
-    rows = await history.runs(
-        call.deps.pool,
-        monitor_id,
-        before,
-        is_open=query.open,
-        verdict=query.verdict,
-        run=query.run,
-        limit=query.limit + 1,
+    page = await RUNS.page(
+        query.limit,
+        RUNS.place(query.cursor),
+        lambda before, limit: history.runs(
+            call.deps.pool,
+            monitor_id,
+            before,
+            is_open=query.open,
+            verdict=query.verdict,
+            run=query.run,
+            limit=limit,
+        ),
     )
-    shown = await run_answers(call.deps.pool, rows[: query.limit])
-    more = write_cursor(rows[query.limit - 1]["number"]) if len(rows) > query.limit else None
-    return ApiReply({"items": shown, "next_cursor": more})
+    return ApiReply({"items": await run_answers(call.deps.pool, page.rows), "next_cursor": page.next_cursor})
 
 
 async def get_run(call: Call[None, None]) -> ApiReply:
@@ -78,54 +74,54 @@ async def get_monitor_incidents(call: Call[None, requests.IncidentsQuery]) -> Ap
     """Incidents of a monitor, the newest first."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
-    before = read_cursor(query.cursor, history.NUMBER_MAX, whole)
-    rows = await history.incidents_of_monitor(
-        call.deps.pool, monitor_id, before, is_open=query.open, limit=query.limit + 1
+    page = await INCIDENTS_OF_MONITOR.page(
+        query.limit,
+        INCIDENTS_OF_MONITOR.place(query.cursor),
+        lambda before, limit: history.incidents_of_monitor(
+            call.deps.pool, monitor_id, before, is_open=query.open, limit=limit
+        ),
     )
-    return _page(query.limit, rows, incident_answer, lambda row: (row["number"],))
+    return _reply(page, incident_answer)
 
 
 async def get_incidents(call: Call[None, requests.IncidentsQuery]) -> ApiReply:
     """Incidents of one project, or of all that the key may see, the newest first."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
-    before = read_cursor(
-        query.cursor,
-        (_LAST, history.NUMBER_MAX, history.NUMBER_MAX),
-        lambda at, monitor, number: (to_datetime(whole(at, _MICROS_MAX)), whole(monitor), whole(number)),
-    )
-    rows = await history.incidents(
-        call.deps.pool, before, project_id=project_id, is_open=query.open, limit=query.limit + 1
-    )
-    return _page(
+    page = await INCIDENTS.page(
         query.limit,
-        rows,
-        incident_answer,
-        lambda row: (to_micros(row["opened_at"]), row["monitor_id"], row["number"]),
+        INCIDENTS.place(query.cursor),
+        lambda before, limit: history.incidents(
+            call.deps.pool, before, project_id=project_id, is_open=query.open, limit=limit
+        ),
     )
+    return _reply(page, incident_answer)
 
 
 async def get_alerts(call: Call[None, requests.AlertsQuery]) -> ApiReply:
     """Alerts, the newest first. `state=dead` selects those that were given up."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
-    before = read_cursor(query.cursor, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))
-    rows = await outbox.page_alerts(
-        call.deps.pool,
-        project_id=project_id,
-        states=[query.state] if query.state else None,
-        before=before,
-        limit=query.limit + 1,
+    states = [query.state] if query.state else None
+    page = await ALERTS.page(
+        query.limit,
+        ALERTS.place(query.cursor),
+        lambda before, limit: outbox.page_alerts(
+            call.deps.pool, project_id=project_id, states=states, before=before, limit=limit
+        ),
     )
-    return _page(query.limit, rows, alert_answer, lambda row: (row["id"],))
+    return _reply(page, alert_answer)
 
 
 async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
     """The audit log, the newest first: who changed what, field by field."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
-    before = read_cursor(query.cursor, changes.REV_MAX, lambda rev: whole(rev, BIGINT_MAX))
-    rows = await changes.page(call.deps.pool, before, project_id, query.kind, query.subject, query.limit + 1)
+    page = await CHANGES.page(
+        query.limit,
+        CHANGES.place(query.cursor),
+        lambda before, limit: changes.page(call.deps.pool, before, project_id, query.kind, query.subject, limit),
+    )
 
     def answer(row: Record) -> dict[str, Any]:
         return {
@@ -139,16 +135,11 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
             "fields": field_changes(row["kind"], row["before"], row["after"]),
         }
 
-    return _page(query.limit, rows, answer, lambda row: (row["rev"],))
+    return _reply(page, answer)
 
 
-def _page(limit: int, rows: Sequence[Any], answer: Any, place: Any) -> ApiReply:
-    """A page of at most `limit` of the rows, one more of which was asked for to know whether there is a next."""
-    more = len(rows) > limit
-    shown = rows[:limit]
-    return ApiReply(
-        {"items": [answer(row) for row in shown], "next_cursor": write_cursor(*place(shown[-1])) if more else None}
-    )
+def _reply(page: Page[Row], answer: Callable[[Row], dict[str, Any]]) -> ApiReply:
+    return ApiReply({"items": [answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
 def ping_answer(row: Record) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import one, writer
 from offbeat_server.web.framework.idempotency import REPLAYED, created_before, remember
 from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
-from offbeat_server.web.framework.pagination import read_cursor, whole, words, write_cursor
+from offbeat_server.web.framework.pagination import MONITORS
 from offbeat_server.web.framework.params import (
     ProjectRef,
     if_rev_in,
@@ -88,15 +88,9 @@ async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> ApiReply:
     query = call.query
     project_id = await project_id_for_list(call, query.project)
     write = await writer(call, project_id)
-    after = read_cursor(query.cursor, (0, ""), lambda project, slug: (whole(project), words(slug)))
     wanted = MonitorFilter(project_id, set(query.status), query.tag, query.q)
-    found, place = await find_monitors(call.deps.pool, wanted, after, query.limit, write.now)
-    return ApiReply(
-        {
-            "items": [write.write(row, seen) for row, seen in found],
-            "next_cursor": None if place is None else write_cursor(*place),
-        }
-    )
+    page = await find_monitors(call.deps.pool, wanted, MONITORS.place(query.cursor), query.limit, write.now)
+    return ApiReply({"items": [write.write(row, seen) for row, seen in page.rows], "next_cursor": page.next_cursor})
 
 
 async def pause(call: Call[None, requests.InProject]) -> ApiReply:

@@ -10,7 +10,7 @@ from offbeat_server.db.repositories.changes import changing
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.idempotency import REPLAYED, created_before, remember
-from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import ACCESS_KEYS
 from offbeat_server.web.framework.params import (
     check_tag,
     new_slug_in,
@@ -70,11 +70,12 @@ async def delete_project(call: Call[None, None]) -> ApiReply:
 async def get_keys(call: Call[None, requests.ProjectPage]) -> ApiReply:
     """Access keys, also revoked ones; never the keys themselves."""
     project_id = await project_id_for_list(call, call.query.project)
-    after = read_cursor(call.query.cursor, 0, whole)
-    rows = await stored.keys(call.deps.pool, after, project_id, call.query.limit + 1)
-    shown = rows[: call.query.limit]
-    cursor = write_cursor(shown[-1]["id"]) if len(rows) > len(shown) else None
-    return ApiReply({"items": [key_answer(row) for row in shown], "next_cursor": cursor})
+    page = await ACCESS_KEYS.page(
+        call.query.limit,
+        ACCESS_KEYS.place(call.query.cursor),
+        lambda after, limit: stored.keys(call.deps.pool, after, project_id, limit),
+    )
+    return ApiReply({"items": [key_answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
 async def post_key(call: Call[requests.NewKey, None]) -> ApiReply:

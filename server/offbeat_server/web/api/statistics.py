@@ -7,7 +7,7 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.db.read_models import history
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
-from offbeat_server.web.framework.pagination import read_cursor, words, write_cursor
+from offbeat_server.web.framework.pagination import MEMBERS
 from offbeat_server.web.framework.params import monitor_in
 from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
@@ -18,20 +18,20 @@ async def get_members(call: Call[None, requests.MembersQuery]) -> ApiReply:
     """The members of a fleet by name. `silent=true` selects missing members."""
     query = call.query
     monitor_id = await monitor_in(call, query.project)
-    after = read_cursor(query.cursor, "", words)
-    rows = await history.members(call.deps.pool, monitor_id, after, silent=query.silent, limit=query.limit + 1)
-    shown = rows[: query.limit]
+    page = await MEMBERS.page(
+        query.limit,
+        MEMBERS.place(query.cursor),
+        lambda after, limit: history.members(call.deps.pool, monitor_id, after, silent=query.silent, limit=limit),
+    )
     items = [
         {
             "name": row["name"],
             "last_ping_at": instant(row["last_at"]),
             "silent_since": instant(row["silent_since"]),
         }
-        for row in shown
+        for row in page.rows
     ]
-    return ApiReply(
-        {"items": items, "next_cursor": write_cursor(shown[-1]["name"]) if len(rows) > len(shown) else None}
-    )
+    return ApiReply({"items": items, "next_cursor": page.next_cursor})
 
 
 async def get_durations(call: Call[None, requests.InProject]) -> ApiReply:

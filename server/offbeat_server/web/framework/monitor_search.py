@@ -12,6 +12,7 @@ from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.api.schemas.monitor import STORED_AS, status_of_row
+from offbeat_server.web.framework.pagination import MONITORS, Page
 
 ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop
 
@@ -27,8 +28,8 @@ class MonitorFilter(NamedTuple):
 
 async def find_monitors(
     pool: Pool, wanted: MonitorFilter, after: tuple[int, str], limit: int, now: Micros
-) -> tuple[list[tuple[Record, MonitorStatus]], tuple[int, str] | None]:
-    """Rows of `overview.monitors` with how they are at `now`, and the place of the last one where more follow."""
+) -> Page[tuple[Record, MonitorStatus]]:
+    """Rows of `overview.monitors` that follow `after`, with their status at `now`."""
     stored_as = sorted({stored for status in wanted.statuses for stored in STORED_AS[status]})
     ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {"late"} else None
     rows_max = min(limit + 1, ROWS_MAX) if not wanted.statuses else ROWS_MAX
@@ -50,9 +51,8 @@ async def find_monitors(
             if wanted.statuses and seen.status not in wanted.statuses:
                 continue
             if len(found) == limit:
-                last = found[-1][0]
-                return found, (last["project_id"], last["slug"])
+                return Page(found, MONITORS.cursor(found[-1][0]))
             found.append((row, seen))
         if len(rows) < rows_max:
-            return found, None
+            return Page(found, None)
         after = (rows[-1]["project_id"], rows[-1]["slug"])

@@ -12,7 +12,7 @@ from offbeat_server.web.api import projects as api_projects
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.config_diff import action_of, field_changes
-from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import ACCESS_KEYS, CHANGES
 from offbeat_server.web.framework.params import project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
@@ -112,15 +112,20 @@ async def revoke_key(visit: Visit) -> web.StreamResponse:
 async def _keys(
     visit: Visit, made: dict[str, Any] | None = None, wrong: str = "", status: int = 200
 ) -> web.StreamResponse:
-    rows = await stored.keys(visit.deps.pool, 0, visit.principal.project_id, KEYS_SHOWN + 1)
+    project_id = visit.principal.project_id
+    page = await ACCESS_KEYS.page(
+        KEYS_SHOWN,
+        ACCESS_KEYS.first,
+        lambda after, limit: stored.keys(visit.deps.pool, after, project_id, limit),
+    )
     every_project = await projects.all_projects(visit.deps.pool)
     return show(
         visit,
         "keys.html",
         status,
-        keys=[api_projects.key_answer(row) for row in rows[:KEYS_SHOWN]],
+        keys=[api_projects.key_answer(row) for row in page.rows],
         said={name: visit.form_field(name) if wrong else "" for name in ("name", "role", "project")},
-        keys_cut=len(rows) > KEYS_SHOWN,
+        keys_cut=page.next_cursor is not None,
         made=made,
         wrong=wrong,
         own_project=visit.principal.project,
@@ -134,16 +139,19 @@ async def _keys(
 async def audit_page(visit: Visit) -> web.StreamResponse:
     """Who changed what, the newest first."""
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
-    before = read_cursor(visit.query_param("before") or None, changes.REV_MAX, lambda rev: whole(rev, changes.REV_MAX))
     kind, subject = visit.query_param("kind") or None, visit.query_param("subject") or None
-    rows = await changes.page(visit.deps.pool, before, project_id, kind, subject, LIST_MAX + 1)
+    page = await CHANGES.page(
+        LIST_MAX,
+        CHANGES.place(visit.query_param("before") or None),
+        lambda before, limit: changes.page(visit.deps.pool, before, project_id, kind, subject, limit),
+    )
     entries = [
         {
             **{name: row[name] for name in ("rev", "at", "project", "actor", "kind", "subject")},
             "action": action_of(row["before"], row["after"]),
             "fields": field_changes(row["kind"], row["before"], row["after"]),
         }
-        for row in rows[:LIST_MAX]
+        for row in page.rows
     ]
     return show(
         visit,
@@ -153,7 +161,7 @@ async def audit_page(visit: Visit) -> web.StreamResponse:
         kind=kind or "",
         subject=subject or "",
         project=visit.query_param("project"),
-        older=write_cursor(rows[LIST_MAX - 1]["rev"]) if len(rows) > LIST_MAX else None,
+        older=page.next_cursor,
     )
 
 

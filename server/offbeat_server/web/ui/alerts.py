@@ -5,7 +5,7 @@ from aiohttp import web
 from offbeat_server.db.repositories import outbox
 from offbeat_server.web.api import channels
 from offbeat_server.web.api.history import alert_answer
-from offbeat_server.web.framework.pagination import BIGINT_MAX, read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import ALERTS
 from offbeat_server.web.framework.params import project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
@@ -20,22 +20,22 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
     if state and state not in STATES:
         raise ApiError(404, "There is no such state.")
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
-    before = read_cursor(visit.query_param("before") or None, BIGINT_MAX, lambda number: whole(number, BIGINT_MAX))
-    rows = await outbox.page_alerts(
-        visit.deps.pool,
-        project_id=project_id,
-        states=[state] if state else None,
-        before=before,
-        limit=LIST_MAX + 1,
+    states = [state] if state else None
+    page = await ALERTS.page(
+        LIST_MAX,
+        ALERTS.place(visit.query_param("before") or None),
+        lambda before, limit: outbox.page_alerts(
+            visit.deps.pool, project_id=project_id, states=states, before=before, limit=limit
+        ),
     )
     return show(
         visit,
         "alerts.html",
-        alerts=[alert_answer(row) for row in rows[:LIST_MAX]],
+        alerts=[alert_answer(row) for row in page.rows],
         state=state,
         project=visit.query_param("project"),
         states=STATES,
-        older=write_cursor(rows[LIST_MAX - 1]["id"]) if len(rows) > LIST_MAX else None,
+        older=page.next_cursor,
     )
 
 

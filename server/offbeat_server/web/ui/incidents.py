@@ -1,11 +1,10 @@
 """Incidents: the list, and the page of one with everything that happened in it."""
 
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from offbeat_server.common.clock import to_datetime, to_micros
+from offbeat_server.common.clock import to_micros
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
@@ -13,13 +12,12 @@ from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.web.api import incidents
 from offbeat_server.web.api.incidents import ALERTS_SHOWN_MAX
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import ALERTS, INCIDENTS
 from offbeat_server.web.framework.params import allowed, pair_in, project_id_for_list
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
 
 LIST_MAX = 50
-_LAST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class Event(NamedTuple):
@@ -36,22 +34,20 @@ async def incidents_page(visit: Visit) -> web.StreamResponse:
     """All incidents, the newest first, or only those that are open."""
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     only_open = visit.query_param("open") == "yes"
-    before = read_cursor(
-        visit.query_param("before") or None,
-        (_LAST, history.NUMBER_MAX, history.NUMBER_MAX),
-        lambda at, monitor, number: (to_datetime(whole(at, 2**60)), whole(monitor), whole(number)),
+    page = await INCIDENTS.page(
+        LIST_MAX,
+        INCIDENTS.place(visit.query_param("before") or None),
+        lambda before, limit: history.incidents(
+            visit.deps.pool, before, project_id=project_id, is_open=True if only_open else None, limit=limit
+        ),
     )
-    rows = await history.incidents(
-        visit.deps.pool, before, project_id=project_id, is_open=True if only_open else None, limit=LIST_MAX + 1
-    )
-    last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
     return show(
         visit,
         "incidents.html",
-        incidents=rows[:LIST_MAX],
+        incidents=page.rows,
         only_open=only_open,
         project=visit.query_param("project"),
-        older=write_cursor(to_micros(last["opened_at"]), last["monitor_id"], last["number"]) if last else None,
+        older=page.next_cursor,
     )
 
 
@@ -65,14 +61,17 @@ async def incident_page(visit: Visit) -> web.StreamResponse:
 async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
     """What the live part of the page shows."""
     notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
-    alerts = await outbox.page_alerts(
-        pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX + 1
+    alerts = await ALERTS.page(
+        ALERTS_SHOWN_MAX,
+        ALERTS.first,
+        lambda before, limit: outbox.page_alerts(
+            pool, monitor_id=row["monitor_id"], incident=row["number"], before=before, limit=limit
+        ),
     )
-    cut, alerts = len(alerts) > ALERTS_SHOWN_MAX, alerts[:ALERTS_SHOWN_MAX]
     events = [
         *_causes(row),
         *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _said(note)) for note in notes),
-        *(_alert(alert) for alert in alerts),
+        *(_alert(alert) for alert in alerts.rows),
     ]
     if row["resolved_at"] is not None:
         events.append(Event(to_micros(row["resolved_at"]), "resolved", "Resolved", ""))
@@ -80,7 +79,7 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
         "incident": row,
         "events": sorted(events, key=lambda event: event.at),
         "run_number": next((cause.get("number") for cause in row["causes"] if cause.get("run") == row["run"]), None),
-        "alerts_cut": ALERTS_SHOWN_MAX if cut else 0,
+        "alerts_cut": ALERTS_SHOWN_MAX if alerts.next_cursor else 0,
         "writes": writes,
     }
 

@@ -1,7 +1,7 @@
 """The page of one monitor: how it is, what it did, how to ping it, and what can be done about it."""
 
 import itertools
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -19,7 +19,7 @@ from offbeat_server.web.api.history import ping_answer
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.run import run_answer
 from offbeat_server.web.framework.addresses import ping_url
-from offbeat_server.web.framework.pagination import read_cursor, whole, write_cursor
+from offbeat_server.web.framework.pagination import PINGS, RUNS
 from offbeat_server.web.framework.params import project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
@@ -32,7 +32,6 @@ LIST_MAX = 100
 MEMBERS_SHOWN, SILENT_SHOWN = 2_000, 200
 BEATS_MAX = charts.BARS_MAX + 1
 BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
-_LAST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class FleetSummary(NamedTuple):
@@ -102,7 +101,7 @@ async def history_context(pool: Pool, row: Record, line: monitor_rows.Line, now:
     definition = load_definition(row["definition"])
     runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)
     incidents = await history.incidents_of_monitor(pool, monitor_id, limit=INCIDENTS_SHOWN)
-    found = await history.pings(pool, monitor_id, history.PingPlace(_LAST), limit=PINGS_SHOWN)
+    found = await history.pings(pool, monitor_id, limit=PINGS_SHOWN)
     return {
         "line": line,
         "definition": definition,
@@ -188,38 +187,37 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
 async def runs_page(visit: Visit) -> web.StreamResponse:
     """All runs, the newest first."""
     row = await find(visit)
-    before = read_cursor(visit.query_param("before") or None, history.NUMBER_MAX, whole)
     verdict = visit.query_param("verdict") or None
-    rows = await history.runs(visit.deps.pool, row["id"], before, verdict=verdict, limit=LIST_MAX + 1)
-    cursor = write_cursor(rows[LIST_MAX - 1]["number"]) if len(rows) > LIST_MAX else None
-    runs = [run_answer(each) for each in rows[:LIST_MAX]]
-    older = address_of("monitors", row["slug"], row["project"], "/runs", **_given(verdict=verdict, before=cursor))
-    return show(visit, "runs.html", monitor=row, runs=runs, verdict=verdict or "", older=older if cursor else None)
+    page = await RUNS.page(
+        LIST_MAX,
+        RUNS.place(visit.query_param("before") or None),
+        lambda before, limit: history.runs(visit.deps.pool, row["id"], before, verdict=verdict, limit=limit),
+    )
+    runs, given = [run_answer(each) for each in page.rows], _given(verdict=verdict, before=page.next_cursor)
+    older = address_of("monitors", row["slug"], row["project"], "/runs", **given) if page.next_cursor else None
+    return show(visit, "runs.html", monitor=row, runs=runs, verdict=verdict or "", older=older)
 
 
 async def pings_page(visit: Visit) -> web.StreamResponse:
     """The log of one monitor, the newest first."""
     row = await find(visit)
-    place = read_cursor(
-        visit.query_param("before") or None,
-        history.PingPlace(_LAST),
-        lambda at, writer, seq: history.PingPlace(to_datetime(whole(at, 2**60)), whole(writer), whole(seq, 2**63 - 1)),
-    )
     signal, run = visit.query_param("signal") or None, visit.query_param("run") or None
     if signal is not None and signal not in ("start", "success", "fail", "log", "progress", "skip", "leave"):
         raise ApiError(404, "There is no such signal.")
-    rows = await history.pings(visit.deps.pool, row["id"], place, signal=signal, run=run, limit=LIST_MAX + 1)
-    last = rows[LIST_MAX - 1] if len(rows) > LIST_MAX else None
-    cursor = write_cursor(to_micros(last["at"]), last["writer"], last["seq"]) if last else None
-    given = _given(signal=signal, run=run, before=cursor)
+    page = await PINGS.page(
+        LIST_MAX,
+        PINGS.place(visit.query_param("before") or None),
+        lambda before, limit: history.pings(visit.deps.pool, row["id"], before, signal=signal, run=run, limit=limit),
+    )
+    given = _given(signal=signal, run=run, before=page.next_cursor)
     return show(
         visit,
         "pings.html",
         monitor=row,
-        pings=[ping_answer(each) for each in rows[:LIST_MAX]],
+        pings=[ping_answer(each) for each in page.rows],
         signal=signal or "",
         run=run or "",
-        older=address_of("monitors", row["slug"], row["project"], "/pings", **given) if cursor else None,
+        older=address_of("monitors", row["slug"], row["project"], "/pings", **given) if page.next_cursor else None,
     )
 
 

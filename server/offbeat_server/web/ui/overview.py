@@ -12,7 +12,7 @@ from offbeat_server.db.repositories import projects
 from offbeat_server.engine.schedule.due_times import STATUSES
 from offbeat_server.web.api.schemas.monitor import STORED_AS
 from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
-from offbeat_server.web.framework.pagination import read_cursor, whole, words, write_cursor
+from offbeat_server.web.framework.pagination import MONITORS
 from offbeat_server.web.framework.params import project_id_for_list
 from offbeat_server.web.ui import monitor_rows
 from offbeat_server.web.ui.page_base import UiRoute, Visit, html, render_part, show
@@ -58,15 +58,14 @@ async def overview(visit: Visit) -> web.StreamResponse:
     filters = filters_of(visit)
     pool, now = visit.deps.pool, visit.now
     project_id = await project_id_for_list(visit.call(), filters.project or None)
-    after = read_cursor(visit.query_param("after") or None, (0, ""), lambda a, b: (whole(a), words(b)))
     wanted = MonitorFilter(project_id, filters.statuses, filters.tags, filters.text or None)
-    found, place = await find_monitors(pool, wanted, after, LINES_MAX, now)
-    shown = await monitor_rows.read_lines(pool, [row for row, _ in found], now)
-    more = filters.path() if place else ""
+    page = await find_monitors(pool, wanted, MONITORS.place(visit.query_param("after") or None), LINES_MAX, now)
+    shown = await monitor_rows.read_lines(pool, [row for row, _ in page.rows], now)
+    more = filters.path() if page.next_cursor else ""
     listed: dict[str, Any] = {
         "lines": shown,
         "strips": await monitor_rows.strips(pool, shown, now),
-        "more": more + ("&" if "?" in more else "?") + urlencode({"after": write_cursor(*place)}) if place else "",
+        "more": more + ("&" if "?" in more else "?") + urlencode({"after": page.next_cursor}) if more else "",
         "filters": filters,
         "now": now,
     }
