@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 # On two cores, too: for a third of their time the tests wait, for leases, deadlines and take-overs.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
-NODE_MODULES := node_modules/@sentry/node/package.json
+NODE_MODULES := node_modules/@mermaid-js/tiny/package.json
+# Without the theme's notice of its own future.
+DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The tests start some two hundred servers, and each would compile all of its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test long quick check screenshots bench chaos simulation fuzz audit clean
+.PHONY: help run install test long quick check docs screenshots bench chaos simulation fuzz audit clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,11 +36,15 @@ long: $(VENV)/installed-for-tests ## Run the tests that are too long for `make t
 	@.ci/packages
 	@$(PYTEST) -m long $(ARGS)
 
-check: $(VENV)/installed-for-tests ## Format, lint, types, and who may import whom.
+check: $(VENV)/installed-for-tests ## Format, lint, types, who may import whom, and the links of the documentation.
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(DOCS)
+
+docs: $(VENV)/installed-for-tests $(NODE_MODULES) ## Build the documentation site in build/site.
+	@$(DOCS)
 
 screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots anew, with a demo estate.
 	@$(BIN)/python -m tests.screenshots
@@ -87,7 +93,8 @@ $(VENV)/installed-for-audit: $(VENV)/made
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.10"
 	@touch $@
 
-# The tests' check of accessibility, and Sentry's client for Node, in one call, since npm removes what it was not told to
-# save. Without npm the tests say that they are missing.
+# The tests' check of accessibility, Sentry's client for Node, and what draws the diagrams of the documentation, in one
+# call, since npm removes what it was not told to save. Without npm the tests say that they are missing, and diagrams
+# are shown as text.
 $(NODE_MODULES):
-	@if command -v npm >/dev/null; then npm install --no-save --no-audit --no-fund --silent axe-core@4.14.1 @sentry/node@11.12.0 || echo "axe-core and @sentry/node could not be installed"; fi
+	@if command -v npm >/dev/null; then npm install --no-save --no-audit --no-fund --silent axe-core@4.14.1 @sentry/node@11.12.0 @mermaid-js/tiny@12.0.0 || echo "axe-core, @sentry/node and @mermaid-js/tiny could not be installed"; fi
