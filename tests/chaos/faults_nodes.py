@@ -156,13 +156,15 @@ async def _dies_at(node: Node, place: str, passes: int) -> None:
 
 
 async def _dispatcher(world: World) -> Node:
-    """The node that delivers: the holder of the courier's lease, found by the nodes' logs."""
+    """The node that delivers: the holder of the dispatcher's lease, found by the nodes' logs."""
     if len(world.nodes) == 1:
         return world.nodes[0]
     (row,) = await world.ask("select holder from lease where name = 'courier'")
 
     def at_work(node: Node) -> int:
-        lines = [n for n, line in enumerate(node.server.output) if row["holder"] in line and "at work" in line]
+        lines = [
+            n for n, line in enumerate(node.server.output) if row["holder"] in line and "dispatcher.lease_taken" in line
+        ]
         return max(lines, default=-1)
 
     return max(world.nodes, key=at_work)

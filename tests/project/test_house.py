@@ -33,6 +33,8 @@ SLOW_TO_IMPORT = {
     "urllib.request",
     "uuid",
 }
+ALERT_LINES = "offbeat_server/notify/channels/log.py"  # the channel `log`: its lines are alerts, not events
+LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 CLOCK_READINGS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 SQL = re.compile(
     r"""\s*(select\b.+\bfrom\b | select\s+[\w.]+\( | insert\s+into\b | update\s+\S+\s+set\b | delete\s+from\b
@@ -223,6 +225,24 @@ def modules_say_what_and_why(module: Module) -> Iterator[Fault]:
         yield Fault(1, "no docstring: one sentence of what, one of why")
 
 
+def log_events_have_one_form(module: Module) -> Iterator[Fault]:
+    """A logger has its module's name; an event is `module.what_happened`, a literal. What varies is in the fields."""
+    stem = Path(module.path).stem
+    if module.path == ALERT_LINES:
+        return
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name("structlog"), attr="get_logger"), args=[ast.Constant(name)]
+            ):
+                if name != stem:
+                    yield Fault(node.lineno, f"the logger is called {name!r}: call it {stem!r}, as the module")
+            case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level), args=arguments) if level in LOG_LEVELS:
+                event = arguments[0].value if arguments and isinstance(arguments[0], ast.Constant) else None
+                if len(arguments) != 1 or not re.fullmatch(rf"{stem}(\.[a-z]+(_[a-z]+)*)", str(event)):
+                    yield Fault(node.lineno, f"not one literal `{stem}.what_happened`; put what varies into fields")
+
+
 RULES: list[Rule] = [
     imports_are_absolute,
     engine_is_synchronous,
@@ -234,6 +254,7 @@ RULES: list[Rule] = [
     functions_are_readable,
     names_say_something,
     modules_say_what_and_why,
+    log_events_have_one_form,
 ]
 
 
@@ -261,6 +282,11 @@ WRONG: list[tuple[Rule, str, str]] = [
     (names_say_something, "offbeat_server/web/string_utils.py", ""),
     (names_say_something, "offbeat_server/web/x.py", "class ConnectionManager: pass"),
     (modules_say_what_and_why, "offbeat_server/web/x.py", "x = 1"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "log = structlog.get_logger('pages')"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('x is loaded', keys=1)"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('y.loaded', keys=1)"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "log.info(f'x.loaded_{keys}')"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('x.loaded', 1)"),
 ]
 
 

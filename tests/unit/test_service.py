@@ -52,9 +52,9 @@ async def test_one_that_hangs_or_fails_keeps_no_other_from_its_stop_and_all_have
     assert monotonic() - began < 5
     assert said[4:] == ["-d", "-c", "-b", "-a"]
     assert [(line["event"], line["service"]) for line in logs] == [
-        ("did not stop in time", "d"),
-        ("failed to stop", "c"),
-        ("did not stop in time", "b"),
+        ("service.stop_timed_out", "d"),
+        ("service.stop_failed", "c"),
+        ("service.stop_timed_out", "b"),
     ]
     assert not parts[0].tasks and not parts[1].tasks and not parts[3].tasks
 

@@ -63,7 +63,7 @@ class Service:
         if task.cancelled():
             return
         error = task.exception()
-        log.error("a task that must not end has ended", task=task.get_name(), exc_info=error)
+        log.error("service.task_ended", task=task.get_name(), exc_info=error)
         if self.on_death is not None:
             self.on_death(task.get_name(), error)
 
@@ -74,7 +74,7 @@ class Service:
             and isinstance(task.exception(), Exception)
             and not isinstance(task.exception(), OffbeatError)
         ):
-            log.error("a task failed", task=task.get_name(), exc_info=task.exception())
+            log.error("service.task_failed", task=task.get_name(), exc_info=task.exception())
 
 
 class Stack:
@@ -108,10 +108,10 @@ class Stack:
             async with asyncio.timeout(max(0.1, bound_s)):
                 await service.stop()
         except TimeoutError:
-            log.warning("did not stop in time", service=service.name)
+            log.warning("service.stop_timed_out", service=service.name)
             await service.cancel_tasks()
         except Exception:
-            log.exception("failed to stop", service=service.name)
+            log.exception("service.stop_failed", service=service.name)
 
 
 async def forever(step: Callable[[], Awaitable[object]], every_s: float) -> None:
@@ -120,5 +120,5 @@ async def forever(step: Callable[[], Awaitable[object]], every_s: float) -> None
         try:
             await step()
         except Exception:
-            log.exception("will be tried again", step=getattr(step, "__qualname__", repr(step)), every_s=every_s)
+            log.exception("service.step_failed", step=getattr(step, "__qualname__", repr(step)), every_s=every_s)
         await asyncio.sleep(every_s)

@@ -123,7 +123,7 @@ class HostGroup:
             connection.terminate()
             raise
         if host != self.primary or place != self.place:
-            log.info("this host is the primary", host=str(host), timeline=place.timeline)
+            log.info("hosts.primary_found", host=str(host), timeline=place.timeline)
             for former in list(self._connections):
                 former.terminate()
             self._connections.clear()

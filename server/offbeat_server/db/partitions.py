@@ -82,7 +82,7 @@ async def retire_partitions(connection: Connection, before: date) -> list[str]:
             try:
                 await _retire(connection, row)
             except _IN_THE_WAY as error:
-                log.info("a partition is retired later", partition=row["name"], reason=describe(error))
+                log.info("partitions.drop_postponed", partition=row["name"], reason=describe(error))
                 break
             gone.append(row["name"])
     return gone

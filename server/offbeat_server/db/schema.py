@@ -131,7 +131,7 @@ async def _first_schema(connection: Connection) -> int:
     if (why := judge_version(version, usable_from)) is not None:
         raise SchemaError(why)
     if version > SCHEMA_VERSION:
-        log.warning("the database is newer than this program, which can still work with it", version=version)
+        log.warning("schema.newer_than_program", version=version, detail="this program can still use it")
     return version
 
 
@@ -141,7 +141,7 @@ async def _migrate_patiently(connection: Connection, migration: Migration) -> No
             await _migrate(connection, migration)
             return
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
-            log.warning("a migration waits for a table in use", version=migration.version, error=str(error))
+            log.warning("schema.migration_waiting", version=migration.version, error=str(error))
             await asyncio.sleep(random.uniform(LOCK_PAUSE_S / 2, LOCK_PAUSE_S))
     raise DatabaseDownError(
         f"the migration to schema version {migration.version} cannot lock its tables: they are in use"
@@ -156,4 +156,4 @@ async def _migrate(connection: Connection, migration: Migration) -> None:
         await connection.execute(_SQL["wait_shortly"])
         await connection.execute(migration.sql)
         await connection.execute(_SQL["set_schema_version"], migration.version, migration.usable_from)
-    log.info("the schema was brought up to date", version=migration.version)
+    log.info("schema.migrated", version=migration.version)

@@ -36,7 +36,7 @@ _PAGE_MASK = (1 << _PAGE_BITS) - 1
 
 KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
 
-log = structlog.get_logger("roster")
+log = structlog.get_logger("key_index")
 
 
 class KeyTarget(NamedTuple):
@@ -75,7 +75,7 @@ class KeySource(Protocol):
 class KeyIndex(Service):
     """Who is known. Lookups are plain calls; `refresh` waits for the database."""
 
-    name = "roster"
+    name = "key_index"
 
     def __init__(self, source: KeySource) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class KeyIndex(Service):
             async with asyncio.timeout(START_WAIT_S):
                 await self._loaded.wait()
         except TimeoutError:
-            log.info("still loading")
+            log.info("key_index.loading")
 
     def find(self, key: str) -> KeyTarget | None:
         """Where a key leads; None: unknown as far as we know, see `refresh`."""
@@ -170,10 +170,10 @@ class KeyIndex(Service):
             try:
                 await self._catch_up()
             except DatabaseDownError as error:
-                log.warning("the keys cannot be read", error=str(error))
+                log.warning("key_index.read_failed", error=str(error))
                 _tell(waiting, error)
             except Exception:  # of ours, or a row that cannot be read: what is known stays known
-                log.exception("the keys cannot be read")
+                log.exception("key_index.read_failed")
                 _tell(waiting, DatabaseDownError("the keys cannot be read"))
             else:
                 _tell(waiting, None)
@@ -202,7 +202,7 @@ class KeyIndex(Service):
             elif await self._source.rev() >= rev:
                 return
             else:  # Postgres has lost changes: a standby was promoted, or a backup restored
-                log.warning("keys are loaded again: the database lacks changes that were in it")
+                log.warning("key_index.reloading", reason="the database lacks changes that it had")
                 self.complete = False
         while not self.complete:
             await self._load()
@@ -224,7 +224,7 @@ class KeyIndex(Service):
         self._ping_keys, self.rev = ping_keys, rev
         self.complete = forgotten == self._forgotten
         self._loaded.set()
-        log.info("loaded", keys=len(self), seconds=round(monotonic() - started_s, 3))
+        log.info("key_index.loaded", keys=len(self), seconds=round(monotonic() - started_s, 3))
 
 
 class _Known:

@@ -66,13 +66,13 @@ LONG_BODIES_BYTES_MAX = 64_000_000  # of all that wait for it; beyond: 503
 
 _UNKNOWN = Outcome("unknown")
 
-log = structlog.get_logger("ingest")
+log = structlog.get_logger("pipeline")
 
 
 class PingPipeline(Service):
     """Takes requests. Without `provision` no ping makes a monitor; without a `budget` a key may ping without end."""
 
-    name = "intake"
+    name = "pipeline"
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class PingPipeline(Service):
                 readings = await asyncio.to_thread(dialect.read, request)  # which is pure
         except Exception as error:
             if not isinstance(error, OffbeatError):
-                log.exception("a ping could not be read")
+                log.exception("pipeline.read_failed")
             waiter.settle(unavailable())
             return
         finally:
@@ -292,7 +292,7 @@ class PingPipeline(Service):
                 left -= 1
         except Exception as error:
             if not isinstance(error, OffbeatError):
-                log.exception("a ping could not be taken")
+                log.exception("pipeline.accept_failed")
             for _ in range(left):
                 several.settle(unavailable())
         finally:

@@ -31,7 +31,7 @@ _DAILY: Final[Mapping[str, Any]] = {"every": "1d", "grace": "1h"}
 # Cronitor makes a monitor without a schedule, of which only failures are alerted; a day is what its users mean most.
 DEFAULTS: Final[Mapping[str | None, Mapping[str, Any]]] = {"healthchecks": {**_DAILY, "max_runtime": "1h"}}
 
-log = structlog.get_logger("provision")
+log = structlog.get_logger("provisioning")
 
 
 class Provisioning:
@@ -59,7 +59,7 @@ class Provisioning:
         try:
             outcome = await self._put(address, project_id, dialect)
         except DefinitionError as error:
-            log.warning("a declared definition is not valid", slug=address.slug, error=str(error))
+            log.warning("provisioning.definition_invalid", slug=address.slug, error=str(error))
             outcome = OK if known else _UNKNOWN
         if address.definition is not None and outcome not in (_FULL, _CROWDED):
             self._remember(key, address.definition)
@@ -73,7 +73,7 @@ class Provisioning:
         if self._key_index.project_of(address.ping_key) is None or self._declared.get(key) == address.problem:
             return
         self._remember(key, address.problem)
-        log.warning("provision.definition_refused", slug=address.slug, problem=address.problem)
+        log.warning("provisioning.definition_rejected", slug=address.slug, problem=address.problem)
 
     def _remember(self, key: tuple[str, str], declared: Any) -> None:
         self._declared[key] = declared
@@ -99,9 +99,7 @@ class Provisioning:
                 if stored is None and self._created.is_full(project_id):
                     return _FULL  # since it was asked: others made theirs while this one waited for the lock
                 if stored is None and await definitions.has_monitors(connection, project_id, self._monitors_max):
-                    log.warning(
-                        "a project has too many monitors to make more", slug=address.slug, max=self._monitors_max
-                    )
+                    log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
                     return _CROWDED
                 if await definitions.put_monitors(
                     connection, [WantedMonitor(project_id, address.slug, definition)], "ping"

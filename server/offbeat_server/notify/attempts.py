@@ -21,7 +21,7 @@ from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.message_builder import MessageBuilder
 from offbeat_server.notify.transport.http import Transport
 
-log = structlog.get_logger("courier")
+log = structlog.get_logger("attempts")
 
 SENDING_MAX = 128  # new attempts of healthy lanes
 SLOW_AFTER_S = 1.0  # older ones, and those of failing lanes, count apart
@@ -95,7 +95,7 @@ class DeliveryAttempts(Service):
                 await self._settle()
                 await self._outbox.release()
         except Exception as error:
-            log.warning("claims were not given back; they lapse by themselves", error=str(error))
+            log.warning("attempts.claims_not_released", detail="they end by themselves", error=str(error))
 
     def room(self, reserved: int = 0) -> int:
         """How many more attempts may begin now."""
@@ -159,7 +159,7 @@ class DeliveryAttempts(Service):
             message = message_builder.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
             body = channel.compose(message)
         except Exception as error:
-            log.exception("an alert cannot be put into words and is set aside", alert=row.id)
+            log.exception("attempts.render_failed", id=row.id)
             why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
             return AttemptResult("dead", why, None)
         return await self._send(row.lane, message, body, channel, row.attempts)
@@ -173,7 +173,7 @@ class DeliveryAttempts(Service):
                 await self._outbox.settle_digest(outcome)
                 break
             except Exception as error:
-                log.warning("a digest is not settled yet", error=str(error))
+                log.warning("attempts.digest_not_settled", error=str(error))
                 await asyncio.sleep(SETTLE_AGAIN_S)
         failpoints.pass_by("digest settled")
         self._sending.pop((True, digest.id), None)
@@ -193,7 +193,7 @@ class DeliveryAttempts(Service):
         except TimeoutError:
             return AttemptResult("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
         except Exception as error:
-            log.exception("an attempt ended in an error of ours", id=message.id, channel_kind=channel.kind)
+            log.exception("attempts.send_failed", id=message.id, channel_kind=channel.kind)
             reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
             return AttemptResult("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
         if changed:
@@ -205,9 +205,9 @@ class DeliveryAttempts(Service):
         before = {name: getattr(channel, name) for name in changed}
         try:
             await self._outbox.change_channel(lane, before, changed)
-            log.warning("a service has changed a channel", channel=lane, before=before, after=changed)
+            log.warning("attempts.channel_changed", channel=lane, before=before, after=changed)
         except Exception as error:
-            log.warning("what a service has changed is not stored yet", channel=lane, error=str(error))
+            log.warning("attempts.channel_change_not_stored", channel=lane, error=str(error))
 
     def _outcome(self, id: int, attempts: int, verdict: AttemptResult) -> SettledAlert:
         wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == "pending" else 0.0
@@ -220,7 +220,7 @@ class DeliveryAttempts(Service):
             try:
                 await self._settle()
             except Exception as error:
-                log.warning("outcomes are not written yet", waiting=len(self._outcomes), error=str(error))
+                log.warning("attempts.results_not_written", waiting=len(self._outcomes), error=str(error))
                 self._unsettled.set()
                 await asyncio.sleep(SETTLE_AGAIN_S)
 
@@ -240,7 +240,7 @@ class DeliveryAttempts(Service):
         """Count it, and say aloud what will not arrive."""
         self._count(kind, "retried" if outcome.state == "pending" else outcome.state, count)
         if outcome.state in ("dead", "expired"):
-            log.error("will not be delivered", id=outcome.id, channel_kind=kind, state=outcome.state, why=outcome.error)
+            log.error("attempts.given_up", id=outcome.id, channel_kind=kind, state=outcome.state, error=outcome.error)
 
     def _watch_attempt(self, task: asyncio.Task[None]) -> None:
         self._under_way.add(task)

@@ -44,7 +44,7 @@ from offbeat_server.notify.message_builder import MessageBuilder
 from offbeat_server.notify.periodic import PeriodicAlerts
 from offbeat_server.notify.transport.http import Transport
 
-log = structlog.get_logger("courier")
+log = structlog.get_logger("dispatcher")
 
 POLL_S = 0.5  # the truth, when a wake-up is lost
 ROUND_S_MIN = 0.02  # attempts that end in one moment share a round
@@ -58,7 +58,7 @@ PROVEN_EVERY_S = 0.05
 class Dispatcher(Service):
     """Delivers. `count` is told (channel kind, result, how many); the results are those of observability/metrics.py."""
 
-    name = "courier"
+    name = "dispatcher"
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Dispatcher(Service):
         await self.attempts.start()
         self.periodic.on_death = self.on_death
         await self.periodic.start()
-        self.spawn(self._renew_lease(), "pulse")
+        self.spawn(self._renew_lease(), "renew the lease")
         self.spawn(self._deliver(), "deliver")
 
     async def stop(self) -> None:
@@ -112,7 +112,7 @@ class Dispatcher(Service):
         try:
             await self.outbox.give_up()
         except DatabaseDownError:
-            log.warning("another courier takes over later", within_s=self.life_s)
+            log.warning("dispatcher.lease_not_released", expires_in_s=self.life_s)
 
     def wake(self) -> None:
         """There is something new in the outbox."""
@@ -134,13 +134,13 @@ class Dispatcher(Service):
                 # Trusted only from the start of the question on: a slow answer must not stretch it.
                 self._trusted_until = began + self.life_s if await self.outbox.take_over(self.life_s) else 0.0
                 if self.at_work and not before:
-                    log.info("at work", holder=self.outbox.holder)
+                    log.info("dispatcher.lease_taken", holder=self.outbox.holder)
                     self.wake()
                 await self.attempts.renew(self.lease_s)
             except DatabaseDownError as error:
-                log.warning("no pulse; will be tried again", error=str(error))
+                log.warning("dispatcher.lease_renewal_failed", error=str(error))
             except Exception:
-                log.exception("no pulse; will be tried again")
+                log.exception("dispatcher.lease_renewal_failed")
             await asyncio.sleep(max(0.05, self.pulse_s - (monotonic() - began)))
 
     async def _deliver(self) -> None:
@@ -155,10 +155,10 @@ class Dispatcher(Service):
                 try:
                     await self._round(self.message_builder)
                 except DatabaseDownError as error:
-                    log.warning("a round failed; will be tried again", error=str(error))
+                    log.warning("dispatcher.round_failed", error=str(error))
                     await asyncio.sleep(AGAIN_S)
                 except Exception:
-                    log.exception("a round failed; will be tried again")
+                    log.exception("dispatcher.round_failed")
                     await asyncio.sleep(AGAIN_S)
             await asyncio.sleep(ROUND_S_MIN)
 
@@ -309,7 +309,9 @@ class Dispatcher(Service):
         try:
             digest = await gather(self.outbox, wanted, channel, project, message_builder, self.lease_s)
         except RenderError:
-            log.exception("a digest cannot be put into words; its alerts go one by one", lane=wanted.lane)
+            log.exception(
+                "dispatcher.digest_render_failed", channel=wanted.lane, detail="its alerts are sent one by one"
+            )
             self._lane(wanted.lane, channel).digests = False
             return False
         if digest is not None:

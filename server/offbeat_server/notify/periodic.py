@@ -21,7 +21,7 @@ from offbeat_server.notify.channels.registry import KINDS, load_channel
 from offbeat_server.notify.message_builder import MessageBuilder
 from offbeat_server.notify.transport.http import Transport
 
-log = structlog.get_logger("courier")
+log = structlog.get_logger("periodic")
 
 REMIND_EVERY_S = 5.0
 REMINDERS_MAX = 1_000  # in one statement; the next one follows at once
@@ -41,7 +41,7 @@ SWEEP_MAX = 5_000
 class PeriodicAlerts(Service):
     """`scribe` gives None while another courier is at work."""
 
-    name = "repeats"
+    name = "periodic"
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class PeriodicAlerts(Service):
     async def start(self) -> None:
         """Begins; the first of each comes at once."""
         self.spawn(self._repeat(self.remind, lambda: self.remind_every_s), "reminders")
-        self.spawn(self._repeat(self.send_recovered, lambda: self.over_every_s), "ends of digests")
+        self.spawn(self._repeat(self.send_recovered, lambda: self.over_every_s), "recoveries of digests")
         self.spawn(self._repeat(self.send_firing, lambda: self.firing_every_s), "firing alerts")
         self.spawn(self._repeat(self.catch_up, lambda: self.catch_up_every_s), "channels")
         self.spawn(self._repeat(self._expire, lambda: self.expire_every_s), "expiry")
-        self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweeping")
+        self.spawn(self._repeat(self._sweep, lambda: self.sweep_every_s), "sweep")
 
     async def _repeat(self, step: Callable[[MessageBuilder], Awaitable[None]], every_s: Callable[[], float]) -> None:
         while True:
@@ -88,9 +88,9 @@ class PeriodicAlerts(Service):
             try:
                 await step(message_builder)
             except DatabaseDownError as error:
-                log.warning("will be tried again", step=step.__name__, error=str(error))
+                log.warning("periodic.step_failed", step=step.__name__, error=str(error))
             except Exception:
-                log.exception("will be tried again", step=step.__name__)
+                log.exception("periodic.step_failed", step=step.__name__)
             await asyncio.sleep(every_s())
 
     async def remind(self, message_builder: MessageBuilder) -> None:
@@ -121,7 +121,7 @@ class PeriodicAlerts(Service):
                 found.setdefault(row.project_id, []).append(row)
             for project_id, rows in found.items():
                 facts = _about_failing(rows)
-                log.error("alerts do not arrive", project=project_id, channels=facts["channels"])
+                log.error("periodic.channels_failing", project=project_id, channels=facts["channels"])
                 await self._outbox.report_failing(connection, [row.id for row in rows], project_id, facts)
         if found:
             self._wake()
@@ -136,7 +136,7 @@ class PeriodicAlerts(Service):
             try:
                 channel = load_channel(*channels[lane])
             except DefinitionError as error:
-                log.warning("a digest cannot be closed", digest=id, error=str(error))
+                log.warning("periodic.digest_not_resolved", digest=id, error=str(error))
                 continue
             facts = {"kind": "over", "alerts": alerts, "closes": id}
             at = to_rfc3339(self._out.now()) or ""
@@ -149,7 +149,7 @@ class PeriodicAlerts(Service):
             try:
                 channel = load_channel(kind, text)
             except DefinitionError as error:
-                log.warning("an Alertmanager is not told", channel=id, error=str(error))
+                log.warning("periodic.alertmanager_skipped", channel=id, error=str(error))
                 continue
             if isinstance(channel, Alertmanager) and id not in self._telling:
                 self._telling.add(id)
@@ -183,17 +183,17 @@ class PeriodicAlerts(Service):
             try:
                 alerts.append(channel.alert(message_builder.alert(each, at, "default"), ends_at))
             except Exception:
-                log.exception("an alert cannot be put into words and is not repeated", alert=each.id)
+                log.exception("periodic.render_failed", id=each.id)
         failures = await channel.post(peers, channel.encode(alerts), self._out)
         for error in failures.values():
-            log.warning("an Alertmanager did not take a repetition", channel=id, error=str(error))
+            log.warning("periodic.alertmanager_failed", channel=id, error=str(error))
         # What a peer refuses for good, it refuses for what is in this page.
         return tuple(url for url in peers if url not in failures or failures[url].permanent)
 
     async def _expire(self, message_builder: MessageBuilder) -> None:
         for kind, count in Counter(await self._outbox.expire()).items():
             self._count(kind, "expired", count)
-            log.error("too old to be delivered", channel_kind=kind, alerts=count)
+            log.error("periodic.alerts_expired", channel_kind=kind, alerts=count)
 
     async def _sweep(self, message_builder: MessageBuilder) -> None:
         while await self._outbox.sweep(self._keep_days, SWEEP_MAX) == SWEEP_MAX:

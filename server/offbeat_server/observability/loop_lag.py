@@ -15,7 +15,7 @@ EVERY_S = 0.25
 class LoopLag(Service):
     """Tells `observe` the lag in seconds, four times a second."""
 
-    name = "loop lag"
+    name = "loop_lag"
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from offbeat_server.common.service import Service
 class MetricsServer(Service):
     """Serves `application` on `host` and `port` (0: a free one)."""
 
-    name = "site"
+    name = "metrics_server"
 
     def __init__(self, application: web.Application, host: str, port: int) -> None:
         super().__init__()

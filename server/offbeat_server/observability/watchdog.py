@@ -17,7 +17,7 @@ from offbeat_server.common.service import Service
 TIMEOUT_S = 10.0
 UNTAKEN_S_MAX = 120.0  # an alert may wait that long for a courier; one that is retried later does not wait
 
-log = structlog.get_logger("beat")
+log = structlog.get_logger("watchdog")
 
 
 class OutboundWatchdog(Service):
@@ -27,7 +27,7 @@ class OutboundWatchdog(Service):
     have been sent already (0 without one); it may raise, which counts as doubt.
     """
 
-    name = "beat"
+    name = "watchdog"
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class OutboundWatchdog(Service):
                 await self._send()
             elif self._watermark() is not None:
                 self.withheld += 1
-                log.warning("no beat is sent", reason=doubt)
+                log.warning("watchdog.heartbeat_withheld", reason=doubt)
 
     async def _doubt(self) -> str | None:
         watermark, before = self._watermark(), self._last
@@ -91,9 +91,9 @@ class OutboundWatchdog(Service):
             async with self._session.get(self._url) as answer:
                 if answer.status >= 400:
                     self.failed += 1
-                    log.warning("the watchdog refused the beat", status=answer.status)
+                    log.warning("watchdog.heartbeat_rejected", status=answer.status)
                     return
                 self.sent += 1
         except (aiohttp.ClientError, TimeoutError) as error:
             self.failed += 1
-            log.warning("the watchdog could not be reached", error=repr(error))
+            log.warning("watchdog.heartbeat_failed", error=repr(error))

@@ -86,7 +86,7 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """
     logging.set_up(settings.log_format, settings.log_level)
     for warning in warnings:
-        log.warning(warning)
+        log.warning("app.settings_warning", detail=warning)
     if settings.database_url is None:
         embedded.require()
     role: Role = "all" if settings.workers == 1 else "main"
@@ -137,7 +137,7 @@ class App(Service):
             await self.cancel_tasks()
             await self._stop()
         if cause is not None:
-            log.error("stopped, because a part of the server has died", cause=cause)
+            log.error("app.stopped_after_failure", cause=cause)
         return 0 if cause is None else 1
 
     async def _stop(self) -> None:
@@ -159,7 +159,7 @@ class App(Service):
         if not self._over.done():
             self._over.set_result(None)
         elif self.stopping:
-            log.warning("told twice: ends at once; what was committed is safe")
+            log.warning("app.exiting_now", reason="second stop signal", detail="committed pings are safe")
             signal.raise_signal(signal.SIGKILL)
 
     def _part_died(self, cause: str) -> None:
@@ -177,7 +177,7 @@ class App(Service):
             self._make_room()
         given = self.settings.admin_key
         if self.role != "worker" and given and len(given) < CHARS_MIN:
-            log.warning("the admin key is short: whoever guesses it may do everything", chars_min=CHARS_MIN)
+            log.warning("app.admin_key_short", chars_min=CHARS_MIN, detail="a short key can be guessed")
         await self.stack.start(self.systemd)
         url = await self._open_database()
         pgbouncer = self.settings.pgbouncer
@@ -191,7 +191,7 @@ class App(Service):
         await self.stack.start(LoopLag(self.metrics.loop_lagged))
         if self.settings.config is not None and self.role != "worker":
             applied = await apply_file(self._deps(), self.settings.config)
-            log.info("applied", file=str(self.settings.config), changes=len(applied["changes"]))
+            log.info("app.config_applied", file=str(self.settings.config), changes=len(applied["changes"]))
         if self.role != "worker":
             await self._start_scheduler(pool, url)
         if self.role == "main":
@@ -209,7 +209,7 @@ class App(Service):
         room = fd_limit.make_room(wanted)
         if room.connections_max < wanted:
             self.scarce = fd_limit.advice(room.limit, wanted)
-            log.warning(self.scarce, connections_max=room.connections_max)
+            log.warning("app.descriptors_scarce", detail=self.scarce, connections_max=room.connections_max)
             self.settings = self.settings.model_copy(update={"connections_max": room.connections_max})
 
     async def _open_database(self) -> str:
@@ -245,7 +245,7 @@ class App(Service):
             except DatabaseDownError as error:
                 if isinstance(error, DatabaseRefusedError) and self.role != "worker":
                     raise
-                log.warning("waiting for Postgres", error=str(error))
+                log.warning("app.waiting_for_postgres", error=str(error))
                 self.systemd.extend(DATABASE_RETRY_S * 5, "waiting for Postgres")
                 await asyncio.sleep(DATABASE_RETRY_S)
 

@@ -67,7 +67,7 @@ class WorkerProcesses(Service):
                 async with asyncio.timeout(self.settings.drain_delay + self.settings.stop_timeout):
                     await process.wait()
             except TimeoutError:
-                log.warning("a worker did not stop in time", pid=process.pid)
+                log.warning("workers.stop_timed_out", pid=process.pid)
                 process.kill()
         await self.cancel_tasks()
         if self._socket is not None:
@@ -83,7 +83,7 @@ class WorkerProcesses(Service):
             if self._stopping:
                 break
             pause_s = 0.0 if monotonic() - began_s > YOUNG_S else min(PAUSE_S_MAX, pause_s * 2 + 0.2)
-            log.error("a worker has ended and is replaced", worker=number, exit_code=code, pause_s=pause_s)
+            log.error("workers.worker_ended", worker=number, exit_code=code, restart_in_s=pause_s)
             await asyncio.sleep(pause_s)
         await asyncio.Event().wait()  # until it is cancelled: for a Service an end by itself would be a failure
 

@@ -16,7 +16,7 @@ from offbeat_server.db.repositories.scheduler_rows import ChangeSeen
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition
 
-log = structlog.get_logger("keeper")
+log = structlog.get_logger("config_changes")
 
 
 class ConfigChanges:
@@ -73,7 +73,7 @@ class ConfigChanges:
                     _apply(engine, change, at)
                 except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
                     if change.monitor_id is None:
-                        log.exception("a change is passed over", rev=change.rev, kind=change.kind)
+                        log.exception("config_changes.change_skipped", rev=change.rev, kind=change.kind)
                     else:
                         engine.quarantine(change.monitor_id, error)
                 self.rev = change.rev

@@ -53,13 +53,13 @@ class Lease:
                 connection = await self._connected()
                 held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address)
             except OffbeatError as error:
-                log.warning("cannot ask for the lease", error=str(error))
+                log.warning("lease.request_failed", error=str(error))
                 self._drop()
                 held = None
             if held is not None:
                 self.held, self._trusted_until_s = held, started_s + TRUST_S
                 self.lost.clear()
-                log.info("is the keeper now", term=held.term)
+                log.info("lease.taken", term=held.term)
                 return held
             await asyncio.sleep(TAKE_EVERY_S)
 
@@ -71,7 +71,7 @@ class Lease:
             try:
                 renewed = await lease.renew(await self._connected(), self.held, LIFE_S)
             except OffbeatError as error:
-                log.warning("the lease could not be renewed", error=str(error))
+                log.warning("lease.renewal_failed", error=str(error))
                 self._drop()
                 renewed = monotonic() < self._trusted_until_s
                 started_s = self._trusted_until_s - TRUST_S
@@ -88,7 +88,7 @@ class Lease:
             if held is not None:
                 await lease.release(await self._connected(), held)
         except OffbeatError as error:
-            log.warning("the lease could not be given up; it expires by itself", error=str(error))
+            log.warning("lease.release_failed", detail="it expires by itself", error=str(error))
         self._drop()
 
     async def _connected(self) -> Connection:

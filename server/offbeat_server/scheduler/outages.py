@@ -22,7 +22,7 @@ WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an
 MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled
 SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
 
-log = structlog.get_logger("deaf")
+log = structlog.get_logger("outages")
 
 
 class _SignOfLife(NamedTuple):
@@ -123,7 +123,7 @@ class OutageDetector:
         async with held_by(connection, held):
             found += [await scheduler_rows.outage_before_writer(connection, writer_id, now) for writer_id in new]
             for writer in silent:
-                log.warning("a silent writer is fenced", writer=writer.id)
+                log.warning("outages.writer_fenced", writer=writer.id)
                 found.append(await scheduler_rows.fence(connection, writer.id, writer.seen_at, now))
             if refusal_id > self._refusal_id:
                 found += await scheduler_rows.outages_by_refusals(connection, self._refusal_id, now)

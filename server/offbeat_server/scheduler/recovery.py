@@ -29,7 +29,7 @@ SLICE = 500  # monitors, entries or judgements between two turns of the event lo
 # for Postgres, so each look finds nothing: a quarter of what a miss costs. One look takes less than a millisecond.
 GARBAGE_LOOKED_FOR_EACH = 10_000
 
-log = structlog.get_logger("keeper")
+log = structlog.get_logger("recovery")
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _begin(engine: Engine, m: Monitor, *, at: Micros) -> None:
 
 async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through: Micros) -> list[Decision]:
     """Apply to a monitor what the log has of it up to `through`; it is left out again where that still fails."""
-    log.info("a monitor that was left out is tried again", monitor_id=m.id)
+    log.info("recovery.quarantine_retried", monitor_id=m.id)
     errors: list[Exception] = []
     decisions: list[Decision] = []
     try:

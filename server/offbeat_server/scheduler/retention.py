@@ -31,7 +31,7 @@ EVERY_S = 600.0
 REMAINS_KEPT = timedelta(hours=1)
 REMAINS_SLICES_MAX = 500  # of `retention.ROWS_MAX` rows in one round
 
-log = structlog.get_logger("upkeep")
+log = structlog.get_logger("retention")
 
 
 class Retention:
@@ -57,9 +57,9 @@ class Retention:
             try:
                 await self._round()
             except OffbeatError as error:
-                log.warning("will be tried again", error=str(error))
+                log.warning("retention.step_failed", error=str(error))
             except Exception:  # whatever it was: without the next partitions no ping could be stored
-                log.exception("will be tried again")
+                log.exception("retention.step_failed")
             self._due.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
@@ -67,12 +67,15 @@ class Retention:
 
     async def _round(self) -> None:
         connection = await connect(
-            self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat upkeep", command_timeout_s=60.0
+            self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat retention", command_timeout_s=60.0
         )
         try:
             await make_partitions(connection, to_datetime(await scheduler_rows.now(connection)).date(), DAYS_AHEAD)
             if await retention.has_leapt(connection):
-                log.warning("the clock has leapt by more than a day: for a day nothing is deleted")
+                log.warning(
+                    "retention.paused_after_clock_jump",
+                    detail="the clock jumped by more than a day: nothing is deleted for a day",
+                )
             elif at := self._checkpoint_at():
                 before = to_datetime(at) - timedelta(days=self._settings.keep_days)
                 await self._delete_before(connection, before)

@@ -47,13 +47,13 @@ CHECKPOINT_CHANGES = 100_000  # each is read again by a start, and the monitors 
 CHECKPOINT_S = 300.0
 CHECKPOINT_SLICES = 4  # of SUBJECTS_MAX, at each cycle: a million states in 26 s, some 50 ms without judging
 
-log = structlog.get_logger("keeper")
+log = structlog.get_logger("scheduler")
 
 
 class Scheduler(Service):
     """Judges, while it holds the lease. `on_decided` is called after each commit of decisions that hold alerts."""
 
-    name = "keeper"
+    name = "scheduler"
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Scheduler(Service):
 
     async def start(self) -> None:
         """Begin to try for the lease."""
-        self.spawn(self._run(), "judge")
+        self.spawn(self._run(), "evaluate")
 
     async def stop(self) -> None:
         """Write what was decided, checkpoint, give up the lease."""
@@ -125,7 +125,7 @@ class Scheduler(Service):
                 async with asyncio.timeout(HANDOVER_S if self.log_reader.others else self._settings.stop_timeout / 2):
                     await self._ended.wait()
             except TimeoutError:
-                log.warning("stopped before the checkpoint was complete")
+                log.warning("scheduler.checkpoint_incomplete")
         await self.cancel_tasks()
         await self.lease.release()
         self._drop_connection()
@@ -135,7 +135,7 @@ class Scheduler(Service):
     async def _run(self) -> None:
         while not self._stopping:
             await self.lease.take()
-            aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.retention.run(), "upkeep")]
+            aides = [self.errand(self.lease.keep(), "lease"), self.errand(self.retention.run(), "retention")]
             try:
                 self.loading = True
                 await self._load()
@@ -143,7 +143,7 @@ class Scheduler(Service):
                 await self._evaluate()
                 self._ended.set()
             except LeaseLostError as error:
-                log.warning("is no longer the keeper", why=str(error))
+                log.warning("scheduler.lease_lost", reason=str(error))
             finally:
                 self.evaluating = self.loading = self.idle = False
                 self.log_reader.following = False
@@ -161,7 +161,7 @@ class Scheduler(Service):
                     await self._load_once()
                 return
             except DatabaseDownError as error:
-                log.warning("cannot load yet", error=str(error))
+                log.warning("scheduler.recovery_failed", error=str(error))
                 self._drop_connection()
                 await asyncio.sleep(0.5)
 
@@ -186,7 +186,7 @@ class Scheduler(Service):
         await self._write_pending()
         await self._compare_incidents(connection)
         self.evaluating = True
-        log.info("loaded", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
+        log.info("scheduler.recovered", monitors=len(self.engine.monitors), seconds=round(monotonic() - started_s, 2))
 
     async def _database_time(self, connection: Connection) -> Micros:
         """Also for a process without a writer, whose clock nobody else keeps true."""
@@ -205,12 +205,12 @@ class Scheduler(Service):
         for monitor_id, number in theirs.items():
             if ours.get(monitor_id) != number and monitor_id not in self.engine.quarantined:
                 self.mismatches += 1
-                log.error("an incident is open in SQL and not in the engine", monitor_id=monitor_id, incident=number)
+                log.error("scheduler.incident_only_in_database", monitor_id=monitor_id, incident=number)
                 at = max(self.checkpoint_at, 1)
                 await decisions.close_incident(connection, self.lease.check(), monitor_id, number, at)
         for monitor_id in ours.keys() - theirs.keys():
             self.mismatches += 1
-            log.error("an incident is open in the engine and not in SQL", monitor_id=monitor_id)
+            log.error("scheduler.incident_only_in_engine", monitor_id=monitor_id)
             self.engine.restate_incident(monitor_id)
 
     async def _evaluate(self) -> None:
@@ -224,7 +224,7 @@ class Scheduler(Service):
                 await self._checkpoint_slice(whole=stopping)
                 self.idle = True
             except DatabaseDownError as error:
-                log.warning("cannot judge now", error=str(error))
+                log.warning("scheduler.cycle_failed", error=str(error))
                 self._drop_connection()
                 self.outage_detector.blinded()
                 self._doubtful = True
@@ -345,7 +345,7 @@ class Scheduler(Service):
                     parts += [part[middle:], part[:middle]]
                     continue
                 self.decisions_dropped += 1
-                log.error("a decision cannot be stored", monitor_id=part[0].monitor_id, error=str(error))
+                log.error("scheduler.decision_rejected", monitor_id=part[0].monitor_id, error=str(error))
                 if part[0].state is not None:  # else it was deleted, and nothing will follow
                     self.engine.quarantine(part[0].monitor_id, error)
             self._announce_decided(part)
@@ -401,13 +401,18 @@ class Scheduler(Service):
 
     def _apply_outage(self, deaf: scheduler_rows.Outage) -> None:
         length_s = (deaf.ended_at - deaf.started_at) / SECOND
-        log.warning("was deaf", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings)
+        log.warning(
+            "scheduler.outage_recorded", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings
+        )
         if deaf.reason == "clock":
             self.retention.request_now()
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:
         log.error(
-            "a monitor is left out until it is changed or the keeper starts", monitor_id=monitor_id, exc_info=error
+            "scheduler.monitor_quarantined",
+            monitor_id=monitor_id,
+            detail="ignored until its definition changes or the scheduler starts",
+            exc_info=error,
         )
 
     # ---------------------------------------------------------------- the connection
@@ -415,7 +420,7 @@ class Scheduler(Service):
     async def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = await connect(
-                self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat keeper"
+                self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat scheduler"
             )
         return self._connection
 

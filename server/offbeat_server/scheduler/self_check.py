@@ -31,13 +31,13 @@ TASKS_MAX = 1_000  # names in open runs; a state with more takes too long to be 
 REST_TRIES_MAX = 50
 REST_PAUSE_S = 0.01
 
-log = structlog.get_logger("self-check")
+log = structlog.get_logger("self_check")
 
 
 class SelfCheck(Service):
     """Looks at five monitors a second, in a circle that begins anywhere. `checked` and `mismatches` since the start."""
 
-    name = "self-check"
+    name = "self_check"
 
     def __init__(self, pool: Pool, scheduler: Scheduler) -> None:
         super().__init__()
@@ -97,9 +97,9 @@ class SelfCheck(Service):
         if (differing or fault) and await self._log_is_whole():
             self.mismatches += 1
             log.error(
-                "what is in memory is not what the log says",
+                "self_check.mismatch",
                 monitor_id=m.id,
-                heap=fault,
+                queue=fault,
                 memory={key: shown.get(key) for key in differing},
                 log={key: (expected or {}).get(key) for key in differing},
             )

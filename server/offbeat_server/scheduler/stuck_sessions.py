@@ -17,13 +17,13 @@ from offbeat_server.db.repositories.lease import end_frozen
 
 EVERY_S = 2.0
 
-log = structlog.get_logger("frozen")
+log = structlog.get_logger("stuck_sessions")
 
 
 class StuckSessionReaper(Service):
     """Looks every two seconds, on a connection of its own: those of the pool may all be waiting for that very lock."""
 
-    name = "frozen"
+    name = "stuck_sessions"
 
     def __init__(self, url: str, settings: Settings) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class StuckSessionReaper(Service):
             try:
                 if connection is None:
                     connection = await connect(
-                        self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat frozen"
+                        self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat stuck sessions"
                     )
                 if ended := await end_frozen(connection):
-                    log.warning("ended what a frozen process had begun", sessions=ended)
+                    log.warning("stuck_sessions.sessions_ended", sessions=ended)
             except DatabaseDownError as error:
-                log.debug("cannot look", error=str(error))
+                log.debug("stuck_sessions.check_failed", error=str(error))
                 if connection is not None:
                     connection.terminate()
                     connection = None

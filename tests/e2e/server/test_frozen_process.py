@@ -67,7 +67,7 @@ async def test_others_go_on_where_a_process_froze_in_a_change(
 
 
 @pytest.mark.parametrize(
-    ("name", "subject", "lock"), [("start", "meta", "lock_schema"), ("upkeep", "partitions", "lock_partitions")]
+    ("name", "subject", "lock"), [("start", "meta", "lock_schema"), ("retention", "partitions", "lock_partitions")]
 )
 async def test_a_node_starts_where_another_froze_while_it_started(
     database_url: str, pool: asyncpg.Pool, name: str, subject: str, lock: str

@@ -172,7 +172,7 @@ async def test_workers_wait_too() -> None:
         await _disturb(pair, TROUBLES["password"].undo)
         await eventually(lambda: _pinged(server, key))
         assert not server.has_ended
-        assert not [line for line in server.output if "a worker has ended" in line or "Traceback" in line]
+        assert not [line for line in server.output if "workers.worker_ended" in line or "Traceback" in line]
 
 
 @pytest.mark.slow

@@ -215,8 +215,8 @@ async def test_the_client_warns_of_a_variable_that_nobody_reads(name):
 async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url):
     async with Server(database_url, "--door", "aiohttp", env={"OFFBEAT_ACK_TIMEOUT": "5"}) as server:
         said = "\n".join(server.output)
-    assert "warning  ] --door is now called --http-server; " in said
-    assert "warning  ] OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
+    assert "detail='--door is now called --http-server; " in said
+    assert "detail='OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
     done = await offbeat("doctor", "--json", OFFBEAT_ACK_TIMEOUT="5", OFFBEAT_DATABASE_URL=database_url)
     assert any("OFFBEAT_COMMIT_TIMEOUT" in each["said"] for each in done.json if each["what"] == "settings")
     done = await offbeat("serve", "--ack-timeout", "x")

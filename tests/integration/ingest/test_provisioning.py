@@ -214,4 +214,4 @@ async def test_an_unusable_config_is_answered_and_logged_with_its_field(
             ("success", None),
             ("success", f"{problem} (the monitor was not changed)"),
         ]
-    assert capsys.readouterr().out.count("provision.definition_refused") == 2, "once before it was made, once after"
+    assert capsys.readouterr().out.count("provisioning.definition_rejected") == 2, "once before it was made, once after"

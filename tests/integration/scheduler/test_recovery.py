@@ -161,7 +161,7 @@ async def test_a_lease_that_ends_later_than_any_can_is_not_waited_for(hands: Dat
 
 @pytest.mark.parametrize("where", ["between statements", "within one"])
 async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database_url: str, where: str) -> None:
-    frozen = await connect(database_url, application_name="offbeat keeper")
+    frozen = await connect(database_url, application_name="offbeat scheduler")
     transaction = lease.held_by(frozen, hands.held)
     await transaction.__aenter__()
     if where == "within one":

@@ -33,7 +33,7 @@ LOG_BYTES_MAX = 10_000_000  # a larger log is set aside at the next launch
 LOCALE = ("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
 
-log = structlog.get_logger("postgres")
+log = structlog.get_logger("cluster")
 
 
 def wheel_binaries() -> Path:
@@ -245,7 +245,7 @@ class Cluster:
         if closed:
             self._refuse(closed, owner)
         if opened:
-            log.info("Postgres may pass directories that stay closed to others", user=owner.pw_name, paths=opened)
+            log.info("cluster.directories_opened", user=owner.pw_name, paths=opened)
         if self.directory.exists() and self.directory.stat().st_uid == 0:  # restored from a backup by root
             for path in (self.directory, *self.directory.rglob("*")):
                 self._give_to_owner(path)

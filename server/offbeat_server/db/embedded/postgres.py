@@ -77,7 +77,7 @@ class EmbeddedPostgres(Service):
     than the wheel's.
     """
 
-    name = "embedded postgres"
+    name = "embedded_postgres"
 
     def __init__(
         self,
@@ -116,19 +116,19 @@ class EmbeddedPostgres(Service):
             await asyncio.to_thread(cluster.prepare)
             self._cluster = cluster
             if self.pid is not None:
-                log.info("found the embedded Postgres running", pid=self.pid)
+                log.info("postgres.already_running", pid=self.pid)
             await self._bring_up(cluster)
         except BaseException:
             self._unlock()
             raise
-        self.spawn(forever(self._look_after, LOOK_EVERY_S), "look after")
+        self.spawn(forever(self._look_after, LOOK_EVERY_S), "restart if it died")
 
     async def stop(self) -> None:
         """Ends it with a checkpoint; where that takes too long, without: nothing committed is lost either way."""
         await self.cancel_tasks()
         if self._cluster is not None:
             if not await self._end(signal.SIGINT, STOP_MAX_S):
-                log.warning("the embedded Postgres stops without a checkpoint", seconds=STOP_MAX_S)
+                log.warning("postgres.stopped_without_checkpoint", seconds=STOP_MAX_S)
                 await self._end(signal.SIGQUIT, STOP_MAX_S)
             self._cluster.tidy()
         self._unlock()
@@ -136,7 +136,7 @@ class EmbeddedPostgres(Service):
     async def _look_after(self) -> None:
         self._reap()
         if self._cluster is not None and self._cluster.pid() is None:
-            log.error("the embedded Postgres has died and is started again", last_words=self._cluster.last_words())
+            log.error("postgres.restarting", output=self._cluster.last_words())
             await self._bring_up(self._cluster)
 
     async def _bring_up(self, cluster: Cluster) -> None:
@@ -149,7 +149,7 @@ class EmbeddedPostgres(Service):
                 raise DatabaseDownError(f"the embedded Postgres is not ready after {RECOVERY_MAX_S:.0f} s")
             if now - told_at > 5:
                 told_at = now
-                log.info("waiting for the embedded Postgres", last_words=cluster.last_words())
+                log.info("postgres.waiting", output=cluster.last_words())
             self._reap()
             if self._child is None and cluster.pid() is None:
                 if launches == LAUNCHES_MAX:

@@ -20,7 +20,7 @@ FRESH_S = 1.0
 TIMEOUT_S = 1.0
 _SQL = load("processes")
 
-log = structlog.get_logger("machines")
+log = structlog.get_logger("processes")
 
 
 class Facts(NamedTuple):
@@ -67,7 +67,7 @@ class DatabaseFacts:
                 self.facts = await read_facts(self._pool)
             except DatabaseDownError as error:
                 self.facts = None
-                log.debug("no facts for the metrics", error=str(error))
+                log.debug("processes.read_failed", error=str(error))
             self._read_s = monotonic()
 
     async def untaken_s(self) -> float:

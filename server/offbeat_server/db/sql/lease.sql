@@ -17,10 +17,12 @@ returning term
 -- write. Where it froze between two statements, `bound_idle` ends its session; between the parsing of a statement and its
 -- execution a session is not idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart,
 -- behind a pooler each time). Transactions that only read hold up nobody for long. Writers are left alone: they send one
--- statement, whose locks are its last act.
+-- statement, whose locks are its last act. `keeper` and `upkeep` are names of processes of former releases, which may
+-- run beside this one during an upgrade.
 select pg_terminate_backend(a.pid) from pg_stat_activity a
  where a.usename = current_user and a.datname = current_database()
-   and a.application_name in ('offbeat', 'offbeat keeper', 'offbeat start', 'offbeat upkeep')
+   and a.application_name in ('offbeat', 'offbeat scheduler', 'offbeat start', 'offbeat retention',
+                              'offbeat keeper', 'offbeat upkeep')
    and a.state in ('active', 'idle in transaction') and a.wait_event = 'ClientRead'
    and a.state_change < clock_timestamp() - interval '3 s'
    and (a.backend_xid is not null

@@ -29,7 +29,7 @@ from offbeat_server.observability.metrics import Metrics
 class HttpServers(Service):
     """Serves pings and `application`, which holds pages and API; `listen_on` is a socket inherited from a parent."""
 
-    name = "doors"
+    name = "http_servers"
 
     def __init__(
         self,

@@ -29,13 +29,13 @@ TICK_S = 0.5
 STOP_SHARE = 0.4  # of `stop_timeout`: the writer and the keeper want theirs
 BACKLOG = 4096  # connections that wait to be accepted
 
-log = structlog.get_logger("door")
+log = structlog.get_logger("listener")
 
 
 class FastListener(Service):
     """Listens; `route` says which dialect a path and query speak, `server` makes aiohttp's protocols."""
 
-    name = "door"
+    name = "listener"
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class FastListener(Service):
                     self._closed.clear()
                     await self._closed.wait()
         except TimeoutError:
-            log.warning("connections are cut", connections=len(self._open))
+            log.warning("listener.connections_closed", connections=len(self._open))
             for connection in list(self._open):
                 if connection.transport is not None:
                     connection.transport.abort()

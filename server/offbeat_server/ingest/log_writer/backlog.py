@@ -27,7 +27,7 @@ RETRY_AFTER_S_MAX = 5
 _new_entry = tuple.__new__  # a third of the time of Entry(...), which is a Python function
 _UNAVAILABLE = tuple(Outcome("unavailable", seconds) for seconds in range(1, RETRY_AFTER_S_MAX + 1))
 
-log = structlog.get_logger("ingest")
+log = structlog.get_logger("backlog")
 
 
 class Waiter(Protocol):
@@ -266,7 +266,7 @@ def _settle(waiter: Waiter, outcome: Outcome | Rejection) -> None:
         waiter.settle(outcome)
     except Exception:
         # One client's answer must not keep the others from theirs.
-        log.exception("an answer failed")
+        log.exception("backlog.answer_failed")
 
 
 def _bytes_of(ping: Ping) -> int:

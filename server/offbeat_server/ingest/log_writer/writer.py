@@ -126,7 +126,7 @@ class LogWriter(Service):
             async with asyncio.timeout(START_WAIT_S):
                 await self._registered.wait()
         except TimeoutError:
-            log.warning("Postgres is away; pings are refused until it answers")
+            log.warning("writer.database_down", detail="pings are rejected until Postgres answers")
 
     async def stop(self) -> None:
         """Refuse what comes, commit what is pending, sign off; within its share of `stop_timeout`, then give up."""
@@ -138,7 +138,7 @@ class LogWriter(Service):
                 async with asyncio.timeout(self._settings.stop_timeout * STOP_SHARE):
                     await self._ended.wait()
         except TimeoutError:
-            log.warning("stopped without signing off", pings_given_up=self.backlog.pings)
+            log.warning("writer.stopped_without_end", pings_dropped=self.backlog.pings)
         finally:
             await self.cancel_tasks()
             self.backlog.drop("database")
@@ -194,7 +194,7 @@ class LogWriter(Service):
         seq, since = standing or (0, self._registration.started_at)
         if self._lost is None:
             self._lost = LostPings(since, self._confirmed_seq - seq)
-            log.error("Postgres has lost answered pings", pings=self._lost.pings, writer=self.id)
+            log.error("writer.pings_lost", pings=self._lost.pings, writer=self.id)
             self._on_lost()
         if standing is None:
             self.id = 0  # the log may have given it to another process
@@ -231,7 +231,7 @@ class LogWriter(Service):
         if self._stopping:
             self.backlog.close("stopping")
         self._registered.set()
-        log.info("registered", writer=writer)
+        log.info("writer.registered", writer=writer)
 
     async def _append(self) -> None:
         """Until it is time to stop and nothing is pending."""
@@ -294,7 +294,7 @@ class LogWriter(Service):
         if len(batch.entries) > 1:
             self.backlog.split_front()
             return
-        log.error("a ping cannot be stored", monitor_id=batch.entries[0].monitor_id, error=str(error))
+        log.error("writer.ping_rejected", monitor_id=batch.entries[0].monitor_id, error=str(error))
         self.rows_rejected += 1
         self.backlog.reject(NOT_STORABLE)
 
@@ -372,8 +372,9 @@ class LogWriter(Service):
         if self._is_slow_for_long() and not self._slow_told:
             self._slow_told = True
             log.error(
-                "commits have been slow for long; the time that they take is no longer an outage",
+                "writer.commits_slow",
                 seconds=round(now_s - self._slow_since_s),
+                detail="from now on the time of slow commits is no outage",
             )
 
     def _is_slow_for_long(self) -> bool:
@@ -436,20 +437,20 @@ class LogWriter(Service):
         now_s = monotonic()
         stalled_s, self._turned_s = now_s - self._turned_s, now_s
         if stalled_s > STALL_S:
-            log.warning("this process stood still", seconds=round(stalled_s, 1))
+            log.warning("writer.process_stalled", seconds=round(stalled_s, 1))
             self.refusals.add_silence("stalled", round(stalled_s * SECOND))
 
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""
         self._answered_s = self._moved_s = monotonic()
         if self._failures:
-            log.info("Postgres is back", pings_pending=self.backlog.pings)
+            log.info("writer.database_up", pings_pending=self.backlog.pings)
             self._failures = 0
         if not (self.backlog.accepting or self._stopping) and self._registered.is_set():
             self.backlog.reopen()
 
     def _start_anew(self, reason: str, why: str) -> None:
-        log.warning("a new writer is needed", writer=self.id, why=why, pings_given_up=self.backlog.pings)
+        log.warning("writer.replaced", writer=self.id, reason=why, pings_dropped=self.backlog.pings)
         self.backlog.close(reason)
         self.backlog.drop(reason)
         self._registered.clear()

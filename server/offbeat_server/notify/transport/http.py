@@ -37,7 +37,7 @@ USER_AGENT = "Offbeat (+alerts)"
 class Transport(Service):
     """What channels send with."""
 
-    name = "outbound"
+    name = "transport"
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from yarl import URL
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 
-log = structlog.get_logger("courier")
+log = structlog.get_logger("smtp")
 
 
 def check_address(value: str) -> str:
@@ -152,7 +152,7 @@ async def send_mail(
         refused_some, _ = await client.sendmail(sender, recipients, content)
         if refused_some:  # the mail has arrived, and yet somebody will never hear of it
             said = {address: f"{code} {text}"[:200] for address, (code, text) in refused_some.items()}
-            log.warning("a mail server refused some of the recipients", host=server.host, refused=said)
+            log.warning("smtp.recipients_rejected", host=server.host, answers=said)
     except aiosmtplib.SMTPRecipientsRefused as error:
         refused = error.recipients
         raise DeliveryError(

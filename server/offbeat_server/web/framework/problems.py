@@ -13,7 +13,7 @@ from aiohttp import web
 
 from offbeat_server.common.errors import DefinitionError, PreconditionError, Problem, UnavailableError
 
-log = structlog.get_logger("api")
+log = structlog.get_logger("problems")
 CONTENT_TYPE = "application/problem+json"
 
 
@@ -57,7 +57,7 @@ def answer_of(error: Exception, request: web.Request) -> web.Response:
     """The problem document for an error; an unexpected one is logged whole and answered without its insides."""
     refusal = refusal_of(error)
     if refusal is None:
-        log.exception("a request failed", method=request.method, path=request.path, exc_info=error)
+        log.exception("problems.request_failed", method=request.method, path=request.path, exc_info=error)
         refusal = ApiError(500, "Something went wrong here; the server's log says what.")
     return problem_response(refusal, request.path)
 

@@ -44,7 +44,7 @@ HEADERS = {
 }
 Form = MultiDictProxy[str]
 _EMPTY: Form = MultiDictProxy(MultiDict())
-log = structlog.get_logger("pages")
+log = structlog.get_logger("page_base")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ async def _trouble(deps: Deps, request: web.Request, page: UiRoute, error: Excep
     """What went wrong. What somebody typed into the form that failed is on the page, and can be sent again."""
     refusal = refusal_of(error)
     if refusal is None:
-        log.exception("a page failed", method=request.method, path=request.path, exc_info=error)
+        log.exception("page_base.page_failed", method=request.method, path=request.path, exc_info=error)
         refusal = ApiError(500, "Internal error; see the server's log.")
     sent = await _sent(request) if request.method == "POST" and page.needs != "open" else []
     cookie, fresh = sessions.cookie_in(deps, request), None

@@ -34,7 +34,7 @@ WRITE_TIMEOUT_S = 20.0
 
 _ALL, _OF_PROJECTS = "all", "of projects"
 
-log = structlog.get_logger("live")
+log = structlog.get_logger("hub")
 Key = Hashable
 Patch = tuple[str, str]  # the id of an element of the page, and its new HTML; "" takes it away
 
@@ -94,7 +94,7 @@ class Stream:
 class LiveHub(Service):
     """Everybody who looks, and the loop that asks for them."""
 
-    name = "live"
+    name = "live_hub"
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class LiveHub(Service):
             with database_trouble():
                 await self._look_at_all()
         except DatabaseDownError as error:
-            log.debug("nothing is live", error=str(error))
+            log.debug("hub.read_failed", error=str(error))
             for stream in list(self._streams):
                 stream.send(_event("trouble", {}))
 
