@@ -36,11 +36,12 @@ long: $(VENV)/installed-for-tests ## Run the tests that are too long for `make t
 	@.ci/packages
 	@$(PYTEST) -m long $(ARGS)
 
-check: $(VENV)/installed-for-tests ## Format, lint, types, who may import whom, and the links of the documentation.
+check: $(VENV)/installed-for-tests ## Format, lint, types, import rules, prose, and the links of the documentation.
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python -m tests.project.prose
 	@$(DOCS)
 
 docs: $(VENV)/installed-for-tests $(NODE_MODULES) ## Build the documentation site in build/site.

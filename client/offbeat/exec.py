@@ -57,9 +57,10 @@ EXEC_HELP = f"""Usage: offbeat exec [OPTIONS] KEY [OPTIONS] [--] COMMAND...
   Run COMMAND and report it to the monitor of KEY: its start, its exit code, its duration, and the first and last lines
   of its output. KEY may be the whole ping URL.
 
-  COMMAND runs whatever is wrong with the server or the settings; its exit status is the exit status of this command
-  (128 + N after signal N, 127: not found, 126: found but cannot be run). Signals are passed on to it. Only a `--`
-  directly after our options and KEY is ours; with it, options may also stand after KEY.
+  COMMAND runs even if the server cannot be reached or a setting is wrong. The exit status of COMMAND becomes that of
+  this command (128 + N after signal N, 127: not found, 126: found but cannot be run). Signals are passed on to
+  COMMAND. A `--` directly after the options and KEY belongs to this command; with it, options may also stand after
+  KEY.
 
 Options:
   --run ID            The run; default: OFFBEAT_RUN, else a new one. COMMAND finds it in OFFBEAT_RUN.

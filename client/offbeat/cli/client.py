@@ -103,7 +103,7 @@ def with_client(command: F) -> F:
     for option in (
         click.option(
             "--data-dir",
-            help="Where a server on this machine keeps its admin key.  [OFFBEAT_DATA_DIR; default: .offbeat]",
+            help="Directory with the admin key of a server on this machine.  [OFFBEAT_DATA_DIR; default: .offbeat]",
         ),
         click.option("--api-key", help="The access key.  [OFFBEAT_ADMIN_KEY; default: the one in the data directory]"),
         click.option("--url", help="The server's address.  [OFFBEAT_URL; default: http://127.0.0.1:8080]"),

@@ -46,7 +46,7 @@ def parse(text: str, source: str) -> dict[str, str]:
         if name in statements or name in parts:
             raise ValueError(f"{source}: {name} stands there twice")
         if not body.lstrip().startswith("--"):
-            raise ValueError(f"{source}: {name} lacks the comment that says why")
+            raise ValueError(f"{source}: {name} has no comment that says why")
         for used in _INCLUDE.findall(body):
             if used not in parts:
                 raise ValueError(f"{source}: {name} includes {used}, and no part before it has this name")

@@ -80,7 +80,9 @@ READINGS: dict[str, MetricSpec] = {
     "pings_skipped": MetricSpec("counter", "Pings not applied: their monitor was deleted, or is quarantined."),
     "incidents_open": MetricSpec("gauge", "Incidents that are open."),
     "deadlines": MetricSpec("gauge", "Entries in the heap of deadlines, stale ones included."),
-    "monitors_quarantined": MetricSpec("gauge", "Monitors left out because of an error of ours; the log has it."),
+    "monitors_quarantined": MetricSpec(
+        "gauge", "Monitors left out because of an internal error; the log has the error."
+    ),
     "decisions_dropped": MetricSpec(
         "counter", "Decisions that Postgres could not store; their monitors are quarantined."
     ),
@@ -121,7 +123,7 @@ class Metrics:
         GCCollector(registry=self.registry)
         self._readings = _Readings()
         self.registry.register(self._readings)
-        Info("offbeat_build", "What is running.", registry=self.registry).info(
+        Info("offbeat_build", "Versions of Offbeat and Python.", registry=self.registry).info(
             {"version": version, "python": platform.python_version()}
         )
 

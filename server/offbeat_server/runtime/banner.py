@@ -43,7 +43,7 @@ def show(url: str, settings: Settings, admin_key: ShownKey, secret: bytes) -> No
         click.echo(f"admin key (shown once, kept in {path_in(settings.data_dir)}): {admin_key.key}")
     elif admin_key.key is None:
         click.echo(
-            f"admin key: that of this database, first shown on another node and kept in {admin_key.home}. Where it is "
+            f"admin key: that of this database, first shown on another node and kept in {admin_key.home}. If it is "
             "lost, start with --admin-key."
         )
     here = not settings.admin_key and admin_key.key is not None

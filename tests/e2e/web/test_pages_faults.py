@@ -224,7 +224,7 @@ async def test_what_was_typed_survives_the_end_of_the_session(server: Server, br
         await page.fill("#f-name", "Typed & kept")
         await _signed_out_elsewhere(me)
         await page.click("button.main:visible")
-        assert "What you entered is kept" in await me.see("main")
+        assert "Your input is kept" in await me.see("main")
         assert "first <look>" in await me.see(".entered")
         await me.accessible()
         await me.fits()

@@ -62,7 +62,7 @@ def test_a_part_is_put_where_it_is_included() -> None:
     [
         ("-- name: a\n-- why\n-- include: b\nwhere c", "a includes b, and no part"),
         ("-- name: a\n-- why\nselect 1\n-- name: a\n-- why\nselect 2", "a stands there twice"),
-        ("-- name: a\nselect 1", "a lacks the comment"),
+        ("-- name: a\nselect 1", "a has no comment"),
         ("-- name: a\n-- why", "a has no SQL"),
         ("-- name: A-b\n-- why\nselect 1", "a name is lower case"),
         ("select 1\n-- name: a\n-- why\nselect 1", "SQL before the first"),

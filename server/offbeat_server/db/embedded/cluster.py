@@ -179,7 +179,7 @@ class Cluster:
             self._give_to_owner(short)
         found = short.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != self._uid() or found.st_mode & 0o077:
-            raise SettingsError(f"{short} is somebody else's; choose a --data-dir with a shorter, plain name")
+            raise SettingsError(f"{short} belongs to another user; choose a --data-dir with a shorter, plain name")
         return short
 
     def _uid(self) -> int:
@@ -252,7 +252,7 @@ class Cluster:
 
 
 _CONFIGURATION = """\
-# What Offbeat needs; that file is written anew at every start.
+# The settings that Offbeat needs; Offbeat writes that file again at every start.
 include 'offbeat.conf'
 # Yours: what stands below wins.
 """
@@ -271,7 +271,10 @@ def _owner_for(directory: Path) -> pwd.struct_passwd:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise SettingsError("Postgres does not run as root, and there is neither a user postgres nor nobody: run as a user")
+    raise SettingsError(
+        "Postgres does not run as root, and there is neither a user `postgres` nor a user `nobody`: "
+        "start Offbeat as an ordinary user"
+    )
 
 
 def _name(uid: int) -> str:

@@ -306,7 +306,7 @@ def _expect_rev(if_rev: int | None, row: asyncpg.Record | None) -> None:
     if if_rev != 0 and row is None:
         raise PreconditionError("there is no such monitor")
     if if_rev > 0 and row is not None and row["rev"] != if_rev:
-        raise PreconditionError(f"{row['slug']} was changed meanwhile: its revision is {row['rev']}")
+        raise PreconditionError(f"{row['slug']} was changed by another request: its revision is {row['rev']}")
 
 
 def _iso(at: datetime | None) -> str | None:

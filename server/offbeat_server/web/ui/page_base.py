@@ -145,9 +145,7 @@ async def _admit(page: UiRoute, deps: Deps, request: web.Request) -> Visit | web
         return Visit(request, deps, principal or NOBODY, await sessions.token_for(deps, cookie or ""), form)
     if principal is None or cookie is None:
         if request.method == "POST":
-            raise ApiError(
-                401, "You were signed out, so nothing was changed. What you entered is kept: sign in to send it."
-            )
+            raise ApiError(401, "You were signed out, so nothing was changed. Your input is kept: sign in to send it.")
         if "X-Part" in request.headers or request.path.startswith("/live"):
             return web.Response(status=401, headers=HEADERS, text="signed out\n")
         there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""

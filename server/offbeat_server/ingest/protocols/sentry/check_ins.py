@@ -104,7 +104,7 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
         return HttpAnswer(
             ok.status, orjson.dumps({"warning": reason}), _JSON, (*_ANYWHERE, ("Offbeat-Ignored", "monitor_config"))
         )
-    unknown = reason or "unknown key, or a monitor that nobody made: send a monitor_config"
+    unknown = reason or "unknown key, or a monitor that does not exist: send a monitor_config"
     detail = reason_of(outcome, unknown)
     allowed = ", ".join(CRON_METHODS) if "/cron/" in request.path else "POST"
     headers = (("Allow", allowed),) if status == 405 else waiting(outcome)
