@@ -5,9 +5,7 @@ were not brought up to it: of these the log is applied from their own states on,
 """
 
 import asyncio
-import gc
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -25,26 +23,8 @@ from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
 
 SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
-# New objects before the collector looks for garbage among them; 700 is the default. What is decided in a storm waits
-# for Postgres, so each look finds nothing: a quarter of what a miss costs. One look takes less than a millisecond.
-GARBAGE_LOOKED_FOR_EACH = 10_000
 
 log = structlog.get_logger("recovery")
-
-
-@contextmanager
-def gc_frozen() -> Iterator[None]:
-    """Around the making of a million objects that are no garbage: a collection would look at all of them in vain.
-
-    Later too, if they were not frozen: a full one over a million monitors holds the loop for 250 ms.
-    """
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-        gc.set_threshold(GARBAGE_LOOKED_FOR_EACH)
-    finally:
-        gc.enable()
 
 
 async def load_monitors(

@@ -18,6 +18,7 @@ import structlog
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import LogClock, monotonic
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError, RowRejectedError
+from offbeat_server.common.gc_pause import gc_frozen
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
@@ -33,7 +34,7 @@ from offbeat_server.scheduler.config_changes import ConfigChanges
 from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
-from offbeat_server.scheduler.recovery import SLICE, gc_frozen, load_monitors
+from offbeat_server.scheduler.recovery import SLICE, load_monitors
 from offbeat_server.scheduler.retention import Retention
 
 SUBJECTS_MAX = 500  # monitors in one transaction

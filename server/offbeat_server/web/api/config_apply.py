@@ -12,8 +12,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from offbeat.cli.config_file import read_estate
-from offbeat_server.common.chunks import chunked, collector_paused
+from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import DefinitionError, Problem, SettingsError
+from offbeat_server.common.gc_pause import gc_paused
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import projects, windows
 from offbeat_server.db.repositories.changes import Change, changing
@@ -97,7 +98,7 @@ async def apply(
     Without `may_generate` nobody sees the answer, so no signing secret is generated. Raises DefinitionError that names
     each wrong field of each item.
     """
-    with collector_paused():
+    with gc_paused():
         return await _apply(deps, body, actor, only_project, may_generate)
 
 
