@@ -3,6 +3,7 @@
 Times are seconds from the scene's beginning, as numbers or durations such as `1h30m`.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from offbeat_server.common.clock import to_micros
@@ -13,17 +14,17 @@ from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Signal
 from offbeat_server.engine.schedule.durations import read_duration
+from offbeat_server.engine.schedule.maintenance_windows import Window
 
 PROJECT = 1
+BEGIN: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
 
 
 class Scene:
-    """One engine at 2026-01-05 00:00 UTC, a Monday; `now` is in seconds."""
+    """One engine, that begins at 2026-01-05 00:00 UTC, a Monday, or at another instant."""
 
-    def __init__(self) -> None:
-        from datetime import UTC, datetime
-
-        self.begin: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
+    def __init__(self, begin: Micros = BEGIN) -> None:
+        self.begin = begin
         self.engine = Engine()
         self.engine.loaded(self.begin - SECOND)
         self.seq = 0
@@ -35,12 +36,12 @@ class Scene:
         """An instant of log time."""
         return self.begin + read_duration(when)
 
-    def monitor(self, slug: str = "job", when: float | str = 0, **definition: Any) -> Monitor:
-        """Make a monitor (1 µs before, so that it may be pinged at that very instant) or change it."""
+    def monitor(self, slug: str = "job", when: float | str = 0, exact: bool = False, **definition: Any) -> Monitor:
+        """Make a monitor (1 µs before, so that it may be pinged at that very instant, if not `exact`) or change it."""
         extra = {name: definition.pop(name) for name in ("paused", "snoozed_until") if name in definition}
         if "snoozed_until" in extra:
             extra["snoozed_until"] = self.at(extra["snoozed_until"])
-        at = self.at(when) - (slug not in self.ids)
+        at = self.at(when) - (slug not in self.ids and not exact)
         self._tick(at)
         monitor_id = self.ids.setdefault(slug, len(self.ids) + 1)
         self.engine.put(monitor_id, PROJECT, slug, read_definition(definition), at=at, **extra)
@@ -57,8 +58,12 @@ class Scene:
         **said: Any,
     ) -> None:
         """One ping at `when`."""
+        self.send(when, Ping(signal, **said), slug, source, writer)
+
+    def send(self, when: float | str, ping: Ping, slug: str, source: bytes | None = None, writer: int = 1) -> None:
+        """The same, with the ping as one object."""
         self.seq += 1
-        entry = Entry(self.at(when), writer, self.seq, self.ids[slug], PROJECT, source, Ping(signal, **said))
+        entry = Entry(self.at(when), writer, self.seq, self.ids[slug], PROJECT, source, ping)
         self.log.append(entry)
         index = 0
         while index < 1:
@@ -77,6 +82,27 @@ class Scene:
     def deaf(self, start: float | str, end: float | str) -> None:
         """Offbeat could not hear from `start` to `end`."""
         self.engine.add_outage(self.at(start), self.at(end))
+
+    def resolve(self, when: float | str, slug: str = "job") -> None:
+        """A person resolves the open incident."""
+        self._tick(self.at(when))
+        self.engine.resolve_by_hand(self.ids[slug], 0, 0, self.at(when))
+        self._take()
+
+    def delete(self, when: float | str, slug: str = "job") -> None:
+        """A person deletes the monitor."""
+        self._tick(self.at(when))
+        self.engine.remove(self.ids[slug], self.at(when))
+        self._take()
+
+    def window(self, when: float | str, number: int, window: Window | None) -> None:
+        """A person defines a maintenance window, or deletes it (None)."""
+        self._tick(self.at(when))
+        if window is None:
+            self.engine.remove_window(number, self.at(when))
+        else:
+            self.engine.put_window(number, PROJECT, window, self.at(when))
+        self._take()
 
     def _take(self) -> None:
         self.decisions += self.engine.drain(1_000_000)
