@@ -121,7 +121,7 @@ def keys_command(client: Client, show_all: bool, project: str | None, as_json: b
 
 @keys_command.command("create")
 @click.argument("name")
-@click.option("--role", type=click.Choice(("admin", "read", "ping")), required=True)
+@click.option("--role", type=click.Choice(("admin", "read", "ping")), required=True, help="Rights of the key.")
 @click.option("--project", help="Limit the key to this project; default: all projects.")
 @json_option
 @with_client

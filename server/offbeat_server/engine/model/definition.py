@@ -97,7 +97,7 @@ class Tasks(_Model):
 class Stage(_Model):
     """A named step of a run, in the order in which it is listed."""
 
-    name: StageName
+    name: StageName = Field(description="Pings name the stage by it, in `stage`.")
     within: Duration | None = Field(
         None, description="Time limit, counted from the end of the previous stage or the start of the run."
     )
@@ -127,8 +127,8 @@ def _stage_of(value: object) -> object:
 class Members(_Model):
     """A fleet of long-lived workers, each of which pings with its name as the task."""
 
-    every: Duration
-    grace: Duration = 60 * SECOND
+    every: Duration = Field(description="Each member pings at least this often.")
+    grace: Duration = Field(60 * SECOND, description="A member is missing if it is silent for `every` and this time.")
     forget_after: Duration = Field(86_400 * SECOND, description="A silent member is removed after this time.")
     min_alive: Annotated[str, Field(pattern=r"^(100|[1-9]?\d)(\.\d+)?%$")] | int | None = Field(
         None, description="A number, or a percentage such as 95%. None: every known member."
@@ -147,25 +147,27 @@ class Members(_Model):
 class After(_Model):
     """Due after a signal of another monitor."""
 
-    monitor: Slug
-    signal: Literal["start", "success", "fail"] = "success"
-    within: Duration
+    monitor: Slug = Field(description="The slug of the other monitor, in the same project.")
+    signal: Literal["start", "success", "fail"] = Field("success", description="The signal that starts the time limit.")
+    within: Duration = Field(description="A ping is due this long after the signal.")
 
 
 class AtMost(_Model):
     """Rate limit: more than `count` runs and heartbeats in `per` are too many."""
 
-    count: int = Field(ge=1, le=1_000)
-    per: Duration
+    count: int = Field(ge=1, le=1_000, description="Allowed number of runs and heartbeats.")
+    per: Duration = Field(description="The time in which they are counted.")
 
 
 class Keywords(_Model):
     """Words in a ping's message that decide its signal (Healthchecks' body filters). Substrings, case-sensitive."""
 
-    start: tuple[str, ...] = ()
-    success: tuple[str, ...] = ()
-    fail: tuple[str, ...] = ()
-    default: Literal["as sent", "fail", "ignore"] = "as sent"
+    start: tuple[str, ...] = Field((), description="Words of a message that make it a `start`.")
+    success: tuple[str, ...] = Field((), description="Words of a message that make it a `success`.")
+    fail: tuple[str, ...] = Field((), description="Words of a message that make it a `fail`.")
+    default: Literal["as sent", "fail", "ignore"] = Field(
+        "as sent", description="How a message without any of the words is treated."
+    )
 
 
 _SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
@@ -176,9 +178,15 @@ _NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stage
 class Definition(_Model):
     """Everything a monitor expects. At most one of every, cron, oncalendar, after and members."""
 
-    name: str | None = Field(None, max_length=200)
-    description: str | None = Field(None, max_length=10_000)
-    tags: tuple[Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")], ...] = Field((), max_length=50)
+    name: str | None = Field(None, max_length=200, description="Display name. None: the slug.")
+    description: str | None = Field(
+        None,
+        max_length=10_000,
+        description="Text about the job, such as its purpose and how to repair it. The page shows it.",
+    )
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")], ...] = Field(
+        (), max_length=50, description="Words for filters, badges and maintenance windows."
+    )
 
     every: Duration | None = Field(None, description="The next ping is due this long after the last.")
     cron: Cron | None = Field(None, description="Five fields, in `timezone`.")
@@ -187,9 +195,9 @@ class Definition(_Model):
         description="systemd OnCalendar, in `timezone`. Several expressions: as a list, or one per line; a ping is due "
         "at the times of each.",
     )
-    timezone: Zone = "UTC"
-    after: After | None = None
-    members: Members | None = None
+    timezone: Zone = Field("UTC", description="IANA time zone of the schedule and of times in alerts.")
+    after: After | None = Field(None, description="A ping is due after a signal of another monitor.")
+    members: Members | None = Field(None, description="The monitor is a fleet of workers that ping by name.")
     grace: Duration = Field(60 * SECOND, description="Added to the due time to get the deadline.")
     first_within: Duration | None = Field(
         None, description="The first ping must arrive within this time after creation."
@@ -203,24 +211,36 @@ class Definition(_Model):
     min_runtime: Duration | None = Field(None, description="A run that succeeds faster than this counts as failed.")
     quiet_for: Duration | None = Field(None, description="A run without a ping for longer than this is hung.")
     stall_for: Duration | None = Field(None, description="A run without progress for longer than this is hung.")
-    overlap: Literal["allow", "alert"] = "allow"
+    overlap: Literal["allow", "alert"] = Field(
+        "allow", description="Whether a run that starts while another one is open causes an incident."
+    )
     stages: tuple[Annotated[Stage, BeforeValidator(_stage_of), _OrName()], ...] = Field(
         (), max_length=STAGES_MAX, description="In the order in which they run: names, or objects with a name."
     )
-    tasks: Tasks | None = None
-    at_most: AtMost | None = None
+    tasks: Tasks | None = Field(None, description="The run is done when all of its tasks have ended.")
+    at_most: AtMost | None = Field(None, description="More runs and heartbeats than this cause an incident.")
 
     fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
     recover_after: int = Field(1, ge=1, le=1000, description="Consecutive successes before the incident is resolved.")
-    depends_on: tuple[Slug, ...] = Field((), max_length=50)
-    dependency_wait: Duration = 120 * SECOND
+    depends_on: tuple[Slug, ...] = Field(
+        (), max_length=50, description="Slugs of monitors. While one of them is down, this monitor sends no alerts."
+    )
+    dependency_wait: Duration = Field(
+        120 * SECOND, description="Maximum time that an alert waits for the result of the monitors in `depends_on`."
+    )
     strict: bool = Field(False, description="Apply deadlines during Offbeat's own outages too.")
 
     channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's default channels.")
-    remind_every: Duration | None = None
-    methods: Literal["any", "POST"] = "any"
-    keywords: Keywords | None = None
-    manual_resume: bool = False
+    remind_every: Duration | None = Field(
+        None, description="Repeat the alert of an open incident at this interval. None: no reminders."
+    )
+    methods: Literal["any", "POST"] = Field(
+        "any", description="HTTP methods of pings. With `POST`, a ping by another method is stored as `log`."
+    )
+    keywords: Keywords | None = Field(None, description="Words in a message that decide the signal.")
+    manual_resume: bool = Field(
+        False, description="A paused monitor stays paused until it is resumed. False: a Healthchecks ping resumes it."
+    )
 
     @field_validator("every", "max_runtime", "quiet_for", "stall_for", "remind_every")
     @classmethod

@@ -25,17 +25,23 @@ class Window(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str | None = Field(None, max_length=200)
+    name: str | None = Field(None, max_length=200, description="Display name. None: the slug.")
     monitors: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         (), max_length=500, description="Slugs, or patterns such as etl-*; with tags also empty: every monitor."
     )
-    tags: tuple[Annotated[str, Field(min_length=1, max_length=50)], ...] = Field((), max_length=50)
-    start: datetime | None = Field(None, description="With `end`: a window that comes once.")
-    end: datetime | None = None
-    cron: Cron | None = Field(None, description="When it starts, five fields, in `timezone`.")
-    oncalendar: CalendarText | None = None
-    timezone: Zone = "UTC"
-    duration: Duration | None = Field(None, description="How long a recurring one lasts.")
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=50)], ...] = Field(
+        (), max_length=50, description="The window applies to monitors with one of these tags."
+    )
+    start: datetime | None = Field(None, description="Start of a window that comes once. Needs `end`.")
+    end: datetime | None = Field(None, description="End of a window that comes once.")
+    cron: Cron | None = Field(
+        None, description="Starts of a recurring window: five fields, in `timezone`. Needs `duration`."
+    )
+    oncalendar: CalendarText | None = Field(
+        None, description="Starts of a recurring window: systemd OnCalendar, in `timezone`. Needs `duration`."
+    )
+    timezone: Zone = Field("UTC", description="IANA time zone of a recurring window.")
+    duration: Duration | None = Field(None, description="Length of a recurring window, 1 s to 31 d.")
 
     @field_validator("start", "end")
     @classmethod

@@ -36,14 +36,22 @@ class Alertmanager(Channel):
     per_minute_default: ClassVar[int] = 6_000
 
     urls: Annotated[tuple[Url, ...], Field(min_length=1, max_length=10, description="Every peer of the cluster.")]
-    alertname: Annotated[str, Field(min_length=1, max_length=100)] = "MonitorDown"
-    severity: Annotated[str, Field(min_length=1, max_length=50)] = "critical"
+    alertname: Annotated[str, Field(min_length=1, max_length=100)] = Field(
+        "MonitorDown", description="Label `alertname` of every alert."
+    )
+    severity: Annotated[str, Field(min_length=1, max_length=50)] = Field(
+        "critical", description="Label `severity` of every alert."
+    )
     labels: dict[Annotated[str, Field(pattern=LABEL_PATTERN)], Annotated[str, Field(max_length=500)]] = Field(
         default_factory=dict, max_length=20, description="More labels of every alert."
     )
-    username: Annotated[str, Field(max_length=200)] | None = None
-    password: Annotated[str, Field(max_length=500)] | None = None
-    token: Annotated[str, Field(max_length=2_000, pattern=r"^[\x21-\x7e]+$")] | None = None
+    username: Annotated[str, Field(max_length=200)] | None = Field(None, description="Name for basic authentication.")
+    password: Annotated[str, Field(max_length=500)] | None = Field(
+        None, description="Password for basic authentication."
+    )
+    token: Annotated[str, Field(max_length=2_000, pattern=r"^[\x21-\x7e]+$")] | None = Field(
+        None, description="Bearer token, instead of name and password."
+    )
 
     def compose(self, message: Message) -> bytes:
         # Two incidents of a monitor have one identity there, and the last word wins: the end of the earlier one must

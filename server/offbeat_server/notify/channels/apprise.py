@@ -74,7 +74,8 @@ class Apprise(Channel):
     per_minute_default: ClassVar[int] = 20
 
     urls: Annotated[
-        tuple[Annotated[str, Field(max_length=2_000), AfterValidator(_check)], ...], Field(min_length=1, max_length=10)
+        tuple[Annotated[str, Field(max_length=2_000), AfterValidator(_check)], ...],
+        Field(min_length=1, max_length=10, description="Addresses of the apprise library."),
     ]
 
     def compose(self, message: Message) -> bytes:

@@ -8,6 +8,7 @@ has a title ≤ 256, a description ≤ 4096, at most 25 fields of name ≤ 256 a
 from typing import Any, ClassVar
 
 import orjson
+from pydantic import Field
 
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.render import cut, cut_head, without_markup
@@ -26,7 +27,7 @@ class Discord(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("url",))
     per_minute_default: ClassVar[int] = 30
 
-    url: Url
+    url: Url = Field(description="Address of a webhook, from the settings of the Discord channel.")
 
     def compose(self, message: Message) -> bytes:
         words = message.words

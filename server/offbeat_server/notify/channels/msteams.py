@@ -8,6 +8,7 @@ adaptivecards.io/explorer: a `message` with one attachment of type application/v
 from typing import Any, ClassVar
 
 import orjson
+from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.render import cut, without_markup
@@ -25,7 +26,7 @@ class MsTeams(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("url",))
     per_minute_default: ClassVar[int] = 60
 
-    url: Url
+    url: Url = Field(description="Address of a workflow that posts to a Teams channel.")
 
     def compose(self, message: Message) -> bytes:
         words = message.words

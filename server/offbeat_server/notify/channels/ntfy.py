@@ -25,10 +25,12 @@ class Ntfy(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("token", "server"))
     per_minute_default: ClassVar[int] = 12  # the public server refills one request each five seconds
 
-    server: Url = "https://ntfy.sh"
-    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    token: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e]+$")] | None = None
-    priority: Literal[1, 2, 3, 4, 5] = Field(4, description="Of trouble; what is over comes as 3.")
+    server: Url = Field("https://ntfy.sh", description="Address of the ntfy server.")
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Topic to publish to.")]
+    token: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e]+$")] | None = Field(
+        None, description="Access token of the server."
+    )
+    priority: Literal[1, 2, 3, 4, 5] = Field(4, description="Priority of problem alerts. Recoveries have priority 3.")
 
     def compose(self, message: Message) -> bytes:
         words = message.words

@@ -27,9 +27,11 @@ class Opsgenie(Channel):
     keeps_incidents: ClassVar[bool] = True
     per_minute_default: ClassVar[int] = 60
 
-    api_key: Annotated[str, Field(min_length=10, max_length=100, pattern=r"^[\x21-\x7e]+$")]
-    region: Literal["us", "eu"] = "us"
-    priority: Literal["P1", "P2", "P3", "P4", "P5"] = "P1"
+    api_key: Annotated[str, Field(min_length=10, max_length=100, pattern=r"^[\x21-\x7e]+$")] = Field(
+        description="Key of an API integration."
+    )
+    region: Literal["us", "eu"] = Field("us", description="Service region of the account.")
+    priority: Literal["P1", "P2", "P3", "P4", "P5"] = Field("P1", description="Priority of alerts.")
 
     def compose(self, message: Message) -> bytes:
         words = message.words

@@ -26,9 +26,9 @@ class PagerDuty(Channel):
     keeps_incidents: ClassVar[bool] = True
     per_minute_default: ClassVar[int] = 60
 
-    routing_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{32}$")]
-    region: Literal["us", "eu"] = "us"
-    severity: Literal["critical", "error", "warning", "info"] = "critical"
+    routing_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{32}$", description="Integration key of Events API v2.")]
+    region: Literal["us", "eu"] = Field("us", description="Service region of the account.")
+    severity: Literal["critical", "error", "warning", "info"] = Field("critical", description="Severity of events.")
 
     def compose(self, message: Message) -> bytes:
         over = message.kind in ("resolved", "over")

@@ -8,6 +8,7 @@ notifications and `blocks`; header ≤ 150 characters of plain text, section tex
 from typing import Any, ClassVar
 
 import orjson
+from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.render import cut, cut_head
@@ -24,7 +25,7 @@ class Slack(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("url",))
     per_minute_default: ClassVar[int] = 60  # one a second
 
-    url: Url
+    url: Url = Field(description="Address of an incoming webhook, from Slack's settings.")
 
     def compose(self, message: Message) -> bytes:
         words = message.words

@@ -27,7 +27,7 @@ class Telegram(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("token", "api"))
     per_minute_default: ClassVar[int] = 20
 
-    token: Annotated[str, Field(pattern=r"^\d{5,20}:[A-Za-z0-9_-]{20,100}$")]
+    token: Annotated[str, Field(pattern=r"^\d{5,20}:[A-Za-z0-9_-]{20,100}$", description="Token of the bot.")]
     chat: int | Annotated[str, Field(pattern=r"^@\w{3,100}$")] = Field(description="The chat's number, or @its_name.")
     topic: int | None = Field(None, ge=1, description="A topic of a group: message_thread_id.")
     api: Url = Field("https://api.telegram.org", description="Another server of the Bot API.")

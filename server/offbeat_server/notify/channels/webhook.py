@@ -77,8 +77,8 @@ class Webhook(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("secrets", "headers", "url"))
     per_minute_default: ClassVar[int] = 600
 
-    url: Url
-    method: Literal["POST", "PUT", "PATCH"] = "POST"
+    url: Url = Field(description="Address of the receiver.")
+    method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="HTTP method of the request.")
     secrets: tuple[Secret, ...] = Field(
         (),
         max_length=SECRETS_MAX,
@@ -88,7 +88,9 @@ class Webhook(Channel):
     headers: dict[str, Annotated[str, Field(max_length=4_000)]] = Field(
         default_factory=dict, max_length=HEADERS_MAX, description="More headers of the request."
     )
-    content_type: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e][\x20-\x7e]*$")] = "application/json"
+    content_type: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e][\x20-\x7e]*$")] = Field(
+        "application/json", description="Content-Type of the request. Values in `body` are escaped for it."
+    )
     body: str | None = Field(
         None,
         max_length=20_000,

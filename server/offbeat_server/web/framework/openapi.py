@@ -20,10 +20,14 @@ from offbeat_server.web.framework.routing import ROOT, Route
 
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
-    "slug": {"type": "string", "pattern": SLUG_PATTERN, "maxLength": 100},
-    "id": {"type": "string", "pattern": r"^\d{1,18}(-\d{1,9})?$"},
-    "badge_key": {"type": "string", "maxLength": 100},
-    "file": {"type": "string", "pattern": r"^[a-z0-9_.-]{1,100}\.(svg|json)$"},
+    "slug": {"type": "string", "pattern": SLUG_PATTERN, "maxLength": 100, "description": "The slug."},
+    "id": {"type": "string", "pattern": r"^\d{1,18}(-\d{1,9})?$", "description": "The id."},
+    "badge_key": {"type": "string", "maxLength": 100, "description": "The badge key of the project."},
+    "file": {
+        "type": "string",
+        "pattern": r"^[a-z0-9_.-]{1,100}\.(svg|json)$",
+        "description": "Slug or tag, and format.",
+    },
 }
 _REQUEST_HEADERS = {
     "If-Match": "Apply the request only if the current ETag is this one; `*` matches any.",

@@ -45,8 +45,8 @@ class KeyBody(Body):
     """An additional key. If it is bound to a signal or stage, pings that name none count as that signal or stage."""
 
     key: KeyText | None = Field(None, description="A key taken over from another service. None: kept or generated.")
-    signal: Signal | None = None
-    stage: StageName | None = None
+    signal: Signal | None = Field(None, description="Signal of pings by this key that name none.")
+    stage: StageName | None = Field(None, description="Stage of pings by this key that name none.")
 
 
 class MonitorBody(Definition):
@@ -76,14 +76,14 @@ class MonitorBody(Definition):
 class NewMonitor(MonitorBody):
     """A monitor to create. An omitted slug is generated from the name."""
 
-    slug: Slug | None = None
+    slug: Slug | None = Field(None, description="None: generated from the name.")
 
 
 class ListedMonitor(MonitorBody):
     """A monitor in a file or a list, with its address."""
 
-    slug: Slug
-    project: Slug | None = None
+    slug: Slug = Field(description="Its name in addresses, unique in the project.")
+    project: Slug | None = Field(None, description="Slug of the project. None: the key's own project, or `default`.")
 
 
 class ChannelBody(BaseModel):
@@ -110,15 +110,15 @@ class NewSecret(Body):
 class ListedChannel(ChannelBody):
     """A channel in a file or a list, with its address."""
 
-    slug: Slug
-    project: Slug | None = None
+    slug: Slug = Field(description="Its name in addresses, unique in the project.")
+    project: Slug | None = Field(None, description="Slug of the project. None: the key's own project, or `default`.")
 
 
 class ListedWindow(Window):
     """A maintenance window in a file or a list, with its address."""
 
-    slug: Slug
-    project: Slug | None = None
+    slug: Slug = Field(description="Its name in addresses, unique in the project.")
+    project: Slug | None = Field(None, description="Slug of the project. None: the key's own project, or `default`.")
 
     def window(self) -> Window:
         """The window itself."""
@@ -128,7 +128,7 @@ class ListedWindow(Window):
 class ProjectBody(Body):
     """The wanted settings of a project."""
 
-    name: Name | None = None
+    name: Name | None = Field(None, description="Display name. None: the slug.")
     ping_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,100}$")] | None = Field(
         None, description="The key for pings by slug. None: kept or generated."
     )
@@ -140,7 +140,7 @@ class ProjectBody(Body):
 class ListedProject(ProjectBody):
     """A project in a file or a list, with its slug."""
 
-    slug: Slug
+    slug: Slug = Field(description="Its name in addresses.")
 
 
 LISTED: tuple[type[BaseModel], ...] = (ListedMonitor, ListedChannel, ListedWindow, ListedProject)
@@ -149,42 +149,52 @@ LISTED: tuple[type[BaseModel], ...] = (ListedMonitor, ListedChannel, ListedWindo
 class Snooze(Body):
     """How long alerts are held back. If both fields are None, the snooze ends."""
 
-    until: datetime | None = None
-    duration: Duration | None = Field(None, description="Counted from now.")
+    until: datetime | None = Field(None, description="End of the snooze.")
+    duration: Duration | None = Field(None, description="Length of the snooze, counted from now.")
 
 
 class Note(Body):
     """An optional comment on an incident."""
 
-    comment: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    comment: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
+        None, description="Text that is shown with the incident."
+    )
 
 
 class Comment(Body):
     """A comment on an incident."""
 
-    comment: Annotated[str, Field(min_length=1, max_length=2000)]
+    comment: Annotated[str, Field(min_length=1, max_length=2000, description="Text that is shown with the incident.")]
 
 
 class NewKey(Body):
     """An access key to create. Role admin may do everything, read may only view, ping may only send pings."""
 
-    name: Name
-    role: Literal["admin", "read", "ping"]
+    name: Name = Field(description="Who or what uses the key.")
+    role: Literal["admin", "read", "ping"] = Field(description="Rights of the key.")
     project: Slug | None = Field(None, description="None: all projects.")
 
 
 class PingBody(Body):
     """A ping sent through the management API."""
 
-    signal: Signal = "success"
-    run: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(canonical_run)] | None = None
-    stage: StageName | None = None
-    task: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    done: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    total: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    exit_code: Annotated[int, Field(ge=EXIT_CODE_MIN, le=EXIT_CODE_MAX)] | None = None
-    duration: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    message: Annotated[str, Field(max_length=100_000)] | None = None
+    signal: Signal = Field("success", description="The reported signal.")
+    run: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(canonical_run)] | None = Field(
+        None, description="Id of the run."
+    )
+    stage: StageName | None = Field(None, description="Stage of the run.")
+    task: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="Task of the run or stage, or member of a fleet."
+    )
+    done: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(None, description="Progress: what is done.")
+    total: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="Progress: the whole; with `done` absent, the number of tasks."
+    )
+    exit_code: Annotated[int, Field(ge=EXIT_CODE_MIN, le=EXIT_CODE_MAX)] | None = Field(
+        None, description="Exit code of the job. It does not decide the signal here."
+    )
+    duration: Annotated[float, Field(ge=0, le=1e9)] | None = Field(None, description="Duration of the job in seconds.")
+    message: Annotated[str, Field(max_length=100_000)] | None = Field(None, description="Output of the job.")
 
 
 class Query(BaseModel):
@@ -202,20 +212,20 @@ class InProject(Query):
 class Page(Query):
     """Which part of a list."""
 
-    limit: int = Field(100, ge=1, le=1000)
+    limit: int = Field(100, ge=1, le=1000, description="Maximum number of items in the answer.")
     cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the previous page.")
 
 
 class ProjectPage(Page):
     """A part of a list of one project, or of all that the key may see."""
 
-    project: Slug | None = None
+    project: Slug | None = Field(None, description="None: all projects that the key may see.")
 
 
 class MonitorsQuery(ProjectPage):
     """Which monitors."""
 
-    status: tuple[Status, ...] = ()
+    status: tuple[Status, ...] = Field((), description="Only monitors with one of these statuses.")
     tag: tuple[Annotated[str, Field(max_length=50)], ...] = Field(
         (), description="Only monitors that have all of these tags."
     )
@@ -225,43 +235,51 @@ class MonitorsQuery(ProjectPage):
 class PingsQuery(Page):
     """Which pings of a monitor."""
 
-    project: Slug | None = None
-    signal: Signal | None = None
-    run: RunSought | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
+    signal: Signal | None = Field(None, description="Only pings with this signal.")
+    run: RunSought | None = Field(None, description="Only pings of the run with this id.")
+    since: datetime | None = Field(None, description="Only pings at or after this instant.")
+    until: datetime | None = Field(None, description="Only pings before this instant.")
 
 
 class RunsQuery(Page):
     """Which runs of a monitor."""
 
-    project: Slug | None = None
-    open: bool | None = None
-    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = None
-    run: RunSought | None = None
+    project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
+    open: bool | None = Field(None, description="True: only open runs. False: only finished runs.")
+    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = Field(
+        None, description="Only runs with this verdict."
+    )
+    run: RunSought | None = Field(None, description="Only the run with this id.")
 
 
 class MembersQuery(Page):
     """Which members of a fleet."""
 
-    project: Slug | None = None
-    silent: bool | None = None
+    project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
+    silent: bool | None = Field(None, description="True: only missing members. False: only members that ping.")
 
 
 class IncidentsQuery(ProjectPage):
     """Which incidents."""
 
-    open: bool | None = None
+    open: bool | None = Field(None, description="True: only open incidents. False: only resolved incidents.")
 
 
 class AlertsQuery(ProjectPage):
     """Which alerts."""
 
-    state: Literal["pending", "delivered", "dead", "expired", "collapsed"] | None = None
+    state: Literal["pending", "delivered", "dead", "expired", "collapsed"] | None = Field(
+        None, description="Only alerts in this state. `dead`: given up. `collapsed`: combined into a digest."
+    )
 
 
 class ChangesQuery(ProjectPage):
     """Which changes."""
 
-    kind: Annotated[str, Field(max_length=30)] | None = None
-    subject: Annotated[str, Field(max_length=130)] | None = None
+    kind: Annotated[str, Field(max_length=30)] | None = Field(
+        None, description="Only changes of this kind of thing, such as `monitor`."
+    )
+    subject: Annotated[str, Field(max_length=130)] | None = Field(
+        None, description="Only changes of the thing with this name."
+    )
