@@ -5,7 +5,7 @@
 -- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
 
 -- A change of this file comes with a numbered file in server/offbeat_server/db/migrations that brings an older database
--- to it. What is new stands last in its table, so that both ways lead to the same.
+-- to it. A new column stands last in its table, so that both ways give the same schema.
 
 create table meta (
   one             boolean primary key default true check (one),
@@ -16,13 +16,13 @@ create table meta (
   -- The oldest program, by the schema version that it knows, that can still work with this one: in a rolling upgrade
   -- both are there.
   usable_from     integer not null default 1,
-  -- Of the one admin key of this installation, which nobody chose: its hash, and where it was shown and is kept.
+  -- The generated admin key of this installation: its hash, and where it was shown and is kept.
   admin_key_hash  bytea,
   admin_key_home  text
 );
 
--- Log time is this database's clock, and never goes back. Where the clock was set back, log time goes on from where it
--- was, `ahead` of the clock at `set_at` (by that clock), and a tenth slower until the two have met.
+-- Log time is this database's clock, but it never goes back. If the clock was set back, log time continues from its last
+-- value, `ahead` of the clock at `set_at` (by that clock), and a tenth slower until both are equal again.
 create table clock (
   one     boolean primary key default true check (one),
   set_at  timestamptz not null,
@@ -57,7 +57,7 @@ create table channels (
   definition  jsonb not null,                -- as notify/channels reads it; may hold secrets, never shown whole
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
-  -- Since when it is marked as failing, why, and when the other channels were last told; null: it is not.
+  -- When it was marked as failing, why, and when this was last reported on the other channels; null: it is not failing.
   failing_since   timestamptz,
   failing_why     text,
   failing_told_at timestamptz,
@@ -80,7 +80,7 @@ create table monitors (
 );
 -- The few that refer to others: who depends on whom is asked at every change and deletion.
 create index monitors_linked on monitors (project_id) where definition ?| array['depends_on', 'after'];
--- And the few whose open incidents are to be told of again and again.
+-- The few monitors with reminders of open incidents.
 create index monitors_reminded on monitors (id) where definition ? 'remind_every';
 
 -- Every monitor has one main UUID key; more can be added, also ones brought from another service,
@@ -97,7 +97,7 @@ create table keys (
 create index keys_monitor on keys (monitor_id);
 create unique index keys_main on keys (monitor_id) where main;
 
--- Times in which a project's monitors are judged and recorded, and nobody is told.
+-- Times in which a project's monitors are evaluated and recorded, and no alert is sent.
 create table windows (
   id          integer generated always as identity primary key,
   project_id  integer not null references projects on delete cascade,
@@ -139,7 +139,7 @@ create table access_keys (
   revoked_at    timestamptz
 );
 
--- What was created under which Idempotency-Key, so that a repeated request creates nothing more; kept for a day.
+-- The object that was created under each Idempotency-Key, so that a repeated request creates nothing more; kept for a day.
 create table creations (
   created_at  timestamptz not null default now(),
   scope       text not null,                 -- who and what: two clients may use the same key
@@ -223,8 +223,8 @@ end $$;
 create trigger pings_accept after insert on pings
   referencing new table as batch for each statement execute function pings_accept();
 
--- When pings were refused. A writer reports it before it commits anything it accepted later, so that whoever has
--- seen its accepted_through pass an interval has seen the interval too.
+-- When pings were refused. A writer reports it before it commits anything it accepted later, so that a
+-- reader that has seen its accepted_through pass an interval has seen the interval too.
 create table refusals (
   id          bigint generated always as identity primary key,
   writer      integer not null,
@@ -234,7 +234,7 @@ create table refusals (
   reason      text not null                  -- full, database, clock, stopping, stalled
 );
 
--- Deaf time: when pings may have been sent and could not be heard. Decided once, by the keeper.
+-- Outages of Offbeat: when pings may have been sent and could not be received. The scheduler decides each once.
 create table deaf (
   id          bigint generated always as identity primary key,
   started_at  timestamptz not null,
@@ -247,10 +247,11 @@ create table deaf (
 );
 create index deaf_ended on deaf (ended_at);
 
----------------------------------------------------------------------------------------------------- the keeper
+---------------------------------------------------------------------------------------------------- the scheduler
 
--- Exactly one keeper at a time, and one courier at work. A renewal touches no column of a key, so it passes the
--- `for key share` that every decision holds; a take-over changes `term`, so it waits for the decision under way.
+-- Exactly one scheduler (row `keeper`) and one dispatcher (row `courier`) at a time. A renewal touches no column of a
+-- key, so it passes the `for key share` that every decision holds; a take-over changes `term`, so it waits for the
+-- decision under way.
 create table lease (
   name        text primary key,
   term        bigint not null,
@@ -262,7 +263,7 @@ create table lease (
   unique (name, term)
 );
 
--- How far the keeper has come: a start loads `states` and follows the log from here.
+-- The scheduler's position: a start loads `states` and reads the log from here.
 create table checkpoint (
   one          boolean primary key default true check (one),
   at           timestamptz not null,         -- every state includes all inputs up to here, or is newer
@@ -300,7 +301,7 @@ create table runs (
   project_id   integer not null,
   exit_code    integer,
   run          text,                         -- the client's run id; null: none was sent
-  started_at   timestamptz,                  -- null: the start was never heard
+  started_at   timestamptz,                  -- null: the start was never received
   finished_at  timestamptz,
   last_ping_at timestamptz not null,
   duration     double precision,             -- seconds
@@ -317,7 +318,7 @@ create table incidents (
   monitor_id      integer not null,
   number          integer not null,          -- per monitor, from 1
   project_id      integer not null,
-  opened_at       timestamptz not null,      -- the deadline that was missed, not when somebody noticed
+  opened_at       timestamptz not null,      -- the deadline that was missed, not when the scheduler noticed
   resolved_at     timestamptz,
   decided_at      timestamptz not null,
   cause           text not null,             -- the worst: missed, failed, hung, stage, tasks, members, ...
@@ -337,7 +338,7 @@ create index incidents_recent on incidents (project_id, opened_at);
 ---------------------------------------------------------------------------------------------------- the outbox
 
 -- Written with the decision; facts are frozen. Per incident and channel only the lowest unsettled (ordinal, round) may
--- be claimed. `next_attempt_at` is also the claim's lease: before it nobody (else) may try.
+-- be claimed. `next_attempt_at` is also the claim's lease: before it no other process may try.
 create table alerts (
   id              bigint generated always as identity primary key,
   created_at      timestamptz not null default clock_timestamp(),
@@ -367,21 +368,21 @@ create table alerts (
   urgent          boolean not null default false  -- the first alert of its monitor to this channel in ten minutes
 ) with (fillfactor = 85);
 create unique index alerts_once on alerts (monitor_id, incident, ordinal, round, lane) where incident is not null;
--- What the courier walks: from lane to lane, and in a lane first what was never tried.
+-- The dispatcher's order: lane by lane, and in a lane first the alerts that were never tried.
 create index alerts_due on alerts (lane, attempts, next_attempt_at) where state = 'pending' and digest_id is null;
 create index alerts_order on alerts (monitor_id, incident, lane, ordinal, round) where state = 'pending';
 create index alerts_urgent on alerts (lane, next_attempt_at)
   where state = 'pending' and digest_id is null and urgent and attempts = 0;
--- Ends of incidents that a service does not hear of one by one.
+-- Ends of incidents that a service does not receive one by one.
 create index alerts_back on alerts (lane) where state = 'pending' and digest_id is null and kind = 'resolved';
--- Somebody waits for the answer of a test.
+-- A person waits for the result of a test.
 create index alerts_tests on alerts (id) where state = 'pending' and kind = 'test';
 create index alerts_digest on alerts (digest_id) where digest_id is not null;
 create index alerts_settled on alerts (settled_at) where settled_at is not null;
 create index alerts_given_up on alerts (id) where state in ('dead', 'expired');
 
--- Many alerts of one channel in one message. What will be sent is stored before it is sent, so that a retry, also by
--- another process, sends the same bytes.
+-- Many alerts of one channel in one message. The message is stored before it is sent, so that a retry, also by another
+-- process, sends the same bytes.
 create table digests (
   id              bigint generated always as identity primary key,
   created_at      timestamptz not null default clock_timestamp(),

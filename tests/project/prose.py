@@ -65,7 +65,7 @@ def passages(path: Path) -> Iterator[Passage]:
         case ".py":
             yield from _of_python(name, text)
         case ".sql":
-            yield from _comments(name, "sql", ((n, line) for n, line in _lines_with(text, r"--\s?(.*)")))
+            yield from _comments(name, "sql", _lines_with(text, r"--(?!\s?(?:name|part):)\s?(.*)"))
         case ".html":
             yield Passage(name, 1, "template", _blank(text, _TEMPLATE))
         case _:
@@ -190,7 +190,7 @@ def files() -> list[Path]:
     """Every file under version control, and every new one that git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md", "*.py", "*.sql", "*.html"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [ROOT / name for name in sorted(set(names)) if (ROOT / name).is_file()]
+    return [ROOT / name for name in sorted(set(names)) if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
 
 
 def lint(paths: Iterable[Path]) -> Iterator[Finding]:

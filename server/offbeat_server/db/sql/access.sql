@@ -1,11 +1,11 @@
--- Who may manage: access keys, and what was created under an idempotency key.
+-- Access keys, and the objects that were created under an idempotency key.
 
 -- name: secret
 -- Peppers the hashes; read once at the start of a process.
 select secret from meta
 
 -- name: admin_key
--- Of the one that nobody chose: null until a node has made it.
+-- The hash of the generated admin key: null until a node has generated it.
 select admin_key_hash, admin_key_home from meta
 
 -- name: claim_admin_key
@@ -13,7 +13,7 @@ select admin_key_hash, admin_key_home from meta
 update meta set admin_key_hash = $1, admin_key_home = $2 where admin_key_hash is null
 
 -- name: find_key
--- By its hash: the comparison is of a value that nobody can choose, so its timing tells nothing. A revoked key is
+-- By its hash: a client cannot choose the value that is compared, so the timing reveals nothing. A revoked key is
 -- unknown at once, in every process, because nothing is remembered between requests.
 select k.id, k.role, k.name, k.prefix, k.project_id, p.slug as project, k.last_used_at
   from access_keys k left join projects p on p.id = k.project_id
@@ -31,7 +31,7 @@ values ($1, $2, $3, $4, $5)
 returning id
 
 -- name: keys
--- Revoked ones too, for whoever asks what a key in an old log was.
+-- Revoked ones too, so that a key in an old log can be looked up.
 select k.id, k.name, k.role, k.prefix, k.created_at, k.last_used_at, k.revoked_at, k.project_id, p.slug as project
   from access_keys k left join projects p on p.id = k.project_id
  where k.id > $1 and ($2::integer is null or k.project_id = $2)
@@ -58,6 +58,6 @@ insert into creations (scope, key, request, subject) values ($1, $2, $3, $4)
 on conflict (scope, key) do update set request = excluded.request, subject = excluded.subject, created_at = now()
 
 -- name: forget_creations
--- A few at a time, with each new one, so that nobody has to sweep.
+-- A few at a time, with each new one, so that no other job has to delete them.
 delete from creations where (scope, key) in (
   select scope, key from creations where created_at < now() - interval '1 day' order by created_at limit 10)

@@ -1,8 +1,8 @@
 -- Every change of a definition: numbered in the order of commits, and kept as the audit log.
 
 -- name: lock
--- Taken first in every transaction that changes a definition, and held to its end: whoever has seen rev n has then
--- seen all before it. The number is that of the changes lock alone; nothing else takes it.
+-- Taken first in every transaction that changes a definition, and held to its end: a reader that has seen rev n
+-- has then seen all before it. The number is that of the changes lock alone; nothing else takes it.
 select pg_advisory_xact_lock(6238142001)
 
 -- name: next_revs
@@ -29,7 +29,7 @@ select c.rev, c.at, p.slug as project, c.actor, c.kind, c.subject, c.before, c.a
  limit $5
 
 -- name: of_incident
--- What people did to one incident. Few rows: changes_monitor narrows to one monitor.
+-- The actions of people on one incident. Few rows: changes_monitor narrows to one monitor.
 select c.rev, c.at, c.actor, c.kind, c.after
   from changes c
  where c.monitor_id = $1 and c.kind in ('acknowledge', 'resolve', 'comment') and (c.after ->> 'incident')::integer = $2

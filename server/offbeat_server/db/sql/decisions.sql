@@ -1,4 +1,4 @@
--- What the keeper writes: effects, and the state that followed, in one transaction. Every statement may be repeated
+-- The scheduler writes effects, and the state that followed, in one transaction. Every statement may be repeated
 -- with the same rows, because a transaction whose commit is in doubt is written again.
 
 -- name: put_states
@@ -30,7 +30,7 @@ update changes c set effective_at = taken.at
  where c.rev = taken.rev
 
 -- name: put_members
--- Members of fleets that came, fell silent or came back; and at a checkpoint all that were heard of.
+-- Members of fleets that joined, became silent or came back; and at a checkpoint all that have pinged.
 insert into members (monitor_id, name, at, silent_since)
 select * from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[])
 on conflict (monitor_id, name) do update set at = excluded.at, silent_since = excluded.silent_since
@@ -64,7 +64,7 @@ on conflict (monitor_id, number) do update
        detail = case when excluded.detail = '{}' then runs.detail else excluded.detail end
 
 -- name: put_incidents
--- Acknowledgements are somebody else's columns and stay as they are.
+-- The columns of an acknowledgement belong to another statement and stay as they are.
 insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason, run, stage,
                        causes, suppressed_by)
 select w.monitor_id, w.number, w.project_id, w.opened_at, w.resolved_at, w.decided_at, w.cause, w.reason, w.run,
@@ -80,7 +80,7 @@ on conflict (monitor_id, number) do update
 -- name: put_alerts
 -- One row per channel; the unique index alerts_once makes a repetition harmless. The end of an incident comes without a
 -- channel: it goes to each channel that an alert of the incident reached or may still reach, earlier or in this same
--- statement, whatever the definition says by now. A channel that was deleted meanwhile gets nothing. Urgent is the first
+-- statement, even if the definition has changed since. A channel that was deleted since gets nothing. Urgent is the first
 -- alert of a monitor to a channel in ten minutes (the numbers of its incidents rise with time, so the latest will do).
 with w as (
   select *

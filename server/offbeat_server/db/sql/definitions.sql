@@ -63,7 +63,7 @@ select w.monitor_id, w.project_id, w.key, w.main, w.signal::signal, w.stage
     as w (monitor_id, project_id, key, main, signal, stage)
 
 -- name: links
--- Who refers to whom, for unknown names and cycles. monitors_linked holds only the monitors that refer to others.
+-- References between monitors, for unknown names and cycles. monitors_linked holds only the monitors that refer to others.
 select project_id, slug, definition -> 'depends_on' as depends_on, definition -> 'after' ->> 'monitor' as after
   from monitors
  where project_id = any($1::integer[]) and definition ?| array['depends_on', 'after']

@@ -1,7 +1,7 @@
 -- Whether a database is fit for Offbeat: asked by `offbeat doctor`, never by the server.
 
 -- name: settings
--- What decides whether a committed ping is on disk, and whether we can write at all.
+-- The settings that decide whether a committed ping is on disk, and whether Offbeat can write.
 select current_setting('server_version_num')::integer as version, current_setting('server_version') as version_name,
        current_setting('fsync') as fsync, current_setting('synchronous_commit') as synchronous_commit,
        current_setting('full_page_writes') as full_page_writes, pg_is_in_recovery() as standby,

@@ -1,4 +1,4 @@
--- What was: pings, runs and incidents, a page at a time. Each page is an index walk that stops at its limit.
+-- The history: pings, runs and incidents, a page at a time. Each page is an index walk that stops at its limit.
 
 -- name: pings
 -- The newest first. The bound on `at` alone lets Postgres skip partitions; writer and seq break ties of one instant.
@@ -78,13 +78,14 @@ values ($1, $2, 'test', $3, clock_timestamp() + interval '10 minutes')
 returning id
 
 -- name: acknowledge
--- Of interest to people and to reminders alone, so it is written at once; the keeper never touches these two columns.
+-- Of interest to people and to reminders alone, so it is written at once; the scheduler never touches these two columns.
 update incidents set acknowledged_at = now(), acknowledged_by = $3
  where monitor_id = $1 and number = $2 and acknowledged_at is null
 
 -- name: members
--- A fleet by name: whom the keeper last knew, and who was heard of since its rows were last whole, which is minutes ago
--- at most. Who is in no row and was not heard of after the state was written has left or was forgotten.
+-- A fleet by name: the members that the scheduler last wrote, and those that have pinged since its rows were last
+-- complete, which is minutes ago at most. A member that is in no row and has not pinged since the state was written has
+-- left or was forgotten.
 with stored as (
   select (select at from states where monitor_id = $1) as at, (select at from checkpoint) as whole_at
 ), heard as (

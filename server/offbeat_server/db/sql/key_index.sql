@@ -1,4 +1,4 @@
--- What every process holds in memory to know whom a ping is for.
+-- The keys that every process holds in memory, to find the monitor of a ping.
 
 -- name: rev
 -- One step down the primary key, so that asking ten times a second costs nothing. Sooner than what is read after it.
@@ -12,7 +12,7 @@ select k.key, k.monitor_id, k.project_id, k.signal, k.stage, m.slug,
   from keys k join monitors m on m.id = k.monitor_id
 
 -- name: changes_since
--- What to read again, in slices: an import of a million monitors is a million rows. Definitions are read as they are
+-- The definitions to read again, in slices: an import of a million monitors is a million rows. Definitions are read as they are
 -- now, which is never older than the change.
 select rev, kind, monitor_id from changes where rev > $1 order by rev limit $2
 

@@ -1,10 +1,10 @@
--- The right to judge: one row per name, log time by the database, a term that grows with every take-over. (Its clock
--- alone may be set back, and then a dead keeper's lease would not end for as long.)
+-- The right to evaluate deadlines: one row per name, log time by the database, a term that grows with every take-over.
+-- (The database's own clock may be set back, and then the lease of a dead scheduler would last that much longer.)
 
 -- name: take
 -- Only an expired lease is taken; or one's own, since an attempt whose answer was lost may have come through; or one that
 -- ends later than any can, since it was renewed while the database's clock stood far ahead. `term` is part of a key, so
--- this waits for whoever holds `for key share`.
+-- this waits for every transaction that holds `for key share`.
 update lease
    set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
        expires_at = log_time() + make_interval(secs => $4)
@@ -13,10 +13,10 @@ update lease
 returning term
 
 -- name: end_frozen
--- A process that froze within a transaction holds its locks: on the lease, on the changes, on rows that the keeper must
--- write. Where it froze between two statements, `bound_idle` ends its session; between the parsing of a statement and its
+-- A process that froze within a transaction holds its locks: on the lease, on the changes, on rows that the scheduler
+-- must write. If it froze between two statements, `bound_idle` ends its session; between the parsing of a statement and its
 -- execution a session is not idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart,
--- behind a pooler each time). Transactions that only read hold up nobody for long. Writers are left alone: they send one
+-- behind a pooler each time). Transactions that only read delay no other process for long. Writers are left alone: they send one
 -- statement, whose locks are its last act. `keeper` and `upkeep` are names of processes of former releases, which may
 -- run beside this one during an upgrade.
 select pg_terminate_backend(a.pid) from pg_stat_activity a
@@ -29,8 +29,8 @@ select pg_terminate_backend(a.pid) from pg_stat_activity a
         or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory' and l.granted))
 
 -- name: renew
--- Touches no key column, so it passes every `for key share`. An expired lease is not renewed: somebody may be about to
--- take it.
+-- Touches no key column, so it passes every `for key share`. An expired lease is not renewed: another process may be
+-- about to take it.
 update lease set expires_at = log_time() + make_interval(secs => $4)
  where name = $1 and term = $2 and holder = $3 and expires_at >= log_time()
 returning term
@@ -51,6 +51,6 @@ select set_config('idle_in_transaction_session_timeout', '3s', true),
 select 1 from lease where name = $1 and term = $2 and holder = $3 for key share
 
 -- name: outlast
--- After a lost connection: whatever it was doing in `hold` may still commit. This waits for its end, and lets renewals
--- pass meanwhile.
+-- After a lost connection: its transaction in `hold` may still commit. This waits for the end of that transaction, and
+-- lets renewals pass.
 select 1 from lease where name = $1 and term = $2 and holder = $3 for update

@@ -1,4 +1,4 @@
--- Which schema a database holds. Advisory locks of ours are (20302, n): 1 the schema, 2 the partitions.
+-- Which schema a database holds. Offbeat's advisory locks are (20302, n): 1 the schema, 2 the partitions.
 
 -- name: lock_schema
 -- Two processes that start at once on an empty database: the second waits, then finds the work done. Ends with the
@@ -6,7 +6,7 @@
 select pg_advisory_xact_lock(20302, 1)
 
 -- name: wait_shortly
--- Whoever comes after a waiting lock waits too, and pings must not: a migration gives up soon and tries again.
+-- Every statement behind a waiting lock waits too, and pings must not: a migration gives up soon and tries again.
 select set_config('lock_timeout', '500ms', true)
 
 -- name: has_meta

@@ -1,7 +1,7 @@
--- The outbox: what the courier takes, sends and settles, and what people ask about it.
+-- The outbox: the dispatcher claims, sends and settles its alerts, and people query it.
 --
 -- A *lane* is a channel's queue (0: the server's own log). Of one incident in one lane only the lowest unsettled
--- (ordinal, round) may go. `next_attempt_at` is the lease too: a claim pushes it ahead, so nobody else finds the row.
+-- (ordinal, round) may go. `next_attempt_at` is the lease too: a claim moves it ahead, so no other process finds the row.
 -- now() and not clock_timestamp() where an index is to be used: the latter is not stable within a statement.
 
 -- part: is_lowest
@@ -40,7 +40,7 @@ select a.id from alerts a
    )
 
 -- part: claimed
--- What the courier learns of an alert `a` that it has claimed.
+-- The columns of an alert `a` that the dispatcher has claimed.
 a.id, a.lane, a.channel_id, a.project_id, a.monitor_id, a.incident, a.attempts, a.lapses, a.kind, a.facts, a.uid,
 a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
 
@@ -51,8 +51,8 @@ a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
    or a.facts @> '{"causes": [{"cause": "stage"}]}' or a.facts @> '{"causes": [{"cause": "tasks"}]}'))
 
 -- part: is_unheard
--- Ends `a` of incidents of which nothing reached the channel: every alert before it died. (Where there is none before
--- it, somebody has deleted them.)
+-- Ends `a` of incidents of which nothing reached the channel: every alert before it died. (If there is none before it,
+-- they were deleted.)
 (a.kind = 'resolved' and exists (
    select from alerts o
     where o.monitor_id = a.monitor_id and o.incident = a.incident and o.lane = a.lane and o.id <> a.id)
@@ -77,13 +77,13 @@ union all
 select lane, created_at, error from digests where state = 'pending' and error is not null and lane > 0
 
 -- part: secrets
--- What may stand in a job's own words and must not be sent.
+-- Keys that may stand in a job's message and must not be sent.
 (select array_agg(k.key) from keys k where k.monitor_id = a.monitor_id)
   || (select p.ping_key from projects p where p.id = a.project_id) as secrets
 
 -- part: thread
--- What all alerts of the incident of `a` have in common: the id of the first one, to whichever channel. The incident's
--- number comes again after a restore and in a copy of the database.
+-- The id that all alerts of the incident of `a` have in common: that of the first alert, to any channel. The incident's
+-- number occurs again after a restore and in a copy of the database.
 (select (array_agg(o.uid order by o.id))[1] from alerts o where o.monitor_id = a.monitor_id and o.incident = a.incident)
   as thread
 
@@ -101,9 +101,9 @@ a.facts || case when i.cause = 'members' and a.facts ->> 'cause' = 'members' the
 set local plan_cache_mode = force_custom_plan
 
 -- name: take_over
--- One courier at work at a time: rates, digests and circuits need no agreement then. (That two work for a moment does
--- no harm: claims are by row.) A courier beside the keeper goes first, because it hears of decisions at once. What ends
--- later than any lease can was renewed while the database's clock stood far ahead.
+-- One dispatcher at work at a time: rates, digests and circuits need no agreement then. (Two that work for a moment do
+-- no harm: claims are by row.) A dispatcher in the scheduler's process goes first, because it learns of decisions at
+-- once. An expiry beyond the longest lease was written while the database's clock was ahead; it counts as expired.
 update lease l
    set term = l.term + (l.holder <> $1)::integer,
        taken_at = case when l.holder = $1 then l.taken_at else log_time() end,
@@ -168,7 +168,7 @@ select w.lane, urgent.count as urgent, urgent.over as urgent_over, fresh.count a
  limit $4
 
 -- name: channels_of
--- What a lane sends by, read anew for every claim: a change of the channel holds for the next attempt.
+-- The channel of a lane, read again for every claim: a change of the channel applies to the next attempt.
 select c.id, c.kind, c.definition::text as definition, c.slug, p.slug as project
   from channels c join projects p on p.id = c.project_id
  where c.id = any ($1::integer[])
@@ -187,10 +187,11 @@ update alerts r
 returning r.lane
 
 -- name: claim
--- For each lane so many urgent alerts, so many others that were never tried, and so many retries. Unless `alone`, an
--- opening whose incident is over is left to the lane's next digest, which tells both in one. A row that still has a claimer was lost by it: from the
--- third such loss on it is left alone twice as long each time, so that an alert that kills its sender does so ever more
--- rarely and takes no others along for long. Keys that may stand in a job's words go with it, to be taken out of them.
+-- For each lane at most that number of urgent alerts, of others that were never tried, and of retries. Unless `alone`,
+-- an opening whose incident is over is left to the lane's next digest, which reports both in one message. A row that
+-- still has a claimer was lost by it: from the third such loss on, the wait doubles each time, so that an alert that
+-- kills its sender does so less and less often and delays few others. The keys that may stand in a job's message come
+-- with it, so that they can be redacted.
 with wanted as (
   select * from unnest($1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::boolean[])
     as w (lane, urgent, fresh, again, alone)
@@ -239,8 +240,8 @@ returning
           -- include: secrets
 
 -- name: claim_tests
--- Somebody pressed a button and waits: a test goes at once, past the queue of its lane and also where that rests. But one
--- that kills its sender is left alone as any other is.
+-- A person pressed a button and waits: a test goes at once, past the queue of its lane, and also if the lane pauses. A
+-- test that kills its sender waits as any other alert does.
 with picked as (
   select a.id from alerts a
    where a.state = 'pending' and a.kind = 'test' and a.next_attempt_at <= now()
@@ -261,13 +262,13 @@ returning
           , null::text[] as secrets
 
 -- name: unheard
--- Ends of incidents are for channels that have heard of the beginning.
+-- Ends of incidents are for channels that received the beginning.
 select a.id from alerts a
  where a.id = any ($1::bigint[]) and
  -- include: is_unheard
 
 -- name: change_channel
--- What the service itself has changed, unless a person has changed it meanwhile.
+-- A change that the service itself has reported, unless a person has changed the channel since.
 update channels set definition = definition || $3::jsonb, updated_at = now() where id = $1 and definition @> $2::jsonb
 
 -- name: introduce
@@ -343,7 +344,7 @@ update channels c
         where a.lane = c.id and a.state = 'delivered' and a.settled_at > now() - interval '3 minutes'))
 
 -- name: unreported
--- Failing channels that the other channels of the project are to be told of: once for each mark, and once an hour.
+-- Failing channels that are to be reported on the other channels of the project: once for each mark, and once an hour.
 select id, project_id, slug, failing_since, failing_why
   from channels
  where failing_since is not null
@@ -397,7 +398,7 @@ union all
 select $2, null, 'operator', $3::jsonb, true where not exists (select from chosen)
 
 -- name: flapping
--- How many incidents of the same monitor this lane heard of, or was to hear of, in the hour before each of these opens.
+-- How many incidents of the same monitor this lane received, or was to receive, in the hour before each of these opens.
 -- The numbers of a monitor's incidents rise with time, so the last fifty are enough.
 select a.id, count(o.id)::integer as earlier
   from alerts a
@@ -408,8 +409,8 @@ select a.id, count(o.id)::integer as earlier
  group by a.id
 
 -- name: note
--- What the courier adds to the facts before the first attempt: it must be there before anything is sent, so that a
--- retry says the same. (A statement whose connection was lost may come later than that.)
+-- The facts that the dispatcher adds before the first attempt: they must be stored before anything is sent, so that a
+-- retry sends the same. (A statement whose connection was lost may come later than that.)
 update alerts a
    set facts = a.facts || jsonb_build_object('flapping', n.flapping)
   from unnest($1::bigint[], $2::jsonb[]) as n (id, flapping)
@@ -428,7 +429,7 @@ update alerts a
  where a.id = any ($1::bigint[]) and a.claimed_by = $2 and a.state = 'pending' and a.attempts = 1
 
 -- name: renew
--- What is still being sent stays ours.
+-- Alerts that are still being sent stay claimed.
 update alerts
    set next_attempt_at = greatest(next_attempt_at, clock_timestamp() + $3::float8 * interval '1 second')
  where id = any ($1::bigint[]) and claimed_by = $2 and state = 'pending'
@@ -440,8 +441,8 @@ update digests
  where id = any ($1::bigint[]) and claimed_by = $2 and state = 'pending'
 
 -- name: settle
--- What became of attempts, in bulk. What was delivered is delivered, also where the claim was lost meanwhile: that saves
--- the second copy if the other has not sent yet. `pending` is a retry after so many seconds.
+-- The results of attempts, in bulk. A delivered alert is delivered, also if the claim was lost since: that saves the
+-- second copy if the other process has not sent yet. `pending` is a retry after that number of seconds.
 with settled as (
   update alerts a
      set state = s.state, error = s.error, claimed_by = null,
@@ -536,7 +537,7 @@ select made.id, made.created_at, made.uid, (select count(*) from part)::integer 
   from made
 
 -- name: members_counted
--- What a digest says: how many of each kind, of how many incidents the beginning and the end, from when to when.
+-- The counts of a digest: alerts of each kind, incidents that begin and end, and the first and the last instant.
 select count(*) filter (where kind = 'opened')::integer as opened,
        count(*) filter (where kind = 'worse')::integer as worse,
        count(*) filter (where kind = 'reminder')::integer as reminder,
@@ -563,8 +564,8 @@ select a.id, a.monitor_id, a.incident, a.kind, a.facts, a.uid,
  limit $2
 
 -- name: members_named
--- What a message for people names: of $2 monitors how many of their incidents are in the digest, and the latest $3 of
--- them. Explicit failures come first, then what is still down, then what has recovered, then mere ends. (`+ 0` keeps
+-- The monitors that a message names: at most $2, each with the number of its incidents in the digest and the latest $3
+-- of them. Explicit failures come first, then what is still down, then what has recovered, then mere ends. (`+ 0` keeps
 -- the planner from an index that leads to fifty thousand rows.)
 with told as (
   select a.monitor_id, a.incident, bool_or(a.kind = 'resolved') as over, bool_or(a.kind = 'opened') as opened,
@@ -603,7 +604,7 @@ update digests
  where id = $1
 
 -- name: lanes_in_digests
--- A lane with a digest under way sends nothing else: its members stand before whatever followed them, and so thousands
+-- A lane with a digest under way sends nothing else: its members stand before everything that followed them, and so thousands
 -- of followers need not be looked at. Not for ever: one that its receiver will not take must not silence the lane, and
 -- then is tried among the others.
 select lane, bool_or(attempts < $1) as first from digests where state = 'pending' group by lane
@@ -676,12 +677,13 @@ on conflict do nothing
 select id, kind, definition::text as definition, project_id from channels where kind = any ($1::text[])
 
 -- name: remind
--- Reminders of open incidents, by the definition of this moment: nobody has acknowledged it, its monitor is neither
--- paused nor snoozed nor under maintenance ($2) and still has that channel, and the last word to it was delivered that
--- long ago. A reminder repeats the facts of that last word, a fleet's as they are now; `round` puts it behind it and
--- before whatever the keeper decides next. Two couriers meet at alerts_once. monitors_reminded keeps a million monitors
--- without reminders out of it. Incidents that are being decided just now are left to the next round, and the others
--- stand still until the reminder is there: else it could come behind a resolve that went out meanwhile.
+-- Reminders of open incidents, by the definition of this moment: the incident is not acknowledged, its monitor is
+-- neither paused nor snoozed nor under maintenance ($2) and still has that channel, and the last alert to it was
+-- delivered `remind_every` ago. A reminder repeats the facts of that last alert, a fleet's as they are now; `round`
+-- orders it after that alert and before the scheduler's next one. The unique index alerts_once holds if two dispatchers
+-- do this at once. monitors_reminded keeps a million monitors without reminders out of it. Incidents that are locked by
+-- a decision are left to the next round; the others stay locked until the reminder is written: otherwise it could follow
+-- a resolve that was sent in the same moment.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts)
 select a.project_id, a.channel_id, a.monitor_id, a.incident, a.ordinal, a.round + 1, 'reminder',
        -- include: as_it_stands
@@ -712,7 +714,7 @@ on conflict do nothing
 returning lane
 
 -- name: maintained
--- Whoever might be reminded of in the projects ($1) that have a maintenance window just now.
+-- Monitors with reminders in the projects ($1) that have a maintenance window at this moment.
 select m.id, m.project_id, m.slug, m.tags
   from monitors m
   join incidents i on i.monitor_id = m.id and i.resolved_at is null
@@ -723,9 +725,9 @@ select m.id, m.project_id, m.slug, m.tags
 select project_id, definition from windows
 
 -- name: firing
--- What an Alertmanager should hold: every open incident that this channel ($1) was told of, by its last word. What was
--- never tried (the present attempt aside) is not repeated: should its incident resolve first, nobody would say so. In
--- pages of $3 by monitor, after $2.
+-- The alerts that an Alertmanager should hold: every open incident of which this channel ($1) has received an alert, by
+-- its last alert. An alert that was never tried (the present attempt aside) is not repeated: if its incident resolves
+-- first, no end would be sent. In pages of $3 by monitor, after $2.
 select i.monitor_id, a.id, a.incident, a.kind,
        -- include: as_it_stands
        as facts, a.uid,
@@ -745,8 +747,8 @@ select i.monitor_id, a.id, a.incident, a.kind,
  limit $3
 
 -- name: just_resolved
--- What an Alertmanager was told the end of within the last $2 seconds, to be told again: one of its peers may have been
--- away. Found by the alerts' settling, because incidents have no index for it and need none. In pages of $4 by id, after
+-- The incidents whose end was sent to an Alertmanager within the last $2 seconds, to be sent again: one of its peers may
+-- have been away. Found by the instant at which the alerts were settled, because incidents have no index for it and need none. In pages of $4 by id, after
 -- $3: of a monitor's incidents the later has the higher one.
 select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
        -- include: thread

@@ -1,8 +1,8 @@
--- What the pages show beside what the API answers, and what tells them cheaply that something has changed.
+-- Queries of the pages, beside those of the API, and cheap queries that show whether something has changed.
 
 -- name: pulse
--- Once a second for everything that somebody looks at, in one statement: if none of this has changed, nothing that a
--- page shows of the monitor has. The newest ping is one walk from the end of (monitor_id, at).
+-- Once a second for all monitors on open pages, in one statement: if none of this has changed, nothing that a page shows
+-- of the monitor has changed. The newest ping is one walk from the end of (monitor_id, at).
 select m.id, m.rev, m.paused, s.status, s.at as state_at,
        (select l.at from pings l where l.monitor_id = m.id order by l.at desc limit 1) as last_at,
        i.number as incident, i.acknowledged_at
@@ -12,7 +12,7 @@ select m.id, m.rev, m.paused, s.status, s.at as state_at,
   left join incidents i on i.monitor_id = m.id and i.resolved_at is null
 
 -- name: trouble
--- What is wrong now: first what nobody looks after, then what another incident explains, the newest first.
+-- The open incidents: first those that are not acknowledged, then those that another incident explains, the newest first.
 select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i.acknowledged_at, i.acknowledged_by,
        m.slug as monitor, m.name, m.project_id, p.slug as project, m.snoozed_until,
        (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
@@ -26,7 +26,7 @@ select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i
  limit $2
 
 -- name: trouble_count
--- Counted so far and no further: in a storm nobody needs the exact number each second.
+-- Counted up to that number only: in a storm no reader needs the exact number each second.
 select count(*) from (
   select from incidents i where i.resolved_at is null and ($1::integer is null or i.project_id = $1) limit $2) as open
 
@@ -41,7 +41,7 @@ select count(*) from (
    limit $2) as open
 
 -- name: counts
--- Monitors by the status that the keeper wrote.
+-- Monitors by the status that the scheduler wrote.
 select case when m.paused then 'paused' else coalesce(s.status, 'new') end as status, count(*) as monitors
   from monitors m left join states s on s.monitor_id = m.id
  where $1::integer is null or m.project_id = $1
@@ -64,7 +64,7 @@ select m.id
    and ((s.state ->> 'due')::bigint < $2 or (s.monitor_id is null or m.definition ? 'first_within'))
 
 -- name: troubles_of
--- The incidents that a strip or a calendar shows, of many monitors at once; the newest so many of each.
+-- The incidents that a strip or a calendar shows, of many monitors at once; that number of the newest of each.
 select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.cause
   from unnest($1::integer[]) as w (id)
  cross join lateral (select * from incidents i where i.monitor_id = w.id order by i.number desc limit $3) i
@@ -92,7 +92,7 @@ select at, signal, duration from pings
  order by at desc limit $2
 
 -- name: fleet
--- The numbers of a fleet, as the keeper last wrote them.
+-- The numbers of a fleet, as the scheduler last wrote them.
 select (select count(*) from members m where m.monitor_id = s.monitor_id) as known,
        (select count(silent_since) from members m where m.monitor_id = s.monitor_id) as silent,
        coalesce((state -> 'fleet' -> 'p' ->> 0)::integer, 0) as peak
@@ -103,7 +103,7 @@ select (select count(*) from members m where m.monitor_id = s.monitor_id) as kno
 select coalesce(min(accepted_through), now()) as through from writers where not fenced
 
 -- name: run_pings
--- The next pings of several runs at once. A run without an id is told by its monitor and time: it has no rival.
+-- The next pings of several runs at once. A run without an id is identified by its monitor and time: there is only one.
 select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total,
        coalesce(l.exit_code, l.wide_exit_code) as exit_code, l.duration
   from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
@@ -115,7 +115,7 @@ select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total,
  order by w.n, l.at, l.writer, l.seq
 
 -- name: run_pulse
--- Runs that somebody follows, with what is expected of them.
+-- Runs on open pages, with what is expected of them.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
        coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
        m.definition::text as definition
@@ -125,7 +125,7 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
   join projects p on p.id = m.project_id
 
 -- name: incident_pulse
--- Whether anything was decided, done or sent about incidents that somebody follows.
+-- Whether anything was decided, done or sent about the incidents on open pages.
 select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.causes::text as causes,
        (select max(c.rev) from changes c
          where c.monitor_id = i.monitor_id and c.kind in ('acknowledge', 'resolve', 'comment')
@@ -136,7 +136,7 @@ select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.cau
   join incidents i on i.monitor_id = w.monitor_id and i.number = w.number
 
 -- name: leases
--- Who judges and who sends.
+-- The leases of the scheduler and of the dispatcher.
 select name, term, holder, node, taken_at, expires_at, expires_at > log_time() as held, log_time() as now
   from lease order by name
 
@@ -150,11 +150,11 @@ select id, node, seq, started_at, accepted_through, seen_at, fenced, clean
 select at, applied_rev from checkpoint
 
 -- name: deaf
--- When nobody could hear, the newest first.
+-- Outages in which pings could not be received, the newest first.
 select started_at, ended_at, writer, pings, reason, decided_at from deaf order by ended_at desc limit $1
 
 -- name: outbox
--- What waits, and what was given up. Settled ones are counted over a day.
+-- Alerts that wait, and alerts that were given up. Settled ones are counted over a day.
 select state, count(*) as alerts, min(created_at) as oldest, max(attempts) as attempts
   from alerts
  where state = 'pending' or (state in ('dead', 'expired')) or settled_at > now() - interval '1 day'
@@ -169,6 +169,6 @@ select c.relname as name, pg_total_relation_size(c.oid) as bytes, greatest(c.rel
  order by c.relname
 
 -- name: database
--- Where all this is.
+-- The database itself.
 select current_setting('server_version') as version, pg_database_size(current_database()) as bytes,
        (select count(*) from monitors) as monitors

@@ -5,7 +5,7 @@
 select pg_advisory_xact_lock(20302, 2)
 
 -- name: bound_lock_wait
--- For this transaction only (milliseconds). Nothing of ours waits long for a lock while it holds others.
+-- For this transaction only (milliseconds). No statement of Offbeat waits long for a lock while it holds others.
 select set_config('lock_timeout', $1, true)
 
 -- name: list_partitions
@@ -35,5 +35,5 @@ alter table pings detach partition "{partition}" concurrently
 alter table pings detach partition "{partition}" finalize
 
 -- name: drop_partition
--- Detached, so it locks nobody but a reader of that old day.
+-- Detached, so it locks only readers of that old day.
 drop table if exists "{partition}"

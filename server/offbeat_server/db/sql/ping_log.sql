@@ -6,11 +6,11 @@ copy pings ({columns}) from stdin (format binary)
 
 -- name: register
 -- A new writer, in one round trip and one transaction with the fencing of the one before it and with the refusals that
--- were not yet reported, so that nobody sees accepted_through pass them unseen. They are given by their age, since
--- before the first answer of the database nobody here knows what time it is.
+-- were not yet reported, so that no reader sees accepted_through pass them. They are given by their age, since the
+-- process does not know the log time before the first answer of the database.
 --
--- Where the database's clock has jumped ($8: the former writer has seen it), or is behind what was already written,
--- log time goes on from the last word of any writer, or with the clock where that is further. What was skipped then
+-- If the database's clock has jumped ($8: the former writer has seen it), or is behind what was already written, log
+-- time continues from the last sign of any writer, or with the clock if the clock is further. The time that is skipped
 -- counts as refused, like the rest.
 with past as (
   select clock_timestamp() as clock, log_time() as at, max(accepted_through) as latest from writers
@@ -24,7 +24,7 @@ with past as (
   -- One that was renewed while log time stood far ahead must not outlive its holder by as much.
   update lease set expires_at = least(expires_at, here.at + interval '10 s') from here where here.seen
 ), alerts as (
-  -- What waits to be sent waits by the clock.
+  -- Alerts that wait to be sent wait by the clock.
   update alerts set next_attempt_at = least(next_attempt_at, here.clock + interval '1 minute')
     from here where here.seen and state = 'pending'
 ), digests as (
@@ -53,12 +53,12 @@ with past as (
 select id, started_at from mine
 
 -- name: standing
--- After a lost connection Postgres may be another one: a standby that was promoted and lacks the last commits. An id may
+-- After a lost connection Postgres may be another one: a standby that was promoted without the last commits. An id may
 -- then be given to another writer, so the start counts too.
 select seq, accepted_through from writers where id = $1 and started_at = $2
 
 -- name: latest
--- Asked after a registration was committed: whoever has not seen it has judged no further than this.
+-- Read after a registration was committed: a scheduler that has not seen it has evaluated no further than this.
 select max(accepted_through) from writers
 
 -- name: pulse
@@ -76,12 +76,12 @@ select $1, r.started_at, r.ended_at, r.pings, r.reason
   from unnest($2::timestamptz[], $3::timestamptz[], $4::bigint[], $5::text[]) as r (started_at, ended_at, pings, reason)
 
 -- name: end_writer
--- An orderly stop: nothing will follow. Fenced too, so that it holds no watermark and nobody has to find it dead.
+-- An orderly stop: nothing will follow. Fenced too, so that it holds back no watermark and the scheduler need not find it dead.
 update writers
    set accepted_through = greatest(accepted_through, $2), seen_at = clock_timestamp(), clean = true, fenced = true
  where id = $1 and not fenced
 
 -- name: end_backend
 -- Ends a session whose last COPY is doubtful, and waits until it is gone (at most $3 ms). The name is one of a kind:
--- behind a pooler, or after a failover, the number may be that of somebody else's session.
+-- behind a pooler, or after a failover, the number may be that of another process' session.
 select pg_terminate_backend(pid, $3) from pg_stat_activity where pid = $1 and application_name = $2

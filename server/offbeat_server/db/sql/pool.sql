@@ -1,4 +1,4 @@
--- What a connection asks before it is used.
+-- Queries of a new connection before it is used.
 
 -- name: durability
 -- Behind a pooler a session cannot choose synchronous_commit, so the promise that a 2xx means committed is checked here.

@@ -1,9 +1,9 @@
--- What programs ask about the whole of Offbeat: the database's side of the metrics, and where all processes are.
+-- Queries of programs about the whole of Offbeat: the database's part of the metrics, and the addresses of all processes.
 
 -- name: facts
 -- One round trip for a scrape. All counts are over partial indexes or small tables: nothing here grows with monitors or
--- pings. An alert is *untaken* when it may be sent now, no courier holds it, and none of its incident and channel stands
--- before it: then a courier should have taken it, however long its receiver has been refusing others.
+-- pings. An alert is *untaken* when it may be sent now, no dispatcher holds it, and none of its incident and channel
+-- stands before it: then a dispatcher should have taken it, even if its receiver has been refusing others for long.
 select
   (select count(*) from writers where not fenced and not clean) as writers,
   (select count(*) from alerts where state = 'pending') as outbox_pending,
@@ -31,7 +31,7 @@ select
 
 -- name: targets
 -- The processes that live and can be scraped, for Prometheus' discovery: writers (`writers_live` holds only a few rows),
--- and the keeper where it is a process without a writer (writer 0).
+-- and the scheduler if it is a process without a writer (writer 0).
 select id, node, metrics_address
   from writers
  where not fenced and not clean and metrics_address is not null

@@ -9,7 +9,7 @@ select id, slug, name, ping_key, definition, created_at from projects order by s
 select id, slug, name, ping_key, definition, created_at from projects where slug = $1
 
 -- name: project_with_badges
--- Whoever has the badge key may see what is up, and nothing else.
+-- The badge key gives the right to see which monitors are up, and nothing else.
 select id, slug, name from projects where definition ->> 'badge_key' = $1 and definition -> 'badges' = 'true'
 
 -- name: insert_project

@@ -1,4 +1,4 @@
--- What grows old is deleted, in small steps, so that no statement holds locks for long.
+-- Old rows are deleted in small steps, so that no statement holds locks for long.
 
 -- name: old_runs
 -- Finished ones only: an open run is watched, however old.
@@ -15,11 +15,11 @@ delete from incidents where (monitor_id, number) in
 delete from deaf where id in (select id from deaf where ended_at < $1 order by ended_at limit $2)
 
 -- name: old_refusals
--- They are deaf time by now.
+-- They are recorded as outages by now.
 delete from refusals where id in (select id from refusals where ended_at < $1 limit $2)
 
 -- name: old_writers
--- Their rows have gone with the partitions. The newest few stay: they say when somebody was last there.
+-- Their rows have gone with the partitions. The newest few stay: they show when a writer was last there.
 delete from writers where id in
   (select id from writers where fenced and seen_at < $1 and id < (select max(id) - 10 from writers) limit $2)
 
@@ -57,11 +57,11 @@ delete from pings p
  where p.writer = gone.writer and p.seq = gone.seq and p.at = gone.at and p.at < $2 and p.at >= $4
 
 -- name: runs_of
--- The ended ones: the keeper closes every run of a monitor that is deleted.
+-- The ended ones: the scheduler closes every run of a monitor that is deleted.
 delete from runs where (monitor_id, number) in
   (select monitor_id, number from runs where monitor_id = any($1::integer[]) and finished_at < $2 limit $3)
 
 -- name: incidents_of
--- The resolved ones: the keeper resolves the incident of a monitor that is deleted.
+-- The resolved ones: the scheduler resolves the incident of a monitor that is deleted.
 delete from incidents where (monitor_id, number) in
   (select monitor_id, number from incidents where monitor_id = any($1::integer[]) and resolved_at < $2 limit $3)

@@ -1,11 +1,11 @@
--- What the keeper reads: where it stood, what is defined, who writes, what was written.
+-- The scheduler reads its position, the definitions, the writers and the pings.
 
 -- name: checkpoint
 -- Absent before the first one.
 select at, applied_rev, cursors, set_aside from checkpoint
 
 -- name: write_checkpoint
--- Never backwards: a keeper that was replaced may be late with its last word.
+-- Never backwards: the last write of a scheduler that was replaced may come late.
 insert into checkpoint (at, applied_rev, cursors, set_aside) values ($1, $2, $3, $4)
 on conflict (one) do update
    set at = excluded.at, applied_rev = excluded.applied_rev, cursors = excluded.cursors, set_aside = excluded.set_aside
@@ -45,7 +45,7 @@ select monitor_id, name, (extract(epoch from at) * 1000000)::bigint as at,
 
 -- name: deleted_since
 -- Monitors that a change after $1 has deleted and whose state is gone with them, or never was: reading the changes again
--- must not bring them back. With the instant at which that took effect, null where nobody has heard of them yet.
+-- must not bring them back. With the instant at which that took effect; null if no scheduler has applied it yet.
 select c.monitor_id as id, c.effective_at from changes c
  where c.rev > $1 and c.kind = 'monitor' and c.before is not null and c.after is null
    and not exists (select from states s where s.monitor_id = c.monitor_id)
@@ -61,7 +61,7 @@ select (c.before ->> 'id')::integer, c.project_id, c.before -> 'definition'
                       and e.project_id = c.project_id and e.subject = c.subject)
 
 -- name: windows_taken
--- Later changes of windows that are in force already, and since when: of this much the last keeper has decided.
+-- Later changes of windows that are in force already, and since when: the last scheduler has decided with these.
 select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after, effective_at
   from changes where rev > $1 and kind = 'window' and effective_at is not null order by rev
 
@@ -80,7 +80,7 @@ select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.seen_at,
  order by w.id
 
 -- name: state_at
--- Whether what a keeper has written is still there, after a lost connection.
+-- Whether the rows that a scheduler has written are still there, after a lost connection.
 select at from states where monitor_id = $1
 
 -- name: news
@@ -93,10 +93,10 @@ select w.id from writers w left join unnest($1::integer[], $2::bigint[]) as c (i
  where not w.fenced or w.seq > coalesce(c.seq, 0)
 
 -- name: fence
--- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused. Not
--- where the writer has shown a sign of life since $2, the last one that the keeper has seen.
--- The time it may have been deaf goes on record in the same transaction. It ends no earlier than the last word of any
--- writer: where the database's clock was set back since, and nobody has noticed yet, log time is still there.
+-- Fencing is one statement: it waits for an open batch of the writer, or that batch meets `fenced` and is refused. It
+-- does nothing if the writer has shown a sign of life since $2, the last one that the scheduler has seen.
+-- The outage that this may have caused is recorded in the same transaction. It ends no earlier than the last sign of any
+-- writer: if the database's clock was set back since, and no process has noticed yet, log time is still there.
 with dead as (
   update writers set fenced = true
    where id = $1 and not fenced and seen_at = $2
@@ -110,7 +110,7 @@ select accepted_through,
 returning id, started_at, ended_at, reason, pings
 
 -- name: deaf_by_refusals
--- Refusals become deaf time, each once.
+-- Refusals become outages, each once.
 insert into deaf (started_at, ended_at, writer, refusal_id, pings, reason, decided_at)
 select started_at, greatest(ended_at, started_at + interval '1 microsecond'), writer, id, pings, reason, $2
   from refusals where id > $1 order by id
@@ -118,8 +118,9 @@ on conflict (refusal_id) do nothing
 returning id, started_at, ended_at, reason, pings
 
 -- name: deaf_before_writer
--- From the last word of any earlier writer to the first of this one, if nobody else was there: between a stop and the
--- next start nobody could hear. A jump of the clock is on record as what it is, and so is the crash of the one before.
+-- From the last sign of any earlier writer to the first of this one, if no other was there: between a stop and the next
+-- start no process could receive pings. A jump of the clock is recorded as such, and so is the crash of the writer
+-- before.
 insert into deaf (started_at, ended_at, writer, reason, decided_at)
 select gap.since, w.started_at, w.id, 'stopped', $2
   from writers w
@@ -136,11 +137,11 @@ returning id, started_at, ended_at, reason, pings
 select log_time()
 
 -- name: deaf_known
--- Everything deaf that a window may still reach back to.
+-- Every outage that a window may still reach back to.
 select id, started_at, ended_at, reason, pings from deaf order by id
 
 -- name: refusals_applied
--- The last refusal that is already deaf time.
+-- The last refusal that is already recorded as an outage.
 select coalesce(max(refusal_id), 0) from deaf
 
 -- name: last_writer

@@ -1,7 +1,7 @@
 -- People who are signed in. All ages are by the database's clock; a session that is too old is as good as gone.
 
 -- name: open
--- A new id at every sign-in, so that an id somebody else may have planted is never the one that counts.
+-- A new id at every sign-in, so that an id that another person may have planted is never the one that counts.
 insert into sessions (id, key_hash) values ($1, $2)
 
 -- name: find
@@ -16,8 +16,8 @@ select s.key_hash, k.role, k.prefix, k.project_id, p.slug as project
    and s.created_at > now() - make_interval(secs => $3)
 
 -- name: living
--- Which of these sessions still stand; $4 is the hash of the admin key. It touches nothing: a page that lies open is
--- not yet somebody who looks at it.
+-- Which of these sessions still stand; $4 is the hash of the admin key. It touches nothing: an open page does not prove that
+-- a person looks at it.
 select s.id
   from sessions s
   left join access_keys k on k.hash = s.key_hash and k.revoked_at is null
@@ -35,6 +35,6 @@ update sessions set seen_at = now() where id = $1 and seen_at < now() - interval
 delete from sessions where id = $1
 
 -- name: sweep
--- A few of the oldest with each sign-in, so that nobody has to come by.
+-- A few of the oldest with each sign-in, so that no other job has to delete them.
 delete from sessions where id in (
   select id from sessions where seen_at < now() - make_interval(secs => $1) order by seen_at limit 100)

@@ -1,7 +1,7 @@
--- Maintenance windows: few rows, changed by people, loaded whole by the keeper.
+-- Maintenance windows: few rows, changed by people, loaded completely by the scheduler.
 
 -- name: windows
--- In one project, or in all: also what the keeper loads at its start.
+-- In one project, or in all: the scheduler loads them with this at its start.
 select w.id, w.project_id, w.rev, p.slug as project, w.slug, w.definition, w.created_at, w.updated_at
   from windows w join projects p on p.id = w.project_id
  where $1::integer is null or w.project_id = $1
@@ -22,5 +22,5 @@ on conflict (project_id, slug) do update
 returning id
 
 -- name: delete_window
--- What it held back is told once the keeper has seen the change.
+-- Alerts that it held back are sent when the scheduler has seen the change.
 delete from windows where project_id = $1 and slug = $2
