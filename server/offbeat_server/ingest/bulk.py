@@ -135,7 +135,7 @@ class Bulk:
         await self._take_unknown(unknown, tally)
 
     async def _take_unknown(self, unknown: list[tuple[int, str, ReadParameters]], tally: "Tally") -> None:
-        """Lines of keys that are not known in this process: somebody may have made their monitors a moment ago."""
+        """Lines of keys that this process does not know: their monitors may have been created a moment ago."""
         for line, key, said in unknown:
             # The first one asks the database; what it did not bring no other one will.
             bound = await self._pipeline.find_or_ask(Key(key)) if line == unknown[0][0] else self._pipeline.find(key)

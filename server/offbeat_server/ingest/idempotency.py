@@ -31,9 +31,9 @@ class IdempotencyCache:
         self._taken: OrderedDict[_Scope, _Taken] = OrderedDict()
 
     def join(self, request: Request, waiter: Waiter) -> Waiter | None:
-        """Return who is to be told what becomes of this request, or None if it was taken before.
+        """Return the waiter to settle with the result of this request, or None if the request was accepted before.
 
-        In that case `waiter` is told what the first one is told.
+        In that case `waiter` gets the result of the first one.
         """
         key = request.headers[HEADER]
         if not 0 < len(key) <= KEY_CHARS_MAX:

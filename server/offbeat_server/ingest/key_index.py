@@ -24,7 +24,7 @@ from offbeat_server.common.service import Service
 from offbeat_server.engine.model.definition import Keywords, load_definition
 from offbeat_server.engine.model.ping import Signal
 
-POLL_S = 1.0  # other processes' changes are followed so often, without anybody asking
+POLL_S = 1.0  # how often changes of other processes are read, without a request
 REFRESH_GAP_S = 0.1
 REFRESH_WAIT_S = 5.0
 WAITERS_MAX = 5_000
@@ -40,7 +40,7 @@ log = structlog.get_logger("key_index")
 
 
 class KeyTarget(NamedTuple):
-    """Where a key leads. Signal and stage apply to pings that name none."""
+    """The monitor of a key. Signal and stage apply to pings that name none."""
 
     monitor_id: int
     project_id: int
@@ -52,7 +52,7 @@ _new_bound = tuple.__new__  # half the time of KeyTarget(...), which is a Python
 
 
 class PingRules(NamedTuple):
-    """What a monitor asks of a ping before it counts."""
+    """A monitor's conditions for a ping to count."""
 
     post_only: bool
     keywords: Keywords | None
@@ -73,7 +73,7 @@ class KeySource(Protocol):
 
 
 class KeyIndex(Service):
-    """Who is known. Lookups are plain calls; `refresh` waits for the database."""
+    """The keys and slugs of all monitors. Lookups are plain calls; `refresh` waits for the database."""
 
     name = "key_index"
 
@@ -99,7 +99,7 @@ class KeyIndex(Service):
         return len(self._known.keys)
 
     async def start(self) -> None:
-        """Load; after `START_WAIT_S` it goes on in the background, and whoever is not found yet waits for it."""
+        """Load; after `START_WAIT_S` loading continues in the background, and lookups of unknown keys wait for it."""
         self.spawn(self._follow(), "follow")
         try:
             async with asyncio.timeout(START_WAIT_S):
@@ -108,7 +108,7 @@ class KeyIndex(Service):
             log.info("key_index.loading")
 
     def find(self, key: str) -> KeyTarget | None:
-        """Where a key leads; None: unknown as far as we know, see `refresh`."""
+        """Return the monitor of a key; None: this process does not know it, see `refresh`."""
         packed = self._known.keys.get(key)
         if packed is None:
             return None
@@ -117,8 +117,8 @@ class KeyIndex(Service):
         return _new_bound(KeyTarget, (packed & _MONITOR_MASK, packed >> _MONITOR_BITS, None, None))
 
     def find_slug(self, ping_key: str, slug: str, sent: str | None = None) -> KeyTarget | None:
-        """Where an address of two parts leads: a project's ping key and a slug; an added key written with a slash,
-        brought along from another service, with the name as it was `sent`; or a monitor's own key and its slug.
+        """Return the monitor of an address of two parts: a project's ping key and a slug; an added key with a slash, of
+        a monitor that came from another service, with the name as it was `sent`; or a monitor's own key and its slug.
         """
         project = self._ping_keys.get(ping_key)
         if project is not None:
@@ -172,7 +172,7 @@ class KeyIndex(Service):
             except DatabaseDownError as error:
                 log.warning("key_index.read_failed", error=str(error))
                 _tell(waiting, error)
-            except Exception:  # of ours, or a row that cannot be read: what is known stays known
+            except Exception:  # an internal error, or a row that cannot be read: known keys stay known
                 log.exception("key_index.read_failed")
                 _tell(waiting, DatabaseDownError("the keys cannot be read"))
             else:
@@ -228,7 +228,7 @@ class KeyIndex(Service):
 
 
 class _Known:
-    """What leads to monitors, as of one state of the database."""
+    """Keys and slugs that lead to monitors, as of one state of the database."""
 
     __slots__ = ("bound", "keys", "pages", "rules", "slugs")
 
@@ -278,7 +278,7 @@ class _Known:
 
 
 class _Page:
-    """What is known of monitors whose ids follow one another: ids are dense, so lists take a sixth of a dictionary."""
+    """Values of monitors whose ids follow one another: ids are dense, so lists take a sixth of a dictionary."""
 
     __slots__ = ("keys", "slug_shelves")
 

@@ -1,4 +1,4 @@
-"""So many pings a minute for each key (`--key-pings-per-minute-max`): a job gone wild is told 429, nobody else is.
+"""Rate limit of each key (`--key-pings-per-minute-max`): a job that pings too often gets 429, no other job does.
 
 A token bucket that holds a minute's worth and refills evenly, kept as one number a key: the instant at which the bucket
 will be full again (the "generic cell rate algorithm"). Only keys that lead to a monitor get one, and a bucket that is
@@ -22,7 +22,7 @@ class KeyRateLimiter:
     def __init__(self, pings_per_minute_max: int, now_s: Callable[[], float] = monotonic) -> None:
         self._cost_s = MINUTE_S / pings_per_minute_max
         self._now_s = now_s
-        # Whoever is not in the younger half for a minute has a full bucket; so forgetting is one assignment.
+        # A key that is not in the younger half for a minute has a full bucket; so forgetting is one assignment.
         self._full_at_s: dict[str | int, float] = {}
         self._older: dict[str | int, float] = {}
         self._turn_at_s = now_s() + MINUTE_S

@@ -109,7 +109,7 @@ class NdjsonReader:
 
 
 def _array(elements: bytes) -> list[object] | None:
-    """What stands between two brackets; None where that is no JSON."""
+    """Return the JSON between two brackets; None if it is no JSON."""
     try:
         values = read_list(b"[%b]" % elements)
     except NotJson:

@@ -1,7 +1,7 @@
-"""What happens between a whole request and its answer, for both HTTP servers: read, find, append, wait.
+"""From a complete request to its answer, for both HTTP servers: parse, look up, append, wait for the commit.
 
-The plain case (one ping for a known key) is done before `accept` returns and makes no task; only what has to ask the
-database first does: an unknown address, a monitor to be made. Every waiter is settled exactly once.
+The plain case (one ping for a known key) is done before `accept` returns and makes no task. Only requests that need the
+database first make one: an unknown address, a monitor to be created. Every waiter is settled exactly once.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from offbeat_server.ingest.protocols.base import (
 from offbeat_server.ingest.protocols.encodings import utf_8_body
 from offbeat_server.ingest.protocols.keyword_filters import filtered
 
-MADE_WITHIN_S = 1.0  # so long a ping waits for its monitor, which another ping may be about to make
+MADE_WITHIN_S = 1.0  # how long a ping waits for its monitor, which another ping may be about to create
 WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once
 
 
@@ -43,7 +43,10 @@ class MonitorProvider(Protocol):
     """Makes the monitor of an address, or changes it to what its client declares; see ingest/provisioning.py."""
 
     async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
-        """`created`, `ok`, `unknown`, `full` or `crowded`; the roster knows it afterwards. Raises UnavailableError."""
+        """Return `created`, `ok`, `unknown`, `full` or `crowded`; now the key index knows it.
+
+        Raises UnavailableError.
+        """
         ...
 
     def complain(self, address: Slug) -> None:
@@ -93,7 +96,7 @@ class PingPipeline(Service):
         self._long_bytes = 0
 
     def accept(self, dialect: Dialect, request: Request, source: bytes | None, waiter: Waiter) -> None:
-        """Everything for one request; `waiter` hears once, with what to tell the client."""
+        """Accept one request; `waiter` is settled once, with the answer to the client."""
         if len(request.body) > UNVOUCHED_BYTES_MAX:
             address = _address_in_head(dialect, request)
             if len(request.body) > HELD_BYTES_MAX or (address is not None and self._find(address) is None):
@@ -152,15 +155,15 @@ class PingPipeline(Service):
             waiter.settle(unavailable())
 
     def record_refusal_time(self, age_s: float) -> None:
-        """Clients were, at some moment of the last `age_s` seconds: what they had to say nobody knows."""
+        """Record that clients were refused, at some moment of the last `age_s` seconds, with unknown pings."""
         self._backlog.record_refusal_time("full", age_s)
 
     def find(self, key: str) -> KeyTarget | None:
-        """Where a key leads, as far as we know."""
+        """Return the monitor of a key, as far as this process knows."""
         return self._key_index.find(key)
 
     async def find_or_ask(self, address: Key | Slug) -> KeyTarget | None:
-        """Where an address leads; an unknown one is asked for. Raises UnavailableError."""
+        """Return the monitor of an address; for an unknown one, read the database. Raises UnavailableError."""
         bound = self._find(address)
         if bound is None:
             await self._ask()
@@ -194,7 +197,7 @@ class PingPipeline(Service):
         return ping if rules is None else filtered(ping, method, rules, body)
 
     def check_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
-        """What to answer where this key has pinged too often; None: it may, and one more is counted."""
+        """Return the answer if this key has pinged too often; None: it may, and the ping is counted."""
         if self._budget is None:
             return None
         over = self._budget.take(address.key if isinstance(address, Key) else bound.monitor_id)
@@ -231,7 +234,7 @@ class PingPipeline(Service):
     async def _accept_long(
         self, dialect: Dialect, request: Request, address: Key | Slug | None, source: bytes | None, waiter: Waiter
     ) -> None:
-        """A long body costs processor time: none is spent on one that leads nowhere, and the loop goes on meanwhile."""
+        """Parse a long body beside the event loop, and only if its address leads to a monitor: it costs CPU time."""
         size = len(request.body)
         if self._long_bytes + size > LONG_BODIES_BYTES_MAX:
             if address is None or self._find(address) is not None:  # else anybody could declare an outage
@@ -319,7 +322,7 @@ class PingPipeline(Service):
         return list(places)
 
     async def _resolve(self, reading: ParsedPing, until_s: float) -> tuple[KeyTarget | None, Outcome]:
-        """Where an address leads, and what to say when its ping is committed; None: what to say instead."""
+        """Return the monitor of an address and the answer after the commit; None and the answer if there is none."""
         address = reading.address
         bound = self._find(address)
         if self._provision is None or not isinstance(address, Slug):
@@ -361,9 +364,9 @@ class PingPipeline(Service):
 
 
 def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
-    """Where a request leads by its path, query and headers; None: only its body says it.
+    """Return the address in a request's path, query and headers; None: only its body has it.
 
-    Without its body a query may be incomplete; the path says enough for most protocols.
+    Without its body a query may be incomplete; the path is enough for most protocols.
     """
     head = request._replace(body=b"", whole_bytes=0, fault=None)
     for asked in (head, head._replace(query="")):
@@ -388,7 +391,7 @@ def _declares(address: Key | Slug) -> bool:
 
 
 class _Several:
-    """Waits for all pings of one request and tells the worst."""
+    """Waits for all pings of one request and is settled with the worst result."""
 
     def __init__(self, waiter: Waiter, count: int) -> None:
         self._waiter = waiter

@@ -35,7 +35,7 @@ log = structlog.get_logger("provisioning")
 
 
 class Provisioning:
-    """Called with an address that has something to say about its monitor; the roster knows the monitor afterwards."""
+    """Called with an address that may create or change its monitor; the key index knows the monitor afterwards."""
 
     def __init__(self, pool: Pool, key_index: KeyIndex, allowed: bool, monitors_max: int = 10_000) -> None:
         self._pool, self._key_index, self._allowed, self._monitors_max = pool, key_index, allowed, monitors_max
@@ -97,7 +97,7 @@ class Provisioning:
                 fields = {**base, **(address.definition or {})}
                 definition = read_definition({name: value for name, value in fields.items() if value is not None})
                 if stored is None and self._created.is_full(project_id):
-                    return _FULL  # since it was asked: others made theirs while this one waited for the lock
+                    return _FULL  # since the check: other pings created monitors while this one waited for the lock
                 if stored is None and await definitions.has_monitors(connection, project_id, self._monitors_max):
                     log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
                     return _CROWDED
@@ -109,7 +109,7 @@ class Provisioning:
 
 
 def _defaults(address: Slug, dialect: str | None) -> Mapping[str, Any]:
-    """What a monitor that is made now has if its client does not say otherwise."""
+    """The default definition of a monitor that a ping creates."""
     if address.definition is not None:
         return address.defaults or {}
     return DEFAULTS.get(dialect, _DAILY)

@@ -1,7 +1,7 @@
-"""Pings through aiohttp: a middleware in front of pages and API that takes what is a ping and lets the rest pass.
+"""Pings through aiohttp: a middleware in front of pages and API that accepts pings and passes other requests on.
 
-It takes what the fast door does not speak (chunked bodies, `Expect`, heads that are out of the ordinary) and, with
-`--http-server aiohttp`, everything. Same reader, same line of pings, same answers.
+It accepts the pings that the fast HTTP server does not read (chunked bodies, `Expect`, unusual heads) and, with
+`--http-server aiohttp`, all pings. The readers, the pipeline and the answers are the same.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ vars(web_response)["SERVER_SOFTWARE"] = "offbeat"
 
 
 def runner_options(settings: Settings) -> dict[str, Any]:
-    """How the `AppRunner` of the application with this door must be made."""
+    """Arguments for the `AppRunner` of the application with this middleware."""
     return {
         "access_log": None,
         "logger": _logger(),
         "auto_decompress": False,  # without a bound on what a body becomes
         "max_line_size": LINE_BYTES_MAX,
         "keepalive_timeout": settings.idle_timeout,
-        "lingering_time": settings.body_timeout,  # so long the rest of a refused body is read, for the answer to arrive
+        "lingering_time": settings.body_timeout,  # reads on after a refusal: the client gets the answer
         "shutdown_timeout": settings.stop_timeout * STOP_SHARE,
         "handle_signals": False,
     }
 
 
 class AiohttpListener:
-    """Takes pings that come as aiohttp's requests; `route` as for the fast door."""
+    """Accepts pings that come as aiohttp's requests; `route` as in the fast HTTP server."""
 
     def __init__(
         self,

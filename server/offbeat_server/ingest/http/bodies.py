@@ -17,8 +17,8 @@ from offbeat_server.ingest.protocols.message import KEPT_HEAD_BYTES, KEPT_TAIL_B
 
 READ_BYTES_MAX = 128_000_000  # of one body, as sent and as unpacked; beyond: 413
 READ_S_MAX = 300.0
-BYTES_PER_S_MIN = 100_000  # a body that comes so fast may take longer than `body_timeout`
-TURN_BYTES = 262_144  # then others get their turn: to unpack so much takes up to a millisecond
+BYTES_PER_S_MIN = 100_000  # a body that arrives this fast may take longer than `body_timeout`
+TURN_BYTES = 262_144  # then other requests get their turn: unpacking this amount takes up to a millisecond
 _UNIT_BYTES = 4  # of UTF-32: the kept end begins at a whole character
 
 
@@ -30,19 +30,19 @@ class BodyBudget:
         self.bytes = 0
 
     def grow(self, size: int) -> bool:
-        """Whether there is room for so many more."""
+        """Whether there is room for this number of further bytes."""
         if self.bytes + size > self._bytes_max:
             return False
         self.bytes += size
         return True
 
     def shrink(self, size: int) -> None:
-        """So many are gone."""
+        """Release this number of bytes."""
         self.bytes -= size
 
 
 class Body(NamedTuple):
-    """What was read of a body, as in `Request`. `ended`: all of it came, so another request can follow."""
+    """The part of a body that was read, as in `Request`. `ended`: complete, so another request can follow."""
 
     body: bytes = b""
     whole_bytes: int = 0
@@ -51,7 +51,7 @@ class Body(NamedTuple):
 
 
 class Sink(Protocol):
-    """What keeps of a body what its dialect needs. `kept_bytes` is what it holds in memory."""
+    """Keeps the parts of a body that its protocol needs. `kept_bytes` is their size in memory."""
 
     kept_bytes: int
 

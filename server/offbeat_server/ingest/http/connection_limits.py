@@ -1,4 +1,4 @@
-"""Who may have a connection: so many in all, and of those so many for one address, so that nobody takes them all.
+"""Limits of connections: in all, and for one client address, so that no client takes all of them.
 
 An IPv6 client owns its whole /64, so that counts as one address. A trusted proxy speaks for many clients and has no
 limit of its own: what is behind it, it has to limit itself.
@@ -54,12 +54,12 @@ class ConnectionLimiter:
                 del self._by_address[address]
 
     def _counted(self, peer: Peer) -> bytes | None:
-        """What a connection of this peer is counted under, if it is."""
+        """The client under which a connection of this peer is counted; None: it is not counted."""
         if not self._per_address_max or peer.trusted or peer.source is None:
             return None
         return network_of(peer.source)
 
 
 def network_of(source: bytes) -> bytes:
-    """What counts as one client: an IPv4 address, or an IPv6 /64."""
+    """The unit that counts as one client: an IPv4 address, or an IPv6 /64."""
     return source[:IPV6_PREFIX_BYTES] if len(source) == 16 else source

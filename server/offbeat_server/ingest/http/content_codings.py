@@ -58,7 +58,7 @@ class Unpacker:
         self._sent = self._unpacked = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What `data` becomes. Raises BadCoding."""
+        """Return the decoded `data`. Raises BadCoding."""
         self._sent += len(data)
         yield from self._through(0, data)
 
@@ -87,11 +87,11 @@ class _Members:
         self._bytes = self._members = 0
 
     def take(self, data: bytes) -> None:
-        """So much more has come."""
+        """Count this number of further bytes."""
         self._bytes += len(data)
 
     def begin(self) -> None:
-        """Another member begins. Raises BadCoding if there are too many for so few bytes."""
+        """Count the beginning of another member. Raises BadCoding if there are too many for the bytes so far."""
         self._members += 1
         if self._members > MEMBERS_FREE + self._bytes // MEMBER_BYTES_MIN:
             raise BadCoding(Rejection(413, f"the body has too many small {self._name} members: send it in one"))

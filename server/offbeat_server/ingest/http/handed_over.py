@@ -1,7 +1,7 @@
 """Connections that aiohttp has taken over: counted until they close, and closed when they do not take their answers.
 
-aiohttp waits for ever for a client that does not read; whoever asks for something large and then falls silent would
-keep it, and its connection, in memory. Looked through by the door's coarse clock, because aiohttp has nobody to tell.
+aiohttp waits for ever for a client that does not read. A client that requests something large and then stops reading
+would keep the answer, and its connection, in memory. They are polled, because aiohttp has no callback for this.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from offbeat_server.ingest.http.client_address import Peer
 
 
 class _HandedOver:
-    """`unsent`: bytes of answers that the kernel has not taken; since `since_s` it is so many."""
+    """`unsent`: bytes of answers that the kernel has not taken; the number has not changed since `since_s`."""
 
     __slots__ = ("peer", "since_s", "unsent")
 
@@ -23,7 +23,7 @@ class _HandedOver:
 
 
 class HandedOverConnections:
-    """Those at aiohttp; whoever takes nothing for `stuck_s_max` is cut off."""
+    """Connections at aiohttp; one whose client takes nothing for `stuck_s_max` seconds is closed."""
 
     def __init__(self, stuck_s_max: float) -> None:
         self._stuck_s_max = stuck_s_max

@@ -58,7 +58,7 @@ class HttpServers(Service):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The addresses on which it listens."""
         assert self._door is not None, "not started"
         return self._door.port
 
@@ -69,7 +69,7 @@ class HttpServers(Service):
 
     @property
     def connections(self) -> int:
-        """Open connections at both doors."""
+        """Open connections at both HTTP servers."""
         return 0 if self._door is None else self._door.connections
 
     @property
@@ -97,15 +97,15 @@ class HttpServers(Service):
         await self._door.start()
 
     async def stop(self) -> None:
-        """Nobody comes in any more; who has asked is answered."""
-        # The door first stops to listen; then both wait, side by side, for what is under way.
+        """Accept no further connections, and answer the requests that have arrived."""
+        # The listener first stops to listen; then both wait, side by side, for the requests under way.
         if self._door is not None:
             await asyncio.gather(self._door.stop(), self._runner.cleanup())
         await self._pipeline.stop()
 
 
 def local_url(host: str, port: int) -> str:
-    """How a client on this machine reaches whoever listens on `host`."""
+    """Return the URL at which a client on this machine reaches the server that listens on `host`."""
     if host in WILDCARDS:
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,11 +1,12 @@
-"""Reads a request's head for the fast door, and says whether every reader of HTTP would understand it alike.
+"""Reads a request's head for the fast HTTP server, and decides whether every HTTP parser would read it alike.
 
-Clients say the same again and again: what follows the target of a head without a body is remembered, and where it
-comes again, byte for byte, only the target is looked at (1.0 instead of 2.7 µs).
+Clients send the same headers again and again: the part after the target of a head without a body is cached. If it
+comes again, byte for byte, only the target is read (1.0 instead of 2.7 µs).
 
-llhttp (httptools) does the reading and refuses what breaks RFC 9112. What it lets pass and others read otherwise, or
-what needs more than a head and a body of known length, is not for the fast door: a header that stands twice, no Host,
-a target that is no path, a chunked body, `Expect`, an upgrade, another version than 1.0 and 1.1.
+llhttp (httptools) parses the head and refuses violations of RFC 9112. The fast HTTP server does not answer heads that
+llhttp passes and other parsers read differently, or that need more than a head and a body of known length: a header
+that stands twice, no Host, a target that is no path, a chunked body, `Expect`, an upgrade, a version other than 1.0 and
+1.1.
 """
 
 import re
@@ -16,10 +17,10 @@ import httptools
 
 from offbeat_server.ingest.http import response
 
-HEAD_BYTES_MAX = 8190  # of a head at the fast door
+HEAD_BYTES_MAX = 8190  # of a head at the fast HTTP server
 LINE_BYTES_MAX = 65_536  # of a request line at aiohttp: Cronitor's and Uptime Kuma's clients put exceptions into it
 HEADERS_MAX = 128
-_is_target = re.compile(rb"/[!\"$-~]*").fullmatch  # taken for the same by llhttp and everybody else, whatever follows
+_is_target = re.compile(rb"/[!\"$-~]*").fullmatch  # llhttp and all other parsers read it alike
 ENDINGS_MAX = 1_000
 ENDING_BYTES_MAX = 512
 
@@ -44,20 +45,20 @@ class Headers(Mapping[str, str]):
 
 
 class HeaderSet(NamedTuple):
-    """What the rest of a head says, from its version on: the headers, and the answer's Connection header."""
+    """The meaning of a head from its version on: the headers, and the Connection header of the answer."""
 
     headers: dict[bytes, bytes]
     keep: bytes
 
 
 class HeaderCache:
-    """The rests of heads that were read and had no body, by method. Bounded: a full one begins anew."""
+    """Cache of the parts after the target, of heads without a body, by method. Bounded: a full one is emptied."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, dict[bytes, HeaderSet]] = {b"GET": {}, b"HEAD": {}, b"POST": {}}
 
     def find(self, method: bytes, rest: bytes) -> HeaderSet | None:
-        """What it says; None: read it."""
+        """Return the cached meaning; None: it must be parsed."""
         known = self._known.get(method)
         return None if known is None else known.get(rest)
 
@@ -121,7 +122,7 @@ class RequestHead:
         return _is_target(target) is not None
 
     def read(self, raw: bytes) -> bool:
-        """Whether this head is for the fast door. `raw` ends with its empty line. After a no, read nothing more."""
+        """Whether the fast HTTP server answers this head. `raw` ends with its empty line. After False, read no more."""
         self._rest = b""
         headers: dict[bytes, bytes] = {}
         self.headers = headers
@@ -159,7 +160,7 @@ class RequestHead:
         self.body_left -= len(piece)
 
     def _read_connection(self, version: str) -> bool:
-        """What to say about the connection; whether we speak that version at all."""
+        """Return the Connection header of the answer, and whether the version is supported."""
         self.keep = b"" if self._keeps_alive else response.CLOSE
         if version == "1.0" and self._keeps_alive:
             self.keep = response.KEEP_ALIVE

@@ -1,4 +1,4 @@
-"""Answers as bytes of HTTP/1.1 (RFC 9112), for the fast door."""
+"""Answers as bytes of HTTP/1.1 (RFC 9112), for the fast HTTP server."""
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from offbeat_server.ingest.protocols.base import HttpAnswer
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 CLOSE = b"Connection: close\r\n"
-KEEP_ALIVE = b"Connection: keep-alive\r\n"  # only HTTP/1.0 has to be told
+KEEP_ALIVE = b"Connection: keep-alive\r\n"  # only HTTP/1.0 needs it
 
 
 def write_answer(answer: HttpAnswer, date: bytes, connection: bytes, *, head: bool) -> bytes:

@@ -1,8 +1,8 @@
 """Reads the targets that most pings have: a key, or ping key and slug, and words that mean the same for all of them.
 
-To make a request and have its dialect read it costs 1.3 to 2.2 µs, and what goes with it as much again; here it is 0.3
-to 0.9. What the dialect would say is known beforehand, because it is asked once, when this module is loaded: so there
-is one meaning of every target, and this is only its index.
+To make a request and have its protocol read it costs 1.3 to 2.2 µs, and the work around it as much again; here it is
+0.3 to 0.9. The protocol's result is known beforehand, because it is computed once, when this module is loaded: so every
+target has one meaning, and this is only its index.
 """
 
 import re
@@ -26,7 +26,7 @@ _is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").
 
 
 class CachedTarget(NamedTuple):
-    """What a target says beside its address.
+    """The meaning of a target, beside its address.
 
     `create`: the address may make the monitor. `word`: that of `/ping/{key}/{word}`, which may be a slug.
     """
@@ -47,10 +47,10 @@ class CachedTarget(NamedTuple):
 
 
 def lookup_target(target: bytes) -> tuple[CachedTarget, str, str | None] | None:
-    """What a target says, its key (or ping key) and its slug, where there is one; None: ask the dialect.
+    """Return a target's meaning, its key (or ping key) and its slug, if there is one; None: the protocol must read it.
 
-    For a request with no body and one of METHODS. Where it is not None, every reader of HTTP takes the target for the
-    same, as it holds only letters, digits and what stands for itself.
+    For a request with no body and one of METHODS. If it is not None, every HTTP parser reads the target alike, because
+    it holds only letters, digits and characters that need no encoding.
     """
     path, _, last = target.rpartition(b"/")
     said = _BARE.get(path)
@@ -71,7 +71,7 @@ def lookup_target(target: bytes) -> tuple[CachedTarget, str, str | None] | None:
 
 
 def _ask(prefix: str, rest: str, word: str = "") -> CachedTarget:
-    """What the dialect of this prefix reads there; `word` is in `rest`."""
+    """Return what the protocol of this prefix reads in a target; `word` is in `rest`."""
     path, _, query = f"{prefix}{_KEY}{rest}".partition("?")
     dialect = registry.find(path, query)
     assert dialect is not None

@@ -1,8 +1,8 @@
-"""The line of pings that wait for their commit: appended to by the doors, emptied from the front by the writer.
+"""The backlog of pings that wait for their commit: HTTP servers append to it, the writer takes batches from its front.
 
-A ping gets its place in the log here, `at` and `seq` together, and nothing later asks the clock about it. Batches are
-cut while they fill, so the writer takes one whole and never copies a list; what arrives while one is under way is the
-next one, which is all there is to group commit.
+A ping gets its place in the log here, `at` and `seq` together, and nothing later reads the clock for it. Batches are
+cut while they fill, so the writer takes a whole one and never copies a list. The pings that arrive while one is under
+way are the next batch: this is group commit.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ log = structlog.get_logger("backlog")
 
 
 class Waiter(Protocol):
-    """Who waits for a ping's commit. Many pings may have the same one."""
+    """Waits for the commit of a ping. Many pings may have the same one."""
 
     def settle(self, outcome: Outcome | Rejection) -> None:
         """Called exactly once for each appended ping. Must not raise."""
@@ -60,11 +60,11 @@ class Batch:
         self.entries: list[Entry] = []
         self.waiters: list[Waiter] = []
         self.bytes = 0
-        self.expired = 0  # so many at the front were answered before the commit
+        self.expired = 0  # how many at the front were answered before the commit
         self.doubtful = False  # a COPY of it may have committed
 
     def settle(self, outcome: Outcome | Rejection) -> None:
-        """Tell everybody who still waits."""
+        """Settle every waiter that is left."""
         for waiter in self.waiters:
             _settle(waiter, outcome)
 
@@ -116,7 +116,7 @@ class Backlog:
         return self.pings >= self._settings.pings_pending_max or self.bytes >= self._bytes_max
 
     def append(self, bound: KeyTarget, ping: Ping, source: bytes | None, waiter: Waiter) -> None:
-        """Give the ping its place in the log. `waiter` learns what became of it; on a raise it never hears.
+        """Give the ping its place in the log. `waiter` is settled with the result, but not if this raises.
 
         Raises BacklogFullError, or another UnavailableError while pings are refused altogether.
         """
@@ -173,7 +173,7 @@ class Backlog:
         return self._sealed[0]
 
     def pop_committed(self) -> Batch:
-        """The batch at the front is committed and leaves the line; whoever waits for it is still to be told."""
+        """Remove the batch at the front, which is committed; its waiters are still to be settled."""
         batch = self._sealed.popleft()
         self.pings -= len(batch.entries)
         self.bytes -= batch.bytes
@@ -265,7 +265,7 @@ def _settle(waiter: Waiter, outcome: Outcome | Rejection) -> None:
     try:
         waiter.settle(outcome)
     except Exception:
-        # One client's answer must not keep the others from theirs.
+        # An error in the answer to one client must not keep the others from their answers.
         log.exception("backlog.answer_failed")
 
 

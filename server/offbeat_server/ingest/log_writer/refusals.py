@@ -1,6 +1,6 @@
-"""When pings were refused, until the database has been told: then nobody was heard, and silence proves nothing.
+"""Times in which pings were refused, until they are recorded in the database: a missing ping proves nothing then.
 
-Kept in local monotonic time, because pings are also refused before the database was ever asked what time it is.
+Kept in local monotonic time, because pings are also refused before the process knows the database's time.
 """
 
 from collections import Counter
@@ -13,10 +13,10 @@ from offbeat_server.engine.model.ping import Signal
 from offbeat_server.ingest.protocols.base import Note
 from offbeat_server.observability.metrics import Metrics
 
-# Of the reasons that metrics know, those that make deaf time. A ping that is answered too late (`timeout`) is kept, and
-# its time is reported as `database`. Of a key that is over its limit there were more pings than enough. What a stop
-# refuses counts up to the writer's last word, which takes its time while Postgres is away; from there on the stop is on
-# record by itself.
+# Of the reasons that metrics know, those that make an outage. A ping that is answered too late (`timeout`) is kept, and
+# its time is reported as `database`. A key that is over its rate limit has sent enough pings. Refusals during a stop
+# count up to the writer's last statement, which takes time while Postgres is away; after it the stop is recorded as a
+# stop.
 REPORTED = ("full", "database", "clock", "stopping")
 
 
@@ -31,7 +31,7 @@ class _Span:
 
 
 class Refusals:
-    """What was refused: to be reported before anything accepted later, and to be counted."""
+    """Refused pings: reported before any ping that is accepted later, and counted."""
 
     def __init__(self, clock: LogClock, metrics: Metrics) -> None:
         self._clock = clock
@@ -43,7 +43,7 @@ class Refusals:
 
     @property
     def unreported(self) -> bool:
-        """Whether the database has to be told something."""
+        """Whether there is something to report to the database."""
         return bool(self._open or self._reporting)
 
     def add(self, reason: str, signal: Signal) -> None:
@@ -53,7 +53,7 @@ class Refusals:
             self._extend(reason, self._clock.local())
 
     def add_silence(self, reason: str, age: Micros) -> None:
-        """Since so long ago nobody could be heard, and nobody was refused that we know of."""
+        """Record that no ping could be received for this time, and that no refused ping is known."""
         now = self._clock.local()
         _include(self._open, reason, now - age, now, 0)
 
@@ -77,7 +77,7 @@ class Refusals:
         self._notes.update(note.field for note in notes)
 
     def ages(self) -> list[RefusedPings]:
-        """What is to be reported, as ages; `reported` ends it. What is refused meanwhile is the next report's."""
+        """Return the intervals to report, as ages; `reported` ends it. Later refusals belong to the next report."""
         now = self._clock.local()
         return [
             RefusedPings(now - span.started, now - span.ended, span.pings, reason)

@@ -1,11 +1,11 @@
-"""Makes the line of pings durable: one connection, one COPY after the other, and a pulse where there is nothing to say.
+"""Makes the backlog of pings durable: one connection, one COPY after the other, and a pulse if there are no pings.
 
-No timer and no linger: a batch is whatever arrived while the previous COPY was under way, and while its answers went
-out where few were pending. All trouble ends in one of two ways. Where the writer itself can go on (a lost connection),
-nothing leaves the line: the batch at its front is doubtful, and goes out again with the same rows in the same places
-until it commits; or until the primary key says that it had, and a later commit confirms it. Where it cannot (it was
-fenced, or the database's clock jumped), what is pending is given up, because its instants may lie in time already
-judged; whoever waits is told so, and a new writer begins.
+There is no timer and no linger: a batch holds the pings that arrived during the previous COPY, and while its answers
+were sent if few were pending. Every failure ends in one of two ways. If the writer itself can continue (a lost
+connection), nothing leaves the backlog: the batch at its front is doubtful. It is sent again with the same rows in the
+same places until it commits, or until the primary key shows that it had, and a later commit confirms it. If the writer
+cannot continue (it was fenced, or the database's clock jumped), the pending pings are given up, because their instants
+may lie in time that the scheduler has evaluated. Their clients get 503, and a new writer begins.
 
     connect ─→ register ─→ append ⇄ pulse ─→ (stop) end
        ↑          ↑_ FencedError, ClockJump: drop what is pending
@@ -40,7 +40,7 @@ from offbeat_server.ingest.log_writer.refusals import Refusals
 from offbeat_server.ingest.protocols.base import OK, Rejection
 from offbeat_server.observability.metrics import Metrics
 
-PULSE_S = 1.0  # at least so often the database's clock is read, also under load
+PULSE_S = 1.0  # the longest time between two readings of the database's clock, also under load
 PULSE_AMONG_SEVERAL_S = 0.1  # the slowest writer holds the watermark for all
 PULSE_GAP_S = 0.01  # however many deadlines are near
 SLEEP_S_MIN = 0.001  # log time may stand still just before a deadline, while the database's clock catches up with it
@@ -50,7 +50,7 @@ STALL_S = 1.0  # between two turns of the sweep: this process was stopped, or it
 # the shortest grace period that makes sense next to a commit.
 SLOW_S = 0.5
 SLOW_GAP_S = 10.0  # slow answers with less between them are one slow time
-SLOW_RUN_S_MAX = 30.0  # so much of a slow time is an outage
+SLOW_RUN_S_MAX = 30.0  # at most this part of a slow time is an outage
 START_WAIT_S = 2.0
 STOP_SHARE = 0.3  # of `stop_timeout`
 RECONNECT_S_MAX = 1.0
@@ -118,7 +118,7 @@ class LogWriter(Service):
         self._asked_s: float | None = None  # when the oldest request to Postgres began that is not answered yet
 
     async def start(self) -> None:
-        """Register, or return after `START_WAIT_S` and go on trying; pings are refused meanwhile."""
+        """Register, or return after `START_WAIT_S` and continue to try; until then pings are refused."""
         self._turned_s = monotonic()
         self.spawn(self._run(), "append")
         self.spawn(self._sweep(), "sweep")
@@ -218,12 +218,12 @@ class LogWriter(Service):
         except ClockJump:
             self._clock.restart(before, database, after)
         self.id, self.through = writer, database
-        # Until the end of that call others could not see us, and may have judged up to the last word of any, whose
-        # clock may be ahead of ours.
+        # Until the end of that call the scheduler could not see this writer. It may have evaluated up to the last sign
+        # of any writer, whose clock may be ahead of this one.
         latest = await self._log.latest()
         self._clock.raise_to(max(database, latest))
         if latest - database > JUMP_MAX:
-            # The other one registered meanwhile, by a clock that jumped: we leap after it, over time that nobody heard.
+            # The other writer has registered since, by a clock that jumped: follow it, over time without any writer.
             self.refusals.add_silence("clock", latest - database)
         self._alive()
         self._sampled_s = self._moved_s
@@ -302,7 +302,7 @@ class LogWriter(Service):
         assert self._log is not None
         head = self.backlog.front()
         through = self._heard_through() if head is None else head.entries[0].at - 1
-        await self._report_refusals()  # after `through` is chosen: what is refused meanwhile is later
+        await self._report_refusals()  # after `through` is chosen: pings refused since are later
         self._pulsed_s = monotonic()
         before = self._clock.local()
         database = await self._ask(self._log.pulse(self.id, through))
@@ -428,12 +428,12 @@ class LogWriter(Service):
             self.backlog.expire()
             self.refusals.publish()
             if self.backlog.accepting and monotonic() - self._answered_s > self._settings.commit_timeout:
-                # Whoever comes now would only wait for a 503.
+                # A ping that comes now would only wait for a 503.
                 self.backlog.close("database")
 
     def _notice_stall(self) -> None:
-        """Also before every word to the log, which must not pass a stall that is not on record: whoever pinged in it
-        waits at the socket, and comes only now."""
+        """Also before every statement to the log, which must not pass a stall that is not recorded: pings that clients
+        sent in it wait at the socket, and are read only now."""
         now_s = monotonic()
         stalled_s, self._turned_s = now_s - self._turned_s, now_s
         if stalled_s > STALL_S:
@@ -477,6 +477,6 @@ _signal_of = attrgetter("ping.signal")
 
 
 def _count_signals(entries: list[Entry]) -> Mapping[str, int]:
-    """How many there are of each. Most are all the same object, and counted in a sixth of the time."""
+    """Count equal values. Usually all are one object, and are counted in a sixth of the time."""
     plain = [entry.ping for entry in entries].count(PLAIN["success"])
     return {"success": plain} if plain == len(entries) else Counter(map(_signal_of, entries))

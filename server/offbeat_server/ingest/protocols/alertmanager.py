@@ -1,11 +1,11 @@
 """The webhook of Prometheus' Alertmanager, sent to a native or a Healthchecks address: the dead man's switch of a
-monitoring system. The other dialects look at no body, as their originals. Where the address itself says a signal, the
-body may be the output of a job, so it is a webhook only if it is declared as JSON, as Alertmanager and Grafana do.
+monitoring system. The other protocols read no body, as their originals. If the address itself names a signal, the body
+may be the output of a job, so it is a webhook only if it is declared as JSON, as Alertmanager and Grafana do.
 
 Route an alert that always fires (kube-prometheus calls it Watchdog) to a webhook receiver with this address and a short
-`repeat_interval`: while Prometheus and Alertmanager live, a ping comes. A group that fires counts as whatever the
-address says; a resolved one is stored as `log`, because the watchdog has just stopped, and its last word must not count
-as a sign of life, whatever `send_resolved` is set to.
+`repeat_interval`: while Prometheus and Alertmanager live, a ping comes. A group that fires counts as the signal
+of the address; a resolved one is stored as `log`, because the watchdog has just stopped, and its last request must not
+count as a sign of life, with any value of `send_resolved`.
 
 Source: prometheus/alertmanager 68fb2d57, docs/configuration.md `<webhook_config>` and notify/webhook/webhook.go: POST,
 JSON with version, groupKey, status, receiver, commonLabels, alerts; 2xx is success, 5xx is retried, 4xx is not.
@@ -25,7 +25,7 @@ _MARK = b'"groupKey"'
 
 
 class AlertmanagerWebhook(NamedTuple):
-    """What a webhook says: whether the group fires, and a line for people."""
+    """Read a webhook: whether the group fires, and a line for people."""
 
     firing: bool
     message: str | None

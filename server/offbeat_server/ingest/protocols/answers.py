@@ -23,7 +23,7 @@ IGNORED, CHANGED = "Offbeat-Ignored", "Offbeat-Changed"
 
 
 def answer_of(dialect: Dialect, outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
-    """What a dialect answers, with what was left out of the ping: in headers, and in the body for people."""
+    """Add to a protocol's answer the details that were left out: in headers, and in the body for people."""
     answer = dialect.answer(outcome, request)
     if isinstance(outcome, Rejection):
         if outcome.status == 415:

@@ -1,8 +1,8 @@
-"""What a request says, before anybody knows whether its monitor exists. Pure and total.
+"""The meaning of a request, before its monitor is looked up. Pure and total.
 
-A dialect is one module with a pure reader and its answers. A reader takes a `Request` and returns `ParsedPing`s or one
-`Rejection`; it never raises and never looks anything up. The door resolves the address in the roster, appends the ping
-to the batch, waits for the commit, and asks the dialect for the answer.
+A protocol (dialect) is one module with a pure reader and its answers. A reader takes a `Request` and returns
+`ParsedPing`s or one `Rejection`; it never raises and never looks anything up. The pipeline resolves the address in the
+key index, appends the ping to the backlog, waits for the commit, and takes the answer from the protocol.
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,7 +89,7 @@ class Rejection(NamedTuple):
 
 
 class HttpAnswer(NamedTuple):
-    """What goes back to the client."""
+    """The answer to the client."""
 
     status: int
     body: bytes
@@ -98,7 +98,7 @@ class HttpAnswer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a reading: `kind` is one of
+    """The result of a parsed ping: `kind` is one of
 
     ok           committed
     created      committed, and the monitor was made for it
@@ -143,5 +143,5 @@ class Dialect(Protocol):
         ...
 
     def answer(self, outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
-        """The dialect's own answer to what became of the request. Total, also for refusals by the door (408, 413)."""
+        """Return the protocol's answer to an outcome. Total, also for refusals by the HTTP server (408, 413)."""
         ...

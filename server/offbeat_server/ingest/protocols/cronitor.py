@@ -20,9 +20,9 @@ monitor is made, as there. GET, POST and HEAD; a body is ignored.
 | `env` | a monitor of its own, `slug.env`, except production; made like `slug` where that exists |
 | `try`, `stamp`, `host`, `schedule` | ignored: a repeated event has the same series and state, and counts once |
 
-Names and states are read in any case, and words of ours for a state too (`state=failed`). An outcome under another name
-(`status=failed`) is understood, and a failure outranks the state; one that cannot be read is refused with 400 where
-there is no state.
+Names and states are read in any case, and so are the native words for a state (`state=failed`). An outcome under
+another name (`status=failed`) is understood, and a failure outranks the state; one that cannot be read is refused with
+400 if there is no state.
 
 Unverified, and what we chose: the body of an answer is `OK` (their own samples look for `ok`), an unknown state is
 refused with 400, an unknown API key with 404; their clients give up on any 4xx, and try again after 503. The command
@@ -71,7 +71,7 @@ _is_suffixed_uuid = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/(?:start|fail|log|\d+)", re.IGNORECASE
 ).fullmatch
 _is_telemetry = re.compile(r"(?:^|&)(?:state|stamp)=").search
-# What most pings say: the state alone.
+# Most pings have the state alone.
 _BY_QUERY: Final[dict[str, Ping]] = {
     "": _PLAIN["success"],
     **{f"state={state}": _PLAIN[signal] for state, signal in _STATES.items()},
@@ -155,7 +155,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
             signal = beside.ping.signal
             notes += beside.notes
     else:
-        # Without a state an exit code decides, and so does an outcome in words of ours.
+        # Without a state an exit code decides, and so does an outcome in native words.
         other = read_outcome(others) or appended_outcome(query)
         if isinstance(other, Rejection):
             return other
@@ -170,7 +170,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
 
 
 def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> dict[str, Any]:
-    """What else was said; what cannot be read is noted."""
+    """Read the other parameters; those that cannot be read are noted."""
     count, duration = "", values.get("duration", "")
     for metric in metrics:
         kind, _, value = metric.partition(":")

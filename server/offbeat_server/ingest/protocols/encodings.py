@@ -26,7 +26,7 @@ _MARKS = (
 # `surrogateescape` marks a byte that is not UTF-8 as one of these. Five bytes are nothing in Windows-1252.
 _WESTERN_BYTES = {0xDC00 + byte: bytes([byte]).decode("cp1252", "replace") for byte in range(0x80, 0x100)}
 _REPLACED = {0xDC00 + byte: "\ufffd" for byte in range(0x80, 0x100)}
-# What is left of a character that `tail -c` or `head -c` cut in two.
+# The rest of a character that `tail -c` or `head -c` cut in two.
 _cut_edges = re.compile("\\A[\udc80-\udcbf]{1,3}|[\udcc2-\udcf4][\udc80-\udcbf]{0,2}\\Z").sub
 _has_utf_8 = re.compile("[^\0-\x7f\udc80-\udcff]").search
 
@@ -69,7 +69,7 @@ def guessed(data: bytes) -> str:
 
 
 def utf_8_body(request: Request) -> bytes:
-    """The body of a request as UTF-8, whatever encoding its Content-Type or its first bytes say."""
+    """Return the body of a request as UTF-8, from the encoding that its Content-Type or its first bytes name."""
     body = request.body
     content_type = request.headers.get("content-type")
     charset = charset_of(content_type) if content_type else None

@@ -1,16 +1,16 @@
 """Gatus' external endpoints: `POST /api/v1/endpoints/{key}/external?success=true|false&error=…&duration=…`.
 
 Source: TwiN/gatus 08c46354, api/external_endpoint.go and config/key/key.go; its client gatus-cli takes `--url`. The
-order of the checks and the sentences are theirs.
+order of the checks and the sentences are those of Gatus.
 
 Two things name a monitor there: the key in the path, `group_name` in lower case, and the endpoint's bearer token. Here
 the key is the monitor's slug and the token is the ping key of its project. So that nothing but the host name has to
 change, the pair can also be added to a monitor as a key written `token/key`; and the monitor's own key is accepted as
 the token. The key of an endpoint without a group, `_name`, is read as `name`.
 
-What differs: an unknown key and a wrong token are answered alike, 404, so that nobody learns which keys exist; Gatus
-says 401 for the second. A wrong or negative duration is left out and named in the answer, where Gatus refuses the
-result; `success` is read in any case, and a failure in other words outranks it. The body is ignored, as there.
+Differences: an unknown key and a wrong token get the same answer, 404, so that a client cannot find out which keys
+exist; Gatus answers 401 to the second. A wrong or negative duration is left out and named in the answer; Gatus refuses
+the result. `success` is read in any case, and a failure in other words outranks it. The body is ignored, as by Gatus.
 """
 
 import re

@@ -6,10 +6,10 @@ and cuts its output to `Ping-Body-Limit`.
 
 - `/ping/{uuid}` (a trailing slash is allowed), `/ping/{uuid}/start|fail|log|{exit status}`;
 - `/ping/{ping key}/{slug}` and the same suffixes after it; `create=1` makes the monitor;
-- `rid={uuid}` names the run; any method pings; the body is the message, whatever it says;
+- `rid={uuid}` names the run; any method pings; the body is the message, and never parameters;
 - the path is decoded before it is taken apart, as Django does.
 
-What differs, and why:
+Differences, and the reasons:
 - there is no limit on how often one may ping; a body keeps its two ends, not only its head;
 - a body is read by the charset that it declares or its byte order mark, and then as UTF-8 or Windows-1252, where
   Healthchecks' keyword filters would answer 500;

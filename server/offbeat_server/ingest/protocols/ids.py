@@ -1,7 +1,7 @@
 """Names that clients give to runs, stages and tasks, in the one form in which they are stored and looked up.
 
-An id says whose ping this is, so it is never left out: whatever is no text of the right length becomes one, always the
-same one for the same id.
+An id decides to which run or task a ping belongs, so it is never left out: a value that is no text of the right length
+becomes one, always the same one for the same id.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def read_id(name: str, value: object) -> tuple[str | None, str | None]:
 
 
 def shortened(text: str, chars_max: int) -> str:
-    """The beginning of a long text, and a digest that tells it from others with the same beginning."""
+    """Return the beginning of a long text, and a digest that differs for others with the same beginning."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
     return text[: chars_max - _DIGEST_CHARS - len(_MARK)] + _MARK + digest
 

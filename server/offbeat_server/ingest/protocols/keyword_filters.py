@@ -1,9 +1,9 @@
-"""What a monitor's own rules make of a ping before it is stored: POST only, and words in its message.
+"""A monitor's own rules for a ping, applied before it is stored: POST only, and keywords in its message.
 
 Healthchecks has both (hc/api/views.py `ping`, 29b5ec25): a check that takes only POST ignores other methods, so that a
 link preview that opens the address is no sign of life; and words in the body decide over what the address says, in this
-order: failure, success, start, then the default. What is ignored is stored as `log`. The words are looked for in all
-that was sent: the one that tells of the failure may stand where a long message is cut.
+order: failure, success, start, then the default. An ignored ping is stored as `log`. The whole body is searched for the
+words: the word for the failure may stand in the part of a long message that is not kept.
 """
 
 from offbeat_server.engine.model.definition import Keywords

@@ -11,14 +11,14 @@ from offbeat_server.ingest.protocols.encodings import guessed
 
 WHOLE_BYTES_MAX = MESSAGE_HEAD_BYTES + MESSAGE_TAIL_BYTES  # kept as it is up to here; what Ping-Body-Limit announces
 STORED_BYTES_MAX = 10_240  # both ends and the mark between them
-# So much of both ends of a body is kept that is too long to be kept whole: with room for escapes of JSON and of forms.
+# The kept ends of a body that is too long to be kept whole, with room for escapes of JSON and of forms.
 KEPT_HEAD_BYTES, KEPT_TAIL_BYTES = 8_000, 32_000
 _CHARACTER_BYTES_MAX = 4
 _CUT = "\n[… cut here: the whole had "
 
 
 def stored_message(body: bytes, whole_bytes: int = 0) -> str | None:
-    """The message of a body; None for an empty one. `whole_bytes`: of so many, `body` is the kept ends."""
+    """Return the message of a body; None for an empty one. `whole_bytes`: its length, if `body` is only its ends."""
     if len(body) <= WHOLE_BYTES_MAX and not whole_bytes:
         return _fit(_clean(body), len(body)) if body else None
     # One character more than is kept at each inner edge, so that a character cut in two lies outside what is kept.

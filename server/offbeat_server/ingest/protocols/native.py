@@ -4,10 +4,10 @@ The signal is in the path, in `status` (words and parameters: ingest/protocols/p
 nothing says it, it is success. Instead of an exit code, systemd's words for results and signals are read (`timeout`,
 `KILL`).
 
-If the path or the query says the signal, the body is the message, whatever it looks like: it is the output of some job,
-and `curl -d "$output"` declares every body a form. If neither does, the body is read by its Content-Type:
+If the path or the query names the signal, the body is the message in every case: it is the output of some job, and
+`curl -d "$output"` declares every body a form. If neither does, the body is read by its Content-Type:
 - JSON (also `text/json` and `…+json`): an object of parameters, else 400;
-- none, or a form: an object of parameters if it is JSON, and a form if every name in it is one of ours. Other names may
+- none, or a form: an object of parameters if it is JSON, and a form if every name in it is a parameter. Other names may
   stand beside an outcome: `status=fail&host=db1` is no success. Anything else is the message;
 - text, or data of another kind: the message, but 400 if it has parameters that say anything but a success;
 - XML, YAML, multipart forms and other formats for structured data: 415, because their outcome is not read. So is
@@ -22,8 +22,8 @@ Alertmanager (ingest/protocols/alertmanager.py).
 A request that is repeated with the same `Idempotency-Key` is stored once (ingest/idempotency.py).
 
 This is also the form of Better Stack's heartbeats (betterstack.com/docs/uptime/cron-and-heartbeat-monitor): token,
-`/fail`, `/{exit code}` with the output as a raw body. What they answer to an unknown token, and how large a body may
-be, is not documented; we answer 404 and cut.
+`/fail`, `/{exit code}` with the output as a raw body. Their answer to an unknown token and their limit of a body are
+not documented; Offbeat answers 404 and cuts the body.
 """
 
 import re

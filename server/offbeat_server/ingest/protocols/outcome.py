@@ -1,7 +1,7 @@
-"""What people write for the outcome of a job: names of parameters, words, booleans and exit codes, all in one table.
+"""Spellings of the outcome of a job: names of parameters, words, booleans and exit codes, all in one table.
 
-A ping that says an outcome is never taken for a success because of how it says it. So what is written otherwise than
-documented but leaves no doubt is understood here, and what leaves a doubt is refused by ingest/protocols/parameters.py.
+A ping with an outcome never counts as a success because of its spelling. So spellings that are not documented but leave
+no doubt are understood here, and ingest/protocols/parameters.py refuses the others.
 """
 
 import re
@@ -82,7 +82,7 @@ _HAPPENED: Final = frozenset(
 _pair_in = re.compile(r"\W{0,3}([\w.-]{1,40})[\"']?\s?[=:]\s?[\"']?([\w.-]{1,40})").match
 _is_prefixed = re.compile(r"(?:is|has|was)_?(\w+)").fullmatch
 
-# What systemd calls the result of a service ($SERVICE_RESULT, $EXIT_CODE), where an exit code may stand.
+# systemd's words for the result of a service ($SERVICE_RESULT, $EXIT_CODE), in the place of an exit code.
 _RESULTS: Final[dict[str, Signal]] = {
     "success": "success",
     "exec-condition": "log",  # a condition kept the job from running
@@ -115,7 +115,7 @@ _NOTHING: Final = {
     *("<nil>", "<null>", "(null)", "(none)"),  # as Go, lodash and C print it
     *("the operation completed successfully", "error_success"),  # what Windows calls the error 0
 }
-NOTHING_CHARS_MAX = 200  # a longer text is an error, whatever it begins with
+NOTHING_CHARS_MAX = 200  # a longer text is an error, with any beginning
 # `No errors`, `0 errors, 2 warnings`, but neither `No error handler` nor `0 errors, 3 failures`.
 _is_none_of_them = re.compile(
     r"(?:no|0|zero)[ _-]?(?:errors?|failures?|exceptions?)"
@@ -126,7 +126,7 @@ _names_a_failure = re.compile(r"(?<!\b0 )(?<!\bno )(?:fail|fatal|crash|abort|exc
 
 
 class Exit(NamedTuple):
-    """What an exit code or the word in its place means. `code` None: there is none, or none that can be stored."""
+    """The meaning of an exit code or of the word in its place. `code` None: none, or none that can be stored."""
 
     signal: Signal
     code: int | None = None
@@ -135,7 +135,7 @@ class Exit(NamedTuple):
 
 
 def field_of(name: str) -> str | None:
-    """The parameter that a name means: one of ours, or of OUTCOMES; None: we do not know it."""
+    """Return the parameter that a name means: a native one, or one of OUTCOMES; None: it is unknown."""
     field = FIELDS.get(name)
     if field is None:
         if len(name) > SAID_CHARS_MAX:
@@ -158,7 +158,7 @@ def unknown_signal(word: object) -> str:
 
 
 def read_exit(value: object) -> Exit | None:
-    """What stands for an exit code: a number, or systemd's word for a signal or a result; None: neither."""
+    """Read an exit code: a number, or systemd's word for a signal or a result; None: neither."""
     if isinstance(value, str):
         text = value.strip().lower()
         if (found := _is_number(text)) is not None:

@@ -16,7 +16,7 @@ compared without regard to case, `_`, `-` and `.` (ingest/protocols/outcome.py h
 | `duration` | seconds, `1h30m`, `1,5`, `00:01:30` or `PT90S` |
 | `message` (`msg`) | text; any other JSON value is kept as JSON |
 
-What decides the signal, in this order: a failure that a `status`, `success` or the path says (only `log` and `leave` in
+These decide the signal, in this order: a failure in `status`, `success` or the path (only `log` and `leave` in
 the path outrank it); the path; `status`, `success`; `exit_code`; `error`. But `error` outranks every success that is
 said beside it, and an exit code one that only says that the job has ended. Nothing of these is success. A failure that
 is outranked is named in the answer.
@@ -81,7 +81,7 @@ _FLAGS: Final[dict[str, Signal]] = {
 
 
 _is_common_id = re.compile(r"[!-*,-~]{1,100}").fullmatch
-# What was appended to an address that already had a query: `?run=7/fail`, `?run=7?status=fail`.
+# A suffix of an address that already had a query: `?run=7/fail`, `?run=7?status=fail`.
 _appended = re.compile(r"(/(?:start|fail)/?)$|^1(/\d{1,3})$|(\?([\w.-]{1,40})(?:=[^?]*)?)$", re.IGNORECASE).search
 
 
@@ -145,9 +145,9 @@ def _read_common(
 
 
 def read_outcome(pairs: Iterable[tuple[str, str]]) -> ReadParameters | Rejection | None:
-    """What parameters that an address of another service does not have say about the outcome; None: nothing.
+    """Read the outcome in parameters that the protocol of another service does not have; None: there is none.
 
-    There nobody reads them, so a failure that is written in our words, or misspelt, would count as a success.
+    That service ignores them, so a failure in native words, or misspelt, would count as a success.
     """
     outcomes = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
     if not outcomes:
@@ -157,10 +157,10 @@ def read_outcome(pairs: Iterable[tuple[str, str]]) -> ReadParameters | Rejection
 
 
 def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]) -> ReadParameters | None:
-    """What `own`, the outcome that a protocol defines, and other words for an outcome in the same query come to.
+    """Combine `own`, the outcome that a protocol defines, with other words for an outcome in the same query.
 
-    None: there are no others, and `own` is one. As with the parameters of ours a failure outranks a success. What
-    cannot be read beside `own`, the last of which counts, is noted.
+    None: there are no others, and `own` is one. As with native parameters, a failure outranks a success. Words that
+    cannot be read beside `own`, the last of which counts, are noted.
     """
     others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
     if not others and len(own) == 1:
@@ -232,7 +232,7 @@ def _flag_of(field: str | None, name: str, value: Any) -> Signal | None:
 
 
 class _Reader:
-    """What was read so far."""
+    """The parameters that were read so far."""
 
     __slots__ = (
         *(
@@ -256,7 +256,7 @@ class _Reader:
         self._path, self._path_code = signal, exit_code
         self._details: dict[str, Any] = {} if message is None else {"message": message}
         self._notes: list[Note] = []
-        self._words: list[tuple[str, Signal]] = []  # what parameters say in so many words
+        self._words: list[tuple[str, Signal]] = []  # signals that parameters name
         self._exit: tuple[str, Exit] | None = None
         self._error: tuple[str, str] | None = None  # a name that only a failure has, and its text, maybe empty
         self._denied: list[str] = []  # names for a success that are false
@@ -270,7 +270,7 @@ class _Reader:
         """One parameter."""
         field = FIELDS.get(name) or field_of(name)
         if field not in OUTCOMES and isinstance(value, dict | list):
-            self._unknown[name] = value  # it may say a failure, whatever its name
+            self._unknown[name] = value  # it may name a failure
         if (word := _flag_of(field, name, value)) is not None:
             self._say(name, word, is_ended(name))
         elif field in (None, "done") and is_denied(name, value):

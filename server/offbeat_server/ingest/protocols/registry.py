@@ -1,8 +1,8 @@
-"""Which dialect a request speaks, by its path: the one table that both doors follow.
+"""The protocol (dialect) of a request, by its path: the one table that both HTTP servers use.
 
-Every dialect has a prefix of its own, with one exception: some of Cronitor's clients write `/ping/{api key}/{monitor}`,
-which has the shape of Healthchecks' ping key and slug; there the query must say `state=` or `stamp=`, or the path a
-state that Healthchecks does not know.
+Every protocol has a prefix of its own, with one exception: some of Cronitor's clients write
+`/ping/{api key}/{monitor}`, which has the shape of Healthchecks' ping key and slug. Then the query must have `state=`
+or `stamp=`, or the path a state that Healthchecks does not know.
 
 | path | dialect |
 | --- | --- |

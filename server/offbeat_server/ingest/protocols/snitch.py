@@ -73,7 +73,7 @@ def read(request: Request) -> ParsedPing | Rejection:
 
 
 def _own(status: str) -> tuple[str, str]:
-    """`s` as a parameter of ours."""
+    """Return `s` as a native parameter."""
     exit_code = read_exit(status)
     if exit_code is None or (exit_code.code is None and exit_code.signal != "success"):
         return "status", "fail"

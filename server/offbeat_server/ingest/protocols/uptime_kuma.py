@@ -5,7 +5,7 @@ src/pages/EditMonitor.vue. Exactly `up` (or no status) is success, everything el
 message, `ping` the run's duration in milliseconds. The body is ignored. Answers are JSON; every error of the address is
 404 with `ok: false`, because the scripts that people have look at nothing else.
 
-What differs: a wrong `ping` is left out and named in the answer, where the original refuses the push. Names are read in
+Differences: a wrong `ping` is left out and named in the answer, where the original refuses the push. Names are read in
 any case. An outcome under another name (`state=down`) is understood, and a failure outranks the status; one that cannot
 be read is refused with 400 where there is no status. A push that may not have been stored is answered 503, so that
 `curl --retry` sends it again.
@@ -29,7 +29,7 @@ PREFIX: Final = "/api/push/"
 _PING_MS_MAX = 100_000_000_000
 _SUCCESS = Ping("success", dialect=name)
 _FAIL = Ping("fail", dialect=name)
-# What most scripts send: nothing, or the address as its pages show it.
+# Most scripts send nothing, or the address as its pages show it.
 _BY_QUERY: Final = {"": _SUCCESS, "status=up&msg=OK&ping=": _SUCCESS._replace(message="OK")}
 _UNKNOWN = "Monitor not found or not active."
 _WRONG_PING = Note("duration", f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")

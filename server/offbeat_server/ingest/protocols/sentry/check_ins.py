@@ -15,12 +15,12 @@ cannot be used changes nothing: the check-in of a monitor that exists is kept; t
 404), the log and the ping's message name the wrong field. Without one nothing is made.
 
 `in_progress` is start, `ok` success, `error` fail; a further `in_progress` of the same check-in is a start of a run
-that is open, which is a sign of life. Words of ours are understood too; an unknown status is stored as `log`, and the
+that is open, which is a sign of life. Native words are understood too; an unknown status is stored as `log`, and the
 answer says so. Names of JSON may be written as in JavaScript (`checkInId`). The check-in's id is the run id. The
 all-zero id means the latest check-in: it is stored as a ping without a run id, and the engine ends the open run that
 began last. `duration` is kept.
 
-What differs: Sentry answers before it knows whether a monitor exists, and drops silently; here 200 (202 for the cron
+Differences: Sentry answers before it knows whether a monitor exists, and drops silently; here 200 (202 for the cron
 address) means stored, and a check-in that has no monitor is answered 404. Slugs are not cut to 50 characters, as that
 would make one monitor of two. There is no quota of 6 check-ins a minute, and 429 is never said, because the SDK would
 then hold back everything for a minute; too many new monitors are answered 503. An SDK does not repeat what was refused.
@@ -87,13 +87,13 @@ def read(request: Request) -> ParsedPing | list[ParsedPing] | Rejection:
 
 
 def sink(path: str) -> Envelope | None:
-    """What keeps the check-ins of a long envelope while it arrives; None: the address takes no envelope."""
+    """Return a reader that keeps the check-ins of a long envelope; None: the address takes no envelope."""
     return Envelope(ITEM_TYPE) if "/envelope" in path else None
 
 
 def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     """200 `{}`, 202 for the cron address, or `{"detail": "…"}`."""
-    # Told 429, an SDK sends nothing at all for a while: also not the check-ins of its other monitors.
+    # After 429 an SDK sends nothing at all for a while, not even the check-ins of its other monitors.
     limited = isinstance(outcome, Outcome) and outcome.kind in ("full", "crowded", "limited")
     status = 503 if limited else status_of(outcome)
     reason = outcome.reason
@@ -240,7 +240,7 @@ def _signal(status: str, notes: list[Note]) -> Signal:
 
 
 def _run(sent: object, notes: list[Note]) -> str | None:
-    """The run id: a check-in's id without its dashes; one that is no UUID as it is, since it still tells runs apart."""
+    """Return the run id: a check-in's id without its dashes, or unchanged if it is no UUID."""
     if not sent:
         return None
     text = sent.lower() if isinstance(sent, str) else ""

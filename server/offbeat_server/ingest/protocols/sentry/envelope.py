@@ -1,6 +1,6 @@
 """Sentry's envelope: one header line of JSON, then items, each a header line of JSON and its payload.
 
-Only the items of the wanted type are kept; the others are stepped over, whatever they hold, while they arrive: an SDK
+Only the items of the wanted type are kept; the others are skipped while they arrive, with any content: an SDK
 adds the attachments of its scope to every check-in, and these may have any size.
 
 Source: getsentry/sentry-python 064542dd, sentry_sdk/envelope.py, and getsentry/relay 005c0935,

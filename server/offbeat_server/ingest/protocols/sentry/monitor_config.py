@@ -1,4 +1,4 @@
-"""The definition that a Sentry SDK sends along with a check-in (`monitor_config`), as a definition of ours.
+"""The definition that a Sentry SDK sends along with a check-in (`monitor_config`), as a definition of Offbeat.
 
 Source: getsentry/sentry 00ab02e3, src/sentry/monitors/validators.py `ConfigValidator`, and 0ebd7982,
 src/sentry/monitors/constants.py for the defaults of one minute of margin and thirty of runtime.
@@ -48,7 +48,7 @@ _THEIR_NAMES: Final = {
 
 
 class Config(NamedTuple):
-    """What a config comes to: the fields of a definition, or the `problem`, which names the field that is wrong."""
+    """A config that was read: the fields of a definition, or the `problem`, which names the field that is wrong."""
 
     definition: Mapping[str, Any] | None
     problem: str = ""
