@@ -15,7 +15,7 @@ import yaml
 
 from offbeat_server.common.clock import to_micros, to_rfc3339
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.engine.decisions import Alert
+from offbeat_server.engine.decisions import Alert, RunChanged
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import SIGNALS, Ping
@@ -248,7 +248,7 @@ class Outcome:
                 if expected.get(key) != actual.get(key)
             ]
         for key, reason in example.reasons.items():
-            if not self.reasons.get(key, "").startswith(reason):
+            if reason not in self.reasons.get(key, ""):
                 found.append(f"reason of run {key}: {self.reasons.get(key)!r}")
         return found
 
@@ -360,7 +360,8 @@ class EngineRun:
                 outcome.incidents[slug, number] = (row.opened_at - scene.begin, ended, causes, by)
             for effect in scene.effects(Alert, slug):
                 outcome.alerts[slug, effect.incident, effect.ordinal] = (effect.kind, effect.decided_at - scene.begin)
-            for number, run in scene.runs(slug).items():
+            for number in scene.runs(slug):
+                run = _row_of_run([each for each in scene.effects(RunChanged, slug) if each.number == number])
                 started, ended = run.started_at, run.finished_at
                 outcome.runs[slug, number] = (
                     run.run,
@@ -369,6 +370,12 @@ class EngineRun:
                     run.verdict,
                 )
                 outcome.reasons[slug, number] = run.reason or ""
+
+
+def _row_of_run(changes: list[RunChanged]) -> RunChanged:
+    """What the table holds after these changes: a revision leaves the start as it was."""
+    started = next((each.started_at for each in reversed(changes) if each.started_at is not None), None)
+    return changes[-1]._replace(started_at=started)
 
 
 class ModelRun:
