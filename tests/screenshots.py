@@ -66,12 +66,12 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
     await server.api("PUT", "/api/v1/windows/index-host", window)
     await build(server, database)
 
-    async def told() -> bool:
+    async def monitors() -> bool:
         found = await server.api("GET", "/api/v1/incidents?open=true")
         alerts = await server.api("GET", "/api/v1/alerts?state=delivered")
         return len(found.body["items"]) >= 3 and len(alerts.body["items"]) >= 4
 
-    await eventually(told, 60)
+    await eventually(monitors, 60)
     for each in (await server.api("GET", "/api/v1/incidents?open=true")).body["items"]:
         if each["monitor"] == "search-reindex":
             note = {"comment": "The index host is out of memory; restarting it."}

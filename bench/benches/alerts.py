@@ -138,8 +138,8 @@ async def _one_by_one(session: aiohttp.ClientSession, receiver: Receiver, keys: 
     return statistics.quantiles(latencies_s, n=20)[-1] * 1000
 
 
-async def _apply(session: aiohttp.ClientSession, estate: dict[str, Any]) -> dict[str, str]:
-    async with session.post("/api/v1/apply", json=estate) as answer:
+async def _apply(session: aiohttp.ClientSession, config: dict[str, Any]) -> dict[str, str]:
+    async with session.post("/api/v1/apply", json=config) as answer:
         if answer.status != 200:
             raise RuntimeError(f"apply: {answer.status} {await answer.text()}")
     keys: dict[str, str] = {}

@@ -15,7 +15,7 @@ from tests.support.harness import eventually
 
 TAKEN_S_MAX = 30.0
 REACHED_S_MAX = 12.0  # until a node passes the place at which it is to die; there may be nothing to tell just now
-PLACES_OF_THE_KEEPER = (
+PLACES_OF_THE_SCHEDULER = (
     *("judged", "begun", "state written", "incident written", "outbox written", "committed", "taken", "known"),
 )
 
@@ -63,23 +63,23 @@ async def all_nodes_are_down(world: World, chance: random.Random, fault: Fault) 
 
 
 @fault("F23", "the keeper's node is killed; the other takes over", fits=pair, likely=2)
-async def the_keeper_is_killed(world: World, chance: random.Random, fault: Fault) -> None:
+async def the_scheduler_is_killed(world: World, chance: random.Random, fault: Fault) -> None:
     await (await _taken_over(world, fault, "crash", Node.kill)).start()
 
 
 @fault("F23", "the keeper's node is stopped; the other takes over", fits=pair, likely=2)
-async def the_keeper_is_stopped(world: World, chance: random.Random, fault: Fault) -> None:
+async def the_scheduler_is_stopped(world: World, chance: random.Random, fault: Fault) -> None:
     await (await _taken_over(world, fault, "stop", Node.stop)).start()
 
 
 @fault("F23", "the keeper's node is frozen until the other has taken over, and then wakes up", fits=pair)
-async def the_keeper_freezes(world: World, chance: random.Random, fault: Fault) -> None:
+async def the_scheduler_freezes(world: World, chance: random.Random, fault: Fault) -> None:
     async with AsyncExitStack() as stack:
         await _taken_over(world, fault, "freeze", lambda node: stack.enter_async_context(node.frozen()))
 
 
 @fault("F23", "the keeper's node is cut off from Postgres until the other has taken over", fits=pair)
-async def the_keeper_is_cut_off(world: World, chance: random.Random, fault: Fault) -> None:
+async def the_scheduler_is_cut_off(world: World, chance: random.Random, fault: Fault) -> None:
     async def cut(node: Node) -> None:
         if chance.random() < 0.5:
             node.link.cut(stay=True)
@@ -94,14 +94,14 @@ async def the_keeper_is_cut_off(world: World, chance: random.Random, fault: Faul
 
 
 @fault("F24", "a node dies after an alert was sent and before this is recorded", likely=2)
-async def a_courier_dies_after_sending(world: World, chance: random.Random, fault: Fault) -> None:
+async def a_dispatcher_dies_after_sending(world: World, chance: random.Random, fault: Fault) -> None:
     await _dies_at(await _dispatcher(world), "sent", chance.randrange(4))
 
 
 @fault("F25", "a node dies somewhere between deciding and sending", likely=3)
 async def a_node_dies_on_the_way_to_an_alert(world: World, chance: random.Random, fault: Fault) -> None:
-    place = chance.choice((*PLACES_OF_THE_KEEPER, "claimed", "settled"))
-    node = await world.scheduler() if place in PLACES_OF_THE_KEEPER else await _dispatcher(world)
+    place = chance.choice((*PLACES_OF_THE_SCHEDULER, "claimed", "settled"))
+    node = await world.scheduler() if place in PLACES_OF_THE_SCHEDULER else await _dispatcher(world)
     await _dies_at(node, place, chance.randrange(6))
 
 

@@ -209,7 +209,7 @@ def test_two_alerts_for_one_thing_are_one_too_many() -> None:
     assert found(judge(journal, stored)) == {"changed"}
 
 
-def test_deaf_time_delays_and_must_have_a_fault() -> None:
+def test_an_outage_delays_and_must_have_a_fault() -> None:
     journal, stored = history()
     stored.deaf.append(Deaf(1_054.0, 1_057.0, "crash"))
     stored.incidents[0] = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 3)
@@ -218,7 +218,7 @@ def test_deaf_time_delays_and_must_have_a_fault() -> None:
     assert judge(journal, stored).ok
 
 
-def test_deaf_time_does_not_explain_everything() -> None:
+def test_an_outage_does_not_explain_everything() -> None:
     journal, stored = history()
     journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
     stored.deaf.append(Deaf(1_053.0, 1_057.0, "crash"))

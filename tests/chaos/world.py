@@ -165,9 +165,9 @@ class World:
             else:
                 self.journal.watched[watched.id] = watched
 
-    async def apply(self, estate: dict[str, Any]) -> None:
+    async def apply(self, config: dict[str, Any]) -> None:
         """Define something."""
-        answer = await self.nodes[0].server.api("POST", "/api/v1/apply", estate)
+        answer = await self.nodes[0].server.api("POST", "/api/v1/apply", config)
         assert answer.status == 200, answer
 
     # ---------------------------------------------------------------- looking

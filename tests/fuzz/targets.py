@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from offbeat.cli.config_file import read_estate
+from offbeat.cli.config_file import read_config
 from offbeat_server.cli.importers.crontab import program_of, read_crontab, under_exec
 from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.common.errors import DefinitionError, SettingsError
@@ -228,11 +228,11 @@ def body(data: bytes) -> None:
         assert refused.status == 422 and refused.errors
 
 
-def estate(data: bytes) -> None:
+def config(data: bytes) -> None:
     """A file of monitors, as YAML."""
     _FILE.write_bytes(data)
     try:
-        value = read_estate(_FILE)
+        value = read_config(_FILE)
         validate(Estate, value)
     except (SettingsError, ApiError):
         pass
@@ -311,7 +311,7 @@ TARGETS: dict[str, Target] = {
     "definition": definition,
     "channel": channel,
     "body": body,
-    "estate": estate,
+    "config_file": config,
     "cursor": cursor,
     "crontab": crontab,
     "export": export,

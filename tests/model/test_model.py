@@ -604,7 +604,7 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 
 # Bugs put in on purpose, all of which are found: the test of the test.
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "linked monitors are written apart": (EngineState, "_together", lambda engine_state, monitor_id: [monitor_id]),
+    "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
     "another run is told at once": (notifications, "TELL_AGAIN_MIN", 0),
     "a greater loss is told late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
     "deaf time counts": (OutageIntervals, "shift", lambda deaf, start, deadline: deadline),
@@ -616,10 +616,10 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
     "a stage does not end": (fast_path, "_SIGNS", frozenset(("progress", "log", "success"))),
-    "nobody is released": (notifications, "release_held", lambda engine_state, m: None),
-    "windows hold nothing back": (EngineState, "window_ends", lambda engine_state, m, at: iter(())),
+    "nobody is released": (notifications, "release_held", lambda state, m: None),
+    "windows hold nothing back": (EngineState, "window_ends", lambda state, m, at: iter(())),
     "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
-    "a retry counts": (pings, "is_repeat", lambda engine_state, m, entry, word: False),
+    "a retry counts": (pings, "is_repeat", lambda state, m, entry, word: False),
     "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
     "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),
     "an outage explains no retry": (OutageIntervals, "may_be_retry", lambda deaf, first, again: False),

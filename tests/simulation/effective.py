@@ -18,9 +18,9 @@ Place = tuple[Micros, int]  # the instant, and which of those of one instant cam
 class Effective:
     """What is observed of the keepers, and what must never be seen of them."""
 
-    def __init__(self, tables: Statements, keepers: Callable[[], Iterable[Any]]) -> None:
-        self._tables, self._keepers = tables, keepers
-        tables.on_states, tables.on_deaf = self._states_written, self._deaf_written
+    def __init__(self, tables: Statements, schedulers: Callable[[], Iterable[Any]]) -> None:
+        self._tables, self._schedulers = tables, schedulers
+        tables.on_states, tables.on_outage = self._states_written, self._outage_written
         tables.on_copy, tables.on_window = self._copied, self._window_written
         self.inputs: list[tuple[Micros, int, Any]] = []  # changes and deaf rows
         self.unsettled: dict[int, list[SimpleNamespace]] = {}  # changes of each monitor that were ever made
@@ -58,25 +58,25 @@ class Effective:
             self.windows.remove(change)
             self.inputs.append((*self._places[session.process.node.scheduler.engine, change.rev], change))
 
-    def _deaf_written(self, session: Any, deaf: SimpleNamespace) -> None:
+    def _outage_written(self, session: Any, outage: SimpleNamespace) -> None:
         engine = session.process.node.scheduler.engine
         self._ticks += 1
         known = max(engine.now, self._furthest)
-        self.inputs.append((known, self._ticks, deaf))
-        if deaf.in_time and known > deaf.started and not self._is_covered(deaf):
-            self._tables.wrong.append(f"judged up to {known} before the {deaf.reason} of {deaf.started} was known")
+        self.inputs.append((known, self._ticks, outage))
+        if outage.in_time and known > outage.started and not self._is_covered(outage):
+            self._tables.wrong.append(f"judged up to {known} before the {outage.reason} of {outage.started} was known")
 
     def _copied(self, entries: list[Any]) -> None:
         passed = max(
-            (scheduler.log_reader.watermark for scheduler in self._keepers() if scheduler.evaluating), default=0
+            (scheduler.log_reader.watermark for scheduler in self._schedulers() if scheduler.evaluating), default=0
         )
         if entries[0].at <= passed:
             self._tables.wrong.append(f"a ping of {entries[0].at} was committed after the watermark had passed it")
 
-    def _is_covered(self, deaf: SimpleNamespace) -> bool:
+    def _is_covered(self, outage: SimpleNamespace) -> bool:
         """Whether what is now known says nothing new."""
-        reached = deaf.started
-        for other in sorted(self._tables.deaf, key=lambda other: other.started):
-            if other is not deaf and other.started <= reached:
+        reached = outage.started
+        for other in sorted(self._tables.outage, key=lambda other: other.started):
+            if other is not outage and other.started <= reached:
                 reached = max(reached, other.ended)
-        return reached >= deaf.ended
+        return reached >= outage.ended

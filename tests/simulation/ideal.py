@@ -21,7 +21,7 @@ def verdict(world: World) -> list[str]:
     """Every invariant that does not hold."""
     return list(
         dict.fromkeys(
-            [*world.wrong, *_of_log(world), *_of_keepers(world), *_of_engine(world), *world.receivers.verdict()]
+            [*world.wrong, *_of_log(world), *_of_schedulers(world), *_of_engine(world), *world.receivers.verdict()]
         )
     )
 
@@ -40,7 +40,7 @@ def _of_log(world: World) -> Iterator[str]:
     yield from (f"ping {token} was acknowledged and is lost" for token in world.acked if token not in tokens)
 
 
-def _of_keepers(world: World) -> Iterator[str]:
+def _of_schedulers(world: World) -> Iterator[str]:
     for node in [*world.nodes.values(), *world.graveyard]:
         if node.scheduler.mismatches:
             yield f"{node.process.name}: SQL and engine held different incidents"
@@ -62,11 +62,11 @@ def _of_engine(world: World) -> Iterator[str]:
         if change.kind != "resolve" and change.monitor_id in tables.monitors
     )
     wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=()))
-    for known in range(1, len(tables.deaf) + 1):
+    for known in range(1, len(tables.outages) + 1):
         # Deaf time was known beforehand to whoever judged a monitor again after it, and not to who had before: as much
         # of it as there was by then.
         if wrong:
-            other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=tables.deaf[:known]))
+            other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=tables.outages[:known]))
             wrong = {monitor_id: texts for monitor_id, texts in wrong.items() if monitor_id in other}
     for texts in wrong.values():
         yield from texts
@@ -152,8 +152,8 @@ def _differences(what: str, stored: Mapping[Key, SimpleNamespace], wanted: dict[
 def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> Engine:
     engine = Engine()
     engine.loaded(0)
-    for deaf in foreseen:
-        engine.add_outage(deaf.started, deaf.ended)
+    for outage in foreseen:
+        engine.add_outage(outage.started, outage.ended)
     entries = sorted(world.tables.pings.values())
     index = 0
 

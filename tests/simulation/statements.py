@@ -19,7 +19,7 @@ from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of
 from tests.simulation.outbox import CHANNELS, Outbox
 
 _WRITER = rows_of("id seq started_at accepted_through fenced seen_at silent_s")
-_DEAF = rows_of("id started_at ended_at reason pings")
+_OUTAGE = rows_of("id started_at ended_at reason pings")
 _MONITOR = rows_of(
     "id project_id slug name tags paused snoozed_until definition rev at writer seq status since state before changed"
 )
@@ -49,7 +49,7 @@ class Statements:
         self.pings: dict[tuple[int, int], Entry] = {}
         self.by_writer: dict[int, list[Entry]] = {}
         self.refusals: list[SimpleNamespace] = []
-        self.deaf: list[SimpleNamespace] = []
+        self.outages: list[SimpleNamespace] = []
         self.monitors: dict[int, SimpleNamespace] = {}
         self.windows: dict[int, SimpleNamespace] = {}
         self.changes: list[SimpleNamespace] = []
@@ -65,7 +65,7 @@ class Statements:
         self.watermark: Micros = 0  # the furthest that any reader of the writers may judge
         self.wrong: list[str] = []  # what must never happen, as it happened
         self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
-        self.on_deaf: Callable[[Session, SimpleNamespace], None] = lambda session, deaf: None
+        self.on_outage: Callable[[Session, SimpleNamespace], None] = lambda session, outages: None
         self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
         self.on_window: Callable[[Session, SimpleNamespace], None] = lambda session, change: None
         self._ids = 0
@@ -247,7 +247,7 @@ class Statements:
         if (self.lease.term, self.lease.holder) == (term, holder):
             self.lease.expires = -1
 
-    def lease_end_frozen(self, session: Session) -> None:
+    def lease_end_stuck_sessions(self, session: Session) -> None:
         """Here a frozen session is idle: see the server."""
 
     def lease_bound_idle(self, session: Session) -> None:
@@ -350,7 +350,7 @@ class Statements:
         was = [orjson.loads(before) for before in first.values() if before is not None]
         return rows + [_WINDOW(w["id"], 1, w["definition"]) for w in was]
 
-    def scheduler_windows_taken(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
+    def scheduler_windows_applied(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
         taken = [c for c in self.changes if c.rev > rev and c.kind == "window" and c.effective_at is not None]
         return [(c.rev, c.kind, 1, None, c.subject, c.before, c.after, c.effective_at) for c in taken]
 
@@ -409,29 +409,29 @@ class Statements:
         self.server.lock(session, w.lock)
         self._write(session, lambda: setattr(w, "fenced", True))
         ended = max(self.log_time, w.through + 1, *(other.through for other in self.writers.values()))
-        return [self._deaf(session, w.through, ended, w.id, "crash", decided)]
+        return [self._add_outage(session, w.through, ended, w.id, "crash", decided)]
 
-    def scheduler_deaf_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
-        known = {d.refusal for d in self.deaf}
+    def scheduler_outages_by_refusals(self, session: Session, after: int, decided: Any) -> list[Row]:
+        known = {d.refusal for d in self.outages}
         return [
-            self._deaf(session, r.started, max(r.ended, r.started + 1), r.writer, r.reason, decided, r)
+            self._add_outage(session, r.started, max(r.ended, r.started + 1), r.writer, r.reason, decided, r)
             for r in self.refusals
             if r.id > after and r.id not in known
         ]
 
-    def scheduler_deaf_before_writer(self, session: Session, writer: int, decided: Any) -> list[Row]:
+    def scheduler_outage_before_writer(self, session: Session, writer: int, decided: Any) -> list[Row]:
         w = self.writers[writer]
         earlier = [o for o in self.writers.values() if o.id < writer]
         since = max((o.through for o in earlier), default=None)
         if since is None or since >= w.started or any(not o.fenced for o in earlier):
             return []
-        if any(d.writer == writer and d.reason == "stopped" for d in self.deaf):
+        if any(d.writer == writer and d.reason == "stopped" for d in self.outages):
             return []
-        if any(d.started <= since and d.ended >= w.started for d in self.deaf):
+        if any(d.started <= since and d.ended >= w.started for d in self.outages):
             return []
-        return [self._deaf(session, since, w.started, writer, "stopped", decided)]
+        return [self._add_outage(session, since, w.started, writer, "stopped", decided)]
 
-    def _deaf(
+    def _add_outage(
         self,
         session: Session,
         started: Micros,
@@ -441,7 +441,7 @@ class Statements:
         decided: Any,
         refusal: SimpleNamespace | None = None,
     ) -> Row:
-        deaf = SimpleNamespace(
+        outages = SimpleNamespace(
             id=self._next(),
             started=started,
             ended=ended,
@@ -454,11 +454,11 @@ class Statements:
         )
 
         def write() -> None:
-            self.deaf.append(deaf)
-            self.on_deaf(session, deaf)
+            self.outages.append(outages)
+            self.on_outage(session, outages)
 
         self._write(session, write)
-        return _DEAF(deaf.id, to_datetime(started), to_datetime(ended), reason, deaf.pings)
+        return _OUTAGE(outages.id, to_datetime(started), to_datetime(ended), reason, outages.pings)
 
     def _is_in_time(self, writer: int, reason: str) -> bool:
         """Whether nobody can have judged before this was known."""
@@ -468,11 +468,11 @@ class Statements:
     def scheduler_now(self, session: Session) -> list[Row]:
         return [_ONE(to_datetime(self.log_time))]
 
-    def scheduler_deaf_known(self, session: Session) -> list[Row]:
-        return [_DEAF(d.id, to_datetime(d.started), to_datetime(d.ended), d.reason, d.pings) for d in self.deaf]
+    def scheduler_known_outages(self, session: Session) -> list[Row]:
+        return [_OUTAGE(d.id, to_datetime(d.started), to_datetime(d.ended), d.reason, d.pings) for d in self.outages]
 
     def scheduler_refusals_applied(self, session: Session) -> list[Row]:
-        return [_ONE(max((d.refusal or 0 for d in self.deaf), default=0))]
+        return [_ONE(max((d.refusal or 0 for d in self.outages), default=0))]
 
     def scheduler_last_writer(self, session: Session, at: Any) -> list[Row]:
         through = to_micros(at)

@@ -140,7 +140,7 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"offbeat_server.{module}.held_by", held_by)
 
 
-def _hear_of_no_deaf_time(patch: pytest.MonkeyPatch) -> None:
+def _ignore_outages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "add_outage", lambda engine, start, end: None)
 
 
@@ -172,7 +172,7 @@ def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
         _effects_without_their_states,
         _forget_the_term,
         _settle_before_sending,
-        _hear_of_no_deaf_time,
+        _ignore_outages,
         _name_no_failure,
     ],
 )

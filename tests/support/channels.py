@@ -79,7 +79,7 @@ def over(closes: int = 3) -> Message:
 
 
 @contextlib.asynccontextmanager
-async def outbound(**changes: Any) -> AsyncIterator[Transport]:
+async def transport(**changes: Any) -> AsyncIterator[Transport]:
     """A way out."""
     out = Transport(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
     out.send_timeout_s = 3.0
@@ -95,7 +95,7 @@ async def send(kind: str, definition: dict[str, Any], what: Message, **changes: 
     channel = read_channel(kind, definition)
     body = channel.compose(what)
     assert channel.compose(what) == body
-    async with outbound(**changes) as out:
+    async with transport(**changes) as out:
         await channel.send(what, body, out)
     return channel
 

@@ -28,7 +28,7 @@ Troubles = Sequence[tuple[float, float, str]]  # days ago, hours long, why
 
 
 @dataclass
-class Told:
+class DemoMonitor:
     """A monitor of the demo: what is expected, when it was last heard of, and what went wrong when."""
 
     slug: str
@@ -77,10 +77,12 @@ PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
 ]
 
 
-def estate() -> list[Told]:
+def demo_monitors() -> list[DemoMonitor]:
     """All of it."""
-    told = [
-        Told(slug, {"name": name, "tags": tags.split(), "every": every, "grace": grace}, minutes * MINUTE, bad, takes)
+    monitors = [
+        DemoMonitor(
+            slug, {"name": name, "tags": tags.split(), "every": every, "grace": grace}, minutes * MINUTE, bad, takes
+        )
         for slug, name, tags, every, grace, minutes, bad, takes in PLAIN
     ]
     reindex = {"name": "Search reindex", "every": "6h", "grace": "30m", "max_runtime": "1h", "tags": ["search"]}
@@ -88,72 +90,78 @@ def estate() -> list[Told]:
     report = {"name": "Payment report", "after": {"monitor": "payments-settle", "within": "20m"}, "tags": ["billing"]}
     fraud = {"name": "Fraud model training", "oncalendar": "Sun 01:00", "grace": "6h", "tags": ["ml"]}
     return [
-        *told,
-        Told("warehouse-load", ETL, 60 * MINUTE, [(6.2, 1.4, "transform was expected to finish by 04:10:00")], 4100),
-        Told("search-reindex", reindex, 83 * MINUTE, [(2.1, 0.8, "run 8812 failed with exit code 137")], 1900),
-        Told(
+        *monitors,
+        DemoMonitor(
+            "warehouse-load", ETL, 60 * MINUTE, [(6.2, 1.4, "transform was expected to finish by 04:10:00")], 4100
+        ),
+        DemoMonitor("search-reindex", reindex, 83 * MINUTE, [(2.1, 0.8, "run 8812 failed with exit code 137")], 1900),
+        DemoMonitor(
             "render-workers",
             {"name": "Render workers", "tags": ["fleet"], "members": workers},
             0.15 * MINUTE,
             [(3.4, 0.2, "44 of 48 members alive, 46 required")],
         ),
-        Told("payments-report", report),
-        Told("fraud-model", fraud, 2880 * MINUTE, (), 15800),
-        Told("old-importer", {"name": "Old importer", "every": "1h", "tags": ["shop"]}, 13000 * MINUTE, paused=True),
-        Told("loyalty-points", {"name": "Loyalty points", "every": "1h", "grace": "10m", "tags": ["shop"]}, None),
+        DemoMonitor("payments-report", report),
+        DemoMonitor("fraud-model", fraud, 2880 * MINUTE, (), 15800),
+        DemoMonitor(
+            "old-importer", {"name": "Old importer", "every": "1h", "tags": ["shop"]}, 13000 * MINUTE, paused=True
+        ),
+        DemoMonitor(
+            "loyalty-points", {"name": "Loyalty points", "every": "1h", "grace": "10m", "tags": ["shop"]}, None
+        ),
     ]
 
 
 async def build(server: Server, database: asyncpg.Connection) -> None:
     """Define it all, then stop the server, write the past, and start it again."""
-    told = estate()
+    monitors = demo_monitors()
     answer = await server.api(
         "POST",
         "/api/v1/apply",
         {
             "projects": [{"slug": "default", "name": "Shop", "status_page": True}],
-            "monitors": [{"slug": each.slug, **each.definition, "paused": each.paused} for each in told],
+            "monitors": [{"slug": each.slug, **each.definition, "paused": each.paused} for each in monitors],
         },
     )
     assert answer.status == 200, answer.body
     await server.stop()
     await make_partitions(database, (datetime.now(UTC) - timedelta(days=DAYS + 1)).date(), DAYS + 8)
     chance = random.Random(7)
-    for each in told:
+    for each in monitors:
         await _past(database, each, chance)
     await server.start()
 
 
-async def _past(database: asyncpg.Connection, told: Told, chance: random.Random) -> None:
+async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: random.Random) -> None:
     now = datetime.now(UTC)
-    row = await database.fetchrow("select id, project_id from monitors where slug = $1", told.slug)
+    row = await database.fetchrow("select id, project_id from monitors where slug = $1", monitor.slug)
     assert row is not None
     monitor_id, project_id = row["id"], row["project_id"]
-    born = now - timedelta(days=DAYS + 5 if told.heard is not None else 0)
+    born = now - timedelta(days=DAYS + 5 if monitor.heard is not None else 0)
     await database.execute("update monitors set created_at = $2 where id = $1", monitor_id, born)
-    await _incidents(database, monitor_id, project_id, told, now)
+    await _incidents(database, monitor_id, project_id, monitor, now)
     runs, heard = Runs(), None
-    if told.heard is not None:
-        heard = now - told.heard
-        await _pings(database, monitor_id, project_id, _daily(now, heard, told, chance))
-        if told.takes_s is not None:
-            await _runs(database, monitor_id, project_id, told, now, runs, chance)
-    state: dict[str, Any] = {"created": to_micros(born), "incidents": len(told.troubles)}
+    if monitor.heard is not None:
+        heard = now - monitor.heard
+        await _pings(database, monitor_id, project_id, _daily(now, heard, monitor, chance))
+        if monitor.takes_s is not None:
+            await _runs(database, monitor_id, project_id, monitor, now, runs, chance)
+    state: dict[str, Any] = {"created": to_micros(born), "incidents": len(monitor.troubles)}
     if heard is not None:
         state["heard_at"] = to_micros(heard)
-        if "members" not in told.definition:
-            state["due"] = to_micros(heard) + _period(told.definition)
-    if told.slug == "warehouse-load":
+        if "members" not in monitor.definition:
+            state["due"] = to_micros(heard) + _period(monitor.definition)
+    if monitor.slug == "warehouse-load":
         await _open_run(database, monitor_id, project_id, runs, now, chance)
         state["due"] = to_micros((now + timedelta(days=1)).replace(hour=1, minute=30, second=0, microsecond=0))
-    if told.slug == "search-reindex":
+    if monitor.slug == "search-reindex":
         at = to_micros(now - timedelta(minutes=83))
         run = runs.add("9034", at, at)
         run.hear(at, Ping("start", "9034"))
         for step in range(40):
             run.hear(at + step * 60_000_000, Ping("progress", "9034", done=step * 1250 + step % 7 * 90, total=180_000))
         await _write_run(database, monitor_id, project_id, run)
-    if told.slug == "render-workers":
+    if monitor.slug == "render-workers":
         state["fleet"] = _fleet(now)
     if dumped := runs.dump():
         state["runs"] = dumped
@@ -161,7 +169,7 @@ async def _past(database: asyncpg.Connection, told: Told, chance: random.Random)
         "update states set state = $2, status = $3, since = $4 where monitor_id = $1",
         monitor_id,
         state,
-        "paused" if told.paused else "up" if heard is not None else "new",
+        "paused" if monitor.paused else "up" if heard is not None else "new",
         born,
     )
 
@@ -172,8 +180,10 @@ def _period(definition: dict[str, Any]) -> Micros:
     return int(every[:-1]) * units[every[-1]] * 1_000_000
 
 
-async def _incidents(database: asyncpg.Connection, monitor_id: int, project_id: int, told: Told, now: datetime) -> None:
-    for number, (days, hours, why) in enumerate(sorted(told.troubles, reverse=True), 1):
+async def _incidents(
+    database: asyncpg.Connection, monitor_id: int, project_id: int, monitor: DemoMonitor, now: datetime
+) -> None:
+    for number, (days, hours, why) in enumerate(sorted(monitor.troubles, reverse=True), 1):
         opened = now - timedelta(days=days)
         causes = [{"kind": "missed", "opened_at": to_micros(opened), "reason": why}]
         await database.execute(
@@ -183,10 +193,10 @@ async def _incidents(database: asyncpg.Connection, monitor_id: int, project_id: 
         )
 
 
-def _daily(now: datetime, heard: datetime, told: Told, chance: random.Random) -> list[tuple[datetime, Ping]]:
+def _daily(now: datetime, heard: datetime, monitor: DemoMonitor, chance: random.Random) -> list[tuple[datetime, Ping]]:
     """A ping a day, and the last ones close together."""
     pings = [(now - timedelta(days=day, seconds=chance.uniform(0, 900)), Ping()) for day in range(1, DAYS)]
-    step = timedelta(microseconds=min(_period(told.definition), 3_600_000_000))
+    step = timedelta(microseconds=min(_period(monitor.definition), 3_600_000_000))
     pings += [(heard - step * back - timedelta(seconds=chance.uniform(0, 20)), Ping()) for back in range(1, 60)]
     return [*pings, (heard, Ping())]
 
@@ -221,17 +231,17 @@ async def _runs(
     database: asyncpg.Connection,
     monitor_id: int,
     project_id: int,
-    told: Told,
+    monitor: DemoMonitor,
     now: datetime,
     runs: Runs,
     chance: random.Random,
 ) -> None:
-    assert told.takes_s is not None
-    bad = {round(days) for days, _, _ in told.troubles}
+    assert monitor.takes_s is not None
+    bad = {round(days) for days, _, _ in monitor.troubles}
     for day in range(DAYS, 0, -1):
         runs.count += 1
         failed = day in bad
-        took = told.takes_s * (1 + 0.12 * math.sin(day / 3) + chance.gauss(0, 0.06)) * (0.4 if failed else 1)
+        took = monitor.takes_s * (1 + 0.12 * math.sin(day / 3) + chance.gauss(0, 0.06)) * (0.4 if failed else 1)
         began = now - timedelta(days=day, seconds=chance.uniform(0, 120))
         await database.execute(
             """insert into runs (monitor_id, number, project_id, exit_code, run, started_at, finished_at, last_ping_at,

@@ -24,7 +24,7 @@ from offbeat_server.observability.metrics import Metrics
 
 KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
 PATH = f"/api/v1/heartbeat/{KEY}"
-DOORS = ("fast", "aiohttp")
+HTTP_SERVERS = ("fast", "aiohttp")
 
 
 class Served:
@@ -68,7 +68,7 @@ async def serving(
     database_url: str,
     *,
     log_url: str | None = None,
-    provision: Callable[[asyncpg.Pool, KeyIndex], MonitorProvider] | None = None,
+    provisioning: Callable[[asyncpg.Pool, KeyIndex], MonitorProvider] | None = None,
     listen_on: socket.socket | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
@@ -91,7 +91,7 @@ async def serving(
     application = web.Application()
     application.router.add_route("*", "/hello", hello)
     application.router.add_get("/large", large)
-    maker = provision(pool, key_index) if provision is not None else None
+    maker = provisioning(pool, key_index) if provisioning is not None else None
     http_servers = HttpServers(chosen, key_index, writer.backlog, metrics, application, maker, listen_on=listen_on)
     served = Served(database, pool, http_servers, writer, key_index)
     await served.put("job", KEY)

@@ -164,10 +164,10 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
         await pool.close()
 
 
-async def at_work(*couriers: Dispatcher) -> None:
+async def at_work(*dispatchers: Dispatcher) -> None:
     """One of them has begun."""
     async with asyncio.timeout(10):
-        while not any(dispatcher.at_work for dispatcher in couriers):
+        while not any(dispatcher.at_work for dispatcher in dispatchers):
             await asyncio.sleep(0.02)
 
 

@@ -16,7 +16,7 @@ from offbeat_server.runtime import app
 from offbeat_server.scheduler import lease
 
 
-class QuickCourier(Dispatcher):
+class QuickDispatcher(Dispatcher):
     """Is followed sooner by the next one."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -28,7 +28,7 @@ def main() -> Any:
     """Until the place, or a signal."""
     _arm_at_an_opening(os.environ["END_AT"])
     lease.LIFE_S, lease.RENEW_EVERY_S, lease.TRUST_S, lease.TAKE_EVERY_S = 2.5, 0.7, 2.0, 0.2
-    app.Dispatcher = QuickCourier  # type: ignore[attr-defined]
+    app.Dispatcher = QuickDispatcher  # type: ignore[attr-defined]
     return cli.main()
 
 

@@ -10,7 +10,7 @@ import click
 import yaml
 
 from offbeat.cli.client import Client, RequestRejected, json_option, project_option, with_client, write_json
-from offbeat.cli.config_file import read_estate, write_estate
+from offbeat.cli.config_file import read_config, write_config
 from offbeat.errors import OffbeatError
 from offbeat.readable import one_line
 
@@ -42,7 +42,7 @@ def apply_command(
     for an environment variable. A key that is given twice and numbers such as 24:00 or 0600 are refused. Exit code 1:
     refused, and every wrong field was named.
     """
-    body: dict[str, Any] = {**read_estate(file), "dry_run": dry_run, "prune": prune}
+    body: dict[str, Any] = {**read_config(file), "dry_run": dry_run, "prune": prune}
     if project is not None:
         body["project"] = project
     try:
@@ -87,11 +87,11 @@ def export_command(client: Client, project: str | None, as_json: bool) -> None:
 
     It holds the keys of all monitors; secrets of channels are masked, and `apply` leaves masked secrets unchanged.
     """
-    estate = client("GET", "/export", timeout_s=APPLY_TIMEOUT_S, project=project)
+    config = client("GET", "/export", timeout_s=APPLY_TIMEOUT_S, project=project)
     if as_json:
-        write_json(estate)
+        write_json(config)
     else:
-        write_estate(estate, sys.stdout)
+        write_config(config, sys.stdout)
 
 
 def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:

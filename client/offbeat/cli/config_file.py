@@ -140,7 +140,7 @@ for _tag, _constructor in (
 _Loader.add_constructor(None, _Loader.refuse)
 
 
-def read_estate(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The file as it is written, not yet checked. Raises SettingsError that names the file, and the line if it can."""
     try:
         text = path.read_bytes()
@@ -186,11 +186,11 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 _Dumper.add_representer(str, _Dumper.write_text)
 
 
-def write_estate(estate: dict[str, Any], to: IO[str]) -> None:
-    """Write an estate as YAML that `read_estate` reads."""
-    text = yaml.dump(estate, None, _Dumper, sort_keys=False, allow_unicode=True, width=120)
+def write_config(config: dict[str, Any], to: IO[str]) -> None:
+    """Write an estate as YAML that `read_config` reads."""
+    text = yaml.dump(config, None, _Dumper, sort_keys=False, allow_unicode=True, width=120)
     if text != readable(text):  # the same values, with everything but ASCII escaped
-        text = yaml.dump(estate, None, _Dumper, sort_keys=False, width=120)
+        text = yaml.dump(config, None, _Dumper, sort_keys=False, width=120)
     to.write(text)
 
 

@@ -72,12 +72,12 @@ def _server(client: Client) -> Iterator[Finding]:
     try:
         client("GET", "/projects")
         yield Finding("key", "ok", "accepted")
-        yield from _estate(client)
+        yield from _configuration(client)
     except (RequestRejected, ServerUnreachable) as error:
         yield Finding("key", "wrong", str(error))
 
 
-def _estate(client: Client) -> Iterator[Finding]:
+def _configuration(client: Client) -> Iterator[Finding]:
     channels = [c["slug"] for c in client.pages("/channels") if c["kind"] != "log"]
     if channels:
         yield Finding("channels", "ok", f"{len(channels)}; try them with `offbeat channels test SLUG`")

@@ -34,7 +34,7 @@ class Engine:
         self.state = EngineState()
         self._quarantine = Quarantine(self.state, on_quarantine)
         self._unwatched: list[Monitor] = []  # loaded with another status
-        self._budget = 0
+        self._steps_left = 0
 
     @property
     def now(self) -> Micros:
@@ -58,14 +58,14 @@ class Engine:
 
     # ---------------------------------------------------------------- inputs
 
-    def apply(self, entries: Sequence[Entry], start: int, budget: int) -> int:
+    def apply(self, entries: Sequence[Entry], start: int, steps_max: int) -> int:
         """Apply entries from `start`, judging what comes before each; returns the index of the first not applied.
 
         Entries are in the one order. It stops early when `budget` entries and judgements are used up, so that a storm
         never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
         the caller has not handed in yet, or it was deleted (then `ignore` it).
         """
-        self._budget = budget
+        self._steps_left = steps_max
         end = self._apply(entries, start)
         if end > start:
             last = entries[end - 1]
@@ -73,32 +73,32 @@ class Engine:
         return end
 
     def _apply(self, entries: Sequence[Entry], start: int) -> int:
-        engine_state = self.state
-        monitors, deadlines = engine_state.monitors, engine_state.deadlines
+        state = self.state
+        monitors, deadlines = state.monitors, state.deadlines
         for index in range(start, len(entries)):
             entry = entries[index]
             at = entry.at
             due = deadlines.next()
             if due is not None and due < at and not self._judge_before(at):
                 return index
-            if self._budget <= 0:
+            if self._steps_left <= 0:
                 return index
             m = monitors.get(entry.monitor_id)
             if m is None:
-                if entry.monitor_id not in engine_state.unknown_ids:
+                if entry.monitor_id not in state.unknown_ids:
                     return index
-                engine_state.unknown_pings += 1
+                state.unknown_pings += 1
                 continue
-            engine_state.now = at
+            state.now = at
             if at <= m.at and (at, entry.writer, entry.seq) <= (m.at, m.writer, m.seq):
                 if m.fleet is not None:
                     apply_late_ping(m.fleet, entry)
                 continue  # replay: the state has it already
-            self._budget -= 1
+            self._steps_left -= 1
             m.at, m.writer, m.seq, m.is_saved = at, entry.writer, entry.seq, False
             ping = entry.ping
             if m.status == "unwatched":
-                engine_state.unwatched_pings += 1
+                state.unwatched_pings += 1
             try:
                 if (
                     ping.run is None
@@ -108,14 +108,14 @@ class Engine:
                     and m.definition.is_plain
                     and (m.status == "up" or (m.status == "unwatched" and m.heard_at))
                     and (m.unusual is EMPTY_RARE_STATE or not m.unusual.affects_plain_success)
-                    and (not engine_state.followers or (m.project_id, m.slug) not in engine_state.followers)
+                    and (not state.followers or (m.project_id, m.slug) not in state.followers)
                 ):
-                    apply_plain_ping(engine_state, m, entry)
+                    apply_plain_ping(state, m, entry)
                     if not m.armed:
-                        engine_state.queue(m)
-                elif ping.stage is None or not apply_stage_ping(engine_state, m, entry):
-                    apply_ping(engine_state, m, entry)
-                    engine_state.queue(m)
+                        state.queue(m)
+                elif ping.stage is None or not apply_stage_ping(state, m, entry):
+                    apply_ping(state, m, entry)
+                    state.queue(m)
             except Exception as error:
                 self.quarantine(m.id, error)
         return len(entries)
@@ -133,12 +133,12 @@ class Engine:
         """Leave a monitor out until it is changed or all are loaded anew: see engine/quarantine.py."""
         self._quarantine.add(monitor_id, error)
 
-    def advance(self, through: Micros, budget: int) -> bool:
+    def advance(self, through: Micros, steps_max: int) -> bool:
         """Judge every deadline up to and including `through`, up to which every entry was applied.
 
         False: the budget was used up and there is more.
         """
-        self._budget = budget
+        self._steps_left = steps_max
         if not self._judge_before(through + 1):
             return False
         self._reach(through)
@@ -189,58 +189,58 @@ class Engine:
         in engine/rules/definition_changes.py.
         """
         self._catch_up(at)
-        engine_state = self.state
+        state = self.state
         if not self._quarantine.restore(monitor_id):
             return
-        m = engine_state.monitors.get(monitor_id)
+        m = state.monitors.get(monitor_id)
         if m is None:
-            m = Monitor(monitor_id, project_id, slug, slug, definition, engine_state.now)
-            engine_state.unknown_ids.discard(monitor_id)
-            definition_changes.start_over(engine_state, m)
+            m = Monitor(monitor_id, project_id, slug, slug, definition, state.now)
+            state.unknown_ids.discard(monitor_id)
+            definition_changes.start_over(state, m)
             m.paused = paused
-            m.at = engine_state.now  # as if just before it: the ping for which it is made known may be of this instant
+            m.at = state.now  # as if just before it: the ping for which it is made known may be of this instant
             m.rev = rev
-            register(engine_state, m)
+            register(state, m)
         else:
             self._include(m, rev)
         old = m.definition
         if (old.depends_on, old.after) != (definition.depends_on, definition.after):
-            engine_state.tie(m)
-        unregister(engine_state, m)
+            state.tie(m)
+        unregister(state, m)
         m.slug, m.name = slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
         m.definition = definition
-        register(engine_state, m)
+        register(state, m)
         m.snoozed_until = snoozed_until
         if old != definition:
-            definition_changes.redefine(engine_state, m, old)
+            definition_changes.redefine(state, m, old)
         if paused != m.paused:
-            definition_changes.pause(engine_state, m) if paused else definition_changes.resume(engine_state, m)
-        engine_state.update_status(m)
-        engine_state.open_for(m)
+            definition_changes.pause(state, m) if paused else definition_changes.resume(state, m)
+        state.update_status(m)
+        state.open_for(m)
         if old.depends_on != definition.depends_on:
-            definition_changes.update_suppression(engine_state, [m.id, *engine_state.downstreams(m)])
-        notifications.notify_if_due(engine_state, m)
-        engine_state.queue(m)
+            definition_changes.update_suppression(state, [m.id, *state.downstreams(m)])
+        notifications.notify_if_due(state, m)
+        state.queue(m)
 
     def remove(self, monitor_id: int, at: Micros) -> None:
         """A monitor is deleted: its incident ends and its runs are closed."""
         self._catch_up(at)
-        engine_state = self.state
+        state = self.state
         self._quarantine.restore(monitor_id)
-        engine_state.unknown_ids.add(monitor_id)
-        m = engine_state.monitors.get(monitor_id)
+        state.unknown_ids.add(monitor_id)
+        m = state.monitors.get(monitor_id)
         if m is None:
             return
         self._include(m, 0)
-        definition_changes.end(engine_state, m)
-        downs = list(engine_state.downstreams(m))
-        engine_state.tie(m)
-        unregister(engine_state, m)
-        del engine_state.monitors[monitor_id]
-        engine_state.pending_deletion[monitor_id] = m
-        engine_state.open_for(m)
-        definition_changes.update_suppression(engine_state, downs)
+        definition_changes.end(state, m)
+        downs = list(state.downstreams(m))
+        state.tie(m)
+        unregister(state, m)
+        del state.monitors[monitor_id]
+        state.pending_deletion[monitor_id] = m
+        state.open_for(m)
+        definition_changes.update_suppression(state, downs)
 
     def resolve_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
         """Somebody says that this incident is over (0: whichever is open); `rev` is that change."""
@@ -273,17 +273,17 @@ class Engine:
 
         Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
         """
-        engine_state = self.state
-        register(engine_state, m)
+        state = self.state
+        register(state, m)
         if m.status != "unwatched" and not m.definition.watches:
             self._unwatched.append(m)  # perhaps written by a program that did not know this status
-        if m.at > engine_state.ahead:
-            engine_state.ahead = m.at
+        if m.at > state.ahead:
+            state.ahead = m.at
         if m.unusual is not EMPTY_RARE_STATE:
             if m.incident is not None:
-                engine_state.with_open_incident.add(m.id)
-            definition_changes.queue_parts(engine_state, m)
-        engine_state.queue(m)
+                state.with_open_incident.add(m.id)
+            definition_changes.queue_parts(state, m)
+        state.queue(m)
 
     def load_window(self, window_id: int, project_id: int, window: Window) -> None:
         """Take a maintenance window as it is defined."""
@@ -291,16 +291,16 @@ class Engine:
 
     def loaded(self, at: Micros) -> None:
         """All monitors are there. `at`: the position from which inputs follow."""
-        engine_state = self.state
-        engine_state.now = at
-        engine_state.position = Position(at, AFTER_ALL, AFTER_ALL)
+        state = self.state
+        state.now = at
+        state.position = Position(at, AFTER_ALL, AFTER_ALL)
         for m in self._unwatched:
-            engine_state.update_status(m)
+            state.update_status(m)
         self._unwatched.clear()
-        for monitor_id in sorted(engine_state.with_open_incident):
+        for monitor_id in sorted(state.with_open_incident):
             try:
-                notifications.repair(engine_state, engine_state.monitors[monitor_id])
-                engine_state.queue(engine_state.monitors[monitor_id])
+                notifications.repair(state, state.monitors[monitor_id])
+                state.queue(state.monitors[monitor_id])
             except Exception as error:
                 self.quarantine(monitor_id, error)
 
@@ -352,46 +352,46 @@ class Engine:
 
     def _judge_before(self, at: Micros) -> bool:
         """Judge every deadline before `at`; False when the budget is used up and some are left."""
-        engine_state = self.state
-        while self._budget > 0:
-            popped = engine_state.deadlines.pop_due(at)
+        state = self.state
+        while self._steps_left > 0:
+            popped = state.deadlines.pop_due(at)
             if popped is None:
                 return True
             when, monitor_id = popped
             if not monitor_id:
-                while self._budget > 0 and notifications.release_one(engine_state, self.quarantine):
-                    self._budget -= 1
-                if engine_state.releases:
-                    engine_state.deadlines.push(when, 0)
+                while self._steps_left > 0 and notifications.release_one(state, self.quarantine):
+                    self._steps_left -= 1
+                if state.releases:
+                    state.deadlines.push(when, 0)
                 continue
-            m = engine_state.monitors.get(monitor_id)
+            m = state.monitors.get(monitor_id)
             if m is None or m.armed != when:
                 continue  # stale
-            self._budget -= 1
+            self._steps_left -= 1
             m.armed = 0
             try:
-                due = engine_state.next_deadline_of(m)
+                due = state.next_deadline_of(m)
                 if due and due <= when:
-                    engine_state.now = max(engine_state.now, when)
-                    evaluate(engine_state, m, when)
-                    due = engine_state.next_deadline_of(m)
-                engine_state.queue_at(m, due)
+                    state.now = max(state.now, when)
+                    evaluate(state, m, when)
+                    due = state.next_deadline_of(m)
+                state.queue_at(m, due)
             except Exception as error:
                 self.quarantine(m.id, error)
-        next_due = engine_state.deadlines.next()
+        next_due = state.deadlines.next()
         return next_due is None or next_due >= at
 
     def _catch_up(self, at: Micros) -> None:
         """Before a change: everything up to it is judged, whatever it costs."""
-        self._budget = maxsize
+        self._steps_left = maxsize
         self._judge_before(at + 1)
         self._reach(at)
 
     def _reach(self, at: Micros) -> None:
-        engine_state = self.state
-        engine_state.now = max(engine_state.now, at)
-        if at >= engine_state.position.at:
-            engine_state.position = Position(at, AFTER_ALL, AFTER_ALL)
+        state = self.state
+        state.now = max(state.now, at)
+        if at >= state.position.at:
+            state.position = Position(at, AFTER_ALL, AFTER_ALL)
 
     def _include(self, m: Monitor, rev: int) -> None:
         """A change is an input too: the state of the monitor includes it and all before it."""

@@ -13,7 +13,7 @@ from offbeat_server.engine.schedule.maintenance_windows import Window
 
 
 def isolated_engine(
-    deaf: Sequence[tuple[Micros, Micros]],
+    outages: Sequence[tuple[Micros, Micros]],
     windows: Mapping[int, tuple[int, Window]],
     m: Monitor,
     on_quarantine: Callable[[int, Exception], None],
@@ -23,7 +23,7 @@ def isolated_engine(
     Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
     """
     lone = Engine(on_quarantine)
-    for start, end in deaf:
+    for start, end in outages:
         lone.state.outages.add(start, end)
     lone.state.windows = dict(windows)
     lone.load(m)

@@ -15,7 +15,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.ingest.log_writer.backlog import Waiter
 from offbeat_server.ingest.protocols.base import Outcome, Rejection, Request
 
-HEADER = "idempotency-key"
+IDEMPOTENCY_HEADER = "idempotency-key"
 KEY_CHARS_MAX = 255  # a longer one is ignored: it must not cost the ping
 REMEMBERED_S = 600.0
 REQUESTS_MAX = 10_000  # remembered by a process; beyond, the oldest is forgotten
@@ -35,7 +35,7 @@ class IdempotencyCache:
 
         In that case `waiter` gets the result of the first one.
         """
-        key = request.headers[HEADER]
+        key = request.headers[IDEMPOTENCY_HEADER]
         if not 0 < len(key) <= KEY_CHARS_MAX:
             return waiter
         now_s = monotonic()
@@ -74,10 +74,10 @@ def _scope_of(request: Request, key: str) -> _Scope:
 class _Taken:
     """One request, and all who wait for what becomes of it."""
 
-    __slots__ = ("_once", "_scope", "at_s", "outcome", "waiters")
+    __slots__ = ("_cache", "_scope", "at_s", "outcome", "waiters")
 
-    def __init__(self, once: IdempotencyCache, scope: _Scope, at_s: float, waiter: Waiter) -> None:
-        self._once, self._scope, self.at_s = once, scope, at_s
+    def __init__(self, cache: IdempotencyCache, scope: _Scope, at_s: float, waiter: Waiter) -> None:
+        self._cache, self._scope, self.at_s = cache, scope, at_s
         self.waiters = [waiter]
         self.outcome: Outcome | None = None
 
@@ -86,7 +86,7 @@ class _Taken:
         if isinstance(outcome, Outcome) and outcome.kind in ("ok", "created"):
             self.outcome = outcome
         else:
-            self._once.forget(self._scope, self)
+            self._cache.forget(self._scope, self)
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.settle(outcome)

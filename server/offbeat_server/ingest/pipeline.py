@@ -15,7 +15,7 @@ from offbeat_server.common.errors import OffbeatError, UnavailableError
 from offbeat_server.common.service import Service
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.http.target_cache import CachedTarget
-from offbeat_server.ingest.idempotency import HEADER, IdempotencyCache
+from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER, IdempotencyCache
 from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
 from offbeat_server.ingest.key_rate_limit import KeyRateLimiter
 from offbeat_server.ingest.log_writer.backlog import Backlog, Waiter, unavailable
@@ -82,14 +82,14 @@ class PingPipeline(Service):
         key_index: KeyIndex,
         backlog: Backlog,
         provision: MonitorProvider | None = None,
-        budget: KeyRateLimiter | None = None,
+        rate_limiter: KeyRateLimiter | None = None,
     ) -> None:
         super().__init__()
         self._key_index = key_index
         self._backlog = backlog
         self._provision = provision
-        self._budget = budget
-        self._once = IdempotencyCache()
+        self._rate_limiter = rate_limiter
+        self._idempotency = IdempotencyCache()
         self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
         self._waiting = 0
         self._reading = asyncio.Semaphore(1)
@@ -115,8 +115,8 @@ class PingPipeline(Service):
         if isinstance(readings, Rejection):
             waiter.settle(readings)
             return
-        if HEADER in request.headers:
-            first = self._once.join(request, waiter)
+        if IDEMPOTENCY_HEADER in request.headers:
+            first = self._idempotency.join(request, waiter)
             if first is None:
                 return
             waiter = first
@@ -140,7 +140,7 @@ class PingPipeline(Service):
     ) -> None:
         """The same for a target that says everything, without making its request and its reading first."""
         bound = self._key_index.find(key) if slug is None else self._key_index.find_slug(key, slug)
-        if bound is None or self._budget is not None:
+        if bound is None or self._rate_limiter is not None:
             reading = said.reading(key, slug)
             if bound is None:
                 again = said.request(key, method) if slug is None else None
@@ -198,9 +198,9 @@ class PingPipeline(Service):
 
     def check_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
         """Return the answer if this key has pinged too often; None: it may, and the ping is counted."""
-        if self._budget is None:
+        if self._rate_limiter is None:
             return None
-        over = self._budget.take(address.key if isinstance(address, Key) else bound.monitor_id)
+        over = self._rate_limiter.take(address.key if isinstance(address, Key) else bound.monitor_id)
         if over is not None:
             self._backlog.count_refused("limited", ping.signal)
         return over
@@ -223,7 +223,7 @@ class PingPipeline(Service):
             self._backlog.count_notes(reading.notes)
             waiter = _Noted(waiter, reading.notes)
         ping = self.prepared(bound, reading.ping, reading.named, method, body)
-        if self._budget is not None and (over := self.check_rate_limit(reading.address, bound, ping)) is not None:
+        if self._rate_limiter is not None and (over := self.check_rate_limit(reading.address, bound, ping)) is not None:
             waiter.settle(over)
             return
         try:

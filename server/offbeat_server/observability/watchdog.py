@@ -49,14 +49,14 @@ class OutboundWatchdog(Service):
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), headers={"User-Agent": "Offbeat"}
         )
-        self.spawn(self._beat(), "beat")
+        self.spawn(self._run(), "send")
 
     async def stop(self) -> None:
         await self.cancel_tasks()
         if self._session is not None:
             await self._session.close()
 
-    async def _beat(self) -> None:
+    async def _run(self) -> None:
         self._last = self._watermark()
         while True:
             await asyncio.sleep(self._every_s)  # first, so that a server that dies at each start sends none

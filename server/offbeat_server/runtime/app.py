@@ -33,7 +33,7 @@ from offbeat_server.db.read_models.processes import DatabaseFacts, read_targets
 from offbeat_server.db.repositories import admin_key
 from offbeat_server.db.repositories.access import load_secret
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
-from offbeat_server.db.repositories.lease import end_frozen
+from offbeat_server.db.repositories.lease import end_stuck_sessions
 from offbeat_server.db.repositories.scheduler_rows import now
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.engine.model.ping import Entry, Ping
@@ -53,7 +53,7 @@ from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.metrics_server import MetricsServer
 from offbeat_server.observability.watchdog import OutboundWatchdog
 from offbeat_server.runtime import banner, fd_limit
-from offbeat_server.runtime.metrics_bindings import bind_beat, bind_ingest, bind_scheduler
+from offbeat_server.runtime.metrics_bindings import bind_ingest, bind_scheduler, bind_watchdog
 from offbeat_server.runtime.sockets import bind_socket, seen_from_outside
 from offbeat_server.runtime.systemd import Systemd
 from offbeat_server.runtime.workers import WorkerProcesses
@@ -228,7 +228,7 @@ class App(Service):
     async def _prepare_database(self, url: str) -> None:
         connection = await connect(url, pgbouncer=self.settings.pgbouncer, application_name="offbeat start")
         try:
-            await end_frozen(connection)  # another start, which would hold the schema's lock
+            await end_stuck_sessions(connection)  # another start, which would hold the schema's lock
             await apply_schema(connection)
             await make_partitions(connection, to_datetime(await now(connection)).date(), DAYS_AHEAD)
         finally:
@@ -285,7 +285,7 @@ class App(Service):
                 settings.watchdog_url, settings.watchdog_every, self._watermark, self.facts.untaken_s
             )
             await self.stack.start(watchdog)
-            bind_beat(metrics, watchdog)
+            bind_watchdog(metrics, watchdog)
 
     async def _start_ingest(self, pool: Pool, url: str) -> str:
         """Start the key index, the writer and the HTTP servers. Return the address at which they listen."""
@@ -330,11 +330,11 @@ class App(Service):
 
     async def _start_metrics_page(self) -> MetricsServer:
         """A page for Prometheus on a port that no other process shares."""
-        page = MetricsServer(self._application(machines_only=True), self.settings.host, self.settings.metrics_port)
+        page = MetricsServer(self._application(ops_only=True), self.settings.host, self.settings.metrics_port)
         await self.stack.start(page)
         return page
 
-    def _application(self, machines_only: bool = False) -> web.Application:
+    def _application(self, ops_only: bool = False) -> web.Application:
         """Pages and API for people and programs that manage."""
         application = web.Application(client_max_size=16_000_000)
         pages = Ops(
@@ -345,7 +345,7 @@ class App(Service):
             lambda: read_targets(self.pool),
         )
         probes.add_routes(application, pages)
-        if not machines_only:
+        if not ops_only:
             deps = self._deps()
             routes.add_routes(application, deps)
             add_pages(application, deps)
@@ -360,7 +360,7 @@ class App(Service):
             now=self.clock.now,
             changed=self._changed,
             append=self._append,
-            wake_courier=self._wake_courier,
+            wake_dispatcher=self._wake_dispatcher,
         )
 
     # ---------------------------------------------------------------- what is handed over
@@ -381,7 +381,7 @@ class App(Service):
         if self.key_index is not None:
             self.key_index.changed()
 
-    def _wake_courier(self) -> None:
+    def _wake_dispatcher(self) -> None:
         if self.dispatcher is not None:
             self.dispatcher.wake()
 

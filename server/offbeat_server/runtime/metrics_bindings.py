@@ -56,6 +56,6 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
     metrics.bind("self_check_mismatches", judged(lambda: scheduler.mismatches + self_check.mismatches))
 
 
-def bind_beat(metrics: Metrics, beat: OutboundWatchdog) -> None:
+def bind_watchdog(metrics: Metrics, watchdog: OutboundWatchdog) -> None:
     """What a process knows that may ping an external watchdog."""
-    metrics.bind("beats", lambda: {"sent": beat.sent, "failed": beat.failed, "withheld": beat.withheld})
+    metrics.bind("beats", lambda: {"sent": watchdog.sent, "failed": watchdog.failed, "withheld": watchdog.withheld})

@@ -36,7 +36,7 @@ class ConfigChanges:
         """Follow from here. Raises DatabaseDownError."""
         self.rev = rev
         self._ended = await scheduler_rows.deleted_since(connection, rev)
-        self._known = await scheduler_rows.windows_taken(connection, rev)
+        self._known = await scheduler_rows.windows_applied(connection, rev)
         self._ahead = max([0, *self._ended.values(), *(at for at, _ in self._known)])
         self._repeated = 0
         self.windows_applied = []

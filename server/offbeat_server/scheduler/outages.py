@@ -44,18 +44,18 @@ class ReportedOutages:
     run_from: Micros = 0  # of outages with less than a second between them, which are one
     run_until: Micros = 0
 
-    def needs_alert(self, deaf: Outage) -> bool:
+    def needs_alert(self, outage: Outage) -> bool:
         """Add the next outage. One trouble is one alert, though every writer notices it."""
-        if deaf.reason == "lost":  # each writer knows of its own
+        if outage.reason == "lost":  # each writer knows of its own
             return True
-        if deaf.reason == "clock":
-            if deaf.started_at < self.until + SAME_JUMP:
+        if outage.reason == "clock":
+            if outage.started_at < self.until + SAME_JUMP:
                 return False
-            self.until = deaf.ended_at
+            self.until = outage.ended_at
             return True
-        if deaf.started_at > self.run_until + SECOND:
-            self.run_from = deaf.started_at
-        self.run_from, self.run_until = min(self.run_from, deaf.started_at), max(self.run_until, deaf.ended_at)
+        if outage.started_at > self.run_until + SECOND:
+            self.run_from = outage.started_at
+        self.run_from, self.run_until = min(self.run_from, outage.started_at), max(self.run_until, outage.ended_at)
         reported = max(0, self.until - self.run_from)
         if self.run_until - self.run_from - reported < (max(MUCH_LONGER, reported) if reported else WORTH_TELLING):
             return False

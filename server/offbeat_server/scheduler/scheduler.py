@@ -178,8 +178,8 @@ class Scheduler(Service):
         unfinished = await scheduler_rows.unfinished_writers(connection, checkpoint.cursors)
         self.log_reader.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
         await self.config_changes.begin(connection, checkpoint.applied_rev)
-        for deaf in await self.outage_detector.begin(connection, checkpoint.at):
-            self.engine.add_outage(deaf.started_at, deaf.ended_at)
+        for outage in await self.outage_detector.begin(connection, checkpoint.at):
+            self.engine.add_outage(outage.started_at, outage.ended_at)
         for window_id, project_id, window in await scheduler_rows.windows(connection, checkpoint.applied_rev):
             self.engine.load_window(window_id, project_id, window)
         begin = checkpoint.at or await self._database_time(connection)
@@ -253,8 +253,8 @@ class Scheduler(Service):
             await outlast(connection, self.lease.check())
             await self.log_reader.check(connection)
             await self._check_written(connection)
-            for deaf in await self.outage_detector.on_record(connection):
-                self.engine.add_outage(deaf.started_at, deaf.ended_at)
+            for outage in await self.outage_detector.on_record(connection):
+                self.engine.add_outage(outage.started_at, outage.ended_at)
             self._doubtful = False
         await self._write()  # what a lost connection has left
         if self._applied == len(self._inbox):
@@ -268,9 +268,9 @@ class Scheduler(Service):
             rev < self.config_changes.rev or 0 < refusal_id < self.outage_detector.refusal_id
         ):  # 0: all are past their retention
             raise LeaseLostError("the database lacks changes or outages that were in it")
-        for deaf in await self._record_outages(connection, self._writers, refusal_id):
-            self.engine.add_outage(deaf.started_at, deaf.ended_at)
-            self._apply_outage(deaf)
+        for outage in await self._record_outages(connection, self._writers, refusal_id):
+            self.engine.add_outage(outage.started_at, outage.ended_at)
+            self._apply_outage(outage)
         now = self.log_reader.watermark
         while (at := self.config_changes.next_known) is not None and at <= now:
             await self._evaluate_through(at)
@@ -357,7 +357,7 @@ class Scheduler(Service):
         following = self.config_changes
         taken = tuple(following.windows_applied)
         await decisions.write(
-            connection, self.lease.check(), part, following.channels_of, following.projects, windows_taken=taken
+            connection, self.lease.check(), part, following.channels_of, following.projects, windows_applied=taken
         )
         del following.windows_applied[: len(taken)]
         for decision in part:
@@ -400,12 +400,12 @@ class Scheduler(Service):
             await scheduler_rows.write_checkpoint(connection, checkpoint)
         self.checkpoint_at, self._checkpointing = checkpoint.at, None
 
-    def _apply_outage(self, deaf: scheduler_rows.Outage) -> None:
-        length_s = (deaf.ended_at - deaf.started_at) / SECOND
+    def _apply_outage(self, outage: scheduler_rows.Outage) -> None:
+        length_s = (outage.ended_at - outage.started_at) / SECOND
         log.warning(
-            "scheduler.outage_recorded", reason=deaf.reason, seconds=round(length_s, 3), pings_refused=deaf.pings
+            "scheduler.outage_recorded", reason=outage.reason, seconds=round(length_s, 3), pings_refused=outage.pings
         )
-        if deaf.reason == "clock":
+        if outage.reason == "clock":
             self.retention.request_now()
 
     def _quarantined(self, monitor_id: int, error: Exception) -> None:

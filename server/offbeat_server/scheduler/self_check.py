@@ -77,19 +77,14 @@ class SelfCheck(Service):
 
     async def check(self, engine: Engine, m: Monitor) -> None:
         """Compare one monitor. The engine must be at rest; it may go on while the database is asked."""
-        engine_state, through = engine.state, engine.now
-        if (
-            m.at > through
-            or through < engine.ahead
-            or m.id in engine_state.pending_decisions
-            or not _stands_alone(engine, m)
-        ):
+        state, through = engine.state, engine.now
+        if m.at > through or through < engine.ahead or m.id in state.pending_decisions or not _stands_alone(engine, m):
             return
         shown, rev = _show(m), m.rev
         fault = _fault_of_heap(engine, m)
         stored = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, 0)
         stored.tags, stored.paused, stored.snoozed_until = m.tags, m.paused, m.snoozed_until
-        expected = await self._retell(engine, stored, rev, through)
+        expected = await self._replay(engine, stored, rev, through)
         if expected is None and fault is None:
             return
         self.checked += 1
@@ -114,9 +109,9 @@ class SelfCheck(Service):
                     return False
         return True
 
-    async def _retell(self, engine: Engine, stored: Monitor, rev: int, through: Micros) -> dict[str, Any] | None:
+    async def _replay(self, engine: Engine, stored: Monitor, rev: int, through: Micros) -> dict[str, Any] | None:
         """What the monitor must be at `through` by its stored state and the log; None where that cannot be said now."""
-        deaf, windows = list(engine.state.outages.intervals), dict(engine.state.windows)
+        outages, windows = list(engine.state.outages.intervals), dict(engine.state.windows)
         with database_trouble():
             async with self._pool.acquire() as connection:
                 if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
@@ -126,7 +121,7 @@ class SelfCheck(Service):
         if len(entries) > ENTRIES_MAX:
             return None
         errors: list[Exception] = []
-        lone = isolated_engine(deaf, windows, stored, lambda monitor_id, error: errors.append(error))
+        lone = isolated_engine(outages, windows, stored, lambda monitor_id, error: errors.append(error))
         done = 0
         while done < len(entries):
             done = lone.apply(entries, done, ENTRIES_MAX)

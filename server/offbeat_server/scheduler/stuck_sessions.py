@@ -13,7 +13,7 @@ from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.repositories.lease import end_frozen
+from offbeat_server.db.repositories.lease import end_stuck_sessions
 
 EVERY_S = 2.0
 
@@ -41,7 +41,7 @@ class StuckSessionReaper(Service):
                     connection = await connect(
                         self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat stuck sessions"
                     )
-                if ended := await end_frozen(connection):
+                if ended := await end_stuck_sessions(connection):
                     log.warning("stuck_sessions.sessions_ended", sessions=ended)
             except DatabaseDownError as error:
                 log.debug("stuck_sessions.check_failed", error=str(error))

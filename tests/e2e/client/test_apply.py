@@ -9,7 +9,7 @@ import orjson
 import pytest
 import yaml
 
-from offbeat.cli.config_file import read_estate
+from offbeat.cli.config_file import read_config
 from offbeat_server.cli.importers import crontab
 from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.engine.model.definition import read_definition
@@ -17,7 +17,7 @@ from offbeat_server.engine.schedule.durations import read_duration
 from tests.support.command import file_with, offbeat, started
 from tests.support.harness import Server
 
-ESTATE = """
+CONFIG = """
 channels:
   ops: {kind: webhook, url: "https://example.org/hook/very-secret"}
 monitors:
@@ -33,9 +33,9 @@ monitors:
 """
 
 
-async def test_an_estate_as_a_file(database_url: str, tmp_path: Path) -> None:
+async def test_a_file_is_applied_and_exported(database_url: str, tmp_path: Path) -> None:
     async with Server(database_url) as server:
-        file = file_with(tmp_path, "monitors.yaml", ESTATE)
+        file = file_with(tmp_path, "monitors.yaml", CONFIG)
         dry = await offbeat("apply", file, "--dry-run", url=server.url)
         assert dry.code == 0, dry.err
         assert "+ monitor extract" in dry.out and "cron: 0 3 * * *" in dry.out
@@ -47,7 +47,7 @@ async def test_an_estate_as_a_file(database_url: str, tmp_path: Path) -> None:
         assert again.out == "0 created, 0 changed, 0 deleted, 3 unchanged\n"
 
         changed = file_with(
-            tmp_path, "changed.yaml", ESTATE.replace("0 3 * * *", "30 4 * * *").replace("[etl]", "[a, b]")
+            tmp_path, "changed.yaml", CONFIG.replace("0 3 * * *", "30 4 * * *").replace("[etl]", "[a, b]")
         )
         said = (await offbeat("apply", changed, url=server.url)).out
         assert "~ monitor extract\n    cron: 0 3 * * * → 30 4 * * *\n" in said
@@ -62,12 +62,12 @@ async def test_an_estate_as_a_file(database_url: str, tmp_path: Path) -> None:
         assert "Traceback" not in refused.err
 
         exported = await offbeat("export", url=server.url)
-        estate = yaml.safe_load(exported.out)
-        assert [m["slug"] for m in estate["monitors"]] == ["extract", "load"]
+        config = yaml.safe_load(exported.out)
+        assert [m["slug"] for m in config["monitors"]] == ["extract", "load"]
         assert "very-secret" not in exported.out
         back = file_with(tmp_path, "export.yaml", exported.out)
         assert "0 created, 0 changed, 0 deleted" in (await offbeat("apply", back, "--prune", url=server.url)).out
-        assert (await offbeat("export", "--json", url=server.url)).json == estate
+        assert (await offbeat("export", "--json", url=server.url)).json == config
 
         less = file_with(tmp_path, "less.json", orjson.dumps({"monitors": {"extract": {"every": "1d"}}}).decode())
         pruned = await offbeat("apply", less, "--prune", "--json", url=server.url)
@@ -113,7 +113,7 @@ async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         done = await offbeat("apply", file)
         assert done.code == 2
         assert done.err.startswith(f"offbeat: {file}: ") and said in done.err, done.err
-    assert read_estate(Path(file_with(tmp_path, "empty.yaml", ""))) == {}
+    assert read_config(Path(file_with(tmp_path, "empty.yaml", ""))) == {}
 
 
 CRONTAB = """\

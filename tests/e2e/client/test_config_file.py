@@ -3,16 +3,16 @@
 import orjson
 import pytest
 
-from offbeat.cli.config_file import read_estate, write_estate
+from offbeat.cli.config_file import read_config, write_config
 from offbeat.strict_json import read_json
 from offbeat_server.common.errors import DefinitionError, SettingsError
 from offbeat_server.engine.model.definition import read_definition
 
 
-def read(tmp_path, text, name="estate.yaml"):
+def read(tmp_path, text, name="config.yaml"):
     path = tmp_path / name
     path.write_text(text)
-    return read_estate(path)
+    return read_config(path)
 
 
 TWICE = """monitors:
@@ -76,9 +76,9 @@ def test_what_says_two_things_is_refused_with_its_line(tmp_path, text, line, wor
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
-    (path := tmp_path / "estate.yaml").write_bytes("monitors:\n  a: {every: 1h, name: Größe}\n".encode("latin-1"))
+    (path := tmp_path / "config.yaml").write_bytes("monitors:\n  a: {every: 1h, name: Größe}\n".encode("latin-1"))
     with pytest.raises(SettingsError, match="line 2: the file must be UTF-8"):
-        read_estate(path)
+        read_config(path)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ windows:
 )  # fmt: skip
 def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path, text, words):
     with pytest.raises(SettingsError) as refused:
-        read(tmp_path, text, "estate.json")
+        read(tmp_path, text, "config.json")
     assert words in str(refused.value)
     with pytest.raises(ValueError, match="is given twice"):
         read_json(text.encode())
@@ -164,10 +164,10 @@ def test_json_without_repetitions_is_read_as_it_is():
 
 def test_what_is_written_is_read_back_the_same(tmp_path):
     texts = ["1e3", "12e03", "0o17", "no", "24:00", "0600", "010", "2026-01-01", "1_000", "~", "", "<<", "a: b", "ü"]
-    estate = {"monitors": {text or "empty": {"name": text, "tags": texts, "grace": 1.5} for text in texts}}
-    with (tmp_path / "estate.yaml").open("w") as file:
-        write_estate(estate, file)
-    assert read_estate(tmp_path / "estate.yaml") == estate
+    config = {"monitors": {text or "empty": {"name": text, "tags": texts, "grace": 1.5} for text in texts}}
+    with (tmp_path / "config.yaml").open("w") as file:
+        write_config(config, file)
+    assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_variables_stand_for_secrets(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ projects:
     assert read_yaml["monitors"]["a"] == {"description": "echo ${HOME}", "key": "k-t0ken", "keys": [{"key": "t0ken"}]}
     assert read_yaml["projects"][0]["ping_key"] == "0123456789abcdeft0ken"
     as_json = orjson.dumps({"channels": {"hook": {"url": "https://${HOOK_PATH}"}}}).decode()
-    assert read(tmp_path, as_json, "estate.json")["channels"]["hook"]["url"] == "https://a/b"
+    assert read(tmp_path, as_json, "config.json")["channels"]["hook"]["url"] == "https://a/b"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from offbeat_server.ingest.protocols.base import Outcome, Request
 from offbeat_server.ingest.protocols.registry import DIALECTS
 from offbeat_server.runtime.fd_limit import RESERVE, DescriptorLimit
 from tests.support.harness import Server, eventually
-from tests.support.ingest_server import DOORS, KEY, PATH, Client, Served, ask, connected, get, serving
+from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Client, Served, ask, connected, get, serving
 
 # ------------------------------------------------------------------------------------------------- connections
 
@@ -57,9 +57,11 @@ async def from_address(address: str, served: Served) -> Client:
     return Client(*await asyncio.open_connection("127.0.0.1", served.port, local_addr=(address, 0)))
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_one_address_cannot_take_all_connections(database_url, door):
-    async with serving(database_url, door=door, connections_max=10, connections_per_address_max=4) as served:
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
+async def test_one_address_cannot_take_all_connections(database_url, http_server):
+    async with serving(
+        database_url, http_server=http_server, connections_max=10, connections_per_address_max=4
+    ) as served:
         clients = [await from_address("127.0.0.2", served) for _ in range(4)]
         for client in clients[:2]:  # these are aiohttp's now, and count all the same
             client.send(get("/hello"))
@@ -83,10 +85,10 @@ async def test_one_address_cannot_take_all_connections(database_url, door):
         assert served.http_servers.connections_refused["address"] >= 1
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_trusted_proxy_may_have_them_all(database_url, door):
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
+async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
     settings = {"connections_max": 10, "connections_per_address_max": 1, "trusted_proxies": "127.0.0.1/32"}
-    async with serving(database_url, door=door, **settings) as served, AsyncExitStack() as stack:
+    async with serving(database_url, http_server=http_server, **settings) as served, AsyncExitStack() as stack:
         for _ in range(10):
             client = await stack.enter_async_context(connected(served))
             client.send(get())
@@ -126,7 +128,7 @@ class Hours:
         return self.now_s
 
 
-def test_a_budget_is_a_minutes_worth_and_refills_evenly():
+def test_a_rate_limit_is_a_minutes_worth_and_refills_evenly():
     clock = Hours()
     budget = KeyRateLimiter(6, clock)
     assert [budget.take("a") for _ in range(6)] == [None] * 6
@@ -141,7 +143,7 @@ def test_a_budget_is_a_minutes_worth_and_refills_evenly():
     assert [budget.take("a") for _ in range(7)].count(None) == 6, "however long it waits, a minute's worth"
 
 
-def test_a_budget_never_gives_more_than_it_says_and_forgets():
+def test_a_rate_limit_never_gives_more_than_it_says_and_forgets():
     clock = Hours()
     budget = KeyRateLimiter(60, clock)
     taken: list[float] = []
@@ -161,9 +163,9 @@ def test_a_budget_never_gives_more_than_it_says_and_forgets():
     assert len(budget) <= 2, "the one that pings, in both halves"
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_key_over_its_limit_is_told_so_and_its_neighbours_are_not(database_url, door):
-    async with serving(database_url, door=door, key_pings_per_minute_max=3) as served:
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
+async def test_a_key_over_its_limit_is_told_so_and_its_neighbours_are_not(database_url, http_server):
+    async with serving(database_url, http_server=http_server, key_pings_per_minute_max=3) as served:
         await served.put("neighbour", "neighbour-key")
         async with connected(served) as client:
             client.send("".join(get(path) for path in (PATH, f"{PATH}/start", f"{PATH}?run=1", PATH, f"/ping/{KEY}")))

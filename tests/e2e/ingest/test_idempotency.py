@@ -11,12 +11,12 @@ from offbeat_server.ingest import idempotency
 from offbeat_server.ingest.idempotency import IdempotencyCache
 from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection, Request
 from tests.support.harness import Server, eventually
-from tests.support.ingest_server import DOORS, KEY, PATH, Served, ask, get, serving
+from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Served, ask, get, serving
 
 
-@pytest_asyncio.fixture(params=DOORS)
+@pytest_asyncio.fixture(params=HTTP_SERVERS)
 async def served(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Served]:
-    async with serving(database_url, door=request.param) as served:
+    async with serving(database_url, http_server=request.param) as served:
         yield served
 
 

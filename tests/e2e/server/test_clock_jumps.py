@@ -131,7 +131,7 @@ async def test_set_back_by_an_hour_log_time_goes_on(moved: Moved) -> None:
         assert await count_of(b.pool, "writers where not fenced") == 1
 
 
-async def test_set_forward_by_ten_minutes_what_was_skipped_is_deaf_for_all_writers(moved: Moved) -> None:
+async def test_set_forward_by_ten_minutes_what_was_skipped_is_an_outage_of_all_writers(moved: Moved) -> None:
     async with two_nodes(moved.url) as (a, b):
         minute, quick = (
             await a.monitor("minute", every="1m", grace="10s"),

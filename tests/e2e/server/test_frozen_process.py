@@ -90,7 +90,7 @@ async def test_a_node_starts_where_another_froze_while_it_started(
     frozen.terminate()
 
 
-async def test_alerts_in_the_hands_of_a_courier_that_froze_are_sent_by_another(database_url: str) -> None:
+async def test_alerts_in_the_hands_of_a_dispatcher_that_froze_are_sent_by_another(database_url: str) -> None:
     frozen = StuckSessionReaper(database_url, Settings())
     async with scene(database_url) as here, Receiver() as receiver:
         channel = await here.channel("hook", "webhook", url=receiver.url)

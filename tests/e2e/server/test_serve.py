@@ -124,11 +124,11 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
             # Made by one, known to the other within two seconds at most; an unknown key is asked for at once.
             async with servers[1].session.get(f"/api/v1/heartbeat/{made.body['key']}") as answer:
                 assert answer.status == 200
-            keepers = []
+            schedulers = []
             for server in servers:
                 async with server.session.get("/metrics") as answer:
-                    keepers += [line for line in (await answer.text()).splitlines() if line == "offbeat_keeper 1.0"]
-            assert len(keepers) == 1
+                    schedulers += [line for line in (await answer.text()).splitlines() if line == "offbeat_keeper 1.0"]
+            assert len(schedulers) == 1
         finally:
             for server in servers:
                 await server.__aexit__(None, None, None)

@@ -140,7 +140,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
-async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_door_when_it_was_seen_not_ready(
+async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_listener_when_it_was_seen_not_ready(
     database_url: str, observer: asyncpg.Connection, pooled: bool
 ) -> None:
     async with _two(database_url, pooled, "--drain-delay", "4") as (a, b):
@@ -163,7 +163,7 @@ async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_door_when_i
 
 
 @pytest.mark.slow
-async def test_a_killed_keeper_is_followed_and_a_frozen_one_changes_nothing_when_it_wakes(
+async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_when_it_wakes(
     database_url: str, observer: asyncpg.Connection
 ) -> None:
     async with PgBouncer(database_url) as pooled, Server(pooled, "--pgbouncer") as a:

@@ -38,14 +38,14 @@ async def test_workers_take_pings_and_the_main_process_judges(database_url: str)
 
         targets = await (await server.session.get("/sd/prometheus")).json()
         assert len(targets) == 3
-        total, keepers = 0.0, 0.0
+        total, schedulers = 0.0, 0.0
         for target in targets:
             port = target["targets"][0].rpartition(":")[2]
             async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
                 text = await response.text()
             total += _value(text, 'offbeat_pings_total{result="committed",signal="success"}')
-            keepers += _value(text, "offbeat_keeper")
-        assert total == 41 and keepers == 1
+            schedulers += _value(text, "offbeat_keeper")
+        assert total == 41 and schedulers == 1
 
 
 async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(database_url: str) -> None:

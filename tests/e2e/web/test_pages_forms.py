@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.web.ui import monitor_form as pages_form
+from offbeat_server.web.ui import monitor_form as monitor_form
 from tests.support.harness import ADMIN_KEY, Server
 
 # Something in every field that a monitor without members can have, and one of each other kind.
@@ -223,6 +223,6 @@ async def test_channels_keys_projects_and_windows(server: Server) -> None:
 
 
 def test_the_form_knows_every_field_of_a_monitor() -> None:
-    flat = [*pages_form.ABOUT, *pages_form.ALWAYS, *pages_form.RUNS, *pages_form.ALERTS, *pages_form.SPECIAL]
-    known = {field.name.partition(".")[0] for field in flat} | set(pages_form.SCHEDULES) | {"stages", "channels"}
+    flat = [*monitor_form.ABOUT, *monitor_form.ALWAYS, *monitor_form.RUNS, *monitor_form.ALERTS, *monitor_form.SPECIAL]
+    known = {field.name.partition(".")[0] for field in flat} | set(monitor_form.SCHEDULES) | {"stages", "channels"}
     assert set(Definition.model_fields) <= known

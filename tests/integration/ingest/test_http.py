@@ -27,7 +27,18 @@ from offbeat_server.ingest.http.connection import PIPELINE_MAX
 from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from offbeat_server.ingest.provisioning import Provisioning
 from tests.support.harness import eventually
-from tests.support.ingest_server import DOORS, KEY, LARGE_BYTES, PATH, Client, Served, ask, connected, get, serving
+from tests.support.ingest_server import (
+    HTTP_SERVERS,
+    KEY,
+    LARGE_BYTES,
+    PATH,
+    Client,
+    Served,
+    ask,
+    connected,
+    get,
+    serving,
+)
 from tests.support.link import Link
 
 if sys.version_info >= (3, 14):
@@ -38,15 +49,15 @@ else:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(params=DOORS, scope="module")
-def door(request) -> str:
+@pytest.fixture(params=HTTP_SERVERS, scope="module")
+def http_server(request) -> str:
     return request.param
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(postgres, door) -> AsyncIterator[Served]:
+async def shared(postgres, http_server) -> AsyncIterator[Served]:
     """One server for all tests that change nothing but the log: a database for each would take longer than they do."""
-    async with postgres.fresh() as url, serving(url, door=door) as served:
+    async with postgres.fresh() as url, serving(url, http_server=http_server) as served:
         yield served
 
 
@@ -177,12 +188,12 @@ async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served
     assert served.key_index.refreshes - before < 20  # its own, and those by the clock
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_first_ping_makes_its_monitor(database_url, door):
-    def provision(pool, key_index):
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
+async def test_a_first_ping_makes_its_monitor(database_url, http_server):
+    def provisioning(pool, key_index):
         return Provisioning(pool, key_index, True, monitors_max=2)
 
-    async with serving(database_url, door=door, provision=provision) as served:
+    async with serving(database_url, http_server=http_server, provisioning=provisioning) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
         assert (await ask(served, get(f"/ping/{ping_key}/nightly"))).status == 404
         reply = await ask(served, get(f"/ping/{ping_key}/nightly?create=1"))
@@ -197,7 +208,7 @@ async def test_a_first_ping_makes_its_monitor(database_url, door):
 # ------------------------------------------------------------------------------------------------- the wire
 
 
-async def test_pipelined_requests_are_answered_in_order_also_across_doors(served):
+async def test_pipelined_requests_are_answered_in_order_also_across_http_servers(served):
     wanted = [b"OK", b"unknown key", b"OK", b"hello 0", b"OK", b"unknown key", b"OK"]
     paths = [PATH, "/api/v1/heartbeat/nobody", f"{PATH}/start", "/hello", PATH, "/api/v1/heartbeat/nobody", PATH]
     async with connected(served) as client:
@@ -317,8 +328,8 @@ async def test_an_unknown_key_and_a_long_head_cost_the_same_connection_nothing(s
         assert (await client.reply()).status == 200
 
 
-async def test_a_body_over_the_limit(database_url, door):
-    async with serving(database_url, door=door, body_bytes_max=10_000) as served:
+async def test_a_body_over_the_limit(database_url, http_server):
+    async with serving(database_url, http_server=http_server, body_bytes_max=10_000) as served:
         for more in (
             (f"Content-Length: {10_001}", "x" * 10_001),
             ("Transfer-Encoding: chunked", f"{10_001:x}\r\n{'x' * 10_001}\r\n0\r\n\r\n"),
@@ -359,8 +370,8 @@ async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memor
     assert rows[0][:2] == ("fail", 3) and 10_000 < rows[0][2] < 10_200 and f"{len(piece) * count} bytes" in rows[0][3]
 
 
-async def test_what_a_body_over_the_limit_may_cost(database_url, door):
-    async with serving(database_url, door=door, body_bytes_max=100_000, body_timeout=1.0) as served:
+async def test_what_a_body_over_the_limit_may_cost(database_url, http_server):
+    async with serving(database_url, http_server=http_server, body_bytes_max=100_000, body_timeout=1.0) as served:
         text, as_json = "y" * 150_000, "Content-Type: application/json"
 
         async def sent(path: str, body: str, *headers: str) -> int:
@@ -489,8 +500,10 @@ async def test_exit_codes_keep_their_number(served):
     assert stored == [(code, "fail", not -(2**31) <= code < 2**31) for code in codes]
 
 
-async def test_memory_for_bodies_is_bounded(database_url, door):
-    async with serving(database_url, door=door, bytes_pending_max=1_000_000, body_bytes_max=900_000) as served:
+async def test_memory_for_bodies_is_bounded(database_url, http_server):
+    async with serving(
+        database_url, http_server=http_server, bytes_pending_max=1_000_000, body_bytes_max=900_000
+    ) as served:
         async with connected(served) as one, connected(served) as other:
             one.send(get(f"{PATH}/log", "Content-Length: 800000", method="POST") + "x" * 799_999)
             await eventually(lambda: _as(served.http_servers._bodies.bytes == 799_999))
@@ -515,8 +528,10 @@ async def test_no_answer_names_what_it_is_made_with(served):
 # ------------------------------------------------------------------------------------------------- time and number
 
 
-async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, door):
-    async with serving(database_url, door=door, header_timeout=0.6, body_timeout=0.6, idle_timeout=1.8) as served:
+async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, http_server):
+    async with serving(
+        database_url, http_server=http_server, header_timeout=0.6, body_timeout=0.6, idle_timeout=1.8
+    ) as served:
         began = asyncio.get_running_loop().time()
 
         def waited() -> float:
@@ -572,8 +587,10 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, door
         assert await served.rows() == ["success"]
 
 
-async def test_no_more_connections_than_allowed(database_url, door):
-    async with serving(database_url, door=door, connections_max=10, connections_per_address_max=0) as served:
+async def test_no_more_connections_than_allowed(database_url, http_server):
+    async with serving(
+        database_url, http_server=http_server, connections_max=10, connections_per_address_max=0
+    ) as served:
         clients = [Client(*await asyncio.open_connection("127.0.0.1", served.port)) for _ in range(10)]
         for client in clients[:5]:
             client.send(get("/hello"))
@@ -657,10 +674,10 @@ async def test_half_closed_clients_get_their_answers(database_url):
 # ------------------------------------------------------------------------------------------------- trouble and the end
 
 
-async def test_503_while_postgres_is_away_and_200_again(database_url, door):
+async def test_503_while_postgres_is_away_and_200_again(database_url, http_server):
     async with (
         Link(database_url) as link,
-        serving(database_url, log_url=link.url, door=door, commit_timeout=0.4) as served,
+        serving(database_url, log_url=link.url, http_server=http_server, commit_timeout=0.4) as served,
     ):
         assert (await ask(served, get())).status == 200
         link.cut(stay=True)
@@ -672,8 +689,8 @@ async def test_503_while_postgres_is_away_and_200_again(database_url, door):
         assert (await ask(served, get())).status == 200
 
 
-async def test_a_stop_answers_whoever_has_asked(database_url, door):
-    async with Link(database_url) as link, serving(database_url, log_url=link.url, door=door) as served:
+async def test_a_stop_answers_whoever_has_asked(database_url, http_server):
+    async with Link(database_url) as link, serving(database_url, log_url=link.url, http_server=http_server) as served:
         link.hold_requests()
         async with connected(served) as asking, connected(served) as idle, connected(served) as talking:
             talking.send(get("/hello"))
@@ -686,16 +703,16 @@ async def test_a_stop_answers_whoever_has_asked(database_url, door):
             link.mend()
             assert (await asking.reply()).status == 200
             await stopping
-            if door == "fast":
+            if http_server == "fast":
                 reply = await asking.reply()
                 assert (reply.status, reply.headers["connection"]) == (200, "close")
             assert await talking.is_closed()
         served.http_servers.stop = _nothing  # type: ignore[method-assign]
 
 
-async def test_an_inherited_socket(database_url, door):
+async def test_an_inherited_socket(database_url, http_server):
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        async with serving(database_url, door=door, listen_on=listening) as served:
+        async with serving(database_url, http_server=http_server, listen_on=listening) as served:
             assert served.port == listening.getsockname()[1]
             assert (await ask(served, get())).status == 200
 
@@ -716,9 +733,9 @@ async def _refused(port: int) -> bool:
 # ------------------------------------------------------------------------------------------------- where it came from
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_the_client_behind_a_trusted_proxy(database_url, door):
-    async with serving(database_url, door=door, trusted_proxies="127.0.0.0/8,10.0.0.0/8") as served:
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
+async def test_the_client_behind_a_trusted_proxy(database_url, http_server):
+    async with serving(database_url, http_server=http_server, trusted_proxies="127.0.0.0/8,10.0.0.0/8") as served:
         for value in (
             "203.0.113.9",
             "198.51.100.7, 203.0.113.9, 10.1.2.3",
@@ -913,8 +930,8 @@ async def test_bulk_bodies_that_cannot_be_read(served):
             assert answer["errors"][-1]["line"] is None
 
 
-async def test_bulk_waits_for_room_instead_of_refusing(database_url, door):
-    async with serving(database_url, door=door, pings_pending_max=100, batch_pings_max=30) as served:
+async def test_bulk_waits_for_room_instead_of_refusing(database_url, http_server):
+    async with serving(database_url, http_server=http_server, pings_pending_max=100, batch_pings_max=30) as served:
         async with posting(served) as post:
             body = lines_of(*({"key": KEY, "run": str(number)} for number in range(5_000)))
             single = asyncio.ensure_future(ask(served, get()))
@@ -924,9 +941,9 @@ async def test_bulk_waits_for_room_instead_of_refusing(database_url, door):
         assert await served.database.fetchval("select count(*) from refusals where reason = 'database'") == 0
 
 
-async def test_bulk_is_streamed_and_limited(database_url, door, monkeypatch):
+async def test_bulk_is_streamed_and_limited(database_url, http_server, monkeypatch):
     monkeypatch.setattr("offbeat_server.ingest.bulk.BODY_BYTES_MAX", 3_000_000)
-    async with serving(database_url, door=door) as served, posting(served) as post:
+    async with serving(database_url, http_server=http_server) as served, posting(served) as post:
         line = lines_of({"key": KEY, "message": "m" * 100}) + b"\n"
 
         async def drip() -> AsyncIterator[bytes]:
@@ -943,10 +960,10 @@ async def test_bulk_is_streamed_and_limited(database_url, door, monkeypatch):
         assert await served.database.fetchval("select count(*) from pings") == 20 * 101 + answer["accepted"]
 
 
-async def test_bulk_while_postgres_is_away(database_url, door):
+async def test_bulk_while_postgres_is_away(database_url, http_server):
     async with (
         Link(database_url) as link,
-        serving(database_url, log_url=link.url, door=door, commit_timeout=0.4) as served,
+        serving(database_url, log_url=link.url, http_server=http_server, commit_timeout=0.4) as served,
         posting(served) as post,
     ):
         link.cut(stay=True)
@@ -996,7 +1013,9 @@ async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
         head = get(f"/ping/{uuid}/{word}{more}", f"Content-Length: {len(body)}", method="POST")
         return head + body.decode()
 
-    async with serving(database_url, provision=lambda pool, key_index: Provisioning(pool, key_index, True)) as served:
+    async with serving(
+        database_url, provisioning=lambda pool, key_index: Provisioning(pool, key_index, True)
+    ) as served:
         assert (await ask(served, to(ping_key))).status == 404
         async with changing(served.pool) as connection:
             await put_project(connection, WantedProject("default", "Default", ping_key, {}), "test")

@@ -579,7 +579,7 @@ async def test_a_process_that_stood_still_says_so_before_anything_later(database
         assert ended < await database.fetchval("select (extract(epoch from max(at)) * 1e6)::bigint from pings")
 
 
-async def test_log_time_that_another_writer_carries_away_is_deaf_time(database, database_url, monkeypatch):
+async def test_log_time_that_another_writer_carries_away_is_an_outage(database, database_url, monkeypatch):
     # It registers by a clock that jumped, after our registration and before our first word: we leap after it.
     latest = LogConnection.latest
 

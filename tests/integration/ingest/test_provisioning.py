@@ -13,14 +13,14 @@ import pytest_asyncio
 
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
-from offbeat_server.ingest import provisioning as provision
+from offbeat_server.ingest import provisioning
 from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.protocols.base import Slug
 from offbeat_server.ingest.provisioning import CREATED_PER_MINUTE_MAX, Provisioning
-from tests.support.ingest_server import DOORS, Served, ask, get, serving
+from tests.support.ingest_server import HTTP_SERVERS, Served, ask, get, serving
 
 
-class Estate(NamedTuple):
+class Installation(NamedTuple):
     pool: asyncpg.Pool
     key_index: KeyIndex
     ping_key: str
@@ -33,51 +33,53 @@ class Estate(NamedTuple):
 
 
 @pytest_asyncio.fixture
-async def estate(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Estate]:
+async def installation(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
     monkeypatch.setattr(
         "offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0
     )  # how long so many take is not the question here
     pool = await open_pool(database_url)
     key_index = KeyIndex(KeyIndexRows(pool))
     await key_index.start()
-    yield Estate(pool, key_index, await pool.fetchval("select ping_key from projects"))
+    yield Installation(pool, key_index, await pool.fetchval("select ping_key from projects"))
     await key_index.stop()
     pool.terminate()
 
 
-async def test_no_more_are_made_than_may_be_when_all_are_asked_for_at_once(estate: Estate) -> None:
-    make = Provisioning(estate.pool, estate.key_index, allowed=True)
+async def test_no_more_are_made_than_may_be_when_all_are_asked_for_at_once(installation: Installation) -> None:
+    make = Provisioning(installation.pool, installation.key_index, allowed=True)
     asked = CREATED_PER_MINUTE_MAX * 3 // 2
-    outcomes = await asyncio.gather(*(make(estate.slug(f"job-{number}"), None) for number in range(asked)))
+    outcomes = await asyncio.gather(*(make(installation.slug(f"job-{number}"), None) for number in range(asked)))
     assert Counter(outcome.kind for outcome in outcomes) == {
         "created": CREATED_PER_MINUTE_MAX,
         "full": asked - CREATED_PER_MINUTE_MAX,
     }
-    assert len(await estate.monitors()) == CREATED_PER_MINUTE_MAX
+    assert len(await installation.monitors()) == CREATED_PER_MINUTE_MAX
 
 
-async def test_whoever_asks_for_the_same_one_at_once_is_one_of_many_and_not_too_many(estate: Estate) -> None:
-    make = Provisioning(estate.pool, estate.key_index, allowed=True)
-    outcomes = await asyncio.gather(*(make(estate.slug("job"), None) for _ in range(CREATED_PER_MINUTE_MAX * 2)))
+async def test_whoever_asks_for_the_same_one_at_once_is_one_of_many_and_not_too_many(
+    installation: Installation,
+) -> None:
+    make = Provisioning(installation.pool, installation.key_index, allowed=True)
+    outcomes = await asyncio.gather(*(make(installation.slug("job"), None) for _ in range(CREATED_PER_MINUTE_MAX * 2)))
     kinds = Counter(outcome.kind for outcome in outcomes)
     assert (kinds["created"], kinds["full"]) == (1, 0)
-    assert await estate.monitors() == ["job"]
+    assert await installation.monitors() == ["job"]
 
 
 async def test_clients_that_declare_now_this_and_now_that_have_an_end(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provision, "CHANGED_PER_MINUTE_MAX", 4)
-    make = Provisioning(estate.pool, estate.key_index, allowed=True)
-    assert (await make(estate.slug("job", every=60), "sentry")).kind == "created"
+    monkeypatch.setattr(provisioning, "CHANGED_PER_MINUTE_MAX", 4)
+    make = Provisioning(installation.pool, installation.key_index, allowed=True)
+    assert (await make(installation.slug("job", every=60), "sentry")).kind == "created"
     for hours in range(1, 10):
-        assert (await make(estate.slug("job", every=3_600 * hours), "sentry")).kind == "ok"
-    assert await estate.pool.fetchval("select definition->>'every' from monitors") == "4h"
-    assert await estate.pool.fetchval("select count(*) from changes") == 5
+        assert (await make(installation.slug("job", every=3_600 * hours), "sentry")).kind == "ok"
+    assert await installation.pool.fetchval("select definition->>'every' from monitors") == "4h"
+    assert await installation.pool.fetchval("select count(*) from changes") == 5
 
 
-async def definition(estate: Estate, slug: str) -> dict[str, Any]:
-    found: dict[str, Any] = await estate.pool.fetchval("select definition from monitors where slug = $1", slug)
+async def definition(installation: Installation, slug: str) -> dict[str, Any]:
+    found: dict[str, Any] = await installation.pool.fetchval("select definition from monitors where slug = $1", slug)
     return found
 
 
@@ -90,29 +92,31 @@ async def definition(estate: Estate, slug: str) -> dict[str, Any]:
     ],
 )
 async def test_a_monitor_that_a_ping_makes_is_watched(
-    estate: Estate, dialect: str | None, expected: dict[str, Any]
+    installation: Installation, dialect: str | None, expected: dict[str, Any]
 ) -> None:
-    make = Provisioning(estate.pool, estate.key_index, allowed=True)
-    assert (await make(estate.slug("job"), dialect)).kind == "created"
-    assert await definition(estate, "job") == expected
+    make = Provisioning(installation.pool, installation.key_index, allowed=True)
+    assert (await make(installation.slug("job"), dialect)).kind == "created"
+    assert await definition(installation, "job") == expected
 
 
-async def test_an_environment_has_the_schedule_of_its_job_and_no_default(estate: Estate) -> None:
-    make = Provisioning(estate.pool, estate.key_index, allowed=True)
-    await make(estate.slug("job", cron="0 3 * * *"), "sentry")
-    like = Slug(estate.ping_key, "job.staging", create=True, like="job")
+async def test_an_environment_has_the_schedule_of_its_job_and_no_default(installation: Installation) -> None:
+    make = Provisioning(installation.pool, installation.key_index, allowed=True)
+    await make(installation.slug("job", cron="0 3 * * *"), "sentry")
+    like = Slug(installation.ping_key, "job.staging", create=True, like="job")
     assert (await make(like, "cronitor")).kind == "created"
-    assert (await definition(estate, "job.staging"))["cron"] == "0 3 * * *"
-    assert "every" not in await definition(estate, "job.staging")
+    assert (await definition(installation, "job.staging"))["cron"] == "0 3 * * *"
+    assert "every" not in await definition(installation, "job.staging")
 
 
-async def test_a_project_of_many_monitors_gets_no_more_by_pings(estate: Estate) -> None:
-    make = Provisioning(estate.pool, estate.key_index, allowed=True, monitors_max=3)
-    outcomes = await asyncio.gather(*(make(estate.slug(f"job-{n}"), "healthchecks") for n in range(10)))
+async def test_a_project_of_many_monitors_gets_no_more_by_pings(installation: Installation) -> None:
+    make = Provisioning(installation.pool, installation.key_index, allowed=True, monitors_max=3)
+    outcomes = await asyncio.gather(*(make(installation.slug(f"job-{n}"), "healthchecks") for n in range(10)))
     assert Counter(each.kind for each in outcomes) == {"created": 3, "crowded": 7}
-    assert (await make(estate.slug("job-0", every=60), "sentry")).kind == "ok", "those that exist are changed still"
-    none = Provisioning(estate.pool, estate.key_index, allowed=True, monitors_max=0)
-    assert (await none(estate.slug("other"), "healthchecks")).kind == "crowded"
+    assert (await make(installation.slug("job-0", every=60), "sentry")).kind == "ok", (
+        "those that exist are changed still"
+    )
+    none = Provisioning(installation.pool, installation.key_index, allowed=True, monitors_max=0)
+    assert (await none(installation.slug("other"), "healthchecks")).kind == "crowded"
 
 
 # ------------------------------------------------------------------- a ping that comes while its monitor is being made
@@ -141,12 +145,12 @@ def pair(kind: str, ping_key: str) -> tuple[bytes, bytes]:
     return get(f"/ping/{ping_key}/new/start?create=1").encode(), get(f"/ping/{ping_key}/new").encode()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
 @pytest.mark.parametrize("delay_s", [0.0, 0.02])
 @pytest.mark.parametrize("kind", ["sentry", "sentry cron address", "healthchecks"])
-async def test_a_ping_waits_for_its_monitor(database_url: str, kind: str, door: str, delay_s: float) -> None:
+async def test_a_ping_waits_for_its_monitor(database_url: str, kind: str, http_server: str, delay_s: float) -> None:
     async with serving(
-        database_url, door=door, provision=lambda pool, key_index: Provisioning(pool, key_index, True)
+        database_url, http_server=http_server, provisioning=lambda pool, key_index: Provisioning(pool, key_index, True)
     ) as served:
         first, second = pair(kind, await served.pool.fetchval("select ping_key from projects"))
 
@@ -163,12 +167,12 @@ async def test_a_ping_waits_for_its_monitor(database_url: str, kind: str, door: 
 async def test_a_ping_waits_for_a_monitor_that_another_node_makes(database_url: str, kind: str) -> None:
     """Also if it arrives a little before the one that makes it."""
 
-    def provision(pool: asyncpg.Pool, key_index: KeyIndex) -> Provisioning:
+    def provisioning(pool: asyncpg.Pool, key_index: KeyIndex) -> Provisioning:
         return Provisioning(pool, key_index, True)
 
     async with AsyncExitStack() as nodes:
-        a: Served = await nodes.enter_async_context(serving(database_url, provision=provision))
-        b: Served = await nodes.enter_async_context(serving(database_url, provision=provision))
+        a: Served = await nodes.enter_async_context(serving(database_url, provisioning=provisioning))
+        b: Served = await nodes.enter_async_context(serving(database_url, provisioning=provisioning))
         first, second = pair(kind, await a.pool.fetchval("select ping_key from projects"))
         waiting = asyncio.create_task(ask(b, second))
         while b.key_index.refreshes < 2:  # it is there, and was not found
@@ -182,7 +186,9 @@ async def test_a_ping_of_a_monitor_that_nobody_makes_is_refused_soon(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offbeat_server.ingest.pipeline.WAITING_MAX", 2)
-    async with serving(database_url, provision=lambda pool, key_index: Provisioning(pool, key_index, True)) as served:
+    async with serving(
+        database_url, provisioning=lambda pool, key_index: Provisioning(pool, key_index, True)
+    ) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
         began = asyncio.get_running_loop().time()
         replies = await asyncio.gather(*(ask(served, get(f"/ping/{ping_key}/none")) for _ in range(20)))
@@ -191,14 +197,14 @@ async def test_a_ping_of_a_monitor_that_nobody_makes_is_refused_soon(
         assert (await ask(served, get("/ping/nobody-has-this-key/none"))).status == 404
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("http_server", HTTP_SERVERS)
 async def test_an_unusable_config_is_answered_and_logged_with_its_field(
-    database_url: str, door: str, capsys: pytest.CaptureFixture[str]
+    database_url: str, http_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = {"schedule": {"type": "crontab", "value": "0 5 * * *"}, "timezone": "Mars/Base"}
     problem = "monitor_config.timezone: no such time zone: 'Mars/Base'; use a name such as Europe/Berlin"
     async with serving(
-        database_url, door=door, provision=lambda pool, key_index: Provisioning(pool, key_index, True)
+        database_url, http_server=http_server, provisioning=lambda pool, key_index: Provisioning(pool, key_index, True)
     ) as served:
         ping_key = await served.pool.fetchval("select ping_key from projects")
         refused = await ask(served, envelope(ping_key, {"status": "ok", "monitor_config": wrong}))

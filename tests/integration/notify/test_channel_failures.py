@@ -64,7 +64,7 @@ async def later(world: Scene, minutes: int) -> None:
 
 
 @pytest.mark.parametrize("digests", [False, True])
-async def test_an_alert_that_was_given_up_is_reported_by_whichever_courier_comes_next(
+async def test_an_alert_that_was_given_up_is_reported_by_whichever_dispatcher_comes_next(
     world: Scene, database_url: str, digests: bool
 ) -> None:
     async with Receiver(Behaviour(status=410)) as receiver:
@@ -80,7 +80,7 @@ async def test_an_alert_that_was_given_up_is_reported_by_whichever_courier_comes
     assert await is_failing(world) and await reports(world) == 1
 
 
-async def test_what_expired_is_reported_by_whichever_courier_comes_next(world: Scene, bad: int) -> None:
+async def test_what_expired_is_reported_by_whichever_dispatcher_comes_next(world: Scene, bad: int) -> None:
     async with catching_up(world) as dispatcher:
         await settle(dispatcher, bad, "pending", "no answer")
         await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")

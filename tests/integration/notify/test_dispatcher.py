@@ -448,7 +448,7 @@ async def test_however_many_receivers_hang_they_delay_no_other(world: Scene, rec
 # ------------------------------------------------------------------------------------------------------------- couriers
 
 
-async def test_two_couriers_send_nothing_twice(world: Scene, receiver: Receiver) -> None:
+async def test_two_dispatchers_send_nothing_twice(world: Scene, receiver: Receiver) -> None:
     channels = [await world.channel(f"hook-{n}", "webhook", url=f"{receiver.url}/{n}") for n in range(50)]
     async with world.dispatcher("one") as one, world.dispatcher("two") as two:
         await at_work(one, two)
@@ -459,7 +459,7 @@ async def test_two_couriers_send_nothing_twice(world: Scene, receiver: Receiver)
     assert len(set(ids(receiver))) == len(receiver.requests) == 200
 
 
-async def test_the_next_courier_takes_over_when_one_stops(world: Scene, receiver: Receiver) -> None:
+async def test_the_next_dispatcher_takes_over_when_one_stops(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher("two", start=False) as two:
         two.pulse_s = 0.1
@@ -475,7 +475,7 @@ async def test_the_next_courier_takes_over_when_one_stops(world: Scene, receiver
         assert time.monotonic() - stopped < 2
 
 
-async def test_the_courier_beside_the_keeper_goes_first(world: Scene) -> None:
+async def test_the_dispatcher_beside_the_scheduler_goes_first(world: Scene) -> None:
     async with world.dispatcher("one", start=False) as one, world.dispatcher("two", start=False) as two:
         assert await one.outbox.take_over(60)
         assert not await two.outbox.take_over(60)

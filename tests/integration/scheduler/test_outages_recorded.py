@@ -62,7 +62,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
         await node.is_status(steady, "down", 20)  # and a real silence is one
 
 
-async def test_a_writer_that_died_before_the_clock_was_set_back_was_deaf_until_the_last_word_of_any(
+async def test_a_writer_that_died_before_the_clock_was_set_back_has_an_outage_until_the_last_word_of_any(
     database: asyncpg.Connection,
 ) -> None:
     at = await scheduler_rows.now(database)

@@ -121,11 +121,11 @@ async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database
     said = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
     async with changes.changing(hands.pool) as connection:
         await windows.put_window(connection, 1, "night", said, "test")
-    assert await scheduler_rows.windows_taken(hands.connection, rev) == []
+    assert await scheduler_rows.windows_applied(hands.connection, rev) == []
     (change,) = await scheduler_rows.changes_since(hands.connection, rev)
     await hands.write(id, AT, rev, taken=[WindowsApplied(change.rev, AT + 7)])
-    assert await scheduler_rows.windows_taken(hands.connection, rev) == [(AT + 7, change)]
-    assert await scheduler_rows.windows_taken(hands.connection, change.rev) == []
+    assert await scheduler_rows.windows_applied(hands.connection, rev) == [(AT + 7, change)]
+    assert await scheduler_rows.windows_applied(hands.connection, change.rev) == []
 
 
 async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Database, database_url: str) -> None:
@@ -208,7 +208,7 @@ async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nob
     assert await decided() == []
 
 
-async def test_an_outage_and_its_alert_are_committed_together_and_the_next_keeper_adds_none(hands: Database) -> None:
+async def test_an_outage_and_its_alert_are_committed_together_and_the_next_scheduler_adds_none(hands: Database) -> None:
     """A keeper may lose its lease, or its connection, right after it has decided."""
 
     async def outage(start_s: int, length_s: int) -> int:

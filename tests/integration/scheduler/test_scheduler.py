@@ -12,7 +12,7 @@ from offbeat_server.db.pool import connect
 from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.scheduler import scheduler as keeper_module
+from offbeat_server.scheduler import scheduler as scheduler_module
 from tests.support.harness import eventually
 from tests.support.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
 
@@ -94,7 +94,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         assert await again.alerts() == ["opened", "opened"]
 
 
-async def test_a_window_that_was_in_force_is_so_again_for_the_next_keeper(database_url: str) -> None:
+async def test_a_window_that_was_in_force_is_so_again_for_the_next_scheduler(database_url: str) -> None:
     async with running(database_url) as node:
         silent = await node.monitor("silent", every="1s", grace="1s", strict=True)
         other = await node.monitor("other", every="1h")
@@ -116,7 +116,7 @@ async def test_a_window_that_was_in_force_is_so_again_for_the_next_keeper(databa
             assert await follower.alerts() == ["opened"]  # of the other
 
 
-async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str) -> None:
+async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str) -> None:
     async with running(database_url) as node:
         job = await node.monitor(every="1h")
         await node.ping(job)
@@ -138,7 +138,7 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_deaf_time(database_url: str)
 
 
 async def test_many_changes_are_not_read_again_by_a_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "CHECKPOINT_CHANGES", 3)
+    monkeypatch.setattr(scheduler_module, "CHECKPOINT_CHANGES", 3)
     async with running(database_url) as node:
         jobs = [await node.monitor(slug, every="1h") for slug in ("a", "b", "c", "d")]
         await eventually(lambda: node.pool.fetchval("select applied_rev >= $1 from checkpoint", len(jobs) - 1))
@@ -166,7 +166,7 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
         await eventually(all_applied)
 
 
-async def test_a_stopped_keeper_is_followed_at_once_and_a_crashed_one_soon(database_url: str) -> None:
+async def test_a_stopped_scheduler_is_followed_at_once_and_a_crashed_one_soon(database_url: str) -> None:
     a, b = Node(database_url, "a"), Node(database_url, "b")
     await a.start()
     await eventually(lambda: true(a.scheduler.evaluating))
@@ -186,7 +186,7 @@ async def test_a_stopped_keeper_is_followed_at_once_and_a_crashed_one_soon(datab
     await c.stop()
 
 
-async def test_a_keeper_that_lost_its_lease_writes_nothing(database_url: str) -> None:
+async def test_a_scheduler_that_lost_its_lease_writes_nothing(database_url: str) -> None:
     async with running(database_url) as node:
         job = await node.monitor(every="1s", grace="500ms")
         await node.ping(job)
@@ -220,7 +220,7 @@ async def test_what_a_successor_has_opened_meanwhile_is_no_mismatch(database_url
 
 
 async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "SUBJECTS_MAX", 200)
+    monkeypatch.setattr(scheduler_module, "SUBJECTS_MAX", 200)
     async with running(database_url) as node:
         async with changes.changing(node.pool) as connection:
             wanted = [WantedMonitor(1, f"m{i}", read_definition({"every": "1s", "grace": "1s"})) for i in range(3000)]
@@ -235,7 +235,7 @@ async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: py
         assert await node.pool.fetchval("select count(*) from alerts") == 3000
 
 
-async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_keeper(
+async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_scheduler(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(database_url) as node:

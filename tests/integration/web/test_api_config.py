@@ -9,7 +9,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.web.api.schemas.responses import ApplyAnswer, EstateAnswer
 from tests.support.api_server import Api, serving
 
-ESTATE: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "projects": {"shop": {"name": "The shop", "metrics": True}},
     "channels": [
         {"slug": "ops", "kind": "webhook", "url": "https://example.org/hook"},
@@ -34,15 +34,15 @@ async def api(database_url: str) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_an_estate_is_applied_and_what_changed_is_said(api: Api) -> None:
-    dry = await api("POST", "/apply", {**ESTATE, "dry_run": True})
+async def test_a_config_file_is_applied_and_what_changed_is_said(api: Api) -> None:
+    dry = await api("POST", "/apply", {**CONFIG, "dry_run": True})
     assert dry.status == 200, dry.body
     assert dry.body["counts"] == {"created": 7, "changed": 0, "deleted": 0, "unchanged": 0}
     assert await api.pool.fetchval("select count(*) from monitors") == 0
     assert await api.pool.fetchval("select count(*) from changes") == 0
     assert api.changed == []
 
-    done = await api("POST", "/apply", ESTATE)
+    done = await api("POST", "/apply", CONFIG)
     ApplyAnswer.model_validate(done.body)
     assert done.body["counts"] == dry.body["counts"]
     assert [(c["kind"], c["project"], c["slug"], c["action"]) for c in done.body["changes"]] == [
@@ -55,18 +55,18 @@ async def test_an_estate_is_applied_and_what_changed_is_said(api: Api) -> None:
         ("monitor", "shop", "cart", "create"),
     ]
     assert len(api.changed) == 1
-    again = (await api("POST", "/apply", ESTATE)).body
+    again = (await api("POST", "/apply", CONFIG)).body
     assert again["counts"] == {"created": 0, "changed": 0, "deleted": 0, "unchanged": 7}
     assert again["changes"] == []
 
-    ESTATE2 = {"monitors": [{"slug": "extract", "cron": "0 4 * * *", "timezone": "Europe/Berlin"}]}
-    changed = (await api("POST", "/apply", ESTATE2)).body
+    CONFIG2 = {"monitors": [{"slug": "extract", "cron": "0 4 * * *", "timezone": "Europe/Berlin"}]}
+    changed = (await api("POST", "/apply", CONFIG2)).body
     assert changed["counts"]["changed"] == 1
     assert changed["changes"][0]["fields"] == [{"field": "cron", "old": "0 3 * * *", "new": "0 4 * * *"}]
 
 
 async def test_pruning_deletes_what_is_not_listed_in_the_named_projects_only(api: Api) -> None:
-    await api("POST", "/apply", ESTATE)
+    await api("POST", "/apply", CONFIG)
     await api("PUT", "/monitors/manual", {})
     monitors = {"load": {"every": "1h"}}
     answer = await api("POST", "/apply", {"monitors": monitors, "prune": True})
@@ -149,7 +149,7 @@ async def test_a_wrong_item_refuses_the_whole_and_is_named(api: Api) -> None:
 
 
 async def test_an_export_is_read_back_unchanged(api: Api) -> None:
-    await api("POST", "/apply", ESTATE)
+    await api("POST", "/apply", CONFIG)
     await api("POST", "/monitors/load/pause")
     exported = (await api("GET", "/export")).body
     EstateAnswer.model_validate(exported)

@@ -47,7 +47,7 @@ async def test_a_monitor_is_created_shown_changed_and_deleted(api: Api) -> None:
     assert (await api("DELETE", "/monitors/backup")).status == 404
 
 
-async def test_the_row_of_a_change_holds_all_that_the_keeper_needs(api: Api) -> None:
+async def test_the_row_of_a_change_holds_all_that_the_scheduler_needs(api: Api) -> None:
     await api("PUT", "/monitors/a", {"every": "1m", "tags": ["x"]})
     await api("POST", "/monitors/a/pause")
     await api("POST", "/monitors/a/snooze", {"until": "2030-01-01T00:00:00Z"})

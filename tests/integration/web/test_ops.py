@@ -23,7 +23,7 @@ from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.watchdog import UNTAKEN_S_MAX, OutboundWatchdog
-from offbeat_server.runtime.metrics_bindings import bind_beat, bind_ingest, bind_scheduler
+from offbeat_server.runtime.metrics_bindings import bind_ingest, bind_scheduler, bind_watchdog
 from offbeat_server.runtime.systemd import Systemd
 from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
@@ -120,7 +120,7 @@ async def watchdog(aiohttp_server):
     return server
 
 
-async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_taken(watchdog):
+async def test_a_watchdog_ping_is_sent_only_while_the_watermark_moves_and_alerts_are_taken(watchdog):
     watermark, untaken_s, failing = [1], [0.0], [False]
 
     async def untaken():
@@ -160,7 +160,7 @@ async def test_a_beat_is_sent_only_while_the_watermark_moves_and_alerts_are_take
         await beat.stop()
 
 
-async def test_beats_are_counted_by_what_became_of_them(watchdog):
+async def test_watchdog_pings_are_counted_by_what_became_of_them(watchdog):
     metrics, ticks, doubtful = Metrics("1"), itertools.count(1), [False]
 
     async def untaken():
@@ -179,7 +179,7 @@ async def test_beats_are_counted_by_what_became_of_them(watchdog):
                 await asyncio.sleep(0.005)
 
     beat = OutboundWatchdog(str(watchdog.make_url("/beat")), 0.01, lambda: next(ticks), untaken)
-    bind_beat(metrics, beat)
+    bind_watchdog(metrics, beat)
     assert counted() == {"sent": 0, "failed": 0, "withheld": 0}
     await beat.start()
     try:
@@ -197,7 +197,7 @@ async def test_beats_are_counted_by_what_became_of_them(watchdog):
         await beat.stop()
 
 
-async def test_who_is_not_the_keeper_sends_no_beat(watchdog):
+async def test_who_is_not_the_scheduler_sends_no_watchdog_ping(watchdog):
     asked = asyncio.Event()
     times = []
 

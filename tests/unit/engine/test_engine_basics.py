@@ -293,7 +293,7 @@ def test_after_expects_the_next_of_a_pipeline(scene: Scene) -> None:
     assert scene.status("load") == "up"
 
 
-def test_deaf_time_moves_a_deadline(scene: Scene) -> None:
+def test_an_outage_moves_a_deadline(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.deaf(20, 30)  # before anything could be expected: 50 s is the earliest for a ping that is due at 60 s
@@ -307,7 +307,7 @@ def test_deaf_time_moves_a_deadline(scene: Scene) -> None:
     assert "Offbeat could not receive pings for 5 s" in scene.incidents()[1].reason
 
 
-def test_a_deaf_window_is_excused_twice_at_most(scene: Scene) -> None:
+def test_a_window_in_an_outage_is_excused_twice_at_most(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.deaf(50, 1000)

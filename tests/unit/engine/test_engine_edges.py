@@ -63,7 +63,7 @@ def test_after_a_miss_the_next_slot_may_be_served_early(scene: Scene) -> None:
     assert scene.status() == "up" and scene.engine.monitors[1].due == scene.at("5h")
 
 
-def test_a_slot_long_past_is_not_what_comes_after_a_deaf_one(scene: Scene) -> None:
+def test_a_slot_long_past_is_not_what_comes_after_one_in_an_outage(scene: Scene) -> None:
     scene.monitor(cron="0 * * * *", grace="10m")
     scene.ping("1h")
     scene.deaf("1h30m", "72h")
@@ -581,9 +581,9 @@ def test_pings_of_unwatched_monitors_are_counted() -> None:
     for second in range(5):
         scene.ping(second, slug="none")
         scene.ping(second, slug="watched")
-    engine_state = scene.engine.state
-    assert engine_state.unwatched_pings == 5
-    assert (engine_state.counts["unwatched"], engine_state.counts["up"]) == (1, 1)
+    state = scene.engine.state
+    assert state.unwatched_pings == 5
+    assert (state.counts["unwatched"], state.counts["up"]) == (1, 1)
 
 
 def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> None:

@@ -136,7 +136,7 @@ def test_what_one_message_cannot_name_goes_with_the_next_at_once(lane: ChannelQu
     assert plan(lane, 0.1, MANY, 0).digest == "rest"
 
 
-def test_requests_to_machines_keep_no_distance() -> None:
+def test_requests_to_services_keep_no_distance() -> None:
     lane = queue_for(6_000, digests=True, gaps=False, proven=True)
     lane.began(0, digest="rest")
     assert plan(lane, 0.1, MANY, 0) == SendPlan(digest="rest")

@@ -67,7 +67,7 @@ def test_what_is_no_address_is_refused() -> None:
 
 
 @contextlib.asynccontextmanager
-async def outbound(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Transport]:
+async def transport(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Transport]:
     out = Transport(Settings(**changes), lambda: time.time_ns() // 1000, tls)
     out.send_timeout_s = 1.0
     await out.start()
@@ -83,7 +83,7 @@ async def failure(out: Transport, url: str, **more: Any) -> DeliveryError:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"])
 async def test_nothing_is_sent_to_this_machine(host: str) -> None:
-    async with Receiver() as receiver, outbound() as out:
+    async with Receiver() as receiver, transport() as out:
         url = receiver.url.replace("127.0.0.1", host)
         error = await failure(out, url)
         assert "is not a public address" in str(error) and not error.permanent
@@ -92,13 +92,13 @@ async def test_nothing_is_sent_to_this_machine(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0x7f.1", "017700000001"])
 async def test_odd_spellings_of_an_address_lead_nowhere(host: str) -> None:
-    async with Receiver() as receiver, outbound() as out:
+    async with Receiver() as receiver, transport() as out:
         await failure(out, receiver.url.replace("127.0.0.1", host))
         assert not receiver.requests
 
 
 async def test_a_listed_network_may_be_sent_to() -> None:
-    async with Receiver() as receiver, outbound(allow_destinations="127.0.0.0/8") as out:
+    async with Receiver() as receiver, transport(allow_destinations="127.0.0.0/8") as out:
         assert (await out.post(receiver.url, b"{}", {})).status == 200
 
 
@@ -111,7 +111,7 @@ async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pyte
         address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    async with Receiver() as receiver, outbound() as out:
+    async with Receiver() as receiver, transport() as out:
         monkeypatch.setattr(destination_guard, "_look_up", rebinding)
         monkeypatch.setattr(out, "send_timeout_s", 0.2)
         url = receiver.url.replace("127.0.0.1", "rebind.example")
@@ -125,7 +125,7 @@ async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pyte
 
 async def test_a_resolver_that_lies_does_not_get_past_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even when the lookup permits an address, the socket to it is refused."""
-    async with Receiver() as receiver, outbound() as out:
+    async with Receiver() as receiver, transport() as out:
         assert out._resolver is not None
         monkeypatch.setattr(out._resolver, "_guard", Guard(allow_private=True))
         error = await failure(out, receiver.url.replace("127.0.0.1", "localhost"))
@@ -134,7 +134,7 @@ async def test_a_resolver_that_lies_does_not_get_past_the_socket(monkeypatch: py
 
 
 async def test_a_redirection_is_a_failure_and_is_not_followed() -> None:
-    async with Receiver() as inner, Receiver() as receiver, outbound(allow_private_destinations=True) as out:
+    async with Receiver() as inner, Receiver() as receiver, transport(allow_private_destinations=True) as out:
         for target in ("http://169.254.169.254/latest/meta-data/", inner.url):
             receiver.script.append(Behaviour(redirect=target))
             error = await failure(out, receiver.url)
@@ -143,7 +143,7 @@ async def test_a_redirection_is_a_failure_and_is_not_followed() -> None:
 
 
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Receiver() as proxy, Receiver() as receiver, outbound(allow_private_destinations=True) as out:
+    async with Receiver() as proxy, Receiver() as receiver, transport(allow_private_destinations=True) as out:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         await out.post(receiver.url, b"{}", {})
@@ -238,7 +238,7 @@ async def _nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 )
 async def test_a_hostile_receiver_costs_one_bounded_attempt(answer: Any) -> None:
     _packed()  # before the clock runs
-    async with raw_server(answer) as url, outbound(allow_private_destinations=True) as out:
+    async with raw_server(answer) as url, transport(allow_private_destinations=True) as out:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.monotonic()
         error = await failure(out, f"{url}/services/a-secret?token=another")
@@ -248,7 +248,7 @@ async def test_a_hostile_receiver_costs_one_bounded_attempt(answer: Any) -> None
 
 
 async def test_a_success_is_one_as_soon_as_its_status_is_there() -> None:
-    async with raw_server(_endless_success) as url, outbound(allow_private_destinations=True) as out:
+    async with raw_server(_endless_success) as url, transport(allow_private_destinations=True) as out:
         began = time.monotonic()
         assert (await out.post(url, b"{}", {})).status == 200
         assert time.monotonic() - began < 0.9
@@ -260,7 +260,7 @@ async def test_tls_that_stalls() -> None:
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server, outbound(allow_private_destinations=True) as out:
+    async with server, transport(allow_private_destinations=True) as out:
         port = server.sockets[0].getsockname()[1]
         began = time.monotonic()
         assert str(await failure(out, f"https://127.0.0.1:{port}")) == "no answer within 1 s"
@@ -281,15 +281,15 @@ async def test_tls_is_checked(tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
     async with server:
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
-        async with outbound(allow_private_destinations=True) as out:
+        async with transport(allow_private_destinations=True) as out:
             assert "certificate verify failed" in str(await failure(out, url)) and not heard
-        async with outbound(trusting, allow_private_destinations=True) as out:
+        async with transport(trusting, allow_private_destinations=True) as out:
             assert (await out.post(url, b"{}", {})).status == 204
             assert "certificate" in str(await failure(out, url.replace("localhost", "127.0.0.1"))), "and the name too"
 
 
 async def test_the_time_that_a_receiver_asks_for() -> None:
-    async with Receiver() as receiver, outbound(allow_private_destinations=True) as out:
+    async with Receiver() as receiver, transport(allow_private_destinations=True) as out:
         for headers, body, wish in (
             ({"Retry-After": "120"}, b"", 120),
             ({"Retry-After": "999999"}, b"", 3600),
@@ -315,7 +315,7 @@ async def test_the_time_that_a_receiver_asks_for() -> None:
 
 async def test_the_receivers_words_are_quoted_only_where_they_may_be() -> None:
     said = Behaviour(status=404, body=b"channel_not_found\x1b[31m")
-    async with Receiver(said) as receiver, outbound(allow_private_destinations=True) as out:
+    async with Receiver(said) as receiver, transport(allow_private_destinations=True) as out:
         assert str(await failure(out, receiver.url)) == "the receiver answered 404"
         error = await failure(out, receiver.url, quote=True, final=frozenset((404,)))
         assert str(error) == "the receiver answered 404: channel_not_found[31m" and error.permanent
@@ -330,7 +330,7 @@ async def test_a_name_server_that_is_silent_delays_no_other(monkeypatch: pytest.
         return real("localhost", port, family)
 
     monkeypatch.setattr(destination_guard, "_look_up", slow)
-    async with Receiver() as receiver, outbound(allow_private_destinations=True) as out:
+    async with Receiver() as receiver, transport(allow_private_destinations=True) as out:
         stuck = [asyncio.create_task(failure(out, f"http://silent.example:{9000 + n}/")) for n in range(20)]
         await asyncio.sleep(0.05)
         began = time.monotonic()
@@ -346,7 +346,7 @@ async def test_mail_to_this_machine_is_refused_unless_it_is_the_operators_own() 
         writer.close()
 
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    async with server, outbound() as out:
+    async with server, transport() as out:
         port = server.sockets[0].getsockname()[1]
         for guarded, said in ((True, "is not a public address"), (False, "554 go away")):
             mail_server = MailServer("localhost", port, "none", None, None, None, guarded)
@@ -361,7 +361,7 @@ async def test_blocking_libraries_are_guarded_too() -> None:
         with socket.create_connection((host, port), timeout=2):
             return "connected"
 
-    async with Receiver() as receiver, outbound() as out:
+    async with Receiver() as receiver, transport() as out:
         port = int(receiver.url.rpartition(":")[2])
         for host in ("127.0.0.1", "localhost"):
             with pytest.raises(DeliveryError, match="is not a public address"):
@@ -374,7 +374,7 @@ async def test_blocking_libraries_are_guarded_too() -> None:
 async def test_of_an_answer_apprise_too_reads_the_beginning_alone(answer: Any) -> None:
     pytest.importorskip("apprise")
     _packed()
-    async with raw_server(answer) as url, outbound(allow_private_destinations=True) as out:
+    async with raw_server(answer) as url, transport(allow_private_destinations=True) as out:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         channel = read_channel("apprise", {"urls": [url.replace("http", "json")]})
         what = message()
@@ -385,14 +385,17 @@ async def test_of_an_answer_apprise_too_reads_the_beginning_alone(answer: Any) -
 
 async def test_an_error_is_one_line_of_what_can_be_printed() -> None:
     body = b"no \x1b[31mway\r\n\x00\xff" + b"x" * 10_000
-    async with Receiver(Behaviour(status=500, body=body)) as receiver, outbound(allow_private_destinations=True) as out:
+    async with (
+        Receiver(Behaviour(status=500, body=body)) as receiver,
+        transport(allow_private_destinations=True) as out,
+    ):
         error = await failure(out, receiver.url, quote=True)
     assert "no [31mway" in str(error) and str(error).isprintable() and len(str(error)) < 300
     assert DeliveryError("550 go\n\x1b]0;away").args == ("550 go ]0;away",)
 
 
 async def test_threads_that_hang_are_given_up_and_do_not_pile_up() -> None:
-    async with outbound() as out:
+    async with transport() as out:
         out.send_timeout_s = 0.1
         for _ in range(4):
             with pytest.raises(DeliveryError, match=r"no answer within 0\.2 s"):

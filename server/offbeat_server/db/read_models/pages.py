@@ -15,7 +15,7 @@ Rows = list[asyncpg.Record]
 TROUBLES_EACH_MAX = 200  # incidents of one monitor in a strip or a calendar
 COUNT_MAX = 10_000  # of open incidents; beyond: "more than"
 WRITERS_SHOWN = 12
-DEAF_SHOWN = 20
+OUTAGES_SHOWN = 20
 
 
 async def pulse(pool: asyncpg.Pool, ids: Sequence[int]) -> Rows:
@@ -80,9 +80,9 @@ async def durations(pool: asyncpg.Pool, monitor_id: int, limit: int) -> Rows:
     return await pool.fetch(_SQL["durations"], monitor_id, limit)
 
 
-async def beats(pool: asyncpg.Pool, monitor_id: int, since: datetime, limit: int) -> Rows:
+async def heartbeats(pool: asyncpg.Pool, monitor_id: int, since: datetime, limit: int) -> Rows:
     """The latest heartbeats since then, the newest first."""
-    return await pool.fetch(_SQL["beats"], monitor_id, limit, since)
+    return await pool.fetch(_SQL["heartbeats"], monitor_id, limit, since)
 
 
 async def fleet(pool: asyncpg.Pool, monitor_id: int) -> asyncpg.Record | None:
@@ -117,7 +117,7 @@ async def checkpoint(pool: asyncpg.Pool) -> asyncpg.Record | None:
 
 async def outages(pool: asyncpg.Pool) -> Rows:
     """The latest deaf times."""
-    return await pool.fetch(_SQL["deaf"], DEAF_SHOWN)
+    return await pool.fetch(_SQL["outages"], OUTAGES_SHOWN)
 
 
 async def outbox(pool: asyncpg.Pool) -> Rows:

@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     outbox_pending: int
     outbox_oldest: float | None
     outbox_due: float | None
-    deaf_s: float
+    outage_s: float
     checkpoint: float | None
     partitions_through: float | None
     read_at: float
@@ -85,7 +85,7 @@ class DatabaseFacts:
         metrics.bind("outbox_pending", lambda: self.facts and self.facts.outbox_pending)
         metrics.bind("outbox_oldest_timestamp_seconds", lambda: self.facts and self.facts.outbox_oldest)
         metrics.bind("outbox_due_timestamp_seconds", lambda: self.facts and self.facts.outbox_due)
-        metrics.bind("deaf_seconds", lambda: self.facts and self.facts.deaf_s)
+        metrics.bind("deaf_seconds", lambda: self.facts and self.facts.outage_s)
         metrics.bind("checkpoint_timestamp_seconds", lambda: self.facts and self.facts.checkpoint)
         metrics.bind("partitions_through_timestamp_seconds", lambda: self.facts and self.facts.partitions_through)
 

@@ -44,15 +44,15 @@ async def write(
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
-    windows_taken: Sequence[WindowsApplied] = (),
+    windows_applied: Sequence[WindowsApplied] = (),
 ) -> None:
-    """One transaction that only the keeper can commit. `windows_taken`: what they rest on beside their states.
+    """One transaction that only the keeper can commit. `windows_applied`: what they rest on beside their states.
 
     Raises LeaseLostError; DatabaseDownError: it may have happened, write them again; RowRejectedError: one of them
     cannot be stored.
     """
     try:
-        await _write(connection, held, decisions, channels_of, project_slugs, windows_taken)
+        await _write(connection, held, decisions, channels_of, project_slugs, windows_applied)
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(_BLAMES_A_ROW):
             raise RowRejectedError(describe(error)) from error
@@ -67,12 +67,12 @@ async def _write(
     decisions: Sequence[Decision],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
-    windows_taken: Sequence[WindowsApplied],
+    windows_applied: Sequence[WindowsApplied],
 ) -> None:
     async with held_by(connection, held):
-        if windows_taken:
-            revs = [taken.rev for taken in windows_taken]
-            await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_taken])
+        if windows_applied:
+            revs = [taken.rev for taken in windows_applied]
+            await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_applied])
         failpoints.pass_by("begun")
         resumed = [d.monitor_id for d in decisions if any(isinstance(e, MonitorResumed) for e in d.effects)]
         if resumed:

@@ -28,15 +28,15 @@ async def take(
 ) -> Held | None:
     """Take an expired lease; None while somebody else holds it. Raises DatabaseDownError."""
     with database_trouble():
-        await connection.execute(_SQL["end_frozen"])  # it may hold the lease's row
+        await connection.execute(_SQL["end_stuck_sessions"])  # it may hold the lease's row
         term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
     return None if term is None else Held(name, term, holder)
 
 
-async def end_frozen(connection: Connection) -> int:
+async def end_stuck_sessions(connection: Connection) -> int:
     """End the sessions that hold locks for a process that says nothing; how many. Raises DatabaseDownError."""
     with database_trouble():
-        return len(await connection.fetch(_SQL["end_frozen"]))
+        return len(await connection.fetch(_SQL["end_stuck_sessions"]))
 
 
 async def renew(connection: Connection, held: Held, life_s: float) -> bool:

@@ -13,7 +13,7 @@ MONITORS_MAX = 1_000  # deleted ones in one round
 _STATEMENTS = {
     "runs": _SQL["old_runs"],
     "incidents": _SQL["old_incidents"],
-    "deaf": _SQL["old_deaf"],
+    "deaf": _SQL["old_outages"],
     "refusals": _SQL["old_refusals"],
     "writers": _SQL["old_writers"],
 }

@@ -140,13 +140,13 @@ async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, i
     return [(row["id"], row["project_id"], read_window(row["definition"])) for row in rows]
 
 
-async def windows_taken(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
+async def windows_applied(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
     """The changes of windows after `rev` that the last keeper has decided by, and when each took effect.
 
     Raises DatabaseDownError.
     """
     with database_trouble():
-        rows = await connection.fetch(_SQL["windows_taken"], rev)
+        rows = await connection.fetch(_SQL["windows_applied"], rev)
     return [(to_micros(at), ChangeSeen(*change)) for *change, at in rows]
 
 
@@ -219,20 +219,20 @@ async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micro
     Raises DatabaseDownError.
     """
     with database_trouble():
-        return _deaf(await connection.fetchrow(_SQL["fence"], writer, to_datetime(seen_at), to_datetime(now)))
+        return _outage_of(await connection.fetchrow(_SQL["fence"], writer, to_datetime(seen_at), to_datetime(now)))
 
 
 async def outages_by_refusals(connection: Connection, after: int, now: Micros) -> list[Outage]:
     """Turn reported refusals into deaf time. Raises DatabaseDownError."""
     with database_trouble():
-        rows = await connection.fetch(_SQL["deaf_by_refusals"], after, to_datetime(now))
-    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
+        rows = await connection.fetch(_SQL["outages_by_refusals"], after, to_datetime(now))
+    return [outage for row in rows if (outage := _outage_of(row)) is not None]
 
 
 async def outage_before_writer(connection: Connection, writer: int, now: Micros) -> Outage | None:
     """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseDownError."""
     with database_trouble():
-        return _deaf(await connection.fetchrow(_SQL["deaf_before_writer"], writer, to_datetime(now)))
+        return _outage_of(await connection.fetchrow(_SQL["outage_before_writer"], writer, to_datetime(now)))
 
 
 async def now(connection: Connection) -> Micros:
@@ -241,32 +241,32 @@ async def now(connection: Connection) -> Micros:
         return to_micros(await connection.fetchval(_SQL["now"]))
 
 
-def outage_facts(deaf: Outage) -> dict[str, Any]:
+def outage_facts(outage: Outage) -> dict[str, Any]:
     """What an operator is told about deaf time."""
-    seconds = (deaf.ended_at - deaf.started_at) / SECOND
-    jumped = "The database's clock has jumped. " if deaf.reason == "clock" else ""
-    said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({deaf.reason})"
-    if deaf.reason == "lost":
+    seconds = (outage.ended_at - outage.started_at) / SECOND
+    jumped = "The database's clock has jumped. " if outage.reason == "clock" else ""
+    said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({outage.reason})"
+    if outage.reason == "lost":
         said = (
-            f"Postgres has lost {deaf.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
+            f"Postgres has lost {outage.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
             "promoted, or a backup was restored"
         )
-    elif deaf.pings:
-        said += f"; {deaf.pings} pings are known to have been refused"
+    elif outage.pings:
+        said += f"; {outage.pings} pings are known to have been refused"
     return {
         "kind": "operator",
         "cause": "deaf",
         "reason": f"{said}. Deadlines in this time have been extended.",
-        "opened_at": to_rfc3339(deaf.started_at),
-        "resolved_at": to_rfc3339(deaf.ended_at),
+        "opened_at": to_rfc3339(outage.started_at),
+        "resolved_at": to_rfc3339(outage.ended_at),
     }
 
 
 async def known_outages(connection: Connection) -> list[Outage]:
     """All deaf time on record. Raises DatabaseDownError."""
     with database_trouble():
-        rows = await connection.fetch(_SQL["deaf_known"])
-    return [deaf for row in rows if (deaf := _deaf(row)) is not None]
+        rows = await connection.fetch(_SQL["known_outages"])
+    return [outage for row in rows if (outage := _outage_of(row)) is not None]
 
 
 async def refusals_applied(connection: Connection) -> int:
@@ -302,7 +302,7 @@ async def projects(connection: Connection) -> dict[int, str]:
         return {row["id"]: row["slug"] for row in await connection.fetch(_SQL["projects"])}
 
 
-def _deaf(row: asyncpg.Record | None) -> Outage | None:
+def _outage_of(row: asyncpg.Record | None) -> Outage | None:
     if row is None:
         return None
     return Outage(row["id"], to_micros(row["started_at"]), to_micros(row["ended_at"]), row["reason"], row["pings"])

@@ -12,7 +12,7 @@ update lease
    and (holder = $2 or expires_at not between log_time() and log_time() + 2 * make_interval(secs => $4))
 returning term
 
--- name: end_frozen
+-- name: end_stuck_sessions
 -- A process that froze within a transaction holds its locks: on the lease, on the changes, on rows that the scheduler
 -- must write. If it froze between two statements, `bound_idle` ends its session; between the parsing of a statement and its
 -- execution a session is not idle, and neither that nor `statement_timeout` ends it (the driver sends the two apart,
@@ -40,7 +40,7 @@ returning term
 update lease set expires_at = '-infinity' where name = $1 and term = $2 and holder = $3
 
 -- name: bound_idle
--- A frozen holder must not keep a take-over waiting for ever; see `end_frozen` too. And every statement is planned for
+-- A frozen holder must not keep a take-over waiting for ever; see `end_stuck_sessions` too. And every statement is planned for
 -- the tables as they are now: a plan made while there were no alerts would read all of them for each of a hundred
 -- thousand resolutions.
 select set_config('idle_in_transaction_session_timeout', '3s', true),

@@ -85,7 +85,7 @@ select exists (select from pings l where l.monitor_id = $1 and l.at >= d.began a
 select number, run, started_at, finished_at, duration, verdict
   from runs where monitor_id = $1 and finished_at is not null and duration is not null order by number desc limit $2
 
--- name: beats
+-- name: heartbeats
 -- The latest pings without their messages, for the chart of a monitor without runs; parts of runs say nothing here.
 select at, signal, duration from pings
  where monitor_id = $1 and signal in ('success', 'fail', 'skip') and stage is null and task is null and at > $3
@@ -149,7 +149,7 @@ select id, node, seq, started_at, accepted_through, seen_at, fenced, clean
 -- From where a start would follow the log.
 select at, applied_rev from checkpoint
 
--- name: deaf
+-- name: outages
 -- Outages in which pings could not be received, the newest first.
 select started_at, ended_at, writer, pings, reason, decided_at from deaf order by ended_at desc limit $1
 

@@ -19,7 +19,7 @@ select
            and b.lane = a.lane and (b.ordinal, b.round) < (a.ordinal, a.round))
     order by a.next_attempt_at
     limit 1) as outbox_due,
-  (select coalesce(extract(epoch from sum(ended_at - started_at)), 0)::float8 from deaf) as deaf_s,
+  (select coalesce(extract(epoch from sum(ended_at - started_at)), 0)::float8 from deaf) as outage_s,
   (select extract(epoch from at)::float8 from checkpoint) as checkpoint,
   -- The upper bound of the last partition stands only in its definition.
   (select extract(epoch from max((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz))

@@ -10,7 +10,7 @@ delete from runs where (monitor_id, number) in
 delete from incidents where (monitor_id, number) in
   (select monitor_id, number from incidents where resolved_at < $1 limit $2)
 
--- name: old_deaf
+-- name: old_outages
 -- No window of a deadline reaches back that far.
 delete from deaf where id in (select id from deaf where ended_at < $1 order by ended_at limit $2)
 

@@ -60,7 +60,7 @@ select (c.before ->> 'id')::integer, c.project_id, c.before -> 'definition'
    and not exists (select from changes e where e.kind = 'window' and e.rev > $1 and e.rev < c.rev
                       and e.project_id = c.project_id and e.subject = c.subject)
 
--- name: windows_taken
+-- name: windows_applied
 -- Later changes of windows that are in force already, and since when: the last scheduler has decided with these.
 select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after, effective_at
   from changes where rev > $1 and kind = 'window' and effective_at is not null order by rev
@@ -109,7 +109,7 @@ select accepted_through,
   from dead
 returning id, started_at, ended_at, reason, pings
 
--- name: deaf_by_refusals
+-- name: outages_by_refusals
 -- Refusals become outages, each once.
 insert into deaf (started_at, ended_at, writer, refusal_id, pings, reason, decided_at)
 select started_at, greatest(ended_at, started_at + interval '1 microsecond'), writer, id, pings, reason, $2
@@ -117,7 +117,7 @@ select started_at, greatest(ended_at, started_at + interval '1 microsecond'), wr
 on conflict (refusal_id) do nothing
 returning id, started_at, ended_at, reason, pings
 
--- name: deaf_before_writer
+-- name: outage_before_writer
 -- From the last sign of any earlier writer to the first of this one, if no other was there: between a stop and the next
 -- start no process could receive pings. A jump of the clock is recorded as such, and so is the crash of the writer
 -- before.
@@ -136,7 +136,7 @@ returning id, started_at, ended_at, reason, pings
 -- For a process that has no writer to keep its clock true.
 select log_time()
 
--- name: deaf_known
+-- name: known_outages
 -- Every outage that a window may still reach back to.
 select id, started_at, ended_at, reason, pings from deaf order by id
 

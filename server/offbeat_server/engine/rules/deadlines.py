@@ -42,12 +42,12 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     else:
         start, end = due - (definition.first_within or 0), due
         reason = reasons.never_pinged(definition, deadline)
-    deaf = 0 if definition.strict else state.outages.within(start, deadline)
-    if _is_excused(state, m, deaf, end - start):
+    outage_time = 0 if definition.strict else state.outages.within(start, deadline)
+    if _is_excused(state, m, outage_time, end - start):
         # An interval begins anew, a calendar goes on to the slot that comes next: not to one that is long past.
         m.due = due_from(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
         return
-    reason += reasons.outage_note(definition, state.outages, start, deadline) if deaf else ""
+    reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
     _miss(state, m, Cause("missed", deadline, reason, due=due))
     if m.incident is not None and MISSED in m.incident.causes:
         m.incident.silent = True
@@ -69,17 +69,17 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
         if m.heard_at or m.definition.first_within is None:
             m.due = min(m.awaited.values(), default=0)
         state.open_for(m)
-        deaf = 0 if m.definition.strict else state.outages.within(due - within, deadline)
-        if _is_excused(state, m, deaf, within + grace):
+        outage_time = 0 if m.definition.strict else state.outages.within(due - within, deadline)
+        if _is_excused(state, m, outage_time, within + grace):
             continue
         reason = reasons.awaited(m.definition, due, deadline, run)
-        reason += reasons.outage_note(m.definition, state.outages, due - within, deadline) if deaf else ""
+        reason += reasons.outage_note(m.definition, state.outages, due - within, deadline) if outage_time else ""
         _miss(state, m, Cause("missed", deadline, reason, run=run or None, due=due))
 
 
-def _is_excused(state: EngineState, m: Monitor, deaf: Micros, window: Micros) -> bool:
+def _is_excused(state: EngineState, m: Monitor, outage_time: Micros, window: Micros) -> bool:
     """Whether more than half of a window was deaf, and the two before it were not."""
-    if deaf * 2 <= window or m.excused >= EXCUSED_MAX:
+    if outage_time * 2 <= window or m.excused >= EXCUSED_MAX:
         return False
     m.excused += 1
     state.excused += 1
@@ -114,12 +114,12 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     else:
         run.broken.add((limit.kind, limit.stage))
     state.open_for(m)
-    deaf = 0 if m.definition.strict else state.outages.within(limit.base, deadline)
-    note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if deaf else ""
-    if deaf * 2 > deadline - limit.base:
+    outage_time = 0 if m.definition.strict else state.outages.within(limit.base, deadline)
+    note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if outage_time else ""
+    if outage_time * 2 > deadline - limit.base:
         _leave_unjudged(state, m, run, f"cannot be judged{note}")
         return
-    if _may_be_lost(state, m, run, limit, deadline, deaf):
+    if _may_be_lost(state, m, run, limit, deadline, outage_time):
         what = reasons.broken(m.definition, run, limit, deadline)
         _leave_unjudged(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
         return
@@ -136,7 +136,7 @@ def _leave_unjudged(state: EngineState, m: Monitor, run: Run, reason: str) -> No
     state.record_run(m, run)
 
 
-def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Micros, deaf: Micros) -> bool:
+def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Micros, outage_time: Micros) -> bool:
     """Whether the pings that a limit misses may have been sent in an outage, by a client that does not retry.
 
     A fan-out sends many pings, so any outage may have taken some. A single ping is lost as likely as the outage is
@@ -153,4 +153,4 @@ def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadlin
         return False
     if limit.kind == "tasks" or (limit.kind == "stage" and run.has_passed(m.definition, limit.stage)):
         return True
-    return run.last_at < outage[1] and deaf * LOSS_SHARE >= deadline - limit.base
+    return run.last_at < outage[1] and outage_time * LOSS_SHARE >= deadline - limit.base

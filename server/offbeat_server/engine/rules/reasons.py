@@ -345,9 +345,9 @@ def _expected_tasks(tasks: Tasks) -> str:
     return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 
 
-def outage_note(definition: Definition, deaf: OutageIntervals, start: Micros, end: Micros) -> str:
+def outage_note(definition: Definition, outages: OutageIntervals, start: Micros, end: Micros) -> str:
     """A note about the longest outage of Offbeat between two instants; empty if there was none."""
-    if (interval := deaf.longest(start, end)) is None:
+    if (interval := outages.longest(start, end)) is None:
         return ""
     low, high = interval
     return f" (Offbeat could not receive pings for {say_duration(high - low)} from {say_time(low, definition, end)})"

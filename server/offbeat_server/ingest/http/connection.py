@@ -19,7 +19,7 @@ from offbeat_server.ingest.http import response
 from offbeat_server.ingest.http.bodies import BYTES_PER_S_MIN
 from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, Headers, RequestHead
 from offbeat_server.ingest.http.target_cache import METHODS, lookup_target
-from offbeat_server.ingest.idempotency import HEADER as ONCE_HEADER
+from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER
 from offbeat_server.ingest.log_writer.backlog import unavailable
 from offbeat_server.ingest.protocols.answers import answer_of
 from offbeat_server.ingest.protocols.base import OK, Dialect, Outcome, Rejection, Request
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
-_ONCE = ONCE_HEADER.encode()
+_IDEMPOTENCY = IDEMPOTENCY_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
 _unencoded_target = re.compile(rb"/[!-\"$->@-~\x80-\xff]*(?:\?[\t -\"$-~\x80-\xff]*)?").fullmatch
 _unencoded = re.compile(rb"[\t \x80-\xff]").search
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
             head.complete
             and method is not None
             and (plain := lookup_target(target or head.url)) is not None
-            and _ONCE not in head.headers
+            and _IDEMPOTENCY not in head.headers
         ):
             said, key, slug = plain
             source, trusted = self.peer

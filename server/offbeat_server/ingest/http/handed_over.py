@@ -27,22 +27,22 @@ class HandedOverConnections:
 
     def __init__(self, stuck_s_max: float) -> None:
         self._stuck_s_max = stuck_s_max
-        self._guests: dict[web.RequestHandler, _HandedOver] = {}
+        self._connections: dict[web.RequestHandler, _HandedOver] = {}
 
     def add(self, handler: web.RequestHandler, peer: Peer) -> None:
         """A connection of this peer is aiohttp's from now on."""
-        self._guests[handler] = _HandedOver(peer)
+        self._connections[handler] = _HandedOver(peer)
 
     def sweep(self, now_s: float) -> Iterator[Peer]:
         """The peers of those that have closed since the last look."""
-        for handler, guest in list(self._guests.items()):
+        for handler, connection in list(self._connections.items()):
             transport = handler.transport
             if transport is None:
-                del self._guests[handler]
-                yield guest.peer
+                del self._connections[handler]
+                yield connection.peer
                 continue
             unsent = transport.get_write_buffer_size()
-            if unsent != guest.unsent:
-                guest.unsent, guest.since_s = unsent, now_s
-            elif unsent and now_s - guest.since_s > self._stuck_s_max:
+            if unsent != connection.unsent:
+                connection.unsent, connection.since_s = unsent, now_s
+            elif unsent and now_s - connection.since_s > self._stuck_s_max:
                 transport.abort()

@@ -54,13 +54,13 @@ class HttpServers(Service):
         AiohttpListener(settings, metrics, self._pipeline, self._sources, self._bodies, self._route).add_to(application)
         Bulk(settings, metrics, self._pipeline, backlog, self._sources).add_to(application)
         self._runner = web.AppRunner(application, **runner_options(settings))
-        self._door: FastListener | None = None
+        self._listener: FastListener | None = None
 
     @property
     def port(self) -> int:
         """The addresses on which it listens."""
-        assert self._door is not None, "not started"
-        return self._door.port
+        assert self._listener is not None, "not started"
+        return self._listener.port
 
     @property
     def url(self) -> str:
@@ -70,19 +70,19 @@ class HttpServers(Service):
     @property
     def connections(self) -> int:
         """Open connections at both HTTP servers."""
-        return 0 if self._door is None else self._door.connections
+        return 0 if self._listener is None else self._listener.connections
 
     @property
     def connections_refused(self) -> Mapping[str, int]:
         """Connections that were closed at once, by reason."""
-        return {} if self._door is None else self._door.connection_limiter.refused
+        return {} if self._listener is None else self._listener.connection_limiter.refused
 
     async def start(self) -> None:
         """Listen."""
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
-        self._door = FastListener(
+        self._listener = FastListener(
             self._settings,
             self._clock,
             self._metrics,
@@ -93,14 +93,14 @@ class HttpServers(Service):
             server,
             listen_on=self._listen_on,
         )
-        self._door.on_death = self._pipeline.on_death = self.on_death
-        await self._door.start()
+        self._listener.on_death = self._pipeline.on_death = self.on_death
+        await self._listener.start()
 
     async def stop(self) -> None:
         """Accept no further connections, and answer the requests that have arrived."""
         # The listener first stops to listen; then both wait, side by side, for the requests under way.
-        if self._door is not None:
-            await asyncio.gather(self._door.stop(), self._runner.cleanup())
+        if self._listener is not None:
+            await asyncio.gather(self._listener.stop(), self._runner.cleanup())
         await self._pipeline.stop()
 
 

@@ -69,7 +69,7 @@ class FastListener(Service):
         self.write_again = response.Rewriter()
         self._clock = clock
         self._server = server
-        self._guests = HandedOverConnections(settings.idle_timeout)
+        self._handed_over = HandedOverConnections(settings.idle_timeout)
         self._turned_away = 0  # for want of room, until the last tick
         self.connection_limiter = ConnectionLimiter(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
@@ -131,7 +131,7 @@ class FastListener(Service):
         """A protocol of aiohttp for a connection that does not ping."""
         self._leave(connection)
         handler = self._server()
-        self._guests.add(handler, connection.peer)
+        self._handed_over.add(handler, connection.peer)
         return handler
 
     def _leave(self, connection: Connection) -> None:
@@ -154,7 +154,7 @@ class FastListener(Service):
         if self._turned_away != (turned_away := self.connection_limiter.refused["full"]):
             self._turned_away = turned_away
             self.pipeline.record_refusal_time(self.now_s - last_s)
-        self.connection_limiter.release(self._guests.sweep(self.now_s))
+        self.connection_limiter.release(self._handed_over.sweep(self.now_s))
         self.date = response.date_line(self._clock)
         self.write_again.forget()
         self.ok = {

@@ -62,15 +62,15 @@ def read_list(text: bytes) -> list[Any]:
     if all(count <= seen[name] for name, count in names.items()):
         return values
     try:
-        again: list[Any] = json.loads(text, object_pairs_hook=_once_or_why_not)
+        again: list[Any] = json.loads(text, object_pairs_hook=_without_duplicates_or_error)
     except (ValueError, RecursionError):
         return values
     return again
 
 
-def _once_or_why_not(pairs: list[tuple[str, Any]]) -> Any:
+def _without_duplicates_or_error(pairs: list[tuple[str, Any]]) -> Any:
     try:
-        return _once(pairs)
+        return _without_duplicates(pairs)
     except NotJson as error:
         return error
 
@@ -78,7 +78,7 @@ def _once_or_why_not(pairs: list[tuple[str, Any]]) -> Any:
 def _read_leniently(body: bytes, why_not: str) -> Any:
     text = guessed(body)
     try:
-        return orjson.loads(text) if why_not else json.loads(text, object_pairs_hook=_once)
+        return orjson.loads(text) if why_not else json.loads(text, object_pairs_hook=_without_duplicates)
     except NotJson:
         raise
     except RecursionError:
@@ -87,7 +87,7 @@ def _read_leniently(body: bytes, why_not: str) -> Any:
         if len(body) > LENIENT_BYTES_MAX:
             raise NotJson(why_not) from None
     try:
-        return json.loads(text, strict=False, object_pairs_hook=_once)
+        return json.loads(text, strict=False, object_pairs_hook=_without_duplicates)
     except NotJson:
         raise
     except RecursionError:
@@ -96,7 +96,7 @@ def _read_leniently(body: bytes, why_not: str) -> Any:
         raise NotJson(why_not) from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found and found[name] != value:

@@ -101,7 +101,7 @@ async def test_channel(call: Call[None, requests.InProject]) -> ApiReply:
     if row is None:
         raise not_found(f"channel {slug}")
     alert_id = await history.add_test_alert(call.deps.pool, project.id, row["id"], call.principal.actor)
-    call.deps.wake_courier()
+    call.deps.wake_dispatcher()
     until = monotonic() + TEST_WAIT_S
     while True:
         alert = await history.find_alert(call.deps.pool, alert_id)
@@ -121,7 +121,7 @@ async def resend_alert(call: Call[None, None]) -> ApiReply:
         raise not_found(f"alert {alert_id}")
     if not await outbox.resend(call.deps.pool, alert_id):
         raise ApiError(409, "The alert waits to be sent anyway.")
-    call.deps.wake_courier()
+    call.deps.wake_dispatcher()
     return ApiReply(None)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from offbeat.cli.config_file import read_estate
+from offbeat.cli.config_file import read_config
 from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import DefinitionError, Problem, SettingsError
 from offbeat_server.common.gc_pause import gc_paused
@@ -142,7 +142,7 @@ async def _apply(
 async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
     """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
     try:
-        body = ApplyBody(**Estate.model_validate(read_estate(path)).model_dump(exclude_unset=True))
+        body = ApplyBody(**Estate.model_validate(read_config(path)).model_dump(exclude_unset=True))
         return await apply(deps, body, "config", may_generate=False)
     except ValidationError as error:
         problems = problems_of(error, model=Estate)

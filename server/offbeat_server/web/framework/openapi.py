@@ -14,7 +14,7 @@ from pydantic_core import SchemaError, SchemaSerializer, core_schema
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas import responses as answers
+from offbeat_server.web.api.schemas import responses as response_schemas
 from offbeat_server.web.framework.problems import CONTENT_TYPE
 from offbeat_server.web.framework.routing import ROOT, Route
 
@@ -102,7 +102,9 @@ class _Schemas:
     """Every type of the routes as a named schema."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(answers.ProblemAnswer, "serialization"): None}
+        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {
+            (response_schemas.ProblemAnswer, "serialization"): None
+        }
         for route in routes:
             if route.body is not None:
                 wanted[route.body, "validation"] = None
@@ -215,7 +217,7 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
             responses[str(status)]["content"] = {route.content_type.split(";")[0]: {"schema": schema}}
             if "{file}" in route.path:
                 responses[str(status)]["content"]["image/svg+xml"] = {"schema": {"type": "string"}}
-    problem = {CONTENT_TYPE: {"schema": schemas.ref(answers.ProblemAnswer, "serialization")}}
+    problem = {CONTENT_TYPE: {"schema": schemas.ref(response_schemas.ProblemAnswer, "serialization")}}
     for status in _refusals(route):
         responses[str(status)] = {"description": _OUTCOMES[status], "content": problem}
     return responses

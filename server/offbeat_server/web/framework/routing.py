@@ -38,8 +38,8 @@ class Deps:
     """What the app hands over.
 
     `now` is log time. `changed` wakes the roster's refresh and the keeper of this process after a definition was
-    written. `append` takes a ping for a monitor and returns once it is committed. `wake_courier` is called when there
-    is something to send.
+    written. `append` takes a ping for a monitor and returns once it is committed. `wake_dispatcher` is called when
+    there is something to send.
     """
 
     pool: Pool
@@ -48,7 +48,7 @@ class Deps:
     now: Callable[[], Micros]
     changed: Callable[[], None]
     append: Callable[[int, int, Ping], Awaitable[None]]
-    wake_courier: Callable[[], None]
+    wake_dispatcher: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

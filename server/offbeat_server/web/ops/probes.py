@@ -44,19 +44,19 @@ class Ops:
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-def add_routes(app: web.Application, machines: Ops) -> None:
+def add_routes(app: web.Application, ops: Ops) -> None:
     """Add the pages for programs. The probes are open; with a token the metrics and the list of processes are not."""
-    render = make_aiohttp_handler(machines.metrics.registry)
+    render = make_aiohttp_handler(ops.metrics.registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        await machines.refresh()
+        await ops.refresh()
         return await render(request)
 
     async def discover(request: web.Request) -> web.Response:
         # Form: prometheus.io/docs/prometheus/latest/http_sd. The whole list each time; on an error Prometheus keeps
         # the list it has, so an error is better than an empty list.
         try:
-            targets = await machines.targets()
+            targets = await ops.targets()
         except UnavailableError as error:
             return web.Response(status=503, text=f"{error}\n", headers=NO_STORE)
         found = [
@@ -73,9 +73,9 @@ def add_routes(app: web.Application, machines: Ops) -> None:
 
     async def ready(request: web.Request) -> web.Response:
         if "verbose" in request.query:  # alone, because the answer to a probe must not wait for Postgres
-            await machines.refresh()
+            await ops.refresh()
         left_out = set(request.query.getall("exclude", []))
-        checks = [check for check in machines.checks() if check.name not in left_out]
+        checks = [check for check in ops.checks() if check.name not in left_out]
         ok = all(check.ok for check in checks if check.required)
         if "verbose" in request.query or not ok:
             text = "".join(_line(check) for check in checks) + ("ready\n" if ok else "not ready\n")
@@ -83,8 +83,8 @@ def add_routes(app: web.Application, machines: Ops) -> None:
             text = "ok\n"
         return web.Response(status=200 if ok else 503, text=text, headers=NO_STORE)
 
-    app.router.add_get("/metrics", _guarded(metrics, machines.token))
-    app.router.add_get("/sd/prometheus", _guarded(discover, machines.token))
+    app.router.add_get("/metrics", _guarded(metrics, ops.token))
+    app.router.add_get("/sd/prometheus", _guarded(discover, ops.token))
     for path in ("/livez", "/-/healthy"):
         app.router.add_get(path, alive)
     for path in ("/readyz", "/-/ready"):

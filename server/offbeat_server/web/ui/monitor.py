@@ -30,8 +30,8 @@ from offbeat_server.web.ui.snippets import snippets
 RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
 LIST_MAX = 100
 MEMBERS_SHOWN, SILENT_SHOWN = 2_000, 200
-BEATS_MAX = charts.BARS_MAX + 1
-BEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
+HEARTBEATS_MAX = charts.BARS_MAX + 1
+HEARTBEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
 
 
 class FleetSummary(NamedTuple):
@@ -164,18 +164,18 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
     ]
     if chart := charts.draw_durations(measured, "runs"):
         return "Durations", chart
-    since = to_datetime(now - BEATS_DAYS * monitor_rows.DAY)
-    beats = list(reversed(await pages.beats(pool, monitor_id, since, BEATS_MAX)))
+    since = to_datetime(now - HEARTBEATS_DAYS * monitor_rows.DAY)
+    heartbeats = list(reversed(await pages.heartbeats(pool, monitor_id, since, HEARTBEATS_MAX)))
     said = [
         charts.Measured(each["duration"], each["signal"], f"{each['signal']}, took {each['duration']:g} s")
-        for each in beats
+        for each in heartbeats
         if each["duration"] is not None
     ]
     if chart := charts.draw_durations(said, "pings with a duration"):
         return "Durations", chart
     gaps = [
         charts.Measured((after["at"] - before["at"]).total_seconds(), after["signal"], f"then {after['signal']}")
-        for before, after in itertools.pairwise(beats)
+        for before, after in itertools.pairwise(heartbeats)
     ]
     chart = charts.draw_durations(gaps, "times between two pings")
     return ("Time between pings", chart) if chart else None

@@ -27,7 +27,7 @@ from offbeat_server.web.ui import (
     system,
     windows,
 )
-from offbeat_server.web.ui import overview as pages_overview
+from offbeat_server.web.ui import overview as overview_page
 from offbeat_server.web.ui.live.hub import WATCHED_MAX, LiveHub, StreamOwner, Topic
 from offbeat_server.web.ui.live.topics import all_kinds
 from offbeat_server.web.ui.page_base import (
@@ -116,7 +116,7 @@ async def live_overview(visit: Visit) -> web.StreamResponse:
         )
         lines = {row["id"]: lines[row["id"]] for row in own}
     shown: dict[Topic, str | None] = {Topic("line", id): version for id, version in lines.items()}
-    shown[Topic("trouble", pages_overview.scope_of(pages_overview.filters_of(visit), project_id, visit.writes))] = None
+    shown[Topic("trouble", overview_page.scope_of(overview_page.filters_of(visit), project_id, visit.writes))] = None
     shown[Topic("counts", project_id)] = None
     return await _stream(visit, shown)
 
@@ -172,7 +172,7 @@ async def _stream(visit: Visit, shown: dict[Topic, str | None]) -> web.StreamRes
 
 PAGES: list[UiRoute] = [
     *signin.PAGES,
-    *pages_overview.PAGES,
+    *overview_page.PAGES,
     *monitor.PAGES,
     *settings.PAGES,
     *run.PAGES,

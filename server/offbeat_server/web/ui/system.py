@@ -46,7 +46,7 @@ async def context(pool: Pool) -> dict[str, Any]:
         "watermark": watermark,
         "behind": database_now - watermark if watermark is not None else None,
         "deaf": await pages.outages(pool),
-        "deaf_shown": pages.DEAF_SHOWN,
+        "deaf_shown": pages.OUTAGES_SHOWN,
         "writers_shown": pages.WRITERS_SHOWN,
         "outbox": {row["state"]: row for row in await pages.outbox(pool)},
     }

@@ -13,9 +13,8 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.db.repositories.client_runs import ClientRun, hear
-from offbeat_server.web.ui import incidents, monitor, run, system
-from offbeat_server.web.ui import monitor_rows as pages_lines
-from offbeat_server.web.ui import overview as pages_overview
+from offbeat_server.web.ui import incidents, monitor, monitor_rows, run, system
+from offbeat_server.web.ui import overview as overview_page
 from offbeat_server.web.ui.live.hub import Key, Kind, Patch
 from offbeat_server.web.ui.monitor_rows import Line
 from offbeat_server.web.ui.page_base import render_part
@@ -38,13 +37,13 @@ class Lines:
         pulses = {row["id"]: row for row in await pages.pulse(self._pool, ids)}
         changed = [id for id in pulses if not self._is_current(id, pulses[id], now)]
         if changed:
-            for id, line in (await pages_lines.fresh_lines(self._pool, changed, pulses, now)).items():
-                self._known[id] = (pages_lines.version_of(pulses[id], False), line)
+            for id, line in (await monitor_rows.fresh_lines(self._pool, changed, pulses, now)).items():
+                self._known[id] = (monitor_rows.version_of(pulses[id], False), line)
         return {id: self._known[id][1].version for id in pulses if id in self._known}
 
     def _is_current(self, id: int, pulse: Record, now: Micros) -> bool:
         known = self._known.get(id)
-        if known is None or known[0] != pages_lines.version_of(pulse, False):
+        if known is None or known[0] != monitor_rows.version_of(pulse, False):
             return False
         line = known[1]
         return line.version != "0" and not (line.status in ("up", "unknown") and line.due_at and now > line.due_at)
@@ -52,7 +51,7 @@ class Lines:
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
         """See live.Kind."""
         lines = {id: self._known[id][1] for id in cast(Sequence[int], keys) if id in self._known}
-        strips = await pages_lines.strips(self._pool, lines.values(), now)
+        strips = await monitor_rows.strips(self._pool, lines.values(), now)
         made: dict[Key, list[Patch]] = {key: [(f"m{key}", "")] for key in keys if key not in lines}
         for count, (id, line) in enumerate(lines.items()):
             made[id] = [(f"m{id}", render_part("line.html", line=line, strip=strips[id], now=now))]
@@ -67,7 +66,7 @@ class Lines:
 
 
 class Trouble:
-    """What is wrong now. Keys: pages_overview.Scope."""
+    """What is wrong now. Keys: overview_page.Scope."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -75,8 +74,8 @@ class Trouble:
 
     async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
         """See live.Kind."""
-        for key in cast(Sequence[pages_overview.Scope], keys):
-            self._shown[key] = await pages_overview.trouble_context(self._pool, key, now)
+        for key in cast(Sequence[overview_page.Scope], keys):
+            self._shown[key] = await overview_page.trouble_context(self._pool, key, now)
         seen = ("open_count", "matching", "troubles")
         return {key: _hash(*(self._shown[key][name] for name in seen)) for key in keys}
 
@@ -146,7 +145,7 @@ class Monitors:
                     ("now", '<p class="note" data-title="Deleted · Offbeat">This monitor was deleted.</p>')
                 ]
                 continue
-            line = pages_lines.line_of(rows[id], None, now)
+            line = monitor_rows.line_of(rows[id], None, now)
             shown = await monitor.now_context(self._pool, rows[id], line, now, writes)
             made[id, writes] = [("now", render_part("monitor_now.html", **shown))]
         return made
@@ -176,7 +175,7 @@ class Histories:
         """See live.Kind."""
         made: dict[Key, list[Patch]] = {}
         for id, row in (await _rows(self._pool, cast(Sequence[int], keys))).items():
-            shown = await monitor.history_context(self._pool, row, pages_lines.line_of(row, None, now), now)
+            shown = await monitor.history_context(self._pool, row, monitor_rows.line_of(row, None, now), now)
             made[id] = [("history", render_part("monitor_history.html", **shown))]
         return made
 
