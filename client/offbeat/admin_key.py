@@ -15,7 +15,7 @@ CHARS_MIN = 16  # of a key that an operator has chosen; shorter keys work, with 
 
 
 def path_in(data_dir: Path) -> Path:
-    """Where the key is."""
+    """Path of the file with the key."""
     return data_dir / FILE_NAME
 
 

@@ -215,7 +215,7 @@ class Options:
 
 
 class Asked:
-    """What `exec` is to do: the options, the KEY (None: none was given) and the command."""
+    """The command line of `exec`: the options, the KEY (None: none was given) and the command."""
 
     def __init__(self, words: list[str]) -> None:
         self.options = Options(_EXEC_TEXTS, _EXEC_NUMBERS, _EXEC_FLAGS)
@@ -590,7 +590,7 @@ class Sender:
                 with self._news:
                     if beat in self._line:
                         self._line.remove(beat)
-        except Exception as error:  # whatever it is, it must not be silent, and the job must not notice
+        except Exception as error:  # no error may be silent, and the job must not notice it
             self.problem = self.refused = f"{type(error).__name__}: {error}"
         self.done = True
         self.on_done()
@@ -694,7 +694,7 @@ class Tail:
         self.keep(os.pread(file, end - tail_begin, tail_begin))
 
     def text(self) -> bytes:
-        """What to report, at most as long as the server keeps whole."""
+        """Return the message to report, at most as long as the server keeps completely."""
         with self._lock:
             left_out = self._bytes - len(self._head) - len(self._tail)
             if not left_out:
@@ -723,10 +723,11 @@ def _open_bytes(text: bytes) -> int:
 
 
 class Output:
-    """Where the standard output or error of the job goes, and how its report comes about.
+    """The destination of the job's standard output or error, and the source of its report.
 
-    A pipe copies what it reads to our own stream. A regular file is given to the job itself, so that the job meets a
-    full disk exactly as without us; its tail is read at the end. Devices are given to the job and not reported.
+    A pipe copies what it reads to this program's own stream. A regular file is given to the job itself, so that the job
+    meets a full disk exactly as without this program; its tail is read at the end. Devices are given to the job and not
+    reported.
     """
 
     def __init__(self, fd: int, tail: Tail) -> None:
@@ -771,7 +772,7 @@ class Output:
         on_end()
 
     def _write(self, part: bytes) -> None:
-        """Write all of it. Raises an OSError only if nobody reads; for any other failure the job goes on."""
+        """Write all bytes. Raises an OSError only if the reader is gone; after any other failure the job goes on."""
         view = memoryview(part)
         while view:
             try:
@@ -882,7 +883,7 @@ class Job:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
     def wait_until(self, is_done: Callable[[], bool], seconds: float) -> None:
-        """After the job's end: wait for this, at most so long. SIGTERM, SIGINT, SIGHUP and SIGQUIT shorten the wait."""
+        """After the job's end: wait at most this time. SIGTERM, SIGINT, SIGHUP and SIGQUIT shorten the wait."""
         end_by = time.monotonic() + (min(seconds, HURRY_S) if self.hurried else seconds)
         while not is_done() and (left := end_by - time.monotonic()) > 0:
             number, _ = self._next_signal(left)
@@ -938,7 +939,7 @@ def _execute(command: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
 
 
 def _hint(command: list[str], number: int) -> str:
-    """What the person probably meant, if the command cannot be run."""
+    """Return the likely intention of the user, if the command cannot be run."""
     program = command[0]
     if program.startswith("-"):
         return "options of `offbeat exec` stand before KEY, or before a `--` that follows KEY"
@@ -980,7 +981,7 @@ def run_exec(words: list[str], environment: dict[bytes, bytes]) -> NoReturn:
         wrapped.start(command)
     except NotStarted as error:
         os._exit(error.code)
-    except Exception as error:  # a fault of ours, or a machine at its limits: the job runs, and is not reported
+    except Exception as error:  # an internal error, or a machine at its limits: the job runs, and is not reported
         say(f"{_reason_of(error)}; the command runs without being reported")
         try:
             job.exec_here(command, environment)
@@ -1267,7 +1268,7 @@ def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None
 
 
 def _send_one(address: Address, beat: Beat, wait_s: float, environment: dict[bytes, bytes]) -> bool:
-    """Deliver one ping within this time, whatever hangs; False, with a line that says why, if it was not accepted."""
+    """Deliver one ping within this time, also if a call hangs; False and a line with the reason if that failed."""
     done = threading.Event()
     sender = Sender(address, environment, done.set)
     sender.finish(wait_s, beat)

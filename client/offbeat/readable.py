@@ -1,8 +1,8 @@
 """Text from strangers in the form in which people may see it, in a terminal, an alert, a page or a log.
 
-Everybody with a ping key can send messages, run ids and names. Raw, they could colour an operator's terminal, set its
-title or its clipboard, forge a line of the log, or reverse the direction of the text that follows. The database keeps
-them as they were sent; every place that shows them uses these functions.
+Every client with a ping key can send messages, run ids and names. Raw, they could colour an operator's terminal, set
+its title or its clipboard, forge a line of the log, or reverse the direction of the text that follows. The database
+keeps them as they were sent; every place that shows them uses these functions.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Offbeat: a heartbeat server that tells people when an expected ping does not come."""
+"""Offbeat: a heartbeat server that alerts people when an expected ping does not arrive."""
 
 __version__: str
 

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         "info", description="Lowest level of log lines that are written."
     )
 
-    # Limits. What happens at each is in the README's table of limits.
+    # Limits. The table of limits in the documentation has the effect of each.
     pings_pending_max: int = Field(
         20_000, ge=1, description="Maximum number of pings that wait for their commit. Further pings are answered 503."
     )
@@ -319,10 +319,10 @@ def _read(model: type[S], flags: dict[str, Any]) -> S:
 
 
 class ServiceEnvironment(NamedTuple):
-    """What systemd says to a service of `Type=notify`; both None without it."""
+    """The variables that systemd sets for a service of `Type=notify`; both None without it."""
 
     notify_socket: str | None = None
-    watchdog_s: float | None = None  # without a sign of life for so long, it is killed
+    watchdog_s: float | None = None  # systemd kills the process after this time without a sign of life
 
 
 def read_service_environment() -> ServiceEnvironment:

@@ -1,4 +1,4 @@
-"""`offbeat apply` and `offbeat export`: a whole estate as a file."""
+"""`offbeat apply` and `offbeat export`: all monitors, channels and windows as a file."""
 
 import sys
 from collections.abc import Iterator
@@ -95,7 +95,7 @@ def export_command(client: Client, project: str | None, as_json: bool) -> None:
 
 
 def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:
-    """What changed, thing by thing and field by field."""
+    """Print the changes, object by object and field by field."""
     from rich.console import Console
     from rich.text import Text
 

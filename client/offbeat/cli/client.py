@@ -109,7 +109,7 @@ def with_client(command: F) -> F:
         click.option("--url", help="The server's address.  [OFFBEAT_URL; default: http://127.0.0.1:8080]"),
     ):
         run = option(run)
-    # What click has put on the command itself comes along; click reads the list from its end.
+    # The parameters that click has put on the command itself are kept; click reads the list from its end.
     own = run.__click_params__  # type: ignore[attr-defined]
     run.__click_params__ = [*own, *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]
     return run  # type: ignore[return-value]
@@ -154,7 +154,7 @@ def _cell(value: Any) -> str:
 
 
 def say(text: str, err: bool = False) -> None:
-    """A line for people. It may hold what others have sent: no escape sequence of theirs reaches the terminal."""
+    """Print a line for people. It may hold text that jobs have sent: no escape sequence in it reaches the terminal."""
     click.echo(readable(text), err=err)
 
 

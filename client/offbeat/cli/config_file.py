@@ -105,7 +105,7 @@ def _ambiguous(node: Any, value: float) -> yaml.MarkedYAMLError:
 
 
 def _hint(text: bytes, error: yaml.MarkedYAMLError) -> str:
-    """What to do about an error in the form of the file."""
+    """Return the advice for an error in the form of the file."""
     mark, problem = error.problem_mark, str(error.problem)
     if "another document" in problem:
         return ": the file must be one document"
@@ -175,7 +175,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """PyYAML's safe dumper, which puts in quotes whatever `_Loader` would refuse."""
+    """PyYAML's safe dumper, which quotes every value that `_Loader` would refuse."""
 
     def write_text(self, text: str) -> Any:
         """Text."""
@@ -187,7 +187,7 @@ _Dumper.add_representer(str, _Dumper.write_text)
 
 
 def write_config(config: dict[str, Any], to: IO[str]) -> None:
-    """Write an estate as YAML that `read_config` reads."""
+    """Write a configuration as YAML that `read_config` reads."""
     text = yaml.dump(config, None, _Dumper, sort_keys=False, allow_unicode=True, width=120)
     if text != readable(text):  # the same values, with everything but ASCII escaped
         text = yaml.dump(config, None, _Dumper, sort_keys=False, width=120)

@@ -1,4 +1,4 @@
-"""Where the commands that talk to a server find it: flag, variable, default, in this order.
+"""The address and key of the server for the commands that call it: flag, variable, default, in this order.
 
 `offbeat exec` and `offbeat ping` read the same variables themselves, because they import nothing but themselves.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from offbeat.errors import SettingsError
 
 URL_DEFAULT = "http://127.0.0.1:8080"
-# What Kubernetes sets in every pod for Services whose names begin with offbeat.
+# Variables that Kubernetes sets in every pod for Services whose names begin with offbeat.
 _SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 # Without OFFBEAT_. The client does not warn about the settings of a server on the same machine; a test compares both.

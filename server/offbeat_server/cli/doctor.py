@@ -29,7 +29,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
 class Finding(NamedTuple):
-    """What was looked at, how it is (ok, warning, wrong), and a sentence."""
+    """One check: its subject, its result (ok, warning, wrong), and a sentence."""
 
     what: str
     state: str

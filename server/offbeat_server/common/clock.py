@@ -81,7 +81,7 @@ class LogClock:
         self._offset = target
 
     def restart(self, before: Micros, database: Micros, after: Micros) -> None:
-        """Begin anew after a jump, at the database's time; `raise_to` then says where the log stands already."""
+        """Begin again after a jump, at the database's time; `raise_to` then gives the time that the log has reached."""
         self._offset, self._last = None, 0
         self.sample(before, database, after)
 

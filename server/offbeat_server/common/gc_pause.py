@@ -11,9 +11,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# After the start: new objects before a collection of the youngest generation; Python's default is 700. What the
-# scheduler decides in a storm waits for Postgres, so a collection finds nothing; with 700 it takes a quarter of the
-# time of a missed deadline. One collection of so many objects takes less than a millisecond.
+# After the start: new objects before a collection of the youngest generation; Python's default is 700. The decisions of
+# the scheduler in a storm wait for Postgres, so a collection finds nothing; with 700 it takes a quarter of the time of
+# a missed deadline. One collection of this number of objects takes less than a millisecond.
 OBJECTS_BEFORE_COLLECTION = 10_000
 
 _pauses = 0
@@ -22,7 +22,7 @@ _enabled_before = True
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Run no collection meanwhile."""
+    """Run no collection inside the block."""
     global _pauses, _enabled_before
     if not _pauses:
         _enabled_before = gc.isenabled()
@@ -38,10 +38,10 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Run no collection meanwhile, and exclude all objects that exist at the end from later ones.
+    """Run no collection inside the block, and exclude all objects that exist at its end from later ones.
 
-    For what is loaded at a start and stays: otherwise each later full collection over a million monitors stops the
-    event loop for 250 ms. After an error, nothing is excluded.
+    For objects that are loaded at a start and stay: otherwise each later full collection over a million monitors stops
+    the event loop for 250 ms. After an error, nothing is excluded.
     """
     with gc_paused():
         yield

@@ -1,7 +1,8 @@
 """Long-lived parts: started in order, stopped in reverse, and never an orphan task.
 
 Every task that outlives a call belongs to a `Service`, has a name, and is watched: should one die, the server stops,
-because a server without its keeper or its writer looks healthy and is not. This is the only module that creates tasks.
+because a server without its scheduler or its writer looks healthy and is not. This is the only module that creates
+tasks.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class Service:
         return task
 
     def errand(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """A short task that may end; only a failure that nobody expects is loud."""
+        """Start a short task that may end; only an unexpected failure is logged as an error."""
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")
         self.tasks.add(task)
         task.add_done_callback(self._watch_errand)
@@ -91,7 +92,7 @@ class Stack:
         await service.start()
 
     async def stop(self, bound_s: float) -> None:
-        """Stop all, the last first. What does not stop in time is cancelled and named in the log."""
+        """Stop all, the last first. A service that does not stop in time is cancelled and named in the log."""
         deadline = monotonic() + bound_s
         for service in reversed(self.running):
             await self._stop(service, deadline - monotonic())

@@ -1,9 +1,9 @@
-"""The connection class of all our sessions: a cheap COPY, and no commit that the standby may not have.
+"""The connection class of all sessions: a cheap COPY, and no commit that the standby may not have.
 
-asyncpg's `copy_to_table` puts its statement together anew on every call and finds out what it was given as a source.
-With a time-out around it and a translation of its errors that was a third of the CPU that a batch of 32 pings cost this
-process (162 µs, and 107 without). What it calls in the end is a method of the protocol, the same in every release since
-0.30; a connection class of one's own is asyncpg's own way to get there.
+asyncpg's `copy_to_table` builds its statement again on every call and finds out the kind of its source. With a time-out
+around it and a translation of its errors that was a third of the CPU that a batch of 32 pings cost this process (162
+µs, and 107 without). It finally calls a method of the protocol, the same in every release since 0.30; a connection
+class of the application is asyncpg's own way to reach it.
 
 A commit that waits for a synchronous standby can be cancelled (`pg_cancel_backend`). Postgres then reports success with
 a warning: the transaction is committed on the primary, and the standby may not have it. asyncpg drops warnings. Here

@@ -34,7 +34,7 @@ _INT8 = struct.Struct(">iq").pack
 _FLOAT8 = struct.Struct(">id").pack
 _LENGTH = struct.Struct(">i").pack
 
-# inet: family (2: IPv4, 3: IPv6, whatever the platform calls them), bits of the mask, is_cidr, length, address.
+# inet: family (2: IPv4, 3: IPv6, on every platform), bits of the mask, is_cidr, length, address.
 _SOURCE_HEADS = {4: _LENGTH(8) + bytes((2, 32, 0, 4)), 16: _LENGTH(20) + bytes((3, 128, 0, 16))}
 
 

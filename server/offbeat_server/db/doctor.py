@@ -1,4 +1,4 @@
-"""What `offbeat doctor` wants to know of a database."""
+"""The facts about a database that `offbeat doctor` checks."""
 
 import asyncpg
 

@@ -39,7 +39,7 @@ class Host(NamedTuple):
 
 
 class TimelinePosition(NamedTuple):
-    """Where a primary stands in the history of its cluster. Timelines of different systems cannot be compared."""
+    """The position of a primary in the history of its cluster. Timelines of different systems cannot be compared."""
 
     system: int
     timeline: int
@@ -156,7 +156,7 @@ class HostGroup:
             for each in found:
                 each.connection.terminate()
             raise
-        # Of another system a timeline says nothing; such a host counts only if none of ours is there.
+        # A timeline of another system proves nothing; such a host counts only if no host of the known system is there.
         found.sort(key=lambda each: (each.place.system == self.place.system, each.place.timeline))
         for each in found[:-1]:
             each.connection.terminate()
@@ -190,7 +190,7 @@ _groups: dict[str, HostGroup | None] = {}
 
 
 def group_of(url: str) -> HostGroup | None:
-    """What this process knows of the hosts of this URL; None if it names one host. Raises ValueError."""
+    """Return the state of the hosts of this URL, as this process knows it; None for one host. Raises ValueError."""
     if url not in _groups:
         hosts = hosts_of(url)
         _groups[url] = HostGroup(hosts) if len(hosts) > 1 else None

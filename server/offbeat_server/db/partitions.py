@@ -17,7 +17,7 @@ from offbeat_server.db.sql_loader import load
 LOCK_WAIT_S = 2.0
 ATTEMPTS = 5
 RETRY_PAUSE_S = 0.2
-# Somebody uses the partition, or another process retires it just now.
+# A session uses the partition, or another process retires it at this moment.
 _IN_THE_WAY = (
     TimeoutError,
     asyncpg.DeadlockDetectedError,

@@ -21,8 +21,8 @@ from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.hosts import Host, HostGroup, group_of
 from offbeat_server.db.sql_loader import load
 
-# What every function of this room takes: a connection of one's own, or one lent by a pool. Other rooms name these types
-# from here, so that asyncpg stays in this room.
+# Every function of this package takes one of these: a connection, or one lent by a pool. Other packages import these
+# types from here, so that asyncpg stays in this package.
 Connection = asyncpg.Connection | PoolConnectionProxy
 Pool = asyncpg.Pool
 Record = asyncpg.Record
@@ -32,7 +32,7 @@ COMMAND_TIMEOUT_S = 10.0
 _JSONB_VERSION = b"\x01"  # the one version of jsonb's binary form: this byte, then JSON text
 _SQL = load("pool")
 
-# Behind a pooler no prepared statement is kept: it would live in somebody else's server connection.
+# Behind a pooler no prepared statement is kept: it would live in a server connection that other clients use.
 _STATEMENTS_KEPT = 100
 # Asked of Postgres itself. Its side of the keepalives is enough: the packets keep a NAT entry alive for both, and a
 # client that vanished loses its locks after a minute; our own side has the bound of `command_timeout`.
@@ -43,12 +43,12 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_count": "3",
 }
 # Classes of SQLSTATE that say "not now": lost connections, resources, shutdown and start-up, failing disks; and single
-# codes: a session ended by a time-out of its own, a primary that has become a standby, a statement that somebody
+# codes: a session ended by a time-out of its own, a primary that has become a standby, a statement that was
 # cancelled.
 _AWAY_CLASSES = ("08", "53", "57P", "58")
 _AWAY_CODES = ("25P03", "25006", "57014")
-# What an operator can change under a server that runs, and can put right again: role and password (28), the database
-# (3D), the schema (3F), privileges; and the names that a search path no longer finds, or a restored database lacks.
+# Things that an operator can change under a running server, and can correct again: role and password (28), the database
+# (3D), the schema (3F), privileges; and names that a search path no longer finds, or that a restored database has not.
 _REFUSED_CLASSES = ("28", "3D", "3F")
 _REFUSED_CODES = ("42501", "42P01", "42703", "42704", "42883")
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")  # parameters of the URL that name one
@@ -122,7 +122,7 @@ def has_several_hosts(url: str) -> bool:
 
 
 def _parameters(pgbouncer: bool, application_name: str, command_timeout_s: float) -> dict[str, Any]:
-    """What all connections have in common."""
+    """Arguments that all connections have in common."""
     return {
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": command_timeout_s,
@@ -167,7 +167,7 @@ async def open_cursor(connection: Connection, sql: str, *arguments: Any) -> asyn
 
 
 async def confirm(connection: Connection) -> None:
-    """Make everything that was committed before as safe as a commit of ours, before anybody is told that it is there.
+    """Make every earlier commit as safe as one of this process, before a client learns of its rows.
 
     A row that is visible may be on the primary alone: Postgres commits locally when it ends a session that waits for
     the synchronous standby. Alone or in a transaction, whose commit then waits for the standby.

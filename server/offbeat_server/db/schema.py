@@ -3,10 +3,10 @@
 The whole schema is one file (schema.sql), applied at once to an empty database: what a newcomer runs and what a reader
 reads are the same text. An older database gets numbered files instead, forward only, each in a transaction of its own.
 
-Nodes are upgraded one after the other, so a migration only adds what the program before it can ignore (*expand*); what
-nobody uses any more is taken away one version later (*contract*). Each file says in its first line which programs still
-can: `-- usable from: N`. A program that is older than that refuses the database; one that is not runs on, and only says
-that it is behind.
+Nodes are upgraded one after the other, so a migration only adds what the program before it can ignore (*expand*);
+objects that no program uses any more are removed one version later (*contract*). Each file says in its first line which
+programs still can: `-- usable from: N`. A program that is older than that refuses the database; one that is not runs
+on, and only says that it is behind.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ async def _migrate(connection: Connection, migration: Migration) -> None:
     async with connection.transaction():
         await connection.execute(_SQL["lock_schema"])
         if await connection.fetchval(_SQL["schema_version"]) >= migration.version:
-            return  # somebody else was first
+            return  # another process was first
         await connection.execute(_SQL["wait_shortly"])
         await connection.execute(migration.sql)
         await connection.execute(_SQL["set_schema_version"], migration.version, migration.usable_from)

@@ -1,11 +1,11 @@
 """Reads the SQL of one subject from `sql/{subject}.sql`, so that SQL lives in SQL files, each block with its reason.
 
-A block is one statement: `-- name: some_name`, comment lines that say why it is as it is, then the SQL. Where a name
-must be written into the statement (DDL takes no parameters) it stands as a quoted placeholder, `"{partition}"` or
+A block is one statement: `-- name: some_name`, comment lines that say why it is as it is, then the SQL. If a name
+must be written into the statement (DDL takes no parameters), it stands as a quoted placeholder, `"{partition}"` or
 `'{start}'`: still valid SQL, so the test that prepares every block against the schema reads it like any other.
 
-What several blocks of a file begin with stands once, as a block `-- part: some_name`; a line `-- include: some_name`
-puts it in.
+A part that several blocks of a file share stands once, as a block `-- part: some_name`; a line `-- include: some_name`
+inserts it.
 """
 
 import re
@@ -58,5 +58,5 @@ def parse(text: str, source: str) -> dict[str, str]:
 
 
 def _sql(text: str) -> str:
-    """What is left of `text` without comment lines; the server never sees our prose."""
+    """Return `text` without comment lines: Postgres never gets them."""
     return "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--"))

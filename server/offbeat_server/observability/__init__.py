@@ -1,1 +1,1 @@
-"""What the server reports about itself: metrics, log, event-loop lag, the watchdog's ping."""
+"""The server's reports about itself: metrics, log, event-loop lag, the watchdog's ping."""

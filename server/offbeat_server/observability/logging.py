@@ -1,7 +1,7 @@
-"""What the server says: one line per event on standard output, as JSON for programs or in colour for people.
+"""The server's log: one line per event on standard output, as JSON for programs or in colour for people.
 
-Everything goes one way, also what libraries say through the standard `logging`, so that a line looks the same whoever
-wrote it. Keys of pings and secrets never reach a line: whoever reads the log must not be able to ping or manage.
+All events go one way, also those of libraries that use the standard `logging`, so that all lines have one form. Keys of
+pings and secrets never reach a line: a reader of the log must not be able to ping or manage.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Measures how late the event loop comes back, because everything else is late by that much too.
 
-A timer asks to be called in a quarter of a second and tells by how much it was missed. It costs four calls a second.
+A timer requests a call in a quarter of a second and reports how late the call was. It costs four calls a second.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ EVERY_S = 0.25
 
 
 class LoopLag(Service):
-    """Tells `observe` the lag in seconds, four times a second."""
+    """Calls `observe` with the lag in seconds, four times a second."""
 
     name = "loop_lag"
 

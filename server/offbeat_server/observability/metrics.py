@@ -1,9 +1,9 @@
 """Everything that Prometheus can learn about this process: one registry, all names, all label values.
 
-Two ways in, so that no room of the server needs to know Prometheus and the hot path pays once per batch: what happens
-is told to a method of `Metrics` (a batch was committed, a decision was made), and what *is* (pings waiting, the
-watermark) is read at the scrape from an attribute that its owner keeps anyway, by a callable that app.py binds to a
-name of `READINGS`. No series is labelled by monitor: a million of them would be a million series.
+Values come in two ways, so that no other package needs to know Prometheus and the hot path pays once per batch. Events
+(a batch was committed, a decision was made) call a method of `Metrics`. States (pings waiting, the watermark) are read
+at the scrape from an attribute that its owner keeps anyway, by a callable that app.py binds to a name of `READINGS`. No
+series is labelled by monitor: a million of them would be a million series.
 
 Names follow prometheus.io/docs/practices/naming: base units, `_total` on counters, timestamps rather than ages.
 One registry per process and a port for each: the client's multiprocess mode loses process metrics and custom readings.
@@ -180,19 +180,19 @@ class Metrics:
         child.inc(count)
 
     def decided(self, lags_s: Iterable[float]) -> None:
-        """Decisions are committed, each so many seconds after the deadline it judges."""
+        """Decisions are committed, each this number of seconds after its deadline."""
         for lag_s in lags_s:
             self._lag.observe(lag_s)
 
     def delivered(self, channel_kind: str, result: str, count: int = 1) -> None:
-        """So many attempts to deliver ended like this; `result` is one of ALERT_RESULTS, or `merged` into a digest."""
+        """Count attempts to deliver; `result` is one of ALERT_RESULTS, or `merged` into a digest."""
         if result == "merged":
             self._merged.labels(channel_kind).inc(count)
         else:
             self._alerts.labels(channel_kind, result).inc(count)
 
     def loop_lagged(self, seconds: float) -> None:
-        """The event loop came back so much later than asked for."""
+        """The event loop came back this number of seconds late."""
         self._loop.observe(seconds)
 
     def bind(self, name: str, read: Callable[[], Values]) -> None:

@@ -17,7 +17,7 @@ class MetricsServer(Service):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The address on which it listens."""
         return int(self._runner.addresses[0][1])
 
     async def start(self) -> None:

@@ -1,8 +1,8 @@
-"""Pings an outside watchdog (`--watchdog-url`), because nobody inside can tell people that everything inside is dead.
+"""Pings an outside watchdog (`--watchdog-url`), because a dead server cannot report its own death.
 
-A beat says "missed pings are noticed and people are told", not "a process exists": it is sent only by the keeper, only
-while the watermark moves, and only while couriers take alerts. Where the answer is doubtful no beat is sent; the
-watchdog's silence is the alarm. It knows only callables.
+A ping to it means "missed pings are noticed and alerts are sent", not "a process exists". Only the scheduler sends it,
+only while the watermark moves, and only while dispatchers take alerts. In doubt no ping is sent, and the watchdog
+raises the alarm. It knows only callables.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service
 
 TIMEOUT_S = 10.0
-UNTAKEN_S_MAX = 120.0  # an alert may wait that long for a courier; one that is retried later does not wait
+UNTAKEN_S_MAX = 120.0  # an alert may wait that long for a dispatcher; one that is retried later does not wait
 
 log = structlog.get_logger("watchdog")
 

@@ -30,7 +30,7 @@ _WRAPPERS = frozenset(
 # Conditions in front of a job, such as "is tomorrow the first?": whether it runs, not how it ended.
 _GUARDS = re.compile(r"\s*((?:(?:\[\s.+?\s\]|\[\[\s.+?\s\]\]|test\s[^|&;]+?)\s*&&\s*)+)(?=\S)")
 _WRAPPERS_WITH_ARGUMENT = frozenset(("flock", "timeout"))
-# What stands in front of the job itself, up to `&&` or `;`; a condition among it can be false.
+# The commands in front of the job itself, up to `&&` or `;`; a condition among them can be false.
 _CONDITION = r"\[\[?|test|!|command\s+-v|which|expr|grep|pgrep|pidof|systemctl\s+is-active|mountpoint"
 _IN_FRONT = re.compile(rf"\s*(?:{_CONDITION}|cd|sleep|export|source|\.|umask|ulimit)\s(?:[^;&|]|>&|&>)*(?:&&|;)\s*")
 _GUARDED = re.compile(rf"\s*(?:{_CONDITION})\s(?:[^;&|]|>&|&>)*&&")
@@ -99,7 +99,7 @@ def read_crontab(text: str, system: bool = False) -> Crontab:
 
 
 def _unwrapped(command: str) -> str:
-    """What `under_exec` made this of."""
+    """Return the command that `under_exec` was given."""
     try:
         words = shlex.split(command)
     except ValueError:

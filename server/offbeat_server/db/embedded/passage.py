@@ -1,4 +1,4 @@
-"""Lets one user pass a directory, by an access control list (POSIX.1e, acl(5)): nobody else gets a right.
+"""Lets one user pass a directory, by an access control list (POSIX.1e, acl(5)): no other user gets a right.
 
 As root Postgres runs as another user, and root's own directories are closed to all others. The list is an extended
 attribute of the directory: a version, and entries of a tag, permissions and an id.
@@ -68,7 +68,7 @@ def allow_passing(directory: Path, uid: int, groups: Collection[int]) -> bool | 
 
 
 def _entries(directory: Path) -> list[_Entry]:
-    """What the directory's list says now; without one, what its mode says. Raises OSError."""
+    """Read the directory's list; without one, make it from the mode. Raises OSError."""
     mode = directory.stat().st_mode
     try:
         raw = os.getxattr(directory, _ATTRIBUTE)

@@ -59,7 +59,7 @@ def tuned(memory_bytes: int) -> dict[str, str]:
         "random_page_cost": "1.1",
         "max_connections": "60",
         "unix_socket_permissions": "0700",
-        # The log tells of trouble in one line each, without statements: they hold what clients sent.
+        # The log has one line for each error, without statements: they hold texts that clients sent.
         "log_min_messages": "warning",
         "log_checkpoints": "off",
         "log_error_verbosity": "terse",
@@ -97,7 +97,7 @@ class EmbeddedPostgres(Service):
 
     @property
     def url(self) -> str:
-        """Where it listens. Only after `start`."""
+        """The URL on which it listens. Only after `start`."""
         assert self._cluster is not None, "not started"
         return self._cluster.url
 
@@ -183,7 +183,7 @@ class EmbeddedPostgres(Service):
 
 
 def _lock(data_dir: Path) -> int:
-    """One server for one data directory; released by the kernel when we die, whatever the way."""
+    """One server for one data directory; the kernel releases it when this process ends in any way."""
     try:
         missing = [path for path in (data_dir, *data_dir.parents) if not path.exists()]
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What was: pings, runs and incidents, a page at a time, the newest first.
+"""The history: pings, runs and incidents, a page at a time, the newest first.
 
-A page begins after the last row of the one before (its sort key, not a count), so it costs the same however deep it is
-and never shows a row twice while new ones come in.
+A page begins after the last row of the one before (its sort key, not a count), so every page costs the same, and no row
+is shown twice while new ones arrive.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ AT_MAX = datetime(9999, 1, 1, tzinfo=UTC)  # later than every row
 
 
 class PingPlace(NamedTuple):
-    """Where a page of pings begins: before this one. By default at the newest ping."""
+    """The ping before which a page of pings begins. By default the page begins at the newest ping."""
 
     at: datetime = AT_MAX
     writer: int = NUMBER_MAX
@@ -96,7 +96,7 @@ async def lengths(pool: asyncpg.Pool, monitor_id: int, limit: int) -> list[async
 
 
 async def acknowledge(connection: Connection, monitor_id: int, number: int, by: str) -> None:
-    """Note that somebody looks after an incident; the first one counts."""
+    """Record that a person acknowledges an incident; the first one counts."""
     await connection.execute(_SQL["acknowledge"], monitor_id, number, by)
 
 

@@ -1,7 +1,7 @@
-"""Monitors as they are shown, read from Postgres alone: so every process can answer, whoever judges.
+"""Monitors as they are shown, read from Postgres alone: so every process can answer, not only the scheduler's.
 
-The rows carry what the keeper last wrote and the newest ping; what follows from both (late, due, deadline) is computed
-by the engine's own pure function where they are shown.
+The rows carry the state that the scheduler last wrote and the newest ping; the values that follow from both (late, due,
+deadline) are computed by the engine's own pure function when they are shown.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""What the pages read beside what the API answers: summaries, history in short, and the pulses of what is looked at.
+"""Queries of the pages beside those of the API: summaries, short history, and values that show changes on open pages.
 
-Everything that is asked again and again is one statement for all who look, and every list has its limit.
+A query that runs again and again is one statement for all open pages, and every list has its limit.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ OUTAGES_SHOWN = 20
 
 
 async def pulse(pool: asyncpg.Pool, ids: Sequence[int]) -> Rows:
-    """What changes with everything that can be seen of these monitors."""
+    """Return a value that changes with everything that pages show of these monitors."""
     return await pool.fetch(_SQL["pulse"], list(ids))
 
 
@@ -45,7 +45,7 @@ async def trouble_matching(pool: asyncpg.Pool, project_id: int | None, tags: Seq
 
 
 async def counts(pool: asyncpg.Pool, project_id: int | None) -> dict[str, int]:
-    """How many monitors the keeper calls what."""
+    """Count the monitors by the status that the scheduler wrote."""
     return {row["status"]: row["monitors"] for row in await pool.fetch(_SQL["counts"], project_id)}
 
 
@@ -86,7 +86,7 @@ async def heartbeats(pool: asyncpg.Pool, monitor_id: int, since: datetime, limit
 
 
 async def fleet(pool: asyncpg.Pool, monitor_id: int) -> asyncpg.Record | None:
-    """How many members, how many silent ones, and the most that were ever alive, as the keeper last wrote it."""
+    """Count the members, the silent ones, and the most that were ever alive, as the scheduler last wrote them."""
     return await pool.fetchrow(_SQL["fleet"], monitor_id)
 
 
@@ -96,12 +96,12 @@ async def run_pulse(pool: asyncpg.Pool, keys: Sequence[tuple[int, int]]) -> Rows
 
 
 async def incident_pulse(pool: asyncpg.Pool, keys: Sequence[tuple[int, int]]) -> Rows:
-    """What changes with everything that is shown of these incidents (monitor, number)."""
+    """Return a value that changes with everything that pages show of these incidents (monitor, number)."""
     return await pool.fetch(_SQL["incident_pulse"], [key[0] for key in keys], [key[1] for key in keys])
 
 
 async def leases(pool: asyncpg.Pool) -> Rows:
-    """Keeper and courier."""
+    """The leases of the scheduler and of the dispatcher."""
     return await pool.fetch(_SQL["leases"])
 
 
@@ -116,7 +116,7 @@ async def checkpoint(pool: asyncpg.Pool) -> asyncpg.Record | None:
 
 
 async def outages(pool: asyncpg.Pool) -> Rows:
-    """The latest deaf times."""
+    """The latest outages."""
     return await pool.fetch(_SQL["outages"], OUTAGES_SHOWN)
 
 

@@ -1,4 +1,4 @@
-"""What programs ask of the database: its side of the metrics, and where the processes are.
+"""Queries of programs: the database's part of the metrics, and the addresses of all processes.
 
 A scrape must answer while Postgres does not, and many scrapers must cost no more than one: so the facts are read at
 most once a second, in one flight that all who ask at once share, and given up after a second.

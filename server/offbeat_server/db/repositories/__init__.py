@@ -1,1 +1,1 @@
-"""What the server stores: one module a subject."""
+"""The stored objects of the server: one module a subject."""

@@ -35,7 +35,7 @@ async def load_secret(pool: asyncpg.Pool) -> bytes:
 
 
 def hash_key(secret: bytes, key: str) -> bytes:
-    """What is kept of a key."""
+    """The stored data of a key."""
     return hmac.digest(secret, key.encode(), hashlib.sha256)
 
 

@@ -19,7 +19,7 @@ _SQL = load("access")
 
 
 class AdminKey(NamedTuple):
-    """What a process knows of the admin key: its hash; the key itself, where this node has it; and where it is kept."""
+    """The admin key as a process knows it: its hash; the key itself, if this node has it; and its place."""
 
     hash: bytes
     key: str | None

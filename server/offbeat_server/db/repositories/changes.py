@@ -1,8 +1,8 @@
-"""Every change of a definition, numbered in the order of commits: what the keeper follows and what the audit shows.
+"""Every change of a definition, numbered in the order of commits: the scheduler reads them, the audit shows them.
 
 A change and its row are one transaction under one lock, so a reader that has seen number n has seen all before it, and
-nothing can be changed without being on record. The record outlives what it tells of, so it holds no key and no secret:
-of keys their beginnings, of channels what may be shown.
+nothing can be changed without a record. The record outlives its subject, so it holds no key and no secret: of keys
+their beginnings, of channels the fields that may be shown.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -21,9 +21,9 @@ KEY_CHARS_SHOWN = 4  # enough to know a key again, too few to be one
 
 
 class Change(NamedTuple):
-    """What was, and what is now: None before a creation and after a deletion.
+    """The values before and after a change: None before a creation and after a deletion.
 
-    For a monitor both hold the whole of what the keeper needs to go back: `slug, name, tags, paused, snoozed_until,
+    For a monitor both hold everything that the scheduler needs to go back: `slug, name, tags, paused, snoozed_until,
     created_at, definition, keys`, instants as ISO 8601 text. Keys are whole here and cut where they are recorded; a
     channel's secrets are masked by whoever records it, because only its kind knows them.
     """

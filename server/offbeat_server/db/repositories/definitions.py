@@ -1,7 +1,7 @@
 """Monitors and their keys as they are defined: created, changed, paused and deleted, one or ten thousand at a time.
 
 All of a call is one transaction of the caller's (`changes.changing`), and all is set-based: a few round trips per two
-hundred monitors and never one per monitor. Whatever is wrong is found before anything is kept, and named by field.
+hundred monitors and never one per monitor. Every error is found before anything is stored, and named by field.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ async def stored_definition(connection: Connection, project_id: int, slug: str) 
 
 
 async def has_monitors(connection: Connection, project_id: int, count: int) -> bool:
-    """Whether a project has at least so many monitors."""
+    """Whether a project has at least this number of monitors."""
     return bool(await connection.fetchval(_SQL["has_monitors"], project_id, count))
 
 
@@ -215,7 +215,7 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
     async for added in chunked(list(new), PART_MONITORS):
         taken = await connection.fetch(_SQL["keys_taken"], added)
         problems += [Problem(new[row["key"]][0], "this key already leads to another monitor") for row in taken]
-        # Who has another project's ping key may ping there, and must not receive what others ping there.
+        # A client with another project's ping key may ping there, and must not receive pings that others send there.
         reserved = await connection.fetch(_SQL["keys_reserved"], added, [new[key][1] for key in added])
         problems += [Problem(new[row["key"]][0], RESERVED) for row in reserved]
     return problems

@@ -1,7 +1,7 @@
-"""Reads the log as the engine takes it: of one writer, in a keeper's start by the million, or of one monitor.
+"""Reads the log as the engine takes it: of one writer, at a scheduler's start by the million, or of one monitor.
 
-A slice comes as columns, and what only few pings say as columns of these few. In rows of sixteen columns an entry took
-1.7 µs of this process, now 0.9.
+A slice comes as columns, and values that few pings have come as columns of these few. In rows of sixteen columns an
+entry took 1.7 µs of this process, now 0.9.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def read_entries(columns: asyncpg.Record | None) -> list[Entry]:
     if writers is None:
         return []
     others: Iterator[Any] = zip(*said, strict=True) if said[0] is not None else iter(())
-    # What a monitor keeps of its last entry is one object for all where it is equal.
+    # The values that a monitor keeps of its last entry are one object for all monitors if they are equal.
     return [
         _new_entry(
             Entry,

@@ -1,7 +1,7 @@
-"""The roster's reads: everything once, then only what has changed.
+"""The key index's reads: everything once, then only changes.
 
-It follows `changes.rev`, whose order is the order of commits (schema.sql): whoever has seen a revision and reads then,
-has everything up to it.
+It follows `changes.rev`, whose order is the order of commits (schema.sql): a process that has seen a revision and then
+reads, has everything up to it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
 
 
 class KeyIndexRows:
-    """What ingest/key_index.py asks of the database. Every call may raise DatabaseDownError."""
+    """The queries of ingest/key_index.py. Every call may raise DatabaseDownError."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

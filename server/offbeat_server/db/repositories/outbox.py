@@ -1,7 +1,7 @@
-"""The outbox in Postgres: what the courier takes, renews and settles, and what people ask about it.
+"""The outbox in Postgres: the dispatcher claims, renews and settles its alerts, and people query it.
 
-Delivery is at least once: a row is claimed with a lease before anything is sent and settled afterwards. What a crash
-leaves between the two is sent again, with the same id and the same body.
+Delivery is at least once: a row is claimed with a lease before anything is sent and settled afterwards. After a crash
+between the two the alert is sent again, with the same id and the same body.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -20,8 +20,8 @@ from offbeat_server.engine.schedule.maintenance_windows import Window, read_wind
 
 ACQUIRE_TIMEOUT_S = 5.0
 BULK_TIMEOUT_S = 60.0  # statements over all members of a digest
-INTRODUCE_MAX = 1_000  # openings in one statement, whose incidents no decision can change meanwhile
-DIGEST_FIRST_ATTEMPTS = 4  # so often a digest is tried before anything else of its lane is
+INTRODUCE_MAX = 1_000  # openings in one statement, whose incidents no decision can change until it ends
+DIGEST_FIRST_ATTEMPTS = 4  # attempts of a digest before any other alert of its lane is sent
 _SQL = load("outbox")
 Connection = PoolConnectionProxy
 
@@ -48,7 +48,7 @@ class WantedAlerts(NamedTuple):
 
 
 class ChannelRow(NamedTuple):
-    """What a lane sends by. `definition` is JSON with its secrets."""
+    """The channel of a lane. `definition` is JSON with its secrets."""
 
     id: int
     kind: str
@@ -89,7 +89,7 @@ class Claimed(NamedTuple):
 
 
 class DigestMember(NamedTuple):
-    """One alert inside a digest, or one that an Alertmanager is told of again."""
+    """One alert inside a digest, or one that an Alertmanager gets again."""
 
     id: int
     monitor_id: int | None
@@ -134,7 +134,7 @@ class Digest(NamedTuple):
 
 
 class SettledAlert(NamedTuple):
-    """What became of an attempt: `state` as in the table; `pending` is a retry after `wait_s`."""
+    """The result of an attempt: `state` as in the table; `pending` is a retry after `wait_s`."""
 
     id: int
     state: str
@@ -167,7 +167,7 @@ class Gathering(NamedTuple):
 
 
 class Outbox:
-    """One courier's view. `holder` names the claimer and is new with every start of a process."""
+    """The outbox for one dispatcher. `holder` names the claimer and is new with every start of a process."""
 
     def __init__(self, pool: asyncpg.Pool, holder: str, node: str) -> None:
         self._pool = pool
@@ -202,12 +202,12 @@ class Outbox:
         return [row["lane"] for row in await self._planned("cover_resolves", list(lanes))]
 
     async def claim(self, wanted: Sequence[WantedAlerts], lease_s: float) -> list[Claimed]:
-        """Up to so many alerts of each lane, ours for `lease_s`."""
+        """Claim up to this number of alerts of each lane for `lease_s`."""
         columns = [list(column) for column in zip(*wanted, strict=True)]
         return [_claimed(row) for row in await self._planned("claim", *columns, self.holder, lease_s)]
 
     async def claim_tests(self, most: int, lease_s: float) -> list[Claimed]:
-        """Tests that somebody waits for."""
+        """Claim test messages: a person waits for their result."""
         return [_claimed(row) for row in await self._fetch("claim_tests", most, self.holder, lease_s)]
 
     async def flapping(self, ids: Sequence[int]) -> dict[int, int]:
@@ -242,9 +242,9 @@ class Outbox:
             monitor_id = max(row["monitor_id"] for row in rows)
 
     async def revive(self) -> int:
-        """Unmark channels at which alerts arrive again, and queue again what they were not told; how many alerts.
+        """Unmark channels at which alerts arrive again, and queue the alerts again that they missed; their number.
 
-        What they were not told are the dead openings of open incidents, also in channels that were changed.
+        These are the dead openings of open incidents, also in channels that were changed.
         """
         async with self.transaction() as connection:
             lanes = [row["id"] for row in await connection.fetch(_SQL["working"])]
@@ -346,7 +346,7 @@ class Outbox:
         return [(row["id"], row["kind"], row["definition"]) for row in await self._fetch("lanes_of_kinds", list(kinds))]
 
     async def all_over(self, lanes: Sequence[int]) -> list[tuple[int, int, int, UUID | None]]:
-        """Digests (id, lane, alerts, uid) whose every member is resolved and whose service was not told."""
+        """Digests (id, lane, alerts, uid) whose every member is resolved, and whose service did not get the end."""
         rows = await self._planned("all_over", list(lanes))
         return [(row["id"], row["lane"], row["alerts"], row["uid"]) for row in rows]
 
@@ -378,7 +378,7 @@ class Outbox:
         return [_member(row) for row in await self._planned("firing", lane, after, most)]
 
     async def just_resolved(self, lane: int, within_s: float, after: int, most: int) -> list[DigestMember]:
-        """Resolutions that one channel was told of within so many seconds, by id, behind the alert `after`."""
+        """Resolutions that one channel received within the last `seconds`, by id, behind the alert `after`."""
         return [_member(row) for row in await self._planned("just_resolved", lane, within_s, after, most)]
 
     async def sweep(self, keep_days: int, most: int) -> int:

@@ -51,7 +51,7 @@ class Registered(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What the log has of a writer: its last seq, and everything it accepted up to when."""
+    """The state of a writer in the log: its last seq, and the instant up to which it accepted everything."""
 
     seq: int
     accepted_through: Micros
@@ -113,7 +113,7 @@ class LogConnection:
         return Registered(row["id"], to_micros(row["started_at"]))
 
     async def standing(self, writer: Registered) -> Standing | None:
-        """What the log has of this writer; None: it does not know it. Raises DatabaseDownError."""
+        """Return the state of this writer in the log; None: the log does not know it. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 row = await self._connection.fetchrow(_SQL["standing"], writer.writer, to_datetime(writer.started_at))
@@ -126,7 +126,7 @@ class LogConnection:
                 return to_micros(await self._connection.fetchval(_SQL["latest"]))
 
     async def confirm(self) -> None:
-        """Return when everything that is committed here is as safe as a commit of ours. Raises DatabaseDownError."""
+        """Return when every commit here is as safe as one of this process. Raises DatabaseDownError."""
         with _TROUBLE:
             async with self._bound():
                 await confirm(self._connection)
@@ -226,7 +226,7 @@ _TROUBLE = _Translated()
 
 
 def _verdict(error: BaseException) -> OffbeatError | None:
-    """What an error means for the batch; None: it is not the database's."""
+    """Translate an error into its meaning for the batch; None: it is no error of the database."""
     if is_away(error):
         return DatabaseDownError(f"Postgres: {describe(error)}")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
@@ -239,8 +239,8 @@ def _verdict(error: BaseException) -> OffbeatError | None:
         return FencedError(text)
     if code == "23505":
         return AlreadyInLogError(text)
-    # Data exceptions, a limit of the program, a null, a constraint: the row is to blame. A missing partition is a
-    # check violation of no constraint. That, and all else, will be otherwise later, or must be seen to by somebody.
+    # Data exceptions, a limit of the program, a null, a constraint: the row is the cause. A missing partition is a
+    # check violation of no constraint. That, and any other error, is transient or needs an operator.
     if code.startswith(("22", "54")) or code == "23502" or (code == "23514" and error.constraint_name):
         return RowRejectedError(text)
     return DatabaseDownError(f"Postgres: {text}")

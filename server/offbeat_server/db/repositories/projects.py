@@ -17,7 +17,7 @@ from offbeat_server.db.repositories.changes import Change
 _SQL = sql_loader.load("projects")
 # A channel's kind and definition -> the definition as it may be shown: what is recorded.
 Shown = Callable[[str, Mapping[str, Any]], dict[str, Any]]
-LOG_CHANNEL = "log"  # every project has it from the start: what reaches nobody else is at least written down
+LOG_CHANNEL = "log"  # every project has it from the start: an alert without another channel is at least logged
 
 
 class WantedProject(NamedTuple):
@@ -51,7 +51,7 @@ async def find_project(pool: asyncpg.Pool | Connection, slug: str) -> asyncpg.Re
 
 
 async def project_with_badges(pool: asyncpg.Pool, badge_key: str) -> asyncpg.Record | None:
-    """The project that shows badges to whoever has this key, or None."""
+    """Return the project whose badges this key shows, or None."""
     return await pool.fetchrow(_SQL["project_with_badges"], badge_key)
 
 
@@ -137,7 +137,7 @@ async def users_of_channel(connection: Connection, project_id: int, slug: str) -
 
 
 async def delete_channel(connection: Connection, row: asyncpg.Record, actor: str, shown: Shown) -> Change:
-    """Delete a channel; the caller has seen that nobody names it (`users_of_channel`). It is recorded as `shown`."""
+    """Delete a channel that no monitor names (see `users_of_channel`). The change is recorded as `shown`."""
     await connection.execute(_SQL["delete_channel"], row["project_id"], row["slug"])
     change = Change("channel", row["project_id"], None, row["slug"], _channel(row), None)
     await changes.record_one(connection, actor, _masked(change, shown))

@@ -1,6 +1,6 @@
-"""Monitors name monitors and channels by slug: what they name must exist, and nobody may wait in a circle.
+"""Monitors name monitors and channels by slug: these must exist, and no monitors may wait for one another in a circle.
 
-Asked once at the end of a transaction of changes, when everything it creates and deletes is written: so the order in
+Checked once at the end of a transaction of changes, when everything it creates and deletes is written: so the order in
 which a file lists things does not matter.
 """
 
@@ -13,12 +13,12 @@ from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories.definitions import PART_MONITORS, WantedMonitor
 
 _SQL = sql_loader.load("definitions")
-PROBLEMS_MAX = 100  # more of the same kind help nobody
+PROBLEMS_MAX = 100  # more of the same kind do not help
 Address = tuple[int, str]  # project and slug
 
 
 async def reference_problems(connection: Connection, wanted: Sequence[WantedMonitor]) -> list[Problem]:
-    """What is wrong with the references of these monitors, as they are written now."""
+    """Return the problems of the references of these monitors, as they are written now."""
     channels: dict[Address, str] = {}
     monitors: dict[Address, str] = {}
     async for part in chunked(wanted, PART_MONITORS):

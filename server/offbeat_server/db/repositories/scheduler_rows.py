@@ -1,4 +1,4 @@
-"""What the keeper reads, as the engine's own types: a start, the writers, their entries, changes, deaf time."""
+"""The scheduler's queries, as the engine's own types: a start, the writers, their entries, changes, outages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,9 +18,9 @@ CHANGES_MAX = 2_000  # in one read
 
 
 class Checkpoint(NamedTuple):
-    """Where a keeper stood: all up to `at` applied, `cursors` the last seq of each writer.
+    """The position of a scheduler: all up to `at` applied, `cursors` the last seq of each writer.
 
-    `set_aside`: monitors left out because of an error of ours; their states may be older.
+    `set_aside`: monitors left out because of an internal error; their states may be older.
     """
 
     at: Micros
@@ -64,7 +64,7 @@ class Outage(NamedTuple):
 
 
 class ChannelSeen(NamedTuple):
-    """A channel as far as the keeper needs it."""
+    """The columns of a channel that the scheduler needs."""
 
     id: int
     project_id: int
@@ -95,7 +95,7 @@ async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> No
 
 
 class Defined(NamedTuple):
-    """What a change says of a monitor; `definition` is JSON text, for `load_definition`."""
+    """A monitor as a change has it; `definition` is JSON text, for `load_definition`."""
 
     slug: str
     name: str
@@ -141,7 +141,7 @@ async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, i
 
 
 async def windows_applied(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
-    """The changes of windows after `rev` that the last keeper has decided by, and when each took effect.
+    """The changes of windows after `rev` that the last scheduler has applied, and when each took effect.
 
     Raises DatabaseDownError.
     """
@@ -223,14 +223,14 @@ async def fence(connection: Connection, writer: int, seen_at: Micros, now: Micro
 
 
 async def outages_by_refusals(connection: Connection, after: int, now: Micros) -> list[Outage]:
-    """Turn reported refusals into deaf time. Raises DatabaseDownError."""
+    """Turn reported refusals into outages. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["outages_by_refusals"], after, to_datetime(now))
     return [outage for row in rows if (outage := _outage_of(row)) is not None]
 
 
 async def outage_before_writer(connection: Connection, writer: int, now: Micros) -> Outage | None:
-    """The time in which nobody was there before this writer; None when somebody was. Raises DatabaseDownError."""
+    """Return the time without any writer before this one; None if there was a writer. Raises DatabaseDownError."""
     with database_trouble():
         return _outage_of(await connection.fetchrow(_SQL["outage_before_writer"], writer, to_datetime(now)))
 
@@ -242,7 +242,7 @@ async def now(connection: Connection) -> Micros:
 
 
 def outage_facts(outage: Outage) -> dict[str, Any]:
-    """What an operator is told about deaf time."""
+    """Return the facts of the operator alert about an outage."""
     seconds = (outage.ended_at - outage.started_at) / SECOND
     jumped = "The database's clock has jumped. " if outage.reason == "clock" else ""
     said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({outage.reason})"
@@ -263,14 +263,14 @@ def outage_facts(outage: Outage) -> dict[str, Any]:
 
 
 async def known_outages(connection: Connection) -> list[Outage]:
-    """All deaf time on record. Raises DatabaseDownError."""
+    """All recorded outages. Raises DatabaseDownError."""
     with database_trouble():
         rows = await connection.fetch(_SQL["known_outages"])
     return [outage for row in rows if (outage := _outage_of(row)) is not None]
 
 
 async def refusals_applied(connection: Connection) -> int:
-    """The last refusal that is deaf time already. Raises DatabaseDownError."""
+    """The last refusal that is recorded as an outage. Raises DatabaseDownError."""
     with database_trouble():
         last: int = await connection.fetchval(_SQL["refusals_applied"])
     return last

@@ -1,6 +1,7 @@
 """Sessions of people at rest: opened, found again, closed.
 
-Only hashes are kept, of the id in the cookie and of the key that opened it; so a copy of the table signs nobody in.
+Only hashes are kept, of the id in the cookie and of the key that opened it; so a copy of the table is no way to sign
+in.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from offbeat_server.db import sql_loader
 
 _SQL = sql_loader.load("sessions")
 IDLE_S = 12 * 3_600.0  # without a page or an open stream
-LIFE_S = 7 * 86_400.0  # whatever happens
+LIFE_S = 7 * 86_400.0  # in every case
 
 
 def _hash(session_id: str) -> bytes:

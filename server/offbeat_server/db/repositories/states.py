@@ -1,4 +1,4 @@
-"""Every monitor with its stored state, as a keeper loads them at its start: as fast as a million must be."""
+"""Every monitor with its stored state, as a scheduler loads them at its start: fast enough for a million."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Maintenance windows: created, changed and deleted, each with its row in the audit log that the keeper follows.
+"""Maintenance windows: created, changed and deleted, each with its row in the audit log that the scheduler reads.
 
 A change of kind `window` has no monitor; `before` and `after` are `{"id", "slug", "definition"}`, the definition as
 engine/schedule/maintenance_windows.py reads it and the id as the engine knows the window.
