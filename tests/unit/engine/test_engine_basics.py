@@ -270,6 +270,13 @@ def test_a_follower_that_has_followed_is_stored_as_such_at_once(scene: Scene) ->
     assert seen == MonitorStatus("up", None, None)
 
 
+def test_a_fleet_with_first_within_is_not_late_after_a_ping_that_satisfies_no_schedule(scene: Scene) -> None:
+    scene.monitor("workers", members={"every": "1m"}, first_within="1h")
+    scene.ping(10, "progress", task="one", slug="workers")  # the newest satisfying ping, which pages look for: none
+    m = scene.engine.monitors[scene.ids["workers"]]
+    assert status_at(m.definition, m.status, m.dump(), 0, scene.at(20)) == MonitorStatus("up", None, None)
+
+
 def test_stages_may_be_their_names_alone() -> None:
     short = read_definition({"stages": ["extract", {"name": "transform", "within": "1m"}, "load"]})
     assert short == read_definition(

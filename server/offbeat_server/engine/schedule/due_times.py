@@ -157,7 +157,7 @@ def status_at(
             due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == "down")
         if status == "new":
             status = "up"
-    elif not heard_at and definition.first_within is not None:
+    elif not heard_at and not state.get("heard_at") and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
     if status != "down" and not definition.expects(bool(heard_at or state.get("heard_at"))):
         return MonitorStatus("unwatched", None, None)
