@@ -33,8 +33,10 @@ _ROW = re.compile(r"^\| ([A-Z]\d+\.\d+) \|", re.MULTILINE)
 _ID = re.compile(r"^S\d+\.\d+$")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _DEFINED = re.compile(r"^(?:(\S+) )?([a-z]\w*): (\{.*\})$")
-_RUN = re.compile(r'^run (?:([a-z]\w*) )?(\d+)(?: ([^:]+))?: (\S+) to (\S+?)(?:, (\w+))?(?: "(.+)")?$')
-_INCIDENT = re.compile(r"^incident (?:([a-z]\w*) )?(\d+): (\S+) to ([^\s,]+), (.+?)(?:, suppressed by (\w+))?$")
+_RUN = re.compile(r'^run (?:([a-z]\w*) )?(\d+)(?: ([^:]+))?: (\S+) to (\S+?)(?:, (\w+))?(?: "(.+)")?(?: \((.+)\))?$')
+_INCIDENT = re.compile(
+    r'^incident (?:([a-z]\w*) )?(\d+): (\S+) to ([^\s,]+), ([^",]+?)(?:, suppressed by (\w+))?(?: "(.+)")?$'
+)
 _ALERT = re.compile(r"^alert (?:([a-z]\w*) )?(\d+)\.(\d+): (opened|worse|resolved) at (\S+)$")
 _CAUSE = re.compile(r"^(\w+)(?: of run (\d+))?(?: from (\S+))?$")
 _ACTS = ("pause", "resume", "resolve", "delete", "snooze")
@@ -66,7 +68,7 @@ class Example:
     incidents: dict[tuple[str, int], Value] = field(default_factory=dict)
     alerts: dict[tuple[str, int, int], tuple[str, Micros]] = field(default_factory=dict)
     runs: dict[tuple[str, int], Value] | None = None  # None: the example says nothing about runs
-    reasons: dict[tuple[str, int], str] = field(default_factory=dict)
+    texts: dict[tuple[str, str, int], str] = field(default_factory=dict)  # parts of reasons, and stages of ended runs
 
     def __str__(self) -> str:
         return f"{' '.join(self.rows)} {self.title}"
@@ -126,21 +128,25 @@ def _read_line(example: Example, line: str) -> None:
 
 def _read_outcome(example: Example, line: str) -> None:
     if (found := _INCIDENT.match(line)) is not None:
-        slug, number, opened, resolved, causes, by = found.groups()
+        slug, number, opened, resolved, causes, by, reason = found.groups()
         begin = _time(opened)
         held = sorted(_read_cause(each, begin) for each in causes.split(" and "))
         example.incidents[slug or example.slugs[0], int(number)] = (begin, _time(resolved), held, by)
+        if reason:
+            example.texts["incident", slug or example.slugs[0], int(number)] = reason
     elif (found := _ALERT.match(line)) is not None:
         slug, number, ordinal, kind, at = found.groups()
         example.alerts[slug or example.slugs[0], int(number), int(ordinal)] = (kind, read_duration(at))
     elif (found := _RUN.match(line)) is not None:
-        slug, number, run_id, started, ended, verdict, reason = found.groups()
+        slug, number, run_id, started, ended, verdict, reason, stages = found.groups()
         if example.runs is None:
             example.runs = {}
         key = (slug or example.slugs[0], int(number))
         example.runs[key] = (run_id, _time(started), _time(ended), verdict)
         if reason:
-            example.reasons[key] = reason
+            example.texts["run", *key] = reason
+        if stages:
+            example.texts["stages", *key] = stages
     else:
         raise ValueError("not an incident, an alert or a run")
 
@@ -229,12 +235,13 @@ class Outcome:
     incidents: dict[tuple[str, int], Value] = field(default_factory=dict)
     alerts: dict[tuple[str, int, int], Value] = field(default_factory=dict)
     runs: dict[tuple[str, int], Value] = field(default_factory=dict)
-    reasons: dict[tuple[str, int], str] = field(default_factory=dict)
+    texts: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
     def check(self, line: str, item: str, actual: str) -> None:
         """Note what there is, for one item of a line with `is`."""
         what, _, value = item.partition(" ")
-        expected = str(read_duration(value)) if what == "due" and value != "nothing" else value or what
+        is_time = what in ("due", "end") and value != "nothing"
+        expected = str(read_duration(value)) if is_time else value or what
         self.checks.append((line, expected, actual))
 
     def differences(self, example: Example) -> list[str]:
@@ -247,9 +254,9 @@ class Outcome:
                 for key in sorted({*expected, *actual} if expected is not None else ())
                 if expected.get(key) != actual.get(key)
             ]
-        for key, reason in example.reasons.items():
-            if reason not in self.reasons.get(key, ""):
-                found.append(f"reason of run {key}: {self.reasons.get(key)!r}")
+        for place, text in example.texts.items():
+            if text not in self.texts.get(place, ""):
+                found.append(f"{place}: {self.texts.get(place)!r}")
         return found
 
 
@@ -338,6 +345,8 @@ class EngineRun:
                 actual = f"{m.fleet.alive} of {len(m.fleet.members)}" if m.fleet is not None else "0 of 0"
             elif what == "stage":
                 actual = self._stage(m, value.split()[0])
+            elif what == "end":
+                actual = self._estimated_end(m)
             elif what == "failures":
                 actual = str(m.streak)
             else:
@@ -349,6 +358,11 @@ class EngineRun:
         seen = run.stages.get(name) if run is not None else None
         return f"{name} {seen.status if seen is not None else 'waiting'}"
 
+    def _estimated_end(self, m: Monitor) -> str:
+        run = m.runs.latest if m.runs is not None else None
+        at = run.count.show()["eta"] if run is not None and run.count is not None else None
+        return str(at - self.scene.begin) if at is not None else "nothing"
+
     def _collect(self, example: Example) -> None:
         scene, outcome = self.scene, self.outcome
         slugs = {number: slug for slug, number in scene.ids.items()}
@@ -358,6 +372,7 @@ class EngineRun:
                 by = slugs[row.suppressed_by] if row.suppressed_by and not row.resolved_at else None
                 ended = row.resolved_at - scene.begin if row.resolved_at else None
                 outcome.incidents[slug, number] = (row.opened_at - scene.begin, ended, causes, by)
+                outcome.texts["incident", slug, number] = row.reason
             for effect in scene.effects(Alert, slug):
                 outcome.alerts[slug, effect.incident, effect.ordinal] = (effect.kind, effect.decided_at - scene.begin)
             for number in scene.runs(slug):
@@ -369,7 +384,9 @@ class EngineRun:
                     ended - scene.begin if ended is not None else None,
                     run.verdict,
                 )
-                outcome.reasons[slug, number] = run.reason or ""
+                outcome.texts["run", slug, number] = run.reason or ""
+                stages = [f"{stage['name']} {stage['status']}" for stage in run.detail.get("stages", ())]
+                outcome.texts["stages", slug, number] = ", ".join(stages)
 
 
 def _row_of_run(changes: list[RunChanged]) -> RunChanged:
@@ -471,7 +488,7 @@ class ModelRun:
             for run in m.runs:
                 verdict = run.verdict or provisional_verdict(m, run)
                 outcome.runs[m.slug, run.number] = (run.id, after(run.started), after(run.ended), verdict)
-                outcome.reasons[m.slug, run.number] = "finished late" if run.late else ""
+                outcome.texts["run", m.slug, run.number] = "finished late" if run.late else ""
         for alert in self.model.alerts:
             key = (slugs[alert.monitor], alert.incident, alert.ordinal)
             outcome.alerts[key] = (alert.kind, alert.at - begin)
