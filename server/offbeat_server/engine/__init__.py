@@ -1,1 +1,1 @@
-"""What pings, schedules, runs and silence mean. Pure: no I/O, no clock, no randomness, no `async`."""
+"""The rules for pings, schedules, runs and missing pings. Pure: no I/O, no clock, no randomness, no `async`."""

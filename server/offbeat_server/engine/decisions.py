@@ -1,4 +1,4 @@
-"""What the engine decides. Each effect is a whole row; the keeper writes those of a monitor together with its state."""
+"""The decisions of the engine. Each effect is a whole row; the scheduler writes it with the state of its monitor."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

@@ -126,11 +126,11 @@ class Engine:
 
     @property
     def quarantined(self) -> Mapping[int, Monitor | None]:
-        """Monitors left out because of an error of ours; None: one whose state could not even be read."""
+        """Monitors left out because of an internal error; None: one whose state could not even be read."""
         return self._quarantine.monitors
 
     def quarantine(self, monitor_id: int, error: Exception) -> None:
-        """Leave a monitor out until it is changed or all are loaded anew: see engine/quarantine.py."""
+        """Leave a monitor out until it is changed or all are loaded again: see engine/quarantine.py."""
         self._quarantine.add(monitor_id, error)
 
     def advance(self, through: Micros, steps_max: int) -> bool:
@@ -145,7 +145,7 @@ class Engine:
         return True
 
     def add_outage(self, start: Micros, end: Micros) -> None:
-        """A deaf interval becomes known. Deadlines move as they are looked at."""
+        """Add an outage. Deadlines move when they are evaluated."""
         self.state.outages.add(start, end)
 
     def window_starts(self, active_since: Micros) -> Iterator[Micros]:
@@ -243,14 +243,14 @@ class Engine:
         definition_changes.update_suppression(state, downs)
 
     def resolve_by_hand(self, monitor_id: int, number: int, rev: int, at: Micros) -> None:
-        """Somebody says that this incident is over (0: whichever is open); `rev` is that change."""
+        """Resolve this incident by hand (0: the one that is open); `rev` is that change."""
         self._catch_up(at)
         if (m := self.state.monitors.get(monitor_id)) is None:
             return
         self._include(m, rev)
         self.state.open_for(m)
         if m.incident is not None and number not in (0, m.incident.number):
-            return  # another one has opened meanwhile; nobody has said anything of it
+            return  # another one has opened since; it is not the one that was resolved
         definition_changes.resolve_by_hand(self.state, m)
         self.state.queue(m)
 
@@ -261,7 +261,7 @@ class Engine:
         notifications.recheck_after_window_change(self.state, project_id, self.quarantine)
 
     def remove_window(self, window_id: int, at: Micros) -> None:
-        """A maintenance window is deleted, as of `at`: what it held back is told."""
+        """Delete a maintenance window, as of `at`: alerts that it held back are sent."""
         self._catch_up(at)
         project_id, _ = self.state.windows.pop(window_id, (0, None))
         notifications.recheck_after_window_change(self.state, project_id, self.quarantine)
@@ -320,10 +320,10 @@ class Engine:
             self.state.record_incident(m, m.incident)
 
     def drain(self, subjects_max: int) -> list[Decision]:
-        """What was decided, for about so many monitors, each with the state that followed.
+        """Return the decisions of about `subjects_max` monitors, each with the state that followed.
 
-        All of one answer belongs in one transaction: monitors that depend on one another come together, also where
-        they are more than `subjects_max`.
+        All of one answer belongs in one transaction: monitors that depend on one another come together, also if they
+        are more than `subjects_max`.
         """
         return self.state.drain(subjects_max, self.quarantine)
 
@@ -382,7 +382,7 @@ class Engine:
         return next_due is None or next_due >= at
 
     def _catch_up(self, at: Micros) -> None:
-        """Before a change: everything up to it is judged, whatever it costs."""
+        """Before a change: evaluate everything up to it, at any cost."""
         self._steps_left = maxsize
         self._judge_before(at + 1)
         self._reach(at)

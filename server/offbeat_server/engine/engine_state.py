@@ -1,6 +1,6 @@
-"""The table at which the engine's parts work: the monitors, the heap, deaf time, and what was decided so far.
+"""The state that the engine's rules share: the monitors, the heap, the outages, and the pending decisions.
 
-Parts share no other state and do not know each other's order; `now` is the instant of the input at hand.
+Rules share no other state and do not know each other's order; `now` is the instant of the present input.
 """
 
 from collections import Counter
@@ -19,11 +19,11 @@ from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Win
 from offbeat_server.engine.schedule.outages import OutageIntervals
 
 Address = tuple[int, str]  # project, slug
-Blame = Callable[[int, Exception], None]  # leaves out the monitor that an error of ours concerns
+Blame = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
 
 
 class RecordedIncident(NamedTuple):
-    """An incident to be written as it is when it is taken: whatever changes it records it again."""
+    """An incident to be written as it is when it is taken: every change records it again."""
 
     incident: Incident
     resolved_at: Micros | None
@@ -49,7 +49,7 @@ class RecordedIncident(NamedTuple):
 
 
 class PendingDecision:
-    """What was decided about one monitor and not yet written; a later row of the same run or incident replaces it."""
+    """Decisions about one monitor that are not written yet; a later row of the same run or incident replaces one."""
 
     __slots__ = ("alerts", "disbanded", "full", "incidents", "resumed", "runs", "updated_runs")
 
@@ -59,7 +59,7 @@ class PendingDecision:
         self.incidents: dict[int, RecordedIncident] = {}
         self.alerts: list[Alert] = []
         self.resumed: MonitorResumed | None = None
-        self.disbanded = False  # it was a fleet, and what is one now began anew
+        self.disbanded = False  # it was a fleet, and a fleet that it is now has begun again
         self.full = False  # a checkpoint waits for it
 
     def effects(self) -> list[Effect]:
@@ -142,7 +142,7 @@ class EngineState:
     # ---------------------------------------------------------------- deciding
 
     def open_for(self, m: Monitor) -> PendingDecision:
-        """What is undecided about a monitor; asking marks its state as to be written."""
+        """Return the pending decisions of a monitor, and mark its state as to be written."""
         undecided = self.pending_decisions.get(m.id)
         if undecided is None:
             undecided = self.pending_decisions[m.id] = PendingDecision()
@@ -195,14 +195,14 @@ class EngineState:
         self.open_for(m).incidents[incident.number] = RecordedIncident(incident, resolved_at, self.now)
 
     def drain(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
-        """The decisions of about so many monitors, each with the state that followed; they are no longer undecided.
+        """Take the decisions of about this number of monitors, each with the state that followed.
 
         A monitor whose state cannot be written down is left out.
         Monitors whose decisions may rest on one another come together, so that no stored state is newer than what
         another one was decided by: a restart between two transactions decides nothing differently.
         """
         decisions: list[Decision] = []
-        # Listed at once: to find the first anew each time, a dict looks at the places of all that were taken before.
+        # Listed at once: to find the first again each time, a dict looks at the places of all that were taken before.
         for first_id in list(islice(self.pending_decisions, subjects_max)):
             if len(decisions) >= subjects_max:
                 break
@@ -222,7 +222,7 @@ class EngineState:
     def _together(self, monitor_id: int) -> list[int]:
         """The undecided monitors that are linked with this one by `depends_on` or `after`, itself included."""
         if not (self.followers or self.dependents or self.ties):
-            return [monitor_id]  # nobody refers to anybody
+            return [monitor_id]  # no monitor refers to another
         found = {monitor_id: None}
         line = [monitor_id]
         for each_id in line:
@@ -284,7 +284,7 @@ class EngineState:
     # ---------------------------------------------------------------- deadlines
 
     def schedule_deadline(self, m: Monitor) -> Micros:
-        """When the absence of what is due is judged, deaf time included; 0: never."""
+        """The deadline of the ping that is due, moved by outages; 0: there is none."""
         due, definition = m.due, m.definition
         if not due or ((incident := m.unusual.incident) is not None and incident.silent):
             return 0  # nothing is expected, or it is known to be missing and the next that counts is a ping
@@ -304,11 +304,11 @@ class EngineState:
         return self.moved(m, due - m.definition.after.within, due + m.definition.grace)
 
     def moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
-        """A deadline moved by the deaf time since `start`."""
+        """A deadline moved by the outages since `start`."""
         return deadline if m.definition.strict else self.outages.shift(start, deadline)
 
     def run_deadline(self, m: Monitor, run: Run, limit: Limit) -> Micros:
-        """When a limit of a run is broken, deaf time included."""
+        """The instant at which a limit of a run is broken, moved by outages."""
         assert m.runs is not None
         deadline = self.moved(m, limit.base, limit.base + limit.length)
         return max(deadline, m.runs.not_before) if run.number <= m.runs.not_before_of else deadline
@@ -344,17 +344,17 @@ class EngineState:
             if (fleet := unusual.fleet) is not None and (member := fleet.next()) and (not when or member < when):
                 when = member
             if unusual.awaited:
-                # The one that is due first has the first deadline: deaf time moves no deadline past a later one.
+                # The one that is due first has the first deadline: outages move no deadline past a later one.
                 awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
                 when = awaited if not when or awaited < when else when
             if (incident := unusual.incident) is not None and (at := self.notify_at(m, incident)):
                 when = at if not when or at < when else when
         return max(when, m.at) if when else 0
 
-    # ---------------------------------------------------------------- when people may be told
+    # ---------------------------------------------------------------- when alerts may be sent
 
     def notify_at(self, m: Monitor, incident: Incident) -> Micros:
-        """When people are to be told of something: as planned, or once they may be; 0: there is nothing."""
+        """The instant of the next alert: as planned, or when alerts are allowed again; 0: there is none."""
         at = incident.announce_at
         if at is None:
             return 0
@@ -366,7 +366,7 @@ class EngineState:
         return at
 
     def muted_until(self, m: Monitor, at: Micros) -> Micros:
-        """Until when nobody is told what would be told at `at`: a snooze's end, or one period after a window's."""
+        """Until when an alert of `at` is held back: the end of a snooze, or one period after that of a window."""
         until = m.snoozed_until
         for end in self.window_ends(m, at):
             until = max(until, end_of_grace_period(m.definition, end))

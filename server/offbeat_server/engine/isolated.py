@@ -1,7 +1,7 @@
-"""One monitor by itself: what it would be, had it gone on from a stored state under the same inputs.
+"""One monitor by itself: its state if it had continued from a stored state under the same inputs.
 
-A start does the same for all monitors at once. For one it is done where its state was left behind (an error of ours,
-cured by a new version), and to see whether what is in memory and in the database is what the log says.
+A start does the same for all monitors at once. It is done for one whose state was left behind (an internal error that a
+new version corrects), and to compare the state in memory and in the database with the log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ def isolated_engine(
     m: Monitor,
     on_quarantine: Callable[[int, Exception], None],
 ) -> Engine:
-    """An engine that holds only `m`, at its last input, with the deaf time and the maintenance windows of another.
+    """An engine that holds only `m`, at its last input, with the outages and the maintenance windows of another.
 
     Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
     """

@@ -1,7 +1,7 @@
-"""Monitors that are left out because of an error of ours, so that it stops nobody else.
+"""Monitors that are left out because of an internal error, so that it stops no other monitor.
 
-What is here of such a monitor may be half of an input, so nothing of it is written: its stored state stays at its last
-good position, and a later start applies the log to it from there. Until then its pings are passed over.
+The state of such a monitor in memory may hold half of an input, so it is not written: its stored state stays at its
+last good position, and a later start applies the log to it from there. Until then its pings are skipped.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from offbeat_server.engine.rules.dependencies import register, unregister
 
 
 class Quarantine:
-    """Who was left out. `on_quarantine` is told of each."""
+    """The monitors that are left out. `on_quarantine` is called with each."""
 
     def __init__(self, state: EngineState, on_quarantine: Callable[[int, Exception], None]) -> None:
         self._state, self._on_quarantine = state, on_quarantine
@@ -33,7 +33,7 @@ class Quarantine:
         self._on_quarantine(monitor_id, error)
 
     def restore(self, monitor_id: int) -> bool:
-        """Try it again, if it is here; False: nobody knows what it was, so it stays out."""
+        """Try it again, if it is here; False: its state is unknown, so it stays out."""
         if monitor_id not in self.monitors:
             return True
         m = self.monitors[monitor_id]

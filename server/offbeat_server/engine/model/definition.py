@@ -1,4 +1,4 @@
-"""What is expected of a monitor: its definition, as people send it and as the engine reads it.
+"""The definition of a monitor: what Offbeat expects of it, as people send it and as the engine reads it.
 
 One model for both, so that a field, its limits, its documentation and its meaning stand in one place. Definitions are
 frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
@@ -293,7 +293,7 @@ class Definition(_Model):
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether a success of a healthy monitor changes nothing but when it was heard of and is due."""
+        """Whether a success of a healthy monitor changes only its last ping and its due time."""
         return self.members is None and self.at_most is None and self.after is None
 
     @cached_property
@@ -303,7 +303,7 @@ class Definition(_Model):
 
     @cached_property
     def optional_stages(self) -> frozenset[str]:
-        """Those that are waited for only once they were heard of."""
+        """Stages that are expected only after their first ping."""
         return frozenset(stage.name for stage in self.stages if stage.optional)
 
     @cached_property

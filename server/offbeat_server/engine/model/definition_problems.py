@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from offbeat_server.common.errors import Problem
 
-# What the validation library says of its own types, in words that say what to write.
+# The messages of the validation library for its own types, replaced by advice what to write.
 _WORDS: Final = {
     "missing": "is missing",
     "string_type": "must be text: put it in quotes",
@@ -73,7 +73,7 @@ def problems_of(error: ValidationError, prefix: str = "", model: type[BaseModel]
 
 
 def reason_of(item: Any, model: type[BaseModel] | None = None) -> str:
-    """What is wrong with one field, of an item of `ValidationError.errors()`."""
+    """Return the problem of one field, from an item of `ValidationError.errors()`."""
     kind, path = item["type"], item["loc"]
     if kind == "extra_forbidden":
         near = _nearest(str(path[-1]), model) if model is not None and len(path) == 1 else None

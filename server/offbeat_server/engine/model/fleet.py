@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Members
 
-HEAP_SLACK = 4  # so many entries for each member before those of former ones are swept out
+HEAP_SLACK = 4  # entries for each member before those of former ones are removed
 MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
 
 
@@ -28,7 +28,7 @@ class MemberRow(NamedTuple):
 
 
 class Member:
-    """When a member was last heard of, what its row says of that, and its entry in the heap."""
+    """The last ping of a member, the same as its row has it, and its entry in the heap."""
 
     __slots__ = ("armed", "at", "saved_at")
 
@@ -39,7 +39,7 @@ class Member:
 
 
 class Fleet:
-    """Who was heard of, and who is silent since when."""
+    """The members that have pinged, and since when each is silent."""
 
     __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
 
@@ -47,7 +47,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.silent: dict[str, Micros] = {}  # name -> the deadline it missed
         self.heap: list[tuple[Micros, str]] = []
-        self.not_before: Micros = 0  # nobody is silent before this: a change or a resume was made
+        self.not_before: Micros = 0  # no member is silent before this: a change or a resume was made
         self.peak = 0  # the highest number alive at once, and when it was last reached
         self.peak_at: Micros = 0
         self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
@@ -81,7 +81,7 @@ class Fleet:
         return of - self.alive, of
 
     def short(self, members: Members) -> bool:
-        """Whether too few are alive; a fleet that nobody is left of always is."""
+        """Whether too few are alive; always true for a fleet without members."""
         return not self.members or self.shortfall(members) > 0
 
     # ---------------------------------------------------------------- what happens to it
@@ -121,7 +121,10 @@ class Fleet:
         self.changed[name] = None
 
     def leave(self, name: str, at: Micros) -> bool:
-        """A member says good-bye: nobody misses it, and a percentage no longer counts it. Whether it was known."""
+        """Remove a member that has sent `leave`: it cannot be missing, and a percentage no longer counts it.
+
+        Returns whether it was known.
+        """
         if name not in self.members:
             return False
         if self.alive == self.peak:
@@ -145,7 +148,7 @@ class Fleet:
             self.peak, self.peak_at = self.alive, at
 
     def put_off(self, until: Micros) -> None:
-        """Nobody falls silent before that, if anybody is known."""
+        """The earliest instant at which a member becomes silent, if a member is known."""
         if self.members:
             self.not_before = max(self.not_before, until)
 

@@ -1,10 +1,10 @@
-"""What the engine remembers of a monitor: no history, only what the next ping or deadline needs.
+"""The engine's state of a monitor: no history, only the values that the next ping or deadline needs.
 
 A million of these live in memory, so everything that a healthy heartbeat does not need (runs, an incident, a fleet,
 awaited signals) lies in an object that only those monitors have that need it, and equal things are one. `dump` and
 `load` are the JSON in `states.state`; keys are short and absent where they hold the default, because the row is
-rewritten with every decision; for the same reason the members of a fleet are rows of their own. What depends on order
-is a list there: jsonb sorts the keys of an object.
+rewritten with every decision; for the same reason the members of a fleet are rows of their own. Values that depend
+on order are a list there: jsonb sorts the keys of an object.
 """
 
 from collections.abc import Hashable
@@ -71,11 +71,11 @@ class Cause:
 
     @property
     def key(self) -> CauseKey:
-        """What makes it the same cause when it is met again."""
+        """The identity of a cause: equal for the same cause when it occurs again."""
         return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
 
     def show(self) -> dict[str, Any]:
-        """As people and programs are told of it."""
+        """The cause as alerts and the API show it."""
         shown: dict[str, Any] = {"kind": self.kind, "opened_at": self.opened_at, "reason": self.reason}
         if self.number:
             shown["number"] = self.number
@@ -191,9 +191,9 @@ class Incident:
 
 
 class RareState:
-    """What a healthy heartbeat does not have.
+    """State that a healthy heartbeat does not have.
 
-    All that have none of it share `EMPTY_RARE_STATE`, which nobody changes.
+    All monitors without it share `EMPTY_RARE_STATE`, which never changes.
     """
 
     __slots__ = (
@@ -215,7 +215,7 @@ class RareState:
         self.rev = 0  # the last change in this state
         self.paused = False
         self.snoozed_until: Micros = 0
-        self.excused = 0  # occurrences in a row that deaf time excused
+        self.excused = 0  # occurrences in a row that outages excused
         self.streak = 0  # misses and failures in a row
         self.streak_since: Micros = 0
         self.incidents = 0
@@ -301,7 +301,7 @@ class Monitor:
         self.name = slug if name == slug else name  # one string, not two
         self.definition = definition
         self.tags: tuple[str, ...] = definition.tags
-        self.created_at = created_at  # of interest until it is heard of
+        self.created_at = created_at  # needed until its first ping
         self.at, self.writer, self.seq = START  # the last input in this state
         self.is_saved = False  # whether the stored row is as new
         self.status = "new"

@@ -1,7 +1,7 @@
 """One received signal, and its place in the log.
 
-What was *said* (`Ping`) and where it stands in the log (`Entry`) are two things: the first is the same object for every
-plain ping, so the hot path builds one small tuple per ping and nothing else.
+The content (`Ping`) and the place in the log (`Entry`) are two things: the first is the same object for every plain
+ping, so the hot path builds one small tuple per ping and nothing else.
 
 Instants are microseconds of log time (`Micros`).
 """
@@ -30,7 +30,7 @@ MESSAGE_TAIL_BYTES = 8_000
 
 
 class Ping(NamedTuple):
-    """What a client said. `duration` is in seconds; `dialect` is None for the native one."""
+    """The content of a ping. `duration` is in seconds; `dialect` is None for the native protocol."""
 
     signal: Signal = "success"
     run: str | None = None
@@ -44,8 +44,8 @@ class Ping(NamedTuple):
     dialect: str | None = None
 
 
-# Pings that are said again and again are one object each and live for ever, so that their identity tells what is known
-# about them, and nothing has to look inside.
+# Pings with the same common content are one object each that is never freed, so that its identity is enough to
+# recognize them, without a look at their fields.
 LASTING: dict[int, Ping] = {}
 
 
@@ -59,7 +59,7 @@ PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS
 
 
 def signal_word(ping: Ping) -> str:
-    """What a ping of a whole run says, as text that is equal for a ping that is sent again.
+    """Return the content of a ping of a whole run as a text that is equal for a ping that is sent again.
 
     A plain ping is its signal alone, so that a million monitors hold one object.
     """

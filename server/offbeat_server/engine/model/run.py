@@ -1,7 +1,7 @@
 """One execution between start and finish: its stages, tasks and counts, and the limits that watch it.
 
-`Run.hear` is the only way in which a ping changes a run, and it is pure: the keeper calls it as pings come, and a page
-that shows an open run calls it over the run's pings. So no row is written for a stage, a task or a count.
+Only `Run.hear` applies a ping to a run, and it is pure: the scheduler calls it as pings arrive, and a page that shows
+an open run calls it with the run's pings. So no row is written for a stage, a task or a count.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ Mark = tuple[str, str]  # a limit that was judged: its kind, and the stage where
 
 
 class Limit(NamedTuple):
-    """A bound on a run: it is broken at `base + length`, moved by deaf time since `base`."""
+    """A bound on a run: it is broken at `base + length`, moved by the outages since `base`."""
 
     kind: str  # runtime, quiet, stalled, task stalled, tasks, stage
     base: Micros
@@ -30,10 +30,10 @@ class Limit(NamedTuple):
 
 
 class StageState:
-    """A stage as far as it was heard of. `status` is running, done, failed or skipped; instants are 0 where unknown.
+    """A stage as its pings show it. `status` is running, done, failed or skipped; instants are 0 if unknown.
 
-    A run that has ended shows what did not end before it as failed (the one stage at work when it failed), unfinished
-    or not started.
+    A run that has ended shows stages that did not end before it as failed (the one stage at work when it failed),
+    unfinished or not started.
     """
 
     __slots__ = ("finished_at", "retried_at", "started_at", "status")
@@ -82,7 +82,7 @@ class Run:
         self.reason: str | None = None
         self.hung: str | None = None  # why, once a limit was broken
         self.hung_by = ""  # the kind of that limit: a deadline, once one was broken, else quiet or stalled
-        self.unjudged: str | None = None  # why not, once a limit was broken because of an outage of ours
+        self.unjudged: str | None = None  # why not, once a limit was broken because of an outage of Offbeat
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
@@ -91,13 +91,13 @@ class Run:
         self.count: TaskCount | None = None
         self.broken: set[Mark] = set()
 
-    # ---------------------------------------------------------------- hearing
+    # ---------------------------------------------------------------- pings
 
     def hear(self, at: Micros, ping: Ping, names_left: int = TASKS_MAX) -> bool:
-        """Take in one ping of this run, whatever its signal; opening and closing is the caller's.
+        """Apply one ping of this run, with any signal; the caller opens and closes runs.
 
-        `names_left`: how many more names of tasks its monitor may hold. Returns whether a limit may have come that was
-        not there before, or come earlier.
+        `names_left`: how many more names of tasks its monitor may hold. Returns whether the ping may have brought a new
+        limit, or made one earlier.
         """
         self.last_at = at
         if ping.message is not None:
@@ -143,7 +143,7 @@ class Run:
             return False
         group = self.group(stage)
         new = group.hear(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
-        # The first that is outstanding brings the limit, where nobody says how many are expected.
+        # The first that is outstanding brings the limit if no expected number is known.
         look = not known or (new and len(group.by_name) - group.ended == 1)
         if stage and stage not in self.stages:
             self.hear_stage(at, stage, "start")
@@ -153,7 +153,7 @@ class Run:
         return look
 
     def hear_stage(self, at: Micros, name: str, signal: str) -> None:
-        """What a ping of a stage, or the first of one of its tasks, says of the stage."""
+        """Apply a ping of a stage, or the first one of a task of it, to the stage."""
         seen = self.stages.get(name)
         if seen is None:
             if len(self.stages) < STAGES_SEEN_MAX:
@@ -220,7 +220,7 @@ class Run:
                 yield Limit("stage", max(base, seen.retried_at if seen else 0), stage.within, stage.name)
 
     def hang(self, limit: Limit, reason: str) -> None:
-        """A limit was broken. A run that has missed a deadline is late from then on, whatever else it breaks."""
+        """Record a broken limit. A run that has missed a deadline is late from then on, also if it breaks others."""
         self.hung = reason
         if limit.kind not in PAUSES or self.hung_by in ("", *PAUSES):
             self.hung_by = limit.kind
@@ -262,7 +262,7 @@ class Run:
         return any(group.expected_of(d := tasks_of(definition, s)) and group.outstanding(d) for s, group in groups)
 
     def has_passed(self, definition: Definition, stage: str) -> bool:
-        """Whether a stage was heard that comes after this one."""
+        """Whether a later stage has pinged."""
         names = [each.name for each in definition.stages]
         return any(name in self.stages for name in names[names.index(stage) + 1 :])
 
@@ -381,7 +381,7 @@ class Run:
 
 
 def tasks_of(definition: Definition, stage: str) -> Tasks | None:
-    """What is expected of the tasks of a stage; "": of the run itself."""
+    """Return the rules for the tasks of a stage; "": of the run itself."""
     if not stage:
         return definition.tasks
     return next((each.tasks for each in definition.stages if each.name == stage), None)

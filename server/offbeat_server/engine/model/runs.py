@@ -8,10 +8,10 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.model.run import Run
 
 RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
-HEAP_SLACK = 4  # so many entries for each open run before those of ended ones are swept out
+HEAP_SLACK = 4  # entries for each open run before those of ended ones are removed
 RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
-REMEMBERED_FOR: Micros = 600 * SECOND  # a run's id belongs to it so long after its end: a late retry is no new run
+REMEMBERED_FOR: Micros = 600 * SECOND  # how long a run keeps its id after its end: a late retry is no new run
 LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
 
 
@@ -24,7 +24,7 @@ class EndedRun(NamedTuple):
     number: int
     verdict: str
     at: Micros
-    begun: bool = True  # whether anything was heard of it before its end
+    begun: bool = True  # whether it had a ping before its end
     started: Micros = 0  # 0: unknown
     word: str = ""  # what its own last ping said (see `signal_word`); "": it has not said how it ended
 
@@ -69,7 +69,7 @@ class Runs:
         return next(reversed(self.open.values()), None)
 
     def ended(self, run: str, at: Micros) -> EndedRun | None:
-        """What is remembered of the run with this id."""
+        """The ended run with this id, if it is remembered."""
         known = self.closed.get(run)
         return known if known is not None and at - known.at <= REMEMBERED_FOR else None
 

@@ -1,7 +1,7 @@
 """The pieces of a fan-out: N tasks of a run or of one of its stages, each started, done or failed, and what they count.
 
-Every act of a ping costs the same with ten tasks as with ten thousand: whatever needs all of the names (who is missing)
-is computed only where it is shown.
+A ping costs the same with ten tasks as with ten thousand: values that need all names (which tasks are missing) are
+computed only when they are shown.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class TaskCount(NamedTuple):
     first_at: Micros
 
     def next(self, done: int, total: int | None, at: Micros) -> "TaskCount":
-        """The count after a further one. One that went down begins anew."""
+        """The count after a further one. A count that went down begins again."""
         total = self.total if total is None else total
         if done == self.done:
             return self._replace(total=total)
@@ -33,7 +33,7 @@ class TaskCount(NamedTuple):
         return TaskCount(done, total, at, self.first_done, self.first_at)
 
     def show(self, total: int | None = None) -> dict[str, Any]:
-        """Done, total, rate per second and estimated finish; the last two are None until they can be told."""
+        """Done, total, rate per second and estimated finish; the last two are None until they are known."""
         total = self.total if self.total is not None else total
         rate = (self.done - self.first_done) / (self.at - self.first_at) * 1e6 if self.at > self.first_at else None
         left = total - self.done if total is not None else 0
@@ -112,13 +112,13 @@ class TaskGroup:
         return len(self.by_name) - self.ended
 
     def expected_of(self, defined: Tasks | None) -> int:
-        """How many there should be; 0 where nobody said."""
+        """The expected number of tasks; 0 if it is unknown."""
         return (defined.expected if defined is not None else None) or self.expected
 
     def outstanding(self, defined: Tasks | None) -> bool:
         """Whether a task is known not to have ended."""
         if self.more:
-            return False  # nobody can tell
+            return False  # unknown
         return self.ended < (self.expected_of(defined) or len(self.by_name))
 
     def complete(self, defined: Tasks | None) -> bool:
@@ -142,9 +142,9 @@ class TaskGroup:
         self.stalled[name] = None
 
     def missing(self, expected: int) -> Iterator[str]:
-        """The names that have not ended: those that started, then the numbers 1 … expected never heard of.
+        """The names that have not ended: those that started, then the numbers 1 … expected without any ping.
 
-        Names that were never heard of can only be guessed where the others are whole numbers.
+        Names without a ping can only be guessed if the others are whole numbers.
         """
         yield from (name for name, state in self.by_name.items() if state is None)
         unheard = expected - len(self.by_name)
@@ -156,7 +156,7 @@ class TaskGroup:
         yield from islice(unheard_of, unheard)
 
     def show(self, defined: Tasks | None, names_max: int) -> dict[str, Any]:
-        """For the API and alerts, with so many names of each kind."""
+        """For the API and alerts, with at most this number of names of each kind."""
         expected = self.expected_of(defined)
         shown: dict[str, Any] = {
             "expected": expected or None,

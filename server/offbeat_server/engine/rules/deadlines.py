@@ -1,8 +1,8 @@
-"""What the passing of time does to a monitor: a deadline has come and nothing was heard.
+"""Rules for deadlines: a deadline has passed without the expected ping.
 
-A monitor is looked at when the earliest of its deadlines pops. Most often a ping has moved that deadline meanwhile and
-nothing is wrong. Deaf time counts against nobody: where more than half of what was watched was deaf, the occurrence is
-excused, twice in a row at most.
+A monitor is evaluated when the earliest of its deadlines passes. Usually a ping has moved that deadline since, and
+nothing is wrong. Outages count against no monitor: if more than half of the watched time was an outage, the occurrence
+is excused, twice in a row at most.
 """
 
 from offbeat_server.common.instants import Micros
@@ -16,7 +16,7 @@ from offbeat_server.engine.rules.notifications import notify_if_due
 from offbeat_server.engine.schedule.due_times import due_from, next_due, window_start
 
 EXCUSED_MAX = 2  # occurrences in a row
-LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least one part in so many of the time
+LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1/LOSS_SHARE of the time
 
 
 def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
@@ -44,7 +44,7 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
         reason = reasons.never_pinged(definition, deadline)
     outage_time = 0 if definition.strict else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
-        # An interval begins anew, a calendar goes on to the slot that comes next: not to one that is long past.
+        # An interval begins again, a calendar goes on to the next slot, not to one that is long past.
         m.due = due_from(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
         return
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
@@ -58,7 +58,7 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
 
 
 def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
-    """The monitor before was heard; this one should have been by now."""
+    """The upstream monitor has pinged; the ping of this one is missing."""
     assert m.awaited is not None and m.definition.after is not None
     within, grace = m.definition.after.within, m.definition.grace
     for run, due in list(m.awaited.items()):
@@ -78,7 +78,7 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
 
 
 def _is_excused(state: EngineState, m: Monitor, outage_time: Micros, window: Micros) -> bool:
-    """Whether more than half of a window was deaf, and the two before it were not."""
+    """Whether more than half of a window was an outage, and the two windows before it were not excused."""
     if outage_time * 2 <= window or m.excused >= EXCUSED_MAX:
         return False
     m.excused += 1

@@ -1,8 +1,8 @@
-"""What a change does to what is open: an edited definition, a pause, a resume, a resolution by hand, a deletion.
+"""Rules for changes of a monitor with open runs or incidents: edit, pause, resume, resolution by hand, deletion.
 
-An edit asks for nothing that lies before it: no slot of the new schedule that had passed already, and no interval that
-had run out. A deadline that an edit moves comes no earlier than the edit and one grace. A pause or a resolution by hand
-ends what was expected until then; the schedule begins anew, with one period and grace.
+An edit expects nothing before its own instant: no slot of the new schedule that had passed already, and no interval
+that had run out. A deadline that an edit moves comes no earlier than the edit plus one grace period. A pause or a
+resolution by hand ends the present expectation; the schedule begins again, with one period and one grace period.
 """
 
 from collections.abc import Iterable
@@ -79,7 +79,7 @@ def resume(state: EngineState, m: Monitor) -> None:
 
 
 def resolve_by_hand(state: EngineState, m: Monitor) -> None:
-    """Somebody says that the trouble is over."""
+    """Apply a resolution by hand."""
     incident = m.incident
     if incident is None:
         return
@@ -97,7 +97,7 @@ def end(state: EngineState, m: Monitor) -> None:
 
 
 def start_over(state: EngineState, m: Monitor) -> None:
-    """What was expected until now is not; the next is one period away, or the next slot."""
+    """End the present expectation; the next ping is due one period later, or at the next slot."""
     definition = m.definition
     if not m.heard_at:
         m.due = state.now + definition.first_within if definition.first_within is not None else 0
@@ -116,7 +116,7 @@ def queue_parts(state: EngineState, m: Monitor) -> None:
 
 
 def update_suppression(state: EngineState, monitor_ids: Iterable[int]) -> None:
-    """Who depends on whom has changed: nobody stays explained by what no longer stands before them."""
+    """Apply changed dependencies: an incident is no longer explained by a monitor that is no longer upstream."""
     for monitor_id in monitor_ids:
         m = state.monitors.get(monitor_id)
         if m is None or m.incident is None or m.incident.announced or (up_id := m.incident.suppressed_by) is None:
@@ -197,7 +197,7 @@ def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
         tasks, fault = tasks_of(definition, stage), ("tasks", stage)
         if not group.too_many_failed(tasks):
             drop_fault(state, m, run, fault)
-        elif fault not in run.faults:  # as it is now it fails, but nobody is blamed for what was tolerated
+        elif fault not in run.faults:  # it fails by the new definition, but a tolerated failure counts against no run
             set_fault(state, m, run, fault, reasons.tasks_failed(group, tasks, stage, run))
 
     def is_taken_back(key: tuple[str, int, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Who refers to whom: monitors found by slug, those that come `after` one and those that depend on one.
+"""References between monitors: found by slug, those that come `after` one and those that depend on one.
 
 By slug and not by id: the other end of a reference may not be there yet, or no longer.
 """

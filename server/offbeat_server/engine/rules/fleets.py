@@ -1,7 +1,7 @@
-"""Fleets: what a ping of a member does, what its silence does, and how the fleet is judged as a whole.
+"""Rules for fleets: the ping of a member, a silent member, and the evaluation of the whole fleet.
 
-One incident follows the fleet as members go and come. It can only begin when somebody falls silent or leaves; whatever
-else happens can only change or end it, so that one that was resolved by hand does not begin again by itself.
+One incident follows the fleet as members go and come. It can only begin when a member becomes silent or leaves; other
+events can only change or end it, so that an incident that was resolved by hand does not begin again by itself.
 """
 
 from offbeat_server.common.instants import Micros
@@ -76,13 +76,16 @@ def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
             _forget_peak(m, fleet, members, state.now)
             fallen[name] = fleet.members[name].at + members.forget_after
             fleet.fall_silent(name, deadline, state.now)
-        elif not _is_short(m):  # while the incident is open nobody is forgotten; its end sees to it
+        elif not _is_short(m):  # while the incident is open no member is forgotten; its end does that
             _forget(state, m, fleet, name)
             forgotten = True
     if fallen or forgotten:
         state.open_for(m)
         evaluate_fleet(state, m, worse=bool(fallen) or not fleet.members)
-    for name, when_forgotten in fallen.items():  # judged first: deaf time may have outlasted even `forget_after`
+    for (
+        name,
+        when_forgotten,
+    ) in fallen.items():  # evaluated first: an outage may have been longer than even `forget_after`
         if name in fleet.members:
             fleet.arm(name, max(when_forgotten, when))
 
@@ -115,7 +118,7 @@ def _shortage(state: EngineState, m: Monitor, fleet: Fleet, members: Members) ->
 
 
 def forget_silent(state: EngineState, m: Monitor) -> None:
-    """The incident in which they were silent is over: those whose time has passed meanwhile are forgotten."""
+    """The incident in which they were silent is over: forget those whose time has passed since."""
     fleet, members = m.fleet, m.definition.members
     if fleet is None or members is None:
         return

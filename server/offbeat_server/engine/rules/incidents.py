@@ -1,7 +1,7 @@
 """Opening, changing and resolving incidents.
 
-At most one incident is open per monitor; it holds causes. It opens at the deadline that was missed, once so many
-failures in a row were met as the monitor does not tolerate, and resolves when no cause is left.
+At most one incident is open per monitor; it holds causes. It opens at the deadline that was missed, once the number of
+consecutive failures is more than the monitor tolerates, and resolves when no cause is left.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
     if run is not None:
         counts, run.counted = counts and not run.counted, True
     cause.blamed_at = state.now
-    m.last_word = ""  # whatever is said after it is news
+    m.last_word = ""  # every later ping counts as a new one
     if run is not None and run.verdict is not None and cause.evidence is None:
         cause.evidence = notifications.evidence_of(m, run)
     incident = m.incident
@@ -56,11 +56,11 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
     state.record_incident(m, incident)
     notifications.notify_if_due(state, m)
     if incident.announced and incident.announce_at is None:
-        cause.evidence = None  # it was told, or is no news
+        cause.evidence = None  # it is in an alert already, or needs none
 
 
 def update_reason(state: EngineState, m: Monitor, key: CauseKey, reason: str) -> None:
-    """A cause goes on, and is told otherwise now."""
+    """Update the facts of a cause that continues."""
     incident = m.incident
     if incident is not None and key in incident.causes:
         incident.causes[key].reason = reason
@@ -111,7 +111,7 @@ def clear(state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how
 
 
 def resolve(state: EngineState, m: Monitor, how: str) -> None:
-    """The trouble is over, and counting failures begins anew; the causes stay in the record.
+    """Resolve the incident, and count failures from the beginning; the causes stay in the record.
 
     `how`: recovered, by hand, changed, paused, deleted.
     """
@@ -120,7 +120,7 @@ def resolve(state: EngineState, m: Monitor, how: str) -> None:
         return
     m.incident = None
     m.streak = 0
-    m.last_word = ""  # whatever is said after it is news
+    m.last_word = ""  # every later ping counts as a new one
     state.with_open_incident.discard(m.id)
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False

@@ -1,8 +1,9 @@
-"""Who is told of an incident, and when: at once, later or not at all. It never changes the record.
+"""Rules for alerts about an incident: at once, later or not at all. They never change the record.
 
-Told is the opening, then a worse cause at once, another run or a greater loss of a fleet at most every ten minutes, and
-the end of whatever was told. An opening waits until the monitors it depends on were judged for the same time; while one
-of them is in trouble itself it explains this one. Snooze and maintenance windows hold everything back but the end.
+An alert is sent when an incident opens, at once for a worse cause, at most every ten minutes for another run or a
+greater loss of a fleet, and for the end of every incident with an alert. An opening waits until the monitors that this
+one depends on were evaluated for the same time; while one of them has an incident, that incident explains this one.
+Snooze and maintenance windows hold back everything but the end.
 """
 
 from typing import Any
@@ -16,11 +17,11 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import end_of_grace_period
 
 TELL_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
-TELL_DOUBLED_MIN: Micros = 60 * SECOND  # where a fleet lacks more than twice as many: who dies together goes soon
+TELL_DOUBLED_MIN: Micros = 60 * SECOND  # if more than twice as many members are missing: a common cause shows early
 
 
 def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
-    """When people are to be told of a new incident: now, or when what may explain it was judged."""
+    """Plan the alert about a new incident: now, or when the monitors that may explain it were evaluated."""
     now, definition = state.now, m.definition
     at = now
     for up in state.upstreams(m):
@@ -49,7 +50,7 @@ def _next_judgement(state: EngineState, up: Monitor) -> Micros:
 
 
 def notify_if_due(state: EngineState, m: Monitor) -> None:
-    """Tell people, if something is to be told and its time has come."""
+    """Send the planned alert, if there is one and its time has come."""
     incident = m.incident
     if incident is None or not (at := state.notify_at(m, incident)) or at > state.now:
         return
@@ -81,7 +82,7 @@ def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Ca
 
 
 def notify_recovery(state: EngineState, m: Monitor, incident: Incident, how: str) -> None:
-    """The incident is over; those who were told of it are told so, whatever holds other alerts back."""
+    """Send the end of an incident to every channel that received an alert about it, also if others are held back."""
     if incident.announced:
         _alert(state, m, incident, "resolved", incident.worst_first, resolution=how)
 
@@ -110,7 +111,7 @@ def release_one(state: EngineState, leave_out: Blame) -> bool:
 
 
 def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -> None:
-    """What explained this monitor's trouble is over since then."""
+    """The incident that explained this monitor's incident has ended."""
     incident = m.incident
     if incident is None or incident.announced or incident.suppressed_by != up_id:
         return
@@ -123,7 +124,7 @@ def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -
 
 
 def recheck_after_window_change(state: EngineState, project_id: int, leave_out: Blame) -> None:
-    """A window was changed: what it held back may be told, or must wait."""
+    """Apply a changed window: alerts that it held back may be sent, or must wait."""
     for monitor_id in sorted(state.with_open_incident):
         m = state.monitors[monitor_id]
         if m.project_id == project_id:
@@ -135,7 +136,7 @@ def recheck_after_window_change(state: EngineState, project_id: int, leave_out: 
 
 
 def repair(state: EngineState, m: Monitor) -> None:
-    """Let go of what explained this monitor's trouble, where the last keeper had no time to.
+    """Release a monitor from the incident that explained its own, if the last scheduler had no time for it.
 
     The end of an upstream's incident is written before those that it releases, since they may be very many.
     """
@@ -164,7 +165,7 @@ def _tell(state: EngineState, m: Monitor, incident: Incident, kind: str, first: 
 
 
 def evidence_of(m: Monitor, run: Run) -> dict[str, Any]:
-    """What an alert says of a run: since when, its last output, its stages, tasks and progress."""
+    """The facts of a run in an alert: its start, its last output, its stages, tasks and progress."""
     return {
         "stage": run.current_work if run.verdict == "failed" else None,
         "last_ping_at": run.last_at,

@@ -22,7 +22,7 @@ from offbeat_server.engine.model.run import Run
 
 
 def window_starts(state: EngineState, m: Monitor, now: Micros, active_since: Micros) -> Iterator[Micros]:
-    """Where the windows of a monitor that is as it was at `now` begin; at least one instant, no later than `now`."""
+    """The beginnings of the windows of a monitor as it is at `now`; at least one instant, no later than `now`."""
     definition, incident = m.definition, m.incident
     waits = m.due and not m.paused and (incident is None or not incident.silent)
     yield min(m.due if waits else now, now) - max(2 * definition.grace, definition.first_within or 0)

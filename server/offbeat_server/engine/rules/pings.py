@@ -1,4 +1,4 @@
-"""What a ping does to its monitor.
+"""Rules for a ping: its effects on its monitor.
 
 A ping is a sign of life for the schedule, a step of a run, or both. The tables of docs/semantics.md say what satisfies
 what; `apply_ping` follows them from top to bottom. Of one ping, what is wrong is recorded before what is over, so that
@@ -82,7 +82,7 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
-        said = run.implicit  # its stages were heard before its start, which brings a limit of its own
+        said = run.implicit  # its stages pinged before its start, which brings a limit of its own
         if said:
             run.implicit = False
             state.record_run(m, run)

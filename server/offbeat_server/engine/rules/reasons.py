@@ -276,7 +276,7 @@ def finished_after_all(definition: Definition, run: Run) -> str:
 
 @says_one_line
 def expected(definition: Definition) -> str:
-    """What the monitor is expected to do, in one sentence."""
+    """The expectation of the monitor in one sentence."""
     parts: list[str] = []
     if definition.every is not None:
         parts.append(f"a ping every {say_duration(definition.every)}")

@@ -1,4 +1,4 @@
-"""Beginning and ending runs, whatever it is that begins or ends them."""
+"""Beginning and ending runs, by pings, deadlines or changes."""
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.engine_state import EngineState
@@ -46,7 +46,7 @@ def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool
 
 
 def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
-    """A run begins: by its start, or by the first that is heard of it."""
+    """A run begins: by its start, or by its first other ping."""
     runs = runs_of(m)
     other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
     unended_since = 0
@@ -90,7 +90,7 @@ def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
 
 
 def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
-    """An open run ends, by its own ping or with its last stage or task. `made`: it was never heard of before."""
+    """An open run ends, by its own ping or with its last stage or task. `made`: this is its first ping."""
     number = run.number
     word = "" if by_pieces else signal_word(ping)
     run.exit_code = ping.exit_code

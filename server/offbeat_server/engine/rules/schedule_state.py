@@ -1,4 +1,4 @@
-"""What it means for a schedule that something happened: what was due is served, what comes after is expected.
+"""Rules for the schedule: an event satisfies the due occurrence, and the next one is expected.
 
 An interval is served by every satisfying ping. Everything else is served once per run: by what opens it, or by a finish
 that was never started; and by every heartbeat that belongs to no run.
@@ -17,7 +17,7 @@ AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers o
 
 
 def apply_heartbeat(state: EngineState, m: Monitor) -> None:
-    """A satisfying ping has come, whatever it belongs to."""
+    """A satisfying ping has arrived, of a run or of none."""
     every, first = m.definition.every, not m.heard_at
     m.heard_at = state.now
     if every is not None:
@@ -31,7 +31,7 @@ def apply_heartbeat(state: EngineState, m: Monitor) -> None:
 
 
 def satisfy_schedule(state: EngineState, m: Monitor, run: str | None) -> None:
-    """Something that counts for the schedule has happened. An interval was served when it was heard."""
+    """An event that counts for the schedule has happened. The ping has satisfied an interval already."""
     definition, incident = m.definition, m.incident
     if definition.every is not None:
         return
@@ -74,7 +74,7 @@ def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> 
 
 
 def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | None) -> None:
-    """Tell those that come `after` this monitor that it was heard."""
+    """Start the deadlines of the monitors that come `after` this one."""
     for listener_id in sorted(state.followers.get((m.project_id, m.slug), ())):
         listener = state.monitors.get(listener_id)
         if listener is None or listener.paused or (m.position <= listener.position and listener is not m):

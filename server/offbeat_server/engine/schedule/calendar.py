@@ -6,8 +6,8 @@ rules of Debian's cron:
 
 - Minute or hour begins with `*`: the job follows the clock on the wall. It does not run at times that do not exist, and
   runs twice at times that come twice.
-- Any other job runs once. What falls into the skipped time is due right after it; what falls into the repeated time is
-  due the first time.
+- Any other job runs once. A slot in the skipped time is due right after it; a slot in the repeated time is due the
+  first time.
 - A change of more than three hours is a correction of the clock: no job is made up for, and none is held back.
 
 A calendar is shared by all monitors with the same expression and zone, and remembers the gaps between
@@ -52,7 +52,7 @@ _CORRECTION: Micros = 180 * _MINUTE
 _SAMPLE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-# What other programs take for a cron expression, and how it is written here.
+# Cron expressions of other programs, and their form here.
 _CRON_HINTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (re.compile("@every ", re.IGNORECASE).match, "write the length of time as every"),
     (re.compile("rate\\(").match, "write the length of time as every"),

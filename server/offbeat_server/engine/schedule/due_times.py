@@ -38,10 +38,10 @@ def calendar_of(definition: Definition) -> Calendar | None:
 
 
 def due_after(definition: Definition, due: Micros, at: Micros, judged: bool = False) -> Micros:
-    """What is due after a ping at `at` that counts for the schedule; 0: nothing.
+    """Return the due time after a ping at `at` that counts for the schedule; 0: none.
 
-    `due` is what was expected, 0 for nothing yet. `judged`: its absence is on record, and slots may have passed
-    unjudged since; the ping can only count for one whose grace still runs.
+    `due` is the due time before it, 0 for none yet. `judged`: the ping that was due is recorded as missed, and slots
+    may have passed since that are not evaluated; the ping can only count for one whose grace period has not ended.
     """
     if definition.every is not None:
         return at + definition.every
@@ -103,7 +103,7 @@ def window_start(definition: Definition, due: Micros) -> Micros:
 
 
 def due_from(definition: Definition, due: Micros, at: Micros) -> Micros:
-    """What is due when the schedule begins anew at `at`: one period later, or at the next slot."""
+    """Return the due time of a schedule that begins at `at`: one period later, or at the next slot."""
     if definition.every is not None:
         return at + definition.every
     slots = calendar_of(definition)
@@ -111,10 +111,10 @@ def due_from(definition: Definition, due: Micros, at: Micros) -> Micros:
 
 
 def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: Micros) -> Micros:
-    """What is due under `definition`, which replaced another one at `now`; 0: nothing. `due`: under the old one.
+    """Return the due time under `definition`, which replaced another one at `now`; 0: none. `due`: under the old one.
 
-    An edit asks for nothing that lies before it. Only a ping that the old schedule was waiting for already, and that
-    the new one asks for too, stays due.
+    An edit expects nothing before its own instant. Only a ping that the old schedule was waiting for already, and that
+    the new one expects too, stays due.
     """
     wanted = due_after(definition, 0, heard_at)
     if not wanted or wanted >= now:
@@ -130,7 +130,7 @@ def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: 
 
 
 def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
-    """When one period and its grace are over that began at `at`: one more chance to be heard of."""
+    """Return the end of one period and grace period that begin at `at`: the time for one more ping."""
     if definition.members is not None:
         return at + definition.members.every + definition.members.grace
     if definition.after is not None:

@@ -1,4 +1,4 @@
-"""Maintenance windows: times in which a project's monitors are judged and recorded, and nobody is told.
+"""Maintenance windows: times in which a project's monitors are evaluated and recorded, and no alert is sent.
 
 A window is once (`start`, `end`) or recurs (`cron` or `oncalendar`, `duration`). It covers the monitors of its project
 that it names by slug, by a pattern of slugs or by tag; without any of these it covers all.

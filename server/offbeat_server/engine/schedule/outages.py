@@ -1,7 +1,7 @@
-"""Deaf time: when pings may have been sent and could not be heard. It does not count against anybody.
+"""Outages of Offbeat: when pings may have been sent and could not be received. They count against no monitor.
 
-A deadline moves by the deaf time in its window. The window grows as the deadline moves, so the shift goes on until
-there is no deaf time left between the window's start and the moved deadline.
+A deadline moves by the outages in its window. The window grows as the deadline moves, so the shift goes on until there
+is no outage left between the window's start and the moved deadline.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,7 +16,7 @@ CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a p
 
 
 class OutageIntervals:
-    """Disjoint deaf intervals in order, merged as they come."""
+    """Disjoint outages in order, merged as they come."""
 
     __slots__ = ("intervals", "retries_until")
 
@@ -48,7 +48,7 @@ class OutageIntervals:
         del intervals[:count]
 
     def within(self, start: Micros, end: Micros) -> Micros:
-        """How much of [start, end) was deaf."""
+        """The total time of outages in [start, end)."""
         total = 0
         for low, high in self._from(start):
             if low >= end:
@@ -57,11 +57,11 @@ class OutageIntervals:
         return total
 
     def shift(self, start: Micros, deadline: Micros) -> Micros:
-        """The deadline moved later by the deaf time between `start` and where it ends up."""
+        """The deadline moved later by the outages between `start` and the moved deadline."""
         if not self.intervals:
             return deadline
         for low, high in self._from(start):
-            if low > deadline:  # deaf from the deadline itself on still counts: a ping at its deadline is in time
+            if low > deadline:  # an outage that begins at the deadline still counts: a ping at its deadline is in time
                 break
             deadline += high - max(low, start)
         return deadline
@@ -84,7 +84,7 @@ class OutageIntervals:
         return touching[-1] if touching else None
 
     def longest(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
-        """The longest deaf interval that touches [start, end), for the sentence that admits it."""
+        """The longest outage that touches [start, end), for the sentence in the alert."""
         touching = [interval for interval in self._from(start) if interval[0] < end]
         return max(touching, key=lambda interval: interval[1] - interval[0], default=None)
 
