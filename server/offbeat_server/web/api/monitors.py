@@ -31,8 +31,8 @@ from offbeat_server.web.framework.routing import ApiReply, Call, Route
 async def put_monitor(call: Call[requests.MonitorBody, requests.InProject]) -> ApiReply:
     """Create or replace a monitor.
 
-    What is left out is at its default; keys that are not named stay. With If-Match only the revision that was read is
-    replaced, with If-None-Match: * only a new one is made.
+    Fields that are left out get their defaults. Keys that are not named stay. With `If-Match` only the revision that
+    was read is replaced; with `If-None-Match: *` a monitor is only created.
     """
     slug, project = new_slug_in(call), await project_of(call, call.query.project)
     wanted = call.body.wanted(project.id, slug, if_rev=if_rev_in(call))

@@ -309,7 +309,7 @@ class ApplyAnswer(Answer):
 
 
 class EstateAnswer(Answer):
-    """An estate in the format that `apply` accepts."""
+    """All definitions, in the format that `apply` accepts."""
 
     projects: list[dict[str, Any]]
     channels: list[dict[str, Any]]
