@@ -84,6 +84,32 @@ async def test_a_run_is_shown_as_it_is_this_moment(database_url: str) -> None:
         assert (await server.api("GET", f"/api/v1/runs/{run['id']}")).body["stages"] == run["stages"]
 
 
+async def test_a_stage_of_an_open_run_is_done_when_all_its_tasks_are(database_url: str) -> None:
+    body = {"stages": ["split", {"name": "work", "tasks": {"tolerate": 1}}, "merge"], "max_runtime": "1h"}
+    async with Server(database_url) as server:
+        ping = (await server.api("PUT", "/api/v1/monitors/etl", body)).body["ping_url"].removeprefix(server.url)
+
+        async def shows(*statuses: str) -> None:
+            async def does() -> bool:
+                runs = (await server.api("GET", "/api/v1/monitors/etl/runs")).body["items"]
+                assert [[stage["status"] for stage in run["stages"]] for run in runs] == [list(statuses)]
+                return True
+
+            await eventually(does, SOON_S)
+
+        async def send(*pings: str) -> None:
+            for each in pings:
+                async with server.session.get(f"{ping}/{each}") as answer:
+                    assert answer.status == 200
+
+        await send("success?run=r&stage=split", "start?run=r&stage=work&total=2", "success?run=r&stage=work&task=a")
+        await shows("done", "running", "waiting")
+        await send("fail?run=r&stage=work&task=b")
+        await shows("done", "done", "waiting")
+        await send("start?run=r&stage=work")
+        await shows("done", "running", "waiting")
+
+
 async def test_ten_thousand_definitions_do_not_hold_up_pings(database_url: str) -> None:
     monitors = {f"m{n:05}": {"cron": f"{n % 60} * * * *", "grace": "5m", "tags": ["t"]} for n in range(10_000)}
     async with Server(database_url) as server:

@@ -11,6 +11,7 @@ import asyncpg
 from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.instants import Micros
 from offbeat_server.db import sql_loader
+from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import Run
 
@@ -43,6 +44,15 @@ class ClientRun:
         self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] else None
         self.run.finished_at = self.finished_at or 0
         self.run.verdict = row["verdict"] if self.finished_at is not None else None
+        self._definition = load_definition(row["definition"])
+
+    def take(self, at: Micros, ping: Ping) -> None:
+        """Apply one ping. If it ends the last task of a stage well, the stage is done, as the engine decides too."""
+        self.run.hear(at, ping)
+        if not ping.stage or ping.task is None or ping.signal not in ("success", "skip", "fail"):
+            return
+        if self.run.group_complete(self._definition, ping.stage) and not self.run.stage_over(ping.stage):
+            self.run.hear(at, Ping("success", ping.run, ping.stage))
 
 
 async def hear(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
@@ -66,7 +76,7 @@ async def hear(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
             each = waiting[row["n"] - 1]
             read[row["n"] - 1] += 1
             each.through = to_micros(row["at"])
-            each.run.hear(each.through, _ping(row))
+            each.take(each.through, _ping(row))
         again = []
         for each, count, end in zip(waiting, read, ends, strict=True):
             each.pings += count
