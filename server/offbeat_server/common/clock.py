@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import overload
 
 from offbeat_server.common.instants import SECOND, Micros
 
@@ -97,6 +98,14 @@ def to_micros(at: datetime) -> Micros:
 
 
 @lru_cache(maxsize=10_000)  # what is decided in a storm has few instants
+def _rfc3339(at: Micros) -> str:
+    return to_datetime(at).isoformat().replace("+00:00", "Z")
+
+
+@overload
+def to_rfc3339(at: Micros) -> str: ...
+@overload
+def to_rfc3339(at: None) -> None: ...
 def to_rfc3339(at: Micros | None) -> str | None:
     """An instant as people and programs read it: RFC 3339, UTC, with `Z`."""
-    return None if at is None else to_datetime(at).isoformat().replace("+00:00", "Z")
+    return None if at is None else _rfc3339(at)

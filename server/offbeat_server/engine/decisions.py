@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.ping import Position
+from offbeat_server.engine.model.run_detail import RunDetail
 
 
 class RunChanged(NamedTuple):
@@ -20,7 +22,7 @@ class RunChanged(NamedTuple):
     verdict: str | None
     reason: str | None
     exit_code: int | None
-    detail: dict[str, Any]
+    detail: RunDetail[Micros]
 
 
 class IncidentChanged(NamedTuple):
@@ -46,7 +48,7 @@ class Alert(NamedTuple):
     kind: str  # opened, worse, resolved
     decided_at: Micros
     channels: tuple[str, ...] | None  # slugs; None: the project's defaults
-    facts: dict[str, Any]
+    facts: AlertPayload[Micros]
 
 
 class MonitorResumed(NamedTuple):

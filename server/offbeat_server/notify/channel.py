@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.notify.render import RenderedAlert
 from offbeat_server.notify.transport.http import Transport
 
-Facts = dict[str, Any]
+Facts = AlertPayload[str]
 LINK_LABEL = "Open in Offbeat"
 
 

@@ -5,9 +5,8 @@ first that waits. Then those that are over are reported in one message, and one 
 so. So every incident is reported. Only channels whose alerts may be combined hold back; in others each is sent alone.
 """
 
-from typing import Any
-
 from offbeat_server.db.repositories.outbox import Claimed, Outbox
+from offbeat_server.engine.model.alert_payload import FlappingPayload
 
 INCIDENTS_PER_HOUR_MAX = 5
 HOLD_S = 600.0
@@ -36,7 +35,7 @@ class Flapping:
         }
         if not asked:
             return claimed
-        notes: dict[int, dict[str, Any]] = {}
+        notes: dict[int, FlappingPayload] = {}
         held: set[int] = set()
         for id, earlier in (await self._outbox.flapping(list(asked))).items():
             if earlier + 1 < INCIDENTS_PER_HOUR_MAX:

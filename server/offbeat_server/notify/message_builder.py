@@ -1,13 +1,14 @@
 """From rows of the outbox to messages: identity, thread, words, and secrets taken out. Pure, so a retry is the same."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 from uuid import UUID
 
 from offbeat.readable import one_line
 from offbeat_server.common.clock import to_micros, to_rfc3339
 from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, DigestMember, Named
-from offbeat_server.notify.channel import Message
+from offbeat_server.engine.model.alert_payload import DigestItem
+from offbeat_server.notify.channel import Facts, Message
 from offbeat_server.notify.redact import redact_all
 from offbeat_server.notify.render import cut_head, link_to, render_alert, render_digest, render_recovered
 
@@ -28,7 +29,7 @@ class MessageBuilder:
 
     def alert(self, row: Claimed | DigestMember, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
-        facts: dict[str, Any] = {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind}
+        facts = cast(Facts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind})
         id = self._id("alert", row)
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
@@ -48,14 +49,20 @@ class MessageBuilder:
         for each in attached.named:
             of_monitors.setdefault(each.monitor_id, []).append(each)
         first = [_first(each) for each in list(of_monitors.values())[:MONITORS_NAMED_MAX]]
-        facts = {**attached.counts, "kind": "digest", "alerts": attached.alerts, "project": project, "first": first}
+        facts: Facts = {
+            **attached.counts,
+            "kind": "digest",
+            "alerts": attached.alerts,
+            "project": project,
+            "first": first,
+        }
         created_at = to_rfc3339(to_micros(attached.created_at)) or ""
         digest = Digest(
             attached.id, 0, "digest", 1, attached.alerts, None, {}, b"", attached.created_at, False, attached.uid
         )
         return self.stored_digest(digest, facts, created_at, members)
 
-    def stored_digest(self, digest: Digest, facts: dict[str, Any], at: str, members: Iterable[Message] = ()) -> Message:
+    def stored_digest(self, digest: Digest, facts: Facts, at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         words = render_recovered(facts, link) if digest.kind == "over" else render_digest(facts, link)
@@ -71,7 +78,7 @@ class MessageBuilder:
             members=tuple(members),
         )
 
-    def over(self, closes: int, facts: dict[str, Any], at: str, uid: UUID | None = None) -> Message:
+    def over(self, closes: int, facts: Facts, at: str, uid: UUID | None = None) -> Message:
         """What is queued to close the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         return Message("", self._digest_thread(closes, uid), "over", at, facts, render_recovered(facts, link), link)
@@ -83,7 +90,7 @@ class MessageBuilder:
     def _digest_thread(self, id: int, uid: UUID | None) -> str:
         return f"offbeat/{uid.hex}" if uid is not None else f"offbeat/{self._instance}/digest/{id}"
 
-    def _thread(self, row: Claimed | DigestMember, facts: dict[str, Any]) -> str | None:
+    def _thread(self, row: Claimed | DigestMember, facts: Facts) -> str | None:
         """Like an id, never the same for two incidents. Numbers are for rows of an older version, which used them."""
         if row.thread is not None:
             return f"offbeat/{row.thread.hex}"
@@ -91,7 +98,7 @@ class MessageBuilder:
         return f"offbeat/{self._instance}/{facts['project']}/{monitor}/{incident}" if monitor and incident else None
 
 
-def _shown(facts: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
+def _shown(facts: Mapping[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
     """Without secrets, and all but the job's message on one line: a name must not look like a part of the alert."""
     return {
         name: value if name == "last_message" else _on_one_line(value)
@@ -107,7 +114,7 @@ def _on_one_line(value: Any) -> Any:
     return [_on_one_line(each) for each in value] if isinstance(value, list) else value
 
 
-def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
+def _shortened(facts: Facts) -> Facts:
     """With the end of the last message, where errors stand. Longer than what is shown of it, so that no half of a
     secret at the cut is shown."""
     message = facts.get("last_message")
@@ -116,10 +123,11 @@ def _shortened(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "last_message": cut_head(message, MESSAGE_READ_CHARS_MAX)}
 
 
-def _first(named: list[Named]) -> dict[str, Any]:
+def _first(named: list[Named]) -> DigestItem[str]:
     """A monitor in a digest: its most important incident there, how many there are, and what else was reported."""
     each, *others = named
-    facts = {name: each.facts[name] for name in _FIRST_FACTS if each.facts.get(name) is not None}
+    known: Mapping[str, object] = each.facts
+    facts = cast(DigestItem[str], {name: known[name] for name in _FIRST_FACTS if known.get(name) is not None})
     facts |= {"kind": each.kind, "incidents": each.incidents, "explicit": each.explicit}
     if each.opened and each.resolved_at is not None:
         facts |= {"recovered": True, "resolved_at": each.resolved_at}
@@ -132,4 +140,4 @@ def _first(named: list[Named]) -> dict[str, Any]:
     reasons.pop(str(each.facts.get("reason")), None)
     if reasons:
         facts["other_reasons"] = list(reasons)
-    return _shown(facts, each.secrets)
+    return cast(DigestItem[str], _shown(facts, each.secrets))

@@ -6,7 +6,6 @@ Each is asked of the database anew, so that nothing depends on having been there
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 
@@ -16,6 +15,7 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories.outbox import DigestMember, FailingChannel, Outbox
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.notify.channels.alertmanager import Alertmanager
 from offbeat_server.notify.channels.registry import KINDS, load_channel
 from offbeat_server.notify.message_builder import MessageBuilder
@@ -138,7 +138,7 @@ class PeriodicAlerts(Service):
             except DefinitionError as error:
                 log.warning("periodic.digest_not_resolved", digest=id, error=str(error))
                 continue
-            facts = {"kind": "over", "alerts": alerts, "closes": id}
+            facts: AlertPayload[str] = {"kind": "over", "alerts": alerts, "closes": id}
             at = to_rfc3339(self._out.now()) or ""
             await self._outbox.close_digest(id, facts, channel.compose(message_builder.over(id, facts, at, uid)))
             self._wake()
@@ -200,7 +200,7 @@ class PeriodicAlerts(Service):
             await asyncio.sleep(0.1)
 
 
-def _about_failing(channels: list[FailingChannel]) -> dict[str, Any]:
+def _about_failing(channels: list[FailingChannel]) -> AlertPayload[str]:
     """The facts of the alert that reports channels of one project."""
     named = [
         f"{each.slug} (marked as failing {each.since:%Y-%m-%d %H:%M} UTC: {each.why or 'no reason is known'})"

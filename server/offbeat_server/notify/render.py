@@ -7,15 +7,17 @@ HTML. Pure and without a clock, so that a retry says the same; "so long ago" is 
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from offbeat_server.common.clock import to_micros
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.alert_payload import AlertPayload, DigestItem
+from offbeat_server.engine.model.run_detail import RunDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
-Facts = Mapping[str, Any]
+Facts = AlertPayload[str]
 
 TITLE_CHARS_MAX = 200
 LEAD_CHARS_MAX = 1_000
@@ -109,8 +111,8 @@ class RenderedAlert(NamedTuple):
 
 def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAlert:
     """Render one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
-    name = _text(facts, "name") or _text(facts, "monitor")
-    reason = _text(facts, "reason", LEAD_CHARS_MAX)
+    name = _text(facts.get("name")) or _text(facts.get("monitor"))
+    reason = _text(facts.get("reason"), LEAD_CHARS_MAX)
     symbol = _SYMBOLS.get(kind, "🔴")
     if kind == "test":
         return RenderedAlert(
@@ -124,14 +126,19 @@ def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAl
         return RenderedAlert(symbol, title, _resolution(facts, reason), _fields(kind, facts), None, link)
     lead = _sentence(reason) or "No reason was recorded."
     return RenderedAlert(
-        symbol, title, lead, _fields(kind, facts), _text(facts, "last_message", MESSAGE_CHARS_MAX, True), link
+        symbol, title, lead, _fields(kind, facts), _text(facts.get("last_message"), MESSAGE_CHARS_MAX, True), link
     )
 
 
 def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
     """Render a digest: how many alerts of each kind, from when to when, and the monitors by name."""
-    kinds = ("opened", "worse", "reminder", "resolved", "recovered")
-    counts = {kind: int(facts.get(kind) or 0) for kind in kinds}
+    counts = {
+        "opened": int(facts.get("opened") or 0),
+        "worse": int(facts.get("worse") or 0),
+        "reminder": int(facts.get("reminder") or 0),
+        "resolved": int(facts.get("resolved") or 0),
+        "recovered": int(facts.get("recovered") or 0),
+    }
     recovered = counts["recovered"]
     down = counts["opened"] - recovered
     trouble = down + counts["worse"] + counts["reminder"]
@@ -144,7 +151,7 @@ def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
     )
     parts = [f"{count:,} {what}".replace(",", " ") for count, what in said if count > 0]
     names = [each for each in facts.get("first") or () if isinstance(each, Mapping)]
-    times = (("First", _time(facts, "since")), ("Last", _time(facts, "until")))
+    times = (("First", _time(facts.get("since"), UTC)), ("Last", _time(facts.get("until"), UTC)))
     return RenderedAlert(
         "🔴" if trouble > 0 else "🟠" if recovered else "🟢",
         f"{', '.join(parts)} within {_span(facts)}" if parts else "No alerts",
@@ -155,7 +162,7 @@ def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
     )
 
 
-def _listed(names: list[Facts], counts: Mapping[str, int]) -> list[tuple[str, str]]:
+def _listed(names: list[DigestItem[str]], counts: Mapping[str, int]) -> list[tuple[str, str]]:
     """One line for each monitor, in fields that the services can show: none is longer than they take."""
     room = max(LINE_CHARS_MIN, LISTED_CHARS_MAX // max(1, len(names)))
     lines = [_named(each, room) for each in names]
@@ -194,33 +201,33 @@ def link_to(facts: Facts, public_url: str | None) -> str | None:
 
 def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
     """What follows the sentence: since when, what was expected, where it stood, how long it usually takes."""
-    decided = _instant(facts, "decided_at")
+    decided, zone = _instant(facts.get("decided_at")), _zone(facts.get("timezone"))
     found = [
-        ("Since", _time(facts, "opened_at", decided)),
-        ("Held back", _text(facts, "held_back")),
-        ("Until", _time(facts, "resolved_at")),
-        ("Expected", _text(facts, "expected")),
-        ("Was due", _time(facts, "due_at") if kind != "resolved" and facts.get("cause") == "missed" else ""),
-        ("Last ping", _time(facts, "last_ping_at", decided)),
-        ("Run", _text(facts, "run")),
-        ("Run started", _time(facts, "run_started_at", decided)),
-        ("Stage", _text(facts, "stage")),
+        ("Since", _time(facts.get("opened_at"), zone, decided)),
+        ("Held back", _text(facts.get("held_back"))),
+        ("Until", _time(facts.get("resolved_at"), zone)),
+        ("Expected", _text(facts.get("expected"))),
+        ("Was due", _time(facts.get("due_at"), zone) if kind != "resolved" and facts.get("cause") == "missed" else ""),
+        ("Last ping", _time(facts.get("last_ping_at"), zone, decided)),
+        ("Run", _text(facts.get("run"))),
+        ("Run started", _time(facts.get("run_started_at"), zone, decided)),
+        ("Stage", _text(facts.get("stage"))),
         ("Stages", _stages(facts)),
         ("Tasks", _tasks(facts)),
         ("Progress", _progress(facts)),
-        ("Duration", _text(facts, "usual")),
+        ("Duration", _text(facts.get("usual"))),
         ("Also", _other_causes(facts) if kind != "resolved" else ""),
         ("Flapping", _flapping(facts)),
         ("Tags", ", ".join(str(tag) for tag in facts.get("tags") or ())),
-        ("Project", _text(facts, "project") if facts.get("project") != "default" else ""),
+        ("Project", _text(facts.get("project")) if facts.get("project") != "default" else ""),
     ]
     return tuple((label, cut(value, FIELD_CHARS_MAX)) for label, value in found if value)
 
 
 def _resolution(facts: Facts, reason: str) -> str:
-    opened, resolved = _instant(facts, "opened_at"), _instant(facts, "resolved_at")
+    opened, resolved = _instant(facts.get("opened_at")), _instant(facts.get("resolved_at"))
     lasted = f" after {say_duration(resolved - opened)}" if opened and resolved and resolved >= opened else ""
-    how = _text(facts, "resolution", LEAD_CHARS_MAX)
+    how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
     return f"Back to normal{lasted}" + (f": {how}." if how else ".") + (f" It was: {reason}" if reason else "")
 
 
@@ -235,32 +242,32 @@ def _other_causes(facts: Facts) -> str:
     return "; ".join(reasons[:CAUSES_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _detail(facts: Facts, name: str) -> Any:
-    """A part of how far the run came."""
+def _detail(facts: Facts) -> RunDetail[str]:
+    """How far the run has come."""
     detail = facts.get("detail")
-    return detail.get(name) if isinstance(detail, Mapping) else None
+    return detail if isinstance(detail, Mapping) else {}
 
 
 def _stages(facts: Facts) -> str:
-    stages = [each for each in _detail(facts, "stages") or () if isinstance(each, Mapping)]
+    stages = [each for each in _detail(facts).get("stages") or () if isinstance(each, Mapping)]
     return ", ".join(f"{each.get('name')} {each.get('status')}" for each in stages)
 
 
 def _tasks(facts: Facts) -> str:
     """How many are done, and the names of those that are not."""
-    tasks = _detail(facts, "tasks")
+    tasks = _detail(facts).get("tasks")
     if not isinstance(tasks, Mapping):
         return ""
     of = f" of {tasks['expected']}" if tasks.get("expected") else ""
     parts = [f"{tasks.get('done') or 0}{of} done"]
-    for label, names in (("failed", "failed_names"), ("missing", "missing")):
-        if tasks.get(names):
-            parts.append(f"{label}: {', '.join(map(str, tasks[names]))}")
+    for label, names in (("failed", tasks.get("failed_names")), ("missing", tasks.get("missing"))):
+        if names:
+            parts.append(f"{label}: {', '.join(map(str, names))}")
     return "; ".join(parts)
 
 
 def _progress(facts: Facts) -> str:
-    progress = _detail(facts, "progress")
+    progress = _detail(facts).get("progress")
     if not isinstance(progress, Mapping) or progress.get("done") is None:
         return ""
     return f"{progress['done']}" + (f" of {progress['total']}" if progress.get("total") is not None else "")
@@ -279,13 +286,14 @@ def _flapping(facts: Facts) -> str:
 
 
 def _times(facts: Facts) -> tuple[tuple[str, str], ...]:
-    value = _time(facts, "opened_at") or _time(facts, "decided_at")
+    zone = _zone(facts.get("timezone"))
+    value = _time(facts.get("opened_at"), zone) or _time(facts.get("decided_at"), zone)
     return (("At", value),) if value else ()
 
 
-def _named(each: Facts, chars_max: int) -> str:
+def _named(each: DigestItem[str], chars_max: int) -> str:
     """A monitor's line in a digest: what happened, how often, when, why, and the end of what its job said."""
-    name = cut(_text(each, "name") or _text(each, "monitor"), NAME_CHARS_MAX)
+    name = cut(_text(each.get("name")) or _text(each.get("monitor")), NAME_CHARS_MAX)
     kind = str(each.get("kind"))
     verb = "FAILED, RECOVERED" if each.get("explicit") else "DOWN, RECOVERED"
     if not each.get("recovered"):
@@ -297,7 +305,7 @@ def _named(each: Facts, chars_max: int) -> str:
     if each.get("recovered"):
         head += f" {_clock_times(each)}"
     left = max(20, chars_max - len(head) - 2)
-    reason, said = _text(each, "reason").rstrip("."), _text(each, "said")
+    reason, said = _text(each.get("reason")).rstrip("."), _text(each.get("said"))
     if said and said not in reason:
         said = cut_head(said, left // 2)
         reason = f"{cut(reason, left - len(said) - 2)}; {said}"
@@ -306,55 +314,59 @@ def _named(each: Facts, chars_max: int) -> str:
     return f"{head}: {cut(reason, left)}" if reason else head
 
 
-def _clock_times(each: Facts) -> str:
+def _clock_times(each: DigestItem[str]) -> str:
     """From when to when, in the monitor's own zone."""
-    opened, resolved = _instant(each, "opened_at"), _instant(each, "resolved_at")
-    if not opened or not resolved:
+    opened, resolved = _datetime(each.get("opened_at")), _datetime(each.get("resolved_at"))
+    if opened is None or resolved is None:
         return ""
-    zone = _zone(each)
-    begin, end = (datetime.fromisoformat(str(each[name])).astimezone(zone) for name in ("opened_at", "resolved_at"))
+    zone = _zone(each.get("timezone"))
+    begin, end = opened.astimezone(zone), resolved.astimezone(zone)
     form = "%H:%M:%S" if begin.date() == end.date() else "%Y-%m-%d %H:%M:%S"
     return f"{begin:{form}}–{end:{form}}" + (f" {end.tzname()}" if end.tzname() != "UTC" else "")
 
 
 def _span(facts: Facts) -> str:
-    since, until = _instant(facts, "since"), _instant(facts, "until")
+    since, until = _instant(facts.get("since")), _instant(facts.get("until"))
     return say_duration(max(until - since, 1_000_000)) if since and until else "seconds"
 
 
-def _instant(facts: Facts, name: str) -> Micros:
-    """An RFC 3339 string as an instant; 0 where there is none or it cannot be read."""
-    value = facts.get(name)
+def _datetime(value: str | None) -> datetime | None:
+    """An RFC 3339 string as an instant; None if there is none or it cannot be read."""
     if not isinstance(value, str):
-        return 0
+        return None
     try:
         at = datetime.fromisoformat(value)
     except ValueError:
-        return 0
-    return to_micros(at) if at.tzinfo is not None else 0
+        return None
+    return at if at.tzinfo is not None else None
 
 
-def _time(facts: Facts, name: str, near: Micros = 0) -> str:
+def _instant(value: str | None) -> Micros:
+    """An RFC 3339 string as an instant; 0 if there is none or it cannot be read."""
+    at = _datetime(value)
+    return to_micros(at) if at is not None else 0
+
+
+def _time(value: str | None, zone: tzinfo, near: Micros = 0) -> str:
     """An instant for people, with how long before `near` it was."""
-    at = _instant(facts, name)
-    if not at:
+    at = _datetime(value)
+    if at is None:
         return ""
-    value = datetime.fromisoformat(str(facts[name])).astimezone(_zone(facts))
-    text = f"{value:%Y-%m-%d %H:%M:%S} {value.tzname()}"
-    return f"{text} ({say_duration(near - at)} ago)" if near > at + 1_000_000 else text
+    local, instant = at.astimezone(zone), to_micros(at)
+    text = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    return f"{text} ({say_duration(near - instant)} ago)" if near > instant + 1_000_000 else text
 
 
-def _zone(facts: Facts) -> tzinfo:
+def _zone(name: str | None) -> tzinfo:
     """The monitor's own zone, in which its sentences are written too."""
     try:
-        return ZoneInfo(str(facts.get("timezone") or "UTC"))
+        return ZoneInfo(str(name or "UTC"))
     except (KeyError, ValueError, OSError):
         return UTC
 
 
-def _text(facts: Facts, name: str, chars_max: int = FIELD_CHARS_MAX, tail: bool = False) -> str:
+def _text(value: str | None, chars_max: int = FIELD_CHARS_MAX, tail: bool = False) -> str:
     """A fact as text, bounded; the `tail` of a message is where errors are."""
-    value = facts.get(name)
     if value is None or value == "":
         return ""
     text = (

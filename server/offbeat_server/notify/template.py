@@ -12,17 +12,16 @@ from urllib.parse import quote, quote_plus
 
 import orjson
 
+from offbeat_server.engine.model.alert_payload import AlertPayload
+
 PLACES_MAX = 200  # each may stand for ten kilobytes
 # One way to match and no other: with white space told apart here, a body of nothing else takes the cube of its length.
 _PLACE = re.compile(r"\{\{([^{}]*)\}\}")
 _NAME = re.compile(r"([a-z_]+)((?:\.[a-z0-9_]+)*)(?:\s*\|\s*([a-z]+))?")
 _FILTERS = ("json", "url", "raw")
+# What `flat` in channels/webhook.py adds to the fields of an alert.
 _MADE = ("id", "type", "kind", "thread", "title", "lead", "text", "link", "color", "symbol")
-_FACTS = ("monitor", "name", "project", "incident", "status", "cause", "reason", "causes", "run", "stage", "detail")
-_TIMES = ("run_started_at", "run_finished_at", "opened_at", "resolved_at", "decided_at", "due_at", "last_ping_at")
-_SAID = ("last_message", "resolution", "expected", "usual", "tags", "flapping")
-_DIGEST = ("opened", "worse", "reminder", "resolved", "alerts", "first", "since", "until")
-ROOTS = frozenset(_MADE + _FACTS + _TIMES + _SAID + _DIGEST)
+ROOTS = frozenset(_MADE) | AlertPayload.__annotations__.keys()
 
 
 Escape = Callable[[str], str]

@@ -11,6 +11,7 @@ import asyncpg
 
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
+from offbeat_server.engine.model.alert_payload import AlertPayload
 
 _SQL = sql_loader.load("history")
 NUMBER_MAX = 2**31 - 1
@@ -107,5 +108,6 @@ async def find_alert(pool: asyncpg.Pool, alert_id: int) -> asyncpg.Record | None
 
 async def add_test_alert(pool: asyncpg.Pool, project_id: int, channel_id: int, by: str) -> int:
     """Put a test message for a channel into the outbox, and return its id."""
-    added: int = await pool.fetchval(_SQL["add_test_alert"], project_id, channel_id, {"by": by})
+    facts: AlertPayload[str] = {"by": by}
+    added: int = await pool.fetchval(_SQL["add_test_alert"], project_id, channel_id, facts)
     return added

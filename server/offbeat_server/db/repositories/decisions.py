@@ -1,10 +1,10 @@
 """Writes what was decided, whole subjects at a time: a monitor's effects together with the state that followed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import asyncpg
 import orjson
@@ -18,6 +18,7 @@ from offbeat_server.db.repositories import definitions
 from offbeat_server.db.repositories.lease import Held, held_by
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.rules import reasons
 
 _SQL = load("decisions")
@@ -111,7 +112,7 @@ async def _put_members(connection: Connection, decisions: Sequence[Decision]) ->
             await connection.execute(_SQL["delete_members"], *map(list, zip(*gone, strict=True)))
 
 
-async def alert_operators(connection: Connection, facts: dict[str, Any]) -> None:
+async def alert_operators(connection: Connection, facts: AlertPayload[str]) -> None:
     """An alert about Offbeat itself. To be called in the transaction (`held_by`) that records what it reports."""
     await connection.execute(_SQL["put_operator_alert"], facts)
 
@@ -186,8 +187,8 @@ async def _usual(connection: Connection, alerts: Sequence[tuple[Decision, Alert]
     return {row["monitor_id"]: row for row in rows if row["count"] >= USUAL_RUNS_MIN}
 
 
-def _say_usual(row: asyncpg.Record, facts: dict[str, Any]) -> str:
-    elapsed = (facts.get("run_finished_at") or facts["decided_at"]) - facts["run_started_at"]
+def _say_usual(row: asyncpg.Record, facts: AlertPayload[Micros], started_at: Micros) -> str:
+    elapsed = (facts.get("run_finished_at") or facts["decided_at"]) - started_at
     return reasons.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
 
 
@@ -199,10 +200,10 @@ def _alerts(
 ) -> list[list[Any]]:
     columns: list[list[Any]] = [[], [], [], [], [], [], []]
     for d, alert in alerts:
-        facts = _with_times(alert.facts)
+        facts = cast(AlertPayload[str], _with_times(alert.facts))
         facts["project"] = project_slugs.get(d.project_id)
-        if d.monitor_id in usual and alert.facts.get("run_started_at"):
-            facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts)
+        if d.monitor_id in usual and (started_at := alert.facts.get("run_started_at")):
+            facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts, started_at)
         text = _json(facts)
         told_to = (None,) if alert.kind == "resolved" else channels_of(d.project_id, alert.channels)
         for channel_id in told_to:
@@ -212,7 +213,7 @@ def _alerts(
     return columns
 
 
-def _with_times(facts: dict[str, Any]) -> dict[str, Any]:
+def _with_times(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The same with every instant (a number under a name in `_at`, or the estimate) as RFC 3339."""
     said = {}
     for name, value in facts.items():

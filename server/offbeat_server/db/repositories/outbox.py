@@ -7,7 +7,7 @@ between the two the alert is sent again, with the same id and the same body.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.model.alert_payload import AlertPayload, FlappingPayload
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 ACQUIRE_TIMEOUT_S = 5.0
@@ -79,7 +80,7 @@ class Claimed(NamedTuple):
     attempts: int
     lapses: int
     kind: str
-    facts: dict[str, Any]
+    facts: AlertPayload[str]
     uid: UUID | None  # None: the row is of an older version
     urgent: bool
     created_at: datetime
@@ -95,7 +96,7 @@ class DigestMember(NamedTuple):
     monitor_id: int | None
     incident: int | None
     kind: str
-    facts: dict[str, Any]
+    facts: AlertPayload[str]
     uid: UUID | None
     secrets: tuple[str, ...]
     thread: UUID | None = None  # as in Claimed
@@ -107,7 +108,7 @@ class Named(NamedTuple):
     monitor_id: int
     incident: int
     kind: str  # of its first alert in the digest, or of the first about an explicit failure
-    facts: dict[str, Any]
+    facts: AlertPayload[str]
     incidents: int
     explicit: bool  # a job itself said that something failed
     opened: bool  # its beginning is in the digest
@@ -124,7 +125,7 @@ class Digest(NamedTuple):
     attempts: int
     alerts: int
     closes: int | None
-    facts: dict[str, Any]
+    facts: AlertPayload[str]
     body: bytes
     created_at: datetime
     expired: bool
@@ -150,7 +151,7 @@ class Attached(NamedTuple):
     uid: UUID | None
     alerts: int
     left: bool
-    counts: dict[str, Any]  # opened, worse, reminder, resolved, recovered, since, until, decided_at
+    counts: AlertPayload[str]  # opened, worse, reminder, resolved, recovered, since, until, decided_at
     named: list[Named]
     members: list[DigestMember]  # only for channels that want each
 
@@ -214,7 +215,7 @@ class Outbox:
         """How many incidents of the same monitor the lane had in the hour before each of these opens."""
         return {row["id"]: row["earlier"] for row in await self._planned("flapping", list(ids))}
 
-    async def note(self, flapping: dict[int, dict[str, Any]]) -> None:
+    async def note(self, flapping: dict[int, FlappingPayload]) -> None:
         """Write what is said about flapping into the facts, before the first attempt."""
         await self._execute("note", list(flapping), list(flapping.values()), self.holder)
 
@@ -262,7 +263,7 @@ class Outbox:
         return [FailingChannel(*row) for row in await connection.fetch(_SQL["unreported"])]
 
     async def report_failing(
-        self, connection: Connection, ids: Sequence[int], project_id: int, facts: dict[str, Any]
+        self, connection: Connection, ids: Sequence[int], project_id: int, facts: AlertPayload[str]
     ) -> None:
         """An alert about these channels to the others of their project, or to the log where there is none."""
         await connection.execute(_SQL["report_failing"], list(ids), project_id, facts)
@@ -320,12 +321,12 @@ class Outbox:
         whole = await connection.fetch(_SQL["members_whole"], id, members, timeout=BULK_TIMEOUT_S) if members else []
         assert counts is not None
         return Attached(
-            id, made["created_at"], made["uid"], made["alerts"], made["left"], dict(counts),
+            id, made["created_at"], made["uid"], made["alerts"], made["left"], cast(AlertPayload[str], dict(counts)),
             [Named(**_with_secrets(row)) for row in first], [_member(row) for row in whole],
         )  # fmt: skip
 
     async def write_digest(
-        self, connection: Connection, attached: Attached, facts: dict[str, Any], body: bytes, lease_s: float
+        self, connection: Connection, attached: Attached, facts: AlertPayload[str], body: bytes, lease_s: float
     ) -> None:
         """Store what will be sent, claimed."""
         await connection.execute(_SQL["write_digest"], attached.id, facts, body, self.holder, lease_s, attached.alerts)
@@ -350,7 +351,7 @@ class Outbox:
         rows = await self._planned("all_over", list(lanes))
         return [(row["id"], row["lane"], row["alerts"], row["uid"]) for row in rows]
 
-    async def close_digest(self, id: int, facts: dict[str, Any], body: bytes) -> None:
+    async def close_digest(self, id: int, facts: AlertPayload[str], body: bytes) -> None:
         """Queue the message that says so."""
         await self._execute("close_digest", id, facts, body)
 

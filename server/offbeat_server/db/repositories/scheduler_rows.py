@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 import orjson
@@ -11,6 +11,7 @@ from offbeat_server.common.clock import to_datetime, to_micros, to_rfc3339
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 _SQL = load("scheduler")
@@ -241,7 +242,7 @@ async def now(connection: Connection) -> Micros:
         return to_micros(await connection.fetchval(_SQL["now"]))
 
 
-def outage_facts(outage: Outage) -> dict[str, Any]:
+def outage_facts(outage: Outage) -> AlertPayload[str]:
     """Return the facts of the operator alert about an outage."""
     seconds = (outage.ended_at - outage.started_at) / SECOND
     jumped = "The database's clock has jumped. " if outage.reason == "clock" else ""

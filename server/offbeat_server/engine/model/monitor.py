@@ -18,6 +18,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import START, Position
+from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import Runs
 
 RANKS = {
@@ -60,7 +61,7 @@ class Cause:
         stage: str | None = None,
         due: Micros = 0,
         lacking: int = 0,
-        evidence: dict[str, Any] | None = None,
+        evidence: RunEvidence[Micros] | None = None,
     ) -> None:
         self.kind, self.opened_at, self.reason, self.due, self.lacking = kind, opened_at, reason, due, lacking
         self.number, self.run, self.stage = number, run, stage

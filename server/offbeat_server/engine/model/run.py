@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import TASKS_MAX, Definition, Stage, Tasks
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
+from offbeat_server.engine.model.run_detail import RunDetail, StageDetail
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 
 STAGES_SEEN_MAX = 200  # per run; the names of later ones are not kept, their pings are signs of life
@@ -289,9 +290,9 @@ class Run:
             return "hung", self.hung
         return ("incomplete", self.unjudged) if self.unjudged is not None else (None, None)
 
-    def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> dict[str, Any]:
+    def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> RunDetail[Micros]:
         """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""
-        detail: dict[str, Any] = {}
+        detail: RunDetail[Micros] = {}
         if self.stages or definition.stages:
             defined = {stage.name: stage for stage in definition.stages}
             names = [*defined, *(name for name in self.stages if name not in defined)]
@@ -328,12 +329,12 @@ class Run:
             return StageState("unfinished", seen.started_at)
         return StageState("not started", 0) if seen.status == "waiting" else seen
 
-    def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> dict[str, Any]:
+    def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> StageDetail[Micros]:
         seen = self.stages.get(name) or StageState("waiting", 0)
         tasks = defined.tasks if defined is not None else None
         if self.verdict is not None:
             seen = self._stage_at_the_end(name, seen, tasks)
-        detail: dict[str, Any] = {
+        detail: StageDetail[Micros] = {
             "name": name,
             "status": seen.status,
             "started_at": seen.started_at or None,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Tasks
+from offbeat_server.engine.model.run_detail import ProgressDetail, TasksDetail
 
 _ENDS = {"success": True, "skip": True, "fail": False}
 
@@ -32,7 +33,7 @@ class TaskCount(NamedTuple):
             return TaskCount(done, total, at, done, at)
         return TaskCount(done, total, at, self.first_done, self.first_at)
 
-    def show(self, total: int | None = None) -> dict[str, Any]:
+    def show(self, total: int | None = None) -> ProgressDetail[Micros]:
         """Done, total, rate per second and estimated finish; the last two are None until they are known."""
         total = self.total if self.total is not None else total
         rate = (self.done - self.first_done) / (self.at - self.first_at) * 1e6 if self.at > self.first_at else None
@@ -155,10 +156,10 @@ class TaskGroup:
         unheard_of = (str(number) for number in range(low, low + expected) if number not in numbers)
         yield from islice(unheard_of, unheard)
 
-    def show(self, defined: Tasks | None, names_max: int) -> dict[str, Any]:
+    def show(self, defined: Tasks | None, names_max: int) -> TasksDetail[Micros]:
         """For the API and alerts, with at most this number of names of each kind."""
         expected = self.expected_of(defined)
-        shown: dict[str, Any] = {
+        shown: TasksDetail[Micros] = {
             "expected": expected or None,
             "started": len(self.by_name),
             "done": self.done,

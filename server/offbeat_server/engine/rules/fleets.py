@@ -36,8 +36,9 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
     m.heard_at = state.now
     changed = fleet.record_ping(name, state.now, members.every + members.grace)
     if ping.signal == "fail":
-        reason, said = reasons.member_failed(name, ping), {"last_message": ping.message}
-        record_failure(state, m, Cause("failed", state.now, reason, run=name or None, evidence=said))
+        cause = Cause("failed", state.now, reasons.member_failed(name, ping), run=name or None)
+        cause.evidence = {"last_message": ping.message}
+        record_failure(state, m, cause)
     if m.incident is not None:
         if ping.signal in ("start", "success", "skip"):
             clear(state, m, lambda key: key == ("failed", 0, name))

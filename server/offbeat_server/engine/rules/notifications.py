@@ -6,13 +6,15 @@ one depends on were evaluated for the same time; while one of them has an incide
 Snooze and maintenance windows hold back everything but the end.
 """
 
-from typing import Any
+from typing import cast
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.engine_state import Blame, EngineState
+from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.monitor import RANKS, Cause, Incident, Monitor
 from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import end_of_grace_period
 
@@ -164,7 +166,7 @@ def _tell(state: EngineState, m: Monitor, incident: Incident, kind: str, first: 
     _alert(state, m, incident, kind, causes)
 
 
-def evidence_of(m: Monitor, run: Run) -> dict[str, Any]:
+def evidence_of(m: Monitor, run: Run) -> RunEvidence[Micros]:
     """The facts of a run in an alert: its start, its last output, its stages, tasks and progress."""
     return {
         "stage": run.current_work if run.verdict == "failed" else None,
@@ -181,7 +183,7 @@ def _alert(
 ) -> None:
     incident.ordinal += 1
     worst = causes[0]
-    facts: dict[str, Any] = {
+    facts: AlertPayload[Micros] = {
         "monitor": m.slug,
         "name": m.name,
         "tags": list(m.tags),
@@ -207,9 +209,9 @@ def _alert(
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     evidence = evidence_of(m, run) if run is not None else worst.evidence
     if evidence is not None:
-        stage = evidence.get("stage")
-        facts.update(evidence, last_ping_at=max(m.heard_at, evidence.get("last_ping_at", 0)) or None)
-        facts["stage"] = worst.stage or stage
+        facts |= cast(AlertPayload[Micros], evidence)
+        facts["last_ping_at"] = max(m.heard_at, evidence.get("last_ping_at", 0)) or None
+        facts["stage"] = worst.stage or evidence.get("stage")
     state.open_for(m).alerts.append(
         Alert(incident.number, incident.ordinal, kind, state.now, m.definition.channels, facts)
     )

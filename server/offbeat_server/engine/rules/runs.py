@@ -1,10 +1,11 @@
 """Beginning and ending runs, by pings, deadlines or changes."""
 
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Ping, signal_word
 from offbeat_server.engine.model.run import Run, tasks_of
+from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, Runs
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
@@ -159,7 +160,7 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
         runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=signal_word(ping))
     state.revise_run(m, run)
     if failed:
-        evidence = {"last_message": ping.message}  # of the run itself nothing is known any more
+        evidence: RunEvidence[Micros] = {"last_message": ping.message}  # of the run itself nothing is known any more
         cause = Cause("failed", state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
         record_failure(state, m, cause, counts=counts)
         return

@@ -77,7 +77,8 @@ class Alertmanager(Channel):
             **self.labels,
         }
         annotations = {"summary": words.title, "description": cut(words.text, 5_000)}
-        annotations |= {name: str(facts[name]) for name in ("cause", "run", "stage") if facts.get(name)}
+        said = {"cause": facts.get("cause"), "run": facts.get("run"), "stage": facts.get("stage")}
+        annotations |= {name: str(value) for name, value in said.items() if value}
         made: dict[str, Any] = {
             "labels": labels,
             "annotations": annotations,

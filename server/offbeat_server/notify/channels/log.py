@@ -22,7 +22,14 @@ class Log(Channel):
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         facts = message.facts
-        known = {name: facts[name] for name in ("project", "monitor", "incident", "run", "stage") if facts.get(name)}
+        said = {
+            "project": facts.get("project"),
+            "monitor": facts.get("monitor"),
+            "incident": facts.get("incident"),
+            "run": facts.get("run"),
+            "stage": facts.get("stage"),
+        }
+        known = {name: value for name, value in said.items() if value}
         say = log.warning if message.words.symbol in ("🔴", "🟠") else log.info
         content = orjson.loads(body)
         say(content["title"], kind=message.kind, id=message.id, reason=content["reason"], **known)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.run_detail import StageDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
 CHART_WIDTH, CHART_HEIGHT = 720, 120
@@ -162,7 +163,7 @@ class StageBar(NamedTuple):
     tasks: str
 
 
-def draw_gantt(stages: Sequence[dict[str, object]], began: Micros, ended: Micros) -> list[StageBar]:
+def draw_gantt(stages: Sequence[StageDetail[Micros]], began: Micros, ended: Micros) -> list[StageBar]:
     """Bars of stages as `Run.detail` gives them, between two instants."""
     whole = max(ended - began, 1)
     bars = []
@@ -191,7 +192,7 @@ def draw_gantt(stages: Sequence[dict[str, object]], began: Micros, ended: Micros
     return bars
 
 
-def _tasks(stage: dict[str, object]) -> str:
+def _tasks(stage: StageDetail[Micros]) -> str:
     tasks = stage.get("tasks")
     if not isinstance(tasks, dict):
         return ""

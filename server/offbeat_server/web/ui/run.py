@@ -11,6 +11,7 @@ from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories.client_runs import PINGS_HEARD_MAX, ClientRun, hear
 from offbeat_server.engine.model.definition import Definition, load_definition
 from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.run_detail import TasksDetail
 from offbeat_server.engine.model.tasks import TaskGroup
 from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.web.framework.params import allowed, pair_in
@@ -34,7 +35,7 @@ class TaskGrid(NamedTuple):
     width: int
     height: int
     paths: dict[str, str]
-    shown: dict[str, Any]
+    shown: TasksDetail[Micros]
     tasks: int  # of which the grid draws the first
 
 

@@ -1,0 +1,180 @@
+"""What an alert says, as data: decided by the engine, kept in the outbox, rendered, and sent as the body of a webhook.
+
+One type has the fields of every kind, all optional: a row that an older version wrote may lack any of them, and a
+program that reads must expect that. `CONTENT` lists which fields each kind has today. From both follows the published
+JSON Schema (docs/reference/alert-payload.schema.json). Fields are added, never renamed or removed.
+"""
+
+from typing import Annotated, Generic, NamedTuple
+
+from typing_extensions import TypedDict
+
+from offbeat_server.engine.model.run_detail import At, RunDetail, field
+
+_AT = "2026-11-24T01:30:00.120000Z"
+_CAUSE = {"cause": "failed", "reason": "stage load failed with exit code 3 (run 42)", "run": "42", "stage": "load"}
+_DETAIL = {"progress": {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:31:50.120000Z"}}
+_FLAPPING = {"incidents": 5, "hold_s": 600.0, "held": False}
+_FIRST = {"monitor": "nightly-etl", "name": "Nightly ETL", "kind": "opened", "incidents": 1, "explicit": True}
+
+
+class CausePayload(TypedDict):
+    """One reason why the monitor is down."""
+
+    cause: Annotated[str, field("The kind of the cause.", "failed")]
+    reason: Annotated[str, field("The cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
+    run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
+    stage: Annotated[str | None, field("The stage of the run. Null: the cause is about no stage.", "load")]
+
+
+class FlappingPayload(TypedDict):
+    """How often the monitor has gone down, and what Offbeat does about it."""
+
+    incidents: Annotated[int, field("The number of incidents of the monitor within an hour.", 5, "incidents")]
+    hold_s: Annotated[
+        float, field("How long the openings of further incidents are held back before they are sent.", 600.0, "seconds")
+    ]
+    held: Annotated[
+        bool, field("True: this alert was held back. False: this one is sent, later ones are held back.", False)
+    ]
+
+
+class DigestItem(TypedDict, Generic[At], total=False):
+    """The most important incident of one monitor in a digest."""
+
+    monitor: Annotated[str, field("The slug of the monitor.", "nightly-etl")]
+    name: Annotated[str, field("The name of the monitor.", "Nightly ETL")]
+    project: Annotated[str, field("The slug of the project.", "default")]
+    incident: Annotated[int, field("The number of the incident; it counts per monitor.", 12)]
+    reason: Annotated[str, field("The worst cause as a sentence.", "failed with exit code 1")]
+    cause: Annotated[str, field("The kind of the worst cause.", "failed")]
+    opened_at: Annotated[At, field("When the incident opened.", _AT)]
+    resolved_at: Annotated[At, field("When it was resolved. Absent: it is open.", "2026-11-24T03:05:00Z")]
+    timezone: Annotated[str, field("The time zone of the monitor.", "Europe/Berlin")]
+    kind: Annotated[str, field("The kind of its first alert in the digest.", "opened")]
+    incidents: Annotated[int, field("The number of incidents of this monitor in the digest.", 1, "incidents")]
+    explicit: Annotated[bool, field("Whether the job itself reported a failure.", True)]
+    recovered: Annotated[bool, field("True: the digest has the opening and the recovery.", True)]
+    said: Annotated[str, field("The end of the last message of the job, on one line.", "disk full")]
+    other_reasons: Annotated[
+        list[str], field("The other causes and incidents of this monitor, as sentences.", ["no ping by 02:10:00"])
+    ]
+
+
+class AlertPayload(TypedDict, Generic[At], total=False):
+    """The fields of an alert. Which of them a kind has is in `CONTENT`."""
+
+    kind: Annotated[
+        str,
+        field(
+            "`opened`: an incident begins. `worse`: it became worse. `reminder`: it is still open. `resolved`: it is "
+            "over. `operator`: about Offbeat itself or a channel. `test`: a test message. `digest`: several alerts in "
+            "one message. `over`: every incident of an earlier digest is resolved.",
+            "opened",
+        ),
+    ]
+    project: Annotated[str | None, field("The slug of the project. Null: it was deleted.", "default")]
+    monitor: Annotated[str, field("The slug of the monitor.", "nightly-etl")]
+    name: Annotated[str, field("The name of the monitor.", "Nightly ETL")]
+    tags: Annotated[list[str], field("The tags of the monitor.", ["etl", "prod"])]
+    timezone: Annotated[str, field("The time zone of the monitor, in which sentences write times.", "Europe/Berlin")]
+    incident: Annotated[int, field("The number of the incident; it counts per monitor, from 1.", 12)]
+    status: Annotated[str, field("The status of the monitor: `down`, or `up` if the incident is resolved.", "down")]
+    cause: Annotated[
+        str,
+        field(
+            "The kind of the worst cause, or the subject of an operator alert: `deaf` (Offbeat could not receive "
+            "pings) or `channel` (alerts do not arrive).",
+            "failed",
+        ),
+    ]
+    reason: Annotated[str, field("The worst cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
+    run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
+    stage: Annotated[str | None, field("The stage that failed or was at work. Null: there is none.", "load")]
+    causes: Annotated[
+        list[CausePayload], field("All open causes of the incident, the one of `reason` first.", [_CAUSE])
+    ]
+    opened_at: Annotated[At, field("When the incident opened, or the outage began.", _AT)]
+    resolved_at: Annotated[At | None, field("When it ended. Null: it is open.", "2026-11-24T03:05:00Z")]
+    resolution: Annotated[str | None, field("How the incident ended. Null: it is open.", "a ping has arrived")]
+    decided_at: Annotated[
+        At, field("When Offbeat decided to send the alert; of a digest, the latest of its alerts.", _AT)
+    ]
+    due_at: Annotated[At | None, field("When the next ping is expected. Null: at no certain time.", _AT)]
+    last_ping_at: Annotated[At | None, field("The last ping of the monitor or the run. Null: there was none.", _AT)]
+    expected: Annotated[str, field("What is expected of the monitor, as a sentence.", "a ping every 5 min")]
+    held_back: Annotated[
+        str,
+        field(
+            "Why the alert is late: a monitor that this one depends on was down.", "while db was down, until 00:11:40"
+        ),
+    ]
+    run_started_at: Annotated[At | None, field("When the run of the cause started. Null: not known.", _AT)]
+    run_finished_at: Annotated[At | None, field("When the run of the cause ended. Null: it has not ended.", _AT)]
+    last_message: Annotated[
+        str | None, field("The end of the last message of the job, without secrets. Null: none.", "ValueError: boom")
+    ]
+    detail: Annotated[RunDetail[At], field("The stages, tasks and progress of the run of the cause.", _DETAIL)]
+    usual: Annotated[
+        str, field("How long successful runs usually take, and this one.", "usually 12 min, this one has taken 30 min")
+    ]
+    flapping: Annotated[
+        FlappingPayload, field("Present if the monitor has at least 5 incidents within an hour.", _FLAPPING)
+    ]
+    channels: Annotated[list[str], field("The slugs of the channels at which alerts do not arrive.", ["oncall"])]
+    by: Annotated[str, field("Who asked for the test message.", "admin")]
+    alerts: Annotated[int, field("The number of alerts in the digest.", 17, "alerts")]
+    opened: Annotated[int, field("The number of `opened` alerts in the digest.", 12, "alerts")]
+    worse: Annotated[int, field("The number of `worse` alerts in the digest.", 1, "alerts")]
+    reminder: Annotated[int, field("The number of `reminder` alerts in the digest.", 0, "alerts")]
+    resolved: Annotated[int, field("The number of `resolved` alerts in the digest.", 4, "alerts")]
+    recovered: Annotated[
+        int, field("The number of incidents whose opening and recovery are both in the digest.", 3, "incidents")
+    ]
+    since: Annotated[At | None, field("The first opening or recovery in the digest.", _AT)]
+    until: Annotated[At | None, field("The last opening or recovery in the digest.", _AT)]
+    first: Annotated[
+        list[DigestItem[At]], field("The most important incidents of the digest, at most 20 monitors.", [_FIRST])
+    ]
+    closes: Annotated[int, field("The internal number of the digest whose incidents are all resolved.", 3)]
+
+
+class Content(NamedTuple):
+    """Which fields an alert has, for the kinds that have the same ones."""
+
+    about: str
+    kinds: tuple[str, ...]
+    always: tuple[str, ...]
+    sometimes: tuple[str, ...] = ()
+
+
+CONTENT: dict[str, Content] = {
+    "IncidentAlert": Content(
+        "An alert about an incident of a monitor.",
+        ("opened", "worse", "reminder", "resolved"),
+        (
+            *("kind", "project", "monitor", "name", "tags", "timezone", "incident", "status", "cause", "reason", "run"),
+            *("stage", "causes", "opened_at", "resolved_at", "resolution", "decided_at", "due_at", "last_ping_at"),
+            "expected",
+        ),
+        ("held_back", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping"),
+    ),
+    "OperatorAlert": Content(
+        "An alert about Offbeat itself or about one of its channels.",
+        ("operator",),
+        ("kind", "project", "cause", "reason"),
+        ("opened_at", "resolved_at", "channels"),
+    ),
+    "TestMessage": Content("A test message that a person asked for.", ("test",), ("kind", "project", "by")),
+    "Digest": Content(
+        "Several alerts in one message.",
+        ("digest",),
+        (
+            *("kind", "project", "alerts", "opened", "worse", "reminder", "resolved", "recovered", "since", "until"),
+            *("decided_at", "first"),
+        ),
+    ),
+    "DigestRecovered": Content(
+        "Every incident of an earlier digest is resolved.", ("over",), ("kind", "alerts", "closes")
+    ),
+}

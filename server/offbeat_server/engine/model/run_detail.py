@@ -1,0 +1,114 @@
+"""Stages, tasks and progress of a run, as the table `runs`, the API and alerts show them.
+
+`At` is how an instant is written: `Micros` in the engine and in `runs.detail`, RFC 3339 in the API and in alerts.
+"""
+
+from typing import Annotated, Any, Generic, NotRequired, TypeVar
+
+from pydantic import Field
+
+# Pydantic cannot read the one of `typing` before Python 3.12.
+from typing_extensions import TypedDict
+
+At = TypeVar("At")
+_PROGRESS = {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:45:00Z"}
+_STAGE = {"name": "load", "status": "running", "started_at": "2026-11-24T01:04:00Z", "finished_at": None}
+_TASKS = {"expected": 8, "started": 8, "done": 6, "failed": 1, "failed_names": ["part-3"], "missing_count": 1}
+_TASKS |= {"missing": ["part-4"]}
+Rfc3339 = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+def field(description: str, example: Any, unit: str | None = None) -> Any:
+    """The documentation of a field in JSON Schema: a sentence, an example and the unit of a quantity."""
+    return Field(description=description, examples=[example], json_schema_extra={"x-unit": unit} if unit else None)
+
+
+class ProgressDetail(TypedDict, Generic[At]):
+    """How far a run or a task has come, by the numbers that its client sent."""
+
+    done: Annotated[int, field("The latest count.", 45)]
+    total: Annotated[int | None, field("The count at the end. Null: not known.", 100)]
+    rate: Annotated[
+        float | None, field("Counts per second since the first count. Null: not known yet.", 0.5, "1/second")
+    ]
+    eta: Annotated[
+        At | None,
+        field("The estimated instant of the end. Null: not known, or the run has ended.", "2026-11-24T01:45:00Z"),
+    ]
+
+
+class TaskProgressDetail(ProgressDetail[At], Generic[At]):
+    """How far one running task has come."""
+
+    task: Annotated[str, field("The name of the task.", "part-4")]
+
+
+class TasksDetail(TypedDict, Generic[At]):
+    """The tasks of a run or of a stage: how many have started and ended, and which of them did not end well."""
+
+    expected: Annotated[int | None, field("The number of tasks that should come. Null: not known.", 8, "tasks")]
+    started: Annotated[int, field("The number of tasks that have sent a ping.", 8, "tasks")]
+    done: Annotated[int, field("The number of tasks that have ended well.", 6, "tasks")]
+    failed: Annotated[int, field("The number of tasks that have failed and have not succeeded since.", 1, "tasks")]
+    failed_names: Annotated[
+        list[str], field("The names of failed tasks, in the order of their failures. An alert lists 20.", ["part-3"])
+    ]
+    missing_count: Annotated[int, field("The number of tasks that have not ended.", 1, "tasks")]
+    missing: Annotated[
+        list[str],
+        field(
+            "The names of tasks that have not ended: first those that have started, then expected numbers without any "
+            "ping. An alert lists 20.",
+            ["part-4"],
+        ),
+    ]
+    progress: NotRequired[
+        Annotated[
+            list[TaskProgressDetail[At]],
+            field(
+                "The progress of running tasks that send counts. Absent: none does.",
+                [{"task": "part-4", "done": 45, "total": 100, "rate": None, "eta": None}],
+            ),
+        ]
+    ]
+
+
+class StageDetail(TypedDict, Generic[At]):
+    """A stage of a run."""
+
+    name: Annotated[str, field("The name of the stage.", "load")]
+    status: Annotated[
+        str,
+        field(
+            "`waiting`: no ping yet. `running`, `done`, `failed`, `skipped`: by its latest ping. `unfinished` (it had "
+            "started) and `not started`: only in a run that has ended.",
+            "running",
+        ),
+    ]
+    started_at: Annotated[At | None, field("When it started. Null: not known.", "2026-11-24T01:04:00Z")]
+    finished_at: Annotated[At | None, field("When it ended. Null: it has not ended.", "2026-11-24T01:20:00Z")]
+    tasks: NotRequired[Annotated[TasksDetail[At], field("The tasks of the stage. Absent: it has none.", _TASKS)]]
+
+
+class RunDetail(TypedDict, Generic[At]):
+    """How far a run has come. A part that the run does not have is absent."""
+
+    stages: NotRequired[
+        Annotated[
+            list[StageDetail[At]],
+            field("The stages: first the defined ones in their order, then others by their first ping.", [_STAGE]),
+        ]
+    ]
+    tasks: NotRequired[Annotated[TasksDetail[At], field("The tasks of the run itself.", _TASKS)]]
+    progress: NotRequired[Annotated[ProgressDetail[At], field("The progress of the run.", _PROGRESS)]]
+
+
+class RunEvidence(TypedDict, Generic[At], total=False):
+    """What an alert says of the run, or of the ping, that is its cause."""
+
+    stage: str | None  # the stage at work, if it is the only one
+    last_ping_at: At
+    run_started_at: At | None
+    run_finished_at: At | None
+    last_message: str | None
+    detail: RunDetail[At]
