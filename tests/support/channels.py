@@ -6,8 +6,11 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import jsonschema_rs
 
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories.outbox import Digest, DigestMember
@@ -15,6 +18,7 @@ from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.payload_schema import webhook_schema
 from offbeat_server.notify.transport.http import Transport
 from tests.support.harness import needs
 
@@ -36,6 +40,27 @@ FACTS: dict[str, Any] = {
     "last_message": "Traceback & more\n```\n<boom> *x* [y](z)",
     "tags": ["etl", "prod"],
 }
+
+
+def assert_published(body: Any) -> None:
+    """This body of a webhook is as the published schema says, and has no field that the schema does not describe."""
+    errors = [f"{each.instance_path}: {each.message}" for each in _strict().iter_errors(body)]
+    assert not errors, errors
+
+
+@cache
+def _strict() -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(_closed(webhook_schema()), validate_formats=True)
+
+
+def _closed(schema: Any) -> Any:
+    """The same schema without room for fields that it does not name."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(each) for name, each in schema.items()}
+    return {**closed, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else closed
 
 
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:

@@ -7,6 +7,7 @@ import orjson
 from aiohttp import web
 
 from offbeat_server import __version__
+from offbeat_server.notify.payload_schema import webhook_schema
 from offbeat_server.web.api import channels, config, history, incidents, monitors, projects, public, statistics, windows
 from offbeat_server.web.framework import openapi, routing
 from offbeat_server.web.framework.routing import ApiReply, Call, Deps, Route
@@ -16,6 +17,11 @@ from offbeat_server.web.framework.ttl_cache import TtlCache
 async def get_openapi(call: Call[None, None]) -> ApiReply:
     """This document."""
     return ApiReply(_document_text())
+
+
+async def get_alert_schema(call: Call[None, None]) -> ApiReply:
+    """The JSON Schema of the body that a webhook channel sends."""
+    return ApiReply(webhook_schema())
 
 
 ROUTES = [
@@ -29,6 +35,7 @@ ROUTES = [
     *config.ROUTES,
     *public.ROUTES,
     Route("GET", "/openapi.json", get_openapi, None, "open"),
+    Route("GET", "/schemas/alert-payload", get_alert_schema, None, "open", content_type="application/schema+json"),
 ]
 
 

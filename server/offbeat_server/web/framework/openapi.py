@@ -13,6 +13,7 @@ from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.notify.channels.registry import KINDS
+from offbeat_server.notify.payload_schema import SENT, body_name, webhook_definitions
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas import responses as response_schemas
 from offbeat_server.web.framework.problems import CONTENT_TYPE
@@ -33,6 +34,12 @@ _REQUEST_HEADERS = {
     "If-Match": "Apply the request only if the current ETag is this one; `*` matches any.",
     "If-None-Match": "`*`: apply the request only if the resource does not exist yet.",
     "Idempotency-Key": "A request that is repeated with the same key within a day creates nothing more.",
+}
+_WEBHOOK_HEADERS = {
+    "webhook-id": "The id of the message, the same over all attempts. A receiver drops a second copy by it.",
+    "webhook-timestamp": "When this attempt began, in seconds since 1970.",
+    "webhook-signature": "`v1,` and the signature as Standard Webhooks says, one for each secret, separated by spaces. "
+    "Absent: the channel has no secret.",
 }
 _OUTCOMES = {
     200: "Done.",
@@ -87,14 +94,49 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
+        "webhooks": _webhooks(),
         "security": [{"bearer": []}, {"api_key": []}],
         "components": {
-            "schemas": schemas.all,
+            "schemas": {**schemas.all, **webhook_definitions(_REF)},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
             },
         },
+    }
+
+
+def _webhooks() -> dict[str, Any]:
+    """What channels of the kind `webhook` send, one entry for each form of body."""
+    return {
+        name: {
+            "post": {
+                "operationId": f"webhook{name}",
+                "summary": content.about,
+                "description": "Sent by channels of the kind `webhook` that have no template of their own.",
+                "security": [],
+                "parameters": [
+                    {
+                        "name": header,
+                        "in": "header",
+                        "required": header != "webhook-signature",
+                        "description": description,
+                        "schema": {"type": "string"},
+                    }
+                    for header, description in _WEBHOOK_HEADERS.items()
+                ],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": _REF.format(model=body_name(name))}}},
+                },
+                "responses": {
+                    "2XX": {"description": "Received."},
+                    "410": {"description": "Never send this message again."},
+                    "default": {"description": "Not received; Offbeat sends the message again."},
+                },
+            }
+        }
+        for name, content in SENT.items()
     }
 
 
