@@ -1,8 +1,8 @@
-"""What an alert says, as data: decided by the engine, kept in the outbox, rendered, and sent as the body of a webhook.
+"""The data of an alert: decided by the engine, kept in the outbox, rendered, and sent as the body of a webhook.
 
-One type has the fields of every kind, all optional: a row that an older version wrote may lack any of them, and a
-program that reads must expect that. `CONTENT` lists which fields each kind has today. From both follows the published
-JSON Schema (docs/reference/alert-payload.schema.json). Fields are added, never renamed or removed.
+One type has the fields of every kind, all optional: a row that an older version wrote may be without any of them, and a
+program that reads must expect that. `CONTENT` lists which fields each kind has today. The published JSON Schema
+(docs/reference/alert-payload.schema.json) is generated from both. Fields are added, never renamed or removed.
 """
 
 from typing import Annotated, Generic, NamedTuple
@@ -102,7 +102,7 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     ]
     due_at: Annotated[At | None, field("When the next ping is expected. Null: at no certain time.", _AT)]
     last_ping_at: Annotated[At | None, field("The last ping of the monitor or the run. Null: there was none.", _AT)]
-    expected: Annotated[str, field("What is expected of the monitor, as a sentence.", "a ping every 5 min")]
+    expected: Annotated[str, field("The expectation of the monitor, as a sentence.", "a ping every 5 min")]
     held_back: Annotated[
         str,
         field(
@@ -122,7 +122,7 @@ class AlertPayload(TypedDict, Generic[At], total=False):
         FlappingPayload, field("Present if the monitor has at least 5 incidents within an hour.", _FLAPPING)
     ]
     channels: Annotated[list[str], field("The slugs of the channels at which alerts do not arrive.", ["oncall"])]
-    by: Annotated[str, field("Who asked for the test message.", "admin")]
+    by: Annotated[str, field("The person or key that asked for the test message.", "admin")]
     alerts: Annotated[int, field("The number of alerts in the digest.", 17, "alerts")]
     opened: Annotated[int, field("The number of `opened` alerts in the digest.", 12, "alerts")]
     worse: Annotated[int, field("The number of `worse` alerts in the digest.", 1, "alerts")]

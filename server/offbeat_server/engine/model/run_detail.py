@@ -104,7 +104,7 @@ class RunDetail(TypedDict, Generic[At]):
 
 
 class RunEvidence(TypedDict, Generic[At], total=False):
-    """What an alert says of the run, or of the ping, that is its cause."""
+    """The facts of an alert about the run or the ping that is its cause."""
 
     stage: str | None  # the stage at work, if it is the only one
     last_ping_at: At
