@@ -202,7 +202,7 @@ class KeyIndex(Service):
             elif await self._source.rev() >= rev:
                 return
             else:  # Postgres has lost changes: a standby was promoted, or a backup restored
-                log.warning("key_index.reloading", reason="the database lacks changes that it had")
+                log.warning("key_index.reloading", reason="changes that the database had are missing")
                 self.complete = False
         while not self.complete:
             await self._load()

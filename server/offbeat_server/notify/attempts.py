@@ -29,7 +29,7 @@ ALL_SENDING_MAX = 1_000
 STUCK_AFTER_S = 0.2
 RESERVED = 64  # more than either, for lanes that are known to take what they are sent
 ATTEMPT_S_MAX = 60.0  # above every time-out on the way out; a bug in a kind cannot hold a lane for ever
-UNEXPECTED_MAX = 3  # attempts that end in an error of ours, before an alert is set aside
+UNEXPECTED_MAX = 3  # attempts that end in an internal error, before an alert is given up
 SETTLE_MAX = 1_000  # in one statement
 SETTLE_AGAIN_S = 1.0
 
@@ -45,7 +45,7 @@ class Attempt(NamedTuple):
 
 
 class AttemptResult(NamedTuple):
-    """What one attempt came to. `failed`: in a way that says something about its channel; None: nothing was sent."""
+    """The result of one attempt. `failed`: in a way that concerns its channel; None: nothing was sent."""
 
     state: str  # as in the outbox; pending: to be tried again
     error: str | None = None
@@ -54,7 +54,7 @@ class AttemptResult(NamedTuple):
 
 
 class DeliveryAttempts(Service):
-    """`ended` is told the lane, whether it failed (None: nothing was sent), and for how long it shall rest; after
+    """`ended` is called with the lane, whether it failed (None: nothing was sent), and how long it pauses; after
     `settled` others may go."""
 
     name = "attempts"
@@ -147,7 +147,7 @@ class DeliveryAttempts(Service):
     ) -> AttemptResult:
         verdict = await self._word_and_send(row, channel, message_builder, project)
         if row.kind == "test" and verdict.state == "pending":
-            return verdict._replace(state="dead")  # whoever asked shall see it now, not after three tries
+            return verdict._replace(state="dead")  # the person who asked sees it now, not after three tries
         return verdict
 
     async def _word_and_send(
@@ -182,7 +182,7 @@ class DeliveryAttempts(Service):
         self._settled()
 
     async def _send(self, lane: int, message: Message, body: bytes, channel: Channel, attempts: int) -> AttemptResult:
-        """The attempt itself. Whatever happens is a verdict."""
+        """The attempt itself. Every end is a verdict, also an exception."""
         try:
             async with asyncio.timeout(ATTEMPT_S_MAX):
                 changed = await channel.send(message, body, self._out)
@@ -225,7 +225,7 @@ class DeliveryAttempts(Service):
                 await asyncio.sleep(SETTLE_AGAIN_S)
 
     async def _settle(self) -> None:
-        """Write all outcomes; whatever arrives while one statement is under way goes with the next."""
+        """Write all outcomes; those that arrive while one statement is under way go with the next."""
         while self._outcomes:
             batch = self._outcomes[:SETTLE_MAX]
             await self._outbox.settle([outcome for outcome, _ in batch])

@@ -1,4 +1,4 @@
-"""The contract between the courier and a kind of channel: what is sent (`Message`), how, and how it can fail.
+"""The contract between the dispatcher and a kind of channel: the message, how it is sent, and how that can fail.
 
 A kind is a pydantic model of its definition with two verbs. `compose` is pure: the same message gives the same bytes,
 so a retry after a crash sends what was sent before. `send` puts those bytes on the wire once, or raises
@@ -69,7 +69,7 @@ class Channel(BaseModel):
     # "words": a digest is one summary for people; "members": one request with all of them, for machines.
     digest_style: ClassVar[Literal["words", "members"]] = "words"
     digest_alerts_max: ClassVar[int] = 50_000
-    # The service keeps an incident open until told otherwise, so a resolution may not vanish in a summary.
+    # The service keeps an incident open until it gets the end, so a resolution may not vanish in a summary.
     keeps_incidents: ClassVar[bool] = False
     per_minute_default: ClassVar[int] = 60
 
@@ -90,7 +90,7 @@ class Channel(BaseModel):
         raise NotImplementedError
 
     async def send(self, message: Message, body: bytes, out: Transport) -> dict[str, Any] | None:
-        """Deliver `body`, once. What is returned are fields of the definition that the service has changed.
+        """Deliver `body`, once. Returns fields of the definition that the service has changed.
 
         Raises DeliveryError.
         """

@@ -1,7 +1,7 @@
-"""What the courier remembers of one channel: its circuit, its rate, and whether alerts are gathered into a digest.
+"""The dispatcher's state of one channel: its circuit, its rate, and whether alerts are combined into a digest.
 
-Pure: it is told the time and decides; so its rules can be tested without waiting. Times are seconds of the monotonic
-clock. Nothing here must survive a restart: an empty lane behaves well.
+Pure: the time is an argument, so its rules can be tested without waiting. Times are seconds of the monotonic clock.
+Nothing here must survive a restart: an empty lane behaves well.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ BURST_REFILL_S = 2.0
 DIGEST_GAPS_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 URGENT_GAPS_S = (5.0, 10.0)
 GATHERED = ("all", "rest", "over")  # first attempts of a digest
-# A channel that works again may have thousands of retries. While a first attempt may go, at most so many go before it.
+# A channel that works again may have thousands of retries. While a first attempt may go, at most these go before it.
 RETRIES_MAX = 4
 IN_FLIGHT_MAX = 4  # attempts at once in one lane; one where the last failed, or nothing is known to arrive
 # Waits after the first, second, … failure in a row; the real one is drawn between nothing and this (full jitter).
@@ -29,7 +29,7 @@ BACKOFF_S_MIN = 0.5
 
 
 def backoff_s(failures: int, draw: Callable[[], float], retry_after_s: float | None = None) -> float:
-    """How long to wait after so many failures in a row; `draw` gives 0 ≤ x < 1. A receiver's wish is the least."""
+    """Return the wait after a number of consecutive failures; `draw` gives 0 ≤ x < 1. `Retry-After` is the minimum."""
     jittered = max(BACKOFF_S_MIN, draw() * BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
     return max(jittered, retry_after_s or 0.0)
 
@@ -68,12 +68,12 @@ class TokenBucket:
 
 @dataclass(slots=True, frozen=True)
 class SendPlan:
-    """What a lane may do now: single alerts never tried, retries, or one digest."""
+    """The next actions of a lane: single alerts never tried, retries, or one digest."""
 
     urgent: int = 0
     fresh: int = 0
     again: int = 0
-    digest: Literal["", "all", "rest", "over"] = ""  # see Gathering.which
+    digest: Literal["", "all", "rest", "over"] = ""  # which alerts a digest takes
 
 
 NOTHING = SendPlan()
@@ -96,7 +96,7 @@ class Gaps:
 
 @dataclass(slots=True)
 class ChannelQueue:
-    """One channel's queue as the courier at work sees it."""
+    """One channel's queue as the active dispatcher sees it."""
 
     digests: bool  # whether alerts may be gathered at all
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
@@ -107,7 +107,7 @@ class ChannelQueue:
     in_flight: int = 0
     failures: int = 0  # in a row
     blocked_until: float = 0.0
-    _also_failing: int = 0  # attempts that were under way when another failed: theirs is the same failure
+    _also_failing: int = 0  # attempts that were under way when another failed: their failures are the same one
     _retried: int = 0  # retries since the last first attempt
     gather: Gaps = field(default_factory=Gaps)
     urgent_gather: Gaps = field(default_factory=Gaps)
@@ -130,18 +130,18 @@ class ChannelQueue:
     def ready_at(self, now: float) -> float:
         """When it may do anything at all; not later than `now` when it may now."""
         if self.free <= 0:
-            return float("inf")  # an attempt that ends wakes the courier
+            return float("inf")  # an attempt that ends wakes the dispatcher
         if self.rate.left(now) < 1:
             return max(self.blocked_until, now + self.rate.wait_s())
         return self.blocked_until
 
     @property
     def combines(self) -> bool:
-        """Whether an incident that is over before anything was sent of it is told in one message, with others."""
+        """Whether an incident that ends before any alert of it was sent is reported in one message, with others."""
         return self.digests and self.gaps
 
     def plan(self, now: float, waiting: Due) -> SendPlan:
-        """What to do with so many that may go; each is counted up to BURST_MAX + 1 or more."""
+        """Plan the alerts that may go; each number is counted up to BURST_MAX + 1 or more."""
         if self.ready_at(now) > now:
             return NOTHING
         urgent, fresh, digest = self._first(now, waiting)
@@ -149,7 +149,7 @@ class ChannelQueue:
         if urgent or fresh or digest:
             again = min(again, max(0, RETRIES_MAX - self._retried))
         room = min(self.free, self.rate.left(now))
-        if self.circuit_open:  # whatever failed shows best whether it works again
+        if self.circuit_open:  # a failed alert shows best whether it works again
             again = min(again, room)
             urgent = min(urgent, room - again)
         else:
@@ -158,7 +158,7 @@ class ChannelQueue:
         room -= urgent + again
         if digest == "all":
             return SendPlan(again=again, digest="all" if room > 0 else "")
-        # What is not urgent leaves one message of the rate to what is.
+        # Alerts that are not urgent leave one message of the rate to urgent ones.
         room = min(room, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
         if room <= 0:
             return SendPlan(urgent, 0, again)
@@ -189,7 +189,7 @@ class ChannelQueue:
         return urgent, min(fresh, self.burst.left(now)), "over" if over else ""
 
     def began(self, now: float, urgent: int = 0, singles: int = 0, retries: int = 0, digest: str = "") -> None:
-        """So many attempts are under way. `digest`: as in Plan, or `again` for one that was gathered before."""
+        """Count attempts that begin. `digest`: as in Plan, or `again` for one that was stored before."""
         count = urgent + singles + retries + bool(digest)
         self.in_flight += count
         self.rate.left(now)
@@ -222,7 +222,7 @@ class ChannelQueue:
             self.failures, self._also_failing, self.blocked_until, self.known_good = 0, 0, 0.0, True
 
     def follow(self, fresh: "ChannelQueue") -> None:
-        """Its channel was changed: go on by the rules of a lane that would be made now. What is under way stays."""
+        """Its channel was changed: continue by the rules of a new lane. Attempts under way stay."""
         self.digests, self.gaps = fresh.digests, fresh.gaps
         if (self.rate.capacity, self.rate.refill_s) != (fresh.rate.capacity, fresh.rate.refill_s):
             self.rate = fresh.rate

@@ -1,4 +1,4 @@
-"""What a delivery is made over, what comes back, and how it can fail: the words that all ways out share."""
+"""Types that all transports share: the request of a delivery, its answer, and its failures."""
 
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ class DeliveryError(OffbeatError):
 
 
 class DeliveryReply(NamedTuple):
-    """What a receiver answered: at most 64 KiB of it."""
+    """The answer of a receiver: at most 64 KiB of it."""
 
     status: int
     body: bytes

@@ -1,6 +1,6 @@
-"""Many alerts become one message: attached to a row, put into words and stored, in one transaction and before sending.
+"""Many alerts become one message: attached to a row, rendered and stored, in one transaction and before sending.
 
-So a crash leaves either no digest, or one whose bytes any courier can send.
+So a crash leaves either no digest, or one whose bytes any dispatcher can send.
 """
 
 from offbeat_server.common import failpoints

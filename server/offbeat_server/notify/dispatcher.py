@@ -1,7 +1,7 @@
 """The dispatcher: takes alerts from the outbox and sends them, so that each arrives, once, and in order.
 
 One dispatcher in all is at work (a lease; the others stand by), so a channel's rate, its circuit and its digests are
-decided in one place; claims are by row all the same, so two at work for a moment do no harm. Each round asks which
+decided in one place; claims are by row anyway, so two at work for a moment do no harm. Each round asks which
 channels have something to send, decides for each (channel_queue.py), claims, and starts one task an attempt
 (attempts.py). No channel waits for another.
 
@@ -49,14 +49,14 @@ log = structlog.get_logger("dispatcher")
 POLL_S = 0.5  # the truth, when a wake-up is lost
 ROUND_S_MIN = 0.02  # attempts that end in one moment share a round
 AGAIN_S = 1.0  # after a round that failed
-# While there is no room: so many of the lanes that have proven themselves are asked about, the next ones so soon. Of
-# ten thousand each has its turn within three seconds, for a few milliseconds of Postgres each time.
+# While there is no room: how many of the lanes that are known to work are queried, and how soon the next ones. Of ten
+# thousand each has its turn within three seconds, for a few milliseconds of Postgres each time.
 PROVEN_MAX = 200
 PROVEN_EVERY_S = 0.05
 
 
 class Dispatcher(Service):
-    """Delivers. `count` is told (channel kind, result, how many); the results are those of observability/metrics.py."""
+    """Delivers. `count` gets (channel kind, result, how many); the results are those of observability/metrics.py."""
 
     name = "dispatcher"
 
@@ -77,7 +77,7 @@ class Dispatcher(Service):
         self.periodic = PeriodicAlerts(
             self.outbox, out, settings, self.wake, lambda: self.message_builder if self.at_work else None, count
         )
-        # Times that tests shrink. A claim outlives a courier by `lease_s`, its place by `life_s`.
+        # Times that tests shrink. A claim outlives a dispatcher by `lease_s`, its lease by `life_s`.
         self.lease_s = 10.0
         self.life_s = 6.0
         self.pulse_s = 2.0
@@ -104,7 +104,7 @@ class Dispatcher(Service):
         self.spawn(self._deliver(), "deliver")
 
     async def stop(self) -> None:
-        """No new attempts; those under way are finished or given back, and the next courier may begin."""
+        """No new attempts; those under way are finished or given back, and the next dispatcher may begin."""
         self._trusted_until = 0.0
         await self.cancel_tasks()
         await self.periodic.stop()
@@ -120,11 +120,11 @@ class Dispatcher(Service):
 
     @property
     def at_work(self) -> bool:
-        """Whether this is the one courier, as far as it may believe so."""
+        """Whether this is the active dispatcher, as far as its lease allows to assume."""
         return monotonic() < self._trusted_until
 
     async def _renew_lease(self) -> None:
-        """Renews the lease and all claims under way; stands by to take over from another courier."""
+        """Renews the lease and all claims under way; stands by to take over from another dispatcher."""
         while True:
             began = monotonic()
             try:
@@ -218,7 +218,7 @@ class Dispatcher(Service):
         return [id for id, lane in self._lanes.items() if lane.ready_at(now) > now]
 
     async def _test(self, message_builder: MessageBuilder, room: int) -> None:
-        """Send the tests that somebody waits for: once each, whatever state their lane is in."""
+        """Send the tests that a person waits for: once each, in any state of their lane."""
         claimed = await self.outbox.claim_tests(room, self.lease_s)
         rows = await self.outbox.channels([row.lane for row in claimed]) if claimed else {}
         for row in claimed:
@@ -270,7 +270,7 @@ class Dispatcher(Service):
     async def _want(
         self, due: Due, channel: Channel, project: str, message_builder: MessageBuilder, now: float
     ) -> WantedAlerts:
-        """What one lane may claim now, after its digest where one is to be made."""
+        """Return the claims of one lane, after its digest if there is one."""
         lane = self._lane(due.lane, channel)
         plan = lane.plan(now, due)
         if plan.digest:
@@ -379,7 +379,7 @@ def _taken_up(in_digests: dict[int, bool]) -> list[int]:
 
 
 def _channel(lane: int, row: ChannelRow | None) -> Channel | str:
-    """What a lane sends by, or why it cannot."""
+    """The channel of a lane, or the reason why it cannot send."""
     if lane == 0:
         return load_channel("log", "{}")
     if row is None:

@@ -79,7 +79,7 @@ class MessageBuilder:
         )
 
     def over(self, closes: int, facts: Facts, at: str, uid: UUID | None = None) -> Message:
-        """What is queued to close the digest with this `uid`; its own id is not known yet, and no body holds it."""
+        """The message that closes the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         return Message("", self._digest_thread(closes, uid), "over", at, facts, render_recovered(facts, link), link)
 

@@ -56,9 +56,9 @@ def webhook_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": "Body of an Offbeat webhook",
-        "description": "What a channel of the kind `webhook` without a template of its own sends. Later versions may "
-        "add fields; ignore those that you do not know. An alert that was decided before an upgrade may lack newer "
-        "fields.",
+        "description": "The body that a channel of the kind `webhook` without a template sends. Later versions may "
+        "add fields; ignore those that you do not know. An alert that was decided before an upgrade may be without "
+        "the newer fields.",
         "oneOf": [{"$ref": f"#/$defs/{body_name(name)}"} for name in SENT],
         "$defs": webhook_definitions("#/$defs/{model}"),
     }

@@ -1,6 +1,6 @@
-"""What the courier at work does by the clock: reminders, what Alertmanagers hold, the end of digests, and sweeping.
+"""Periodic work of the active dispatcher: reminders, alerts at Alertmanagers, the end of digests, deletion of old rows.
 
-Each is asked of the database anew, so that nothing depends on having been there when it began.
+Each reads the database again every time, so that a new dispatcher continues where the last one stopped.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ SWEEP_MAX = 5_000
 
 
 class PeriodicAlerts(Service):
-    """`scribe` gives None while another courier is at work."""
+    """`scribe` gives None while another dispatcher is active."""
 
     name = "periodic"
 
@@ -175,7 +175,7 @@ class PeriodicAlerts(Service):
         page: list[DigestMember],
         message_builder: MessageBuilder,
     ) -> tuple[str, ...]:
-        """One page to these peers at once; those that can be told the next one."""
+        """Send one page to these peers at once; return those that can get the next one."""
         now = self._out.now()
         at, ends_at = to_rfc3339(now) or "", to_rfc3339(now + int(FIRING_LASTS_S * SECOND))
         alerts = []
@@ -187,7 +187,7 @@ class PeriodicAlerts(Service):
         failures = await channel.post(peers, channel.encode(alerts), self._out)
         for error in failures.values():
             log.warning("periodic.alertmanager_failed", channel=id, error=str(error))
-        # What a peer refuses for good, it refuses for what is in this page.
+        # A peer that refuses a page for good refuses it because of the content of this page.
         return tuple(url for url in peers if url not in failures or failures[url].permanent)
 
     async def _expire(self, message_builder: MessageBuilder) -> None:

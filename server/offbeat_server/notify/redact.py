@@ -13,8 +13,8 @@ from offbeat.readable import readable
 HIDDEN = "•••"
 END_CHARS_MIN = 6  # shorter ends give nothing away
 
-# What stands before a secret stays, so that the sentence can still be read. A shape is tried only where one of its
-# words occurs, which is far cheaper to find out; and all repetitions are bounded, because the text is anybody's.
+# The text before a secret stays, so that the sentence can still be read. A shape is tried only where one of its words
+# occurs, which is far cheaper to find; and all repetitions are bounded, because any client can send the text.
 _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
         ("/heartbeat", "/ping/", "/push/", "/p/", "/cron/"),
@@ -65,7 +65,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _without_ends(text: str, secret: str) -> str:
-    """Without the end of a secret that somebody else's cut has left behind `…`."""
+    """Remove the end of a secret that an earlier cut has left behind `…`."""
     for length in range(len(secret) - 1, END_CHARS_MIN - 1, -1):
         text = text.replace(f"…{secret[-length:]}", f"…{HIDDEN}")
     return text

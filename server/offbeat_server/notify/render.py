@@ -1,7 +1,7 @@
-"""What an alert says to people: a title for the lock screen, a sentence, a few facts, the end of the last message.
+"""The text of an alert: a title for the lock screen, a sentence, a few facts, the end of the last message.
 
 Made once, used by every kind of channel: each takes the parts its service can show (`fields`) or the whole as text or
-HTML. Pure and without a clock, so that a retry says the same; "so long ago" is reckoned from the decision's time.
+HTML. Pure and without a clock, so that a retry has the same text; ages are computed from the decision's time.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ _COLORS = {"🔴": "#d32f2f", "🟠": "#ef6c00", "🟢": "#2e7d32", "🔵": "#15
 
 
 def cut(text: str, chars_max: int) -> str:
-    """At most so many characters, with a mark where the end is missing."""
+    """Cut a text to a number of characters, with a mark in place of the end."""
     return text if len(text) <= chars_max else text[: chars_max - 1].rstrip() + "…"
 
 
@@ -62,7 +62,7 @@ def without_markup(text: str, marks: str) -> str:
 
 
 class RenderedAlert(NamedTuple):
-    """An alert for people. Plain text in every part: whoever puts it into markup escapes it there."""
+    """An alert for people. Plain text in every part: code that puts it into markup escapes it there."""
 
     symbol: str
     title: str
@@ -200,7 +200,7 @@ def link_to(facts: Facts, public_url: str | None) -> str | None:
 
 
 def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
-    """What follows the sentence: since when, what was expected, where it stood, how long it usually takes."""
+    """The facts after the sentence: since when, the expectation, the position of the run, its typical duration."""
     decided, zone = _instant(facts.get("decided_at")), _zone(facts.get("timezone"))
     found = [
         ("Since", _time(facts.get("opened_at"), zone, decided)),

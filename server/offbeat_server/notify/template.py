@@ -15,11 +15,11 @@ import orjson
 from offbeat_server.engine.model.alert_payload import AlertPayload
 
 PLACES_MAX = 200  # each may stand for ten kilobytes
-# One way to match and no other: with white space told apart here, a body of nothing else takes the cube of its length.
+# Only one way to match: if white space could match in several ways, a body of white space would take cubic time.
 _PLACE = re.compile(r"\{\{([^{}]*)\}\}")
 _NAME = re.compile(r"([a-z_]+)((?:\.[a-z0-9_]+)*)(?:\s*\|\s*([a-z]+))?")
 _FILTERS = ("json", "url", "raw")
-# What `flat` in channels/webhook.py adds to the fields of an alert.
+# Fields that `flat` in channels/webhook.py adds to those of an alert.
 _MADE = ("id", "type", "kind", "thread", "title", "lead", "text", "link", "color", "symbol")
 ROOTS = frozenset(_MADE) | AlertPayload.__annotations__.keys()
 
@@ -33,7 +33,7 @@ def in_json(text: str) -> str:
 
 
 def escape_for(content_type: str) -> Escape:
-    """What keeps a job's words from being more than text in a body of this type."""
+    """Return the escape that keeps a job's message plain text in a body of this type."""
     name = content_type.split(";")[0].strip().lower()
     if name.endswith("json"):
         return in_json

@@ -23,8 +23,8 @@ log = structlog.get_logger("watchdog")
 class OutboundWatchdog(Service):
     """Gets `url` every `every_s` seconds while all is well.
 
-    `watermark` is None in a process that is not the keeper. `untaken_s` is how long the alert that waits longest could
-    have been sent already (0 without one); it may raise, which counts as doubt.
+    `watermark` is None in a process that is not the scheduler. `untaken_s` is how long the alert that waits longest
+    could have been sent already (0 without one); it may raise, which counts as doubt.
     """
 
     name = "watchdog"
@@ -71,9 +71,9 @@ class OutboundWatchdog(Service):
         watermark, before = self._watermark(), self._last
         self._last = watermark
         if watermark is None:
-            return "not the keeper"
+            return "not the scheduler"
         if before is None:
-            return "the keeper since a moment ago"
+            return "the scheduler since a moment ago"
         if watermark <= before:
             return "the watermark stands still"
         try:
@@ -82,7 +82,7 @@ class OutboundWatchdog(Service):
         except Exception as error:
             return f"the outbox cannot be read: {error!r}"
         if untaken_s > UNTAKEN_S_MAX:
-            return f"an alert has waited {untaken_s:.0f} s for a courier"
+            return f"an alert has waited {untaken_s:.0f} s for a dispatcher"
         return None
 
     async def _send(self) -> None:

@@ -83,10 +83,8 @@ def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
     if fallen or forgotten:
         state.open_for(m)
         evaluate_fleet(state, m, worse=bool(fallen) or not fleet.members)
-    for (
-        name,
-        when_forgotten,
-    ) in fallen.items():  # evaluated first: an outage may have been longer than even `forget_after`
+    # Evaluated first: an outage may have been longer than even `forget_after`.
+    for name, when_forgotten in fallen.items():
         if name in fleet.members:
             fleet.arm(name, max(when_forgotten, when))
 

@@ -199,7 +199,7 @@ class LogWriter(Service):
         if standing is None:
             self.id = 0  # the log may have given it to another process
         if self._registered.is_set():
-            self._start_anew("database", "the log lacks its last pings")
+            self._start_anew("database", "its last pings are missing in the log")
 
     async def _register(self) -> None:
         assert self._log is not None

@@ -32,7 +32,7 @@ class Alertmanager(Channel):
     hidden: ClassVar[frozenset[str]] = frozenset(("token", "password", "urls"))
     digest_style = "members"
     digest_alerts_max: ClassVar[int] = 200  # writing one takes 0.1 ms, and the loop waits for all
-    keeps_incidents: ClassVar[bool] = False  # every member of a digest is told by itself
+    keeps_incidents: ClassVar[bool] = False  # every member of a digest is sent by itself
     per_minute_default: ClassVar[int] = 6_000
 
     urls: Annotated[tuple[Url, ...], Field(min_length=1, max_length=10, description="Every peer of the cluster.")]
@@ -104,7 +104,7 @@ class Alertmanager(Channel):
     async def post(
         self, urls: Sequence[str], body: bytes, out: Transport, others_s_max: float | None = None
     ) -> dict[str, DeliveryError]:
-        """To these peers at once; the failures by peer. `others_s_max`: so long the others may take after the first."""
+        """Send to these peers at once; the failures by peer. `others_s_max`: time for the others after the first."""
         failures: dict[str, DeliveryError] = {}
         waiting = set(urls)
         bound = asyncio.timeout(None)

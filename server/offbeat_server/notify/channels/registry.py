@@ -1,8 +1,8 @@
 """All kinds of channels, and how their definitions are read and shown.
 
-What is stored holds secrets whole; what is shown has them masked. A definition that comes back with a mask in it keeps
-the stored secret there, so that people can change one field of a channel without knowing the others; but not where it
-would be sent to another host, because then whoever may change a channel could read its secrets there.
+Stored definitions hold complete secrets; shown ones have them masked. A definition that comes back with a mask in it
+keeps the stored secret there, so that people can change one field of a channel without knowing the others. It does not
+if the secret would be sent to another host, because then a user who may change a channel could read its secrets there.
 """
 
 from collections.abc import Mapping
@@ -149,7 +149,7 @@ def kinds() -> dict[str, dict[str, Any]]:
 
 
 def _mask(value: Any) -> Any:
-    """Shape and host stay, so that two channels can be told apart."""
+    """Mask an address. Its shape and host stay, so that people can distinguish two channels."""
     if isinstance(value, str):
         return _mask_text(value)
     if isinstance(value, Mapping):

@@ -21,8 +21,8 @@ from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.template import check_template, escape_for, fill
 from offbeat_server.notify.transport.http import Transport
 
-# What a correct receiver says only about this very message. 401, 403 and 404 also come from one that is being set up or
-# deployed, and an alert is worth another try.
+# Statuses that a correct receiver sends only because of this message. 401, 403 and 404 also come from one that is being
+# set up or deployed, so the alert is tried again.
 FINAL = frozenset((400, 410, 411, 413, 414, 415, 422, 431))
 HEADERS_MAX = 50
 SECRETS_MAX = 5

@@ -41,7 +41,7 @@ _DENIED_4 = tuple(
         "240.0.0.0/4",
     )
 )
-# Of IPv6 only global unicast is open. What lies outside of it needs no list: loopback, NAT64 (64:ff9b::/96 and
+# Of IPv6 only global unicast is open. Addresses outside of it need no list: loopback, NAT64 (64:ff9b::/96 and
 # 64:ff9b:1::/48), discard, SRv6, unique local, link-local, site-local, multicast.
 _GLOBAL_6 = IPv6Network("2000::/3")
 _DENIED_6 = tuple(

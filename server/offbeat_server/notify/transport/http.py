@@ -35,7 +35,7 @@ USER_AGENT = "Offbeat (+alerts)"
 
 
 class Transport(Service):
-    """What channels send with."""
+    """The HTTP client of channels."""
 
     name = "transport"
 
@@ -61,7 +61,7 @@ class Transport(Service):
         self._resolver = Resolver(self.guard)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,  # the courier bounds what is under way
+                limit=0,  # the dispatcher bounds the attempts under way
                 force_close=True,
                 ssl=self._tls,
                 resolver=self._resolver,
@@ -209,7 +209,7 @@ def _retry_after(reply: DeliveryReply, response: aiohttp.ClientResponse) -> floa
         wish = float(header)
     elif header:
         try:
-            # Against the receiver's own clock: nobody else's can be trusted to agree with it.
+            # Against the receiver's own clock: no other clock is sure to agree with it.
             now = parsedate_to_datetime(response.headers.get("Date", ""))
             wish = (parsedate_to_datetime(header) - now).total_seconds()
         except (TypeError, ValueError, OverflowError):

@@ -26,7 +26,7 @@ _LARK_CODE_MIN = 9_000  # its codes have four digits and more; others answer the
 
 
 class ServiceRefusal(NamedTuple):
-    """What a body says. `known`: it is a service's own text, which may be shown."""
+    """Read the reason in a body. `known`: it is a service's own text, which may be shown."""
 
     text: str
     status: int | None

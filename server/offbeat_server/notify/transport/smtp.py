@@ -97,7 +97,7 @@ def read_ehlo(value: str | None) -> str | None:
 
 
 def ehlo_name(configured: str | None, connected: socket.socket) -> str:
-    """What the client calls itself (RFC 5321 §4.1.1.1): the setting, a host name with a domain, or its own address.
+    """The client's name in EHLO (RFC 5321 §4.1.1.1): the setting, a host name with a domain, or its own address.
 
     The host name of a container has no domain, and many servers refuse it.
     """
@@ -150,7 +150,7 @@ async def send_mail(
     try:
         await client.connect()
         refused_some, _ = await client.sendmail(sender, recipients, content)
-        if refused_some:  # the mail has arrived, and yet somebody will never hear of it
+        if refused_some:  # the mail has arrived, but some recipients will never get it
             said = {address: f"{code} {text}"[:200] for address, (code, text) in refused_some.items()}
             log.warning("smtp.recipients_rejected", host=server.host, answers=said)
     except aiosmtplib.SMTPRecipientsRefused as error:

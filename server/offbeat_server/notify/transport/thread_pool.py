@@ -1,7 +1,7 @@
-"""Few threads for libraries that block and do their own network traffic, with the guard laid around it.
+"""A few threads for libraries that block and have their own network code, inside the destination guard.
 
-The interpreter tells of every connection that is made, by its audit events (PEP 578); in a guarded context each is
-checked on its final address and refused by an exception, whatever library makes it.
+The interpreter reports every connection by its audit events (PEP 578). In a guarded context the final address of each
+is checked, and a refused connection ends with an exception, in any library.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class GuardedThreads:
         self._free = THREADS_MAX
 
     async def run(self, work: Callable[..., Any], *arguments: Any, timeout_s: float) -> Any:
-        """What `work` returns or raises. Raises DeliveryError when it takes too long, or no thread is free."""
+        """Run `work` in a thread. Raises its exceptions, or DeliveryError if it takes too long or no thread is free."""
         if self._threads is None:
             _watch_connections()
             self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="guarded")
@@ -55,7 +55,7 @@ class GuardedThreads:
     def _ended(self, future: "asyncio.Future[Any]") -> None:
         self._free += 1
         if not future.cancelled():
-            future.exception()  # after a time-out nobody else asks for it
+            future.exception()  # after a time-out no other code reads it
 
 
 def _guarded(guard: Guard, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -65,9 +65,9 @@ def _guarded(guard: Guard, work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _watch_connections() -> None:
-    """From now on every connection made in a guarded context is checked, whatever library makes it.
+    """Check every connection of a guarded context from now on, in any library.
 
-    A hook for the interpreter's own audit events cannot be taken away again; everywhere else it does nothing.
+    A hook for the interpreter's own audit events cannot be removed again; outside of such a context it does nothing.
     """
     global _watching
     if not _watching:

@@ -1,7 +1,8 @@
-"""What a project may show outside: its monitors as series for Prometheus, and badges for pages of others.
+"""Public data of a project: its monitors as series for Prometheus, and badges for other pages.
 
-Both are off until the project switches them on. The server's own /metrics never has a series per monitor; here whoever
-wants them pays for them. A badge is open to everybody who has the badge key, and says a status and nothing else.
+Both are off until the project switches them on. The server's own /metrics never has a series per monitor; here only a
+project that wants them has the cost. A badge is open to every client with the badge key, and shows a status and nothing
+else.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What many pings or runs say together: who of a fleet is alive, and how long things usually take."""
+"""Statistics of many pings or runs: the members of a fleet that are alive, and typical durations."""
 
 from collections.abc import Sequence
 from typing import Any

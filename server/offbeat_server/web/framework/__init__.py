@@ -1,1 +1,1 @@
-"""What API and pages share: routing, access, errors, OpenAPI, pagination."""
+"""Parts that API and pages share: routing, access, errors, OpenAPI, pagination."""

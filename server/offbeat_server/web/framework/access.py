@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: a key in the request becomes a `Principal`.
+"""Authentication and rights: a key in the request becomes a `Principal`.
 
 The admin key may do everything. Other keys have a role, and may be bound to one project: then nothing
 outside it exists for them. Rights are few and checked in one place, before a handler runs.
@@ -16,7 +16,7 @@ from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.web.framework.auth_throttle import AuthThrottle
 from offbeat_server.web.framework.problems import ApiError
 
-# What a route asks for. `server`: everything, in every project.
+# Rights that a route requires. `server`: everything, in every project.
 Right = Literal["open", "ping", "read", "write", "server"]
 _RIGHTS: dict[str, frozenset[Right]] = {
     "admin": frozenset(("ping", "read", "write")),
@@ -27,7 +27,7 @@ KEY_CHARS_MAX = 200
 
 
 class Principal(NamedTuple):
-    """Who asks. `actor` is the name in the audit log; `project_id` and `project` are None for every project."""
+    """The owner of a key. `actor`: the name in the audit log; `project_id` and `project` are None for every project."""
 
     actor: str
     role: str
@@ -36,7 +36,7 @@ class Principal(NamedTuple):
 
     @property
     def sees_secrets(self) -> bool:
-        """Whether ping keys may be shown: whoever has them can ping."""
+        """Whether ping keys may be shown: a client that has them can ping."""
         return self.role == "admin"
 
     def may(self, right: Right) -> bool:
@@ -68,7 +68,7 @@ class Access:
         return self._secret
 
     async def admit(self, request: web.Request, right: Right) -> Principal:
-        """Whoever asks, if they may. Raises ApiError: 401 without a valid key, 403 with one that may not, 429."""
+        """Return the principal of a request, if it has the right. Raises ApiError: 401, 403, 429."""
         if right == "open":
             return NOBODY
         key = key_in(request)
@@ -82,7 +82,7 @@ class Access:
         return principal
 
     async def identify(self, request: web.Request, key: str) -> Principal | None:
-        """Whose key it is; None for an unknown or revoked one. Raises ApiError (429) where too many were wrong."""
+        """Return the principal of a key; None: unknown or revoked. Raises ApiError (429) after too many wrong keys."""
         async with self._attempts.attempt(request) as attempt:
             principal = await self._whose(key)
             attempt.is_wrong = principal is None

@@ -1,7 +1,7 @@
 """The addresses that answers show: where a monitor is pinged, and who a request came from.
 
 `--public-url` wins; else the request's own host, and behind a trusted proxy the host that the proxy names. A proxy that
-is not listed is not believed: otherwise anybody could make the server show addresses of theirs.
+is not listed is not believed: otherwise any client could make the server show a forged address.
 """
 
 import re
@@ -34,7 +34,7 @@ def base_url(request: web.Request, public_url: str | None, addresses: ClientAddr
 
 
 def ping_url(base: str, key: str) -> str:
-    """Where a key is pinged; a key of two parts, as another service gave it, at that service's own path."""
+    """Return the ping address of a key; a key of two parts, from another service, has that service's own path."""
     return f"{base}/ping/{quote(key, safe='/')}" if "/" in key else f"{base}/api/v1/heartbeat/{quote(key, safe='')}"
 
 

@@ -1,7 +1,8 @@
 """A change as people read it: field by field, old and new, without keys and secrets.
 
-The rows of the audit log hold whole documents, so that the keeper can go back; nobody wants to read two of those to
-find one number. Secrets are masked here too: a change that was just made has them, and so have rows of older versions.
+The rows of the audit log hold complete documents, so that the scheduler can go back. People should not have to read two
+of them to find one number. Secrets are masked here too: a change that was just made has them, and so have rows of older
+versions.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ def action_of(before: Document | None, after: Document | None) -> str:
 
 
 def field_changes(kind: str, before: Document | None, after: Document | None) -> list[Document]:
-    """What differs. A field that is not there is null, and so is one at its default."""
+    """The differences. A field that is not there is null, and so is one at its default."""
     old, new = _flat(kind, before), _flat(kind, after)
     changed = [
         {"field": name, "old": old.get(name), "new": new.get(name)}

@@ -1,7 +1,7 @@
 """Creation that may be repeated: the same Idempotency-Key within a day creates nothing more.
 
-Kept in the transaction that creates, so there is no moment in which a thing exists and its key is not known. What is
-answered to the repetition is the thing as it is now, with `Idempotency-Replayed: true`.
+Kept in the transaction that creates, so there is no moment in which a thing exists and its key is not known. The
+answer to the repetition is the object as it is now, with `Idempotency-Replayed: true`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 
 async def created_before(connection: Connection, call: Call[Any, Any], what: str) -> str | None:
-    """What this request has created already. Raises ApiError when its key was used for another request."""
+    """Return the object that this request has created already. Raises ApiError if its key was used for another one."""
     given = idempotency_in(call, what)
     if given is None:
         return None

@@ -1,6 +1,6 @@
-"""What a call is about: its project, the slug or number in its path, and the conditions in its headers.
+"""The subject of a call: its project, the slug or number in its path, and the conditions in its headers.
 
-Read the same way by every handler; whatever cannot be is refused here, by name.
+Every handler reads them with these functions; a value that cannot be read is refused here, by name.
 """
 
 import hashlib

@@ -37,7 +37,7 @@ def not_found(what: str) -> ApiError:
 
 
 def refusal_of(error: Exception) -> ApiError | None:
-    """How an error of ours is answered; None for one that nobody expected."""
+    """Return the answer to a known error; None for an unexpected one."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DefinitionError):

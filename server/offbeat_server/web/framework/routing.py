@@ -1,8 +1,8 @@
 """How a management request becomes a call of a handler, and its result an answer.
 
 A `Route` says everything about itself: right, body, query, answer, statuses. The same table registers the routes, reads
-and refuses requests, and is the OpenAPI document, so these three cannot tell different stories. Handlers get a `Call`
-whose parts are read and allowed, and return a `ApiReply`; whatever they raise is turned into a problem document here.
+and refuses requests, and is the OpenAPI document, so these three cannot differ. Handlers get a `Call`
+whose parts are read and allowed, and return an `ApiReply`; every exception becomes a problem document here.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Q = TypeVar("Q")
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What the app hands over.
+    """The parts of the app that handlers use.
 
     `now` is log time. `changed` wakes the roster's refresh and the keeper of this process after a definition was
     written. `append` takes a ping for a monitor and returns once it is committed. `wake_dispatcher` is called when
@@ -68,7 +68,7 @@ class Call(Generic[B, Q]):
 
 
 class ApiReply(NamedTuple):
-    """What a handler answers: what becomes JSON, bytes as they are, or None for no content."""
+    """The answer of a handler: an object for JSON, bytes as they are, or None for no content."""
 
     value: Any
     status: int = 200

@@ -41,7 +41,7 @@ def cookie_in(deps: Deps, request: web.Request) -> str | None:
 
 
 def new_cookie() -> str:
-    """A value for somebody who has no session: only what a form's token is bound to."""
+    """A value for a visitor without a session: a form's token is bound to it."""
     return secrets.token_urlsafe(32)
 
 
@@ -68,7 +68,7 @@ async def sign_in(deps: Deps, request: web.Request, key: str) -> str | None:
 
 
 async def session_principal(deps: Deps, session_id: str) -> Principal | None:
-    """Who is behind a session; None for one that is over."""
+    """Return the principal of a session; None for one that is over."""
     row = await stored.find_session(deps.pool, session_id)
     if row is None:
         return None
@@ -79,13 +79,13 @@ async def session_principal(deps: Deps, session_id: str) -> Principal | None:
 
 
 async def token_for(deps: Deps, cookie: str) -> str:
-    """What a form carries to show that it is one of ours; another one each time, so that its bytes tell nothing."""
+    """Return a token that shows that this server made a form; a new one each time, so that its bytes reveal nothing."""
     salt = secrets.token_urlsafe(16)
     return salt + await _seal(deps, salt, cookie)
 
 
 async def is_same_origin(deps: Deps, request: web.Request, cookie: str | None, token: str) -> bool:
-    """Whether a change was sent from a page of ours.
+    """Whether a change was sent from a page of this server.
 
     Browsers say it themselves (Sec-Fetch-Site), but not over plain http to another machine. There Origin says it,
     where `no-referrer` does not keep it back; what remains is the token of the form.

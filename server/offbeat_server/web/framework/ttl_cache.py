@@ -1,4 +1,4 @@
-"""What everybody may ask for is found out by one for all, every few seconds: however many look, it costs the same."""
+"""A cache for public values: every few seconds one request computes the value for all, at a cost that does not grow."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable

@@ -1,9 +1,9 @@
-"""What other programs ask: /metrics, /livez, /readyz and where Prometheus finds all processes.
+"""Pages for programs: /metrics, /livez, /readyz and the targets for Prometheus.
 
-*Alive* is whether the event loop turns and nothing else, for whoever restarts us: Postgres away must never restart a
-server that only waits for it. *Ready* is whether to route to us: the deadlines are loaded and nobody is stopping us.
-Postgres away leaves us ready, because a ping answered 503 with a Retry-After is better than a refused connection; it is
-shown by `/readyz?verbose` and in the metrics.
+*Alive* means that the event loop runs and nothing else, for supervisors that restart the server: if Postgres is away,
+they must not restart a server that only waits for it. *Ready* means that traffic may be routed here: the deadlines are
+loaded and no stop is under way. The server stays ready while Postgres is away, because a ping answered 503 with a
+Retry-After is better than a refused connection; `/readyz?verbose` and the metrics show it.
 """
 
 import hmac
@@ -22,7 +22,7 @@ from offbeat_server.observability.metrics import Metrics
 
 
 class Check(NamedTuple):
-    """One thing that was looked at. What is not `required` is only shown."""
+    """One check. A check that is not `required` is only shown."""
 
     name: str
     ok: bool
@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Ops:
-    """What these pages need. `refresh` reads the database's side of the metrics, never longer than a second."""
+    """The parts that these pages need. `refresh` reads the database's part of the metrics, for at most a second."""
 
     metrics: Metrics
     token: str | None

@@ -137,7 +137,7 @@ async def _keys(
 
 
 async def audit_page(visit: Visit) -> web.StreamResponse:
-    """Who changed what, the newest first."""
+    """The audit log, the newest first."""
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     kind, subject = visit.query_param("kind") or None, visit.query_param("subject") or None
     page = await CHANGES.page(

@@ -1,7 +1,7 @@
 """Charts drawn here, as paths and rectangles of an SVG: durations with their usual range, the calendar, the Gantt.
 
 Drawn on the server, so that they are there without scripts, need no library, and the same code draws live updates.
-Whatever has colour has a shape of its own too.
+Every colour goes with a shape.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from offbeat_server.engine.schedule.durations import say_duration
 
 CHART_WIDTH, CHART_HEIGHT = 720, 120
 BARS_MAX = 90
-USUAL_MIN = 5  # so few do not make a habit
+USUAL_MIN = 5  # fewer runs give no typical duration
 CALENDAR_WEEKS = 5
 
 

@@ -59,7 +59,7 @@ async def incident_page(visit: Visit) -> web.StreamResponse:
 
 
 async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
-    """What the live part of the page shows."""
+    """The data of the live part of the page."""
     notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
     alerts = await ALERTS.page(
         ALERTS_SHOWN_MAX,
@@ -131,7 +131,7 @@ def _alert(alert: dict[str, Any]) -> Event:
 
 
 async def acknowledge(visit: Visit) -> web.StreamResponse:
-    """Say that one looks after it."""
+    """Acknowledge an incident."""
     await incidents.acknowledge(visit.call(_note(visit)))
     return _back(visit)
 

@@ -56,7 +56,7 @@ async def find(visit: Visit) -> Record:
 
 
 async def monitor_page(visit: Visit) -> web.StreamResponse:
-    """All of it."""
+    """The page of a monitor."""
     row, now, pool = await find(visit), visit.now, visit.deps.pool
     (line,) = await monitor_rows.read_lines(pool, [row], now)
     definition = load_definition(row["definition"])
@@ -77,7 +77,7 @@ async def monitor_page(visit: Visit) -> web.StreamResponse:
 
 
 async def now_context(pool: Pool, row: Record, line: monitor_rows.Line, now: Micros, writes: bool) -> dict[str, Any]:
-    """What the page shows of how it is now."""
+    """The data of the page's part about the present."""
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
     incident = await history.find_incident(pool, monitor_id, line.incident) if line.incident else None
@@ -96,7 +96,7 @@ async def now_context(pool: Pool, row: Record, line: monitor_rows.Line, now: Mic
 
 
 async def history_context(pool: Pool, row: Record, line: monitor_rows.Line, now: Micros) -> dict[str, Any]:
-    """What the page shows of how it was."""
+    """The data of the page's part about the past."""
     monitor_id: int = row["id"]
     definition = load_definition(row["definition"])
     runs = await history.runs(pool, monitor_id, is_open=False, limit=RUNS_SHOWN)

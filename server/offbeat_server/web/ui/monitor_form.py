@@ -1,6 +1,6 @@
 """A monitor's definition as a form: every field with its label and hint, filled from what is stored and read back.
 
-What the form does not know stays as it is stored. What is wrong is said beside its field, in the words of the model
+Fields that the form does not know stay as they are stored. A problem stands beside its field, in the words of the model
 that the API uses too.
 """
 
@@ -19,7 +19,7 @@ SCHEDULES = {
     "none": "No schedule: watch runs only",
 }
 STAGES_SPARE = 2  # empty rows that are offered
-STAGES_ADDED = 5  # and after somebody asked for more
+STAGES_ADDED = 5  # and after the button for more was pressed
 
 
 class Field(NamedTuple):
@@ -240,7 +240,7 @@ def _put(definition: dict[str, Any], name: str, value: Any) -> None:
     inside = dict(definition.get(outer) or {})
     inside[inner] = value
     kept = {key: each for key, each in inside.items() if each is not None}
-    # What stands alone with a default says nothing: without keywords there is nothing to fall back from.
+    # A default alone has no meaning: without keywords it is never used.
     alone = {"keywords": {"default"}, "after": {"signal"}}.get(outer, set())
     definition[outer] = kept if kept.keys() - alone else None
 

@@ -72,7 +72,7 @@ def line_of(row: Record, pulse: Record | None, now: Micros) -> Line:
 
 
 def version_of(pulse: Record, late: bool) -> str:
-    """Short, and another one with whatever can be seen."""
+    """A short text that differs if anything that is shown differs."""
     return f"{crc32(repr(tuple(pulse.values())).encode()):x}{'l' if late else ''}"
 
 

@@ -23,7 +23,7 @@ TAGS_SHOWN = 40
 
 
 class Filters(NamedTuple):
-    """What the address asks for."""
+    """The filters in the address."""
 
     text: str
     tags: tuple[str, ...]
@@ -91,7 +91,7 @@ async def overview(visit: Visit) -> web.StreamResponse:
 
 
 class Scope(NamedTuple):
-    """Whose trouble is shown: of a project or (None) of all, as far as the filters let it through, and to whom."""
+    """The open incidents that a page shows: of a project or (None) of all, within the filters, and for which reader."""
 
     project_id: int | None
     project: str
@@ -107,13 +107,13 @@ class Scope(NamedTuple):
 
 
 def scope_of(filters: Filters, project_id: int | None, writes: bool) -> Scope:
-    """What these filters leave of the trouble."""
+    """The open incidents within these filters."""
     down = not filters.statuses or "down" in filters.statuses
     return Scope(project_id, filters.project, writes, filters.tags, filters.text, down)
 
 
 async def trouble_context(pool: Pool, scope: Scope, now: Micros) -> dict[str, Any]:
-    """What trouble_now.html of a page, or of its live update, shows. Its headline counts all of the project."""
+    """The data of trouble_now.html, in a page or a live update. Its headline counts all incidents of the project."""
     project_id, _, writes, tags, text, down = scope
     matching = open_count = await pages.trouble_count(pool, project_id)
     if open_count and scope.filtered:

@@ -1,7 +1,7 @@
-"""What every page has in common: who looks at it, its headers, its frame, and what is shown when something is wrong.
+"""The base of every page: its reader, its headers, its frame, and the page for an error.
 
-A page is a handler that gets a `Visit` and returns a response. Everything that it does not know itself stands here
-once, above all what keeps strangers out: the session, the check that a change comes from our own pages, the headers.
+A page is a handler that gets a `Visit` and returns a response. Everything else stands here once, above all the
+protection: the session, the check that a change comes from a page of this server, the headers.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ log = structlog.get_logger("page_base")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request for a page by somebody who may see it. `token` goes into its forms."""
+    """One request for a page by a person who may see it. `token` goes into its forms."""
 
     request: web.Request
     deps: Deps
@@ -72,7 +72,7 @@ class Visit:
         return Call(self.request, self.deps, self.principal, body, query)
 
     def query_param(self, name: str) -> str:
-        """One parameter of the address, without what no text of ours holds; "" where it is absent."""
+        """One parameter of the address, without characters that Postgres cannot store; "" if it is absent."""
         return self.request.query.get(name, "").replace("\x00", "")[:500]
 
     def form_field(self, name: str) -> str:
@@ -82,7 +82,7 @@ class Visit:
 
 
 class UiRoute(NamedTuple):
-    """One address. A page that `needs` nothing is for everybody."""
+    """One address. A page that `needs` nothing is public."""
 
     method: str
     path: str
@@ -207,7 +207,7 @@ def environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """What templates put into a page: text from strangers without what could deceive a reader."""
+    """Values for templates: text that jobs have sent, without characters that could deceive a reader."""
     return readable(value) if type(value) is str else value
 
 
@@ -244,7 +244,7 @@ def redirect(path: str) -> web.Response:
 
 
 def local_path(text: str, otherwise: str = "/") -> str:
-    """A path on this server, whatever a stranger may have put into the address."""
+    """Return a path on this server, for any value in the address."""
     is_local = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable() and len(text) < 2000
     return text if is_local else otherwise
 
@@ -256,7 +256,7 @@ def address_of(what: str, slug: str, project: str = "default", rest: str = "", *
 
 
 async def _trouble(deps: Deps, request: web.Request, page: UiRoute, error: Exception) -> web.Response:
-    """What went wrong. What somebody typed into the form that failed is on the page, and can be sent again."""
+    """The page for an error. The values of the form that failed are on the page, and can be sent again."""
     refusal = refusal_of(error)
     if refusal is None:
         log.exception("page_base.page_failed", method=request.method, path=request.path, exc_info=error)

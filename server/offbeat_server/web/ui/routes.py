@@ -1,4 +1,4 @@
-"""The web pages as a whole: every address of theirs, the static files, and the streams that keep them live."""
+"""The web pages as a whole: all their addresses, the static files, and the streams that keep them live."""
 
 import re
 from collections.abc import Collection

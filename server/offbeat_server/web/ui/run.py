@@ -40,7 +40,7 @@ class TaskGrid(NamedTuple):
 
 
 async def run_page(visit: Visit) -> web.StreamResponse:
-    """All of it."""
+    """The page of a run."""
     rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit.call(), "such run")])
     row = allowed(visit.call(), rows[0] if rows else None, "such run")
     followed = ClientRun(row)
@@ -49,7 +49,7 @@ async def run_page(visit: Visit) -> web.StreamResponse:
 
 
 def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
-    """What the live part of the page shows."""
+    """The data of the live part of the page."""
     definition, run = load_definition(row["definition"]), followed.run
     detail = run.detail(definition, NAMES_SHOWN)
     began = run.started_at or run.last_at
@@ -137,7 +137,7 @@ def draw_cells(states: str, letter: str, columns: int) -> str:
 
 
 def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[str, Micros]]:
-    """What watches an open run, and when it is broken."""
+    """The limits of an open run, and when each is broken."""
     if not is_open:
         return ()
     said = {

@@ -1,4 +1,4 @@
-"""How Offbeat itself is: who judges, who writes, how far, what waits to be told, when it was deaf."""
+"""The state of Offbeat itself: scheduler, writers, watermark, alerts that wait, and outages."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from offbeat_server.web.ui.page_base import UiRoute, Visit, show
 
 
 async def system_page(visit: Visit) -> web.StreamResponse:
-    """All of it. Sizes are read once; the rest is live."""
+    """The page of the system. Sizes are read once; the rest is live."""
     check(visit)
     pool = visit.deps.pool
     return show(
@@ -32,7 +32,7 @@ def check(visit: Visit) -> None:
 
 
 async def context(pool: Pool) -> dict[str, Any]:
-    """What the live part of the page shows."""
+    """The data of the live part of the page."""
     leases = await pages.leases(pool)
     writers = await pages.writers(pool)
     checkpoint = await pages.checkpoint(pool)

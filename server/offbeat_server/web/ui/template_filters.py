@@ -1,6 +1,6 @@
-"""How pages say things: instants, lengths of time, counts and statuses, as filters and tests of the templates.
+"""Texts of pages: instants, durations, counts and statuses, as filters and tests of the templates.
 
-Instants go out in UTC, machine-readable; the browser makes them local and keeps "so long ago" running.
+Instants are sent in UTC, machine-readable; the browser makes them local and updates ages.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ LOOKS = {
 
 
 def micros(at: Instant) -> Micros:
-    """An instant in whatever form it comes."""
+    """An instant in any of the forms in which it comes."""
     if isinstance(at, int):
         return at
     return to_micros(datetime.fromisoformat(at) if isinstance(at, str) else at)

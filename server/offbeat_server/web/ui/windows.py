@@ -35,7 +35,7 @@ async def create(visit: Visit) -> web.StreamResponse:
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
-    """Take it away; what it held back is told."""
+    """Delete a window; alerts that it held back are sent."""
     await api_windows.delete_window(visit.call(query=_in(visit.form_field("project"))))
     return redirect("/windows")
 

@@ -1,6 +1,6 @@
-"""A monitor as the API and the pages show it: what the keeper wrote, made true for this instant.
+"""A monitor as the API and the pages show it: the state that the scheduler wrote, computed for this instant.
 
-The keeper writes a healthy monitor's state only now and then. So late, due and deadline are computed here, from the
+The scheduler writes a healthy monitor's state only now and then. So late, due and deadline are computed here, from the
 definition and the newest ping in the log, by the function that the engine itself uses.
 """
 
@@ -28,7 +28,7 @@ _DEFAULTS = {
     for name, value in orjson.loads(Definition().model_dump_json()).items()
     if name not in ("name", "tags")  # columns of their own
 }
-# The statuses that the keeper may have written of a monitor that is shown as this one.
+# The statuses that the scheduler may have written for a monitor that is shown with this status.
 STORED_AS: dict[str, tuple[str, ...]] = {
     "new": ("new",),
     "up": ("new", "up"),

@@ -31,7 +31,7 @@ def _no_dots(key: str) -> str:
 
 KeyText = Annotated[str, Field(max_length=200, pattern=rf"^{_SEGMENT}(/{_SEGMENT})?$"), AfterValidator(_no_dots)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-# As pings store it, whatever its length and however `+` and spaces are written.
+# As pings store it, for any length and any encoding of `+` and spaces.
 RunSought = Annotated[str, Field(max_length=2_000), AfterValidator(lambda run: read_id("run", run)[0])]
 
 

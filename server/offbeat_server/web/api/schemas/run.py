@@ -1,7 +1,7 @@
 """Runs as the API shows them. An open one is shown as it is this moment, from its own pings.
 
-No row is written for a stage or a task, so what the keeper wrote of an open run may be as old as its start; its pings
-are taken in by the engine's own code. A closed run is as it was written.
+No row is written for a stage or a task, so the row of an open run may be as old as its start; the engine's own code
+applies its pings. A closed run is as it was written.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Live pages: what people look at is asked for once a second, in one go for all of them, and sent to who looks at it.
 
 A browser holds one stream and names what it watches, with the version that it shows. So nothing is missed between the
-page and its stream, or while the network was away, and what has not changed is neither rendered nor sent. However many
-look, the database is asked the same few questions a second; and with nobody there, none.
+page and its stream, or while the network was away, and what has not changed is neither rendered nor sent. With any
+number of open pages the database gets the same few queries a second; with no page, none.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ STREAMS_PER_PROJECT_MAX = 100  # of sessions whose key is bound to this project
 STREAMS_OF_PROJECTS_MAX = 400  # of all such sessions: the rest is for keys of every project
 WATCHED_MAX = 400  # things that one stream watches
 TOPICS_MAX = 4_000  # different things that are watched in one process
-QUEUE_MAX = 20  # messages that wait for one browser; who is slower begins anew
+QUEUE_MAX = 20  # messages that wait for one browser; a slower one begins again
 EVERY_S = 1.0
 QUIET_S = 15.0  # then a line that keeps proxies from closing the stream
 LIFE_S = 900.0  # then the browser comes again: so a session with an open page does not become too old
@@ -43,11 +43,11 @@ class Kind(Protocol):
     """One sort of thing that can be watched."""
 
     async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
-        """What state each is in; one that is missing is gone."""
+        """The version of each; one that is missing no longer exists."""
         ...
 
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
-        """How they are shown now. Called right after `versions`, for those that somebody has not seen yet."""
+        """Render them as they are now. Called right after `versions`, for those that a stream has not sent yet."""
         ...
 
     def keep(self, keys: set[Key]) -> None:
@@ -63,7 +63,7 @@ class Topic(NamedTuple):
 
 
 class StreamOwner(NamedTuple):
-    """Who looks: a session by its cookie, and the project that its key is bound to (None: to none)."""
+    """The owner of a stream: a session by its cookie, and the project that its key is bound to (None: to none)."""
 
     session: str
     project_id: int | None
@@ -92,7 +92,7 @@ class Stream:
 
 
 class LiveHub(Service):
-    """Everybody who looks, and the loop that asks for them."""
+    """All open streams, and the loop that queries for them."""
 
     name = "live_hub"
 
@@ -117,7 +117,7 @@ class LiveHub(Service):
         self.spawn(forever(self._look, EVERY_S), "look")
 
     async def stop(self) -> None:
-        """Send everybody away."""
+        """Close all streams."""
         self.close()
         await super().stop()
 

@@ -1,6 +1,6 @@
-"""What can be watched: lines of the overview, what is wrong, monitors, runs, incidents, the system itself.
+"""Live parts of pages: lines of the overview, open incidents, monitors, runs, incidents, the system itself.
 
-Each is asked for all at once, whoever watches, and rendered by the same code and templates as its page.
+Each is queried once for all streams, and rendered by the same code and templates as its page.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Lines:
 
 
 class Trouble:
-    """What is wrong now. Keys: overview_page.Scope."""
+    """The open incidents. Keys: overview_page.Scope."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -156,7 +156,7 @@ class Monitors:
 
 
 class Histories:
-    """What monitors did, on the same pages. Keys: ids. It takes a dozen questions, so it may be some seconds old."""
+    """The history of monitors, on the same pages. Keys: ids. It takes a dozen queries, so it may be seconds old."""
 
     def __init__(self, pool: Pool, monitors: Monitors) -> None:
         self._pool, self._monitors = pool, monitors
