@@ -32,12 +32,13 @@ _BLOCK = re.compile(r"^```example\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| ([A-Z]\d+\.\d+) \|", re.MULTILINE)
 _ID = re.compile(r"^S\d+\.\d+$")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_DEFINED = re.compile(r"^(?:(\S+) )?([a-z]\w*): (\{.*\})$")
+_DEFINED = re.compile(r"^(?:(\S+) +)?([a-z]\w*): (\{.*\})$")
 _RUN = re.compile(r'^run (?:([a-z]\w*) )?(\d+)(?: ([^:]+))?: (\S+) to (\S+?)(?:, (\w+))?(?: "(.+)")?(?: \((.+)\))?$')
 _INCIDENT = re.compile(
-    r'^incident (?:([a-z]\w*) )?(\d+): (\S+) to ([^\s,]+), ([^",]+?)(?:, suppressed by (\w+))?(?: "(.+)")?$'
+    r'^incident (?:([a-z]\w*) )?(\d+): (\S+) to ([^\s,]+), ([^",]+?)(?:, suppressed by (\w+))?'
+    r'(?:, shown as (\w+))?(?: "(.+)")?$'
 )
-_ALERT = re.compile(r"^alert (?:([a-z]\w*) )?(\d+)\.(\d+): (opened|worse|resolved) at (\S+)$")
+_ALERT = re.compile(r"^alert (?:([a-z]\w*) )?(\d+)\.(\d+): (opened|worse|resolved) at (\S+)(?: (\{.+\}))?$")
 _CAUSE = re.compile(r"^(\w+)(?: of run (\d+))?(?: from (\S+))?$")
 _ACTS = ("pause", "resume", "resolve", "delete", "snooze")
 
@@ -69,6 +70,7 @@ class Example:
     alerts: dict[tuple[str, int, int], tuple[str, Micros]] = field(default_factory=dict)
     runs: dict[tuple[str, int], Value] | None = None  # None: the example says nothing about runs
     texts: dict[tuple[str, str, int], str] = field(default_factory=dict)  # parts of reasons, and stages of ended runs
+    facts: dict[tuple[str, int, int], dict[str, Value]] = field(default_factory=dict)  # some of those of an alert
 
     def __str__(self) -> str:
         return f"{' '.join(self.rows)} {self.title}"
@@ -128,15 +130,20 @@ def _read_line(example: Example, line: str) -> None:
 
 def _read_outcome(example: Example, line: str) -> None:
     if (found := _INCIDENT.match(line)) is not None:
-        slug, number, opened, resolved, causes, by, reason = found.groups()
+        slug, number, opened, resolved, causes, by, shown, reason = found.groups()
         begin = _time(opened)
         held = sorted(_read_cause(each, begin) for each in causes.split(" and "))
         example.incidents[slug or example.slugs[0], int(number)] = (begin, _time(resolved), held, by)
         if reason:
             example.texts["incident", slug or example.slugs[0], int(number)] = reason
+        if shown:
+            example.texts["shown", slug or example.slugs[0], int(number)] = shown
     elif (found := _ALERT.match(line)) is not None:
-        slug, number, ordinal, kind, at = found.groups()
-        example.alerts[slug or example.slugs[0], int(number), int(ordinal)] = (kind, read_duration(at))
+        slug, number, ordinal, kind, at, facts = found.groups()
+        key = (slug or example.slugs[0], int(number), int(ordinal))
+        example.alerts[key] = (kind, read_duration(at))
+        if facts:
+            example.facts[key] = yaml.safe_load(facts)
     elif (found := _RUN.match(line)) is not None:
         slug, number, run_id, started, ended, verdict, reason, stages = found.groups()
         if example.runs is None:
@@ -236,6 +243,7 @@ class Outcome:
     alerts: dict[tuple[str, int, int], Value] = field(default_factory=dict)
     runs: dict[tuple[str, int], Value] = field(default_factory=dict)
     texts: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    facts: dict[tuple[str, int, int], dict[str, Value]] = field(default_factory=dict)
 
     def check(self, line: str, item: str, actual: str) -> None:
         """Note what there is, for one item of a line with `is`."""
@@ -257,6 +265,9 @@ class Outcome:
         for place, text in example.texts.items():
             if text not in self.texts.get(place, ""):
                 found.append(f"{place}: {self.texts.get(place)!r}")
+        for alert, facts in example.facts.items():
+            actual = self.facts.get(alert, {})
+            found += [f"{alert} {name}: {actual.get(name)!r}" for name in facts if facts[name] != actual.get(name)]
         return found
 
 
@@ -373,8 +384,14 @@ class EngineRun:
                 ended = row.resolved_at - scene.begin if row.resolved_at else None
                 outcome.incidents[slug, number] = (row.opened_at - scene.begin, ended, causes, by)
                 outcome.texts["incident", slug, number] = row.reason
+                outcome.texts["shown", slug, number] = row.cause
             for effect in scene.effects(Alert, slug):
-                outcome.alerts[slug, effect.incident, effect.ordinal] = (effect.kind, effect.decided_at - scene.begin)
+                key = (slug, effect.incident, effect.ordinal)
+                outcome.alerts[key] = (effect.kind, effect.decided_at - scene.begin)
+                outcome.facts[key] = {
+                    name: scene.seconds(value) if name.endswith("_at") else value
+                    for name, value in effect.facts.items()
+                }
             for number in scene.runs(slug):
                 run = _row_of_run([each for each in scene.effects(RunChanged, slug) if each.number == number])
                 started, ended = run.started_at, run.finished_at
@@ -485,6 +502,7 @@ class ModelRun:
                 causes = sorted((cause.kind, cause.number, cause.opened - begin) for cause in i.causes)
                 by = slugs[i.suppressed_by] if i.suppressed_by and not i.resolved else None
                 outcome.incidents[m.slug, i.number] = (i.opened - begin, after(i.resolved), causes, by)
+                outcome.texts["shown", m.slug, i.number] = i.shown.kind
             for run in m.runs:
                 verdict = run.verdict or provisional_verdict(m, run)
                 outcome.runs[m.slug, run.number] = (run.id, after(run.started), after(run.ended), verdict)
