@@ -41,7 +41,7 @@ async def measure(names: list[str], *, quick: bool, rounds: int, keep: Callable[
 
 
 def failed(name: str, error: Exception) -> Result:
-    """What is said of a bench that could not be measured."""
+    """The report of a bench that could not be measured."""
     return Result(name, "", goals=[Goal("could be measured", 0, at_least=1)], notes=[f"failed: {error!r}"])
 
 

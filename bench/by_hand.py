@@ -28,7 +28,7 @@ _INSERT = "insert into pings (writer, seq, at, monitor_id, project_id, signal) v
 
 @dataclass
 class Order:
-    """What to write: `rate` rows a second in an open loop (0: as fast as it goes), in batches of `rows`."""
+    """A load of rows: `rate` rows a second in an open loop (0: as fast as it goes), in batches of `rows`."""
 
     url: str
     seconds: float
@@ -40,7 +40,7 @@ class Order:
 
 @dataclass
 class Written:
-    """What became of it."""
+    """The result."""
 
     rows: int = 0
     elapsed_s: float = 0.0
@@ -89,7 +89,7 @@ async def _insert(order: Order) -> Written:
         await _offer(due_line, start, end, order.rate)
         for _ in workers:
             due_line.put_nowait(end)
-    # What could not be written in the end is not waited for without bound: the rate was too much.
+    # Rows that could not be written in the end are not waited for without bound: the rate was too high.
     await asyncio.wait(workers, timeout=order.seconds + DRAIN_S)
     elapsed_s = time.perf_counter() - start
     for worker in workers:

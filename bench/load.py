@@ -1,12 +1,12 @@
-"""An open-loop load generator: requests leave when they are due, whatever became of those before.
+"""An open-loop load generator: requests leave when they are due, independent of those before.
 
 A closed loop (wrk and most others) sends the next request when the last one is answered, so a server that stalls for a
-second is asked nothing in that second and its stall is counted once. Here every request has its *intended* moment,
+second gets no request in that second and its stall is counted once. Here every request has its *intended* moment,
 drawn beforehand (Poisson), and its latency counts from there, also when it had to wait for a free connection.
 
 It runs in its own process: `python -m bench.load` reads a `Plan` as JSON from standard input and writes an `Outcome` as
-JSON to standard output. Sockets and epoll without an event loop between, because whatever the load costs is taken from
-what is measured: 11 to 16 µs of CPU a request, more than half of it the kernel's.
+JSON to standard output. Sockets and epoll without an event loop between, because the CPU of the load generator is
+missing in the measurement: 11 to 16 µs a request, more than half of it the kernel's.
 """
 
 import array
@@ -22,13 +22,13 @@ import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 
-TICK_S = 0.0005  # at least so long between two looks at what is due; part of every latency, half of it on average
-DRAIN_S = 12.0  # longer than --commit-timeout: what is not answered by then is lost
+TICK_S = 0.0005  # the shortest time between two checks of due requests; part of every latency, half of it on average
+DRAIN_S = 12.0  # longer than --commit-timeout: a request that is not answered by then is lost
 
 
 @dataclass
 class Phase:
-    """So many requests a second for so long."""
+    """A rate of requests a second, and its duration."""
 
     name: str
     seconds: float
@@ -37,7 +37,7 @@ class Phase:
 
 @dataclass
 class Plan:
-    """What to send where. `keys`: a file with one ping key a line; they are used in random order, or as they stand.
+    """The load. `keys`: a file with one ping key a line; they are used in random order, or as they stand.
 
     `large_share` of the requests carry a body of `large_bytes`. `path` has {key}. With `each_in_turn` the connections
     take turns (so each pings every connections/rate seconds), else the one that was free last is used first.
@@ -82,7 +82,7 @@ class Latency:
 
 @dataclass
 class Outcome:
-    """What came back. `windows`: per phase, for each `window_s` of intended time, the latency of the 200s in it."""
+    """The answers. `windows`: per phase, for each `window_s` of intended time, the latency of the 200s in it."""
 
     sent: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class _Load:
             self.poll.modify(client.stream, select.EPOLLIN | (select.EPOLLOUT if client.unsent else 0))
 
     def _take_answers(self, wait_s: float) -> None:
-        """All that are there, after `wait_s` at most. They have come by the time at which epoll tells of them."""
+        """Read all answers, after `wait_s` at most. They arrived by the time at which epoll returns them."""
         select.select((self.poll,), (), (), max(0.0, wait_s))  # epoll's own time-out counts in whole milliseconds
         ready = self.poll.poll(0, len(self.clients) or 1)
         now = time.perf_counter()

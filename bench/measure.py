@@ -35,7 +35,7 @@ class Line:
 
 @dataclass
 class Goal:
-    """What a number must reach, by one of `at_least` and `at_most`; `aim` is what we would like (alone: no must)."""
+    """The goal of a number, by one of `at_least` and `at_most`; `aim` is a wish (alone: no goal must be reached)."""
 
     text: str
     value: float
@@ -61,7 +61,7 @@ class Goal:
 
 @dataclass
 class Result:
-    """What one bench found."""
+    """The results of one bench."""
 
     bench: str
     title: str
@@ -88,5 +88,5 @@ async def in_turn(
 
 
 def ratio(ours: Line, theirs: Line) -> float:
-    """How many times theirs ours is: the median over the rounds of the ratio within each round."""
+    """The ratio of Offbeat's number to the other's: the median over the rounds of the ratio within each round."""
     return statistics.median(a / b for a, b in zip(ours.values, theirs.values, strict=True))

@@ -34,7 +34,7 @@ def show(console: Console, results: list[Result]) -> None:
             table.add_row(result.bench if n == 0 else "", line.name, _number(line.median), spread, line.unit)
         table.add_section()
     console.print(table)
-    goals = Table(title="What it must reach", title_justify="left")
+    goals = Table(title="Goals", title_justify="left")
     for heading in ("bench", "goal", "found", "must be", "aim", ""):
         goals.add_column(heading, justify="right" if heading in ("found", "must be", "aim") else "left")
     for result in results:

@@ -1,7 +1,8 @@
-"""What Offbeat is measured against: servers that answer `OK` and store nothing, each in a process of its own.
+"""Servers for comparison: they answer `OK` and store nothing, each in a process of its own.
 
-Storing nothing is the point: whatever a Python web application does with a ping, it costs at least this. uvloop and no
-access log for both aiohttp servers; nginx with one worker a core and connections kept alive without end, at its best.
+They store nothing on purpose: a Python web application that does anything with a ping costs at least this. uvloop and
+no access log for both aiohttp servers; nginx with one worker a core and connections kept alive without end, at its
+best.
 """
 
 import asyncio
@@ -81,7 +82,7 @@ async def nginx() -> AsyncIterator[Rival]:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,8 +1,8 @@
-"""Slow clients, as many as asked for, in a process of their own: heads and bodies that drip, answers that nobody takes.
+"""Slow clients in a process of their own: heads and bodies that drip, answers that the client does not read.
 
-`python -m bench.slow HOST PORT COUNT` opens so many connections, a third of each kind, says `ready`, and goes on until
-its standard input ends: a byte every three seconds each, and whoever is closed by the server comes again. Then it says
-as JSON how often it had to connect. What it asks for is no ping, so that all it costs the server is its slowness.
+`python -m bench.slow HOST PORT COUNT` opens COUNT connections, a third of each kind, prints `ready`, and goes on until
+its standard input ends: a byte every three seconds each, and a new connection for each that the server closes. Then it
+prints as JSON how often it had to connect. Its requests are no pings, so that they cost the server only their slowness.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ LARGE = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 3
 
 @dataclass
 class Crowd:
-    """What the slow clients found."""
+    """The results of the slow clients."""
 
     connected: int = 0
     refused: int = 0
@@ -72,7 +72,7 @@ async def _crowd(host: str, port: int, count: int) -> None:
 
 @asynccontextmanager
 async def slow_clients(host: str, port: int, count: int) -> AsyncIterator[Crowd]:
-    """So many beside what is done in the block; what they found is known after it."""
+    """Run this number beside the block; their results are known after it."""
     crowd = Crowd()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.slow", host, str(port), str(count)),

@@ -1,6 +1,6 @@
-"""Where a bench plays: a Postgres with the durability that we promise, databases full of monitors, and the real server.
+"""The environment of a bench: a Postgres with the promised durability, databases full of monitors, and the real server.
 
-The Postgres is the one that Offbeat brings along, with the settings that it gives it, in a directory on the real disk.
+The Postgres is the embedded one of Offbeat, with the same settings, in a directory on the real disk.
 The server is the real program as a process; what it uses is read from /proc, what it stored is counted in Postgres.
 """
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "bench"
 READY_S = 120.0
 
-# All at once, as no API would make them: a million take half a minute. Each with its change, as the keeper wants it.
+# All at once, faster than by the API: a million take half a minute. Each with its change, as the scheduler needs it.
 _POPULATE = """
 with made as materialized (
   select nextval(pg_get_serial_sequence('monitors', 'id'))::integer as id,
@@ -54,8 +54,8 @@ select id, 1, gen_random_uuid()::text, true from made
 returning key
 """
 
-# What the keeper has on record of monitors that it has known for a while: each was heard of just now. Otherwise every
-# first ping would be a decision (from `new` to `up`), and short measurements would measure that.
+# The states of monitors that have existed for a while: each has pinged just now. Otherwise every first ping would be a
+# decision (from `new` to `up`), and short measurements would measure that.
 _KNOWN = """
 with known as (
   insert into states (monitor_id, project_id, at, writer, seq, status, since, state)
@@ -78,9 +78,9 @@ class Database:
         self._monitors = 0
 
     async def populate(self, count: int, definition: dict[str, Any], name: str = "keys", new: bool = False) -> Path:
-        """So many more monitors; gives a file with one ping key a line. To be called before the server runs.
+        """Add monitors; returns a file with one ping key a line. To be called before the server runs.
 
-        Where they have `every` they were heard of just now; `new`: never, so their first ping may take its time.
+        Those with `every` have pinged just now; `new`: never, so their first ping may come late.
         """
         read = read_definition(definition)
         stored = read.dump()

@@ -32,7 +32,7 @@ end
 
 
 class Closed(NamedTuple):
-    """What a closed loop gave: answers, of them not 2xx or 3xx, broken connections, and how long it took."""
+    """The results of a closed loop: answers, of them not 2xx or 3xx, broken connections, and its duration."""
 
     answers: int
     errors: int
@@ -58,7 +58,7 @@ async def drive(
     body: str | None = None,
     phase: float = 0.0,
 ) -> Closed:
-    """Keep `connections` busy for so long.
+    """Keep `connections` busy for `seconds`.
 
     `close`: a connection for each request. `phase`: where in the list of keys to begin, from 0 to 1.
     """

@@ -1,7 +1,7 @@
-"""From a failure to the receiver: beside channels that hang, and when ten thousand channels are to be told at once.
+"""From a failure to the receiver: beside channels that hang, and with alerts for ten thousand channels at once.
 
-The receivers are servers in the bench's own process, which does little else meanwhile. A delivery counts from when its
-ping is sent, or from the deadline that passes, to the arrival of the request.
+The receivers are servers in the bench's own process, which does little else. A delivery is measured from the instant at
+which its ping is sent, or from the deadline that passes, to the arrival of the request.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from bench.stage import ADMIN_KEY, Stage
 STUCK_EACH = 4  # alerts that wait for each channel that hangs
 WAIT_S = 180.0
 
-# A channel for each monitor, and for nothing else: default ones are told of the server's own troubles too.
+# A channel for each monitor, and for nothing else: default ones also get the alerts about the server itself.
 _CHANNELS = """
 with made as (
   insert into channels (project_id, slug, kind, is_default, definition)
@@ -49,14 +49,14 @@ class Receiver:
         self._arrived = asyncio.Event()
 
     async def until(self, total: int) -> None:
-        """So many requests are there. Raises TimeoutError."""
+        """Wait for this number of requests. Raises TimeoutError."""
         async with asyncio.timeout(WAIT_S):
             while self.counts.total() < total:
                 self._arrived.clear()
                 await self._arrived.wait()
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """What every request gets."""
+        """The answer to every request."""
         self.counts[request.path] += 1
         self.last_at = time.time()
         self._arrived.set()

@@ -16,13 +16,13 @@ CONNECTIONS = 1_000
 TIMES = 20
 USUAL_S = 60.0  # between two pings of a job
 PEAK_SHARE = 0.1  # of what the server can take, so that the burst is twice that
-NORMAL_TIMES = 2.0  # p99 is normal again when it is at most so many times what it was before ...
+NORMAL_TIMES = 2.0  # p99 is normal again when it is at most this multiple of its value before ...
 NORMAL_MS = 25.0  # ... or below this
 STAYS_S = 2.0  # and stays so
 
 
 class Found:
-    """What is measured of one kind of burst."""
+    """The measurements of one kind of burst."""
 
     def __init__(self, name: str) -> None:
         self.rate = Line(f"{name}: in the burst", "pings/s offered")

@@ -1,4 +1,4 @@
-"""What a ping costs: CPU of the process and of its Postgres backend, bytes of WAL and of tables; by size of batch.
+"""The cost of a ping: CPU of the process and of its Postgres backend, bytes of WAL and of tables; by size of batch.
 
 The first lines are the server under a closed loop of 512 connections. The others are the same COPY by hand, which has
 no HTTP in it: what is left is the price of the batch, and why batches must be allowed to grow.
@@ -27,7 +27,7 @@ _ROWS = "offbeat_batch_rows"
 
 @dataclass
 class Used:
-    """What was used between the two ends of a measurement."""
+    """The resources used between the two ends of a measurement."""
 
     cpu: dict[int, float] = field(default_factory=dict)
     wal: int = 0
@@ -110,7 +110,7 @@ async def _by_hand(stage: Stage, database: Database, size: int, count: int) -> l
 
 @asynccontextmanager
 async def used(database: Database, *pids: int) -> AsyncIterator[Used]:
-    """Measures what these processes and the log use meanwhile."""
+    """Measures what these processes and the log use inside the block."""
     found = Used()
     lsn = await database.value("select pg_current_wal_insert_lsn()::text")
     table, rows = await database.value(_SIZE), await database.pings()

@@ -1,8 +1,8 @@
-"""The dialects that the fast door speaks beside the native one: moving to Offbeat must not cost throughput.
+"""The protocols (dialects) of the fast HTTP server beside the native one: moving to Offbeat must not cost throughput.
 
 The same closed loop as `single`, the requests as each service's own clients write them, and each dialect in turn with
-native: a round of native, a round of the other. All of them say success. A start would open a run, and what is decided
-about runs would be measured with whatever comes after it.
+native: a round of native, a round of the other. All of them say success. A start would open a run, and the
+decisions about runs would be measured with the pings that follow it.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,7 @@
-"""What the engine takes for a ping, by what the ping is about: CPU of the pure engine, without doors, log or database.
+"""The cost of a ping in the engine, by kind of ping: CPU of the pure engine, without HTTP, log or database.
 
-Every round makes its own engine and hands it the same number of pings of each kind, in turn. What opens and closes runs
-is handed over outside the measurement; within it are the pings in between, as jobs send them.
+Every round makes its own engine and applies the same number of pings of each kind, in turn. The pings that open and
+close runs are applied outside the measurement; within it are the pings in between, as jobs send them.
 """
 
 import gc
@@ -17,7 +17,7 @@ from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import PLAIN, Entry, Ping
 
 ROUNDS_MIN = 7  # each takes half a second
-BUDGET = 500  # as the keeper does it
+BUDGET = 500  # as the scheduler does it
 MONITORS = 500
 STAGES = ("extract", "transform", "load")
 _BEGIN: Micros = 1_800_000_000 * SECOND
@@ -114,7 +114,7 @@ def tasked(tasks: int, runs: int) -> float:
 
 
 def fleet(members: int, fleets: int) -> float:
-    """Everybody known, and heard of once more."""
+    """All members are known, and ping once more."""
     table = Table(fleets, members={"every": "12h", "min_alive": "95%"})
     said = [(number, Ping("progress", task=f"m-{m}")) for m in range(members) for number in range(1, fleets + 1)]
     table.hand_over(said)

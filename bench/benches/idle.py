@@ -1,6 +1,6 @@
 """Ten thousand connections kept alive, each with a ping every ten seconds: workers that never hang up.
 
-What counts is the memory that a connection holds in the process; the kernel's buffers are not in it.
+The result is the memory that a connection holds in the process; the kernel's buffers are not in it.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """A million monitors that ping, some of which stop: memory, the way back after a kill, and how soon a miss is seen.
 
 Ten thousand pings a second go round through all monitors, so each pings every 100 s, its deadline is 150 s after that,
-and each second the deadlines of one in a hundred are looked at in vain. One in a hundred is left out of each round:
-that is a hundred real misses a second among them. All of it by HTTP against the running server, nothing is put in by
-hand but the definitions.
+and each second the deadlines of one in a hundred are evaluated without result. One in a hundred is left out of each
+round: that is a hundred real misses a second among them. All pings go by HTTP to the running server; only the
+definitions are written directly.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from bench.measure import Goal, Line, Result
 from bench.stage import Database, Stage, Subject, resident_mb
 
 CONNECTIONS = 128
-LEFT_OUT = 100  # one in so many
+LEFT_OUT = 100  # one in this number
 JUDGING_S = 300.0
 _LAG = "offbeat_decision_lag_seconds"
 _INCIDENTS = "select count(*) from incidents where resolved_at is null"
@@ -67,7 +67,7 @@ async def run(stage: Stage) -> Result:
     ]
     if lines.ingest.values:
         result.goals.append(_goal(lines.ingest, lines.ingest.high, 350.0, " MB"))
-    # Where nothing was missed there was no lag: then the misses are the goal that is not reached.
+    # If nothing was missed there was no lag: then the misses are the goal that is not reached.
     result.goals += [
         _goal(lag, lag.median, at_most, " ms")
         for lag, at_most in ((lines.lag, 250.0), (lines.lag2, 400.0))
@@ -80,7 +80,7 @@ async def run(stage: Stage) -> Result:
 
 
 class Lines:
-    """What is measured."""
+    """The measurements."""
 
     def __init__(self) -> None:
         self.accept = Line("killed: until a ping is answered 200", "s")
@@ -125,8 +125,8 @@ async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, li
 
 
 async def _start(stage: Stage, database: Database, keys: Path, accept: Line | None, *flags: str) -> Subject:
-    """Start it and wait until it takes pings. The round goes on then: were nobody to ping until it judges, all would
-    miss their deadlines in truth.
+    """Start it and wait until it takes pings. The round goes on then: without pings until it evaluates deadlines, all
+    monitors would really miss them.
     """
     with keys.open() as file:
         key = file.readline().strip()
@@ -174,9 +174,9 @@ async def _round(subject: Subject, keys: Path, sizes: Sizes) -> int:
 async def _measured_round(
     database: Database, subject: Subject, part: Path, sizes: Sizes, lag: Line, lines: Lines
 ) -> float:
-    """A round in which one in a hundred is left out. What they missed is decided in its second half.
+    """A round in which one in a hundred is left out. Their misses are decided in its second half.
 
-    Gives the seconds from its beginning until it is judged.
+    Gives the seconds from its beginning until these are evaluated.
     """
     going_round = asyncio.create_task(_round(subject, part, sizes))
     judging = asyncio.create_task(_judging(subject))

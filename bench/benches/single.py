@@ -1,7 +1,7 @@
 """Single pings over connections kept alive: committed pings a second beside servers that store nothing.
 
-A closed loop of wrk, each ping to another of the monitors. What counts is what Postgres has afterwards; a ping that was
-answered and is not there ends the bench, because then none of its numbers is worth anything.
+A closed loop of wrk, each ping to another of the monitors. Only pings that Postgres has afterwards count; a ping that
+was answered and is not there ends the bench, because then all of its numbers are worthless.
 """
 
 from collections.abc import Awaitable, Callable
@@ -46,7 +46,7 @@ async def committed(
     stored = await database.pings() - before
     if given.errors or stored < given.answers:
         raise RuntimeError(f"{given} but {stored} rows in Postgres")
-    # What was under way at the end is stored too, and not counted.
+    # Pings under way at the end are stored too, and not counted.
     return min(stored, given.answers) / given.seconds
 
 

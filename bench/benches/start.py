@@ -36,7 +36,7 @@ print(status, used.ru_utime + used.ru_stime, used.ru_maxrss)
 
 
 class Used(NamedTuple):
-    """What one start has used."""
+    """The resources that one start has used."""
 
     cpu_ms: float
     memory_mb: float

@@ -1,7 +1,7 @@
 """Everything falls silent in the same second: a network is cut, and a hundred thousand deadlines pass at once.
 
 The silent monitors have one cron line, so their deadline is one instant. Others go on pinging in an open loop, because
-the storm must not be theirs. It is over when Postgres holds every incident and every alert row.
+the storm must not affect them. It is over when Postgres holds every incident and every alert row.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ async def run(stage: Stage) -> Result:
     result = Result("storm", f"{silent:,} monitors silent in the same second")
     recorded, cpu, p99, worst, unanswered = (
         Line("until all incidents and alerts are committed", "s"),
-        Line("the process's CPU meanwhile, the pings' included", "s"),
+        Line("the process's CPU in this time, pings included", "s"),
         Line("pings' p99 meanwhile", "ms"),
-        Line("pings' slowest meanwhile", "ms"),
+        Line("the slowest ping in this time", "ms"),
         Line("pings not answered 200", ""),
     )
     for _ in range(stage.rounds):
@@ -90,7 +90,7 @@ async def bulk_ping(offbeat: Subject, keys: Path) -> None:
 
 
 def next_slot(period_s: int) -> float:
-    """When the next slot of a calendar begins that has one every so many seconds."""
+    """Return the beginning of the next slot of a calendar with one every `period_s`."""
     now = datetime.now(UTC).timestamp()
     return (now // period_s + 1) * period_s
 
