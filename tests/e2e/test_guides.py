@@ -19,7 +19,8 @@ A comment in the line before a block changes this:
 - ``<!-- file job.sh -->``: is not run, but written to this file;
 - ``<!-- not run: reason -->``: cannot run here.
 
-The word KEY in a command is replaced by the key of the monitor that the page names in ``<!-- key: slug -->``.
+Each page has a project of its own. A page with ``<!-- project: default -->`` has the default one, and all rights. The
+word KEY in a command is replaced by the key of the monitor that the page names in ``<!-- key: slug -->``.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.support.harness import ROOT, Postgres, Server, eventually, free_port, needs
+from tests.support.harness import ADMIN_KEY, ROOT, Postgres, Server, eventually, free_port, needs
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
 ADDRESS = "http://localhost:8080"
 RECEIVER = "127.0.0.1:9000"
 BLOCK_S = 20.0
-TURNS = 6  # pages at once
+TURNS = 8  # pages at once
 _FENCE = re.compile(
     r"(?:^[ ]*<!-- (?P<how>[^\n]*?) -->\n)?"
     r"^(?P<indent>[ ]*)```(?P<language>[a-z]+)(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
@@ -251,8 +252,12 @@ async def play(server: Server, page: Path, directory: Path) -> None:
     """Run the blocks of a page. Raises AssertionError at the first that does not give its output."""
     blocks = blocks_of(page)
     slug = _KEY_OF.search(page.read_text())
-    project = f"page-{page.stem}"
-    terminal = Terminal(server, project, await project_for(server, project), directory)
+    if "<!-- project: default -->" in page.read_text():
+        project, access_key = "default", ADMIN_KEY
+    else:
+        project = f"page-{page.stem}"
+        access_key = await project_for(server, project)
+    terminal = Terminal(server, project, access_key, directory)
     try:
         for number, block in enumerate(blocks):
             follows = blocks[number + 1] if number + 1 < len(blocks) else None
