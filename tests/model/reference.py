@@ -1300,6 +1300,8 @@ class Model:
     def _edit_schedule(self, m: Monitor, old: Definition) -> None:
         new, now = m.d, self.now
         if not m.heard:
+            if old.grace != new.grace or old.strict != new.strict:
+                m.awaited = [(run, max(each, now)) for run, each in m.awaited]
             if old.first_within == new.first_within:
                 return
             due = wanted = m.created + new.first_within if new.first_within is not None else 0

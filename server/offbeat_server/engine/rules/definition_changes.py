@@ -33,6 +33,10 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         if not m.heard_at and new.first_within is None:
             m.due = 0
         clear(state, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
+    elif m.awaited and not m.heard_at and _differ(old, new, "grace", "strict"):
+        m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
+        if new.first_within is None:
+            m.due = min(m.awaited.values())
     _change_schedule(state, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
         shorter = old.members is not None and new.members.every < old.members.every
