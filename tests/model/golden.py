@@ -203,6 +203,7 @@ def _check_order(example: Example) -> None:
     """Lines stand in the order of time; at one instant outages come first, then pings, then changes and checks."""
     order = {"outage": 0, "ping": 1}
     before = (-2, 0)
+    example.steps.sort(key=lambda step: step.at >= 0)  # definitions without a time may stand between others
     for step in example.steps:
         key = (step.at, order.get(step.kind, 2))
         if key < before:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.model import golden
 from tests.model.golden import Example
+from tests.model.test_model import MUTANTS
 
 TEXT = golden.DOCUMENT.read_text()
 ROWS = golden.rows_of(TEXT)
@@ -25,3 +26,21 @@ def test_every_row_has_an_example_and_every_example_has_a_row() -> None:
     shown = {row for example in EXAMPLES for row in example.rows}
     assert [row for row in ROWS if row not in shown] == []
     assert sorted(shown - set(ROWS)) == []
+
+
+# Deliberate bugs of test_model.py that no example can show: they concern restarts and what is written together.
+OF_RESTARTS = {"linked monitors are written apart", "a start forgets who pinged since the checkpoint"}
+
+
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in OF_RESTARTS])
+def test_an_example_fails_for_a_deliberate_bug(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, attribute, wrong = MUTANTS[name]
+    monkeypatch.setattr(where, attribute, wrong)
+    assert any(_fails(example) for example in EXAMPLES)
+
+
+def _fails(example: Example) -> bool:
+    try:
+        return bool(golden.run_engine(example).differences(example))
+    except LookupError:
+        return True
