@@ -31,7 +31,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([\w-]+))?\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 STANDS_FOR_ANY = {"NAME.py", "KIND.py", "NNNN_words.sql"}
 # In the recipe of a rule its modules are named by their file alone.
-SHORT = ("server/offbeat_server/engine/rules/", "client/offbeat/", "")
+SHORT = ("server/offbeat_server/engine/rules/", "server/offbeat_server/", "client/offbeat/", "")
 PACKAGE = "server/offbeat_server/"
 FOLDER_NAMES = {path.name for path in (ROOT / PACKAGE).rglob("*") if path.is_dir()}
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock
 from offbeat_server.config import Settings
 from offbeat_server.ingest.log_writer.writer import LogWriter
@@ -45,8 +46,16 @@ class Node:
         self.dispatcher = Dispatcher(pool, way_out, SETTINGS, name, draw=world.rng.random)
         self.dispatcher.lease_s, self.dispatcher.life_s, self.dispatcher.pulse_s = 3.0, 3.0, 1.0
         self.dispatcher.flapping.hold_s = 1.0
+        committed = CommittedBatches()
         self.scheduler = Scheduler(
-            name, SETTINGS, self.clock, metrics, holder=self.process.name, node=name, on_decided=self.dispatcher.wake
+            name,
+            SETTINGS,
+            self.clock,
+            metrics,
+            committed,
+            holder=self.process.name,
+            node=name,
+            on_decided=self.dispatcher.wake,
         )
         self.writer = LogWriter(
             name,
@@ -55,9 +64,7 @@ class Node:
             metrics,
             node=name,
             metrics_address=None,
-            on_committed=lambda entries, through: self.scheduler.push_committed(self.writer.id, entries, through),
-            next_deadline=lambda: self.scheduler.next_deadline,
-            several_writers=lambda: self.scheduler.log_reader.others,
+            committed=committed,
         )
         self.scheduler.on_death = self.writer.on_death = self.dispatcher.on_death = self._died
         self.stopping = False

@@ -41,7 +41,7 @@ SMALL = {
     "offbeat_server.scheduler.recovery.SLICE": (1, 8),
     "offbeat_server.scheduler.scheduler.SUBJECTS_MAX": (1, 4),
     "offbeat_server.scheduler.scheduler.UNDECIDED_MAX": (1, 6),
-    "offbeat_server.scheduler.log_reader.FED_ENTRIES_MAX": (2, 30),
+    "offbeat_server.committed_batches.ENTRIES_MAX": (2, 30),
     "offbeat_server.db.repositories.scheduler_rows.CHANGES_MAX": (1, 4),
     "offbeat_server.db.repositories.states.LOAD_ROWS": (1, 4),
 }

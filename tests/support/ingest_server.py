@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from aiohttp import web
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
@@ -85,7 +86,7 @@ async def serving(
         metrics,
         node="node",
         metrics_address=None,
-        on_committed=lambda entries, through: None,
+        committed=CommittedBatches(),
     )
     await writer.start()
     application = web.Application()

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.config import Settings
@@ -48,7 +49,8 @@ class Node:
         self.settings = Settings(writer_silent_max=1.0, **settings)
         self.clock = LogClock()
         metrics = Metrics("test")
-        self.scheduler = Scheduler(url, self.settings, self.clock, metrics, holder=name, node=name)
+        committed = CommittedBatches()
+        self.scheduler = Scheduler(url, self.settings, self.clock, metrics, committed, holder=name, node=name)
         self.writer = LogWriter(
             url,
             self.settings,
@@ -56,9 +58,7 @@ class Node:
             metrics,
             node=name,
             metrics_address=None,
-            on_committed=lambda entries, through: self.scheduler.push_committed(self.writer.id, entries, through),
-            next_deadline=lambda: self.scheduler.next_deadline,
-            several_writers=lambda: self.scheduler.log_reader.others,
+            committed=committed,
         )
         self.pool: asyncpg.Pool
 
@@ -84,7 +84,7 @@ class Node:
     async def monitor(self, slug: str = "job", **definition: Any) -> int:
         async with changes.changing(self.pool) as connection:
             await definitions.put_monitors(connection, [WantedMonitor(1, slug, read_definition(definition))], "test")
-        self.scheduler.changed()
+        self.scheduler.wake()
         monitor_id: int = await self.pool.fetchval("select id from monitors where slug = $1", slug)
         return monitor_id
 

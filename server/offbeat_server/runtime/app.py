@@ -21,6 +21,7 @@ from aiohttp import web
 
 from offbeat.admin_key import CHARS_MIN
 from offbeat_server import __version__
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import ClockJump, LogClock, to_datetime
 from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, UnavailableError
 from offbeat_server.common.instants import Micros
@@ -36,7 +37,7 @@ from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.db.repositories.lease import end_stuck_sessions
 from offbeat_server.db.repositories.scheduler_rows import now
 from offbeat_server.db.schema import apply_schema
-from offbeat_server.engine.model.ping import Entry, Ping
+from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.http.aiohttp_bridge import PendingOutcome
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.http_servers import HttpServers
@@ -112,6 +113,7 @@ class App(Service):
         self.node = socket.gethostname()
         self.metrics = Metrics(__version__, KINDS)
         self.clock = LogClock()
+        self.committed = CommittedBatches()
         self.stack = Stack(self._part_died)
         self.systemd = Systemd(read_service_environment(), lambda: not self.stopping)
         self.scheduler: Scheduler | None = None
@@ -144,7 +146,7 @@ class App(Service):
         """`/readyz` says 503 from here on, so whoever routes to us can leave before the doors close."""
         delay_s, bound_s = self.settings.drain_delay, self.settings.stop_timeout
         self.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
-        if self.scheduler is not None and self._others_wait():
+        if self.scheduler is not None and self.scheduler.others_wait:
             # Else they would wait for the slowest of our clients: the doors and the writer have seconds for theirs.
             # What is committed meanwhile, whoever judges next follows in the log.
             await self.stack.stop_early(self.scheduler, HANDOVER_S_MAX)
@@ -269,6 +271,7 @@ class App(Service):
             settings,
             self.clock,
             metrics,
+            self.committed,
             holder=f"{self.node}/{secrets.token_hex(6)}",
             node=self.node,
             metrics_address=metrics_address,
@@ -303,9 +306,7 @@ class App(Service):
             metrics,
             node=self.node,
             metrics_address=seen_from_outside(settings.host, self.node, own_port or listen_on.getsockname()[1]),
-            on_committed=self._committed,
-            next_deadline=lambda: self.scheduler.next_deadline if self.scheduler is not None else None,
-            several_writers=self._others_wait,
+            committed=self.committed,
             on_lost=key_index.forget,
         )
         await self.stack.start(writer)
@@ -365,19 +366,10 @@ class App(Service):
 
     # ---------------------------------------------------------------- what is handed over
 
-    def _committed(self, entries: list[Entry], through: Micros) -> None:
-        """Our writer has committed these, and everything it accepted up to `through`."""
-        if self.scheduler is not None and self.log_writer is not None:
-            self.scheduler.push_committed(self.log_writer.id, entries, through)
-
-    def _others_wait(self) -> bool:
-        """Whether the watermark of a scheduler elsewhere, or of one that follows others too, waits for our writer."""
-        return self.scheduler is None or not self.scheduler.evaluating or self.scheduler.log_reader.others
-
     def _changed(self) -> None:
         """A definition was written by this process."""
         if self.scheduler is not None:
-            self.scheduler.changed()
+            self.scheduler.wake()
         if self.key_index is not None:
             self.key_index.changed()
 

@@ -15,6 +15,7 @@ from itertools import islice
 
 import structlog
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import LogClock, monotonic
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError, RowRejectedError
@@ -62,6 +63,7 @@ class Scheduler(Service):
         settings: Settings,
         clock: LogClock,
         metrics: Metrics,
+        committed: CommittedBatches,
         *,
         holder: str,
         node: str,
@@ -72,7 +74,9 @@ class Scheduler(Service):
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._on_decided = on_decided
         self.lease = Lease(url, settings, holder, node, metrics_address)
-        self.log_reader = LogReader()
+        self.log_reader = LogReader(committed)
+        self._committed = committed
+        committed.follower = self
         self.engine = Engine(self._quarantined)
         self.outage_detector = OutageDetector(settings.writer_silent_max)
         self.retention = Retention(url, settings, lambda: self.checkpoint_at, lambda: self.engine)
@@ -99,19 +103,19 @@ class Scheduler(Service):
 
     # ---------------------------------------------------------------- what others call
 
-    def push_committed(self, writer: int, entries: list[Entry], through: Micros) -> None:
-        """The writer in this process has committed these, and everything it accepted up to `through`."""
-        self.log_reader.push_committed(writer, entries, through)
-        self._wake.set()
-
-    def changed(self) -> None:
-        """A definition was changed in this process."""
+    def wake(self) -> None:
+        """There is something new: pings that are committed, or a definition that this process has changed."""
         self._wake.set()
 
     @property
     def next_deadline(self) -> Micros | None:
         """When the next monitor is to be looked at; None while somebody else judges."""
         return self.engine.next_deadline if self.evaluating else None
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether another process is the scheduler, or this one also follows writers of other processes."""
+        return not self.evaluating or self.log_reader.others
 
     async def start(self) -> None:
         """Begin to try for the lease."""
@@ -147,7 +151,7 @@ class Scheduler(Service):
                 log.warning("scheduler.lease_lost", reason=str(error))
             finally:
                 self.evaluating = self.loading = self.idle = False
-                self.log_reader.following = False
+                self._committed.stop()
                 for aide in aides:
                     aide.cancel()
                 await asyncio.wait(aides)  # they share the lease's connection with whoever takes it next

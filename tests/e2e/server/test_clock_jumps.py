@@ -65,10 +65,6 @@ async def moved(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Moved]:
 async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
     """The first one is the keeper."""
     a, b = Node(url, "a"), Node(url, "b")
-    for node in (a, b):
-        node.writer._several_writers = lambda: (
-            True
-        )  # as in server/offbeat_server/runtime/app.py: somebody else's watermark waits for us
     await a.start()
     await eventually(lambda: true(a.scheduler.evaluating))
     await b.start()

@@ -11,6 +11,7 @@ from statistics import median
 import asyncpg
 import pytest
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
 from offbeat_server.common.errors import BacklogFullError, DatabaseDownError, UnavailableError
 from offbeat_server.common.instants import SECOND, Micros
@@ -54,16 +55,43 @@ class Wall:
         return monotonic_ns() + int(self.shift_s * 1e9)
 
 
+class Recorded(CommittedBatches):
+    """The hand-over, with a record of all that was added. Its follower needs what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.follower = self
+        self.entries: list[Entry] = []
+        self.throughs: list[Micros] = []
+        self.deadline: Micros | None = None
+        self.several = False
+        self.after_add: Callable[[list[Entry]], None] = lambda entries: None
+
+    @property
+    def next_deadline(self) -> Micros | None:
+        return self.deadline
+
+    @property
+    def others_wait(self) -> bool:
+        return self.several
+
+    def wake(self) -> None:
+        pass
+
+    def add(self, writer: int, entries: list[Entry], through: Micros) -> None:
+        super().add(writer, entries, through)
+        self.entries += entries
+        self.throughs.append(through)
+        self.after_add(entries)
+
+
 class Running:
     """A writer with all that it is told, and all that it says."""
 
     def __init__(self, url: str, settings: Settings, **more: object) -> None:
         self.wall = Wall()
         self.clock = LogClock(self.wall.ns)
-        self.committed: list[Entry] = []
-        self.throughs: list[Micros] = []
-        self.deadline: Micros | None = None
-        self.several = False
+        self.committed = Recorded()
         self.writer = LogWriter(
             url,
             settings,
@@ -71,14 +99,8 @@ class Running:
             Metrics("test"),
             node="node",
             metrics_address=None,
-            on_committed=self._on_committed,
-            next_deadline=lambda: self.deadline,
-            several_writers=lambda: self.several,
+            committed=self.committed,
         )
-
-    def _on_committed(self, entries: list[Entry], through: Micros) -> None:
-        self.committed += entries
-        self.throughs.append(through)
 
     def ping(self, ping: Ping = PLAIN["success"]) -> Waiter:
         waiter = Waiter()
@@ -121,10 +143,10 @@ async def test_pings_are_committed_before_they_are_answered_and_in_groups(databa
         for waiter in waiters:
             assert await waiter.outcome() == OK
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 501)]
-        assert [entry.seq for entry in run.committed] == list(range(1, 501))
+        assert [entry.seq for entry in run.committed.entries] == list(range(1, 501))
         batches = run.writer._metrics.registry.get_sample_value("offbeat_batch_rows_count")
         assert batches is not None and batches <= 3
-        ats = [entry.at for entry in run.committed]
+        ats = [entry.at for entry in run.committed.entries]
         assert ats == sorted(set(ats))
         row = await database.fetchrow("select * from writers")
         assert row["seq"] == 500
@@ -155,15 +177,15 @@ async def test_few_who_ask_again_at_once_become_one_batch(database_url):
     """Two halves that take turns would need twice as many COPYs."""
     async with running(database_url) as run:
         ones, others = ([Asker(run, 8) for _ in range(10)] for _ in range(2))
-        tell = run.writer._on_committed
 
-        def join(entries: list[Entry], through: Micros) -> None:
-            tell(entries, through)
-            if entries and len(run.committed) == len(ones):  # the first batch is committed, and not yet answered
+        def join(entries: list[Entry]) -> None:
+            if entries and len(run.committed.entries) == len(
+                ones
+            ):  # the first batch is committed, and not yet answered
                 for asker in others:
                     asker.ask()
 
-        run.writer._on_committed = join
+        run.committed.after_add = join
         for asker in ones:
             asker.ask()
         async with asyncio.timeout(30):
@@ -191,7 +213,7 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
     assert len(await stored(database)) == 50
     row = await database.fetchrow("select * from writers")
     assert row["clean"] and row["fenced"] and row["seq"] == 50
-    assert to_micros(row["accepted_through"]) > run.committed[-1].at
+    assert to_micros(row["accepted_through"]) > run.committed.entries[-1].at
     with pytest.raises(UnavailableError):
         run.ping()
 
@@ -213,34 +235,36 @@ async def test_the_last_word_of_a_slow_stop_is_of_its_beginning(database, databa
 async def test_an_idle_writer_pulses_every_second_and_faster_among_several(database, database_url):
     async with running(database_url) as run:
         await asyncio.sleep(0)
-        seen = len(run.throughs)
-        run.several = True
+        seen = len(run.committed.throughs)
+        run.committed.several = True
         run.writer.wake()
-        await until(lambda: len(run.throughs) >= seen + 6)
-        assert SECOND / 20 < median(gaps(run.throughs[-6:])) < SECOND  # a busy machine holds up one, not most of them
+        await until(lambda: len(run.committed.throughs) >= seen + 6)
+        assert (
+            SECOND / 20 < median(gaps(run.committed.throughs[-6:])) < SECOND
+        )  # a busy machine holds up one, not most of them
         through = to_micros(await database.fetchval("select accepted_through from writers"))
-        await until(lambda: through in run.throughs)  # Postgres knows a moment before
-        run.several = False
-        seen = len(run.throughs)
-        await until(lambda: any(SECOND / 2 < gap < 1.5 * SECOND for gap in gaps(run.throughs[seen:])))
+        await until(lambda: through in run.committed.throughs)  # Postgres knows a moment before
+        run.committed.several = False
+        seen = len(run.committed.throughs)
+        await until(lambda: any(SECOND / 2 < gap < 1.5 * SECOND for gap in gaps(run.committed.throughs[seen:])))
 
 
 async def test_a_pulse_comes_in_time_for_the_next_deadline_also_for_one_that_appears(database, database_url):
     async with running(database_url) as run:
         late = []
         while len(late) < 3 and (not late or late[-1] >= SECOND // 2):  # a busy machine holds up one, not all
-            run.deadline = run.clock.now() + SECOND // 5
+            run.committed.deadline = run.clock.now() + SECOND // 5
             run.writer.wake()
-            await until(lambda: run.writer.through > run.deadline)
-            late.append(run.throughs[-1] - run.deadline)
+            await until(lambda: run.writer.through > run.committed.deadline)
+            late.append(run.committed.throughs[-1] - run.committed.deadline)
         assert late[-1] < SECOND // 2, late
         # However many deadlines are near, the pulses stay bounded.
-        seen, began = len(run.throughs), run.clock.now()
+        seen, began = len(run.committed.throughs), run.clock.now()
         while (took := run.clock.now() - began) < SECOND // 4:
-            run.deadline = run.clock.now()
+            run.committed.deadline = run.clock.now()
             run.writer.wake()
             await asyncio.sleep(0.001)
-        assert len(run.throughs) - seen <= took / (PULSE_GAP_S * SECOND) + 2
+        assert len(run.committed.throughs) - seen <= took / (PULSE_GAP_S * SECOND) + 2
 
 
 def gaps(instants: list[Micros]) -> list[Micros]:
@@ -249,17 +273,17 @@ def gaps(instants: list[Micros]) -> list[Micros]:
 
 async def test_instants_never_go_back_and_a_pulse_covers_no_ping_that_is_pending(database_url):
     async with running(database_url) as run:
-        run.several = True
+        run.committed.several = True
         for _ in range(40):
             waiter = run.ping()
             await asyncio.sleep(0.004)
             await waiter.outcome()
-        assert run.throughs == sorted(run.throughs)
+        assert run.committed.throughs == sorted(run.committed.throughs)
         through = 0
         position = 0
-        for upto in run.throughs:
-            while position < len(run.committed) and run.committed[position].at <= upto:
-                assert run.committed[position].at > through
+        for upto in run.committed.throughs:
+            while position < len(run.committed.entries) and run.committed.entries[position].at <= upto:
+                assert run.committed.entries[position].at > through
                 position += 1
             through = upto
 
@@ -276,7 +300,7 @@ async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(database,
         for waiter in waiters:
             assert await waiter.outcome() == OK
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 3001)]
-        assert [entry.seq for entry in run.committed] == list(range(1, 3001))
+        assert [entry.seq for entry in run.committed.entries] == list(range(1, 3001))
 
 
 async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(database, database_url):
@@ -308,7 +332,7 @@ async def test_the_reply_to_a_commit_is_lost(database, database_url):
             assert await waiter.outcome() == OK
         assert run.writer.batches_doubted == 1
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 22)]
-        assert [entry.seq for entry in run.committed] == list(range(1, 22))
+        assert [entry.seq for entry in run.committed.entries] == list(range(1, 22))
 
 
 async def test_the_link_breaks_before_the_commit_arrives(database, database_url):
@@ -363,9 +387,9 @@ async def test_a_fenced_writer_gives_up_what_is_pending_and_begins_anew(database
         assert run.writer.id != old
         assert await run.ping().outcome() == OK
         assert await stored(database) == [(old, 1), (run.writer.id, 1)]
-        assert run.committed[-1].at > fenced_at
+        assert run.committed.entries[-1].at > fenced_at
         started = await database.fetchval("select started_at from writers where id = $1", run.writer.id)
-        assert run.committed[-1].at > to_micros(started)
+        assert run.committed.entries[-1].at > to_micros(started)
         row = await database.fetchrow("select * from refusals")
         assert (row["pings"], row["reason"], row["writer"]) == (1, "database", run.writer.id)
 
@@ -383,7 +407,7 @@ async def test_fenced_while_in_doubt_but_it_had_committed(database, database_url
         outcome = await pending.outcome()
         assert isinstance(outcome, Outcome) and outcome.kind == "unavailable"
         assert await stored(database) == [(old, 1)]
-        assert [entry.seq for entry in run.committed] == [1]
+        assert [entry.seq for entry in run.committed.entries] == [1]
 
 
 async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_url):
@@ -400,7 +424,7 @@ async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_u
             assert isinstance(outcome, Rejection) and outcome.status == 400
         assert run.writer.rows_rejected == 2
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 403) if seq not in (201, 202)]
-        assert len(run.committed) == 400
+        assert len(run.committed.entries) == 400
 
 
 async def test_a_missing_partition_is_nobodys_fault_and_heals(database, database_url):
@@ -478,7 +502,7 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
         )
         assert (row["pings"], row["reason"], row["clean"]) == (3, "stopping", True)
         # Its last word is of the beginning of the stop: whatever came after that was not heard.
-        assert run.committed[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
+        assert run.committed.entries[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
 
 
 async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(database, database_url):
@@ -543,13 +567,13 @@ async def test_postgres_away_at_the_start(database, database_url, monkeypatch):
 async def test_the_databases_clock_jumps(database, database_url):
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
-        old, before = run.writer.id, run.committed[-1].at
+        old, before = run.writer.id, run.committed.entries[-1].at
         run.wall.shift_s = 3600  # to our eyes Postgres went back an hour
         await until(lambda: run.writer.id != old and run.writer.backlog.accepting)
         assert await run.ping().outcome() == OK
         # The log never goes back: up to the old one's last word the keeper has judged already.
         last = await database.fetchval("select accepted_through from writers where id = $1", old)
-        assert before <= to_micros(last) < run.committed[-1].at
+        assert before <= to_micros(last) < run.committed.entries[-1].at
         rows = await database.fetch("select id, fenced, clean from writers order by id")
         assert [(row["fenced"], row["clean"]) for row in rows] == [(True, False), (False, False)]
 

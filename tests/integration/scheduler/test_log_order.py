@@ -6,6 +6,7 @@ import asyncpg
 import orjson
 import pytest
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
@@ -35,36 +36,38 @@ def _entry(writer: int, seq: int, at: Micros) -> Entry:
 async def test_a_batch_in_doubt_of_a_fenced_writer_is_not_passed_over(database: asyncpg.Connection) -> None:
     start = await now(database)
     old = await _writer(database, start)
-    order = LogReader()
+    committed = CommittedBatches()
+    order = LogReader(committed)
     order.begin(start, {}, [old], 0)
-    order.push_committed(old, [], start)
+    committed.add(old, [], start)
     first, doubtful = _entry(old, 1, start + 1_000), _entry(old, 2, start + 2_000)
     await _commit(database, first)
-    order.push_committed(old, [first], first.at)
+    committed.add(old, [first], first.at)
     assert (await order.read_batch(database))[0] == [first]
     await _commit(database, doubtful)  # its reply was lost, and before it could be asked again:
     await database.execute("update writers set fenced = true where id = $1", old)
     new = await _writer(database, start + 3_000)
     entries, _ = await order.read_batch(database)
     assert order.watermark == start + 3_000 and entries == [doubtful]
-    order.push_committed(old, [doubtful], doubtful.at)  # the key said at last that it had committed
+    committed.add(old, [doubtful], doubtful.at)  # the key said at last that it had committed
     late = _entry(new, 1, start + 4_000)
     await _commit(database, late)
-    order.push_committed(new, [late], late.at)
+    committed.add(new, [late], late.at)
     assert (await order.read_batch(database))[0] == [late]
 
 
 async def test_a_batch_that_memory_brings_twice_is_applied_once(database: asyncpg.Connection) -> None:
     start = await now(database)
     old = await _writer(database, start)
-    order = LogReader()
+    committed = CommittedBatches()
+    order = LogReader(committed)
     order.begin(start, {}, [old], 0)
-    order.push_committed(old, [], start)
+    committed.add(old, [], start)
     entry = _entry(old, 1, start + 1_000)
     await _commit(database, entry)
     await database.execute("update writers set fenced = true where id = $1", old)
     assert (await order.read_batch(database))[0] == [entry]
-    order.push_committed(old, [entry], entry.at)
+    committed.add(old, [entry], entry.at)
     await _writer(database, start + SECOND)
     assert (await order.read_batch(database))[0] == []
     assert order.watermark == start + SECOND
@@ -73,7 +76,8 @@ async def test_a_batch_that_memory_brings_twice_is_applied_once(database: asyncp
 async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(database: asyncpg.Connection) -> None:
     start = await now(database)
     ahead = await _writer(database, start)
-    order = LogReader()
+    committed = CommittedBatches()
+    order = LogReader(committed)
     order.begin(start - SECOND, {}, [ahead], 0)
     await order.read_batch(database)
     assert order.watermark == start
@@ -98,7 +102,8 @@ async def test_a_long_log_is_read_in_parts_without_a_pause(
     other = _entry(two, 1, start + 35)
     await _commit(database, other)
     await database.execute("update writers set accepted_through = $1", to_datetime(start + 60))
-    order = LogReader()
+    committed = CommittedBatches()
+    order = LogReader(committed)
     order.begin(start, {}, [one, two], 0)
     read, behind = [], []
     for _ in range(3):

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.config import ServiceEnvironment, Settings
@@ -326,10 +327,9 @@ def test_a_log_that_nobody_reads_stops_nothing():
 async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started():
     settings, metrics, clock = Settings(), Metrics("1"), LogClock()
     url = "postgresql://nobody@127.0.0.1:1/none"
-    writer = LogWriter(
-        url, settings, clock, metrics, node="n", metrics_address=None, on_committed=lambda entries, through: None
-    )
-    scheduler = Scheduler(url, settings, clock, metrics, holder="h", node="n")
+    committed = CommittedBatches()
+    writer = LogWriter(url, settings, clock, metrics, node="n", metrics_address=None, committed=committed)
+    scheduler = Scheduler(url, settings, clock, metrics, committed, holder="h", node="n")
     http_servers = HttpServers(settings, KeyIndex(None), writer.backlog, metrics, web.Application())
     bind_ingest(metrics, settings, writer, KeyIndex(None), http_servers)
     bind_scheduler(metrics, scheduler, SelfCheck(None, scheduler))

@@ -90,7 +90,7 @@ async def test_rows_that_cannot_be_read_stop_nobody(database_url: str) -> None:
                 "values (1, $1, 'test', 'monitor', 'worse', '{}')",
                 bad,
             )
-        again.scheduler.changed()
+        again.scheduler.wake()
         await asyncio.gather(again.ping(bad), again.ping(good, "fail"))
         await again.is_status(good, "down")
 

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import structlog
 
+from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import JUMP_MAX, ClockJump, LogClock, monotonic
 from offbeat_server.common.errors import (
@@ -66,10 +67,9 @@ log = structlog.get_logger("writer")
 
 
 class LogWriter(Service):
-    """This process's writer. `on_committed` gets each batch in the log's order, and an empty one after each pulse,
-    with the instant up to which everything accepted is committed; `next_deadline` is when the next judgement waits for
-    that instant, and `several_writers` whether others wait for ours. `on_lost` is called if Postgres has lost commits:
-    what is in memory may then be of a later time.
+    """The writer of this process. It hands what it has committed over to `committed`, after each COPY and each pulse.
+
+    `on_lost` is called if Postgres has lost commits: what is in memory may then be of a later time.
     """
 
     name = "writer"
@@ -83,16 +83,13 @@ class LogWriter(Service):
         *,
         node: str,
         metrics_address: str | None,
-        on_committed: Callable[[list[Entry], Micros], None],
-        next_deadline: Callable[[], Micros | None] = lambda: None,
-        several_writers: Callable[[], bool] = lambda: False,
+        committed: CommittedBatches,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._node, self._metrics_address = node, metrics_address
-        self._on_committed, self._next_deadline, self._several_writers = on_committed, next_deadline, several_writers
-        self._on_lost = on_lost
+        self._committed, self._on_lost = committed, on_lost
         self.refusals = Refusals(clock, metrics)
         self.backlog = Backlog(clock, settings, self.refusals, self.wake)
         self.id = 0  # of the row in `writers`; 0: there was none yet
@@ -263,7 +260,7 @@ class LogWriter(Service):
         self.backlog.pop_committed()
         self.through, self._confirmed_seq = batch.entries[-1].at, batch.entries[-1].seq
         self._alive()
-        self._on_committed(batch.entries, self.through)
+        self._committed.add(self.id, batch.entries, self.through)
         if self.backlog.pings >= FEW_PINGS:
             # Later: first the next batch is handed over, and Postgres works while we answer this one. To write the
             # answers costs as much as to commit them.
@@ -310,7 +307,7 @@ class LogWriter(Service):
         self.through = through
         self._alive()
         self._sampled_s = self._moved_s
-        self._on_committed([], through)
+        self._committed.add(self.id, [], through)
         self._clock.sample(before, database, after)
 
     def _heard_through(self) -> Micros:
@@ -399,9 +396,9 @@ class LogWriter(Service):
         head = self.backlog.front()
         due_s = self._sampled_s + PULSE_S
         if head is None:
-            if self._several_writers():
+            if self._committed.others_wait:
                 due_s = min(due_s, self._moved_s + PULSE_AMONG_SEVERAL_S)
-            deadline = self._next_deadline()
+            deadline = self._committed.next_deadline
             if deadline is not None and deadline >= self.through:
                 # One microsecond later it is past; the rest is the coarseness of the loop's timers.
                 after_s = now_s + (deadline + 1 - self._clock.now()) / SECOND
