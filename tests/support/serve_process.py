@@ -12,7 +12,7 @@ from offbeat import cli
 from offbeat_server.common import failpoints
 from offbeat_server.engine.rules import notifications
 from offbeat_server.notify.dispatcher import Dispatcher
-from offbeat_server.runtime import app
+from offbeat_server.runtime import parts
 from offbeat_server.scheduler import lease
 
 
@@ -28,7 +28,7 @@ def main() -> Any:
     """Until the place, or a signal."""
     _arm_at_an_opening(os.environ["END_AT"])
     lease.LIFE_S, lease.RENEW_EVERY_S, lease.TRUST_S, lease.TAKE_EVERY_S = 2.5, 0.7, 2.0, 0.2
-    app.Dispatcher = QuickDispatcher  # type: ignore[attr-defined]
+    parts.Dispatcher = QuickDispatcher  # type: ignore[attr-defined]
     return cli.main()
 
 
