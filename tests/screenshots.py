@@ -1,4 +1,4 @@
-"""`python -m tests.screenshots`: pictures of every page with the demo estate, into docs/screenshots."""
+"""`python -m tests.screenshots`: pictures of every page with the demo data, into docs/screenshots."""
 
 import asyncio
 import contextlib

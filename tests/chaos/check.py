@@ -59,7 +59,7 @@ class Verdict:
 
 
 def judge(journal: Journal, stored: Stored) -> Verdict:
-    """Run all checks. What is younger than `DECIDED_S` must be in the log, and is checked no further."""
+    """Run all checks. Pings younger than `DECIDED_S` must be in the log, and are checked no further."""
     verdict = Verdict()
     _pings(verdict, journal, stored)
     rows, tries = _by_monitor(stored.rows), _by_monitor(journal.tries)
@@ -263,7 +263,7 @@ def _told(
 
 
 def _digests(verdict: Verdict, journal: Journal, stored: Stored) -> None:
-    """What the receiver's digests say against the alerts that count as delivered in digests."""
+    """Compare the digests at the receiver with the alerts that count as delivered in digests."""
     opened = {each.id: each.opened for each in journal.deliveries}
     delivered = sum(alert.kind == "opened" and alert.state == "digest" for alert in stored.alerts)
     if sum(opened.values()) < delivered:

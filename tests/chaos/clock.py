@@ -1,6 +1,6 @@
-"""Clocks that can be set: of a private Postgres and of single nodes, by a library that is loaded before theirs.
+"""Clocks that can be set: of a private Postgres and of single nodes, by a library that is loaded before others.
 
-The machine's own clock is shared and stays alone. What waits goes by the monotonic clock, which is not touched either.
+The machine's own clock is shared and stays untouched. Waits use the monotonic clock, which does not change either.
 """
 
 import os

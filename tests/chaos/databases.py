@@ -1,4 +1,4 @@
-"""What a world's nodes write to: one Postgres, one on a small disk, a primary with a synchronous standby, or Patroni.
+"""The databases of the worlds: one Postgres, one on a small disk, a primary with a synchronous standby, or Patroni.
 
 All have the same interface, so that a fault such as "the postmaster is killed" works on each of them.
 """
@@ -160,7 +160,7 @@ class OnSmallDisk(Single):
                             pass
 
         try:
-            await asyncio.to_thread(fill)  # the jobs, in the loop of the test, ping meanwhile
+            await asyncio.to_thread(fill)  # the jobs, in the loop of the test, continue to ping
             yield
         finally:
             ballast.unlink(missing_ok=True)

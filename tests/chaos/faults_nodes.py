@@ -1,4 +1,4 @@
-"""What happens to nodes: they are killed, stopped, frozen, and die at the worst places of their own code."""
+"""Faults of nodes: they are killed, stopped, frozen, and die at the worst places of their own code."""
 
 import asyncio
 import random
@@ -171,7 +171,7 @@ async def _dispatcher(world: World) -> Node:
 
 
 async def _taken_over(world: World, fault: Fault, how: str, end: Callable[[Node], Awaitable[object]]) -> Node:
-    """End the keeper's node; measure when the other is keeper and has evaluated a ping. Return the ended node."""
+    """End the scheduler's node; measure when the other is scheduler and has evaluated a ping. Return the ended node."""
     node = await world.scheduler()
     (lease,) = await world.ask("select term from lease where name = 'keeper'")
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What clients and receivers do: herds, slow and hostile ones, poison in the outbox."""
+"""Faults of clients and receivers: herds, slow and hostile ones, poison in the outbox."""
 
 import asyncio
 import contextlib
@@ -148,7 +148,7 @@ async def invalid_requests(world: World, chance: random.Random, fault: Fault) ->
 
 @fault("F22", "400 requests in which some bytes are changed")
 async def mutated_requests(world: World, chance: random.Random, fault: Fault) -> None:
-    # A key that nobody has: whatever the bytes make of it, no monitor under watch hears it.
+    # An unknown key: for any meaning of the bytes, no watched monitor gets the ping.
     whole = b"POST /api/v1/heartbeat/nobody/start?run=1&stage=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     for _ in range(8):
         await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(whole, chance)) for _ in range(50)))

@@ -1,4 +1,4 @@
-"""What happens to Postgres and to the way to it: restarts, crashes, freezes, slowness, cut cables, clocks."""
+"""Faults of Postgres and of the network to it: restarts, crashes, freezes, slowness, cut cables, clocks."""
 
 import asyncio
 import contextlib

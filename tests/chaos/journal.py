@@ -31,7 +31,7 @@ class Watched(NamedTuple):
 
     @property
     def window_s(self) -> float:
-        """The last part of that, in which its next ping may be expected: deaf time counts in it (docs/semantics.md)."""
+        """The last part of that, in which its next ping may be expected: outages count in it (docs/semantics.md)."""
         return self.grace_s + min(self.grace_s, self.every_s / 2)
 
 
@@ -130,7 +130,7 @@ class Restore(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What log time was when this machine's clock said `real`."""
+    """Return the log time at which this machine's clock showed `real`."""
 
     real: float
     log: float
@@ -199,7 +199,7 @@ class Journal:
 
 @dataclass
 class Stored:
-    """What Postgres holds."""
+    """The tables in Postgres."""
 
     rows: list[Row]
     incidents: list[Incident]

@@ -1,4 +1,4 @@
-"""Some hundred jobs that ping on their own schedule, whatever the last answer was; some stop, some fail.
+"""Some hundred jobs that ping on their own schedule after any answer; some stop, some fail.
 
 This is an open loop: a slow server gets no fewer pings. A ping that is not answered 2xx is tried again on a node that
 seems well, as behind a load balancer. Each try is a ping of its own, with its own entry in the journal.
@@ -120,7 +120,7 @@ class Load:
                 status = int(head.split()[1])
                 self._look_at(status, head.lower())
         except (OSError, EOFError, TimeoutError):
-            # What broke this one has broken the others too; a job has one connection, and no heap of old ones.
+            # The fault that broke this one broke the others too; a job has one connection, and no heap of old ones.
             for _, idle in self._idle.pop(port, []):
                 idle.transport.abort()
             return None

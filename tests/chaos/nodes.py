@@ -16,7 +16,7 @@ from tests.support.harness import Server
 
 @dataclass(frozen=True)
 class Shape:
-    """How the estate is built."""
+    """The shape of an installation."""
 
     nodes: int = 1
     workers: int = 1
@@ -110,7 +110,7 @@ def stopped(processes: list[psutil.Process]) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def ends(node: Node) -> AsyncIterator[None]:
-    """It is gone afterwards, whatever became of it."""
+    """The process has ended afterwards, in any way."""
     try:
         yield
     finally:

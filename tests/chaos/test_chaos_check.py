@@ -33,7 +33,7 @@ SILENT = (1_050.0, 1_080.0)  # of the job, really
 
 
 def history() -> tuple[Journal, Stored]:
-    """A job that pings each 2.5 s from 1000 to 1200, is silent for 30 s, and is told of 8 s into that."""
+    """A job that pings every 2.5 s from 1000 to 1200 and is silent for 30 s, with an alert 8 s into that."""
     at = [T0 + 2.5 * n for n in range(80) if not SILENT[0] < T0 + 2.5 * n < SILENT[1]]
     tries = [Try(f"p{n}", JOB.id, sent, sent + 0.01, "ok") for n, sent in enumerate(at)]
     rows = [Row(each.id, JOB.id, each.sent + 0.005) for each in tries]
@@ -223,7 +223,7 @@ def test_an_outage_does_not_explain_everything() -> None:
     journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
     stored.deaf.append(Deaf(1_053.0, 1_057.0, "crash"))
     stored.incidents.clear()
-    # 8 s of patience, 4 s deaf, two occurrences excused of 8 s each: 28 s, and the silence lasted 30.
+    # 8 s until the deadline, an outage of 4 s, two excused occurrences of 8 s each: 28 s, and the silence lasted 30.
     assert found(judge(journal, stored)) == {"missed"}
 
 

@@ -1,7 +1,7 @@
-"""A small estate that lives: Postgres, one or two nodes, perhaps a pooler, a receiver, and jobs that ping.
+"""A small installation that runs: Postgres, one or two nodes, perhaps a pooler, a receiver, and jobs that ping.
 
-What faults do to it is in the modules beside; here is what they need: nodes that can be ended, frozen and begun again,
-cables that can be cut, and `recovered`, which waits until a ping is answered and judged on every node.
+The faults are in the other modules; this one has their tools: nodes that can be ended, frozen and started again, cables
+that can be cut, and `recovered`, which waits until a ping is answered and evaluated on every node.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ FILES_MAX = 6_000
 
 
 class NotRecovered(AssertionError):
-    """What should heal by itself has not."""
+    """The installation has not recovered without help."""
 
 
 class World:
@@ -230,7 +230,7 @@ class World:
             raise NotRecovered(f"not within {RECOVERY_S_MAX} s") from None
 
     async def judged_by(self, node: Node) -> None:
-        """Return when a new ping to that node is answered, and the keeper has evaluated it."""
+        """Return when a new ping to that node is answered, and the scheduler has evaluated it."""
         while (
             entry := await self.load.ping(self.probe, node.server.port, f"?run={os.urandom(6).hex()}")
         ).answer != "ok":
@@ -359,7 +359,7 @@ class World:
         return False
 
     async def look(self) -> None:
-        """What must always be zero, and what has a cap."""
+        """Values that must always be zero, and values with an upper bound."""
         for node in self.nodes:
             async with node.server.session.get("/metrics") as answer:
                 text = await answer.text()

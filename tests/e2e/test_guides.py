@@ -1,6 +1,6 @@
 """The commands of the tutorial and of the guides do what the pages say, as printed, on a real server.
 
-A page is run from top to bottom in one shell, in an empty directory. What counts is the language of a fenced block:
+A page is run from top to bottom in one shell, in an empty directory. The language of a fenced block decides:
 
 - ``sh``: is run. A ``text`` block that follows is its output;
 - ``crontab``: the commands of its lines are run, as cron would;
@@ -56,7 +56,7 @@ _FENCE = re.compile(
 _CRON_LINE = re.compile(r"^(?:@\w+|(?:\S+\s+){5})\s*(?P<command>\S.*)$")
 _IS_KEY = re.compile(r"(?<![$\w{])KEY\b(?!=)")
 _KEY_OF = re.compile(r"<!-- key: (\S+) -->")
-# What differs from run to run, the longest forms first.
+# Values that differ from run to run, the longest forms first.
 _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( UTC|Z)?"), "<time>"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "<time>"),
@@ -193,7 +193,7 @@ class Terminal:
         return code, self._as_printed(output.read_text())
 
     def printed_beside(self) -> str:
-        """What the second terminal shows."""
+        """The output in the second terminal."""
         return self._as_printed((self._directory / ".background").read_text())
 
     @property

@@ -1,6 +1,6 @@
 """`python -m tests.fuzz [TARGET …] --seconds N`: atheris on each target in turn, from the corpus in this directory.
 
-Each target runs in a process of its own, because libFuzzer ends the one it runs in. What it finds is written to
+Each target runs in a process of its own, because libFuzzer ends the one it runs in. Findings are written to
 `findings/` here, to be fixed and then moved into the corpus, which the suite reads.
 """
 

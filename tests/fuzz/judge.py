@@ -1,4 +1,4 @@
-"""What must hold of all that a dialect reads: Postgres takes it, it is for the address sent, it is answered."""
+"""Invariants of every reader: Postgres stores the result, it belongs to the address sent, and it has an answer."""
 
 from collections.abc import Iterator
 from urllib.parse import unquote
@@ -78,7 +78,7 @@ def is_storable(ping: Ping) -> None:
 
 def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
     """The key, or ping key and slug, stand in the request where this dialect keeps them."""
-    # Bytes that are no UTF-8 are read as U+FFFD, which is in no key of ours.
+    # Bytes that are no UTF-8 are read as U+FFFD, which is in no key.
     segments = [read(part) for part in request.path.split("/") for read in (unquote, decode, decode_segment)]
     if isinstance(address, Key):
         assert address.key in segments

@@ -54,7 +54,7 @@ def _text(data: bytes) -> str:
 
 
 def _json(data: bytes) -> object:
-    """What the bytes are as JSON; None where they are none."""
+    """The bytes read as JSON; None if they are no JSON."""
     try:
         value: object = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -221,7 +221,7 @@ def channel(data: bytes) -> None:
 
 
 def body(data: bytes) -> None:
-    """What the management API is sent for a monitor."""
+    """The body that the management API gets for a monitor."""
     try:
         validate(MonitorBody, _json(data))
     except ApiError as refused:
@@ -260,7 +260,7 @@ def crontab(data: bytes) -> None:
 
 
 def export(data: bytes) -> None:
-    """What Healthchecks exports."""
+    """An export of Healthchecks."""
     with suppress(SettingsError):
         read_checks(_json(data))
 

@@ -1,4 +1,4 @@
-"""What /metrics says: names, label values that exist from the start, and numbers counted by the batch."""
+"""The metrics of /metrics: names, label values that exist from the start, and numbers counted by the batch."""
 
 import pytest
 from prometheus_client import generate_latest

@@ -161,7 +161,7 @@ def skipped() -> dict[re.Pattern[str], frozenset[str]]:
 
 
 def findings(passage: Passage, rules: Iterable[Rule]) -> Iterator[Finding]:
-    """What the rules find in a passage. A line's end counts as a space: a phrase may go over it."""
+    """Apply the rules to a passage. A line's end counts as a space: a phrase may go over it."""
     flat = re.sub(r"(?<!\n)\n[ \t]*(?!\s*\n)", lambda found: " " + " " * (len(found[0]) - 1), passage.text)
     for rule in rules:
         if rule.kinds and passage.kind not in rule.kinds:
@@ -174,7 +174,7 @@ def findings(passage: Passage, rules: Iterable[Rule]) -> Iterator[Finding]:
 
 
 def advice(path: str, found: Iterable[Passage], checks: dict[str, bool]) -> Iterator[Finding]:
-    """What proselint's `checks` find in the pages and templates among the passages of a file."""
+    """Apply proselint's `checks` to the pages and templates among the passages of a file."""
     lines: dict[int, str] = {}
     for passage in found:
         if passage.kind in ("page", "template"):

@@ -1,4 +1,4 @@
-"""What the documents for developers name is there: every file, and every name that a recipe says is in a file.
+"""The documents for developers are true: every file that they name exists, and so does every name in it.
 
 Pictures, hooks and the workflow of CI agree with what they describe.
 """

@@ -25,7 +25,7 @@ LONG = {"burst", "connect", "dialects", "hostile", "latency", "mixed", "scale"}
 
 @pytest.fixture(scope="module")
 def stage():
-    """One Postgres for all benches, with fsync like theirs."""
+    """One Postgres for all benches, with fsync as in the real bench."""
     stage = Stage(quick=True, rounds=1, say=print)
     # In loops of their own: the cluster outlives those of the tests.
     asyncio.run(stage.__aenter__())
@@ -83,7 +83,7 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     plan = Plan("127.0.0.1", server.port, keys, [Phase("only", 0.8, 250)], connections=2)
     given = await load.send(plan)
     assert given.statuses == {"200": given.sent}
-    # About 100 of about 200 were due while nobody answered, spread over 400 ms; two of 200 would leave p90 at nothing.
+    # About 100 of about 200 were due while no server answered, spread over 400 ms; two of 200 would leave p90 at zero.
     assert given.small.p90 > 250 and given.small.max > 390
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.harness import ROOT
 
 GOOD_FROM = {
-    # What runs in the server.
+    # Dependencies of the server.
     "aiohttp": (
         "3.14.5",
         "connections that never send a request stay open; before that CVE-2026-54273, -54277, -34525",
@@ -24,7 +24,7 @@ GOOD_FROM = {
     "pyyaml": ("5.4", "CVE-2020-14343: code in a file"),
     "idna": ("3.7", "CVE-2024-3651: quadratic time"),
     "certifi": ("2024.7.4", "CVE-2024-39689: a distrusted root"),
-    # What only tests and extras bring along.
+    # Dependencies of tests and extras alone.
     "urllib3": ("2.7.0", "CVE-2026-44432, CVE-2026-21441: decompression without a bound"),
     "requests": ("2.32.4", "CVE-2024-47081: credentials of .netrc sent elsewhere"),
     "sentry-sdk": ("2.8.0", "CVE-2024-40647: the environment reaches child processes"),

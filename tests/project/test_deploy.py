@@ -102,7 +102,7 @@ def test_compose_starts_offbeat_with_postgres_and_prometheus():
         assert "build" in service or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"])
     text = (DEPLOY / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{POSTGRES_PASSWORD[^}]*\}", text)) == {"${POSTGRES_PASSWORD:?set it in deploy/.env}"}
-    # Prometheus finds Offbeat by the name that Offbeat tells it.
+    # Prometheus finds Offbeat by the name that Offbeat reports.
     assert services["offbeat"]["hostname"] == "offbeat"
     assert "http://offbeat:8080/sd/prometheus" in (DEPLOY / "prometheus.yml").read_text()
 

@@ -1,6 +1,6 @@
 """The README is true: its table of settings is the settings, and every metric that it names exists.
 
-`python -m tests.project.test_docs` writes the table anew.
+`python -m tests.project.test_docs` writes the table again.
 """
 
 import asyncio

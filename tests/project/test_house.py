@@ -1,4 +1,4 @@
-"""The house checks itself: the rules that no linter has. Who may import whom stands in .importlinter.
+"""Rules for the code that no linter has. The rules of imports are in .importlinter.
 
 Each rule reads the source of both packages and says where, what is wrong, and what to use instead.
 """
@@ -226,7 +226,7 @@ def modules_say_what_and_why(module: Module) -> Iterator[Fault]:
 
 
 def log_events_have_one_form(module: Module) -> Iterator[Fault]:
-    """A logger has its module's name; an event is `module.what_happened`, a literal. What varies is in the fields."""
+    """A logger has its module's name; an event is `module.what_happened`, a literal. Values are in the fields."""
     stem = Path(module.path).stem
     if module.path == ALERT_LINES:
         return
@@ -264,7 +264,7 @@ def test_house(rule: Rule) -> None:
     assert not faults, "\n".join([f"{rule.__doc__}", *faults])
 
 
-# What each rule must catch, so that it does not rot into one that catches nothing.
+# A violation of each rule that it must find, so that no rule becomes one that finds nothing.
 WRONG: list[tuple[Rule, str, str]] = [
     (imports_are_absolute, "offbeat_server/web/x.py", "from . import y"),
     (engine_is_synchronous, "offbeat_server/engine/x.py", "async def f(): pass"),

@@ -1,4 +1,4 @@
-"""What people install is whole: both packages from clean environments, outside the checkout."""
+"""The packages are complete: both installed into clean environments, outside the checkout."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The reference is complete and is that of the code: `python -m docs.generate` writes it anew."""
+"""The reference is complete and is that of the code: `python -m docs.generate` writes it again."""
 
 from typing import Any
 

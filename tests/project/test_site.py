@@ -71,7 +71,7 @@ class _Loads(HTMLParser):
 
 
 def loads_of(text: str) -> list[str]:
-    """What a page of HTML loads from other hosts."""
+    """The addresses on other hosts that a page of HTML loads."""
     parser = _Loads()
     parser.feed(text)
     styles = re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL)
@@ -175,7 +175,7 @@ def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:
 
 
 def build_of(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """A site of one page, with the settings of ours."""
+    """A site of one page, with the settings of the real one."""
     (folder / "docs").mkdir(exist_ok=True)
     (folder / "docs" / "index.md").write_text(f"# Page\n\n{text}\n")
     config = folder / "mkdocs.yml"

@@ -74,8 +74,8 @@ class Person:
         self.page.on("response", self._hear_answer)
 
     def _hear_console(self, message: Any) -> None:
-        # What a refused request says here is judged by its answer.
-        # That a header means nothing over plain http is so on purpose: it is for https.
+        # The browser reports a refused request here; the test checks its answer.
+        # A header without effect over plain http is there on purpose: it is for https.
         known = ("Failed to load resource", "Cross-Origin-Opener-Policy header has been ignored")
         if message.type in ("error", "warning") and not any(each in message.text for each in known):
             self.faults.append(f"console: {message.text}")
@@ -107,7 +107,7 @@ async def chromium() -> AsyncIterator[Browser]:
 async def person(
     browser: Browser, server: Server, size: tuple[int, int] = WIDE, key: str | None = ADMIN_KEY, **options: Any
 ) -> AsyncIterator[Person]:
-    """Somebody in front of it, signed in unless `key` is None. At the end nothing may have gone wrong."""
+    """A user in front of it, signed in unless `key` is None. At the end no error may have occurred."""
     context = await browser.new_context(
         viewport={"width": size[0], "height": size[1]}, permissions=["clipboard-read", "clipboard-write"], **options
     )

@@ -64,7 +64,7 @@ def _closed(schema: Any) -> Any:
 
 
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
-    """One alert as the courier makes it."""
+    """One alert as the dispatcher makes it."""
     facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
     return SCRIBE.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
 

@@ -1,4 +1,4 @@
-"""What the tests with real clients share: running a program, and what the server then knows of a monitor."""
+"""Shared by the tests with real clients: running a program, and the monitor's state at the server afterwards."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""What the Postgres clusters of the tests have in common: their user, their programs and processes, and the schema.
+"""Shared by the Postgres clusters of the tests: their user, their programs and processes, and the schema.
 
 The clusters are in tests/support/harness.py, tests/support/standby.py and tests/support/patroni.py.
 """
@@ -74,7 +74,7 @@ async def run(program: str | Path, *arguments: str | Path, owner: Path | None = 
 
 
 def all_processes(postmaster: int) -> list[psutil.Process]:
-    """A postmaster and its children. The postmaster is stopped first, so that it starts no others meanwhile."""
+    """A postmaster and its children. The postmaster is stopped first, so that it starts no others."""
     main = psutil.Process(postmaster)
     main.suspend()
     return [main, *main.children(recursive=True)]

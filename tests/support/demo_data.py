@@ -1,7 +1,7 @@
-"""An estate that looks like somebody's: monitors of every kind with weeks of history, some of them in trouble now.
+"""Realistic demo data: monitors of every kind with weeks of history, some of them with open incidents.
 
-The past is written into the database while no server runs, as a server would have left it; the present then happens by
-itself: the keeper finds the deadlines that have passed.
+The past is written into the database while no server runs, as a server would have left it. The present then follows
+without help: the scheduler finds the deadlines that have passed.
 """
 
 import math
@@ -29,7 +29,7 @@ Troubles = Sequence[tuple[float, float, str]]  # days ago, hours long, why
 
 @dataclass
 class DemoMonitor:
-    """A monitor of the demo: what is expected, when it was last heard of, and what went wrong when."""
+    """A monitor of the demo: its expectation, its last ping, and its past incidents."""
 
     slug: str
     definition: dict[str, Any]
@@ -57,7 +57,7 @@ ETL = {
 
 
 MISSED = "no ping by 04:00:00: it was due at 03:00:00, with 1 h of grace"
-# Slug, name, tags, every, grace, minutes since it was last heard of, what went wrong, seconds that a run takes.
+# Slug, name, tags, every, grace, minutes since its last ping, past incidents, seconds that a run takes.
 PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
     ("invoice-mail", "Invoice mail", "billing", "15m", "5m", 27, (), None),
     ("fx-rates", "Exchange rates", "billing", "10m", "10m", 12, ((0.9, 0.3, MISSED), (17.2, 5, MISSED)), None),
@@ -78,7 +78,7 @@ PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
 
 
 def demo_monitors() -> list[DemoMonitor]:
-    """All of it."""
+    """Write all demo data."""
     monitors = [
         DemoMonitor(
             slug, {"name": name, "tags": tags.split(), "every": every, "grace": grace}, minutes * MINUTE, bad, takes

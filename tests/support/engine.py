@@ -80,7 +80,7 @@ class Scene:
             pass
 
     def deaf(self, start: float | str, end: float | str) -> None:
-        """Offbeat could not hear from `start` to `end`."""
+        """An outage of Offbeat from `start` to `end`."""
         self.engine.add_outage(self.at(start), self.at(end))
 
     def resolve(self, when: float | str, slug: str = "job") -> None:

@@ -1,6 +1,6 @@
-"""What the tests stand on: real Postgres clusters, the real server as a process, a real receiver of webhooks.
+"""The base of the tests: real Postgres clusters, the real server as a process, a real receiver of webhooks.
 
-Nothing here imitates what we ship. Everything waits on signals with a generous bound, never for a fixed time.
+Nothing here imitates the product. Everything waits for signals with a generous bound, never for a fixed time.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Postgres:
         await prepare(self.url_of("template_offbeat"))
 
     async def stop(self) -> None:
-        """Stops it and removes all of it."""
+        """Stop it and remove its files."""
         await self._service.stop()
         shutil.rmtree(self.directory)
 
@@ -193,7 +193,7 @@ class PgBouncer:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot be told to take any."""
+    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot choose a free one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -204,7 +204,7 @@ def free_port() -> int:
 
 
 class Answer(NamedTuple):
-    """What the management API said; `body` is read JSON, or text where it is none."""
+    """An answer of the management API; `body` is read JSON, or text if it is no JSON."""
 
     status: int
     body: Any
@@ -280,7 +280,7 @@ class Server:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            limit=16_000_000,  # of one line; beyond, nobody would read on, and the end would never be seen
+            limit=16_000_000,  # of one line; after a longer one nothing would be read, and the end would never be seen
         )
         listening = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(self._process, listening))
@@ -316,7 +316,7 @@ class Server:
         await self.start()
 
     async def ended(self, timeout_s: float = 20.0) -> int:
-        """The exit code, once it has ended by itself or by somebody's signal."""
+        """The exit code, once it has ended by itself or by a signal."""
         assert self._process is not None and self._reader is not None, "not started"
         try:
             async with asyncio.timeout(timeout_s):

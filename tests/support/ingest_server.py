@@ -1,4 +1,4 @@
-"""Both doors with a roster and a writer in this process, and a client that says every byte itself."""
+"""Both HTTP servers with a key index and a writer in this process, and a client that sends raw bytes."""
 
 import asyncio
 import socket

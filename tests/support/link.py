@@ -37,13 +37,13 @@ class Link:
         return f"{self._scheme}://{self._role}127.0.0.1:{port}{self._path}{query}"
 
     def hold_replies(self, after: bytes = b"") -> None:
-        """What the other end says no longer arrives; with `after`, from the moment in which a client has sent that."""
+        """Drop the bytes of the other end; with `after`, from the moment in which a client has sent that."""
         self._hold_after = after
         if not after:
             self._replies.clear()
 
     def hold_requests(self) -> None:
-        """What is said to the other end no longer arrives."""
+        """Drop the bytes to the other end."""
         self._requests.clear()
 
     async def withheld(self) -> None:
@@ -87,7 +87,7 @@ class Link:
                 far_reader, far_writer = await asyncio.open_unix_connection(self._there)
             else:
                 far_reader, far_writer = await asyncio.open_connection(*self._there)
-        except OSError:  # nobody is there just now: as without the cable
+        except OSError:  # no server is there at this moment: as without the cable
             writer.transport.abort()
             return
         mine = {writer, far_writer}

@@ -1,4 +1,5 @@
-"""A courier as a process, for the tests that kill it: `python -m tests.support.notifier_process URL [PLACE [PASSES]]`.
+"""A dispatcher as a process, for the tests that kill it: `python -m tests.support.notifier_process URL [PLACE
+[PASSES]]`.
 
 Works until it is killed, by the place in it that is armed or from outside.
 """

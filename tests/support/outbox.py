@@ -1,4 +1,4 @@
-"""A courier at work on a real database, with rows as the keeper writes them."""
+"""A dispatcher at work on a real database, with rows as the scheduler writes them."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ class Scene:
     async def alert(
         self, channel: int | None, monitor: int | None = 1, incident: int | None = 1, kind: str = "opened", **more: Any
     ) -> int:
-        """One alert, as the keeper writes it."""
+        """One alert, as the scheduler writes it."""
         ordinal = more.pop("ordinal", {"opened": 0, "worse": 1, "resolved": 9}.get(kind, 0))
         facts = {
             "monitor": f"job-{monitor}",
@@ -126,7 +126,7 @@ class Scene:
             await asyncio.sleep(0.02)
 
     async def _pending(self) -> str:
-        """What waits in each lane, and for what."""
+        """The alerts that wait in each lane, and the reason."""
         rows = await self.pool.fetch(
             "select lane, digest_id, count(*), max(attempts) as attempts, max(lapses) as lapses, max(error) as error, "
             "min(next_attempt_at) - clock_timestamp() as next from alerts where state = 'pending' group by 1, 2 "
@@ -137,7 +137,7 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def dispatcher(self, node: str = "here", start: bool = True, **changes: Any) -> AsyncIterator[Dispatcher]:
-        """A courier with a way out, at work."""
+        """A dispatcher with a transport, at work."""
         out = Transport(settings(**changes), lambda: time.time_ns() // 1000)
         await out.start()
         dispatcher = Dispatcher(self.pool, out, settings(**changes), node, self._count, draw=lambda: 0.0)

@@ -1,4 +1,4 @@
-"""A writer and a keeper as one process has them, on a real Postgres and without the doors."""
+"""A writer and a scheduler as one process has them, on a real Postgres and without the HTTP servers."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ class _Waiter:
 
 
 class Node:
-    """A writer and a keeper as one process has them."""
+    """A writer and a scheduler as one process has them."""
 
     def __init__(self, url: str, name: str = "node", **settings: Any) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""The orderly stop: the start read backwards, under one bound, whatever a part does; and no part dies unnoticed."""
+"""The orderly stop: in the reverse order of the start, under one bound, also if a part hangs; each death is noticed."""
 
 import asyncio
 

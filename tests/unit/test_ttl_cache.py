@@ -1,4 +1,4 @@
-"""What everybody may ask for is found out once for all who ask."""
+"""A public value is computed once for all requests."""
 
 import asyncio
 

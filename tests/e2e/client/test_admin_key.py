@@ -1,4 +1,4 @@
-"""One database, one admin key, whatever directories its nodes have."""
+"""One database, one admin key, for any directories of its nodes."""
 
 from pathlib import Path
 

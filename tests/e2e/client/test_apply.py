@@ -271,7 +271,7 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         assert "0 created, 0 changed" in again.err
         assert "line 7: it is no line" not in again.err and "@reboot has no time at which it is due" in again.err
 
-        # What was imported is imported once; another job beside it is another monitor, whatever its bytes.
+        # A line is imported once; another job beside it is another monitor, with any bytes.
         more = b"\xef\xbb\xbf" + new.read_bytes() + b"0 4 * * * /usr/bin/sync --to=Gr\xf6\xdfe\n"
         (tmp_path / "more").write_bytes(more)
         args = (str(tmp_path / "more"), "--timezone", "UTC", "--write", str(tmp_path / "newer"))

@@ -1,4 +1,4 @@
-"""`offbeat exec` and `offbeat ping` as they are installed: the job runs, exactly as it would alone, whatever is wrong.
+"""`offbeat exec` and `offbeat ping` as they are installed: the job runs exactly as it would alone, after any error.
 
 The script of the installation runs with an interpreter beside it, as pip lays them out; the servers are real sockets.
 """
@@ -71,7 +71,8 @@ def fields_of(request: Received) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
 
 
-# ------------------------------------------------------------------------------------------- whatever is wrong with us
+# ------------------------------------------------------------------------------------------- errors of settings and
+# server
 
 
 async def test_a_shell_that_cannot_fork_runs_the_job() -> None:

@@ -1,4 +1,4 @@
-"""What jobs and strangers write never reaches a terminal, an alert, a page or a log as a command.
+"""Text of jobs never reaches a terminal, an alert, a page or a log as a command.
 
 The whole way: pings with escape sequences in every field, and then everything that shows them.
 """
@@ -78,7 +78,7 @@ def test_no_text_takes_long() -> None:
 
 
 async def in_terminal(*words: str, url: str) -> str:
-    """What a command writes to a terminal."""
+    """The output of a command on a terminal."""
     main, other = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "offbeat", *words),

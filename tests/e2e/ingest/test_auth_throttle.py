@@ -1,4 +1,4 @@
-"""Whoever guesses keys is not listened to any more; nobody else notices."""
+"""A client that guesses keys is refused; no other client notices."""
 
 import asyncio
 

@@ -66,7 +66,7 @@ def test_an_unknown_task_is_one_more_and_tasks_nobody_defined_are_shown(scene: S
     scene.monitor("loose")
     scene.ping(2, "fail", "loose", run="r", task="x")
     scene.ping(3, "success", "loose", run="r")
-    assert scene.runs("loose")[1].verdict == "failed"  # none is tolerated where nobody says so
+    assert scene.runs("loose")[1].verdict == "failed"  # none is tolerated by default
 
 
 def test_more_done_than_there_is(scene: Scene) -> None:
@@ -174,7 +174,7 @@ def test_what_is_kept_of_a_monitor_has_an_end(scene: Scene) -> None:
     assert runs is not None
     names = [each.task_names for each in runs.open.values()]
     assert max(names) <= TASKS_MAX and sum(names) == runs.task_names == TASK_NAMES_MAX
-    assert all(each.tasks[""].more for each in runs.open.values())  # who is missing can no longer be told
+    assert all(each.tasks[""].more for each in runs.open.values())  # the missing ones are no longer known
 
 
 def test_members_have_an_end_too(scene: Scene) -> None:
@@ -215,7 +215,7 @@ def test_a_flood_of_run_ids_in_a_minute_on_one_key_stays_within_bounds(ids: int)
         index = 0
         while index < len(entries):
             index = engine.apply(entries, index, 500)
-            if engine.pending_count > 5_000:  # as the keeper does it
+            if engine.pending_count > 5_000:  # as the scheduler does it
                 opened += sum(effect.finished_at is None for d in engine.drain(500) for effect in d.effects)  # type: ignore[union-attr]
         runs = engine.monitors[1].runs
         assert runs is not None and len(runs.open) <= RUNS_OPEN_MAX and len(runs.heap) <= 6 * RUNS_OPEN_MAX

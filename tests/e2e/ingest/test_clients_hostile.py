@@ -1,4 +1,4 @@
-"""Bad input at the real server by both doors: the dialect's own refusal, no 5xx, flat memory, nobody else pinged."""
+"""Bad input at both HTTP servers: the protocol's own refusal, no 5xx, flat memory, no other monitor pinged."""
 
 import asyncio
 import random
@@ -57,7 +57,7 @@ async def test_bombs_are_refused_and_memory_stays_flat(server: Server) -> None:
         check_in = b'{}\n{"type":"check_in"}\n' + b"x" * 10_000_000
         status, text = await send(server, "/api/1/envelope/", check_in, x_sentry_auth=auth)
         assert (status, "check-in is larger than" in text) == (413, True), text
-        # What is no check-in is stepped over, whatever its size.
+        # Other items than check-ins are skipped, with any size.
         large = b"{}\n" + b'{"type":"event","length":10000000}\n' + b"x" * 10_000_000
         assert (await send(server, "/api/1/envelope/", large, x_sentry_auth=auth)) == (200, "{}")
     assert process.memory_info().rss - before < GROWTH_BYTES_MAX

@@ -137,7 +137,7 @@ async def test_healthchecks_as_documented(server: Server) -> None:
     assert await curl("-d", "again", f"{url}/{project}/new/fail?create=1") == (200, "OK")
     assert await curl(f"{url}/{key}/sideways") == (404, "not found")
     assert (await curl(f"{url}/{key}?status=sideways"))[0] == 400
-    # What Healthchecks refuses and says what it means: other exit codes, and a `rid` that is no UUID.
+    # Values that Healthchecks refuses although they are clear: other exit codes, and a `rid` that is no UUID.
     assert await curl(f"{url}/{key}/256") == (200, "OK")
     assert await curl(f"{url}/{key}?rid=xyz") == (200, "OK")
     assert await curl(f"{url}/{project}/New") == (400, "invalid url format")

@@ -1,4 +1,4 @@
-"""What one client may take of a process: connections by address, pings by key. Its neighbours notice nothing."""
+"""The limits of one client in a process: connections by address, pings by key. Other clients notice nothing."""
 
 import asyncio
 import ipaddress
@@ -63,7 +63,7 @@ async def test_one_address_cannot_take_all_connections(database_url, http_server
         database_url, http_server=http_server, connections_max=10, connections_per_address_max=4
     ) as served:
         clients = [await from_address("127.0.0.2", served) for _ in range(4)]
-        for client in clients[:2]:  # these are aiohttp's now, and count all the same
+        for client in clients[:2]:  # these are aiohttp's now, and still count
             client.send(get("/hello"))
             assert (await client.reply()).status == 200
         assert await (await from_address("127.0.0.2", served)).is_closed()
@@ -98,7 +98,7 @@ async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
 
 
 async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url):
-    """One address over its own limit proves nothing; no room for anybody is time in which nobody was heard."""
+    """One address over its own limit proves nothing; a process without room for any client records an outage."""
     limits = {"connections_max": 10, "connections_per_address_max": 8}
     async with serving(database_url, **limits) as served, AsyncExitStack() as stack:
         kept = [await from_address("127.0.0.2", served) for _ in range(8)]
@@ -205,7 +205,7 @@ def test_every_dialect_knows_the_word():
 
 
 def limited_to(soft: int, hard: int, connections_max: int) -> DescriptorLimit:
-    """What a process with these limits makes of them. In one of its own: a hard limit cannot be raised again."""
+    """The settings of a process with these limits. In a process of its own: a hard limit cannot be raised again."""
     program = (
         "import resource, sys; from offbeat_server.runtime.fd_limit import make_room\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"

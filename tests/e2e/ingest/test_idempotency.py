@@ -1,4 +1,4 @@
-"""The same request again with the same `Idempotency-Key` is one ping, at both doors."""
+"""The same request again with the same `Idempotency-Key` is one ping, at both HTTP servers."""
 
 import asyncio
 from collections.abc import AsyncIterator

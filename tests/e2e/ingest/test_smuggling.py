@@ -2,7 +2,7 @@
 
 Every case is sent with two more requests: one hidden in what the case makes ambiguous, which must never be a ping, and
 an honest one behind it, which is either answered (the case was read, whole) or never read (it was refused). Each runs
-at the fast door, at aiohttp alone, and through worker processes that share a socket.
+at the fast HTTP server, at aiohttp alone, and through worker processes that share a socket.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ CHUNKED = b"Transfer-Encoding: chunked"
 IN_ONE_CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)
 
 # How a case must end: it is read whole, and so is the request behind it; it is refused, and nothing after it is read;
-# it is answered, and nothing after it is read; its body is read, and it is refused all the same. CUT: it is
-# refused, or, where its path was read before the body turned out to be none, stored; nothing after it is read.
+# it is answered, and nothing after it is read; its body is read, and it is still refused. CUT: it is
+# refused, or stored if its path was read before the body turned out to be none; nothing after it is read.
 READ, REFUSED, LAST, UNMET, CUT = [200, 200], [], [200], [417, 200], [0]
 REFUSALS = {400, 408, 431, 501, 505}
 
 
 class Case(NamedTuple):
-    """What is sent before the honest request, and how it must end."""
+    """The bytes before the honest request, and how they must end."""
 
     what: str
     end: list[int]
@@ -52,7 +52,7 @@ CASES = [
     Case("length and chunks", REFUSED, post(LENGTH, CHUNKED, body=b"0\r\n\r\n" + HIDDEN)),
     Case("chunks and length", REFUSED, post(CHUNKED, b"Content-Length: 5", body=b"0\r\n\r\n" + HIDDEN)),
     Case("chunks and a length of nothing", REFUSED, post(CHUNKED, b"Content-Length: 0", body=IN_ONE_CHUNK)),
-    # Lengths that somebody reads otherwise.
+    # Lengths that some parsers read differently.
     Case("two lengths", REFUSED, post(b"Content-Length: 0", LENGTH)),
     Case("two lengths alike", REFUSED, post(LENGTH, LENGTH)),
     Case("a list of lengths", REFUSED, post(b"Content-Length: %d, %d" % (len(HIDDEN), len(HIDDEN)))),
@@ -64,7 +64,7 @@ CASES = [
     Case("a length by another case of letters", READ, post(b"cOnTeNt-LeNgTh: %d" % len(HIDDEN))),
     Case("a body of a GET", READ, post(LENGTH, line=b"GET /api/v1/heartbeat/case HTTP/1.1")),
     Case("a body of a HEAD", READ, post(LENGTH, line=b"HEAD /api/v1/heartbeat/case HTTP/1.1")),
-    # Codings that somebody takes for `chunked`, or not.
+    # Codings that some parsers take for `chunked`.
     *(
         Case(f"the coding {value!r}", REFUSED, post(b"Transfer-Encoding: " + value, body=IN_ONE_CHUNK))
         for value in (
@@ -76,7 +76,7 @@ CASES = [
     Case("chunked twice", REFUSED, post(CHUNKED, CHUNKED, body=IN_ONE_CHUNK)),
     Case("chunks in HTTP/1.0", REFUSED, post(CHUNKED, body=IN_ONE_CHUNK, line=b"POST /api/v1/heartbeat/case HTTP/1.0")),
     Case("CHUNKED", READ, post(b"Transfer-Encoding: CHUNKED", body=IN_ONE_CHUNK)),
-    # Names that somebody takes for another.
+    # Names that some parsers take for another.
     *(
         Case(f"the header {name!r}", REFUSED, post(name + b" chunked", body=IN_ONE_CHUNK))
         for name in (
@@ -115,7 +115,7 @@ CASES = [
     Case("a space before the first name", REFUSED, get().replace(b"Host:", b" Host:")),
     Case("an empty line before the request", READ, b"\r\n" + get()),
     Case("a header without a colon", REFUSED, get(b"no colon")),
-    # Where it goes.
+    # Targets and hosts.
     Case("no host", REFUSED, get().replace(b"Host: here\r\n", b"")),
     Case("a host that is empty", READ, get().replace(b"Host: here", b"Host:")),
     Case("two hosts", REFUSED, get(b"Host: there")),
@@ -134,7 +134,7 @@ CASES = [
     Case("HTTP/2 without asking", REFUSED, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     Case("TLS", REFUSED, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
     Case("a method that is none", REFUSED, get(line=b"G{T /api/v1/heartbeat/case HTTP/1.1")),
-    # Upgrades and continuations: nobody here speaks anything else afterwards.
+    # Upgrades and continuations: the server speaks no other protocol afterwards.
     Case("an upgrade to h2c", LAST, get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: A")),
     Case("an upgrade to h2c with a body", LAST, post(LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")),
     Case("an upgrade to websockets", READ, get(b"Connection: Upgrade", b"Upgrade: websocket")),

@@ -34,7 +34,7 @@ PLACES = {
     "state written": Expected(0, 1, 1),
     "incident written": Expected(0, 1, 1),
     "outbox written": Expected(0, 1, 1),
-    "committed": Expected(9, 1, 1),  # and nobody knows yet
+    "committed": Expected(9, 1, 1),  # and no process knows yet
     "known": Expected(9, 1, 1),
     "gathered": Expected(9, 1, 1),  # the digest is stored, and not sent
     "claimed": Expected(9, 1, 2),  # the digest may be under way
@@ -51,7 +51,7 @@ SIDE_BY_SIDE = 6
 
 
 class Outcome(NamedTuple):
-    """What was there at the kill, and what arrived in all."""
+    """The rows at the kill, and the messages that arrived in all."""
 
     incidents_at_kill: int
     alone: list[tuple[str, bytes]]  # (id, body) of each request to the channel of the one monitor
@@ -88,8 +88,8 @@ def _server(url: str, place: str) -> Server:
 
 
 async def _fall_silent(server: Server, receiver: str) -> None:
-    """Nine monitors, each heard once."""
-    hook = {"kind": "webhook", "default": False}  # what the operator is told of deaf times is not for them
+    """Nine monitors with one ping each."""
+    hook = {"kind": "webhook", "default": False}  # the operator alerts about outages are not for them
     channels = {name: {**hook, "url": f"{receiver}/{name}"} for name in ("alone", "shared")}
     often = {"oncalendar": "*:*:0/3", "grace": "1s"}  # all have the same deadline, to the microsecond
     monitors = {"alone": {**often, "channels": ["alone"]}}

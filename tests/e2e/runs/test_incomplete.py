@@ -1,4 +1,4 @@
-"""Runs whose pings may be lost in an outage of Offbeat: shown as incomplete, and nobody is alerted."""
+"""Runs whose pings may be lost in an outage of Offbeat: shown as incomplete, and without an alert."""
 
 import asyncio
 from typing import Any

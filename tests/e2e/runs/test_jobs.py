@@ -1,4 +1,4 @@
-"""Two jobs as people write them, as real processes against a real server, until somebody is told."""
+"""Two jobs as people write them, as real processes against a real server, until an alert arrives."""
 
 import asyncio
 import os

@@ -30,7 +30,7 @@ async def send(server: Server, pings: Iterable[dict[str, Any]]) -> None:
 
 
 async def send_if_it_lives(server: Server, pings: Iterable[dict[str, Any]]) -> None:
-    """Gives up where the server dies meanwhile, or is dead (RuntimeError: its client is closed)."""
+    """Gives up if the server dies, or is dead (RuntimeError: its client is closed)."""
     with contextlib.suppress(aiohttp.ClientError, RuntimeError):
         await send(server, pings)
 
@@ -59,7 +59,7 @@ async def test_a_run_of_ten_thousand_tasks_outlasts_a_kill(database_url: str, da
         await server.kill()
         await working
         await server.start()
-        await send(server, said)  # whoever had no answer says it again
+        await send(server, said)  # pings without an answer are sent again
 
         async def three_are_missing() -> Any:
             (run,) = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]
@@ -131,5 +131,5 @@ async def test_a_fleet_of_a_hundred_thousand_outlasts_a_kill(database_url: str, 
         over.set()
         await beating
         print(f"a state of {state:,} bytes; {written:,} rows written for one that came back and fell silent again")
-        assert state < 2_000 and 1 <= written <= 1 + len(living)  # whoever lives may have been late on a busy machine
+        assert state < 2_000 and 1 <= written <= 1 + len(living)  # a living member may have been late on a busy machine
         assert (await server.api("GET", "/api/v1/monitors/fleet")).body["status"] == "up"

@@ -1,4 +1,4 @@
-"""Runs that last, stages in any order, counts of tasks, and one pipeline told in two ways."""
+"""Runs that last, stages in any order, counts of tasks, and one pipeline reported in two ways."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def scene() -> Scene:
 
 
 def restart(scene: Scene) -> None:
-    """What is in memory is lost, and comes back from what was written."""
+    """The memory is lost, and comes back from the written rows."""
     old, scene.engine = scene.engine, Engine()
     for m in old.monitors.values():
         again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, m.created_at)

@@ -1,4 +1,4 @@
-"""What is the same ping sent again and what is news, and run ids that are used again.
+"""Repeated pings and new ones, and run ids that are used again.
 
 A repeat does nothing; so nothing may be taken for one that would change a status, a count, a cause or an expectation.
 """
@@ -34,7 +34,7 @@ def scene() -> Scene:
 
 
 def play(scene: Scene, steps: str, gap: float, **said: Any) -> None:
-    """Pings of one job, such as `start; success a` (a run id), or `settle`: somebody resolves the incident by hand."""
+    """Pings of one job, such as `start; success a` (a run id), or `settle`: the incident is resolved by hand."""
     for number, step in enumerate(steps.split("; ")):
         when = 10 + gap * number
         signal, _, run = step.partition(" ")
@@ -140,7 +140,7 @@ def test_the_retry_after_our_own_503_begins_no_second_run(scene: Scene) -> None:
 
 def test_many_attempts_in_a_long_outage_are_one_ping(scene: Scene) -> None:
     scene.monitor(fail_after=2)
-    scene.deaf(9, 300)  # known before what was heard in it is applied
+    scene.deaf(9, 300)  # known before the pings in it are applied
     scene.ping(10, "fail", source=HERE)
     scene.ping(16, "fail", source=HERE)
     scene.ping(310, "fail", source=HERE)
@@ -322,7 +322,7 @@ def test_what_healthchecks_calls_down_is_down(gap: float) -> None:
 
 
 def test_longer_sequences_are_down_after_a_failure_until_the_next_success() -> None:
-    """What all recorded sequences have in common: down is what the last success or failure says, whatever its id."""
+    """All recorded sequences have this in common: the last success or failure decides about down, with any id."""
 
     def wanted(steps: list[str]) -> str:
         last, seen = "S", ""

@@ -1,6 +1,6 @@
-"""The scenarios of the field as they happen: real jobs and workers, a real server, and what a person is told.
+"""The scenarios of the field as they happen: real jobs and workers, a real server, and the alerts of a person.
 
-All are played at once on one server, as in a company, and each must be told as if it were alone.
+All are played at once on one server, as in a company, and each must be reported as if it were alone.
 tests/unit/engine/test_engine_scenarios.py has the same ones to the second and to the word.
 """
 
@@ -73,7 +73,7 @@ class Stage:
             assert (await answer.json())["accepted"] == len(each)
 
     async def get(self, path: str) -> Any:
-        """What the API says of a monitor."""
+        """A monitor in the API."""
         answer = await self.server.api("GET", f"/api/v1/monitors/{path}")
         assert answer.status == 200, answer
         return answer.body
@@ -96,7 +96,7 @@ class Stage:
 
     @asynccontextmanager
     async def process(self, program: list[str], **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A job on somebody's machine; killed at the end, whatever it does."""
+        """A job on another machine; killed at the end in any case."""
         process = await asyncio.create_subprocess_exec(
             *program, env={"PATH": os.environ["PATH"], **env}, start_new_session=True
         )

@@ -1,4 +1,4 @@
-"""The database's clock is moved under two nodes: nobody is blamed, nothing stands still, and people are told.
+"""The database's clock is moved under two nodes: no job is alerted, no process hangs, the operator gets an alert.
 
 A Postgres of its own runs with libfaketime, which reads by how much its clock is off from a file, at every look.
 """
@@ -63,7 +63,7 @@ async def moved(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Moved]:
 
 @contextlib.asynccontextmanager
 async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
-    """The first one is the keeper."""
+    """The first one is the scheduler."""
     a, b = Node(url, "a"), Node(url, "b")
     await a.start()
     await eventually(lambda: true(a.scheduler.evaluating))
@@ -82,7 +82,7 @@ async def ping(node: Node, monitor_id: int) -> None:
 
 
 async def noticed(nodes: tuple[Node, Node], former: list[int], by: int) -> None:
-    """Until so many of them have a new writer, and all take pings."""
+    """Until this number of them have a new writer, and all take pings."""
 
     async def seen() -> bool:
         return sum(node.writer.id not in former for node in nodes) >= by and all(

@@ -59,10 +59,10 @@ async def test_a_connection_leads_to_the_primary_and_never_back_to_an_older_time
 async def test_a_process_that_does_not_know_the_group_takes_the_newer_of_two_primaries() -> None:
     async with Pair(synchronous=False) as pair:
         old = await connect(pair.url("a", "b"))
-        await pair.promote()  # and nobody has stopped the old one
+        await pair.promote()  # and the old one is not stopped
         new = await connect(pair.url("a", "b") + "?application_name=another")
         assert await _port(new) == int(pair.host("b").rpartition(":")[2])
-        # Who was there before finds out by looking.
+        # A process that was there before finds out by a query.
         await look_for_primary(pair.url("a", "b"))
         assert old.is_closed()
 
@@ -169,7 +169,7 @@ async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
                 judge_s = asyncio.get_running_loop().time() - began_s
                 print(f"pings after {ping_s:.1f} s, a keeper after {judge_s:.1f} s")
                 assert ping_s < FAILOVER_S_MAX and judge_s < FAILOVER_S_MAX + 3
-                pair.thaw("a")  # and nobody goes back to it
+                pair.thaw("a")  # and no process goes back to it
                 known = len(jobs.stored)
                 await eventually(lambda: _at_least(jobs, known + 100))
                 connection = await connect(pair.url("b"))

@@ -1,4 +1,4 @@
-"""A process that freezes within a transaction keeps nobody from his work for longer than some seconds.
+"""A process that freezes within a transaction delays the others by some seconds at most.
 
 To Postgres a frozen process is a session that says nothing more; so is what stands for it here, at the very places
 where the server's own functions would be.
@@ -48,7 +48,7 @@ async def test_others_go_on_where_a_process_froze_in_a_change(
         change = changes.changing(pool)
         frozen = await change.__aenter__()
         if where != "before its first write":
-            await history.acknowledge(frozen, monitor_id, 1, "somebody")  # the keeper writes that row next
+            await history.acknowledge(frozen, monitor_id, 1, "somebody")  # the scheduler writes that row next
         if where == "within one":
             await frozen.prepare("select 1")  # parsed, with nothing sent that would end the statement
         await server.session.get(f"/api/v1/heartbeat/{key}")
@@ -99,7 +99,7 @@ async def test_alerts_in_the_hands_of_a_dispatcher_that_froze_are_sent_by_anothe
         connection = await gathering.__aenter__()
         wanted = Gathering(channel, 100, 2, following=True, resolves=True, which="all")
         assert await Outbox(here.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
-        async with here.dispatcher():  # it passes over what somebody else has locked
+        async with here.dispatcher():  # it skips rows that another process has locked
             await frozen.start()
             await here.settled(AT_MOST_S)
         assert receiver.requests

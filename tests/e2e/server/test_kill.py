@@ -1,4 +1,4 @@
-"""`kill -9` under load: every ping that was answered 200 is in the log exactly once, and nobody is blamed for it."""
+"""`kill -9` under load: every ping that was answered 200 is in the log exactly once, and no job is alerted for it."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ PINGS_PER_S = 600
 
 
 class Journal:
-    """What each ping was answered: ok, failed (not stored, we are told), unknown (no answer)."""
+    """The answer to each ping: ok, failed (not stored, by the answer), unknown (no answer)."""
 
     def __init__(self) -> None:
         self.answers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A failover to an asynchronous standby that lacks the last commits: noticed, on record, no healthy job is alerted."""
+"""A failover to an asynchronous standby without the last commits: noticed, on record, no healthy job is alerted."""
 
 import asyncio
 import re
@@ -47,7 +47,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
                 assert all(each["length"].total_seconds() > 3 for each in outages)
                 await eventually(lambda: _is_told(connection, len(lost)))
                 assert not await incidents_of(connection)
-                # What was answered afterwards is there; what was made in the lost time is not, for every node.
+                # Pings answered afterwards are there; monitors made in the lost time are not, for every node.
                 again = {row["message"] for row in await connection.fetch("select message from pings")}
                 assert again.issuperset(set(jobs.stored) - set(lost))
                 for server in servers:
@@ -68,7 +68,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
 
 
 async def _is_told(connection: asyncpg.Connection, count: int) -> bool:
-    """Whether the operator's alerts say that so many pings are lost; each writer knows of its own."""
+    """Whether the operator's alerts say that this number of pings is lost; each writer knows of its own."""
     rows = await connection.fetch("select facts ->> 'reason' from alerts where kind = 'operator'")
     return sum(int(n) for row in rows for n in re.findall(r"lost (\d+) answered pings", row[0])) == count
 

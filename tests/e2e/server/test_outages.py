@@ -115,7 +115,7 @@ async def _alerts_only_silence(
         kept = {row["message"] for row in rows}
         assert kept.issuperset(stored)
 
-    # What falls silent afterwards is alerted.
+    # A job that becomes silent afterwards is alerted.
     async def all_silent() -> bool:
         return len(await incidents_of(connection)) == JOBS
 

@@ -1,4 +1,4 @@
-"""What an operator changes under a running server: it waits and says so. A start with the same trouble ends with it.
+"""An operator changes Postgres under a running server: it waits and says so. A start with the same fault ends with it.
 
 Rotated password, pg_hba, certificate, search path, privileges, a renamed database.
 """
@@ -23,7 +23,7 @@ TLS = HBA + "hostssl all app 127.0.0.1/32 scram-sha-256\n"
 
 
 class Trouble(NamedTuple):
-    """What is done to Postgres and undone, and what the server must say."""
+    """A change of Postgres and its reversal, and the server's message."""
 
     says: str
     do: str

@@ -137,7 +137,7 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
 async def test_a_stop_gives_up_judging_before_it_waits_for_a_receiver(
     database_url: str, database: asyncpg.Connection
 ) -> None:
-    """Whoever judges next need not wait for a message on its way."""
+    """The next scheduler need not wait for a message on its way."""
     async with (
         Receiver(Behaviour(hang=True)) as receiver,
         Server(database_url, "--allow-private-destinations") as server,

@@ -1,4 +1,4 @@
-"""A synchronous standby: nobody is answered 200 for a ping that the standby has not, whatever happens to the commit."""
+"""A synchronous standby: no answer is 200 for a ping that the standby has not, after any fault of the commit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -61,8 +61,8 @@ async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tu
             failures = node.writer._failures  # grows with every failed request, while none succeeds
             await interrupt(pair, link)
             await eventually(lambda failures=failures: true(node.writer._failures > failures))  # type: ignore[misc]
-            await eventually(lambda: _is_in_log(pair, 21))  # committed here, and seen by everybody
-            await eventually(pair.waits_for_standby)  # what the writer asks now waits for the standby too
+            await eventually(lambda: _is_in_log(pair, 21))  # committed here, and visible to every session
+            await eventually(pair.waits_for_standby)  # the writer's next statement waits for the standby too
         assert node.writer.batches_doubted and client.answered == ["before"]
         await pair.kill("a")
         await node.crash()

@@ -147,7 +147,7 @@ async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_listener_wh
         keys = await monitors(a, every="1h")
         assert await _ping(b, f"{keys[0]}/start?run=before") == 200
         await eventually(lambda: _runs(observer, "before"))  # so a knows that there is another
-        _, slow = await asyncio.open_connection("127.0.0.1", a.port)  # for its sake the door is open to the last
+        _, slow = await asyncio.open_connection("127.0.0.1", a.port)  # because of it the listener is open to the end
         slow.write(b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhal" % keys[0].encode())
         before = await term(observer)
         stopping = asyncio.ensure_future(a.stop())
@@ -159,7 +159,7 @@ async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_listener_wh
         slow.close()
         assert await stopping == 0
         await eventually(lambda: _runs(observer, "after"))
-        assert not await observer.fetch("select reason from deaf")  # somebody was there all the time
+        assert not await observer.fetch("select reason from deaf")  # a writer was there all the time
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ async def test_what_is_changed_at_one_node_is_known_at_the_other_within_two_seco
 
 @contextlib.asynccontextmanager
 async def _two(database_url: str, pooled: bool, *flags: str) -> AsyncIterator[tuple[Server, Server]]:
-    """Two nodes; the first is the keeper, unless it was slow."""
+    """Two nodes; the first is the scheduler, unless it was slow."""
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(PgBouncer(database_url)) if pooled else database_url
         flags = ("--pgbouncer", *flags) if pooled else flags

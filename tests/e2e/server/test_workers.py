@@ -1,4 +1,4 @@
-"""`--workers 2`: processes that share a socket, one keeper beside them, all found by Prometheus, dead ones replaced."""
+"""`--workers 2`: processes that share a socket, one scheduler beside them, found by Prometheus, dead ones replaced."""
 
 import asyncio
 import os
@@ -97,14 +97,14 @@ async def test_a_stop_is_clean(database_url: str) -> None:
             async with aiohttp.ClientSession(server.url) as newcomer, newcomer.get("/readyz") as response:
                 return response.status == 503
 
-        await eventually(not_ready, every_s=0.005)  # a balancer hears of it while the door is open
+        await eventually(not_ready, every_s=0.005)  # a balancer sees it while the listener is open
         assert await stopping == 0
         await asyncio.gather(*clients)
         assert set(statuses) <= {200, 503} and statuses.count(200) > 100
 
 
 async def test_a_worker_says_its_words_where_the_main_process_does(database_url: str) -> None:
-    """Through no pipe of ours: a line of any length would have to fit into its buffer."""
+    """Through no pipe of the test: a line of any length would have to fit into its buffer."""
     async with Server(database_url, "--workers", "2") as server:
         for worker in await eventually(lambda: _children(server.pid)):
             assert os.readlink(f"/proc/{worker}/fd/1") == os.readlink(f"/proc/{server.pid}/fd/1")

@@ -1,4 +1,4 @@
-"""The web pages as people use them: the real server, the real browser, and nobody reloads."""
+"""The web pages as people use them: the real server, the real browser, and no page is reloaded."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from playwright.async_api import Browser
 from tests.support.browser import PHONE, SMALL_PHONE, WIDE, Person, address, chromium, emptied, made, person, ping
 from tests.support.harness import Postgres, Server, eventually
 
-MONITORS = 10_000  # of a large estate
+MONITORS = 10_000  # of a large installation
 PAGES = (
     *("/", "/incidents", "/channels", "/new-channel?kind=webhook", "/channels/log", "/projects", "/keys", "/audit"),
     *("/system", "/new-monitor", "/monitors/nightly", "/monitors/nightly/settings", "/monitors/nightly/runs"),
@@ -72,7 +72,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         await page.click("text=Create")
         assert await me.see("h1") == "Sync <b>of</b> orders"
 
-        # Pinged, it turns up; silent, it turns down; acknowledged, it says by whom. Nobody reloads.
+        # Pinged, it turns up; silent, it turns down; acknowledged, it says by whom. No page is reloaded.
         await me.live()
         url = await page.locator("#url").inner_text()
         await page.click("[data-copy=url]")
@@ -102,7 +102,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         job = asyncio.create_task(lives())
         await me.see("#trouble >> text=No monitor is down")
         await me.see("tr.line.is-up")
-        # One that is made meanwhile comes by itself, and is counted.
+        # One that is created now appears by itself, and is counted.
         new = int(await page.locator("[data-count=new]").inner_text() or 0)
         assert (await server.api("PUT", "/api/v1/monitors/made-meanwhile", {"every": "1h"})).status == 201
         await me.see("tr.line >> text=made-meanwhile")
@@ -171,7 +171,7 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         await me.page.click("button.main")
         assert await me.see("h1") == "nightly"  # where one wanted to go
         content = await me.page.content()
-        assert path.rsplit("/", 1)[1] not in content  # whoever has the key can ping
+        assert path.rsplit("/", 1)[1] not in content  # a reader with the key could ping
         assert not await me.page.locator("text=Settings").count()
         await me.go("/monitors/nightly/settings")
         assert "has read access only" in await me.see("main")

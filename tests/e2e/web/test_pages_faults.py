@@ -1,4 +1,4 @@
-"""What people have met on the pages and must not meet again, in the real browser on the real server."""
+"""Faults that people have found on the pages, in the real browser on the real server."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -56,7 +56,7 @@ OTHERS: list[dict[str, Any]] = [
 
 
 class Fields(HTMLParser):
-    """What a browser would send of the form with this id, untouched."""
+    """The fields that a browser would send of the form with this id, untouched."""
 
     def __init__(self, page: str, form: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Fields(HTMLParser):
             self._area.append(data)
 
     def handle_endtag(self, tag: str) -> None:
-        """What a select or text comes to."""
+        """The value of a select or text."""
         if tag == "select" and self._select is not None:
             self.found.append((self._select, self._option or ""))
             self._select = None
@@ -143,13 +143,13 @@ async def test_a_form_sent_as_it_came_changes_nothing(server: Server) -> None:
         assert (await send(server, f"/monitors/m{number}/settings", fields))[0] == 303
         after = (await server.api("GET", path)).body
         assert _defined(after) == {**_defined(answer.body), "name": "a new name"}
-        # By now somebody else has changed it.
+        # By now another user has changed it.
         status, text = await send(server, f"/monitors/m{number}/settings", fields)
         assert status == 422 and "This monitor was changed after you opened the form" in text
 
 
 def _defined(answer: dict[str, Any]) -> dict[str, Any]:
-    """What is expected of a monitor, without how it is."""
+    """The definition of a monitor, without its state."""
     return {name: answer[name] for name in (*Definition.model_fields, "slug", "paused", "key", "keys")}
 
 

@@ -1,4 +1,4 @@
-"""What keeps strangers out of the pages: sessions, where a change comes from, headers; and the streams themselves."""
+"""The protection of the pages: sessions, where a change comes from, headers; and the streams themselves."""
 
 import asyncio
 import re
@@ -66,7 +66,7 @@ async def test_a_change_comes_from_our_own_pages(server: Server) -> None:
         _, page, _ = await me.get("/projects")
         own = server.url
         assert (await me.post("/projects", {"Sec-Fetch-Site": "same-origin"}, **project))[0] == 303
-        # Where the browser says so, it is believed whatever else is there.
+        # If the browser says so, it is believed beside any other header.
         assert (await me.post("/projects", {"Sec-Fetch-Site": "cross-site", "Origin": own}, **project))[0] == 403
         assert (await me.post("/projects", {"Sec-Fetch-Site": "same-site"}, token=token_in(page), **project))[0] == 403
         # Over http to another machine it says nothing; then Origin, and where that is kept back the token.
@@ -189,7 +189,7 @@ async def test_a_follower_that_has_followed_is_late_nowhere(server: Server) -> N
 
 
 async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None = None) -> list[tuple[str, Any]]:
-    """The first so many events of a stream; `first` is set with the first of them."""
+    """The first events of a stream; `first` is set with the first of them."""
     found: list[tuple[str, Any]] = []
     async with asyncio.timeout(15), me.session.get(path) as answer:
         assert answer.status == 200 and answer.content_type == "text/event-stream"
@@ -214,13 +214,13 @@ async def test_a_stream_sends_what_the_page_does_not_show(server: Server, databa
         urls[slug] = answer.body["ping_url"]
     async with Visitor(server) as me:
         await me.sign_in()
-        # That the keeper has met a monitor is a change as well.
+        # The first evaluation of a monitor by the scheduler is a change as well.
         await eventually(lambda: database.fetchval("select count(*) = 2 from states"))
         _, page, _ = await me.get("/")
         lines = dict(re.findall(r'<tr id="m(\d+)" data-v="(\w+)"', page))
         assert len(lines) == 2
         shown = "_".join(f"{id}.{version}" for id, version in lines.items())
-        # What changed between the page and its stream is sent at once, and only that.
+        # A change between the page and its stream is sent at once, and only that.
         await server.session.get(urls["beta"])
         found = await events(me, f"/live/overview?lines={shown}", 4)
         assert [name for name, _ in found] == ["hello", "patch", "patch", "patch"]

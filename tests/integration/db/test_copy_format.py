@@ -1,4 +1,4 @@
-"""What our own encoder writes is what Postgres reads: every column, every kind of value."""
+"""Postgres reads the values that Offbeat's encoder writes: every column, every kind of value."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""The embedded Postgres on real directories: it comes up after whatever happened before, and the data is there."""
+"""The embedded Postgres on real directories: it starts after any earlier end, and the data is there."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ async def ask(url: str, sql: str) -> object:
 
 
 def runs(pid: int) -> bool:
-    """Whether it is more than an entry that nobody has collected yet."""
+    """Whether it is more than an entry of a process that has ended."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -392,7 +392,7 @@ async def test_the_server_brings_it_along_and_keeps_its_data_whatever_happens(da
         assert runs(pid)
         await server.restart()
         assert (await server.api("GET", "/api/v1/monitors/nightly")).status == 200
-        os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to everybody in the foreground
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to all processes in the foreground
         assert await server.ended() == 0
         await eventually(lambda: gone(pid))
         await server.restart()

@@ -1,4 +1,4 @@
-"""An older database becomes like a fresh one, keeps its rows, and may be in use by older programs meanwhile."""
+"""An older database becomes like a fresh one, keeps its rows, and may be in use by older programs at the same time."""
 
 import asyncio
 import json
@@ -21,7 +21,8 @@ FIRST = Path(__file__).parents[2] / "fixtures" / "schema_1.sql"  # schema.sql as
 
 FIRST_STATEMENTS = FIRST.with_name("statements_1")  # of the program of that version
 
-# What makes two databases the same to a program: tables with their columns in order, and everything on them.
+# Two databases are the same to a program if these are equal: tables with their columns in order, and everything on
+# them.
 CATALOG = {
     "columns": """
         select c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
@@ -102,7 +103,7 @@ async def test_an_old_database_becomes_like_a_fresh_one_and_keeps_its_rows(
 
 
 async def test_the_program_before_can_go_on_beside_us(old: asyncpg.Connection) -> None:
-    """What takes pings and judges: each of its statements is still one, and its writer still writes."""
+    """The ingestion and evaluation of the older program: its statements can be prepared, its writer writes."""
     await apply_schema(old)
     for path in sorted(FIRST_STATEMENTS.glob("*.sql")):
         for sql in parse(path.read_text(encoding="utf-8"), path.name).values():
@@ -134,7 +135,7 @@ async def test_a_migration_never_waits_long_for_a_table_and_comes_again(
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 100)
     migrating = asyncio.ensure_future(apply_schema(old))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):  # whoever comes behind the waiting lock is not kept for long
+    async with asyncio.timeout(5):  # a statement behind the waiting lock does not wait long
         third = await connect(empty_database_url)
         await third.fetch("select * from changes")
     assert not migrating.done()

@@ -1,4 +1,4 @@
-"""The schema on real databases: applied once, by whoever comes first, and never over something else; and partitions."""
+"""The schema on real databases: applied once, by the first process, and never over something else; and partitions."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
@@ -207,7 +207,7 @@ async def test_two_retire_at_once(database: asyncpg.Connection, database_url: st
     await make_partitions(database, TODAY - timedelta(days=5), 4)
     other = await connect(database_url)
     gone: list[str] = []
-    for _ in range(6):  # whoever finds the other at work leaves the rest to a later call
+    for _ in range(6):  # a process that finds the other at work leaves the rest to a later call
         for names in await asyncio.gather(retire_partitions(database, TODAY), retire_partitions(other, TODAY)):
             gone += names
     assert (await partitions(database))[0] == name_of(TODAY)

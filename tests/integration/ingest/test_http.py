@@ -1,4 +1,4 @@
-"""The same suite against both doors, over real sockets, down to what a hostile client may send."""
+"""The same suite against both HTTP servers, over real sockets, down to what a hostile client may send."""
 
 import asyncio
 import gzip
@@ -381,9 +381,7 @@ async def test_what_a_body_over_the_limit_may_cost(database_url, http_server):
         assert await sent(PATH, json.dumps({"status": "fail", "message": text}), as_json) == 200
         assert await sent(PATH, json.dumps({"message": text, "status": "fail"}), as_json) == 200
         assert await sent(PATH, f"message={text}&status=fail", "Content-Type: application/x-www-form-urlencoded") == 200
-        assert (
-            await sent(PATH, json.dumps({"message": text}), as_json) == 413
-        )  # what it says in the middle nobody knows
+        assert await sent(PATH, json.dumps({"message": text}), as_json) == 413  # the middle is unknown
         assert await sent(PATH, json.dumps([text] * 2), as_json) == 400
         huge = get(f"{PATH}/fail", "Content-Length: 200000000", method="POST")
         reply = await ask(served, huge + "z")
@@ -618,7 +616,7 @@ async def test_clients_that_vanish_are_stored_and_forgotten(served):
 
 
 async def test_a_reader_that_does_not_read_stops_being_read(database_url):
-    """The fast door's own: its answers wait, so it stops taking requests, and in the end it cuts."""
+    """Only the fast HTTP server: its answers wait, so it stops reading requests, and in the end it closes."""
     async with serving(database_url, idle_timeout=1.5) as served:
         sender = socket.create_connection(("127.0.0.1", served.port))
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -662,7 +660,7 @@ async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_
 
 
 async def test_half_closed_clients_get_their_answers(database_url):
-    """The fast door's own: aiohttp closes such a connection."""
+    """Only the fast HTTP server: aiohttp closes such a connection."""
     async with serving(database_url) as served, connected(served) as client:
         client.send(get() * 3)
         client.writer.write_eof()
@@ -851,7 +849,7 @@ async def test_bulk_names_each_line_that_failed_and_why(served):
     assert reasons[4] == reasons[5] == "not a JSON object"
     assert "dance" in reasons[6] and "dance" in reasons[7]
     assert await served.rows("signal, stage") == [("start", "load"), ("fail", "load")]
-    # Where no line is stored, the status says so too.
+    # If no line is stored, the status says so too.
     for body in (lines_of({"key": "nobody"}), b"{broken", lines_of({"key": KEY, "status": "dance"}, [1]), b"7"):
         async with posting(served) as post:
             status, answer = await post(body)

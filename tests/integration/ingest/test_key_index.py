@@ -1,4 +1,4 @@
-"""Who is known: loaded once, followed by revision, asked for by all at once."""
+"""The key index: loaded once, updated by revision, used by all at once."""
 
 import asyncio
 import tracemalloc

@@ -1,4 +1,4 @@
-"""The writer against real Postgres: what was answered ok is stored exactly once, whatever breaks and whenever."""
+"""The writer against real Postgres: a ping that was answered ok is stored exactly once, after any fault at any time."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ class Recorded(CommittedBatches):
 
 
 class Running:
-    """A writer with all that it is told, and all that it says."""
+    """A writer with all its inputs and outputs."""
 
     def __init__(self, url: str, settings: Settings, **more: object) -> None:
         self.wall = Wall()
@@ -155,7 +155,7 @@ async def test_pings_are_committed_before_they_are_answered_and_in_groups(databa
 
 
 class Asker(Waiter):
-    """Who pings again as soon as the answer is there."""
+    """A client that pings again as soon as the answer is there."""
 
     def __init__(self, run: Running, pings: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ async def test_the_last_word_of_a_slow_stop_is_of_its_beginning(database, databa
         await run.writer.stop()
     row = await database.fetchrow("select * from writers")
     assert row["clean"] and to_micros(row["seen_at"]) > stopped + 0.3 * SECOND
-    # Whoever pinged in that time was not heard.
+    # Pings in that time were not received.
     assert abs(to_micros(row["accepted_through"]) - stopped) < 0.25 * SECOND
 
 
@@ -501,7 +501,7 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
             " from refusals r join writers w on w.id = r.writer"
         )
         assert (row["pings"], row["reason"], row["clean"]) == (3, "stopping", True)
-        # Its last word is of the beginning of the stop: whatever came after that was not heard.
+        # Its last statement is of the beginning of the stop: later pings were not received.
         assert run.committed.entries[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
 
 
@@ -513,7 +513,7 @@ async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(datab
             outcome = await waiter.outcome()
             assert isinstance(outcome, Outcome) and outcome.kind == "unavailable"
         assert run.writer.backlog.pings == 3
-        await until(lambda: not run.writer.backlog.accepting)  # who comes now would only wait in vain
+        await until(lambda: not run.writer.backlog.accepting)  # a ping that comes now would only wait
         with pytest.raises(DatabaseDownError):
             run.ping()
         link.mend()
@@ -571,7 +571,7 @@ async def test_the_databases_clock_jumps(database, database_url):
         run.wall.shift_s = 3600  # to our eyes Postgres went back an hour
         await until(lambda: run.writer.id != old and run.writer.backlog.accepting)
         assert await run.ping().outcome() == OK
-        # The log never goes back: up to the old one's last word the keeper has judged already.
+        # The log never goes back: up to the old one's last sign the scheduler has evaluated already.
         last = await database.fetchval("select accepted_through from writers where id = $1", old)
         assert before <= to_micros(last) < run.committed.entries[-1].at
         rows = await database.fetch("select id, fenced, clean from writers order by id")

@@ -148,7 +148,7 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
     assert scene.clock.now() - refused.ended == 3 * SECOND
     with pytest.raises(BacklogFullError):
         scene.ping()
-    # A report that failed is repeated with what came meanwhile: one silence, since nothing can have been committed.
+    # A report that failed is repeated with later refusals: one interval, since nothing can have been committed.
     (whole,) = scene.refusals.instants()
     assert (whole.started, whole.ended - whole.started, whole.pings) == (refused.started, 5 * SECOND, 3)
     assert [each.pings for each in scene.refusals.ages()] == [3]
@@ -202,7 +202,7 @@ def test_who_waits_too_long_is_told_once_and_the_row_stays():
     assert [waiter.kinds for waiter in early] == [["unavailable"]] * 3
     assert all(1 <= waiter.outcomes[0].retry_after_s <= 5 for waiter in early)  # type: ignore[union-attr]
     assert late.outcomes == []
-    scene.backlog.split_front()  # what was told stays told
+    scene.backlog.split_front()  # settled waiters stay settled
     scene.backlog.expire()
     assert scene.seqs() == [[1], [2], [3, 4]]
     assert late.outcomes == [OK]

@@ -34,9 +34,7 @@ class Installation(NamedTuple):
 
 @pytest_asyncio.fixture
 async def installation(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
-    monkeypatch.setattr(
-        "offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0
-    )  # how long so many take is not the question here
+    monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0)  # their duration is not tested here
     pool = await open_pool(database_url)
     key_index = KeyIndex(KeyIndexRows(pool))
     await key_index.start()

@@ -1,4 +1,4 @@
-"""What a body costs the loop that everybody shares: no few kilobytes that nobody vouches for may hold it for long."""
+"""The cost of a body for the event loop: a few kilobytes of an unknown client must not hold it for long."""
 
 import asyncio
 import time
@@ -93,7 +93,7 @@ async def test_many_short_lines_give_others_their_turn(database_url: str) -> Non
         bulk = Bulk(Settings(), served.metrics, http_servers._pipeline, served.writer.backlog, http_servers._sources)
         other = asyncio.create_task(wait_for_turns())
         tally = Tally(None)
-        tally.known = True  # as after a line whose key is known: else the rest of so many bad ones is not read
+        tally.known = True  # as after a line whose key is known: otherwise the rest of that many bad ones is not read
         await bulk._take_values([BadBody("not JSON")] * (10 * LINES_AT_ONCE), tally)
         other.cancel()
     assert tally.refused == 10 * LINES_AT_ONCE

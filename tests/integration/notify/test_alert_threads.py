@@ -1,4 +1,4 @@
-"""What ties the alerts of an incident together at a receiver: the same for all of them, and never used again."""
+"""The id that connects the alerts of an incident at a receiver: the same for all of them, and never used again."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

@@ -56,7 +56,7 @@ class RealAlertmanager:
             await self._process.wait()
 
     async def alerts(self) -> list[dict[str, Any]]:
-        """What is active now, by monitor."""
+        """The alerts that are active now, by monitor."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/api/v2/alerts?active=true") as answer:
             found: list[dict[str, Any]] = await answer.json()
         return sorted(found, key=lambda alert: alert["labels"].get("monitor", ""))
@@ -101,7 +101,7 @@ async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, 
             assert alert["startsAt"] == "2026-11-24T03:10:00.000Z"
             assert alert["annotations"]["summary"] == "DOWN: Job 1"
             assert alert["generatorURL"] == "https://beat.example.org/monitors/job-1"
-        # One forgets everything, and is told again, although the outbox has nothing to say.
+        # One forgets everything, and gets the alerts again, although the outbox is empty.
         await two.stop()
         await two.start()
         await eventually(two.alerts)

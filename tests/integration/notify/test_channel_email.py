@@ -1,4 +1,4 @@
-"""E-mail through a real SMTP server: both bodies, one thread an incident, TLS that is checked, codes told apart."""
+"""E-mail through a real SMTP server: both bodies, one thread an incident, TLS that is checked, reply codes."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
 
 @pytest.fixture
 async def bad(world: Scene) -> int:
-    """A channel that nobody has changed for an hour; the server's log is the other channel of the project."""
+    """A channel that was not changed for an hour; the server's log is the other channel of the project."""
     id = await world.channel("bad", "webhook", url="http://127.0.0.1:9", digest=False)
     await world.pool.execute("update channels set updated_at = now() - interval '1 hour'")
     return id
@@ -35,7 +35,7 @@ async def catching_up(world: Scene) -> AsyncIterator[Dispatcher]:
 
 
 async def settle(dispatcher: Dispatcher, lane: int, state: str, error: str | None = None, incident: int = 1) -> int:
-    """One alert, claimed and settled as the courier does it."""
+    """One alert, claimed and settled as the dispatcher does it."""
     id = await Scene(dispatcher.outbox._pool).alert(lane, 1, incident)
     [row] = await dispatcher.outbox.claim([WantedAlerts(lane, 0, 1, 0, True)], 10)
     assert row.id == id

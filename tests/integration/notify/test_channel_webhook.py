@@ -1,4 +1,4 @@
-"""Webhooks: the signature as the standard has it, other shapes by template, failures told apart."""
+"""Webhooks: the signature as the standard has it, other shapes by template, failures that are distinguished."""
 
 import base64
 import hashlib

@@ -100,7 +100,7 @@ async def test_what_grew_old_in_a_failing_lane_expires_there(world: Scene) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("monitors", [60_000, pytest.param(100_000, marks=pytest.mark.long)])
 async def test_a_storm_is_a_few_messages(world: Scene, receiver: Receiver, monitors: int) -> None:
-    """More monitors fall silent than one digest takes; the keeper writes them in slices of 500 meanwhile."""
+    """More monitors fall silent than one digest takes; the scheduler writes them in slices of 500."""
     channel = await world.channel("hook", "webhook", url=receiver.url)
     other = await world.channel("other", "webhook", url=f"{receiver.url}/other")
     async with world.dispatcher() as dispatcher:
@@ -164,7 +164,7 @@ async def test_a_digest_at_a_service_that_keeps_incidents_is_closed_when_all_are
         await world.alerts(channel, 10)
         await receiver.wait_count(2)
         await world.settled()
-        # Nine of ten resolve: nothing to tell of the digest; the one that went alone is told alone.
+        # Nine of ten resolve: no message for the digest; the one that was sent alone gets its end alone.
         await world.pool.execute("update incidents set resolved_at = now() where monitor_id in (1,2,3,4,5,6,7,8,9,11)")
         await world.alerts(channel, 9, kind="resolved")
         await world.alert(channel, monitor=11, kind="resolved")

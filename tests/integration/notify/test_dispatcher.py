@@ -1,4 +1,4 @@
-"""Alerts arrive: once, in order, whatever the receiver does."""
+"""Alerts arrive: once, in order, with any behaviour of the receiver."""
 
 import statistics
 import time
@@ -159,7 +159,7 @@ async def test_a_resolve_never_overtakes_its_open(world: Scene, receiver: Receiv
 
 
 async def test_channels_do_not_wait_for_each_other(world: Scene, receiver: Receiver) -> None:
-    """The order holds per channel: the one that works is told of the end while the other has not heard of the start."""
+    """The order holds per channel: the one that works gets the end while the other has not got the beginning."""
     async with Receiver(Behaviour(status=503)) as broken, world.dispatcher():
         good = await world.channel("good", "webhook", url=receiver.url)
         bad = await world.channel("bad", "webhook", url=broken.url)

@@ -1,6 +1,6 @@
-"""The courier killed at every step between the claim and the settling: nothing is lost, little comes twice.
+"""The dispatcher killed at every step between the claim and the settling: nothing is lost, little comes twice.
 
-What comes twice has the same id and the same body, so that a receiver can drop it.
+A repeated message has the same id and the same body, so that a receiver can drop it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.support.outbox import Scene
 
 @contextlib.asynccontextmanager
 async def process(url: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A courier in its own process, killed at the end."""
+    """A dispatcher in its own process, killed at the end."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.support.notifier_process", url, *arguments),
@@ -121,7 +121,7 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
             # Of the 48 alerts of a channel without digests a third fail at each attempt: some 24 failures, hardly ever
             # more than 40. Each rests the channel for the least backoff (the scene draws no other), half a second, and
             # then one attempt is made at a time, answered within 0.2 s: 30 s at the most, and 12 to 16 s when traced.
-            # What the dead had claimed over and over is left alone for up to 13 s (0.8 s of lease, doubled four times).
+            # Alerts that the dead had claimed again and again wait for up to 13 s (0.8 s of lease, doubled four times).
             # Twice all that, for a machine on which the other tests run too; at a third of a core it took 39 s.
             assert await world.settled(90) == {"delivered": made}
         found = copies(receiver)

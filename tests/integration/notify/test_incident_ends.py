@@ -1,4 +1,5 @@
-"""Who hears of the beginning and the end of an incident, also if channels are added, removed, broken and repaired.
+"""The channels that get the beginning and the end of an incident, also if channels are added, removed, broken and
+repaired.
 
 On the real server, from the ping to the receiver.
 """

@@ -1,4 +1,4 @@
-"""What is said again, and what is not: flapping, reminders; and what is swept away in the end."""
+"""Alerts that are repeated and alerts that are not: flapping, reminders; and the deletion of old ones."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ async def test_flapping_is_said_and_held_back_and_reported_together(
         together = receiver.requests[10].json
         assert together["type"] == "offbeat.digest" and together["data"]["recovered"] == 2
         assert "DOWN, RECOVERED Job 1 (2 times)" in together["data"]["text"]
-        # The eighth stays open: told late, and why.
+        # The eighth stays open: its alert comes late, with the reason.
         began = time.monotonic()
         await world.alert(channel, incident=8)
         await receiver.wait_count(12)
@@ -63,7 +63,7 @@ async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiv
         assert types(receiver)[:3] == ["incident.opened", "incident.reminder", "incident.reminder"]
         assert second.json["data"]["title"] == "STILL DOWN: Job 1"
         assert 0.9 < third.at - second.at < 3
-        # The keeper's own next word stands behind the reminders.
+        # The scheduler's next alert stands behind the reminders.
         await world.alert(channel, kind="worse")
         await receiver.wait_for(lambda r: r.json["type"] == "incident.worse")
         await world.pool.execute("update incidents set acknowledged_at = now()")
@@ -125,7 +125,7 @@ async def test_no_reminder_where_there_should_be_none(world: Scene, quiet: str) 
 
 
 async def test_no_reminder_of_what_is_being_resolved_just_now(world: Scene) -> None:
-    """Else it might follow a resolve that went out meanwhile, and open an incident that nobody ends."""
+    """Otherwise it might follow a resolve that was sent before it, and open an incident that never ends."""
     await _to_be_reminded(world)
     outbox = Outbox(world.pool, "here", "node")
     async with world.pool.acquire() as scheduler:

@@ -1,4 +1,4 @@
-"""Deaf time on a real Postgres: refused pings and a lost database count against nobody, and people are told once."""
+"""Outages on a real Postgres: refused pings and a lost database count against no job, and one alert is sent."""
 
 import asyncio
 from datetime import timedelta
@@ -44,7 +44,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
         await asyncio.gather(node.ping(steady), node.ping(silent))
         await node.is_status(steady, "up")
         link.cut(stay=True)
-        for _ in range(50):  # five seconds of pings, and nobody can take them
+        for _ in range(50):  # five seconds of pings, and no process can take them
             await node.offer(steady)
             await asyncio.sleep(0.1)
         link.mend()

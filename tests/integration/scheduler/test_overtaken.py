@@ -1,7 +1,7 @@
 """Pings of one job through two processes whose clocks differ by milliseconds, and pings that are sent again.
 
-What was sent first may stand second in the log. It must begin nothing: a run that nobody ends would hang, and wake
-somebody for nothing.
+The ping that was sent first may stand second in the log. It must begin nothing: a run that never ends would hang, and
+wake a person without a reason.
 """
 
 import pytest

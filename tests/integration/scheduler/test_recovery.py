@@ -1,4 +1,4 @@
-"""What a keeper reads of Postgres when it starts, and when it is in doubt."""
+"""The queries of a scheduler when it starts, and when it is in doubt."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ AT: Micros = 1_800_000_000 * SECOND
 
 
 class Database:
-    """A database and a keeper's hands in it, without the keeper."""
+    """A database with the scheduler's queries, without the scheduler."""
 
     def __init__(self, pool: asyncpg.Pool, connection: asyncpg.Connection, held: Held) -> None:
         self.pool, self.connection, self.held = pool, connection, held
@@ -53,7 +53,7 @@ class Database:
         await decisions.write(self.connection, self.held, [decision], lambda project, slugs: [], {}, taken)
 
     async def load(self, applied_rev: int) -> dict[int, Monitor]:
-        """The monitors as a keeper begins with them."""
+        """The monitors as a scheduler begins with them."""
 
         def unreadable(monitor_id: int, error: Exception) -> None:
             raise error
@@ -209,7 +209,7 @@ async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nob
 
 
 async def test_an_outage_and_its_alert_are_committed_together_and_the_next_scheduler_adds_none(hands: Database) -> None:
-    """A keeper may lose its lease, or its connection, right after it has decided."""
+    """A scheduler may lose its lease, or its connection, right after it has decided."""
 
     async def outage(start_s: int, length_s: int) -> int:
         report = """

@@ -1,4 +1,4 @@
-"""What a deleted monitor has left goes within the hour, in slices; what others have stays."""
+"""The rows of a deleted monitor are deleted within the hour, in slices; those of others stay."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -27,7 +27,7 @@ async def remains(api: Api) -> dict[str, list[int]]:
 
 
 async def swept(api: Api, hours: float = 1) -> list[int]:
-    """The slices of one round whose bound lies so many hours ahead."""
+    """The slices of one round whose bound lies `hours` ahead."""
     now = await api.pool.fetchval("select now()")
     async with api.pool.acquire() as connection:
         found = retention.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
@@ -80,7 +80,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
     scheduler = Retention("", Settings(), lambda: 0, Engine)
 
     async def deleted(count: int, days: int) -> None:
-        """Monitors that were deleted so long ago, each with a run."""
+        """Monitors that were deleted some time ago, each with a run."""
         await api.pool.execute(
             "with gone as (insert into changes (at, project_id, monitor_id, actor, kind, subject)"
             " select now() - $2::int * interval '1 day', 1, 1000 + 100 * $2::int + n, 'test', 'monitor', 'gone'"

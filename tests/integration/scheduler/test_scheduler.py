@@ -1,4 +1,4 @@
-"""The keeper with a real writer on a real Postgres, without the doors: order, decisions, restart, deaf time, lease."""
+"""The scheduler with a real writer on a real Postgres, without HTTP: order, decisions, restart, outages, lease."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -108,7 +108,9 @@ async def test_a_window_that_was_in_force_is_so_again_for_the_next_scheduler(dat
         await node.ping(other, "fail")
         await node.is_status(other, "down")
         deadline = node.clock.now() + 2 * SECOND
-        await node.scheduler.cancel_tasks()  # without a word; its writer goes on, and nobody judges
+        await (
+            node.scheduler.cancel_tasks()
+        )  # without a statement; its writer goes on, and no process evaluates deadlines
         await eventually(lambda: true(node.writer.through > deadline))
 
         async with running(database_url, "next") as follower:
@@ -160,7 +162,7 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
         await a.ping(job, "success", run="x")
         await eventually(lambda: count_of(a.pool, "runs where verdict = 'succeeded'"))
 
-        async def all_applied() -> bool:  # by whichever is the keeper by now; their clocks differ by milliseconds
+        async def all_applied() -> bool:  # by the present scheduler; their clocks differ by milliseconds
             return max(sum(node.scheduler.log_reader.cursors.values()) for node in (a, b)) == 52
 
         await eventually(all_applied)

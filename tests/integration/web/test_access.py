@@ -1,4 +1,4 @@
-"""Who may do what: keys, roles, projects, and what is shown to whom."""
+"""Rights: keys, roles, projects, and the data that each principal may see."""
 
 from collections.abc import AsyncIterator
 

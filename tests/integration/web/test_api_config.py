@@ -1,4 +1,4 @@
-"""Estates: applied whole or not at all, said field by field, exported as they are read back, ten thousand at a time."""
+"""Configuration files: applied completely or not at all, refused field by field, exported as they are read back."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -83,7 +83,7 @@ async def test_pruning_deletes_what_is_not_listed_in_the_named_projects_only(api
 
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_a_key_of_one_project_prunes_no_other(api: Api, dry_run: bool) -> None:
-    """A file without items names a project all the same."""
+    """A file without items still names a project."""
     await api("PUT", "/projects/shop", {})
     await api("PUT", "/monitors/mine?project=shop", {})
     await api("PUT", "/monitors/theirs", {})

@@ -192,7 +192,7 @@ async def test_fuzzed_requests_get_answers_that_fit_the_document(database_url: s
     def fuzz(base_url: str) -> None:
         for operation in operations:
             if operation.label == "POST /api/v1/channels/{slug}/test":
-                continue  # waits for a courier
+                continue  # waits for a dispatcher
 
             @settings(
                 max_examples=EXAMPLES,

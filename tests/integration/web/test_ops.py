@@ -32,7 +32,7 @@ from offbeat_server.web.ops.probes import Check, Ops, add_routes
 
 
 class World:
-    """What the pages are told in these tests."""
+    """The values of the pages in these tests."""
 
     def __init__(self, token=None):
         self.metrics = Metrics("9.9")

@@ -1,4 +1,4 @@
-"""The engine on a virtual clock: schedules, statuses, runs, incidents, deaf time."""
+"""The engine on a virtual clock: schedules, statuses, runs, incidents, outages."""
 
 import orjson
 import pytest
@@ -73,7 +73,7 @@ def test_an_early_ping_serves_the_nearest_slot_once(scene: Scene) -> None:
     scene.ping("55m")  # for 01:00
     scene.tick("1h30m")
     assert not scene.incidents()
-    scene.tick("2h11m")  # 02:00 was served by nobody
+    scene.tick("2h11m")  # no ping satisfied 02:00
     assert scene.seconds(scene.incidents()[1].opened_at) == 2 * 3600 + 600
 
 
@@ -318,7 +318,7 @@ def test_a_window_in_an_outage_is_excused_twice_at_most(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.deaf(50, 1000)
-    scene.tick(1021)  # moved by all of the deaf time: 70 + 950
+    scene.tick(1021)  # moved by the whole outage: 70 + 950
     assert scene.status() == "unknown"
     scene.tick(1100)
     assert scene.status() == "down"

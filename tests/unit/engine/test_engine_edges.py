@@ -291,7 +291,7 @@ def test_one_row_for_each_change_of_a_fleet_and_not_for_each_ping(scene: Scene) 
     assert scene.status() == "down" and len(scene.decisions) == before
 
 
-# ------------------------------------------------------------------------------- who is told
+# ------------------------------------------------------------------------------- alerts
 
 
 def test_another_run_is_told_when_ten_minutes_have_passed(scene: Scene) -> None:
@@ -517,7 +517,7 @@ def test_a_limit_that_notices_death_takes_the_place_of_the_default(limit: dict[s
 
 
 def test_a_run_that_was_never_started_has_no_default_limit() -> None:
-    """Its stages or its progress were heard, and perhaps nothing of it ever says that it ends."""
+    """Its stages or its progress were received, and perhaps no ping ever reports its end."""
     scene = Scene()
     scene.monitor()
     scene.ping(0, "progress", run="daemon", done=1)

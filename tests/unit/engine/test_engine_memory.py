@@ -47,7 +47,7 @@ def test_what_is_unusual_is_one_monitors_own() -> None:
 
 
 def test_a_plain_sum_is_larger_than_it_must_be() -> None:
-    """Why sums that are kept are made anew with `| 0`: if this fails, they need not be any more."""
+    """Why sums that are kept are copied with `| 0`: if this fails, they no longer need it."""
     tracemalloc.start()
     other = array("q", [BEGIN])[0]
     before, _ = tracemalloc.get_traced_memory()

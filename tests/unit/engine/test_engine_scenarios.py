@@ -60,7 +60,7 @@ def test_a_nightly_etl_hangs_in_its_second_stage(scene: Scene) -> None:
     (alert,) = scene.effects(Alert)
     assert (alert.kind, alert.facts["stage"], alert.facts["last_message"]) == ("opened", "transform", "12004 rows")
 
-    # It was only slow: each stage has its time anew, and with the last one the night is over.
+    # It was only slow: each stage has its own time, and with the last one the night is over.
     scene.ping("4h", "success", run="n1", stage="transform")
     assert only_incident(scene).resolved_at == scene.at("4h")
     scene.ping("4h10m", "success", run="n1", stage="load")
@@ -227,10 +227,10 @@ def test_a_fleet_that_goes_on_dying_is_told_of_again_and_not_for_each_member(sce
     beats = [-30]
     beat(120, 100)
     beat(150, 94)  # six are silent 45 s after their last ping: one too many
-    beat(240, 84)  # soon eleven: more than twice as many as was told
+    beat(240, 84)  # soon eleven: more than twice as many as in the last alert
     beat(900, 83)
     beat(930, 84)
-    beat(2_400, 83)  # no more than was told
+    beat(2_400, 83)  # no more than in the last alert
     told = [(alert.kind, alert.facts["reason"][:6], scene.seconds(alert.decided_at)) for alert in scene.effects(Alert)]
     assert told == [("opened", "94 of ", 165), ("worse", "84 of ", 165 + 60), ("worse", "83 of ", 165 + 60 + 600)]
     assert only_incident(scene).reason.startswith("83 of 100 members alive, 95 required")
@@ -247,7 +247,7 @@ def test_an_upstream_is_down_and_one_of_five_downstreams_stays_silent_after_it(s
         scene.ping(0, slug=slug)
     scene.tick(600)
     assert scene.alerts("db") == ["opened"] and only_incident(scene, "db").opened_at == scene.at(70)
-    for slug in downstreams:  # recorded, explained, and nobody is told
+    for slug in downstreams:  # recorded, explained, and without an alert
         incident = only_incident(scene, slug)
         assert (incident.cause, incident.suppressed_by) == ("missed", scene.ids["db"])
         assert scene.status(slug) == "down" and not scene.alerts(slug)

@@ -1,4 +1,4 @@
-"""What the record and its alerts say of a run that failed, of a fleet that came back, of a run that stood still."""
+"""The texts of records and alerts about a failed run, a fleet that came back, and a run without progress."""
 
 import orjson
 import pytest

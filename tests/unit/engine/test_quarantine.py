@@ -1,4 +1,4 @@
-"""An error of ours leaves out one monitor and stops nobody else; and nothing of that monitor is lost by it."""
+"""An internal error leaves out one monitor and stops no other; and no ping of that monitor is lost by it."""
 
 import asyncio
 from typing import Any
@@ -31,7 +31,7 @@ async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url:
     async with running(database_url) as node:
         bad, good = await node.monitor("bad", every="1h"), await node.monitor("good", every="1h")
         await node.ping(good)
-        await node.is_status(good, "up")  # from here on the keeper takes our entries from memory
+        await node.is_status(good, "up")  # from here on the scheduler takes these entries from memory
         # A reader would never let this through; the log replaces it, the row of the run cannot hold it.
         await asyncio.gather(node.ping(bad, "start", run="a\0b"), node.ping(good, "start", run="ab"))
         await eventually(lambda: true(_counted(node, "decisions_dropped") == 1))
@@ -63,7 +63,7 @@ async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(
         await asyncio.gather(node.ping(bad, "fail", message="poison"), node.ping(good))
         await node.is_status(good, "down")  # the others are judged as ever
         assert list(node.scheduler.engine.quarantined) == [bad]
-        assert await node.status(bad) == "up"  # nothing of the half-heard ping is written
+        assert await node.status(bad) == "up"  # nothing of the half-applied ping is written
         await node.ping(bad)  # passed over
         await node.monitor("bad", every="2h")  # a change tries it again
         await node.ping(bad, "fail", message="a real failure")

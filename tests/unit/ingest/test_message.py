@@ -1,4 +1,4 @@
-"""What is kept of a message: both ends of a long one, never more than 10 kB, and only what Postgres can store."""
+"""The kept part of a message: both ends of a long one, never more than 10 kB, and only text that Postgres can store."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st

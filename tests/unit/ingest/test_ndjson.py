@@ -1,4 +1,4 @@
-"""Bulk bodies in whatever pieces they arrive: the same values, or one clear error, and never more memory."""
+"""Bulk bodies that arrive in any pieces: the same values, or one clear error, and never more memory."""
 
 import gzip
 import json

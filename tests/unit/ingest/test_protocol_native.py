@@ -38,7 +38,7 @@ def ping(rest: str = "", body: bytes | str = b"", kind: str = "") -> Ping:
 
 
 def ignored(rest: str = "", body: bytes | str = b"", kind: str = "") -> list[str]:
-    """What was left out or changed."""
+    """The details that were left out or changed."""
     reading = send(rest, body, kind, "POST" if body else "GET")
     assert isinstance(reading, ParsedPing), reading
     return [note.field for note in reading.notes]

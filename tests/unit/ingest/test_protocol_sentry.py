@@ -306,7 +306,7 @@ def test_what_is_too_much_is_refused() -> None:
 
 
 def streamed(body: bytes, size: int = 1_000) -> Any:
-    """As the door reads a long one: in pieces, of which only the check-ins are kept."""
+    """As the server reads a long one: in pieces, of which only the check-ins are kept."""
     sink = check_ins.sink("/api/1/envelope/")
     assert sink is not None
     most = 0

@@ -1,4 +1,4 @@
-"""The wire forms of other services: what each request of theirs means, and what their clients are answered."""
+"""The protocols of other services: the meaning of each request, and the answer to its client."""
 
 from typing import Any
 

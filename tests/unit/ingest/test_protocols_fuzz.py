@@ -1,5 +1,5 @@
-"""Whatever is sent to whichever address: no reader raises, none answers 5xx on its own account, nothing comes out that
-Postgres would refuse, and no monitor is pinged whose address was not in the request.
+"""Any bytes at any address: no reader raises, none answers 5xx itself, no result would be refused by Postgres, and only
+monitors whose address was in the request are pinged.
 """
 
 import gzip

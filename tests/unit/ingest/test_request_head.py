@@ -1,4 +1,4 @@
-"""What the fast door takes, aiohttp would have taken too, and would have read as the same request."""
+"""Every request that the fast HTTP server takes, aiohttp would have taken too, and read as the same request."""
 
 import asyncio
 import time

@@ -95,7 +95,7 @@ def test_a_password_in_the_address_of_ones_own_server_is_not_shown(kind: str, fi
 def test_a_masked_secret_is_sent_to_nobody_else(
     kind: str, stored: dict[str, Any], fine: dict[str, Any], elsewhere: dict[str, Any]
 ) -> None:
-    """Else whoever may change a channel could read there what is never shown to them."""
+    """Otherwise a user who may change a channel could read secrets there that are never shown."""
     shown = show_channel(kind, stored)
     assert "s3cret" in repr(read_channel(kind, {**shown, **fine}, stored))
     with pytest.raises(DefinitionError, match="would be sent to another receiver"):

@@ -1,4 +1,4 @@
-"""When a channel may say what: the rules of a lane, with the time told to it."""
+"""When a channel may send which alerts: the rules of a lane, with the time as an argument."""
 
 import pytest
 

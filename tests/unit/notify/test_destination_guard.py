@@ -1,4 +1,4 @@
-"""Channels reach public addresses and nothing else, whatever a name resolves to the second time."""
+"""Channels reach public addresses and nothing else, also if a name resolves to another address the second time."""
 
 import asyncio
 import contextlib
@@ -355,7 +355,7 @@ async def test_mail_to_this_machine_is_refused_unless_it_is_the_operators_own() 
 
 
 async def test_blocking_libraries_are_guarded_too() -> None:
-    """Whatever connects in one of those threads is checked, by the interpreter's own audit events."""
+    """Every connection in one of those threads is checked, by the interpreter's own audit events."""
 
     def connect(host: str, port: int) -> str:
         with socket.create_connection((host, port), timeout=2):

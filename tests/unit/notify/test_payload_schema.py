@@ -1,6 +1,6 @@
 """The published schema of alerts is that of the program, and describes every field.
 
-`python -m tests.unit.notify.test_payload_schema` writes the file anew.
+`python -m tests.unit.notify.test_payload_schema` writes the file again.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What an alert says, and what it never says."""
+"""The texts of alerts, and texts that they never contain."""
 
 import re
 import time
@@ -133,7 +133,7 @@ def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
     st.sampled_from(["opened", "resolved", "operator"]),
 )
 def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: dict[str, Any], kind: str) -> None:
-    """The courier sets an alert aside on an error; what must not happen is a word that cannot be sent."""
+    """The dispatcher gives up an alert after an error; a text that cannot be sent must not occur."""
     try:
         said = render_alert(kind, facts)
     except (TypeError, ValueError, AttributeError):
