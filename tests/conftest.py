@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--within 28` is what `make quick` asks for; the tests that have begun then take some 15 s more."""
     parser.addoption("--model-cases", type=int, help="cases of tests/model/test_model.py, each time others")
     parser.addoption("--seeds", type=int, default=150, help="worlds of tests/simulation/test_simulation.py")
+    parser.addoption("--scripts", type=int, help="scripts of tests/simulation/test_statements.py")
     parser.addoption("--seed", type=int, default=0, help="the first of them")
     parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
 

@@ -77,6 +77,7 @@ class Session:
         self.pid, self.name, self.process = pid, name, process
         self.alive = True
         self.writes: list[Callable[[], None]] | None = None  # of the open transaction
+        self.runs: dict[tuple[int, int], Any] = {}  # rows of `runs` that it has written, and that it alone sees yet
         self.aborted = False
         self.held: tuple[str, int, str] | None = None  # the lease that this transaction has looked at
         self.locks: list[Lock] = []
@@ -158,7 +159,7 @@ class Server:
         answer(result, None)
 
     def begin(self, session: Session) -> None:
-        session.writes, session.aborted = [], False
+        session.writes, session.runs, session.aborted = [], {}, False
 
     def commit(self, session: Session) -> None:
         writes = session.writes or []
@@ -175,7 +176,7 @@ class Server:
         session.locks.append(lock)
 
     def _finish(self, session: Session) -> None:
-        session.writes, session.held, session.aborted = None, None, False
+        session.writes, session.runs, session.held, session.aborted = None, {}, None, False
         locks, session.locks = session.locks, []
         for lock in locks:
             lock.holders.discard(session)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -39,28 +38,67 @@ def is_explicit(a: SimpleNamespace) -> bool:
     return a.kind in ("opened", "worse") and bool(causes & {"failed", "stage", "tasks"})
 
 
+def channel_definition(id: int) -> dict[str, Any]:
+    """What a channel is defined as."""
+    return {"url": CHANNELS[id], "digest": id in GATHERING, "per_minute": 60_000}
+
+
 class Outbox:
     """Alerts and digests, and the courier's lease."""
 
-    def __init__(self, server: Server, log_time: Callable[[], Micros]) -> None:
-        self.server, self._log_time = server, log_time
+    def __init__(self, server: Server, log_time: Callable[[], Micros], is_keeper: Callable[[str], bool]) -> None:
+        self.server, self._log_time, self._is_keeper = server, log_time, is_keeper
         self.alerts: dict[int, SimpleNamespace] = {}
         self.digests: dict[int, SimpleNamespace] = {}
-        self._lease = SimpleNamespace(term=0, holder="", expires=-1)
+        self.lease = SimpleNamespace(term=0, holder="", node="", expires=-1)
+
+    def put_all(self, rows: Sequence[tuple[int | None, int, int, int, str, Any]]) -> list[list[int]]:
+        """What one statement of a decision writes: channel, monitor, incident, ordinal, kind and facts of each alert.
+
+        The end of an incident has no channel: it goes to those that an alert has reached or may still reach. Returns
+        the channels of each row.
+        """
+        # Both as of before the statement, to which its own rows are not there yet.
+        urgent = [self._is_urgent(*row[:3]) for row in rows]
+        reached = {
+            (a.monitor_id, a.incident, a.lane) for a in self.alerts.values() if a.state in ("pending", "delivered")
+        } | {(monitor_id, incident, lane) for lane, monitor_id, incident, _, kind, _ in rows if kind != "resolved"}
+        channels = [
+            [lane] if lane is not None else sorted(lane for *of, lane in reached if of == [monitor_id, incident])
+            for lane, monitor_id, incident, *_ in rows
+        ]
+        for is_end in (False, True):
+            for each, is_urgent, (_, *row) in zip(channels, urgent, rows, strict=True):
+                if (row[3] == "resolved") == is_end:
+                    for lane in each:
+                        self.put(lane, *row, urgent=is_urgent and not is_end)
+        return channels
+
+    def _is_urgent(self, lane: int | None, monitor_id: int, incident: int) -> bool:
+        return not any(
+            (a.monitor_id, a.lane) == (monitor_id, lane)
+            and incident - 3 <= a.incident <= incident
+            and a.kind in ("opened", "worse")
+            and a.created > self.server.clock - 600 * SECOND
+            for a in self.alerts.values()
+        )
 
     def put(
-        self, channel_id: int, monitor_id: int | None, incident: int | None, ordinal: int, kind: str, facts: Any
+        self,
+        channel_id: int,
+        monitor_id: int | None,
+        incident: int | None,
+        ordinal: int,
+        kind: str,
+        facts: Any,
+        urgent: bool,
     ) -> None:
-        """What a decision wrote, committed just now."""
+        """One alert, committed just now."""
         told = (monitor_id, incident, ordinal, channel_id)
         if incident is not None and any(told == a.told for a in self.alerts.values()):
             return
         now = self.server.clock
-        id = len(self.alerts) + 1
-        urgent = kind != "resolved" and not any(
-            (a.monitor_id, a.lane) == (monitor_id, channel_id) and a.kind in ("opened", "worse") and monitor_id
-            for a in self.alerts.values()
-        )
+        id = max(self.alerts, default=0) + 1
         self.alerts[id] = SimpleNamespace(
             id=id, told=told, lane=channel_id, episode=(monitor_id, incident, channel_id), monitor_id=monitor_id,
             incident=incident, ordinal=ordinal, kind=kind, facts=facts, created=now, next=now, expires=now + _DAY,
@@ -70,30 +108,25 @@ class Outbox:
 
     def clock_jumped(self, at: Micros) -> None:
         """What a registration that has seen it does about it. `at` is log time from now on."""
-        self._lease.expires = min(self._lease.expires, at + 10 * SECOND)
+        self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
         for each in (*self.alerts.values(), *self.digests.values()):
             if each.state == "pending":
                 each.next = min(each.next, self.server.clock + 60 * SECOND)
 
-    def told_of(self, monitor_id: int, incident: int) -> list[int]:
-        """The channels that an alert of an incident has reached or may still reach."""
-        of = (monitor_id, incident)
-        alerts = (a for a in self.alerts.values() if (a.monitor_id, a.incident) == of)
-        return sorted({a.lane for a in alerts if a.state in ("pending", "delivered")})
-
     # ---------------------------------------------------------------- the lease
 
     def take_over(self, session: Session, holder: str, node: str, life_s: float) -> list[Any]:
-        lease, now = self._lease, self._log_time()
-        if lease.holder != holder and now <= lease.expires <= now + int(2 * life_s * SECOND):
+        lease, now = self.lease, self._log_time()
+        is_beside_keeper = lease.node != node and self._is_keeper(node)
+        if lease.holder != holder and now <= lease.expires <= now + round(2 * life_s * SECOND) and not is_beside_keeper:
             return []
         lease.term += lease.holder != holder
-        lease.holder, lease.expires = holder, now + int(life_s * SECOND)
+        lease.holder, lease.node, lease.expires = holder, node, now + round(life_s * SECOND)
         return [_TERM(lease.term)]
 
     def give_up(self, session: Session, holder: str) -> None:
-        if self._lease.holder == holder:
-            self._lease.expires = -1
+        if self.lease.holder == holder:
+            self.lease.expires = -1
 
     def identity(self, session: Session) -> list[Any]:
         return [_INSTANCE("00000000")]
@@ -126,6 +159,10 @@ class Outbox:
             for r in self.alerts.values()
         )
 
+    def _is_unheard(self, a: SimpleNamespace) -> bool:
+        others = [o for o in self.alerts.values() if o.episode == a.episode and o is not a]
+        return a.kind == "resolved" and bool(others) and all(o.state in ("dead", "expired") for o in others)
+
     def due(
         self, session: Session, after: int, skip: list[int], count: int, lanes: int, only: list[int] | None
     ) -> list[Any]:
@@ -140,10 +177,10 @@ class Outbox:
         return found[:lanes]
 
     def channels_of(self, session: Session, ids: list[int]) -> list[Any]:
-        def definition(id: int) -> str:
-            return orjson.dumps({"url": CHANNELS[id], "digest": id in GATHERING, "per_minute": 60_000}).decode()
+        def text(id: int) -> str:
+            return orjson.dumps(channel_definition(id)).decode()
 
-        return [_CHANNEL(id, "webhook", definition(id), f"c{id}", "default") for id in CHANNELS if id in ids]
+        return [_CHANNEL(id, "webhook", text(id), f"c{id}", "default") for id in CHANNELS if id in ids]
 
     def claim(
         self,
@@ -171,7 +208,7 @@ class Outbox:
             lapses = a.lapses + (a.claimed_by is not None)
             wait_s = lease_s * 2 ** max(0, min(lapses, 7) - 2)
             claimed = {"attempts": a.attempts + 1, "lapses": lapses, "claimed_by": holder}
-            self._change(session, [a], lambda a, c=claimed, w=wait_s: c | {"next": now + int(w * SECOND)})  # type: ignore[misc]
+            self._change(session, [a], lambda a, c=claimed, w=wait_s: c | {"next": now + round(w * SECOND)})  # type: ignore[misc]
             rows.append(
                 _CLAIMED(
                     a.id, a.lane, a.lane, 1, a.monitor_id, a.incident, a.attempts + 1, lapses, a.kind, a.facts,
@@ -186,7 +223,11 @@ class Outbox:
     def flapping(self, session: Session, ids: list[int]) -> list[Any]:
         def earlier(a: SimpleNamespace) -> int:
             return sum(
-                o.lane == a.lane and o.monitor_id == a.monitor_id and o.kind == "opened" and o.incident < a.incident
+                o.lane == a.lane
+                and o.monitor_id == a.monitor_id
+                and o.kind == "opened"
+                and o.incident < a.incident
+                and o.created > a.created - 3600 * SECOND
                 for o in self.alerts.values()
             )
 
@@ -210,12 +251,12 @@ class Outbox:
                 and not h.attempts
                 and h.next > now
             )
-            return min(held, default=now + int(wait_s * SECOND))
+            return min(held, default=now + round(wait_s * SECOND))
 
         self._change(session, ours, lambda a: {"attempts": 0, "claimed_by": None, "next": until(a)})
 
     def renew(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
-        until = self.server.clock + int(lease_s * SECOND)
+        until = self.server.clock + round(lease_s * SECOND)
         self._change(session, self._held(ids, holder), lambda a: {"next": max(a.next, until)})
 
     def settle(
@@ -228,7 +269,7 @@ class Outbox:
         holder: str,
     ) -> None:
         now = self.server.clock
-        said = {id: (state, int(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
+        said = {id: (state, round(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
         found = [a for id in ids if (a := self.alerts[id]).state == "pending"]
         found = [a for a in found if a.claimed_by == holder or said[a.id][0] == "delivered"]
 
@@ -273,16 +314,23 @@ class Outbox:
         which: str,
         named: int,
     ) -> list[Any]:
+        now = self.server.clock
         ready = [
             a
             for a in self._may_go(lane, False)
             if a.kind != "operator"
+            and a.expires > now
             and (resolves or a.kind != "resolved")
+            and not self._is_unheard(a)
             and (which == "all" or (which == "rest" and not a.urgent) or self._is_over(a))
             and not a.lock.held_by_others(session)
         ][:most]
         explicit = {a.episode for a in self.alerts.values() if a.state == "pending" and is_explicit(a)}
-        failing = list(dict.fromkeys(a.monitor_id for a in ready if a.episode in explicit))[:named]
+        first: dict[int, Micros] = {}
+        for a in ready:
+            if a.episode in explicit:
+                first[a.monitor_id] = min(first.get(a.monitor_id, a.next), a.next)
+        failing = sorted(first, key=lambda monitor_id: (first[monitor_id], monitor_id))[:named]
         picked = [a for a in ready if a.episode not in explicit or a.monitor_id in failing]
         left = len(picked) < len(ready)
         if following:
@@ -292,10 +340,9 @@ class Outbox:
                 for b in self.alerts.values()
                 if b.episode in of and b not in picked and b.state == "pending" and b.digest is None and not b.attempts
             ]
-        if len(picked) < least:
+        if len(picked) < least or not picked:
             return []
-        now = self.server.clock
-        id = len(self.digests) + 1
+        id = max(self.digests, default=0) + 1
         digest = SimpleNamespace(
             id=id, lane=lane, members=picked, alerts=len(picked), created=now, next=now,
             expires=now + _DAY, attempts=0, lapses=0, state="pending", claimed_by=None, facts={}, body=b"",
@@ -318,19 +365,37 @@ class Outbox:
         return [_COUNTS(*kinds, len(begun & ended), instants[0], instants[-1], decided)]
 
     def members_named(self, session: Session, id: int, limit: int, of_each: int) -> list[Any]:
-        monitors: dict[int, dict[int, list[SimpleNamespace]]] = {}
+        told: dict[int, dict[int, list[SimpleNamespace]]] = {}
         for a in sorted(self.digests[id].members, key=lambda a: a.id):
-            monitors.setdefault(a.monitor_id, {}).setdefault(a.incident, []).append(a)
+            told.setdefault(a.monitor_id, {}).setdefault(a.incident, []).append(a)
 
-        def place(incidents: dict[int, list[SimpleNamespace]]) -> tuple[bool, int]:
-            return not any(map(is_explicit, chain(*incidents.values()))), min(a.id for a in chain(*incidents.values()))
+        def spokesman(alerts: list[SimpleNamespace]) -> SimpleNamespace:
+            return next(filter(is_explicit, alerts), alerts[0])
+
+        def has_trouble(alerts: list[SimpleNamespace]) -> bool:
+            return any(a.kind != "resolved" for a in alerts)
+
+        def is_over(alerts: list[SimpleNamespace]) -> bool:
+            return any(a.kind == "resolved" for a in alerts)
+
+        def place(alerts: list[SimpleNamespace]) -> int:
+            """Explicit failures, then what is still down, then what has recovered, then mere ends."""
+            if any(map(is_explicit, alerts)):
+                return 0
+            return 3 if not has_trouble(alerts) else 2 if is_over(alerts) else 1
+
+        def place_of_monitor(incidents: dict[int, list[SimpleNamespace]]) -> tuple[int, int]:
+            return min(map(place, incidents.values())), min(spokesman(alerts).id for alerts in incidents.values())
+
+        def turn(each: tuple[int, list[SimpleNamespace]]) -> tuple[bool, bool, int]:
+            incident, alerts = each
+            return not any(map(is_explicit, alerts)), not has_trouble(alerts), -incident
 
         rows = []
-        for incidents in sorted(monitors.values(), key=place)[:limit]:
-            first = sorted(incidents.items(), key=lambda each: (not any(map(is_explicit, each[1])), -each[0]))
-            for incident, alerts in first[:of_each]:
+        for incidents in sorted(told.values(), key=place_of_monitor)[:limit]:
+            for incident, alerts in sorted(incidents.items(), key=turn)[:of_each]:
                 end = next((a.facts["resolved_at"] for a in alerts if a.kind == "resolved"), None)
-                a = next(filter(is_explicit, alerts), alerts[0])
+                a = spokesman(alerts)
                 opened = any(a.kind == "opened" for a in alerts)
                 rows.append(
                     _NAMED(a.monitor_id, incident, a.kind, a.facts, len(incidents), is_explicit(a), opened, end, None)
@@ -340,7 +405,7 @@ class Outbox:
     def write_digest(
         self, session: Session, id: int, facts: Any, body: bytes, holder: str, lease_s: float, alerts: int
     ) -> None:
-        until = self.server.clock + int(lease_s * SECOND)
+        until = self.server.clock + round(lease_s * SECOND)
         values = {"facts": facts, "body": body, "claimed_by": holder, "attempts": 1, "next": until}
         self._change(session, [self.digests[id]], lambda d: values)
 
@@ -370,7 +435,7 @@ class Outbox:
             lapses = d.lapses + (d.claimed_by is not None)
             wait_s = lease_s * 2 ** max(0, min(lapses, 7) - 2)
             claimed = {"attempts": d.attempts + 1, "lapses": lapses, "claimed_by": holder}
-            self._change(session, [d], lambda d, c=claimed, w=wait_s: c | {"next": now + int(w * SECOND)})  # type: ignore[misc]
+            self._change(session, [d], lambda d, c=claimed, w=wait_s: c | {"next": now + round(w * SECOND)})  # type: ignore[misc]
             rows.append(
                 _DIGEST(
                     d.id, d.lane, "digest", d.attempts + 1, d.alerts, None, d.facts, d.body, to_datetime(d.created),
@@ -380,14 +445,14 @@ class Outbox:
         return rows
 
     def renew_digests(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
-        until = self.server.clock + int(lease_s * SECOND)
+        until = self.server.clock + round(lease_s * SECOND)
         ours = [d for id in ids if (d := self.digests[id]).claimed_by == holder and d.state == "pending"]
         self._change(session, ours, lambda d: {"next": max(d.next, until)})
 
     def settle_digest(
         self, session: Session, id: int, state: str, wait_s: float, error: str | None, holder: str
     ) -> list[Any]:
-        digest, until = self.digests[id], self.server.clock + int(wait_s * SECOND)
+        digest, until = self.digests[id], self.server.clock + round(wait_s * SECOND)
         if digest.state != "pending" or not (digest.claimed_by == holder or state == "delivered"):
             return []
         new = {"state": state, "claimed_by": None, "next": until if state == "pending" else digest.next}

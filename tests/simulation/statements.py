@@ -4,7 +4,9 @@ Checks that only the database can make are made here as they happen: an incident
 written with another meaning, a term that writes after a later one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from math import ceil, floor
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +36,7 @@ _STANDING = rows_of("seq accepted_through")
 _REGISTERED = rows_of("id started_at")
 _OPEN = rows_of("monitor_id number")
 _SLUG = rows_of("id slug")
+_USUAL = rows_of("monitor_id count median p95")
 
 
 class FencedByTrigger(asyncpg.PostgresError):
@@ -60,7 +63,7 @@ class Statements:
         self.incidents: dict[tuple[int, int], SimpleNamespace] = {}
         self.alerts: dict[tuple[int, int, int], SimpleNamespace] = {}
         self.checkpoint: SimpleNamespace | None = None
-        self.lease = SimpleNamespace(term=0, holder="", expires=-1, lock=Lock())
+        self.lease = SimpleNamespace(term=0, holder="", node="", expires=-1, lock=Lock())
         self.set_at, self.ahead = server.clock, 0  # the row of `clock`
         self.watermark: Micros = 0  # the furthest that any reader of the writers may judge
         self.wrong: list[str] = []  # what must never happen, as it happened
@@ -68,8 +71,10 @@ class Statements:
         self.on_outage: Callable[[Session, SimpleNamespace], None] = lambda session, outages: None
         self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
         self.on_window: Callable[[Session, SimpleNamespace], None] = lambda session, change: None
-        self._ids = 0
-        self.outbox = Outbox(server, lambda: self.log_time)
+        self._ids: Counter[str] = Counter()
+        self.outbox = Outbox(
+            server, lambda: self.log_time, lambda node: self.lease.node == node and self.lease.expires > self.log_time
+        )
         self._named = {
             text: getattr(self, f"{subject}_{name}")
             for subject in ("scheduler", "entries", "lease", "decisions", "ping_log", "pool")
@@ -84,14 +89,19 @@ class Statements:
     def log_time(self) -> Micros:
         """`log_time()` of schema.sql."""
         clock = self.server.clock
-        return clock + max(0, self.ahead - (clock - self.set_at) // 10)
+        return clock + max(0, self.ahead - round(max(0, clock - self.set_at) / 10))
+
+    @property
+    def names(self) -> set[str]:
+        """The methods that stand for statements."""
+        return {statement.__name__ for statement in self._named.values()}
 
     def named(self, sql: str) -> Callable[..., Any]:
         return self._named[sql]
 
-    def _next(self) -> int:
-        self._ids += 1
-        return self._ids
+    def _next(self, table: str) -> int:
+        self._ids[table] += 1
+        return self._ids[table]
 
     def _write(self, session: Session, write: Callable[[], None]) -> None:
         """Now, or at the commit."""
@@ -130,13 +140,15 @@ class Statements:
                 self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
                 self.outbox.clock_jumped(at)
             # One transaction: nobody has seen the new writer yet, nor that the former one is fenced.
+            new = self._next("writers")
             for first, last, count, reason in zip(first_ages, last_ages, pings, reasons, strict=True):
-                self._refused(0, at - first, at - last, count, reason)
+                self._refused(new, at - first, at - last, count, reason)
+            if lost_since is not None:
+                self._refused(new, min(to_micros(lost_since), at), at, lost_pings, "lost")
             if was is not None and not was.fenced:
                 was.fenced, was.seen = True, clock
                 if jumped:
-                    self._refused(0, was.through, at, 0, "clock")
-            new = self._next()
+                    self._refused(new, was.through, at, 0, "clock")
             self.writers[new] = SimpleNamespace(
                 id=new,
                 seq=0,
@@ -154,7 +166,7 @@ class Statements:
 
     def ping_log_standing(self, session: Session, writer: int, started_at: Any) -> list[Row]:
         w = self.writers.get(writer)
-        return [] if w is None else [_STANDING(w.seq, to_datetime(w.through))]
+        return [] if w is None or w.started != to_micros(started_at) else [_STANDING(w.seq, to_datetime(w.through))]
 
     def ping_log_latest(self, session: Session) -> list[Row]:
         return [_ONE(to_datetime(max(w.through for w in self.writers.values())))]
@@ -211,12 +223,13 @@ class Statements:
 
     def _refused(self, writer: int, started: Micros, ended: Micros, pings: int, reason: str) -> None:
         # What lies before a watermark that was read is reported too late, by nobody's fault.
+        # Those of a registration (its writer is not there yet) become visible together with the writer.
         in_time = started >= self.watermark
-        if writer:
+        if writer in self.writers:
             in_time = in_time and started >= self.writers[writer].visible
         self.refusals.append(
             SimpleNamespace(
-                id=self._next(),
+                id=self._next("refusals"),
                 writer=writer,
                 started=started,
                 ended=ended,
@@ -230,17 +243,18 @@ class Statements:
 
     def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
         lease, now = self.lease, self.log_time
-        if now <= lease.expires <= now + int(2 * life_s * SECOND) and lease.holder != holder:
+        if now <= lease.expires <= now + round(2 * life_s * SECOND) and lease.holder != holder:
             return []
         wait_for(session, lease.lock)
-        lease.term, lease.holder, lease.expires = lease.term + 1, holder, now + int(life_s * SECOND)
+        lease.term, lease.holder, lease.node = lease.term + 1, holder, node
+        lease.expires = now + round(life_s * SECOND)
         return [_ONE(lease.term)]
 
     def lease_renew(self, session: Session, name: str, term: int, holder: str, life_s: float) -> list[Row]:
         lease, now = self.lease, self.log_time
         if (lease.term, lease.holder) != (term, holder) or lease.expires < now:
             return []
-        lease.expires = now + int(life_s * SECOND)
+        lease.expires = now + round(life_s * SECOND)
         return [_ONE(term)]
 
     def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
@@ -429,6 +443,8 @@ class Statements:
             return []
         if any(d.started <= since and d.ended >= w.started for d in self.outages):
             return []
+        if any(r.writer == writer and r.reason == "clock" and r.started <= since for r in self.refusals):
+            return []
         return [self._add_outage(session, since, w.started, writer, "stopped", decided)]
 
     def _add_outage(
@@ -442,7 +458,7 @@ class Statements:
         refusal: SimpleNamespace | None = None,
     ) -> Row:
         outages = SimpleNamespace(
-            id=self._next(),
+            id=self._next("outages"),
             started=started,
             ended=ended,
             writer=writer,
@@ -552,11 +568,25 @@ class Statements:
         self._write(session, write)
 
     def decisions_put_runs(self, session: Session, *columns: list[Any]) -> None:
-        def write() -> None:
-            for monitor_id, number, _, run, _, finished, _, _, verdict, *_ in zip(*columns, strict=True):
-                self.runs[monitor_id, number] = SimpleNamespace(run=run, finished_at=_micros(finished), verdict=verdict)
-
-        self._write(session, write)
+        new: dict[tuple[int, int], SimpleNamespace] = {}
+        for monitor_id, number, _, run, started, finished, _, duration, verdict, reason, code, detail in zip(
+            *columns, strict=True
+        ):
+            was = self.runs.get((monitor_id, number))
+            if was is None:
+                was = SimpleNamespace(run=run, started_at=None, duration=None, detail={})
+            new[monitor_id, number] = SimpleNamespace(
+                run=was.run,
+                started_at=was.started_at if started is None else to_micros(started),
+                finished_at=_micros(finished),
+                duration=was.duration if duration is None else duration,
+                verdict=verdict,
+                reason=reason,
+                exit_code=code,
+                detail=was.detail if detail == "{}" else orjson.loads(detail),
+            )
+        session.runs = new
+        self._write(session, lambda: self.runs.update(new))
 
     def decisions_put_incidents(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
@@ -578,14 +608,24 @@ class Statements:
         self._write(session, write)
 
     def decisions_usual(self, session: Session, monitor_ids: list[int]) -> list[Row]:
-        return []  # a sentence for people; what is compared here are times and causes
+        rows = []
+        for monitor_id in monitor_ids:
+            successes = [
+                (number, run.duration)
+                for (of, number), run in (self.runs | session.runs).items()
+                if of == monitor_id and run.verdict == "succeeded" and run.duration is not None
+            ]
+            durations = sorted(duration for _, duration in sorted(successes, reverse=True)[:100])
+            if durations:
+                rows.append(_USUAL(monitor_id, len(durations), _quantile(durations, 0.5), _quantile(durations, 0.95)))
+        return rows
 
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
-            for _, channel_id, monitor_id, incident, ordinal, kind, facts in zip(*columns, strict=True):
-                channels = [channel_id] if kind != "resolved" else self.outbox.told_of(monitor_id, incident)
-                for each in channels:
-                    self.outbox.put(each, monitor_id, incident, ordinal, kind, orjson.loads(facts))
+            rows = [(*row, orjson.loads(facts)) for _, *row, facts in zip(*columns, strict=True)]
+            for channels, (_, monitor_id, incident, ordinal, kind, _) in zip(
+                self.outbox.put_all(rows), rows, strict=True
+            ):
                 if not channels:
                     continue  # an end goes to whoever was told of the incident
                 was = self.alerts.setdefault((monitor_id, incident, ordinal), SimpleNamespace(kind=kind))
@@ -597,12 +637,25 @@ class Statements:
     def decisions_put_operator_alert(self, session: Session, facts: Any) -> None:
         def write() -> None:
             for channel_id in CHANNELS:
-                self.outbox.put(channel_id, None, None, 0, "operator", facts)
+                self.outbox.put(channel_id, None, None, 0, "operator", facts, urgent=True)
 
         self._write(session, write)
 
     def decisions_close_incident(self, session: Session, monitor_id: int, number: int, at: Any) -> None:
+        def write() -> None:
+            incident = self.incidents.get((monitor_id, number))
+            if incident is not None and incident.resolved_at is None:
+                incident.resolved_at = to_micros(at)
+
         self.wrong.append(f"incident {monitor_id}/{number} is open in SQL alone")
+        self._write(session, write)
+
+
+def _quantile(ordered: list[float], part: float) -> float:
+    """`percentile_cont`."""
+    place = part * (len(ordered) - 1)
+    low, high = ordered[floor(place)], ordered[ceil(place)]
+    return low + (place - floor(place)) * (high - low)
 
 
 def _is_plain(entry: Entry) -> bool:
