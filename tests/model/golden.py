@@ -25,7 +25,8 @@ from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.model import reference
 from tests.support.engine import PROJECT, Scene
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "semantics.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "semantics.md"
 BEGIN: Micros = to_micros(datetime.fromisoformat("2026-01-05T00:00Z"))  # a Monday
 
 _BLOCK = re.compile(r"^```example\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -106,9 +107,12 @@ def read_examples(text: str) -> list[Example]:
 
 
 def _read_line(example: Example, line: str) -> None:
-    if (found := _RANGE.search(line)) is not None:
-        for number in range(int(found[1]), int(found[2]) + 1):
-            _read_line(example, line.replace(found[0], str(number)))
+    if line.startswith("incident "):
+        line = _expand_causes(line)
+    if (ranges := _RANGE.findall(line)) and not line.startswith("incident "):
+        for numbers in zip(*(range(int(low), int(high) + 1) for low, high in ranges), strict=True):
+            parts = iter(numbers)
+            _read_line(example, _RANGE.sub(lambda _, parts=parts: str(next(parts)), line))
     elif line.startswith("begin "):
         example.begin = to_micros(datetime.fromisoformat(line.removeprefix("begin ")))
     elif line.startswith("engine only: "):
@@ -126,6 +130,15 @@ def _read_line(example: Example, line: str) -> None:
         _read_outcome(example, line)
     else:
         _read_step(example, line)
+
+
+def _expand_causes(line: str) -> str:
+    """`failed of run {1..3}` as three causes."""
+    return re.sub(
+        r"(\w+ of run )\{(\d+)\.\.(\d+)\}",
+        lambda found: " and ".join(f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)),
+        line,
+    )
 
 
 def _read_outcome(example: Example, line: str) -> None:
