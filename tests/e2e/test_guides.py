@@ -47,7 +47,7 @@ PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
 ADDRESS = "http://localhost:8080"
 RECEIVER = "127.0.0.1:9000"
 BLOCK_S = 20.0
-TURNS = 8  # pages at once
+TURNS = 16  # pages at once
 _FENCE = re.compile(
     r"(?:^[ ]*<!-- (?P<how>[^\n]*?) -->\n)?"
     r"^(?P<indent>[ ]*)```(?P<language>[a-z]+)(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
