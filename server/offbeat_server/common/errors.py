@@ -5,6 +5,7 @@ OffbeatError
 ├── DefinitionError           a monitor, channel or project is not valid; one problem per field
 ├── PreconditionError         the object has changed since the client read it, or exists already
 ├── SchemaError               the database is not ours, or newer than this program
+├── UnknownValueError         a stored word is none that this version knows
 ├── UnavailableError          not possible now: answered 503 with a Retry-After
 │   ├── BacklogFullError      too many pings wait for their commit
 │   └── DatabaseDownError     Postgres cannot be reached or does not answer in time
@@ -34,6 +35,7 @@ __all__ = [
     "SchemaError",
     "SettingsError",
     "UnavailableError",
+    "UnknownValueError",
 ]
 
 
@@ -58,6 +60,10 @@ class PreconditionError(OffbeatError):
 
 class SchemaError(OffbeatError):
     """The database cannot be used as it is."""
+
+
+class UnknownValueError(OffbeatError):
+    """A status or kind in the database is none that this version knows."""
 
 
 class UnavailableError(OffbeatError):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.ping import Position
 from offbeat_server.engine.model.run_detail import RunDetail
@@ -19,7 +20,7 @@ class RunChanged(NamedTuple):
     finished_at: Micros | None
     last_ping_at: Micros
     duration: Micros | None
-    verdict: str | None
+    verdict: Verdict | None
     reason: str | None
     exit_code: int | None
     detail: RunDetail[Micros]
@@ -32,7 +33,7 @@ class IncidentChanged(NamedTuple):
     opened_at: Micros
     resolved_at: Micros | None
     decided_at: Micros
-    cause: str
+    cause: CauseKind
     reason: str
     run: str | None
     stage: str | None
@@ -45,7 +46,7 @@ class Alert(NamedTuple):
 
     incident: int
     ordinal: int
-    kind: str  # opened, worse, resolved
+    kind: AlertKind  # opened, worse or resolved
     decided_at: Micros
     channels: tuple[str, ...] | None  # slugs; None: the project's defaults
     facts: AlertPayload[Micros]
@@ -67,7 +68,7 @@ class Decision:
     monitor_id: int
     project_id: int
     position: Position
-    status: str
+    status: Status
     since: Micros
     state: dict[str, Any] | None  # None: the monitor is gone
     effects: list[Effect] = field(default_factory=list)

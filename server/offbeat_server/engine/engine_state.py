@@ -11,6 +11,7 @@ from typing import NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.deadline_queue import DeadlineQueue
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Incident, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
 from offbeat_server.engine.model.run import Limit, Run
@@ -89,7 +90,7 @@ class EngineState:
         self.with_open_incident: set[int] = set()  # those with an open incident
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
         self.unknown_ids: set[int] = set()  # monitors that were deleted while pings of them were still under way
-        self.counts: Counter[str] = Counter()  # monitors by status
+        self.counts: Counter[Status] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
         self.missed = 0
         self.unknown_pings = 0  # of monitors that are gone or left out
@@ -151,15 +152,15 @@ class EngineState:
     def update_status(self, m: Monitor) -> None:
         """Bring the status in line with the state."""
         if m.paused:
-            status = "paused"
+            status = Status.PAUSED
         elif m.incident is not None:
-            status = "down"
+            status = Status.DOWN
         elif not m.definition.expects(bool(m.heard_at)):
-            status = "unwatched"
+            status = Status.UNWATCHED
         elif m.excused:
-            status = "unknown"
+            status = Status.UNKNOWN
         else:
-            status = "up" if m.heard_at else "new"
+            status = Status.UP if m.heard_at else Status.NEW
         if status != m.status:
             self.counts[m.status] -= 1
             self.counts[status] += 1

@@ -7,6 +7,7 @@ do differs in nothing from the long way, which takes four to six times as long.
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import StageStatus, Status
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import PLAIN, Entry, signal_word
 from offbeat_server.engine.model.run import Run
@@ -14,6 +15,7 @@ from offbeat_server.engine.rules.schedule_state import is_repeat
 from offbeat_server.engine.schedule.due_times import due_after
 
 _PLAIN = PLAIN["success"]
+_UP, _FAILED = Status.UP, StageStatus.FAILED
 _SIGNS = frozenset(("progress", "log"))
 _WORDS = frozenset(("start", "success", "skip"))
 
@@ -38,7 +40,7 @@ def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     """A ping of a stage, in a run that has an id, of a healthy monitor. False: it takes the long way."""
     signal, run_id, stage, task, done, total, _, _, message, _ = entry.ping
     runs = m.unusual.runs
-    if runs is None or task is not None or done is not None or total is not None or m.status != "up":
+    if runs is None or task is not None or done is not None or total is not None or m.status is not _UP:
         return False
     run = runs.by_id.get(run_id) if run_id is not None else None
     if run is None or run.hung is not None or run.unjudged is not None:
@@ -46,7 +48,7 @@ def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     assert stage is not None
     seen = run.stages.get(stage)
     if seen is None or signal not in _SIGNS:
-        if signal not in _WORDS or (seen is not None and seen.status == "failed"):
+        if signal not in _WORDS or (seen is not None and seen.status is _FAILED):
             return False
         if signal == "start":
             if seen is None and stage in m.definition.optional_stages:

@@ -15,6 +15,7 @@ from offbeat_server.common import failpoints
 from offbeat_server.common.clock import monotonic, to_micros, to_rfc3339
 from offbeat_server.common.service import Service
 from offbeat_server.db.repositories.outbox import Claimed, Digest, Outbox, SettledAlert
+from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import backoff_s
 from offbeat_server.notify.delivery import DeliveryError
@@ -47,7 +48,7 @@ class Attempt(NamedTuple):
 class AttemptResult(NamedTuple):
     """The result of one attempt. `failed`: in a way that concerns its channel; None: nothing was sent."""
 
-    state: str  # as in the outbox; pending: to be tried again
+    state: AlertState  # as in the outbox; pending: to be tried again
     error: str | None = None
     failed: bool | None = False
     retry_after_s: float | None = None
@@ -132,7 +133,7 @@ class DeliveryAttempts(Service):
 
     def give_up(self, row: Claimed, reason: str) -> None:
         """Settle one alert as dead without an attempt."""
-        self._outcomes.append((SettledAlert(row.id, "dead", 0.0, reason), "none"))
+        self._outcomes.append((SettledAlert(row.id, AlertState.DEAD, 0.0, reason), "none"))
         self._unsettled.set()
 
     async def _alert(self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str) -> None:
@@ -146,22 +147,22 @@ class DeliveryAttempts(Service):
         self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
     ) -> AttemptResult:
         verdict = await self._word_and_send(row, channel, message_builder, project)
-        if row.kind == "test" and verdict.state == "pending":
-            return verdict._replace(state="dead")  # the person who asked sees it now, not after three tries
+        if row.kind == AlertKind.TEST and verdict.state == AlertState.PENDING:
+            return verdict._replace(state=AlertState.DEAD)  # the person who asked sees it now, not after three tries
         return verdict
 
     async def _word_and_send(
         self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
     ) -> AttemptResult:
         if row.expired:
-            return AttemptResult("expired", "was not delivered in time", None)
+            return AttemptResult(AlertState.EXPIRED, "was not delivered in time", None)
         try:
             message = message_builder.alert(row, to_rfc3339(to_micros(row.created_at)) or "", project)
             body = channel.compose(message)
         except Exception as error:
             log.exception("attempts.render_failed", id=row.id)
             why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
-            return AttemptResult("dead", why, None)
+            return AttemptResult(AlertState.DEAD, why, None)
         return await self._send(row.lane, message, body, channel, row.attempts)
 
     async def _digest(self, digest: Digest, channel: Channel, message: Message) -> None:
@@ -177,7 +178,7 @@ class DeliveryAttempts(Service):
                 await asyncio.sleep(SETTLE_AGAIN_S)
         failpoints.pass_by("digest settled")
         self._sending.pop((True, digest.id), None)
-        self._tell(channel.kind, outcome, digest.alerts if verdict.state != "pending" else 1)
+        self._tell(channel.kind, outcome, digest.alerts if verdict.state != AlertState.PENDING else 1)
         self._ended(digest.lane, verdict.failed, verdict.retry_after_s)
         self._settled()
 
@@ -188,17 +189,17 @@ class DeliveryAttempts(Service):
                 changed = await channel.send(message, body, self._out)
         except DeliveryError as error:
             if error.permanent:
-                return AttemptResult("dead", str(error))
-            return AttemptResult("pending", str(error), True, error.retry_after_s)
+                return AttemptResult(AlertState.DEAD, str(error))
+            return AttemptResult(AlertState.PENDING, str(error), True, error.retry_after_s)
         except TimeoutError:
-            return AttemptResult("pending", f"not finished within {ATTEMPT_S_MAX:g} s", True)
+            return AttemptResult(AlertState.PENDING, f"not finished within {ATTEMPT_S_MAX:g} s", True)
         except Exception as error:
             log.exception("attempts.send_failed", id=message.id, channel_kind=channel.kind)
             reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
-            return AttemptResult("dead" if attempts >= UNEXPECTED_MAX else "pending", reason)
+            return AttemptResult(AlertState.DEAD if attempts >= UNEXPECTED_MAX else AlertState.PENDING, reason)
         if changed:
             await self._keep(lane, channel, changed)
-        return AttemptResult("delivered")
+        return AttemptResult(AlertState.DELIVERED)
 
     async def _keep(self, lane: int, channel: Channel, changed: dict[str, Any]) -> None:
         """Store what the service has changed. If that fails, the next message meets the same change."""
@@ -210,7 +211,7 @@ class DeliveryAttempts(Service):
             log.warning("attempts.channel_change_not_stored", channel=lane, error=str(error))
 
     def _outcome(self, id: int, attempts: int, verdict: AttemptResult) -> SettledAlert:
-        wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == "pending" else 0.0
+        wait_s = backoff_s(attempts, self._draw, verdict.retry_after_s) if verdict.state == AlertState.PENDING else 0.0
         return SettledAlert(id, verdict.state, wait_s, verdict.error)
 
     async def _settle_all(self) -> None:
@@ -238,8 +239,8 @@ class DeliveryAttempts(Service):
 
     def _tell(self, kind: str, outcome: SettledAlert, count: int) -> None:
         """Count it, and say aloud what will not arrive."""
-        self._count(kind, "retried" if outcome.state == "pending" else outcome.state, count)
-        if outcome.state in ("dead", "expired"):
+        self._count(kind, "retried" if outcome.state == AlertState.PENDING else outcome.state, count)
+        if outcome.state in (AlertState.DEAD, AlertState.EXPIRED):
             log.error("attempts.given_up", id=outcome.id, channel_kind=kind, state=outcome.state, error=outcome.error)
 
     def _watch_attempt(self, task: asyncio.Task[None]) -> None:

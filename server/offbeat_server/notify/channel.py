@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.render import RenderedAlert
 from offbeat_server.notify.transport.http import Transport
 
@@ -28,7 +29,7 @@ class Message(NamedTuple):
 
     id: str
     thread: str
-    kind: str  # opened, worse, resolved, reminder, operator, test, digest, over
+    kind: AlertKind
     at: str
     facts: Facts
     words: RenderedAlert

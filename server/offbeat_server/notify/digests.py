@@ -6,6 +6,7 @@ So a crash leaves either no digest, or one whose bytes any dispatcher can send.
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import to_micros, to_rfc3339
 from offbeat_server.db.repositories.outbox import Attached, Digest, Gathering, Outbox
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import BURST_MAX
 from offbeat_server.notify.message_builder import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, MessageBuilder
@@ -37,7 +38,7 @@ async def gather(
     return Digest(
         id=attached.id,
         lane=wanted.lane,
-        kind="digest",
+        kind=AlertKind.DIGEST,
         attempts=1,
         alerts=attached.alerts,
         closes=None,

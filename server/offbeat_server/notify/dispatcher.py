@@ -34,6 +34,7 @@ from offbeat_server.db.repositories.outbox import (
     SettledAlert,
     WantedAlerts,
 )
+from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.attempts import RESERVED, DeliveryAttempts
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channel_queue import BURST_MAX, ChannelQueue, backoff_s, queue_for
@@ -290,11 +291,11 @@ class Dispatcher(Service):
 
     async def _drop_unheard(self, claimed: list[Claimed]) -> list[Claimed]:
         """Settle ends of incidents whose beginning did not reach the channel."""
-        ends = [row.id for row in claimed if row.kind == "resolved" and row.attempts == 1]
+        ends = [row.id for row in claimed if row.kind == AlertKind.RESOLVED and row.attempts == 1]
         unheard = set(await self.outbox.unheard(ends)) if ends else set()
         if unheard:
             why = "the opening did not reach this channel"
-            await self.outbox.settle([SettledAlert(id, "collapsed", 0.0, why) for id in unheard])
+            await self.outbox.settle([SettledAlert(id, AlertState.COLLAPSED, 0.0, why) for id in unheard])
         return [row for row in claimed if row.id not in unheard]
 
     async def _cover_resolves(self, channels: dict[int, Channel | str]) -> None:
@@ -302,7 +303,7 @@ class Dispatcher(Service):
         keeping = [id for id, channel in channels.items() if isinstance(channel, Channel) and channel.keeps_incidents]
         for id in await self.outbox.cover_resolves(keeping) if keeping else ():
             channel = channels[id]
-            self._count(channel.kind if isinstance(channel, Channel) else "none", "collapsed", 1)
+            self._count(channel.kind if isinstance(channel, Channel) else "none", AlertState.COLLAPSED, 1)
 
     async def _gather(self, wanted: Gathering, channel: Channel, project: str, message_builder: MessageBuilder) -> bool:
         """Make a digest of what waits in a lane and begin to send it. False: there was not enough for one."""
@@ -326,7 +327,8 @@ class Dispatcher(Service):
         if not digest.expired and isinstance(channel, Channel):
             self._begin_digest(digest, channel, message_builder)
             return
-        state, error = ("expired", "was not delivered in time") if digest.expired else ("dead", str(channel))
+        state = AlertState.EXPIRED if digest.expired else AlertState.DEAD
+        error = "was not delivered in time" if digest.expired else str(channel)
         await self.outbox.settle_digest(SettledAlert(digest.id, state, 0.0, error))
         self._count(channel.kind if isinstance(channel, Channel) else "none", state, digest.alerts)
 

@@ -7,6 +7,7 @@ so. So every incident is reported. Only channels whose alerts may be combined ho
 
 from offbeat_server.db.repositories.outbox import Claimed, Outbox
 from offbeat_server.engine.model.alert_payload import FlappingPayload
+from offbeat_server.engine.model.enums import AlertKind
 
 INCIDENTS_PER_HOUR_MAX = 5
 HOLD_S = 600.0
@@ -28,7 +29,7 @@ class Flapping:
         asked = {
             row.id: row
             for row in claimed
-            if row.kind == "opened"
+            if row.kind == AlertKind.OPENED
             and row.attempts == 1
             and (row.incident or 0) >= INCIDENTS_PER_HOUR_MAX
             and row.lane in holding

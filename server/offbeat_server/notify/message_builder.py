@@ -8,6 +8,7 @@ from offbeat.readable import one_line
 from offbeat_server.common.clock import to_micros, to_rfc3339
 from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, DigestMember, Named
 from offbeat_server.engine.model.alert_payload import DigestItem
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, read_enum
 from offbeat_server.notify.channel import Facts, Message
 from offbeat_server.notify.redact import redact_all
 from offbeat_server.notify.render import cut_head, link_to, render_alert, render_digest, render_recovered
@@ -16,7 +17,7 @@ MONITORS_NAMED_MAX = 20  # in a digest
 INCIDENTS_NAMED_MAX = 5  # of each
 MESSAGE_READ_CHARS_MAX = 4_000
 SAID_CHARS_MAX = 200
-_EXPLICIT = ("failed", "stage", "tasks")  # causes that a job itself has reported
+_EXPLICIT = (CauseKind.FAILED, CauseKind.STAGE, CauseKind.TASKS)  # causes that a job itself has reported
 _FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at", "timezone")
 
 
@@ -29,17 +30,18 @@ class MessageBuilder:
 
     def alert(self, row: Claimed | DigestMember, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
-        facts = cast(Facts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": row.kind})
+        kind = read_enum(AlertKind, row.kind)
+        facts = cast(Facts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": kind})
         id = self._id("alert", row)
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
         return Message(
             id=id,
             thread=self._thread(row, facts) or id,
-            kind=row.kind,
+            kind=kind,
             at=at if isinstance(at, str) and at else created_at,
             facts=facts,
-            words=render_alert(row.kind, facts, link),
+            words=render_alert(kind, facts, link),
             link=link,
         )
 
@@ -51,21 +53,31 @@ class MessageBuilder:
         first = [_first(each) for each in list(of_monitors.values())[:MONITORS_NAMED_MAX]]
         facts: Facts = {
             **attached.counts,
-            "kind": "digest",
+            "kind": AlertKind.DIGEST,
             "alerts": attached.alerts,
             "project": project,
             "first": first,
         }
         created_at = to_rfc3339(to_micros(attached.created_at)) or ""
         digest = Digest(
-            attached.id, 0, "digest", 1, attached.alerts, None, {}, b"", attached.created_at, False, attached.uid
+            attached.id,
+            0,
+            AlertKind.DIGEST,
+            1,
+            attached.alerts,
+            None,
+            {},
+            b"",
+            attached.created_at,
+            False,
+            attached.uid,
         )
         return self.stored_digest(digest, facts, created_at, members)
 
     def stored_digest(self, digest: Digest, facts: Facts, at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        words = render_recovered(facts, link) if digest.kind == "over" else render_digest(facts, link)
+        words = render_recovered(facts, link) if digest.kind == AlertKind.OVER else render_digest(facts, link)
         closed = (digest.id, digest.uid) if digest.closes is None else (digest.closes, digest.closes_uid)
         return Message(
             id=self._id("digest", digest),
@@ -81,7 +93,9 @@ class MessageBuilder:
     def over(self, closes: int, facts: Facts, at: str, uid: UUID | None = None) -> Message:
         """The message that closes the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        return Message("", self._digest_thread(closes, uid), "over", at, facts, render_recovered(facts, link), link)
+        return Message(
+            "", self._digest_thread(closes, uid), AlertKind.OVER, at, facts, render_recovered(facts, link), link
+        )
 
     def _id(self, what: str, row: Claimed | DigestMember | Digest) -> str:
         """Never the same for two messages, also after a restore and in a copy of the database."""
@@ -128,7 +142,7 @@ def _first(named: list[Named]) -> DigestItem[str]:
     each, *others = named
     known: Mapping[str, object] = each.facts
     facts = cast(DigestItem[str], {name: known[name] for name in _FIRST_FACTS if known.get(name) is not None})
-    facts |= {"kind": each.kind, "incidents": each.incidents, "explicit": each.explicit}
+    facts |= {"kind": read_enum(AlertKind, each.kind), "incidents": each.incidents, "explicit": each.explicit}
     if each.opened and each.resolved_at is not None:
         facts |= {"recovered": True, "resolved_at": each.resolved_at}
     message = each.facts.get("last_message")

@@ -78,7 +78,8 @@ def webhook_definitions(ref_template: str) -> dict[str, Any]:
     for name, content in SENT.items():
         kinds = {"enum": list(content.kinds)} if len(content.kinds) > 1 else {"const": content.kinds[0]}
         of_kind = {field: fields[field] for field in (*content.always, *content.sometimes)}
-        of_kind["kind"] = {**fields["kind"], "examples": [content.kinds[0]], **kinds}
+        description = fields["kind"]["description"]
+        of_kind["kind"] = {"type": "string", "description": description, "examples": [content.kinds[0]], **kinds}
         types = [event_type(kind) for kind in content.kinds]
         made[body_name(name)] = {
             "title": body_name(name),

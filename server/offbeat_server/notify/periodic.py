@@ -16,6 +16,7 @@ from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories.outbox import DigestMember, FailingChannel, Outbox
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.channels.alertmanager import Alertmanager
 from offbeat_server.notify.channels.registry import KINDS, load_channel
 from offbeat_server.notify.message_builder import MessageBuilder
@@ -138,7 +139,7 @@ class PeriodicAlerts(Service):
             except DefinitionError as error:
                 log.warning("periodic.digest_not_resolved", digest=id, error=str(error))
                 continue
-            facts: AlertPayload[str] = {"kind": "over", "alerts": alerts, "closes": id}
+            facts: AlertPayload[str] = {"kind": AlertKind.OVER, "alerts": alerts, "closes": id}
             at = to_rfc3339(self._out.now()) or ""
             await self._outbox.close_digest(id, facts, channel.compose(message_builder.over(id, facts, at, uid)))
             self._wake()
@@ -192,7 +193,7 @@ class PeriodicAlerts(Service):
 
     async def _expire(self, message_builder: MessageBuilder) -> None:
         for kind, count in Counter(await self._outbox.expire()).items():
-            self._count(kind, "expired", count)
+            self._count(kind, AlertState.EXPIRED, count)
             log.error("periodic.alerts_expired", channel_kind=kind, alerts=count)
 
     async def _sweep(self, message_builder: MessageBuilder) -> None:
@@ -208,4 +209,9 @@ def _about_failing(channels: list[FailingChannel]) -> AlertPayload[str]:
     ]
     more = f" and {len(channels) - NAMED_MAX} more" if len(channels) > NAMED_MAX else ""
     reason = f"Alerts do not arrive at {', '.join(named)}{more}. Correct the channel and send it a test message."
-    return {"kind": "operator", "cause": "channel", "reason": reason, "channels": [each.slug for each in channels]}
+    return {
+        "kind": AlertKind.OPERATOR,
+        "cause": "channel",
+        "reason": reason,
+        "channels": [each.slug for each in channels],
+    }

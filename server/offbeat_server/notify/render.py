@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from offbeat_server.common.clock import to_micros
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.alert_payload import AlertPayload, DigestItem
+from offbeat_server.engine.model.enums import AlertKind, CauseKind
 from offbeat_server.engine.model.run_detail import RunDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
@@ -30,8 +31,13 @@ LISTED_FIELD_CHARS_MAX = 700
 LINE_CHARS_MIN = 120
 NAME_CHARS_MAX = 60
 
-_VERBS = {"opened": "DOWN", "worse": "WORSE", "resolved": "RESOLVED", "reminder": "STILL DOWN"}
-_SYMBOLS = {"resolved": "🟢", "over": "🟢", "operator": "🟠", "test": "🔵"}
+_VERBS = {
+    AlertKind.OPENED: "DOWN",
+    AlertKind.WORSE: "WORSE",
+    AlertKind.RESOLVED: "RESOLVED",
+    AlertKind.REMINDER: "STILL DOWN",
+}
+_SYMBOLS = {AlertKind.RESOLVED: "🟢", AlertKind.OVER: "🟢", AlertKind.OPERATOR: "🟠", AlertKind.TEST: "🔵"}
 _COLORS = {"🔴": "#d32f2f", "🟠": "#ef6c00", "🟢": "#2e7d32", "🔵": "#1565c0"}
 
 
@@ -109,20 +115,20 @@ class RenderedAlert(NamedTuple):
         )
 
 
-def render_alert(kind: str, facts: Facts, link: str | None = None) -> RenderedAlert:
+def render_alert(kind: AlertKind, facts: Facts, link: str | None = None) -> RenderedAlert:
     """Render one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
     name = _text(facts.get("name")) or _text(facts.get("monitor"))
     reason = _text(facts.get("reason"), LEAD_CHARS_MAX)
     symbol = _SYMBOLS.get(kind, "🔴")
-    if kind == "test":
+    if kind == AlertKind.TEST:
         return RenderedAlert(
             symbol, "Test from Offbeat", reason or "If you can read this, alerts will arrive here.", link=link
         )
-    if kind == "operator" or not name:
+    if kind == AlertKind.OPERATOR or not name:
         title = cut(f"Offbeat: {reason}" if reason else "Offbeat", TITLE_CHARS_MAX)
         return RenderedAlert(symbol, title, _sentence(reason), _times(facts), None, link)
     title = cut(f"{_VERBS.get(kind, kind.upper())}: {name}", TITLE_CHARS_MAX)
-    if kind == "resolved":
+    if kind == AlertKind.RESOLVED:
         return RenderedAlert(symbol, title, _resolution(facts, reason), _fields(kind, facts), None, link)
     lead = _sentence(reason) or "No reason was recorded."
     return RenderedAlert(
@@ -199,15 +205,19 @@ def link_to(facts: Facts, public_url: str | None) -> str | None:
     return page if project in (None, "default") else f"{page}?project={quote(str(project), safe='')}"
 
 
-def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
+def _fields(kind: AlertKind, facts: Facts) -> tuple[tuple[str, str], ...]:
     """The facts after the sentence: since when, the expectation, the position of the run, its typical duration."""
+    is_open = kind != AlertKind.RESOLVED
     decided, zone = _instant(facts.get("decided_at")), _zone(facts.get("timezone"))
     found = [
         ("Since", _time(facts.get("opened_at"), zone, decided)),
         ("Held back", _text(facts.get("held_back"))),
         ("Until", _time(facts.get("resolved_at"), zone)),
         ("Expected", _text(facts.get("expected"))),
-        ("Was due", _time(facts.get("due_at"), zone) if kind != "resolved" and facts.get("cause") == "missed" else ""),
+        (
+            "Was due",
+            _time(facts.get("due_at"), zone) if is_open and facts.get("cause") == CauseKind.MISSED else "",
+        ),
         ("Last ping", _time(facts.get("last_ping_at"), zone, decided)),
         ("Run", _text(facts.get("run"))),
         ("Run started", _time(facts.get("run_started_at"), zone, decided)),
@@ -216,7 +226,7 @@ def _fields(kind: str, facts: Facts) -> tuple[tuple[str, str], ...]:
         ("Tasks", _tasks(facts)),
         ("Progress", _progress(facts)),
         ("Duration", _text(facts.get("usual"))),
-        ("Also", _other_causes(facts) if kind != "resolved" else ""),
+        ("Also", _other_causes(facts) if is_open else ""),
         ("Flapping", _flapping(facts)),
         ("Tags", ", ".join(str(tag) for tag in facts.get("tags") or ())),
         ("Project", _text(facts.get("project")) if facts.get("project") != "default" else ""),
@@ -294,10 +304,10 @@ def _times(facts: Facts) -> tuple[tuple[str, str], ...]:
 def _named(each: DigestItem[str], chars_max: int) -> str:
     """A monitor's line in a digest: what happened, how often, when, why, and the end of what its job said."""
     name = cut(_text(each.get("name")) or _text(each.get("monitor")), NAME_CHARS_MAX)
-    kind = str(each.get("kind"))
+    kind = each.get("kind")
     verb = "FAILED, RECOVERED" if each.get("explicit") else "DOWN, RECOVERED"
     if not each.get("recovered"):
-        verb = "FAILED" if each.get("explicit") else _VERBS.get(kind, "")
+        verb = "FAILED" if each.get("explicit") else (_VERBS.get(kind, "") if kind else "")
     head = f"{verb} {name}"
     incidents = each.get("incidents")
     if isinstance(incidents, int) and incidents > 1:

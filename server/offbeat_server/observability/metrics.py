@@ -19,6 +19,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.model.ping import SIGNALS
 
 COMMIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -32,7 +33,7 @@ DETAILS = (
     *("body", "code", "done", "duration", "error", "exit_code", "message", "path", "run", "stage", "status", "success"),
     *("task", "total"),
 )
-STATUSES = ("new", "up", "down", "unknown", "unwatched", "paused")
+STATUSES = tuple(status.value for status in Status if status != Status.LATE)
 ALERT_RESULTS = ("delivered", "retried", "dead", "expired", "collapsed")
 
 Value = float | None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.config import Settings
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.ingest.http.http_servers import HttpServers
 from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.log_writer.writer import LogWriter
@@ -44,12 +45,14 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
     metrics.bind("keeper", lambda: float(scheduler.evaluating))
     metrics.bind("lease_term", judged(lambda: scheduler.lease.held and scheduler.lease.held.term))
     metrics.bind("watermark_timestamp_seconds", judged(lambda: scheduler.engine.now / SECOND or None))
-    metrics.bind("monitors", judged(lambda: dict(scheduler.engine.state.counts)))
+    metrics.bind(
+        "monitors", judged(lambda: {status.value: count for status, count in scheduler.engine.state.counts.items()})
+    )
     metrics.bind("pings_unwatched", judged(lambda: scheduler.engine.state.unwatched_pings))
     metrics.bind("pings_skipped", judged(lambda: scheduler.engine.state.unknown_pings))
     metrics.bind("decisions_dropped", judged(lambda: scheduler.decisions_dropped))
-    metrics.bind("monitors_never_heard", judged(lambda: scheduler.engine.state.counts["new"]))
-    metrics.bind("incidents_open", judged(lambda: scheduler.engine.state.counts["down"]))
+    metrics.bind("monitors_never_heard", judged(lambda: scheduler.engine.state.counts[Status.NEW]))
+    metrics.bind("incidents_open", judged(lambda: scheduler.engine.state.counts[Status.DOWN]))
     metrics.bind("deadlines", judged(lambda: len(scheduler.engine.state.deadlines)))
     metrics.bind("monitors_quarantined", judged(lambda: len(scheduler.engine.quarantined)))
     metrics.bind("self_checks", judged(lambda: self_check.checked))

@@ -19,6 +19,7 @@ from offbeat_server.db.repositories.lease import Held, held_by
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, MonitorResumed, RunChanged
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.engine.rules import reasons
 
 _SQL = load("decisions")
@@ -205,7 +206,7 @@ def _alerts(
         if d.monitor_id in usual and (started_at := alert.facts.get("run_started_at")):
             facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts, started_at)
         text = _json(facts)
-        told_to = (None,) if alert.kind == "resolved" else channels_of(d.project_id, alert.channels)
+        told_to = (None,) if alert.kind == AlertKind.RESOLVED else channels_of(d.project_id, alert.channels)
         for channel_id in told_to:
             row = (d.project_id, channel_id, d.monitor_id, alert.incident, alert.ordinal, alert.kind, text)
             for column, value in zip(columns, row, strict=True):

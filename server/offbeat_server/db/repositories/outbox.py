@@ -17,6 +17,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload, FlappingPayload
+from offbeat_server.engine.model.enums import AlertKind, AlertState, read_enum
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 ACQUIRE_TIMEOUT_S = 5.0
@@ -121,7 +122,7 @@ class Digest(NamedTuple):
 
     id: int
     lane: int
-    kind: str  # digest, over
+    kind: AlertKind  # digest or over
     attempts: int
     alerts: int
     closes: int | None
@@ -138,7 +139,7 @@ class SettledAlert(NamedTuple):
     """The result of an attempt: `state` as in the table; `pending` is a retry after `wait_s`."""
 
     id: int
-    state: str
+    state: AlertState
     wait_s: float = 0.0
     error: str | None = None
 
@@ -285,7 +286,7 @@ class Outbox:
         async with self.transaction() as connection:
             id, state, wait_s, error = outcome
             settled = await connection.fetchval(_SQL["settle_digest"], id, state, wait_s, error, self.holder)
-            if settled is not None and state != "pending":
+            if settled is not None and state != AlertState.PENDING:
                 await connection.execute(_SQL["settle_members"], id, state, error, timeout=BULK_TIMEOUT_S)
 
     async def release(self) -> None:
@@ -340,7 +341,7 @@ class Outbox:
         rows = await self._planned(
             "claim_digests", list(skip), most, self.holder, lease_s, DIGEST_FIRST_ATTEMPTS, first
         )
-        return [Digest(**row) for row in rows]
+        return [Digest(**{**row, "kind": read_enum(AlertKind, row["kind"])}) for row in rows]
 
     async def channels_of_kinds(self, kinds: Sequence[str]) -> list[tuple[int, str, str]]:
         """Id, kind and definition of all channels of these kinds."""

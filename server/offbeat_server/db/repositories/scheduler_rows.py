@@ -12,6 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 _SQL = load("scheduler")
@@ -255,7 +256,7 @@ def outage_facts(outage: Outage) -> AlertPayload[str]:
     elif outage.pings:
         said += f"; {outage.pings} pings are known to have been refused"
     return {
-        "kind": "operator",
+        "kind": AlertKind.OPERATOR,
         "cause": "deaf",
         "reason": f"{said}. Deadlines in this time have been extended.",
         "opened_at": to_rfc3339(outage.started_at),

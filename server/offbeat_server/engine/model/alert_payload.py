@@ -3,12 +3,15 @@
 One type has the fields of every kind, all optional: a row that an older version wrote may be without any of them, and a
 program that reads must expect that. `CONTENT` lists which fields each kind has today. The published JSON Schema
 (docs/reference/alert-payload.schema.json) is generated from both. Fields are added, never renamed or removed.
+
+A word that an enum types is a plain string after it was JSON: compare it with `==`, not with `is`.
 """
 
-from typing import Annotated, Generic, NamedTuple
+from typing import Annotated, Generic, Literal, NamedTuple
 
 from typing_extensions import TypedDict
 
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution, Status
 from offbeat_server.engine.model.run_detail import At, RunDetail, field
 
 _AT = "2026-11-24T01:30:00.120000Z"
@@ -21,7 +24,7 @@ _FIRST = {"monitor": "nightly-etl", "name": "Nightly ETL", "kind": "opened", "in
 class CausePayload(TypedDict):
     """One reason why the monitor is down."""
 
-    cause: Annotated[str, field("The kind of the cause.", "failed")]
+    cause: Annotated[CauseKind, field("The kind of the cause.", "failed")]
     reason: Annotated[str, field("The cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
     stage: Annotated[str | None, field("The stage of the run. Null: the cause is about no stage.", "load")]
@@ -47,11 +50,11 @@ class DigestItem(TypedDict, Generic[At], total=False):
     project: Annotated[str, field("The slug of the project.", "default")]
     incident: Annotated[int, field("The number of the incident; it counts per monitor.", 12)]
     reason: Annotated[str, field("The worst cause as a sentence.", "failed with exit code 1")]
-    cause: Annotated[str, field("The kind of the worst cause.", "failed")]
+    cause: Annotated[CauseKind, field("The kind of the worst cause.", "failed")]
     opened_at: Annotated[At, field("When the incident opened.", _AT)]
     resolved_at: Annotated[At, field("When it was resolved. Absent: it is open.", "2026-11-24T03:05:00Z")]
     timezone: Annotated[str, field("The time zone of the monitor.", "Europe/Berlin")]
-    kind: Annotated[str, field("The kind of its first alert in the digest.", "opened")]
+    kind: Annotated[AlertKind, field("The kind of its first alert in the digest.", "opened")]
     incidents: Annotated[int, field("The number of incidents of this monitor in the digest.", 1, "incidents")]
     explicit: Annotated[bool, field("Whether the job itself reported a failure.", True)]
     recovered: Annotated[bool, field("True: the digest has the opening and the recovery.", True)]
@@ -65,7 +68,7 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     """The fields of an alert. Which of them a kind has is in `CONTENT`."""
 
     kind: Annotated[
-        str,
+        AlertKind,
         field(
             "`opened`: an incident begins. `worse`: it became worse. `reminder`: it is still open. `resolved`: it is "
             "over. `operator`: about Offbeat itself or a channel. `test`: a test message. `digest`: several alerts in "
@@ -79,9 +82,12 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     tags: Annotated[list[str], field("The tags of the monitor.", ["etl", "prod"])]
     timezone: Annotated[str, field("The time zone of the monitor, in which sentences write times.", "Europe/Berlin")]
     incident: Annotated[int, field("The number of the incident; it counts per monitor, from 1.", 12)]
-    status: Annotated[str, field("The status of the monitor: `down`, or `up` if the incident is resolved.", "down")]
+    status: Annotated[
+        Literal[Status.DOWN, Status.UP],
+        field("The status of the monitor: `down`, or `up` if the incident is resolved.", "down"),
+    ]
     cause: Annotated[
-        str,
+        CauseKind | Literal["deaf", "channel"],
         field(
             "The kind of the worst cause, or the subject of an operator alert: `deaf` (Offbeat could not receive "
             "pings) or `channel` (alerts do not arrive).",
@@ -96,7 +102,7 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     ]
     opened_at: Annotated[At, field("When the incident opened, or the outage began.", _AT)]
     resolved_at: Annotated[At | None, field("When it ended. Null: it is open.", "2026-11-24T03:05:00Z")]
-    resolution: Annotated[str | None, field("How the incident ended. Null: it is open.", "a ping has arrived")]
+    resolution: Annotated[Resolution | None, field("How the incident ended. Null: it is open.", "recovered")]
     decided_at: Annotated[
         At, field("When Offbeat decided to send the alert; of a digest, the latest of its alerts.", _AT)
     ]
@@ -143,7 +149,7 @@ class Content(NamedTuple):
     """Which fields an alert has, for the kinds that have the same ones."""
 
     about: str
-    kinds: tuple[str, ...]
+    kinds: tuple[AlertKind, ...]
     always: tuple[str, ...]
     sometimes: tuple[str, ...] = ()
 
@@ -151,7 +157,7 @@ class Content(NamedTuple):
 CONTENT: dict[str, Content] = {
     "IncidentAlert": Content(
         "An alert about an incident of a monitor.",
-        ("opened", "worse", "reminder", "resolved"),
+        (AlertKind.OPENED, AlertKind.WORSE, AlertKind.REMINDER, AlertKind.RESOLVED),
         (
             *("kind", "project", "monitor", "name", "tags", "timezone", "incident", "status", "cause", "reason", "run"),
             *("stage", "causes", "opened_at", "resolved_at", "resolution", "decided_at", "due_at", "last_ping_at"),
@@ -161,20 +167,20 @@ CONTENT: dict[str, Content] = {
     ),
     "OperatorAlert": Content(
         "An alert about Offbeat itself or about one of its channels.",
-        ("operator",),
+        (AlertKind.OPERATOR,),
         ("kind", "project", "cause", "reason"),
         ("opened_at", "resolved_at", "channels"),
     ),
-    "TestMessage": Content("A test message that a person asked for.", ("test",), ("kind", "project", "by")),
+    "TestMessage": Content("A test message that a person asked for.", (AlertKind.TEST,), ("kind", "project", "by")),
     "Digest": Content(
         "Several alerts in one message.",
-        ("digest",),
+        (AlertKind.DIGEST,),
         (
             *("kind", "project", "alerts", "opened", "worse", "reminder", "resolved", "recovered", "since", "until"),
             *("decided_at", "first"),
         ),
     ),
     "DigestRecovered": Content(
-        "Every incident of an earlier digest is resolved.", ("over",), ("kind", "alerts", "closes")
+        "Every incident of an earlier digest is resolved.", (AlertKind.OVER,), ("kind", "alerts", "closes")
     ),
 }

@@ -16,27 +16,29 @@ from typing import Any, Protocol, TypeVar
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.enums import CauseKind, Status, read_enum
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import START, Position
 from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import Runs
 
 RANKS = {
-    "too_often": 1,
-    "too_early": 2,
-    "overlap": 2,
-    "members": 3,
-    "missed": 4,
-    "stage": 5,
-    "tasks": 5,
-    "hung": 6,
-    "failed": 7,
+    CauseKind.TOO_OFTEN: 1,
+    CauseKind.TOO_EARLY: 2,
+    CauseKind.OVERLAP: 2,
+    CauseKind.MEMBERS: 3,
+    CauseKind.MISSED: 4,
+    CauseKind.STAGE: 5,
+    CauseKind.TASKS: 5,
+    CauseKind.HUNG: 6,
+    CauseKind.FAILED: 7,
 }
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
-CauseKey = tuple[str, int, str]  # kind, run number (0: none), and the stage, awaited run or member where there is one
-MISSED: CauseKey = ("missed", 0, "")
-MEMBERS: CauseKey = ("members", 0, "")
+# Kind, run number (0: none), and the stage, awaited run or member if there is one.
+CauseKey = tuple[CauseKind, int, str]
+MISSED: CauseKey = (CauseKind.MISSED, 0, "")
+MEMBERS: CauseKey = (CauseKind.MEMBERS, 0, "")
 _CAUSE_FIELDS_FIRST = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
 
 
@@ -53,7 +55,7 @@ class Cause:
 
     def __init__(
         self,
-        kind: str,
+        kind: CauseKind,
         opened_at: Micros,
         reason: str,
         number: int = 0,
@@ -93,9 +95,10 @@ class Cause:
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Cause":
         """From `dump`."""
-        cause = cls(state["kind"], state["opened_at"], state["reason"])
+        cause = cls(read_enum(CauseKind, state["kind"]), state["opened_at"], state["reason"])
         for name, value in state.items():
-            setattr(cause, name, value)
+            if name != "kind":
+                setattr(cause, name, value)
         return cause
 
 
@@ -305,7 +308,7 @@ class Monitor:
         self.created_at = created_at  # needed until its first ping
         self.at, self.writer, self.seq = START  # the last input in this state
         self.is_saved = False  # whether the stored row is as new
-        self.status = "new"
+        self.status = Status.NEW
         self.since: Micros = created_at
         self.heard_at: Micros = 0  # last satisfying ping
         self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
@@ -355,7 +358,7 @@ class Monitor:
         """From a stored row."""
         # A start does this for every monitor: of a healthy heartbeat nothing is looked at but what it has.
         said = state.get
-        self.status, self.since = intern(status), since
+        self.status, self.since = _STATUS_OF.get(status) or read_enum(Status, status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
         self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due", 0), said("counted_at", 0)
@@ -385,6 +388,7 @@ class Monitor:
         self.recent = state.get("recent")
 
 
+_STATUS_OF = {status.value: status for status in Status}
 _SCALARS = ("heard_at", "due", "counted_at", "last_word", "counted_writer")
 _UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
 _USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))

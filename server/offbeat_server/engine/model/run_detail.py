@@ -10,6 +10,8 @@ from pydantic import Field
 # Pydantic cannot read the one of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
+from offbeat_server.engine.model.enums import StageStatus
+
 At = TypeVar("At")
 _PROGRESS = {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:45:00Z"}
 _STAGE = {"name": "load", "status": "running", "started_at": "2026-11-24T01:04:00Z", "finished_at": None}
@@ -78,7 +80,7 @@ class StageDetail(TypedDict, Generic[At]):
 
     name: Annotated[str, field("The name of the stage.", "load")]
     status: Annotated[
-        str,
+        StageStatus,
         field(
             "`waiting`: no ping yet. `running`, `done`, `failed`, `skipped`: by its latest ping. `unfinished` (it had "
             "started) and `not started`: only in a run that has ended.",

@@ -5,6 +5,7 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.enums import Verdict, read_enum
 from offbeat_server.engine.model.run import Run
 
 RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
@@ -22,11 +23,16 @@ class EndedRun(NamedTuple):
     """A run that has ended, as far as a late ping of it needs to know."""
 
     number: int
-    verdict: str
+    verdict: Verdict
     at: Micros
     begun: bool = True  # whether it had a ping before its end
     started: Micros = 0  # 0: unknown
     word: str = ""  # what its own last ping said (see `signal_word`); "": it has not said how it ended
+
+
+def _load_ended(number: int, verdict: str, *more: Any) -> EndedRun:
+    """From JSON."""
+    return EndedRun(number, read_enum(Verdict, verdict), *more)
 
 
 class Runs:
@@ -87,7 +93,7 @@ class Runs:
             self.fanned_in = None
         return added
 
-    def remove(self, run: Run, verdict: str, at: Micros, made: bool, word: str) -> None:
+    def remove(self, run: Run, verdict: Verdict, at: Micros, made: bool, word: str) -> None:
         """Close one, and remember its id for a while.
 
         `made`: its end was the first that was heard of it. `word`: the ping that ended it.
@@ -114,7 +120,7 @@ class Runs:
 
     def end_of_pieces(self, run: Run, at: Micros) -> None:
         """A run without an id was ended by its pieces: a finish of its own may still follow."""
-        self.fanned_in = EndedRun(run.number, run.verdict or "", at)
+        self.fanned_in = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at)
 
     def put_off(self, until: Micros) -> None:
         """Judge no limit of the runs that are open now before that."""
@@ -181,9 +187,9 @@ class Runs:
                 runs.by_id[run.run] = run
         words = chain(state.get("w", ()), repeat(()))
         runs.closed = {
-            run: EndedRun(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
+            run: _load_ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
         }
-        runs.fanned_in = EndedRun(*state["f"]) if "f" in state else None
+        runs.fanned_in = _load_ended(*state["f"]) if "f" in state else None
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (0, 0))

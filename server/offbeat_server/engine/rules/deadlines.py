@@ -7,6 +7,7 @@ is excused, twice in a row at most.
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind
 from offbeat_server.engine.model.monitor import MISSED, Cause, Monitor
 from offbeat_server.engine.model.run import Limit, Run
 from offbeat_server.engine.rules import reasons
@@ -16,6 +17,7 @@ from offbeat_server.engine.rules.notifications import notify_if_due
 from offbeat_server.engine.schedule.due_times import due_from, next_due, window_start
 
 EXCUSED_MAX = 2  # occurrences in a row
+_CAUSE_OF = {"stage": CauseKind.STAGE, "tasks": CauseKind.TASKS}
 LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1/LOSS_SHARE of the time
 
 
@@ -48,7 +50,7 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
         m.due = due_from(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
         return
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
-    _miss(state, m, Cause("missed", deadline, reason, due=due))
+    _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, due=due))
     if m.incident is not None and MISSED in m.incident.causes:
         m.incident.silent = True
     elif m.heard_at:
@@ -74,7 +76,7 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
             continue
         reason = reasons.awaited(m.definition, due, deadline, run)
         reason += reasons.outage_note(m.definition, state.outages, due - within, deadline) if outage_time else ""
-        _miss(state, m, Cause("missed", deadline, reason, run=run or None, due=due))
+        _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, run=run or None, due=due))
 
 
 def _is_excused(state: EngineState, m: Monitor, outage_time: Micros, window: Micros) -> bool:
@@ -123,7 +125,7 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
         what = reasons.broken(m.definition, run, limit, deadline)
         _leave_unjudged(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
         return
-    kind = limit.kind if limit.kind in ("stage", "tasks") else "hung"
+    kind = _CAUSE_OF.get(limit.kind, CauseKind.HUNG)
     reason = reasons.broken(m.definition, run, limit, deadline) + note
     run.hang(limit, reason)
     state.record_run(m, run)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
 from offbeat_server.engine.model.monitor import MISSED, Monitor
 from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
@@ -32,7 +33,7 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         m.awaited = None
         if not m.heard_at and new.first_within is None:
             m.due = 0
-        clear(state, m, lambda key: key[0] == "missed" and key != MISSED, "changed")
+        clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
     elif m.awaited and not m.heard_at and _differ(old, new, "grace", "strict"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
         if new.first_within is None:
@@ -47,16 +48,16 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
             _reevaluate_run(state, m, run)
     if _differ(old, new, "at_most"):
         m.recent = None
-        clear(state, m, lambda key: key[0] == "too_often", "changed")
+        clear(state, m, lambda key: key[0] == CauseKind.TOO_OFTEN, Resolution.CHANGED)
     if new.overlap == "allow":
-        clear(state, m, lambda key: key[0] == "overlap", "changed")
+        clear(state, m, lambda key: key[0] == CauseKind.OVERLAP, Resolution.CHANGED)
     queue_parts(state, m)
 
 
 def pause(state: EngineState, m: Monitor) -> None:
     """Its pings are followed and nothing is judged."""
     m.paused = True
-    resolve(state, m, "paused")
+    resolve(state, m, Resolution.PAUSED)
     m.streak = 0
     m.awaited = None
     state.update_status(m)
@@ -87,7 +88,7 @@ def resolve_by_hand(state: EngineState, m: Monitor) -> None:
     incident = m.incident
     if incident is None:
         return
-    resolve(state, m, "by hand")
+    resolve(state, m, Resolution.BY_HAND)
     if incident.silent:
         start_over(state, m)
     forget_silent(state, m)
@@ -95,9 +96,9 @@ def resolve_by_hand(state: EngineState, m: Monitor) -> None:
 
 def end(state: EngineState, m: Monitor) -> None:
     """The monitor is deleted."""
-    resolve(state, m, "deleted")
+    resolve(state, m, Resolution.DELETED)
     for run in list(m.runs.open.values()) if m.runs is not None else ():
-        close_run(state, m, run, "unknown", "the monitor was deleted")
+        close_run(state, m, run, Verdict.UNKNOWN, "the monitor was deleted")
 
 
 def start_over(state: EngineState, m: Monitor) -> None:
@@ -140,8 +141,8 @@ def _change_kind(state: EngineState, m: Monitor) -> None:
         m.fleet = None
         state.open_for(m).disbanded = True
     for run in list(m.runs.open.values()) if m.runs is not None else ():
-        close_run(state, m, run, "unknown", "the monitor became a fleet")
-    clear(state, m, lambda key: True, "changed")
+        close_run(state, m, run, Verdict.UNKNOWN, "the monitor became a fleet")
+    clear(state, m, lambda key: True, Resolution.CHANGED)
 
 
 def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
@@ -174,7 +175,7 @@ def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
         m.due = max(due, now) if due else 0
     if m.incident is not None and MISSED in m.incident.causes and not late:
         m.incident.silent = False
-        clear(state, m, lambda key: key == MISSED, "changed")
+        clear(state, m, lambda key: key == MISSED, Resolution.CHANGED)
     elif m.incident is not None and m.incident.silent:
         m.due = wanted
 
@@ -206,13 +207,13 @@ def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
 
     def is_taken_back(key: tuple[str, int, str]) -> bool:
         kind, number, stage = key
-        if number != run.number or kind not in ("hung", "stage", "tasks"):
+        if number != run.number or kind not in (CauseKind.HUNG, CauseKind.STAGE, CauseKind.TASKS):
             return False
-        if kind == "hung":
+        if kind == CauseKind.HUNG:
             return not stalled and not run.broken & _HUNG
         return (kind, stage) not in run.broken and (kind, stage) not in run.faults
 
-    clear(state, m, is_taken_back, "changed")
+    clear(state, m, is_taken_back, Resolution.CHANGED)
     for stage in [stage for stage in run.tasks if stage and run.group_complete(definition, stage)]:
         end_stage(state, m, run, stage)
     end_if_complete(state, m, run)

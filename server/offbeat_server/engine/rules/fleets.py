@@ -7,6 +7,7 @@ events can only change or end it, so that an incident that was resolved by hand 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Members
+from offbeat_server.engine.model.enums import CauseKind
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.monitor import MEMBERS, Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping
@@ -26,7 +27,7 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
     _forget_peak(m, fleet, members, state.now)
     if ping.signal == "leave":
         changed = fleet.leave(name, state.now)
-        clear(state, m, lambda key: key == ("failed", 0, name))
+        clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
         if changed:
             state.open_for(m)
             evaluate_fleet(state, m, worse=True)
@@ -36,12 +37,12 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
     m.heard_at = state.now
     changed = fleet.record_ping(name, state.now, members.every + members.grace)
     if ping.signal == "fail":
-        cause = Cause("failed", state.now, reasons.member_failed(name, ping), run=name or None)
+        cause = Cause(CauseKind.FAILED, state.now, reasons.member_failed(name, ping), run=name or None)
         cause.evidence = {"last_message": ping.message}
         record_failure(state, m, cause)
     if m.incident is not None:
         if ping.signal in ("start", "success", "skip"):
-            clear(state, m, lambda key: key == ("failed", 0, name))
+            clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
         end_absence(state, m, None)
     if changed:
         evaluate_fleet(state, m, worse=False)
@@ -105,7 +106,7 @@ def evaluate_fleet(state: EngineState, m: Monitor, worse: bool) -> None:
 def _shortage(state: EngineState, m: Monitor, fleet: Fleet, members: Members) -> Cause:
     """That too few are alive; its worst moment stays on the record while members come back."""
     reason = reasons.silent_members(fleet, members)
-    cause = Cause("members", state.now, reason, lacking=fleet.shortfall(members))
+    cause = Cause(CauseKind.MEMBERS, state.now, reason, lacking=fleet.shortfall(members))
     missing, _ = fleet.missing(members)
     known = m.incident.causes.get(MEMBERS) if m.incident is not None else None
     if known is not None and known.worst_missing > missing:
@@ -133,7 +134,7 @@ def _name(ping: Ping) -> str:
 
 def _forget(state: EngineState, m: Monitor, fleet: Fleet, name: str) -> None:
     fleet.forget(name)
-    clear(state, m, lambda key: key == ("failed", 0, name))
+    clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
 
 
 def _is_short(m: Monitor) -> bool:

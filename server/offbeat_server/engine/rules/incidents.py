@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind, Resolution
 from offbeat_server.engine.model.monitor import Cause, CauseKey, Incident, Monitor
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import notifications
@@ -91,10 +92,12 @@ def _is_later(m: Monitor, cause: Cause, number: int, since: Micros) -> bool:
         return True
     if cause.number:
         return number > cause.number
-    return since > cause.blamed_at or (cause.kind == "missed" and m.definition.every is not None)
+    return since > cause.blamed_at or (cause.kind == CauseKind.MISSED and m.definition.every is not None)
 
 
-def clear(state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how: str = "recovered") -> None:
+def clear(
+    state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how: Resolution = Resolution.RECOVERED
+) -> None:
     """These causes are over. The incident resolves with the last of them."""
     incident = m.incident
     if incident is None:
@@ -110,7 +113,7 @@ def clear(state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how
     state.record_incident(m, incident)
 
 
-def resolve(state: EngineState, m: Monitor, how: str) -> None:
+def resolve(state: EngineState, m: Monitor, how: Resolution) -> None:
     """Resolve the incident, and count failures from the beginning; the causes stay in the record.
 
     `how`: recovered, by hand, changed, paused, deleted.

@@ -12,6 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.engine_state import Blame, EngineState
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import AlertKind, Resolution, Status, Verdict
 from offbeat_server.engine.model.monitor import RANKS, Cause, Incident, Monitor
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.run_detail import RunEvidence
@@ -31,7 +32,7 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
             continue
         if up.heard_at <= incident.opened_at and (deadline := _next_judgement(state, up)):
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
-        if cause.due and up.status in ("up", "unwatched") and up.incidents and cause.due <= up.since:
+        if cause.due and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and cause.due <= up.since:
             at = max(at, end_of_grace_period(definition, up.since))  # it was due while that one was down
     if cause.due:
         for end in state.window_ends(m, cause.due):
@@ -60,14 +61,14 @@ def notify_if_due(state: EngineState, m: Monitor) -> None:
     if incident.announced:
         untold = [cause for cause in incident.causes.values() if _is_news(incident, cause)]
         if untold:
-            _tell(state, m, incident, "worse", max(untold, key=lambda cause: cause.blamed_at))
+            _tell(state, m, incident, AlertKind.WORSE, max(untold, key=lambda cause: cause.blamed_at))
         return
     up = next((up for up in state.upstreams(m) if up.incident is not None and not up.paused), None)
     if up is not None:
         incident.suppressed_by = up.id
     else:
         incident.announced = True
-        _tell(state, m, incident, "opened", None)
+        _tell(state, m, incident, AlertKind.OPENED, None)
     state.record_incident(m, incident)
 
 
@@ -83,10 +84,10 @@ def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Ca
         incident.announce_at = at
 
 
-def notify_recovery(state: EngineState, m: Monitor, incident: Incident, how: str) -> None:
+def notify_recovery(state: EngineState, m: Monitor, incident: Incident, how: Resolution) -> None:
     """Send the end of an incident to every channel that received an alert about it, also if others are held back."""
     if incident.announced:
-        _alert(state, m, incident, "resolved", incident.worst_first, resolution=how)
+        _alert(state, m, incident, AlertKind.RESOLVED, incident.worst_first, resolution=how)
 
 
 def release_held(state: EngineState, m: Monitor) -> None:
@@ -155,7 +156,7 @@ def _is_news(incident: Incident, cause: Cause) -> bool:
     return another_run or cause.lacking > incident.told_lacking or RANKS[cause.kind] > incident.told_rank
 
 
-def _tell(state: EngineState, m: Monitor, incident: Incident, kind: str, first: Cause | None) -> None:
+def _tell(state: EngineState, m: Monitor, incident: Incident, kind: AlertKind, first: Cause | None) -> None:
     causes = incident.worst_first
     if first is not None:
         causes = [first, *(cause for cause in causes if cause is not first)]
@@ -169,7 +170,7 @@ def _tell(state: EngineState, m: Monitor, incident: Incident, kind: str, first: 
 def evidence_of(m: Monitor, run: Run) -> RunEvidence[Micros]:
     """The facts of a run in an alert: its start, its last output, its stages, tasks and progress."""
     return {
-        "stage": run.current_work if run.verdict == "failed" else None,
+        "stage": run.current_work if run.verdict == Verdict.FAILED else None,
         "last_ping_at": run.last_at,
         "run_started_at": run.started_at or None,
         "run_finished_at": run.finished_at or None,
@@ -179,7 +180,12 @@ def evidence_of(m: Monitor, run: Run) -> RunEvidence[Micros]:
 
 
 def _alert(
-    state: EngineState, m: Monitor, incident: Incident, kind: str, causes: list[Cause], resolution: str | None = None
+    state: EngineState,
+    m: Monitor,
+    incident: Incident,
+    kind: AlertKind,
+    causes: list[Cause],
+    resolution: Resolution | None = None,
 ) -> None:
     incident.ordinal += 1
     worst = causes[0]
@@ -190,7 +196,7 @@ def _alert(
         "timezone": m.definition.timezone,
         "incident": incident.number,
         "kind": kind,
-        "status": "down" if resolution is None else "up",
+        "status": Status.DOWN if resolution is None else Status.UP,
         "cause": worst.kind,
         "reason": worst.reason,
         "run": worst.run,
@@ -204,7 +210,7 @@ def _alert(
         "last_ping_at": m.heard_at or None,
         "expected": reasons.expected(m.definition),
     }
-    if incident.held_by and kind == "opened":
+    if incident.held_by and kind == AlertKind.OPENED:
         facts["held_back"] = reasons.held_back(m.definition, incident.held_by, incident.held_until)
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     evidence = evidence_of(m, run) if run is not None else worst.evidence

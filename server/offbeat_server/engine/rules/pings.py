@@ -7,6 +7,7 @@ an incident does not end and begin again within it.
 
 from offbeat_server.engine.decisions import MonitorResumed
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, signal_word
 from offbeat_server.engine.model.run import Run
@@ -125,7 +126,7 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word:
             _apply_heartbeat(state, m, ping)
             return True
         runs.fanned_in = None  # its pieces had ended it, and this is its own finish
-        if ping.signal == "fail" and own.verdict != "failed":
+        if ping.signal == "fail" and own.verdict != Verdict.FAILED:
             revise(state, m, own, ping)
         return False
     runs = runs_of(m)
@@ -150,7 +151,7 @@ def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: P
     """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
     failed = ping.signal == "fail"
     if not ended.word:  # its pieces had ended it, or we had, and this is its own finish
-        if ended.verdict != ("failed" if failed else "succeeded"):
+        if ended.verdict != (Verdict.FAILED if failed else Verdict.SUCCEEDED):
             revise(state, m, ended, ping)
         elif m.runs is not None and ping.run is not None:
             m.runs.closed[ping.run] = ended._replace(word=word)
@@ -174,7 +175,7 @@ def _apply_heartbeat(state: EngineState, m: Monitor, ping: Ping) -> None:
     satisfy_schedule(state, m, None)
     excess = count_occurrence(state, m)
     if ping.signal == "fail":
-        cause = Cause("failed", state.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
+        cause = Cause(CauseKind.FAILED, state.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
         record_failure(state, m, cause, counts=not excess)
     elif not excess:
         record_success(state, m)

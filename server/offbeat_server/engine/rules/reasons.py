@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from offbeat.readable import says_one_line
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
+from offbeat_server.engine.model.enums import StageStatus
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
@@ -140,7 +141,7 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         seen = run.stages.get(limit.stage)
         text = (
             f"{limit.stage} started {say_time(seen.started_at, definition, deadline)}, expected to finish by {by}"
-            if seen is not None and seen.started_at and seen.status == "running"
+            if seen is not None and seen.started_at and seen.status == StageStatus.RUNNING
             else f"{limit.stage} was expected to finish by {by}"
         )
         return text + _stages(definition, run, limit.stage) + _of_run(run.run)
@@ -367,7 +368,7 @@ def _stages(definition: Definition, run: Run, but: str) -> str:
         if seen is None:
             if not stage.optional:
                 said.append(f"{stage.name} never started")
-        elif seen.status == "done" and seen.started_at:
+        elif seen.status == StageStatus.DONE and seen.started_at:
             said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
         else:
             said.append(f"{stage.name} {seen.status}")
@@ -380,7 +381,7 @@ def _of_stage(stage: str) -> str:
 
 def _where(run: Run, but_count: bool = False) -> str:
     """The last progress that an overdue run reported."""
-    said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == "running"]
+    said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == StageStatus.RUNNING]
     if run.count is not None and not but_count:
         total = run.count.total
         said.append(f"at {run.count.done}" + (f" of {total}" if total is not None else ""))

@@ -1,6 +1,7 @@
 """Parts of a run: its stages and its tasks, and what their pings come to."""
 
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind, StageStatus
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
 from offbeat_server.engine.model.run import Run, tasks_of
@@ -52,15 +53,15 @@ def _is_of_an_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
 
 def _evaluate_stage(state: EngineState, m: Monitor, run: Run, ping: Ping, stage: str, before: str | None) -> None:
     fault = ("stage", stage)
-    if ping.signal == "fail" and before != "failed":
+    if ping.signal == "fail" and before != StageStatus.FAILED:
         reason = reasons.failed(ping, None)
         set_fault(state, m, run, fault, reason)
-        record_failure(state, m, Cause("stage", state.now, reason, run.number, run.run, stage), run)
-    elif ping.signal == "start" and before == "failed" and run.stages[stage].status == "running":
+        record_failure(state, m, Cause(CauseKind.STAGE, state.now, reason, run.number, run.run, stage), run)
+    elif ping.signal == "start" and before == StageStatus.FAILED and run.stages[stage].status == StageStatus.RUNNING:
         drop_fault(state, m, run, fault)  # it is tried again; what it did is over when it has done it
     elif ping.signal in ("success", "skip"):
         drop_fault(state, m, run, fault)
-        clear(state, m, lambda key: key == ("stage", run.number, stage))
+        clear(state, m, lambda key: key == (CauseKind.STAGE, run.number, stage))
 
 
 def _evaluate_task(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None:
@@ -74,18 +75,18 @@ def _evaluate_task(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None
         if ping.signal == "fail" or fault not in run.faults:
             reason = reasons.tasks_failed(group, tasks, stage, run)
             set_fault(state, m, run, fault, reason)
-            record_failure(state, m, Cause("tasks", state.now, reason, run.number, run.run, stage or None), run)
+            record_failure(state, m, Cause(CauseKind.TASKS, state.now, reason, run.number, run.run, stage or None), run)
         elif ping.signal in _ENDS:  # one of the failed may have succeeded at last
             reason = reasons.tasks_failed(group, tasks, stage, run)
             if reason != run.faults[fault]:
                 set_fault(state, m, run, fault, reason)
-                update_reason(state, m, ("tasks", run.number, stage), reason)
+                update_reason(state, m, (CauseKind.TASKS, run.number, stage), reason)
     elif fault in run.faults:
         drop_fault(state, m, run, fault)
         if fault not in run.broken:
-            clear(state, m, lambda key: key == ("tasks", run.number, stage))
+            clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
     if ping.signal in _ENDS and run.group_complete(m.definition, stage):
-        clear(state, m, lambda key: key == ("tasks", run.number, stage))
+        clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
         if stage:
             end_stage(state, m, run, stage)
 

@@ -2,6 +2,7 @@
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Ping, signal_word
 from offbeat_server.engine.model.run import Run, tasks_of
@@ -55,13 +56,13 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
         if before.hung is None and not before.implicit:
             unended_since = before.unended_since or before.started_at
         verdict, reason = before.final_verdict
-        if verdict == "failed":
+        if verdict == Verdict.FAILED:
             close_run(state, m, before, verdict, reason)
         else:
-            close_run(state, m, before, "superseded", "another run started before this one finished")
+            close_run(state, m, before, Verdict.SUPERSEDED, "another run started before this one finished")
     if len(runs.open) >= RUNS_OPEN_MAX:
         oldest = next(iter(runs.open.values()))
-        close_run(state, m, oldest, "unknown", f"more than {RUNS_OPEN_MAX} runs were open")
+        close_run(state, m, oldest, Verdict.UNKNOWN, f"more than {RUNS_OPEN_MAX} runs were open")
         clear(state, m, lambda key: key[1] == oldest.number)
     if ping.run is None and implicit:
         m.last_word, m.counted_writer = "", 0  # its finish is no repeat of the one before
@@ -73,7 +74,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
     count_occurrence(state, m, run)
     if other is not None:
         reason = reasons.overlapping(m.definition, run, other, state.now)
-        record_failure(state, m, Cause("overlap", state.now, reason, run.number, run.run), run)
+        record_failure(state, m, Cause(CauseKind.OVERLAP, state.now, reason, run.number, run.run), run)
     state.queue_run(m, run)
     state.record_run(m, run)
     notify_followers(state, m, "start", ping.run)
@@ -104,12 +105,12 @@ def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = Fa
     cause = _what_is_wrong(m, run, ping, state)
     in_time = run.hung is None or run.is_hung_by_others(m.definition, state.now)
     if cause is not None:
-        close_run(state, m, run, "failed", cause.reason, made, word)
+        close_run(state, m, run, Verdict.FAILED, cause.reason, made, word)
     elif ping.signal == "skip":
-        close_run(state, m, run, "succeeded", "skipped", made, word)
+        close_run(state, m, run, Verdict.SUCCEEDED, "skipped", made, word)
     else:
         reason = None if in_time else reasons.finished_after_all(m.definition, run)
-        close_run(state, m, run, "succeeded", reason, made, word)
+        close_run(state, m, run, Verdict.SUCCEEDED, reason, made, word)
     if cause is not None:
         record_failure(state, m, cause, run)
     clear(state, m, lambda key: key[1] == number and (cause is None or key != cause.key))
@@ -122,20 +123,20 @@ def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = Fa
 def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Cause | None:
     definition, number = m.definition, run.number
     if ping.signal == "fail":
-        return Cause("failed", state.now, reasons.failed(ping, run), number, run.run)
+        return Cause(CauseKind.FAILED, state.now, reasons.failed(ping, run), number, run.run)
     if ping.signal == "skip":
         return None
     if (stage := run.tasks_failed(definition)) is not None:
         reason = reasons.tasks_failed(run.group(stage), tasks_of(definition, stage), stage, run)
-        return Cause("tasks", state.now, reason, number, run.run, stage or None)
+        return Cause(CauseKind.TASKS, state.now, reason, number, run.run, stage or None)
     least = definition.min_runtime
     if least is not None and run.duration is not None and run.duration < least:
-        return Cause("too_early", state.now, reasons.too_early(definition, run, run.duration), number, run.run)
+        return Cause(CauseKind.TOO_EARLY, state.now, reasons.too_early(definition, run, run.duration), number, run.run)
     return None
 
 
 def close_run(
-    state: EngineState, m: Monitor, run: Run, verdict: str, reason: str | None, made: bool = False, word: str = ""
+    state: EngineState, m: Monitor, run: Run, verdict: Verdict, reason: str | None, made: bool = False, word: str = ""
 ) -> None:
     """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
     runs = runs_of(m)
@@ -154,14 +155,14 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
     run = Run(ended.number, ping.run, 0, state.now)
     run.hear(state.now, ping)
     run.finished_at, run.exit_code = ended.at, ping.exit_code
-    run.verdict = "failed" if failed else "succeeded"
+    run.verdict = Verdict.FAILED if failed else Verdict.SUCCEEDED
     run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
     if ping.run is not None:
         runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=signal_word(ping))
     state.revise_run(m, run)
     if failed:
         evidence: RunEvidence[Micros] = {"last_message": ping.message}  # of the run itself nothing is known any more
-        cause = Cause("failed", state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
+        cause = Cause(CauseKind.FAILED, state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
         record_failure(state, m, cause, counts=counts)
         return
     clear(state, m, lambda key: key[1] == ended.number)

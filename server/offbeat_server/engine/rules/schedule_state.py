@@ -6,6 +6,7 @@ that was never started; and by every heartbeat that belongs to no run.
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.enums import CauseKind
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Entry
 from offbeat_server.engine.model.run import Run
@@ -56,7 +57,7 @@ def _answered(awaited: dict[str, Micros], run: str | None) -> str | None:
 def end_absence(state: EngineState, m: Monitor, run: str | None) -> None:
     """It is there again. With `recover_after` successes to wait for, those decide instead."""
     if m.incident is not None and m.definition.recover_after == 1:
-        clear(state, m, lambda key: key[0] == "missed" and (run is None or key[2] in ("", run)))
+        clear(state, m, lambda key: key[0] == CauseKind.MISSED and (run is None or key[2] in ("", run)))
 
 
 def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> bool:
@@ -69,7 +70,7 @@ def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> 
     m.recent = recent[-at_most.count - 1 :]
     if len(recent) <= at_most.count:
         return False
-    record_failure(state, m, Cause("too_often", state.now, reasons.too_often(m.definition, state.now)), run)
+    record_failure(state, m, Cause(CauseKind.TOO_OFTEN, state.now, reasons.too_often(m.definition, state.now)), run)
     return True
 
 

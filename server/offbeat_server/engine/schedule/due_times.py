@@ -6,15 +6,13 @@ min(grace, half the gap to the slot after). For an interval the next ping is due
 
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.enums import Status, read_enum
 from offbeat_server.engine.schedule.calendar import Calendar, calendar
 
-# Every status as people and programs see it, the most urgent first. `late` is computed when it is shown.
-Status = Literal["down", "late", "unknown", "up", "new", "unwatched", "paused"]
-STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 PERIOD_SAMPLE: Micros = 1_767_225_600 * SECOND  # 2026-01-01, a year without surprises
 PERIOD_SLOTS = 8
 SATISFYING = frozenset(("success", "fail", "skip", "start"))
@@ -23,7 +21,7 @@ SATISFYING = frozenset(("success", "fail", "skip", "start"))
 class MonitorStatus(NamedTuple):
     """A monitor at one instant, as a page shows it; instants in Micros, None where nothing is expected."""
 
-    status: str
+    status: Status
     due_at: Micros | None
     deadline_at: Micros | None
 
@@ -139,32 +137,32 @@ def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
 
 
 def status_at(
-    definition: Definition, status: str | None, state: dict[str, Any] | None, heard_at: Micros, now: Micros
+    definition: Definition, stored: str | None, state: dict[str, Any] | None, heard_at: Micros, now: Micros
 ) -> MonitorStatus:
     """A monitor as it is now, from its stored state and its newest satisfying ping (0: none).
 
-    `status` and `state` are those of its row in `states`, None where the keeper has not met it yet. A healthy monitor's
-    row may be minutes old; the ping makes up for that.
+    `stored` and `state` are the status and the state of its row in `states`, None if it has none yet. The row of a
+    healthy monitor may be minutes old; the ping makes up for that. Raises UnknownValueError.
     """
     state = state or {}
-    status = status or "new"
-    if status == "paused":
+    status = read_enum(Status, stored) if stored else Status.NEW
+    if status == Status.PAUSED:
         return MonitorStatus(status, None, None)
     due: Micros = state.get("due", 0)
     grace = definition.grace
     if heard_at > state.get("heard_at", 0):
         if definition.every is not None or calendar_of(definition) is not None:
-            due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == "down")
-        if status == "new":
-            status = "up"
+            due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == Status.DOWN)
+        if status == Status.NEW:
+            status = Status.UP
     elif not heard_at and not state.get("heard_at") and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
-    if status != "down" and not definition.expects(bool(heard_at or state.get("heard_at"))):
-        return MonitorStatus("unwatched", None, None)
-    if status == "unwatched":  # as it was before its definition was changed
-        status = "up" if heard_at else "new"
+    if status != Status.DOWN and not definition.expects(bool(heard_at or state.get("heard_at"))):
+        return MonitorStatus(Status.UNWATCHED, None, None)
+    if status == Status.UNWATCHED:  # as it was before its definition was changed
+        status = Status.UP if heard_at else Status.NEW
     if not due:
         return MonitorStatus(status, None, None)
-    if status in ("up", "unknown") and now > due:
-        status = "late"
+    if status in (Status.UP, Status.UNKNOWN) and now > due:
+        status = Status.LATE
     return MonitorStatus(status, due, due + grace)

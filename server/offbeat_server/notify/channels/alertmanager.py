@@ -15,6 +15,7 @@ import orjson
 from pydantic import Field
 
 from offbeat_server.common.clock import monotonic
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.render import cut
@@ -84,7 +85,7 @@ class Alertmanager(Channel):
             "annotations": annotations,
             "startsAt": facts.get("opened_at") or message.at,
         }
-        if message.kind == "resolved":
+        if message.kind == AlertKind.RESOLVED:
             made["endsAt"] = facts.get("resolved_at") or message.at
         elif ends_at is not None:
             made["endsAt"] = ends_at

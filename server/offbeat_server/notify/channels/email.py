@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.render import cut
@@ -52,7 +53,7 @@ class Email(Channel):
         # Seven bits: a server need not know 8BITMIME (RFC 6152), and the bytes are made before the server is asked.
         mail = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
         mail["To"] = ", ".join(self.to)
-        subject = words.title if message.kind in ("digest", "over") else f"{words.title}: {words.lead}"
+        subject = words.title if message.kind in (AlertKind.DIGEST, AlertKind.OVER) else f"{words.title}: {words.lead}"
         mail["Subject"] = cut(" ".join(subject.split()), 180)
         mail["Date"] = format_datetime(datetime.fromisoformat(message.at))
         mail["Auto-Submitted"] = "auto-generated"

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.render import cut
 from offbeat_server.notify.transport.http import Transport
@@ -35,7 +36,7 @@ class Opsgenie(Channel):
 
     def compose(self, message: Message) -> bytes:
         words = message.words
-        if message.kind in ("resolved", "over"):
+        if message.kind in (AlertKind.RESOLVED, AlertKind.OVER):
             return orjson.dumps({"source": "Offbeat", "note": cut(words.lead, 25_000)})
         content: dict[str, Any] = {
             "message": cut(words.title, 130),
@@ -45,13 +46,13 @@ class Opsgenie(Channel):
             "source": "Offbeat",
             "tags": [cut(str(tag), 50) for tag in message.facts.get("tags") or ()][:20],
             "details": {label: cut(value, 1_000) for label, value in words.fields},
-            "priority": "P5" if message.kind == "test" else self.priority,
+            "priority": "P5" if message.kind == AlertKind.TEST else self.priority,
         }
         return orjson.dumps(content)
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         url = f"{_HOSTS[self.region]}/v2/alerts"
-        if message.kind in ("resolved", "over"):
+        if message.kind in (AlertKind.RESOLVED, AlertKind.OVER):
             url += f"/{quote(_alias(message), safe='')}/close?identifierType=alias"
         headers = {"Content-Type": "application/json", "Authorization": f"GenieKey {self.api_key}"}
         await out.post(url, body, headers, final=FINAL, quote=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message
 from offbeat_server.notify.render import cut
 from offbeat_server.notify.transport.http import Transport
@@ -31,7 +32,7 @@ class PagerDuty(Channel):
     severity: Literal["critical", "error", "warning", "info"] = Field("critical", description="Severity of events.")
 
     def compose(self, message: Message) -> bytes:
-        over = message.kind in ("resolved", "over")
+        over = message.kind in (AlertKind.RESOLVED, AlertKind.OVER)
         content: dict[str, Any] = {
             "routing_key": self.routing_key,
             "event_action": "resolve" if over else "trigger",
@@ -46,7 +47,7 @@ class PagerDuty(Channel):
             content["payload"] = {
                 "summary": cut(summary, 1_024),
                 "source": str(facts.get("monitor") or "offbeat"),
-                "severity": "info" if message.kind == "test" else self.severity,
+                "severity": "info" if message.kind == AlertKind.TEST else self.severity,
                 "timestamp": message.at,
                 **{name: str(value) for name, value in known.items() if value},
                 "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import orjson
 from pydantic import AfterValidator, Field, model_validator
 
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.template import check_template, escape_for, fill
 from offbeat_server.notify.transport.http import Transport
@@ -28,6 +29,7 @@ HEADERS_MAX = 50
 SECRETS_MAX = 5
 GENERATE = "generate"  # stands alone in `secrets`: those that the channel has, or a new one
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_OF_INCIDENTS = (AlertKind.OPENED, AlertKind.WORSE, AlertKind.REMINDER, AlertKind.RESOLVED)
 _OURS = frozenset(
     (
         "host",
@@ -135,9 +137,9 @@ class Webhook(Channel):
         await out.post(self.url, body, headers, method=self.method, final=FINAL)
 
 
-def event_type(kind: str) -> str:
+def event_type(kind: AlertKind) -> str:
     """The dotted `type` of a message."""
-    return f"incident.{kind}" if kind in ("opened", "worse", "resolved", "reminder") else f"offbeat.{kind}"
+    return f"incident.{kind}" if kind in _OF_INCIDENTS else f"offbeat.{kind}"
 
 
 def flat(message: Message) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import outbox, projects
 from offbeat_server.db.repositories.changes import changing
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.notify.channels.registry import dump_channel, read_channel, show_channel
 from offbeat_server.notify.channels.webhook import GENERATE, SECRETS_MAX, Webhook, new_secret
 from offbeat_server.web.api.schemas import requests, responses
@@ -107,7 +108,7 @@ async def test_channel(call: Call[None, requests.InProject]) -> ApiReply:
         alert = await history.find_alert(call.deps.pool, alert_id)
         if alert is None:
             raise not_found("such alert any more")
-        if alert["state"] != "pending" or alert["error"] or monotonic() > until:
+        if alert["state"] != AlertState.PENDING or alert["error"] or monotonic() > until:
             said = {name: alert[name] for name in ("state", "attempts", "error")}
             return ApiReply({"id": alert_id, **said})
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -7,6 +7,7 @@ from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.api.schemas.run import run_answers
@@ -198,7 +199,7 @@ def alert_answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "digest_alerts": row["digest_alerts"],
         "recovered_unsent": row["recovered_unsent"],
         "created_at": instant(row["created_at"]),
-        "next_attempt_at": instant(row["next_attempt_at"]) if row["state"] == "pending" else None,
+        "next_attempt_at": instant(row["next_attempt_at"]) if row["state"] == AlertState.PENDING else None,
         "settled_at": instant(row["settled_at"]),
         "expires_at": instant(row["expires_at"]),
     }

@@ -18,7 +18,8 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
-from offbeat_server.engine.schedule.due_times import STATUSES, MonitorStatus
+from offbeat_server.engine.model.enums import Status
+from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.api.schemas import responses
 from offbeat_server.web.api.schemas.monitor import status_of_row
 from offbeat_server.web.framework.params import project_of, slug_in
@@ -38,10 +39,10 @@ _SERIES = {
     "offbeat_monitor_deadline_timestamp_seconds": "When the absence of the next ping is judged.",
 }
 _FILE = re.compile(r"([a-z0-9_.-]{1,100})\.(svg|json)")
-_COLOURS = {"down": "#c62828", "late": "#b26a00", "unknown": "#6a1b9a", "up": "#2e7d32"}
+_COLOURS = {Status.DOWN: "#c62828", Status.LATE: "#b26a00", Status.UNKNOWN: "#6a1b9a", Status.UP: "#2e7d32"}
 _GREY = "#616161"
 _CHAR_PX = 7
-COUNTS = web.AppKey("counts of badges", TtlCache[Counter[str]])
+COUNTS = web.AppKey("counts of badges", TtlCache[Counter[Status]])
 
 
 async def get_project_metrics(call: Call[None, None]) -> ApiReply:
@@ -78,12 +79,12 @@ async def get_tag_badge(call: Call[None, None]) -> ApiReply:
     counts = await call.request.app[COUNTS].get((row["id"], tag), lambda: _count(call, row["id"], tag))
     if not counts:
         raise not_found("such badge")
-    worst = next(status for status in STATUSES if counts[status])
+    worst = next(status for status in Status if counts[status])
     message = worst if counts[worst] == counts.total() else f"{counts[worst]} of {counts.total()} {worst}"
     return _badge(row["name"] if tag == "all" else tag, message, worst, form)
 
 
-async def _count(call: Call[Any, Any], project_id: int, tag: str) -> Counter[str]:
+async def _count(call: Call[Any, Any], project_id: int, tag: str) -> Counter[Status]:
     """The number of monitors of each status."""
     return Counter([seen.status async for _, seen in _seen(call, project_id, tags=None if tag == "all" else [tag])])
 
@@ -100,10 +101,10 @@ async def _seen(call: Call[Any, Any], project_id: int, **which: Any) -> AsyncIte
 
 def _values(row: Record, seen: MonitorStatus) -> dict[str, float]:
     values: dict[str, float] = {
-        "offbeat_monitor_up": int(seen.status != "down"),
-        "offbeat_monitor_late": int(seen.status == "late"),
-        "offbeat_monitor_unwatched": int(seen.status == "unwatched"),
-        "offbeat_monitor_paused": int(seen.status == "paused"),
+        "offbeat_monitor_up": int(seen.status != Status.DOWN),
+        "offbeat_monitor_late": int(seen.status == Status.LATE),
+        "offbeat_monitor_unwatched": int(seen.status == Status.UNWATCHED),
+        "offbeat_monitor_paused": int(seen.status == Status.PAUSED),
         "offbeat_monitor_open_runs": row["open_runs"],
     }
     if row["last_at"] is not None:
@@ -127,7 +128,7 @@ def _file(call: Call[Any, Any]) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _badge(label: str, message: str, status: str, form: str) -> ApiReply:
+def _badge(label: str, message: str, status: Status, form: str) -> ApiReply:
     colour = _COLOURS.get(status, _GREY)
     if form == "json":
         # Form: shields.io/badges/endpoint-badge.

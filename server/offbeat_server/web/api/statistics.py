@@ -5,6 +5,7 @@ from typing import Any
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.db.read_models import history
+from offbeat_server.engine.model.enums import StageStatus
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.framework.pagination import MEMBERS
@@ -41,7 +42,7 @@ async def get_durations(call: Call[None, requests.InProject]) -> ApiReply:
     stages: dict[str, list[float]] = {}
     for row in rows:
         for stage in row["stages"] or ():
-            if stage.get("status") == "done" and stage.get("started_at") and stage.get("finished_at"):
+            if stage.get("status") == StageStatus.DONE and stage.get("started_at") and stage.get("finished_at"):
                 length = (stage["finished_at"] - stage["started_at"]) / SECOND
                 stages.setdefault(stage["name"], []).append(length)
     return ApiReply(

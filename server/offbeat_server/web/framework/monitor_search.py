@@ -10,6 +10,7 @@ from typing import NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.api.schemas.monitor import STORED_AS, status_of_row
 from offbeat_server.web.framework.pagination import MONITORS, Page
@@ -21,7 +22,7 @@ class MonitorFilter(NamedTuple):
     """Which monitors. Without a status: of any."""
 
     project_id: int | None
-    statuses: Collection[str] = ()
+    statuses: Collection[Status] = ()
     tags: Sequence[str] = ()
     text: str | None = None
 
@@ -31,7 +32,7 @@ async def find_monitors(
 ) -> Page[tuple[Record, MonitorStatus]]:
     """Rows of `overview.monitors` that follow `after`, with their status at `now`."""
     stored_as = sorted({stored for status in wanted.statuses for stored in STORED_AS[status]})
-    ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {"late"} else None
+    ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {Status.LATE} else None
     rows_max = min(limit + 1, ROWS_MAX) if not wanted.statuses else ROWS_MAX
     found: list[tuple[Record, MonitorStatus]] = []
     while True:
@@ -43,7 +44,7 @@ async def find_monitors(
             text=wanted.text,
             statuses=stored_as or None,
             ids=ids,
-            not_new=bool(wanted.statuses) and not {"new", "unwatched"} & set(wanted.statuses),
+            not_new=bool(wanted.statuses) and not {Status.NEW, Status.UNWATCHED} & set(wanted.statuses),
             limit=rows_max,
         )
         for row in rows:

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from offbeat_server.db.repositories import outbox
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.web.api import channels
 from offbeat_server.web.api.history import alert_answer
 from offbeat_server.web.framework.pagination import ALERTS
@@ -11,13 +12,12 @@ from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
 
 LIST_MAX = 100
-STATES = ("pending", "dead", "expired", "delivered", "collapsed")
 
 
 async def alerts_page(visit: Visit) -> web.StreamResponse:
     """Alerts, the newest first."""
     state = visit.query_param("state")
-    if state and state not in STATES:
+    if state and state not in set(AlertState):
         raise ApiError(404, "There is no such state.")
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     states = [state] if state else None
@@ -34,7 +34,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
         alerts=[alert_answer(row) for row in page.rows],
         state=state,
         project=visit.query_param("project"),
-        states=STATES,
+        states=list(AlertState),
         older=page.next_cursor,
     )
 

@@ -12,6 +12,7 @@ from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import projects
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channels.registry import KINDS, kinds
 from offbeat_server.notify.channels.webhook import Webhook
@@ -52,7 +53,7 @@ async def channel_page(visit: Visit) -> web.StreamResponse:
     row = await _find(visit)
     number = visit.query_param("test")
     tested = await history.find_alert(visit.deps.pool, int(number)) if re.fullmatch(r"\d{1,18}", number) else None
-    if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != "test"):
+    if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != AlertKind.TEST):
         tested = None
     told = dict(tested) if tested is not None else None
     place, _, secret = visit.request.cookies.get(_NEW_SECRET, "").partition(" ")

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.run_detail import StageDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
@@ -133,7 +134,7 @@ def draw_calendar(
         down = [min(to, ended) - max(since, began) for since, to in troubles if since < ended and to >= began]
         verdicts = runs.get(index, {})
         said = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items()) if count]
-        bad = sum(count for verdict, count in verdicts.items() if verdict in ("failed", "hung"))
+        bad = sum(count for verdict, count in verdicts.items() if verdict in (Verdict.FAILED, Verdict.HUNG))
         if down:
             said.append(f"down for {say_duration(sum(down))}")
         if down or bad:

@@ -9,6 +9,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.web.api import incidents
 from offbeat_server.web.api.incidents import ALERTS_SHOWN_MAX
 from offbeat_server.web.api.schemas import requests
@@ -111,14 +112,14 @@ def _alert(alert: dict[str, Any]) -> Event:
     if alert["digest_alerts"] is not None:
         merged = f", in a digest of {alert['digest_alerts']} alerts"
         merged += "; recovered before it was sent" if alert["recovered_unsent"] else ""
-    if state == "delivered":
+    if state == AlertState.DELIVERED:
         tried = f", attempt {tries}" if tries > 1 else ""
         return Event(at, state, f"Alert sent to {where}", f"{kind}{tried}{merged}", alert["id"])
-    if state == "collapsed":
+    if state == AlertState.COLLAPSED:
         return Event(
             at, state, f"No separate alert to {where}", f"{kind}: {error or 'the incident ended before it was sent'}"
         )
-    if state in ("dead", "expired"):
+    if state in (AlertState.DEAD, AlertState.EXPIRED):
         return Event(
             at, state, f"Alert to {where} failed", f"{kind}: gave up after attempt {tries}. {error}", alert["id"]
         )

@@ -11,6 +11,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.engine.model.definition import Definition, load_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.durations import say_duration
@@ -158,7 +159,7 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
             run["verdict"],
             f"{run['run'] or 'run'} {run['verdict']} after {say_duration(round(run['duration'] * SECOND))}",
             f"/runs/{monitor_id}-{run['number']}",
-            run["verdict"] == "succeeded",
+            run["verdict"] == Verdict.SUCCEEDED,
         )
         for run in reversed(runs)
     ]

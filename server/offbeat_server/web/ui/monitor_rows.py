@@ -12,6 +12,7 @@ from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.web.api.schemas.monitor import status_of_row
 
 DAY: Micros = 86_400 * SECOND
@@ -67,7 +68,7 @@ def line_of(row: Record, pulse: Record | None, now: Micros) -> Line:
         row["incident"],
         row["snoozed_until"] is not None and to_micros(row["snoozed_until"]) > now,
         to_micros(row["created_at"]),
-        version_of(pulse, seen.status == "late") if pulse is not None and _agree(row, pulse) else "0",
+        version_of(pulse, seen.status == Status.LATE) if pulse is not None and _agree(row, pulse) else "0",
     )
 
 

@@ -9,7 +9,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories import projects
-from offbeat_server.engine.schedule.due_times import STATUSES
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.web.api.schemas.monitor import STORED_AS
 from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import MONITORS
@@ -27,7 +27,7 @@ class Filters(NamedTuple):
 
     text: str
     tags: tuple[str, ...]
-    statuses: tuple[str, ...]
+    statuses: tuple[Status, ...]
     project: str
 
     @property
@@ -46,7 +46,7 @@ class Filters(NamedTuple):
         ]
         return "/" + (f"?{urlencode(query)}" if query else "")
 
-    def toggled(self, status: str) -> str:
+    def toggled(self, status: Status) -> str:
         """The overview with this status added or taken away."""
         others = tuple(each for each in self.statuses if each != status)
         return self.path(statuses=others if status in self.statuses else (*others, status))
@@ -83,7 +83,7 @@ async def overview(visit: Visit) -> web.StreamResponse:
         **(troubles | listed),
         counts=counts,
         monitors=sum(counts.values()),
-        statuses=STATUSES,
+        statuses=list(Status),
         tags=tags[:TAGS_SHOWN],
         tags_cut=len(tags) > TAGS_SHOWN,
         projects=[p["slug"] for p in all_projects if visit.principal.project_id in (None, p["id"])],
@@ -108,7 +108,7 @@ class Scope(NamedTuple):
 
 def scope_of(filters: Filters, project_id: int | None, writes: bool) -> Scope:
     """The open incidents within these filters."""
-    down = not filters.statuses or "down" in filters.statuses
+    down = not filters.statuses or Status.DOWN in filters.statuses
     return Scope(project_id, filters.project, writes, filters.tags, filters.text, down)
 
 
@@ -136,7 +136,7 @@ def filters_of(visit: Visit) -> Filters:
     return Filters(
         visit.query_param("q").strip()[:200],
         tuple(dict.fromkeys(tag for tag in query.getall("tag", [])[:20] if tag and "\x00" not in tag)),
-        tuple(status for status in STATUSES if status in query.getall("status", []) and status in STORED_AS),
+        tuple(status for status in Status if status in query.getall("status", []) and status in STORED_AS),
         visit.query_param("project"),
     )
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.db.repositories import projects
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.web.framework.params import slug_in
 from offbeat_server.web.framework.problems import not_found
 from offbeat_server.web.framework.ttl_cache import TtlCache
@@ -25,20 +26,20 @@ async def _render(visit: Visit, slug: str) -> str | None:
     now = visit.now
     pool, id = visit.deps.pool, project["id"]
     counts = await pages.counts(pool, id)
-    down = await overview.monitors(pool, project_id=id, statuses=["down"], limit=MONITORS_MAX)
+    down = await overview.monitors(pool, project_id=id, statuses=[Status.DOWN], limit=MONITORS_MAX)
     others = await overview.monitors(pool, project_id=id, limit=MONITORS_MAX)
     known = {row["id"] for row in down}
     found = [
         monitor_rows.line_of(row, None, now) for row in [*down, *(row for row in others if row["id"] not in known)]
     ]
-    found.sort(key=lambda line: (line.status != "down", line.name.lower()))
+    found.sort(key=lambda line: (line.status != Status.DOWN, line.name.lower()))
     shown = found[:MONITORS_MAX]
     return render_part(
         "status.html",
         project=project["name"],
         lines=shown,
         strips=await monitor_rows.strips(pool, shown, now),
-        down=max(counts.get("down", 0), sum(line.status == "down" for line in shown)),
+        down=max(counts.get(Status.DOWN, 0), sum(line.status == Status.DOWN for line in shown)),
         monitors=max(sum(counts.values()), len(shown)),
         now=now,
     )

@@ -16,6 +16,7 @@ from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.definition import Definition, load_definition
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
 from offbeat_server.web.framework.addresses import ping_url
@@ -29,14 +30,14 @@ _DEFAULTS = {
     if name not in ("name", "tags")  # columns of their own
 }
 # The statuses that the scheduler may have written for a monitor that is shown with this status.
-STORED_AS: dict[str, tuple[str, ...]] = {
-    "new": ("new",),
-    "up": ("new", "up"),
-    "late": ("new", "up", "unknown"),
-    "down": ("down",),
-    "unknown": ("unknown",),
-    "unwatched": ("new", "unwatched"),
-    "paused": ("paused",),
+STORED_AS: dict[Status, tuple[Status, ...]] = {
+    Status.NEW: (Status.NEW,),
+    Status.UP: (Status.NEW, Status.UP),
+    Status.LATE: (Status.NEW, Status.UP, Status.UNKNOWN),
+    Status.DOWN: (Status.DOWN,),
+    Status.UNKNOWN: (Status.UNKNOWN,),
+    Status.UNWATCHED: (Status.NEW, Status.UNWATCHED),
+    Status.PAUSED: (Status.PAUSED,),
 }
 
 

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from offbeat_server.config import PLACEHOLDER
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor
 from offbeat_server.engine.model.definition import Definition, Duration, Slug, StageName
+from offbeat_server.engine.model.enums import AlertState, Status, Verdict
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
-from offbeat_server.engine.schedule.due_times import Status
 from offbeat_server.engine.schedule.maintenance_windows import Window
 from offbeat_server.ingest.protocols.ids import canonical_run, read_id
 
@@ -247,9 +247,7 @@ class RunsQuery(Page):
 
     project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
     open: bool | None = Field(None, description="True: only open runs. False: only finished runs.")
-    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = Field(
-        None, description="Only runs with this verdict."
-    )
+    verdict: Verdict | None = Field(None, description="Only runs with this verdict.")
     run: RunSought | None = Field(None, description="Only the run with this id.")
 
 
@@ -269,7 +267,7 @@ class IncidentsQuery(ProjectPage):
 class AlertsQuery(ProjectPage):
     """Which alerts."""
 
-    state: Literal["pending", "delivered", "dead", "expired", "collapsed"] | None = Field(
+    state: AlertState | None = Field(
         None, description="Only alerts in this state. `dead`: given up. `collapsed`: combined into a digest."
     )
 

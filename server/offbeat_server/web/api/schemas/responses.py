@@ -9,8 +9,8 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.ping import Signal
-from offbeat_server.engine.schedule.due_times import Status
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
 Item = TypeVar("Item")
@@ -90,7 +90,7 @@ class RunAnswer(Answer):
     project: str
     number: int
     run: str | None = Field(description="The run id that the client sent.")
-    verdict: Literal["succeeded", "failed", "hung", "incomplete", "superseded", "unknown"] | None = Field(
+    verdict: Verdict | None = Field(
         description="Null: open. Runs that are `hung` or `incomplete` (pings may be lost in an outage) are open too."
     )
     reason: str | None

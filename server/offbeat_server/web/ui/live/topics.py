@@ -13,6 +13,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.db.repositories.client_runs import ClientRun, hear
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.web.ui import incidents, monitor, monitor_rows, run, system
 from offbeat_server.web.ui import overview as overview_page
 from offbeat_server.web.ui.live.hub import Key, Kind, Patch
@@ -46,7 +47,9 @@ class Lines:
         if known is None or known[0] != monitor_rows.version_of(pulse, False):
             return False
         line = known[1]
-        return line.version != "0" and not (line.status in ("up", "unknown") and line.due_at and now > line.due_at)
+        return line.version != "0" and not (
+            line.status in (Status.UP, Status.UNKNOWN) and line.due_at and now > line.due_at
+        )
 
     async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
         """See live.Kind."""

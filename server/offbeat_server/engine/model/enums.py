@@ -1,0 +1,116 @@
+"""The words for states and kinds that are stored, sent and shown. The values never change; new ones may be added.
+
+A value that comes from the database or from another process becomes a member with `read_enum`. `Signal`
+(engine/model/ping.py) is a `Literal` instead: ingest compares it several times for each ping, and on Python 3.11 a
+comparison with a member of an enum takes twice as long as one of two strings, and six times as long by its class.
+"""
+
+from enum import StrEnum
+from typing import Literal, TypeVar
+
+from offbeat_server.common.errors import UnknownValueError
+
+Member = TypeVar("Member", bound=StrEnum)
+
+# A bound on a run: engine/model/run.py.
+LimitKind = Literal["runtime", "quiet", "stalled", "task stalled", "tasks", "stage"]
+
+
+class Status(StrEnum):
+    """The status of a monitor, the most urgent first.
+
+    `late` is computed when it is shown and never stored. `unwatched`: nothing is expected, so only a `fail` can make
+    the monitor `down`. `unknown`: an outage of Offbeat hid whether the ping came.
+    """
+
+    DOWN = "down"
+    LATE = "late"
+    UNKNOWN = "unknown"
+    UP = "up"
+    NEW = "new"
+    UNWATCHED = "unwatched"
+    PAUSED = "paused"
+
+
+class Verdict(StrEnum):
+    """The result of a run. `hung` and `incomplete` are provisional: the run is open."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    HUNG = "hung"
+    INCOMPLETE = "incomplete"
+    SUPERSEDED = "superseded"
+    UNKNOWN = "unknown"
+
+
+class StageStatus(StrEnum):
+    """The status of a stage of a run. `unfinished` and `not started`: only in a run that has ended."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    UNFINISHED = "unfinished"
+    NOT_STARTED = "not started"
+
+
+class CauseKind(StrEnum):
+    """The kind of one reason why a monitor is down."""
+
+    MISSED = "missed"
+    FAILED = "failed"
+    HUNG = "hung"
+    STAGE = "stage"
+    TASKS = "tasks"
+    MEMBERS = "members"
+    TOO_EARLY = "too_early"
+    TOO_OFTEN = "too_often"
+    OVERLAP = "overlap"
+
+
+class Resolution(StrEnum):
+    """How an incident ended."""
+
+    RECOVERED = "recovered"
+    CHANGED = "changed"
+    PAUSED = "paused"
+    BY_HAND = "by hand"
+    DELETED = "deleted"
+
+
+class AlertKind(StrEnum):
+    """The kind of an alert, or of a message that is sent as one.
+
+    `digest`: several alerts in one message. `over`: every incident of an earlier digest is resolved.
+    """
+
+    OPENED = "opened"
+    WORSE = "worse"
+    REMINDER = "reminder"
+    RESOLVED = "resolved"
+    OPERATOR = "operator"
+    TEST = "test"
+    DIGEST = "digest"
+    OVER = "over"
+
+
+class AlertState(StrEnum):
+    """The state of an alert in the outbox. All but `pending` are final."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    EXPIRED = "expired"
+    COLLAPSED = "collapsed"
+
+
+def read_enum(kind: type[Member], value: str) -> Member:
+    """The member with this value. Raises UnknownValueError."""
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(kind)
+        raise UnknownValueError(
+            f"{value!r} is no {kind.__name__} of this version ({known}); a newer version may have written it"
+        ) from None

@@ -1,0 +1,70 @@
+"""Words that are stored: their values stay, and one that this version does not know is named."""
+
+import orjson
+import pytest
+
+from offbeat_server.common.errors import UnknownValueError
+from offbeat_server.engine.model import enums
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Status, read_enum
+from offbeat_server.engine.model.monitor import RANKS
+from offbeat_server.engine.model.ping import Position
+from tests.support.engine import Scene
+
+STORED = {
+    "Status": "down late unknown up new unwatched paused",
+    "Verdict": "succeeded failed hung incomplete superseded unknown",
+    "StageStatus": "waiting running done failed skipped unfinished not_started",
+    "CauseKind": "missed failed hung stage tasks members too_early too_often overlap",
+    "Resolution": "recovered changed paused by_hand deleted",
+    "AlertKind": "opened worse reminder resolved operator test digest over",
+    "AlertState": "pending delivered dead expired collapsed",
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_values_stay(name: str) -> None:
+    kind = getattr(enums, name)
+    spaced = ("not_started", "by_hand")
+    assert list(kind) == [word.replace("_", " ") if word in spaced else word for word in STORED[name].split()]
+    assert orjson.loads(orjson.dumps(list(kind))) == [str(each) for each in kind] == [f"{each}" for each in kind]
+
+
+def test_every_cause_has_a_rank() -> None:
+    assert set(RANKS) == set(CauseKind)
+
+
+def test_an_unknown_value_is_named_with_the_known_ones() -> None:
+    assert read_enum(AlertKind, "worse") is AlertKind.WORSE
+    with pytest.raises(UnknownValueError, match=r"'escalated' is no AlertKind of this version \(opened, worse, "):
+        read_enum(AlertKind, "escalated")
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "said"),
+    [
+        ("resting", {}, "'resting' is no Status"),
+        (
+            "down",
+            {"incident": {"n": 1, "o": 1, "c": [{"kind": "bored", "opened_at": 1, "reason": "x"}]}},
+            "'bored' is no CauseKind",
+        ),
+        (
+            "up",
+            {"runs": {"n": 1, "o": [{"n": 1, "s": 1, "l": 1, "g": [["a", "lost", 1, 0, 0]]}]}},
+            "'lost' is no Stage",
+        ),
+        ("up", {"runs": {"n": 1, "c": [["r", 1, "won", 5, True]]}}, "'won' is no Verdict"),
+    ],
+)
+def test_a_stored_state_with_an_unknown_value_is_refused_with_its_name(
+    status: str, state: dict[str, object], said: str
+) -> None:
+    m = Scene().monitor(every="1h")
+    with pytest.raises(UnknownValueError, match=said):
+        m.load(status, 0, Position(1, 1, 1), {"heard_at": 1, "created": 1, **state})
+
+
+def test_states_hold_members_after_loading() -> None:
+    m = Scene().monitor(every="1h")
+    m.load("up", 0, Position(1, 1, 1), {"heard_at": 1})
+    assert m.status is Status.UP
