@@ -175,5 +175,5 @@ def _database(url: str | None) -> Iterator[Finding]:
     yield Finding(
         "keeper",
         "ok" if scheduler else "wrong",
-        scheduler or "no scheduler (keeper) holds the lease: deadlines are not evaluated",
+        scheduler or "no scheduler holds the lease: deadlines are not evaluated",
     )

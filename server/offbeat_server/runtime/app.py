@@ -25,7 +25,7 @@ log = structlog.get_logger("app")
 
 
 def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
-    """Run until told to stop; the exit code. `warnings` are logged first.
+    """Run until a stop is requested; the exit code. `warnings` are logged first.
 
     Raises OffbeatError if settings or database are wrong.
     """
@@ -54,7 +54,7 @@ class App(Service):
         super().__init__()
         self.parts = Parts(settings, role, self._part_died, self.request_stop)
         self._build = build
-        self._over: asyncio.Future[str | None]  # None: told to stop; else what has died
+        self._over: asyncio.Future[str | None]  # None: a stop was requested; else the part that has died
 
     async def run(self) -> int:
         """From start to stop; the exit code. Raises what the start raises."""
@@ -94,8 +94,8 @@ class App(Service):
         delay_s, bound_s = settings.drain_delay, settings.stop_timeout
         parts.systemd.extend(HANDOVER_S_MAX + delay_s + bound_s, "stopping")
         if parts.scheduler is not None and parts.scheduler.others_wait:
-            # Otherwise they would wait for the slowest client: the listeners and the writer have seconds for theirs.
-            # The next scheduler follows in the log what is committed meanwhile.
+            # Otherwise they would wait for the slowest client: listeners and writer have seconds for their stop. The
+            # next scheduler reads later commits of this process from the log.
             await parts.stack.stop_early(parts.scheduler, HANDOVER_S_MAX)
         if parts.role is Role.MAIN:
             bound_s += delay_s  # its workers wait for the delay

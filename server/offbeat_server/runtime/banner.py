@@ -1,4 +1,4 @@
-"""What a start prints for the person in front of it: where it listens, the admin key once, and three lines to try.
+"""The text that a start prints for people: the address, the admin key once, and three lines to try.
 
 The lines work when pasted, again and again: the monitor that they make has a key that is always the same in this
 installation.
@@ -18,7 +18,7 @@ SLUG = "hello"
 
 
 class ShownKey(Protocol):
-    """What is known of the admin key; see db/repositories/admin_key.py."""
+    """The admin key as this process knows it; see db/repositories/admin_key.py."""
 
     @property
     def key(self) -> str | None:
@@ -26,7 +26,7 @@ class ShownKey(Protocol):
 
     @property
     def home(self) -> str:
-        """Where it is kept."""
+        """The place of the key."""
 
     @property
     def is_new(self) -> bool:

@@ -1,4 +1,4 @@
-"""What each role is made of: one builder for each, of the parts in `parts.py`.
+"""One builder for each role, of the parts in `parts.py`.
 
 The order of the calls is the order of the start. The stop is that order backwards: first no connection is accepted any
 more, then the pending pings are committed, then the committed pings are evaluated and the decisions written, then the

@@ -1,4 +1,4 @@
-"""What a start needs of Postgres: wait until it is there, bring the schema up to date, read its clock."""
+"""The steps of a start with Postgres: wait until it is there, bring the schema up to date, read its clock."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

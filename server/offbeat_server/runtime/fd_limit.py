@@ -12,14 +12,14 @@ RESERVE = 256  # pools of Postgres, channels, scrapes, log files: some 100 at mo
 
 
 class DescriptorLimit(NamedTuple):
-    """What there is: the limit of descriptors, and how many client connections fit into it."""
+    """The limit of descriptors, and the number of client connections that fit into it."""
 
     limit: int
     connections_max: int
 
 
 def make_room(connections_max: int) -> DescriptorLimit:
-    """Raise the soft limit until so many connections fit, or to the hard one."""
+    """Raise the soft limit until this number of connections fits, or to the hard one."""
     wanted = connections_max + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -35,7 +35,7 @@ def make_room(connections_max: int) -> DescriptorLimit:
 
 
 def advice(limit: int, connections_max: int) -> str:
-    """What to do where they do not fit."""
+    """Return the advice for connections that do not fit."""
     wanted = connections_max + RESERVE
     return (
         f"ulimit -n is {limit}, too few for --connections-max {connections_max}: raise it to {wanted} "

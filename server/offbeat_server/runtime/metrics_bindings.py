@@ -1,6 +1,7 @@
-"""Binds what the rooms of the server keep to the names that the metrics know; nobody keeps anything twice for it.
+"""Binds attributes of the server's parts to the names of the metrics, so that no part keeps a value twice.
 
-Read at the scrape. What is None is absent: only the keeper has a watermark, and a zero would look like one of 1970.
+Read at the scrape. A series whose value is None is absent: only the scheduler has a watermark, and a zero would look
+like one of 1970.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from offbeat_server.scheduler.self_check import SelfCheck
 def bind_ingest(
     metrics: Metrics, settings: Settings, writer: LogWriter, key_index: KeyIndex, http_servers: HttpServers
 ) -> None:
-    """What a process that takes pings knows."""
+    """Metrics of a process that takes pings."""
     metrics.bind("pending_pings", lambda: writer.backlog.pings)
     metrics.bind("pending_bytes", lambda: writer.backlog.bytes)
     metrics.bind("pending_pings_max", lambda: settings.pings_pending_max)
@@ -37,7 +38,7 @@ def bind_ingest(
 
 
 def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck) -> None:
-    """What a process knows that is the keeper, or may become it."""
+    """Metrics of a process that is the scheduler, or may become it."""
 
     def judged(read: Callable[[], Values]) -> Callable[[], Values]:
         return lambda: read() if scheduler.evaluating else None
@@ -60,5 +61,5 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
 
 
 def bind_watchdog(metrics: Metrics, watchdog: OutboundWatchdog) -> None:
-    """What a process knows that may ping an external watchdog."""
+    """Metrics of a process that may ping an external watchdog."""
     metrics.bind("beats", lambda: {"sent": watchdog.sent, "failed": watchdog.failed, "withheld": watchdog.withheld})

@@ -275,7 +275,7 @@ class Parts(Service):
         return application
 
     def _deps(self) -> Deps:
-        """What pages and API are handed."""
+        """The parts for pages and API."""
         return Deps(
             pool=self._pool,
             settings=self.settings,
@@ -310,7 +310,7 @@ class Parts(Service):
         return self.scheduler.engine.now if self.scheduler is not None and self.scheduler.evaluating else None
 
     def _checks(self) -> Sequence[Check]:
-        """What `/readyz` says."""
+        """The checks of `/readyz`."""
         checks = [Check("running", not self.stopping, "stopping" if self.stopping else "")]
         if self._facts.asked:
             checks.append(Check("postgres", self._facts.facts is not None, required=False))

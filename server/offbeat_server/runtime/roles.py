@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What one process does; `builders.py` has a builder for each."""
+    """The work of one process; `builders.py` has a builder for each."""
 
     ALL = "all"  # everything
     MAIN = "main"  # evaluates deadlines, sends alerts, starts the workers

@@ -1,4 +1,4 @@
-"""Tells systemd what the server does: ready, loading, stopping, and that the loop still turns.
+"""Notifies systemd of the server's state: ready, loading, stopping, and that the event loop still runs.
 
 A datagram of lines to the socket that systemd names in the environment, as sd_notify(3) describes it; twenty lines, so
 no dependency. Without systemd every call does nothing. The watchdog's sign of life is sent by the event loop itself and
@@ -36,7 +36,7 @@ class Systemd(Service):
         self._send(f"STATUS={status}")
 
     def extend(self, seconds: float, status: str) -> None:
-        """Starting or stopping takes at least so long from now; call again before it is over."""
+        """Announce that starting or stopping takes at least this time from now; call again before it is over."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}", f"STATUS={status}")
 
     def stopping(self) -> None:

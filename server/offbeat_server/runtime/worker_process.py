@@ -13,7 +13,7 @@ from offbeat_server.runtime.roles import Role
 
 
 def main() -> int:
-    """Run until told to stop, or until the main process ends; the exit code."""
+    """Run until a stop is requested, or until the main process ends; the exit code."""
     given = orjson.loads(sys.stdin.buffer.readline())
     listen_on = socket.socket(fileno=given["socket"])
     build = partial(build_worker, listen_on=listen_on, ready_pipe=given["ready"])

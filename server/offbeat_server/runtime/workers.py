@@ -1,7 +1,7 @@
 """`--workers N`: the main process owns the listening socket and judges; N processes inherit the socket and take pings.
 
 A worker gets its settings through its standard input, which is also how it notices that the main process is gone: the
-pipe ends, whatever ended the other side. A dead one is replaced, a little later each time it dies young.
+pipe ends after any end of the other side. A dead one is replaced, a little later each time it dies young.
 """
 
 import asyncio
@@ -101,13 +101,13 @@ class WorkerProcesses(Service):
             MODULE,
             stdin=PIPE,
             pass_fds=[self._socket.fileno(), says_ready],
-            start_new_session=True,  # Ctrl-C reaches the main process, which tells us in its own order
+            start_new_session=True,  # Ctrl-C reaches the main process, which stops the workers in its own order
         )
         os.close(says_ready)
         asyncio.get_running_loop().add_reader(ready, self._hear_ready, number, ready)
         assert process.stdin is not None
         told = {"socket": self._socket.fileno(), "ready": says_ready, "settings": settings}
-        with contextlib.suppress(ConnectionError):  # it has ended already; whoever waits for it will see
+        with contextlib.suppress(ConnectionError):  # it has ended already; the task that waits for it will see
             process.stdin.write(orjson.dumps(told) + b"\n")
             await process.stdin.drain()
         self._processes[number] = process

@@ -107,7 +107,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
 
 
 def _webhooks() -> dict[str, Any]:
-    """What channels of the kind `webhook` send, one entry for each form of body."""
+    """The bodies that channels of the kind `webhook` send, one entry for each form."""
     return {
         name: {
             "post": {
@@ -179,7 +179,7 @@ class _Schemas:
 
 
 def _finish(schema: Any) -> Any:
-    """Replace `x-items` by the two forms in which an estate lists things."""
+    """Replace `x-items` by the two forms in which a configuration lists objects."""
     if isinstance(schema, list):
         return [_finish(each) for each in schema]
     if not isinstance(schema, dict):
@@ -226,7 +226,7 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
         if description := field.pop("description", None):
             parameter["description"] = description
-        # What is absent is null for us; in an address there is no null.
+        # An absent parameter is null in the model; an address has no null.
         field["anyOf"] = [each for each in field.get("anyOf", ()) if each != {"type": "null"}]
         if len(field["anyOf"]) < 2:
             (only,) = field.pop("anyOf") or [{}]

@@ -57,7 +57,7 @@ class SortKey(Generic[Place]):
             values: Any = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
             checked = [check(value) for check, value in zip(self._columns.values(), values, strict=True)]
         except (ValueError, TypeError, binascii.Error):
-            raise ApiError(422, "The cursor is not one of ours.", [Problem("cursor", "not one of ours")]) from None
+            raise ApiError(422, "The cursor is not valid.", [Problem("cursor", "take it from an answer")]) from None
         return self._make(*checked)
 
     def cursor(self, row: _Columns) -> str:

@@ -108,7 +108,7 @@ async def live_overview(visit: Visit) -> web.StreamResponse:
     project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
     named = [_LINE.fullmatch(each) for each in visit.request.query.get("lines", "").split("_") if each]
     if len(named) > WATCHED_MAX or not all(named):
-        raise ApiError(422, "These are no lines of ours.")
+        raise ApiError(422, "The lines are not valid: reload the page.")
     lines = {int(each[1]): each[2] for each in named if each}
     if visit.principal.project_id is not None:
         own = await overview.monitors(
