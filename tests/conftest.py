@@ -24,7 +24,7 @@ LONG = [
             "outages", "failover", "pages_faults", "bench", "pages_browser", "http", "postgres_changes",
             "embedded", "prometheus", "two_nodes", "dispatcher", "digests", "kill", "exec", "simulation",
             "lost_tail", "scheduler", "apply", "smuggling", "large", "alert_crashes", "fuzz", "frozen_process",
-            "outages_recorded", "model", "api_contract",
+            "outages_recorded", "guides", "model", "api_contract",
         )
 ]  # fmt: skip
 

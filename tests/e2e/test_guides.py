@@ -46,7 +46,7 @@ DOCS = ROOT / "docs"
 PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
 ADDRESS = "http://localhost:8080"
 RECEIVER = "127.0.0.1:9000"
-BLOCK_S = 20.0
+BLOCK_S = 40.0
 TURNS = 16  # pages at once
 _FENCE = re.compile(
     r"(?:^[ ]*<!-- (?P<how>[^\n]*?) -->\n)?"

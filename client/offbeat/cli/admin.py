@@ -8,6 +8,7 @@ from offbeat.cli.client import (
     Client,
     json_option,
     path_of,
+    project_filter_option,
     project_option,
     say,
     when,
@@ -20,7 +21,7 @@ TEST_TIMEOUT_S = 40.0
 
 
 @click.group("channels", invoke_without_command=True)
-@project_option
+@project_filter_option
 @json_option
 @with_client
 def channels_command(client: Client, project: str | None, as_json: bool) -> None:
@@ -93,7 +94,7 @@ def channel_delete(client: Client, slug: str, project: str | None) -> None:
 
 @click.group("keys", invoke_without_command=True)
 @click.option("--all", "show_all", is_flag=True, help="Include revoked keys.")
-@project_option
+@project_filter_option
 @json_option
 @with_client
 def keys_command(client: Client, show_all: bool, project: str | None, as_json: bool) -> None:

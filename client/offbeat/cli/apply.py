@@ -9,7 +9,15 @@ from typing import Any
 import click
 import yaml
 
-from offbeat.cli.client import Client, RequestRejected, json_option, project_option, with_client, write_json
+from offbeat.cli.client import (
+    Client,
+    RequestRejected,
+    json_option,
+    project_filter_option,
+    project_option,
+    with_client,
+    write_json,
+)
 from offbeat.cli.config_file import read_config, write_config
 from offbeat.errors import OffbeatError
 from offbeat.readable import one_line
@@ -79,7 +87,7 @@ def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
 
 
 @click.command("export")
-@project_option
+@project_filter_option
 @json_option
 @with_client
 def export_command(client: Client, project: str | None, as_json: bool) -> None:

@@ -117,6 +117,7 @@ def with_client(command: F) -> F:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON output.")
 project_option = click.option("--project", help="The project; default: the key's own, or `default`.")
+project_filter_option = click.option("--project", help="Only this project; default: all projects that the key may see.")
 
 
 def path_of(*parts: str) -> str:

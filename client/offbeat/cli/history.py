@@ -4,7 +4,17 @@ from typing import Any
 
 import click
 
-from offbeat.cli.client import Client, json_option, path_of, project_option, when, with_client, write_json, write_table
+from offbeat.cli.client import (
+    Client,
+    json_option,
+    path_of,
+    project_filter_option,
+    project_option,
+    when,
+    with_client,
+    write_json,
+    write_table,
+)
 
 _LIMIT = click.option(
     "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of results."
@@ -81,9 +91,9 @@ def run_show(client: Client, run_id: str, as_json: bool) -> None:
 
 @click.group("incidents", invoke_without_command=True)
 @click.option("--open", "is_open", is_flag=True, default=None, help="Only open incidents.")
-@click.option("--monitor", help="Only incidents of this monitor.")
+@click.option("--monitor", help="Only incidents of this monitor, in the key's own project, `default` or --project.")
 @_LIMIT
-@project_option
+@project_filter_option
 @json_option
 @with_client
 def incidents_command(

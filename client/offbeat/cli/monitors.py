@@ -8,6 +8,7 @@ from offbeat.cli.client import (
     Client,
     json_option,
     path_of,
+    project_filter_option,
     project_option,
     say,
     status_text,
@@ -29,7 +30,7 @@ _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created
 @click.option("--tag", multiple=True, help="Only monitors with all of these tags.")
 @click.option("--search", "q", help="Only monitors with this text in slug or name.")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of results.")
-@project_option
+@project_filter_option
 @json_option
 @with_client
 def monitors_command(client: Client, as_json: bool, limit: int | None, **query: Any) -> None:
