@@ -279,6 +279,10 @@ class Outcome:
         for place, text in example.texts.items():
             if text not in self.texts.get(place, ""):
                 found.append(f"{place}: {self.texts.get(place)!r}")
+        late = {
+            key for key, run in (example.runs or {}).items() if "finished late" in self.texts.get(("run", *key), "")
+        }
+        found += [f"run {key} finished late" for key in sorted(late) if example.texts.get(("run", *key)) is None]
         for alert, facts in example.facts.items():
             actual = self.facts.get(alert, {})
             found += [f"{alert} {name}: {actual.get(name)!r}" for name in facts if facts[name] != actual.get(name)]
