@@ -44,7 +44,7 @@ def _of_schedulers(world: World) -> Iterator[str]:
     for node in [*world.nodes.values(), *world.graveyard]:
         if node.scheduler.mismatches:
             yield f"{node.process.name}: SQL and engine held different incidents"
-        if node.scheduler.decisions_dropped:
+        if node.scheduler.decision_writer.dropped:
             yield f"{node.process.name}: a decision could not be stored"
         if node.writer.rows_rejected:
             yield f"{node.process.name}: a ping could not be stored"

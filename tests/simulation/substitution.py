@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CONNECTING = (
-    "offbeat_server.scheduler.scheduler",
+    "offbeat_server.scheduler.scheduler_connection",
     "offbeat_server.scheduler.lease",
     "offbeat_server.db.repositories.ping_log",
 )
 TIMED = (
     "offbeat_server.scheduler.scheduler",
+    "offbeat_server.scheduler.checkpoint",
     "offbeat_server.scheduler.lease",
     "offbeat_server.scheduler.outages",
     "offbeat_server.ingest.log_writer.writer",
@@ -37,10 +38,10 @@ TIMED = (
 )
 # Slices, cuts and second reads happen with few rows.
 SMALL = {
-    "offbeat_server.scheduler.scheduler.SLICE": (1, 8),
+    "offbeat_server.scheduler.evaluation.SLICE": (1, 8),
     "offbeat_server.scheduler.recovery.SLICE": (1, 8),
-    "offbeat_server.scheduler.scheduler.SUBJECTS_MAX": (1, 4),
-    "offbeat_server.scheduler.scheduler.UNDECIDED_MAX": (1, 6),
+    "offbeat_server.scheduler.decision_writer.SUBJECTS_MAX": (1, 4),
+    "offbeat_server.scheduler.evaluation.UNDECIDED_MAX": (1, 6),
     "offbeat_server.committed_batches.ENTRIES_MAX": (2, 30),
     "offbeat_server.db.repositories.scheduler_rows.CHANGES_MAX": (1, 4),
     "offbeat_server.db.repositories.states.LOAD_ROWS": (1, 4),
@@ -94,7 +95,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(f"offbeat_server.notify.{module}.DIGEST_LEAST", BURST + 1)
         for module in ("message_builder", "digests"):
             patch.setattr(f"offbeat_server.notify.{module}.MONITORS_NAMED_MAX", NAMED)
-        patch.setattr("offbeat_server.scheduler.scheduler.CHECKPOINT_S", rng.uniform(1, 8))
+        patch.setattr("offbeat_server.scheduler.checkpoint.CHECKPOINT_S", rng.uniform(1, 8))
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
         rows = rng.randint(2, 12)

@@ -76,7 +76,8 @@ class Node:
         """Gone without a word."""
         await self.writer.cancel_tasks()
         await self.scheduler.cancel_tasks()
-        for connection in (self.writer._log, self.scheduler._connection, self.scheduler.lease._connection):
+        self.scheduler.connection.drop()
+        for connection in (self.writer._log, self.scheduler.lease._connection):
             if connection is not None:
                 connection.terminate()
         self.pool.terminate()

@@ -51,7 +51,7 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
     )
     metrics.bind("pings_unwatched", judged(lambda: scheduler.engine.state.unwatched_pings))
     metrics.bind("pings_skipped", judged(lambda: scheduler.engine.state.unknown_pings))
-    metrics.bind("decisions_dropped", judged(lambda: scheduler.decisions_dropped))
+    metrics.bind("decisions_dropped", judged(lambda: scheduler.decision_writer.dropped))
     metrics.bind("monitors_never_heard", judged(lambda: scheduler.engine.state.counts[Status.NEW]))
     metrics.bind("incidents_open", judged(lambda: scheduler.engine.state.counts[Status.DOWN]))
     metrics.bind("deadlines", judged(lambda: len(scheduler.engine.state.deadlines)))

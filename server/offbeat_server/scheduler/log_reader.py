@@ -25,6 +25,7 @@ class LogReader:
         self.cursors: dict[int, int] = {}  # writer -> the last seq taken
         self.watermark: Micros = 0
         self.newest = 0  # the highest writer id met
+        self.entries_read = 0
         self.others = False  # whether other processes write too
         self.behind = False  # whether the last read ended before what could be read
         self._committed = committed
@@ -67,6 +68,7 @@ class LogReader:
         for part in parts:
             self.cursors[part[-1].writer] = part[-1].seq
         entries = _merged(parts)
+        self.entries_read += len(entries)
         self.watermark = watermark
         self._note(seen)
         return entries, seen

@@ -10,21 +10,84 @@ from functools import partial
 
 import structlog
 
+from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import states
+from offbeat_server.db.repositories import decisions, scheduler_rows, states
 from offbeat_server.db.repositories.entries import ENTRIES_MAX, of_monitor
+from offbeat_server.db.repositories.lease import outlast
 from offbeat_server.db.repositories.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.isolated import isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
+from offbeat_server.scheduler.config_changes import ConfigChanges
+from offbeat_server.scheduler.lease import Lease
+from offbeat_server.scheduler.log_reader import LogReader
+from offbeat_server.scheduler.outages import OutageDetector
 
 SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
 
 log = structlog.get_logger("recovery")
+
+
+async def recover(
+    connection: Connection,
+    engine: Engine,
+    checkpoint: Checkpoint,
+    log_reader: LogReader,
+    config_changes: ConfigChanges,
+    outage_detector: OutageDetector,
+    clock: LogClock,
+    yield_to_loop: Callable[[], Awaitable[None]],
+) -> list[Decision]:
+    """Bring the engine, and all that follows the log, to where the last scheduler left them.
+
+    Return what was decided about monitors that it had quarantined, to be written before all else. Raises
+    DatabaseDownError.
+    """
+    unfinished = await scheduler_rows.unfinished_writers(connection, checkpoint.cursors)
+    log_reader.begin(checkpoint.at, checkpoint.cursors, unfinished, max(checkpoint.cursors, default=0))
+    await config_changes.begin(connection, checkpoint.applied_rev)
+    for outage in await outage_detector.begin(connection, checkpoint.at):
+        engine.add_outage(outage.started_at, outage.ended_at)
+    for window_id, project_id, window in await scheduler_rows.windows(connection, checkpoint.applied_rev):
+        engine.load_window(window_id, project_id, window)
+    begin = checkpoint.at or await database_time(connection, clock)
+    return await load_monitors(connection, engine, checkpoint, begin, yield_to_loop)
+
+
+async def database_time(connection: Connection, clock: LogClock) -> Micros:
+    """Return log time by the database. Set `clock` too if it is not set yet, as in a process without a log writer."""
+    before = clock.local()
+    now = await scheduler_rows.now(connection)
+    if not clock.ready:
+        clock.sample(before, now, clock.local())
+    return now
+
+
+async def compare_incidents(
+    connection: Connection, lease: Lease, engine: Engine, at: Micros, on_mismatch: Callable[[], None]
+) -> None:
+    """Compare the open incidents of Postgres and of the engine. A difference is a bug: it is counted and repaired.
+
+    Raises LeaseLostError, DatabaseDownError.
+    """
+    ours = engine.open_incidents()
+    theirs = await scheduler_rows.open_incidents(connection)
+    if ours != theirs:  # or another scheduler may have gone on since the states were read
+        await outlast(connection, lease.check())
+    for monitor_id, number in theirs.items():
+        if ours.get(monitor_id) != number and monitor_id not in engine.quarantined:
+            on_mismatch()
+            log.error("recovery.incident_only_in_database", monitor_id=monitor_id, incident=number)
+            await decisions.close_incident(connection, lease.check(), monitor_id, number, max(at, 1))
+    for monitor_id in ours.keys() - theirs.keys():
+        on_mismatch()
+        log.error("recovery.incident_only_in_engine", monitor_id=monitor_id)
+        engine.restate_incident(monitor_id)
 
 
 async def load_monitors(
@@ -49,15 +112,15 @@ async def load_monitors(
             else:
                 _try(engine, m, engine.load)
         await asyncio.sleep(0)
-    decisions = []
+    decided: list[Decision] = []
     for m in behind:
-        decisions += await _catch_up(connection, engine, m, checkpoint.at)
+        decided += await _catch_up(connection, engine, m, checkpoint.at)
     engine.loaded(checkpoint.at)
     for count, m in enumerate(stateless, 1):
         _try(engine, m, partial(_begin, engine, at=begin))
         if count % SLICE == 0:
             await breathe()
-    return decisions
+    return decided
 
 
 def _try(engine: Engine, m: Monitor, act: Callable[[Monitor], None]) -> None:
@@ -75,7 +138,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     """Apply to a monitor what the log has of it up to `through`; it is left out again where that still fails."""
     log.info("recovery.quarantine_retried", monitor_id=m.id)
     errors: list[Exception] = []
-    decisions: list[Decision] = []
+    decided: list[Decision] = []
     try:
         lone = isolated_engine(
             engine.state.outages.intervals, engine.state.windows, m, lambda monitor_id, error: errors.append(error)
@@ -88,7 +151,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
                 await asyncio.sleep(0)
         while not errors and not lone.advance(through, SLICE):
             await asyncio.sleep(0)
-        decisions = lone.drain(1)
+        decided = lone.drain(1)
         m.armed = 0  # there
         engine.load(m)
     except DatabaseDownError:
@@ -96,6 +159,6 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
     except Exception as error:
         errors.append(error)
     if not errors:
-        return decisions
+        return decided
     engine.quarantine(m.id, errors[0])
     return []

@@ -81,7 +81,7 @@ async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_u
         old = (await node.pool.fetchval("select log_time()")).date() - timedelta(days=99)
         async with node.pool.acquire() as connection:
             await make_partitions(connection, old, 0)
-        node.scheduler.checkpoint_at = node.scheduler.engine.now
+        node.scheduler.checkpointer.at = node.scheduler.engine.now
         await node.pool.execute("""
             insert into deaf (started_at, ended_at, reason, decided_at)
             values (log_time() - interval '9 days', log_time(), 'clock', log_time())""")

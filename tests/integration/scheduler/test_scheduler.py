@@ -12,7 +12,8 @@ from offbeat_server.db.pool import connect
 from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.scheduler import scheduler as scheduler_module
+from offbeat_server.scheduler import checkpoint, decision_writer
+from offbeat_server.scheduler.recovery import compare_incidents
 from tests.support.harness import eventually
 from tests.support.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
 
@@ -140,7 +141,7 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str)
 
 
 async def test_many_changes_are_not_read_again_by_a_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "CHECKPOINT_CHANGES", 3)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_CHANGES", 3)
     async with running(database_url) as node:
         jobs = [await node.monitor(slug, every="1h") for slug in ("a", "b", "c", "d")]
         await eventually(lambda: node.pool.fetchval("select applied_rev >= $1 from checkpoint", len(jobs) - 1))
@@ -217,12 +218,13 @@ async def test_what_a_successor_has_opened_meanwhile_is_no_mismatch(database_url
         )
         async with node.pool.acquire() as connection:
             with pytest.raises(LeaseLostError):
-                await node.scheduler._compare_incidents(connection)
+                scheduler = node.scheduler
+                await compare_incidents(connection, scheduler.lease, scheduler.engine, 1, scheduler._count_mismatch)
         assert node.scheduler.mismatches == 0
 
 
 async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "SUBJECTS_MAX", 200)
+    monkeypatch.setattr(decision_writer, "SUBJECTS_MAX", 200)
     async with running(database_url) as node:
         async with changes.changing(node.pool) as connection:
             wanted = [WantedMonitor(1, f"m{i}", read_definition({"every": "1s", "grace": "1s"})) for i in range(3000)]
