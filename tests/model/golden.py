@@ -59,7 +59,7 @@ class Step:
 
 @dataclass
 class Example:
-    """What happens, and what must come of it; instants are microseconds after its begin."""
+    """Inputs and their expected outcome; instants are microseconds after the begin."""
 
     rows: tuple[str, ...]
     title: str
@@ -250,7 +250,7 @@ def _ping_of(value: dict[str, str]) -> tuple[Ping, int, bytes | None]:
 
 @dataclass
 class Outcome:
-    """What came of an example, from the engine or from the reference model."""
+    """The outcome of an example, from the engine or from the reference model."""
 
     checks: list[tuple[str, str, str]] = field(default_factory=list)  # the line, what it expects, what there is
     incidents: dict[tuple[str, int], Value] = field(default_factory=dict)
@@ -267,7 +267,7 @@ class Outcome:
         self.checks.append((line, expected, actual))
 
     def differences(self, example: Example) -> list[str]:
-        """What differs from what the example expects; empty if nothing does."""
+        """The differences to the expectation of the example; empty if there is none."""
         found = [f"{line!r}: {actual}" for line, expected, actual in self.checks if expected != actual]
         for name in ("incidents", "alerts", "runs"):
             expected, actual = getattr(example, name), getattr(self, name)
@@ -425,7 +425,7 @@ class EngineRun:
 
 
 def _row_of_run(changes: list[RunChanged]) -> RunChanged:
-    """What the table holds after these changes: a revision leaves the start as it was."""
+    """The row in the table after these changes: a revision leaves the start as it was."""
     started = next((each.started_at for each in reversed(changes) if each.started_at is not None), None)
     return changes[-1]._replace(started_at=started)
 
@@ -531,7 +531,7 @@ class ModelRun:
 
 
 def provisional_verdict(m: reference.Monitor, run: reference.Run) -> str | None:
-    """What an open run comes to in the reference model."""
+    """The provisional verdict of an open run in the reference model."""
     if reference.failing(m.d, reference.see(run)):
         return "failed"
     return "hung" if run.hung else "incomplete" if run.unknown else None

@@ -1,8 +1,8 @@
-"""The reference model: what docs/semantics.md says, built a second time and as plainly as possible.
+"""The reference model: the tables of docs/semantics.md, built a second time and as plainly as possible.
 
-It holds lists of what happened and computes everything else anew whenever it is asked: no heap, no memory of what is
-next, no incremental counts. It was written from the tables, not from the engine, and shares with it only the reading of
-definitions. Slow, and meant to be.
+It holds lists of inputs and computes everything else again whenever it is needed: no heap, no memory of the next
+deadline, no incremental counts. It was written from the tables, not from the engine, and shares with it only the
+reading of definitions. Slow, and meant to be.
 """
 
 import math
@@ -91,12 +91,12 @@ class Run:
     counted: bool = False
     by_pieces: bool = False
     finished_by: int = 0  # the writer of its finish
-    begun: bool = True  # something was heard of it before its end
+    begun: bool = True  # it had a ping before its end
     finish: Ping | None = None  # its own last one
     own_word: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
     unended: Micros = 0  # since when no run without an id has ended
-    said: bool = True  # its start was heard
+    said: bool = True  # its start was received
     hung: bool = False
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
@@ -144,7 +144,7 @@ class Group:
 
 @dataclass
 class Seen:
-    """What a run's events come to."""
+    """The result of a run's events."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
@@ -222,7 +222,7 @@ def slot_after(minutes: list[int], at: Micros) -> Micros:
 
 
 def _content(ping: Ping) -> tuple[Any, ...]:
-    """What must be equal for a ping to be the same one sent again."""
+    """The values that are equal for a ping that is sent again."""
     return ping.signal, ping.run, ping.exit_code, ping.message
 
 
@@ -257,7 +257,7 @@ def window_of(m: Monitor) -> tuple[Micros, Micros]:
 
 
 def due_if_counts(d: Definition, due: Micros, at: Micros, silent: bool) -> Micros:
-    """What is due after something that counts at `at`, when `due` was (0: nothing)."""
+    """The due time after an event that counts at `at`, if `due` was due before (0: nothing)."""
     if d.every is not None:
         return at + d.every
     minutes = minutes_of(d)
@@ -299,7 +299,7 @@ def period_and_grace(d: Definition, at: Micros) -> Micros:
 
 
 def see(run: Run) -> Seen:
-    """What a run's events come to, from the first to the last."""
+    """The result of a run's events, from the first to the last."""
     seen = Seen(last=run.started)
     for kind, at, *rest in run.events:
         if kind == "broken":
@@ -461,7 +461,7 @@ class Model:
             self.now = max(self.now, when)
             self._judge(self.monitors[monitor_id], when)
 
-    # ---------------------------------------------------------------------------------------------------- deaf time
+    # ---------------------------------------------------------------------------------------------------- outages
 
     def is_deaf(self, start: Micros, end: Micros) -> None:
         self.deaf.append((start, end))
@@ -498,7 +498,7 @@ class Model:
         return self._moved(m.d, due - m.d.after.within, due + m.d.grace)
 
     def _limits(self, m: Monitor, run: Run) -> list[tuple[str, str, str, Micros, Micros]]:
-        """What is not broken yet: kind, stage, task, base, deadline."""
+        """The limits that are not broken yet: kind, stage, task, base, deadline."""
         seen = see(run)
         floor = m.limits_from[0] if run.number <= m.limits_from[1] else 0
         return [
@@ -704,7 +704,7 @@ class Model:
         self._restate(m)
         self.releases.append((self.now, m.id))
 
-    # ------------------------------------------------------------------------------------------------------ telling
+    # ------------------------------------------------------------------------------------------------------ alerts
 
     def _plan(self, m: Monitor, incident: Incident, cause: Cause) -> Micros:
         plan = self.now
@@ -804,7 +804,7 @@ class Model:
             if up is None or up.incident is None or up not in self._upstreams(m):
                 self._let_go(m, self.now)
 
-    # ------------------------------------------------------------------------------------------------------ hearing
+    # ------------------------------------------------------------------------------------------------------ pings
 
     def _hear(self, m: Monitor, source: bytes | None, ping: Ping) -> None:
         if (

@@ -1,8 +1,8 @@
-"""The engine against the reference model: whatever happens, they agree on every status, verdict, incident and alert.
+"""The engine against the reference model: for any inputs they agree on every status, verdict, incident and alert.
 
-A case is a string of bytes that is read as choices: what monitors there are, and then what happens to them. The engine
-gets it as a keeper would hand it over, in batches and budgets of any size, written in slices, with checkpoints, clean
-restarts and crashes that lose whatever was not written; the model gets the plain list. `--model-cases 20000` runs more.
+A case is a string of bytes that is read as choices: the monitors, and then their inputs. The engine gets it as a
+scheduler would pass it on, in batches and budgets of any size, written in slices, with checkpoints, clean restarts and
+crashes that lose everything not written; the model gets the plain list. `--model-cases 20000` runs more.
 """
 
 from collections.abc import Iterator
@@ -171,7 +171,7 @@ Event = tuple[Any, ...]  # ("pings", [Entry]), ("change", at, name, ...), ("deaf
 
 
 def draw_events(c: Choices) -> Iterator[Event]:
-    """What happens, in the order in which a keeper meets it."""
+    """The inputs, in the order in which a scheduler gets them."""
     now, seq, rev, windows = BEGIN, 0, 0, 0
     theme = c.of(*THEMES)
     count = 1 if theme == "stages" else 1 + c.below(MONITORS_MAX)
@@ -270,7 +270,8 @@ def _change_model(m: Model, at: Micros, rev: int, kind: str, target: int, slug: 
         {"pause": m.pause, "resume": m.resume, "settle": m.settle, "remove": m.remove}[kind](at, target)
 
 
-# ----------------------------------------------------------------------------------------------------------- the keeper
+# ----------------------------------------------------------------------------------------------------------- the
+# scheduler
 
 
 def jsonb(value: Any) -> Any:
@@ -309,7 +310,7 @@ class Driver:
         self.runs: dict[tuple[int, int], RunChanged] = {}
         self.incidents: dict[tuple[int, int], IncidentChanged] = {}
         self.alerts: dict[tuple[int, int, int], Alert] = {}
-        # What a restart begins with: the next event, the instant up to which all was applied, the last change.
+        # A restart begins with: the next event, the instant up to which all was applied, the last change.
         self.checkpoint: tuple[int, Micros, int, list[tuple[Micros, Micros]], dict[int, Window]] = (0, BEGIN, 0, [], {})
         self.begun: tuple[int, Micros, int, list[tuple[Micros, Micros]], dict[int, Window]] | None = None
         self.deaf: list[tuple[Micros, Micros]] = []
@@ -408,7 +409,7 @@ class Driver:
         elif kind == "create" or target in self.engine.monitors:
             now = next(version for version in reversed(versions) if version.rev <= rev)
             paused = now.paused
-            if kind not in ("create", "pause", "resume"):  # a ping may have ended the pause meanwhile
+            if kind not in ("create", "pause", "resume"):  # a ping may have ended the pause since
                 paused = self.engine.monitors[target].paused
             self.engine.put(
                 target,
@@ -498,7 +499,7 @@ def _upsert(before: RunChanged | None, after: RunChanged) -> RunChanged:
 
 
 def outcome_of_engine(driver: Driver) -> dict[str, Any]:
-    """What the keeper's tables say, and the engine about what is open."""
+    """The scheduler's tables, and the engine's state of open runs and incidents."""
     return {
         "monitors": {
             m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.definition) else 0}

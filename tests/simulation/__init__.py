@@ -1,1 +1,1 @@
-"""A whole installation on a virtual clock: the real engine, order, keeper and writer over a simulated Postgres."""
+"""A whole installation on a virtual clock: the real engine, scheduler and writer over a simulated Postgres."""

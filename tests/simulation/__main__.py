@@ -1,6 +1,6 @@
-"""Many worlds on all cores: `python -m tests.simulation 20000`. Tells the stories of those that failed.
+"""Many worlds on all cores: `python -m tests.simulation 20000`. Prints the stories of those that failed.
 
-What came of a long run is added to docs/simulation.md, a line each.
+The result of a long run is added to docs/simulation.md, a line each.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PART = 50  # worlds between two words of progress
 
 
 class Part(NamedTuple):
-    """What came of some worlds: counts, and the stories of those that failed."""
+    """The results of some worlds: counts, and the stories of those that failed."""
 
     counts: Counter[str]
     failed: dict[int, str]

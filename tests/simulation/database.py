@@ -58,13 +58,13 @@ class Blocked(Exception):
 
 
 def wait_for(session: "Session", lock: Lock) -> None:
-    """Go on only when nobody else holds it."""
+    """Go on only when no other session holds it."""
     if lock.held_by_others(session):
         raise Blocked(lock)
 
 
 class Later(Exception):
-    """The statement has begun; the rest of it happens after so many seconds."""
+    """The statement has begun; the rest of it happens after this number of seconds."""
 
     def __init__(self, seconds: float, work: Work) -> None:
         self.seconds, self.work = seconds, work
@@ -94,7 +94,7 @@ class Link:
 
 
 class Server:
-    """What the sessions share."""
+    """The state that the sessions share."""
 
     def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
         self.loop, self.rng = loop, rng
@@ -232,7 +232,7 @@ class Prepared:
 
 
 class Connection:
-    """What offbeat_server.db uses of asyncpg's connection."""
+    """The part of asyncpg's connection that offbeat_server.db uses."""
 
     def __init__(self, server: Server, link: Link, session: Session, statements: Any, timeout_s: float) -> None:
         self.server, self.link, self.session = server, link, session
@@ -276,7 +276,7 @@ class Connection:
         self.terminate()
 
     def terminate(self) -> None:
-        """What is under way may still happen, until the server notices."""
+        """Statements under way may still happen, until the server notices."""
         if not self._closed:
             self._closed = True
             notice_s = self.server.rng.choice((0.0, 0.01, 0.3, 6.0))
@@ -315,7 +315,7 @@ class Connection:
         here_s = rng.uniform(0.0002, 0.004) + link.slow_s
         if link.request_cut:
             give_up()
-            if rng.random() < 0.5:  # it was on its way, and arrives when nobody waits for it any more
+            if rng.random() < 0.5:  # it was on its way, and arrives when no session waits for it any more
                 server.later(rng.uniform(0.5, 8.0), lambda: server.run(session, work, lambda result, error: None))
         elif link.loss and rng.random() < link.loss:
             self._closed = True  # what follows on this connection cannot overtake what was lost

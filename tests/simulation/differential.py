@@ -62,7 +62,7 @@ class Blocked(Exception):
 
 
 class _Loop:
-    """Time stands still. What a statement of the simulated server leaves for later happens within the statement."""
+    """Time stands still. Effects that the simulated server leaves for later happen within the statement."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
@@ -109,7 +109,7 @@ class Recorded(Statements):
 
 
 class Side:
-    """What a script calls: the connections of a server process, on either side."""
+    """The interface of a script: the connections of a server process, on either side."""
 
     def __init__(self, name: str, log: LogConnection, victim: LogConnection, keeper: Any, pool: Any) -> None:
         self.name, self.log, self.victim, self.keeper, self.pool = name, log, victim, keeper, pool
@@ -198,7 +198,7 @@ class Both:
         await self.compare()
 
     async def resolve(self, monitor_id: int) -> None:
-        """Somebody resolves an incident by hand."""
+        """A user resolves an incident by hand."""
         change = changes.Change("resolve", PROJECT, monitor_id, f"m{monitor_id}", None, {})
         async with changes.changing(self.real.pool) as connection:
             await changes.record_one(connection, "test", change)

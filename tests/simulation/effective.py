@@ -1,7 +1,7 @@
-"""Where the inputs take effect that nobody stamps with an instant: changes and deaf time, as the keepers had them.
+"""The instants of inputs that have none of their own: changes and outages, as the schedulers applied them.
 
-A keeper chooses the instant of a change, and it stands once a state that includes it is stored, or a window is on
-record; what a keeper applied and took into its grave took effect nowhere.
+A scheduler chooses the instant of a change, and it holds once a state that includes it is stored, or a window is
+recorded; a change that a scheduler applied and did not store took effect nowhere.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,13 +16,13 @@ Place = tuple[Micros, int]  # the instant, and which of those of one instant cam
 
 
 class Effective:
-    """What is observed of the keepers, and what must never be seen of them."""
+    """The observed acts of the schedulers, and acts that must never be seen."""
 
     def __init__(self, tables: Statements, schedulers: Callable[[], Iterable[Any]]) -> None:
         self._tables, self._schedulers = tables, schedulers
         tables.on_states, tables.on_outage = self._states_written, self._outage_written
         tables.on_copy, tables.on_window = self._copied, self._window_written
-        self.inputs: list[tuple[Micros, int, Any]] = []  # changes and deaf rows
+        self.inputs: list[tuple[Micros, int, Any]] = []  # changes and outages
         self.unsettled: dict[int, list[SimpleNamespace]] = {}  # changes of each monitor that were ever made
         self.windows: list[SimpleNamespace] = []  # changes of windows that nothing rests on yet
         self._places: dict[tuple[Engine, int], Place] = {}
@@ -30,7 +30,7 @@ class Effective:
         self._ticks = 0
 
     def made(self, change: SimpleNamespace) -> None:
-        """Somebody has changed something."""
+        """A definition was changed."""
         if change.monitor_id is None:
             self.windows.append(change)
         else:

@@ -1,4 +1,4 @@
-"""What goes wrong in a world, one thing every second or two, at any step of what runs then."""
+"""The faults of a world, one every second or two, at any step of the code that runs then."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """`happened` says what, for whoever looks for the cause of a failure. `kinds` are drawn from, each as often."""
+    """`happened` lists them, for the search of the cause of a failure. `kinds` are drawn from, each as often."""
 
     kinds: Sequence[str] = (
         "crash", "crash", "freeze", "freeze", "cut", "lose", "lose", "slow", "restart_database", "restart", "set_clock",

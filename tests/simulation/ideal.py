@@ -1,4 +1,4 @@
-"""What should have come of it: one engine that reads the final log once, from the start; and what differs from that."""
+"""The ideal outcome: one engine that reads the final log once, from the start; and the differences to it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -63,8 +63,8 @@ def _of_engine(world: World) -> Iterator[str]:
     )
     wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=()))
     for known in range(1, len(tables.outages) + 1):
-        # Deaf time was known beforehand to whoever judged a monitor again after it, and not to who had before: as much
-        # of it as there was by then.
+        # An outage was known beforehand to a scheduler that evaluated a monitor again after it, and not to the one
+        # before: as much of it as there was by then.
         if wrong:
             other = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=tables.outages[:known]))
             wrong = {monitor_id: texts for monitor_id, texts in wrong.items() if monitor_id in other}
@@ -73,7 +73,7 @@ def _of_engine(world: World) -> Iterator[str]:
 
 
 def _compare(world: World, engine: Engine) -> dict[int, list[str]]:
-    """What differs, by monitor."""
+    """The differences, by monitor."""
     tables = world.tables
     runs: dict[Key, Any] = {}
     incidents: dict[Key, Any] = {}
@@ -108,9 +108,9 @@ def _of_states(world: World, engine: Engine) -> Iterator[tuple[int, str]]:
             m, s = engine.monitors[monitor_id], stored[monitor_id]
             ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
             theirs = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
-            for each in (ours, theirs):  # how old the rows of its members may be is known to a keeper alone
+            for each in (ours, theirs):  # only a scheduler knows how old the rows of its members may be
                 each.get("fleet", {}).pop("w", None)
-            # What the checkpoint says of all, a state need not say for itself.
+            # A value that the checkpoint has for all, a state need not have for itself.
             ours["members"] = world.tables.members.get(monitor_id, {})
             theirs["members"] = (
                 {} if m.fleet is None else {n: (each.at, m.fleet.silent.get(n)) for n, each in m.fleet.members.items()}
@@ -133,7 +133,7 @@ def _sorted(value: Any) -> Any:
 
 
 def _was_told(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether all that is planned to be told is what a judgement has found to be told already, which is not written."""
+    """Whether every planned alert is one that an evaluation has found to be sent already, which is not written."""
     return bool(ours["a"] and ours["w"] is not None and theirs["w"] is None)
 
 

@@ -78,7 +78,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return timer
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
-        """What a dead process was in the middle of goes no further; nor may it depend on when garbage is collected."""
+        """The coroutines of a dead process go no further; nor may anything depend on when garbage is collected."""
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is passed over when its time comes."""
@@ -109,7 +109,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """The coroutines of the dead may end after the loop."""
 
     def _write_to_self(self) -> None:
-        """Nobody is outside."""
+        """No other thread exists."""
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""

@@ -1,4 +1,4 @@
-"""A server process of a simulated installation: the real writer and keeper on a clock that drifts."""
+"""A server process of a simulated installation: the real writer and scheduler on a clock that drifts."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -24,7 +24,7 @@ SETTINGS = Settings(writer_silent_max=1.0, commit_timeout=3.0)
 
 
 class Silent:
-    """Metrics that nobody reads."""
+    """Metrics without a reader."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: None

@@ -39,12 +39,12 @@ def is_explicit(a: SimpleNamespace) -> bool:
 
 
 def channel_definition(id: int) -> dict[str, Any]:
-    """What a channel is defined as."""
+    """The definition of a channel."""
     return {"url": CHANNELS[id], "digest": id in GATHERING, "per_minute": 60_000}
 
 
 class Outbox:
-    """Alerts and digests, and the courier's lease."""
+    """Alerts and digests, and the dispatcher's lease."""
 
     def __init__(self, server: Server, log_time: Callable[[], Micros], is_keeper: Callable[[str], bool]) -> None:
         self.server, self._log_time, self._is_keeper = server, log_time, is_keeper
@@ -53,7 +53,8 @@ class Outbox:
         self.lease = SimpleNamespace(term=0, holder="", node="", expires=-1)
 
     def put_all(self, rows: Sequence[tuple[int | None, int, int, int, str, Any]]) -> list[list[int]]:
-        """What one statement of a decision writes: channel, monitor, incident, ordinal, kind and facts of each alert.
+        """Write the alerts of one statement of a decision: channel, monitor, incident, ordinal, kind and facts of each
+        alert.
 
         The end of an incident has no channel: it goes to those that an alert has reached or may still reach. Returns
         the channels of each row.
@@ -107,7 +108,7 @@ class Outbox:
         )  # fmt: skip
 
     def clock_jumped(self, at: Micros) -> None:
-        """What a registration that has seen it does about it. `at` is log time from now on."""
+        """The effects of a registration that has seen it. `at` is log time from now on."""
         self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
         for each in (*self.alerts.values(), *self.digests.values()):
             if each.state == "pending":

@@ -29,6 +29,6 @@ def outcome(seed: int, mutate: Mutant | None = None) -> tuple[World, list[str]]:
 
 
 def story(world: World, wrong: list[str]) -> str:
-    """What somebody needs who looks for the cause."""
+    """The facts for the search of the cause."""
     again = f"again: python -m pytest tests/simulation/test_simulation.py --seed {world.seed} --seeds 1"
     return "\n".join([f"seed {world.seed} ({again})", *wrong[:20], "faults:", *world.faults.story])

@@ -1,4 +1,4 @@
-"""Who uses a simulated installation: people who define and change monitors and windows, and jobs that ping."""
+"""The users of a simulated installation: people who define and change monitors and windows, and jobs that ping."""
 
 import asyncio
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 PROJECT = 1
-STEADY = 1  # a monitor that nobody changes, and whose job is never silent: whatever it misses is a false alarm
+STEADY = 1  # a monitor that is never changed, and whose job is never silent: every miss is a false alarm
 STEADY_EVERY_S = 0.9
 CALENDARS = ({"cron": "* * * * *"}, {"oncalendar": "*:*:0/2"}, {"oncalendar": "*:*:1/5"})
 
@@ -54,7 +54,7 @@ class People:
         self._record("monitor", m.id, m.slug, _document(m), None)
 
     def resolve(self, monitor_id: int) -> None:
-        """Somebody says that whatever it is, it is over."""
+        """A user resolves the open incident by hand."""
         self._record("resolve", monitor_id, f"m{monitor_id}", None, b"{}")
 
     def put_window(self, window_id: int, definition: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Those who are to be told: they answer, fail, hang and lose answers; and what must hold of everything that arrives."""
+"""The receivers of alerts: they answer, fail, hang and lose answers; and the invariants of everything that arrives."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TIMEOUT_S = 2.0
-TROUBLE_LASTS_S = 15.0  # a fault, and what comes of it: a claim that nobody renews and that lapsed before
+TROUBLE_LASTS_S = 15.0  # a fault, and its effects: a claim that no process renews and that lapsed before
 
 
 def message_id(a: SimpleNamespace) -> str:
@@ -26,7 +26,7 @@ def message_id(a: SimpleNamespace) -> str:
 
 
 def _of_digest(digest: SimpleNamespace, data: dict[str, Any]) -> Iterator[str]:
-    """What a digest says must be what is in it, and every explicit failure is named with its reason."""
+    """A digest's text must agree with its members, and every explicit failure is named with its reason."""
     for kind in ("opened", "worse", "resolved"):
         count = sum(a.kind == kind for a in digest.members)
         if data[kind] != count:
@@ -48,12 +48,12 @@ class Arrival(NamedTuple):
 
 
 class Receivers:
-    """All of them, and what they were told."""
+    """All receivers, and the alerts that they got."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
         self.arrivals: list[Arrival] = []
-        self.last_alert = 0  # those that came later may wait for the next courier
+        self.last_alert = 0  # later ones may wait for the next dispatcher
 
     async def _post(self, node: str, url: str, body: bytes, id: str) -> DeliveryReply:
         world, rng = self._world, self._world.rng
@@ -116,7 +116,7 @@ class Receivers:
                 yield f"untold: incident {a.incident} of monitor {a.monitor_id} in lane {a.lane}"
 
     def _reasons(self, copies: list[Arrival]) -> int:
-        """How many faults may have kept whoever sent the first of them from saying so."""
+        """How many faults may have kept the sender of the first of them from recording it."""
         began_s, ended_s = copies[0].at_s - TROUBLE_LASTS_S, copies[-1].at_s
         nodes = {copy.node for copy in copies}
         return sum(
@@ -126,7 +126,7 @@ class Receivers:
 
 
 class WayOut:
-    """What channels send with, from one process."""
+    """The transport of channels, from one process."""
 
     mail_server = None
 

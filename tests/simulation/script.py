@@ -39,7 +39,7 @@ DEFINITIONS: tuple[dict[str, Any], ...] = (
 
 
 class Script:
-    """Draws one call after another. What it knows is what the callers would know: results of earlier calls."""
+    """Draws one call after another. It knows what the callers would know: results of earlier calls."""
 
     def __init__(self, both: Both, rng: Random) -> None:
         self.both, self.tables, self.rng = both, both.tables, rng
@@ -61,7 +61,7 @@ class Script:
         }  # fmt: skip
 
     async def run(self, steps: int) -> None:
-        """So many calls; raises AssertionError at the first difference."""
+        """Make this number of calls; raises AssertionError at the first difference."""
         await self.both.compare()
         await self.register()
         await self.take()
@@ -175,7 +175,7 @@ class Script:
         await self._ask(lambda side: side.victim.latest())
 
     async def ask_log(self) -> None:
-        """What a writer asks after a lost connection."""
+        """The queries of a writer after a lost connection."""
         writer = self._writer()
         await self._ask(lambda side: side.log.standing(writer))
         await self._ask(lambda side: side.log.standing(writer._replace(started_at=writer.started_at + 1)))
@@ -209,7 +209,7 @@ class Script:
     # ---------------------------------------------------------------------------------------------------- people
 
     async def people(self) -> None:
-        """Somebody changes a definition."""
+        """A user changes a definition."""
         rng, both, monitors, windows = self.rng, self.both, self.tables.monitors, self.tables.windows
         what = rng.random()
         monitor_id = rng.choice([*monitors, 0])
@@ -490,7 +490,7 @@ class Script:
         return self.rng.sample(claimed, self.rng.randint(0, len(claimed)))
 
     async def settle(self) -> None:
-        """What became of some attempts."""
+        """The results of some attempts."""
         rng, holder = self.rng, self.rng.choice(HOLDERS)
         outcomes = []
         for id in self._claims(holder):
@@ -554,7 +554,7 @@ class Script:
         )
 
     async def settle_digest(self) -> None:
-        """What became of a digest."""
+        """The result of a digest."""
         if not self.digests:
             return
         rng, holder = self.rng, self.rng.choice(HOLDERS)
@@ -589,7 +589,7 @@ def _change(change: ChangeSeen) -> Any:
 
 
 def _document(text: str | bytes | None) -> Any:
-    """What a change says, without what only the pages read."""
+    """A change, without the columns that only the pages read."""
     if text is None:
         return None
     said = orjson.loads(text)

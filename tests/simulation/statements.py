@@ -1,4 +1,4 @@
-"""What each SQL statement does, in plain Python over plain rows: the keeper's, the writer's and the lease's.
+"""The effect of each SQL statement, in plain Python over plain rows: the scheduler's, the writer's and the lease's.
 
 Checks that only the database can make are made here as they happen: an incident that opens twice, an alert that is
 written with another meaning, a term that writes after a later one.
@@ -139,7 +139,7 @@ class Statements:
                 self.set_at, self.ahead = clock, at - clock
                 self.lease.expires = min(self.lease.expires, at + 10 * SECOND)
                 self.outbox.clock_jumped(at)
-            # One transaction: nobody has seen the new writer yet, nor that the former one is fenced.
+            # One transaction: no session has seen the new writer yet, nor that the former one is fenced.
             new = self._next("writers")
             for first, last, count, reason in zip(first_ages, last_ages, pings, reasons, strict=True):
                 self._refused(new, at - first, at - last, count, reason)
@@ -222,7 +222,7 @@ class Statements:
             self.server.lock(session, lock)
 
     def _refused(self, writer: int, started: Micros, ended: Micros, pings: int, reason: str) -> None:
-        # What lies before a watermark that was read is reported too late, by nobody's fault.
+        # A refusal before a watermark that was read is reported too late; this is no fault.
         # Those of a registration (its writer is not there yet) become visible together with the writer.
         in_time = started >= self.watermark
         if writer in self.writers:
@@ -280,14 +280,14 @@ class Statements:
         return [_ONE(1)] if self.is_held(term, holder) else []
 
     def is_held(self, term: int, holder: str) -> bool:
-        """What the `where` of the first statement of a decision says."""
+        """The `where` of the first statement of a decision."""
         return (self.lease.term, self.lease.holder) == (term, holder)
 
     def _note_term(self, term: int) -> None:
         if term < self.lease.term:
             self.wrong.append(f"term {term} writes after term {self.lease.term} was taken")
 
-    # --------------------------------------------------------------------------------------- the keeper reads
+    # --------------------------------------------------------------------------------------- the scheduler reads
 
     def scheduler_checkpoint(self, session: Session) -> list[Row]:
         c = self.checkpoint
@@ -477,7 +477,7 @@ class Statements:
         return _OUTAGE(outages.id, to_datetime(started), to_datetime(ended), reason, outages.pings)
 
     def _is_in_time(self, writer: int, reason: str) -> bool:
-        """Whether nobody can have judged before this was known."""
+        """Whether no scheduler can have evaluated before this was known."""
         w = self.writers[writer]
         return bool(w.alone) if reason == "stopped" else w.seq > 0
 
@@ -503,7 +503,7 @@ class Statements:
     def scheduler_projects(self, session: Session) -> list[Row]:
         return [_SLUG(1, "default")]
 
-    # -------------------------------------------------------------------------------------- the keeper writes
+    # -------------------------------------------------------------------------------------- the scheduler writes
 
     def decisions_put_states(self, session: Session, *columns: list[Any]) -> None:
         self._lock_states(session, columns[0])
@@ -627,7 +627,7 @@ class Statements:
                 self.outbox.put_all(rows), rows, strict=True
             ):
                 if not channels:
-                    continue  # an end goes to whoever was told of the incident
+                    continue  # an end goes to every channel that received an alert of the incident
                 was = self.alerts.setdefault((monitor_id, incident, ordinal), SimpleNamespace(kind=kind))
                 if was.kind != kind:
                     self.wrong.append(f"alert {monitor_id}/{incident}/{ordinal} was {was.kind} and is {kind}")

@@ -1,4 +1,4 @@
-"""What stands in for the world outside: Postgres, time and chance; with bounds so small that every cut happens."""
+"""Substitutes for the world outside: Postgres, time and chance; with bounds so small that every cut happens."""
 
 import asyncio
 import random
@@ -68,7 +68,7 @@ NAMED = 2  # monitors with explicit failures in a digest
 
 
 class Rows(bytes):
-    """What stands for a COPY's body: its entries."""
+    """The substitute for a COPY's body: its entries."""
 
     entries: list[Entry]
 

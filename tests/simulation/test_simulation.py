@@ -29,8 +29,8 @@ from offbeat_server.scheduler.log_reader import LogReader
 from tests.simulation.faults import Faults
 from tests.simulation.outcome import Mutant, outcome, story
 
-# In so many worlds every one of the bugs below is to be found, wherever the draws of a seed lead after the next change:
-# each shows in one world of six at least.
+# In this number of worlds every bug below is to be found, also if the next change moves the draws of the seeds: each
+# shows in one world of six at least.
 MUTANT_SEEDS = 60
 PROGRESS_SEEDS = 500
 
@@ -126,8 +126,8 @@ def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
-    # A keeper that is cut off or frozen distrusts itself in time; only the database's clock, set forward, ends a lease
-    # under the hands of one who writes. One world of a hundred with all faults shows it, one of four with these.
+    # A scheduler that is cut off or frozen gives up in time; only the database's clock, set forward, ends a lease while
+    # its holder writes. One world of a hundred with all faults shows it, one of four with these.
     patch.setattr(Faults, "kinds", ("set_clock",))
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the simulation says that each SQL statement does is what Postgres does.
+"""The simulated SQL does the same as Postgres.
 
 The same random calls go to both. `pytest tests/simulation/test_statements.py --scripts 200` runs more of them.
 """

@@ -1,6 +1,6 @@
-"""One seed's world: server processes, people who use them, and what goes wrong.
+"""One seed's world: server processes, people who use them, and faults.
 
-The seed draws everything. What is random in the code under test draws from the same seed.
+The seed draws everything. Random values in the code under test come from the same seed.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from tests.simulation.people import People
 from tests.simulation.receivers import Receivers
 from tests.simulation.statements import Statements
 
-CLIENTS_S = 16.0  # so long there are pings, edits and faults
-TOLD_S = 120.0  # at most so long until everybody was told
-QUIET_S = 30.0  # at most so long until everything is judged
+CLIENTS_S = 16.0  # how long there are pings, edits and faults
+TOLD_S = 120.0  # the longest time until every alert was sent
+QUIET_S = 30.0  # the longest time until everything is evaluated
 
 
 class World:
-    """All of it."""
+    """A whole world."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.rng = seed, random.Random(seed)
@@ -105,7 +105,7 @@ class World:
             await asyncio.sleep(9)  # what was begun before has ended too
 
     async def _settle(self) -> None:
-        """Until somebody has judged beyond the last ping, and knows every change."""
+        """Wait until a scheduler has evaluated beyond the last ping, and knows every change."""
         last = max((entry.at for entry in self.tables.pings.values()), default=0)
         revs = len(self.tables.changes)
         for _ in range(int(QUIET_S / 0.25)):
@@ -118,7 +118,7 @@ class World:
         self.wrong.append("nobody judges any more")
 
     async def _deliver(self) -> None:
-        """Until everything was told."""
+        """Wait until every alert was sent."""
         for _ in range(int(TOLD_S / 0.25)):
             if not any(alert.state == "pending" for alert in self.tables.outbox.alerts.values()):
                 break
@@ -132,7 +132,7 @@ class World:
             self.wrong.append(f"{context.get('message')}: {trace}")
 
     def close(self) -> None:
-        """The dead are buried: their coroutines are closed, whatever they say."""
+        """Close the coroutines of dead processes, also if they raise."""
         for task in asyncio.all_tasks(self.loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             for _ in range(5):  # a `finally` may await once more
