@@ -45,7 +45,8 @@ create table projects (
   name        text not null,
   ping_key    text not null unique,          -- addresses monitors by slug: /ping/{ping_key}/{slug}
   definition  jsonb not null default '{}',
-  created_at  timestamptz not null default now()
+  created_at  timestamptz not null default now(),
+  rev         bigint not null default 0      -- the change that wrote this row; 0: none, or one by version 4
 );
 
 create table channels (
@@ -61,6 +62,7 @@ create table channels (
   failing_since   timestamptz,
   failing_why     text,
   failing_told_at timestamptz,
+  rev             bigint not null default 0, -- the change that wrote this definition; 0: none, or one by version 4
   unique (project_id, slug)
 );
 
@@ -410,7 +412,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (4, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (5, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

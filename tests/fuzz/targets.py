@@ -17,6 +17,7 @@ from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.common.errors import DefinitionError, SettingsError
 from offbeat_server.config import Network, Settings
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.slugs import is_slug, slug_of
 from offbeat_server.engine.schedule.calendar import calendar, check_cron, check_oncalendar, check_zone
 from offbeat_server.engine.schedule.durations import read_duration, write_duration
 from offbeat_server.ingest.bulk import _read as read_bulk_value
@@ -32,11 +33,10 @@ from offbeat_server.ingest.protocols.parameters import read_fields
 from offbeat_server.ingest.protocols.registry import find
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.sentry.envelope import open_envelope
-from offbeat_server.ingest.protocols.slugs import is_slug, slug_of
 from offbeat_server.ingest.protocols.urlencoded import read_pairs
 from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_channel
-from offbeat_server.web.api.config_apply import Estate
-from offbeat_server.web.api.schemas.requests import MonitorBody
+from offbeat_server.services.config_apply import Estate
+from offbeat_server.services.documents import MonitorBody
 from offbeat_server.web.framework import pagination
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate

@@ -19,6 +19,8 @@ from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.access import hash_key, load_secret
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.notify.channels.registry import Kinds
+from offbeat_server.services.context import Context
 from offbeat_server.web.api.routes import add_routes
 from offbeat_server.web.framework.access import Access
 from offbeat_server.web.framework.routing import Deps
@@ -77,13 +79,9 @@ async def serving(database_url: str, **settings: Any) -> AsyncIterator[Api]:
 
     chosen = Settings(**settings)
     deps = Deps(
-        pool,
+        Context(pool, now, lambda: changed.append(None), append, lambda: None, Kinds()),
         chosen,
         Access(pool, hash_key(await load_secret(pool), ADMIN_KEY), ClientAddresses(chosen.trusted_proxies)),
-        now,
-        lambda: changed.append(None),
-        append,
-        lambda: None,
     )
     app = web.Application()
     add_routes(app, deps)

@@ -293,10 +293,10 @@ class Server:
             self._fail("the server ended before it listened")
         self._session = aiohttp.ClientSession(self.url)
 
-    async def api(self, method: str, path: str, json: Any = None) -> Answer:
+    async def api(self, method: str, path: str, json: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """One request to the management API with the admin key."""
-        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        async with self.session.request(method, path, json=json, headers=headers) as response:
+        sent = {"Authorization": f"Bearer {ADMIN_KEY}", **(headers or {})}
+        async with self.session.request(method, path, json=json, headers=sent) as response:
             text = await response.text()
             is_json = "json" in response.content_type and "ndjson" not in response.content_type
             return Answer(response.status, _loads(text) if is_json else text, response.headers)

@@ -4,6 +4,9 @@ OffbeatError
 ├── SettingsError             the command line or the environment is wrong; the message says what to do
 ├── DefinitionError           a monitor, channel or project is not valid; one problem per field
 ├── PreconditionError         the object has changed since the client read it, or exists already
+├── NotFoundError             the object of a command does not exist
+├── ConflictError             other data stands against a command
+├── CommandError              a command cannot be carried out as it was given, for any data
 ├── SchemaError               the database is not ours, or newer than this program
 ├── UnknownValueError         a stored word is none that this version knows
 ├── UnavailableError          not possible now: answered 503 with a Retry-After
@@ -16,6 +19,7 @@ OffbeatError
 └── LeaseLostError            this process is no longer the scheduler; what it was about to write is dropped
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from offbeat.errors import OffbeatError, SettingsError
@@ -23,11 +27,14 @@ from offbeat.errors import OffbeatError, SettingsError
 __all__ = [
     "AlreadyInLogError",
     "BacklogFullError",
+    "CommandError",
+    "ConflictError",
     "DatabaseDownError",
     "DatabaseRefusedError",
     "DefinitionError",
     "FencedError",
     "LeaseLostError",
+    "NotFoundError",
     "OffbeatError",
     "PreconditionError",
     "Problem",
@@ -56,6 +63,25 @@ class DefinitionError(OffbeatError):
 
 class PreconditionError(OffbeatError):
     """The condition under which a change was to be made (If-Match, If-None-Match) does not hold."""
+
+
+class NotFoundError(OffbeatError):
+    """The object of a command does not exist. `what` completes "There is no …"."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"There is no {what}.")
+
+
+class ConflictError(OffbeatError):
+    """Other data stands against the command; `problems` names it, if there is more than the message."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class CommandError(OffbeatError):
+    """A part of the command is missing, or its idempotency key was used for another one."""
 
 
 class SchemaError(OffbeatError):

@@ -16,16 +16,22 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.db.pool import Pool, database_trouble
-from offbeat_server.db.repositories import changes, definitions
-from offbeat_server.db.repositories.definitions import WantedMonitor
-from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.protocols.base import OK, Outcome, Slug
+from offbeat_server.services.monitors import Provisioned, ProvisionMonitor, provision_monitor
 
 CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
 CHANGED_PER_MINUTE_MAX = 1_000  # beyond: the ping counts, and a later one changes the monitor
 REMEMBERED_MAX = 100_000  # declarations
-_CREATED, _UNKNOWN, _FULL, _CROWDED = Outcome("created"), Outcome("unknown"), Outcome("full"), Outcome("crowded")
+_UNKNOWN, _FULL, _CROWDED = Outcome("unknown"), Outcome("full"), Outcome("crowded")
+_OUTCOMES: Final[Mapping[Provisioned, Outcome]] = {
+    "created": Outcome("created"),
+    "changed": OK,
+    "unchanged": OK,
+    "unknown": _UNKNOWN,
+    "full": _FULL,
+    "crowded": _CROWDED,
+}
 _DAILY: Final[Mapping[str, Any]] = {"every": "1d", "grace": "1h"}
 # Healthchecks 29b5ec25, hc/api/models.py: DEFAULT_TIMEOUT, DEFAULT_GRACE; a run must end within the grace time.
 # Cronitor makes a monitor without a schedule, of which only failures are alerted; a day is what its users mean most.
@@ -85,27 +91,29 @@ class Provisioning:
         return self._allowed and self._key_index.project_of(ping_key) is not None
 
     async def _put(self, address: Slug, project_id: int, dialect: str | None) -> Outcome:
+        def may_create() -> bool:
+            if self._created.is_full(project_id):
+                return False  # since the check: other pings created monitors while this one waited for the lock
+            self._created.add(project_id)
+            return True
+
+        command = ProvisionMonitor(
+            project_id,
+            address.slug,
+            like=address.like,
+            create=address.create,
+            declared=address.definition or {},
+            defaults=_defaults(address, dialect),
+            may_create=may_create,
+            monitors_max=self._monitors_max,
+        )
         with database_trouble():
-            async with changes.changing(self._pool) as connection:
-                stored = await definitions.stored_definition(connection, project_id, address.slug)
-                like = None
-                if stored is None and address.like is not None:
-                    like = await definitions.stored_definition(connection, project_id, address.like)
-                if stored is None and like is None and not address.create:
-                    return _UNKNOWN
-                base = stored if stored is not None else like if like is not None else _defaults(address, dialect)
-                fields = {**base, **(address.definition or {})}
-                definition = read_definition({name: value for name, value in fields.items() if value is not None})
-                if stored is None and self._created.is_full(project_id):
-                    return _FULL  # since the check: other pings created monitors while this one waited for the lock
-                if stored is None and await definitions.has_monitors(connection, project_id, self._monitors_max):
-                    log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
-                    return _CROWDED
-                if await definitions.put_monitors(
-                    connection, [WantedMonitor(project_id, address.slug, definition)], "ping"
-                ):
-                    (self._changed if stored is not None else self._created).add(project_id)
-        return OK if stored is not None else _CREATED
+            provisioned = await provision_monitor(self._pool, command, "ping")
+        if provisioned == "changed":
+            self._changed.add(project_id)
+        if provisioned == "crowded":
+            log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
+        return _OUTCOMES[provisioned]
 
 
 def _defaults(address: Slug, dialect: str | None) -> Mapping[str, Any]:

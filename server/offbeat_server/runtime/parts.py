@@ -36,7 +36,7 @@ from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
 from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.ingest.protocols.base import Outcome
 from offbeat_server.ingest.provisioning import Provisioning
-from offbeat_server.notify.channels.registry import KINDS
+from offbeat_server.notify.channels.registry import KINDS, Kinds
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.notify.transport.http import Transport
 from offbeat_server.observability.loop_lag import LoopLag
@@ -53,8 +53,9 @@ from offbeat_server.runtime.workers import WorkerProcesses
 from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
 from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
+from offbeat_server.services.config_apply import apply_file
+from offbeat_server.services.context import Context
 from offbeat_server.web.api import routes
-from offbeat_server.web.api.config_apply import apply_file
 from offbeat_server.web.framework.access import Access
 from offbeat_server.web.framework.routing import Deps
 from offbeat_server.web.ops import probes
@@ -155,8 +156,8 @@ class Parts(Service):
     async def apply_config(self) -> None:
         """Apply the file of `--config`, if one is given."""
         if self.settings.config is not None:
-            applied = await apply_file(self._deps(), self.settings.config)
-            log.info("parts.config_applied", file=str(self.settings.config), changes=len(applied["changes"]))
+            applied = await apply_file(self._context(), self.settings.config)
+            log.info("parts.config_applied", file=str(self.settings.config), changes=len(applied.changes))
 
     async def start_transport(self) -> None:
         """Start what ends stuck sessions, and the transport of alerts."""
@@ -275,15 +276,19 @@ class Parts(Service):
         return application
 
     def _deps(self) -> Deps:
-        """The parts for pages and API."""
-        return Deps(
+        """The parts that pages and the API need."""
+        access = Access(self._pool, self._admin_key.hash, ClientAddresses(self.settings.trusted_proxies))
+        return Deps(self._context(), self.settings, access)
+
+    def _context(self) -> Context:
+        """The parts that the use cases need."""
+        return Context(
             pool=self._pool,
-            settings=self.settings,
-            access=Access(self._pool, self._admin_key.hash, ClientAddresses(self.settings.trusted_proxies)),
             now=self.clock.now,
             changed=self._definition_changed,
             append=self._append,
             wake_dispatcher=self._wake_dispatcher,
+            channel_kinds=Kinds(),
         )
 
     def _definition_changed(self) -> None:

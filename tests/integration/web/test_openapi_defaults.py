@@ -8,8 +8,8 @@ from pydantic import BaseModel, TypeAdapter
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.rules.reasons import warnings
 from offbeat_server.notify.channels.registry import KINDS
+from offbeat_server.services import documents
 from offbeat_server.web.api.routes import ROUTES
-from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework.openapi import WireDefaults, document
 
 
@@ -24,7 +24,7 @@ def models_of(annotation: Any) -> set[type[BaseModel]]:
 REQUESTS = sorted(
     set().union(
         *(models_of(each) for route in ROUTES for each in (route.body, route.query) if each is not None),
-        *(models_of(each) for each in (*requests.LISTED, *KINDS.values())),
+        *(models_of(each) for each in (*documents.LISTED, *KINDS.values())),
     ),
     key=lambda model: model.__name__,
 )
@@ -69,7 +69,7 @@ def test_the_document_has_these_defaults():
 
 
 def test_a_body_of_all_defaults_is_the_monitor_that_was_meant():
-    schema = requests.MonitorBody.model_json_schema(schema_generator=WireDefaults)
+    schema = documents.MonitorBody.model_json_schema(schema_generator=WireDefaults)
     sent = {name: each["default"] for name, each in schema["properties"].items() if "default" in each}
     fields = {name: value for name, value in sent.items() if name not in ("key", "keys", "paused")}
     assert read_definition({**fields, "every": "1m"}) == read_definition({"every": "1m"})

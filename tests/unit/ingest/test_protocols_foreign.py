@@ -7,6 +7,7 @@ import pytest
 
 from offbeat_server.engine.model.definition import Keywords
 from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.ingest.key_index import PingRules
 from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
 from offbeat_server.ingest.protocols.base import (
@@ -23,7 +24,6 @@ from offbeat_server.ingest.protocols.base import (
 from offbeat_server.ingest.protocols.keyword_filters import filtered
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from offbeat_server.ingest.protocols.sentry import check_ins
-from offbeat_server.ingest.protocols.slugs import slug_in, slug_of
 
 UUID = "8a1cc1de-1b0e-4f7c-9a3b-2d6c0a0b7c11"
 RID = "0f0e5b52-7d0c-4d1a-8e38-6f5b5d2f8a10"

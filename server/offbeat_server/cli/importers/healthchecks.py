@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from offbeat_server.common.errors import SettingsError
-from offbeat_server.ingest.protocols.slugs import free_slug
+from offbeat_server.engine.model.slugs import free_slug
 
 
 def read_checks(export: Any) -> list[dict[str, Any]]:

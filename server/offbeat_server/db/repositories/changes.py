@@ -17,6 +17,9 @@ from offbeat_server.db.pool import Connection, confirm
 
 _SQL = sql_loader.load("changes")
 REV_MAX = 2**63 - 1
+# A writer may expect these of an object instead of a certain revision; no row has them.
+ANY_REV = -1  # that it exists
+NO_REV = -2  # that it does not exist
 KEY_CHARS_SHOWN = 4  # enough to know a key again, too few to be one
 
 
@@ -93,6 +96,13 @@ async def page(
 ) -> list[asyncpg.Record]:
     """The audit log below `before_rev`, the newest first."""
     return await pool.fetch(_SQL["page"], before_rev, project_id, kind, subject, limit)
+
+
+async def since(
+    pool: asyncpg.Pool, rev: int, project_id: int, kinds: Sequence[str], subject: str, limit: int
+) -> list[asyncpg.Record]:
+    """The changes of one object after `rev`, the newest first."""
+    return await pool.fetch(_SQL["since"], rev, project_id, list(kinds), subject, limit)
 
 
 async def of_incident(pool: asyncpg.Pool, monitor_id: int, number: int) -> list[asyncpg.Record]:

@@ -17,7 +17,7 @@ from offbeat_server.common.errors import DefinitionError, PreconditionError, Pro
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import changes
-from offbeat_server.db.repositories.changes import Change
+from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, Change
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.ping import Signal
 
@@ -37,8 +37,8 @@ class WantedKey(NamedTuple):
 class WantedMonitor(NamedTuple):
     """A monitor as it shall be. None for `key`, `keys` and `paused`: as it is, or made.
 
-    `path` is how problems name it ("" for the only one); `if_rev` is what its revision must be: None for any, 0 for
-    "must not exist", -1 for "must exist".
+    `path` is how problems name it ("" for the only one); `expected_rev` is what its revision must be; None: any, or
+    none.
     """
 
     project_id: int
@@ -48,7 +48,7 @@ class WantedMonitor(NamedTuple):
     keys: tuple[WantedKey, ...] | None = None
     paused: bool | None = None
     path: str = ""
-    if_rev: int | None = None
+    expected_rev: int | None = None
 
     def at(self, field: str) -> str:
         """The name of one of its fields in a problem."""
@@ -65,8 +65,8 @@ class _Plan(NamedTuple):
 async def put_monitors(connection: Connection, wanted: Sequence[WantedMonitor], actor: str) -> list[Change]:
     """Create or replace monitors. Returns what changed; a monitor that is as wanted is not written at all.
 
-    Raises DefinitionError for keys that are taken and slugs given twice, PreconditionError where `if_rev` does not
-    hold. The caller checks references (`reference_problems`) once everything of its transaction is written.
+    Raises DefinitionError for keys that are taken and slugs given twice, PreconditionError where `expected_rev` does
+    not hold. The caller checks references (`reference_problems`) once everything of its transaction is written.
     """
     if problems := await _given_twice(wanted):
         raise DefinitionError(problems)
@@ -113,17 +113,17 @@ async def alter_monitor(
 
 
 async def delete_monitors(
-    connection: Connection, wanted: Sequence[tuple[int, str]], actor: str, if_rev: int | None = None
+    connection: Connection, wanted: Sequence[tuple[int, str]], actor: str, expected_rev: int | None = None
 ) -> list[Change]:
     """Delete monitors by project and slug; what does not exist is passed over.
 
-    Raises PreconditionError where `if_rev` fails.
+    Raises PreconditionError if `expected_rev` does not hold.
     """
     deleted = []
     async for part in chunked(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [each[0] for each in part], [each[1] for each in part])
         for row in rows:
-            _expect_rev(if_rev, row)
+            _expect_rev(expected_rev, row)
         done = [Change("monitor", row["project_id"], row["id"], row["slug"], _document(row), None) for row in rows]
         await changes.record(connection, actor, done, await changes.next_revs(connection, len(done)))
         await connection.execute(_SQL["delete_monitors"], [row["id"] for row in rows])
@@ -154,7 +154,7 @@ async def _given_twice(wanted: Sequence[WantedMonitor]) -> list[Problem]:
 
 
 def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
-    _expect_rev(wanted.if_rev, row)
+    _expect_rev(wanted.expected_rev, row)
     before = None if row is None else _document(row)
     definition = wanted.definition.dump()
     # Name and tags are columns: without them equal expectations are equal texts, and the engine holds each once.
@@ -298,14 +298,16 @@ def _key_order(key: dict[str, Any]) -> tuple[bool, str, str, str]:
     return (not key["main"], key["signal"] or "", key["stage"] or "", key["key"])
 
 
-def _expect_rev(if_rev: int | None, row: asyncpg.Record | None) -> None:
-    if if_rev is None:
+def _expect_rev(expected: int | None, row: asyncpg.Record | None) -> None:
+    if expected is None:
         return
-    if if_rev == 0 and row is not None:
-        raise PreconditionError(f"{row['slug']} exists already")
-    if if_rev != 0 and row is None:
+    if expected == NO_REV:
+        if row is not None:
+            raise PreconditionError(f"{row['slug']} exists already")
+        return
+    if row is None:
         raise PreconditionError("there is no such monitor")
-    if if_rev > 0 and row is not None and row["rev"] != if_rev:
+    if expected not in (ANY_REV, row["rev"]):
         raise PreconditionError(f"{row['slug']} was changed by another request: its revision is {row['rev']}")
 
 

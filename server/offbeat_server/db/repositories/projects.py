@@ -62,8 +62,9 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
     """
     row = await find_project(connection, wanted.slug)
     if row is None:
+        (rev,) = await changes.next_revs(connection, 1)
         made = await connection.fetchrow(
-            _SQL["insert_project"], wanted.slug, wanted.name, wanted.ping_key, wanted.definition
+            _SQL["insert_project"], wanted.slug, wanted.name, wanted.ping_key, wanted.definition, rev
         )
         if made is not None:
             change = Change("project", made["id"], None, wanted.slug, None, _project(made))
@@ -74,13 +75,16 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
         change = Change("project", row["id"], None, wanted.slug, before, after)
         if before == after:
             return change
-        made = await connection.fetchrow(_SQL["update_project"], row["id"], wanted.name, ping_key, wanted.definition)
+        (rev,) = await changes.next_revs(connection, 1)
+        made = await connection.fetchrow(
+            _SQL["update_project"], row["id"], wanted.name, ping_key, wanted.definition, rev
+        )
     field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
     if made is None:
         raise DefinitionError([Problem(field, "another project has this ping key")])
     if await connection.fetchval(_SQL["ping_key_hides"], made["id"], made["ping_key"]):
         raise DefinitionError([Problem(field, "a key of another project's monitor is, or begins with, this ping key")])
-    await changes.record_one(connection, actor, change)
+    await changes.record(connection, actor, [change], [rev])
     if change.before is None:
         assert change.project_id is not None
         log = WantedChannel(change.project_id, LOG_CHANNEL, "log", True, {})
@@ -124,10 +128,11 @@ async def put_channel(connection: Connection, wanted: WantedChannel, actor: str,
     }
     change = Change("channel", wanted.project_id, None, wanted.slug, before, after)
     if before != after:
+        (rev,) = await changes.next_revs(connection, 1)
         await connection.execute(
-            _SQL["put_channel"], wanted.project_id, wanted.slug, wanted.kind, wanted.is_default, wanted.definition
+            _SQL["put_channel"], wanted.project_id, wanted.slug, wanted.kind, wanted.is_default, wanted.definition, rev
         )
-        await changes.record_one(connection, actor, _masked(change, shown))
+        await changes.record(connection, actor, [_masked(change, shown)], [rev])
     return change
 
 

@@ -28,6 +28,14 @@ select c.rev, c.at, p.slug as project, c.actor, c.kind, c.subject, c.before, c.a
  order by c.rev desc
  limit $5
 
+-- name: since
+-- The changes of an object since its form was opened. Read backwards from the newest: the form is young.
+select c.rev, c.at, c.actor, c.kind, c.before, c.after
+  from changes c
+ where c.rev > $1 and c.project_id = $2 and c.kind = any($3::text[]) and c.subject = $4
+ order by c.rev desc
+ limit $5
+
 -- name: of_incident
 -- The actions of people on one incident. Few rows: changes_monitor narrows to one monitor.
 select c.rev, c.at, c.actor, c.kind, c.after

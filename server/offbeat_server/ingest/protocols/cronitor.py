@@ -6,7 +6,7 @@ Sources: cronitorio/cronitor-python de0c73c4, cronitor/monitor.py and cronitor/_
 Python (the state as a third part of the path); cronitor.io/docs/telemetry-api. The server is closed source. Tools that
 append the state to an address of the user's write `/p/{api key}/{monitor}/{state}` too.
 
-The API key is the ping key of a project, the monitor's key its slug (mapped: ingest/protocols/slugs.py); an unknown
+The API key is the ping key of a project, the monitor's key its slug (mapped: engine/model/slugs.py); an unknown
 monitor is made, as there. GET, POST and HEAD; a body is ignored.
 
 | parameter | becomes |
@@ -34,6 +34,7 @@ import re
 from typing import Any, Final
 
 from offbeat_server.engine.model.ping import Ping, Signal
+from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.ingest.protocols import answers
 from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
 from offbeat_server.ingest.protocols.details import read_count, read_seconds
@@ -41,7 +42,6 @@ from offbeat_server.ingest.protocols.ids import read_id
 from offbeat_server.ingest.protocols.message import stored_text
 from offbeat_server.ingest.protocols.outcome import read_exit, read_word, shown
 from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside, read_outcome
-from offbeat_server.ingest.protocols.slugs import slug_in, slug_of
 from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
 
 name = "cronitor"

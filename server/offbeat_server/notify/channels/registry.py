@@ -28,7 +28,8 @@ from offbeat_server.notify.channels.opsgenie import Opsgenie
 from offbeat_server.notify.channels.pagerduty import PagerDuty
 from offbeat_server.notify.channels.slack import Slack
 from offbeat_server.notify.channels.telegram import Telegram
-from offbeat_server.notify.channels.webhook import GENERATE, Webhook, new_secret
+from offbeat_server.notify.channels.webhook import GENERATE, SECRETS_MAX, Webhook, new_secret
+from offbeat_server.services.context import NewSecret
 
 KINDS: dict[str, type[Channel]] = {
     each.kind: each
@@ -146,6 +147,36 @@ def show_channel(kind: str, definition: Mapping[str, Any]) -> dict[str, Any]:
 def kinds() -> dict[str, dict[str, Any]]:
     """The JSON schema of every kind's definition, for the API's documentation and for forms."""
     return {name: model.model_json_schema() for name, model in KINDS.items()}
+
+
+class Kinds:
+    """All kinds, as the use cases ask for them: `services.context.ChannelKinds`."""
+
+    def stored(self, kind: str, fields: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the definition to store. Masked secrets are taken from `before`. Raises DefinitionError."""
+        return dump_channel(read_channel(kind, fields, before))
+
+    def shown(self, kind: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a stored definition with its secrets masked."""
+        return show_channel(kind, definition)
+
+    def asks_for_secret(self, kind: str, fields: Mapping[str, Any]) -> bool:
+        """Whether the fields ask that a signing secret be generated if there is none."""
+        return kind == Webhook.kind and fields.get("secrets") == [GENERATE]
+
+    def secrets(self, definition: Mapping[str, Any]) -> list[str]:
+        """Return the signing secrets of a stored definition, the newest first."""
+        return list(definition.get("secrets", ()))
+
+    def signs(self, kind: str) -> bool:
+        """Whether channels of this kind have signing secrets."""
+        return kind == Webhook.kind
+
+    def with_new_secret(self, definition: Mapping[str, Any], keep_former: bool) -> NewSecret:
+        """Generate a signing secret and put it before the former ones, or in their place."""
+        secret = new_secret()
+        former = self.secrets(definition)[: SECRETS_MAX - 1] if keep_former else []
+        return NewSecret(secret, {**definition, "secrets": [secret, *former]})
 
 
 def _mask(value: Any) -> Any:

@@ -1,17 +1,17 @@
 """What was: pings, runs, incidents, alerts and the audit log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
-from offbeat_server.engine.model.enums import AlertState
+from offbeat_server.services.config_diff import action_of, field_changes
 from offbeat_server.web.api.schemas import requests, responses
+from offbeat_server.web.api.schemas.channel import alert_answer
+from offbeat_server.web.api.schemas.incident import incident_answer
 from offbeat_server.web.api.schemas.monitor import instant
-from offbeat_server.web.api.schemas.run import run_answers
-from offbeat_server.web.framework.config_diff import action_of, field_changes
+from offbeat_server.web.api.schemas.run import ping_answer, run_answers
 from offbeat_server.web.framework.pagination import ALERTS, CHANGES, INCIDENTS, INCIDENTS_OF_MONITOR, PINGS, RUNS, Page
 from offbeat_server.web.framework.params import allowed, monitor_in, pair_in, project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
@@ -124,6 +124,8 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
         lambda before, limit: changes.page(call.deps.pool, before, project_id, query.kind, query.subject, limit),
     )
 
+    kinds = call.context.channel_kinds
+
     def answer(row: Record) -> dict[str, Any]:
         return {
             "rev": row["rev"],
@@ -133,7 +135,7 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
             "kind": row["kind"],
             "subject": row["subject"],
             "action": action_of(row["before"], row["after"]),
-            "fields": field_changes(row["kind"], row["before"], row["after"]),
+            "fields": field_changes(kinds, row["kind"], row["before"], row["after"]),
         }
 
     return _reply(page, answer)
@@ -141,68 +143,6 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
 
 def _reply(page: Page[Row], answer: Callable[[Row], dict[str, Any]]) -> ApiReply:
     return ApiReply({"items": [answer(row) for row in page.rows], "next_cursor": page.next_cursor})
-
-
-def ping_answer(row: Record) -> dict[str, Any]:
-    """A ping as it is shown."""
-    source = row["source"]
-    return {
-        "at": instant(row["at"]),
-        "signal": row["signal"],
-        "run": row["run"],
-        "stage": row["stage"],
-        "task": row["task"],
-        "done": row["done"],
-        "total": row["total"],
-        "exit_code": row["exit_code"],
-        "duration": row["duration"],
-        "message": row["message"],
-        "source": None if source is None else str(getattr(source, "ip", source)),
-        "dialect": row["dialect"],
-    }
-
-
-def incident_answer(row: Record) -> dict[str, Any]:
-    """An incident as it is shown."""
-    return {
-        "id": f"{row['monitor_id']}-{row['number']}",
-        "monitor": row["monitor"],
-        "project": row["project"],
-        "number": row["number"],
-        "opened_at": instant(row["opened_at"]),
-        "resolved_at": instant(row["resolved_at"]),
-        "decided_at": instant(row["decided_at"]),
-        "cause": row["cause"],
-        "reason": row["reason"],
-        "run": row["run"],
-        "stage": row["stage"],
-        "causes": [{**cause, "opened_at": to_rfc3339(cause.get("opened_at"))} for cause in row["causes"]],
-        "suppressed_by": row["suppressed_by"],
-        "revised": row["revised"],
-        "acknowledged_at": instant(row["acknowledged_at"]),
-        "acknowledged_by": row["acknowledged_by"],
-    }
-
-
-def alert_answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An alert as it is shown."""
-    return {
-        "id": row["id"],
-        "project": row["project"],
-        "monitor": row["monitor"],
-        "incident": f"{row['monitor_id']}-{row['incident']}" if row["incident"] else None,
-        "channel": row["channel"],
-        "kind": row["kind"],
-        "state": row["state"],
-        "attempts": row["attempts"],
-        "error": row["error"],
-        "digest_alerts": row["digest_alerts"],
-        "recovered_unsent": row["recovered_unsent"],
-        "created_at": instant(row["created_at"]),
-        "next_attempt_at": instant(row["next_attempt_at"]) if row["state"] == AlertState.PENDING else None,
-        "settled_at": instant(row["settled_at"]),
-        "expires_at": instant(row["expires_at"]),
-    }
 
 
 ROUTES = [

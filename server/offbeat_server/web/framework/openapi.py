@@ -14,7 +14,7 @@ from pydantic_core import SchemaError, SchemaSerializer, core_schema
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.notify.payload_schema import SENT, body_name, webhook_definitions
-from offbeat_server.web.api.schemas import requests
+from offbeat_server.services.documents import LISTED
 from offbeat_server.web.api.schemas import responses as response_schemas
 from offbeat_server.web.framework.problems import CONTENT_TYPE
 from offbeat_server.web.framework.routing import ROOT, Route
@@ -152,7 +152,7 @@ class _Schemas:
                 wanted[route.body, "validation"] = None
             if route.answer is not None:
                 wanted[route.answer, "serialization"] = None
-        for each in (*requests.LISTED, *KINDS.values()):
+        for each in (*LISTED, *KINDS.values()):
             wanted[each, "validation"] = None
         self._refs, found = models_json_schema(list(wanted), ref_template=_REF, schema_generator=WireDefaults)
         self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}

@@ -1,10 +1,11 @@
-"""The subject of a call: its project, the slug or number in its path, and the conditions in its headers.
+"""The subject of a request: its project, the slug or number in its path, and the conditions in its headers.
 
 Every handler reads them with these functions; a value that cannot be read is refused here, by name.
 """
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,99 +14,103 @@ from offbeat_server.common.errors import Problem
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
-from offbeat_server.db.repositories.changes import REV_MAX
+from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, REV_MAX
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.engine.model.definition_problems import SHAPES
+from offbeat_server.services.idempotency import Repeatable
 from offbeat_server.web.framework.problems import ApiError, not_found
-from offbeat_server.web.framework.routing import Call
+from offbeat_server.web.framework.routing import Call, Caller
 
 _SLUG = re.compile(SLUG_PATTERN)
+REPLAYED = {"Idempotency-Replayed": "true"}
 _ID = re.compile(r"(\d{1,9})-(\d{1,9})")
-ANY_REV = -1
-NO_REV = 0
 
 
 class ProjectRef(NamedTuple):
-    """The project of a call."""
+    """The project of a caller."""
 
     id: int
     slug: str
 
 
-async def project_of(call: Call[Any, Any], slug: str | None) -> ProjectRef:
+async def project_of(caller: Caller, slug: str | None) -> ProjectRef:
     """The project that is named, else the key's own, else `default`. One that the key may not see does not exist."""
-    own = call.principal.project
+    own = caller.principal.project
     if own is not None and slug in (None, own):
-        assert call.principal.project_id is not None
-        return ProjectRef(call.principal.project_id, own)
+        assert caller.principal.project_id is not None
+        return ProjectRef(caller.principal.project_id, own)
     slug = slug or "default"
-    row = None if own is not None else await projects.find_project(call.deps.pool, slug)
+    row = None if own is not None else await projects.find_project(caller.deps.pool, slug)
     if row is None:
         raise not_found(f"project {slug}")
     return ProjectRef(row["id"], slug)
 
 
-async def project_id_for_list(call: Call[Any, Any], slug: str | None) -> int | None:
+async def project_id_for_list(caller: Caller, slug: str | None) -> int | None:
     """The project that is named or the key's own; None: all."""
-    if slug is None and call.principal.project_id is None:
+    if slug is None and caller.principal.project_id is None:
         return None
-    return (await project_of(call, slug)).id
+    return (await project_of(caller, slug)).id
 
 
-def slug_in(call: Call[Any, Any], what: str = "monitor") -> str:
+def slug_in(caller: Caller, what: str = "monitor") -> str:
     """The slug in the path of something that exists."""
-    slug = call.request.match_info["slug"]
+    slug = caller.request.match_info["slug"]
     if not _SLUG.fullmatch(slug):
         raise not_found(f"{what} {slug[:100]}")
     return slug
 
 
-def new_slug_in(call: Call[Any, Any]) -> str:
+def new_slug_in(caller: Caller) -> str:
     """The slug in the path of something that may be made."""
-    slug = call.request.match_info["slug"]
+    return new_slug(caller.request.match_info["slug"])
+
+
+def new_slug(slug: str) -> str:
+    """The slug of something that may be made, if it is one. Raises ApiError (422)."""
     if not _SLUG.fullmatch(slug):
         reason = SHAPES["slug"]
         raise ApiError(422, f"slug: {reason}", [Problem("slug", reason)])
     return slug
 
 
-async def monitor_in(call: Call[Any, Any], project: str | None) -> int:
+async def monitor_in(caller: Caller, project: str | None) -> int:
     """The id of the monitor in the path."""
-    slug = slug_in(call)
-    found = await overview.monitor_id(call.deps.pool, (await project_of(call, project)).id, slug)
+    slug = slug_in(caller)
+    found = await overview.monitor_id(caller.deps.pool, (await project_of(caller, project)).id, slug)
     if found is None:
         raise not_found(f"monitor {slug}")
     return found
 
 
-def number_in(call: Call[Any, Any], what: str) -> int:
+def number_in(caller: Caller, what: str) -> int:
     """The number in the path."""
-    text = call.request.match_info["id"]
+    text = caller.request.match_info["id"]
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise not_found(f"{what} {text[:30]}")
     return int(text)
 
 
-def pair_in(call: Call[Any, Any], what: str) -> tuple[int, int]:
+def pair_in(caller: Caller, what: str) -> tuple[int, int]:
     """Monitor and number of a run or an incident: `{monitor}-{number}`."""
-    found = _ID.fullmatch(call.request.match_info["id"])
+    found = _ID.fullmatch(caller.request.match_info["id"])
     if found is None:
         raise not_found(what)
     return int(found[1]), int(found[2])
 
 
-def allowed(call: Call[Any, Any], row: Record | None, what: str) -> Record:
+def allowed(caller: Caller, row: Record | None, what: str) -> Record:
     """The row, if there is one and the key may see it."""
-    if row is None or call.principal.project_id not in (None, row["project_id"]):
+    if row is None or caller.principal.project_id not in (None, row["project_id"]):
         raise not_found(what)
     return row
 
 
-def if_rev_in(call: Call[Any, Any]) -> int | None:
-    """The revision that a monitor must have: None any, NO_REV none, ANY_REV some."""
-    if call.request.headers.get("If-None-Match", "").strip() == "*":
+def expected_rev_in(caller: Caller) -> int | None:
+    """The revision that a monitor must have by the conditions of the request; None: no condition."""
+    if caller.request.headers.get("If-None-Match", "").strip() == "*":
         return NO_REV
-    match = call.request.headers.get("If-Match")
+    match = caller.request.headers.get("If-Match")
     if match is None:
         return None
     if match.strip() == "*":
@@ -125,25 +130,34 @@ def tag_of(document: object) -> dict[str, str]:
     return {"ETag": f'"{digest[:20]}"'}
 
 
-def check_tag(call: Call[Any, Any], document: object | None) -> None:
-    """Hold If-Match and If-None-Match against what is there (None: nothing). Raises ApiError 412."""
-    match, none_match = call.request.headers.get("If-Match"), call.request.headers.get("If-None-Match", "").strip()
-    if none_match == "*" and document is not None:
-        raise ApiError(412, "It exists already.")
+async def expected_rev_by_tag(
+    caller: Caller, find: Callable[[], Awaitable[Record | None]], document: Callable[[Record], object]
+) -> int | None:
+    """The revision that an object must have whose ETag is made of its `document`; None: the request has no condition.
+
+    The tag of If-Match is compared with the row that `find` reads; the use case then expects that row's revision.
+    Raises ApiError (412) if the tag is another one.
+    """
+    if caller.request.headers.get("If-None-Match", "").strip() == "*":
+        return NO_REV
+    match = caller.request.headers.get("If-Match")
     if match is None:
-        return
-    if document is None:
-        raise ApiError(412, "There is no such thing.")
-    if match.strip() not in ("*", tag_of(document)["ETag"]):
-        raise ApiError(412, "It was changed meanwhile.")
+        return None
+    row = await find() if match.strip() != "*" else None
+    if row is None:
+        return ANY_REV
+    if match.strip() != tag_of(document(row))["ETag"]:
+        raise ApiError(412, "It was changed by another request.")
+    rev: int = row["rev"]
+    return rev
 
 
-def idempotency_in(call: Call[Any, Any], what: str) -> tuple[str, str, bytes] | None:
-    """Scope, key and the hash of the request, where the client sent an Idempotency-Key."""
+def repeatable_in(call: Call[Any, Any], what: str) -> Repeatable | None:
+    """Return the Idempotency-Key under which `what` is created, if the client sent one. Raises ApiError (400)."""
     key = call.request.headers.get("Idempotency-Key")
     if key is None:
         return None
     if not (0 < len(key) <= 255 and key.isprintable()):
         raise ApiError(400, "An Idempotency-Key has 1 to 255 printable characters.")
     said = orjson.dumps([call.body.model_dump(mode="json"), str(call.request.rel_url.query_string)])
-    return f"{what} by {call.principal.actor}", key, hashlib.sha256(said).digest()
+    return Repeatable(f"{what} by {call.principal.actor}", key, hashlib.sha256(said).digest())

@@ -11,7 +11,15 @@ import orjson
 import structlog
 from aiohttp import web
 
-from offbeat_server.common.errors import DefinitionError, PreconditionError, Problem, UnavailableError
+from offbeat_server.common.errors import (
+    CommandError,
+    ConflictError,
+    DefinitionError,
+    NotFoundError,
+    PreconditionError,
+    Problem,
+    UnavailableError,
+)
 
 log = structlog.get_logger("problems")
 CONTENT_TYPE = "application/problem+json"
@@ -44,6 +52,12 @@ def refusal_of(error: Exception) -> ApiError | None:
         return ApiError(422, str(error), error.problems)
     if isinstance(error, PreconditionError):
         return ApiError(412, str(error))
+    if isinstance(error, NotFoundError):
+        return ApiError(404, str(error))
+    if isinstance(error, ConflictError):
+        return ApiError(409, str(error), error.problems)
+    if isinstance(error, CommandError):
+        return ApiError(422, str(error))
     if isinstance(error, UnavailableError):
         # Spread over some seconds, so that clients turned away together do not come back together.
         return ApiError(503, str(error), headers={"Retry-After": str(random.randint(1, 5))})

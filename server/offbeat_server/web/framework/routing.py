@@ -21,7 +21,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.engine.model.definition_problems import problems_of
-from offbeat_server.engine.model.ping import Ping
+from offbeat_server.services.context import Context
 from offbeat_server.web.framework.access import Access, Principal, Right
 from offbeat_server.web.framework.addresses import base_url
 from offbeat_server.web.framework.problems import ApiError, answer_of
@@ -31,40 +31,57 @@ BODY_BYTES_MAX = 1_000_000
 REQUEST_S_MAX = 120.0  # for the work behind one request, mostly a wait for one of the few connections to Postgres
 B = TypeVar("B")
 Q = TypeVar("Q")
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """The parts of the app that handlers use.
+    """The parts of the server that pages and the API need; `context` is for the use cases."""
 
-    `now` is log time. `changed` wakes the roster's refresh and the keeper of this process after a definition was
-    written. `append` takes a ping for a monitor and returns once it is committed. `wake_dispatcher` is called when
-    there is something to send.
-    """
-
-    pool: Pool
+    context: Context
     settings: Settings
     access: Access
-    now: Callable[[], Micros]
-    changed: Callable[[], None]
-    append: Callable[[int, int, Ping], Awaitable[None]]
-    wake_dispatcher: Callable[[], None]
+
+    @property
+    def pool(self) -> Pool:
+        """The database, for what is read."""
+        return self.context.pool
+
+    def now(self) -> Micros:
+        """Log time."""
+        return self.context.now()
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[B, Q]):
-    """A request that was read, and whose sender may make it."""
+class Caller:
+    """A request and its sender, for pages and the API alike."""
 
     request: web.Request
     deps: Deps
     principal: Principal
-    body: B
-    query: Q
+
+    @property
+    def context(self) -> Context:
+        """The parts that the use cases need."""
+        return self.deps.context
+
+    @property
+    def actor(self) -> str:
+        """The sender's name in the audit log."""
+        return self.principal.actor
 
     @property
     def base(self) -> str:
         """The server's address as this client reached it."""
         return base_url(self.request, self.deps.settings.public_url, self.deps.access.client_addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Caller, Generic[B, Q]):
+    """A request to the API that was read, and whose sender may make it."""
+
+    body: B
+    query: Q
 
 
 class ApiReply(NamedTuple):
@@ -177,7 +194,7 @@ async def _read_body(route: Route, request: web.Request, timeout_s: float) -> Ba
     return validate(route.body, value)
 
 
-def validate(model: type[BaseModel], value: object) -> BaseModel:
+def validate(model: type[M], value: object) -> M:
     """The value as this type. Raises ApiError that names every wrong field."""
     try:
         return model.model_validate(value)

@@ -1,26 +1,31 @@
 """Projects, access keys and the audit log."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.db.repositories import access as stored
-from offbeat_server.db.repositories import changes, projects
-from offbeat_server.web.api import projects as api_projects
+from offbeat_server.db.repositories import changes
+from offbeat_server.db.repositories import projects as stored_projects
+from offbeat_server.db.repositories.changes import NO_REV
+from offbeat_server.services import access_keys, documents, projects
+from offbeat_server.services.config_diff import action_of, field_changes
+from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.schemas.project import key_answer, project_answer
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.config_diff import action_of, field_changes
 from offbeat_server.web.framework.pagination import ACCESS_KEYS, CHANGES
-from offbeat_server.web.framework.params import project_id_for_list
-from offbeat_server.web.framework.problems import ApiError
+from offbeat_server.web.framework.params import new_slug, number_in, project_id_for_list, project_of, slug_in
+from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
 
 LIST_MAX = 100
 KEYS_SHOWN = 1_000
-NO_PROJECT = {"slug": "", "name": ""}  # the empty form of a new one
+NO_PROJECT: Mapping[str, Any] = {"slug": "", "name": ""}  # the empty form of a new one
 MADE_S = 60  # for the redirect to the page that shows a new key
 _MADE = "offbeat-made-key"
 KINDS = (
@@ -34,35 +39,64 @@ KINDS = (
 
 async def projects_page(visit: Visit) -> web.StreamResponse:
     """The projects that the key may see."""
-    rows = await projects.all_projects(visit.deps.pool)
-    seen = [row for row in rows if visit.principal.project_id in (None, row["id"])]
-    shown = [api_projects.project_answer(visit.call(), row) for row in seen]
-    return show(visit, "projects.html", projects=shown, wrong="", manages=visit.principal.may("server"), new=NO_PROJECT)
+    return await _projects(visit)
 
 
 async def put_project(visit: Visit) -> web.StreamResponse:
-    """Make a project, or change one."""
-    slug = visit.form_field("slug")
-    visit.request.match_info["slug"] = slug
-    switches = {name: visit.form_field(name) == "on" for name in api_projects.SWITCHES}
+    """Make a project, or change one. What was changed after the page was opened is not overwritten."""
+    slug, changes_one = visit.form_field("slug"), bool(visit.form_field("rev"))
+    switches = {name: visit.form_field(name) == "on" for name in projects.SWITCHES}
+    said = {"slug": slug, "name": visit.form_field("name"), **switches}
     try:
-        body = validate(requests.ProjectBody, {"name": visit.form_field("name") or None, **switches})
-        await api_projects.put_project(visit.call(body))
+        body = validate(documents.ProjectBody, {"name": visit.form_field("name") or None, **switches})
+        command = projects.PutProject(new_slug(slug), body, visit.opened_rev if changes_one else NO_REV)
+        await projects.put_project(visit.context, command, visit.actor)
+    except PreconditionError:
+        if not changes_one:
+            return await _projects(visit, f"Project {slug} already exists.", new=said)
+        row = await stored_projects.find_project(visit.deps.pool, slug)
+        if row is None:
+            raise not_found(f"project {slug}") from None
+        meanwhile = await changes_since(visit.context, "project", row["id"], slug, visit.opened_rev)
+        text = f"Project {slug} was changed after you opened the page. Review it before saving."
+        return await _projects(visit, text, changed=said, meanwhile=meanwhile)
     except (ApiError, DefinitionError) as error:
-        rows = await projects.all_projects(visit.deps.pool)
-        shown = [api_projects.project_answer(visit.call(), row) for row in rows]
-        said = {"slug": slug, "name": visit.form_field("name"), **switches}
-        shown = [{**each, **said} if each["slug"] == slug else each for each in shown]
-        is_new = all(each["slug"] != slug for each in shown)
-        new = said if is_new else NO_PROJECT
-        return show(visit, "projects.html", 422, projects=shown, wrong=str(error), manages=True, new=new)
+        if not changes_one:
+            return await _projects(visit, str(error), new=said)
+        return await _projects(visit, str(error), changed={**said, "rev": visit.form_field("rev")})
     return redirect("/projects")
 
 
 async def delete_project(visit: Visit) -> web.StreamResponse:
     """Refused while it has monitors."""
-    await api_projects.delete_project(visit.call())
+    await projects.delete_project(visit.context, projects.DeleteProject(slug_in(visit, "project")), visit.actor)
     return redirect("/projects")
+
+
+async def _projects(
+    visit: Visit,
+    wrong: str = "",
+    changed: Mapping[str, Any] = NO_PROJECT,
+    new: Mapping[str, Any] = NO_PROJECT,
+    meanwhile: Sequence[ChangeSince] = (),
+) -> web.StreamResponse:
+    """The page. `changed` and `new`: what was typed into the form of a project, or into that of a new one."""
+    rows = await stored_projects.all_projects(visit.deps.pool)
+    shown = [
+        {**project_answer(row, visit.principal.sees_secrets), "rev": row["rev"]}
+        for row in rows
+        if visit.principal.project_id in (None, row["id"])
+    ]
+    return show(
+        visit,
+        "projects.html",
+        422 if wrong else 200,
+        projects=[{**each, **changed} if each["slug"] == changed["slug"] else each for each in shown],
+        wrong=wrong,
+        meanwhile=meanwhile,
+        manages=visit.principal.may("server"),
+        new=new,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -87,13 +121,19 @@ async def make_key(visit: Visit) -> web.StreamResponse:
         "project": visit.form_field("project") or None,
     }
     try:
-        reply = await api_projects.post_key(visit.call(validate(requests.NewKey, said)))
+        body = validate(requests.NewKey, said)
+        project = None
+        if body.project is not None or visit.principal.project is not None:
+            project = (await project_of(visit, body.project)).slug
+        made = await access_keys.create_key(
+            visit.context, access_keys.CreateKey(body.name, body.role, project), visit.actor
+        )
     except (ApiError, DefinitionError) as error:
         return await _keys(visit, wrong=str(error), status=422)
-    response = redirect("/keys?" + urlencode({"made": reply.value["id"], "name": reply.value["name"]}))
+    response = redirect("/keys?" + urlencode({"made": made.id, "name": body.name}))
     response.set_cookie(
         _MADE,
-        f"{reply.value['id']}.{reply.value['key']}",
+        f"{made.id}.{made.key}",
         max_age=MADE_S,
         path="/keys",
         secure=sessions.is_https(visit.deps, visit.request),
@@ -105,7 +145,8 @@ async def make_key(visit: Visit) -> web.StreamResponse:
 
 async def revoke_key(visit: Visit) -> web.StreamResponse:
     """At once and for ever; sessions that stand on it end with it."""
-    await api_projects.delete_key(visit.call())
+    command = access_keys.RevokeKey(number_in(visit, "key"), visit.principal.project_id)
+    await access_keys.revoke_key(visit.context, command, visit.actor)
     return redirect("/keys")
 
 
@@ -118,12 +159,12 @@ async def _keys(
         ACCESS_KEYS.first,
         lambda after, limit: stored.keys(visit.deps.pool, after, project_id, limit),
     )
-    every_project = await projects.all_projects(visit.deps.pool)
+    every_project = await stored_projects.all_projects(visit.deps.pool)
     return show(
         visit,
         "keys.html",
         status,
-        keys=[api_projects.key_answer(row) for row in page.rows],
+        keys=[key_answer(row) for row in page.rows],
         said={name: visit.form_field(name) if wrong else "" for name in ("name", "role", "project")},
         keys_cut=page.next_cursor is not None,
         made=made,
@@ -138,7 +179,7 @@ async def _keys(
 
 async def audit_page(visit: Visit) -> web.StreamResponse:
     """The audit log, the newest first."""
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     kind, subject = visit.query_param("kind") or None, visit.query_param("subject") or None
     page = await CHANGES.page(
         LIST_MAX,
@@ -149,7 +190,7 @@ async def audit_page(visit: Visit) -> web.StreamResponse:
         {
             **{name: row[name] for name in ("rev", "at", "project", "actor", "kind", "subject")},
             "action": action_of(row["before"], row["after"]),
-            "fields": field_changes(row["kind"], row["before"], row["after"]),
+            "fields": field_changes(visit.context.channel_kinds, row["kind"], row["before"], row["after"]),
         }
         for row in page.rows
     ]

@@ -4,10 +4,10 @@ from aiohttp import web
 
 from offbeat_server.db.repositories import outbox
 from offbeat_server.engine.model.enums import AlertState
-from offbeat_server.web.api import channels
-from offbeat_server.web.api.history import alert_answer
+from offbeat_server.services import channels
+from offbeat_server.web.api.schemas.channel import alert_answer
 from offbeat_server.web.framework.pagination import ALERTS
-from offbeat_server.web.framework.params import project_id_for_list
+from offbeat_server.web.framework.params import number_in, project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show
 
@@ -19,7 +19,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
     state = visit.query_param("state")
     if state and state not in set(AlertState):
         raise ApiError(404, "There is no such state.")
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     states = [state] if state else None
     page = await ALERTS.page(
         LIST_MAX,
@@ -41,7 +41,8 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
 
 async def resend(visit: Visit) -> web.StreamResponse:
     """Send an alert once more."""
-    await channels.resend_alert(visit.call())
+    command = channels.ResendAlert(number_in(visit, "alert"), visit.principal.project_id)
+    await channels.resend_alert(visit.context, command)
     return redirect(local_path(visit.form_field("back"), "/alerts"))
 
 

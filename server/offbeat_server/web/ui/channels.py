@@ -1,7 +1,7 @@
 """Channels as forms: one input for each field of a kind, made from the same model that the API reads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -12,15 +12,16 @@ from offbeat_server.common.errors import DefinitionError, PreconditionError
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import projects
+from offbeat_server.db.repositories.changes import NO_REV
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channels.registry import KINDS, kinds
 from offbeat_server.notify.channels.webhook import Webhook
-from offbeat_server.web.api import channels
-from offbeat_server.web.api.channels import channel_answer
-from offbeat_server.web.api.schemas import requests
+from offbeat_server.services import channels, documents
+from offbeat_server.services.revisions import ChangeSince, changes_since
+from offbeat_server.web.api.schemas.channel import channel_answer
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.params import project_id_for_list, project_of, slug_in
+from offbeat_server.web.framework.params import ProjectRef, new_slug, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui.page_base import UiRoute, Visit, address_of, redirect, show
@@ -43,7 +44,7 @@ class ChannelInput(NamedTuple):
 
 async def channels_page(visit: Visit) -> web.StreamResponse:
     """All channels."""
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     rows = await projects.all_channels(visit.deps.pool, project_id)
     return show(visit, "channels.html", channels=[channel_answer(row) for row in rows], kinds=list(KINDS))
 
@@ -73,65 +74,76 @@ async def create(visit: Visit) -> web.StreamResponse:
     """Make a channel."""
     kind = _kind(visit.form_field("kind"))
     slug = visit.form_field("slug")
-    visit.request.match_info["slug"] = slug
     said = _read(visit, kind)
     try:
-        project = await project_of(visit.call(), visit.form_field("project") or None)
-        if await projects.find_channel(visit.deps.pool, project.id, slug) is not None:
-            raise PreconditionError(f"Channel {slug} already exists.")
-        await _put(visit, said, project.slug)
-    except (ApiError, DefinitionError, PreconditionError) as error:
+        project = await project_of(visit, visit.form_field("project") or None)
+        await _put(visit, said, project.id, new_slug(slug), NO_REV)
+    except PreconditionError:
+        return await _form(visit, None, kind, said, PreconditionError(f"Channel {slug} already exists."))
+    except (ApiError, DefinitionError) as error:
         return await _form(visit, None, kind, said, error)
-    return await _generate(visit, kind, project.slug, slug, redirect(address_of("channels", slug, project.slug)))
+    response = redirect(address_of("channels", slug, project.slug))
+    return await _generate(visit, kind, project, slug, response)
 
 
 async def change(visit: Visit) -> web.StreamResponse:
-    """Change a channel; masked secrets stay as they are."""
+    """Change a channel; masked secrets stay as they are. What was changed after the form was opened does too."""
     row = await _find(visit)
     said = _read(visit, row["kind"])
     try:
-        await _put(visit, said, row["project"])
-    except (ApiError, DefinitionError, PreconditionError) as error:
-        return await _form(visit, row, row["kind"], said, error)
+        await _put(visit, said, row["project_id"], row["slug"], visit.opened_rev)
+    except PreconditionError:
+        return await _changed_meanwhile(visit, said)
+    except (ApiError, DefinitionError) as error:
+        return await _form(visit, row, row["kind"], said, error, rev=visit.form_field("rev"))
     saved = redirect(address_of("channels", row["slug"], row["project"], saved="yes"))
-    return await _generate(visit, row["kind"], row["project"], row["slug"], saved)
+    return await _generate(visit, row["kind"], ProjectRef(row["project_id"], row["project"]), row["slug"], saved)
+
+
+async def _changed_meanwhile(visit: Visit, said: Mapping[str, Any]) -> web.StreamResponse:
+    """The form as it was sent, with what was changed since it was opened. It can be sent again for the new revision."""
+    row = await _find(visit)
+    meanwhile = await changes_since(visit.context, "channel", row["project_id"], row["slug"], visit.opened_rev)
+    error = PreconditionError("This channel was changed after you opened the form. Review it before saving.")
+    return await _form(visit, row, row["kind"], said, error, meanwhile=meanwhile)
 
 
 async def test(visit: Visit) -> web.StreamResponse:
     """Send a test message; the channel's page says what became of it."""
     row = await _find(visit)
-    reply = await channels.test_channel(visit.call(query=_in(row["project"])))
-    return redirect(address_of("channels", row["slug"], row["project"], test=reply.value["id"]))
+    tested = await channels.send_test(visit.context, channels.SendTest(row["project_id"], row["slug"]), visit.actor)
+    return redirect(address_of("channels", row["slug"], row["project"], test=tested.alert_id))
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
     """Refused while a monitor names it."""
     row = await _find(visit)
-    await channels.delete_channel(visit.call(query=_in(row["project"])))
+    await channels.delete_channel(visit.context, channels.DeleteChannel(row["project_id"], row["slug"]), visit.actor)
     return redirect("/channels")
 
 
 async def _find(visit: Visit) -> Record:
-    slug = slug_in(visit.call(), "channel")
-    project = await project_of(visit.call(), visit.query_param("project") or visit.form_field("project") or None)
+    slug = slug_in(visit, "channel")
+    project = await project_of(visit, visit.query_param("project") or visit.form_field("project") or None)
     row = await projects.find_channel(visit.deps.pool, project.id, slug)
     if row is None:
         raise not_found(f"channel {slug}")
     return row
 
 
-async def _put(visit: Visit, said: Mapping[str, Any], project: str) -> None:
-    body = validate(requests.ChannelBody, {**said, "default": visit.form_field("default") == "on"})
-    await channels.put_channel(visit.call(body, _in(project)))
+async def _put(visit: Visit, said: Mapping[str, Any], project_id: int, slug: str, expected_rev: int) -> None:
+    body = validate(documents.ChannelBody, {**said, "default": visit.form_field("default") == "on"})
+    command = channels.PutChannel(project_id, slug, body, expected_rev)
+    await channels.put_channel(visit.context, command, visit.actor)
 
 
-async def _generate(visit: Visit, kind: str, project: str, slug: str, response: web.Response) -> web.Response:
+async def _generate(visit: Visit, kind: str, project: ProjectRef, slug: str, response: web.Response) -> web.Response:
     """Generate a signing secret if the form asks for it; the page that `response` leads to shows it once."""
     if kind == Webhook.kind and visit.form_field("generate_secret") == "on":
-        reply = await channels.post_secret(visit.call(requests.NewSecret(), _in(project)))
+        secret = await channels.generate_secret(visit.context, channels.GenerateSecret(project.id, slug), visit.actor)
         response.set_cookie(
             _NEW_SECRET,
-            f"{_place(project, slug)} {reply.value['new_secret']}",
+            f"{_place(project.slug, slug)} {secret}",
             max_age=SECRET_SHOWN_S,
             path="/channels",
             secure=sessions.is_https(visit.deps, visit.request),
@@ -153,6 +165,8 @@ async def _form(
     error: Exception | None = None,
     tested: Mapping[str, Any] | None = None,
     new_secret: str = "",
+    rev: str = "",
+    meanwhile: Sequence[ChangeSince] = (),
 ) -> web.StreamResponse:
     problems = list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
     every_project = await projects.all_projects(visit.deps.pool)
@@ -161,6 +175,8 @@ async def _form(
         "channel.html",
         422 if error is not None else 200,
         row=row,
+        rev=rev or (row["rev"] if row is not None else ""),
+        meanwhile=meanwhile,
         kind=kind,
         inputs=_inputs(kind, values),
         is_default=row["is_default"]
@@ -185,10 +201,6 @@ def _kind(name: str) -> str:
     if name not in KINDS:
         raise not_found(f"kind of channel called {name[:30]}")
     return name
-
-
-def _in(project: str) -> requests.InProject:
-    return requests.InProject.model_validate({"project": project})
 
 
 def _inputs(kind: str, values: Mapping[str, Any]) -> list[ChannelInput]:

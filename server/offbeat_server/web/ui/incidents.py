@@ -10,9 +10,9 @@ from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.engine.model.enums import AlertState
-from offbeat_server.web.api import incidents
-from offbeat_server.web.api.incidents import ALERTS_SHOWN_MAX
+from offbeat_server.services import incidents
 from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.schemas.incident import ALERTS_SHOWN_MAX
 from offbeat_server.web.framework.pagination import ALERTS, INCIDENTS
 from offbeat_server.web.framework.params import allowed, pair_in, project_id_for_list
 from offbeat_server.web.framework.routing import validate
@@ -33,7 +33,7 @@ class Event(NamedTuple):
 
 async def incidents_page(visit: Visit) -> web.StreamResponse:
     """All incidents, the newest first, or only those that are open."""
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     only_open = visit.query_param("open") == "yes"
     page = await INCIDENTS.page(
         LIST_MAX,
@@ -54,8 +54,8 @@ async def incidents_page(visit: Visit) -> web.StreamResponse:
 
 async def incident_page(visit: Visit) -> web.StreamResponse:
     """One of them."""
-    row = await history.find_incident(visit.deps.pool, *pair_in(visit.call(), "such incident"))
-    row = allowed(visit.call(), row, "such incident")
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "such incident"))
+    row = allowed(visit, row, "such incident")
     return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.writes))
 
 
@@ -133,24 +133,26 @@ def _alert(alert: dict[str, Any]) -> Event:
 
 async def acknowledge(visit: Visit) -> web.StreamResponse:
     """Acknowledge an incident."""
-    await incidents.acknowledge(visit.call(_note(visit)))
+    await incidents.acknowledge(visit.context, _note(visit, requests.Note), visit.actor)
     return _back(visit)
 
 
 async def resolve(visit: Visit) -> web.StreamResponse:
     """Close it by hand."""
-    await incidents.resolve(visit.call(_note(visit)))
+    await incidents.resolve(visit.context, _note(visit, requests.Note), visit.actor)
     return _back(visit)
 
 
 async def comment(visit: Visit) -> web.StreamResponse:
     """Say a word."""
-    await incidents.comment(visit.call(validate(requests.Comment, {"comment": visit.form_field("comment")})))
+    await incidents.comment(visit.context, _note(visit, requests.Comment), visit.actor)
     return _back(visit)
 
 
-def _note(visit: Visit) -> Any:
-    return validate(requests.Note, {"comment": visit.form_field("comment") or None})
+def _note(visit: Visit, model: type[requests.Note | requests.Comment]) -> incidents.NoteIncident:
+    said = visit.form_field("comment")
+    body = validate(model, {"comment": said or None if model is requests.Note else said})
+    return incidents.NoteIncident(*pair_in(visit, "such incident"), visit.principal.project_id, body.comment)
 
 
 def _back(visit: Visit) -> web.Response:

@@ -13,12 +13,12 @@ from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.engine.model.definition import Definition, load_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.durations import say_duration
-from offbeat_server.web.api import monitors as api_monitors
-from offbeat_server.web.api.history import ping_answer
+from offbeat_server.services import monitors
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas.run import run_answer
+from offbeat_server.web.api.schemas.run import ping_answer, run_answer
 from offbeat_server.web.framework.addresses import ping_url
 from offbeat_server.web.framework.pagination import PINGS, RUNS
 from offbeat_server.web.framework.params import project_of, slug_in
@@ -48,8 +48,8 @@ class FleetSummary(NamedTuple):
 
 async def find(visit: Visit) -> Record:
     """The row of the monitor in the path."""
-    slug = slug_in(visit.call())
-    project = await project_of(visit.call(), visit.query_param("project") or visit.form_field("project") or None)
+    slug = slug_in(visit)
+    project = await project_of(visit, visit.query_param("project") or visit.form_field("project") or None)
     rows = await overview.monitors(visit.deps.pool, project_id=project.id, slugs=[slug], limit=1)
     if not rows:
         raise not_found(f"monitor {slug}")
@@ -62,7 +62,7 @@ async def monitor_page(visit: Visit) -> web.StreamResponse:
     (line,) = await monitor_rows.read_lines(pool, [row], now)
     definition = load_definition(row["definition"])
     key = next((each["key"] for each in row["keys"] or () if each["main"]), None) if visit.writes else None
-    base = visit.call().base
+    base = visit.base
     url = ping_url(base, key) if key else None
     others = [
         {**each, "url": ping_url(base, each["key"])} for each in row["keys"] or () if visit.writes and not each["main"]
@@ -231,8 +231,9 @@ def _given(**values: str | None) -> dict[str, str]:
 
 async def pause(visit: Visit) -> web.StreamResponse:
     """Pause or resume, as the button says."""
-    act = api_monitors.resume if visit.form_field("resume") else api_monitors.pause
-    await act(visit.call(query=_project(visit)))
+    project_id, slug = await _address(visit)
+    command = monitors.PauseMonitor(project_id, slug, paused=not visit.form_field("resume"))
+    await monitors.pause_monitor(visit.context, command, visit.actor)
     return _back(visit)
 
 
@@ -240,32 +241,36 @@ async def snooze(visit: Visit) -> web.StreamResponse:
     """Hold back alerts for a while, or no longer."""
     duration = visit.form_field("duration")
     body = validate(requests.Snooze, {"duration": duration} if duration else {})
-    await api_monitors.snooze(visit.call(body, _project(visit)))
+    project_id, slug = await _address(visit)
+    command = monitors.SnoozeMonitor(project_id, slug, duration=body.duration)
+    await monitors.snooze_monitor(visit.context, command, visit.actor)
     return _back(visit)
 
 
 async def ping(visit: Visit) -> web.StreamResponse:
     """One ping by hand."""
-    await api_monitors.ping(
-        visit.call(requests.PingBody(message=f"sent by hand by {visit.principal.actor}"), _project(visit))
-    )
+    project_id, slug = await _address(visit)
+    sent = Ping("success", message=f"sent by hand by {visit.actor}")
+    await monitors.ping_monitor(visit.context, monitors.PingMonitor(project_id, slug, sent))
     return _back(visit)
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
     """For good; the name has to be typed."""
-    if visit.form_field("confirm") != slug_in(visit.call()):
+    if visit.form_field("confirm") != slug_in(visit):
         raise ApiError(422, "Type the monitor's slug to delete it.")
-    await api_monitors.delete_monitor(visit.call(query=_project(visit)))
+    project_id, slug = await _address(visit)
+    await monitors.delete_monitor(visit.context, monitors.DeleteMonitor(project_id, slug), visit.actor)
     return redirect("/")
 
 
-def _project(visit: Visit) -> requests.InProject:
-    return requests.InProject.model_validate({"project": visit.form_field("project") or None})
+async def _address(visit: Visit) -> tuple[int, str]:
+    """The project's id and the slug of the monitor that a form is about."""
+    return (await project_of(visit, visit.form_field("project") or None)).id, slug_in(visit)
 
 
 def _back(visit: Visit) -> web.Response:
-    return redirect(address_of("monitors", slug_in(visit.call()), visit.form_field("project") or "default"))
+    return redirect(address_of("monitors", slug_in(visit), visit.form_field("project") or "default"))
 
 
 PAGES = [

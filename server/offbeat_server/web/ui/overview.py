@@ -57,7 +57,7 @@ async def overview(visit: Visit) -> web.StreamResponse:
     part = visit.request.headers.get("X-Part")
     filters = filters_of(visit)
     pool, now = visit.deps.pool, visit.now
-    project_id = await project_id_for_list(visit.call(), filters.project or None)
+    project_id = await project_id_for_list(visit, filters.project or None)
     wanted = MonitorFilter(project_id, filters.statuses, filters.tags, filters.text or None)
     page = await find_monitors(pool, wanted, MONITORS.place(visit.query_param("after") or None), LINES_MAX, now)
     shown = await monitor_rows.read_lines(pool, [row for row, _ in page.rows], now)

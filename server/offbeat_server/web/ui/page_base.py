@@ -25,14 +25,16 @@ from offbeat_server import __version__
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
+from offbeat_server.db.repositories import changes
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.access import NOBODY, Principal, Right
+from offbeat_server.web.framework.access import NOBODY, Right
 from offbeat_server.web.framework.problems import ApiError, refusal_of
-from offbeat_server.web.framework.routing import REQUEST_S_MAX, Call, Deps
+from offbeat_server.web.framework.routing import REQUEST_S_MAX, Caller, Deps
 from offbeat_server.web.ui import template_filters
 
 HERE = Path(__file__).parent
 FORM_BYTES_MAX = 500_000
+REV_CHARS_MAX = 18
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -48,12 +50,9 @@ log = structlog.get_logger("page_base")
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(Caller):
     """One request for a page by a person who may see it. `token` goes into its forms."""
 
-    request: web.Request
-    deps: Deps
-    principal: Principal
     token: str
     form: Form = field(default_factory=lambda: _EMPTY)
 
@@ -67,10 +66,6 @@ class Visit:
         """Log time."""
         return self.deps.now()
 
-    def call(self, body: Any = None, query: Any = None) -> Call[Any, Any]:
-        """As the management API reads requests, to use what is written there."""
-        return Call(self.request, self.deps, self.principal, body, query)
-
     def query_param(self, name: str) -> str:
         """One parameter of the address, without characters that Postgres cannot store; "" if it is absent."""
         return self.request.query.get(name, "").replace("\x00", "")[:500]
@@ -79,6 +74,12 @@ class Visit:
         """One field of the form, without white space around it."""
         value = self.form.get(name, "")
         return value.replace("\x00", "").strip() if isinstance(value, str) else ""
+
+    @property
+    def opened_rev(self) -> int:
+        """The revision of the object when its form was opened; a form without one fits no revision."""
+        text = self.form_field("rev")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= REV_CHARS_MAX else changes.REV_MAX
 
 
 class UiRoute(NamedTuple):

@@ -105,7 +105,7 @@ async def _static(request: web.Request) -> web.Response:
 
 async def live_overview(visit: Visit) -> web.StreamResponse:
     """Lines, each with the version that is shown; what is wrong and the counts, in one project or in all."""
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     named = [_LINE.fullmatch(each) for each in visit.request.query.get("lines", "").split("_") if each]
     if len(named) > WATCHED_MAX or not all(named):
         raise ApiError(422, "The lines are not valid: reload the page.")
@@ -136,15 +136,15 @@ async def live_monitor(visit: Visit) -> web.StreamResponse:
 
 async def live_run(visit: Visit) -> web.StreamResponse:
     """One run's page."""
-    row = await history.find_run(visit.deps.pool, *pair_in(visit.call(), "such run"))
-    row = allowed(visit.call(), row, "such run")
+    row = await history.find_run(visit.deps.pool, *pair_in(visit, "such run"))
+    row = allowed(visit, row, "such run")
     return await _stream(visit, {Topic("run", (row["monitor_id"], row["number"])): None})
 
 
 async def live_incident(visit: Visit) -> web.StreamResponse:
     """One incident's page."""
-    row = await history.find_incident(visit.deps.pool, *pair_in(visit.call(), "such incident"))
-    row = allowed(visit.call(), row, "such incident")
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "such incident"))
+    row = allowed(visit, row, "such incident")
     return await _stream(visit, {Topic("incident", (row["monitor_id"], row["number"], visit.writes)): None})
 
 

@@ -1,5 +1,6 @@
 """Making and changing a monitor by form, and what its schedule means while one types it."""
 
+from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -8,14 +9,15 @@ from aiohttp import web
 from cronsim import CronSim
 
 from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.errors import DefinitionError, PreconditionError
+from offbeat_server.common.errors import CommandError, DefinitionError, PreconditionError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.calendar import calendar
 from offbeat_server.engine.schedule.durations import say_duration
-from offbeat_server.web.api import monitors as api_monitors
+from offbeat_server.services import documents, monitors
+from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.monitor import one
 from offbeat_server.web.framework.params import project_id_for_list, project_of
@@ -41,39 +43,51 @@ async def create(visit: Visit) -> web.StreamResponse:
     if visit.form_field("add"):
         return await _form(visit, None, forms.refill(visit.form, []), spare=forms.STAGES_ADDED)
     said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.form_field("slug")) else {})}
-    project = await project_of(visit.call(), visit.form_field("project") or None)
+    project = await project_of(visit, visit.form_field("project") or None)
     try:
         body = validate(requests.NewMonitor, said)
-        query = requests.InProject.model_validate({"project": project.slug})
-        reply = await api_monitors.post_monitor(visit.call(body, query))
-    except (ApiError, DefinitionError, PreconditionError) as error:
+        command = monitors.CreateMonitor(project.id, body.slug, body)
+        made = await monitors.create_monitor(visit.context, command, visit.actor)
+    except (ApiError, CommandError, DefinitionError, PreconditionError) as error:
         return await _form(visit, None, _wrong(visit, error))
-    return redirect(address_of("monitors", reply.value["slug"], project.slug))
+    return redirect(address_of("monitors", made.slug, project.slug))
 
 
 async def settings_page(visit: Visit) -> web.StreamResponse:
     """The form of a monitor that is there."""
     row = await find(visit)
-    answer = await one(visit.call(), row["project_id"], row["slug"])
+    answer = await one(visit, row["project_id"], row["slug"])
     return await _form(visit, answer, forms.fill(answer))
 
 
 async def change(visit: Visit) -> web.StreamResponse:
-    """Change a monitor as the form says. What was changed meanwhile by somebody else is not overwritten."""
+    """Change a monitor as the form says. What was changed after the form was opened is not overwritten."""
     row = await find(visit)
-    answer = await one(visit.call(), row["project_id"], row["slug"])
-    stored = orjson.loads(row["definition"])
+    rev = visit.form_field("rev")
     if visit.form_field("add"):
-        return await _form(visit, answer, forms.refill(visit.form, []), visit.form_field("rev"), forms.STAGES_ADDED)
+        answer = await one(visit, row["project_id"], row["slug"])
+        return await _form(visit, answer, forms.refill(visit.form, []), rev, forms.STAGES_ADDED)
     try:
-        if visit.form_field("rev") != str(row["rev"]):
-            raise PreconditionError("This monitor was changed after you opened the form. Review it before saving.")
-        body = validate(requests.MonitorBody, forms.read(visit.form, stored))
-        query = requests.InProject.model_validate({"project": row["project"]})
-        await api_monitors.put_monitor(visit.call(body, query))
-    except (ApiError, DefinitionError, PreconditionError) as error:
-        return await _form(visit, answer, _wrong(visit, error))
+        body = validate(documents.MonitorBody, forms.read(visit.form, orjson.loads(row["definition"])))
+        command = monitors.PutMonitor(row["project_id"], row["slug"], body, expected_rev=visit.opened_rev)
+        await monitors.put_monitor(visit.context, command, visit.actor)
+    except PreconditionError:
+        return await _changed_meanwhile(visit)
+    except (ApiError, DefinitionError) as error:
+        answer = await one(visit, row["project_id"], row["slug"])
+        return await _form(visit, answer, _wrong(visit, error), rev)
     return redirect(address_of("monitors", row["slug"], row["project"]))
+
+
+async def _changed_meanwhile(visit: Visit) -> web.StreamResponse:
+    """The form as it was sent, with what was changed since it was opened. It can be sent again for the new revision."""
+    row = await find(visit)
+    answer = await one(visit, row["project_id"], row["slug"])
+    meanwhile = await changes_since(visit.context, "monitor", row["project_id"], row["slug"], visit.opened_rev)
+    filled = forms.refill(visit.form, [])._replace(
+        other_problems=["This monitor was changed after you opened the form. Review it before saving."]
+    )
+    return await _form(visit, answer, filled, meanwhile=meanwhile)
 
 
 async def _form(
@@ -82,13 +96,14 @@ async def _form(
     filled: forms.Filled,
     rev: str = "",
     spare: int = forms.STAGES_SPARE,
+    meanwhile: Sequence[ChangeSince] = (),
 ) -> web.StreamResponse:
     """`answer`: the monitor as the API shows it; None for a new one. `rev`: the one that the form was opened with."""
     wrong = bool(filled.problems or filled.other_problems)
     project = answer["project"] if answer else visit.form_field("project") or visit.query_param("project")
-    project_id = await project_id_for_list(visit.call(), project or None)
+    project_id = await project_id_for_list(visit, project or None)
     channels = await projects.all_channels(visit.deps.pool, project_id)
-    monitors = await overview.monitors(visit.deps.pool, project_id=project_id, limit=NAMES_OFFERED)
+    known = await overview.monitors(visit.deps.pool, project_id=project_id, limit=NAMES_OFFERED)
     every_project = await projects.all_projects(visit.deps.pool)
     return show(
         visit,
@@ -96,6 +111,7 @@ async def _form(
         422 if wrong else 200,
         answer=answer,
         filled=filled,
+        meanwhile=meanwhile,
         form=forms,
         slug=visit.form_field("slug"),
         rev=rev or (answer["rev"] if answer else ""),
@@ -103,16 +119,12 @@ async def _form(
         project=project or visit.principal.project or "default",
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
         channels=sorted({channel["slug"] for channel in channels}),
-        monitors=[row["slug"] for row in monitors if answer is None or row["slug"] != answer["slug"]],
+        monitors=[row["slug"] for row in known if answer is None or row["slug"] != answer["slug"]],
     )
 
 
-def _wrong(visit: Visit, error: ApiError | DefinitionError | PreconditionError) -> forms.Filled:
-    problems = (
-        []
-        if isinstance(error, PreconditionError)
-        else list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
-    )
+def _wrong(visit: Visit, error: Exception) -> forms.Filled:
+    problems = list(getattr(error, "errors", ()) or getattr(error, "problems", ()))
     filled = forms.refill(visit.form, problems)
     if filled.problems or filled.other_problems:
         return filled

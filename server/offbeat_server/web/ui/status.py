@@ -47,7 +47,7 @@ async def _render(visit: Visit, slug: str) -> str | None:
 
 async def status_page(visit: Visit) -> web.StreamResponse:
     """The public status page."""
-    slug = slug_in(visit.call(), "page")
+    slug = slug_in(visit, "page")
     text = await visit.request.app[SHOWN].get(slug, lambda: _render(visit, slug))
     if text is None:
         raise not_found("such page")

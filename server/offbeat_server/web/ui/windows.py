@@ -1,16 +1,20 @@
 """Maintenance windows: seen, made and taken away."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from offbeat_server.common.errors import DefinitionError, PreconditionError
-from offbeat_server.db.repositories import projects, windows
+from offbeat_server.db.repositories import projects
+from offbeat_server.db.repositories import windows as stored
+from offbeat_server.db.repositories.changes import NO_REV
 from offbeat_server.engine.schedule.maintenance_windows import Window
-from offbeat_server.web.api import windows as api_windows
-from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.framework.params import project_id_for_list, project_of
+from offbeat_server.services import windows
+from offbeat_server.services.revisions import ChangeSince, changes_since
+from offbeat_server.web.api.schemas.window import window_answer
+from offbeat_server.web.framework.params import new_slug, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
@@ -23,20 +27,30 @@ async def windows_page(visit: Visit) -> web.StreamResponse:
 
 async def create(visit: Visit) -> web.StreamResponse:
     """Make a window of the form."""
-    visit.request.match_info["slug"] = visit.form_field("slug")
-    project = await project_of(visit.call(), visit.form_field("project") or None)
+    slug = visit.form_field("slug")
+    project = await project_of(visit, visit.form_field("project") or None)
     try:
-        if await windows.find_window(visit.deps.pool, project.id, visit.form_field("slug")) is not None:
-            raise PreconditionError(f"Window {visit.form_field('slug')} already exists.")
-        await api_windows.put_window(visit.call(validate(Window, _read(visit)), _in(project.slug)))
-    except (ApiError, DefinitionError, PreconditionError) as error:
+        window = validate(Window, _read(visit))
+        command = windows.PutWindow(project.id, new_slug(slug), window, expected_rev=NO_REV)
+        await windows.put_window(visit.context, command, visit.actor)
+    except PreconditionError:
+        return await _page(visit, f"Window {slug} already exists.")
+    except (ApiError, DefinitionError) as error:
         return await _page(visit, str(error))
     return redirect("/windows")
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
-    """Delete a window; alerts that it held back are sent."""
-    await api_windows.delete_window(visit.call(query=_in(visit.form_field("project"))))
+    """Delete a window; alerts that it held back are sent. One that was changed after the page was opened stays."""
+    project = await project_of(visit, visit.form_field("project") or None)
+    slug = slug_in(visit, "window")
+    try:
+        command = windows.DeleteWindow(project.id, slug, expected_rev=visit.opened_rev)
+        await windows.delete_window(visit.context, command, visit.actor)
+    except PreconditionError:
+        meanwhile = await changes_since(visit.context, "window", project.id, slug, visit.opened_rev)
+        text = f"Window {slug} was changed after you opened the page. Review it before deleting it."
+        return await _page(visit, text, meanwhile)
     return redirect("/windows")
 
 
@@ -52,20 +66,17 @@ def _read(visit: Visit) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def _in(project: str) -> requests.InProject:
-    return requests.InProject.model_validate({"project": project or None})
-
-
-async def _page(visit: Visit, wrong: str = "") -> web.StreamResponse:
-    project_id = await project_id_for_list(visit.call(), visit.query_param("project") or None)
-    rows = await windows.all_windows(visit.deps.pool, project_id)
+async def _page(visit: Visit, wrong: str = "", meanwhile: Sequence[ChangeSince] = ()) -> web.StreamResponse:
+    project_id = await project_id_for_list(visit, visit.query_param("project") or None)
+    rows = await stored.all_windows(visit.deps.pool, project_id)
     every_project = await projects.all_projects(visit.deps.pool)
     return show(
         visit,
         "windows.html",
         422 if wrong else 200,
-        windows=[api_windows.window_answer(visit.call(), row) for row in rows],
+        windows=[{**window_answer(row, visit.now), "rev": row["rev"]} for row in rows],
         wrong=wrong,
+        meanwhile=meanwhile,
         said=defaultdict(str, visit.form.items()),
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
     )

@@ -38,6 +38,7 @@ import orjson
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import Ping, Signal
+from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
@@ -48,7 +49,6 @@ from offbeat_server.ingest.protocols.outcome import read_word, shown
 from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside
 from offbeat_server.ingest.protocols.sentry.envelope import PAYLOAD_BYTES_MAX, Envelope, open_envelope
 from offbeat_server.ingest.protocols.sentry.monitor_config import DEFAULTS, NO_CONFIG, read_config, snake_case
-from offbeat_server.ingest.protocols.slugs import slug_in, slug_of
 from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
 
 name = "sentry"

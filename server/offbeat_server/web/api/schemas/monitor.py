@@ -21,7 +21,7 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
 from offbeat_server.web.framework.addresses import ping_url
 from offbeat_server.web.framework.problems import not_found
-from offbeat_server.web.framework.routing import Call
+from offbeat_server.web.framework.routing import Caller
 
 NO_CHANNEL = "No channel: its alerts go to the server's log only. Add one with PUT /api/v1/channels/{slug}."
 _DEFAULTS = {
@@ -44,8 +44,8 @@ STORED_AS: dict[Status, tuple[Status, ...]] = {
 class MonitorWriter:
     """Writes monitors for one caller at one instant."""
 
-    def __init__(self, call: Call[Any, Any], channels: Sequence[Record]) -> None:
-        self.now, self.base, self.open = call.deps.now(), call.base, call.principal.sees_secrets
+    def __init__(self, caller: Caller, channels: Sequence[Record]) -> None:
+        self.now, self.base, self.open = caller.deps.now(), caller.base, caller.principal.sees_secrets
         self.alerting = {(c["project_id"], c["slug"]) for c in channels if c["kind"] != "log"}
         self.defaults: dict[int, list[str]] = {}
         for channel in channels:
@@ -112,17 +112,17 @@ def status_of_row(row: Record, now: Micros) -> MonitorStatus:
     return status_at(load_definition(row["definition"]), status, state, heard_at, now)
 
 
-async def writer(call: Call[Any, Any], project_id: int | None) -> MonitorWriter:
+async def writer(caller: Caller, project_id: int | None) -> MonitorWriter:
     """A writer that knows the channels of one project, or of all."""
-    return MonitorWriter(call, await projects.all_channels(call.deps.pool, project_id))
+    return MonitorWriter(caller, await projects.all_channels(caller.deps.pool, project_id))
 
 
-async def one(call: Call[Any, Any], project_id: int, slug: str) -> dict[str, Any]:
+async def one(caller: Caller, project_id: int, slug: str) -> dict[str, Any]:
     """The answer for one monitor. Raises ApiError when there is none."""
-    rows = await overview.monitors(call.deps.pool, project_id=project_id, slugs=[slug], limit=1)
+    rows = await overview.monitors(caller.deps.pool, project_id=project_id, slugs=[slug], limit=1)
     if not rows:
         raise not_found(f"monitor {slug}")
-    return (await writer(call, project_id)).write(rows[0])
+    return (await writer(caller, project_id)).write(rows[0])
 
 
 def instant(at: datetime | None) -> str | None:

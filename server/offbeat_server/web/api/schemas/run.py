@@ -1,4 +1,4 @@
-"""Runs as the API shows them. An open one is shown as it is this moment, from its own pings.
+"""Runs and pings as the API shows them. An open run is shown as it is this moment, from its own pings.
 
 No row is written for a stage or a task, so the row of an open run may be as old as its start; the engine's own code
 applies its pings. A closed run is as it was written.
@@ -47,6 +47,25 @@ def run_answer(row: Record, heard: ClientRun | None = None) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in detail.get("stages", ())],
         "tasks": detail.get("tasks"),
         "progress": None if progress is None else {**progress, "eta": to_rfc3339(progress.get("eta"))},
+    }
+
+
+def ping_answer(row: Record) -> dict[str, Any]:
+    """A ping as it is shown."""
+    source = row["source"]
+    return {
+        "at": instant(row["at"]),
+        "signal": row["signal"],
+        "run": row["run"],
+        "stage": row["stage"],
+        "task": row["task"],
+        "done": row["done"],
+        "total": row["total"],
+        "exit_code": row["exit_code"],
+        "duration": row["duration"],
+        "message": row["message"],
+        "source": None if source is None else str(getattr(source, "ip", source)),
+        "dialect": row["dialect"],
     }
 
 

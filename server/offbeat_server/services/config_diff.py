@@ -5,43 +5,54 @@ of them to find one number. Secrets are masked here too: a change that was just 
 versions.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from offbeat_server.db.repositories.changes import begin_of_key
-from offbeat_server.notify.channels.registry import show_channel
+from offbeat_server.services.context import ChannelKinds
 
 Document = dict[str, Any]
+Action = Literal["create", "change", "delete"]
 _NOT_SHOWN = frozenset(("id", "slug", "created_at"))
 
 
-def action_of(before: Document | None, after: Document | None) -> str:
-    """create, change or delete."""
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field that differs. A field that is not there is None, and so is one at its default."""
+
+    field: str
+    old: Any
+    new: Any
+
+
+def action_of(before: Document | None, after: Document | None) -> Action:
+    """Return the kind of a change."""
     if before is None:
         return "create"
     return "delete" if after is None else "change"
 
 
-def field_changes(kind: str, before: Document | None, after: Document | None) -> list[Document]:
-    """The differences. A field that is not there is null, and so is one at its default."""
-    old, new = _flat(kind, before), _flat(kind, after)
+def field_changes(kinds: ChannelKinds, kind: str, before: Document | None, after: Document | None) -> list[FieldChange]:
+    """The differences between two documents of the audit log."""
+    old, new = _flat(kinds, kind, before), _flat(kinds, kind, after)
     changed = [
-        {"field": name, "old": old.get(name), "new": new.get(name)}
+        FieldChange(name, old.get(name), new.get(name))
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name)
     ]
     if before and after and not changed:  # it would not be on record if nothing had changed
         hidden = "keys" if kind == "monitor" else "ping_key" if kind == "project" else "secrets"
-        changed = [{"field": hidden, "old": "(hidden)", "new": "(hidden, changed)"}]
+        changed = [FieldChange(hidden, "(hidden)", "(hidden, changed)")]
     return changed
 
 
-def _flat(kind: str, document: Document | None) -> Document:
+def _flat(kinds: ChannelKinds, kind: str, document: Document | None) -> Document:
     if document is None:
         return {}
     flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
     definition = flat.pop("definition", None)
     if kind == "channel":
-        definition = show_channel(flat.get("kind", ""), definition or {})
+        definition = kinds.shown(flat.get("kind", ""), definition or {})
     if kind == "project":
         flat.pop("ping_key", None)
         definition = {name: value for name, value in (definition or {}).items() if name != "badge_key"}

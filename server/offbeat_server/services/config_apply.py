@@ -1,11 +1,12 @@
-"""A whole estate at once: projects, channels, windows and monitors as a file lists them, all of it or nothing.
+"""A whole configuration at once: projects, channels, windows and monitors as a file lists them, all of it or nothing.
 
 Everything is read before the changes lock is taken, then written set-based; a dry run does the same work and undoes it,
-so what it says is what would happen. Used by `POST /apply` and by `--config` at the start.
+so what it says is what would happen. `POST /apply` and `--config` at the start use it.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -28,14 +29,15 @@ from offbeat_server.db.repositories.definitions import (
 from offbeat_server.db.repositories.references import dangling, reference_problems
 from offbeat_server.engine.model.definition import Slug
 from offbeat_server.engine.model.definition_problems import problems_of
-from offbeat_server.notify.channels.registry import show_channel
-from offbeat_server.web.api.channels import generated_secret, stored_form
-from offbeat_server.web.api.projects import wanted_project
-from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.windows import dump
-from offbeat_server.web.framework.config_diff import action_of, field_changes
-from offbeat_server.web.framework.routing import Deps
+from offbeat_server.services.channels import ChannelPut, PutChannel, write_channel
+from offbeat_server.services.config_diff import Action, FieldChange, action_of, field_changes
+from offbeat_server.services.context import ChannelKinds, Context
+from offbeat_server.services.documents import ListedChannel, ListedMonitor, ListedProject, ListedWindow
+from offbeat_server.services.monitors import wanted_monitor
+from offbeat_server.services.projects import PutProject, write_project
+from offbeat_server.services.windows import stored_window
 
+MONITORS_MAX = 20_000  # of one apply; more come in parts
 PROBLEMS_MAX = 200
 _NOT_AT_START = (
     "[generate] is not possible in --config, because nothing shows the new secret: "
@@ -81,69 +83,118 @@ class ApplyBody(Estate):
     )
 
 
+class ApplyConfig(NamedTuple):
+    """Apply a file. With `only_project` anything outside it is refused.
+
+    Without `may_generate` nobody sees the result, so no signing secret is generated.
+    """
+
+    body: ApplyBody
+    only_project: str | None = None
+    may_generate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many items were created, changed, deleted, and were as the file wants them already."""
+
+    created: int
+    changed: int
+    deleted: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedChange:
+    """The change of one item, field by field."""
+
+    kind: str
+    project: str
+    slug: str
+    action: Action
+    fields: list[FieldChange]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSecret:
+    """A signing secret that a channel of the file asked for."""
+
+    project: str
+    channel: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The changes that were made, or would be made in a dry run. It is the answer of `POST /apply`."""
+
+    dry_run: bool
+    counts: Counts
+    changes: list[AppliedChange]
+    new_secrets: list[GeneratedSecret]
+
+
 class _Read(NamedTuple):
     """A file as it was read: every item of its own type, with its name in problems."""
 
-    projects: list[tuple[str, requests.ListedProject]]
-    channels: list[tuple[str, requests.ListedChannel]]
-    windows: list[tuple[str, requests.ListedWindow]]
-    monitors: list[tuple[str, requests.ListedMonitor]]
+    projects: list[tuple[str, ListedProject]]
+    channels: list[tuple[str, ListedChannel]]
+    windows: list[tuple[str, ListedWindow]]
+    monitors: list[tuple[str, ListedMonitor]]
 
 
-async def apply(
-    deps: Deps, body: ApplyBody, actor: str, only_project: str | None = None, may_generate: bool = True
-) -> dict[str, Any]:
-    """Apply an estate and say what changed. With `only_project` anything outside it is refused.
-
-    Without `may_generate` nobody sees the answer, so no signing secret is generated. Raises DefinitionError that names
-    each wrong field of each item.
-    """
+async def apply(context: Context, command: ApplyConfig, actor: str) -> Applied:
+    """Apply a file, all of it or nothing. Raises DefinitionError that names each wrong field of each item."""
     with gc_paused():
-        return await _apply(deps, body, actor, only_project, may_generate)
+        return await _apply(context, command, actor)
 
 
-async def _apply(
-    deps: Deps, body: ApplyBody, actor: str, only_project: str | None, may_generate: bool
-) -> dict[str, Any]:
-    read = await _read(body, only_project)
+async def _apply(context: Context, command: ApplyConfig, actor: str) -> Applied:
+    body = command.body
+    read = await _read(body, command.only_project)
     wanted = 0
-    new_secrets: list[dict[str, Any]] = []
-    async with changing(deps.pool, keep=not body.dry_run) as connection:
+    new_secrets: list[GeneratedSecret] = []
+    async with changing(context.pool, keep=not body.dry_run) as connection:
         changes = [await _put_project(connection, path, item, actor) for path, item in read.projects]
         ids = await _project_ids(connection, body, read)
         for path, channel in read.channels:
             project = channel.project or body.project
-            change, secret = await _put_channel(connection, path, channel, ids[project], actor)
-            changes.append(change)
-            if secret is not None:
-                if not may_generate:
+            put = await _put_channel(context, connection, path, channel, ids[project], actor)
+            changes.append(put.change)
+            if put.new_secret is not None:
+                if not command.may_generate:
                     raise DefinitionError([Problem(f"{path}.secrets", _NOT_AT_START)])
-                new_secrets.append({"project": project, "channel": channel.slug, "secret": secret})
+                new_secrets.append(GeneratedSecret(project, channel.slug, put.new_secret))
         for _, window in read.windows:
-            project_id, stored = ids[window.project or body.project], dump(window.window())
+            project_id, stored = ids[window.project or body.project], stored_window(window.window())
             changes.append(await windows.put_window(connection, project_id, window.slug, stored, actor))
         monitors: list[WantedMonitor] = []
         async for part in chunked(read.monitors, PART_MONITORS):
-            monitors += [item.wanted(ids[item.project or body.project], item.slug, path) for path, item in part]
+            monitors += [
+                wanted_monitor(ids[item.project or body.project], item.slug, item, path) for path, item in part
+            ]
         changes += await put_monitors(connection, monitors, actor)
         if body.prune:
-            changes += await _prune(connection, body, read, ids, actor)
+            changes += await _prune(context.channel_kinds, connection, body, read, ids, actor)
         if problems := await reference_problems(connection, monitors):
             raise DefinitionError(problems)
         wanted = len(read.projects) + len(read.channels) + len(read.windows) + len(monitors)
     # Monitors that are as wanted were left out already; to compare ten thousand documents again costs 50 ms.
     done = [change for change in changes if change.kind == "monitor" or change.before != change.after]
     if done and not body.dry_run:
-        deps.changed()
-    said = await _said(body.dry_run, done, wanted, {number: slug for slug, number in ids.items()})
-    return {**said, "new_secrets": [] if body.dry_run else new_secrets}
+        context.changed()
+    applied = await _describe(context.channel_kinds, done, {number: slug for slug, number in ids.items()})
+    count = Counter(change.action for change in applied)
+    unchanged = wanted - count["create"] - count["change"]
+    counts = Counts(count["create"], count["change"], count["delete"], unchanged)
+    return Applied(body.dry_run, counts, applied, [] if body.dry_run else new_secrets)
 
 
-async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
+async def apply_file(context: Context, path: Path) -> Applied:
     """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
     try:
         body = ApplyBody(**Estate.model_validate(read_config(path)).model_dump(exclude_unset=True))
-        return await apply(deps, body, "config", may_generate=False)
+        return await apply(context, ApplyConfig(body, may_generate=False), "config")
     except ValidationError as error:
         problems = problems_of(error, model=Estate)
     except DefinitionError as error:
@@ -154,13 +205,13 @@ async def apply_file(deps: Deps, path: Path) -> dict[str, Any]:
 async def _read(body: ApplyBody, only_project: str | None) -> _Read:
     problems: list[Problem] = []
     read = _Read(
-        await _each(body.projects, "projects", requests.ListedProject, problems),
-        await _each(body.channels, "channels", requests.ListedChannel, problems),
-        await _each(body.windows, "windows", requests.ListedWindow, problems),
-        await _each(body.monitors, "monitors", requests.ListedMonitor, problems),
+        await _each(body.projects, "projects", ListedProject, problems),
+        await _each(body.channels, "channels", ListedChannel, problems),
+        await _each(body.windows, "windows", ListedWindow, problems),
+        await _each(body.monitors, "monitors", ListedMonitor, problems),
     )
-    if len(read.monitors) > requests.MONITORS_MAX:
-        problems.append(Problem("monitors", f"at most {requests.MONITORS_MAX} at once: apply them in parts"))
+    if len(read.monitors) > MONITORS_MAX:
+        problems.append(Problem("monitors", f"at most {MONITORS_MAX} at once: apply them in parts"))
     problems += _given_twice([(path, item.slug, None) for path, item in read.projects])
     problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.channels])
     problems += _given_twice([(path, item.slug, item.project or body.project) for path, item in read.windows])
@@ -213,24 +264,16 @@ def _named(items: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield slug if isinstance(slug, str) else str(index), value
 
 
-async def _put_project(connection: Connection, path: str, item: requests.ListedProject, actor: str) -> Change:
+async def _put_project(connection: Connection, path: str, item: ListedProject, actor: str) -> Change:
     row = await projects.find_project(connection, item.slug)
-    return await projects.put_project(connection, wanted_project(item.slug, item, row, path), actor)
+    return await write_project(connection, PutProject(item.slug, item), row, actor, path)
 
 
 async def _put_channel(
-    connection: Connection,
-    path: str,
-    item: requests.ListedChannel,
-    project_id: int,
-    actor: str,
-) -> tuple[Change, str | None]:
-    """The change, and the signing secret if one was generated."""
+    context: Context, connection: Connection, path: str, item: ListedChannel, project_id: int, actor: str
+) -> ChannelPut:
     row = await projects.find_channel(connection, project_id, item.slug)
-    definition = stored_form(item, row, path)
-    wanted = projects.WantedChannel(project_id, item.slug, item.kind, item.default, definition)
-    change = await projects.put_channel(connection, wanted, actor, show_channel)
-    return change, generated_secret(item, row, definition)
+    return await write_channel(context, connection, PutChannel(project_id, item.slug, item), row, actor, path)
 
 
 async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> dict[str, int]:
@@ -254,7 +297,9 @@ async def _project_ids(connection: Connection, body: ApplyBody, read: _Read) -> 
     return ids
 
 
-async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict[str, int], actor: str) -> list[Change]:
+async def _prune(
+    kinds: ChannelKinds, connection: Connection, body: ApplyBody, read: _Read, ids: dict[str, int], actor: str
+) -> list[Change]:
     """Delete what the parts that are there do not list."""
     pruned: list[Change] = []
     for slug, project_id in ids.items():
@@ -271,7 +316,7 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
                     continue
                 if users := await projects.users_of_channel(connection, project_id, row["slug"]):
                     raise DefinitionError([Problem("channels", f"{row['slug']} is named by {', '.join(users)}")])
-                pruned.append(await projects.delete_channel(connection, row, actor, show_channel))
+                pruned.append(await projects.delete_channel(connection, row, actor, kinds.shown))
         if body.windows is not None:
             listed = {item.slug for _, item in read.windows if (item.project or body.project) == slug}
             for row in await windows.all_windows(connection, project_id):
@@ -280,29 +325,18 @@ async def _prune(connection: Connection, body: ApplyBody, read: _Read, ids: dict
     return pruned
 
 
-async def _said(dry_run: bool, done: list[Change], wanted: int, slugs: dict[int, str]) -> dict[str, Any]:
-    """The answer: what changed, field by field, and how many did not."""
-    said, counts = [], Counter[str]()
+async def _describe(kinds: ChannelKinds, done: list[Change], slugs: dict[int, str]) -> list[AppliedChange]:
+    """The changes as people read them. `slugs` are of the projects."""
+    applied = []
     async for part in chunked(done, PART_MONITORS):
-        for change in part:
-            action = action_of(change.before, change.after)
-            counts[action] += 1
-            said.append(
-                {
-                    "kind": change.kind,
-                    "project": slugs.get(change.project_id or 0) or change.subject,
-                    "slug": change.subject,
-                    "action": action,
-                    "fields": field_changes(change.kind, change.before, change.after),
-                }
+        applied += [
+            AppliedChange(
+                change.kind,
+                slugs.get(change.project_id or 0) or change.subject,
+                change.subject,
+                action_of(change.before, change.after),
+                field_changes(kinds, change.kind, change.before, change.after),
             )
-    return {
-        "dry_run": dry_run,
-        "counts": {
-            "created": counts["create"],
-            "changed": counts["change"],
-            "deleted": counts["delete"],
-            "unchanged": wanted - counts["create"] - counts["change"],
-        },
-        "changes": said,
-    }
+            for change in part
+        ]
+    return applied
