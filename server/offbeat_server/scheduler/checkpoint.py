@@ -83,7 +83,7 @@ class Checkpointer:
 
     async def _finish(self, checkpoint: Checkpoint) -> None:
         connection = await self._connection.get()
-        # A monitor that was quarantined meanwhile has an older state. One that no longer is has been written just now.
+        # A monitor that was quarantined since has an older state. One that no longer is has been written just now.
         checkpoint = checkpoint._replace(set_aside=sorted(self._engine.quarantined))
         async with held_by(connection, self._lease.check()):
             await scheduler_rows.write_checkpoint(connection, checkpoint)

@@ -24,10 +24,10 @@ class ConfigChanges:
 
     def __init__(self) -> None:
         self.rev = 0
-        self._ended: dict[int, Micros] = {}  # deleted by changes that are read again, and nothing of them is left
-        self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, taken in by the last keeper at these instants
-        self._ahead: Micros = 0  # where the last of these deletions and windows took effect
-        self._repeated = 0  # so many of them are taken in here too
+        self._ended: dict[int, Micros] = {}  # deleted by changes that are read again; no row of them is left
+        self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, applied by the last scheduler at these instants
+        self._ahead: Micros = 0  # the instant at which the last of these deletions and windows took effect
+        self._repeated = 0  # how many of them are applied here too
         self.windows_applied: list[WindowsApplied] = []  # not on record yet
         self.projects: dict[int, str] = {}
         self._channels: dict[int, list[scheduler_rows.ChannelSeen]] = {}
@@ -71,7 +71,7 @@ class ConfigChanges:
                     self.windows_applied.append(WindowsApplied(change.rev, at))
                 try:
                     _apply(engine, change, at)
-                except Exception as error:  # of ours: it concerns this monitor, and nobody else waits for it
+                except Exception as error:  # an internal error concerns this monitor; the others go on
                     if change.monitor_id is None:
                         log.exception("config_changes.change_skipped", rev=change.rev, kind=change.kind)
                     else:
@@ -83,7 +83,7 @@ class ConfigChanges:
 
     @property
     def next_known(self) -> Micros | None:
-        """Where the next change of a window takes effect that the last keeper had taken in already."""
+        """The instant of the next change of a window that the last scheduler had applied already."""
         return next((at for at, _ in self._known[self._repeated :]), None)
 
     def replay_known(self, engine: Engine) -> None:

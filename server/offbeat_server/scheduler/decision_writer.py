@@ -67,10 +67,10 @@ class DecisionWriter:
         await self._write_pending()
 
     async def check(self, connection: Connection) -> None:
-        """Raises LeaseLostError if Postgres lacks the last state that was written: it is another or an older one."""
+        """Raises LeaseLostError if Postgres has not the last state that was written: it is another or an older one."""
         monitor_id, at = self._last_state
         if monitor_id and await scheduler_rows.state_at(connection, monitor_id) < at:
-            raise LeaseLostError("the database lacks decisions that were in it")
+            raise LeaseLostError("decisions that were in the database are missing")
 
     async def _write_pending(self) -> None:
         """One transaction. If a row cannot be stored: halves of it, until the row's monitor stands alone."""

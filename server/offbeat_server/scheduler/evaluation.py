@@ -3,7 +3,7 @@
     read the log ─→ record outages ─→ apply changes of definitions ─→ apply pings, evaluate deadlines ─→ write
 
 Everything it does to the event loop comes in slices of some milliseconds, because pings are taken on the same loop.
-What it cannot keep up with waits in the log.
+Pings that are too many at once wait in the log.
 """
 
 import asyncio
@@ -108,9 +108,9 @@ class Evaluation:
         self._doubtful = False
 
     def _check_news(self, rev: int, refusal_id: int) -> None:
-        """Raises LeaseLostError if Postgres lacks changes or refusals. `refusal_id` 0: all are past their retention."""
+        """Raises LeaseLostError if changes or refusals are missing. `refusal_id` 0: all are past their retention."""
         if rev < self._config_changes.rev or 0 < refusal_id < self._outage_detector.refusal_id:
-            raise LeaseLostError("the database lacks changes or outages that were in it")
+            raise LeaseLostError("changes or outages that were in the database are missing")
 
     async def _record_outages(self, connection: Connection, refusal_id: int) -> None:
         held, watermark = self._lease.check(), self._log_reader.watermark

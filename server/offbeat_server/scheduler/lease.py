@@ -1,7 +1,7 @@
 """Whether this process may judge: the lease in Postgres, and how long we trust ourselves to have it.
 
 The trust is local and monotonic, anchored at the *start* of a renewal: an answer that took long does not stretch it, a
-process that was frozen finds it expired when it wakes. It ends before the lease can be taken by somebody else.
+process that was frozen finds it expired when it wakes. It ends before another process can take the lease.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from offbeat_server.db.pool import Connection, connect
 from offbeat_server.db.repositories import lease
 from offbeat_server.db.repositories.lease import Held
 
-LIFE_S = 6.0  # a crashed keeper is replaced after this and `TAKE_EVERY_S`
+LIFE_S = 6.0  # a crashed scheduler is replaced after this and `TAKE_EVERY_S`
 RENEW_EVERY_S = LIFE_S / 3
 TRUST_S = LIFE_S - 1.0
 TAKE_EVERY_S = 1.0
@@ -40,7 +40,7 @@ class Lease:
         self.lost = asyncio.Event()
 
     def check(self) -> Held:
-        """The lease. Raises LeaseLostError where it may be somebody else's by now."""
+        """The lease. Raises LeaseLostError if another process may have it by now."""
         if self.held is None or monotonic() >= self._trusted_until_s:
             raise LeaseLostError(f"the lease {self._name} could not be renewed in time")
         return self.held
@@ -82,7 +82,7 @@ class Lease:
         self.lost.set()
 
     async def release(self) -> None:
-        """Give it up, so that the next keeper need not wait for its end."""
+        """Give it up, so that the next scheduler need not wait for its end."""
         held, self.held = self.held, None
         try:
             if held is not None:

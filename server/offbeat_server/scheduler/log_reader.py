@@ -98,11 +98,11 @@ class LogReader:
         self._check(await scheduler_rows.writers(connection, list(self._unfinished), self.newest))
 
     def _check(self, seen: list[WriterSeen]) -> None:
-        """Raises LeaseLostError if the log lacks what was read of it: it is another one, or an older one."""
+        """Raises LeaseLostError if pings that were read are missing: the log is another one, or an older one."""
         missing = self._unfinished.difference(writer.id for writer in seen)
         shorter = [writer.id for writer in seen if writer.seq < self.cursors.get(writer.id, 0)]
         if missing or shorter:
-            raise LeaseLostError(f"the log lacks pings that were in it, of writers {sorted({*missing, *shorter})}")
+            raise LeaseLostError(f"pings that were in the log are missing, of writers {sorted({*missing, *shorter})}")
 
     def _smallest(self, seen: list[WriterSeen], through: Micros) -> Micros | None:
         throughs = [
@@ -113,7 +113,7 @@ class LogReader:
         ]
         if throughs:
             return min(throughs)
-        # Nobody writes: what the last ones have left behind can be read to its end.
+        # No writer is there: the pings of the last ones can be read to their end.
         return max((writer.accepted_through for writer in seen), default=None)
 
     def _note(self, seen: list[WriterSeen]) -> None:

@@ -1,7 +1,7 @@
-"""Decides deaf time: each interval once, on record, and handed to the engine before anything after it is judged.
+"""Decides outages: each interval once, recorded, and passed to the engine before any later instant is evaluated.
 
-Pings may have been sent and could not be heard while a writer refused them, from the last word of a writer that died to
-its fencing, and while there was no writer at all.
+Pings may have been sent and could not be received while a writer refused them, from the last sign of a writer that died
+to its fencing, and while there was no writer at all.
 """
 
 from collections.abc import Sequence
@@ -64,15 +64,15 @@ class ReportedOutages:
 
 
 class OutageDetector:
-    """What was decided so far."""
+    """The outages that were decided so far."""
 
     def __init__(self, writer_silent_max_s: float) -> None:
         self._silent_max_s = writer_silent_max_s
         self._refusal_id = 0
         self._newest_writer = 0
-        self._began: set[int] = set()  # writers of whom is not known yet whether somebody was there before
+        self._began: set[int] = set()  # writers of which is not known yet whether another was there before
         self._seeing_from_s = 0.0  # before this, silence may be that of Postgres
-        self._signs: dict[int, _SignOfLife] | None = None  # None: we have not looked yet
+        self._signs: dict[int, _SignOfLife] | None = None  # None: not read yet
         self._reported = ReportedOutages()
 
     async def begin(self, connection: Connection, at: Micros) -> list[Outage]:
@@ -97,20 +97,20 @@ class OutageDetector:
         return self._refusal_id
 
     def blinded(self) -> None:
-        """Postgres was away, for us and perhaps for the writers: they get their time anew to show that they live."""
+        """Postgres was away, perhaps for the writers too: they get their full time again to show that they live."""
         self._seeing_from_s = monotonic() + self._silent_max_s
 
     async def decide(
         self, connection: Connection, held: Held, writers: Sequence[WriterSeen], refusal_id: int, now: Micros
     ) -> list[Outage]:
-        """New deaf time, as far as it is known by `now`. Its alerts are committed with it.
+        """New outages, as far as they are known by `now`. Their alerts are committed with them.
 
         Raises LeaseLostError, DatabaseDownError.
         """
         self._began.update(writer.id for writer in writers if writer.id > self._newest_writer)
         self._newest_writer = max(self._newest_writer, *self._began, 0)
-        # As long as an older one is there nothing is judged beyond its word, and its last one is still to come: it may
-        # have heard nobody for a while, or not know of a leap of the clock.
+        # While an older one is there nothing is evaluated beyond its sign, and its last sign is still to come: it may
+        # have received no ping for a while, or not know of a jump of the clock.
         oldest = min((writer.id for writer in writers if not writer.fenced), default=maxsize)
         new = sorted(writer_id for writer_id in self._began if writer_id <= oldest)
         silent = self._silent(writers)

@@ -1,7 +1,7 @@
-"""A start: every monitor from its stored state, as the last keeper left it.
+"""A start: every monitor from its stored state, as the last scheduler left it.
 
-All of them then follow the log from the checkpoint. Those that the last keeper had left out because of an error of ours
-were not brought up to it: of these the log is applied from their own states on, each by itself.
+All of them then follow the log from the checkpoint. Monitors that the last scheduler had left out because of an
+internal error have older states: for each of these the log is applied from its own state on.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ async def load_monitors(
 def _try(engine: Engine, m: Monitor, act: Callable[[Monitor], None]) -> None:
     try:
         act(m)
-    except Exception as error:  # of ours: the others come all the same
+    except Exception as error:  # an internal error: the others are still loaded
         engine.quarantine(m.id, error)
 
 

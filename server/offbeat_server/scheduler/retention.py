@@ -27,7 +27,7 @@ from offbeat_server.scheduler.recovery import SLICE
 
 DAYS_AHEAD = 7
 EVERY_S = 600.0
-# What a deleted monitor has left stays for so long: processes may still store pings of it, and its end is alerted.
+# How long the rows of a deleted monitor stay: processes may still store pings of it, and its end is alerted.
 REMAINS_KEPT = timedelta(hours=1)
 REMAINS_SLICES_MAX = 500  # of `retention.ROWS_MAX` rows in one round
 
@@ -52,13 +52,13 @@ class Retention:
 
     async def run(self) -> None:
         """Run for as long as this process is the scheduler."""
-        self._seen_rev, self._needed = 0, None  # meanwhile another one was, or Postgres has lost commits
+        self._seen_rev, self._needed = 0, None  # another process was the scheduler, or Postgres has lost commits
         while True:
             try:
                 await self._round()
             except OffbeatError as error:
                 log.warning("retention.step_failed", error=str(error))
-            except Exception:  # whatever it was: without the next partitions no ping could be stored
+            except Exception:  # any error: without the next partitions no ping could be stored
                 log.exception("retention.step_failed")
             self._due.clear()
             with contextlib.suppress(TimeoutError):
@@ -117,10 +117,10 @@ class Retention:
             self._needed = engine.now, needed_from
 
     async def _delete_remains(self, connection: Connection, before: datetime, since: datetime) -> None:
-        """What deleted monitors have left: as much as one round may, the rest in the next.
+        """Delete the rows of deleted monitors: as many as one round may, the rest in the next.
 
-        What a round has finished is not looked at again, so a round costs what was deleted lately. (A new process looks
-        at everything once. Pings that were under way at a deletion come within an hour: until then it is looked at.)
+        A finished monitor is not checked again, so the cost of a round depends on the latest deletions. (A new process
+        checks all once. Pings that were under way at a deletion come within an hour: until then it is checked.)
         """
         seen = await retention.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
         slices = 0

@@ -37,7 +37,7 @@ from offbeat_server.scheduler.scheduler_connection import SchedulerConnection
 CYCLE_S = 0.02  # at least this long between two cycles: a cycle costs a round trip
 IDLE_S = 0.5  # at most this long between two; also how soon a change is noticed
 FOLLOW_S = 0.05  # the same, when other processes write too
-HANDOVER_S = 0.5  # for the last checkpoint, if others wait for us to go: what it lacks they take from the log
+HANDOVER_S = 0.5  # for the last checkpoint, if others wait for the stop: they read the rest from the log
 
 log = structlog.get_logger("scheduler")
 

@@ -1,8 +1,8 @@
 """Compares, all the time, a few monitors with what the log says of them: what is in memory, in the heap and stored.
 
-A restart rests on one promise: a stored state and the log since then are what is in memory. Here it is put to the test
-for one monitor after the other, by the same pure engine, on a connection that the keeper does not wait for. Each
-difference is a bug; it is counted, and nothing is repaired, because nobody knows which side is right.
+A restart depends on one promise: a stored state and the log since then give the state in memory. This is tested for one
+monitor after the other, by the same pure engine, on a connection that the scheduler does not wait for. Each difference
+is a bug; it is counted, and nothing is repaired, because it is not known which side is right.
 """
 
 import asyncio
@@ -100,22 +100,22 @@ class SelfCheck(Service):
             )
 
     async def _log_is_whole(self) -> bool:
-        """Whether the database has all that the keeper has read of it: a standby that was promoted may lack the end."""
+        """Whether the database has all that the scheduler has read of it: a promoted standby may be without the end."""
         with database_trouble():
             async with self._pool.acquire() as connection:
                 try:
                     await self._scheduler.log_reader.check(connection)
-                except LeaseLostError:  # the keeper finds out, too, and loads everything again
+                except LeaseLostError:  # the scheduler finds out, too, and loads everything again
                     return False
         return True
 
     async def _replay(self, engine: Engine, stored: Monitor, rev: int, through: Micros) -> dict[str, Any] | None:
-        """What the monitor must be at `through` by its stored state and the log; None where that cannot be said now."""
+        """The state of the monitor at `through` by its stored state and the log; None if that is not known now."""
         outages, windows = list(engine.state.outages.intervals), dict(engine.state.windows)
         with database_trouble():
             async with self._pool.acquire() as connection:
                 if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
-                    return None  # it was written anew meanwhile, or a change of it was not
+                    return None  # it was written again since, or a change of it was not
                 since = stored.position
                 entries = await of_monitor(connection, stored.id, since, through, ENTRIES_MAX + 1)
         if len(entries) > ENTRIES_MAX:
@@ -138,7 +138,7 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
 
 
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
-    """What is wrong with the entry of a monitor in the heap: it may be early, never late, and never overdue."""
+    """The fault of a monitor's entry in the heap: it may be early, never late, and never overdue."""
     when = engine.state.next_deadline_of(m)
     if when and not m.armed:
         return "it is not in the heap"
@@ -150,7 +150,7 @@ def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
 
 
 def _show(m: Monitor) -> dict[str, Any]:
-    """Its state for comparison, without what says nothing of the log: a change that everybody knows is forgotten."""
+    """Its state for comparison, without values that do not come from the log: changes that all processes know."""
     shown = {key: _unordered(value) for key, value in m.dump().items() if key != "rev"}
     return {"status": m.status, "since": m.since, **shown}
 

@@ -1,8 +1,9 @@
-"""Ends the sessions of processes that froze or vanished within a transaction, for the sake of who waits for their lock.
+"""Ends the sessions of processes that froze or vanished within a transaction, because other sessions wait for their
+lock.
 
-Whoever waits for the lease does so too, for itself (repositories/lease.py). But where the keeper is well, nobody may be
-waiting for the lease, and a worker that was frozen in a change of definitions, or a courier in the midst of a digest,
-would keep all others from theirs.
+A process that waits for the lease does so too, for itself (repositories/lease.py). But if the scheduler is well,
+perhaps no process waits for the lease. Then a worker that was frozen in a change of definitions, or a dispatcher in the
+middle of a digest, would block all others.
 """
 
 import asyncio
