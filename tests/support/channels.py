@@ -50,17 +50,17 @@ def assert_published(body: Any) -> None:
 
 @cache
 def _strict() -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator(_closed(webhook_schema()), validate_formats=True)
+    return jsonschema_rs.Draft202012Validator(closed(webhook_schema()), validate_formats=True)
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """The same schema without room for fields that it does not name."""
     if isinstance(schema, list):
-        return [_closed(each) for each in schema]
+        return [closed(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed(each) for name, each in schema.items()}
-    return {**closed, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else closed
+    parts = {name: closed(each) for name, each in schema.items()}
+    return {**parts, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else parts
 
 
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:

@@ -8,7 +8,7 @@ from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.ping import Position
-from offbeat_server.engine.model.run_detail import RunDetail
+from offbeat_server.engine.model.run_detail import CauseDetail, RunDetail
 
 
 class RunChanged(NamedTuple):
@@ -37,7 +37,7 @@ class IncidentChanged(NamedTuple):
     reason: str
     run: str | None
     stage: str | None
-    causes: list[dict[str, Any]]
+    causes: list[CauseDetail[Micros]]
     suppressed_by: int | None
 
 

@@ -66,10 +66,18 @@ class Estate(BaseModel):
 
     project: Slug = Field("default", description="Of everything that names no project.")
     # `x-items` names the type of an item; web/framework/openapi.py makes list or mapping of it.
-    projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = None
-    channels: Annotated[Items, WithJsonSchema({"x-items": "ListedChannel"})] = None
-    windows: Annotated[Items, WithJsonSchema({"x-items": "ListedWindow"})] = None
-    monitors: Annotated[Items, WithJsonSchema({"x-items": "ListedMonitor"})] = None
+    projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = Field(
+        None, description="The projects: a list, or an object from slug to the rest."
+    )
+    channels: Annotated[Items, WithJsonSchema({"x-items": "ListedChannel"})] = Field(
+        None, description="The channels: a list, or an object from slug to the rest."
+    )
+    windows: Annotated[Items, WithJsonSchema({"x-items": "ListedWindow"})] = Field(
+        None, description="The maintenance windows: a list, or an object from slug to the rest."
+    )
+    monitors: Annotated[Items, WithJsonSchema({"x-items": "ListedMonitor"})] = Field(
+        None, description="The monitors: a list, or an object from slug to the rest."
+    )
 
 
 class ApplyBody(Estate):

@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,6 +23,9 @@ from schemathesis.specs.openapi.checks import (
 from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.api.schemas.responses import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
 from tests.support.api_server import ADMIN_KEY, Api, serving
+from tests.support.channels import closed
+from tests.support.harness import eventually
+from tests.support.scheduler_node import running
 
 
 @pytest.fixture
@@ -177,6 +184,117 @@ def test_the_document_names_every_route() -> None:
     assert all(operation["summary"] for operation in operations)
     monitor = described["components"]["schemas"]["MonitorBody"]["properties"]
     assert monitor["grace"]["description"] and monitor["stages"]["maxItems"] == 100
+
+
+def faults(node: Any, path: str) -> Iterator[str]:
+    """Places in the document that are incomplete: bare objects and arrays, properties without a description."""
+    if isinstance(node, list):
+        for number, each in enumerate(node):
+            yield from faults(each, f"{path}/{number}")
+    if not isinstance(node, dict):
+        return
+    if node.get("type") == "array" and not node.get("items"):
+        yield f"{path}: an array without items"
+    if node.get("type") == "object" and not (
+        node.get("properties") or node.get("patternProperties") or isinstance(node.get("additionalProperties"), dict)
+    ):
+        yield f"{path}: an object without properties"
+    if node.get("additionalProperties") is True:
+        yield f"{path}: an object with any properties"
+    for name, described in node.get("properties", {}).items():
+        if not described.get("description"):
+            yield f"{path}.{name}: a property without a description"
+        yield from faults(described, f"{path}.{name}")
+    for name, value in node.items():
+        if name not in ("properties", "examples", "example", "default", "const", "enum"):
+            yield from faults(value, f"{path}/{name}")
+
+
+def test_the_document_describes_every_property() -> None:
+    described = document()
+    assert list(faults(described["components"]["schemas"], "schemas")) == []
+    assert list(faults(described["paths"], "paths")) == [] and list(faults(described["webhooks"], "webhooks")) == []
+    # The check itself finds what is wrong.
+    assert len(described["components"]["schemas"]) > 100
+    wrong = {"type": "object", "properties": {"a": {"type": "array"}, "b": {"type": "object", "description": "B."}}}
+    assert [fault.partition(": ")[2] for fault in faults(wrong, "")] == [
+        "a property without a description",
+        "an array without items",
+        "an object without properties",
+    ]
+
+
+def test_every_reference_in_the_document_leads_to_a_schema() -> None:
+    described = document()
+    refs = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(described)))
+    mapped = set(re.findall(r'": "(#/components/[^"]+)"', json.dumps(described)))
+    assert {ref.rpartition("/")[2] for ref in refs | mapped} <= described["components"]["schemas"].keys()
+    assert all(ref.startswith("#/components/schemas/") for ref in refs)
+
+
+async def test_real_answers_have_what_the_document_describes_and_no_more(database_url: str) -> None:
+    """With stages, tasks, progress, causes, members and alerts that a real scheduler has decided."""
+    described = document()
+    components = closed(described["components"])
+
+    async with serving(database_url) as api, running(database_url) as node:
+
+        async def get(template: str, query: str = "", **parts: Any) -> Any:
+            answer = await api("GET", template.format(**parts) + query)
+            assert answer.status == 200, answer.body
+            content = described["paths"]["/api/v1" + template]["get"]["responses"]["200"]["content"]
+            schema = {**content["application/json"]["schema"], "components": components}
+            errors = jsonschema_rs.Draft202012Validator(schema, validate_formats=True).iter_errors(answer.body)
+            assert [f"{each.instance_path}: {each.message}" for each in errors] == [], template
+            return answer.body
+
+        secret = "whsec_" + "A" * 32
+        hook = {"kind": "webhook", "url": "http://127.0.0.1:9/x", "secrets": [secret], "default": True}
+        assert (await api("PUT", "/channels/hook", hook)).status == 201
+        manager = {"kind": "alertmanager", "urls": ["http://127.0.0.1:9"], "labels": {"team": "data"}}
+        assert (await api("PUT", "/channels/manager", manager)).status == 201
+        window = {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "duration": "1h", "tags": ["night"]}
+        assert (await api("PUT", "/windows/nightly", window)).status == 201
+        stages = [{"name": "extract"}, {"name": "load", "tasks": {"expected": 3}}]
+        job = await node.monitor("etl", stages=stages, tasks={"expected": 2}, max_runtime="1h", tags=["night"])
+        fleet = await node.monitor("fleet", members={"every": "1h", "min_alive": 1})
+        await node.ping(fleet, "progress", task="worker-1")
+        for _ in range(3):
+            await node.ping(job, "start", stage="extract", run="whole")
+            await node.ping(job, "success", stage="extract", run="whole")
+        await node.ping(job, "start", run="42", message="begin")
+        await node.ping(job, "start", run="42", stage="load", task="a")
+        await node.ping(job, "progress", run="42", stage="load", task="a", done=1, total=9)
+        await node.ping(job, "progress", run="42", stage="load", task="a", done=3, total=9)
+        await node.ping(job, "fail", run="42", stage="load", task="b", message="disk full")
+        await node.ping(job, "success", run="42", task="own")
+        await node.ping(job, "progress", run="42", done=10, total=40)
+        await node.ping(job, "progress", run="42", done=20, total=40)
+        await node.ping(job, "fail", run="43", exit_code=3, duration=1.5)
+        await node.is_status(job, "down")
+
+        async def recorded() -> bool:
+            return await api.pool.fetchval("select count(*) from runs where verdict is not null") >= 2
+
+        await eventually(recorded)
+        runs = {run["run"]: run for run in (await get("/monitors/{slug}/runs", slug="etl"))["items"]}
+        run = await get("/runs/{id}", id=runs["42"]["id"])
+        progress = run["stages"][1]["tasks"]["progress"][0]
+        assert (progress["task"], progress["done"], progress["eta"][:2]) == ("a", 3, "20")
+        assert run["progress"]["eta"] and run["tasks"]["done"] == 1
+        [incident] = (await get("/incidents"))["items"]
+        assert {cause["kind"] for cause in incident["causes"]} == {"failed", "tasks"}
+        note = await api("POST", f"/incidents/{incident['id']}/acknowledge", {"comment": "on it"})
+        assert note.status == 200
+        shown = await get("/incidents/{id}", id=incident["id"])
+        assert shown["notes"] and shown["alerts"]
+        assert (await get("/monitors/{slug}/members", slug="fleet"))["items"][0]["name"] == "worker-1"
+        for template in ("/monitors", "/channels", "/windows", "/projects", "/alerts", "/changes", "/export", "/keys"):
+            assert await get(template), template
+        assert (await get("/monitors/{slug}/pings", slug="etl"))["items"][0]["exit_code"] == 3
+        for template in ("/monitors/{slug}", "/monitors/{slug}/durations", "/monitors/{slug}/incidents"):
+            assert await get(template, slug="etl"), template
+        assert (await get("/channels/{slug}", slug="hook"))["secrets"] != [secret]
 
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]

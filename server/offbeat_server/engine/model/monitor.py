@@ -19,7 +19,7 @@ from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import CauseKind, Status, read_enum
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import START, Position
-from offbeat_server.engine.model.run_detail import RunEvidence
+from offbeat_server.engine.model.run_detail import CauseDetail, RunEvidence
 from offbeat_server.engine.model.runs import Runs
 
 RANKS = {
@@ -77,9 +77,9 @@ class Cause:
         """The identity of a cause: equal for the same cause when it occurs again."""
         return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
 
-    def show(self) -> dict[str, Any]:
+    def show(self) -> CauseDetail[Micros]:
         """The cause as alerts and the API show it."""
-        shown: dict[str, Any] = {"kind": self.kind, "opened_at": self.opened_at, "reason": self.reason}
+        shown: CauseDetail[Micros] = {"kind": self.kind, "opened_at": self.opened_at, "reason": self.reason}
         if self.number:
             shown["number"] = self.number
         if self.run is not None:

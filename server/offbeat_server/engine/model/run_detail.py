@@ -1,6 +1,7 @@
-"""Stages, tasks and progress of a run, as the table `runs`, the API and alerts show them.
+"""Stages, tasks and progress of a run, and causes of an incident, as tables, the API and alerts show them.
 
-`At` is how an instant is written: `Micros` in the engine and in `runs.detail`, RFC 3339 in the API and in alerts.
+`At` is how an instant is written: `Micros` in the engine and in the tables `runs` and `incidents`, RFC 3339 in the API
+and in alerts.
 """
 
 from typing import Annotated, Any, Generic, NotRequired, TypeVar
@@ -10,7 +11,7 @@ from pydantic import Field
 # Pydantic cannot read the one of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
-from offbeat_server.engine.model.enums import StageStatus
+from offbeat_server.engine.model.enums import CauseKind, StageStatus
 
 At = TypeVar("At")
 _PROGRESS = {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:45:00Z"}
@@ -103,6 +104,17 @@ class RunDetail(TypedDict, Generic[At]):
     ]
     tasks: NotRequired[Annotated[TasksDetail[At], field("The tasks of the run itself.", _TASKS)]]
     progress: NotRequired[Annotated[ProgressDetail[At], field("The progress of the run.", _PROGRESS)]]
+
+
+class CauseDetail(TypedDict, Generic[At]):
+    """One reason why a monitor is, or was, down."""
+
+    kind: Annotated[CauseKind, field("The kind of the cause.", "failed")]
+    opened_at: Annotated[At, field("When it was first recorded.", "2026-11-24T01:30:00Z")]
+    reason: Annotated[str, field("The cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
+    number: NotRequired[Annotated[int, field("The number of the run. Absent: the cause is about no run.", 17)]]
+    run: NotRequired[Annotated[str, field("The run id that the client sent. Absent: none.", "42")]]
+    stage: NotRequired[Annotated[str, field("The stage of the run. Absent: the cause is about no stage.", "load")]]
 
 
 class RunEvidence(TypedDict, Generic[At], total=False):

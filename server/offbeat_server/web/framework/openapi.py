@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
+from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.notify.channels.registry import KINDS
-from offbeat_server.notify.payload_schema import SENT, body_name, webhook_definitions
+from offbeat_server.notify.payload_schema import SENT, PayloadJsonSchema, body_name, webhook_definitions
 from offbeat_server.services.documents import LISTED
 from offbeat_server.web.api.schemas import responses as response_schemas
 from offbeat_server.web.framework.problems import CONTENT_TYPE
@@ -35,6 +35,7 @@ _REQUEST_HEADERS = {
     "If-None-Match": "`*`: apply the request only if the resource does not exist yet.",
     "Idempotency-Key": "A request that is repeated with the same key within a day creates nothing more.",
 }
+_LIMITS = ("pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "propertyNames", "format")
 _WEBHOOK_HEADERS = {
     "webhook-id": "The id of the message, the same over all attempts. A receiver drops a second copy by it.",
     "webhook-timestamp": "When this attempt began, in seconds since 1970.",
@@ -61,7 +62,7 @@ _OUTCOMES = {
 }
 
 
-class WireDefaults(GenerateJsonSchema):
+class WireDefaults(PayloadJsonSchema):
     """Writes defaults as a client sends them: a grace of `1m`, not 60 000 000 microseconds.
 
     Clients that are generated from the document send every default. As a number, a duration is seconds.
@@ -157,21 +158,49 @@ class _Schemas:
         self._refs, found = models_json_schema(list(wanted), ref_template=_REF, schema_generator=WireDefaults)
         self.all: dict[str, Any] = {name: _finish(schema) for name, schema in found["$defs"].items()}
         self._spell_out_kinds()
+        for model in LISTED:
+            self._name_by_slug(model.__name__)
 
     def _spell_out_kinds(self) -> None:
-        """A channel's body is that of its kind, with the kind's name and `default` beside."""
+        """A channel's body is that of its kind, with the kind's name and `default` beside; so is the answer."""
         default = self.all["ChannelBody"]["properties"]["default"]
+        answer, listed = self.all["ChannelAnswer"], self.all["ListedChannel"]
         refs = {}
         for kind, model in KINDS.items():
             refs[kind] = self.ref(model, "validation")
             schema = self.all[refs[kind]["$ref"].rsplit("/", 1)[1]]
-            schema["properties"] = {"kind": {"const": kind}, "default": default, **schema["properties"]}
+            own = _of_any_value(schema["properties"])
+            self.all[f"{model.__name__}Answer"] = _with_kind(answer, kind, own)
+            self.all[f"{model.__name__}Listed"] = _with_kind(listed, kind, own)
+            name = {"const": kind, "type": "string", "description": "The kind of the channel."}
+            schema["properties"] = {"kind": name, "default": default, **schema["properties"]}
             schema["required"] = ["kind", *schema.get("required", ())]
         mapping = {kind: ref["$ref"] for kind, ref in refs.items()}
         self.all["ChannelBody"] = {
             "oneOf": list(refs.values()),
             "discriminator": {"propertyName": "kind", "mapping": mapping},
         }
+        for whole, suffix in (("ChannelAnswer", "Answer"), ("ListedChannel", "Listed")):
+            mapping = {kind: _REF.format(model=f"{model.__name__}{suffix}") for kind, model in KINDS.items()}
+            self.all[whole] = {
+                "description": self.all[whole]["description"],
+                "oneOf": [{"$ref": ref} for ref in mapping.values()],
+                "discriminator": {"propertyName": "kind", "mapping": mapping},
+            }
+
+    def _name_by_slug(self, name: str) -> None:
+        """Add the schema of the item as the value of its slug, `…Named`."""
+        schema = self.all[name]
+        if "oneOf" in schema:
+            parts = [each["$ref"].rsplit("/", 1)[1] for each in schema["oneOf"]]
+            for part in parts:
+                self._name_by_slug(part)
+            one_of = [{"$ref": _REF.format(model=f"{part}Named")} for part in parts]
+            self.all[f"{name}Named"] = {"description": schema["description"], "oneOf": one_of}
+            return
+        properties = {field: value for field, value in schema["properties"].items() if field != "slug"}
+        required = [field for field in schema.get("required", ()) if field != "slug"]
+        self.all[f"{name}Named"] = {**schema, "properties": properties, "required": required}
 
     def ref(self, model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to a type."""
@@ -184,11 +213,33 @@ def _finish(schema: Any) -> Any:
         return [_finish(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
+    rest = {name: value for name, value in schema.items() if name not in ("x-items", "x-list")}
+    if "x-list" in schema:
+        return {**rest, "type": "array", "items": {"$ref": _REF.format(model=schema["x-list"])}}
     if "x-items" in schema:
-        item = {"$ref": _REF.format(model=schema["x-items"])}
-        rest = {name: value for name, value in schema.items() if name != "x-items"}
-        return {**rest, "anyOf": [{"type": "array", "items": item}, {"type": "object"}, {"type": "null"}]}
+        items = {"type": "array", "items": {"$ref": _REF.format(model=schema["x-items"])}}
+        named = {"$ref": _REF.format(model=schema["x-items"] + "Named")}
+        by_slug = {"type": "object", "additionalProperties": {"anyOf": [named, {"type": "null"}]}}
+        return {**rest, "anyOf": [items, by_slug, {"type": "null"}]}
     return {name: _finish(value) for name, value in schema.items()}
+
+
+def _with_kind(channel: dict[str, Any], kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a channel of one kind, from the one of any channel and the fields of this kind."""
+    kind_field = {**channel["properties"]["kind"], "const": kind, "type": "string"}
+    properties = {**fields, **channel["properties"], "kind": kind_field}
+    return {name: value for name, value in channel.items() if name != "additionalProperties"} | {
+        "properties": properties
+    }
+
+
+def _of_any_value(schema: Any) -> Any:
+    """Types without their limits: a masked secret has the type of the secret, and not its form."""
+    if isinstance(schema, list):
+        return [_of_any_value(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {name: _of_any_value(value) for name, value in schema.items() if name not in _LIMITS}
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
@@ -222,7 +273,7 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
         return []
     schema = route.query.model_json_schema(mode="validation", schema_generator=WireDefaults)
     parameters = []
-    for name, field in schema["properties"].items():
+    for name, field in _with_enums(schema["properties"], schema.get("$defs", {})).items():
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
         if description := field.pop("description", None):
             parameter["description"] = description
@@ -235,6 +286,19 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
             field.pop("default", None)
         parameters.append(parameter)
     return parameters
+
+
+def _with_enums(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Enums where they are referred to: a parameter has no definitions of its own."""
+    if isinstance(schema, list):
+        return [_with_enums(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _with_enums(value, definitions) for name, value in schema.items() if name != "$ref"}
+    if "$ref" in schema:
+        enum = definitions[schema["$ref"].rpartition("/")[2]]
+        found = {"type": enum["type"], "enum": enum["enum"]} | found
+    return found
 
 
 def _header_parameters(route: Route) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def run_answer(row: Record, heard: ClientRun | None = None) -> dict[str, Any]:
     if heard is not None and heard.pings:
         detail = heard.run.detail(load_definition(row["definition"]))
         last_ping_at = max(last_ping_at, to_datetime(heard.run.last_at))
-    progress = detail.get("progress")
+    tasks, progress = detail.get("tasks"), detail.get("progress")
     return {
         "id": f"{row['monitor_id']}-{row['number']}",
         "monitor": row["monitor"],
@@ -45,8 +45,8 @@ def run_answer(row: Record, heard: ClientRun | None = None) -> dict[str, Any]:
         "duration": row["duration"],
         "exit_code": row["exit_code"],
         "stages": [_stage(stage) for stage in detail.get("stages", ())],
-        "tasks": detail.get("tasks"),
-        "progress": None if progress is None else {**progress, "eta": to_rfc3339(progress.get("eta"))},
+        "tasks": None if tasks is None else _tasks(tasks),
+        "progress": None if progress is None else _progress(progress),
     }
 
 
@@ -74,4 +74,15 @@ def _stage(stage: dict[str, Any]) -> dict[str, Any]:
         **stage,
         "started_at": to_rfc3339(stage.get("started_at")),
         "finished_at": to_rfc3339(stage.get("finished_at")),
+        **({"tasks": _tasks(stage["tasks"])} if "tasks" in stage else {}),
     }
+
+
+def _tasks(tasks: dict[str, Any]) -> dict[str, Any]:
+    if "progress" not in tasks:
+        return tasks
+    return {**tasks, "progress": [_progress(each) for each in tasks["progress"]]}
+
+
+def _progress(progress: dict[str, Any]) -> dict[str, Any]:
+    return {**progress, "eta": to_rfc3339(progress.get("eta"))}
