@@ -1,9 +1,10 @@
 """Fixtures: a Postgres cluster for each test process, and a fresh database in it for each test that asks for one."""
 
 import asyncio
+import json
 import shutil
 import tempfile
-import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,18 +16,9 @@ from offbeat_server.db.pool import connect
 from tests.support import harness
 from tests.support.outbox import Scene, scene
 
-_BEGAN = time.monotonic()
-
-# Files that take half a minute and more, the longest first: what begins last is waited for by all.
-LONG = [
-    f"test_{name}.py"
-    for name in (
-            "outages", "failover", "pages_faults", "bench", "pages_browser", "http", "postgres_changes",
-            "embedded", "prometheus", "two_nodes", "dispatcher", "digests", "kill", "exec", "simulation",
-            "lost_tail", "scheduler", "apply", "smuggling", "large", "alert_crashes", "fuzz", "frozen_process",
-            "outages_recorded", "guides", "model", "api_contract",
-        )
-]  # fmt: skip
+# Seconds that each file takes, measured by `make test ARGS=--write-durations`.
+DURATIONS = Path(__file__).with_name("durations.json")
+_UNIT = Path(__file__).with_name("unit")
 
 # How long an example takes says here how busy the machine is, not whether the code is right.
 settings.register_profile("offbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,41 +26,54 @@ settings.load_profile("offbeat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--within 28` is what `make quick` asks for; the tests that have begun then take some 15 s more."""
+    """Options for longer runs of single files, and one that measures."""
     parser.addoption("--model-cases", type=int, help="cases of tests/model/test_model.py, each time others")
     parser.addoption("--seeds", type=int, default=150, help="worlds of tests/simulation/test_simulation.py")
     parser.addoption("--scripts", type=int, help="scripts of tests/simulation/test_statements.py")
-    parser.addoption("--seed", type=int, default=0, help="the first of them")
-    parser.addoption("--within", type=float, help="seconds in which tests may begin, the cheap ones first")
+    parser.addoption("--seed", type=int, default=0, help="the first of the worlds")
+    parser.addoption("--write-durations", action="store_true", help=f"write what the files took to {DURATIONS.name}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure files, if asked to; not in the processes of pytest-xdist, whose reports come here."""
+    if config.getoption("--write-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Durations())
+
+
+class _Durations:
+    """Adds up what the tests of each file take, and writes it down at the end."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid.partition("::")[0]] += round(report.duration * 1000)
+
+    def pytest_sessionfinish(self) -> None:
+        """Files that did not run keep their numbers, unless they are gone."""
+        seconds = _durations() | {name: round(ms / 1000) for name, ms in self._seconds.items()}
+        there = {name: s for name, s in seconds.items() if (Path(__file__).parents[1] / name).exists()}
+        ordered = dict(sorted(there.items(), key=lambda each: (-each[1], each[0])))
+        DURATIONS.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+def _durations() -> dict[str, int]:
+    return dict(json.loads(DURATIONS.read_text()))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `--within` the tests that need nothing come first, then those with a database, then those with a server.
+    """Mark the unit tests as quick, and begin with the files that take longest: a file is one process's.
 
-    Otherwise the long files do, in the order of LONG, and then those with a slow test: a file is one process's.
+    What begins last is waited for by all. A file that was never measured may be long, so it is among the first.
     """
-    if config.getoption("--model-cases") is not None:
-        for item in items:
+    for item in items:
+        if item.path.is_relative_to(_UNIT) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.quick)
+        if config.getoption("--model-cases") is not None:
             item.add_marker(pytest.mark.timeout(0))  # a campaign takes as long as it takes
-    if config.getoption("--within") is not None:
-        items.sort(key=_cost)
-    else:
-        slow = {item.path.name for item in items if item.get_closest_marker("slow")}
-        place = {name: number for number, name in enumerate([*LONG, *sorted(slow.difference(LONG))])}
-        items.sort(key=lambda item: place.get(item.path.name, len(place)))
-
-
-def _cost(item: pytest.Item) -> int:
-    if hasattr(getattr(item, "module", None), "Server"):
-        return 2
-    return int("postgres" in getattr(item, "fixturenames", ()))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Under `--within` no test begins after that."""
-    within = item.config.getoption("--within")
-    if within is not None and time.monotonic() - _BEGAN > within:
-        pytest.skip("no time left; `make test` runs it")
+    durations = _durations()
+    longest = max(durations.values(), default=0)
+    items.sort(key=lambda item: -durations.get(item.nodeid.partition("::")[0], longest))
 
 
 def _running(postgres: harness.Postgres) -> Iterator[harness.Postgres]:

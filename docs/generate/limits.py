@@ -16,8 +16,8 @@ from offbeat_server.ingest.protocols import message, parameters
 from offbeat_server.ingest.protocols.sentry import check_ins, envelope
 from offbeat_server.notify import channel_queue
 from offbeat_server.notify.channels import webhook
+from offbeat_server.services import config_apply
 from offbeat_server.web.api import config, statistics
-from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.framework import auth_throttle, routing
 from offbeat_server.web.ui import page_base, status
 from offbeat_server.web.ui import run as run_page
@@ -82,8 +82,8 @@ PINGS = (
     ),
     Limit(
         "message",
-        _bytes(message.MESSAGE_HEAD_BYTES + message.MESSAGE_TAIL_BYTES),
-        f"the first {_bytes(message.MESSAGE_HEAD_BYTES)} and the last {_bytes(message.MESSAGE_TAIL_BYTES)} are kept, with "
+        _bytes(ping.MESSAGE_HEAD_BYTES + ping.MESSAGE_TAIL_BYTES),
+        f"the first {_bytes(ping.MESSAGE_HEAD_BYTES)} and the last {_bytes(ping.MESSAGE_TAIL_BYTES)} are kept, with "
         "a mark between them. The ping counts",
     ),
     Limit(
@@ -216,7 +216,7 @@ MANAGEMENT = (
         "413",
     ),
     Limit("work of one request", f"{routing.REQUEST_S_MAX:g} s; ten connections to Postgres", "503"),
-    Limit("monitors of one `apply`", number(requests.MONITORS_MAX), "422; apply the file in parts"),
+    Limit("monitors of one `apply`", number(config_apply.MONITORS_MAX), "422; apply the file in parts"),
     Limit(
         "wrong keys of one address, at API and pages together",
         f"{auth_throttle.WRONG_PER_MINUTE_MAX} per minute, in each process",

@@ -2,7 +2,7 @@
 
 from docs.generate.markdown import GENERATED, Missing, Schema, fields
 from offbeat_server.engine.model import definition
-from offbeat_server.web.api.schemas.requests import KeyBody, ListedMonitor
+from offbeat_server.services.documents import KeyBody, ListedMonitor
 from offbeat_server.web.framework.openapi import WireDefaults
 
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -291,7 +291,7 @@ value of `send_resolved`. Grafana alerting sends the same body.
 
 
 def _must_be_complete() -> None:
-    known = {
+    known: dict[str, tuple[set[str], set[str]]] = {
         "SIGNALS_MEAN": (set(SIGNALS_MEAN), set(SIGNALS)),
         "NATIVE": (set(NATIVE), set(outcome._NAMES)),
         "CRONITOR": (set(CRONITOR), {*cronitor._OWN, "status_code", "exit_code"}),

@@ -26,6 +26,7 @@ from tests.chaos.journal import (
 )
 from tests.chaos.nodes import SHAPES
 from tests.chaos.run import Outcome
+from tests.support.harness import ROOT
 
 T0 = 1_000.0
 JOB = Watched("job", 1, "key", every_s=4.0, grace_s=4.0, period_s=2.5)
@@ -268,7 +269,7 @@ def test_what_is_kept_of_a_run_names_no_file_of_its_machine() -> None:
     assert __file__ in trouble
     run = report.entry([Outcome("two", 1, troubles=[trouble])])
     assert run["worlds"][0]["troubles"] == ["TimeoutError"]
-    assert str(report.ROOT) not in report.RUNS.read_text()
+    assert str(ROOT) not in report.RUNS.read_text()
 
 
 def test_the_database_clock_may_be_set_back_and_be_noticed_a_little_later() -> None:

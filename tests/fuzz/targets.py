@@ -281,7 +281,7 @@ def public_url(data: bytes) -> None:
 
 
 def _networks() -> list[Network]:
-    return Settings(trusted_proxies="127.0.0.0/8,fd00::/8").trusted_proxies  # type: ignore[arg-type]
+    return Settings(trusted_proxies="127.0.0.0/8,fd00::/8").trusted_proxies
 
 
 _sources = ClientAddresses(_networks())

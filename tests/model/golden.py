@@ -6,8 +6,10 @@ and `read_examples` refuses everything else.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +108,16 @@ def read_examples(text: str) -> list[Example]:
     return examples
 
 
+def _next_of(numbers: Iterator[int], found: re.Match[str]) -> str:
+    return str(next(numbers))
+
+
 def _read_line(example: Example, line: str) -> None:
     if line.startswith("incident "):
         line = _expand_causes(line)
     if (ranges := _RANGE.findall(line)) and not line.startswith("incident "):
         for numbers in zip(*(range(int(low), int(high) + 1) for low, high in ranges), strict=True):
-            parts = iter(numbers)
-            _read_line(example, _RANGE.sub(lambda _, parts=parts: str(next(parts)), line))
+            _read_line(example, _RANGE.sub(partial(_next_of, iter(numbers)), line))
     elif line.startswith("begin "):
         example.begin = to_micros(datetime.fromisoformat(line.removeprefix("begin ")))
     elif line.startswith("engine only: "):
@@ -161,12 +166,12 @@ def _read_outcome(example: Example, line: str) -> None:
         slug, number, run_id, started, ended, verdict, reason, stages = found.groups()
         if example.runs is None:
             example.runs = {}
-        key = (slug or example.slugs[0], int(number))
-        example.runs[key] = (run_id, _time(started), _time(ended), verdict)
+        of_run = (slug or example.slugs[0], int(number))
+        example.runs[of_run] = (run_id, _time(started), _time(ended), verdict)
         if reason:
-            example.texts["run", *key] = reason
+            example.texts["run", *of_run] = reason
         if stages:
-            example.texts["stages", *key] = stages
+            example.texts["stages", *of_run] = stages
     else:
         raise ValueError("not an incident, an alert or a run")
 

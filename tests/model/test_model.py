@@ -364,7 +364,8 @@ class Driver:
             self.deaf.append(event[1:])
             self.engine.add_outage(event[1], event[2])
         elif event[0] == "change":
-            self._change(*event[1:], self.c.maybe(2))
+            _, at, rev, kind, target, slug, value = event
+            self._change(at, rev, kind, target, slug, value, self.c.maybe(2))
             self.rev = event[2]
 
     def _advance(self, at: Micros) -> None:

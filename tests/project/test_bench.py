@@ -69,7 +69,7 @@ async def test_rivals_answer_both_load_generators(keys):
 
 async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, keys):
     """A closed loop would see one slow answer for each of the two connections; an open one sees them all."""
-    stalled = []
+    stalled: list[float] = []
 
     async def answer(request):
         if not stalled:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"offbeat": ROOT / "client" / "offbeat", "offbeat_server": ROOT / "server" / "offbeat_server"}
 

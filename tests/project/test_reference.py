@@ -10,7 +10,7 @@ from docs.generate import settings as settings_page
 from offbeat_server.config import Settings
 from offbeat_server.engine.model import definition
 from offbeat_server.notify.channels.registry import KINDS, read_channel
-from offbeat_server.web.api.schemas.requests import ListedMonitor
+from offbeat_server.services.documents import ListedMonitor
 from tests.support.harness import Postgres, Server
 
 

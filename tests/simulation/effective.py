@@ -75,8 +75,8 @@ class Effective:
 
     def _is_covered(self, outage: SimpleNamespace) -> bool:
         """Whether what is now known says nothing new."""
-        reached = outage.started
-        for other in sorted(self._tables.outage, key=lambda other: other.started):
+        reached: Micros = outage.started
+        for other in sorted(self._tables.outages, key=lambda other: other.started):
             if other is not outage and other.started <= reached:
                 reached = max(reached, other.ended)
-        return reached >= outage.ended
+        return reached >= int(outage.ended)

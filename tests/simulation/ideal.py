@@ -141,7 +141,9 @@ def _was_told(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 _OF_PEOPLE = ("started_at", "duration", "reason", "exit_code", "detail")
 
 
-def _differences(what: str, stored: Mapping[Key, SimpleNamespace], wanted: dict[Key, Any]) -> Iterator[tuple[int, str]]:
+def _differences(
+    what: str, stored: Mapping[Any, SimpleNamespace], wanted: Mapping[Any, Any]
+) -> Iterator[tuple[int, str]]:
     for key in sorted(stored.keys() | wanted.keys()):
         if key not in stored:
             yield key[0], f"{what} {key} is missing: {wanted[key]}"

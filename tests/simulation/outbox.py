@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -64,15 +65,17 @@ class Outbox:
         reached = {
             (a.monitor_id, a.incident, a.lane) for a in self.alerts.values() if a.state in ("pending", "delivered")
         } | {(monitor_id, incident, lane) for lane, monitor_id, incident, _, kind, _ in rows if kind != "resolved"}
-        channels = [
-            [lane] if lane is not None else sorted(lane for *of, lane in reached if of == [monitor_id, incident])
+        channels: list[list[Any]] = [
+            [lane] if lane is not None else sorted(to for *of, to in reached if of == [monitor_id, incident])
             for lane, monitor_id, incident, *_ in rows
         ]
         for is_end in (False, True):
-            for each, is_urgent, (_, *row) in zip(channels, urgent, rows, strict=True):
-                if (row[3] == "resolved") == is_end:
+            for each, is_urgent, (_, monitor_id, incident, ordinal, kind, facts) in zip(
+                channels, urgent, rows, strict=True
+            ):
+                if (kind == "resolved") == is_end:
                     for lane in each:
-                        self.put(lane, *row, urgent=is_urgent and not is_end)
+                        self.put(lane, monitor_id, incident, ordinal, kind, facts, urgent=is_urgent and not is_end)
         return channels
 
     def _is_urgent(self, lane: int | None, monitor_id: int, incident: int) -> bool:
@@ -300,7 +303,7 @@ class Outbox:
                 vars(row).update(values)
             else:
                 self.server.lock(session, row.lock)
-                session.writes.append(lambda row=row, values=values: vars(row).update(values))  # type: ignore[misc]
+                session.writes.append(partial(row.__dict__.update, values))
 
     # ---------------------------------------------------------------- digests
 

@@ -19,6 +19,7 @@ from offbeat_server.db.repositories.ping_log import LostPings, RefusedPings, Reg
 from offbeat_server.db.repositories.scheduler_rows import ChangeSeen, Checkpoint
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, RunChanged
+from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import PLAIN, SIGNALS, Entry, Ping, Position
@@ -33,6 +34,7 @@ HOUR: Micros = 60 * MINUTE
 TICKS = (0, 1, 999, 50_000, 50_003, SECOND, 3 * SECOND, 7 * SECOND, 12 * SECOND, 70 * SECOND)
 LONG_TICKS = (11 * MINUTE, 61 * MINUTE, 25 * HOUR)
 MONITORS = 6
+DETAILS: tuple[Any, ...] = ({}, {"stages": {"load": "ok"}})
 DEFINITIONS: tuple[dict[str, Any], ...] = (
     {"every": 60}, {"every": 61, "grace": 5}, {"cron": "* * * * *"}, {"every": 90, "fail_after": 2},
 )  # fmt: skip
@@ -68,7 +70,7 @@ class Script:
         await self.end_session()
         names = list(self._steps)
         for _ in range(steps):
-            (step,) = self.rng.choices(names, self._steps.values())
+            (step,) = self.rng.choices(names, list(self._steps.values()))
             self.story.append(step.__name__)
             await step()
 
@@ -273,8 +275,8 @@ class Script:
         if revs and rng.random() < 0.5:
             state["rev"] = rng.choice(revs)
         d = Decision(
-            monitor_id, PROJECT, Position(at, self.writers[-1].writer, rng.randint(1, 99)), rng.choice(("up", "down")),
-            at, state, disbanded=rng.random() < 0.1,
+            monitor_id, PROJECT, Position(at, self.writers[-1].writer, rng.randint(1, 99)),
+            rng.choice((Status.UP, Status.DOWN)), at, state, disbanded=rng.random() < 0.1,
         )  # fmt: skip
         if revs and monitor_id not in self.tables.monitors and rng.random() < 0.6:
             d.state, d.disbanded = None, True
@@ -294,8 +296,9 @@ class Script:
         return [
             RunChanged(
                 number, f"run-{number}", rng.choice((None, at - SECOND)), finished, at,
-                rng.choice((None, 1_500_000, 2_250_000)), rng.choice(("succeeded", "failed")) if finished else None,
-                rng.choice((None, "why")), rng.choice((None, 1, 2**31)), rng.choice(({}, {"stages": {"load": "ok"}})),
+                rng.choice((None, 1_500_000, 2_250_000)),
+                rng.choice((Verdict.SUCCEEDED, Verdict.FAILED)) if finished else None,
+                rng.choice((None, "why")), rng.choice((None, 1, 2**31)), rng.choice(DETAILS),
             )
         ]  # fmt: skip
 
@@ -325,25 +328,26 @@ class Script:
         if rng.random() < 0.25:
             kinds = [kind for kind in kinds if kind != "worse"]
         resolved_at = at if "resolved" in kinds else None
-        cause = rng.choice(("missed", "failed", "stage", "hung"))
+        cause = rng.choice((CauseKind.MISSED, CauseKind.FAILED, CauseKind.STAGE, CauseKind.HUNG))
         effects.append(
             IncidentChanged(number, opened_at, resolved_at, at, cause, "why", None, None, [], rng.choice((None, 1)))
         )
         channels = rng.choice((None, ("c1",), ("c2",), ()))
         for kind in kinds:
             ordinal += 1
-            facts = {
+            facts: Any = {
                 "monitor": f"m{monitor_id}", "name": f"M{monitor_id}", "incident": number, "kind": kind,
                 "cause": cause, "reason": "why", "causes": [{"cause": cause, "reason": "why"}],
                 "opened_at": opened_at, "resolved_at": at if kind == "resolved" else None, "decided_at": at,
                 "run_started_at": at - SECOND if rng.random() < 0.3 else None,
             }  # fmt: skip
-            effects.append(Alert(number, ordinal, kind, at, channels, facts))
+            effects.append(Alert(number, ordinal, AlertKind(kind), at, channels, facts))
         return effects
 
     async def operators(self) -> None:
         """An alert about Offbeat itself."""
-        held, facts = self._held(), {"kind": "operator", "cause": "deaf", "reason": "why", "decided_at": "x"}
+        facts: Any = {"kind": "operator", "cause": "deaf", "reason": "why", "decided_at": "x"}
+        held = self._held()
 
         async def alert(side: Side) -> None:
             async with held_by(side.keeper, held):
@@ -494,8 +498,10 @@ class Script:
         rng, holder = self.rng, self.rng.choice(HOLDERS)
         outcomes = []
         for id in self._claims(holder):
-            state = rng.choice(("delivered", "delivered", "pending", "dead", "expired", "collapsed"))
-            outcomes.append(SettledAlert(id, state, rng.uniform(1, 90) if state == "pending" else 0.0, "why"))
+            state = rng.choice(("delivered", *AlertState))
+            outcomes.append(
+                SettledAlert(id, AlertState(state), rng.uniform(1, 90) if state == "pending" else 0.0, "why")
+            )
         if outcomes:
             await self._step(lambda side: side.outboxes[holder].settle(outcomes))
 
@@ -508,7 +514,7 @@ class Script:
     async def note(self) -> None:
         """Facts about flapping are added."""
         holder = self.rng.choice(HOLDERS)
-        notes = {id: {"incidents": self.rng.randint(2, 9)} for id in self._claims(holder)}
+        notes: Any = {id: {"incidents": self.rng.randint(2, 9)} for id in self._claims(holder)}
         await self._step(lambda side: side.outboxes[holder].note(notes))
 
     async def renew_claims(self) -> None:
@@ -536,7 +542,8 @@ class Script:
             async with outbox.transaction() as connection:
                 attached = await outbox.attach(connection, wanted, named, 0)
                 if attached is not None:
-                    await outbox.write_digest(connection, attached, {"n": attached.alerts}, b"body", 10.0)
+                    facts: Any = {"alerts": attached.alerts}
+                    await outbox.write_digest(connection, attached, facts, b"body", 10.0)
             return attached
 
         attached = await self._step(make, _attached)
@@ -560,7 +567,7 @@ class Script:
         rng, holder = self.rng, self.rng.choice(HOLDERS)
         outcome = SettledAlert(
             rng.choice(self.digests[-3:]),
-            rng.choice(("delivered", "pending", "pending", "dead", "expired")),
+            AlertState(rng.choice(("delivered", "pending", "pending", "dead", "expired"))),
             rng.uniform(1, 90),
             "why",
         )

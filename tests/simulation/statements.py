@@ -97,7 +97,8 @@ class Statements:
         return {statement.__name__ for statement in self._named.values()}
 
     def named(self, sql: str) -> Callable[..., Any]:
-        return self._named[sql]
+        statement: Callable[..., Any] = self._named[sql]
+        return statement
 
     def _next(self, table: str) -> int:
         self._ids[table] += 1

@@ -22,6 +22,7 @@ from offbeat_server.db.repositories.outbox import SettledAlert
 from offbeat_server.db.repositories.scheduler_rows import WriterSeen
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.engine.model.ping import Entry
 from offbeat_server.notify.attempts import AttemptResult, DeliveryAttempts
 from offbeat_server.notify.channel import Channel, Message
@@ -54,6 +55,7 @@ def test_nothing_is_lost_and_nothing_decided_twice(
         assert count < 50 or happened[what] > least * count, f"too little has happened: {happened}"
 
 
+@pytest.mark.quick
 def test_a_seed_decides_everything() -> None:
     def trace(seed: int) -> tuple[Any, ...]:
         world, _ = outcome(seed)
@@ -136,7 +138,7 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
             async with connection.transaction():
                 yield
 
-    for module in ("db.repositories.decisions", "scheduler.outages", "scheduler.scheduler"):
+    for module in ("db.repositories.decisions", "scheduler.outages", "scheduler.checkpoint"):
         patch.setattr(f"offbeat_server.{module}.held_by", held_by)
 
 
@@ -151,7 +153,7 @@ def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
         attempts: DeliveryAttempts, lane: int, message: Message, body: bytes, channel: Channel, attempt: int
     ) -> AttemptResult:
         if message.kind != "digest":
-            outcome = SettledAlert(int(message.id.rpartition("_")[2], 16), "delivered")
+            outcome = SettledAlert(int(message.id.rpartition("_")[2], 16), AlertState.DELIVERED)
             with suppress(DatabaseDownError):
                 await attempts._outbox.settle([outcome])
         return await send(attempts, lane, message, body, channel, attempt)

@@ -44,6 +44,7 @@ async def test_postgres_does_what_the_simulation_says(request: pytest.FixtureReq
     assert called == names
 
 
+@pytest.mark.quick
 def test_every_simulated_statement_has_sql() -> None:
     """A statement whose SQL was removed or renamed is not left behind in the simulation."""
     subjects = ("scheduler", "entries", "lease", "decisions", "ping_log", "pool")

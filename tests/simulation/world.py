@@ -137,7 +137,7 @@ class World:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             for _ in range(5):  # a `finally` may await once more
                 with suppress(BaseException):
-                    task.get_coro().close()  # type: ignore[union-attr]
+                    task.get_coro().close()
                     break
         asyncio.set_event_loop(None)
         self.loop.close()

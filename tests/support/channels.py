@@ -14,6 +14,7 @@ import jsonschema_rs
 
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories.outbox import Digest, DigestMember
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError
@@ -65,7 +66,7 @@ def closed(schema: Any) -> Any:
 
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
     """One alert as the dispatcher makes it."""
-    facts = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
+    facts: Any = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
     return SCRIBE.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
 
 
@@ -84,7 +85,7 @@ def long_message() -> Message:
 def digest(id: int = 3, **counts: int) -> Message:
     """Many alerts in one."""
     first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
-    facts = {
+    facts: Any = {
         "kind": "digest",
         "alerts": 1_000,
         "opened": 1_000,
@@ -94,13 +95,13 @@ def digest(id: int = 3, **counts: int) -> Message:
         "until": AT,
         "project": "default",
     }
-    row = Digest(id, 1, "digest", 1, 1_000, None, facts, b"", datetime.fromisoformat(AT), False, None)
+    row = Digest(id, 1, AlertKind.DIGEST, 1, 1_000, None, facts, b"", datetime.fromisoformat(AT), False, None)
     return SCRIBE.stored_digest(row, facts, AT)
 
 
 def over(closes: int = 3) -> Message:
     """All of a digest are resolved."""
-    return SCRIBE.over(closes, {"kind": "over", "alerts": 1_000, "closes": closes}, AT)
+    return SCRIBE.over(closes, {"kind": AlertKind.OVER, "alerts": 1_000, "closes": closes}, AT)
 
 
 @contextlib.asynccontextmanager

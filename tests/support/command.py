@@ -32,7 +32,7 @@ def clean_environment() -> dict[str, str]:
 
 
 async def started(
-    *arguments: str, url: str | None = None, stdin: int = asyncio.subprocess.PIPE, **env: str
+    *arguments: str, url: str | None = None, stdin: int = asyncio.subprocess.PIPE, **env: Any
 ) -> asyncio.subprocess.Process:
     """A command that runs."""
     return await asyncio.create_subprocess_exec(
@@ -47,7 +47,7 @@ async def started(
     )
 
 
-async def offbeat(*arguments: str, url: str | None = None, given: bytes = b"", **env: str) -> Done:
+async def offbeat(*arguments: str, url: str | None = None, given: bytes = b"", **env: Any) -> Done:
     """A command from start to end."""
     process = await started(*arguments, url=url, **env)
     async with asyncio.timeout(TIMEOUT_S):

@@ -18,7 +18,7 @@ from offbeat_server.common.clock import to_micros
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.engine.model.fleet import Fleet
-from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.runs import Runs
 from tests.support.harness import Server
 
@@ -264,7 +264,7 @@ async def _open_run(
     pings.append((began + 14.1 * MINUTE, Ping("start", name, "transform")))
     for task in chance.sample(range(1, 241), 196):
         at = began + (15 + chance.uniform(0, 22)) * MINUTE
-        ends = "fail" if task in (57, 140) else "success"
+        ends: Signal = "fail" if task in (57, 140) else "success"
         pings.append((at, Ping("start", name, "transform", str(task))))
         if task % 31:
             message = "deadlock detected while waiting for dim_customer" if ends == "fail" else None

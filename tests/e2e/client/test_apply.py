@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -178,7 +179,7 @@ def test_a_guarded_job_is_named_after_its_program() -> None:
         assert crontab.program_of(f"{guard}/usr/bin/job.sh --all") == "job"
 
 
-CHECKS = {
+CHECKS: Any = {
     "checks": [
         {
             "name": "Nightly Backup",

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -138,6 +139,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 async def test_the_job_runs_whatever_is_wrong(offbeat: Path, name: str) -> None:
+    env: Any
     env, words = WRONG[name]
     done = await run(offbeat, "exec", "--wait", "0.5", *words, *JOB, **env)
     assert (done.code, done.out) == (7, "ran\n"), done
@@ -237,7 +239,7 @@ def test_the_job_gets_the_environment_as_it_was(offbeat: Path) -> None:
     }
     given |= {b"E": b"", b"OFFBEAT_URL": NOBODY.encode(), b"LARGE": b"x" * 100_000}
     show = "import os; os.write(1, b'\\0'.join(n + b'=' + v for n, v in os.environb.items()))"
-    command = [offbeat, "exec", "--wait", "0", "K", "--", sys.executable, "-I", "-S", "-c", show]
+    command = [str(offbeat), "exec", "--wait", "0", "K", "--", sys.executable, "-I", "-S", "-c", show]
     out = subprocess.run(command, env=given, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True).stdout
     seen = dict(pair.partition(b"=")[::2] for pair in out.split(b"\0"))
     ours = {seen.pop(b"OFFBEAT_RUN"), seen.pop(b"OFFBEAT_RUN_KEYS")}

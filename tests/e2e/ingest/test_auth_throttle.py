@@ -32,9 +32,9 @@ async def test_after_too_many_wrong_keys_even_the_right_one_tells_nothing(databa
         elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
         async with (
             aiohttp.ClientSession(api.session._base_url, connector=elsewhere) as other,
-            other.get("/api/v1/monitors", headers={"X-Api-Key": ADMIN_KEY}) as answer,
+            other.get("/api/v1/monitors", headers={"X-Api-Key": ADMIN_KEY}) as from_elsewhere,
         ):
-            assert answer.status == 200
+            assert from_elsewhere.status == 200
         api.deps.access._attempts._ends_s = 0.0  # the minute is over
         assert (await api("GET", "/monitors")).status == 200
 

@@ -5,6 +5,7 @@ import ipaddress
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ async def test_one_address_cannot_take_all_connections(database_url, http_server
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
 async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
-    settings = {"connections_max": 10, "connections_per_address_max": 1, "trusted_proxies": "127.0.0.1/32"}
+    settings: Any = {"connections_max": 10, "connections_per_address_max": 1, "trusted_proxies": "127.0.0.1/32"}
     async with serving(database_url, http_server=http_server, **settings) as served, AsyncExitStack() as stack:
         for _ in range(10):
             client = await stack.enter_async_context(connected(served))
@@ -99,7 +100,7 @@ async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
 
 async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url):
     """One address over its own limit proves nothing; a process without room for any client records an outage."""
-    limits = {"connections_max": 10, "connections_per_address_max": 8}
+    limits: Any = {"connections_max": 10, "connections_per_address_max": 8}
     async with serving(database_url, **limits) as served, AsyncExitStack() as stack:
         kept = [await from_address("127.0.0.2", served) for _ in range(8)]
         assert await (await from_address("127.0.0.2", served)).is_closed()

@@ -27,7 +27,8 @@ IN_ONE_CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)
 # How a case must end: it is read whole, and so is the request behind it; it is refused, and nothing after it is read;
 # it is answered, and nothing after it is read; its body is read, and it is still refused. CUT: it is
 # refused, or stored if its path was read before the body turned out to be none; nothing after it is read.
-READ, REFUSED, LAST, UNMET, CUT = [200, 200], [], [200], [417, 200], [0]
+REFUSED: list[int] = []
+READ, LAST, UNMET, CUT = [200, 200], [200], [417, 200], [0]
 REFUSALS = {400, 408, 431, 501, 505}
 
 

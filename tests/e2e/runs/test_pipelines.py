@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ async def test_bound_keys_say_what_parameters_say(database_url: str) -> None:
             items = (await server.api("GET", f"/api/v1/monitors/{slug}/runs")).body["items"]
             return items if [run["verdict"] for run in items] == ["failed", "succeeded"] else []
 
-        told = {slug: await eventually(lambda slug=slug: runs(slug)) for slug in ("keys", "parameters")}  # type: ignore[misc]
+        told = {slug: await eventually(partial(runs, slug)) for slug in ("keys", "parameters")}
         plain = [
             [
                 (run["run"], run["verdict"], run["reason"], [(s["name"], s["status"]) for s in run["stages"]])
@@ -127,9 +128,9 @@ async def test_bound_keys_say_what_parameters_say(database_url: str) -> None:
         ]
         assert plain[0] == plain[1]
         assert plain[0][0][:3] == ("bad", "failed", "run bad failed: no space left")
-        for run in told["keys"]:
-            assert {"id", "run", "verdict", "reason", "started_at", "finished_at", "stages", "progress"} <= run.keys()
-            assert all({"name", "status", "started_at", "finished_at"} <= stage.keys() for stage in run["stages"])
+        for row in told["keys"]:
+            assert {"id", "run", "verdict", "reason", "started_at", "finished_at", "stages", "progress"} <= row.keys()
+            assert all({"name", "status", "started_at", "finished_at"} <= stage.keys() for stage in row["stages"])
         (incident,) = (await server.api("GET", "/api/v1/monitors/keys/incidents")).body["items"]
         wanted = {"cause": "failed", "reason": "run bad failed: no space left", "run": "bad", "stage": None}
         assert {name: incident[name] for name in wanted} == wanted

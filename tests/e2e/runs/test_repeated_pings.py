@@ -8,6 +8,8 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +338,7 @@ def test_longer_sequences_are_down_after_a_failure_until_the_next_success() -> N
     for _ in range(3000):
         steps = [rng.choice("SFTL") + rng.choice(["", "a", "b"]) for _ in range(rng.randint(4, 12))]
         gap = rng.choice([*GAPS, 0])
-        gaps = iter(lambda gap=gap: gap or rng.choice([0.001, 1, 11, 40, 200]), None)
+        gaps = (gap or rng.choice([0.001, 1, 11, 40, 200]) for _ in count())
         assert downs(steps, gaps) == wanted(steps), steps
 
 
@@ -446,7 +448,7 @@ async def test_what_healthchecks_calls_down_is_down_over_http(database_url: str)
             ]
             await asyncio.gather(*sent)
             await ping(f"/api/v1/heartbeat/{last[turn]['key']}/fail")
-            await eventually(lambda turn=turn: is_down(server, f"last{turn}"))  # so everything before it is applied
+            await eventually(partial(is_down, server, f"last{turn}"))  # so everything before it is applied
             statuses: dict[str, str] = {}
             more: str | None = ""
             while more is not None:

@@ -72,7 +72,8 @@ async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
         yield a, b
     finally:
         for node in (a, b):
-            if not node.pool._closed:
+            pool: Any = node.pool
+            if not pool._closed:
                 await node.stop()
 
 
@@ -173,7 +174,7 @@ async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None
         moved.set(600)
 
         async def registered_anew() -> bool:
-            return await connection.fetchval("select count(*) from deaf where reason = 'clock'") == 2
+            return bool(await connection.fetchval("select count(*) = 2 from deaf where reason = 'clock'"))
 
         await eventually(registered_anew, 20)
         key = (await server.api("PUT", "/api/v1/monitors/job", {"every": "4s", "grace": "1s"})).body["key"]

@@ -105,7 +105,8 @@ async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkey
 
         async def plainly(host: Host) -> CopyConnection:
             place: dict[str, Any] = {"host": host.name, "port": host.port, "connection_class": CopyConnection}
-            return await asyncpg.connect(url, **place)
+            connection: CopyConnection = await asyncpg.connect(url, **place)
+            return connection
 
         async def slowly(host: Host) -> CopyConnection:
             if host == new:

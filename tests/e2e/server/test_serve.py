@@ -35,6 +35,7 @@ async def test_the_printed_lines_work_when_pasted_and_data_survives(data_dir: Pa
     needs("curl")
     async with Server(None, data_dir=data_dir, env={"OFFBEAT_ADMIN_KEY": ""}) as server:
         lines = await eventually(lambda: _three(server))
+        assert lines is not None
         assert any("admin key (shown once" in line for line in server.output)
         made, pinged, shown = [await _shell(line) for line in lines]
         assert '"slug":"hello"' in made and pinged == "OK" and '"last_ping_at":"2' in shown
@@ -49,6 +50,7 @@ async def test_the_printed_lines_work_when_pasted_and_data_survives(data_dir: Pa
         assert '"status":"up"' in await _shell(lines[2])
 
 
+@pytest.mark.quick
 async def test_a_file_is_applied_at_the_start_and_a_wrong_one_stops_it(database_url: str, tmp_path: Path) -> None:
     config = tmp_path / "monitors.yaml"
     config.write_text("monitors:\n  nightly: {cron: '0 2 * * *', grace: 10m}\n")

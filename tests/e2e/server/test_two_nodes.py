@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiohttp
 import asyncpg
@@ -117,7 +118,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
             stopping = asyncio.ensure_future(node.stop())
             assert await taken_over_s(observer, before) < 2
             assert await stopping == 0
-            await eventually(lambda other=other: judges(other))
+            await eventually(partial(judges, other))
             await node.start()
         await asyncio.sleep(4)
         for client in clients:

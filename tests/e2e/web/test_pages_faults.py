@@ -1,7 +1,6 @@
 """Faults that people have found on the pages, in the real browser on the real server."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -467,5 +466,5 @@ async def test_what_fingers_press_is_large_enough(server: Server, browser: Brows
     async with person(browser, server, PHONE, has_touch=True, is_mobile=True) as me:
         for there in ("/", "/monitors/touch", await address(server, "touch", "incidents")):
             await me.go(there)
-            button: dict[str, Any] | None = await me.page.locator("text=Acknowledge >> visible=true").bounding_box()
+            button = await me.page.locator("text=Acknowledge >> visible=true").bounding_box()
             assert button is not None and button["height"] >= 40, there

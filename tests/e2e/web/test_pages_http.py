@@ -83,6 +83,7 @@ async def test_a_change_comes_from_our_own_pages(server: Server) -> None:
             assert status == 403, "a token is good for one session only"
 
 
+@pytest.mark.quick
 async def test_signing_in_and_out(server: Server, database: asyncpg.Connection, database_url: str) -> None:
     async with Visitor(server) as me:
         status, _, headers = await me.get("/audit?kind=key")
@@ -119,6 +120,7 @@ async def test_signing_in_and_out(server: Server, database: asyncpg.Connection, 
         assert answer.status == 303, "a session ends with the key that it stands on"
 
 
+@pytest.mark.quick
 async def test_every_answer_is_guarded(server: Server) -> None:
     async with Visitor(server) as me:
         await me.sign_in()

@@ -110,6 +110,7 @@ async def test_the_program_before_can_go_on_beside_us(old: asyncpg.Connection) -
             await old.prepare(sql)
     log = parse((FIRST_STATEMENTS / "log.sql").read_text(encoding="utf-8"), "log.sql")
     registered = await old.fetchrow(log["register"], "old", None, None, [], [], [], [])
+    assert registered is not None
     assert await old.fetchval(log["pulse"], registered["id"], registered["started_at"])
 
 
@@ -149,7 +150,7 @@ async def test_a_fleet_that_the_program_before_wrote_beside_us_is_taken_as_it_wr
     old: asyncpg.Connection, empty_database_url: str
 ) -> None:
     await old.execute("""update monitors set definition = '{"members": {"every": "1h", "grace": "1h"}}'""")
-    fleet = {"p": [3, 1]}
+    fleet: dict[str, Any] = {"p": [3, 1]}
     now = await old.fetchval("select (extract(epoch from now()) * 1e6)::bigint")
 
     async def write(*names: str) -> None:  # as version 1 did

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import asyncpg
 import pytest
@@ -146,7 +147,8 @@ async def test_a_session_that_has_said_its_last_word_and_is_not_closed_is_away(
     database: asyncpg.Connection,
 ) -> None:
     fields = b"SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"
-    database._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+    session: Any = database
+    session._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
     with pytest.raises(DatabaseDownError, match="cannot switch to state"), database_trouble():
         await database.fetchval("select 1")
     database.terminate()
@@ -156,7 +158,8 @@ async def test_a_cursor_behind_a_pooler_does_not_meet_the_statements_of_another_
     async with PgBouncer(database_url) as url:
         connection = await connect(url, pgbouncer=True)
         # As another process may have left them in the session that we are lent.
-        begun = asyncpg.connection._uid
+        module: Any = asyncpg.connection
+        begun = module._uid
         names = [f"__asyncpg_stmt_{id:x}__" for id in range(begun, begun + 100)]
         await connection.execute("; ".join(f"prepare {name} as select 1" for name in names))
         async with connection.transaction():

@@ -24,6 +24,7 @@ async def prepare_all(connection: asyncpg.Connection, subject: str) -> None:
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("subject", SUBJECTS)
 async def test_every_statement_can_be_prepared(database: asyncpg.Connection, subject: str) -> None:
     await prepare_all(database, subject)
@@ -37,6 +38,7 @@ async def test_every_statement_can_be_prepared_by_the_oldest_supported_postgres(
         await connection.close()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_statement_is_used(subject: str) -> None:
     """A statement that no module of db names is dead."""

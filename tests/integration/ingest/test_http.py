@@ -50,8 +50,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(params=HTTP_SERVERS, scope="module")
-def http_server(request) -> str:
-    return request.param
+def http_server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -452,7 +452,7 @@ async def test_what_was_left_out_is_named(served):
     assert await served.rows() == ["fail"] * 3
 
     async def counted() -> bool:
-        return sample("offbeat_ping_details_ignored_total", {"field": "duration"}) == 2
+        return bool(sample("offbeat_ping_details_ignored_total", {"field": "duration"}) == 2)
 
     await eventually(counted)
 
@@ -1009,7 +1009,7 @@ async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
         if not body:
             return get(f"/ping/{uuid}/{word}{more}")
         head = get(f"/ping/{uuid}/{word}{more}", f"Content-Length: {len(body)}", method="POST")
-        return head + body.decode()
+        return str(head + body.decode())
 
     async with serving(
         database_url, provisioning=lambda pool, key_index: Provisioning(pool, key_index, True)

@@ -113,7 +113,8 @@ async def test_changes_of_keys_slugs_rules_and_projects(pool):
         assert key_index.find("binding") == KeyTarget(a, 1, "fail")
         assert key_index.rules[a].post_only and key_index.rules[a].keywords is None
         assert not key_index.rules[b].post_only and key_index.rules[b].keywords is not None
-        assert key_index.rules[b].keywords.fail == ("ERROR",)
+        keywords = key_index.rules[b].keywords
+        assert keywords is not None and keywords.fail == ("ERROR",)
         await put(pool, "a", keys=[WantedKey("binding")])
         async with changing(pool) as connection:
             await delete_monitors(connection, [(1, "b")], "test")

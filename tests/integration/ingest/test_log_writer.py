@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
@@ -125,7 +126,7 @@ async def stored(database: asyncpg.Connection) -> list[tuple[int, int]]:
 
 async def until_stored(database: asyncpg.Connection, count: int) -> None:
     async def enough() -> bool:
-        return await database.fetchval("select count(*) from pings") >= count
+        return int(await database.fetchval("select count(*) from pings")) >= count
 
     await eventually(enough)
 
@@ -137,6 +138,7 @@ async def until(true: Callable[[], object]) -> None:
     await eventually(ask, every_s=0.005)
 
 
+@pytest.mark.quick
 async def test_pings_are_committed_before_they_are_answered_and_in_groups(database, database_url):
     async with running(database_url) as run:
         waiters = [run.ping() for _ in range(500)]
@@ -195,6 +197,7 @@ async def test_few_who_ask_again_at_once_become_one_batch(database_url):
         assert batches == 1 + 7 + 1  # the ones, seven times all, the others
 
 
+@pytest.mark.quick
 async def test_batches_are_cut_by_rows_and_by_bytes(database, database_url):
     async with running(database_url, batch_pings_max=100, batch_bytes_max=20_000) as run:
         for waiter in [run.ping() for _ in range(350)]:
@@ -251,12 +254,12 @@ async def test_an_idle_writer_pulses_every_second_and_faster_among_several(datab
 
 async def test_a_pulse_comes_in_time_for_the_next_deadline_also_for_one_that_appears(database, database_url):
     async with running(database_url) as run:
-        late = []
+        late: list[int] = []
         while len(late) < 3 and (not late or late[-1] >= SECOND // 2):  # a busy machine holds up one, not all
-            run.committed.deadline = run.clock.now() + SECOND // 5
+            run.committed.deadline = deadline = run.clock.now() + SECOND // 5
             run.writer.wake()
-            await until(lambda: run.writer.through > run.committed.deadline)
-            late.append(run.committed.throughs[-1] - run.committed.deadline)
+            await until(partial(lambda due: run.writer.through > due, deadline))
+            late.append(run.committed.throughs[-1] - deadline)
         assert late[-1] < SECOND // 2, late
         # However many deadlines are near, the pulses stay bounded.
         seen, began = len(run.committed.throughs), run.clock.now()

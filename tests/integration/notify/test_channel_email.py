@@ -245,10 +245,10 @@ async def test_nobody_listens(mailbox: Mailbox) -> None:
 async def test_tls_is_checked(mailbox: Mailbox, tmp_path: Path, security: str) -> None:
     certificate = tmp_path / "tls.pem"
     presented = make_certificate(certificate)
-    options: dict[str, Any] = {
-        "tls": {"tls": presented},
-        "starttls": {"tls_context": presented, "require_starttls": True},
-    }[security]
+    if security == "tls":
+        options: dict[str, Any] = {"tls": presented}
+    else:
+        options = {"tls_context": presented, "require_starttls": True}
     trusting = ssl.create_default_context(cafile=str(certificate))
     async with mail_server(mailbox, **options) as port:
         channel = read_channel("email", plain(port, host="localhost", security=security))
@@ -268,7 +268,7 @@ async def test_tls_is_checked(mailbox: Mailbox, tmp_path: Path, security: str) -
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH")
 async def test_a_login(mailbox: Mailbox) -> None:
-    options = {"authenticator": mailbox.authenticate, "auth_require_tls": False, "auth_required": True}
+    options: Any = {"authenticator": mailbox.authenticate, "auth_require_tls": False, "auth_required": True}
     async with mail_server(mailbox, **options) as port:
         await send("email", plain(port, username="bob", password="right"), message())
         error = await refusal("email", plain(port, username="bob", password="wrong"), message())

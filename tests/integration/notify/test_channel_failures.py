@@ -11,6 +11,7 @@ import pytest
 
 from offbeat_server.common.clock import to_micros
 from offbeat_server.db.repositories.outbox import SettledAlert, WantedAlerts
+from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.notify.message_builder import MessageBuilder
 from tests.integration.notify.test_dispatcher_crashes import dies, process
@@ -39,7 +40,7 @@ async def settle(dispatcher: Dispatcher, lane: int, state: str, error: str | Non
     id = await Scene(dispatcher.outbox._pool).alert(lane, 1, incident)
     [row] = await dispatcher.outbox.claim([WantedAlerts(lane, 0, 1, 0, True)], 10)
     assert row.id == id
-    await dispatcher.outbox.settle([SettledAlert(id, state, 600.0, error)])
+    await dispatcher.outbox.settle([SettledAlert(id, AlertState(state), 600.0, error)])
     return id
 
 
@@ -223,7 +224,7 @@ async def test_a_test_that_fails_marks_nothing(world: Scene, bad: int) -> None:
     async with catching_up(world) as dispatcher:
         id = await world.alert(bad, None, None, "test")
         await dispatcher.outbox.claim_tests(1, 10)
-        await dispatcher.outbox.settle([SettledAlert(id, "dead", 0.0, "410")])
+        await dispatcher.outbox.settle([SettledAlert(id, AlertState.DEAD, 0.0, "410")])
         await dispatcher.periodic.catch_up(SCRIBE)
         assert not await is_failing(world) and await reports(world) == 0
 

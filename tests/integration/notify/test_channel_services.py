@@ -233,9 +233,8 @@ async def test_apprise() -> None:
 async def test_a_link_that_a_service_may_refuse_is_text(kind: str, link: str) -> None:
     what = message()
     words = what.words._replace(link=link)
-    definition: dict[str, Any] = {"telegram": {"token": "12345:" + "x" * 30, "chat": 1}, "ntfy": {"topic": "t"}}.get(
-        kind, {}
-    )
+    definitions: dict[str, Any] = {"telegram": {"token": "12345:" + "x" * 30, "chat": 1}, "ntfy": {"topic": "t"}}
+    definition: dict[str, Any] = definitions.get(kind, {})
     field = {"telegram": "api", "ntfy": "server"}.get(kind, "url")
     request = await sent(kind, definition, what._replace(link=link, words=words), field)
     content = request.json

@@ -15,6 +15,7 @@ from tests.support.harness import Behaviour, Postgres, Receiver, eventually
 from tests.support.outbox import Scene, at_work, ids, scene, types
 
 
+@pytest.mark.quick
 async def test_an_alert_is_delivered_and_settled(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=f"{receiver.url}/hook")
     async with world.dispatcher():
@@ -80,6 +81,7 @@ async def test_retry_after_is_honoured(world: Scene, receiver: Receiver) -> None
     assert 1.9 < second.at - first.at < 4
 
 
+@pytest.mark.quick
 async def test_a_final_answer_is_not_tried_again_but_can_be_sent_again(world: Scene, receiver: Receiver) -> None:
     receiver.script.append(Behaviour(status=410))
     channel = await world.channel("hook", "webhook", url=receiver.url)
@@ -145,6 +147,7 @@ async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> 
         assert lane.circuit_open and not lane.known_good and channel not in dispatcher._proven
 
 
+@pytest.mark.quick
 async def test_a_resolve_never_overtakes_its_open(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=503), Behaviour(status=503)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
@@ -261,7 +264,7 @@ async def test_a_channel_that_fails_for_minutes_is_reported_once_and_says_when_i
         assert "Alerts do not arrive at bad" in told.json["data"]["reason"] and "503" in told.json["data"]["reason"]
 
         async def failing() -> bool:
-            return await world.pool.fetchval("select failing_since is not null from channels where id = $1", bad)
+            return bool(await world.pool.fetchval("select failing_since is not null from channels where id = $1", bad))
 
         async def working() -> bool:
             return not await failing()

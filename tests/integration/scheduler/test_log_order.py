@@ -1,6 +1,7 @@
 """The one order on a real Postgres: what the log has is applied, also where memory, fences and clocks disagree."""
 
 import random
+from io import BytesIO
 
 import asyncpg
 import orjson
@@ -26,7 +27,7 @@ async def _writer(database: asyncpg.Connection, at: Micros) -> int:
 
 
 async def _commit(database: asyncpg.Connection, *entries: Entry) -> None:
-    await database.copy_to_table("pings", source=memoryview(encode_entries(entries)), columns=COLUMNS, format="binary")
+    await database.copy_to_table("pings", source=BytesIO(encode_entries(entries)), columns=COLUMNS, format="binary")
 
 
 def _entry(writer: int, seq: int, at: Micros) -> Entry:

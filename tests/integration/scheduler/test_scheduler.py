@@ -20,6 +20,7 @@ from tests.support.scheduler_node import Node, count_of, running, short_lease, t
 pytestmark = pytest.mark.usefixtures("short_lease")
 
 
+@pytest.mark.quick
 async def test_silence_becomes_an_incident_and_a_ping_resolves_it(database_url: str) -> None:
     async with running(database_url) as node:
         job = await node.monitor(every="1s", grace="500ms")
@@ -35,7 +36,7 @@ async def test_silence_becomes_an_incident_and_a_ping_resolves_it(database_url: 
         assert await node.alerts() == ["opened", "resolved"]
         stored = await node.pool.fetchrow("select at, state from states where monitor_id = $1", job)
         last = await node.pool.fetchval("select max(at) from pings")
-        assert stored["at"] >= last and stored["state"]["heard_at"] == to_micros(last)
+        assert stored is not None and stored["at"] >= last and stored["state"]["heard_at"] == to_micros(last)
 
 
 async def test_the_first_ping_right_after_the_creation_counts(database_url: str) -> None:
@@ -45,7 +46,7 @@ async def test_the_first_ping_right_after_the_creation_counts(database_url: str)
         await node.ping(job, "start", run="r1", message="hello")
         await node.is_status(job, "down")
         run = await node.pool.fetchrow("select * from runs")
-        assert run["run"] == "r1" and run["verdict"] == "hung"
+        assert run is not None and run["run"] == "r1" and run["verdict"] == "hung"
         alert = await node.pool.fetchval("select facts from alerts where kind = 'opened'")
         assert alert["run"] == "r1" and "r1" in alert["reason"] and alert["last_message"] == "hello"
 
@@ -62,6 +63,7 @@ async def test_an_alert_about_a_run_says_what_is_usual(database_url: str) -> Non
         assert usual.startswith("2 s; usually 0") and usual.endswith("(4 runs)")
 
 
+@pytest.mark.quick
 async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) -> None:
     node = Node(database_url)
     await node.start()
@@ -83,10 +85,12 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         assert await again.status(steady) == "up"
         kinds = [(row["monitor_id"], row["number"], row["cause"]) for row in await again.incidents()]
         assert kinds == [(failing, 1, "failed"), (running_job, 1, "hung")]
-        started, opened = await again.pool.fetchrow(
+        times = await again.pool.fetchrow(
             "select r.started_at, i.opened_at from runs r join incidents i using (monitor_id) where r.monitor_id = $1",
             running_job,
         )
+        assert times is not None
+        started, opened = times
         deaf = await again.pool.fetch("select * from deaf")
         assert [row["reason"] for row in deaf] == ["crash"]
         moved = (opened - started).total_seconds() - 8
@@ -129,13 +133,15 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str)
     connection = await connect(database_url)
     stored = await connection.fetchrow("select s.at, s.state, c.at as checkpoint from states s, checkpoint c")
     last_ping = await connection.fetchval("select max(at) from pings")
-    assert stored["state"]["heard_at"] == to_micros(last_ping) and stored["checkpoint"] >= stored["at"] >= last_ping
+    assert stored is not None and stored["state"]["heard_at"] == to_micros(last_ping)
+    assert stored["checkpoint"] >= stored["at"] >= last_ping
     assert await connection.fetchval("select expires_at = '-infinity' from lease where name = 'keeper'")
     async with running(database_url, "again") as again:
         await eventually(lambda: true(again.scheduler.evaluating))
         await eventually(lambda: count_of(again.pool, "deaf"))
         deaf = await connection.fetchrow("select * from deaf")
-        assert deaf["reason"] == "stopped" and (deaf["ended_at"] - deaf["started_at"]).total_seconds() < 10
+        assert deaf is not None and deaf["reason"] == "stopped"
+        assert (deaf["ended_at"] - deaf["started_at"]).total_seconds() < 10
         assert again.scheduler.engine.monitors[job].heard_at <= last
     await connection.close()
 
@@ -199,7 +205,7 @@ async def test_a_scheduler_that_lost_its_lease_writes_nothing(database_url: str)
         )
         await node.is_status(job, "down", 20)
         taken = await node.pool.fetchrow("select term, holder from lease where name = 'keeper'")
-        assert taken["holder"] == "node" and taken["term"] == 3
+        assert taken is not None and taken["holder"] == "node" and taken["term"] == 3
         assert len(await node.incidents()) == 1
 
 

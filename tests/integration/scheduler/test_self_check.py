@@ -60,7 +60,8 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         await node.ping(job)
         await node.is_status(job, "up")
         await compared(node, check, job)
-        assert not check.mismatches
+        found = check.mismatches
+        assert not found
         m = node.scheduler.engine.monitors[job]
         m.heard_at -= 1
         await compared(node, check, job)

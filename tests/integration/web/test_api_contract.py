@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
 
 from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.api.schemas.responses import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
-from tests.support.api_server import ADMIN_KEY, Api, serving
+from tests.support.api_server import Api, serving
 from tests.support.channels import closed
-from tests.support.harness import eventually
+from tests.support.harness import ADMIN_KEY, eventually
 from tests.support.scheduler_node import running
 
 
@@ -76,7 +76,9 @@ async def test_every_refusal_is_a_problem_document(api: Api) -> None:
 
 async def test_a_body_that_drips_is_given_up(database_url: str) -> None:
     async with serving(database_url, body_timeout=0.2) as api:
-        host, port = str(api.session._base_url.host), api.session._base_url.port
+        base = api.session._base_url
+        assert base is not None
+        host, port = str(base.host), base.port
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(
             b"PUT /api/v1/monitors/a HTTP/1.1\r\nHost: x\r\nX-Api-Key: test-admin-key\r\n"
@@ -127,7 +129,8 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
         ("resolve", None, "admin"),
     ]
     row = await api.pool.fetchrow("select * from changes where kind = 'acknowledge'")
-    assert row["monitor_id"] == monitor and row["after"] == {"incident": 5, "by": "admin", "comment": "on it"}
+    assert row is not None and row["monitor_id"] == monitor
+    assert row["after"] == {"incident": 5, "by": "admin", "comment": "on it"}
     assert (await api("POST", f"/incidents/{monitor}-4/acknowledge")).status == 409
 
     await api.pool.execute(
@@ -274,7 +277,7 @@ async def test_real_answers_have_what_the_document_describes_and_no_more(databas
         await node.is_status(job, "down")
 
         async def recorded() -> bool:
-            return await api.pool.fetchval("select count(*) from runs where verdict is not null") >= 2
+            return bool(await api.pool.fetchval("select count(*) >= 2 from runs where verdict is not null"))
 
         await eventually(recorded)
         runs = {run["run"]: run for run in (await get("/monitors/{slug}/runs", slug="etl"))["items"]}
@@ -304,7 +307,8 @@ EXAMPLES = 6  # of each kind and operation; some seconds in all
 
 @pytest.mark.parametrize("kind", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
 async def test_fuzzed_requests_get_answers_that_fit_the_document(database_url: str, kind: GenerationMode) -> None:
-    operations = [result.ok() for result in schemathesis.openapi.from_dict(document()).get_all_operations()]
+    results: Any = schemathesis.openapi.from_dict(document()).get_all_operations()
+    operations = [result.ok() for result in results]
     assert len(operations) == len(ROUTES)
 
     def fuzz(base_url: str) -> None:
@@ -321,7 +325,7 @@ async def test_fuzzed_requests_get_answers_that_fit_the_document(database_url: s
                 suppress_health_check=list(HealthCheck),
             )
             @given(case=operation.as_strategy(generation_mode=kind))
-            def one(case: schemathesis.Case) -> None:
+            def one(case: Any) -> None:
                 response = case.call(base_url=base_url, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
                 assert response.status_code < 500, (case.as_curl_command(), response.text)
                 if len(response.request.url or "") > LINE_BYTES_MAX:

@@ -19,6 +19,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
         yield api
 
 
+@pytest.mark.quick
 async def test_a_monitor_is_created_shown_changed_and_deleted(api: Api) -> None:
     made = await api("PUT", "/monitors/backup", {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "grace": "15m"})
     assert made.status == 201
@@ -65,6 +66,7 @@ async def test_the_row_of_a_change_holds_all_that_the_scheduler_needs(api: Api) 
     assert {row["monitor_id"] for row in rows} == {first["monitor_id"]}
 
 
+@pytest.mark.quick
 async def test_a_wrong_definition_is_refused_whole_and_each_field_is_named(api: Api) -> None:
     wrong = {"every": "1m", "cron": "* * *", "grace": "soon", "stages": [{"name": "a", "within": -1}], "typo": 1}
     answer = await api("PUT", "/monitors/a", wrong)
@@ -161,6 +163,7 @@ async def test_a_monitor_whose_alerts_reach_nobody_says_so(api: Api) -> None:
     assert refused.status == 409 and "named by a" in refused.body["detail"]
 
 
+@pytest.mark.quick
 async def test_lists_come_in_pages_and_can_be_narrowed(api: Api) -> None:
     await api("POST", "/apply", {"monitors": {f"m{n:02}": {"every": "1h", "tags": [f"t{n % 2}"]} for n in range(12)}})
     await api.ping("m03")

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -101,14 +102,15 @@ async def test_discovery_lists_every_process_or_fails(aiohttp_client):
     ]
     world.targets = []
     assert await (await client.get("/sd/prometheus")).json() == []
-    world.targets = None  # an empty list would make Prometheus forget us; an error keeps its last list
+    failing: Any = None
+    world.targets = failing  # an empty list would make Prometheus forget us; an error keeps its last list
     assert (await client.get("/sd/prometheus")).status == 503
 
 
 @pytest.fixture
 async def watchdog(aiohttp_server):
     """An outside watchdog that counts its beats, and answers with its `status`."""
-    beats = asyncio.Queue()
+    beats: asyncio.Queue[Any] = asyncio.Queue()
 
     async def beat(request):
         beats.put_nowait(request.path)
@@ -277,7 +279,7 @@ async def test_without_systemd_nothing_happens(tmp_path):
 
 
 async def test_the_loops_lag_is_seen():
-    seen = asyncio.Queue()
+    seen: asyncio.Queue[float] = asyncio.Queue()
     lag = LoopLag(seen.put_nowait)
     await lag.start()
     assert await asyncio.wait_for(seen.get(), 5) < 0.2
@@ -326,13 +328,14 @@ def test_a_log_that_nobody_reads_stops_nothing():
 
 async def test_everything_is_bound_and_can_be_scraped_before_anything_is_started():
     settings, metrics, clock = Settings(), Metrics("1"), LogClock()
+    nothing: Any = None  # nothing is started, so nothing asks it
     url = "postgresql://nobody@127.0.0.1:1/none"
     committed = CommittedBatches()
     writer = LogWriter(url, settings, clock, metrics, node="n", metrics_address=None, committed=committed)
     scheduler = Scheduler(url, settings, clock, metrics, committed, holder="h", node="n")
-    http_servers = HttpServers(settings, KeyIndex(None), writer.backlog, metrics, web.Application())
-    bind_ingest(metrics, settings, writer, KeyIndex(None), http_servers)
-    bind_scheduler(metrics, scheduler, SelfCheck(None, scheduler))
+    http_servers = HttpServers(settings, KeyIndex(nothing), writer.backlog, metrics, web.Application())
+    bind_ingest(metrics, settings, writer, KeyIndex(nothing), http_servers)
+    bind_scheduler(metrics, scheduler, SelfCheck(nothing, scheduler))
     text = generate_latest(metrics.registry).decode()
     assert "\noffbeat_keeper 0.0\n" in text and "\noffbeat_pending_pings_max 20000.0\n" in text
     assert "\noffbeat_watermark_timestamp_seconds" not in text

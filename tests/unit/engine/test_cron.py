@@ -91,7 +91,7 @@ def debian(minutes, fixed, matches):
             virtual = clock
             due = [clock]
         elif ahead > 0:  # clocks went forward: what does not follow them is made up for
-            due = range(virtual + 1, clock + 1) if fixed else [clock]
+            due = list(range(virtual + 1, clock + 1)) if fixed else [clock]
             virtual = clock
         else:  # clocks went back: only what follows them runs
             due = [] if fixed else [clock]
@@ -130,9 +130,12 @@ def test_slots_are_those_of_debians_cron(zone):
         for text in EXPRESSIONS:
             fixed = not any(field.startswith("*") for field in text.split()[:2])
             runs = sorted(to_micros(at) for at in debian(minutes, fixed, matcher(text)))
-            ours, at = [], to_micros(begin) - 1
+            ours: list[int] = []
+            at: int | None = to_micros(begin) - 1
             calendar = Calendar("cron", check_cron(text), zone)
-            while (at := calendar.next_after(at)) is not None and at < to_micros(begin + timedelta(minutes=length)):
+            while (at := calendar.next_after(at or 0)) is not None and at < to_micros(
+                begin + timedelta(minutes=length)
+            ):
                 ours.append(at)
             assert ours == runs, (zone, change, text)
             # The same from any instant, without what was asked before: also within the repeated hour.
@@ -162,7 +165,9 @@ def test_slots_are_those_of_debians_cron(zone):
 def test_slots_near_a_change_of_the_clocks(zone, text, after, slots):
     at, calendar = to_micros(datetime.fromisoformat(after).replace(tzinfo=UTC)), Calendar("cron", text, zone)
     for slot in slots:
-        at = calendar.next_after(at)
+        following = calendar.next_after(at)
+        assert following is not None
+        at = following
         assert at == to_micros(datetime.fromisoformat(slot)), datetime.fromtimestamp(at / 1e6, ZoneInfo(zone))
 
 
@@ -172,9 +177,10 @@ def test_the_patch_for_cronsim_mends_it(tmp_path):
     patch = (ROOT / "docs" / "development" / "cronsim-clock-changes.patch").read_text()
     subprocess.run([needs("patch"), "-p1", "--quiet"], cwd=tmp_path, input=patch, text=True, check=True)
     spec = importlib.util.spec_from_file_location("patched", tmp_path / "cronsim" / "cronsim.py")
+    assert spec is not None and spec.loader is not None
     patched = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(patched)
-    differ = Counter()
+    differ: Counter[str] = Counter()
     for zone in ZONES:
         for change in changes(zone):
             for text in ("0 */3 * * 7", "*/15 0 * * 7", "0 */2 * * *", "*/15 2 * * *", "7 * * * *", "30 */1 * * 0,6"):

@@ -1,5 +1,7 @@
 """The engine on a virtual clock: schedules, statuses, runs, incidents, outages."""
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -7,6 +9,7 @@ from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
 from tests.support.engine import Scene
 
@@ -90,6 +93,7 @@ def test_a_client_whose_clock_is_a_minute_ahead_is_in_time(scene: Scene) -> None
 
 def test_a_job_that_runs_twice_in_the_hour_that_is_repeated(scene: Scene) -> None:
     """Berlin, 2026-10-25, with a scheduler that starts the job at both 02:30."""
+    more: Any
     for slug, more in (("job", {}), ("once", {"at_most": {"count": 1, "per": "12h"}})):
         scene.monitor(slug, cron="30 2 * * *", timezone="Europe/Berlin", grace="10m", **more)
     for when in ("292d30m", "293d30m", "293d1h30m", "294d1h30m"):  # UTC
@@ -267,14 +271,14 @@ def test_a_follower_that_has_followed_is_stored_as_such_at_once(scene: Scene) ->
     state = [decision.state for decision in scene.decisions if decision.monitor_id == scene.ids["load"]][-1]
     definition = scene.engine.monitors[scene.ids["load"]].definition
     seen = status_at(definition, "up", orjson.loads(orjson.dumps(state)), scene.at(62), scene.at(200))
-    assert seen == MonitorStatus("up", None, None)
+    assert seen == MonitorStatus(Status.UP, None, None)
 
 
 def test_a_fleet_with_first_within_is_not_late_after_a_ping_that_satisfies_no_schedule(scene: Scene) -> None:
     scene.monitor("workers", members={"every": "1m"}, first_within="1h")
     scene.ping(10, "progress", task="one", slug="workers")  # the newest satisfying ping, which pages look for: none
     m = scene.engine.monitors[scene.ids["workers"]]
-    assert status_at(m.definition, m.status, m.dump(), 0, scene.at(20)) == MonitorStatus("up", None, None)
+    assert status_at(m.definition, m.status, m.dump(), 0, scene.at(20)) == MonitorStatus(Status.UP, None, None)
 
 
 def test_stages_may_be_their_names_alone() -> None:

@@ -11,7 +11,9 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.decisions import Alert, IncidentChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.ping import Signal
 from offbeat_server.engine.schedule.calendar import calendar
 from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.support.engine import PROJECT, Scene
@@ -182,7 +184,7 @@ def test_a_thousand_open_runs_and_no_more(scene: Scene) -> None:
     for index in range(1_002):
         scene.ping(index, "start", run=f"run {index}")
     verdicts = [run.verdict for run in scene.runs().values()]
-    assert verdicts.count("unknown") == 2 and verdicts[:3] == ["unknown", "unknown", None]
+    assert verdicts.count(Verdict.UNKNOWN) == 2 and verdicts[:3] == ["unknown", "unknown", None]
 
 
 # ------------------------------------------------------------------------------- stages and tasks
@@ -192,7 +194,8 @@ def test_tasks_of_a_stage_end_it_and_its_run(scene: Scene) -> None:
     scene.monitor(stages=[{"name": "split"}, {"name": "map", "tasks": {"expected": 3, "tolerate": 1}}])
     scene.ping(0, "success", run="r", stage="split")
     scene.ping(1, "start", run="r", stage="map")
-    for task, signal in (("1", "success"), ("2", "fail"), ("3", "success")):
+    ends: dict[str, Signal] = {"1": "success", "2": "fail", "3": "success"}
+    for task, signal in ends.items():
         scene.ping(5, signal, run="r", stage="map", task=task)
     run = scene.runs()[1]
     assert run.verdict == "succeeded"
@@ -583,13 +586,13 @@ def test_pings_of_unwatched_monitors_are_counted() -> None:
         scene.ping(second, slug="watched")
     state = scene.engine.state
     assert state.unwatched_pings == 5
-    assert (state.counts["unwatched"], state.counts["up"]) == (1, 1)
+    assert (state.counts[Status.UNWATCHED], state.counts[Status.UP]) == (1, 1)
 
 
 def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> None:
     scene = Scene()
     stored = Monitor(7, PROJECT, "old", "old", read_definition({}), scene.begin)
-    stored.status, stored.heard_at, stored.at = "up", scene.begin, scene.begin
+    stored.status, stored.heard_at, stored.at = Status.UP, scene.begin, scene.begin
     engine = Engine()
     engine.load(stored)
     engine.loaded(scene.at(60))

@@ -1,10 +1,13 @@
 """The texts of records and alerts about a failed run, a fleet that came back, and a run without progress."""
 
+from typing import Any
+
 import orjson
 import pytest
 
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.model.monitor import Incident
+from offbeat_server.engine.model.ping import Signal
 from offbeat_server.engine.rules import reasons
 from tests.support.engine import Scene
 
@@ -168,7 +171,7 @@ def test_no_stage_of_an_ended_run_runs_or_waits(scene: Scene) -> None:
     ],
 )
 def test_a_stage_of_a_good_run_whose_tasks_all_ended_well_is_done(
-    scene: Scene, last: str, total: int | None, status: str
+    scene: Scene, last: Signal, total: int | None, status: str
 ) -> None:
     """An orchestrator reports the tasks of a stage, whose number it does not know, and the end of the run."""
     scene.monitor(stages=ETL)
@@ -177,6 +180,9 @@ def test_a_stage_of_a_good_run_whose_tasks_all_ended_well_is_done(
     scene.ping(2, last, run="r", stage="extract", task="2")
     scene.ping(5, "success", run="r")
     assert shown(scene)["extract"] == status
+
+
+ENDS: dict[str, Signal] = {"success": "success", "skip": "skip", "two at once": "fail"}
 
 
 @pytest.mark.parametrize("how", ["success", "skip", "superseded", "two at once", "deleted"])
@@ -193,7 +199,7 @@ def test_a_stage_whose_end_was_not_heard_is_unfinished(scene: Scene, how: str) -
         scene.engine.remove(scene.ids["job"], at=scene.at(5))
         scene._take()
     else:
-        scene.ping(5, "fail" if how == "two at once" else how, run=run)
+        scene.ping(5, ENDS[how], run=run)
     assert scene.runs()[1].finished_at is not None
     assert shown(scene)["extract"] == "unfinished" and shown(scene)["transform"] == "not started"
 
@@ -306,7 +312,7 @@ def test_a_fleet_that_was_never_whole_counts_those_it_should_have(scene: Scene) 
         ({"tasks": {"expected": 2, "within": "1m"}}, "finished late, after 3 min"),
     ],
 )
-def test_a_run_is_late_only_when_a_deadline_has_passed(scene: Scene, definition: dict[str, object], said: str) -> None:
+def test_a_run_is_late_only_when_a_deadline_has_passed(scene: Scene, definition: dict[str, Any], said: str) -> None:
     scene.monitor(**definition)
     scene.ping(0, "start", run="r")
     scene.ping(1, "progress", run="r", done=2200, total=6000)

@@ -19,7 +19,8 @@ BEGIN = to_micros(datetime(2026, 11, 30, tzinfo=UTC))
 
 def slots(text, count=6, begin=BEGIN):
     """The first slots of an expression."""
-    found, at, times = calendar("oncalendar", check_oncalendar(text), "UTC"), begin, []
+    found, at = calendar("oncalendar", check_oncalendar(text), "UTC"), begin
+    times: list[int | None] = []
     while len(times) < count:
         at = found.next_after(at)
         times.append(at)

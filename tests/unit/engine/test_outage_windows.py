@@ -35,6 +35,7 @@ class Forgetful(Driver):
         self.forgotten += known - len(engine.state.outages.intervals)
 
 
+@pytest.mark.slow
 def test_what_is_decided_does_not_depend_on_outages_that_are_forgotten() -> None:
     """Edits and resumes are left out: they may reach back further, which is why `--keep-days` of outages stay."""
     forgotten = 0

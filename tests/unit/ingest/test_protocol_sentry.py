@@ -386,7 +386,8 @@ def test_details_that_do_not_fit_cost_no_check_in() -> None:
 def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signal: str) -> None:
     asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
     reading = check_ins.read(asked)
-    assert isinstance(reading, ParsedPing) and reading.ping.signal == signal and reading.address.slug == "nightly"
+    assert isinstance(reading, ParsedPing) and reading.ping.signal == signal
+    assert isinstance(reading.address, Slug) and reading.address.slug == "nightly"
 
 
 def test_a_check_in_that_is_no_item_is_not_dropped_unseen() -> None:

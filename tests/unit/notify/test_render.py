@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offbeat_server.db.repositories.outbox import Attached, DigestMember, Named
+from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.message_builder import MessageBuilder
 from offbeat_server.notify.redact import HIDDEN, redact, redact_all
 from offbeat_server.notify.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
 from offbeat_server.notify.template import check_template, escape_for, fill
 
 UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
-FACTS: dict[str, Any] = {
+FACTS: Any = {
     "monitor": "nightly-etl",
     "name": "Nightly ETL",
     "project": "default",
@@ -75,8 +76,8 @@ https://beat.example.org/monitors/nightly-etl"""
 
 
 def words(kind: str = "opened", **changes: Any) -> RenderedAlert:
-    facts = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
-    return render_alert(kind, facts, link_to(facts, "https://beat.example.org"))
+    facts: Any = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
+    return render_alert(AlertKind(kind), facts, link_to(facts, "https://beat.example.org"))
 
 
 def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() -> None:
@@ -102,8 +103,9 @@ def test_a_reminder_says_since_when() -> None:
 
 def test_with_hardly_any_facts_it_still_says_something() -> None:
     for kind in ("opened", "worse", "resolved", "reminder", "operator", "test"):
+        facts: Any
         for facts in ({}, {"monitor": "x"}, {"name": "X", "opened_at": "yesterday", "timezone": "Mars/Base"}):
-            said = render_alert(kind, facts)
+            said = render_alert(AlertKind(kind), facts)
             assert said.title and said.html and isinstance(said.text, str)
 
 
@@ -132,17 +134,17 @@ def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
     ),
     st.sampled_from(["opened", "resolved", "operator"]),
 )
-def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: dict[str, Any], kind: str) -> None:
+def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: Any, kind: str) -> None:
     """The dispatcher gives up an alert after an error; a text that cannot be sent must not occur."""
     try:
-        said = render_alert(kind, facts)
+        said = render_alert(AlertKind(kind), facts)
     except (TypeError, ValueError, AttributeError):
         return
     assert all(isinstance(part, str) for part in (said.title, said.lead, said.text, said.html))
 
 
 def test_a_digest_counts_and_names_the_first() -> None:
-    first = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
+    first: list[Any] = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
     said = render_digest(
         {
             "opened": 12_340,
@@ -160,7 +162,7 @@ def test_a_digest_counts_and_names_the_first() -> None:
 
 def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = False, **more: Any) -> Named:
     """An incident in a digest, opened at 23:30:18 and, where it is over, resolved at 23:30:48."""
-    facts = {"name": f"Job {monitor}", "monitor": f"job-{monitor}", "reason": reason, "timezone": "UTC"}
+    facts: Any = {"name": f"Job {monitor}", "monitor": f"job-{monitor}", "reason": reason, "timezone": "UTC"}
     facts |= {"opened_at": "2026-11-29T23:30:18Z", **more.pop("facts", {})}
     resolved_at = "2026-11-29T23:30:48Z" if over else None
     values = {"incident": 1, "kind": "opened", "incidents": 1, "opened": True, "secrets": (), **more}
@@ -169,7 +171,7 @@ def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = Fal
 
 def digest(*each: Named, **counts: int) -> RenderedAlert:
     """The words of a digest that names these."""
-    kinds = dict.fromkeys(("opened", "worse", "reminder", "resolved", "recovered"), 0) | counts
+    kinds: Any = dict.fromkeys(("opened", "worse", "reminder", "resolved", "recovered"), 0) | counts
     span = {"since": "2026-11-29T23:30:18Z", "until": "2026-11-29T23:30:48Z", "decided_at": None}
     attached = Attached(
         7, datetime(2026, 11, 29, tzinfo=UTC), UID, sum(counts.values()), False, kinds | span, [*each], []
@@ -231,7 +233,7 @@ def test_twenty_monitors_are_named_whatever_they_say_and_every_service_can_show_
         ({}, "https://b.example/"),
     ],
 )
-def test_links(facts: dict[str, Any], link: str) -> None:
+def test_links(facts: Any, link: str) -> None:
     assert link_to(facts, "https://b.example") == link
     assert link_to(facts, None) is None
 
@@ -296,13 +298,14 @@ def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
         1,
         12,
         "opened",
-        {**FACTS, "last_message": "called mykey-1234 twice", "detail": {"a": ["x mykey-1234"]}},
+        FACTS | {"last_message": "called mykey-1234 twice", "detail": {"a": ["x mykey-1234"]}},
         None,
         ("mykey-1234",),
     )
     message = MessageBuilder("abcd1234", None).alert(member, "2026-11-24T01:30:00Z", "default")
     assert "mykey" not in repr(message)
-    assert message.facts["detail"] == {"a": [f"x {HIDDEN}"]}
+    detail: Any = message.facts["detail"]
+    assert detail == {"a": [f"x {HIDDEN}"]}
     assert redact_all({"mykey": 1}, ("mykey",)) == {"mykey": 1}
     assert redact("failed: …key-1234/fail", ("mykey-1234",)) == f"failed: …{HIDDEN}/fail"
 
