@@ -1299,9 +1299,9 @@ class Model:
 
     def _edit_schedule(self, m: Monitor, old: Definition) -> None:
         new, now = m.d, self.now
+        if old.grace != new.grace or old.strict != new.strict:
+            m.awaited = [(run, max(each, now)) for run, each in m.awaited]
         if not m.heard:
-            if old.grace != new.grace or old.strict != new.strict:
-                m.awaited = [(run, max(each, now)) for run, each in m.awaited]
             if old.first_within == new.first_within:
                 return
             due = wanted = m.created + new.first_within if new.first_within is not None else 0
@@ -1312,10 +1312,11 @@ class Model:
                     due = min(due, m.due)
             m.due = max(due, now + new.grace) if due else 0
         else:
+            if new.after is not None and old.after == new.after:
+                return
             anew = any(getattr(old, name) != getattr(new, name) for name in ("every", "cron", "oncalendar"))
             if not anew and all(getattr(old, name) == getattr(new, name) for name in ("grace", "after", "strict")):
                 return
-            m.awaited = [(run, max(each, now)) for run, each in m.awaited]
             wanted = due = due_if_counts(new, 0, m.heard, False) if anew else m.due
             if not is_scheduled(new):
                 wanted = due = 0

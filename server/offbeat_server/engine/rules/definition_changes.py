@@ -34,9 +34,9 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         if not m.heard_at and new.first_within is None:
             m.due = 0
         clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
-    elif m.awaited and not m.heard_at and _differ(old, new, "grace", "strict"):
+    elif m.awaited and _differ(old, new, "grace", "strict"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
-        if new.first_within is None:
+        if m.heard_at or new.first_within is None:
             m.due = min(m.awaited.values())
     _change_schedule(state, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
@@ -158,14 +158,14 @@ def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
                 due = min(due, m.due)
         m.due = max(due, now + new.grace) if due else min(m.awaited.values()) if m.awaited else 0
     else:
+        if new.after is not None and new.after == old.after:
+            return  # `redefine` has moved what is awaited; misses stay open until a ping answers them
         of_calendar = new.cron is not None or new.oncalendar is not None
         anew = _differ(old, new, *_SCHEDULE) or (of_calendar and _differ(old, new, "timezone"))
         if not anew and not _differ(old, new, "grace", "after", "strict"):
             return
         if new.after is not None:
-            due = wanted = min(m.awaited.values()) if m.awaited else 0
-            if m.awaited:  # only its grace was changed
-                m.awaited = {run: max(each, now) for run, each in m.awaited.items()}
+            due = wanted = 0
         elif anew:
             before = m.due if any(getattr(old, name) for name in _SCHEDULE) else 0
             wanted, due = due_after(new, 0, m.heard_at), due_when_edited(new, before, m.heard_at, now)
