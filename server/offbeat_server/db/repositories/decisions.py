@@ -48,7 +48,7 @@ async def write(
     project_slugs: dict[int, str],
     windows_applied: Sequence[WindowsApplied] = (),
 ) -> None:
-    """One transaction that only the keeper can commit. `windows_applied`: what they rest on beside their states.
+    """One transaction that only the scheduler can commit. `windows_applied`: windows that they rest on.
 
     Raises LeaseLostError; DatabaseDownError: it may have happened, write them again; RowRejectedError: one of them
     cannot be stored.

@@ -26,7 +26,7 @@ class Held(NamedTuple):
 async def take(
     connection: Connection, name: str, holder: str, node: str, life_s: float, metrics_address: str | None = None
 ) -> Held | None:
-    """Take an expired lease; None while somebody else holds it. Raises DatabaseDownError."""
+    """Take an expired lease; None while another process holds it. Raises DatabaseDownError."""
     with database_trouble():
         await connection.execute(_SQL["end_stuck_sessions"])  # it may hold the lease's row
         term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)

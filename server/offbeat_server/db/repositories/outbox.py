@@ -177,7 +177,7 @@ class Outbox:
         self.node = node
 
     async def take_over(self, life_s: float) -> bool:
-        """Be the courier at work for the next `life_s` seconds, or stay it. Raises DatabaseDownError."""
+        """Become or stay the active dispatcher for the next `life_s` seconds. Raises DatabaseDownError."""
         return await self._value("take_over", self.holder, self.node, life_s) is not None
 
     async def give_up(self) -> None:

@@ -1,4 +1,4 @@
-"""Channels: where alerts go. What is secret in them is masked, and a mask that is sent back stays as it is."""
+"""Channels: destinations of alerts. Their secrets are masked, and a mask that is sent back keeps the secret."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The whole estate in one request: applied, and exported as `apply` reads it back."""
+"""The whole configuration in one request: applied, and exported as `apply` reads it back."""
 
 from offbeat_server.services import config_apply, config_export
 from offbeat_server.web.api.schemas import requests, responses

@@ -1,4 +1,4 @@
-"""What was: pings, runs, incidents, alerts and the audit log."""
+"""The history: pings, runs, incidents, alerts and the audit log."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""Maintenance windows: times in which monitors are judged and recorded, and nobody is told."""
+"""Maintenance windows: times in which monitors are evaluated and recorded, and no alert is sent."""
 
 from typing import Any
 

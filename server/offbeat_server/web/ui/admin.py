@@ -43,7 +43,7 @@ async def projects_page(visit: Visit) -> web.StreamResponse:
 
 
 async def put_project(visit: Visit) -> web.StreamResponse:
-    """Make a project, or change one. What was changed after the page was opened is not overwritten."""
+    """Make a project, or change one. A later change of another user is not overwritten."""
     slug, changes_one = visit.form_field("slug"), bool(visit.form_field("rev"))
     switches = {name: visit.form_field(name) == "on" for name in projects.SWITCHES}
     said = {"slug": slug, "name": visit.form_field("name"), **switches}

@@ -87,7 +87,7 @@ async def create(visit: Visit) -> web.StreamResponse:
 
 
 async def change(visit: Visit) -> web.StreamResponse:
-    """Change a channel; masked secrets stay as they are. What was changed after the form was opened does too."""
+    """Change a channel; masked secrets stay as they are. A later change of another user is not overwritten."""
     row = await _find(visit)
     said = _read(visit, row["kind"])
     try:
@@ -206,7 +206,7 @@ def _kind(name: str) -> str:
 def _inputs(kind: str, values: Mapping[str, Any]) -> list[ChannelInput]:
     schema = kinds()[kind]
     required = schema.get("required", ())
-    # What is needed first, what every kind has last.
+    # Required fields first, fields of every kind last.
     names = sorted(schema["properties"], key=lambda name: (name in Channel.model_fields, name not in required))
     return [_input(name, schema["properties"][name], values.get(name), name in required) for name in names]
 

@@ -61,7 +61,7 @@ async def settings_page(visit: Visit) -> web.StreamResponse:
 
 
 async def change(visit: Visit) -> web.StreamResponse:
-    """Change a monitor as the form says. What was changed after the form was opened is not overwritten."""
+    """Change a monitor as the form says. A later change of another user is not overwritten."""
     row = await find(visit)
     rev = visit.form_field("rev")
     if visit.form_field("add"):

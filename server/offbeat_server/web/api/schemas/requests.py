@@ -57,7 +57,7 @@ class Comment(Body):
 class NewKey(Body):
     """An access key to create. Role admin may do everything, read may only view, ping may only send pings."""
 
-    name: Name = Field(description="Who or what uses the key.")
+    name: Name = Field(description="The person or program that uses the key.")
     role: Literal["admin", "read", "ping"] = Field(description="Rights of the key.")
     project: Slug | None = Field(None, description="None: all projects.")
 
