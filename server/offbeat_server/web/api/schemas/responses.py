@@ -85,7 +85,7 @@ class PingAnswer(Answer):
     """A ping in the log."""
 
     at: Instant = Field(description="When it was accepted, in log time.")
-    signal: Signal = Field(description="What it says.")
+    signal: Signal = Field(description="The signal of the ping.")
     run: str | None = Field(description="The run id that the client sent. Null: none.")
     stage: str | None = Field(description="The stage that it belongs to. Null: none.")
     task: str | None = Field(description="The task that it belongs to. Null: none.")
@@ -173,8 +173,8 @@ class IncidentAnswer(Answer):
         description="The monitor whose own incident explains this one, so that no alert is sent. Null: none."
     )
     revised: bool = Field(description="True: a later ping or a repair has changed it after it was recorded.")
-    acknowledged_at: Instant | None = Field(description="When a person acknowledged it. Null: nobody has.")
-    acknowledged_by: str | None = Field(description="The person or key that acknowledged it. Null: nobody has.")
+    acknowledged_at: Instant | None = Field(description="When a person acknowledged it. Null: not acknowledged.")
+    acknowledged_by: str | None = Field(description="The person or key that acknowledged it. Null: not acknowledged.")
 
 
 class NoteAnswer(Answer):
