@@ -1,8 +1,13 @@
 """The examples of docs/semantics.md against the engine and the reference model, and whether they can fail."""
 
+import re
+from collections.abc import Iterable
+
 import pytest
 from _pytest.mark import ParameterSet
 
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution, StageStatus, Status, Verdict
+from offbeat_server.engine.model.ping import SIGNALS
 from tests.model import golden
 from tests.model.golden import Example
 from tests.model.test_model import MUTANTS
@@ -62,6 +67,13 @@ def test_every_other_row_names_its_tests() -> None:
     named = [row for rows in ELSEWHERE.values() for row in rows.split()]
     assert sorted(named + UNTESTED) == sorted(row for row in ROWS if row[0] != "S")
     assert [path for path in ELSEWHERE if not (golden.ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("values", [Status, Verdict, StageStatus, CauseKind, AlertKind, Resolution, SIGNALS])
+def test_the_glossary_has_every_value_that_users_see(values: Iterable[str]) -> None:
+    text = (golden.ROOT / "docs" / "concepts" / "glossary.md").read_text()
+    words = set(re.findall(r"[`*]([a-z_ ]+)[`*]", text))
+    assert sorted(set(values) - words) == []
 
 
 # Deliberate bugs of test_model.py that no example can show: they concern restarts and what is written together.
