@@ -102,7 +102,7 @@ class ApplyConfig(NamedTuple):
     may_generate: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Counts:
     """How many items were created, changed, deleted, and were as the file wants them already."""
 
@@ -112,7 +112,7 @@ class Counts:
     unchanged: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots, as FieldChange
 class AppliedChange:
     """The change of one item, field by field."""
 
@@ -123,7 +123,7 @@ class AppliedChange:
     fields: list[FieldChange]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GeneratedSecret:
     """A signing secret that a channel of the file asked for."""
 
@@ -132,7 +132,7 @@ class GeneratedSecret:
     secret: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Applied:
     """The changes that were made, or would be made in a dry run. It is the answer of `POST /apply`."""
 

@@ -14,7 +14,7 @@ _ROWS = 500  # read and written in one go
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exported:
     """The definitions as a file lists them. It is the answer of `GET /export`."""
 
