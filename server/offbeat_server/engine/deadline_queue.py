@@ -1,8 +1,4 @@
-"""Every deadline, the soonest first, at eight bytes each.
-
-Pings only move deadlines later, so a monitor keeps one entry and is looked at again when it pops early: a ping does no
-heap work. Only what moves a deadline earlier pushes a second entry; the first is then stale and is recognised by not
-being the one the monitor is armed with.
+"""The deadlines of all monitors: a lazy queue for a million items, at eight bytes an entry.
 
 An entry is the integer `offset << 31 | monitor id` in the bucket of its four seconds. A bucket is an array without
 order until it is the first; then it becomes a heap. One heap of all took 56 bytes an entry (155 with tuples). Ties are
@@ -13,6 +9,7 @@ from array import array
 from heapq import heapify, heappop, heappush
 
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.lazy_queue import LazyQueue
 
 MONITOR_BITS = 31
 BUCKET_BITS = 22  # of the instant; with a million deadlines in 100 s it takes 3 ms to make a heap of one
@@ -20,22 +17,22 @@ _MONITOR_MASK = (1 << MONITOR_BITS) - 1
 _OFFSET_MASK = (1 << BUCKET_BITS) - 1
 
 
-class DeadlineQueue:
-    """A priority queue of (when, monitor id)."""
+class DeadlineQueue(LazyQueue[int]):
+    """A lazy queue whose keys are ids of monitors."""
 
-    __slots__ = ("_buckets", "_first", "_numbers")
+    __slots__ = ("_buckets", "_numbers", "earliest")
 
     def __init__(self) -> None:
         self._buckets: dict[int, array[int] | list[int]] = {}  # a list is a heap
         self._numbers: list[int] = []  # of the buckets, a heap
-        self._first: Micros | None = None
+        self.earliest: Micros | None = None  # when the first entry is due; it may be stale
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def push(self, when: Micros, monitor_id: int) -> None:
-        """One more entry."""
-        number, entry = when >> BUCKET_BITS, (when & _OFFSET_MASK) << MONITOR_BITS | monitor_id
+    def push(self, when: Micros, key: int) -> None:
+        """Add an entry."""
+        number, entry = when >> BUCKET_BITS, (when & _OFFSET_MASK) << MONITOR_BITS | key
         bucket = self._buckets.get(number)
         if bucket is None:
             self._buckets[number] = array("q", (entry,))
@@ -44,23 +41,19 @@ class DeadlineQueue:
             heappush(bucket, entry)
         else:
             bucket.append(entry)
-        if self._first is None or when < self._first:
-            self._first = when
+        if self.earliest is None or when < self.earliest:
+            self.earliest = when
 
-    def next(self) -> Micros | None:
-        """When the earliest entry is due; it may be stale."""
-        return self._first
-
-    def pop_due(self, at: Micros) -> tuple[Micros, int] | None:
-        """The earliest entry strictly before `at`, taken out; None when there is none."""
-        when = self._first
-        if when is None or when >= at:
+    def pop_entry(self, before: Micros) -> tuple[Micros, int] | None:
+        """Take out the earliest entry if it is strictly before an instant; it may be stale."""
+        when = self.earliest
+        if when is None or when >= before:
             return None
-        monitor_id = heappop(self._heap()) & _MONITOR_MASK
+        key = heappop(self._heap()) & _MONITOR_MASK
         while self._numbers and not (heap := self._heap()):
             del self._buckets[heappop(self._numbers)]
-        self._first = self._numbers[0] << BUCKET_BITS | heap[0] >> MONITOR_BITS if self._numbers else None
-        return when, monitor_id
+        self.earliest = self._numbers[0] << BUCKET_BITS | heap[0] >> MONITOR_BITS if self._numbers else None
+        return when, key
 
     def _heap(self) -> list[int]:
         """The first bucket."""

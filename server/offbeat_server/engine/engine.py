@@ -57,7 +57,7 @@ class Engine:
     @property
     def next_deadline(self) -> Micros | None:
         """When the next monitor is to be looked at; may be early, never late."""
-        return self.state.deadlines.next()
+        return self.state.deadlines.earliest
 
     # ---------------------------------------------------------------- inputs
 
@@ -81,7 +81,7 @@ class Engine:
         for index in range(start, len(entries)):
             entry = entries[index]
             at = entry.at
-            due = deadlines.next()
+            due = deadlines.earliest
             if due is not None and due < at and not self._judge_before(at):
                 return index
             if self._steps_left <= 0:
@@ -356,32 +356,29 @@ class Engine:
     def _judge_before(self, at: Micros) -> bool:
         """Judge every deadline before `at`; False when the budget is used up and some are left."""
         state = self.state
+        deadlines, releases, find = state.deadlines, state.releases, state.monitors.get
         while self._steps_left > 0:
-            popped = state.deadlines.pop_due(at)
+            since = releases[0][1] if releases else at
+            if since < at and ((first := deadlines.earliest) is None or since <= first):
+                notifications.release_one(state, self.quarantine)
+                self._steps_left -= 1
+                continue
+            popped = deadlines.pop_before(find, at)
             if popped is None:
                 return True
-            when, monitor_id = popped
-            if not monitor_id:
-                while self._steps_left > 0 and notifications.release_one(state, self.quarantine):
-                    self._steps_left -= 1
-                if state.releases:
-                    state.deadlines.push(when, 0)
-                continue
-            m = state.monitors.get(monitor_id)
-            if m is None or m.armed != when:
-                continue  # stale
+            when, monitor_id, m = popped
             self._steps_left -= 1
-            m.armed = 0
             try:
                 due = state.next_deadline_of(m)
                 if due and due <= when:
                     state.now = max(state.now, when)
                     evaluate(state, m, when)
                     due = state.next_deadline_of(m)
-                state.queue_at(m, due)
+                if due:
+                    deadlines.arm(monitor_id, m, due)
             except Exception as error:
                 self.quarantine(m.id, error)
-        next_due = state.deadlines.next()
+        next_due = deadlines.earliest
         return next_due is None or next_due >= at
 
     def _catch_up(self, at: Micros) -> None:

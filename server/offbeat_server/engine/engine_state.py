@@ -21,6 +21,7 @@ from offbeat_server.engine.schedule.outages import OutageIntervals
 
 Address = tuple[int, str]  # project, slug
 Blame = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
+RELEASES = 0  # in the queue of deadlines, in place of the id of a monitor: `releases` has something to do
 
 
 class RecordedIncident(NamedTuple):
@@ -319,17 +320,12 @@ class EngineState:
         assert m.runs is not None
         whens = [self.run_deadline(m, run, limit) for limit in run.limits(m.definition)]
         if whens:
-            m.runs.arm(run, min(whens))
+            m.runs.limits.arm(run.number, run, min(whens))
 
     def queue(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
-        self.queue_at(m, self.next_deadline_of(m))
-
-    def queue_at(self, m: Monitor, when: Micros) -> None:
-        """The same where that first deadline is known; 0: there is none."""
-        if when and (not m.armed or when < m.armed):
-            m.armed = when | 0  # see `Micros`
-            self.deadlines.push(when, m.id)
+        if when := self.next_deadline_of(m):
+            self.deadlines.arm(m.id, m, when)
 
     def next_deadline_of(self, m: Monitor) -> Micros:
         """When a monitor is to be looked at next; 0: never. May be early for runs and members, never late.
@@ -340,10 +336,10 @@ class EngineState:
         if unusual is not EMPTY_RARE_STATE:
             if unusual.paused:
                 return 0
-            if (runs := unusual.runs) is not None and runs.open and (run := runs.next()) and (not when or run < when):
-                when = run
-            if (fleet := unusual.fleet) is not None and (member := fleet.next()) and (not when or member < when):
-                when = member
+            if (runs := unusual.runs) is not None and (run := runs.limits.next(runs.open.get)):
+                when = run if not when or run < when else when
+            if (fleet := unusual.fleet) is not None and (member := fleet.deadlines.next(fleet.members.get)):
+                when = member if not when or member < when else when
             if unusual.awaited:
                 # The one that is due first has the first deadline: outages move no deadline past a later one.
                 awaited = self.awaited_deadline(m, min(unusual.awaited.values()))

@@ -194,7 +194,7 @@ def test_members_that_come_and_go_under_new_names_leave_nothing_behind(scene: Sc
         scene.ping(1 + n / 1_000, "progress", task=f"pod-{n}")
         scene.ping(1 + n / 1_000, "leave", task=f"pod-{n}")
     fleet = scene.engine.monitors[1].fleet
-    assert fleet is not None and not fleet.members and not fleet.changed and len(fleet.heap) < 5_000
+    assert fleet is not None and not fleet.members and not fleet.changed and len(fleet.deadlines) < 5_000
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_flood_of_run_ids_in_a_minute_on_one_key_stays_within_bounds(ids: int)
             if engine.pending_count > 5_000:  # as the scheduler does it
                 opened += sum(effect.finished_at is None for d in engine.drain(500) for effect in d.effects)  # type: ignore[union-attr]
         runs = engine.monitors[1].runs
-        assert runs is not None and len(runs.open) <= RUNS_OPEN_MAX and len(runs.heap) <= 6 * RUNS_OPEN_MAX
+        assert runs is not None and len(runs.open) <= RUNS_OPEN_MAX and len(runs.limits) <= 6 * RUNS_OPEN_MAX
         if batch in (9, ids // 5_000 - 1):
             gc.collect()
             resident[batch > 9] = process.memory_info().rss

@@ -82,7 +82,7 @@ async def test_a_deadline_that_is_lost_from_the_heap_is_found(database_url: str)
         await asyncio.gather(node.ping(lost), node.ping(late))
         await node.is_status(late, "up")
         engine = node.scheduler.engine
-        while engine.state.deadlines.pop_due(1 << 62):
+        while engine.state.deadlines.pop_entry(1 << 62):
             pass
         engine.monitors[late].armed += 1
         await compared(node, check, late)

@@ -1,7 +1,7 @@
 """A fleet: long-lived workers under one monitor, each expected by itself, judged together.
 
 Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
-a member keeps one entry in a heap that is looked at again when it pops early, so its pings do no heap work.
+members are in a lazy queue, so their pings do no work in it.
 
 Each member is a row of its own. One that came, fell silent, came back or went is written with the next decision; the
 instants of last pings are brought up to date by the checkpoint alone. So a decision about one of 100 000 writes one
@@ -9,13 +9,12 @@ row, and not three megabytes; and after a start the log since the checkpoint say
 (`record_late_ping`).
 """
 
-from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.lazy_queue import LazyHeap
 from offbeat_server.engine.model.definition import Members
 
-HEAP_SLACK = 4  # entries for each member before those of former ones are removed
 MEMBERS_MAX = 200_000  # per fleet; the names of later ones are not kept
 
 
@@ -28,7 +27,7 @@ class MemberRow(NamedTuple):
 
 
 class Member:
-    """The last ping of a member, the same as its row has it, and its entry in the heap."""
+    """The last ping of a member, the same as its row has it, and its entry in the queue."""
 
     __slots__ = ("armed", "at", "saved_at")
 
@@ -41,12 +40,12 @@ class Member:
 class Fleet:
     """The members that have pinged, and since when each is silent."""
 
-    __slots__ = ("changed", "heap", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
+    __slots__ = ("changed", "deadlines", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self.silent: dict[str, Micros] = {}  # name -> the deadline it missed
-        self.heap: list[tuple[Micros, str]] = []
+        self.deadlines = LazyHeap[str]()  # of the members, by name
         self.not_before: Micros = 0  # no member is silent before this: a change or a resume was made
         self.peak = 0  # the highest number alive at once, and when it was last reached
         self.peak_at: Micros = 0
@@ -138,9 +137,7 @@ class Fleet:
         self.silent.pop(name, None)
         del self.members[name]
         self.changed[name] = None
-        if len(self.heap) > HEAP_SLACK * (len(self.members) + 1_000):  # full of who has left long ago
-            self.heap = [(member.armed, each) for each, member in self.members.items() if member.armed]
-            heapify(self.heap)
+        self.deadlines.sweep(self.members)
 
     def lower_peak(self, at: Micros, forget_after: Micros) -> None:
         """A peak that was last reached longer than `forget_after` ago is no measure any more."""
@@ -155,35 +152,21 @@ class Fleet:
     # ---------------------------------------------------------------- when to look at whom
 
     def arm(self, name: str, when: Micros) -> None:
-        """Look at a member at `when`, and at no other time."""
-        self.members[name].armed = when
-        heappush(self.heap, (when, name))
+        """Look at a member at `when`, unless it is looked at earlier anyhow."""
+        self.deadlines.arm(name, self.members[name], when)
 
     def arm_all(self, length: Micros, forget_after: Micros) -> None:
-        """Fill the heap from the members, after a load or a changed definition."""
-        self.heap = []
+        """Fill the queue from the members, after a load or a changed definition."""
         for name, member in self.members.items():
             member.armed = member.at + (forget_after if name in self.silent else length)
-            self.heap.append((member.armed, name))
-        heapify(self.heap)
-
-    def next(self) -> Micros | None:
-        """When a member is to be looked at; stale entries are dropped on the way."""
-        heap = self.heap
-        while heap:
-            member = self.members.get(heap[0][1])
-            if member is not None and member.armed == heap[0][0]:
-                return heap[0][0]
-            heappop(heap)
-        return None
+        self.deadlines.rebuild(self.members)
 
     def take_until(self, when: Micros) -> list[str]:
-        """The members whose time may have come, taken out of the heap."""
-        taken = []
-        while (due := self.next()) is not None and due <= when:
-            name = heappop(self.heap)[1]
-            self.members[name].armed = 0
-            taken.append(name)
+        """The members whose time may have come, taken out of the queue."""
+        taken: list[str] = []
+        pop, find, before = self.deadlines.pop_before, self.members.get, when + 1
+        while (popped := pop(find, before)) is not None:
+            taken.append(popped[1])
         return taken
 
     # ---------------------------------------------------------------- storing
@@ -211,7 +194,7 @@ class Fleet:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Fleet":
-        """From `dump`; the caller enrols the members and fills the heap."""
+        """From `dump`; the caller enrols the members and fills the queue."""
         fleet = cls()
         fleet.peak, fleet.peak_at = state["p"]
         fleet.not_before, fleet.whole_at = state.get("b", 0), state.get("w", 0)

@@ -1,15 +1,14 @@
-"""The open runs of a monitor, what it remembers of those that ended, and a small heap of their limits."""
+"""The open runs of a monitor, what it remembers of those that ended, and a queue of their limits."""
 
-from heapq import heapify, heappop, heappush
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.lazy_queue import LazyHeap
 from offbeat_server.engine.model.enums import Verdict, read_enum
 from offbeat_server.engine.model.run import Run
 
 RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
-HEAP_SLACK = 4  # entries for each open run before those of ended ones are removed
 RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
 REMEMBERED_FOR: Micros = 600 * SECOND  # how long a run keeps its id after its end: a late retry is no new run
@@ -44,7 +43,7 @@ class Runs:
         "count",
         "fanned_in",
         "finished",
-        "heap",
+        "limits",
         "not_before",
         "not_before_of",
         "open",
@@ -61,7 +60,7 @@ class Runs:
         self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
         self.not_before_of = 0
         self.task_names = 0  # of all open runs
-        self.heap: list[tuple[Micros, int]] = []
+        self.limits = LazyHeap[int]()  # of the open runs, by number
 
     def find(self, run: str | None) -> Run | None:
         """The open run with this id; without an id the open one that has none."""
@@ -99,9 +98,7 @@ class Runs:
         `made`: its end was the first that was heard of it. `word`: the ping that ended it.
         """
         del self.open[run.number]
-        if len(self.heap) > HEAP_SLACK * len(self.open) + RUNS_OPEN_MAX:  # full of what has ended long ago
-            self.heap = [(each.armed, each.number) for each in self.open.values() if each.armed]
-            heapify(self.heap)
+        self.limits.sweep(self.open)
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
@@ -127,32 +124,14 @@ class Runs:
         if self.open:
             self.not_before, self.not_before_of = max(self.not_before, until), self.count
 
-    def arm(self, run: Run, when: Micros) -> None:
-        """Look at this run at `when`, unless it is looked at earlier anyhow."""
-        if not run.armed or when < run.armed:
-            run.armed = when
-            heappush(self.heap, (when, run.number))
-
-    def next(self) -> Micros | None:
-        """When a run is to be looked at; entries of closed runs and stale ones are dropped on the way."""
-        heap = self.heap
-        while heap:
-            run = self.open.get(heap[0][1])
-            if run is not None and run.armed == heap[0][0]:
-                return heap[0][0]
-            heappop(heap)
-        return None
-
     def take_until(self, when: Micros) -> list[Run]:
-        """The open runs whose time may have come, by number, taken out of the heap.
+        """The open runs whose time may have come, by number, taken out of the queue.
 
-        Not in the heap's order: a run may be in it for a time that is long past and meant something else.
+        Not in the queue's order: a run may be in it for a time that is long past and meant something else.
         """
-        taken = []
-        while (due := self.next()) is not None and due <= when:
-            run = self.open[heappop(self.heap)[1]]
-            run.armed = 0
-            taken.append(run)
+        taken: list[Run] = []
+        while (popped := self.limits.pop_before(self.open.get, when + 1)) is not None:
+            taken.append(popped[2])
         return sorted(taken, key=lambda run: run.number)
 
     def dump(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import cast
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import Alert
-from offbeat_server.engine.engine_state import Blame, EngineState
+from offbeat_server.engine.engine_state import RELEASES, Blame, EngineState
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, Resolution, Status, Verdict
 from offbeat_server.engine.model.monitor import RANKS, Cause, Incident, Monitor
@@ -94,13 +94,11 @@ def release_held(state: EngineState, m: Monitor) -> None:
     """A monitor is well again: at the end of this instant those it explained get one period and grace of their own."""
     if state.dependents.get((m.project_id, m.slug)):
         state.releases.append((m.id, state.now, state.downstreams(m)))
-        state.deadlines.push(state.now, 0)
+        state.deadlines.push(state.now, RELEASES)
 
 
-def release_one(state: EngineState, leave_out: Blame) -> bool:
-    """Take one step of what `release_held` has begun; return whether there was one."""
-    if not state.releases:
-        return False
+def release_one(state: EngineState, leave_out: Blame) -> None:
+    """Take one step of what `release_held` has begun."""
     up_id, since, downs = state.releases[0]
     down_id = next(downs, None)
     if down_id is None:
@@ -110,7 +108,6 @@ def release_one(state: EngineState, leave_out: Blame) -> bool:
             release_held_by(state, down, up_id, since)
         except Exception as error:
             leave_out(down_id, error)
-    return True
 
 
 def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -> None:

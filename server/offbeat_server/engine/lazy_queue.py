@@ -1,0 +1,99 @@
+"""Queues of what is to be looked at later: monitors by their deadlines, runs by their limits, members of a fleet.
+
+Pings move most deadlines later, and many times before they come. So the queue does not follow: an item keeps the entry
+it has, is looked at early, and is then queued again for its new deadline. Only a deadline that moves earlier adds an
+entry. `armed` of an item is the instant of its one valid entry, 0 for none; every other entry is stale and is dropped
+when it comes first.
+
+A queue does not hold its items. Its methods get `find`, which returns the item of a key, or None if there is none any
+more.
+"""
+
+from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import Generic, Protocol, TypeVar
+
+from offbeat_server.common.instants import Micros
+
+STALE_SHARE = 4  # a heap with more entries than this for each item, and STALE_MIN, is rebuilt without the stale ones
+STALE_MIN = 1_000
+
+
+class Queued(Protocol):
+    """What can be in a queue."""
+
+    armed: Micros
+
+
+Key = TypeVar("Key")
+Item = TypeVar("Item", bound=Queued)
+
+
+class LazyQueue(Generic[Key]):
+    """The rule above, whatever stores the entries: `push` and `pop_entry` are a subclass's own."""
+
+    __slots__ = ()
+
+    def push(self, when: Micros, key: Key) -> None:
+        """Add an entry."""
+        raise NotImplementedError
+
+    def pop_entry(self, before: Micros) -> tuple[Micros, Key] | None:
+        """Take out the earliest entry if it is strictly before an instant; it may be stale.
+
+        Of the entries at one instant, the one with the least key is the first.
+        """
+        raise NotImplementedError
+
+    def arm(self, key: Key, item: Queued, when: Micros) -> None:
+        """Look at this item at `when`, unless it is looked at earlier."""
+        if not item.armed or when < item.armed:
+            item.armed = when = when | 0  # see `Micros`
+            self.push(when, key)
+
+    def pop_before(self, find: Callable[[Key], Item | None], before: Micros) -> tuple[Micros, Key, Item] | None:
+        """The first item that is to be looked at strictly before an instant: when, its key and itself.
+
+        It is taken out of the queue.
+        """
+        while (entry := self.pop_entry(before)) is not None:
+            when, key = entry
+            item = find(key)
+            if item is not None and item.armed == when:
+                item.armed = 0
+                return when, key, item
+        return None
+
+
+class LazyHeap(LazyQueue[Key], list[tuple[Micros, Key]]):
+    """A small queue: a heap of tuples. It is a list, so that it takes no memory beside its entries."""
+
+    __slots__ = ()
+
+    def push(self, when: Micros, key: Key) -> None:
+        """Add an entry."""
+        heappush(self, (when, key))
+
+    def pop_entry(self, before: Micros) -> tuple[Micros, Key] | None:
+        """Take out the earliest entry if it is strictly before an instant; it may be stale."""
+        return heappop(self) if self and self[0][0] < before else None
+
+    def next(self, find: Callable[[Key], Queued | None]) -> Micros | None:
+        """When an item is to be looked at. Stale entries before it are dropped."""
+        while self:
+            when, key = self[0]
+            item = find(key)
+            if item is not None and item.armed == when:
+                return when
+            heappop(self)
+        return None
+
+    def rebuild(self, items: Mapping[Key, Queued]) -> None:
+        """Make the entries anew from the items."""
+        self[:] = [(item.armed, key) for key, item in items.items() if item.armed]
+        heapify(self)
+
+    def sweep(self, items: Mapping[Key, Queued]) -> None:
+        """Drop stale entries if there are too many. For the caller that removes items."""
+        if len(self) > STALE_SHARE * len(items) + STALE_MIN:
+            self.rebuild(items)
