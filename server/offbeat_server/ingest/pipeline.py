@@ -5,6 +5,8 @@ database first make one: an unknown address, a monitor to be created. Every wait
 """
 
 import asyncio
+import math
+import random
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -12,12 +14,12 @@ import structlog
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import OffbeatError, UnavailableError
+from offbeat_server.common.rate_limit import KeyedRateLimiter, RateLimit
 from offbeat_server.common.service import Service
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.http.target_cache import CachedTarget
 from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER, IdempotencyCache
 from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
-from offbeat_server.ingest.key_rate_limit import KeyRateLimiter
 from offbeat_server.ingest.log_writer.backlog import Backlog, Waiter, unavailable
 from offbeat_server.ingest.protocols import healthchecks
 from offbeat_server.ingest.protocols.base import (
@@ -59,6 +61,7 @@ class MonitorProvider(Protocol):
 
 
 NOTES_MAX = 20  # in one answer
+JITTER_S_MAX = 5  # added to `Retry-After`, so that pings refused together do not return together
 # Of a longer body nothing is read before its address is known to lead somewhere: anybody can send one, and to read a
 # form of 4 kB takes up to 1 ms.
 UNVOUCHED_BYTES_MAX = 4_096
@@ -73,7 +76,7 @@ log = structlog.get_logger("pipeline")
 
 
 class PingPipeline(Service):
-    """Takes requests. Without `provision` no ping makes a monitor; without a `budget` a key may ping without end."""
+    """Takes requests. Without `provision` no ping makes a monitor; without a `key_limit` a key may ping without end."""
 
     name = "pipeline"
 
@@ -82,13 +85,13 @@ class PingPipeline(Service):
         key_index: KeyIndex,
         backlog: Backlog,
         provision: MonitorProvider | None = None,
-        rate_limiter: KeyRateLimiter | None = None,
+        key_limit: RateLimit | None = None,
     ) -> None:
         super().__init__()
         self._key_index = key_index
         self._backlog = backlog
         self._provision = provision
-        self._rate_limiter = rate_limiter
+        self._key_limiter = None if key_limit is None else KeyedRateLimiter[str | int](key_limit)
         self._idempotency = IdempotencyCache()
         self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
         self._waiting = 0
@@ -140,7 +143,7 @@ class PingPipeline(Service):
     ) -> None:
         """The same for a target that says everything, without making its request and its reading first."""
         bound = self._key_index.find(key) if slug is None else self._key_index.find_slug(key, slug)
-        if bound is None or self._rate_limiter is not None:
+        if bound is None or self._key_limiter is not None:
             reading = said.reading(key, slug)
             if bound is None:
                 again = said.request(key, method) if slug is None else None
@@ -198,12 +201,13 @@ class PingPipeline(Service):
 
     def check_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
         """Return the answer if this key has pinged too often; None: it may, and the ping is counted."""
-        if self._rate_limiter is None:
+        if self._key_limiter is None:
             return None
-        over = self._rate_limiter.take(address.key if isinstance(address, Key) else bound.monitor_id)
-        if over is not None:
-            self._backlog.count_refused("limited", ping.signal)
-        return over
+        wait_s = self._key_limiter.take(address.key if isinstance(address, Key) else bound.monitor_id, monotonic())
+        if not wait_s:
+            return None
+        self._backlog.count_refused("limited", ping.signal)
+        return Outcome("limited", math.ceil(wait_s) + random.randrange(JITTER_S_MAX))
 
     def _find(self, address: Key | Slug) -> KeyTarget | None:
         if isinstance(address, Key):
@@ -223,7 +227,7 @@ class PingPipeline(Service):
             self._backlog.count_notes(reading.notes)
             waiter = _Noted(waiter, reading.notes)
         ping = self.prepared(bound, reading.ping, reading.named, method, body)
-        if self._rate_limiter is not None and (over := self.check_rate_limit(reading.address, bound, ping)) is not None:
+        if self._key_limiter is not None and (over := self.check_rate_limit(reading.address, bound, ping)) is not None:
             waiter.settle(over)
             return
         try:

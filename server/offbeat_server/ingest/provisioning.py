@@ -7,7 +7,7 @@ Sentry's clients send the schedule with every check-in, so what was declared las
 differs costs a transaction. Bounded per project, and per project and minute, because a ping key is in many hands.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import structlog
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.rate_limit import KeyedRateLimiter, RateLimit
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.protocols.base import OK, Outcome, Slug
@@ -46,7 +47,8 @@ class Provisioning:
     def __init__(self, pool: Pool, key_index: KeyIndex, allowed: bool, monitors_max: int = 10_000) -> None:
         self._pool, self._key_index, self._allowed, self._monitors_max = pool, key_index, allowed, monitors_max
         self._declared: OrderedDict[tuple[str, str], Any] = OrderedDict()
-        self._created, self._changed = _Minute(CREATED_PER_MINUTE_MAX), _Minute(CHANGED_PER_MINUTE_MAX)
+        self._created = KeyedRateLimiter[int](RateLimit.per_minute(CREATED_PER_MINUTE_MAX, in_windows=True))
+        self._changed = KeyedRateLimiter[int](RateLimit.per_minute(CHANGED_PER_MINUTE_MAX, in_windows=True))
 
     async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
         """`created`, `ok` (it is there), `unknown` (it is not, and is not made), `full` or `crowded`.
@@ -60,7 +62,7 @@ class Provisioning:
         key = (address.ping_key, address.slug)
         if known and (address.definition is None or self._declared.get(key) == address.definition):
             return OK
-        if (self._changed if known else self._created).is_full(project_id):
+        if not (self._changed if known else self._created).left(project_id, monotonic()):
             return OK if known else _FULL
         try:
             outcome = await self._put(address, project_id, dialect)
@@ -92,10 +94,8 @@ class Provisioning:
 
     async def _put(self, address: Slug, project_id: int, dialect: str | None) -> Outcome:
         def may_create() -> bool:
-            if self._created.is_full(project_id):
-                return False  # since the check: other pings created monitors while this one waited for the lock
-            self._created.add(project_id)
-            return True
+            # Since the first check, other pings may have created monitors while this one waited for the lock.
+            return self._created.take(project_id, monotonic()) == 0.0
 
         command = ProvisionMonitor(
             project_id,
@@ -110,7 +110,7 @@ class Provisioning:
         with database_trouble():
             provisioned = await provision_monitor(self._pool, command, "ping")
         if provisioned == "changed":
-            self._changed.add(project_id)
+            self._changed.take(project_id, monotonic())
         if provisioned == "crowded":
             log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
         return _OUTCOMES[provisioned]
@@ -121,22 +121,3 @@ def _defaults(address: Slug, dialect: str | None) -> Mapping[str, Any]:
     if address.definition is not None:
         return address.defaults or {}
     return DEFAULTS.get(dialect, _DAILY)
-
-
-class _Minute:
-    """Counts what happened within the last minute, by project."""
-
-    def __init__(self, count_max: int) -> None:
-        self._count_max = count_max
-        self._at_s: dict[int, deque[float]] = {}
-
-    def is_full(self, project_id: int) -> bool:
-        """Whether no more may happen now."""
-        at_s = self._at_s.get(project_id, deque())
-        while at_s and monotonic() - at_s[0] > 60:
-            at_s.popleft()
-        return len(at_s) >= self._count_max
-
-    def add(self, project_id: int) -> None:
-        """It happened once more."""
-        self._at_s.setdefault(project_id, deque()).append(monotonic())

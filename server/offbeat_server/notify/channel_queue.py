@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from offbeat_server.common.rate_limit import RateLimit, TokenBucket
 from offbeat_server.db.repositories.outbox import Due
 
 # Single alerts: five at once, then one every two seconds; this holds for urgent alerts and for the others separately.
@@ -32,38 +33,6 @@ def backoff_s(failures: int, draw: Callable[[], float], retry_after_s: float | N
     """Return the wait after a number of consecutive failures; `draw` gives 0 ≤ x < 1. `Retry-After` is the minimum."""
     jittered = max(BACKOFF_S_MIN, draw() * BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
     return max(jittered, retry_after_s or 0.0)
-
-
-@dataclass(slots=True)
-class TokenBucket:
-    """Tokens that come back one every `refill_s`, up to `capacity`."""
-
-    capacity: float
-    refill_s: float
-    tokens: float = -1.0  # full at the first look
-    seen_at: float = 0.0
-
-    def left(self, now: float) -> int:
-        """Whole tokens at hand."""
-        if self.tokens < 0:
-            self.tokens = self.capacity
-        else:
-            self.tokens = min(self.capacity, self.tokens + (now - self.seen_at) / self.refill_s)
-        self.seen_at = now
-        return int(self.tokens + 1e-9)
-
-    def full(self, now: float) -> bool:
-        """Whether a fresh one would have no more."""
-        self.left(now)
-        return self.tokens >= self.capacity
-
-    def take(self, count: int) -> None:
-        """Use tokens; after `left`."""
-        self.tokens = max(0.0, self.tokens - count)
-
-    def wait_s(self) -> float:
-        """Until the next whole token."""
-        return max(0.0, (1.0 - self.tokens) * self.refill_s)
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,6 +63,10 @@ class Gaps:
         self.index += 1
 
 
+def _new_burst() -> TokenBucket:
+    return TokenBucket(RateLimit(BURST_MAX, BURST_REFILL_S))
+
+
 @dataclass(slots=True)
 class ChannelQueue:
     """One channel's queue as the active dispatcher sees it."""
@@ -101,8 +74,8 @@ class ChannelQueue:
     digests: bool  # whether alerts may be gathered at all
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
     rate: TokenBucket
-    burst: TokenBucket = field(default_factory=lambda: TokenBucket(BURST_MAX, BURST_REFILL_S))
-    urgent_burst: TokenBucket = field(default_factory=lambda: TokenBucket(BURST_MAX, BURST_REFILL_S))
+    burst: TokenBucket = field(default_factory=_new_burst)
+    urgent_burst: TokenBucket = field(default_factory=_new_burst)
     known_good: bool = False  # something has arrived
     in_flight: int = 0
     failures: int = 0  # in a row
@@ -132,7 +105,7 @@ class ChannelQueue:
         if self.free <= 0:
             return float("inf")  # an attempt that ends wakes the dispatcher
         if self.rate.left(now) < 1:
-            return max(self.blocked_until, now + self.rate.wait_s())
+            return max(self.blocked_until, now + self.rate.wait_s(now))
         return self.blocked_until
 
     @property
@@ -159,7 +132,7 @@ class ChannelQueue:
         if digest == "all":
             return SendPlan(again=again, digest="all" if room > 0 else "")
         # Alerts that are not urgent leave one message of the rate to urgent ones.
-        room = min(room, self.rate.left(now) - urgent - again - (self.rate.capacity >= 2))
+        room = min(room, self.rate.left(now) - urgent - again - (self.rate.limit.capacity >= 2))
         if room <= 0:
             return SendPlan(urgent, 0, again)
         return SendPlan(urgent, min(fresh, room - (digest == "over")), again, digest)
@@ -192,15 +165,13 @@ class ChannelQueue:
         """Count attempts that begin. `digest`: as in Plan, or `again` for one that was stored before."""
         count = urgent + singles + retries + bool(digest)
         self.in_flight += count
-        self.rate.left(now)
-        self.rate.take(count)
+        self.rate.take(now, count)
         if urgent or singles or digest in GATHERED:
             self._retried = 0
         else:
             self._retried += count
         for bucket, used in ((self.burst, singles), (self.urgent_burst, urgent)):
-            bucket.left(now)
-            bucket.take(used)
+            bucket.take(now, used)
         if self.gaps and digest in GATHERED:
             self.gather.began(now, DIGEST_GAPS_S)
         if self.gaps and digest == "all":
@@ -224,7 +195,7 @@ class ChannelQueue:
     def follow(self, fresh: "ChannelQueue") -> None:
         """Its channel was changed: continue by the rules of a new lane. Attempts under way stay."""
         self.digests, self.gaps = fresh.digests, fresh.gaps
-        if (self.rate.capacity, self.rate.refill_s) != (fresh.rate.capacity, fresh.rate.refill_s):
+        if self.rate.limit != fresh.rate.limit:
             self.rate = fresh.rate
 
     def idle(self, now: float) -> bool:
@@ -233,13 +204,13 @@ class ChannelQueue:
             not self.in_flight
             and not self.failures
             and max(self.gather.until, self.urgent_gather.until) <= now
-            and self.rate.full(now)
-            and self.burst.full(now)
-            and self.urgent_burst.full(now)
+            and self.rate.is_full(now)
+            and self.burst.is_full(now)
+            and self.urgent_burst.is_full(now)
         )
 
 
 def queue_for(per_minute: int, digests: bool, gaps: bool = True, proven: bool = False) -> ChannelQueue:
     """A fresh lane. A tenth of a minute's messages may go at once."""
     at_once = max(min(BURST_MAX, per_minute), per_minute / 10)
-    return ChannelQueue(digests, gaps, TokenBucket(at_once, 60.0 / per_minute), known_good=proven)
+    return ChannelQueue(digests, gaps, TokenBucket(RateLimit(at_once, 60.0 / per_minute)), known_good=proven)

@@ -11,7 +11,6 @@ import pytest
 
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.connection_limits import ConnectionLimiter
-from offbeat_server.ingest.key_rate_limit import MINUTE_S, KeyRateLimiter
 from offbeat_server.ingest.protocols.base import Outcome, Request
 from offbeat_server.ingest.protocols.registry import DIALECTS
 from offbeat_server.runtime.fd_limit import RESERVE, DescriptorLimit
@@ -117,51 +116,6 @@ async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database
 
 
 # ------------------------------------------------------------------------------------------------- pings of a key
-
-
-class Hours:
-    """A clock for the budget."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_a_rate_limit_is_a_minutes_worth_and_refills_evenly():
-    clock = Hours()
-    budget = KeyRateLimiter(6, clock)
-    assert [budget.take("a") for _ in range(6)] == [None] * 6
-    over = budget.take("a")
-    assert over is not None and over.kind == "limited" and 10 <= over.retry_after_s <= 14
-    assert budget.take("b") is None, "a neighbour"
-    clock.now_s += 9.9
-    assert budget.take("a") is not None, "refusals cost nothing, and nothing is given early"
-    clock.now_s += 0.2
-    assert budget.take("a") is None and budget.take("a") is not None
-    clock.now_s += 10 * MINUTE_S
-    assert [budget.take("a") for _ in range(7)].count(None) == 6, "however long it waits, a minute's worth"
-
-
-def test_a_rate_limit_never_gives_more_than_it_says_and_forgets():
-    clock = Hours()
-    budget = KeyRateLimiter(60, clock)
-    taken: list[float] = []
-    for step in range(4_000):
-        clock.now_s += (step * 7919 % 11) / 20
-        if budget.take("a") is None:
-            taken.append(clock.now_s)
-    for begin in taken:
-        assert sum(begin <= at < begin + MINUTE_S for at in taken) <= 120, "a full bucket, and what flows in meanwhile"
-    assert 0.9 < len(taken) / (clock.now_s - 1000.0) <= 1.1
-    for key in range(5_000):
-        budget.take(key)
-    clock.now_s += MINUTE_S
-    budget.take("a")
-    clock.now_s += MINUTE_S
-    budget.take("a")
-    assert len(budget) <= 2, "the one that pings, in both halves"
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)

@@ -11,6 +11,7 @@ from functools import partial
 
 from aiohttp import web
 
+from offbeat_server.common.rate_limit import RateLimit
 from offbeat_server.common.service import Service
 from offbeat_server.config import WILDCARDS, Settings
 from offbeat_server.ingest.bulk import Bulk
@@ -19,7 +20,6 @@ from offbeat_server.ingest.http.bodies import BodyBudget
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.listener import FastListener
 from offbeat_server.ingest.key_index import KeyIndex
-from offbeat_server.ingest.key_rate_limit import KeyRateLimiter
 from offbeat_server.ingest.log_writer.backlog import Backlog
 from offbeat_server.ingest.pipeline import MonitorProvider, PingPipeline
 from offbeat_server.ingest.protocols import registry
@@ -46,8 +46,9 @@ class HttpServers(Service):
         self._settings, self._metrics = settings, metrics
         self._clock = backlog.clock
         self._listen_on = listen_on
-        limit = settings.key_pings_per_minute_max
-        self._pipeline = PingPipeline(key_index, backlog, provision, KeyRateLimiter(limit) if limit else None)
+        per_minute = settings.key_pings_per_minute_max
+        key_limit = RateLimit.per_minute(per_minute) if per_minute else None
+        self._pipeline = PingPipeline(key_index, backlog, provision, key_limit)
         self._sources = ClientAddresses(settings.trusted_proxies)
         self._bodies = BodyBudget(settings.bytes_pending_max)
         self._route = partial(registry.find, root_protocol=settings.root_protocol)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from offbeat_server.common.clock import monotonic
+from offbeat_server.common.rate_limit import KeyedRateLimiter, RateLimit
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.connection_limits import network_of
 from offbeat_server.web.framework.addresses import client_of
@@ -21,7 +22,6 @@ from offbeat_server.web.framework.problems import ApiError
 
 WRONG_PER_MINUTE_MAX = 300  # of one address (an IPv6 /64 is one)
 ADDRESSES_MAX = 100_000  # beyond: all further ones are counted as one
-MINUTE_S = 60.0
 _OTHERS = b""
 
 
@@ -33,14 +33,13 @@ class AuthAttempt:
 
 
 class AuthThrottle:
-    """The wrong keys of the present minute, in this process, and the lookups under way."""
+    """The wrong keys of the last minutes, in this process, and the lookups under way."""
 
     def __init__(self, client_addresses: ClientAddresses) -> None:
         self._client_addresses = client_addresses
-        self._wrong: dict[bytes, int] = {}
+        self._wrong = KeyedRateLimiter[bytes](RateLimit.per_minute(WRONG_PER_MINUTE_MAX, in_windows=True))
         self._looked_up: dict[bytes, int] = {}  # lookups under way; only addresses that have any
         self._waiting: dict[bytes, deque[asyncio.Future[None]]] = {}  # keys that wait for their turn
-        self._ends_s = 0.0
 
     @asynccontextmanager
     async def attempt(self, request: web.Request) -> AsyncIterator[AuthAttempt]:
@@ -58,7 +57,7 @@ class AuthThrottle:
                 if not self._looked_up[address]:
                     del self._looked_up[address]
                 if attempt.is_wrong:
-                    self._wrong[address] = self._wrong.get(address, 0) + 1
+                    self._wrong.take(address, monotonic())
         finally:
             self._wake_one(address)  # also where this one was refused or has left: the next is to know it as well
 
@@ -81,14 +80,11 @@ class AuthThrottle:
     def _may_begin(self, address: bytes) -> bool:
         """Whether one more key of this address may be looked up now. Raises ApiError if too many were wrong."""
         now_s = monotonic()
-        if now_s >= self._ends_s:
-            self._wrong.clear()
-            self._ends_s = now_s + MINUTE_S
-        wrong = self._wrong.get(address, 0)
-        if wrong >= WRONG_PER_MINUTE_MAX:
-            again_s = str(int(self._ends_s - now_s) + 1)
+        left = self._wrong.left(address, now_s)
+        if not left:
+            again_s = str(int(self._wrong.wait_s(address, now_s)) + 1)
             raise ApiError(429, "Too many wrong keys came from your address.", headers={"Retry-After": again_s})
-        return wrong + self._looked_up.get(address, 0) < WRONG_PER_MINUTE_MAX
+        return self._looked_up.get(address, 0) < left
 
     def _address(self, request: web.Request) -> bytes:
         source = client_of(request, self._client_addresses).source
