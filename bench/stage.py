@@ -23,7 +23,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.rivals import free_port
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.embedded.postgres import EmbeddedPostgres
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import connect

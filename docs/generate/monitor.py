@@ -72,7 +72,7 @@ pages. [Semantics](../semantics.md) defines what they do. In a file, the slug is
 
 
 def _group(title: str, names: tuple[str, ...], schema: Schema) -> str:
-    not_fleets = {*definition._NOT_OF_FLEETS, "fail_after", "recover_after"}
+    not_fleets = {*definition.NOT_OF_FLEETS, "fail_after", "recover_after"}
     also = {name: "monitors without `members`" for name in names if name in not_fleets}
     also |= {"timezone": "`cron`, `oncalendar`; times in alerts", "dependency_wait": "monitors with `depends_on`"}
     also |= {"first_within": "monitors before their first ping"}

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import psutil
 
-from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import connect
 from tests.chaos.faults import clocked, fault, unforked

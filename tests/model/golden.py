@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from offbeat_server.common.clock import to_micros, to_rfc3339
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.decisions import Alert, RunChanged
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from offbeat_server.common.clock import to_micros, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.errors import DefinitionError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine import fast_path
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine

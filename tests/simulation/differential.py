@@ -16,9 +16,8 @@ import asyncpg
 import orjson
 import pytest
 
-from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.errors import OffbeatError
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime, to_micros
 from offbeat_server.db.copy_format import encode_entries
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import connect, open_pool

@@ -9,8 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from tests.simulation.database import Connection, Lock, Server, Session, rows_of, wait_for
 
 CHANNELS = {1: "http://one/", 2: "http://two/"}

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import UnavailableError
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.schedule.maintenance_windows import read_window

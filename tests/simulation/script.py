@@ -7,9 +7,8 @@ from typing import Any
 
 import orjson
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import OffbeatError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import open_cursor
 from offbeat_server.db.repositories import decisions, entries, lease, scheduler_rows, states
 from offbeat_server.db.repositories.decisions import WindowsApplied

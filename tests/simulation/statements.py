@@ -13,8 +13,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import Entry
 from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of, wait_for

@@ -12,8 +12,8 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.clock import LogClock, monotonic_ns
+from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.access import hash_key, load_secret

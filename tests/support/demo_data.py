@@ -14,8 +14,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping, Signal

@@ -6,8 +6,7 @@ Times are seconds from the scene's beginning, as numbers or durations such as `1
 from datetime import UTC, datetime
 from typing import Any
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition

@@ -7,17 +7,15 @@ read, so stepping it does nothing. This is the only module that may call the `ti
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import overload
 
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 
 JUMP_MAX: Micros = 2 * SECOND  # more than this between the database's clock and ours is a jump, not drift
 
 monotonic = time.monotonic
 monotonic_ns = time.monotonic_ns
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ClockJump(Exception):
@@ -85,16 +83,6 @@ class LogClock:
         """Begin again after a jump, at the database's time; `raise_to` then gives the time that the log has reached."""
         self._offset, self._last = None, 0
         self.sample(before, database, after)
-
-
-def to_datetime(at: Micros) -> datetime:
-    """An instant of log time as an aware datetime in UTC."""
-    return _EPOCH + timedelta(microseconds=at)
-
-
-def to_micros(at: datetime) -> Micros:
-    """An aware datetime as an instant of log time."""
-    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=10_000)  # what is decided in a storm has few instants

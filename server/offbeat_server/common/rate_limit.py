@@ -26,7 +26,7 @@ class RateLimit:
 
     @classmethod
     def per_minute(cls, count: int, *, in_windows: bool = False) -> "RateLimit":
-        """So many a minute, all of which may come at once."""
+        """`count` tokens per minute, all of which may be used at once."""
         return cls(count, 60.0 / count, in_windows)
 
     @property

@@ -20,7 +20,7 @@ STALE_MIN = 1_000
 
 
 class Queued(Protocol):
-    """What can be in a queue."""
+    """An item of a queue."""
 
     armed: Micros
 
@@ -30,7 +30,7 @@ Item = TypeVar("Item", bound=Queued)
 
 
 class LazyQueue(Generic[Key]):
-    """The rule above, whatever stores the entries: `push` and `pop_entry` are a subclass's own."""
+    """The rule above, for any storage of the entries: `push` and `pop_entry` are a subclass's own."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class LazyHeap(LazyQueue[Key], list[tuple[Micros, Key]]):
         return None
 
     def rebuild(self, items: Mapping[Key, Queued]) -> None:
-        """Make the entries anew from the items."""
+        """Replace all entries by those of the items."""
         self[:] = [(item.armed, key) for key, item in items.items() if item.armed]
         heapify(self)
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from offbeat_server.common import failpoints
-from offbeat_server.common.clock import monotonic, to_micros, to_rfc3339
+from offbeat_server.common.clock import monotonic, to_rfc3339
+from offbeat_server.common.instants import to_micros
 from offbeat_server.common.service import Service
 from offbeat_server.db.repositories.outbox import Claimed, Digest, Outbox, SettledAlert
 from offbeat_server.engine.model.enums import AlertKind, AlertState

@@ -4,7 +4,8 @@ So a crash leaves either no digest, or one whose bytes any dispatcher can send.
 """
 
 from offbeat_server.common import failpoints
-from offbeat_server.common.clock import to_micros, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.repositories.outbox import Attached, Digest, Gathering, Outbox
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message

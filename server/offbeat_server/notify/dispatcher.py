@@ -19,8 +19,9 @@ from itertools import islice
 import structlog
 
 from offbeat_server.common import failpoints
-from offbeat_server.common.clock import monotonic, to_micros, to_rfc3339
+from offbeat_server.common.clock import monotonic, to_rfc3339
 from offbeat_server.common.errors import DatabaseDownError, DefinitionError
+from offbeat_server.common.instants import to_micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool

@@ -5,7 +5,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from offbeat.readable import one_line
-from offbeat_server.common.clock import to_micros, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, DigestMember, Named
 from offbeat_server.engine.model.alert_payload import DigestItem
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, read_enum

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.engine.model.alert_payload import AlertPayload, DigestItem
 from offbeat_server.engine.model.enums import AlertKind, CauseKind
 from offbeat_server.engine.model.run_detail import RunDetail

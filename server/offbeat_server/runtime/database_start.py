@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import structlog
 
-from offbeat_server.common.clock import ClockJump, LogClock, to_datetime
+from offbeat_server.common.clock import ClockJump, LogClock
 from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError
+from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import Pool, connect, database_trouble
 from offbeat_server.db.repositories.lease import end_stuck_sessions

@@ -15,9 +15,8 @@ from itertools import islice
 
 import structlog
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import OffbeatError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.config import Settings
 from offbeat_server.db.partitions import make_partitions, retire_partitions
 from offbeat_server.db.pool import Connection, connect

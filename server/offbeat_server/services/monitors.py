@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import CommandError, ConflictError, DefinitionError, NotFoundError
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import definitions

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offbeat_server.common.clock import to_micros
 from offbeat_server.common.errors import RowRejectedError
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.copy_format import COLUMNS
 from offbeat_server.db.repositories.ping_log import LogConnection
 from offbeat_server.engine.model.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping

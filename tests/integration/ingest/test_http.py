@@ -18,7 +18,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, put_monitors
 from offbeat_server.db.repositories.projects import WantedProject, put_project

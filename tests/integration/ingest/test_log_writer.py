@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 
 from offbeat_server.committed_batches import CommittedBatches
-from offbeat_server.common.clock import LogClock, monotonic_ns, to_micros
+from offbeat_server.common.clock import LogClock, monotonic_ns
 from offbeat_server.common.errors import BacklogFullError, DatabaseDownError, UnavailableError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.config import Settings
 from offbeat_server.db.repositories.ping_log import LogConnection, LostPings
 from offbeat_server.engine.model.ping import PLAIN, Entry, Ping

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.repositories.outbox import SettledAlert, WantedAlerts
 from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.notify.dispatcher import Dispatcher

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, to_micros
 from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.engine.schedule.durations import write_duration
 from tests.support.harness import Receiver, eventually

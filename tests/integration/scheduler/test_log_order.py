@@ -8,8 +8,7 @@ import orjson
 import pytest
 
 from offbeat_server.committed_batches import CommittedBatches
-from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
 from offbeat_server.db.repositories.entries import of_writer
 from offbeat_server.db.repositories.scheduler_rows import now

@@ -6,8 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.db.partitions import make_partitions, name_of
 from offbeat_server.db.repositories import scheduler_rows
 from offbeat_server.db.repositories.scheduler_rows import Outage

@@ -7,9 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import connect, open_pool
 from offbeat_server.db.repositories import changes, decisions, definitions, lease, scheduler_rows, states, windows
 from offbeat_server.db.repositories.decisions import WindowsApplied

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from offbeat_server.common.clock import to_micros
 from offbeat_server.common.errors import LeaseLostError
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, to_micros
 from offbeat_server.db.pool import connect
 from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import cronsim
 import pytest
 
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.engine.schedule.calendar import Calendar, check_cron
 from tests.support.harness import ROOT, needs
 

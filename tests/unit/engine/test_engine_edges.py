@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from offbeat_server.common.clock import to_micros
 from offbeat_server.common.errors import DefinitionError
-from offbeat_server.common.instants import SECOND
+from offbeat_server.common.instants import SECOND, to_micros
 from offbeat_server.engine.decisions import Alert, IncidentChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from offbeat_server.common.clock import to_micros
 from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import to_micros
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.calendar import Calendar, calendar, check_oncalendar
 from offbeat_server.engine.schedule.maintenance_windows import read_window

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from offbeat_server.common.clock import to_datetime
+from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.read_models.history import PingPlace
 from offbeat_server.web.framework import pagination
 from offbeat_server.web.framework.pagination import SortKey, integer

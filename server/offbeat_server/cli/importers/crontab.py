@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.schedule.calendar import calendar, check_cron
 from offbeat_server.engine.schedule.durations import write_duration
 

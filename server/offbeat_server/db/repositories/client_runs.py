@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime, to_micros
 from offbeat_server.db import sql_loader
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.engine.model.enums import Verdict, read_enum

@@ -10,9 +10,9 @@ import asyncpg
 import orjson
 
 from offbeat_server.common import failpoints
-from offbeat_server.common.clock import to_datetime, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.errors import DatabaseDownError, RowRejectedError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
 from offbeat_server.db.repositories.lease import Held, held_by

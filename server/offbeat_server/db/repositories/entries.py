@@ -10,8 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from offbeat_server.common.clock import to_datetime
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.monitor import one_of_equal

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import asyncpg
 
-from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.errors import (
     AlreadyInLogError,
     DatabaseDownError,
@@ -21,7 +20,7 @@ from offbeat_server.common.errors import (
     OffbeatError,
     RowRejectedError,
 )
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime, to_micros
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
 from offbeat_server.db.pool import confirm, connect, describe, is_away

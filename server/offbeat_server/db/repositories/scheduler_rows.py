@@ -7,8 +7,8 @@ from typing import NamedTuple
 import asyncpg
 import orjson
 
-from offbeat_server.common.clock import to_datetime, to_micros, to_rfc3339
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.pool import Connection, database_trouble, open_cursor
 from offbeat_server.db.repositories.scheduler_rows import read_defined
 from offbeat_server.db.sql_loader import load

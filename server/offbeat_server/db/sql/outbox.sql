@@ -70,6 +70,11 @@ marked as (
    where c.id = g.lane and c.failing_since is null
 )
 
+-- part: lapse_factor
+-- How many times longer than the usual a claim lasts. A claim that ended without a result has lapsed: its sender died. An
+-- alert or digest that kills its senders is claimed less and less often: up to 32 times as long.
+power(2, greatest(0, least(lapses + (claimed_by is not null)::integer, 7) - 2))
+
 -- part: waiting
 -- Messages that wait for a retry.
 select lane, created_at, error from alerts where state = 'pending' and error is not null and lane > 0
@@ -228,7 +233,9 @@ update alerts a
    set attempts = a.attempts + 1,
        lapses = a.lapses + (a.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $7::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
+         + $7::float8 * interval '1 second' *
+       -- include: lapse_factor
+       ,
        claimed_by = $6
   from picked
  where a.id = picked.id
@@ -253,7 +260,9 @@ update alerts a
    set attempts = a.attempts + 1,
        lapses = a.lapses + (a.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $3::float8 * power(2, greatest(0, least(a.lapses + (a.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
+         + $3::float8 * interval '1 second' *
+       -- include: lapse_factor
+       ,
        claimed_by = $2
   from picked
  where a.id = picked.id
@@ -626,7 +635,9 @@ update digests d
    set attempts = d.attempts + 1,
        lapses = d.lapses + (d.claimed_by is not null)::integer,
        next_attempt_at = clock_timestamp()
-         + $4::float8 * power(2, greatest(0, least(d.lapses + (d.claimed_by is not null)::integer, 7) - 2)) * interval '1 second',
+         + $4::float8 * interval '1 second' *
+       -- include: lapse_factor
+       ,
        claimed_by = $3
   from picked
  where d.id = picked.id

@@ -172,7 +172,7 @@ class Keywords(_Model):
 
 _SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
 _EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_for", "at_most")
-_NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
+NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
 
 
 class Definition(_Model):
@@ -259,7 +259,7 @@ class Definition(_Model):
             raise ValueError("stages: two stages have the same name")
         if self.min_runtime and self.max_runtime and self.min_runtime >= self.max_runtime:
             raise ValueError("min_runtime must be shorter than max_runtime")
-        if self.members is not None and (extra := [name for name in _NOT_OF_FLEETS if getattr(self, name)]):
+        if self.members is not None and (extra := [name for name in NOT_OF_FLEETS if getattr(self, name)]):
             raise ValueError(f"members: a fleet has no runs, so {' and '.join(extra)} would watch nothing")
         if self.members is not None and (self.fail_after, self.recover_after) != (1, 1):
             raise ValueError("members: use min_alive instead of fail_after and recover_after")

@@ -6,13 +6,12 @@ Times are written in the monitor's own time zone, with the date only where it is
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
 from offbeat.readable import says_one_line
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
 from offbeat_server.engine.model.enums import StageStatus
 from offbeat_server.engine.model.fleet import Fleet
@@ -23,7 +22,6 @@ from offbeat_server.engine.schedule.due_times import period_of
 from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.engine.schedule.outages import OutageIntervals
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_SHOWN_MAX = 20
 STAGES_SAID_MAX = 10
 EXPECTS_NOTHING = (
@@ -45,7 +43,7 @@ def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
 
 @lru_cache(maxsize=10_000)  # where much goes wrong at once, it does so in few seconds
 def _local(at_s: int, timezone: str) -> tuple[str, str, str | None]:
-    local = (_EPOCH + timedelta(seconds=at_s)).astimezone(ZoneInfo(timezone))
+    local = to_datetime(at_s * SECOND).astimezone(ZoneInfo(timezone))
     return local.date().isoformat(), local.time().isoformat("seconds"), local.tzname()
 
 

@@ -24,10 +24,9 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from oncalendar import OnCalendar, OnCalendarError
 
-from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.engine.schedule.local_time import offset_spans, to_datetime, to_wall
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
+from offbeat_server.engine.schedule.local_time import offset_spans, to_wall, wall_time
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALIASES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -133,11 +132,6 @@ def check_zone(name: str) -> str:
 GAPS_REMEMBERED = 4
 
 
-def to_micros(at: datetime) -> Micros:
-    """An aware datetime as an instant."""
-    return (at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
-
-
 class Calendar:
     """The slots of one expression in one zone."""
 
@@ -146,7 +140,7 @@ class Calendar:
     def __init__(self, kind: str, text: str, zone: str) -> None:
         self._text, self._zone = text, ZoneInfo(zone)
         # Without a zone cronsim counts in local time alone; `dt` is where it goes on from.
-        self._cron = CronSim(text, to_datetime(0)) if kind == "cron" else None
+        self._cron = CronSim(text, wall_time(0)) if kind == "cron" else None
         # (low, high): high is the first slot later than any instant in [low, high); the newest last.
         self._gaps: list[tuple[Micros, Micros | None]] = []
 
@@ -180,10 +174,10 @@ class Calendar:
         return None
 
     def _on_calendar(self, at: Micros) -> Iterator[Micros]:
-        start = (_EPOCH + timedelta(microseconds=at)).astimezone(self._zone)
+        start = to_datetime(at).astimezone(self._zone)
         if start.fold:
             # The hour that is repeated when clocks go back: from within it oncalendar answers with its first time.
-            start = (_EPOCH + timedelta(microseconds=at) - _BEFORE_THE_FOLD).astimezone(self._zone)
+            start = (to_datetime(at) - _BEFORE_THE_FOLD).astimezone(self._zone)
         for slot in OnCalendar(self._text, start):
             if (instant := to_micros(slot)) > at:
                 yield instant
@@ -191,7 +185,7 @@ class Calendar:
 
 def _next_match(cron: CronSim, after: Micros) -> Micros | None:
     """The first local time later than `after` that an expression names."""
-    cron.dt = to_datetime(after).replace(microsecond=0)
+    cron.dt = wall_time(after).replace(microsecond=0)
     try:
         return to_wall(next(cron))
     except StopIteration:

@@ -29,7 +29,7 @@ class OffsetSpan(NamedTuple):
 
 def offset_spans(zone: str, at: Micros) -> Iterator[OffsetSpan]:
     """The piece that holds `at`, and those that follow it. Years are borders too: there the offset stays the same."""
-    year = to_datetime(at).year
+    year = wall_time(at).year
     before = None
     # From the year before on: the first piece of a year has its `offset_before` from there.
     for each in range(year - 1, _YEAR_MAX):
@@ -39,7 +39,7 @@ def offset_spans(zone: str, at: Micros) -> Iterator[OffsetSpan]:
             before = offset
 
 
-def to_datetime(at: Micros) -> datetime:
+def wall_time(at: Micros) -> datetime:
     """A number of microseconds since 1970 as a datetime without a zone."""
     return _EPOCH + timedelta(microseconds=at)
 

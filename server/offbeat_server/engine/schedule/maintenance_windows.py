@@ -12,10 +12,10 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from offbeat_server.common.errors import DefinitionError
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.model.definition import CalendarText, Cron, Duration, Zone
 from offbeat_server.engine.model.definition_problems import problems_of
-from offbeat_server.engine.schedule.calendar import calendar, to_micros
+from offbeat_server.engine.schedule.calendar import calendar
 
 OVERLAPS_MAX = 100  # windows that follow one another without a gap; what comes later is no longer followed
 

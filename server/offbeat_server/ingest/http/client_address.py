@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from offbeat_server.common.ip_address import Address, unmapped
 from offbeat_server.config import Network
 
 PEERS_REMEMBERED = 10_000  # reading one takes 4 µs; and of equal addresses a million monitors hold one
 ADDRESS_CHARS_MAX = 100
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Peer(NamedTuple):
@@ -75,11 +74,9 @@ def entry_of(header: str, proxies: int) -> str:
 
 def _address(text: str) -> Address | None:
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        return unmapped(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         return None
-    # An IPv4 client of a socket that listens on both.
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _without_port(hop: str) -> str:

@@ -9,13 +9,14 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from offbeat_server.common.ip_address import Address, unmapped
+
 Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 LOOKUPS_MAX = 32  # threads: a name whose servers are silent holds one of them for ten seconds or more
 
@@ -93,7 +94,7 @@ class Guard:
         return made
 
     def _is_listed(self, address: Address) -> bool:
-        address = _unmapped(address)
+        address = unmapped(address)
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
@@ -141,15 +142,8 @@ def _look_up(host: str, port: int, family: int) -> list[AddressInfo]:
     return [(int(info[0]), int(info[1]), info[2], info[3], info[4]) for info in found]
 
 
-def _unmapped(address: Address) -> Address:
-    """::ffff:10.0.0.1 is 10.0.0.1."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
 def _is_public(address: Address) -> bool:
-    address = _unmapped(address)
+    address = unmapped(address)
     if isinstance(address, IPv4Address):
         return not _in_any(address, _DENIED_4)
     return address in _GLOBAL_6 and not _in_any(address, _DENIED_6)

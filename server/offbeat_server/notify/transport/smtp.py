@@ -11,7 +11,7 @@ import socket
 import ssl
 from email.errors import MessageError
 from email.headerregistry import Address
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import parse_qs, unquote
 
@@ -20,6 +20,7 @@ import structlog
 from yarl import URL
 
 from offbeat_server.common.errors import SettingsError
+from offbeat_server.common.ip_address import unmapped
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 
 log = structlog.get_logger("smtp")
@@ -106,9 +107,7 @@ def ehlo_name(configured: str | None, connected: socket.socket) -> str:
     name = socket.gethostname()
     if "." in name and not name.endswith((".local", ".localdomain", ".internal")) and _NAME.fullmatch(name):
         return name
-    address = ip_address(str(connected.getsockname()[0]).partition("%")[0])
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
+    address = unmapped(ip_address(str(connected.getsockname()[0]).partition("%")[0]))
     return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
 
 

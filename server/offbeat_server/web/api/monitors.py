@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.services import documents, monitors
 from offbeat_server.web.api.schemas import requests, responses

@@ -13,8 +13,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 
-from offbeat_server.common.clock import to_datetime, to_micros
 from offbeat_server.common.errors import Problem
+from offbeat_server.common.instants import to_datetime, to_micros
 from offbeat_server.db.read_models.history import AT_MAX, ID_MAX, NUMBER_MAX, PingPlace
 from offbeat_server.db.repositories.changes import REV_MAX
 from offbeat_server.web.framework.problems import ApiError

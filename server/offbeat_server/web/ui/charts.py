@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.run_detail import StageDetail
 from offbeat_server.engine.schedule.durations import say_duration

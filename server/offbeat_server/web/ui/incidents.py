@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from offbeat_server.common.clock import to_micros
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox

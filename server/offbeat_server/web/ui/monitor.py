@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.engine.model.definition import Definition, load_definition

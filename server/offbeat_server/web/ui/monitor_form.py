@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from offbeat_server.common.errors import Problem
+from offbeat_server.engine.model.definition import NOT_OF_FLEETS
 from offbeat_server.web.ui.page_base import Form
 
 SCHEDULES = {
@@ -141,8 +142,7 @@ SECTIONS: tuple[tuple[str, tuple[Field, ...]], ...] = (
     ("Advanced", SPECIAL),
 )
 _FLAT = (*ABOUT, *ALWAYS, *RUNS, *ALERTS, *SPECIAL)
-_OF_RUNS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "at_most")
-_NOT_OF_FLEETS = (*_OF_RUNS, "fail_after", "recover_after")
+_HIDDEN_FOR_FLEETS = (*NOT_OF_FLEETS, "overlap", "fail_after", "recover_after")
 _SPACED = ("tags", "depends_on")
 _STAGE = ("name", "within", "kind", "tasks")
 
@@ -179,7 +179,7 @@ def read(form: Form, stored: Mapping[str, Any]) -> dict[str, Any]:
     definition["stages"] = _read_stages(form, stored)
     definition["channels"] = form.getall("channel", []) if form.get("channels") == "these" else None
     if schedule == "members":
-        definition = {name: value for name, value in definition.items() if name not in _NOT_OF_FLEETS}
+        definition = {name: value for name, value in definition.items() if name not in _HIDDEN_FOR_FLEETS}
     return {name: value for name, value in definition.items() if value not in (None, "", {}, [])} | (
         {"channels": []} if definition.get("channels") == [] else {}
     )

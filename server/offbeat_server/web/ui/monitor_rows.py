@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 from zlib import crc32
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.model.enums import Status

@@ -8,9 +8,8 @@ import orjson
 from aiohttp import web
 from cronsim import CronSim
 
-from offbeat_server.common.clock import to_datetime
 from offbeat_server.common.errors import CommandError, DefinitionError, PreconditionError
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.definition import read_definition

@@ -4,7 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
-from offbeat_server.common.clock import to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import pages
 from offbeat_server.web.framework.problems import ApiError

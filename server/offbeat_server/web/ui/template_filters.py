@@ -9,8 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from offbeat_server.common.clock import to_datetime, to_micros
-from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.engine.schedule.durations import say_duration
 
 Instant = Micros | datetime | str

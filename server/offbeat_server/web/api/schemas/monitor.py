@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from offbeat_server.common.clock import to_micros, to_rfc3339
-from offbeat_server.common.instants import Micros
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects

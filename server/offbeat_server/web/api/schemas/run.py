@@ -7,7 +7,8 @@ applies its pings. A closed run is as it was written.
 from collections.abc import Sequence
 from typing import Any
 
-from offbeat_server.common.clock import to_datetime, to_rfc3339
+from offbeat_server.common.clock import to_rfc3339
+from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.repositories.client_runs import ClientRun, hear
 from offbeat_server.engine.model.definition import load_definition
