@@ -7,10 +7,11 @@ lists has no description. tests/project/test_reference.py compares the committed
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generate import api, channels, cli, limits, metrics, monitor, pings, settings
+from docs.generate import alert_payload, api, channels, cli, limits, metrics, monitor, pings, settings
 
 FOLDER = Path(__file__).parents[1] / "reference"
 PAGES: dict[str, Callable[[], str]] = {
+    "alert-payload.md": alert_payload.page,
     "api.md": api.page,
     "channels.md": channels.page,
     "cli.md": cli.page,

@@ -22,7 +22,8 @@ TITLES = {
     "apply": "Files",
     "export": "Files",
     "badges": "Badges",
-    "openapi.json": "The OpenAPI document",
+    "schemas": "Descriptions of the API",
+    "openapi.json": "Descriptions of the API",
 }
 RIGHTS = {
     "open": "none, and no key is needed",

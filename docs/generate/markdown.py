@@ -54,7 +54,7 @@ def described(name: str, text: str | None) -> str:
 
 def type_of(schema: Schema, named: Mapping[str, str] | None = None) -> str:
     """The type of a JSON schema with its limits. `named`: links to the types that it may refer to, by name."""
-    links = named or {}
+    links = {} if named is None else named
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return links.get(name, f"`{name}`")
@@ -87,6 +87,8 @@ def _is_duration(schema: Schema) -> bool:
 
 def _plain(schema: Schema, links: Mapping[str, str]) -> str:
     kind = schema.get("type")
+    if isinstance(kind, list):
+        return " or ".join(type_of({**schema, "type": each}, links) for each in kind)
     if kind == "array":
         items = schema.get("items") or {}
         text = f"list of {type_of(items, links)}" if items else "list"

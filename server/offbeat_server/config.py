@@ -1,8 +1,8 @@
 """Every setting, once: the flag `--x-y`, the variable `OFFBEAT_X_Y` and the default are the same field.
 
 Precedence: flag, variable, default. A secret may also come from the file that `OFFBEAT_X_Y_FILE` names. The only module
-of the server that reads the environment. The options of `offbeat serve` are made from these fields (cli/serve.py), and
-a test holds the README's table against them.
+of the server that reads the environment. The options of `offbeat serve` (cli/serve.py) and the page
+docs/reference/settings.md are generated from these fields.
 """
 
 import ipaddress

@@ -25,7 +25,7 @@ from tests.chaos.run import Outcome, live, summary
 )
 @click.option("--only", multiple=True, type=click.Choice(sorted(KINDS)), help="These faults, in this order.")
 @click.option("--monitors", default=400, show_default=True, help="Jobs that ping every 2 to 4 seconds.")
-@click.option("--report/--no-report", default=True, help="Append the run to docs/chaos/runs.json.")
+@click.option("--report/--no-report", default=True, help="Append the run to results/chaos.json.")
 @click.option(
     "--logs",
     type=click.Path(path_type=Path),

@@ -1,4 +1,4 @@
-"""Keeps every run in docs/chaos/runs.json, and writes docs/chaos.md and a picture of all runs."""
+"""Keeps every run in results/chaos.json, and writes docs/chaos.md and a picture of all runs."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from tests.chaos.picture import draw
 from tests.chaos.run import Outcome
 from tests.support.harness import ROOT
 
-RUNS = ROOT / "docs" / "chaos" / "runs.json"
+RUNS = ROOT / "results" / "chaos.json"
 PAGE = ROOT / "docs" / "chaos.md"
 PICTURE = ROOT / "docs" / "chaos" / "chaos.svg"
-README = ROOT / "README.md"
+GUARANTEES = ROOT / "docs" / "concepts" / "guarantees.md"
 TOTALS = re.compile(r"(<!-- chaos -->\n)(.*?)(<!-- /chaos -->)", re.DOTALL)
 Run = dict[str, Any]
 
@@ -106,8 +106,8 @@ def write(runs: list[Run]) -> None:
 
 
 def render(runs: list[Run]) -> None:
-    """Page and picture of all runs, and the totals in the README."""
-    README.write_text(TOTALS.sub(lambda m: m[1] + short_totals(runs) + m[3], README.read_text()))
+    """Page and picture of all runs, and the totals in the page of guarantees."""
+    GUARANTEES.write_text(TOTALS.sub(lambda m: m[1] + short_totals(runs) + m[3], GUARANTEES.read_text()))
     PAGE.write_text(page(runs))
     draw(runs, PICTURE)
 
@@ -178,7 +178,7 @@ def measured(runs: Iterable[Run], name: str) -> list[float]:
 
 
 def short_totals(runs: list[Run]) -> str:
-    """The table in the README."""
+    """The table in the page of guarantees."""
     total, crash, stop = counted(runs), measured(runs, "taken_crash_s"), measured(runs, "taken_stop_s")
     rows = [
         ("faults on real processes", f"{total['faults']:,}"),

@@ -254,10 +254,10 @@ def test_a_short_run_has_every_fault_that_only_its_world_has(name: str) -> None:
     assert own and own <= {kind.name for kind in drawn}
 
 
-def test_page_and_readme_are_what_the_runs_say() -> None:
+def test_the_pages_are_what_the_runs_say() -> None:
     runs = report.read(report.RUNS)
     assert report.page(runs) == report.PAGE.read_text(), "run: python -m tests.chaos.report"
-    found = report.TOTALS.search(report.README.read_text())
+    found = report.TOTALS.search(report.GUARANTEES.read_text())
     assert found is not None and found[2] == report.short_totals(runs)
 
 

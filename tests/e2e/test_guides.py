@@ -1,4 +1,4 @@
-"""The commands of the tutorial and of the guides do what the pages say, as printed, on a real server.
+"""The commands of the README, the tutorial and the guides do what the pages say, as printed, on a real server.
 
 A page is run from top to bottom in one shell, in an empty directory. The language of a fenced block decides:
 
@@ -43,7 +43,7 @@ from tests.support.harness import ADMIN_KEY, ROOT, Postgres, Server, eventually,
 pytestmark = pytest.mark.slow
 
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
+PAGES = [ROOT / "README.md", DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
 ADDRESS = "http://localhost:8080"
 RECEIVER = "127.0.0.1:9000"
 BLOCK_S = 40.0
@@ -255,7 +255,7 @@ async def play(server: Server, page: Path, directory: Path) -> None:
     if "<!-- project: default -->" in page.read_text():
         project, access_key = "default", ADMIN_KEY
     else:
-        project = f"page-{page.stem}"
+        project = f"page-{page.stem.lower()}"
         access_key = await project_for(server, project)
     terminal = Terminal(server, project, access_key, directory)
     try:

@@ -1,62 +1,37 @@
-"""The README is true: its table of settings is the settings, and every metric that it names exists.
-
-`python -m tests.project.test_docs` writes the table again.
-"""
+"""The README and SECURITY.md are true: the script that people paste works, and the tests that are named exist."""
 
 import asyncio
 import re
 import time
 from pathlib import Path
 
+import pytest
+
 from offbeat_server.config import Settings
-from offbeat_server.observability.metrics import Metrics
-from tests.support.harness import Receiver, needs
+from tests.support.harness import ROOT, Receiver, needs
 
-README = Path(__file__).parents[2] / "README.md"
-TABLE = re.compile(r"(<!-- settings -->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
-
-
-def settings_table() -> str:
-    """The table as the settings themselves say it."""
-    lines = ["| flag | default | what |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        shown = (
-            ""
-            if default is None or default == []
-            else f"`{str(default).lower() if default is False or default is True else default}`"
-        )
-        lines.append(f"| `--{name.replace('_', '-')}` | {shown} | {field.description} |")
-    return "\n".join(lines) + "\n"
+README = ROOT / "README.md"
+DOCUMENTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "bench/README.md")
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
-    found = TABLE.search(README.read_text())
-    assert found is not None
-    assert found[2] == settings_table(), "run: python -m tests.project.test_docs"
-
-
-def test_metrics_that_are_named_exist() -> None:
-    text = README.read_text().partition("## Metrics")[2].partition("\n## ")[0]
-    families = {family.name for family in Metrics("test").registry.collect()}
-    known = {f"offbeat_{name}" for name in _readings()} | families
-    for name in re.findall(r"`([a-z_]+)(?:\{[a-z_,]+\})?`", text):
-        if name != "offbeat_":
-            assert f"offbeat_{name.removesuffix('_total').removesuffix('_info')}" in known, name
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    """`make check` does this for the pages of the site; these are read in the repository too."""
+    for target, anchor in re.findall(r"\]\(([^):#\s]*)(#[^)\s]*)?\)", (ROOT / name).read_text()):
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), f"{name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+            assert anchor[1:] in slugs, f"{name}: {target}{anchor}"
 
 
 def test_what_the_threat_model_names_is_there() -> None:
-    text = (README.parent / "SECURITY.md").read_text()
+    text = (ROOT / "SECURITY.md").read_text()
     for path in re.findall(r"`(tests/[a-z_]+\.py)`|\]\(([a-z./]+)\)", text):
-        assert (README.parent / "".join(path)).exists(), path
+        assert (ROOT / "".join(path)).exists(), path
     flags = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} | {"--no-auto-provision"}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
-
-
-def _readings() -> set[str]:
-    from offbeat_server.observability.metrics import READINGS
-
-    return set(READINGS)
 
 
 def script_of_the_readme() -> str:
@@ -100,7 +75,3 @@ async def test_the_script_of_the_readme_reports_and_is_never_in_the_way(tmp_path
         assert code == 0 and (directory / "ran").read_text().split() == ["extract", "transform", "load"]
         assert time.monotonic() - began < 35  # about 15 s and 1 s for each later ping
     silent.close()
-
-
-if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda m: m[1] + settings_table() + m[3], README.read_text()))

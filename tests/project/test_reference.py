@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml
 
-from docs.generate import FOLDER, PAGES, channels, limits, markdown, metrics, monitor, pings
+from docs.generate import FOLDER, PAGES, alert_payload, channels, limits, markdown, metrics, monitor, pings
 from docs.generate import settings as settings_page
 from offbeat_server.config import Settings
 from offbeat_server.engine.model import definition
 from offbeat_server.notify.channels.registry import KINDS, read_channel
+from offbeat_server.notify.payload_schema import SENT, webhook_schema
 from offbeat_server.services.documents import ListedMonitor
 from tests.support.harness import Postgres, Server
 
@@ -32,6 +34,11 @@ def test_the_example_of_a_monitor_is_one() -> None:
 def test_the_example_of_a_channel_is_one(kind: str) -> None:
     fields: dict[str, Any] = yaml.safe_load(channels.example(kind))["channels"]["oncall"]
     assert read_channel(fields.pop("kind"), fields).kind == kind
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_the_example_of_an_alert_fits_the_schema(name: str) -> None:
+    jsonschema_rs.Draft202012Validator(webhook_schema()).validate(alert_payload.example(name))
 
 
 def test_a_new_field_without_a_description_is_found() -> None:
