@@ -44,9 +44,11 @@ check: $(VENV)/installed-for-tests ## Format, lint, types, import rules, prose, 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python -m tests.project.prose
+	@$(BIN)/python -m docs.generate --check
 	@$(DOCS)
 
-docs: $(VENV)/installed-for-tests $(NODE_MODULES) ## Build the documentation site in build/site.
+docs: $(VENV)/installed-for-tests $(NODE_MODULES) ## Generate the reference, and build the documentation site in build/site.
+	@$(BIN)/python -m docs.generate
 	@$(DOCS)
 
 screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots anew, with a demo estate.

@@ -33,7 +33,7 @@ def page() -> str:
     parts = schema["$defs"]
     bodies = "\n".join(_body(name, parts) for name in SENT)
     others = [name for name in parts if name not in SENT and name not in map(body_name, SENT)]
-    types = "\n".join(f"### {name}\n\n{parts[name]['description']}\n\n{_fields(parts[name])}" for name in others)
+    types = "\n".join(_type(name, parts[name]) for name in others)
     made = [(f"`{{{{{name}}}}}`", described(name, MADE.get(name))) for name in _MADE]
     return f"""{GENERATED}
 # Alert payload
@@ -91,6 +91,11 @@ def _body(name: str, parts: dict[str, Any]) -> str:
 {json.dumps(example(name), indent=2, ensure_ascii=False)}
 ```
 """
+
+
+def _type(name: str, schema: Schema) -> str:
+    text = f"### {name}\n\n{described(name, schema.get('description'))}\n\n"
+    return text + (_fields(schema) if "properties" in schema else f"One of {type_of(schema)}.\n")
 
 
 def _fields(schema: Schema) -> str:

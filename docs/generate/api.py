@@ -97,7 +97,7 @@ def _operation(method: str, path: str, operation: Schema, right: str) -> str:
         (
             f"`{each['name']}`",
             each["in"],
-            type_of(each["schema"]) + (", required" if each["required"] and each["in"] != "path" else ""),
+            type_of(each["schema"], _Links()) + (", required" if each["required"] and each["in"] != "path" else ""),
             described(f"{name}: {each['name']}", each.get("description") or each["schema"].get("description")),
         )
         for each in operation["parameters"]
