@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from docs.generate.markdown import GENERATED, Schema, described, table, type_of, words
+from docs.generate.markdown import GENERATED, Schema, answer_fields, described, table, type_of, words
 from offbeat_server.notify.payload_schema import SENT, body_name, webhook_schema
 from offbeat_server.notify.template import _FILTERS, _MADE
 
@@ -86,7 +86,7 @@ def _body(name: str, parts: dict[str, Any]) -> str:
 
 {parts[name]["description"]} `type` is {types}.
 
-{_fields(parts[name])}
+{answer_fields(parts[name], _Links())}
 ```json
 {json.dumps(example(name), indent=2, ensure_ascii=False)}
 ```
@@ -95,21 +95,7 @@ def _body(name: str, parts: dict[str, Any]) -> str:
 
 def _type(name: str, schema: Schema) -> str:
     text = f"### {name}\n\n{described(name, schema.get('description'))}\n\n"
-    return text + (_fields(schema) if "properties" in schema else f"One of {type_of(schema)}.\n")
-
-
-def _fields(schema: Schema) -> str:
-    required = set(schema.get("required", ()))
-    rows = [
-        (
-            f"`{name}`",
-            type_of(field, _Links()),
-            "always" if name in required else "",
-            described(f"{schema.get('title')}.{name}", field.get("description")),
-        )
-        for name, field in schema["properties"].items()
-    ]
-    return table(("field", "type", "present", "description"), rows)
+    return text + (answer_fields(schema, _Links()) if "properties" in schema else f"One of {type_of(schema)}.\n")
 
 
 class _Links(dict[str, str]):

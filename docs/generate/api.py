@@ -3,9 +3,10 @@
 import re
 from typing import Any
 
-from docs.generate.markdown import GENERATED, Missing, Schema, described, fields, table, type_of
+from docs.generate.markdown import GENERATED, Missing, Schema, answer_fields, described, fields, table, type_of
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.notify.channels.registry import KINDS
+from offbeat_server.notify.payload_schema import webhook_schema
 from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.framework.routing import ROOT
 
@@ -32,7 +33,6 @@ RIGHTS = {
     "write": "`admin`",
     "server": "`admin` with a key of all projects",
 }
-_CHANNEL_FIELDS = "See [Channels](channels.md)."
 
 
 def page() -> str:
@@ -56,9 +56,7 @@ def page() -> str:
     }
     routes = "\n".join(f"## {title}\n\n{''.join(texts)}" for title, texts in sections.items())
     schemas = doc["components"]["schemas"]
-    kinds = {model.__name__ for model in KINDS.values()}  # they are on the page of channels
-    named = [name for name in sorted(schemas) if not name.startswith("Page_") and name not in kinds]
-    types = "\n".join(_type(name, schemas[name]) for name in named)
+    types = _types(schemas)
     return f"""{GENERATED}
 # HTTP API
 
@@ -125,12 +123,13 @@ def _answer(response: Schema) -> tuple[str, str]:
 
 def _link(schema: Schema) -> str:
     if "$ref" not in schema:
-        return type_of(schema)
+        return type_of(schema, _Links())
     name = schema["$ref"].rsplit("/", 1)[1]
     listed = re.fullmatch(r"Page_(\w+)_", name)
     if listed is not None:
         return f"a list of [{listed[1]}](#{listed[1].lower()})"
-    return f"[{name}](#{name.lower()})"
+    page = "alert-payload.md" if name in _OF_ALERTS else ""
+    return f"[{name}]({page}#{name.lower()})"
 
 
 class _Links(dict[str, str]):
@@ -140,22 +139,40 @@ class _Links(dict[str, str]):
         return _link({"$ref": f"/{name}"})
 
 
-def _type(name: str, schema: Schema) -> str:
+def _types(schemas: dict[str, Any]) -> str:
+    """Every type that no other page has."""
+    of_channels = {model.__name__ + end for model in KINDS.values() for end in ("", "Answer", "Listed", "ListedNamed")}
+    names = [name for name in sorted(schemas) if name not in of_channels | _OF_ALERTS and not name.startswith("Page_")]
+    return "\n".join(_type(name, schemas) for name in names)
+
+
+def _type(name: str, schemas: dict[str, Any]) -> str:
+    schema = schemas[name]
+    text = schema.get("description", "")
+    if "channel" in name.lower():
+        # One of a type for each kind. The type of the kind `log` has only the fields that all have.
+        end = name.removeprefix("Listed").removeprefix("Channel")
+        of_log = schemas["Log" + (f"Listed{end}" if name.startswith("Listed") else end.replace("Body", ""))]
+        common = {
+            **of_log,
+            "properties": {key: of_log["properties"][key] for key in of_log["properties"] if key != "kind"},
+        }
+        rows = (answer_fields if end == "Answer" else fields)(common, _Links())
+        return f"### {name}\n\n`kind`, the [fields of the kind](channels.md), and:\n\n{rows}"
     if name == "ApplyBody":
         parts = {part: {**schema["properties"][part], "description": text} for part, text in _PARTS_OF_FILES.items()}
         schema = {**schema, "properties": schema["properties"] | parts}
-    text = schema.get("description", "")
-    if name == "ChannelBody":
-        return f"### {name}\n\nThe body of the channel's kind. {_CHANNEL_FIELDS}\n"
-    own = {each: field for each, field in schema.get("properties", {}).items() if each not in Definition.model_fields}
     if "grace" in schema.get("properties", {}) and name != "Members":
+        own = {each: field for each, field in schema["properties"].items() if each not in Definition.model_fields}
         schema, text = {**schema, "properties": own}, f"{text} The other fields are the [monitor fields](monitor.md)."
     if "properties" not in schema:
-        return f"### {name}\n\n{text or type_of(schema)}\n"
-    answer = name.endswith(("Answer", "Detail")) or name in _OF_ANSWERS
-    return f"### {name}\n\n{text}\n\n{fields(schema, _Links(), strict=not answer)}"
+        return f"### {name}\n\n{text}\n\nOne of {type_of(schema, _Links())}.\n"
+    answer = name.endswith(("Answer", "Detail", "Output")) or name in _OF_ANSWERS
+    rows = answer_fields(schema, _Links()) if answer else fields(schema, _Links())
+    return f"### {name}\n\n{text}\n\n{rows}"
 
 
+_OF_ALERTS = frozenset(webhook_schema()["$defs"])
 # Types of answers whose names do not say so.
 _OF_ANSWERS = ("Counts", "ErrorItem", "FieldChange", "ItemChange", "Lengths", "StageLengths", "NewSecret-Output")
 _PARTS_OF_FILES = {

@@ -123,20 +123,33 @@ def _bounds(schema: Schema) -> str:
     return ", " + ", ".join(parts) if parts else ""
 
 
-def fields(schema: Schema, links: Mapping[str, str], also: Mapping[str, str] | None = None, strict: bool = True) -> str:
-    """The table of an object's fields. `also`: the text of a further column by field.
+def fields(schema: Schema, links: Mapping[str, str], also: Mapping[str, str] | None = None) -> str:
+    """The table of the fields of an object that is sent. `also`: the text of a further column by field.
 
-    Raises Missing for a field without a description, if `strict`.
+    Raises Missing for a field without a description.
     """
     required = set(schema.get("required", ()))
     rows = []
     for name, field in schema["properties"].items():
-        text = field.get("description") or _description_in(field)
-        if strict:
-            described(f"{schema.get('title', '')}.{name}", text)
         default = "required" if name in required else _default(field)
-        rows.append((f"`{name}`", type_of(_without_null(field), links), default, *_also(also, name), text or ""))
+        text = _description(schema, name)
+        rows.append((f"`{name}`", type_of(_without_null(field), links), default, *_also(also, name), text))
     return table(("field", "type", "default", *(["applies to"] if also is not None else []), "description"), rows)
+
+
+def answer_fields(schema: Schema, links: Mapping[str, str]) -> str:
+    """The table of the fields of an object that is received. Raises Missing for a field without a description."""
+    required = set(schema.get("required", ()))
+    rows = [
+        (f"`{name}`", type_of(field, links), "always" if name in required else "", _description(schema, name))
+        for name, field in schema["properties"].items()
+    ]
+    return table(("field", "type", "present", "description"), rows)
+
+
+def _description(schema: Schema, name: str) -> str:
+    field = schema["properties"][name]
+    return described(f"{schema.get('title')}.{name}", field.get("description") or _description_in(field))
 
 
 def _also(also: Mapping[str, str] | None, name: str) -> tuple[str, ...]:
