@@ -125,7 +125,7 @@ def test_the_hooks_are_the_tools_of_make_check() -> None:
     tools = re.findall(r"@\$\(BIN\)/([\w-]+(?: (?!-)\w+| -m [\w.]+)?)", recipe)
     hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"][0]["hooks"]
     entries = [hook["entry"] for hook in hooks if hook["language"] == "system"]
-    assert len(tools) == 5
+    assert len(tools) == 6
     assert [re.sub(r" --.*", "", entry.removeprefix(".venv/bin/")) for entry in entries] == tools
 
 
