@@ -1,0 +1,165 @@
+"""Use cases without HTTP: what they return, what they raise, and which revisions they accept."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from offbeat_server.common.errors import ConflictError, NotFoundError, PreconditionError
+from offbeat_server.db.repositories import projects as stored_projects
+from offbeat_server.db.repositories import windows as stored_windows
+from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, REV_MAX
+from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.schedule.maintenance_windows import Window
+from offbeat_server.services import access_keys, channels, incidents, monitors, projects, windows
+from offbeat_server.services.context import Context
+from offbeat_server.services.documents import ChannelBody, MonitorBody, ProjectBody
+from offbeat_server.services.revisions import changes_since
+from tests.support.api_server import Api, serving
+
+PROJECT_ID = 1
+WINDOW = Window.model_validate({"cron": "0 3 * * 7", "duration": "2h"})
+# Kind -> create or replace "x", with a name or text that makes a difference, if it has the expected revision.
+PUTS: dict[str, Callable[[Context, str, int | None], Awaitable[Any]]] = {
+    "monitor": lambda context, text, rev: monitors.put_monitor(
+        context, monitors.PutMonitor(PROJECT_ID, "x", MonitorBody(every="1h", name=text), rev), "me"
+    ),
+    "channel": lambda context, text, rev: channels.put_channel(
+        context, channels.PutChannel(PROJECT_ID, "x", ChannelBody(kind="ntfy", topic=text), rev), "me"
+    ),
+    "project": lambda context, text, rev: projects.put_project(
+        context, projects.PutProject("x", ProjectBody(name=text), rev), "me"
+    ),
+    "window": lambda context, text, rev: windows.put_window(
+        context, windows.PutWindow(PROJECT_ID, "x", WINDOW.model_copy(update={"name": text}), rev), "me"
+    ),
+}
+DELETES: dict[str, Callable[[Context, int | None], Awaitable[None]]] = {
+    "monitor": lambda context, rev: monitors.delete_monitor(
+        context, monitors.DeleteMonitor(PROJECT_ID, "x", rev), "me"
+    ),
+    "channel": lambda context, rev: channels.delete_channel(
+        context, channels.DeleteChannel(PROJECT_ID, "x", rev), "me"
+    ),
+    "project": lambda context, rev: projects.delete_project(context, projects.DeleteProject("x", rev), "me"),
+    "window": lambda context, rev: windows.delete_window(context, windows.DeleteWindow(PROJECT_ID, "x", rev), "me"),
+}
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with serving(database_url) as api:
+        yield api
+
+
+@pytest.fixture
+def context(api: Api) -> Context:
+    return api.deps.context
+
+
+async def rev_of(context: Context, kind: str) -> int:
+    """The stored revision of "x"."""
+    if kind == "monitor":
+        rev: int = await context.pool.fetchval("select rev from monitors where slug = 'x'")
+        return rev
+    row = (
+        await stored_projects.find_channel(context.pool, PROJECT_ID, "x")
+        if kind == "channel"
+        else await stored_projects.find_project(context.pool, "x")
+        if kind == "project"
+        else await stored_windows.find_window(context.pool, PROJECT_ID, "x")
+    )
+    assert row is not None
+    return int(row["rev"])
+
+
+@pytest.mark.parametrize("kind", PUTS)
+async def test_an_object_is_written_only_if_it_has_the_expected_revision(context: Context, kind: str) -> None:
+    put, delete = PUTS[kind], DELETES[kind]
+    for expected in (ANY_REV, REV_MAX, 0):
+        with pytest.raises(PreconditionError):
+            await put(context, "a", expected)
+    assert (await put(context, "a", NO_REV)).created
+    first = await rev_of(context, kind)
+    for expected in (NO_REV, first + 1, REV_MAX, 0):
+        with pytest.raises(PreconditionError):
+            await put(context, "b", expected)
+        with pytest.raises(PreconditionError):
+            await delete(context, expected)
+    assert await rev_of(context, kind) == first
+    assert not (await put(context, "a", first)).created
+    assert await rev_of(context, kind) == first, "an object that is as wanted is not written"
+    assert not (await put(context, "b", first)).created
+    second = await rev_of(context, kind)
+    assert second > first
+    with pytest.raises(PreconditionError):
+        await put(context, "c", first)
+    await put(context, "c", ANY_REV)
+    await put(context, "d", None)
+    project_id = await context.pool.fetchval("select coalesce((select id from projects where slug = 'x'), 1)")
+    since = await changes_since(context, kind, project_id, "x", first)
+    assert [change.actor for change in since] == ["me"] * 3
+    assert [(field.old, field.new) for change in since for field in change.fields] == [
+        ("a", "b"),
+        ("b", "c"),
+        ("c", "d"),
+    ]
+    await delete(context, await rev_of(context, kind))
+    with pytest.raises(NotFoundError):
+        await delete(context, None)
+
+
+async def test_a_row_without_a_revision_has_one_that_a_form_can_send(context: Context) -> None:
+    """The first channel of a project, and the rows of an older version, have revision 0."""
+    row = await stored_projects.find_channel(context.pool, PROJECT_ID, "log")
+    assert row is not None and row["rev"] == 0
+    await channels.put_channel(
+        context, channels.PutChannel(PROJECT_ID, "log", ChannelBody(kind="log", default=False), 0), "me"
+    )
+    with pytest.raises(PreconditionError):
+        await channels.put_channel(
+            context, channels.PutChannel(PROJECT_ID, "log", ChannelBody(kind="log", default=True), 0), "me"
+        )
+
+
+async def test_what_does_not_exist_is_named(context: Context) -> None:
+    note = incidents.NoteIncident(1, 1, None)
+    missing: list[tuple[Awaitable[Any], str]] = [
+        (monitors.pause_monitor(context, monitors.PauseMonitor(PROJECT_ID, "no", True), "me"), "monitor no"),
+        (monitors.snooze_monitor(context, monitors.SnoozeMonitor(PROJECT_ID, "no"), "me"), "monitor no"),
+        (monitors.ping_monitor(context, monitors.PingMonitor(PROJECT_ID, "no", Ping("success"))), "monitor no"),
+        (channels.send_test(context, channels.SendTest(PROJECT_ID, "no"), "me"), "channel no"),
+        (channels.generate_secret(context, channels.GenerateSecret(PROJECT_ID, "no"), "me"), "channel no"),
+        (channels.resend_alert(context, channels.ResendAlert(7, None)), "alert 7"),
+        (access_keys.revoke_key(context, access_keys.RevokeKey(7, None), "me"), "key 7"),
+        (access_keys.create_key(context, access_keys.CreateKey("k", "read", "no"), "me"), "project no"),
+        (incidents.acknowledge(context, note, "me"), "such incident"),
+        (incidents.resolve(context, note, "me"), "such incident"),
+        (incidents.comment(context, note, "me"), "such incident"),
+    ]
+    for call, what in missing:
+        with pytest.raises(NotFoundError, match=f"There is no {what}"):
+            await call
+
+
+async def test_other_data_stands_against_a_command(context: Context) -> None:
+    await PUTS["channel"](context, "a", NO_REV)
+    await monitors.put_monitor(
+        context, monitors.PutMonitor(PROJECT_ID, "m", MonitorBody(every="1h", channels=("x",))), "me"
+    )
+    refused: list[tuple[Awaitable[Any], str]] = [
+        (DELETES["channel"](context, None), "x is named by m"),
+        (channels.generate_secret(context, channels.GenerateSecret(PROJECT_ID, "x"), "me"), "only webhook channels"),
+        (projects.delete_project(context, projects.DeleteProject("default"), "me"), "always there"),
+    ]
+    for call, says in refused:
+        with pytest.raises(ConflictError, match=says):
+            await call
+
+
+async def test_a_key_of_another_project_does_not_exist(context: Context) -> None:
+    made = await access_keys.create_key(context, access_keys.CreateKey("k", "read", "default"), "me")
+    assert made.key is not None and made.key.startswith("obr_")
+    with pytest.raises(NotFoundError):
+        await access_keys.revoke_key(context, access_keys.RevokeKey(made.id, PROJECT_ID + 1), "me")
+    await access_keys.revoke_key(context, access_keys.RevokeKey(made.id, PROJECT_ID), "me")
