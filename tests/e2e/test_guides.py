@@ -344,7 +344,7 @@ async def _check(terminal: Terminal, place: str, how: str, text: str, expected: 
             return
         if how != "retry" or asyncio.get_running_loop().time() > deadline:
             break
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # sleep: the pause between two attempts
     raise AssertionError(f"{place}: exit code {code}, output:\n{output}\nexpected:\n{expected}")
 
 

@@ -74,7 +74,7 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     async def answer(request):
         if not stalled:
             stalled.append(request.path)
-            time.sleep(0.4)  # noqa: ASYNC251 - the whole server stands still, which is the point
+            time.sleep(0.4)  # noqa: ASYNC251  # sleep: the whole server stands still
         return web.Response(text="OK")
 
     app = web.Application()

@@ -295,3 +295,38 @@ WRONG: list[tuple[Rule, str, str]] = [
 @pytest.mark.parametrize(("rule", "path", "text"), WRONG, ids=lambda value: getattr(value, "__name__", None))
 def test_each_rule_catches_what_it_is_for(rule: Rule, path: str, text: str) -> None:
     assert list(rule(module_of(path, text)))
+
+
+# ---------------------------------------------------------------------------------------------------- tests do not wait
+
+SLEEP_S_MIN = 0.1
+OWN_TIME = ("chaos", "simulation")  # their sleeps are the schedule of faults, or virtual
+
+
+def fixed_sleeps(text: str) -> Iterator[Fault]:
+    """A test waits for a signal. A sleep that is its input, like a job's work, says so: `# sleep: why`."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=func, args=[ast.Constant(value=int() | float() as seconds)]) if (
+                dotted(func).rpartition(".")[2] == "sleep" and seconds >= SLEEP_S_MIN
+            ):
+                if "# sleep: " not in lines[node.lineno - 1]:
+                    yield Fault(node.lineno, f"sleeps for {seconds} s: wait for a signal, or say why: `# sleep: why`")
+
+
+def test_tests_wait_for_signals() -> None:
+    folder = ROOT / "tests"
+    paths = (path for path in sorted(folder.rglob("*.py")) if path.relative_to(folder).parts[0] not in OWN_TIME)
+    faults = [
+        f"{path.relative_to(ROOT)}:{fault.line}: {fault.message}"
+        for path in paths
+        for fault in fixed_sleeps(path.read_text(encoding="utf-8"))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_a_fixed_sleep_is_found() -> None:
+    wrong = "await asyncio.sleep(1)\ntime.sleep(0.5)\nsleep(2)\n"
+    assert sorted(fault.line for fault in fixed_sleeps(wrong)) == [1, 2, 3]
+    assert not list(fixed_sleeps("time.sleep(0.5)  # sleep: the job\nsleep(0.02)\nasyncio.sleep(pause)\n"))

@@ -33,7 +33,6 @@ async def test_help_names_every_setting_and_wrong_ones_are_refused_in_one_line()
     assert (await offbeat("doctor", url="http://127.0.0.1:1")).code == 1
 
 
-@pytest.mark.quick
 async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
     async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
         hook = {"kind": "webhook", "url": receiver.url}

@@ -244,7 +244,7 @@ async def test_a_flood_of_run_ids_through_bulk_harms_no_neighbour(database_url: 
                 async with server.session.get(neighbour["ping_url"]) as answer:
                     assert answer.status == 200
                 slowest_s = max(slowest_s, clock() - began)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # sleep: the pace of the neighbour's pings
 
         beating = asyncio.create_task(beat())
         before = psutil.Process(server.pid).memory_info().rss

@@ -93,7 +93,7 @@ async def test_a_fleet_of_a_hundred_thousand_outlasts_a_kill(database_url: str, 
         async def beat() -> None:
             while not over.is_set():
                 await send_if_it_lives(server, living)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # sleep: the pace of the pings
 
         async def silent() -> int:
             return int(await database.fetchval("select count(silent_since) from members"))

@@ -216,7 +216,7 @@ async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
     async def beat(whom: list[str]) -> None:
         while True:
             await stage.pings(url, [{"status": "progress", "task": name} for name in whom])
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # sleep: the pace of the pings
 
     await stage.pings(url, [{"status": "progress", "task": name} for name in names])
     living = asyncio.create_task(beat([name for name in names if name not in dead]))
@@ -262,7 +262,7 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
         while True:
             for slug in ("db", *downstreams[:4]):
                 await stage.ping(urls[slug])
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # sleep: the pace of the pings
 
     living = asyncio.create_task(beat())
     try:

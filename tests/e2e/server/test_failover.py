@@ -161,7 +161,7 @@ async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
                 await eventually(lambda: _at_least(jobs, 60))
                 pair.freeze("a")
                 began_s = asyncio.get_running_loop().time()
-                await asyncio.sleep(3)
+                await asyncio.sleep(3)  # sleep: the time until the standby is promoted
                 await pair.promote()
                 known = len(jobs.stored)
                 await eventually(lambda: _at_least(jobs, known + 20), FAILOVER_S_MAX + 10)

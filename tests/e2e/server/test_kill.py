@@ -51,7 +51,7 @@ async def _client(number: int, port: int, keys: list[str], until: float, journal
             if writer is not None:
                 writer.close()
             writer = None
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # sleep: the pause of a client after an error
         await asyncio.sleep(pause)
     if writer is not None:
         writer.close()

@@ -42,7 +42,7 @@ async def _commits_are_slow(pair: Pair, seconds: float) -> None:
     """Each commit waits for a standby that answers once a second."""
     for _ in range(round(seconds)):
         pair.freeze("b")
-        await asyncio.sleep(0.95)
+        await asyncio.sleep(0.95)  # sleep: the time that a commit waits
         pair.thaw("b")
         await asyncio.sleep(0.05)
 

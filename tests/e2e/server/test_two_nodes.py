@@ -92,6 +92,20 @@ async def taken_over_s(connection: asyncpg.Connection, after_term: int) -> float
     return time.monotonic() - began
 
 
+async def more_answers(clients: list[Client], count: int) -> None:
+    """Wait until the clients together have `count` more answers."""
+
+    def total() -> int:
+        return sum(len(client.answers) for client in clients)
+
+    known = total()
+
+    async def reached() -> bool:
+        return total() >= known + count
+
+    await eventually(reached, 60)
+
+
 async def term(connection: asyncpg.Connection) -> int:
     found: int = await connection.fetchval("select term from lease where name = 'keeper'")
     return found
@@ -114,13 +128,13 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
         await eventually(lambda: judges(a))
         for node, other in ((a, b), (b, a)):
             before = await term(observer)
-            await asyncio.sleep(1)
+            await more_answers(clients, 100)
             stopping = asyncio.ensure_future(node.stop())
             assert await taken_over_s(observer, before) < 2
             assert await stopping == 0
             await eventually(partial(judges, other))
             await node.start()
-        await asyncio.sleep(4)
+        await more_answers(clients, 400)
         for client in clients:
             client.stopped = True
         await asyncio.gather(*running)
@@ -231,7 +245,7 @@ async def _two(database_url: str, pooled: bool, *flags: str) -> AsyncIterator[tu
 async def _ping(server: Server, key: str) -> int:
     async with server.session.get(f"/api/v1/heartbeat/{key}") as response:
         if response.status == 503:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # sleep: the pause of a client after a 503
             return await _ping(server, key)
         return response.status
 

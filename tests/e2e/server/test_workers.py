@@ -9,6 +9,7 @@ import aiohttp
 from offbeat_server.config import Settings
 from offbeat_server.runtime.workers import WorkerProcesses
 from tests.support.harness import Server, eventually
+from tests.support.scheduler_node import true
 
 
 async def _monitor(server: Server, slug: str = "job", **definition: object) -> str:
@@ -90,7 +91,7 @@ async def test_a_stop_is_clean(database_url: str) -> None:
                     return
 
         clients = [asyncio.ensure_future(hammer()) for _ in range(4)]
-        await asyncio.sleep(1)
+        await eventually(lambda: true(len(statuses) >= 100))
         stopping = asyncio.ensure_future(server.stop())
 
         async def not_ready() -> bool:

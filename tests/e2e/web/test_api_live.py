@@ -126,15 +126,18 @@ async def test_ten_thousand_definitions_do_not_hold_up_pings(database_url: str) 
                 await asyncio.sleep(0.005)
 
         pinging = asyncio.create_task(keep_pinging())
+        began = monotonic()
         applied = await server.api("POST", "/api/v1/apply", {"monitors": monitors})
+        applied_s = monotonic() - began
         assert applied.body["counts"]["created"] == 10_000
         listed = await server.api("GET", "/api/v1/monitors?limit=1000&status=new")
         assert len(listed.body["items"]) == 1000
         over.set()
         await pinging
         slowest = sorted(took)[-3:]
-        print(f"{len(took)} pings meanwhile, the slowest took {[round(s * 1000) for s in slowest]} ms")
-        assert slowest[-1] < 1.0
+        ms = [round(s * 1000) for s in slowest]
+        print(f"{len(took)} pings in {applied_s:.1f} s of applying, the slowest took {ms} ms")
+        assert slowest[-1] < applied_s / 3, "a ping that waits for the whole file would take as long as that"
 
 
 async def test_fleets_and_durations(database_url: str) -> None:

@@ -97,7 +97,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         async def lives() -> None:  # from now on, however slow this machine is
             while True:
                 await ping(server, url.removeprefix(server.url))
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # sleep: the pace of the pings
 
         job = asyncio.create_task(lives())
         await me.see("#trouble >> text=No monitor is down")

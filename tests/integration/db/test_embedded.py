@@ -108,7 +108,7 @@ async def main():
     postgres = EmbeddedPostgres(Path(sys.argv[1]))
     await postgres.start()
     print(postgres.pid, flush=True)
-    await asyncio.sleep(600)
+    await asyncio.sleep(600)  # sleep: the program that is killed
 
 asyncio.run(main())
 """

@@ -539,7 +539,7 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, http
             async with connected(served) as client:
                 client.send(f"GET {PATH} HTTP/1.1\r\n")
                 for _ in range(3):  # drips do not help
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
                     client.send("A: b\r\n")
                 assert await client.is_closed()
                 assert waited() < 1.8
@@ -548,7 +548,7 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, http
             async with connected(served) as client:
                 client.send(get(PATH, *headers, method="POST") + start)
                 for _ in range(3):
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
                     client.send("x")
                 assert (await client.reply()).status == 408
                 assert waited() < 1.8
@@ -567,7 +567,7 @@ async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, http
                 assert (await client.reply()).status in (200, 404)
                 client.send("GET /hello HTTP/1.1\r\n")
                 for _ in range(5):
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
                     client.send("A: b\r\n")
                 assert await client.is_closed()
                 assert waited() < 4.5

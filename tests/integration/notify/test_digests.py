@@ -215,14 +215,14 @@ async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_na
         await at_work(dispatcher)
         for incident in range(1, 5):
             await flap(world, dispatcher, channel, 8, incident)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # sleep: the pace of the storm
         failed = {"cause": "failed", "reason": "failed with exit code 1", "last_message": "disk full"}
         began = time.time()
         await world.alert(channel, 1, facts={"name": "nightly-backup", **failed}, urgent=True)
         await world.alert(channel, 2, facts={"name": "victim"}, urgent=True)
         for incident in range(5, 9):
             await flap(world, dispatcher, channel, 8, incident)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # sleep: the pace of the storm
         for monitor, name in ((1, "nightly-backup"), (2, "victim")):
             await world.alert(channel, monitor, kind="resolved", facts={"name": name})
         dispatcher.wake()
@@ -252,7 +252,7 @@ async def test_an_alert_about_offbeat_itself_waits_for_no_storm(world: Scene, re
             if storm == 1:
                 await world.alert(channel, None, None, kind="operator", facts=operator, urgent=True)
             dispatcher.wake()
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.25)  # sleep: the pace of the storm
         told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
         assert await world.settled(60) == {"delivered": 201}
     assert told.at - began < 10 and "12 s" in told.json["data"]["text"]
@@ -303,7 +303,7 @@ async def test_nothing_vanishes_while_its_receiver_is_in_trouble(
         for incident in range(1, 4):
             await flap(world, dispatcher, channel, 4, incident)
             await receiver.wait_count(1)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # sleep: the pace of the storm
         receiver.behaviour = Behaviour()
         assert await world.settled(60) == {"delivered": 24}
     taken = [r.json for r in receiver.requests]

@@ -45,7 +45,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
         link.cut(stay=True)
         for _ in range(50):  # five seconds of pings, and no process can take them
             await node.offer(steady)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # sleep: the pace of the pings
         link.mend()
 
         await eventually(lambda: node.offer(steady), 20)
@@ -56,7 +56,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
         assert deaf is not None and deaf["pings"] > 10 and deaf["length"].total_seconds() > 2
         for _ in range(8):  # goes on as before
             await node.ping(steady)
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.25)  # sleep: the pace of the pings
         assert await node.status(steady) == "up" and not await node.incidents()
         await node.is_status(steady, "down", 20)  # and a real silence is one
 

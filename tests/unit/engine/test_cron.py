@@ -121,6 +121,7 @@ def changes(zone):
     return found or [datetime(2026, 3, 29, 1, tzinfo=UTC)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 def test_slots_are_those_of_debians_cron(zone):
     info = ZoneInfo(zone)

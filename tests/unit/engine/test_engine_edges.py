@@ -178,6 +178,7 @@ def test_too_often_ends_with_a_success_that_is_not(scene: Scene) -> None:
     assert scene.status() == "up"
 
 
+@pytest.mark.slow
 def test_a_thousand_open_runs_and_no_more(scene: Scene) -> None:
     scene.monitor()
     for index in range(1_002):

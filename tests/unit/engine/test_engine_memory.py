@@ -3,6 +3,8 @@
 import tracemalloc
 from array import array
 
+import pytest
+
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition
@@ -13,6 +15,7 @@ COUNT = 20_000
 BEGIN = 1_790_000_000 * SECOND
 
 
+@pytest.mark.slow
 def test_what_a_monitor_takes() -> None:
     definition = load_definition('{"every":"130s","grace":"20s"}')
     tracemalloc.start()

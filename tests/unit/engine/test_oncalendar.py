@@ -50,6 +50,7 @@ def test_shorthands_are_those_of_systemd(word):
     assert slots(word) == slots_of_systemd(word)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("zone", "days"),
     [

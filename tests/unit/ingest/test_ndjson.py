@@ -39,6 +39,7 @@ def read(pieces: Iterable[bytes]) -> list[object]:
     return values + list(lines.end())
 
 
+@pytest.mark.slow
 @given(VALUES, STYLES, st.lists(st.integers(0, 10_000), max_size=6))
 @settings(max_examples=400, deadline=None)
 def test_however_it_is_cut(values, style, places):

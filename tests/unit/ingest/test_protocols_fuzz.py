@@ -9,6 +9,7 @@ from urllib.parse import quote_from_bytes
 
 import brotli
 import orjson
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -156,6 +157,7 @@ methods = st.sampled_from(["GET", "HEAD", "POST", "PUT", "X"])
 requests = st.builds(Request, methods, paths, queries, headers, bodies, st.just(0), faults)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(requests)
 @example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "application/json"}, b'{"message":' + b"[" * 999))
@@ -172,6 +174,7 @@ def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> N
     judge_request(dialect, request)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.one_of(names, st.text(max_size=5)), json_values, max_size=6))
 def test_any_parameters_are_a_ping_or_refused(fields: dict[str, Any]) -> None:

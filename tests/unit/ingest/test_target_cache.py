@@ -1,5 +1,6 @@
 """The short way to a ping means what the long one does: the index of common targets, and heads that come again."""
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ targets = st.tuples(
 ).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=1_500, deadline=None)
 @given(targets, st.sampled_from(sorted(METHODS.values())))
 @example(f"/ping/{UUID}/start", "GET")

@@ -23,7 +23,7 @@ from offbeat_server.notify.transport import destination_guard
 from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard
 from offbeat_server.notify.transport.http import Transport
 from tests.support.channels import make_certificate, message
-from tests.support.harness import Behaviour, Receiver
+from tests.support.harness import Behaviour, Receiver, eventually
 
 REFUSED = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 127.1.2.3 168.63.129.16
@@ -176,7 +176,7 @@ async def _drip_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok":
         writer.write(bytes([byte]))
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # sleep: the pace of the drips
 
 
 async def _drip_body_of_failure(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -184,7 +184,7 @@ async def _drip_body_of_failure(reader: asyncio.StreamReader, writer: asyncio.St
     for _ in range(100):
         writer.write(b"x")
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # sleep: the pace of the drips
 
 
 async def _endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -249,9 +249,8 @@ async def test_a_hostile_receiver_costs_one_bounded_attempt(answer: Any) -> None
 
 async def test_a_success_is_one_as_soon_as_its_status_is_there() -> None:
     async with raw_server(_endless_success) as url, transport(allow_private_destinations=True) as out:
-        began = time.monotonic()
+        # The body never ends: who waited for it would end with the time limit, and that is an error.
         assert (await out.post(url, b"{}", {})).status == 200
-        assert time.monotonic() - began < 0.9
 
 
 async def test_tls_that_stalls() -> None:
@@ -326,16 +325,15 @@ async def test_a_name_server_that_is_silent_delays_no_other(monkeypatch: pytest.
 
     def slow(host: str, port: int, family: int) -> list[destination_guard.AddressInfo]:
         if host == "silent.example":
-            time.sleep(3)
+            time.sleep(3)  # sleep: the name server, longer than the time limit
         return real("localhost", port, family)
 
     monkeypatch.setattr(destination_guard, "_look_up", slow)
     async with Receiver() as receiver, transport(allow_private_destinations=True) as out:
         stuck = [asyncio.create_task(failure(out, f"http://silent.example:{9000 + n}/")) for n in range(20)]
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         await out.post(receiver.url.replace("127.0.0.1", "localhost"), b"{}", {})
-        assert time.monotonic() - began < 0.9
+        assert not any(task.done() for task in stuck), "it did not wait for them"
         assert {str(error) for error in await asyncio.gather(*stuck)} == {"no answer within 1 s"}
 
 
@@ -402,5 +400,10 @@ async def test_threads_that_hang_are_given_up_and_do_not_pile_up() -> None:
                 await out.in_thread(time.sleep, 1.5)
         with pytest.raises(DeliveryError, match="taken by ones that hang"):
             await out.in_thread(time.sleep, 0)
-        await asyncio.sleep(1.4)
-        assert await out.in_thread(lambda: 7) == 7
+
+        async def is_free() -> bool:
+            with contextlib.suppress(DeliveryError):
+                return bool(await out.in_thread(lambda: 7) == 7)
+            return False
+
+        await eventually(is_free)
