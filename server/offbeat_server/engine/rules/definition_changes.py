@@ -6,11 +6,13 @@ resolution by hand ends the present expectation; the schedule begins again, with
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
-from offbeat_server.engine.model.monitor import MISSED, Monitor
+from offbeat_server.engine.model.monitor import MISSED, CauseKey, Monitor
 from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
 from offbeat_server.engine.rules.fleets import forget_silent
@@ -145,78 +147,124 @@ def _change_kind(state: EngineState, m: Monitor) -> None:
     clear(state, m, lambda key: True, Resolution.CHANGED)
 
 
+class _NewDue(NamedTuple):
+    """The due time of the schedule after a change of the definition."""
+
+    wanted: Micros  # by the new definition alone, as if it had always held; 0: none
+    due: Micros  # by the rules of a change; 0: none
+    passed: bool  # whether the deadline after `wanted` has passed
+
+
 def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
-    new, now = m.definition, state.now
-    if not m.heard_at:
-        if not _differ(old, new, "first_within"):
-            return
-        due = wanted = m.created_at + new.first_within if new.first_within is not None else 0
-        late = bool(due) and due <= now
-        if late and new.first_within is not None:
-            due = now + new.first_within
-            if old.first_within is not None and m.due > now:  # it was asked for sooner already
-                due = min(due, m.due)
-        m.due = max(due, now + new.grace) if due else min(m.awaited.values()) if m.awaited else 0
-    else:
-        if new.after is not None and new.after == old.after:
-            return  # `redefine` has moved what is awaited; misses stay open until a ping answers them
-        of_calendar = new.cron is not None or new.oncalendar is not None
-        anew = _differ(old, new, *_SCHEDULE) or (of_calendar and _differ(old, new, "timezone"))
-        if not anew and not _differ(old, new, "grace", "after", "strict"):
-            return
-        if new.after is not None:
-            due = wanted = 0
-        elif anew:
-            before = m.due if any(getattr(old, name) for name in _SCHEDULE) else 0
-            wanted, due = due_after(new, 0, m.heard_at), due_when_edited(new, before, m.heard_at, now)
-        else:
-            due = wanted = m.due if any(getattr(new, n) for n in _SCHEDULE) else 0
-        late = bool(wanted) and wanted + new.grace <= now
-        m.due = max(due, now) if due else 0
-    if m.incident is not None and MISSED in m.incident.causes and not late:
+    """Apply S16.1 to S16.8 of docs/semantics.md."""
+    changed = _due_after_pings(state, m, old) if m.heard_at else _due_before_first_ping(state, m, old)
+    if changed is None:
+        return
+    m.due = changed.due
+    if m.incident is None:
+        return
+    if MISSED in m.incident.causes and not changed.passed:  # S16.8
         m.incident.silent = False
         clear(state, m, lambda key: key == MISSED, Resolution.CHANGED)
-    elif m.incident is not None and m.incident.silent:
-        m.due = wanted
+    elif m.incident.silent:
+        m.due = changed.wanted
+
+
+def _due_before_first_ping(state: EngineState, m: Monitor, old: Definition) -> _NewDue | None:
+    """Apply S16.7. Return None if nothing changes."""
+    new, now = m.definition, state.now
+    if not _differ(old, new, "first_within"):
+        return None
+    if new.first_within is None:
+        return _NewDue(0, _first_awaited(m), passed=False)
+    wanted = due = m.created_at + new.first_within
+    passed = wanted <= now
+    if passed:
+        due = now + new.first_within
+        if old.first_within is not None and m.due > now:  # the previous due time, if it is sooner
+            due = min(due, m.due)
+    return _NewDue(wanted, max(due, now + new.grace), passed)
+
+
+def _due_after_pings(state: EngineState, m: Monitor, old: Definition) -> _NewDue | None:
+    """Apply S16.1 to S16.6. Return None if nothing changes."""
+    new, now = m.definition, state.now
+    if new.after is not None:
+        # S16.5: `redefine` has moved awaited runs; misses stay open until a ping answers them. S16.6: nothing is due.
+        return None if new.after == old.after else _NewDue(0, 0, passed=False)
+    other_schedule = _differ(old, new, *_SCHEDULE) or (_has_calendar(new) and _differ(old, new, "timezone"))
+    if not other_schedule and not _differ(old, new, "grace", "after", "strict"):
+        return None
+    if other_schedule:  # S16.1 to S16.4
+        previous = m.due if _has_schedule(old) else 0
+        wanted, due = due_after(new, 0, m.heard_at), due_when_edited(new, previous, m.heard_at, now)
+    else:  # S16.5
+        wanted = due = m.due if _has_schedule(new) else 0
+    passed = bool(wanted) and wanted + new.grace <= now
+    return _NewDue(wanted, max(due, now) if due else 0, passed)
+
+
+def _has_schedule(definition: Definition) -> bool:
+    return any(getattr(definition, name) for name in _SCHEDULE)
+
+
+def _has_calendar(definition: Definition) -> bool:
+    return definition.cron is not None or definition.oncalendar is not None
+
+
+def _first_awaited(m: Monitor) -> Micros:
+    return min(m.awaited.values()) if m.awaited else 0
 
 
 def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
-    """A limit was changed: what no limit upholds any more is taken back, and pieces may be complete by now."""
-    definition = m.definition
-    marks = {(each.kind, each.stage) for each in run.limits(definition, judged=True) if _is_over(state, m, each)}
-    run.broken &= marks
-    stalled = False
+    """Apply S16.10 to S16.12 of docs/semantics.md to an open run."""
+    run.broken &= {
+        (each.kind, each.stage) for each in run.limits(m.definition, judged=True) if _is_over(state, m, each)
+    }
+    stalled = _keep_stalled_tasks(state, m, run)
+    if run.hung is not None and not run.broken and not stalled:
+        run.hung, run.hung_by = None, ""
+        state.record_run(m, run)
+    _reevaluate_tasks(state, m, run)
+    clear(state, m, lambda key: _has_lost_its_reason(run, key, stalled), Resolution.CHANGED)
+    for stage in [stage for stage in run.tasks if stage and run.group_complete(m.definition, stage)]:
+        end_stage(state, m, run, stage)
+    end_if_complete(state, m, run)
+
+
+def _keep_stalled_tasks(state: EngineState, m: Monitor, run: Run) -> bool:
+    """Keep only the tasks that are stalled by the new `stall_for`. Return whether there are any."""
+    stall_for = m.definition.stall_for
+    any_left = False
     for group in run.tasks.values():
-        stall_for = definition.stall_for
         kept = [
             name
             for name in group.stalled or ()
             if stall_for is not None and group.counts and group.counts[name].at + stall_for <= state.now
         ]
         group.stalled = dict.fromkeys(kept) or None
-        stalled = stalled or bool(kept)
-    if run.hung is not None and not run.broken and not stalled:
-        run.hung, run.hung_by = None, ""
-        state.record_run(m, run)
+        any_left = any_left or bool(kept)
+    return any_left
+
+
+def _reevaluate_tasks(state: EngineState, m: Monitor, run: Run) -> None:
+    """Set or drop the faults of the run's tasks, by the number of failures that the new definition tolerates."""
     for stage, group in run.tasks.items():
-        tasks, fault = tasks_of(definition, stage), ("tasks", stage)
+        tasks, fault = tasks_of(m.definition, stage), ("tasks", stage)
         if not group.too_many_failed(tasks):
             drop_fault(state, m, run, fault)
         elif fault not in run.faults:  # it fails by the new definition, but a tolerated failure counts against no run
             set_fault(state, m, run, fault, reasons.tasks_failed(group, tasks, stage, run))
 
-    def is_taken_back(key: tuple[str, int, str]) -> bool:
-        kind, number, stage = key
-        if number != run.number or kind not in (CauseKind.HUNG, CauseKind.STAGE, CauseKind.TASKS):
-            return False
-        if kind == CauseKind.HUNG:
-            return not stalled and not run.broken & _HUNG
-        return (kind, stage) not in run.broken and (kind, stage) not in run.faults
 
-    clear(state, m, is_taken_back, Resolution.CHANGED)
-    for stage in [stage for stage in run.tasks if stage and run.group_complete(definition, stage)]:
-        end_stage(state, m, run, stage)
-    end_if_complete(state, m, run)
+def _has_lost_its_reason(run: Run, key: CauseKey, stalled: bool) -> bool:
+    """Whether a cause of this run has no broken limit and no fault any more (S16.11)."""
+    kind, number, stage = key
+    if number != run.number or kind not in (CauseKind.HUNG, CauseKind.STAGE, CauseKind.TASKS):
+        return False
+    if kind == CauseKind.HUNG:
+        return not stalled and not run.broken & _HUNG
+    return (kind, stage) not in run.broken and (kind, stage) not in run.faults
 
 
 def _is_over(state: EngineState, m: Monitor, limit: Limit) -> bool:
