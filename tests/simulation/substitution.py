@@ -34,6 +34,8 @@ TIMED = (
     "offbeat_server.ingest.log_writer.writer",
     "offbeat_server.common.service",
     "offbeat_server.notify.dispatcher",
+    "offbeat_server.notify.delivery_round",
+    "offbeat_server.notify.channel_queues",
     "offbeat_server.notify.attempts",
 )
 # Slices, cuts and second reads happen with few rows.
@@ -89,9 +91,9 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         patch.setattr("offbeat_server.scheduler.scheduler.gc_frozen", nullcontext)
         for name, seconds in SHORT.items():
             patch.setattr(name, seconds)
-        for module in ("dispatcher", "digests", "channel_queue"):
+        for module in ("digests", "channel_queue"):
             patch.setattr(f"offbeat_server.notify.{module}.BURST_MAX", BURST, raising=True)
-        for module in ("dispatcher", "digests"):
+        for module in ("delivery_round", "digests"):
             patch.setattr(f"offbeat_server.notify.{module}.DIGEST_LEAST", BURST + 1)
         for module in ("message_builder", "digests"):
             patch.setattr(f"offbeat_server.notify.{module}.MONITORS_NAMED_MAX", NAMED)

@@ -137,6 +137,14 @@ class ChannelQueue:
             return SendPlan(urgent, 0, again)
         return SendPlan(urgent, min(fresh, room - (digest == "over")), again, digest)
 
+    def plan_singles(self, now: float, waiting: Due) -> SendPlan:
+        """Plan alerts one by one although enough wait for a digest.
+
+        So it is if no digest takes them: recoveries of a service that keeps incidents, alerts to operators.
+        """
+        few = Due(waiting.lane, min(waiting.urgent, BURST_MAX), 0, BURST_MAX, 0, waiting.again)
+        return self.plan(now, few)
+
     def _first(self, now: float, waiting: Due) -> tuple[int, int, Literal["", "all", "rest", "over"]]:
         """Which first attempts may go, if there is room: urgent alerts, others, a digest."""
         if self.combines:  # what is over goes with the next digest

@@ -140,8 +140,9 @@ async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> 
             return [(await world.row(id))["state"] for id in (old, poison)] == ["expired", "dead"]
 
         await eventually(both_are_settled, 20)
-        lane = dispatcher._lanes[channel]
-        assert lane.circuit_open and not lane.known_good and channel not in dispatcher._proven
+        lane = dispatcher.queues.find(channel)
+        assert lane is not None and lane.circuit_open and not lane.known_good
+        assert not dispatcher.queues.is_known_good(channel)
 
 
 @pytest.mark.quick
