@@ -22,7 +22,7 @@ def corpus(name: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_corpus_holds(name):
+def test_the_corpus_holds(name: str) -> None:
     for data in [b"", *corpus(name)]:
         TARGETS[name](data)
 
@@ -48,7 +48,7 @@ def _piece(seed: bytes) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_lies_around_it_holds(name):
+def test_what_lies_around_it_holds(name: str) -> None:
     @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(near(corpus(name)))
     def check(data: bytes) -> None:
