@@ -35,7 +35,7 @@ from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.sentry.envelope import open_envelope
 from offbeat_server.ingest.protocols.urlencoded import read_pairs
 from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_channel
-from offbeat_server.services.config_apply import Estate
+from offbeat_server.services.config_apply import ConfigFile
 from offbeat_server.services.documents import MonitorBody
 from offbeat_server.web.framework import pagination
 from offbeat_server.web.framework.problems import ApiError
@@ -233,7 +233,7 @@ def config(data: bytes) -> None:
     _FILE.write_bytes(data)
     try:
         value = read_config(_FILE)
-        validate(Estate, value)
+        validate(ConfigFile, value)
     except (SettingsError, ApiError):
         pass
 

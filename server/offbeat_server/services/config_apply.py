@@ -59,7 +59,7 @@ def _read_items(value: Any) -> Any:
 Items = Annotated[Any, BeforeValidator(_read_items)]
 
 
-class Estate(BaseModel):
+class ConfigFile(BaseModel):
     """A file. Each part is a list with slugs, or maps slugs to the rest; a part that is missing is left alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,7 +80,7 @@ class Estate(BaseModel):
     )
 
 
-class ApplyBody(Estate):
+class ApplyBody(ConfigFile):
     """A file, and how to apply it."""
 
     dry_run: bool = Field(False, description="Say what would change, and change nothing.")
@@ -201,10 +201,10 @@ async def _apply(context: Context, command: ApplyConfig, actor: str) -> Applied:
 async def apply_file(context: Context, path: Path) -> Applied:
     """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
     try:
-        body = ApplyBody(**Estate.model_validate(read_config(path)).model_dump(exclude_unset=True))
+        body = ApplyBody(**ConfigFile.model_validate(read_config(path)).model_dump(exclude_unset=True))
         return await apply(context, ApplyConfig(body, may_generate=False), "config")
     except ValidationError as error:
-        problems = problems_of(error, model=Estate)
+        problems = problems_of(error, model=ConfigFile)
     except DefinitionError as error:
         problems = error.problems
     raise SettingsError("\n  ".join([f"{path}: nothing was changed", *(f"{p.field}: {p.reason}" for p in problems)]))

@@ -183,7 +183,7 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
         await me.page.wait_for_url("**/sign-in")
 
 
-async def _estate(server: Server) -> tuple[str, ...]:
+async def _large_installation(server: Server) -> tuple[str, ...]:
     """Something of everything, in trouble and not; the addresses of all pages."""
     path = await made(
         server,
@@ -223,7 +223,7 @@ async def _with_everything_open(me: Person) -> None:
 
 @pytest.mark.slow
 async def test_every_page_is_accessible_and_fits_a_telephone(server: Server, browser: Browser) -> None:
-    pages = await _estate(server)
+    pages = await _large_installation(server)
     async with person(browser, server, PHONE, color_scheme="light") as me:
         for path in pages:
             await me.go(path)
