@@ -11,22 +11,26 @@ as strict as that one by construction, and pays for nothing that a ping does not
 import asyncio
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from aiohttp import web
+
+from offbeat_server.common.clock import monotonic
+from offbeat_server.config import Settings
 from offbeat_server.ingest.http import response
-from offbeat_server.ingest.http.bodies import BYTES_PER_S_MIN
-from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, Headers, RequestHead
+from offbeat_server.ingest.http.bodies import BYTES_PER_S_MIN, BodyBudget
+from offbeat_server.ingest.http.client_address import ClientAddresses
+from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, HeaderCache, Headers, RequestHead
 from offbeat_server.ingest.http.target_cache import METHODS, lookup_target
 from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER
 from offbeat_server.ingest.log_writer.backlog import unavailable
+from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.answers import answer_of
 from offbeat_server.ingest.protocols.base import OK, Dialect, Outcome, Rejection, Request
 from offbeat_server.ingest.protocols.registry import one_slash
-
-if TYPE_CHECKING:
-    from offbeat_server.ingest.http.listener import FastListener
+from offbeat_server.observability.metrics import Metrics
 
 PIPELINE_MAX = 32
 WRITE_BUFFER_BYTES = 16_384
@@ -37,6 +41,58 @@ _unencoded_target = re.compile(rb"/[!-\"$->@-~\x80-\xff]*(?:\?[\t -\"$-~\x80-\xf
 _unencoded = re.compile(rb"[\t \x80-\xff]").search
 _encode = partial(re.compile(rb"[\t \x80-\xff]").sub, lambda found: b"%%%02X" % ord(found[0]))
 _bare_newline = re.compile(rb"(?<!\r)\n").search
+
+
+class ConnectionContext:
+    """All that connections share: the parts of the server that they use, and the state of the listener.
+
+    `admit`, `release` and `hand_over` are the listener's: whether there is room for a connection, that it has closed,
+    and a protocol of aiohttp for it. The listener updates `now_s` (a coarse clock), `date` (the header line), `ok` (of
+    the dialects that answer every committed ping alike) and `draining`.
+    """
+
+    __slots__ = (
+        "admit",
+        "bodies",
+        "date",
+        "draining",
+        "endings",
+        "fast",
+        "hand_over",
+        "metrics",
+        "now_s",
+        "ok",
+        "pipeline",
+        "release",
+        "route",
+        "settings",
+        "sources",
+        "write_again",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        pipeline: PingPipeline,
+        sources: ClientAddresses,
+        bodies: BodyBudget,
+        route: Callable[[str, str], Dialect | None],
+        *,
+        admit: "Callable[[Connection], bool]",
+        release: "Callable[[Connection], None]",
+        hand_over: "Callable[[Connection], web.RequestHandler]",
+    ) -> None:
+        self.settings, self.metrics, self.pipeline = settings, metrics, pipeline
+        self.sources, self.bodies, self.route = sources, bodies, route
+        self.admit, self.release, self.hand_over = admit, release, hand_over
+        self.fast = settings.http_server == "fast"
+        self.draining = False
+        self.now_s = monotonic()
+        self.date = b""
+        self.ok: dict[Dialect, bytes] = {}
+        self.endings = HeaderCache()
+        self.write_again = response.Rewriter()
 
 
 class PendingResponse:
@@ -57,27 +113,27 @@ class PendingResponse:
     def settle(self, outcome: Outcome | Rejection) -> None:
         """The answer is known; it goes out when it is its turn."""
         connection = self.connection
-        door = connection.listener
+        context = connection.context
         if connection.transport is None or connection.closing:
             return
-        if door.draining and connection.tickets[-1] is self:
+        if context.draining and connection.tickets[-1] is self:
             self.keep = response.CLOSE
-        ok = door.ok.get(self.dialect) if outcome is OK and not (self.keep or self.head) else None
+        ok = context.ok.get(self.dialect) if outcome is OK and not (self.keep or self.head) else None
         if ok is not None:
             self.answer = ok
         else:
             request = self.request or NO_REQUEST
             answer = answer_of(self.dialect, outcome, request)
             if answer.status >= 400:
-                door.metrics.failed(answer.status)
-            write = door.write_again if outcome is OK else response.write_answer
-            self.answer = write(answer, door.date, self.keep, head=self.head)
+                context.metrics.failed(answer.status)
+            write = context.write_again if outcome is OK else response.write_answer
+            self.answer = write(answer, context.date, self.keep, head=self.head)
         if connection.tickets[0] is self:
             connection.flush()
 
 
 class Connection(asyncio.Protocol):
-    """See the module. `since_s` is when its present state began, by the door's coarse clock."""
+    """See the module. `since_s` is when its present state began, by the coarse clock of the context."""
 
     __slots__ = (
         "_body",
@@ -90,7 +146,7 @@ class Connection(asyncio.Protocol):
         "_request",
         "_rest",
         "closing",
-        "listener",
+        "context",
         "peer",
         "since_s",
         "tickets",
@@ -98,14 +154,14 @@ class Connection(asyncio.Protocol):
         "writing_paused",
     )
 
-    def __init__(self, door: "FastListener") -> None:
-        self.listener = door
+    def __init__(self, context: ConnectionContext) -> None:
+        self.context = context
         self.transport: asyncio.Transport | None = None
         self.tickets: deque[PendingResponse] = deque()
         self.closing = False
         self.writing_paused = False
-        self.since_s = door.now_s
-        self._head = RequestHead(door.endings)
+        self.since_s = context.now_s
+        self._head = RequestHead(context.endings)
         self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
         self._body: list[bytes] = []
         self._last = False  # nothing is read after the present request
@@ -117,15 +173,15 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = self.listener.sources.peer(transport.get_extra_info("peername"))
-        if not self.listener.admit(self):
+        self.peer = self.context.sources.peer(transport.get_extra_info("peername"))
+        if not self.context.admit(self):
             self.transport.abort()
             return
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.listener.release(self)
+        self.context.release(self)
         self._free_body()
         self._rest = b""
         self.tickets.clear()
@@ -137,7 +193,7 @@ class Connection(asyncio.Protocol):
             data = self._rest + data
             self._rest = b""
         elif not (self.tickets or self._head.body_left):
-            self.since_s = self.listener.now_s
+            self.since_s = self.context.now_s
         if self._paused:
             self._rest = data
         else:
@@ -150,7 +206,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
-        self.since_s = self.listener.now_s
+        self.since_s = self.context.now_s
         self._pause()
 
     def resume_writing(self) -> None:
@@ -183,8 +239,8 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, raw: bytes) -> bool:
         """Whether it is for us; then its ticket is made, or its body awaited."""
-        door, head = self.listener, self._head
-        if not door.fast:
+        context, head = self.context, self._head
+        if not context.fast:
             return False
         target = head.match_cached(raw)
         if target is None and not head.read(raw):
@@ -201,11 +257,11 @@ class Connection(asyncio.Protocol):
             if trusted:
                 source = self._client(Headers(head.headers))
             ticket = self._ticket(said.dialect, None, method)
-            door.pipeline.accept_plain(said, key, slug, method, source, ticket)
+            context.pipeline.accept_plain(said, key, slug, method, source, ticket)
             return True
         if target is not None and not (head.set_target(target) or head.read(raw)):
             return False
-        if head.body_left and (head.body_left > door.settings.body_bytes_max or b"content-encoding" in head.headers):
+        if head.body_left and (head.body_left > context.settings.body_bytes_max or b"content-encoding" in head.headers):
             return False
         return self._take_head()
 
@@ -227,7 +283,7 @@ class Connection(asyncio.Protocol):
         ):
             return raw
         path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
-        if self.listener.route(one_slash(path), query) is None:
+        if self.context.route(one_slash(path), query) is None:
             return raw
         return b"%b %b %b%b%b" % (method, _encode(target), version, end, rest)
 
@@ -237,13 +293,13 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if "//" in path:
             path = one_slash(path)
-        dialect = self.listener.route(path, query)
+        dialect = self.context.route(path, query)
         if dialect is None:
             return False
         self._request = Request(head.method.decode(), path, query, Headers(head.headers), b"")
         self._dialect = dialect
         if head.body_left:
-            self.since_s = self.listener.now_s
+            self.since_s = self.context.now_s
         else:
             self._take(b"")
         return True
@@ -255,7 +311,7 @@ class Connection(asyncio.Protocol):
             self._head.feed_body(piece)
             self._take(piece)
             return start + len(piece)
-        if not self.listener.bodies.grow(len(piece)):
+        if not self.context.bodies.grow(len(piece)):
             self._refuse(unavailable())
             return len(data)
         self._head.feed_body(piece)
@@ -271,11 +327,11 @@ class Connection(asyncio.Protocol):
         request = Request(method, path, query, headers, body, 0, fault) if body else self._request  # half of `_replace`
         ticket = self._ticket(self._dialect, request, request.method)
         source = self._client(request.headers) if self.peer.trusted else self.peer.source
-        self.listener.pipeline.accept(self._dialect, request, source, ticket)
+        self.context.pipeline.accept(self._dialect, request, source, ticket)
 
     def _client(self, headers: Mapping[str, str]) -> bytes | None:
         """Who asks through a proxy."""
-        return self.listener.sources.client(self.peer, headers.get("x-forwarded-for")).source
+        return self.context.sources.client(self.peer, headers.get("x-forwarded-for")).source
 
     def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
         """The place of this request's answer; after one that closes nothing more is read."""
@@ -301,7 +357,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         if not tickets:
-            self.since_s = self.listener.now_s
+            self.since_s = self.context.now_s
         if self._paused:
             self._go_on()
         if self._eof and not tickets:
@@ -309,10 +365,10 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Called now and then by the door: close what has been waited for too long."""
-        transport, settings = self.transport, self.listener.settings
+        transport, settings = self.transport, self.context.settings
         if transport is None:
             return
-        waited_s = self.listener.now_s - self.since_s
+        waited_s = self.context.now_s - self.since_s
         if self.closing or self.writing_paused:
             if waited_s > settings.idle_timeout:
                 transport.abort()  # it does not take its answers
@@ -334,7 +390,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self.closing:
             return
         self.closing = self._last = True
-        self.since_s = self.listener.now_s
+        self.since_s = self.context.now_s
         self.tickets.clear()
         self.transport.close()
 
@@ -355,7 +411,7 @@ class Connection(asyncio.Protocol):
         self._take(body)
 
     def _free_body(self) -> None:
-        self.listener.bodies.shrink(sum(map(len, self._body)))
+        self.context.bodies.shrink(sum(map(len, self._body)))
         self._body = []
 
     def _pause(self) -> None:
@@ -387,11 +443,11 @@ class Connection(asyncio.Protocol):
             self._rest = data
             self._pause()
             return
-        if self.listener.draining:
+        if self.context.draining:
             self._close()  # aiohttp is closing too
             return
         paused, self.transport, self._rest, self._last = self._paused, None, b"", True
-        handler = self.listener.hand_over(self)
+        handler = self.context.hand_over(self)
         transport.set_write_buffer_limits()
         transport.set_protocol(handler)
         handler.connection_made(transport)

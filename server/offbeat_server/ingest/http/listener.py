@@ -17,10 +17,9 @@ from offbeat_server.config import Settings
 from offbeat_server.ingest.http import response, target_cache
 from offbeat_server.ingest.http.bodies import BodyBudget
 from offbeat_server.ingest.http.client_address import ClientAddresses
-from offbeat_server.ingest.http.connection import NO_REQUEST, Connection
+from offbeat_server.ingest.http.connection import NO_REQUEST, Connection, ConnectionContext
 from offbeat_server.ingest.http.connection_limits import ConnectionLimiter
 from offbeat_server.ingest.http.handed_over import HandedOverConnections
-from offbeat_server.ingest.http.request_head import HeaderCache
 from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.base import OK, Dialect
 from offbeat_server.observability.metrics import Metrics
@@ -51,22 +50,19 @@ class FastListener(Service):
         listen_on: socket.socket | None = None,
     ) -> None:
         super().__init__()
-        self.settings, self.metrics, self.pipeline, self.sources, self.bodies = (
+        self._settings = settings
+        self.port = 0  # where it listens, once it does
+        self._context = ConnectionContext(
             settings,
             metrics,
             pipeline,
             sources,
             bodies,
+            route,
+            admit=self._admit,
+            release=self._release,
+            hand_over=self._hand_over,
         )
-        self.route = route
-        self.fast = settings.http_server == "fast"
-        self.draining = False
-        self.port = 0  # where it listens, once it does
-        self.now_s = monotonic()
-        self.date = b""
-        self.ok: dict[Dialect, bytes] = {}  # of the dialects that answer every committed ping alike
-        self.endings = HeaderCache()
-        self.write_again = response.Rewriter()
         self._clock = clock
         self._server = server
         self._handed_over = HandedOverConnections(settings.idle_timeout)
@@ -90,7 +86,7 @@ class FastListener(Service):
             self._listening = await loop.create_server(self._made, sock=self._listen_on, backlog=BACKLOG)
         else:
             self._listening = await loop.create_server(
-                self._made, self.settings.host, self.settings.port, backlog=BACKLOG, reuse_address=True
+                self._made, self._settings.host, self._settings.port, backlog=BACKLOG, reuse_address=True
             )
         self.port = int(self._listening.sockets[0].getsockname()[1])
         self.spawn(self._keep_time(), "clock")
@@ -99,11 +95,11 @@ class FastListener(Service):
         """Accept nobody, answer those who have asked, close the rest."""
         if self._listening is not None:
             self._listening.close()
-        self.draining = True
+        self._context.draining = True
         for connection in list(self._open):
             connection.drain()
         try:
-            async with asyncio.timeout(self.settings.stop_timeout * STOP_SHARE):
+            async with asyncio.timeout(self._settings.stop_timeout * STOP_SHARE):
                 while self._open:
                     self._closed.clear()
                     await self._closed.wait()
@@ -114,20 +110,20 @@ class FastListener(Service):
                     connection.transport.abort()
         await super().stop()
 
-    def admit(self, connection: Connection) -> bool:
+    def _admit(self, connection: Connection) -> bool:
         """Whether there is room for one more."""
-        if self.draining or not self.connection_limiter.open(connection.peer):
+        if self._context.draining or not self.connection_limiter.open(connection.peer):
             return False
         self._open.add(connection)
         return True
 
-    def release(self, connection: Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         """It is closed."""
         if connection in self._open:
             self.connection_limiter.release((connection.peer,))
             self._leave(connection)
 
-    def hand_over(self, connection: Connection) -> web.RequestHandler:
+    def _hand_over(self, connection: Connection) -> web.RequestHandler:
         """A protocol of aiohttp for a connection that does not ping."""
         self._leave(connection)
         handler = self._server()
@@ -136,11 +132,11 @@ class FastListener(Service):
 
     def _leave(self, connection: Connection) -> None:
         self._open.discard(connection)
-        if self.draining:
+        if self._context.draining:
             self._closed.set()
 
     def _made(self) -> Connection:
-        return Connection(self)
+        return Connection(self._context)
 
     async def _keep_time(self) -> None:
         while True:
@@ -150,14 +146,15 @@ class FastListener(Service):
                 connection.expire()
 
     def _tick(self) -> None:
-        last_s, self.now_s = self.now_s, monotonic()
+        context = self._context
+        last_s, context.now_s = context.now_s, monotonic()
         if self._turned_away != (turned_away := self.connection_limiter.refused["full"]):
             self._turned_away = turned_away
-            self.pipeline.record_refusal_time(self.now_s - last_s)
-        self.connection_limiter.release(self._handed_over.sweep(self.now_s))
-        self.date = response.date_line(self._clock)
-        self.write_again.forget()
-        self.ok = {
-            dialect: response.write_answer(dialect.answer(OK, NO_REQUEST), self.date, b"", head=False)
+            context.pipeline.record_refusal_time(context.now_s - last_s)
+        self.connection_limiter.release(self._handed_over.sweep(context.now_s))
+        context.date = response.date_line(self._clock)
+        context.write_again.forget()
+        context.ok = {
+            dialect: response.write_answer(dialect.answer(OK, NO_REQUEST), context.date, b"", head=False)
             for dialect in target_cache.DIALECTS
         }
