@@ -2,11 +2,11 @@
 
 import sys
 
-from docs.generate import FOLDER, PAGES
+from docs.generate import FOLDER, PAGES, text_of
 
 if sys.argv[1:] == ["--check"]:
-    if stale := [name for name, page in PAGES.items() if (FOLDER / name).read_text() != page()]:
+    if stale := [name for name in PAGES if (FOLDER / name).read_text() != text_of(name)]:
         sys.exit(f"docs/reference: not what the code generates: {', '.join(stale)}; run: python -m docs.generate")
 else:
-    for name, page in PAGES.items():
-        (FOLDER / name).write_text(page())
+    for name in PAGES:
+        (FOLDER / name).write_text(text_of(name))

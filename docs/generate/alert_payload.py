@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from docs.generate.markdown import GENERATED, Schema, answer_fields, described, table, type_of, words
+from docs.generate.markdown import Schema, answer_fields, described, table, type_of, words
 from offbeat_server.notify.payload_schema import SENT, body_name, webhook_schema
 from offbeat_server.notify.template import _FILTERS, _MADE
 
@@ -35,8 +35,7 @@ def page() -> str:
     others = [name for name in parts if name not in SENT and name not in map(body_name, SENT)]
     types = "\n".join(_type(name, parts[name]) for name in others)
     made = [(f"`{{{{{name}}}}}`", described(name, MADE.get(name))) for name in _MADE]
-    return f"""{GENERATED}
-# Alert payload
+    return f"""# Alert payload
 
 A [webhook channel](channels.md#webhook) without a template sends this JSON. The JSON Schema is the file
 [alert-payload.schema.json](alert-payload.schema.json), and the server has it at `/api/v1/schemas/alert-payload`.

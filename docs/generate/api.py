@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from docs.generate.markdown import GENERATED, Missing, Schema, answer_fields, described, fields, table, type_of
+from docs.generate.markdown import Missing, Schema, answer_fields, described, fields, table, type_of
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.notify.payload_schema import webhook_schema
@@ -57,8 +57,7 @@ def page() -> str:
     routes = "\n".join(f"## {title}\n\n{''.join(texts)}" for title, texts in sections.items())
     schemas = doc["components"]["schemas"]
     types = _types(schemas)
-    return f"""{GENERATED}
-# HTTP API
+    return f"""# HTTP API
 
 Programs manage Offbeat by `{ROOT}`. The server describes it in `{ROOT}/openapi.json` (OpenAPI 3.1). Pings have
 [addresses of their own](pings.md). [Monitoring Offbeat](../operations/monitoring.md) has `/livez`, `/readyz` and

@@ -1,6 +1,6 @@
 """The page of channel kinds, from the models that validate channels."""
 
-from docs.generate.markdown import GENERATED, Missing, described, fields, number, words
+from docs.generate.markdown import Missing, described, fields, number, words
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channels.registry import KINDS
 
@@ -57,8 +57,7 @@ def page() -> str:
     if list(ABOUT) != list(KINDS):
         raise Missing(f"ABOUT must have each kind: {set(ABOUT) ^ set(KINDS)}")
     common = Channel.model_json_schema(mode="validation")
-    return f"""{GENERATED}
-# Channels
+    return f"""# Channels
 
 A channel sends alerts to people or programs. It has a kind, the fields of that kind, and the fields of all kinds.
 [Semantics](../semantics.md#sending) says when alerts are sent, combined and repeated.

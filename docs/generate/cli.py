@@ -2,7 +2,7 @@
 
 import click
 
-from docs.generate.markdown import GENERATED, described, table
+from docs.generate.markdown import described, table
 from offbeat.cli import cli
 from offbeat.exec import EXEC_HELP, PING_HELP
 
@@ -13,8 +13,7 @@ def page() -> str:
     """The page."""
     context = click.Context(cli, info_name="offbeat")
     sections = "\n".join(_command(name, context) for name in cli.list_commands(context))
-    return f"""{GENERATED}
-# Command line
+    return f"""# Command line
 
 One command, `offbeat`, with subcommands. `serve`, `import` and `doctor` are part of the package `offbeat-server`, all
 others of the package `offbeat`. `offbeat exec` and `offbeat ping` need nothing but Python; the commands that manage a

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from docs.generate.markdown import GENERATED, number, table
+from docs.generate.markdown import number, table
 from offbeat import exec as client_exec
 from offbeat_server.config import Settings
 from offbeat_server.engine.model import definition, fleet, ping, run, runs
@@ -264,8 +264,7 @@ SECTIONS = {
 def page() -> str:
     """The page."""
     sections = "\n".join(f"## {title}\n\n{table(HEAD, rows)}" for title, rows in SECTIONS.items())
-    return f"""{GENERATED}
-# Limits
+    return f"""# Limits
 
 Every queue, body, cache and wait has a limit. A limit that is a setting can be changed ([Settings](settings.md)); the
 others are constants. [The web pages](../pages.md#limits) lists further limits of the pages.

@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Histogram, Info
 
-from docs.generate.markdown import GENERATED, described, table, words
+from docs.generate.markdown import described, table, words
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.observability.metrics import READINGS, Metrics, MetricSpec
 
@@ -12,8 +12,7 @@ SUFFIXES = {"counter": "_total", "info": "_info"}
 
 def page() -> str:
     """The page."""
-    return f"""{GENERATED}
-# Metrics
+    return f"""# Metrics
 
 `/metrics` serves them in the format of Prometheus. Names begin with `offbeat_`. Times are in seconds, sizes in bytes.
 A timestamp is in seconds since 1970. No series has a label per monitor. Every value of a label exists from the start.

@@ -1,6 +1,6 @@
 """The page of a monitor's fields, from the model that validates them."""
 
-from docs.generate.markdown import GENERATED, Missing, Schema, fields
+from docs.generate.markdown import Missing, Schema, fields
 from offbeat_server.engine.model import definition
 from offbeat_server.services.documents import KeyBody, ListedMonitor
 from offbeat_server.web.framework.openapi import WireDefaults
@@ -52,8 +52,7 @@ def page() -> str:
         + fields(model.model_json_schema(mode="validation", schema_generator=WireDefaults), LINKS)
         for model in (*TYPES, KeyBody)
     )
-    return f"""{GENERATED}
-# Monitor fields
+    return f"""# Monitor fields
 
 These are the fields of a monitor in a file for `offbeat apply`, in the [HTTP API](api.md) and in the form of the web
 pages. [Semantics](../semantics.md) defines what they do. In a file, the slug is the key of the entry:

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from docs.generate.markdown import GENERATED, Missing, table, words
+from docs.generate.markdown import Missing, table, words
 from offbeat_server.engine.model.ping import SIGNALS
 from offbeat_server.ingest.http.content_codings import ACCEPTED
 from offbeat_server.ingest.protocols import answers, cronitor, gatus, outcome, registry, uptime_kuma
@@ -162,8 +162,7 @@ def page() -> str:
     signals = table(("signal", "meaning"), ((f"`{name}`", SIGNALS_MEAN[name]) for name in SIGNALS))
     native = [(f"`{_name(field)}`", _names(field), text) for field, text in NATIVE.items()]
     spoken = [(f"`{signal}`", words(text.split(), "and")) for signal, text in outcome._WORDS.items()]
-    return f"""{GENERATED}
-# Pings
+    return f"""# Pings
 
 A ping is an HTTP request. The answer 200 (202 for Dead Man's Snitch and Sentry's cron address) means that the ping is
 committed in Postgres. Any other answer, or none, means that it may or may not be stored: send it again.

@@ -6,7 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from docs.generate.markdown import GENERATED, code, described, number, table, words
+from docs.generate.markdown import code, described, number, table, words
 from offbeat.cli.settings import VARIABLES_OF_JOBS, ClientSettings
 from offbeat_server.config import FORMER_NAMES, SECRETS, Settings
 
@@ -41,8 +41,7 @@ def page() -> str:
         for name in ClientSettings._fields
     ]
     jobs = [(f"`{_variable(name)}`", described(name, OF_JOBS.get(name))) for name in VARIABLES_OF_JOBS]
-    return f"""{GENERATED}
-# Settings
+    return f"""# Settings
 
 `offbeat serve` reads each setting from its flag, else from the variable of the same name, else it uses the default.
 `--keep-days` and `OFFBEAT_KEEP_DAYS` are the same setting.
