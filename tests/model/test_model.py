@@ -503,7 +503,7 @@ def outcome_of_engine(driver: Driver) -> dict[str, Any]:
     """The scheduler's tables, and the engine's state of open runs and incidents."""
     return {
         "monitors": {
-            m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.definition) else 0}
+            m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.definition) else None}
             for m in driver.engine.monitors.values()
         },
         "runs": {
@@ -528,7 +528,7 @@ def outcome_of_model(model: Model) -> dict[str, Any]:
     everybody = [*model.monitors.values(), *model.gone.values()]
     return {
         "monitors": {
-            m.id: {"status": m.status, "since": m.since, "due": m.due if _has_due(m.d) else 0}
+            m.id: {"status": m.status, "since": m.since, "due": (m.due or None) if _has_due(m.d) else None}
             for m in model.monitors.values()
         },
         "runs": {

@@ -370,11 +370,11 @@ class Engine:
             self._steps_left -= 1
             try:
                 due = state.next_deadline_of(m)
-                if due and due <= when:
+                if due is not None and due <= when:
                     state.now = max(state.now, when)
                     evaluate(state, m, when)
                     due = state.next_deadline_of(m)
-                if due:
+                if due is not None:
                     deadlines.arm(monitor_id, m, due)
             except Exception as error:
                 self.quarantine(m.id, error)

@@ -285,16 +285,16 @@ class EngineState:
 
     # ---------------------------------------------------------------- deadlines
 
-    def schedule_deadline(self, m: Monitor) -> Micros:
-        """The deadline of the ping that is due, moved by outages; 0: there is none."""
+    def schedule_deadline(self, m: Monitor) -> Micros | None:
+        """The deadline of the ping that is due, moved by outages; None: there is none."""
         due, definition = m.due, m.definition
-        if not due or ((incident := m.unusual.incident) is not None and incident.silent):
-            return 0  # nothing is expected, or it is known to be missing and the next that counts is a ping
+        if due is None or ((incident := m.unusual.incident) is not None and incident.silent):
+            return None  # nothing is expected, or it is known to be missing and the next that counts is a ping
         if not m.heard_at:
             first_within = definition.first_within
-            return self.moved(m, due - first_within, due) if first_within is not None else 0
+            return self.moved(m, due - first_within, due) if first_within is not None else None
         if definition.after is not None:
-            return 0  # see `awaited`
+            return None  # see `awaited`
         deadline = due + definition.grace
         if self.outages.intervals and not definition.strict:
             return self.outages.shift(window_start(definition, due), deadline)
@@ -324,37 +324,38 @@ class EngineState:
 
     def queue(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
-        if when := self.next_deadline_of(m):
+        if (when := self.next_deadline_of(m)) is not None:
             self.deadlines.arm(m.id, m, when)
 
-    def next_deadline_of(self, m: Monitor) -> Micros:
-        """When a monitor is to be looked at next; 0: never. May be early for runs and members, never late.
+    def next_deadline_of(self, m: Monitor) -> Micros | None:
+        """When a monitor is to be looked at next; None: never. May be early for runs and members, never late.
 
         Never before its last input, since a state from the log's future may be read by a restart.
         """
         unusual, when = m.unusual, self.schedule_deadline(m)
         if unusual is not EMPTY_RARE_STATE:
             if unusual.paused:
-                return 0
-            if (runs := unusual.runs) is not None and (run := runs.limits.next(runs.open.get)):
-                when = run if not when or run < when else when
-            if (fleet := unusual.fleet) is not None and (member := fleet.deadlines.next(fleet.members.get)):
-                when = member if not when or member < when else when
+                return None
+            if (runs := unusual.runs) is not None and (run := runs.limits.next(runs.open.get)) is not None:
+                when = run if when is None or run < when else when
+            if (fleet := unusual.fleet) is not None:
+                member = fleet.deadlines.next(fleet.members.get)
+                when = member if member is not None and (when is None or member < when) else when
             if unusual.awaited:
                 # The one that is due first has the first deadline: outages move no deadline past a later one.
                 awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
-                when = awaited if not when or awaited < when else when
-            if (incident := unusual.incident) is not None and (at := self.notify_at(m, incident)):
-                when = at if not when or at < when else when
-        return max(when, m.at) if when else 0
+                when = awaited if when is None or awaited < when else when
+            if (incident := unusual.incident) is not None and (at := self.notify_at(m, incident)) is not None:
+                when = at if when is None or at < when else when
+        return max(when, m.at) if when is not None else None
 
     # ---------------------------------------------------------------- when alerts may be sent
 
-    def notify_at(self, m: Monitor, incident: Incident) -> Micros:
-        """The instant of the next alert: as planned, or when alerts are allowed again; 0: there is none."""
+    def notify_at(self, m: Monitor, incident: Incident) -> Micros | None:
+        """The instant of the next alert: as planned, or when alerts are allowed again; None: there is none."""
         at = incident.announce_at
         if at is None:
-            return 0
+            return None
         for _ in range(OVERLAPS_MAX):
             later = self.muted_until(m, at)
             if later <= at:

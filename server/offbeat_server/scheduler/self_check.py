@@ -140,9 +140,9 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
     """The fault of a monitor's entry in the heap: it may be early, never late, and never overdue."""
     when = engine.state.next_deadline_of(m)
-    if when and not m.armed:
+    if when is not None and not m.armed:
         return "it is not in the heap"
-    if when and m.armed > when:
+    if when is not None and m.armed > when:
         return f"it is looked at {m.armed - when} µs late"
     if m.armed and m.armed <= engine.now:
         return f"it was to be looked at {engine.now - m.armed} µs ago"

@@ -71,6 +71,7 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         await compared(node, check, job)
         assert check.mismatches == 2
         await node.pool.execute("""update states set state = state - 'incidents'""")
+        assert m.due is not None
         m.due += 1
         await compared(node, check, job)
         assert check.mismatches == 3

@@ -311,7 +311,9 @@ class Monitor:
         self.status = Status.NEW
         self.since: Micros = created_at
         self.heard_at: Micros = 0  # last satisfying ping
-        self.due: Micros = 0  # 0: nothing is expected at a time; before the first ping: when it must have come
+        self.due: Micros | None = (
+            None  # None: nothing is expected at a time; before the first ping: when it must have come
+        )
         self.armed: Micros = 0  # its entry in the heap
         self.last_word = ""  # `signal_word` of the last ping of a whole run, to know a repeat; "": forgotten
         self.counted_at: Micros = 0  # when it came
@@ -361,7 +363,7 @@ class Monitor:
         self.status, self.since = _STATUS_OF.get(status) or read_enum(Status, status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due", 0), said("counted_at", 0)
+        self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due"), said("counted_at", 0)
         self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
         self.created_at = 0 if self.heard_at else state["created"]
         # One integer where they are equal, as after a plain ping.

@@ -24,7 +24,7 @@ LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1
 def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
     """Judge everything of this monitor whose time has come at `when`, the schedule once."""
     deadline = state.schedule_deadline(m)
-    if deadline and deadline <= when:
+    if deadline is not None and deadline <= when:
         _judge_schedule(state, m, deadline)
     if m.awaited:
         _judge_awaited(state, m, when)
@@ -38,6 +38,7 @@ def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
 
 def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     definition, due = m.definition, m.due
+    assert due is not None  # without it there is no deadline
     if m.heard_at:
         start, end = window_start(definition, due), due + definition.grace
         reason = reasons.missed(definition, due, deadline, m.heard_at)
@@ -47,7 +48,7 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     outage_time = 0 if definition.strict else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
         # An interval begins again, a calendar goes on to the next slot, not to one that is long past.
-        m.due = due_from(definition, 0, deadline) if m.heard_at else deadline + (definition.first_within or 0)
+        m.due = due_from(definition, None, deadline) if m.heard_at else deadline + (definition.first_within or 0)
         return
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
     _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, due=due))
@@ -69,7 +70,7 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
             continue
         del m.awaited[run]
         if m.heard_at or m.definition.first_within is None:
-            m.due = min(m.awaited.values(), default=0)
+            m.due = min(m.awaited.values(), default=None)
         state.open_for(m)
         outage_time = 0 if m.definition.strict else state.outages.within(due - within, deadline)
         if _is_excused(state, m, outage_time, within + grace):

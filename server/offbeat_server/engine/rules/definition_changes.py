@@ -34,7 +34,7 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
     if _differ(old, new, "after"):
         m.awaited = None
         if not m.heard_at and new.first_within is None:
-            m.due = 0
+            m.due = None
         clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
     elif m.awaited and _differ(old, new, "grace", "strict"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
@@ -107,11 +107,11 @@ def start_over(state: EngineState, m: Monitor) -> None:
     """End the present expectation; the next ping is due one period later, or at the next slot."""
     definition = m.definition
     if not m.heard_at:
-        m.due = state.now + definition.first_within if definition.first_within is not None else 0
+        m.due = state.now + definition.first_within if definition.first_within is not None else None
     elif definition.after is None:
         m.due = due_from(definition, m.due, state.now)
     elif not m.awaited:
-        m.due = 0
+        m.due = None
 
 
 def queue_parts(state: EngineState, m: Monitor) -> None:
@@ -150,8 +150,8 @@ def _change_kind(state: EngineState, m: Monitor) -> None:
 class _NewDue(NamedTuple):
     """The due time of the schedule after a change of the definition."""
 
-    wanted: Micros  # by the new definition alone, as if it had always held; 0: none
-    due: Micros  # by the rules of a change; 0: none
+    wanted: Micros | None  # by the new definition alone, as if it had always held; None: none
+    due: Micros | None  # by the rules of a change; None: none
     passed: bool  # whether the deadline after `wanted` has passed
 
 
@@ -176,12 +176,12 @@ def _due_before_first_ping(state: EngineState, m: Monitor, old: Definition) -> _
     if not _differ(old, new, "first_within"):
         return None
     if new.first_within is None:
-        return _NewDue(0, _first_awaited(m), passed=False)
+        return _NewDue(None, _first_awaited(m), passed=False)
     wanted = due = m.created_at + new.first_within
     passed = wanted <= now
     if passed:
         due = now + new.first_within
-        if old.first_within is not None and m.due > now:  # the previous due time, if it is sooner
+        if old.first_within is not None and m.due is not None and m.due > now:  # the previous due time, if it is sooner
             due = min(due, m.due)
     return _NewDue(wanted, max(due, now + new.grace), passed)
 
@@ -191,17 +191,17 @@ def _due_after_pings(state: EngineState, m: Monitor, old: Definition) -> _NewDue
     new, now = m.definition, state.now
     if new.after is not None:
         # S16.5: `redefine` has moved awaited runs; misses stay open until a ping answers them. S16.6: nothing is due.
-        return None if new.after == old.after else _NewDue(0, 0, passed=False)
+        return None if new.after == old.after else _NewDue(None, None, passed=False)
     other_schedule = _differ(old, new, *_SCHEDULE) or (_has_calendar(new) and _differ(old, new, "timezone"))
     if not other_schedule and not _differ(old, new, "grace", "after", "strict"):
         return None
     if other_schedule:  # S16.1 to S16.4
-        previous = m.due if _has_schedule(old) else 0
-        wanted, due = due_after(new, 0, m.heard_at), due_when_edited(new, previous, m.heard_at, now)
+        previous = m.due if _has_schedule(old) else None
+        wanted, due = due_after(new, None, m.heard_at), due_when_edited(new, previous, m.heard_at, now)
     else:  # S16.5
-        wanted = due = m.due if _has_schedule(new) else 0
-    passed = bool(wanted) and wanted + new.grace <= now
-    return _NewDue(wanted, max(due, now) if due else 0, passed)
+        wanted = due = m.due if _has_schedule(new) else None
+    passed = wanted is not None and wanted + new.grace <= now
+    return _NewDue(wanted, max(due, now) if due is not None else None, passed)
 
 
 def _has_schedule(definition: Definition) -> bool:
@@ -212,8 +212,8 @@ def _has_calendar(definition: Definition) -> bool:
     return definition.cron is not None or definition.oncalendar is not None
 
 
-def _first_awaited(m: Monitor) -> Micros:
-    return min(m.awaited.values()) if m.awaited else 0
+def _first_awaited(m: Monitor) -> Micros | None:
+    return min(m.awaited.values()) if m.awaited else None
 
 
 def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:

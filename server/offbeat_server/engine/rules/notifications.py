@@ -30,7 +30,7 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
     for up in state.upstreams(m):
         if up.paused or up.incident is not None:
             continue
-        if up.heard_at <= incident.opened_at and (deadline := _next_judgement(state, up)):
+        if up.heard_at <= incident.opened_at and (deadline := _next_judgement(state, up)) is not None:
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
         if cause.due and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and cause.due <= up.since:
             at = max(at, end_of_grace_period(definition, up.since))  # it was due while that one was down
@@ -40,8 +40,8 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
     incident.announce_at = at
 
 
-def _next_judgement(state: EngineState, up: Monitor) -> Micros:
-    """When an upstream that is silent now is found to be; 0: nothing is expected of it at a time."""
+def _next_judgement(state: EngineState, up: Monitor) -> Micros | None:
+    """When an upstream that is silent now is found to be; None: nothing is expected of it at a time."""
     members = up.definition.members
     if members is not None and up.fleet is not None and up.fleet.alive:
         return state.now + members.every + members.grace
@@ -49,13 +49,13 @@ def _next_judgement(state: EngineState, up: Monitor) -> Micros:
     if not up.awaited:
         return deadline
     awaited = state.awaited_deadline(up, min(up.awaited.values()))
-    return min(deadline, awaited) if deadline else awaited
+    return min(deadline, awaited) if deadline is not None else awaited
 
 
 def notify_if_due(state: EngineState, m: Monitor) -> None:
     """Send the planned alert, if there is one and its time has come."""
     incident = m.incident
-    if incident is None or not (at := state.notify_at(m, incident)) or at > state.now:
+    if incident is None or (at := state.notify_at(m, incident)) is None or at > state.now:
         return
     incident.announce_at = None
     if incident.announced:
@@ -203,7 +203,7 @@ def _alert(
         "resolved_at": state.now if resolution is not None else None,
         "resolution": resolution,
         "decided_at": state.now,
-        "due_at": m.due or None,
+        "due_at": m.due,
         "last_ping_at": m.heard_at or None,
         "expected": reasons.expected(m.definition),
     }

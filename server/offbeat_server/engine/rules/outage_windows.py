@@ -24,8 +24,10 @@ from offbeat_server.engine.model.run import Run
 def window_starts(state: EngineState, m: Monitor, now: Micros, active_since: Micros) -> Iterator[Micros]:
     """The beginnings of the windows of a monitor as it is at `now`; at least one instant, no later than `now`."""
     definition, incident = m.definition, m.incident
-    waits = m.due and not m.paused and (incident is None or not incident.silent)
-    yield min(m.due if waits else now, now) - max(2 * definition.grace, definition.first_within or 0)
+    waits = not m.paused and (incident is None or not incident.silent)
+    yield min(m.due if waits and m.due is not None else now, now) - max(
+        2 * definition.grace, definition.first_within or 0
+    )
     if m.awaited and definition.after is not None:
         yield min(m.awaited.values()) - definition.after.within
     for run in list(m.runs.open.values()) if m.runs is not None else ():

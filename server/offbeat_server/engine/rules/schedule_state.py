@@ -24,7 +24,7 @@ def apply_heartbeat(state: EngineState, m: Monitor) -> None:
     if every is not None:
         m.due = state.now + every
     elif first:  # what was due until now was the first ping
-        m.due = min(m.awaited.values()) if m.awaited else 0
+        m.due = min(m.awaited.values()) if m.awaited else None
     if m.incident is not None and (first or every is not None):
         m.incident.silent = False
     m.excused = 0
@@ -39,7 +39,7 @@ def satisfy_schedule(state: EngineState, m: Monitor, run: str | None) -> None:
     if definition.after is not None:
         if m.awaited and (key := _answered(m.awaited, run)) is not None:
             del m.awaited[key]
-            m.due = min(m.awaited.values(), default=0)
+            m.due = min(m.awaited.values(), default=None)
             state.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
         return
     m.due = due_after(definition, m.due, state.now, judged=incident is not None and incident.silent)
@@ -116,7 +116,8 @@ def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
 def slot_has_come(m: Monitor) -> bool:
     """Whether a calendar expects something by now, so that a run id that is said again belongs to another run."""
     definition = m.definition
-    return (definition.cron is not None or definition.oncalendar is not None) and 0 < m.due <= m.at
+    is_calendar = definition.cron is not None or definition.oncalendar is not None
+    return is_calendar and m.due is not None and m.due <= m.at
 
 
 def is_out_of_order(m: Monitor, entry: Entry) -> bool:

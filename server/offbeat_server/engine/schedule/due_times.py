@@ -35,28 +35,28 @@ def calendar_of(definition: Definition) -> Calendar | None:
     return None
 
 
-def due_after(definition: Definition, due: Micros, at: Micros, judged: bool = False) -> Micros:
-    """Return the due time after a ping at `at` that counts for the schedule; 0: none.
+def due_after(definition: Definition, due: Micros | None, at: Micros, judged: bool = False) -> Micros | None:
+    """Return the due time after a ping at `at` that counts for the schedule; None: none.
 
-    `due` is the due time before it, 0 for none yet. `judged`: the ping that was due is recorded as missed, and slots
+    `due` is the due time before it, None for none yet. `judged`: the ping that was due is recorded as missed, and slots
     may have passed since that are not evaluated; the ping can only count for one whose grace period has not ended.
     """
     if definition.every is not None:
         return at + definition.every
     slots = calendar_of(definition)
     if slots is None:
-        return 0
-    if judged or not due:
+        return None
+    if judged or due is None:
         open_slot = slots.next_after(at - definition.grace - 1)
         if open_slot is None:
-            return 0
-        due = max(due, open_slot)
+            return None
+        due = open_slot if due is None else max(due, open_slot)
     if at < due:
         if due != slots.next_after(at):
             return due  # the slot before it was served already
         after = slots.next_after(due)
-        return (after or 0) if due - at <= early_max(definition, due, after) else due
-    return slots.next_after(at) or 0
+        return after if due - at <= early_max(definition, due, after) else due
+    return slots.next_after(at)
 
 
 def early_max(definition: Definition, due: Micros, after: Micros | None) -> Micros:
@@ -64,12 +64,12 @@ def early_max(definition: Definition, due: Micros, after: Micros | None) -> Micr
     return definition.grace if after is None else min(definition.grace, (after - due) // 2)
 
 
-def next_due(definition: Definition, due: Micros) -> Micros:
-    """The occurrence after the one that was due at `due`; 0: there is none."""
+def next_due(definition: Definition, due: Micros) -> Micros | None:
+    """The occurrence after the one that was due at `due`; None: there is none."""
     if definition.every is not None:
         return due + definition.every
     slots = calendar_of(definition)
-    return (slots.next_after(due) or 0) if slots is not None else 0
+    return slots.next_after(due) if slots is not None else None
 
 
 def period_of(definition: Definition) -> Micros | None:
@@ -96,35 +96,41 @@ def window_start(definition: Definition, due: Micros) -> Micros:
     """From when on a ping would count for what is due."""
     if definition.every is not None:
         return due - min(definition.grace, definition.every // 2)
-    after = next_due(definition, due)
-    return due - early_max(definition, due, after or None)
+    return due - early_max(definition, due, next_due(definition, due))
 
 
-def due_from(definition: Definition, due: Micros, at: Micros) -> Micros:
-    """Return the due time of a schedule that begins at `at`: one period later, or at the next slot."""
+def due_from(definition: Definition, due: Micros | None, at: Micros) -> Micros | None:
+    """Return the due time of a schedule that begins at `at`: one period later, or at the next slot.
+
+    A slot is not before `due`. None: nothing is due.
+    """
     if definition.every is not None:
         return at + definition.every
     slots = calendar_of(definition)
-    return max(due, slots.next_after(at) or 0) if slots is not None else 0
+    if slots is None:
+        return None
+    slot = slots.next_after(at)
+    return due if slot is None else max(due or slot, slot)
 
 
-def due_when_edited(definition: Definition, due: Micros, heard_at: Micros, now: Micros) -> Micros:
-    """Return the due time under `definition`, which replaced another one at `now`; 0: none. `due`: under the old one.
+def due_when_edited(definition: Definition, due: Micros | None, heard_at: Micros, now: Micros) -> Micros | None:
+    """Return the due time under `definition`, which replaced another one at `now`; None: none.
 
+    `due` is the due time under the old definition.
     An edit expects nothing before its own instant. Only a ping that the old schedule was waiting for already, and that
     the new one expects too, stays due.
     """
-    wanted = due_after(definition, 0, heard_at)
-    if not wanted or wanted >= now:
+    wanted = due_after(definition, None, heard_at)
+    if wanted is None or wanted >= now:
         return wanted
     if definition.every is not None:
-        if due and due < now:
-            return max(due, wanted)
-        return min(due, now + definition.every) if due else now + definition.every
+        if due is None:
+            return now + definition.every
+        return max(due, wanted) if due < now else min(due, now + definition.every)
     slots = calendar_of(definition)
     assert slots is not None
-    was_asked_for = wanted <= due < now and slots.next_after(due - 1) == due
-    return due if was_asked_for else slots.next_after(now - 1) or 0
+    was_asked_for = due is not None and wanted <= due < now and slots.next_after(due - 1) == due
+    return due if was_asked_for else slots.next_after(now - 1)
 
 
 def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
@@ -133,7 +139,8 @@ def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
         return at + definition.members.every + definition.members.grace
     if definition.after is not None:
         return at + definition.after.within + definition.grace
-    return max(due_from(definition, 0, at), at) + definition.grace
+    due = due_from(definition, None, at)
+    return (at if due is None else max(due, at)) + definition.grace
 
 
 def status_at(
@@ -148,11 +155,11 @@ def status_at(
     status = read_enum(Status, stored) if stored else Status.NEW
     if status == Status.PAUSED:
         return MonitorStatus(status, None, None)
-    due: Micros = state.get("due", 0)
+    due: Micros | None = state.get("due")
     grace = definition.grace
     if heard_at > state.get("heard_at", 0):
         if definition.every is not None or calendar_of(definition) is not None:
-            due = due_after(definition, due if state.get("heard_at") else 0, heard_at, judged=status == Status.DOWN)
+            due = due_after(definition, due if state.get("heard_at") else None, heard_at, judged=status == Status.DOWN)
         if status == Status.NEW:
             status = Status.UP
     elif not heard_at and not state.get("heard_at") and definition.first_within is not None:
@@ -161,7 +168,7 @@ def status_at(
         return MonitorStatus(Status.UNWATCHED, None, None)
     if status == Status.UNWATCHED:  # as it was before its definition was changed
         status = Status.UP if heard_at else Status.NEW
-    if not due:
+    if due is None:
         return MonitorStatus(status, None, None)
     if status in (Status.UP, Status.UNKNOWN) and now > due:
         status = Status.LATE
