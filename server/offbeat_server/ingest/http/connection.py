@@ -1,8 +1,8 @@
-"""One client connection at the fast door: requests in, answers out in the same order, all of it bounded.
+"""One client connection of the fast HTTP server: requests in, answers out in the same order, with bounded memory.
 
-Only a ping with a plain head (ingest/http/request_head.py) of at most 8190 bytes is answered here. All else is handed,
-with its bytes, to aiohttp's protocol, which answers it or refuses it, and the connection stays there. So this door is
-as strict as that one by construction, and pays for nothing that a ping does not need.
+Only a ping with a plain head (ingest/http/request_head.py) of at most 8190 bytes is answered here. Every other request
+is handed, with its bytes, to aiohttp's protocol, which answers or refuses it, and the connection stays there. So this
+server is as strict as aiohttp by construction, and has no cost that a ping does not need.
 
     head ──→ (body) ──→ ticket ──→ answer          while tickets wait: at most PIPELINE_MAX, then reading pauses
       └─ not ours: wait for the tickets, hand over
@@ -133,7 +133,7 @@ class PendingResponse:
 
 
 class Connection(asyncio.Protocol):
-    """See the module. `since_s` is when its present state began, by the coarse clock of the context."""
+    """One client connection. `since_s` is when its present state began, by the coarse clock of the context."""
 
     __slots__ = (
         "_body",
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
             self._read(data)
 
     def eof_received(self) -> bool:
-        # Half closed: whoever has asked, and says no more, still gets the answers.
+        # Half closed: a client that has sent its requests, and sends no more, still gets the answers.
         self._eof = True
         return bool(self.tickets) and not self.closing
 
@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
         self.context.pipeline.accept(self._dialect, request, source, ticket)
 
     def _client(self, headers: Mapping[str, str]) -> bytes | None:
-        """Who asks through a proxy."""
+        """The client address, also behind a proxy."""
         return self.context.sources.client(self.peer, headers.get("x-forwarded-for")).source
 
     def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
@@ -364,7 +364,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def expire(self) -> None:
-        """Called now and then by the door: close what has been waited for too long."""
+        """Called periodically by the listener: close the connection if its present state has lasted too long."""
         transport, settings = self.transport, self.context.settings
         if transport is None:
             return

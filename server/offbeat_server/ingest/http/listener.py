@@ -1,7 +1,7 @@
 """The listening side of pings: all connections of this process, one coarse clock for them, and the orderly stop.
 
-With `fast` off every connection goes to aiohttp at its first whole request head; what is left of this door then is that
-it counts connections and does not wait for ever for that head.
+With `fast` off every connection goes to aiohttp at its first complete request head; then the listener only counts
+connections and bounds the time for that head.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from offbeat_server.ingest.protocols.base import OK, Dialect
 from offbeat_server.observability.metrics import Metrics
 
 TICK_S = 0.5
-STOP_SHARE = 0.4  # of `stop_timeout`: the writer and the keeper want theirs
+STOP_SHARE = 0.4  # of `stop_timeout`: the rest is for the writer and the scheduler
 BACKLOG = 4096  # connections that wait to be accepted
 
 log = structlog.get_logger("listener")
@@ -92,7 +92,7 @@ class FastListener(Service):
         self.spawn(self._keep_time(), "clock")
 
     async def stop(self) -> None:
-        """Accept nobody, answer those who have asked, close the rest."""
+        """Accept no connection, answer the requests that have arrived, close the rest."""
         if self._listening is not None:
             self._listening.close()
         self._context.draining = True
