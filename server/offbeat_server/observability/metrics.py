@@ -2,8 +2,9 @@
 
 Values come in two ways, so that no other package needs to know Prometheus and the hot path pays once per batch. Events
 (a batch was committed, a decision was made) call a method of `Metrics`. States (pings waiting, the watermark) are read
-at the scrape from an attribute that its owner keeps anyway, by a callable that app.py binds to a name of `READINGS`. No
-series is labelled by monitor: a million of them would be a million series.
+at the scrape from an attribute that its owner keeps anyway, by a callable that is bound to a name of `READINGS`
+(runtime/metrics_bindings.py, db/read_models/processes.py). No series is labelled by monitor: a million of them would be
+a million series.
 
 Names follow prometheus.io/docs/practices/naming: base units, `_total` on counters, timestamps rather than ages.
 One registry per process and a port for each: the client's multiprocess mode loses process metrics and custom readings.

@@ -171,7 +171,7 @@ def fill(definition: Mapping[str, Any]) -> Filled:
 
 
 def read(form: Form, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The definition that the form describes, on top of what is stored: as `bodies.MonitorBody` reads it."""
+    """The definition that the form describes, on top of what is stored: as `documents.MonitorBody` reads it."""
     schedule = form.get("schedule", "none")
     definition = {name: value for name, value in stored.items() if name not in SCHEDULES}
     for field in (*_FLAT, *WHEN.get(schedule, ())):
