@@ -46,7 +46,7 @@ create table projects (
   ping_key    text not null unique,          -- addresses monitors by slug: /ping/{ping_key}/{slug}
   definition  jsonb not null default '{}',
   created_at  timestamptz not null default now(),
-  rev         bigint not null default 0      -- the change that wrote this row; 0: none, or one by version 4
+  rev         bigint not null default 0      -- the last change by version 5 or later that wrote this row; 0: none
 );
 
 create table channels (
@@ -62,7 +62,7 @@ create table channels (
   failing_since   timestamptz,
   failing_why     text,
   failing_told_at timestamptz,
-  rev             bigint not null default 0, -- the change that wrote this definition; 0: none, or one by version 4
+  rev             bigint not null default 0, -- the last change by version 5 or later that wrote this definition; 0: none
   unique (project_id, slug)
 );
 

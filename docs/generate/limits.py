@@ -130,7 +130,7 @@ PINGS = (
     ),
     Limit(
         "monitors that pings create",
-        f"{provisioning.CREATED_PER_MINUTE_MAX} per minute and project, in each process",
+        f"{provisioning.CREATED_PER_MINUTE_MAX} per minute (fixed windows) and project, in each process",
         "429 (503 to Sentry SDKs)",
     ),
     Limit(
@@ -145,7 +145,7 @@ PINGS = (
     ),
     Limit(
         "monitors changed by a `monitor_config`",
-        f"{number(provisioning.CHANGED_PER_MINUTE_MAX)} per minute and project, in each process",
+        f"{number(provisioning.CHANGED_PER_MINUTE_MAX)} per minute (fixed windows) and project, in each process",
         "the check-in counts; a later one changes the monitor",
     ),
 )

@@ -118,10 +118,11 @@ class Pair:
         kill_all(self._processes[name].pid)
         await self._processes.pop(name).wait()
 
-    async def waits_for_standby(self, session: str = "offbeat log") -> bool:
-        """Whether a session of that name (its beginning) waits for the standby at its commit."""
-        sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and starts_with(application_name, $1)"
-        return bool(await self.ask(self.primary, sql, session))
+    async def waits_for_standby(self, session: str = "offbeat log", statement: str = "") -> bool:
+        """Whether a session of that name waits for the standby at the commit of such a statement (their beginnings)."""
+        sql = """select count(*) from pg_stat_activity where wait_event = 'SyncRep'
+                    and starts_with(application_name, $1) and starts_with(lower(query), $2)"""
+        return bool(await self.ask(self.primary, sql, session, statement))
 
     async def has_caught_up(self) -> bool:
         """Whether the standby has everything."""

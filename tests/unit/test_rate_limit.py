@@ -105,3 +105,28 @@ def test_forgetting_changes_nothing_and_bounds_memory(limit: RateLimit) -> None:
         now_s += 60
         limiter.take(0, now_s)
     assert len(limiter) <= 2 and 0 in limiter and 1 not in limiter
+
+
+def test_a_bucket_gives_no_token_back_if_the_time_is_an_earlier_one() -> None:
+    bucket = TokenBucket(RateLimit(5, 1.0))
+    bucket.take(100.0, 5)
+    bucket.take(90.0)
+    assert bucket.left(100.0) == 0 and bucket.left(102.0) == 2
+
+
+def test_keys_are_forgotten_also_if_no_token_is_used_any_more() -> None:
+    limiter = KeyedRateLimiter[int](RateLimit.per_minute(5, in_windows=True))
+    for key in range(1_000):
+        limiter.take(key, 10.0)
+    assert len(limiter) == 1_000
+    for now_s in (71.0, 132.0):
+        assert limiter.left(1, now_s) == 5
+    assert len(limiter) == 0
+
+
+def test_a_key_that_is_used_in_every_period_is_counted_once() -> None:
+    limiter = KeyedRateLimiter[int](RateLimit.per_minute(5, in_windows=True))
+    for now_s in (10.0, 65.0, 75.0):
+        for key in range(100):
+            limiter.take(key, now_s)
+    assert len(limiter) == 100

@@ -73,7 +73,8 @@ class TokenBucket:
 
     def take(self, now_s: float, count: int = 1) -> None:
         """Use tokens; of more than are left, all."""
-        self._used = min(self.limit.used(self._used, now_s) + count, self.limit.issued(now_s))
+        # Not less than before: the time may be that of the beginning of a round.
+        self._used = max(self._used, min(self.limit.used(self._used, now_s) + count, self.limit.issued(now_s)))
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until there is a whole token; 0.0: there is."""
@@ -83,7 +84,7 @@ class TokenBucket:
 class KeyedRateLimiter(Generic[Key]):
     """A bucket for each key. Full buckets are forgotten, so the memory is bounded by the keys of the last two periods.
 
-    Windows follow one another; the first begins with the first use, and with the first one after two unused windows.
+    Windows follow one another; the first begins with the first use, and with the first one after an unused window.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -108,26 +109,34 @@ class KeyedRateLimiter(Generic[Key]):
         limit, since_s = self.limit, now_s - self._began_s
         used = self._used.get(key)
         if used is None:
-            used = self._older.get(key, 0.0)
+            used = self._older.pop(key, 0.0)
         issued = limit.issued(since_s)
         used = max(used, issued - limit.capacity) + 1.0
         if used > issued + _ROUNDING:
+            self._used[key] = used - 1.0
             return limit.wait_s(used - 1.0, since_s)
         self._used[key] = used
         return 0.0
 
     def left(self, key: Key, now_s: float) -> int:
         """Whole tokens of this key."""
+        self._forget(now_s)
         limit, since_s = self.limit, now_s - self._began_s
         return int(limit.issued(since_s) - limit.used(self._state(key), since_s) + _ROUNDING)
 
     def wait_s(self, key: Key, now_s: float) -> float:
         """Seconds until this key has a whole token; 0.0: it has one."""
+        self._forget(now_s)
         return self.limit.wait_s(self._state(key), now_s - self._began_s)
 
     def _state(self, key: Key) -> float:
         used = self._used.get(key)
         return self._older.get(key, 0.0) if used is None else used
+
+    def _forget(self, now_s: float) -> None:
+        """Forget old keys, also if no token is used any more."""
+        if now_s >= self._turn_at_s and len(self):
+            self._turn(now_s)
 
     def _turn(self, now_s: float) -> None:
         """Forget the keys that were not used for one period."""

@@ -64,7 +64,7 @@ class Engine:
     def apply(self, entries: Sequence[Entry], start: int, steps_max: int) -> int:
         """Apply entries from `start`, judging what comes before each; returns the index of the first not applied.
 
-        Entries are in the one order. It stops early when `budget` entries and judgements are used up, so that a storm
+        Entries are in the one order. It stops early after `steps_max` entries and evaluations, so that a storm
         never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
         the caller has not handed in yet, or it was deleted (then `ignore` it).
         """
@@ -139,7 +139,7 @@ class Engine:
     def advance(self, through: Micros, steps_max: int) -> bool:
         """Judge every deadline up to and including `through`, up to which every entry was applied.
 
-        False: the budget was used up and there is more.
+        False: `steps_max` was reached and there is more.
         """
         self._steps_left = steps_max
         if not self._judge_before(through + 1):
@@ -354,18 +354,18 @@ class Engine:
     # ---------------------------------------------------------------- within
 
     def _judge_before(self, at: Micros) -> bool:
-        """Judge every deadline before `at`; False when the budget is used up and some are left."""
+        """Evaluate every deadline before `at`; False if `steps_max` is reached and some are left."""
         state = self.state
         deadlines, releases, find = state.deadlines, state.releases, state.monitors.get
         while self._steps_left > 0:
             since = releases[0][1] if releases else at
-            if since < at and ((first := deadlines.earliest) is None or since <= first):
+            popped = deadlines.pop_before(find, since if since < at else at)
+            if popped is None:
+                if since >= at:
+                    return True
                 notifications.release_one(state, self.quarantine)
                 self._steps_left -= 1
                 continue
-            popped = deadlines.pop_before(find, at)
-            if popped is None:
-                return True
             when, monitor_id, m = popped
             self._steps_left -= 1
             try:
@@ -379,7 +379,7 @@ class Engine:
             except Exception as error:
                 self.quarantine(m.id, error)
         next_due = deadlines.earliest
-        return next_due is None or next_due >= at
+        return (next_due is None or next_due >= at) and not (releases and releases[0][1] < at)
 
     def _catch_up(self, at: Micros) -> None:
         """Before a change: evaluate everything up to it, at any cost."""

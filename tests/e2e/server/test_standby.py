@@ -56,7 +56,8 @@ async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tu
         await client.send("before")
         await pair.kill("b")
         sending = [asyncio.ensure_future(client.send(f"ping {n}")) for n in range(20)]
-        await eventually(pair.waits_for_standby)
+        # The pings, and not a sign of life of the writer.
+        await eventually(lambda: pair.waits_for_standby(statement="copy"))
         for interrupt in interrupts:
             failures = node.writer._failures  # grows with every failed request, while none succeeds
             await interrupt(pair, link)
@@ -82,7 +83,8 @@ async def test_pings_in_doubt_are_answered_when_the_standby_is_back() -> None:
         client = _Client(node, await node.monitor(every="1h"))
         await pair.kill("b")
         sending = [asyncio.ensure_future(client.send(f"ping {n}")) for n in range(20)]
-        await eventually(pair.waits_for_standby)
+        # The pings, and not a sign of life of the writer.
+        await eventually(lambda: pair.waits_for_standby(statement="copy"))
         link.cut()
         await eventually(lambda: _is_in_log(pair, 20))
         await pair.start("b")

@@ -195,6 +195,26 @@ async def test_a_tag_of_the_api_holds_until_the_write(
     assert refused.status == 412 and refused.body["detail"] == "It was changed by another request."
 
 
+@pytest.mark.parametrize("kind", ["monitor", "channel", "project", "window"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_tag_of_nothing_never_fits_an_object_that_is_created_at_that_moment(
+    server: Server, database_url: str, kind: str, method: str
+) -> None:
+    case = CASES[kind]
+    await server.api("DELETE", f"/api/v1{case.path}")
+    body = case.change if method == "PUT" else None
+    async with locked_changes(database_url) as connection:
+        creates = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.made))
+        await eventually(lambda: waiting(connection, 1))
+        condition = {"If-Match": '"0123456789abcdef0123"' if kind != "monitor" else '"123456"'}
+        late = asyncio.create_task(server.api(method, f"/api/v1{case.path}", body, headers=condition))
+        await asyncio.wait([late], timeout=0.5)  # it waits for the lock, or is refused already
+    assert (await creates).status in (200, 201)
+    assert (await late).status in ((412,) if method == "PUT" else (404, 412))
+    assert (await server.api("GET", f"/api/v1{case.path}")).status == 200
+    assert (await server.api("DELETE", f"/api/v1{case.path}")).status == 204
+
+
 @pytest.mark.parametrize(
     ("path", "form", "says"),
     [

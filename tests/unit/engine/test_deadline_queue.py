@@ -9,6 +9,7 @@ import pytest
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.deadline_queue import BUCKET_BITS, DeadlineQueue
 from offbeat_server.engine.lazy_queue import STALE_MIN, STALE_SHARE, LazyHeap
+from tests.support.engine import Scene
 
 BEGIN: Micros = 1_700_000_000_000_000
 KINDS = (LazyHeap[int], DeadlineQueue)
@@ -117,3 +118,24 @@ def test_rebuilt_from_its_items() -> None:
     while (popped := queue.pop_before(items.get, BEGIN + 100)) is not None:
         found.append(popped[0])
     assert found == sorted(found) and len(found) == 66
+
+
+def test_a_stale_entry_hides_no_release_from_the_deadlines_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monitors that an incident no longer explains are released in the order of time, before later deadlines."""
+    scene = Scene()
+    scene.monitor("job", every=100, grace=20)
+    scene.ping(0)
+    scene.tick(40)
+    state, order = scene.engine.state, list[str]()
+    state.deadlines.push(scene.at(50), 999)
+    state.releases.append((999, scene.at(100), iter(())))
+
+    def release_one(*_: object) -> None:
+        order.append("release")
+        del state.releases[0]
+
+    monkeypatch.setattr("offbeat_server.engine.engine.notifications.release_one", release_one)
+    monkeypatch.setattr("offbeat_server.engine.engine.evaluate", lambda *_: order.append("deadline"))
+    for _ in range(2):
+        assert not scene.engine.advance(scene.at(130), steps_max=1)
+    assert order == ["release", "deadline"]

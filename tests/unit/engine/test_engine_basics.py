@@ -387,3 +387,9 @@ def test_the_last_message_is_in_the_alert(scene: Scene) -> None:
     scene.tick(61)
     alert: Alert = scene.effects(Alert)[0]
     assert alert.facts["last_message"] == "reading 10 files" and alert.facts["opened_at"] == scene.begin + 60 * SECOND
+
+
+def test_a_status_of_a_newer_version_is_shown_as_unknown() -> None:
+    """A program of a newer version may have written it; the pages must show the other monitors."""
+    definition = read_definition({"every": "1m", "grace": "10s"})
+    assert status_at(definition, "muted", {}, 0, 1_700_000_000 * SECOND).status == "unknown"

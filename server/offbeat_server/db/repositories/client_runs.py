@@ -11,7 +11,7 @@ import asyncpg
 from offbeat_server.common.instants import Micros, to_datetime, to_micros
 from offbeat_server.db import sql_loader
 from offbeat_server.engine.model.definition import load_definition
-from offbeat_server.engine.model.enums import Verdict, read_enum
+from offbeat_server.engine.model.enums import Verdict, member_or
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import Run
 
@@ -43,7 +43,7 @@ class ClientRun:
         """Take over from the row whether and when it ended."""
         self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] else None
         self.run.finished_at = self.finished_at or 0
-        self.run.verdict = read_enum(Verdict, row["verdict"]) if self.finished_at is not None else None
+        self.run.verdict = member_or(Verdict, row["verdict"], Verdict.UNKNOWN) if self.finished_at is not None else None
         self._definition = load_definition(row["definition"])
 
     def take(self, at: Micros, ping: Ping) -> None:

@@ -17,7 +17,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload, FlappingPayload
-from offbeat_server.engine.model.enums import AlertKind, AlertState, read_enum
+from offbeat_server.engine.model.enums import AlertKind, AlertState, member_or
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 ACQUIRE_TIMEOUT_S = 5.0
@@ -341,7 +341,8 @@ class Outbox:
         rows = await self._planned(
             "claim_digests", list(skip), most, self.holder, lease_s, DIGEST_FIRST_ATTEMPTS, first
         )
-        return [Digest(**{**row, "kind": read_enum(AlertKind, row["kind"])}) for row in rows]
+        # The body is stored, so a kind of a newer version is sent like a digest.
+        return [Digest(**{**row, "kind": member_or(AlertKind, row["kind"], AlertKind.DIGEST)}) for row in rows]
 
     async def channels_of_kinds(self, kinds: Sequence[str]) -> list[tuple[int, str, str]]:
         """Id, kind and definition of all channels of these kinds."""

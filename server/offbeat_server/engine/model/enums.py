@@ -1,4 +1,6 @@
-"""The words for states and kinds that are stored, sent and shown. The values never change; new ones may be added.
+"""The words for states and kinds that are stored, sent and shown. The values never change. A program that meets a
+word of a newer version shows `unknown` or leaves the row out: so a new member must be readable one version before a
+program writes it.
 
 A value that comes from the database or from another process becomes a member with `read_enum`. `Signal`
 (engine/model/ping.py) is a `Literal` instead: ingest compares it several times for each ping, and on Python 3.11 a
@@ -114,3 +116,11 @@ def read_enum(kind: type[Member], value: str) -> Member:
         raise UnknownValueError(
             f"{value!r} is no {kind.__name__} of this version ({known}); a newer version may have written it"
         ) from None
+
+
+def member_or(kind: type[Member], value: str, otherwise: Member) -> Member:
+    """The member with this value; `otherwise` for a word of a newer version. For pages, which must show the rest."""
+    try:
+        return kind(value)
+    except ValueError:
+        return otherwise

@@ -81,7 +81,7 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
 
 
 def _is_excused(state: EngineState, m: Monitor, outage_time: Micros, window: Micros) -> bool:
-    """Whether more than half of a window was an outage, and the two windows before it were not excused."""
+    """Whether more than half of a window was an outage, and not both windows before it were excused."""
     if outage_time * 2 <= window or m.excused >= EXCUSED_MAX:
         return False
     m.excused += 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.engine.model.enums import Status, read_enum
+from offbeat_server.engine.model.enums import Status, member_or
 from offbeat_server.engine.schedule.calendar import Calendar, calendar
 
 PERIOD_SAMPLE: Micros = 1_767_225_600 * SECOND  # 2026-01-01, a year without surprises
@@ -149,10 +149,10 @@ def status_at(
     """A monitor as it is now, from its stored state and its newest satisfying ping (0: none).
 
     `stored` and `state` are the status and the state of its row in `states`, None if it has none yet. The row of a
-    healthy monitor may be minutes old; the ping makes up for that. Raises UnknownValueError.
+    healthy monitor may be minutes old; the ping makes up for that. A status of a newer version is `unknown`.
     """
     state = state or {}
-    status = read_enum(Status, stored) if stored else Status.NEW
+    status = member_or(Status, stored, Status.UNKNOWN) if stored else Status.NEW
     if status == Status.PAUSED:
         return MonitorStatus(status, None, None)
     due: Micros | None = state.get("due")

@@ -68,7 +68,7 @@ class ClientAddresses:
 
 
 def entry_of(header: str, proxies: int) -> str:
-    """The entry that the outermost of `count` trusted proxies wrote; the first one if proxies replace the header."""
+    """The entry that the outermost of `proxies` trusted proxies wrote; the first one if proxies replace the header."""
     return header.split(",")[-proxies:][0].strip()
 
 

@@ -143,9 +143,11 @@ async def expected_rev_by_tag(
     match = caller.request.headers.get("If-Match")
     if match is None:
         return None
-    row = await find() if match.strip() != "*" else None
-    if row is None:
+    if match.strip() == "*":
         return ANY_REV
+    row = await find()
+    if row is None:
+        return REV_MAX  # an object that another request creates now has another tag
     if match.strip() != tag_of(document(row))["ETag"]:
         raise ApiError(412, "It was changed by another request.")
     rev: int = row["rev"]

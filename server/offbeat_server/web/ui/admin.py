@@ -59,7 +59,7 @@ async def put_project(visit: Visit) -> web.StreamResponse:
             raise not_found(f"project {slug}") from None
         meanwhile = await changes_since(visit.context, "project", row["id"], slug, visit.opened_rev)
         text = f"Project {slug} was changed after you opened the page. Review it before saving."
-        return await _projects(visit, text, changed=said, meanwhile=meanwhile)
+        return await _projects(visit, text, changed={**said, "rev": row["rev"]}, meanwhile=meanwhile)
     except (ApiError, DefinitionError) as error:
         if not changes_one:
             return await _projects(visit, str(error), new=said)

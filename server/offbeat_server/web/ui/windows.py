@@ -48,9 +48,8 @@ async def delete(visit: Visit) -> web.StreamResponse:
         command = windows.DeleteWindow(project.id, slug, expected_rev=visit.opened_rev)
         await windows.delete_window(visit.context, command, visit.actor)
     except PreconditionError:
-        meanwhile = await changes_since(visit.context, "window", project.id, slug, visit.opened_rev)
         text = f"Window {slug} was changed after you opened the page. Review it before deleting it."
-        return await _page(visit, text, meanwhile)
+        return await _page(visit, text, changed=(project.id, slug))
     return redirect("/windows")
 
 
@@ -66,10 +65,15 @@ def _read(visit: Visit) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-async def _page(visit: Visit, wrong: str = "", meanwhile: Sequence[ChangeSince] = ()) -> web.StreamResponse:
+async def _page(visit: Visit, wrong: str = "", changed: tuple[int, str] | None = None) -> web.StreamResponse:
+    """The page. `changed`: project and slug of a window that was changed after the page was opened."""
     project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     rows = await stored.all_windows(visit.deps.pool, project_id)
     every_project = await projects.all_projects(visit.deps.pool)
+    # After the rows: a change in between is listed, and the form has the revision before it.
+    meanwhile: Sequence[ChangeSince] = ()
+    if changed is not None:
+        meanwhile = await changes_since(visit.context, "window", *changed, visit.opened_rev)
     return show(
         visit,
         "windows.html",
