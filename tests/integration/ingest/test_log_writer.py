@@ -216,7 +216,8 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
     assert len(await stored(database)) == 50
     row = await database.fetchrow("select * from writers")
     assert row["clean"] and row["fenced"] and row["seq"] == 50
-    assert to_micros(row["accepted_through"]) > run.committed.entries[-1].at
+    # Equal where a sample of the database's clock has set the instant of the stop back before the last stamp.
+    assert to_micros(row["accepted_through"]) >= run.committed.entries[-1].at
     with pytest.raises(UnavailableError):
         run.ping()
 
