@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from docs.generate.markdown import Schema, answer_fields, described, table, type_of, words
-from offbeat_server.notify.payload_schema import SENT, body_name, webhook_schema
-from offbeat_server.notify.template import _FILTERS, _MADE
+from offbeat_server.notify.messages.payload_schema import SENT, body_name, webhook_schema
+from offbeat_server.notify.messages.template import _FILTERS, _MADE
 
 TITLES = {
     "IncidentAlert": "Alerts about an incident",

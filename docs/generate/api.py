@@ -6,7 +6,7 @@ from typing import Any
 from docs.generate.markdown import Missing, Schema, answer_fields, described, fields, table, type_of
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.notify.channels.registry import KINDS
-from offbeat_server.notify.payload_schema import webhook_schema
+from offbeat_server.notify.messages.payload_schema import webhook_schema
 from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.framework.routing import ROOT
 

@@ -12,16 +12,17 @@ from offbeat_server.engine.schedule import calendar
 from offbeat_server.ingest import bulk, idempotency, key_index, ndjson, pipeline, provisioning
 from offbeat_server.ingest.http import bodies, connection, content_codings, request_head
 from offbeat_server.ingest.log_writer import backlog
-from offbeat_server.ingest.protocols import message, parameters
+from offbeat_server.ingest.protocols.parsing import message, parameters
 from offbeat_server.ingest.protocols.sentry import check_ins, envelope
 from offbeat_server.notify import channel_queue
 from offbeat_server.notify.channels import webhook
 from offbeat_server.services import config_apply
 from offbeat_server.web.api import config, statistics
 from offbeat_server.web.framework import auth_throttle, routing
-from offbeat_server.web.ui import page_base, status
-from offbeat_server.web.ui import run as run_page
+from offbeat_server.web.ui import page_base
 from offbeat_server.web.ui.live import hub
+from offbeat_server.web.ui.pages import run as run_page
+from offbeat_server.web.ui.pages import status
 
 
 class Limit(NamedTuple):

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from docs.generate.markdown import Missing, table, words
 from offbeat_server.engine.model.ping import SIGNALS
 from offbeat_server.ingest.http.content_codings import ACCEPTED
-from offbeat_server.ingest.protocols import answers, cronitor, gatus, outcome, registry, uptime_kuma
+from offbeat_server.ingest.protocols import answers, cronitor, gatus, registry, uptime_kuma
 from offbeat_server.ingest.protocols.base import Key, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.parsing import outcome
 from offbeat_server.ingest.protocols.sentry import check_ins
 
 UUID = "9d3b1f6e-0c9a-4a64-8a58-2f1f5d1f7f10"

@@ -18,9 +18,9 @@ from offbeat_server.engine.model.slugs import is_slug, slug_of
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import answer_of
 from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Key, Outcome, ParsedPing, Rejection, Request, Slug
-from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX
+from offbeat_server.ingest.protocols.parsing.message import STORED_BYTES_MAX
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode, decode_segment
 from offbeat_server.ingest.protocols.sentry import check_ins
-from offbeat_server.ingest.protocols.urlencoded import decode, decode_segment
 from offbeat_server.observability.metrics import DETAILS
 
 OUTCOMES = [

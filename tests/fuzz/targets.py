@@ -27,13 +27,13 @@ from offbeat_server.ingest.http.content_codings import BadCoding, Unpacker
 from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
 from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
 from offbeat_server.ingest.protocols.base import Dialect, Rejection, Request
-from offbeat_server.ingest.protocols.encodings import charset_of, text_of
-from offbeat_server.ingest.protocols.message import STORED_BYTES_MAX, stored_message
-from offbeat_server.ingest.protocols.parameters import read_fields
+from offbeat_server.ingest.protocols.parsing.encodings import charset_of, text_of
+from offbeat_server.ingest.protocols.parsing.message import STORED_BYTES_MAX, stored_message
+from offbeat_server.ingest.protocols.parsing.parameters import read_fields
+from offbeat_server.ingest.protocols.parsing.urlencoded import read_pairs
 from offbeat_server.ingest.protocols.registry import find
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.sentry.envelope import open_envelope
-from offbeat_server.ingest.protocols.urlencoded import read_pairs
 from offbeat_server.notify.channels.registry import KINDS, dump_channel, read_channel
 from offbeat_server.services.config_apply import ConfigFile
 from offbeat_server.services.documents import MonitorBody

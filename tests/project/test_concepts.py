@@ -8,10 +8,10 @@ from offbeat_server.engine.model.definition import RUNTIME_DEFAULT, Definition
 from offbeat_server.engine.rules.deadlines import EXCUSED_MAX
 from offbeat_server.engine.rules.notifications import TELL_AGAIN_MIN, TELL_DOUBLED_MIN
 from offbeat_server.ingest.log_writer.writer import SLOW_S, STALL_S
-from offbeat_server.ingest.protocols.message import WHOLE_BYTES_MAX
+from offbeat_server.ingest.protocols.parsing.message import WHOLE_BYTES_MAX
 from offbeat_server.notify.channel_queue import BACKOFF_S, BURST_MAX, BURST_REFILL_S, DIGEST_GAPS_S, URGENT_GAPS_S
 from offbeat_server.notify.flapping import HOLD_S, INCIDENTS_PER_HOUR_MAX
-from offbeat_server.notify.message_builder import MONITORS_NAMED_MAX
+from offbeat_server.notify.messages.message_builder import MONITORS_NAMED_MAX
 from offbeat_server.scheduler.outages import WORTH_TELLING
 from tests.support.harness import ROOT
 

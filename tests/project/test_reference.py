@@ -11,7 +11,7 @@ from docs.generate import settings as settings_page
 from offbeat_server.config import Settings
 from offbeat_server.engine.model import definition
 from offbeat_server.notify.channels.registry import KINDS, read_channel
-from offbeat_server.notify.payload_schema import SENT, webhook_schema
+from offbeat_server.notify.messages.payload_schema import SENT, webhook_schema
 from offbeat_server.services.documents import ListedMonitor
 from tests.support.harness import Postgres, Server
 

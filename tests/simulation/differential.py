@@ -1,7 +1,7 @@
 """The same calls on the simulated tables and on a real Postgres, and what is different afterwards.
 
-Both sides are called through the real functions of db/repositories, so the arguments are encoded as they are in the
-server. Postgres reads its clock from a table, so that one instant holds on both sides. Ids and values that SQL leaves
+Both sides are called through the real functions of db/, so the arguments are encoded as they are in the server.
+Postgres reads its clock from a table, so that one instant holds on both sides. Ids and values that SQL leaves
 open (the order of rows in one statement, random uids) are taken over from Postgres after each step.
 """
 
@@ -23,9 +23,9 @@ from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import connect, open_pool
 from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
-from offbeat_server.db.repositories.entries import of_writer
 from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.db.repositories.ping_log import LogConnection
+from offbeat_server.db.scheduler_store.entries import of_writer
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import Entry

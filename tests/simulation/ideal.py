@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.db.repositories.scheduler_rows import ChangeSeen
+from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen
 from offbeat_server.engine.decisions import Alert, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.config_changes import _apply

@@ -10,12 +10,12 @@ import orjson
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import open_cursor
-from offbeat_server.db.repositories import decisions, entries, lease, scheduler_rows, states
-from offbeat_server.db.repositories.decisions import WindowsApplied
-from offbeat_server.db.repositories.lease import Held, held_by
 from offbeat_server.db.repositories.outbox import Attached, ChannelRow, Gathering, SettledAlert, WantedAlerts
 from offbeat_server.db.repositories.ping_log import LostPings, RefusedPings, Registered
-from offbeat_server.db.repositories.scheduler_rows import ChangeSeen, Checkpoint
+from offbeat_server.db.scheduler_store import decisions, entries, lease, scheduler_rows, states
+from offbeat_server.db.scheduler_store.decisions import WindowsApplied
+from offbeat_server.db.scheduler_store.lease import Held, held_by
+from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen, Checkpoint
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, RunChanged
 from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict

@@ -45,8 +45,8 @@ SMALL = {
     "offbeat_server.scheduler.decision_writer.SUBJECTS_MAX": (1, 4),
     "offbeat_server.scheduler.evaluation.UNDECIDED_MAX": (1, 6),
     "offbeat_server.committed_batches.ENTRIES_MAX": (2, 30),
-    "offbeat_server.db.repositories.scheduler_rows.CHANGES_MAX": (1, 4),
-    "offbeat_server.db.repositories.states.LOAD_ROWS": (1, 4),
+    "offbeat_server.db.scheduler_store.scheduler_rows.CHANGES_MAX": (1, 4),
+    "offbeat_server.db.scheduler_store.states.LOAD_ROWS": (1, 4),
 }
 SHORT = {
     "offbeat_server.scheduler.lease.LIFE_S": 3.0,
@@ -101,7 +101,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
         rows = rng.randint(2, 12)
-        patch.setattr("offbeat_server.db.repositories.entries.ENTRIES_MAX", rows)
+        patch.setattr("offbeat_server.db.scheduler_store.entries.ENTRIES_MAX", rows)
         patch.setattr("offbeat_server.scheduler.log_reader.ENTRIES_MAX", rows)
         patch.setattr("offbeat_server.scheduler.config_changes._apply", _noting(config_changes._apply))
         try:

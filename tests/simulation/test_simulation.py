@@ -16,10 +16,10 @@ import pytest
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
-from offbeat_server.db.repositories import decisions
-from offbeat_server.db.repositories.lease import Held
 from offbeat_server.db.repositories.outbox import SettledAlert
-from offbeat_server.db.repositories.scheduler_rows import WriterSeen
+from offbeat_server.db.scheduler_store import decisions
+from offbeat_server.db.scheduler_store.lease import Held
+from offbeat_server.db.scheduler_store.scheduler_rows import WriterSeen
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.enums import AlertState
@@ -138,7 +138,7 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
             async with connection.transaction():
                 yield
 
-    for module in ("db.repositories.decisions", "scheduler.outages", "scheduler.checkpoint"):
+    for module in ("db.scheduler_store.decisions", "scheduler.outages", "scheduler.checkpoint"):
         patch.setattr(f"offbeat_server.{module}.held_by", held_by)
 
 
@@ -162,7 +162,7 @@ def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
 
 
 def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("offbeat_server.notify.message_builder.MONITORS_NAMED_MAX", 0)
+    patch.setattr("offbeat_server.notify.messages.message_builder.MONITORS_NAMED_MAX", 0)
 
 
 @pytest.mark.parametrize(

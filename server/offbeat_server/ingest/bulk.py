@@ -1,11 +1,11 @@
 """`POST /api/v1/heartbeats`: many pings in one request, NDJSON or a JSON array, compressed or not.
 
-Each value is an object with `key` and the native parameters (ingest/protocols/parameters.py). The body is read while it
-arrives and never held whole: when the line of pings is full this request waits, and so does its client. The answer
-comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason": …}]}`, with
-the first `ERRORS_MAX` errors, and under `ignored` parts of accepted lines that were left out. A request that could not
-be carried to its end, or of which no line was accepted, is answered 400, 408, 413, 415, 429 or 503 and the same counts,
-with `lines`: that many lines from the first were looked at, and those accepted of them stay accepted.
+Each value is an object with `key` and the native parameters (ingest/protocols/parsing/parameters.py). The body is read
+while it arrives and never held whole: when the queue of pings is full, this request waits, and so does its client. The
+answer comes when all accepted pings are committed: `{"accepted": n, "refused": m, "errors": [{"line": i, "reason":
+…}]}`, with the first `ERRORS_MAX` errors, and under `ignored` parts of accepted lines that were left out. A request
+that could not be carried to its end, or of which no line was accepted, is answered 400, 408, 413, 415, 429 or 503 and
+the same counts, with `lines`: that many lines from the first were looked at, and those accepted of them stay accepted.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
 from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.answers import note_headers
 from offbeat_server.ingest.protocols.base import OK, Key, Note, Outcome, Rejection
-from offbeat_server.ingest.protocols.parameters import ReadParameters, read_fields
+from offbeat_server.ingest.protocols.parsing.parameters import ReadParameters, read_fields
 from offbeat_server.observability.metrics import Metrics
 
 PATH: Final = "/api/v1/heartbeats"

@@ -8,7 +8,7 @@ another value it could not.
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-from offbeat_server.ingest.protocols.objects import NotJson, read_line, read_list
+from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_line, read_list
 
 VALUE_BYTES_MAX = 64_000  # of one line or element: a message may have a megabyte elsewhere, but not in bulk
 _CANDIDATES_MAX = 20

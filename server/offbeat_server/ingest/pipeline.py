@@ -20,6 +20,7 @@ from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.http.target_cache import CachedTarget
 from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER, IdempotencyCache
 from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
+from offbeat_server.ingest.keyword_filters import filtered
 from offbeat_server.ingest.log_writer.backlog import Backlog, Waiter, unavailable
 from offbeat_server.ingest.protocols import healthchecks
 from offbeat_server.ingest.protocols.base import (
@@ -34,8 +35,7 @@ from offbeat_server.ingest.protocols.base import (
     Slug,
     worst,
 )
-from offbeat_server.ingest.protocols.encodings import utf_8_body
-from offbeat_server.ingest.protocols.keyword_filters import filtered
+from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
 
 MADE_WITHIN_S = 1.0  # how long a ping waits for its monitor, which another ping may be about to create
 WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once

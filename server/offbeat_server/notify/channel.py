@@ -13,7 +13,7 @@ from yarl import URL
 
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind
-from offbeat_server.notify.render import RenderedAlert
+from offbeat_server.notify.messages.render import RenderedAlert
 from offbeat_server.notify.transport.http import Transport
 
 Facts = AlertPayload[str]

@@ -33,7 +33,7 @@ from offbeat_server.notify.channel_queues import ChannelQueues
 from offbeat_server.notify.channels.registry import load_channel
 from offbeat_server.notify.digests import DIGEST_LEAST, RenderError, gather
 from offbeat_server.notify.flapping import Flapping
-from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.messages.message_builder import MessageBuilder
 
 KNOWN_GOOD_EVERY_S = 0.05  # while there is no room: how soon the next channels that are known to work have their turn
 FROM_THE_START = -1  # no channel has this id

@@ -10,7 +10,7 @@ from offbeat_server.db.repositories.outbox import Attached, Digest, Gathering, O
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import BURST_MAX
-from offbeat_server.notify.message_builder import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, MessageBuilder
+from offbeat_server.notify.messages.message_builder import INCIDENTS_NAMED_MAX, MONITORS_NAMED_MAX, MessageBuilder
 
 DIGEST_LEAST = BURST_MAX + 1
 

@@ -27,7 +27,7 @@ from offbeat_server.notify.attempts import DeliveryAttempts
 from offbeat_server.notify.channel_queues import ChannelQueues
 from offbeat_server.notify.delivery_round import DeliveryRound
 from offbeat_server.notify.flapping import Flapping
-from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.periodic import PeriodicAlerts
 from offbeat_server.notify.transport.http import Transport
 

@@ -19,7 +19,7 @@ from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.channels.alertmanager import Alertmanager
 from offbeat_server.notify.channels.registry import KINDS, load_channel
-from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.transport.http import Transport
 
 log = structlog.get_logger("periodic")

@@ -13,7 +13,7 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import LeaseLostError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import decisions, scheduler_rows
+from offbeat_server.db.scheduler_store import decisions, scheduler_rows
 from offbeat_server.engine.decisions import Alert, Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.observability.metrics import Metrics

@@ -12,8 +12,8 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import LeaseLostError, OffbeatError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.repositories import lease
-from offbeat_server.db.repositories.lease import Held
+from offbeat_server.db.scheduler_store import lease
+from offbeat_server.db.scheduler_store.lease import Held
 
 LIFE_S = 6.0  # a crashed scheduler is replaced after this and `TAKE_EVERY_S`
 RENEW_EVERY_S = LIFE_S / 3

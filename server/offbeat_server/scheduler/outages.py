@@ -14,9 +14,9 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import decisions, scheduler_rows
-from offbeat_server.db.repositories.lease import Held, held_by
-from offbeat_server.db.repositories.scheduler_rows import Outage, WriterSeen
+from offbeat_server.db.scheduler_store import decisions, scheduler_rows
+from offbeat_server.db.scheduler_store.lease import Held, held_by
+from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
 
 WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
 MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled

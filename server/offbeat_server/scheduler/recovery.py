@@ -14,10 +14,10 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.repositories import decisions, scheduler_rows, states
-from offbeat_server.db.repositories.entries import ENTRIES_MAX, of_monitor
-from offbeat_server.db.repositories.lease import outlast
-from offbeat_server.db.repositories.scheduler_rows import Checkpoint
+from offbeat_server.db.scheduler_store import decisions, scheduler_rows, states
+from offbeat_server.db.scheduler_store.entries import ENTRIES_MAX, of_monitor
+from offbeat_server.db.scheduler_store.lease import outlast
+from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.isolated import isolated_engine

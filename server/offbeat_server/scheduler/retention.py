@@ -20,7 +20,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.config import Settings
 from offbeat_server.db.partitions import make_partitions, retire_partitions
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.repositories import retention, scheduler_rows
+from offbeat_server.db.scheduler_store import retention, scheduler_rows
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.recovery import SLICE
 

@@ -19,8 +19,8 @@ from offbeat_server.common.gc_pause import gc_frozen
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories import scheduler_rows
-from offbeat_server.db.repositories.scheduler_rows import Checkpoint
+from offbeat_server.db.scheduler_store import scheduler_rows
+from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.engine import Engine
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.scheduler.checkpoint import Checkpointer

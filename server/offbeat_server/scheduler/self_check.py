@@ -17,8 +17,8 @@ from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import Pool, database_trouble
-from offbeat_server.db.repositories import replay
-from offbeat_server.db.repositories.entries import of_monitor
+from offbeat_server.db.scheduler_store import replay
+from offbeat_server.db.scheduler_store.entries import of_monitor
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.isolated import isolated_engine
 from offbeat_server.engine.model.monitor import Monitor

@@ -2,8 +2,8 @@
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.db.read_models import history
-from offbeat_server.db.repositories import decisions, scheduler_rows
-from offbeat_server.notify.payload_schema import webhook_schema
+from offbeat_server.db.scheduler_store import decisions, scheduler_rows
+from offbeat_server.notify.messages.payload_schema import webhook_schema
 from tests.support.channels import assert_published
 from tests.support.harness import Receiver, eventually
 from tests.support.outbox import Scene, types

@@ -13,7 +13,7 @@ from offbeat_server.common.instants import to_micros
 from offbeat_server.db.repositories.outbox import SettledAlert, WantedAlerts
 from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.notify.dispatcher import Dispatcher
-from offbeat_server.notify.message_builder import MessageBuilder
+from offbeat_server.notify.messages.message_builder import MessageBuilder
 from tests.integration.notify.test_dispatcher_crashes import dies, process
 from tests.support.harness import Behaviour, Receiver
 from tests.support.outbox import Scene

@@ -11,7 +11,7 @@ import pytest
 from offbeat_server.db.repositories.outbox import WantedAlerts, page_alerts, resend
 from offbeat_server.notify.attempts import SENDING_MAX
 from offbeat_server.notify.dispatcher import Dispatcher
-from offbeat_server.web.ui import incidents
+from offbeat_server.web.ui.pages import incidents
 from tests.support.harness import Behaviour, Postgres, Receiver, eventually
 from tests.support.outbox import Scene, at_work, ids, scene, types
 

@@ -8,8 +8,8 @@ import pytest
 
 from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.db.partitions import make_partitions, name_of
-from offbeat_server.db.repositories import scheduler_rows
-from offbeat_server.db.repositories.scheduler_rows import Outage
+from offbeat_server.db.scheduler_store import scheduler_rows
+from offbeat_server.db.scheduler_store.scheduler_rows import Outage
 from offbeat_server.scheduler.outages import ReportedOutages
 from tests.support.harness import eventually
 from tests.support.link import Link

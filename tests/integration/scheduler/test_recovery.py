@@ -10,11 +10,12 @@ import pytest
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import connect, open_pool
-from offbeat_server.db.repositories import changes, decisions, definitions, lease, scheduler_rows, states, windows
-from offbeat_server.db.repositories.decisions import WindowsApplied
+from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
-from offbeat_server.db.repositories.lease import Held
 from offbeat_server.db.repositories.outbox import Outbox
+from offbeat_server.db.scheduler_store import decisions, lease, scheduler_rows, states
+from offbeat_server.db.scheduler_store.decisions import WindowsApplied
+from offbeat_server.db.scheduler_store.lease import Held
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from offbeat_server.config import Settings
-from offbeat_server.db.repositories import retention
+from offbeat_server.db.scheduler_store import retention
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.retention import Retention
 from tests.support.api_server import Api, serving

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from offbeat_server.ingest.protocols.message import (
+from offbeat_server.ingest.protocols.parsing.message import (
     KEPT_HEAD_BYTES,
     KEPT_TAIL_BYTES,
     STORED_BYTES_MAX,
@@ -11,7 +11,7 @@ from offbeat_server.ingest.protocols.message import (
     stored_message,
     stored_text,
 )
-from offbeat_server.ingest.protocols.urlencoded import decode, read_pairs
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode, read_pairs
 
 
 def test_short_messages_are_kept_as_they_are() -> None:

@@ -11,8 +11,8 @@ import pytest
 from offbeat_server.engine.model.ping import PLAIN, Ping
 from offbeat_server.ingest.protocols import native
 from offbeat_server.ingest.protocols.base import Key, Outcome, ParsedPing, Rejection, Request
-from offbeat_server.ingest.protocols.ids import canonical_run
-from offbeat_server.ingest.protocols.parameters import ReadParameters, read_fields
+from offbeat_server.ingest.protocols.parsing.ids import canonical_run
+from offbeat_server.ingest.protocols.parsing.parameters import ReadParameters, read_fields
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -9,6 +9,7 @@ from offbeat_server.engine.model.definition import Keywords
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.ingest.key_index import PingRules
+from offbeat_server.ingest.keyword_filters import filtered
 from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, native, snitch, uptime_kuma
 from offbeat_server.ingest.protocols.base import (
     Dialect,
@@ -21,7 +22,6 @@ from offbeat_server.ingest.protocols.base import (
     Slug,
     worst,
 )
-from offbeat_server.ingest.protocols.keyword_filters import filtered
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from offbeat_server.ingest.protocols.sentry import check_ins
 

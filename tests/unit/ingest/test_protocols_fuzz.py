@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.ingest.protocols.base import Dialect, Outcome, Rejection, Request
-from offbeat_server.ingest.protocols.parameters import read_fields
+from offbeat_server.ingest.protocols.parsing.parameters import read_fields
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
 from tests.fuzz.judge import is_storable, judge_request, readings
 

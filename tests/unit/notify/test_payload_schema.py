@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema_rs
 
 from offbeat_server.engine.model.alert_payload import CONTENT, AlertPayload
-from offbeat_server.notify.payload_schema import webhook_schema
-from offbeat_server.notify.template import ROOTS
+from offbeat_server.notify.messages.payload_schema import webhook_schema
+from offbeat_server.notify.messages.template import ROOTS
 
 FILE = Path(__file__).parents[3] / "docs" / "reference" / "alert-payload.schema.json"
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from offbeat_server.db.repositories.outbox import Attached, DigestMember, Named
 from offbeat_server.engine.model.enums import AlertKind
-from offbeat_server.notify.message_builder import MessageBuilder
-from offbeat_server.notify.redact import HIDDEN, redact, redact_all
-from offbeat_server.notify.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
-from offbeat_server.notify.template import check_template, escape_for, fill
+from offbeat_server.notify.messages.message_builder import MessageBuilder
+from offbeat_server.notify.messages.redact import HIDDEN, redact, redact_all
+from offbeat_server.notify.messages.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
+from offbeat_server.notify.messages.template import check_template, escape_for, fill
 
 UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 FACTS: Any = {

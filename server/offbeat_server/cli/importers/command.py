@@ -15,7 +15,7 @@ from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.engine.model.slugs import free_slug
 from offbeat_server.engine.schedule.calendar import check_cron
-from offbeat_server.ingest.protocols.encodings import guessed
+from offbeat_server.ingest.protocols.parsing.encodings import guessed
 
 _NO_KEY = "KEY"
 ZONE_LINK = Path("/etc/localtime")

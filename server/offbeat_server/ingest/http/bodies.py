@@ -13,7 +13,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.ingest.http.content_codings import BadCoding, Unpacker
 from offbeat_server.ingest.log_writer.backlog import unavailable
 from offbeat_server.ingest.protocols.base import Outcome, Rejection
-from offbeat_server.ingest.protocols.message import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES
+from offbeat_server.ingest.protocols.parsing.message import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES
 
 READ_BYTES_MAX = 128_000_000  # of one body, as sent and as unpacked; beyond: 413
 READ_S_MAX = 300.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from offbeat_server.engine.model.ping import Ping, lasting
 from offbeat_server.ingest.protocols import cronitor, healthchecks, native, registry, uptime_kuma
 from offbeat_server.ingest.protocols.base import Dialect, Key, ParsedPing, Request, Slug
-from offbeat_server.ingest.protocols.outcome import SIGNAL_WORDS
+from offbeat_server.ingest.protocols.parsing.outcome import SIGNAL_WORDS
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}  # which every dialect here takes
 _KEY = "00000000-0000-0000-0000-000000000000"

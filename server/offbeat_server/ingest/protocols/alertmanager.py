@@ -18,7 +18,7 @@ import orjson
 
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.base import ParsedPing
-from offbeat_server.ingest.protocols.message import stored_text
+from offbeat_server.ingest.protocols.parsing.message import stored_text
 
 name = "alertmanager"
 _MARK = b'"groupKey"'

@@ -37,12 +37,12 @@ from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.ingest.protocols import answers
 from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
-from offbeat_server.ingest.protocols.details import read_count, read_seconds
-from offbeat_server.ingest.protocols.ids import read_id
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.outcome import read_exit, read_word, shown
-from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside, read_outcome
-from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
+from offbeat_server.ingest.protocols.parsing.details import read_count, read_seconds
+from offbeat_server.ingest.protocols.parsing.ids import read_id
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.outcome import read_exit, read_word, shown
+from offbeat_server.ingest.protocols.parsing.parameters import appended_outcome, read_beside, read_outcome
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
 
 name = "cronitor"
 PREFIX: Final = "/p/"

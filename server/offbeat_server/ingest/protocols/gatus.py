@@ -21,9 +21,9 @@ from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.parameters import read_beside
-from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.parameters import read_beside
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
 
 name = "gatus"
 PREFIX: Final = "/api/v1/endpoints/"

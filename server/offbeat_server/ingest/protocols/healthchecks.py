@@ -36,12 +36,12 @@ from offbeat_server.engine.model.slugs import is_slug
 from offbeat_server.ingest.protocols import alertmanager
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request, Slug
-from offbeat_server.ingest.protocols.encodings import utf_8_body
-from offbeat_server.ingest.protocols.ids import read_id
-from offbeat_server.ingest.protocols.message import WHOLE_BYTES_MAX, stored_message
-from offbeat_server.ingest.protocols.outcome import read_exit
-from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside_path, read_outcome
-from offbeat_server.ingest.protocols.urlencoded import decode, read_pairs
+from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
+from offbeat_server.ingest.protocols.parsing.ids import read_id
+from offbeat_server.ingest.protocols.parsing.message import WHOLE_BYTES_MAX, stored_message
+from offbeat_server.ingest.protocols.parsing.outcome import read_exit
+from offbeat_server.ingest.protocols.parsing.parameters import appended_outcome, read_beside_path, read_outcome
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode, read_pairs
 
 name = "healthchecks"
 PREFIX: Final = "/ping/"

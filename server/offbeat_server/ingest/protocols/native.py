@@ -1,8 +1,8 @@
 """Offbeat's own protocol: `/api/v1/heartbeat/{key}[/{signal or exit code}]` by GET, HEAD or POST.
 
-The signal is in the path, in `status` (words and parameters: ingest/protocols/parameters.py), or in the exit code; if
-nothing says it, it is success. Instead of an exit code, systemd's words for results and signals are read (`timeout`,
-`KILL`).
+The signal is in the path, in `status` (words and parameters: ingest/protocols/parsing/parameters.py), or in
+the exit code; if nothing says it, it is success. Instead of an exit code, systemd's words for results and signals are
+read (`timeout`, `KILL`).
 
 If the path or the query names the signal, the body is the message in every case: it is the output of some job, and
 `curl -d "$output"` declares every body a form. If neither does, the body is read by its Content-Type:
@@ -33,10 +33,10 @@ from typing import Any, Final
 from offbeat_server.engine.model.ping import PLAIN, Ping, Signal
 from offbeat_server.ingest.protocols import alertmanager, answers
 from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
-from offbeat_server.ingest.protocols.encodings import utf_8_body
-from offbeat_server.ingest.protocols.message import stored_message, with_mark
-from offbeat_server.ingest.protocols.objects import NotJson, read_object
-from offbeat_server.ingest.protocols.outcome import (
+from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
+from offbeat_server.ingest.protocols.parsing.message import stored_message, with_mark
+from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
+from offbeat_server.ingest.protocols.parsing.outcome import (
     ALLOWED,
     OUTCOMES,
     field_of,
@@ -48,14 +48,14 @@ from offbeat_server.ingest.protocols.outcome import (
     says_failure_in_text,
     unknown_signal,
 )
-from offbeat_server.ingest.protocols.parameters import (
+from offbeat_server.ingest.protocols.parsing.parameters import (
     VALUES_LOOKED_AT_MAX,
     ReadParameters,
     appended_outcome,
     as_json,
     read_fields,
 )
-from offbeat_server.ingest.protocols.urlencoded import decode, decode_segment, read_pairs
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode, decode_segment, read_pairs
 
 name = "native"
 PREFIX: Final = "/api/v1/heartbeat/"

@@ -18,16 +18,16 @@ from typing import Final
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.outcome import read_exit
-from offbeat_server.ingest.protocols.parameters import (
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.outcome import read_exit
+from offbeat_server.ingest.protocols.parsing.parameters import (
     ReadParameters,
     appended_outcome,
     read_beside,
     read_fields,
     read_outcome,
 )
-from offbeat_server.ingest.protocols.urlencoded import read_pairs
+from offbeat_server.ingest.protocols.parsing.urlencoded import read_pairs
 
 name = "snitch"
 is_token: Final = re.compile(r"[0-9a-f]{8,40}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch

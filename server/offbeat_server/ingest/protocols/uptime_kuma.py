@@ -19,9 +19,9 @@ import orjson
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside, read_outcome
-from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.parameters import appended_outcome, read_beside, read_outcome
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
 
 name = "uptime_kuma"
 PREFIX: Final = "/api/push/"

@@ -18,7 +18,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.render import cut
+from offbeat_server.notify.messages.render import cut
 from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 413, 415, 422))

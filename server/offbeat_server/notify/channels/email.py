@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError, MailServer
-from offbeat_server.notify.render import cut
+from offbeat_server.notify.messages.render import cut
 from offbeat_server.notify.transport.http import Transport
 from offbeat_server.notify.transport.smtp import check_address
 

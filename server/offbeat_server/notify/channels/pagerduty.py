@@ -12,7 +12,7 @@ from pydantic import Field
 
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message
-from offbeat_server.notify.render import cut
+from offbeat_server.notify.messages.render import cut
 from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 401, 403, 404))

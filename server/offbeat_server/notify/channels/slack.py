@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
-from offbeat_server.notify.render import cut, cut_head
+from offbeat_server.notify.messages.render import cut, cut_head
 from offbeat_server.notify.transport.http import Transport
 
 FINAL = frozenset((400, 403, 404, 410))

@@ -7,7 +7,7 @@ import orjson
 from aiohttp import web
 
 from offbeat_server import __version__
-from offbeat_server.notify.payload_schema import webhook_schema
+from offbeat_server.notify.messages.payload_schema import webhook_schema
 from offbeat_server.web.api import channels, config, history, incidents, monitors, projects, public, statistics, windows
 from offbeat_server.web.framework import openapi, routing
 from offbeat_server.web.framework.routing import ApiReply, Call, Deps, Route

@@ -13,7 +13,7 @@ from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.notify.channels.registry import KINDS
-from offbeat_server.notify.payload_schema import SENT, PayloadJsonSchema, body_name, webhook_definitions
+from offbeat_server.notify.messages.payload_schema import SENT, PayloadJsonSchema, body_name, webhook_definitions
 from offbeat_server.services.documents import LISTED
 from offbeat_server.web.api.schemas import responses as response_schemas
 from offbeat_server.web.framework.problems import CONTENT_TYPE

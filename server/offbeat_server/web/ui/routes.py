@@ -14,20 +14,6 @@ from offbeat_server.web.framework.params import allowed, pair_in, project_id_for
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import Deps
 from offbeat_server.web.framework.ttl_cache import TtlCache
-from offbeat_server.web.ui import (
-    admin,
-    alerts,
-    channels,
-    incidents,
-    monitor,
-    run,
-    settings,
-    signin,
-    status,
-    system,
-    windows,
-)
-from offbeat_server.web.ui import overview as overview_page
 from offbeat_server.web.ui.live.hub import WATCHED_MAX, LiveHub, StreamOwner, Topic
 from offbeat_server.web.ui.live.topics import all_kinds
 from offbeat_server.web.ui.page_base import (
@@ -40,6 +26,20 @@ from offbeat_server.web.ui.page_base import (
     statics,
     statics_version,
 )
+from offbeat_server.web.ui.pages import (
+    admin,
+    alerts,
+    channels,
+    incidents,
+    monitor,
+    run,
+    settings,
+    signin,
+    status,
+    system,
+    windows,
+)
+from offbeat_server.web.ui.pages import overview as overview_page
 
 LIVE = web.AppKey("live", LiveHub)
 _LINE = re.compile(r"(\d{1,9})\.([0-9a-z]{1,12})")

@@ -42,14 +42,14 @@ from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
 from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
-from offbeat_server.ingest.protocols.encodings import utf_8_body
-from offbeat_server.ingest.protocols.ids import read_id
-from offbeat_server.ingest.protocols.objects import NotJson, read_object
-from offbeat_server.ingest.protocols.outcome import read_word, shown
-from offbeat_server.ingest.protocols.parameters import appended_outcome, read_beside
+from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
+from offbeat_server.ingest.protocols.parsing.ids import read_id
+from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
+from offbeat_server.ingest.protocols.parsing.outcome import read_word, shown
+from offbeat_server.ingest.protocols.parsing.parameters import appended_outcome, read_beside
+from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
 from offbeat_server.ingest.protocols.sentry.envelope import PAYLOAD_BYTES_MAX, Envelope, open_envelope
 from offbeat_server.ingest.protocols.sentry.monitor_config import DEFAULTS, NO_CONFIG, read_config, snake_case
-from offbeat_server.ingest.protocols.urlencoded import decode_segment, read_pairs
 
 name = "sentry"
 CRON_METHODS: Final = ("GET", "HEAD", "POST")  # as Relay's router, which answers HEAD wherever it answers GET

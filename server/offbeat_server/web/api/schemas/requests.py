@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from offbeat_server.engine.model.definition import Duration, Slug, StageName
 from offbeat_server.engine.model.enums import AlertState, Status, Verdict
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
-from offbeat_server.ingest.protocols.ids import canonical_run, read_id
+from offbeat_server.ingest.protocols.parsing.ids import canonical_run, read_id
 from offbeat_server.services.documents import Body, MonitorBody, Name
 
 # As pings store it, for any length and any encoding of `+` and spaces.

@@ -14,11 +14,12 @@ from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.db.repositories.client_runs import ClientRun, hear
 from offbeat_server.engine.model.enums import Status
-from offbeat_server.web.ui import incidents, monitor, monitor_rows, run, system
-from offbeat_server.web.ui import overview as overview_page
+from offbeat_server.web.ui import monitor_rows
 from offbeat_server.web.ui.live.hub import Key, Kind, Patch
 from offbeat_server.web.ui.monitor_rows import Line
 from offbeat_server.web.ui.page_base import render_part
+from offbeat_server.web.ui.pages import incidents, monitor, run, system
+from offbeat_server.web.ui.pages import overview as overview_page
 
 Pair = tuple[int, int]
 HISTORY_EVERY = 3 * SECOND

@@ -1,7 +1,7 @@
 """The parameters of a native ping, wherever they stand: a query, a form, a JSON object, one line of many.
 
 One reader for all of them, so that `done=5`, `{"done": 5}` and `{"done": "5"}` mean the same everywhere. Names are
-compared without regard to case, `_`, `-` and `.` (ingest/protocols/outcome.py has all names and words).
+compared without regard to case, `_`, `-` and `.` (ingest/protocols/parsing/outcome.py has all names and words).
 
 | parameter | may be |
 | --- | --- |
@@ -35,11 +35,11 @@ from typing import Any, Final, NamedTuple
 
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
 from offbeat_server.ingest.protocols.base import Note, Rejection
-from offbeat_server.ingest.protocols.details import read_count, read_message, read_seconds
-from offbeat_server.ingest.protocols.ids import CHARS_MAX, read_id
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.objects import NotJson, read_object
-from offbeat_server.ingest.protocols.outcome import (
+from offbeat_server.ingest.protocols.parsing.details import read_count, read_message, read_seconds
+from offbeat_server.ingest.protocols.parsing.ids import CHARS_MAX, read_id
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
+from offbeat_server.ingest.protocols.parsing.outcome import (
     ALLOWED,
     FIELDS,
     HEALTH_WORDS,
@@ -60,7 +60,7 @@ from offbeat_server.ingest.protocols.outcome import (
     shown,
     unknown_signal,
 )
-from offbeat_server.ingest.protocols.urlencoded import NO_VALUE
+from offbeat_server.ingest.protocols.parsing.urlencoded import NO_VALUE
 
 VALUES_LOOKED_AT_MAX = 5_000  # of an object whose names we do not know
 _UNDISPUTED: Final = ("log", "leave")  # in the path: not what a job has come to

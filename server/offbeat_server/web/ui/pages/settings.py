@@ -23,8 +23,8 @@ from offbeat_server.web.framework.params import project_id_for_list, project_of
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui import monitor_form as forms
-from offbeat_server.web.ui.monitor import find
 from offbeat_server.web.ui.page_base import HEADERS, UiRoute, Visit, address_of, redirect, show
+from offbeat_server.web.ui.pages.monitor import find
 from offbeat_server.web.ui.template_filters import iso
 
 TIMES_SHOWN = 5

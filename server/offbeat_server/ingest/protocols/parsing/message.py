@@ -7,7 +7,7 @@ No cut is made inside a character.
 """
 
 from offbeat_server.engine.model.ping import MESSAGE_HEAD_BYTES, MESSAGE_TAIL_BYTES
-from offbeat_server.ingest.protocols.encodings import guessed
+from offbeat_server.ingest.protocols.parsing.encodings import guessed
 
 WHOLE_BYTES_MAX = MESSAGE_HEAD_BYTES + MESSAGE_TAIL_BYTES  # kept as it is up to here; what Ping-Body-Limit announces
 STORED_BYTES_MAX = 10_240  # both ends and the mark between them

@@ -9,7 +9,7 @@ words: the word for the failure may stand in the part of a long message that is 
 from offbeat_server.engine.model.definition import Keywords
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.ingest.key_index import PingRules
-from offbeat_server.ingest.protocols.message import is_cut
+from offbeat_server.ingest.protocols.parsing.message import is_cut
 
 
 def filtered(ping: Ping, method: str, rules: PingRules, body: bytes = b"") -> Ping:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from offbeat_server.ingest.protocols.encodings import guessed
+from offbeat_server.ingest.protocols.parsing.encodings import guessed
 
 LENIENT_BYTES_MAX = 100_000  # the second reader is ten times slower
 LENIENT_LINE_BYTES_MAX = 10_000

@@ -1,7 +1,7 @@
 """Spellings of the outcome of a job: names of parameters, words, booleans and exit codes, all in one table.
 
 A ping with an outcome never counts as a success because of its spelling. So spellings that are not documented but leave
-no doubt are understood here, and ingest/protocols/parameters.py refuses the others.
+no doubt are understood here, and ingest/protocols/parsing/parameters.py refuses the others.
 """
 
 import re

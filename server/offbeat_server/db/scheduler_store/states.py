@@ -9,7 +9,7 @@ import orjson
 
 from offbeat_server.common.instants import to_micros
 from offbeat_server.db.pool import Connection, database_trouble, open_cursor
-from offbeat_server.db.repositories.scheduler_rows import read_defined
+from offbeat_server.db.scheduler_store.scheduler_rows import read_defined
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.engine.model.fleet import Fleet, MemberRow

@@ -2,13 +2,13 @@
 
 The standard library's parser costs 6 µs for `status=start&run=17`, more than the rest of reading such a ping; most
 queries hold neither `%` nor `+`, and then two `str` methods are enough. Bytes that are not UTF-8 are read as
-Windows-1252 (ingest/protocols/encodings.py).
+Windows-1252 (ingest/protocols/parsing/encodings.py).
 """
 
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from offbeat_server.ingest.protocols.encodings import guessed
+from offbeat_server.ingest.protocols.parsing.encodings import guessed
 
 
 class _NoValue(str):

@@ -11,8 +11,8 @@ from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, Dig
 from offbeat_server.engine.model.alert_payload import DigestItem
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, read_enum
 from offbeat_server.notify.channel import Facts, Message
-from offbeat_server.notify.redact import redact_all
-from offbeat_server.notify.render import cut_head, link_to, render_alert, render_digest, render_recovered
+from offbeat_server.notify.messages.redact import redact_all
+from offbeat_server.notify.messages.render import cut_head, link_to, render_alert, render_digest, render_recovered
 
 MONITORS_NAMED_MAX = 20  # in a digest
 INCIDENTS_NAMED_MAX = 5  # of each

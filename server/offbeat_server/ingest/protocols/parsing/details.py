@@ -11,8 +11,8 @@ import orjson
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import COUNT_MAX
 from offbeat_server.engine.schedule.durations import read_duration
-from offbeat_server.ingest.protocols.message import stored_text
-from offbeat_server.ingest.protocols.outcome import SAID_CHARS_MAX, shown
+from offbeat_server.ingest.protocols.parsing.message import stored_text
+from offbeat_server.ingest.protocols.parsing.outcome import SAID_CHARS_MAX, shown
 
 _is_whole = re.compile(r"\+?(\d{1,19})(?:\.0+)?", re.ASCII).fullmatch
 _is_clock = re.compile(r"(?:(\d{1,5})[d.])?(\d{1,6}):([0-5]\d):([0-5]\d(?:[.,]\d{1,9})?)", re.ASCII).fullmatch

@@ -3,7 +3,7 @@
 import orjson
 
 from offbeat_server.db.pool import Connection, database_trouble
-from offbeat_server.db.repositories.states import enrol_members, read_members
+from offbeat_server.db.scheduler_store.states import enrol_members, read_members
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
