@@ -45,7 +45,7 @@ _CAUSE_FIELDS_FIRST = ("blamed_at", "due", "goods", "kind", "lacking", "number",
 class Cause:
     """One open reason of an incident. `number` is the run's; `run` the id that its client gave it.
 
-    `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, 0 for other kinds;
+    `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, None for other kinds;
     `goods` counts the successes in a row that speak against it; `lacking` is how many of a fleet are too few.
     `worst` is the reason for the record once it is over: of a fleet, its worst moment with `worst_missing` members.
     `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
@@ -61,7 +61,7 @@ class Cause:
         number: int = 0,
         run: str | None = None,
         stage: str | None = None,
-        due: Micros = 0,
+        due: Micros | None = None,
         lacking: int = 0,
         evidence: RunEvidence[Micros] | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class Incident:
 
     `announced`: its opening was told to people. `announce_at` is when they are to be told of it, or of what came to it
     later; None: of nothing, or not while `suppressed_by`, the monitor whose own incident explains it, is in trouble.
-    `held_by`: that monitor's slug, once it was well again, `held_until` then.
+    `held_by`: that monitor's slug, once it was well again, `held_until` then. `told_at`: the last alert.
     `silent`: nothing was heard since the schedule was last missed, so nothing further is expected.
     """
 
@@ -136,9 +136,9 @@ class Incident:
         self.announce_at: Micros | None = None
         self.suppressed_by: int | None = None
         self.held_by = ""
-        self.held_until: Micros = 0
+        self.held_until: Micros | None = None
         self.silent = False
-        self.told_at: Micros = 0
+        self.told_at: Micros | None = None
         self.told_rank = 0
         self.told_lacking = 0
         self.told_runs: set[int] = set()
@@ -151,7 +151,10 @@ class Incident:
         return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
     def dump(self) -> dict[str, Any]:
-        """As JSON. Later fields of causes have a key of their own: the program before reads exactly the first ones."""
+        """As JSON, 0 for no instant.
+
+        Later fields of causes have a key of their own: the program before reads exactly the first ones.
+        """
         more = [[cause.evidence, cause.worst, cause.worst_missing] for cause in self.causes.values()]
         return {
             "n": self.number,
@@ -163,8 +166,8 @@ class Incident:
             "w": self.announce_at,
             "s": self.suppressed_by,
             "q": self.silent,
-            "h": [self.held_by, self.held_until],
-            "t": [self.told_at, self.told_rank, *sorted(self.told_runs)],
+            "h": [self.held_by, self.held_until or 0],
+            "t": [self.told_at or 0, self.told_rank, *sorted(self.told_runs)],
             **({"l": self.told_lacking} if self.told_lacking else {}),
         }
 
@@ -188,8 +191,9 @@ class Incident:
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]
-        incident.held_by, incident.held_until = state.get("h", ("", 0))
-        incident.told_at, incident.told_rank, *told_runs = state["t"]
+        incident.held_by, held_until = state.get("h", ("", 0))
+        told_at, incident.told_rank, *told_runs = state["t"]
+        incident.held_until, incident.told_at = held_until or None, told_at or None
         incident.told_runs, incident.told_lacking = set(told_runs), state.get("l", 0)
         return incident
 
@@ -221,7 +225,7 @@ class RareState:
         self.snoozed_until: Micros = 0
         self.excused = 0  # occurrences in a row that outages excused
         self.streak = 0  # misses and failures in a row
-        self.streak_since: Micros = 0
+        self.streak_since: Micros | None = None  # when the first of them was; None: there never was one
         self.incidents = 0
         self.incident: Incident | None = None
         self.runs: Runs | None = None
@@ -290,7 +294,7 @@ class Monitor:
     snoozed_until: _LazyField[Micros] = _lazy_field("snoozed_until")
     excused: _LazyField[int] = _lazy_field("excused")
     streak: _LazyField[int] = _lazy_field("streak")
-    streak_since: _LazyField[Micros] = _lazy_field("streak_since")
+    streak_since: _LazyField[Micros | None] = _lazy_field("streak_since")
     incidents: _LazyField[int] = _lazy_field("incidents")
     incident: _LazyField[Incident | None] = _lazy_field("incident")
     runs: _LazyField[Runs | None] = _lazy_field("runs")
@@ -377,8 +381,9 @@ class Monitor:
             self._load_unusual(state)
 
     def _load_unusual(self, state: dict[str, Any]) -> None:
-        for name in _UNUSUAL_SCALARS:
+        for name in _UNUSUAL_NUMBERS:
             setattr(self, name, state.get(name, 0))
+        self.streak_since = state.get("streak_since")
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
         if runs := state.get("runs"):
@@ -392,6 +397,7 @@ class Monitor:
 
 _STATUS_OF = {status.value: status for status in Status}
 _SCALARS = ("heard_at", "due", "counted_at", "last_word", "counted_writer")
+_UNUSUAL_NUMBERS = ("rev", "excused", "streak", "incidents")
 _UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
 _USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
 

@@ -37,6 +37,7 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
     if incident is None:
         if m.streak < m.definition.fail_after:
             return
+        assert m.streak_since is not None  # there was a failure
         m.incidents += 1
         incident = m.incident = Incident(m.incidents, m.streak_since)
         incident.causes[cause.key] = cause

@@ -25,17 +25,17 @@ TELL_DOUBLED_MIN: Micros = 60 * SECOND  # if more than twice as many members are
 
 def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
     """Plan the alert about a new incident: now, or when the monitors that may explain it were evaluated."""
-    now, definition = state.now, m.definition
+    now, definition, due = state.now, m.definition, cause.due
     at = now
     for up in state.upstreams(m):
         if up.paused or up.incident is not None:
             continue
         if up.heard_at <= incident.opened_at and (deadline := _next_judgement(state, up)) is not None:
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
-        if cause.due and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and cause.due <= up.since:
+        if due is not None and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and due <= up.since:
             at = max(at, end_of_grace_period(definition, up.since))  # it was due while that one was down
-    if cause.due:
-        for end in state.window_ends(m, cause.due):
+    if due is not None:
+        for end in state.window_ends(m, due):
             at = max(at, end_of_grace_period(definition, end))
     incident.announce_at = at
 
@@ -77,7 +77,7 @@ def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Ca
     if not _is_news(incident, cause):
         return
     at = state.now
-    if RANKS[cause.kind] <= incident.told_rank:
+    if incident.told_at is not None and RANKS[cause.kind] <= incident.told_rank:
         doubled = cause.lacking > 2 * incident.told_lacking
         at = max(at, incident.told_at + (TELL_DOUBLED_MIN if doubled else TELL_AGAIN_MIN))
     if incident.announce_at is None or at < incident.announce_at:
@@ -207,7 +207,7 @@ def _alert(
         "last_ping_at": m.heard_at or None,
         "expected": reasons.expected(m.definition),
     }
-    if incident.held_by and kind == AlertKind.OPENED:
+    if incident.held_by and incident.held_until is not None and kind == AlertKind.OPENED:
         facts["held_back"] = reasons.held_back(m.definition, incident.held_by, incident.held_until)
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     evidence = evidence_of(m, run) if run is not None else worst.evidence
