@@ -328,8 +328,9 @@ class EngineRun:
         known = scene.ids.get(slug)
         if known is not None:
             m = scene.engine.monitors[known]
-            flags = {"paused": m.paused, "snoozed_until": (m.snoozed_until - scene.begin) / SECOND, **flags}
-            flags["snoozed_until"] = max(flags["snoozed_until"], 0)
+            flags = {"paused": m.paused, **flags}
+            if m.snoozed_until is not None:
+                flags.setdefault("snoozed_until", (m.snoozed_until - scene.begin) / SECOND)
         scene.monitor(slug, at / SECOND, exact=True, **self.defined[slug], **flags)
 
     def _define(self, step: Step) -> None:

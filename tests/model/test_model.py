@@ -290,7 +290,8 @@ class Defined:
 
     def __init__(self, slug: str, definition: Definition) -> None:
         self.slug, self.definition = slug, definition
-        self.paused, self.snoozed_until, self.rev = False, 0, 0
+        self.paused, self.rev = False, 0
+        self.snoozed_until: Micros | None = None
 
     def copy(self) -> "Defined":
         again = Defined(self.slug, self.definition)

@@ -180,7 +180,7 @@ class Engine:
         definition: Definition,
         *,
         paused: bool = False,
-        snoozed_until: Micros = 0,
+        snoozed_until: Micros | None = None,
         rev: int = 0,
         name: str | None = None,
         tags: tuple[str, ...] | None = None,

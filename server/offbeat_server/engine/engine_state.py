@@ -364,8 +364,11 @@ class EngineState:
         return at
 
     def muted_until(self, m: Monitor, at: Micros) -> Micros:
-        """Until when an alert of `at` is held back: the end of a snooze, or one period after that of a window."""
-        until = m.snoozed_until
+        """Until when an alert of `at` is held back: the end of a snooze, or one period after that of a window.
+
+        Not after `at`: it is not held back.
+        """
+        until = m.snoozed_until if m.snoozed_until is not None else at
         for end in self.window_ends(m, at):
             until = max(until, end_of_grace_period(m.definition, end))
         return until

@@ -103,7 +103,7 @@ class Defined(NamedTuple):
     name: str
     tags: tuple[str, ...]
     paused: bool
-    snoozed_until: Micros
+    snoozed_until: Micros | None
     definition: str
 
 
@@ -127,9 +127,9 @@ def read_incident(text: str | None) -> int:
     return number
 
 
-def _read_instant(value: str | None) -> Micros:
-    """An instant in a change, ISO 8601 or absent; 0 for absent."""
-    return to_micros(datetime.fromisoformat(value)) if value else 0
+def _read_instant(value: str | None) -> Micros | None:
+    """An instant in a change, ISO 8601 or absent."""
+    return to_micros(datetime.fromisoformat(value)) if value else None
 
 
 async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, int, Window]]:

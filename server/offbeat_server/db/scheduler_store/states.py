@@ -96,7 +96,7 @@ def _monitor(
 ) -> tuple[Monitor, bool] | None:
     # Unpacked as it is, and nothing asked twice: a second of the start for each microsecond of this.
     id, project_id, slug, name, tags, paused, snoozed_until, definition, _, *stored, before, changed = row
-    until = to_micros(snoozed_until) if snoozed_until is not None else 0
+    until = to_micros(snoozed_until) if snoozed_until is not None else None
     if changed:
         if before is None:
             return None  # made by a change that is not applied yet
@@ -111,6 +111,6 @@ def _monitor(
         m.load(status, since, _new_position(Position, (at, one_of_equal(writer), seq)), state)
         if m.unusual.fleet is not None:
             enrol_members(m.unusual.fleet, state["fleet"], members.get(id, ()))
-    if paused or until:
+    if paused or until is not None:
         m.paused, m.snoozed_until = paused, until
     return m, at is not None

@@ -222,7 +222,7 @@ class RareState:
     def __init__(self) -> None:
         self.rev = 0  # the last change in this state
         self.paused = False
-        self.snoozed_until: Micros = 0
+        self.snoozed_until: Micros | None = None
         self.excused = 0  # occurrences in a row that outages excused
         self.streak = 0  # misses and failures in a row
         self.streak_since: Micros | None = None  # when the first of them was; None: there never was one
@@ -291,7 +291,7 @@ class Monitor:
 
     rev: _LazyField[int] = _lazy_field("rev")
     paused: _LazyField[bool] = _lazy_field("paused")
-    snoozed_until: _LazyField[Micros] = _lazy_field("snoozed_until")
+    snoozed_until: _LazyField[Micros | None] = _lazy_field("snoozed_until")
     excused: _LazyField[int] = _lazy_field("excused")
     streak: _LazyField[int] = _lazy_field("streak")
     streak_since: _LazyField[Micros | None] = _lazy_field("streak_since")
