@@ -95,7 +95,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(f"offbeat_server.notify.{module}.BURST_MAX", BURST, raising=True)
         for module in ("delivery_round", "digests"):
             patch.setattr(f"offbeat_server.notify.{module}.DIGEST_LEAST", BURST + 1)
-        for module in ("message_builder", "digests"):
+        for module in ("messages.message_builder", "digests"):
             patch.setattr(f"offbeat_server.notify.{module}.MONITORS_NAMED_MAX", NAMED)
         patch.setattr("offbeat_server.scheduler.checkpoint.CHECKPOINT_S", rng.uniform(1, 8))
         for name, (low, high) in SMALL.items():
