@@ -92,11 +92,11 @@ RUNS = (
         "select",
         (("allow", "allow"), ("alert", "alert")),
     ),
-    Field("tasks.expected", "Expected tasks", "Leave empty if the job sends `total`.", "number"),
+    Field("tasks.expected", "Expected tasks", "Leave empty if the job sends total.", "number"),
     Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
     Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
-    Field("at_most.count", "Rate limit", "Alert if there are more runs or heartbeats than this …", "number"),
-    Field("at_most.per", "… in", "", example="1h"),
+    Field("at_most.count", "Rate limit", "Alert on more runs or heartbeats than this in the period.", "number"),
+    Field("at_most.per", "Rate limit period", "", example="1h"),
 )
 ALERTS = (
     Field("fail_after", "Alert after", "Consecutive misses or failures before alerting (default 1).", "number"),
