@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 from playwright.async_api import Browser
@@ -39,17 +39,33 @@ async def main() -> None:
     postgres = Postgres(fsync="off")
     await postgres.start()
     try:
-        async with postgres.fresh() as url, Receiver() as receiver:
-            receiver.script.extend([Behaviour(status=503), Behaviour(status=503)])
-            async with Server(url, "--allow-private-destinations") as server, chromium() as browser:
-                database = await connect(url)
-                try:
-                    await _prepare(server, database, receiver.url)
-                    await _take(server, browser, database)
-                finally:
-                    await database.close()
+        async with postgres.fresh() as url, demo(url) as server, chromium() as browser:
+            await _take(server, browser)
     finally:
         await postgres.stop()
+
+
+@contextlib.asynccontextmanager
+async def demo(database_url: str, refusals: int = 2) -> AsyncIterator[Server]:
+    """A server with the demo data, after it has sent the alerts of the present. The receiver refuses the first ones."""
+    async with Receiver() as receiver:
+        receiver.script.extend([Behaviour(status=503)] * refusals)
+        async with Server(database_url, "--allow-private-destinations") as server:
+            database = await connect(database_url)
+            try:
+                await _prepare(server, database, receiver.url)
+                yield server
+            finally:
+                await database.close()
+
+
+async def pages_of(server: Server) -> list[tuple[str, str, bool]]:
+    """`PAGES` with the addresses of the open run and the open incident."""
+    runs = (await server.api("GET", "/api/v1/monitors/warehouse-load/runs")).body["items"]
+    incidents = (await server.api("GET", "/api/v1/monitors/search-reindex/incidents")).body["items"]
+    run = next(each["id"] for each in runs if each["finished_at"] is None)
+    incident = next(each["id"] for each in incidents if each["resolved_at"] is None)
+    return [(name, path.format(run=run, incident=incident), whole) for name, path, whole in PAGES]
 
 
 async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) -> None:
@@ -78,14 +94,10 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
             await server.api("POST", f"/api/v1/incidents/{each['id']}/acknowledge", note)
 
 
-async def _take(server: Server, browser: Browser, database: asyncpg.Connection) -> None:
-    ids = "select monitor_id || '-' || number from {} r join monitors m on m.id = r.monitor_id where m.slug = $1 "
-    run = await database.fetchval(ids.format("runs") + "and finished_at is null", "warehouse-load")
-    incident = await database.fetchval(ids.format("incidents") + "and resolved_at is null", "search-reindex")
-
+async def _take(server: Server, browser: Browser) -> None:
     async def walk(me: Person) -> None:
-        for name, path, whole in PAGES:
-            await me.go(path.format(run=run, incident=incident))
+        for name, path, whole in await pages_of(server):
+            await me.go(path)
             await _save(me, name, whole)
 
     async def overview(name: str, me: Person) -> None:
@@ -109,9 +121,8 @@ async def _take(server: Server, browser: Browser, database: asyncpg.Connection) 
 async def _save(me: Person, name: str, whole: bool = False) -> None:
     if "live" in await me.page.evaluate("Object.keys(document.getElementById('main').dataset)"):
         await me.live()
-    with contextlib.suppress(OSError):
-        await me.page.screenshot(path=INTO / f"{name}.png", full_page=whole, animations="disabled")
-        print(f"docs/screenshots/{name}.png")
+    await me.page.screenshot(path=INTO / f"{name}.png", full_page=whole, animations="disabled")
+    print(f"docs/screenshots/{name}.png")
 
 
 if __name__ == "__main__":

@@ -10,20 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import asyncpg
-import orjson
 
-from offbeat_server.common.instants import Micros, to_micros
+from offbeat_server.common.instants import to_datetime, to_micros
 from offbeat_server.db.partitions import make_partitions
+from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.runs import Runs
+from offbeat_server.engine.rules.reasons import missed
 from tests.support.harness import Server
 
 DAYS = 35
 MINUTE = timedelta(minutes=1)
-Troubles = Sequence[tuple[float, float, str]]  # days ago, hours long, why
+Troubles = Sequence[tuple[float, float]]  # days ago, hours long
+RUN_AGE = 38 * MINUTE  # of the open run of the warehouse
 
 
 @dataclass
@@ -31,18 +34,18 @@ class DemoMonitor:
     """A monitor of the demo: its expectation, its last ping, and its past incidents."""
 
     slug: str
-    definition: dict[str, Any]
+    definition: dict[str, Any]  # a duration in it has one unit
     heard: timedelta | None = MINUTE  # ago; None: never
     troubles: Troubles = ()
     takes_s: float | None = None  # its runs, one a day
+    breaks: str = ""  # the reason of its past incidents; empty: a failed run if it has runs, else a missed ping
     paused: bool = False
 
 
 ETL = {
-    "name": "Nightly warehouse load",
+    "name": "Warehouse load",
     "description": "Loads the day's orders. When it hangs in transform, look for a lock on dim_customer.",
-    "tags": ["night", "warehouse"],
-    "cron": "30 2 * * *",
+    "tags": ["etl", "warehouse"],
     "timezone": "Europe/Berlin",
     "grace": "20m",
     "max_runtime": "2h",
@@ -55,20 +58,19 @@ ETL = {
 }
 
 
-MISSED = "no ping by 04:00:00: it was due at 03:00:00, with 1 h of grace"
 # Slug, name, tags, every, grace, minutes since its last ping, past incidents, seconds that a run takes.
 PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
     ("invoice-mail", "Invoice mail", "billing", "15m", "5m", 27, (), None),
-    ("fx-rates", "Exchange rates", "billing", "10m", "10m", 12, ((0.9, 0.3, MISSED), (17.2, 5, MISSED)), None),
+    ("fx-rates", "Exchange rates", "billing", "10m", "10m", 12, ((0.9, 0.3), (17.2, 5)), None),
     ("backup-postgres", "Backup of Postgres", "backup night", "1d", "2h", 420, (), 2650),
-    ("backup-files", "Backup of files", "backup night", "1d", "2h", 360, ((21, 9, MISSED),), 7400),
+    ("backup-files", "Backup of files", "backup night", "1d", "2h", 360, ((21, 9),), 7400),
     ("restore-drill", "Restore drill", "backup", "7d", "1d", 2880, (), 5200),
     ("certificates", "Certificate renewal", "platform", "1d", "2h", 240, (), None),
-    ("payments-settle", "Payment settlement", "billing", "1h", "10m", 31, ((14, 0.5, MISSED),), 320),
+    ("payments-settle", "Payment settlement", "billing", "1h", "10m", 31, ((14, 0.5),), 320),
     ("cache-warmer", "Cache warmer", "search", "5m", "2m", 2, (), None),
     ("queue-drain", "Queue drain", "platform", "1m", "1m", 0.3, (), None),
     ("gdpr-erasure", "Erasure requests", "legal", "1d", "2h", 660, (), 95),
-    ("catalogue-import", "Catalogue import", "shop", "2h", "20m", 64, ((5, 2.2, MISSED), (25, 1, MISSED)), 610),
+    ("catalogue-import", "Catalogue import", "shop", "2h", "20m", 64, ((5, 2.2), (25, 1)), 610),
     ("price-sync", "Price sync", "shop", "15m", "10m", 6, (), None),
     ("thumbnails", "Thumbnails", "shop", "30m", "10m", 18, (), None),
     ("newsletter", "Newsletter", "mail", "7d", "1d", 7200, (), 1280),
@@ -76,8 +78,10 @@ PLAIN: list[tuple[str, str, str, str, str, float, Troubles, float | None]] = [
 ]
 
 
-def demo_monitors() -> list[DemoMonitor]:
-    """Write all demo data."""
+def demo_monitors(now: datetime) -> list[DemoMonitor]:
+    """All monitors of the demo. The schedule of the warehouse is such that its open run began on time."""
+    began = (now - RUN_AGE).astimezone(ZoneInfo("Europe/Berlin"))
+    etl = {**ETL, "cron": f"{began.minute} {began.hour} * * *"}
     monitors = [
         DemoMonitor(
             slug, {"name": name, "tags": tags.split(), "every": every, "grace": grace}, minutes * MINUTE, bad, takes
@@ -85,20 +89,19 @@ def demo_monitors() -> list[DemoMonitor]:
         for slug, name, tags, every, grace, minutes, bad, takes in PLAIN
     ]
     reindex = {"name": "Search reindex", "every": "6h", "grace": "30m", "max_runtime": "1h", "tags": ["search"]}
-    workers = {"every": "30s", "grace": "30s", "min_alive": "95%", "expected": 48}
+    workers = {"every": "5m", "grace": "2m", "min_alive": "95%", "expected": 48}
     report = {"name": "Payment report", "after": {"monitor": "payments-settle", "within": "20m"}, "tags": ["billing"]}
     fraud = {"name": "Fraud model training", "oncalendar": "Sun 01:00", "grace": "6h", "tags": ["ml"]}
     return [
         *monitors,
-        DemoMonitor(
-            "warehouse-load", ETL, 60 * MINUTE, [(6.2, 1.4, "transform was expected to finish by 04:10:00")], 4100
-        ),
-        DemoMonitor("search-reindex", reindex, 83 * MINUTE, [(2.1, 0.8, "run 8812 failed with exit code 137")], 1900),
+        DemoMonitor("warehouse-load", etl, 60 * MINUTE, [(6, 1.4)], 4100),
+        DemoMonitor("search-reindex", reindex, 83 * MINUTE, [(2, 6)], 1900),
         DemoMonitor(
             "render-workers",
             {"name": "Render workers", "tags": ["fleet"], "members": workers},
             0.15 * MINUTE,
-            [(3.4, 0.2, "44 of 48 members alive, 46 required")],
+            [(3.4, 0.2)],
+            breaks="44 of 48 members alive, 46 required (95%)",
         ),
         DemoMonitor("payments-report", report),
         DemoMonitor("fraud-model", fraud, 2880 * MINUTE, (), 15800),
@@ -113,7 +116,7 @@ def demo_monitors() -> list[DemoMonitor]:
 
 async def build(server: Server, database: asyncpg.Connection) -> None:
     """Define it all, then stop the server, write the past, and start it again."""
-    monitors = demo_monitors()
+    monitors = demo_monitors(datetime.now(UTC))
     answer = await server.api(
         "POST",
         "/api/v1/apply",
@@ -138,8 +141,9 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     monitor_id, project_id = row["id"], row["project_id"]
     born = now - timedelta(days=DAYS + 5 if monitor.heard is not None else 0)
     await database.execute("update monitors set created_at = $2 where id = $1", monitor_id, born)
-    await _incidents(database, monitor_id, project_id, monitor, now)
     runs, heard = Runs(), None
+    if monitor.takes_s is None:
+        await _incidents(database, monitor_id, project_id, monitor, now)
     if monitor.heard is not None:
         heard = now - monitor.heard
         await _pings(database, monitor_id, project_id, _daily(now, heard, monitor, chance))
@@ -149,10 +153,11 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     if heard is not None:
         state["heard_at"] = to_micros(heard)
         if "members" not in monitor.definition:
-            state["due"] = to_micros(heard) + _period(monitor.definition)
+            state["due"] = to_micros(heard + _period(monitor.definition))
     if monitor.slug == "warehouse-load":
-        await _open_run(database, monitor_id, project_id, runs, now, chance)
-        state["due"] = to_micros((now + timedelta(days=1)).replace(hour=1, minute=30, second=0, microsecond=0))
+        began = (now - RUN_AGE).replace(second=0, microsecond=0)
+        await _open_run(database, monitor_id, project_id, runs, began, chance)
+        state["due"] = to_micros(began + timedelta(days=1))
     if monitor.slug == "search-reindex":
         at = to_micros(now - timedelta(minutes=83))
         run = runs.add("9034", at, at)
@@ -161,7 +166,7 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
             run.hear(at + step * 60_000_000, Ping("progress", "9034", done=step * 1250 + step % 7 * 90, total=180_000))
         await _write_run(database, monitor_id, project_id, run)
     if monitor.slug == "render-workers":
-        state["fleet"] = _fleet(now)
+        state["fleet"] = await _write_fleet(database, monitor_id, now)
     if dumped := runs.dump():
         state["runs"] = dumped
     await database.execute(
@@ -173,29 +178,52 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     )
 
 
-def _period(definition: dict[str, Any]) -> Micros:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    every = definition.get("every", "7d")
-    return int(every[:-1]) * units[every[-1]] * 1_000_000
+def _duration(text: str) -> timedelta:
+    return int(text[:-1]) * {"s": timedelta(seconds=1), "m": MINUTE, "h": 60 * MINUTE, "d": timedelta(days=1)}[text[-1]]
+
+
+def _period(definition: dict[str, Any]) -> timedelta:
+    return _duration(definition.get("every", "7d"))
 
 
 async def _incidents(
     database: asyncpg.Connection, monitor_id: int, project_id: int, monitor: DemoMonitor, now: datetime
 ) -> None:
-    for number, (days, hours, why) in enumerate(sorted(monitor.troubles, reverse=True), 1):
+    """The past incidents of a monitor without runs."""
+    for number, (days, hours) in enumerate(sorted(monitor.troubles, reverse=True), 1):
         opened = now - timedelta(days=days)
-        causes = [{"kind": "missed", "opened_at": to_micros(opened), "reason": why}]
-        await database.execute(
-            """insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason,
-                                      causes) values ($1, $2, $3, $4, $5, $4, 'missed', $6, $7)""",
-            *(monitor_id, number, project_id, opened, opened + timedelta(hours=hours), why, causes),
-        )
+        if monitor.breaks:
+            cause, reason = "members", monitor.breaks
+        else:
+            definition = Definition.model_validate(monitor.definition)
+            assert definition.every is not None
+            due = to_micros(opened) - definition.grace
+            cause, reason = "missed", missed(definition, due, to_micros(opened), due - definition.every)
+        await _incident(database, monitor_id, project_id, number, opened, timedelta(hours=hours), cause, reason)
+
+
+async def _incident(
+    database: asyncpg.Connection,
+    monitor_id: int,
+    project_id: int,
+    number: int,
+    opened: datetime,
+    length: timedelta,
+    cause: str,
+    reason: str,
+) -> None:
+    await database.execute(
+        """insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason,
+                                  causes) values ($1, $2, $3, $4, $5, $4, $6, $7, $8)""",
+        *(monitor_id, number, project_id, opened, opened + length, cause, reason),
+        [{"kind": cause, "opened_at": to_micros(opened), "reason": reason}],
+    )
 
 
 def _daily(now: datetime, heard: datetime, monitor: DemoMonitor, chance: random.Random) -> list[tuple[datetime, Ping]]:
     """A ping a day, and the last ones close together."""
     pings = [(now - timedelta(days=day, seconds=chance.uniform(0, 900)), Ping()) for day in range(1, DAYS)]
-    step = timedelta(microseconds=min(_period(monitor.definition), 3_600_000_000))
+    step = min(_period(monitor.definition), 60 * MINUTE)
     pings += [(heard - step * back - timedelta(seconds=chance.uniform(0, 20)), Ping()) for back in range(1, 60)]
     return [*pings, (heard, Ping())]
 
@@ -236,28 +264,33 @@ async def _runs(
     chance: random.Random,
 ) -> None:
     assert monitor.takes_s is not None
-    bad = {round(days) for days, _, _ in monitor.troubles}
+    bad = {round(days): hours for days, hours in monitor.troubles}
+    incidents = 0
     for day in range(DAYS, 0, -1):
         runs.count += 1
         failed = day in bad
         took = monitor.takes_s * (1 + 0.12 * math.sin(day / 3) + chance.gauss(0, 0.06)) * (0.4 if failed else 1)
-        began = now - timedelta(days=day, seconds=chance.uniform(0, 120))
+        began = now - RUN_AGE - timedelta(days=day) + timedelta(seconds=chance.uniform(0, 20))
+        ended = began + timedelta(seconds=took)
+        reason = f"run {began:%Y-%m-%d} failed with exit code 1: connection reset by peer"
         await database.execute(
             """insert into runs (monitor_id, number, project_id, exit_code, run, started_at, finished_at, last_ping_at,
                                  duration, verdict, reason)
                values ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9, $10)""",
             *(monitor_id, runs.count, project_id, int(failed), f"{began:%Y-%m-%d}", began),
-            *(began + timedelta(seconds=took), took, "failed" if failed else "succeeded"),
-            "failed with exit code 1: connection reset by peer" if failed else None,
+            *(ended, took, "failed" if failed else "succeeded", reason if failed else None),
         )
+        if failed:
+            incidents += 1
+            length = timedelta(hours=bad[day])
+            await _incident(database, monitor_id, project_id, incidents, ended, length, "failed", reason)
 
 
 async def _open_run(
-    database: asyncpg.Connection, monitor_id: int, project_id: int, runs: Runs, now: datetime, chance: random.Random
+    database: asyncpg.Connection, monitor_id: int, project_id: int, runs: Runs, began: datetime, chance: random.Random
 ) -> None:
     """A run in the middle of its second stage."""
-    began = now - timedelta(minutes=38)
-    name = f"{now:%Y-%m-%d}"
+    name = f"{began:%Y-%m-%d}"
     pings = [(began, Ping("start", name)), (began + timedelta(seconds=2), Ping("start", name, "extract"))]
     pings.append((began + 14 * MINUTE, Ping("success", name, "extract")))
     pings.append((began + 14.1 * MINUTE, Ping("start", name, "transform")))
@@ -286,11 +319,15 @@ async def _write_run(database: asyncpg.Connection, monitor_id: int, project_id: 
     )
 
 
-def _fleet(now: datetime) -> Any:
-    """48 workers, four of which have gone quiet."""
-    fleet, length = Fleet(), 60_000_000
+async def _write_fleet(database: asyncpg.Connection, monitor_id: int, now: datetime) -> dict[str, Any]:
+    """Write the rows of 48 members, four of which have stopped pinging; the fleet's part of the state."""
+    fleet = Fleet()
     for worker in range(1, 49):
-        quiet = worker in (7, 19, 20, 41)
-        at = to_micros(now) - (8 * length if quiet else worker * 200_000)
-        fleet.record_ping(f"render-{worker:02}", at, length)
-    return orjson.loads(orjson.dumps(fleet.dump()))
+        ago = 16 * MINUTE if worker in (7, 19, 20, 41) else worker * timedelta(milliseconds=200)
+        fleet.record_ping(f"render-{worker:02}", to_micros(now - ago), to_micros(now))
+    fleet.whole_at = to_micros(now)
+    await database.executemany(
+        "insert into members (monitor_id, name, at) values ($1, $2, $3)",
+        [(monitor_id, row.name, to_datetime(row.at)) for row in fleet.take_rows(whole=True) if row.at is not None],
+    )
+    return fleet.dump()
