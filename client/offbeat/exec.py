@@ -257,7 +257,7 @@ class Asked:
 # ------------------------------------------------------------------------------------------------------------- address
 
 
-class Address:
+class ServerAddress:
     """Where to send pings. `note` says what was put right in what was given."""
 
     def __init__(self, url: str) -> None:
@@ -341,22 +341,22 @@ def fitted(text: str, chars_max: int) -> str:
     return f"{whole[: chars_max - 17]}-{digest}"
 
 
-class Beat:
+class PreparedPing:
     """One ping, ready to be sent."""
 
     def __init__(self, what: str, path: str, body: bytes, headers: list[str]) -> None:
         self.what, self.path, self.body, self.headers = what, path, body, headers
 
 
-class Target:
+class PingTarget:
     """The address of one monitor's pings."""
 
-    def __init__(self, address: Address, key: str) -> None:
+    def __init__(self, address: ServerAddress, key: str) -> None:
         """`key`: a key, PINGKEY/SLUG, or the whole ping URL, which then is the address too. Raises ValueError."""
         key = _without_quotes(key)
         self.said: str | None = None  # the signal that a whole URL ends with
         if is_url(key):
-            address = Address(key)
+            address = ServerAddress(key)
             before, _, last = address.path.rpartition("/")
             if _is_what(last):
                 address.path, self.said = before, last
@@ -369,14 +369,14 @@ class Target:
             address.query = ""
         self.address = address
 
-    def beat(self, what: str, fields: dict[str, str | None], message: bytes = b"") -> Beat:
+    def beat(self, what: str, fields: dict[str, str | None], message: bytes = b"") -> PreparedPing:
         """A ping. The signal stands in the path and the message is declared as text, so it is never read as fields."""
         query = "&".join(f"{name}={_quoted(value)}" for name, value in fields.items() if value)
         query = "&".join(part for part in (self.address.query, query) if part)
         path = f"{self.address.path}/{what}" + (f"?{query}" if query else "")
         # The same key at every attempt, so that one whose answer was lost is stored once.
         headers = [f"Content-Type: text/plain{_charset_of(message)}", f"Idempotency-Key: {_new_id()}"]
-        return Beat(what, path, message, headers)
+        return PreparedPing(what, path, message, headers)
 
 
 def is_url(key: str) -> bool:
@@ -400,7 +400,7 @@ def _charset_of(message: bytes) -> str:
 # ---------------------------------------------------------------------------------------------------------------- HTTP
 
 
-class Answer:
+class HttpResponse:
     """Status, headers in lower case, and the beginning of the body of a response."""
 
     def __init__(self, raw: bytes) -> None:
@@ -414,7 +414,7 @@ class Answer:
         self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def post(address: Address, beat: Beat, environment: dict[bytes, bytes]) -> Answer:
+def post(address: ServerAddress, beat: PreparedPing, environment: dict[bytes, bytes]) -> HttpResponse:
     """One POST within TRY_S, redirects included. Raises OSError or ValueError."""
     end_by, path = time.monotonic() + TRY_S, beat.path
     for _ in range(REDIRECTS_MAX):
@@ -425,12 +425,14 @@ def post(address: Address, beat: Beat, environment: dict[bytes, bytes]) -> Answe
         if location.startswith("/"):
             path = location
         else:
-            address = Address(location)
+            address = ServerAddress(location)
             path = (address.path or "/") + (f"?{address.query}" if address.query else "")
     raise OSError("too many redirects")
 
 
-def _post_once(address: Address, path: str, beat: Beat, environment: dict[bytes, bytes], end_by: float) -> Answer:
+def _post_once(
+    address: ServerAddress, path: str, beat: PreparedPing, environment: dict[bytes, bytes], end_by: float
+) -> HttpResponse:
     proxy = _proxy_for(address, environment)
     lines = [f"Host: {address.host_header}", "User-Agent: offbeat", "Accept: */*", "Connection: close", *beat.headers]
     if address.credentials:
@@ -466,7 +468,7 @@ def _left(end_by: float) -> float:
     return left
 
 
-def _connected(address: Address, end_by: float) -> socket.socket:
+def _connected(address: ServerAddress, end_by: float) -> socket.socket:
     # As bytes, because a str would import the codec of internationalized names.
     host = address.host.encode("ascii") if address.host.isascii() else address.host.encode("idna")
     trouble: OSError = OSError("the host name has no address")
@@ -484,7 +486,7 @@ def _connected(address: Address, end_by: float) -> socket.socket:
     raise trouble
 
 
-def _exchange(connection: socket.socket, lines: list[str], body: bytes, end_by: float) -> Answer:
+def _exchange(connection: socket.socket, lines: list[str], body: bytes, end_by: float) -> HttpResponse:
     connection.settimeout(_left(end_by))
     connection.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
     raw = b""
@@ -494,7 +496,7 @@ def _exchange(connection: socket.socket, lines: list[str], body: bytes, end_by: 
             raw += part
             if not part or len(raw) > HEAD_BYTES_MAX:
                 raise OSError("the connection was closed without an answer" if not raw else "the answer is not HTTP")
-        answer = Answer(raw)
+        answer = HttpResponse(raw)
         if answer.status >= 200:
             break
         raw = answer.body  # 1xx: the answer proper follows
@@ -529,7 +531,7 @@ def _unquoted(text: str) -> str:
     return unquote(text)
 
 
-def _proxy_for(address: Address, environment: dict[bytes, bytes]) -> Address | None:
+def _proxy_for(address: ServerAddress, environment: dict[bytes, bytes]) -> ServerAddress | None:
     """The proxy that the usual variables name for this address; None for none, and for one that cannot be used."""
     names = (f"{address.scheme}_proxy", f"{address.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
     given = next((value for name in names if (value := variable(environment, name))), "")
@@ -541,7 +543,7 @@ def _proxy_for(address: Address, environment: dict[bytes, bytes]) -> Address | N
         if not end or address.host.lower() == end or address.host.lower().endswith("." + end):
             return None
     try:
-        proxy = Address(given)
+        proxy = ServerAddress(given)
     except ValueError:
         return None
     return proxy if proxy.scheme == "http" else None
@@ -556,13 +558,13 @@ class Sender:
     `problem` says why a ping was not delivered. `on_done` is called at the end of the thread.
     """
 
-    def __init__(self, address: Address, environment: dict[bytes, bytes], on_done: Callable[[], None]) -> None:
+    def __init__(self, address: ServerAddress, environment: dict[bytes, bytes], on_done: Callable[[], None]) -> None:
         self.address, self.environment, self.on_done = address, environment, on_done
-        self.alive: tuple[float, Callable[[], Beat]] | None = None
+        self.alive: tuple[float, Callable[[], PreparedPing]] | None = None
         self.done = False
         self.problem: str | None = None
         self.refused: str | None = None
-        self._line: list[Beat] = []
+        self._line: list[PreparedPing] = []
         self._ends_at = 0.0  # 0: more pings can come
         self._news = threading.Condition()
 
@@ -570,13 +572,13 @@ class Sender:
         """Begin. Pings put before are sent first."""
         threading.Thread(target=self._send_all, name="pings", daemon=True).start()
 
-    def put(self, *beats: Beat) -> None:
+    def put(self, *beats: PreparedPing) -> None:
         """Send these after all before them."""
         with self._news:
             self._line.extend(beats)
             self._news.notify()
 
-    def finish(self, wait_s: float, *beats: Beat) -> None:
+    def finish(self, wait_s: float, *beats: PreparedPing) -> None:
         """These are the last ones; the caller waits for at most `wait_s`."""
         with self._news:
             self._line = [beat for beat in self._line if beat.what != "log"] + list(beats)
@@ -595,7 +597,7 @@ class Sender:
         self.done = True
         self.on_done()
 
-    def _next(self) -> Beat | None:
+    def _next(self) -> PreparedPing | None:
         with self._news:
             while not self._line:
                 if self._ends_at:
@@ -604,7 +606,7 @@ class Sender:
                     self._line.append(self.alive[1]())
             return self._line[0]
 
-    def _deliver(self, beat: Beat) -> None:
+    def _deliver(self, beat: PreparedPing) -> None:
         pause_s = PAUSE_FIRST_S
         while True:
             after_s = 0.0
@@ -626,7 +628,7 @@ class Sender:
                 return
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
-    def _wait_to_retry(self, beat: Beat, pause_s: float, after_s: float) -> bool:
+    def _wait_to_retry(self, beat: PreparedPing, pause_s: float, after_s: float) -> bool:
         """Wait as long as the server asks, else for the pause. False: the ping is a sign of life, and the job ended.
 
         At the job's end the next attempt comes at once; after it the pauses are short, and the last attempt comes
@@ -647,7 +649,7 @@ def _reason_of(error: Exception) -> str:
     return f"{getattr(error, 'strerror', None) or error or type(error).__name__}"[:REASON_CHARS_MAX]
 
 
-def _refusal_of(answer: Answer) -> str:
+def _refusal_of(answer: HttpResponse) -> str:
     """The status and what the body says: plain text, or the `detail` and the fields of a JSON problem."""
     text = answer.body.decode("utf-8", "replace").strip()
     if answer.headers.get("content-type", "").partition(";")[0].endswith("json"):
@@ -803,7 +805,7 @@ class Output:
 # ----------------------------------------------------------------------------------------------------------------- job
 
 
-class Job:
+class ChildProcess:
     """The command as a child process, and the signals that are passed on to it."""
 
     def __init__(self) -> None:
@@ -975,7 +977,7 @@ def run_exec(words: list[str], environment: dict[bytes, bytes]) -> NoReturn:
         os.write(1, EXEC_HELP.encode())
         os._exit(0)
     command = [os.fsencode(word) for word in asked.command]
-    job = Job()
+    job = ChildProcess()
     try:
         wrapped = Wrapped(asked, environment, job)
         wrapped.start(command)
@@ -1006,7 +1008,7 @@ class NotStarted(Exception):
 class Wrapped:
     """One command, its output and its pings."""
 
-    def __init__(self, asked: Asked, environment: dict[bytes, bytes], job: Job) -> None:
+    def __init__(self, asked: Asked, environment: dict[bytes, bytes], job: ChildProcess) -> None:
         self.asked, self.job, options = asked, job, asked.options
         self.wait_s = options.amounts.get("--wait", EXEC_WAIT_S)
         url = options.text("--url") or variable(environment, "OFFBEAT_URL") or DEFAULT_URL
@@ -1023,13 +1025,13 @@ class Wrapped:
         self.outputs: dict[int, Output] = {}
         self.started_at = 0.0
 
-    def _target(self, url: str) -> Target | None:
+    def _target(self, url: str) -> PingTarget | None:
         """None if there is nowhere to send pings to; one line says why."""
         problems, key, found = self.asked.options.problems, self.asked.key, None
         try:
             if key is None:
                 raise ValueError("no KEY is given")
-            found = Target(Address(DEFAULT_URL if is_url(key) else url), key)
+            found = PingTarget(ServerAddress(DEFAULT_URL if is_url(key) else url), key)
             if found.address.note:
                 problems.append(f"the address {key if is_url(key) else url!r}: {found.address.note}")
         except ValueError as error:
@@ -1193,10 +1195,10 @@ def run_ping(words: list[str], environment: dict[bytes, bytes]) -> int:
     url = options.text("--url") or variable(environment, "OFFBEAT_URL") or DEFAULT_URL
     try:
         if key is None:
-            address = Address(url)
+            address = ServerAddress(url)
             beat = _beat_by_slug(address, what, options, environment)
         else:
-            target = Target(Address(DEFAULT_URL if is_url(key) else url), key)
+            target = PingTarget(ServerAddress(DEFAULT_URL if is_url(key) else url), key)
             address = target.address
             message = os.fsencode(options.given.get("--message", ""))
             beat = target.beat(what or target.said or "success", _fields(options, environment), message)
@@ -1232,7 +1234,9 @@ def _fields(options: Options, environment: dict[bytes, bytes]) -> dict[str, str 
     }
 
 
-def _beat_by_slug(address: Address, what: str | None, options: Options, environment: dict[bytes, bytes]) -> Beat:
+def _beat_by_slug(
+    address: ServerAddress, what: str | None, options: Options, environment: dict[bytes, bytes]
+) -> PreparedPing:
     """The ping as the management API takes it."""
     import json
 
@@ -1253,7 +1257,7 @@ def _beat_by_slug(address: Address, what: str | None, options: Options, environm
     ):
         headers.append(f"Authorization: Bearer {_quoted(key, '!#$&*+/=?^`|')}")
     slug = _quoted(options.text("--slug") or "")
-    return Beat(what, f"{address.path}/api/v1/monitors/{slug}/ping", body, headers)
+    return PreparedPing(what, f"{address.path}/api/v1/monitors/{slug}/ping", body, headers)
 
 
 def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None:
@@ -1267,7 +1271,7 @@ def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None
         return None
 
 
-def _send_one(address: Address, beat: Beat, wait_s: float, environment: dict[bytes, bytes]) -> bool:
+def _send_one(address: ServerAddress, beat: PreparedPing, wait_s: float, environment: dict[bytes, bytes]) -> bool:
     """Deliver one ping within this time, also if a call hangs; False and a line with the reason if that failed."""
     done = threading.Event()
     sender = Sender(address, environment, done.set)

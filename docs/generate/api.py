@@ -173,7 +173,7 @@ def _type(name: str, schemas: dict[str, Any]) -> str:
 
 _OF_ALERTS = frozenset(webhook_schema()["$defs"])
 # Types of answers whose names do not say so.
-_OF_ANSWERS = ("Counts", "ErrorItem", "FieldChange", "ItemChange", "Lengths", "StageLengths", "NewSecret-Output")
+_OF_ANSWERS = ("Counts", "ErrorItem", "FieldChange", "ItemChange", "Lengths", "StageLengths", "NewSecret")
 _PARTS_OF_FILES = {
     "projects": "Projects: a list, or an object by slug. A project that is left out stays as it is.",
     "channels": "Channels: a list, or an object by slug.",

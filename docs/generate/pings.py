@@ -7,7 +7,7 @@ from docs.generate.markdown import Missing, table, words
 from offbeat_server.engine.model.ping import SIGNALS
 from offbeat_server.ingest.http.content_codings import ACCEPTED
 from offbeat_server.ingest.protocols import answers, cronitor, gatus, registry, uptime_kuma
-from offbeat_server.ingest.protocols.base import Key, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.base import KeyAddress, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.parsing import outcome
 from offbeat_server.ingest.protocols.sentry import check_ins
 
@@ -354,7 +354,7 @@ def _read(example: Example, root_protocol: str) -> str:
 def _shown(parsed: ParsedPing) -> str:
     ping = parsed.ping
     parts = [f"`{ping.signal}`"]
-    if not isinstance(parsed.address, Key):
+    if not isinstance(parsed.address, KeyAddress):
         parts.append(f"monitor `{parsed.address.slug}`")
     for field in ("run", "stage", "task", "done", "total", "exit_code", "duration", "message"):
         value = getattr(ping, field)

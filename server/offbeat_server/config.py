@@ -5,7 +5,6 @@ of the server that reads the environment. The options of `offbeat serve` (cli/se
 docs/reference/settings.md are generated from these fields.
 """
 
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -17,10 +16,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offbeat.cli.settings import SERVICE_LINK, environment_in_upper_case, unknown_among
 from offbeat_server.common.errors import SettingsError
+from offbeat_server.common.ip_address import IpNetwork
 from offbeat_server.engine.model.definition_problems import reason_of
 
 S = TypeVar("S", bound=BaseSettings)
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORT = 8080
 # Settings that may also come from a file, which the variable OFFBEAT_…_FILE names.
 SECRETS = ("database_url", "admin_key", "metrics_token", "smtp_url", "watchdog_url")
@@ -69,7 +68,7 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None, description="Address that people and jobs use if there is a proxy: scheme and host, no path."
     )
-    trusted_proxies: Annotated[list[Network], NoDecode] = Field(
+    trusted_proxies: Annotated[list[IpNetwork], NoDecode] = Field(
         default_factory=list,
         description="Networks of proxies whose X-Forwarded-For, -Proto and -Host are trusted, separated by commas.",
     )
@@ -95,7 +94,7 @@ class Settings(BaseSettings):
     allow_private_destinations: bool = Field(
         False, description="Let channels send to private, loopback and link-local addresses."
     )
-    allow_destinations: Annotated[list[Network], NoDecode] = Field(
+    allow_destinations: Annotated[list[IpNetwork], NoDecode] = Field(
         default_factory=list,
         description="Private networks that channels may send to even without --allow-private-destinations, separated "
         "by commas.",

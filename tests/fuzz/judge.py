@@ -17,7 +17,16 @@ from offbeat_server.engine.model.ping import (
 from offbeat_server.engine.model.slugs import is_slug, slug_of
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import answer_of
-from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Key, Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import (
+    Dialect,
+    HttpAnswer,
+    KeyAddress,
+    Outcome,
+    ParsedPing,
+    Rejection,
+    Request,
+    SlugAddress,
+)
 from offbeat_server.ingest.protocols.parsing.message import STORED_BYTES_MAX
 from offbeat_server.ingest.protocols.parsing.urlencoded import decode, decode_segment
 from offbeat_server.ingest.protocols.sentry import check_ins
@@ -76,11 +85,11 @@ def is_storable(ping: Ping) -> None:
     assert ping.duration is None or (type(ping.duration) is float and 0 <= ping.duration <= DURATION_MAX / SECOND)
 
 
-def is_addressed(address: Key | Slug, request: Request, dialect: Dialect) -> None:
+def is_addressed(address: KeyAddress | SlugAddress, request: Request, dialect: Dialect) -> None:
     """The key, or ping key and slug, stand in the request where this dialect keeps them."""
     # Bytes that are no UTF-8 are read as U+FFFD, which is in no key.
     segments = [read(part) for part in request.path.split("/") for read in (unquote, decode, decode_segment)]
-    if isinstance(address, Key):
+    if isinstance(address, KeyAddress):
         assert address.key in segments
         return
     unpacked = request.body

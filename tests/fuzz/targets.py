@@ -15,7 +15,8 @@ from offbeat.cli.config_file import read_config
 from offbeat_server.cli.importers.crontab import program_of, read_crontab, under_exec
 from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.common.errors import DefinitionError, SettingsError
-from offbeat_server.config import Network, Settings
+from offbeat_server.common.ip_address import IpNetwork
+from offbeat_server.config import Settings
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.slugs import is_slug, slug_of
 from offbeat_server.engine.schedule.calendar import calendar, check_cron, check_oncalendar, check_zone
@@ -280,7 +281,7 @@ def public_url(data: bytes) -> None:
     assert read is None or read.startswith(("http://", "https://"))
 
 
-def _networks() -> list[Network]:
+def _networks() -> list[IpNetwork]:
     return Settings(trusted_proxies="127.0.0.0/8,fd00::/8").trusted_proxies
 
 

@@ -621,7 +621,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a stage does not end": (fast_path, "_SIGNS", frozenset(("progress", "log", "success"))),
     "nobody is released": (notifications, "release_held", lambda state, m: None),
     "windows hold nothing back": (EngineState, "window_ends", lambda state, m, at: iter(())),
-    "a change does not put off": (runs.Runs, "put_off", lambda runs, until: None),
+    "a change does not put off": (runs.MonitorRuns, "put_off", lambda runs, until: None),
     "a retry counts": (pings, "is_repeat", lambda state, m, entry, word: False),
     "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
     "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),

@@ -297,6 +297,49 @@ def test_each_rule_catches_what_it_is_for(rule: Rule, path: str, text: str) -> N
     assert list(rule(module_of(path, text)))
 
 
+# ----------------------------------------------------------------------------------------- one name for one class
+
+SAME_NAME_ALLOWED: dict[str, str] = {
+    "Connection": "of the database in db/pool.py, of a client in ingest/http/connection.py: both are called so by all",
+}
+
+
+def types_of(module: Module) -> Iterator[tuple[str, int]]:
+    """Each class, type alias and type variable with its line. The underscore of a private name does not count."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name.lstrip("_"), node.lineno
+    for node in module.tree.body:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name) and re.match(r"_*[A-Z]\w*[a-z]", target.id):
+                yield target.id.lstrip("_"), node.lineno
+
+
+def names_used_twice(sources: list[Module]) -> dict[str, list[str]]:
+    """The places of each name that more than one class or type has."""
+    places: dict[str, list[str]] = {}
+    for module in sources:
+        for name, line in types_of(module):
+            places.setdefault(name, []).append(f"{module.path}:{line}")
+    return {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    twice = names_used_twice(modules())
+    assert not sorted(SAME_NAME_ALLOWED.keys() - twice.keys()), "allowed, but used once: remove it from the list"
+    faults = [f"{name}: {', '.join(where)}" for name, where in twice.items() if name not in SAME_NAME_ALLOWED]
+    assert not faults, "\n".join(["name each after what only it is", *faults])
+
+
+def test_a_name_that_is_used_twice_is_found() -> None:
+    one = module_of("offbeat_server/web/x.py", "class Page: pass\nRow = tuple[int]\nLIMIT = 1")
+    other = module_of("offbeat_server/db/y.py", "class _Page: pass\nRow = TypeVar('Row')\nLIMIT = 2\nx = Page")
+    assert names_used_twice([one, other]) == {
+        "Page": ["offbeat_server/web/x.py:1", "offbeat_server/db/y.py:1"],
+        "Row": ["offbeat_server/web/x.py:2", "offbeat_server/db/y.py:2"],
+    }
+
+
 # ---------------------------------------------------------------------------------------------------- tests do not wait
 
 SLEEP_S_MIN = 0.1

@@ -19,7 +19,7 @@ from offbeat_server.db.partitions import make_partitions
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping, Signal
-from offbeat_server.engine.model.runs import Runs
+from offbeat_server.engine.model.runs import MonitorRuns
 from offbeat_server.engine.rules.reasons import missed
 from tests.support.harness import Server
 
@@ -141,7 +141,7 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     monitor_id, project_id = row["id"], row["project_id"]
     born = now - timedelta(days=DAYS + 5 if monitor.heard is not None else 0)
     await database.execute("update monitors set created_at = $2 where id = $1", monitor_id, born)
-    runs, heard = Runs(), None
+    runs, heard = MonitorRuns(), None
     if monitor.takes_s is None:
         await _incidents(database, monitor_id, project_id, monitor, now)
     if monitor.heard is not None:
@@ -260,7 +260,7 @@ async def _runs(
     project_id: int,
     monitor: DemoMonitor,
     now: datetime,
-    runs: Runs,
+    runs: MonitorRuns,
     chance: random.Random,
 ) -> None:
     assert monitor.takes_s is not None
@@ -287,7 +287,12 @@ async def _runs(
 
 
 async def _open_run(
-    database: asyncpg.Connection, monitor_id: int, project_id: int, runs: Runs, began: datetime, chance: random.Random
+    database: asyncpg.Connection,
+    monitor_id: int,
+    project_id: int,
+    runs: MonitorRuns,
+    began: datetime,
+    chance: random.Random,
 ) -> None:
     """A run in the middle of its second stage."""
     name = f"{began:%Y-%m-%d}"

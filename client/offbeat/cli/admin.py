@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from offbeat.cli.client import (
-    Client,
+    ApiClient,
     json_option,
     path_of,
     project_filter_option,
@@ -24,7 +24,7 @@ TEST_TIMEOUT_S = 40.0
 @project_filter_option
 @json_option
 @with_client
-def channels_command(client: Client, project: str | None, as_json: bool) -> None:
+def channels_command(client: ApiClient, project: str | None, as_json: bool) -> None:
     """List channels."""
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -50,7 +50,7 @@ def channels_command(client: Client, project: str | None, as_json: bool) -> None
 @project_option
 @json_option
 @with_client
-def channel_test(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+def channel_test(client: ApiClient, slug: str, project: str | None, as_json: bool) -> None:
     """Send a test message; exit code 1 if it is not delivered."""
     result = client("POST", path_of("channels", slug, "test"), timeout_s=TEST_TIMEOUT_S, project=project)
     if as_json:
@@ -69,7 +69,7 @@ def channel_test(client: Client, slug: str, project: str | None, as_json: bool) 
 @project_option
 @json_option
 @with_client
-def channel_secret(client: Client, slug: str, only: bool, project: str | None, as_json: bool) -> None:
+def channel_secret(client: ApiClient, slug: str, only: bool, project: str | None, as_json: bool) -> None:
     """Generate a signing secret for a webhook channel. It is shown only once.
 
     The former secrets still sign too, five in all, so that the receiver can change over.
@@ -86,7 +86,7 @@ def channel_secret(client: Client, slug: str, only: bool, project: str | None, a
 @click.argument("slug")
 @project_option
 @with_client
-def channel_delete(client: Client, slug: str, project: str | None) -> None:
+def channel_delete(client: ApiClient, slug: str, project: str | None) -> None:
     """Delete a channel that no monitor names."""
     client("DELETE", path_of("channels", slug), project=project)
     say(f"deleted {slug}")
@@ -97,7 +97,7 @@ def channel_delete(client: Client, slug: str, project: str | None) -> None:
 @project_filter_option
 @json_option
 @with_client
-def keys_command(client: Client, show_all: bool, project: str | None, as_json: bool) -> None:
+def keys_command(client: ApiClient, show_all: bool, project: str | None, as_json: bool) -> None:
     """List access keys."""
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -126,7 +126,7 @@ def keys_command(client: Client, show_all: bool, project: str | None, as_json: b
 @click.option("--project", help="Limit the key to this project; default: all projects.")
 @json_option
 @with_client
-def key_create(client: Client, name: str, role: str, project: str | None, as_json: bool) -> None:
+def key_create(client: ApiClient, name: str, role: str, project: str | None, as_json: bool) -> None:
     """Create a key. It is shown only once."""
     made: dict[str, Any] = client("POST", "/keys", {"name": name, "role": role, "project": project})
     if as_json:
@@ -139,7 +139,7 @@ def key_create(client: Client, name: str, role: str, project: str | None, as_jso
 @keys_command.command("revoke")
 @click.argument("key_id", metavar="ID")
 @with_client
-def key_revoke(client: Client, key_id: str) -> None:
+def key_revoke(client: ApiClient, key_id: str) -> None:
     """Revoke a key immediately."""
     client("DELETE", path_of("keys", key_id))
     say(f"revoked {key_id}")

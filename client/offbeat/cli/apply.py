@@ -10,7 +10,7 @@ import click
 import yaml
 
 from offbeat.cli.client import (
-    Client,
+    ApiClient,
     RequestRejected,
     json_option,
     project_filter_option,
@@ -26,7 +26,7 @@ APPLY_TIMEOUT_S = 300.0
 _MARKS = {"create": ("+", "green"), "change": ("~", "yellow"), "delete": ("-", "red")}
 
 
-class FileRefused(OffbeatError):
+class ConfigFileError(OffbeatError):
     """The server refused what the file says; nothing was changed."""
 
     exit_code = 1
@@ -41,7 +41,7 @@ class FileRefused(OffbeatError):
 @json_option
 @with_client
 def apply_command(
-    client: Client, file: Path, dry_run: bool, prune: bool, yes: bool, project: str | None, as_json: bool
+    client: ApiClient, file: Path, dry_run: bool, prune: bool, yes: bool, project: str | None, as_json: bool
 ) -> None:
     """Create and change what FILE lists: all of it or nothing.
 
@@ -62,14 +62,16 @@ def apply_command(
         lines = [f"{each['field']}: {each['reason']}" for each in refusal.problem.get("errors", ())]
         if as_json:
             write_json(refusal.problem)
-        raise FileRefused("\n  ".join([f"{file}: refused, nothing was changed", *(lines or [str(refusal)])])) from None
+        raise ConfigFileError(
+            "\n  ".join([f"{file}: refused, nothing was changed", *(lines or [str(refusal)])])
+        ) from None
     if as_json:
         write_json(answer)
     else:
         write_changes(answer)
 
 
-def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
+def _check_prune(client: ApiClient, file: Path, body: dict[str, Any]) -> None:
     """Ask on a terminal before something is deleted. Raises FileRefused if an empty part would delete everything."""
     empty = [name for name in ("monitors", "channels", "windows") if body.get(name) in ({}, [])]
     if not empty and not sys.stdin.isatty():
@@ -78,7 +80,7 @@ def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
         planned = client("POST", "/apply", {**body, "dry_run": True}, timeout_s=APPLY_TIMEOUT_S)
     deleted = [change["kind"] + "s" for change in planned["changes"] if change["action"] == "delete"]
     if emptied := [name for name in empty if name in deleted]:
-        raise FileRefused(
+        raise ConfigFileError(
             f"{file}: {' and '.join(emptied)}: empty, so --prune would delete all of them; pass --yes to confirm"
         )
     if deleted and sys.stdin.isatty():
@@ -90,7 +92,7 @@ def _check_prune(client: Client, file: Path, body: dict[str, Any]) -> None:
 @project_filter_option
 @json_option
 @with_client
-def export_command(client: Client, project: str | None, as_json: bool) -> None:
+def export_command(client: ApiClient, project: str | None, as_json: bool) -> None:
     """Write all definitions in the format of `apply`.
 
     It holds the keys of all monitors; secrets of channels are masked, and `apply` leaves masked secrets unchanged.

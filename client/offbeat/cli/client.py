@@ -37,7 +37,7 @@ class RequestRejected(OffbeatError):
         )
 
 
-class Client:
+class ApiClient:
     """A server's management API, with a key."""
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -97,7 +97,7 @@ def with_client(command: F) -> F:
         for unknown in unknown_variables():
             click.echo(f"offbeat: warning: {unknown}", err=True)
         flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
-        return command(client=Client(read_client_settings(flags)), **rest)
+        return command(client=ApiClient(read_client_settings(flags)), **rest)
 
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     for option in (

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from offbeat.cli.client import (
-    Client,
+    ApiClient,
     json_option,
     path_of,
     project_filter_option,
@@ -47,7 +47,7 @@ def runs_command() -> None:
 @project_option
 @json_option
 @with_client
-def runs_of(client: Client, slug: str, is_open: bool | None, limit: int, as_json: bool, **query: Any) -> None:
+def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_json: bool, **query: Any) -> None:
     """The runs of the monitor SLUG, the newest first."""
     wanted = {"open": "true" if is_open else None, **query}
     found = client.pages(path_of("monitors", slug, "runs"), limit, **wanted)
@@ -73,7 +73,7 @@ def runs_of(client: Client, slug: str, is_open: bool | None, limit: int, as_json
 @click.argument("run_id", metavar="ID")
 @json_option
 @with_client
-def run_show(client: Client, run_id: str, as_json: bool) -> None:
+def run_show(client: ApiClient, run_id: str, as_json: bool) -> None:
     """Show one run with its stages, tasks and progress."""
     run = client("GET", path_of("runs", run_id))
     if as_json:
@@ -97,7 +97,7 @@ def run_show(client: Client, run_id: str, as_json: bool) -> None:
 @json_option
 @with_client
 def incidents_command(
-    client: Client, is_open: bool | None, monitor: str | None, limit: int, project: str | None, as_json: bool
+    client: ApiClient, is_open: bool | None, monitor: str | None, limit: int, project: str | None, as_json: bool
 ) -> None:
     """List incidents, the newest first."""
     if click.get_current_context().invoked_subcommand is not None:
@@ -118,7 +118,7 @@ def incidents_command(
 @click.argument("incident_id", metavar="ID")
 @json_option
 @with_client
-def incident_show(client: Client, incident_id: str, as_json: bool) -> None:
+def incident_show(client: ApiClient, incident_id: str, as_json: bool) -> None:
     """Show one incident with its notes and alerts."""
     _show(client("GET", path_of("incidents", incident_id)), as_json)
 
@@ -128,7 +128,7 @@ def incident_show(client: Client, incident_id: str, as_json: bool) -> None:
 @click.argument("comment", required=False)
 @json_option
 @with_client
-def acknowledge(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
+def acknowledge(client: ApiClient, incident_id: str, comment: str | None, as_json: bool) -> None:
     """Acknowledge an incident."""
     _show(client("POST", path_of("incidents", incident_id, "acknowledge"), {"comment": comment}), as_json)
 
@@ -138,7 +138,7 @@ def acknowledge(client: Client, incident_id: str, comment: str | None, as_json: 
 @click.argument("comment", required=False)
 @json_option
 @with_client
-def resolve(client: Client, incident_id: str, comment: str | None, as_json: bool) -> None:
+def resolve(client: ApiClient, incident_id: str, comment: str | None, as_json: bool) -> None:
     """Resolve an incident manually."""
     _show(client("POST", path_of("incidents", incident_id, "resolve"), {"comment": comment}), as_json)
 
@@ -148,7 +148,7 @@ def resolve(client: Client, incident_id: str, comment: str | None, as_json: bool
 @click.argument("comment")
 @json_option
 @with_client
-def comment_on(client: Client, incident_id: str, comment: str, as_json: bool) -> None:
+def comment_on(client: ApiClient, incident_id: str, comment: str, as_json: bool) -> None:
     """Add a comment to an incident."""
     _show(client("POST", path_of("incidents", incident_id, "comments"), {"comment": comment}), as_json)
 

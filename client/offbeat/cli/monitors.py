@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from offbeat.cli.client import (
-    Client,
+    ApiClient,
     json_option,
     path_of,
     project_filter_option,
@@ -33,7 +33,7 @@ _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created
 @project_filter_option
 @json_option
 @with_client
-def monitors_command(client: Client, as_json: bool, limit: int | None, **query: Any) -> None:
+def monitors_command(client: ApiClient, as_json: bool, limit: int | None, **query: Any) -> None:
     """List monitors."""
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -60,7 +60,7 @@ def monitors_command(client: Client, as_json: bool, limit: int | None, **query: 
 @project_option
 @json_option
 @with_client
-def show(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+def show(client: ApiClient, slug: str, project: str | None, as_json: bool) -> None:
     """Show one monitor."""
     _show(client("GET", path_of("monitors", slug), project=project), as_json)
 
@@ -70,7 +70,7 @@ def show(client: Client, slug: str, project: str | None, as_json: bool) -> None:
 @project_option
 @json_option
 @with_client
-def pause(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+def pause(client: ApiClient, slug: str, project: str | None, as_json: bool) -> None:
     """Pause monitoring until it is resumed."""
     _show(client("POST", path_of("monitors", slug, "pause"), project=project), as_json)
 
@@ -80,7 +80,7 @@ def pause(client: Client, slug: str, project: str | None, as_json: bool) -> None
 @project_option
 @json_option
 @with_client
-def resume(client: Client, slug: str, project: str | None, as_json: bool) -> None:
+def resume(client: ApiClient, slug: str, project: str | None, as_json: bool) -> None:
     """Resume monitoring."""
     _show(client("POST", path_of("monitors", slug, "resume"), project=project), as_json)
 
@@ -91,7 +91,7 @@ def resume(client: Client, slug: str, project: str | None, as_json: bool) -> Non
 @project_option
 @json_option
 @with_client
-def snooze(client: Client, slug: str, duration: str | None, project: str | None, as_json: bool) -> None:
+def snooze(client: ApiClient, slug: str, duration: str | None, project: str | None, as_json: bool) -> None:
     """Hold back alerts for DURATION (such as 2h). Without DURATION, end the snooze."""
     body = {} if duration is None else {"duration": duration}
     _show(client("POST", path_of("monitors", slug, "snooze"), body, project=project), as_json)
@@ -101,7 +101,7 @@ def snooze(client: Client, slug: str, duration: str | None, project: str | None,
 @click.argument("slug")
 @project_option
 @with_client
-def delete(client: Client, slug: str, project: str | None) -> None:
+def delete(client: ApiClient, slug: str, project: str | None) -> None:
     """Delete a monitor."""
     client("DELETE", path_of("monitors", slug), project=project)
     say(f"deleted {slug}")

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 import click
 
 from offbeat.cli.client import (
-    Client,
+    ApiClient,
     RequestRejected,
     ServerUnreachable,
     json_option,
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 @click.option("--database-url", help="Check the database, too.  [OFFBEAT_DATABASE_URL]")
 @json_option
 @with_client
-def doctor_command(client: Client, database_url: str | None, as_json: bool) -> None:
+def doctor_command(client: ApiClient, database_url: str | None, as_json: bool) -> None:
     """Check the installation and report problems. Exit code 1: something is wrong."""
     findings = [*_server(client), *_database(database_url)]
     if as_json:
@@ -54,7 +54,7 @@ def doctor_command(client: Client, database_url: str | None, as_json: bool) -> N
         raise click.exceptions.Exit(1)
 
 
-def _server(client: Client) -> Iterator[Finding]:
+def _server(client: ApiClient) -> Iterator[Finding]:
     try:
         with urlopen(f"{client.url}/readyz?verbose", timeout=PROBE_TIMEOUT_S) as response:
             said = response.read().decode(errors="replace")
@@ -77,7 +77,7 @@ def _server(client: Client) -> Iterator[Finding]:
         yield Finding("key", "wrong", str(error))
 
 
-def _configuration(client: Client) -> Iterator[Finding]:
+def _configuration(client: ApiClient) -> Iterator[Finding]:
     channels = [c["slug"] for c in client.pages("/channels") if c["kind"] != "log"]
     if channels:
         yield Finding("channels", "ok", f"{len(channels)}; try them with `offbeat channels test SLUG`")
@@ -116,7 +116,7 @@ def _configuration(client: Client) -> Iterator[Finding]:
             )
 
 
-def _hidden_keys(client: Client) -> Iterator[Finding]:
+def _hidden_keys(client: ApiClient) -> Iterator[Finding]:
     """Keys that begin with another project's ping key: they were added before this was refused, and are not used."""
     ping_keys = {project["ping_key"]: project["slug"] for project in client("GET", "/projects")["items"]}
     if len(ping_keys) < 2:

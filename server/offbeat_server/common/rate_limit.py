@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Key = TypeVar("Key")
+LimitedKey = TypeVar("LimitedKey")
 _ROUNDING = 1e-6  # of a token: what sums of floating-point numbers may be off
 
 
@@ -81,7 +81,7 @@ class TokenBucket:
         return self.limit.wait_s(self._used, now_s)
 
 
-class KeyedRateLimiter(Generic[Key]):
+class KeyedRateLimiter(Generic[LimitedKey]):
     """A bucket for each key. Full buckets are forgotten, so the memory is bounded by the keys of the last two periods.
 
     Windows follow one another; the first begins with the first use, and with the first one after an unused window.
@@ -90,8 +90,8 @@ class KeyedRateLimiter(Generic[Key]):
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         # A key that is not in the newer half for one period has a full bucket, so forgetting is one assignment.
-        self._used: dict[Key, float] = {}
-        self._older: dict[Key, float] = {}
+        self._used: dict[LimitedKey, float] = {}
+        self._older: dict[LimitedKey, float] = {}
         self._began_s = 0.0  # what `RateLimit` gets as 0
         self._turn_at_s = -math.inf
 
@@ -99,10 +99,10 @@ class KeyedRateLimiter(Generic[Key]):
         """How many keys are remembered."""
         return len(self._used) + len(self._older)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: LimitedKey) -> bool:
         return key in self._used or key in self._older
 
-    def take(self, key: Key, now_s: float) -> float:
+    def take(self, key: LimitedKey, now_s: float) -> float:
         """Use a token of this key. Seconds until there is one; 0.0: it was used."""
         if now_s >= self._turn_at_s:
             self._turn(now_s)
@@ -118,18 +118,18 @@ class KeyedRateLimiter(Generic[Key]):
         self._used[key] = used
         return 0.0
 
-    def left(self, key: Key, now_s: float) -> int:
+    def left(self, key: LimitedKey, now_s: float) -> int:
         """Whole tokens of this key."""
         self._forget(now_s)
         limit, since_s = self.limit, now_s - self._began_s
         return int(limit.issued(since_s) - limit.used(self._state(key), since_s) + _ROUNDING)
 
-    def wait_s(self, key: Key, now_s: float) -> float:
+    def wait_s(self, key: LimitedKey, now_s: float) -> float:
         """Seconds until this key has a whole token; 0.0: it has one."""
         self._forget(now_s)
         return self.limit.wait_s(self._state(key), now_s - self._began_s)
 
-    def _state(self, key: Key) -> float:
+    def _state(self, key: LimitedKey) -> float:
         used = self._used.get(key)
         return self._older.get(key, 0.0) if used is None else used
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.deadline_queue import DeadlineQueue
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.model.definition import ProjectSlug
 from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Incident, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
@@ -19,7 +20,6 @@ from offbeat_server.engine.schedule.due_times import end_of_grace_period, window
 from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Window
 from offbeat_server.engine.schedule.outages import OutageIntervals
 
-Address = tuple[int, str]  # project, slug
 Blame = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
 RELEASES = 0  # in the queue of deadlines, in place of the id of a monitor: `releases` has something to do
 
@@ -85,8 +85,8 @@ class EngineState:
         self.pending_decisions: dict[int, PendingDecision] = {}
         self.pending_runs = 0  # rows of runs in there: a single monitor may have very many
         self.pending_deletion: dict[int, Monitor] = {}  # deleted, their end not yet written
-        self.followers: dict[Address, set[int]] = {}  # those that come `after` it
-        self.dependents: dict[Address, set[int]] = {}  # those that depend on it
+        self.followers: dict[ProjectSlug, set[int]] = {}  # those that come `after` it
+        self.dependents: dict[ProjectSlug, set[int]] = {}  # those that depend on it
         self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
         self.with_open_incident: set[int] = set()  # those with an open incident
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when

@@ -25,33 +25,35 @@ class Queued(Protocol):
     armed: Micros
 
 
-Key = TypeVar("Key")
-Item = TypeVar("Item", bound=Queued)
+QueueKey = TypeVar("QueueKey")
+QueueItem = TypeVar("QueueItem", bound=Queued)
 
 
-class LazyQueue(Generic[Key]):
+class LazyQueue(Generic[QueueKey]):
     """The rule above, for any storage of the entries: `push` and `pop_entry` are a subclass's own."""
 
     __slots__ = ()
 
-    def push(self, when: Micros, key: Key) -> None:
+    def push(self, when: Micros, key: QueueKey) -> None:
         """Add an entry."""
         raise NotImplementedError
 
-    def pop_entry(self, before: Micros) -> tuple[Micros, Key] | None:
+    def pop_entry(self, before: Micros) -> tuple[Micros, QueueKey] | None:
         """Take out the earliest entry if it is strictly before an instant; it may be stale.
 
         Of the entries at one instant, the one with the least key is the first.
         """
         raise NotImplementedError
 
-    def arm(self, key: Key, item: Queued, when: Micros) -> None:
+    def arm(self, key: QueueKey, item: Queued, when: Micros) -> None:
         """Look at this item at `when`, unless it is looked at earlier."""
         if not item.armed or when < item.armed:
             item.armed = when = when | 0  # see `Micros`
             self.push(when, key)
 
-    def pop_before(self, find: Callable[[Key], Item | None], before: Micros) -> tuple[Micros, Key, Item] | None:
+    def pop_before(
+        self, find: Callable[[QueueKey], QueueItem | None], before: Micros
+    ) -> tuple[Micros, QueueKey, QueueItem] | None:
         """The first item that is to be looked at strictly before an instant: when, its key and itself.
 
         It is taken out of the queue.
@@ -65,20 +67,20 @@ class LazyQueue(Generic[Key]):
         return None
 
 
-class LazyHeap(LazyQueue[Key], list[tuple[Micros, Key]]):
+class LazyHeap(LazyQueue[QueueKey], list[tuple[Micros, QueueKey]]):
     """A small queue: a heap of tuples. It is a list, so that it takes no memory beside its entries."""
 
     __slots__ = ()
 
-    def push(self, when: Micros, key: Key) -> None:
+    def push(self, when: Micros, key: QueueKey) -> None:
         """Add an entry."""
         heappush(self, (when, key))
 
-    def pop_entry(self, before: Micros) -> tuple[Micros, Key] | None:
+    def pop_entry(self, before: Micros) -> tuple[Micros, QueueKey] | None:
         """Take out the earliest entry if it is strictly before an instant; it may be stale."""
         return heappop(self) if self and self[0][0] < before else None
 
-    def next(self, find: Callable[[Key], Queued | None]) -> Micros | None:
+    def next(self, find: Callable[[QueueKey], Queued | None]) -> Micros | None:
         """When an item is to be looked at. Stale entries before it are dropped."""
         while self:
             when, key = self[0]
@@ -88,12 +90,12 @@ class LazyHeap(LazyQueue[Key], list[tuple[Micros, Key]]):
             heappop(self)
         return None
 
-    def rebuild(self, items: Mapping[Key, Queued]) -> None:
+    def rebuild(self, items: Mapping[QueueKey, Queued]) -> None:
         """Replace all entries by those of the items."""
         self[:] = [(item.armed, key) for key, item in items.items() if item.armed]
         heapify(self)
 
-    def sweep(self, items: Mapping[Key, Queued]) -> None:
+    def sweep(self, items: Mapping[QueueKey, Queued]) -> None:
         """Drop stale entries if there are too many. For the caller that removes items."""
         if len(self) > STALE_SHARE * len(items) + STALE_MIN:
             self.rebuild(items)

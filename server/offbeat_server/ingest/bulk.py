@@ -25,7 +25,7 @@ from offbeat_server.ingest.log_writer.backlog import Backlog, unavailable
 from offbeat_server.ingest.ndjson import BadBody, NdjsonReader
 from offbeat_server.ingest.pipeline import PingPipeline
 from offbeat_server.ingest.protocols.answers import note_headers
-from offbeat_server.ingest.protocols.base import OK, Key, Note, Outcome, Rejection
+from offbeat_server.ingest.protocols.base import OK, KeyAddress, Outcome, PingNote, Rejection
 from offbeat_server.ingest.protocols.parsing.parameters import ReadParameters, read_fields
 from offbeat_server.observability.metrics import Metrics
 
@@ -138,7 +138,9 @@ class Bulk:
         """Lines of keys that this process does not know: their monitors may have been created a moment ago."""
         for line, key, said in unknown:
             # The first one asks the database; what it did not bring no other one will.
-            bound = await self._pipeline.find_or_ask(Key(key)) if line == unknown[0][0] else self._pipeline.find(key)
+            bound = (
+                await self._pipeline.find_or_ask(KeyAddress(key)) if line == unknown[0][0] else self._pipeline.find(key)
+            )
             if bound is None:
                 tally.error(line, "unknown key")
                 continue
@@ -149,7 +151,7 @@ class Bulk:
     def _append(self, line: int, key: str, bound: KeyTarget, said: ReadParameters, tally: "Tally") -> None:
         tally.known = True
         ping = self._pipeline.prepared(bound, said.ping, said.named, "POST")
-        if (over := self._pipeline.check_rate_limit(Key(key), bound, ping)) is not None:
+        if (over := self._pipeline.check_rate_limit(KeyAddress(key), bound, ping)) is not None:
             tally.limited_s = max(tally.limited_s, over.retry_after_s)
             tally.error(line, "this key pings more often than it may")
             return
@@ -188,7 +190,7 @@ class Tally:
         self.limited_s = 0  # of a key that pings too often: when it may again
         self.errors: list[dict[str, object]] = []
         self.notes: list[dict[str, object]] = []
-        self.noted: set[Note] = set()  # each field once
+        self.noted: set[PingNote] = set()  # each field once
         self.known = False  # whether a line had a key that leads to a monitor
         self._settled: asyncio.Future[None] | None = None
 
@@ -211,9 +213,9 @@ class Tally:
         if len(self.errors) < ERRORS_MAX:
             self.errors.append({"line": line, "reason": reason})
 
-    def note(self, line: int, notes: tuple[Note, ...]) -> None:
+    def note(self, line: int, notes: tuple[PingNote, ...]) -> None:
         """Parts of a line were left out."""
-        self.noted |= {Note(note.field, "", note.changed) for note in notes}
+        self.noted |= {PingNote(note.field, "", note.changed) for note in notes}
         if len(self.notes) < ERRORS_MAX:
             self.notes += [{"line": line, "field": note.field, "reason": note.reason} for note in notes]
 

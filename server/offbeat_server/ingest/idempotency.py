@@ -21,14 +21,14 @@ REMEMBERED_S = 600.0
 REQUESTS_MAX = 10_000  # remembered by a process; beyond, the oldest is forgotten
 WAITERS_MAX = 100  # of one request that waits for its commit; further repetitions are stored
 
-_Scope = bytes  # a digest of the key and of what makes it the same request: a query may have 64 kB
+_RequestDigest = bytes  # a digest of the key and of what makes it the same request: a query may have 64 kB
 
 
 class IdempotencyCache:
     """The requests with a key that this process has taken lately."""
 
     def __init__(self) -> None:
-        self._taken: OrderedDict[_Scope, _Taken] = OrderedDict()
+        self._taken: OrderedDict[_RequestDigest, _Taken] = OrderedDict()
 
     def join(self, request: Request, waiter: Waiter) -> Waiter | None:
         """Return the waiter to settle with the result of this request, or None if the request was accepted before.
@@ -56,13 +56,13 @@ class IdempotencyCache:
         taken.waiters.append(waiter)
         return None
 
-    def forget(self, scope: _Scope, taken: "_Taken") -> None:
+    def forget(self, scope: _RequestDigest, taken: "_Taken") -> None:
         """It was not committed, as far as anybody knows."""
         if self._taken.get(scope) is taken:
             del self._taken[scope]
 
 
-def _scope_of(request: Request, key: str) -> _Scope:
+def _scope_of(request: Request, key: str) -> _RequestDigest:
     digest = blake2b(digest_size=16)
     said = (part.encode("utf-8", "surrogatepass") for part in (key, request.method, request.path, request.query))
     for part in (*said, request.body):
@@ -76,7 +76,7 @@ class _Taken:
 
     __slots__ = ("_cache", "_scope", "at_s", "outcome", "waiters")
 
-    def __init__(self, cache: IdempotencyCache, scope: _Scope, at_s: float, waiter: Waiter) -> None:
+    def __init__(self, cache: IdempotencyCache, scope: _RequestDigest, at_s: float, waiter: Waiter) -> None:
         self._cache, self._scope, self.at_s = cache, scope, at_s
         self.waiters = [waiter]
         self.outcome: Outcome | None = None

@@ -21,6 +21,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.common.packed_map import PackedStringMap
 from offbeat_server.common.service import Service
+from offbeat_server.db.repositories.key_index_rows import KeyRow
 from offbeat_server.engine.model.definition import Keywords, load_definition
 from offbeat_server.engine.model.ping import Signal
 
@@ -33,8 +34,6 @@ _MONITOR_BITS = 32
 _MONITOR_MASK = (1 << _MONITOR_BITS) - 1
 _PAGE_BITS = 12
 _PAGE_MASK = (1 << _PAGE_BITS) - 1
-
-KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
 
 log = structlog.get_logger("key_index")
 
@@ -236,7 +235,7 @@ class _Known:
         self.keys: dict[str, int] = {}  # key -> project and monitor in one; negative: see bound
         self.bound: dict[str, KeyTarget] = {}
         self.slugs = PackedStringMap()  # project/slug -> project and monitor
-        self.pages: dict[int, _Page] = {}
+        self.pages: dict[int, _MonitorBlock] = {}
         self.rules: dict[int, PingRules] = {}  # by monitor, where there are any
 
     def add(self, rows: Iterable[KeyRow]) -> None:
@@ -246,7 +245,7 @@ class _Known:
             packed = project_id << _MONITOR_BITS | monitor_id
             page = self.pages.get(monitor_id >> _PAGE_BITS)
             if page is None:
-                page = self.pages[monitor_id >> _PAGE_BITS] = _Page()
+                page = self.pages[monitor_id >> _PAGE_BITS] = _MonitorBlock()
             at = monitor_id & _PAGE_MASK
             have = page.keys[at]
             if have is None:
@@ -277,7 +276,7 @@ class _Known:
         self.rules.pop(monitor_id, None)
 
 
-class _Page:
+class _MonitorBlock:
     """Values of monitors whose ids follow one another: ids are dense, so lists take a sixth of a dictionary."""
 
     __slots__ = ("keys", "slug_shelves")

@@ -26,13 +26,13 @@ from offbeat_server.ingest.protocols import healthchecks
 from offbeat_server.ingest.protocols.base import (
     OK,
     Dialect,
-    Key,
-    Note,
+    KeyAddress,
     Outcome,
     ParsedPing,
+    PingNote,
     Rejection,
     Request,
-    Slug,
+    SlugAddress,
     worst,
 )
 from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
@@ -44,14 +44,14 @@ WAITING_MAX = 1_000  # pings that wait so; further ones are answered at once
 class MonitorProvider(Protocol):
     """Makes the monitor of an address, or changes it to what its client declares; see ingest/provisioning.py."""
 
-    async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
+    async def __call__(self, address: SlugAddress, dialect: str | None) -> Outcome:
         """Return `created`, `ok`, `unknown`, `full` or `crowded`; now the key index knows it.
 
         Raises UnavailableError.
         """
         ...
 
-    def complain(self, address: Slug) -> None:
+    def complain(self, address: SlugAddress) -> None:
         """Log once why the definition that a client sent cannot be used."""
         ...
 
@@ -93,7 +93,7 @@ class PingPipeline(Service):
         self._provision = provision
         self._key_limiter = None if key_limit is None else KeyedRateLimiter[str | int](key_limit)
         self._idempotency = IdempotencyCache()
-        self._making: dict[Slug, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
+        self._making: dict[SlugAddress, asyncio.Future[None]] = {}  # by ping key and slug alone: see `_place`
         self._waiting = 0
         self._reading = asyncio.Semaphore(1)
         self._long_bytes = 0
@@ -135,7 +135,7 @@ class PingPipeline(Service):
         if not readings:
             waiter.settle(OK)
             return
-        again = request if dialect is healthchecks and isinstance(readings[0].address, Key) else None
+        again = request if dialect is healthchecks and isinstance(readings[0].address, KeyAddress) else None
         self.errand(self._accept_slowly(readings, request.method, source, waiter, body, again), "take")
 
     def accept_plain(
@@ -165,7 +165,7 @@ class PingPipeline(Service):
         """Return the monitor of a key, as far as this process knows."""
         return self._key_index.find(key)
 
-    async def find_or_ask(self, address: Key | Slug) -> KeyTarget | None:
+    async def find_or_ask(self, address: KeyAddress | SlugAddress) -> KeyTarget | None:
         """Return the monitor of an address; for an unknown one, read the database. Raises UnavailableError."""
         bound = self._find(address)
         if bound is None:
@@ -199,18 +199,20 @@ class PingPipeline(Service):
         rules = self._key_index.rules.get(monitor_id)
         return ping if rules is None else filtered(ping, method, rules, body)
 
-    def check_rate_limit(self, address: Key | Slug, bound: KeyTarget, ping: Ping) -> Outcome | None:
+    def check_rate_limit(self, address: KeyAddress | SlugAddress, bound: KeyTarget, ping: Ping) -> Outcome | None:
         """Return the answer if this key has pinged too often; None: it may, and the ping is counted."""
         if self._key_limiter is None:
             return None
-        wait_s = self._key_limiter.take(address.key if isinstance(address, Key) else bound.monitor_id, monotonic())
+        wait_s = self._key_limiter.take(
+            address.key if isinstance(address, KeyAddress) else bound.monitor_id, monotonic()
+        )
         if not wait_s:
             return None
         self._backlog.count_refused("limited", ping.signal)
         return Outcome("limited", math.ceil(wait_s) + random.randrange(JITTER_S_MAX))
 
-    def _find(self, address: Key | Slug) -> KeyTarget | None:
-        if isinstance(address, Key):
+    def _find(self, address: KeyAddress | SlugAddress) -> KeyTarget | None:
+        if isinstance(address, KeyAddress):
             return self._key_index.find(address.key)
         return self._key_index.find_slug(address.ping_key, address.slug, address.sent)
 
@@ -236,7 +238,12 @@ class PingPipeline(Service):
             waiter.settle(unavailable())
 
     async def _accept_long(
-        self, dialect: Dialect, request: Request, address: Key | Slug | None, source: bytes | None, waiter: Waiter
+        self,
+        dialect: Dialect,
+        request: Request,
+        address: KeyAddress | SlugAddress | None,
+        source: bytes | None,
+        waiter: Waiter,
     ) -> None:
         """Parse a long body beside the event loop, and only if its address leads to a monitor: it costs CPU time."""
         size = len(request.body)
@@ -261,14 +268,16 @@ class PingPipeline(Service):
             self._long_bytes -= size
         self._accept(dialect, request, readings, source, waiter)
 
-    async def _leads_somewhere(self, address: Key | Slug) -> bool:
+    async def _leads_somewhere(self, address: KeyAddress | SlugAddress) -> bool:
         """Whether an address leads to a monitor, or its ping key to a project that may have or get one.
 
         Raises UnavailableError.
         """
         if await self.find_or_ask(address) is not None:
             return True
-        return self._key_index.project_of(address.key if isinstance(address, Key) else address.ping_key) is not None
+        return (
+            self._key_index.project_of(address.key if isinstance(address, KeyAddress) else address.ping_key) is not None
+        )
 
     async def _accept_slowly(
         self,
@@ -281,7 +290,7 @@ class PingPipeline(Service):
     ) -> None:
         several = _Several(waiter, len(readings))
         left = len(readings)
-        made: Sequence[Slug] = ()
+        made: Sequence[SlugAddress] = ()
         try:
             if again is not None:
                 readings = [await self._read_again(readings[0], again)]
@@ -309,15 +318,15 @@ class PingPipeline(Service):
     async def _read_again(self, reading: ParsedPing, request: Request) -> ParsedPing:
         """A ping of Healthchecks, by its ping key if its key is that and no monitor's. Raises UnavailableError."""
         address = reading.address
-        assert isinstance(address, Key)
+        assert isinstance(address, KeyAddress)
         if await self.find_or_ask(address) is not None or self._key_index.project_of(address.key) is None:
             return reading
         other = healthchecks.read_by_ping_key(request)
         return other if isinstance(other, ParsedPing) else reading  # else it is unknown
 
-    async def _begin_making(self, readings: Iterable[ParsedPing]) -> Sequence[Slug]:
+    async def _begin_making(self, readings: Iterable[ParsedPing]) -> Sequence[SlugAddress]:
         """Wait for earlier pings that make the same monitors, then announce those that these readings may make."""
-        addresses = [reading.address for reading in readings if isinstance(reading.address, Slug)]
+        addresses = [reading.address for reading in readings if isinstance(reading.address, SlugAddress)]
         while before := [self._making[place] for place in map(_place, addresses) if place in self._making]:
             await asyncio.wait(before)
         places = {_place(each) for each in addresses if _makes(each) and self._find(each) is None}
@@ -329,7 +338,7 @@ class PingPipeline(Service):
         """Return the monitor of an address and the answer after the commit; None and the answer if there is none."""
         address = reading.address
         bound = self._find(address)
-        if self._provision is None or not isinstance(address, Slug):
+        if self._provision is None or not isinstance(address, SlugAddress):
             return bound, _UNKNOWN if bound is None else OK
         if address.problem:
             self._provision.complain(address)
@@ -347,7 +356,7 @@ class PingPipeline(Service):
         bound = self._find(address)
         return bound, _UNKNOWN if bound is None else outcome
 
-    async def _wait_for(self, address: Slug, until_s: float) -> KeyTarget | None:
+    async def _wait_for(self, address: SlugAddress, until_s: float) -> KeyTarget | None:
         """Wait a moment for a monitor that another ping, here or at another node, may be making. Raises
         UnavailableError.
 
@@ -367,7 +376,7 @@ class PingPipeline(Service):
             self._waiting -= 1
 
 
-def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
+def _address_in_head(dialect: Dialect, request: Request) -> KeyAddress | SlugAddress | None:
     """Return the address in a request's path, query and headers; None: only its body has it.
 
     Without its body a query may be incomplete; the path is enough for most protocols.
@@ -379,19 +388,19 @@ def _address_in_head(dialect: Dialect, request: Request) -> Key | Slug | None:
     return None
 
 
-def _place(address: Slug) -> Slug:
+def _place(address: SlugAddress) -> SlugAddress:
     """The address without what its client says of the monitor."""
-    return Slug(address.ping_key, address.slug)
+    return SlugAddress(address.ping_key, address.slug)
 
 
-def _makes(address: Slug) -> bool:
+def _makes(address: SlugAddress) -> bool:
     """Whether the ping makes its monitor if there is none."""
     return address.create or address.definition is not None
 
 
-def _declares(address: Key | Slug) -> bool:
+def _declares(address: KeyAddress | SlugAddress) -> bool:
     """Whether the ping brings a definition that the monitor may not have yet, or one that cannot be used."""
-    return isinstance(address, Slug) and (address.definition is not None or address.problem != "")
+    return isinstance(address, SlugAddress) and (address.definition is not None or address.problem != "")
 
 
 class _Several:
@@ -401,7 +410,7 @@ class _Several:
         self._waiter = waiter
         self._left = count
         self._outcomes: list[Outcome] = []
-        self._notes: tuple[Note, ...] = ()
+        self._notes: tuple[PingNote, ...] = ()
         self._refusal: Rejection | None = None
 
     def settle(self, outcome: Outcome | Rejection) -> None:
@@ -422,7 +431,7 @@ class _Several:
 class _Noted:
     """Says what was left out of a ping that is committed."""
 
-    def __init__(self, waiter: Waiter, notes: tuple[Note, ...]) -> None:
+    def __init__(self, waiter: Waiter, notes: tuple[PingNote, ...]) -> None:
         self._waiter = waiter
         self._notes = notes
 

@@ -18,7 +18,7 @@ from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.rate_limit import KeyedRateLimiter, RateLimit
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.ingest.key_index import KeyIndex
-from offbeat_server.ingest.protocols.base import OK, Outcome, Slug
+from offbeat_server.ingest.protocols.base import OK, Outcome, SlugAddress
 from offbeat_server.services.monitors import Provisioned, ProvisionMonitor, provision_monitor
 
 CREATED_PER_MINUTE_MAX = 100  # monitors, per project; beyond: the dialect's answer for "full"
@@ -50,7 +50,7 @@ class Provisioning:
         self._created = KeyedRateLimiter[int](RateLimit.per_minute(CREATED_PER_MINUTE_MAX, in_windows=True))
         self._changed = KeyedRateLimiter[int](RateLimit.per_minute(CHANGED_PER_MINUTE_MAX, in_windows=True))
 
-    async def __call__(self, address: Slug, dialect: str | None) -> Outcome:
+    async def __call__(self, address: SlugAddress, dialect: str | None) -> Outcome:
         """`created`, `ok` (it is there), `unknown` (it is not, and is not made), `full` or `crowded`.
 
         Raises UnavailableError.
@@ -75,7 +75,7 @@ class Provisioning:
             await self._key_index.refresh()
         return outcome
 
-    def complain(self, address: Slug) -> None:
+    def complain(self, address: SlugAddress) -> None:
         """Log why the definition that a client sent cannot be used: once, though it comes with every check-in."""
         key = (address.ping_key, address.slug)
         if self._key_index.project_of(address.ping_key) is None or self._declared.get(key) == address.problem:
@@ -92,7 +92,7 @@ class Provisioning:
         """Whether pings with this ping key can make monitors at all."""
         return self._allowed and self._key_index.project_of(ping_key) is not None
 
-    async def _put(self, address: Slug, project_id: int, dialect: str | None) -> Outcome:
+    async def _put(self, address: SlugAddress, project_id: int, dialect: str | None) -> Outcome:
         def may_create() -> bool:
             # Since the first check, other pings may have created monitors while this one waited for the lock.
             return self._created.take(project_id, monotonic()) == 0.0
@@ -116,7 +116,7 @@ class Provisioning:
         return _OUTCOMES[provisioned]
 
 
-def _defaults(address: Slug, dialect: str | None) -> Mapping[str, Any]:
+def _defaults(address: SlugAddress, dialect: str | None) -> Mapping[str, Any]:
     """The default definition of a monitor that a ping creates."""
     if address.definition is not None:
         return address.defaults or {}

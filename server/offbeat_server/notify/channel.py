@@ -11,12 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
-from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind
-from offbeat_server.notify.messages.render import RenderedAlert
+from offbeat_server.notify.messages.render import AlertFacts, RenderedAlert
 from offbeat_server.notify.transport.http import Transport
 
-Facts = AlertPayload[str]
 LINK_LABEL = "Open in Offbeat"
 
 
@@ -31,7 +29,7 @@ class Message(NamedTuple):
     thread: str
     kind: AlertKind
     at: str
-    facts: Facts
+    facts: AlertFacts
     words: RenderedAlert
     link: str | None = None
     members: tuple["Message", ...] = ()

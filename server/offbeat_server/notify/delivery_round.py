@@ -41,7 +41,7 @@ FROM_THE_START = -1  # no channel has this id
 log = structlog.get_logger("delivery_round")
 
 
-class Target(NamedTuple):
+class PendingChannel(NamedTuple):
     """A channel that has something to send. `channel` is the reason if it cannot send."""
 
     channel: Channel | str
@@ -153,7 +153,7 @@ class DeliveryRound:
             await self._claim_and_begin(wanted, targets, now)
         return last
 
-    async def _want(self, due: Due, target: Target, now: float) -> WantedAlerts:
+    async def _want(self, due: Due, target: PendingChannel, now: float) -> WantedAlerts:
         """Return what to claim for one channel, after its digest if there is one."""
         channel = target.channel
         if isinstance(channel, str):  # without a channel they are settled without an attempt
@@ -173,7 +173,9 @@ class DeliveryRound:
                 plan = queue.plan_singles(now, due)
         return WantedAlerts(due.lane, plan.urgent, plan.fresh, plan.again, not queue.combines)
 
-    async def _claim_and_begin(self, wanted: list[WantedAlerts], targets: dict[int, Target], now: float) -> None:
+    async def _claim_and_begin(
+        self, wanted: list[WantedAlerts], targets: dict[int, PendingChannel], now: float
+    ) -> None:
         """Claim alerts and begin to send them, unless they are held back or need no message."""
         claimed = await self._outbox.claim(wanted, self._lease_s())
         if claimed:
@@ -200,7 +202,7 @@ class DeliveryRound:
             await self._outbox.settle([SettledAlert(id, AlertState.COLLAPSED, 0.0, why) for id in unheard])
         return [row for row in claimed if row.id not in unheard]
 
-    async def _cover_resolves(self, targets: dict[int, Target]) -> None:
+    async def _cover_resolves(self, targets: dict[int, PendingChannel]) -> None:
         """Settle ends of incidents that the end of a digest reports, before they are claimed."""
         keeping = [
             id for id, each in targets.items() if isinstance(each.channel, Channel) and each.channel.keeps_incidents
@@ -248,9 +250,11 @@ class DeliveryRound:
 
     # ---------------------------------------------------------------- channels
 
-    async def _targets(self, ids: list[int]) -> dict[int, Target]:
+    async def _targets(self, ids: list[int]) -> dict[int, PendingChannel]:
         rows = await self._outbox.channels(ids)
-        return {id: Target(_channel(id, rows.get(id)), rows[id].project if id in rows else "default") for id in ids}
+        return {
+            id: PendingChannel(_channel(id, rows.get(id)), rows[id].project if id in rows else "default") for id in ids
+        }
 
 
 def _true(by_id: dict[int, bool]) -> list[int]:

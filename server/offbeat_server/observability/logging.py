@@ -17,7 +17,7 @@ from offbeat.readable import one_line, readable, readable_json
 SECRET_FIELDS = frozenset({"key", "ping_key", "admin_key", "authorization", "x-api-key", "token", "password", "secret"})
 
 
-class _Lines:
+class _LineWriter:
     """Writes lines to standard output. A log that cannot be written must not stop a ping."""
 
     def __init__(self, name: str = "offbeat") -> None:
@@ -96,7 +96,7 @@ def set_up(form: Literal["json", "console"], level: Literal["debug", "info", "wa
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines,
+        logger_factory=_LineWriter,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Forward()], level=level.upper(), force=True)

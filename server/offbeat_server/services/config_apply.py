@@ -30,7 +30,7 @@ from offbeat_server.db.repositories.references import dangling, reference_proble
 from offbeat_server.engine.model.definition import Slug
 from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.services.channels import ChannelPut, PutChannel, write_channel
-from offbeat_server.services.config_diff import Action, FieldChange, action_of, field_changes
+from offbeat_server.services.config_diff import Action, FieldDifference, action_of, field_changes
 from offbeat_server.services.context import ChannelKinds, Context
 from offbeat_server.services.documents import ListedChannel, ListedMonitor, ListedProject, ListedWindow
 from offbeat_server.services.monitors import wanted_monitor
@@ -103,7 +103,7 @@ class ApplyConfig(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counts:
+class AppliedCounts:
     """How many items were created, changed, deleted, and were as the file wants them already."""
 
     created: int
@@ -120,7 +120,7 @@ class AppliedChange:
     project: str
     slug: str
     action: Action
-    fields: list[FieldChange]
+    fields: list[FieldDifference]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Applied:
     """The changes that were made, or would be made in a dry run. It is the answer of `POST /apply`."""
 
     dry_run: bool
-    counts: Counts
+    counts: AppliedCounts
     changes: list[AppliedChange]
     new_secrets: list[GeneratedSecret]
 
@@ -194,7 +194,7 @@ async def _apply(context: Context, command: ApplyConfig, actor: str) -> Applied:
     applied = await _describe(context.channel_kinds, done, {number: slug for slug, number in ids.items()})
     count = Counter(change.action for change in applied)
     unchanged = wanted - count["create"] - count["change"]
-    counts = Counts(count["create"], count["change"], count["delete"], unchanged)
+    counts = AppliedCounts(count["create"], count["change"], count["delete"], unchanged)
     return Applied(body.dry_run, counts, applied, [] if body.dry_run else new_secrets)
 
 

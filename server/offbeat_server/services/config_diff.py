@@ -19,7 +19,7 @@ _NOT_SHOWN = frozenset(("id", "slug", "created_at"))
 @dataclass(
     frozen=True
 )  # no slots: an apply may have 100,000 of them, and orjson writes them four times as fast without
-class FieldChange:
+class FieldDifference:
     """One field that differs. A field that is not there is None, and so is one at its default."""
 
     field: str
@@ -34,17 +34,19 @@ def action_of(before: Document | None, after: Document | None) -> Action:
     return "delete" if after is None else "change"
 
 
-def field_changes(kinds: ChannelKinds, kind: str, before: Document | None, after: Document | None) -> list[FieldChange]:
+def field_changes(
+    kinds: ChannelKinds, kind: str, before: Document | None, after: Document | None
+) -> list[FieldDifference]:
     """The differences between two documents of the audit log."""
     old, new = _flat(kinds, kind, before), _flat(kinds, kind, after)
     changed = [
-        FieldChange(name, old.get(name), new.get(name))
+        FieldDifference(name, old.get(name), new.get(name))
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name)
     ]
     if before and after and not changed:  # it would not be on record if nothing had changed
         hidden = "keys" if kind == "monitor" else "ping_key" if kind == "project" else "secrets"
-        changed = [FieldChange(hidden, "(hidden)", "(hidden, changed)")]
+        changed = [FieldDifference(hidden, "(hidden)", "(hidden, changed)")]
     return changed
 
 

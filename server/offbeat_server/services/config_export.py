@@ -2,16 +2,15 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects, windows
+from offbeat_server.services.config_diff import Document
 from offbeat_server.services.context import Context
 from offbeat_server.services.projects import SWITCHES
 
 _ROWS = 500  # read and written in one go
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)

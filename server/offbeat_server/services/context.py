@@ -9,7 +9,7 @@ from offbeat_server.db.pool import Pool
 from offbeat_server.engine.model.ping import Ping
 
 
-class NewSecret(NamedTuple):
+class ChannelSecret(NamedTuple):
     """A signing secret that was generated, and the definition of the channel with it."""
 
     secret: str
@@ -34,7 +34,7 @@ class ChannelKinds(Protocol):
     def signs(self, kind: str) -> bool:
         """Whether channels of this kind have signing secrets."""
 
-    def with_new_secret(self, definition: Mapping[str, Any], keep_former: bool) -> NewSecret:
+    def with_new_secret(self, definition: Mapping[str, Any], keep_former: bool) -> ChannelSecret:
         """Generate a signing secret and put it before the former ones, or in their place."""
 
 

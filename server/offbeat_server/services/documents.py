@@ -29,13 +29,13 @@ KeyText = Annotated[str, Field(max_length=200, pattern=rf"^{_SEGMENT}(/{_SEGMENT
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Body(BaseModel):
+class InputDocument(BaseModel):
     """A document. Unknown fields are rejected, because most of them are typing errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class KeyBody(Body):
+class KeyBody(InputDocument):
     """An additional key. If it is bound to a signal or stage, pings that name none count as that signal or stage."""
 
     key: KeyText | None = Field(None, description="A key taken over from another service. None: kept or generated.")
@@ -95,7 +95,7 @@ class ListedWindow(Window):
         return Window.model_construct(**{name: getattr(self, name) for name in Window.model_fields})
 
 
-class ProjectBody(Body):
+class ProjectBody(InputDocument):
     """The wanted settings of a project."""
 
     name: Name | None = Field(None, description="Display name. None: the slug.")

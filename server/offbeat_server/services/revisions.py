@@ -12,7 +12,7 @@ from offbeat_server.common.errors import PreconditionError
 from offbeat_server.db.pool import Record
 from offbeat_server.db.repositories import changes
 from offbeat_server.db.repositories.changes import ANY_REV, NO_REV
-from offbeat_server.services.config_diff import FieldChange, field_changes
+from offbeat_server.services.config_diff import FieldDifference, field_changes
 from offbeat_server.services.context import Context
 
 CHANGES_SHOWN = 5
@@ -27,7 +27,7 @@ class ChangeSince:
     rev: int
     at: datetime
     actor: str
-    fields: list[FieldChange]
+    fields: list[FieldDifference]
 
 
 def check_rev(expected: int | None, row: Record | None) -> None:

@@ -13,10 +13,10 @@ from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, delete_monitors, put_monitors
-from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
+from offbeat_server.db.repositories.key_index_rows import KeyIndexRows, KeyRow
 from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.ingest.key_index import KeyIndex, KeyRow, KeyTarget
+from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
 from tests.support.harness import eventually
 from tests.support.link import Link
 

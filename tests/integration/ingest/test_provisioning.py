@@ -15,7 +15,7 @@ from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.ingest import provisioning
 from offbeat_server.ingest.key_index import KeyIndex
-from offbeat_server.ingest.protocols.base import Slug
+from offbeat_server.ingest.protocols.base import SlugAddress
 from offbeat_server.ingest.provisioning import CREATED_PER_MINUTE_MAX, Provisioning
 from tests.support.ingest_server import HTTP_SERVERS, Served, ask, get, serving
 
@@ -25,8 +25,8 @@ class Installation(NamedTuple):
     key_index: KeyIndex
     ping_key: str
 
-    def slug(self, slug: str, **declared: object) -> Slug:
-        return Slug(self.ping_key, slug, create=True, definition=declared or None)
+    def slug(self, slug: str, **declared: object) -> SlugAddress:
+        return SlugAddress(self.ping_key, slug, create=True, definition=declared or None)
 
     async def monitors(self) -> list[str]:
         return [row["slug"] for row in await self.pool.fetch("select slug from monitors order by slug")]
@@ -100,7 +100,7 @@ async def test_a_monitor_that_a_ping_makes_is_watched(
 async def test_an_environment_has_the_schedule_of_its_job_and_no_default(installation: Installation) -> None:
     make = Provisioning(installation.pool, installation.key_index, allowed=True)
     await make(installation.slug("job", cron="0 3 * * *"), "sentry")
-    like = Slug(installation.ping_key, "job.staging", create=True, like="job")
+    like = SlugAddress(installation.ping_key, "job.staging", create=True, like="job")
     assert (await make(like, "cronitor")).kind == "created"
     assert (await definition(installation, "job.staging"))["cron"] == "0 3 * * *"
     assert "every" not in await definition(installation, "job.staging")

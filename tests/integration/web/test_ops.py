@@ -18,7 +18,7 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.config import ServiceEnvironment, Settings
 from offbeat_server.db.pool import open_pool
-from offbeat_server.db.read_models.processes import DatabaseFacts, Target, read_targets
+from offbeat_server.db.read_models.processes import DatabaseFacts, ScrapeTarget, read_targets
 from offbeat_server.ingest.http.http_servers import HttpServers
 from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.log_writer.writer import LogWriter
@@ -39,7 +39,7 @@ class World:
         self.metrics = Metrics("9.9")
         self.checks = [Check("deadlines", True, "3 loaded"), Check("serving", True)]
         self.checks.append(Check("postgres", True, required=False))
-        self.targets = [Target("10.0.0.1:8080", 4, "alpha")]
+        self.targets = [ScrapeTarget("10.0.0.1:8080", 4, "alpha")]
         self.refreshed = 0
         self.app = web.Application()
         add_routes(self.app, Ops(self.metrics, token, lambda: self.checks, self._refresh, self._targets))

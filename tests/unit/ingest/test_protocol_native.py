@@ -10,7 +10,7 @@ import pytest
 
 from offbeat_server.engine.model.ping import PLAIN, Ping
 from offbeat_server.ingest.protocols import native
-from offbeat_server.ingest.protocols.base import Key, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.base import KeyAddress, Outcome, ParsedPing, Rejection, Request
 from offbeat_server.ingest.protocols.parsing.ids import canonical_run
 from offbeat_server.ingest.protocols.parsing.parameters import ReadParameters, read_fields
 
@@ -33,7 +33,7 @@ def send(rest: str = "", body: bytes | str = b"", kind: str = "", method: str = 
 def ping(rest: str = "", body: bytes | str = b"", kind: str = "") -> Ping:
     reading = send(rest, body, kind, "POST" if body else "GET")
     assert isinstance(reading, ParsedPing), reading
-    assert reading.address == Key(KEY)
+    assert reading.address == KeyAddress(KEY)
     return reading.ping
 
 
@@ -52,13 +52,13 @@ def refusal(rest: str = "", body: bytes | str = b"", kind: str = "") -> str:
 
 
 def test_the_signal_in_the_path() -> None:
-    assert send() == ParsedPing(Key(KEY), Ping("success"), named=False)
-    assert send("/start") == ParsedPing(Key(KEY), Ping("start"), named=True)
-    assert send("/fail/") == send("/%66ail") == ParsedPing(Key(KEY), Ping("fail"), named=True)
+    assert send() == ParsedPing(KeyAddress(KEY), Ping("success"), named=False)
+    assert send("/start") == ParsedPing(KeyAddress(KEY), Ping("start"), named=True)
+    assert send("/fail/") == send("/%66ail") == ParsedPing(KeyAddress(KEY), Ping("fail"), named=True)
     assert ping("/in%20progress").signal == "start"
     assert send("/start%0D") == send("/start") and send("/0%0D%0A") == send("/0")
-    assert send("/0") == ParsedPing(Key(KEY), Ping("success", exit_code=0), named=True)
-    assert send("/255") == ParsedPing(Key(KEY), Ping("fail", exit_code=255), named=True)
+    assert send("/0") == ParsedPing(KeyAddress(KEY), Ping("success", exit_code=0), named=True)
+    assert send("/255") == ParsedPing(KeyAddress(KEY), Ping("fail", exit_code=255), named=True)
     for signal in ("start", "success", "fail", "log", "progress", "skip", "leave"):
         assert ping(f"/{signal}") is PLAIN[signal]
 
@@ -817,7 +817,7 @@ def test_answers() -> None:
 def test_a_percent_encoded_key_is_decoded() -> None:
     reading = native.read(Request("GET", "/api/v1/heartbeat/a%2Fb+c", "", {}, b""))
     assert isinstance(reading, ParsedPing)
-    assert reading.address == Key("a/b+c")
+    assert reading.address == KeyAddress("a/b+c")
 
 
 def test_lines_of_a_bulk_request_are_read_alike() -> None:
@@ -837,13 +837,15 @@ WATCHDOG = {
 
 
 def test_a_watchdog_that_fires_counts_and_one_that_is_resolved_does_not() -> None:
-    firing = ParsedPing(Key(KEY), Ping("success", message="firing: Watchdog (1)", dialect="alertmanager"), named=False)
+    firing = ParsedPing(
+        KeyAddress(KEY), Ping("success", message="firing: Watchdog (1)", dialect="alertmanager"), named=False
+    )
     assert send("", orjson.dumps(WATCHDOG), JSON, "POST") == firing
     resolved = orjson.dumps({**WATCHDOG, "status": "resolved"})
     for rest in ("", "/success", "/fail", "/0", "?status=ok"):
         reading = send(rest, resolved, JSON, "POST")
         assert reading == ParsedPing(
-            Key(KEY), Ping("log", message="resolved: Watchdog (1)", dialect="alertmanager"), named=True
+            KeyAddress(KEY), Ping("log", message="resolved: Watchdog (1)", dialect="alertmanager"), named=True
         )
 
 

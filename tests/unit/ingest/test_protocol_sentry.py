@@ -8,7 +8,7 @@ import pytest
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.schedule.calendar import check_zone
 from offbeat_server.ingest.http.content_codings import BadCoding
-from offbeat_server.ingest.protocols.base import Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import Outcome, ParsedPing, Rejection, Request, SlugAddress
 from offbeat_server.ingest.protocols.sentry import check_ins
 from offbeat_server.ingest.protocols.sentry.envelope import Envelope
 from offbeat_server.ingest.protocols.sentry.monitor_config import DEFAULTS, read_config
@@ -56,7 +56,7 @@ def refusal(body: bytes, **headers: str) -> tuple[int, str]:
 
 def test_a_check_in() -> None:
     assert post(envelope(check_in())) == [
-        ParsedPing(Slug(PING_KEY, "nightly"), Ping("start", run=ID, dialect="sentry"), named=True)
+        ParsedPing(SlugAddress(PING_KEY, "nightly"), Ping("start", run=ID, dialect="sentry"), named=True)
     ]
     done = check_in(status="ok", duration=12.5, check_in_id="4b1e5a0c-9d2f-4a7b-8c3d-6e5f4a3b2c1d")
     assert post(envelope(done))[0].ping == Ping("success", run=ID, duration=12.5, dialect="sentry")
@@ -83,24 +83,24 @@ def test_environments_are_monitors_of_their_own() -> None:
     def address(**changed: object) -> object:
         return post(envelope(check_in(**changed)))[0].address
 
-    assert address(environment=None) == address(environment="") == Slug(PING_KEY, "nightly")
-    assert address(monitor_slug="nightly_") == Slug(PING_KEY, "nightly", sent="nightly_")
-    assert address(environment="Staging") == Slug(PING_KEY, "nightly.staging", like="nightly")
-    assert address(monitor_slug="Nightly Backup") == Slug(PING_KEY, "nightly-backup", sent="Nightly Backup")
+    assert address(environment=None) == address(environment="") == SlugAddress(PING_KEY, "nightly")
+    assert address(monitor_slug="nightly_") == SlugAddress(PING_KEY, "nightly", sent="nightly_")
+    assert address(environment="Staging") == SlugAddress(PING_KEY, "nightly.staging", like="nightly")
+    assert address(monitor_slug="Nightly Backup") == SlugAddress(PING_KEY, "nightly-backup", sent="Nightly Backup")
     made = address(environment="staging", monitor_config=CONFIG)
-    assert isinstance(made, Slug)
+    assert isinstance(made, SlugAddress)
     assert (made.slug, made.create, made.like) == ("nightly.staging", True, None)
 
 
 def test_a_config_makes_or_changes_the_monitor() -> None:
     address = post(envelope(check_in(monitor_config=CONFIG)))[0].address
     definition = {**FIELDS, "timezone": "Europe/Vienna", "grace": 300}
-    assert address == Slug(PING_KEY, "nightly", create=True, definition=definition, defaults=DEFAULTS)
-    assert post(envelope(check_in(monitor_config={})))[0].address == Slug(PING_KEY, "nightly")
+    assert address == SlugAddress(PING_KEY, "nightly", create=True, definition=definition, defaults=DEFAULTS)
+    assert post(envelope(check_in(monitor_config={})))[0].address == SlugAddress(PING_KEY, "nightly")
     for wrong in ({"schedule": {"type": "crontab", "value": "@reboot"}}, {"schedule": 5}, [1], "x"):
         reading = post(envelope(check_in(monitor_config=wrong)))[0]
         problem = read_config(wrong).problem
-        assert problem and reading.address == Slug(PING_KEY, "nightly", problem=problem)
+        assert problem and reading.address == SlugAddress(PING_KEY, "nightly", problem=problem)
 
 
 def test_a_further_in_progress_is_a_sign_of_life() -> None:
@@ -208,7 +208,9 @@ def test_the_cron_address() -> None:
 
     url = f"/api/1/cron/nightly/{PING_KEY}/"
     assert cron(f"{url}?status=in_progress&check_in_id={ID}&environment=dev&duration=1.5") == ParsedPing(
-        Slug(PING_KEY, "nightly.dev", like="nightly"), Ping("start", run=ID, duration=1.5, dialect="sentry"), named=True
+        SlugAddress(PING_KEY, "nightly.dev", like="nightly"),
+        Ping("start", run=ID, duration=1.5, dialect="sentry"),
+        named=True,
     )
     assert cron(f"{url.removesuffix('/')}?status=ok").ping == Ping("success", dialect="sentry")
     assert (
@@ -387,7 +389,7 @@ def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signa
     asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
     reading = check_ins.read(asked)
     assert isinstance(reading, ParsedPing) and reading.ping.signal == signal
-    assert isinstance(reading.address, Slug) and reading.address.slug == "nightly"
+    assert isinstance(reading.address, SlugAddress) and reading.address.slug == "nightly"
 
 
 def test_a_check_in_that_is_no_item_is_not_dropped_unseen() -> None:

@@ -14,12 +14,12 @@ from offbeat_server.ingest.protocols import cronitor, gatus, healthchecks, nativ
 from offbeat_server.ingest.protocols.base import (
     Dialect,
     HttpAnswer,
-    Key,
+    KeyAddress,
     Outcome,
     ParsedPing,
     Rejection,
     Request,
-    Slug,
+    SlugAddress,
     worst,
 )
 from offbeat_server.ingest.protocols.registry import DIALECTS, find
@@ -130,9 +130,9 @@ def hc(signal: str = "success", **said: object) -> Ping:
 
 
 def test_healthchecks_by_uuid() -> None:
-    assert one(f"/ping/{UUID}") == ParsedPing(Key(UUID), hc(), named=False)
+    assert one(f"/ping/{UUID}") == ParsedPing(KeyAddress(UUID), hc(), named=False)
     assert one(f"/ping/{UUID}/") == one(f"/ping/{UUID}")
-    assert one(f"/ping/{UUID}/start") == ParsedPing(Key(UUID), hc("start"), named=True)
+    assert one(f"/ping/{UUID}/start") == ParsedPing(KeyAddress(UUID), hc("start"), named=True)
     assert one(f"/ping/{UUID}/fail").ping == hc("fail")
     assert one(f"/ping/{UUID}/log", "POST", b"x").ping == hc("log", message="x")
     assert one(f"/ping/{UUID}/0").ping == hc("success", exit_code=0)
@@ -140,22 +140,22 @@ def test_healthchecks_by_uuid() -> None:
     assert one(f"/ping/{UUID}/255", "POST", b"why").ping == hc("fail", exit_code=255, message="why")
     for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
         assert one(f"/ping/{UUID}", method).ping == hc()
-    assert one("/ping/c2354d53d2").address == Key("c2354d53d2")
-    assert one(f"/ping/{UUID.upper()}/start") == ParsedPing(Key(UUID.upper()), hc("start"), named=True)
+    assert one("/ping/c2354d53d2").address == KeyAddress("c2354d53d2")
+    assert one(f"/ping/{UUID.upper()}/start") == ParsedPing(KeyAddress(UUID.upper()), hc("start"), named=True)
     assert one(f"/ping/{UUID.replace('-', '%2D')}/%73tart") == one(f"/ping/{UUID}/start")
 
 
 def test_healthchecks_by_slug() -> None:
-    assert one(f"/ping/{PING_KEY}/nightly") == ParsedPing(Slug(PING_KEY, "nightly"), hc(), named=False)
+    assert one(f"/ping/{PING_KEY}/nightly") == ParsedPing(SlugAddress(PING_KEY, "nightly"), hc(), named=False)
     assert one(f"/ping/{PING_KEY}/nightly/start").ping == hc("start")
     assert one(f"/ping/{PING_KEY}/nightly/3?create=1") == ParsedPing(
-        Slug(PING_KEY, "nightly", create=True), hc("fail", exit_code=3), named=True
+        SlugAddress(PING_KEY, "nightly", create=True), hc("fail", exit_code=3), named=True
     )
-    assert one(f"/ping/{PING_KEY}/nightly?create=true").address == Slug(PING_KEY, "nightly")
-    assert one(f"/ping/{PING_KEY}/start").address == Slug(PING_KEY, "start")
-    assert one(f"/ping/{PING_KEY}/_job-/start").address == Slug(PING_KEY, "job", sent="_job-")
-    assert one(f"/ping/{PING_KEY}/_job-?create=1").address == Slug(PING_KEY, "job", create=True, sent="_job-")
-    assert one(f"/ping/{UUID}/foo").address == Slug(UUID, "foo")
+    assert one(f"/ping/{PING_KEY}/nightly?create=true").address == SlugAddress(PING_KEY, "nightly")
+    assert one(f"/ping/{PING_KEY}/start").address == SlugAddress(PING_KEY, "start")
+    assert one(f"/ping/{PING_KEY}/_job-/start").address == SlugAddress(PING_KEY, "job", sent="_job-")
+    assert one(f"/ping/{PING_KEY}/_job-?create=1").address == SlugAddress(PING_KEY, "job", create=True, sent="_job-")
+    assert one(f"/ping/{UUID}/foo").address == SlugAddress(UUID, "foo")
 
 
 def test_healthchecks_run_ids() -> None:
@@ -305,8 +305,8 @@ def test_uptime_kuma() -> None:
     def ping(signal: str = "success", **said: object) -> Ping:
         return Ping(signal, dialect="uptime_kuma", **said)  # type: ignore[arg-type]
 
-    assert one("/api/push/tOk3n") == ParsedPing(Key("tOk3n"), ping(), named=False)
-    assert one("/api/push/t?status=up&msg=OK&ping=") == ParsedPing(Key("t"), ping(message="OK"), named=True)
+    assert one("/api/push/tOk3n") == ParsedPing(KeyAddress("tOk3n"), ping(), named=False)
+    assert one("/api/push/t?status=up&msg=OK&ping=") == ParsedPing(KeyAddress("t"), ping(message="OK"), named=True)
     assert one("/api/push/t?status=down&msg=disk%20full&ping=1500").ping == ping(
         "fail", message="disk full", duration=1.5
     )
@@ -336,7 +336,7 @@ def test_uptime_kuma_answers() -> None:
 def test_gatus() -> None:
     url = "/api/v1/endpoints/core_db/external"
     assert one(f"{url}?success=true&duration=10s", "POST", authorization=BEARER) == ParsedPing(
-        Slug(PING_KEY, "core_db"), Ping("success", duration=10.0, dialect="gatus"), named=True
+        SlugAddress(PING_KEY, "core_db"), Ping("success", duration=10.0, dialect="gatus"), named=True
     )
     assert one(f"{url}?success=false&error=no+route", "POST", authorization=BEARER).ping == Ping(
         "fail", message="no route", dialect="gatus"
@@ -344,7 +344,7 @@ def test_gatus() -> None:
     assert one(f"{url}/?success=true", "POST", authorization=BEARER) == one(
         f"{url}?success=true", "POST", authorization=BEARER
     )
-    assert one("/api/v1/endpoints/_db/external?success=true", "POST", authorization=BEARER).address == Slug(
+    assert one("/api/v1/endpoints/_db/external?success=true", "POST", authorization=BEARER).address == SlugAddress(
         PING_KEY, "db", sent="_db"
     )
     for text, seconds in (("1h2m3.5s", 3723.5), ("150ms", 0.15), ("1.5µs", 1.5e-6), (".5s", 0.5), ("0", 0.0)):
@@ -380,7 +380,7 @@ def test_snitch() -> None:
         return Ping(signal, dialect="snitch", **said)  # type: ignore[arg-type]
 
     form = {"content_type": "application/x-www-form-urlencoded"}
-    assert one("/c2354d53d2") == ParsedPing(Key("c2354d53d2"), ping(), named=False)
+    assert one("/c2354d53d2") == ParsedPing(KeyAddress("c2354d53d2"), ping(), named=False)
     assert one("/c2354d53d2?m=3+files&s=0").ping == ping(message="3 files", exit_code=0)
     assert one("/c2354d53d2?s=").ping == ping()
     assert one("/c2354d53d2?s=2").ping == ping("fail", exit_code=2)
@@ -402,7 +402,7 @@ def test_cronitor() -> None:
     def ping(signal: str = "success", **said: object) -> Ping:
         return Ping(signal, dialect="cronitor", **said)  # type: ignore[arg-type]
 
-    made = Slug(PING_KEY, "nightly", create=True)
+    made = SlugAddress(PING_KEY, "nightly", create=True)
     url = f"/p/{PING_KEY}/nightly"
     assert one(url) == ParsedPing(made, ping(), named=False)
     assert one(f"{url}?state=run&stamp=1766567.5&series=1766567.123") == ParsedPing(
@@ -433,10 +433,10 @@ def test_cronitor() -> None:
         made, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
     )
     assert one(f"/ping/{PING_KEY}/nightly/logs?{told}", "POST").ping.signal == "log"
-    assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == Slug(PING_KEY, "ab-c", create=True, sent="aB c")
-    assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == Slug(PING_KEY, "ab.x", create=True, like="ab")
+    assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == SlugAddress(PING_KEY, "ab-c", create=True, sent="aB c")
+    assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == SlugAddress(PING_KEY, "ab.x", create=True, like="ab")
     assert one(f"{url}?env=Production").address == made
-    assert one(f"{url}?env=Staging").address == Slug(PING_KEY, "nightly.staging", create=True, like="nightly")
+    assert one(f"{url}?env=Staging").address == SlugAddress(PING_KEY, "nightly.staging", create=True, like="nightly")
     assert one(f"{url}/run").ping == one(f"{url}/run/").ping == ping("start")
     assert one(f"{url}/fail?message=m").ping == ping("fail", message="m")
     assert refused(f"{url}/run/x")[0] == 404

@@ -20,7 +20,7 @@ from offbeat_server.config import Settings
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport import destination_guard
-from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard
+from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
 from offbeat_server.notify.transport.http import Transport
 from tests.support.channels import make_certificate, message
 from tests.support.harness import Behaviour, Receiver, eventually
@@ -44,7 +44,7 @@ PERMITTED = """
 def test_refused(address: str) -> None:
     assert not Guard().permits(address)
     assert Guard(allow_private=True).permits(address)
-    with pytest.raises(DestinationRefused, match="is not a public address"):
+    with pytest.raises(BlockedDestinationError, match="is not a public address"):
         Guard().check(address)
 
 

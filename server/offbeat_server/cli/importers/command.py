@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from offbeat.cli.apply import APPLY_TIMEOUT_S, working, write_changes
-from offbeat.cli.client import Client, json_option, path_of, project_option, with_client, write_json
+from offbeat.cli.client import ApiClient, json_option, path_of, project_option, with_client, write_json
 from offbeat.strict_json import read_json
 from offbeat_server.cli.importers import crontab
 from offbeat_server.cli.importers.healthchecks import read_checks
@@ -44,7 +44,7 @@ def import_command() -> None:
 @json_option
 @with_client
 def import_crontab(
-    client: Client,
+    client: ApiClient,
     file: Path,
     timezone: str | None,
     system: bool | None,
@@ -117,7 +117,7 @@ def import_crontab(
 @project_option
 @json_option
 @with_client
-def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str | None, as_json: bool) -> None:
+def import_healthchecks(client: ApiClient, file: Path, dry_run: bool, project: str | None, as_json: bool) -> None:
     """Import the checks of FILE: the answer of Healthchecks to `GET /api/v3/checks/` with a read-write key.
 
     Jobs keep their addresses: only the host name changes.
@@ -140,7 +140,7 @@ def import_healthchecks(client: Client, file: Path, dry_run: bool, project: str 
         write_changes(answer)
 
 
-def _check(jobs: list[crontab.Job]) -> None:
+def _check(jobs: list[crontab.CrontabJob]) -> None:
     problems = []
     for job in jobs:
         try:
@@ -156,12 +156,12 @@ def _clean(text: str) -> str:
     return guessed(text.encode(errors="surrogateescape"))
 
 
-def _key_of(client: Client, slug: str, project: str | None) -> str:
+def _key_of(client: ApiClient, slug: str, project: str | None) -> str:
     monitor: dict[str, Any] = client("GET", path_of("monitors", slug), project=project)
     return str(monitor["key"])
 
 
-def _apply(client: Client, monitors: list[dict[str, Any]], dry_run: bool, project: str | None) -> dict[str, Any]:
+def _apply(client: ApiClient, monitors: list[dict[str, Any]], dry_run: bool, project: str | None) -> dict[str, Any]:
     body: dict[str, Any] = {"monitors": monitors, "dry_run": dry_run}
     if project is not None:
         body["project"] = project

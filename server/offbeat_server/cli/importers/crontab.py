@@ -39,7 +39,7 @@ _SLOTS_LOOKED_AT = 20
 _SAMPLE = to_micros(datetime(2026, 1, 5, tzinfo=UTC))  # the same at every import, so that nothing changes by itself
 
 
-class Job(NamedTuple):
+class CrontabJob(NamedTuple):
     """One line that runs something. `number` counts from 1; `before` is what stands in front of the command."""
 
     number: int
@@ -55,7 +55,7 @@ class Crontab(NamedTuple):
     which no job is made, with the reason.
     """
 
-    jobs: list[Job]
+    jobs: list[CrontabJob]
     wrapped: dict[int, str]
     left: list[tuple[int, str]]
 
@@ -67,7 +67,7 @@ def lines_of(text: str) -> list[str]:
 
 def read_crontab(text: str, system: bool = False) -> Crontab:
     """The jobs of a crontab. `@reboot` has no time at which it is due, so it is none of them."""
-    jobs: list[Job] = []
+    jobs: list[CrontabJob] = []
     left: list[tuple[int, str]] = []
     wrapped: dict[int, str] = {}
     zone = None
@@ -93,7 +93,7 @@ def read_crontab(text: str, system: bool = False) -> Crontab:
             left.append((number, "it runs under `offbeat exec` already: it stays as it is"))
             wrapped[number] = _unwrapped(line[command_at:])
             continue
-        jobs.append(Job(number, " ".join(found[1].split()), zone, line[:command_at], line[command_at:], line))
+        jobs.append(CrontabJob(number, " ".join(found[1].split()), zone, line[:command_at], line[command_at:], line))
     return Crontab(jobs, wrapped, left)
 
 
@@ -150,7 +150,7 @@ def proposed_runtime(schedule: str) -> str | None:
     return write_duration(max(RUNTIME_LEAST, min(RUNTIME_MOST, gap // 2)))
 
 
-def under_exec(job: Job, key: str, program: str = "offbeat", url: str | None = None) -> str:
+def under_exec(job: CrontabJob, key: str, program: str = "offbeat", url: str | None = None) -> str:
     """The line as it runs the same command under `offbeat exec`, in the shell that cron would have taken."""
     command, *given = _INPUT.split(job.command, maxsplit=1)
     where = f" --url {shlex.quote(url)}" if url else ""

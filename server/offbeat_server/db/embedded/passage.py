@@ -22,7 +22,7 @@ _MASKED = (_USER, _GROUP, _NAMED_GROUP)  # the mask bounds what these permit
 _EXECUTE = 1  # of a directory: the right to pass it
 
 
-class _Entry(NamedTuple):
+class _AclEntry(NamedTuple):
     """Ordered as the kernel wants them."""
 
     tag: int
@@ -54,12 +54,12 @@ def allow_passing(directory: Path, uid: int, groups: Collection[int]) -> bool | 
         held = [each.permissions for each in before or kept if before or each.tag == _OTHER]
         if any(each & _EXECUTE for each in held):
             return False
-        user = _Entry(_USER, uid, reduce(or_, held, _EXECUTE))
+        user = _AclEntry(_USER, uid, reduce(or_, held, _EXECUTE))
         kept = [each for each in kept if (each.tag, each.id) != (_USER, uid)] + [user]
         widest = 0
         for each in kept:
             widest |= each.permissions if each.tag in _MASKED else 0
-        kept.append(_Entry(_MASK, _NO_ID, widest))
+        kept.append(_AclEntry(_MASK, _NO_ID, widest))
         packed = b"".join(_ENTRY.pack(each.tag, each.permissions, each.id) for each in sorted(kept))
         os.setxattr(directory, _ATTRIBUTE, _HEAD.pack(_VERSION) + packed)
     except OSError:
@@ -67,15 +67,15 @@ def allow_passing(directory: Path, uid: int, groups: Collection[int]) -> bool | 
     return True
 
 
-def _entries(directory: Path) -> list[_Entry]:
+def _entries(directory: Path) -> list[_AclEntry]:
     """Read the directory's list; without one, make it from the mode. Raises OSError."""
     mode = directory.stat().st_mode
     try:
         raw = os.getxattr(directory, _ATTRIBUTE)
     except OSError:
         return [
-            _Entry(_OWNER, _NO_ID, mode >> 6 & 7),
-            _Entry(_GROUP, _NO_ID, mode >> 3 & 7),
-            _Entry(_OTHER, _NO_ID, mode & 7),
+            _AclEntry(_OWNER, _NO_ID, mode >> 6 & 7),
+            _AclEntry(_GROUP, _NO_ID, mode >> 3 & 7),
+            _AclEntry(_OTHER, _NO_ID, mode & 7),
         ]
-    return [_Entry(tag, id, permissions) for tag, permissions, id in _ENTRY.iter_unpack(raw[_HEAD.size :])]
+    return [_AclEntry(tag, id, permissions) for tag, permissions, id in _ENTRY.iter_unpack(raw[_HEAD.size :])]

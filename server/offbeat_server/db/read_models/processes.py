@@ -23,7 +23,7 @@ _SQL = load("processes")
 log = structlog.get_logger("processes")
 
 
-class Facts(NamedTuple):
+class MetricFacts(NamedTuple):
     """The database's side of the metrics, at one moment. Timestamps are Unix seconds; None: there is none."""
 
     writers: int
@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     read_at: float
 
 
-class Target(NamedTuple):
+class ScrapeTarget(NamedTuple):
     """A process whose /metrics can be scraped at `address` (host:port)."""
 
     address: str
@@ -51,7 +51,7 @@ class DatabaseFacts:
         self._pool = pool
         self._read_s = float("-inf")
         self._flight = asyncio.Lock()
-        self.facts: Facts | None = None
+        self.facts: MetricFacts | None = None
 
     @property
     def asked(self) -> bool:
@@ -90,18 +90,18 @@ class DatabaseFacts:
         metrics.bind("partitions_through_timestamp_seconds", lambda: self.facts and self.facts.partitions_through)
 
 
-async def read_facts(pool: asyncpg.Pool) -> Facts:
+async def read_facts(pool: asyncpg.Pool) -> MetricFacts:
     """The facts now. Raises DatabaseDownError."""
     with database_trouble():
         async with asyncio.timeout(TIMEOUT_S), pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["facts"])
     assert row is not None
-    return Facts(*row.values())
+    return MetricFacts(*row.values())
 
 
-async def read_targets(pool: asyncpg.Pool) -> list[Target]:
+async def read_targets(pool: asyncpg.Pool) -> list[ScrapeTarget]:
     """Every live process that can be scraped. Raises DatabaseDownError."""
     with database_trouble():
         async with asyncio.timeout(TIMEOUT_S), pool.acquire() as connection:
             rows = await connection.fetch(_SQL["targets"])
-    return [Target(row["metrics_address"], row["id"], row["node"]) for row in rows]
+    return [ScrapeTarget(row["metrics_address"], row["id"], row["node"]) for row in rows]

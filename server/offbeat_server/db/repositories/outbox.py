@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.db.pool import database_trouble
+from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload, FlappingPayload
 from offbeat_server.engine.model.enums import AlertKind, AlertState, member_or
@@ -25,7 +24,6 @@ BULK_TIMEOUT_S = 60.0  # statements over all members of a digest
 INTRODUCE_MAX = 1_000  # openings in one statement, whose incidents no decision can change until it ends
 DIGEST_FIRST_ATTEMPTS = 4  # attempts of a digest before any other alert of its lane is sent
 _SQL = load("outbox")
-Connection = PoolConnectionProxy
 
 
 class Due(NamedTuple):

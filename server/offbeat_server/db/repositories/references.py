@@ -11,16 +11,16 @@ from offbeat_server.common.errors import Problem
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories.definitions import PART_MONITORS, WantedMonitor
+from offbeat_server.engine.model.definition import ProjectSlug
 
 _SQL = sql_loader.load("definitions")
 PROBLEMS_MAX = 100  # more of the same kind do not help
-Address = tuple[int, str]  # project and slug
 
 
 async def reference_problems(connection: Connection, wanted: Sequence[WantedMonitor]) -> list[Problem]:
     """Return the problems of the references of these monitors, as they are written now."""
-    channels: dict[Address, str] = {}
-    monitors: dict[Address, str] = {}
+    channels: dict[ProjectSlug, str] = {}
+    monitors: dict[ProjectSlug, str] = {}
     async for part in chunked(wanted, PART_MONITORS):
         for each in part:
             definition = each.definition
@@ -37,7 +37,7 @@ async def reference_problems(connection: Connection, wanted: Sequence[WantedMoni
     return problems[:PROBLEMS_MAX]
 
 
-async def dangling(connection: Connection, deleted: Sequence[Address]) -> list[Problem]:
+async def dangling(connection: Connection, deleted: Sequence[ProjectSlug]) -> list[Problem]:
     """Monitors that still refer to one of `deleted`."""
     gone = set(deleted)
     return [
@@ -48,7 +48,7 @@ async def dangling(connection: Connection, deleted: Sequence[Address]) -> list[P
     ][:PROBLEMS_MAX]
 
 
-async def _unknown(connection: Connection, query: str, named: dict[Address, str], what: str) -> list[Problem]:
+async def _unknown(connection: Connection, query: str, named: dict[ProjectSlug, str], what: str) -> list[Problem]:
     if not named:
         return []
     rows = await connection.fetch(_SQL[query], [address[0] for address in named], [address[1] for address in named])
@@ -56,7 +56,7 @@ async def _unknown(connection: Connection, query: str, named: dict[Address, str]
     return [Problem(field, f"{what} {address[1]!r}") for address, field in named.items() if address not in known]
 
 
-async def _links(connection: Connection, project_ids: set[int]) -> dict[Address, list[str]]:
+async def _links(connection: Connection, project_ids: set[int]) -> dict[ProjectSlug, list[str]]:
     if not project_ids:
         return {}
     links = {}
@@ -68,7 +68,7 @@ async def _links(connection: Connection, project_ids: set[int]) -> dict[Address,
 async def _circles(connection: Connection, wanted: Sequence[WantedMonitor]) -> list[Problem]:
     """One problem for each of `wanted` that reaches itself. Every monitor is left behind once: linear in all."""
     links = await _links(connection, {each.project_id for each in wanted})
-    finished: set[Address] = set()
+    finished: set[ProjectSlug] = set()
     problems = []
     async for part in chunked(wanted, PART_MONITORS):
         for each in part:
@@ -78,7 +78,7 @@ async def _circles(connection: Connection, wanted: Sequence[WantedMonitor]) -> l
     return problems
 
 
-def _circle_from(start: Address, links: dict[Address, list[str]], finished: set[Address]) -> list[str]:
+def _circle_from(start: ProjectSlug, links: dict[ProjectSlug, list[str]], finished: set[ProjectSlug]) -> list[str]:
     """The slugs of a circle that is met on the way from `start`, or nothing. Depth first, without recursion."""
     if start in finished or start not in links:
         return []

@@ -75,6 +75,7 @@ CalendarText = Annotated[
 ]
 Zone = Annotated[str, Field(max_length=60), AfterValidator(check_zone)]
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN, max_length=100)]
+ProjectSlug = tuple[int, str]  # the id of a project, and a slug in it
 StageName = Annotated[str, Field(min_length=1, max_length=STAGE_CHARS_MAX)]
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from offbeat_server.common.errors import UnknownValueError
 
-Member = TypeVar("Member", bound=StrEnum)
+EnumMember = TypeVar("EnumMember", bound=StrEnum)
 
 # A bound on a run: engine/model/run.py.
 LimitKind = Literal["runtime", "quiet", "stalled", "task stalled", "tasks", "stage"]
@@ -107,7 +107,7 @@ class AlertState(StrEnum):
     COLLAPSED = "collapsed"
 
 
-def read_enum(kind: type[Member], value: str) -> Member:
+def read_enum(kind: type[EnumMember], value: str) -> EnumMember:
     """The member with this value. Raises UnknownValueError."""
     try:
         return kind(value)
@@ -118,7 +118,7 @@ def read_enum(kind: type[Member], value: str) -> Member:
         ) from None
 
 
-def member_or(kind: type[Member], value: str, otherwise: Member) -> Member:
+def member_or(kind: type[EnumMember], value: str, otherwise: EnumMember) -> EnumMember:
     """The member with this value; `otherwise` for a word of a newer version. For pages, which must show the rest."""
     try:
         return kind(value)

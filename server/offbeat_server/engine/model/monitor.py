@@ -20,7 +20,7 @@ from offbeat_server.engine.model.enums import CauseKind, Status, read_enum
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import START, Position
 from offbeat_server.engine.model.run_detail import CauseDetail, RunEvidence
-from offbeat_server.engine.model.runs import Runs
+from offbeat_server.engine.model.runs import MonitorRuns
 
 RANKS = {
     CauseKind.TOO_OFTEN: 1,
@@ -228,7 +228,7 @@ class RareState:
         self.streak_since: Micros | None = None  # when the first of them was; None: there never was one
         self.incidents = 0
         self.incident: Incident | None = None
-        self.runs: Runs | None = None
+        self.runs: MonitorRuns | None = None
         self.fleet: Fleet | None = None
         self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
         self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
@@ -297,7 +297,7 @@ class Monitor:
     streak_since: _LazyField[Micros | None] = _lazy_field("streak_since")
     incidents: _LazyField[int] = _lazy_field("incidents")
     incident: _LazyField[Incident | None] = _lazy_field("incident")
-    runs: _LazyField[Runs | None] = _lazy_field("runs")
+    runs: _LazyField[MonitorRuns | None] = _lazy_field("runs")
     fleet: _LazyField[Fleet | None] = _lazy_field("fleet")
     awaited: _LazyField[dict[str, Micros] | None] = _lazy_field("awaited")
     recent: _LazyField[list[Micros] | None] = _lazy_field("recent")
@@ -387,7 +387,7 @@ class Monitor:
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
         if runs := state.get("runs"):
-            self.runs = Runs.load(runs)
+            self.runs = MonitorRuns.load(runs)
         if fleet := state.get("fleet"):
             self.fleet = Fleet.load(fleet)
         if awaited := state.get("awaited"):

@@ -34,7 +34,7 @@ def _load_ended(number: int, verdict: str, *more: Any) -> EndedRun:
     return EndedRun(number, read_enum(Verdict, verdict), *more)
 
 
-class Runs:
+class MonitorRuns:
     """The runs of one monitor."""
 
     __slots__ = (
@@ -154,7 +154,7 @@ class Runs:
         return state
 
     @classmethod
-    def load(cls, state: dict[str, Any]) -> "Runs":
+    def load(cls, state: dict[str, Any]) -> "MonitorRuns":
         """From `dump`; the caller arms the limits."""
         runs = cls()
         runs.count = state["n"]

@@ -5,7 +5,8 @@ By slug and not by id: the other end of a reference may not be there yet, or no 
 
 from collections.abc import Sequence
 
-from offbeat_server.engine.engine_state import Address, EngineState
+from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.definition import ProjectSlug
 from offbeat_server.engine.model.monitor import Monitor
 
 
@@ -29,7 +30,7 @@ def unregister(state: EngineState, m: Monitor) -> None:
         graph[m.project_id, slug].discard(m.id)
 
 
-def _references(state: EngineState, m: Monitor) -> Sequence[tuple[dict[Address, set[int]], str]]:
+def _references(state: EngineState, m: Monitor) -> Sequence[tuple[dict[ProjectSlug, set[int]], str]]:
     after, depends_on = m.definition.after, m.definition.depends_on
     if after is None and not depends_on:
         return ()  # nearly all

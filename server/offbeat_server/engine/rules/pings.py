@@ -11,7 +11,7 @@ from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, signal_word
 from offbeat_server.engine.model.run import Run
-from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, EndedRun, Runs
+from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.definition_changes import resume
 from offbeat_server.engine.rules.fleets import apply_member_ping
@@ -140,7 +140,7 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word:
     return True
 
 
-def _run_to_end(runs: Runs, ping: Ping) -> Run | None:
+def _run_to_end(runs: MonitorRuns, ping: Ping) -> Run | None:
     run = runs.find(ping.run)
     if run is None and ping.run is None and ping.dialect in _LATEST_DIALECTS:
         return runs.latest

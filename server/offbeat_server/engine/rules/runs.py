@@ -7,7 +7,7 @@ from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Ping, signal_word
 from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.run_detail import RunEvidence
-from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, Runs
+from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
 from offbeat_server.engine.rules.schedule_state import (
@@ -23,10 +23,10 @@ ANY_SUCCESS_DIALECTS = ("healthchecks",)  # there a success ends every trouble, 
 _OF_ITS_END = frozenset((("runtime", ""), ("quiet", "")))  # what a run breaks whose end was lost
 
 
-def runs_of(m: Monitor) -> Runs:
+def runs_of(m: Monitor) -> MonitorRuns:
     """The runs of a monitor, from now on."""
     if m.runs is None:
-        m.runs = Runs()
+        m.runs = MonitorRuns()
     return m.runs
 
 
@@ -81,7 +81,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
     return run
 
 
-def _overlapped(m: Monitor, runs: Runs, ping: Ping) -> Run | None:
+def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
     """The run that is still at work while another begins; one that hangs is on record already, and works no more.
 
     Nor does one that is incomplete because of an outage: its end may have been lost.

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from offbeat_server.common.ip_address import Address, unmapped
-from offbeat_server.config import Network
+from offbeat_server.common.ip_address import IpAddress, IpNetwork, unmapped
 
 PEERS_REMEMBERED = 10_000  # reading one takes 4 µs; and of equal addresses a million monitors hold one
 ADDRESS_CHARS_MAX = 100
@@ -37,7 +36,7 @@ UNKNOWN = Peer(None, False)
 class ClientAddresses:
     """Reads addresses; `trusted` is the setting `trusted_proxies`."""
 
-    def __init__(self, trusted: Sequence[Network]) -> None:
+    def __init__(self, trusted: Sequence[IpNetwork]) -> None:
         self._trusted = tuple(trusted)
         self._read = lru_cache(PEERS_REMEMBERED)(self._peer)
 
@@ -72,7 +71,7 @@ def entry_of(header: str, proxies: int) -> str:
     return header.split(",")[-proxies:][0].strip()
 
 
-def _address(text: str) -> Address | None:
+def _address(text: str) -> IpAddress | None:
     try:
         return unmapped(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:

@@ -79,7 +79,7 @@ class Unpacker:
             yield from self._through(step + 1, piece)
 
 
-class _Members:
+class _MemberCounter:
     """Counts the members of one body."""
 
     def __init__(self, name: str) -> None:
@@ -105,7 +105,7 @@ class _Zlib:
         self._bits = _GZIP if name == "gzip" else 0  # 0: not known yet
         self._stream = zlib.decompressobj(_GZIP)
         self._head = b""
-        self._members = _Members(name)
+        self._members = _MemberCounter(name)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         self._members.take(data)
@@ -159,7 +159,7 @@ class _Zstd:
 
     def __init__(self) -> None:
         self._stream = self._new()
-        self._members = _Members("zstd")
+        self._members = _MemberCounter("zstd")
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         self._members.take(data)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from offbeat_server.engine.model.ping import Ping, lasting
 from offbeat_server.ingest.protocols import cronitor, healthchecks, native, registry, uptime_kuma
-from offbeat_server.ingest.protocols.base import Dialect, Key, ParsedPing, Request, Slug
+from offbeat_server.ingest.protocols.base import Dialect, KeyAddress, ParsedPing, Request, SlugAddress
 from offbeat_server.ingest.protocols.parsing.outcome import SIGNAL_WORDS
 
 METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}  # which every dialect here takes
@@ -39,7 +39,9 @@ class CachedTarget(NamedTuple):
 
     def reading(self, key: str, slug: str | None) -> ParsedPing:
         """As its dialect reads it."""
-        return ParsedPing(Key(key) if slug is None else Slug(key, slug, self.create), self.ping, self.named)
+        return ParsedPing(
+            KeyAddress(key) if slug is None else SlugAddress(key, slug, self.create), self.ping, self.named
+        )
 
     def request(self, key: str, method: str) -> Request | None:
         """The request once more, if its `word` may be a slug."""
@@ -77,8 +79,8 @@ def _ask(prefix: str, rest: str, word: str = "") -> CachedTarget:
     assert dialect is not None
     reading = dialect.read(Request("GET", path, query, {}, b""))
     assert isinstance(reading, ParsedPing), rest
-    create = isinstance(reading.address, Slug) and reading.address.create
-    assert reading.address in (Key(_KEY), Slug(_KEY, _SLUG, create)), rest
+    create = isinstance(reading.address, SlugAddress) and reading.address.create
+    assert reading.address in (KeyAddress(_KEY), SlugAddress(_KEY, _SLUG, create)), rest
     return CachedTarget(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
 
 

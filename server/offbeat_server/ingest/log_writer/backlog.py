@@ -20,7 +20,7 @@ from offbeat_server.config import Settings
 from offbeat_server.engine.model.ping import LASTING, Entry, Ping, Signal
 from offbeat_server.ingest.key_index import KeyTarget
 from offbeat_server.ingest.log_writer.refusals import Refusals
-from offbeat_server.ingest.protocols.base import Note, Outcome, Rejection
+from offbeat_server.ingest.protocols.base import Outcome, PingNote, Rejection
 
 ROW_BYTES = 120  # what a plain ping takes in a COPY, and near enough in memory
 RETRY_AFTER_S_MAX = 5
@@ -142,7 +142,7 @@ class Backlog:
         """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
         self._refusals.add(reason, signal)
 
-    def count_notes(self, notes: Iterable[Note]) -> None:
+    def count_notes(self, notes: Iterable[PingNote]) -> None:
         """Parts of a ping were left out."""
         self._refusals.count_notes(notes)
 

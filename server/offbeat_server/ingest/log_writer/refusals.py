@@ -10,7 +10,7 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.repositories.ping_log import RefusedPings
 from offbeat_server.engine.model.ping import Signal
-from offbeat_server.ingest.protocols.base import Note
+from offbeat_server.ingest.protocols.base import PingNote
 from offbeat_server.observability.metrics import Metrics
 
 # Of the reasons that metrics know, those that make an outage. A ping that is answered too late (`timeout`) is kept, and
@@ -72,7 +72,7 @@ class Refusals:
         now = self._clock.local()
         _include(self._open, "database", now - (self._clock.now() - at), now, 0)
 
-    def count_notes(self, notes: Iterable[Note]) -> None:
+    def count_notes(self, notes: Iterable[PingNote]) -> None:
         """A ping was taken, and parts of it were left out or changed."""
         self._notes.update(note.field for note in notes)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import orjson
 
 from offbeat_server.ingest.http.content_codings import ACCEPTED
-from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Note, Outcome, Rejection, Request
+from offbeat_server.ingest.protocols.base import Dialect, HttpAnswer, Outcome, PingNote, Rejection, Request
 
 OK = HttpAnswer(200, b"OK")
 _STATUS = {"unknown": 404, "ambiguous": 409, "full": 429, "crowded": 429, "limited": 429, "unavailable": 503}
@@ -32,14 +32,14 @@ def answer_of(dialect: Dialect, outcome: Outcome | Rejection, request: Request) 
     return answer if not outcome.notes or answer.status >= 400 else _noted(answer, outcome.notes)
 
 
-def note_headers(notes: Iterable[Note]) -> tuple[tuple[str, str], ...]:
+def note_headers(notes: Iterable[PingNote]) -> tuple[tuple[str, str], ...]:
     """The headers that name what was left out, and what was changed."""
     ignored = dict.fromkeys(note.field for note in notes if not note.changed)
     changed = dict.fromkeys(note.field for note in notes if note.changed)
     return tuple((name, ", ".join(fields)) for name, fields in ((IGNORED, ignored), (CHANGED, changed)) if fields)
 
 
-def _noted(answer: HttpAnswer, notes: tuple[Note, ...]) -> HttpAnswer:
+def _noted(answer: HttpAnswer, notes: tuple[PingNote, ...]) -> HttpAnswer:
     body = answer.body
     if answer.content_type.startswith("application/json"):
         said = orjson.loads(body)

@@ -30,13 +30,13 @@ class Request(NamedTuple):
     fault: "Rejection | None" = None
 
 
-class Key(NamedTuple):
+class KeyAddress(NamedTuple):
     """Addressed by a key of any shape."""
 
     key: str
 
 
-class Slug(NamedTuple):
+class SlugAddress(NamedTuple):
     """Addressed by a project's ping key and a monitor's slug.
 
     Found in this order: the project with this ping key and its monitor with this slug; an added key written
@@ -62,7 +62,7 @@ class Slug(NamedTuple):
     problem: str = ""
 
 
-class Note(NamedTuple):
+class PingNote(NamedTuple):
     """A part of a request that was left out, or `changed`, so that the ping could be stored, and why."""
 
     field: str
@@ -75,10 +75,10 @@ class ParsedPing(NamedTuple):
     `notes`: what the client is told beside its outcome.
     """
 
-    address: Key | Slug
+    address: KeyAddress | SlugAddress
     ping: Ping
     named: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[PingNote, ...] = ()
 
 
 class Rejection(NamedTuple):
@@ -116,7 +116,7 @@ class Outcome(NamedTuple):
     kind: str
     retry_after_s: int = 0
     reason: str = ""
-    notes: tuple[Note, ...] = ()
+    notes: tuple[PingNote, ...] = ()
 
 
 OK = Outcome("ok")

@@ -36,7 +36,15 @@ from typing import Any, Final
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.ingest.protocols import answers
-from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+    SlugAddress,
+)
 from offbeat_server.ingest.protocols.parsing.details import read_count, read_seconds
 from offbeat_server.ingest.protocols.parsing.ids import read_id
 from offbeat_server.ingest.protocols.parsing.message import stored_text
@@ -125,8 +133,8 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     return answers.text(outcome, "not found")
 
 
-def _address(api_key: str, slug: str, sent: str) -> Slug:
-    return Slug(api_key, slug, True) if sent == slug else Slug(api_key, slug, create=True, sent=sent)
+def _address(api_key: str, slug: str, sent: str) -> SlugAddress:
+    return SlugAddress(api_key, slug, True) if sent == slug else SlugAddress(api_key, slug, create=True, sent=sent)
 
 
 def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPing | Rejection:
@@ -145,7 +153,7 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
     there = slug_in(slug, values.get("env"))
     if there is None:
         return _WRONG_SLUG
-    notes: list[Note] = []
+    notes: list[PingNote] = []
     said = _details(values, metrics, notes)
     others = [(each, value) for each, value in pairs if each.lower() not in (*_OWN, "status_code", "exit_code")]
     if states:
@@ -164,12 +172,12 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
             notes += other.notes
         elif said.get("exit_code"):
             signal = "fail"
-    address = _address(api_key, slug, sent) if there == slug else Slug(api_key, there, create=True, like=slug)
+    address = _address(api_key, slug, sent) if there == slug else SlugAddress(api_key, there, create=True, like=slug)
     ping = _PLAIN.get(signal) or Ping(signal, dialect=name)
     return ParsedPing(address, ping._replace(**said) if said else ping, named=bool(states), notes=tuple(notes))
 
 
-def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> dict[str, Any]:
+def _details(values: dict[str, str], metrics: list[str], notes: list[PingNote]) -> dict[str, Any]:
     """Read the other parameters; those that cannot be read are noted."""
     count, duration = "", values.get("duration", "")
     for metric in metrics:
@@ -180,17 +188,17 @@ def _details(values: dict[str, str], metrics: list[str], notes: list[Note]) -> d
             duration = value
     run, changed = read_id("run", values.get("series", ""))
     if changed is not None:
-        notes.append(Note("run", changed, changed=True))
+        notes.append(PingNote("run", changed, changed=True))
     said: dict[str, Any] = {"run": run, "message": stored_text(values.get("message") or values.get("msg") or "")}
     for field, reader, value in (("done", read_count, count), ("duration", read_seconds, duration)):
         try:
             said[field] = reader(field, value)
         except ValueError as error:
-            notes.append(Note(field, str(error)))
+            notes.append(PingNote(field, str(error)))
     code = (values.get("status_code") or values.get("exit_code") or "").strip()
     exit_code = read_exit(code) if code else None
     if exit_code is not None and not exit_code.lost:
         said["exit_code"] = exit_code.code
     elif code:
-        notes.append(Note("exit_code", f"exit_code must be a number, not {shown(code)}"))
+        notes.append(PingNote("exit_code", f"exit_code must be a number, not {shown(code)}"))
     return {field: value for field, value in said.items() if value is not None}

@@ -20,7 +20,15 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+    SlugAddress,
+)
 from offbeat_server.ingest.protocols.parsing.message import stored_text
 from offbeat_server.ingest.protocols.parsing.parameters import read_beside
 from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
@@ -56,19 +64,21 @@ def read(request: Request) -> ParsedPing | Rejection:
     if not token:
         return Rejection(401, "bearer token must not be empty")
     seconds = _seconds(values.get("duration", ""))
-    notes = [seconds] if isinstance(seconds, Note) else []
-    duration = None if isinstance(seconds, Note) else seconds
+    notes = [seconds] if isinstance(seconds, PingNote) else []
+    duration = None if isinstance(seconds, PingNote) else seconds
     said = read_beside(own, [pair for pair in pairs if pair[0].lower() not in ("success", "error", "duration")])
     signal = said.ping.signal if said is not None else "success" if own[0][1] == "true" else "fail"
     notes += said.notes if said is not None else ()
     message = stored_text(values.get("error", ""))
     if message is not None and signal != "fail":
-        notes.append(Note("error", "error is kept only with success=false"))
+        notes.append(PingNote("error", "error is kept only with success=false"))
         message = None
     ping = Ping(signal, duration=duration, message=message, dialect=name)
     sent = decode_segment(key)
     slug = sent.lstrip("_")
-    return ParsedPing(Slug(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=tuple(notes))
+    return ParsedPing(
+        SlugAddress(token, slug, sent=None if sent == slug else sent), ping, named=True, notes=tuple(notes)
+    )
 
 
 def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
@@ -80,7 +90,7 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
     return HttpAnswer(status, reason_of(outcome, _UNKNOWN).encode("utf-8", "replace"), headers=headers)
 
 
-def _seconds(text: str) -> float | Note | None:
+def _seconds(text: str) -> float | PingNote | None:
     """A duration as Go writes it (`10s`, `1h2m3.5s`, `150ms`); None where none was sent, a note where it is none."""
     if not text:
         return None
@@ -89,4 +99,4 @@ def _seconds(text: str) -> float | Note | None:
         length = sum(float(number) * _UNIT_S[unit] for number, unit in _parts(text))
         if length <= DURATION_MAX / SECOND:
             return length
-    return Note("duration", f"invalid duration: {text[:60]!r}")
+    return PingNote("duration", f"invalid duration: {text[:60]!r}")

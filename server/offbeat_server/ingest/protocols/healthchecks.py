@@ -35,7 +35,16 @@ from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.slugs import is_slug
 from offbeat_server.ingest.protocols import alertmanager
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    KeyAddress,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+    SlugAddress,
+)
 from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
 from offbeat_server.ingest.protocols.parsing.ids import read_id
 from offbeat_server.ingest.protocols.parsing.message import WHOLE_BYTES_MAX, stored_message
@@ -72,11 +81,11 @@ def read(request: Request) -> ParsedPing | Rejection:
     if not rest:
         if not first or (slash and not _is_uuid(first)):
             return _NOT_FOUND
-        return _reading(Key(first), _PLAIN[""], request, False)
+        return _reading(KeyAddress(first), _PLAIN[""], request, False)
     if _is_uuid(first):
         ping = _suffix(rest)
         if ping is not None:
-            return _reading(Key(first), ping, request, True)
+            return _reading(KeyAddress(first), ping, request, True)
     return _by_slug(first, rest, request)
 
 
@@ -104,7 +113,7 @@ def _by_slug(first: str, rest: str, request: Request) -> ParsedPing | Rejection:
     ours = slug if is_slug(slug) else slug.strip("-_")
     if create and not is_slug(ours):
         return _WRONG_URL
-    address = Slug(first, ours, create, sent=None if ours == slug else slug)
+    address = SlugAddress(first, ours, create, sent=None if ours == slug else slug)
     return _reading(address, ping, request, word != "")
 
 
@@ -129,14 +138,14 @@ def _suffix(word: str) -> Ping | None:
     return ping
 
 
-def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> ParsedPing | Rejection:
-    notes: list[Note] = []
+def _reading(address: KeyAddress | SlugAddress, ping: Ping, request: Request, named: bool) -> ParsedPing | Rejection:
+    notes: list[PingNote] = []
     if request.query:
         for parameter, value in (pairs := read_pairs(request.query)):
             if parameter.lower() == "rid":
                 run, changed = read_id("run", value.lower() if _is_uuid(value) else value)
                 ping = ping._replace(run=run)
-                notes += [] if changed is None else [Note("run", changed, changed=True)]
+                notes += [] if changed is None else [PingNote("run", changed, changed=True)]
         if named:
             ping, beside = read_beside_path(ping, pairs)
             notes += beside
@@ -148,7 +157,7 @@ def _reading(address: Key | Slug, ping: Ping, request: Request, named: bool) -> 
     if request.fault is not None:
         if not named:
             return request.fault
-        notes.append(Note("body", request.fault.reason))
+        notes.append(PingNote("body", request.fault.reason))
     if not request.body:
         return ParsedPing(address, ping, named, tuple(notes))
     body, kind = utf_8_body(request), request.headers.get("content-type", "").lower()

@@ -32,7 +32,15 @@ from typing import Any, Final
 
 from offbeat_server.engine.model.ping import PLAIN, Ping, Signal
 from offbeat_server.ingest.protocols import alertmanager, answers
-from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    KeyAddress,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+)
 from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
 from offbeat_server.ingest.protocols.parsing.message import stored_message, with_mark
 from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
@@ -93,7 +101,7 @@ def read(request: Request) -> ParsedPing | Rejection:
     if method not in METHODS:
         return Rejection(405, "ping by GET, HEAD or POST")
     key, _, word = path[len(PREFIX) :].partition("/")
-    address = Key(decode_segment(key))
+    address = KeyAddress(decode_segment(key))
     signal: Signal | None = None
     exit_code: int | None = None
     pairs: list[tuple[str, Any]] = []
@@ -136,7 +144,7 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
 
 
 def _reading(
-    address: Key, said: ReadParameters | Rejection, signal: Signal | None, *notes: Note
+    address: KeyAddress, said: ReadParameters | Rejection, signal: Signal | None, *notes: PingNote
 ) -> ParsedPing | Rejection:
     if isinstance(said, Rejection):
         return said
@@ -144,7 +152,7 @@ def _reading(
 
 
 def _with_body(
-    request: Request, address: Key, pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None
+    request: Request, address: KeyAddress, pairs: list[tuple[str, Any]], signal: Signal | None, exit_code: int | None
 ) -> ParsedPing | Rejection:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = utf_8_body(request)
@@ -159,7 +167,7 @@ def _with_body(
             return reading if isinstance(reading, Rejection) else alertmanager.as_webhook(reading, webhook)
     message = stored_message(body, request.whole_bytes)
     if says_signal:
-        notes = [Note("body", request.fault.reason)] if request.fault is not None else _misplaced(kind, body)
+        notes = [PingNote("body", request.fault.reason)] if request.fault is not None else _misplaced(kind, body)
         return _reading(address, read_fields(pairs, signal, exit_code, message), signal, *notes)
     if request.fault is not None:
         return request.fault
@@ -176,7 +184,7 @@ def _with_body(
     return _reading(address, said, None)
 
 
-def _misplaced(kind: str, body: bytes) -> list[Note]:
+def _misplaced(kind: str, body: bytes) -> list[PingNote]:
     """A hint for a client that sends parameters where they are the message."""
     if len(body) > HINT_BYTES_MAX or not (_is_json(kind) or kind in _UNDECLARED):
         return []
@@ -185,7 +193,7 @@ def _misplaced(kind: str, body: bytes) -> list[Note]:
     sent = _parameters(kind, body, 0)
     if sent is None or isinstance(sent, Rejection) or any(field_of(name) is None for name, _ in sent):
         return []
-    return [Note("body", "this address says its signal, so the body is the message: parameters stand in the query")]
+    return [PingNote("body", "this address says its signal, so the body is the message: parameters stand in the query")]
 
 
 def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str, Any]] | Rejection | None:

@@ -17,7 +17,15 @@ from typing import Final
 
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    KeyAddress,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+)
 from offbeat_server.ingest.protocols.parsing.message import stored_text
 from offbeat_server.ingest.protocols.parsing.outcome import read_exit
 from offbeat_server.ingest.protocols.parsing.parameters import (
@@ -56,11 +64,13 @@ def read(request: Request) -> ParsedPing | Rejection:
             unread = request.fault
             if unread is None and request.whole_bytes:
                 unread = Rejection(413, f"no s in the ends of a body of {request.whole_bytes} bytes")
-            return unread or ParsedPing(Key(token), Ping("success", message=message, dialect=name), named="s" in values)
+            return unread or ParsedPing(
+                KeyAddress(token), Ping("success", message=message, dialect=name), named="s" in values
+            )
         if isinstance(said, Rejection):
             return said
         ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
-        return ParsedPing(Key(token), ping, named=True, notes=said.notes)
+        return ParsedPing(KeyAddress(token), ping, named=True, notes=said.notes)
     said, beside = read_fields([own[-1]]), read_beside(own, others)
     assert isinstance(said, ReadParameters), own
     notes = () if beside is None else beside.notes
@@ -68,8 +78,8 @@ def read(request: Request) -> ParsedPing | Rejection:
         said = beside
     ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
     if request.fault is not None:
-        notes = (*notes, Note("body", request.fault.reason))
-    return ParsedPing(Key(token), ping, named=True, notes=notes)
+        notes = (*notes, PingNote("body", request.fault.reason))
+    return ParsedPing(KeyAddress(token), ping, named=True, notes=notes)
 
 
 def _own(status: str) -> tuple[str, str]:

@@ -18,7 +18,15 @@ import orjson
 
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import HttpAnswer, Key, Note, Outcome, ParsedPing, Rejection, Request
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    KeyAddress,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+)
 from offbeat_server.ingest.protocols.parsing.message import stored_text
 from offbeat_server.ingest.protocols.parsing.parameters import appended_outcome, read_beside, read_outcome
 from offbeat_server.ingest.protocols.parsing.urlencoded import decode_segment, read_pairs
@@ -32,7 +40,7 @@ _FAIL = Ping("fail", dialect=name)
 # Most scripts send nothing, or the address as its pages show it.
 _BY_QUERY: Final = {"": _SUCCESS, "status=up&msg=OK&ping=": _SUCCESS._replace(message="OK")}
 _UNKNOWN = "Monitor not found or not active."
-_WRONG_PING = Note("duration", f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
+_WRONG_PING = PingNote("duration", f"Invalid ping value. Must be between 0 and {_PING_MS_MAX} ms.")
 _OWN: Final = ("status", "msg", "ping")
 _JSON = "application/json; charset=utf-8"
 _OK = HttpAnswer(200, b'{"ok":true}', _JSON)
@@ -44,7 +52,7 @@ def read(request: Request) -> ParsedPing | Rejection:
     token = request.path[len(PREFIX) :].removesuffix("/")
     if not token or "/" in token:
         return Rejection(404, _UNKNOWN)
-    address = Key(decode_segment(token))
+    address = KeyAddress(decode_segment(token))
     ping = _BY_QUERY.get(request.query)
     if ping is not None:
         return ParsedPing(address, ping, request.query != "")
@@ -55,7 +63,7 @@ def read(request: Request) -> ParsedPing | Rejection:
     others = [(parameter, value) for parameter, value in pairs if parameter.lower() not in _OWN]
     status = own[-1][1] if own else ""
     ping = _SUCCESS if status in ("", "up") else _FAIL
-    notes: tuple[Note, ...] = ()
+    notes: tuple[PingNote, ...] = ()
     if own:
         if (beside := read_beside(own, others)) is not None:
             ping = Ping(beside.ping.signal, exit_code=beside.ping.exit_code, dialect=name)

@@ -29,7 +29,7 @@ from offbeat_server.notify.channels.pagerduty import PagerDuty
 from offbeat_server.notify.channels.slack import Slack
 from offbeat_server.notify.channels.telegram import Telegram
 from offbeat_server.notify.channels.webhook import GENERATE, SECRETS_MAX, Webhook, new_secret
-from offbeat_server.services.context import NewSecret
+from offbeat_server.services.context import ChannelSecret
 
 KINDS: dict[str, type[Channel]] = {
     each.kind: each
@@ -172,11 +172,11 @@ class Kinds:
         """Whether channels of this kind have signing secrets."""
         return kind == Webhook.kind
 
-    def with_new_secret(self, definition: Mapping[str, Any], keep_former: bool) -> NewSecret:
+    def with_new_secret(self, definition: Mapping[str, Any], keep_former: bool) -> ChannelSecret:
         """Generate a signing secret and put it before the former ones, or in their place."""
         secret = new_secret()
         former = self.secrets(definition)[: SECRETS_MAX - 1] if keep_former else []
-        return NewSecret(secret, {**definition, "secrets": [secret, *former]})
+        return ChannelSecret(secret, {**definition, "secrets": [secret, *former]})
 
 
 def _mask(value: Any) -> Any:

@@ -10,9 +10,16 @@ from offbeat_server.common.instants import to_micros
 from offbeat_server.db.repositories.outbox import Attached, Claimed, Digest, DigestMember, Named
 from offbeat_server.engine.model.alert_payload import DigestItem
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, read_enum
-from offbeat_server.notify.channel import Facts, Message
+from offbeat_server.notify.channel import Message
 from offbeat_server.notify.messages.redact import redact_all
-from offbeat_server.notify.messages.render import cut_head, link_to, render_alert, render_digest, render_recovered
+from offbeat_server.notify.messages.render import (
+    AlertFacts,
+    cut_head,
+    link_to,
+    render_alert,
+    render_digest,
+    render_recovered,
+)
 
 MONITORS_NAMED_MAX = 20  # in a digest
 INCIDENTS_NAMED_MAX = 5  # of each
@@ -32,7 +39,7 @@ class MessageBuilder:
     def alert(self, row: Claimed | DigestMember, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
         kind = read_enum(AlertKind, row.kind)
-        facts = cast(Facts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": kind})
+        facts = cast(AlertFacts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": kind})
         id = self._id("alert", row)
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
@@ -52,7 +59,7 @@ class MessageBuilder:
         for each in attached.named:
             of_monitors.setdefault(each.monitor_id, []).append(each)
         first = [_first(each) for each in list(of_monitors.values())[:MONITORS_NAMED_MAX]]
-        facts: Facts = {
+        facts: AlertFacts = {
             **attached.counts,
             "kind": AlertKind.DIGEST,
             "alerts": attached.alerts,
@@ -75,7 +82,7 @@ class MessageBuilder:
         )
         return self.stored_digest(digest, facts, created_at, members)
 
-    def stored_digest(self, digest: Digest, facts: Facts, at: str, members: Iterable[Message] = ()) -> Message:
+    def stored_digest(self, digest: Digest, facts: AlertFacts, at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         words = render_recovered(facts, link) if digest.kind == AlertKind.OVER else render_digest(facts, link)
@@ -91,7 +98,7 @@ class MessageBuilder:
             members=tuple(members),
         )
 
-    def over(self, closes: int, facts: Facts, at: str, uid: UUID | None = None) -> Message:
+    def over(self, closes: int, facts: AlertFacts, at: str, uid: UUID | None = None) -> Message:
         """The message that closes the digest with this `uid`; its own id is not known yet, and no body holds it."""
         link = link_to({"project": facts.get("project")}, self._public_url)
         return Message(
@@ -105,7 +112,7 @@ class MessageBuilder:
     def _digest_thread(self, id: int, uid: UUID | None) -> str:
         return f"offbeat/{uid.hex}" if uid is not None else f"offbeat/{self._instance}/digest/{id}"
 
-    def _thread(self, row: Claimed | DigestMember, facts: Facts) -> str | None:
+    def _thread(self, row: Claimed | DigestMember, facts: AlertFacts) -> str | None:
         """Like an id, never the same for two incidents. Numbers are for rows of an older version, which used them."""
         if row.thread is not None:
             return f"offbeat/{row.thread.hex}"
@@ -129,7 +136,7 @@ def _on_one_line(value: Any) -> Any:
     return [_on_one_line(each) for each in value] if isinstance(value, list) else value
 
 
-def _shortened(facts: Facts) -> Facts:
+def _shortened(facts: AlertFacts) -> AlertFacts:
     """With the end of the last message, where errors stand. Longer than what is shown of it, so that no half of a
     secret at the cut is shown."""
     message = facts.get("last_message")

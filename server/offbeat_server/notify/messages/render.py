@@ -17,7 +17,7 @@ from offbeat_server.engine.model.enums import AlertKind, CauseKind
 from offbeat_server.engine.model.run_detail import RunDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
-Facts = AlertPayload[str]
+AlertFacts = AlertPayload[str]
 
 TITLE_CHARS_MAX = 200
 LEAD_CHARS_MAX = 1_000
@@ -114,7 +114,7 @@ class RenderedAlert(NamedTuple):
         )
 
 
-def render_alert(kind: AlertKind, facts: Facts, link: str | None = None) -> RenderedAlert:
+def render_alert(kind: AlertKind, facts: AlertFacts, link: str | None = None) -> RenderedAlert:
     """Render one alert. Any fact may be absent; no fact is trusted to be short or of the right type."""
     name = _text(facts.get("name")) or _text(facts.get("monitor"))
     reason = _text(facts.get("reason"), LEAD_CHARS_MAX)
@@ -135,7 +135,7 @@ def render_alert(kind: AlertKind, facts: Facts, link: str | None = None) -> Rend
     )
 
 
-def render_digest(facts: Facts, link: str | None = None) -> RenderedAlert:
+def render_digest(facts: AlertFacts, link: str | None = None) -> RenderedAlert:
     """Render a digest: how many alerts of each kind, from when to when, and the monitors by name."""
     counts = {
         "opened": int(facts.get("opened") or 0),
@@ -184,7 +184,7 @@ def _listed(names: list[DigestItem[str]], counts: Mapping[str, int]) -> list[tup
     return [("Monitors" if n == 1 else f"Monitors ({n})", text) for n, text in enumerate(fields, 1)]
 
 
-def render_recovered(facts: Facts, link: str | None = None) -> RenderedAlert:
+def render_recovered(facts: AlertFacts, link: str | None = None) -> RenderedAlert:
     """All incidents of an earlier digest are resolved."""
     count = f"{int(facts.get('alerts') or 0):,}".replace(",", " ")
     return RenderedAlert(
@@ -192,7 +192,7 @@ def render_recovered(facts: Facts, link: str | None = None) -> RenderedAlert:
     )
 
 
-def link_to(facts: Facts, public_url: str | None) -> str | None:
+def link_to(facts: AlertFacts, public_url: str | None) -> str | None:
     """The page of the monitor, or the overview; None where the server does not know its own address."""
     if not public_url:
         return None
@@ -204,7 +204,7 @@ def link_to(facts: Facts, public_url: str | None) -> str | None:
     return page if project in (None, "default") else f"{page}?project={quote(str(project), safe='')}"
 
 
-def _fields(kind: AlertKind, facts: Facts) -> tuple[tuple[str, str], ...]:
+def _fields(kind: AlertKind, facts: AlertFacts) -> tuple[tuple[str, str], ...]:
     """The facts after the sentence: since when, the expectation, the position of the run, its typical duration."""
     is_open = kind != AlertKind.RESOLVED
     decided, zone = _instant(facts.get("decided_at")), _zone(facts.get("timezone"))
@@ -233,14 +233,14 @@ def _fields(kind: AlertKind, facts: Facts) -> tuple[tuple[str, str], ...]:
     return tuple((label, cut(value, FIELD_CHARS_MAX)) for label, value in found if value)
 
 
-def _resolution(facts: Facts, reason: str) -> str:
+def _resolution(facts: AlertFacts, reason: str) -> str:
     opened, resolved = _instant(facts.get("opened_at")), _instant(facts.get("resolved_at"))
     lasted = f" after {say_duration(resolved - opened)}" if opened and resolved and resolved >= opened else ""
     how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
     return f"Back to normal{lasted}" + (f": {how}." if how else ".") + (f" It was: {reason}" if reason else "")
 
 
-def _other_causes(facts: Facts) -> str:
+def _other_causes(facts: AlertFacts) -> str:
     """The reasons of the other causes."""
     reasons = [
         str(cause["reason"])
@@ -251,18 +251,18 @@ def _other_causes(facts: Facts) -> str:
     return "; ".join(reasons[:CAUSES_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _detail(facts: Facts) -> RunDetail[str]:
+def _detail(facts: AlertFacts) -> RunDetail[str]:
     """How far the run has come."""
     detail = facts.get("detail")
     return detail if isinstance(detail, Mapping) else {}
 
 
-def _stages(facts: Facts) -> str:
+def _stages(facts: AlertFacts) -> str:
     stages = [each for each in _detail(facts).get("stages") or () if isinstance(each, Mapping)]
     return ", ".join(f"{each.get('name')} {each.get('status')}" for each in stages)
 
 
-def _tasks(facts: Facts) -> str:
+def _tasks(facts: AlertFacts) -> str:
     """How many are done, and the names of those that are not."""
     tasks = _detail(facts).get("tasks")
     if not isinstance(tasks, Mapping):
@@ -275,14 +275,14 @@ def _tasks(facts: Facts) -> str:
     return "; ".join(parts)
 
 
-def _progress(facts: Facts) -> str:
+def _progress(facts: AlertFacts) -> str:
     progress = _detail(facts).get("progress")
     if not isinstance(progress, Mapping) or progress.get("done") is None:
         return ""
     return f"{progress['done']}" + (f" of {progress['total']}" if progress.get("total") is not None else "")
 
 
-def _flapping(facts: Facts) -> str:
+def _flapping(facts: AlertFacts) -> str:
     """How often the monitor flaps, and when the next alert is sent. The dispatcher writes this fact."""
     flapping = facts.get("flapping")
     if not isinstance(flapping, Mapping):
@@ -294,7 +294,7 @@ def _flapping(facts: Facts) -> str:
     return f"{count} incidents within an hour; the next ones are held back for {wait} and then reported together"
 
 
-def _times(facts: Facts) -> tuple[tuple[str, str], ...]:
+def _times(facts: AlertFacts) -> tuple[tuple[str, str], ...]:
     zone = _zone(facts.get("timezone"))
     value = _time(facts.get("opened_at"), zone) or _time(facts.get("decided_at"), zone)
     return (("At", value),) if value else ()
@@ -334,7 +334,7 @@ def _clock_times(each: DigestItem[str]) -> str:
     return f"{begin:{form}}–{end:{form}}" + (f" {end.tzname()}" if end.tzname() != "UTC" else "")
 
 
-def _span(facts: Facts) -> str:
+def _span(facts: AlertFacts) -> str:
     since, until = _instant(facts.get("since")), _instant(facts.get("until"))
     return say_duration(max(until - since, 1_000_000)) if since and until else "seconds"
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from offbeat_server.common.ip_address import Address, unmapped
+from offbeat_server.common.ip_address import IpAddress, IpNetwork, unmapped
 
-Network = IPv4Network | IPv6Network
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 LOOKUPS_MAX = 32  # threads: a name whose servers are silent holds one of them for ten seconds or more
 
@@ -56,14 +55,14 @@ _DENIED_6 = tuple(
 )
 
 
-class DestinationRefused(OSError):
+class BlockedDestinationError(OSError):
     """This address may not be sent to."""
 
 
 class Guard:
     """Decides on final addresses. `allow_private` opens all of them, `allowed` the listed networks."""
 
-    def __init__(self, allow_private: bool = False, allowed: Sequence[Network] = ()) -> None:
+    def __init__(self, allow_private: bool = False, allowed: Sequence[IpNetwork] = ()) -> None:
         self._allow_private = allow_private
         self._allowed = tuple(allowed)
 
@@ -78,7 +77,7 @@ class Guard:
     def check(self, host: str) -> None:
         """Raises DestinationRefused."""
         if not self.permits(host):
-            raise DestinationRefused(
+            raise BlockedDestinationError(
                 f"{host} is not a public address; see --allow-destinations and --allow-private-destinations"
             )
 
@@ -93,7 +92,7 @@ class Guard:
         made.setblocking(False)
         return made
 
-    def _is_listed(self, address: Address) -> bool:
+    def _is_listed(self, address: IpAddress) -> bool:
         address = unmapped(address)
         return any(address.version == network.version and address in network for network in self._allowed)
 
@@ -142,12 +141,12 @@ def _look_up(host: str, port: int, family: int) -> list[AddressInfo]:
     return [(int(info[0]), int(info[1]), info[2], info[3], info[4]) for info in found]
 
 
-def _is_public(address: Address) -> bool:
+def _is_public(address: IpAddress) -> bool:
     address = unmapped(address)
     if isinstance(address, IPv4Address):
         return not _in_any(address, _DENIED_4)
     return address in _GLOBAL_6 and not _in_any(address, _DENIED_6)
 
 
-def _in_any(address: Address, networks: Iterable[Network]) -> bool:
+def _in_any(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
     return any(address in network for network in networks)

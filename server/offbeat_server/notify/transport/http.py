@@ -20,7 +20,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.notify.delivery import DeliveryError, DeliveryReply, MailServer
-from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard, Resolver
+from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard, Resolver
 from offbeat_server.notify.transport.refusals import refusal_in
 from offbeat_server.notify.transport.smtp import read_ehlo, read_mail_server, send_mail
 from offbeat_server.notify.transport.thread_pool import GuardedThreads
@@ -233,7 +233,7 @@ def _reason(error: BaseException) -> str:
     is a secret for most services.
     """
     cause = getattr(error, "os_error", None)
-    if isinstance(cause, DestinationRefused):
+    if isinstance(cause, BlockedDestinationError):
         return str(cause)
     if isinstance(error, aiohttp.ClientResponseError):
         return "what was answered is not HTTP"

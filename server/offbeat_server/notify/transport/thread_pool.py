@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.transport.destination_guard import DestinationRefused, Guard
+from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
 
 THREADS_MAX = 4
 
@@ -83,5 +83,5 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     address = arguments[1]
     if not isinstance(address, tuple):
-        raise DestinationRefused(f"{address!r} is not a network address")
+        raise BlockedDestinationError(f"{address!r} is not a network address")
     guard.check(str(address[0]))

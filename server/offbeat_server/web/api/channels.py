@@ -27,7 +27,7 @@ async def put_channel(call: Call[documents.ChannelBody, requests.InProject]) -> 
     return await _channel(call, project.id, slug, created=put.created, new_secret=put.new_secret)
 
 
-async def post_secret(call: Call[requests.NewSecret, requests.InProject]) -> ApiReply:
+async def post_secret(call: Call[requests.NewSecretBody, requests.InProject]) -> ApiReply:
     """Generate a signing secret for a webhook channel. The answer shows it once, in `new_secret`.
 
     The former secrets still sign too, five in all, so that the receiver can change over, and so that a repeated request
@@ -115,7 +115,7 @@ ROUTES = [
         post_secret,
         _ONE,
         "write",
-        requests.NewSecret,
+        requests.NewSecretBody,
         _IN,
         (201,),
         headers=("If-Match",),

@@ -12,12 +12,20 @@ from offbeat_server.web.api.schemas.channel import alert_answer
 from offbeat_server.web.api.schemas.incident import incident_answer
 from offbeat_server.web.api.schemas.monitor import instant
 from offbeat_server.web.api.schemas.run import ping_answer, run_answers
-from offbeat_server.web.framework.pagination import ALERTS, CHANGES, INCIDENTS, INCIDENTS_OF_MONITOR, PINGS, RUNS, Page
+from offbeat_server.web.framework.pagination import (
+    ALERTS,
+    CHANGES,
+    INCIDENTS,
+    INCIDENTS_OF_MONITOR,
+    PINGS,
+    RUNS,
+    ListPage,
+)
 from offbeat_server.web.framework.params import allowed, monitor_in, pair_in, project_id_for_list
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import ApiReply, Call, Route
 
-Row = TypeVar("Row")
+PageRow = TypeVar("PageRow")
 
 
 async def get_pings(call: Call[None, requests.PingsQuery]) -> ApiReply:
@@ -141,12 +149,18 @@ async def get_changes(call: Call[None, requests.ChangesQuery]) -> ApiReply:
     return _reply(page, answer)
 
 
-def _reply(page: Page[Row], answer: Callable[[Row], dict[str, Any]]) -> ApiReply:
+def _reply(page: ListPage[PageRow], answer: Callable[[PageRow], dict[str, Any]]) -> ApiReply:
     return ApiReply({"items": [answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
 ROUTES = [
-    Route("GET", "/monitors/{slug}/pings", get_pings, responses.Page[responses.PingAnswer], query=requests.PingsQuery),
+    Route(
+        "GET",
+        "/monitors/{slug}/pings",
+        get_pings,
+        responses.Page[responses.PingAnswer],
+        query=requests.PingsQuery,
+    ),
     Route("GET", "/monitors/{slug}/runs", get_runs, responses.Page[responses.RunAnswer], query=requests.RunsQuery),
     Route(
         "GET",
@@ -156,7 +170,13 @@ ROUTES = [
         query=requests.IncidentsQuery,
     ),
     Route("GET", "/runs/{id}", get_run, responses.RunAnswer),
-    Route("GET", "/incidents", get_incidents, responses.Page[responses.IncidentAnswer], query=requests.IncidentsQuery),
+    Route(
+        "GET",
+        "/incidents",
+        get_incidents,
+        responses.Page[responses.IncidentAnswer],
+        query=requests.IncidentsQuery,
+    ),
     Route("GET", "/alerts", get_alerts, responses.Page[responses.AlertAnswer], query=requests.AlertsQuery),
     Route("GET", "/changes", get_changes, responses.Page[responses.ChangeAnswer], query=requests.ChangesQuery),
 ]

@@ -13,7 +13,7 @@ from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.api.schemas.monitor import STORED_AS, status_of_row
-from offbeat_server.web.framework.pagination import MONITORS, Page
+from offbeat_server.web.framework.pagination import MONITORS, ListPage
 
 ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop
 
@@ -29,7 +29,7 @@ class MonitorFilter(NamedTuple):
 
 async def find_monitors(
     pool: Pool, wanted: MonitorFilter, after: tuple[int, str], limit: int, now: Micros
-) -> Page[tuple[Record, MonitorStatus]]:
+) -> ListPage[tuple[Record, MonitorStatus]]:
     """Rows of `overview.monitors` that follow `after`, with their status at `now`."""
     stored_as = sorted({stored for status in wanted.statuses for stored in STORED_AS[status]})
     ids = await pages.late_candidates(pool, wanted.project_id, now) if set(wanted.statuses) == {Status.LATE} else None
@@ -52,8 +52,8 @@ async def find_monitors(
             if wanted.statuses and seen.status not in wanted.statuses:
                 continue
             if len(found) == limit:
-                return Page(found, MONITORS.cursor(found[-1][0]))
+                return ListPage(found, MONITORS.cursor(found[-1][0]))
             found.append((row, seen))
         if len(rows) < rows_max:
-            return Page(found, None)
+            return ListPage(found, None)
         after = (rows[-1]["project_id"], rows[-1]["slug"])

@@ -25,15 +25,15 @@ class _Columns(Protocol):
 
 
 Place = TypeVar("Place")
-Row = TypeVar("Row")
+ListRow = TypeVar("ListRow")
 ColumnsRow = TypeVar("ColumnsRow", bound=_Columns)
 _MICROS_MAX = to_micros(AT_MAX)
 
 
-class Page(NamedTuple, Generic[Row]):
+class ListPage(NamedTuple, Generic[ListRow]):
     """A part of a list. `next_cursor` is where the next part begins; None: this is the last one."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ListRow]
     next_cursor: str | None
 
 
@@ -71,10 +71,10 @@ class SortKey(Generic[Place]):
         limit: int,
         after: Place,
         fetch: Callable[[Place, int], Awaitable[Sequence[ColumnsRow]]],
-    ) -> Page[ColumnsRow]:
+    ) -> ListPage[ColumnsRow]:
         """At most `limit` rows that follow `after`. `fetch(after, count)` reads the first `count` of them."""
         rows = await fetch(after, limit + 1)  # one more, to know whether there is a next page
-        return Page(rows[:limit], self.cursor(rows[limit - 1]) if len(rows) > limit else None)
+        return ListPage(rows[:limit], self.cursor(rows[limit - 1]) if len(rows) > limit else None)
 
 
 # --------------------------------------------------------------------------------------------------- values of a cursor

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from offbeat_server.common.errors import UnavailableError
-from offbeat_server.db.read_models.processes import Target
+from offbeat_server.db.read_models.processes import ScrapeTarget
 from offbeat_server.observability.metrics import Metrics
 
 
@@ -38,7 +38,7 @@ class Ops:
     token: str | None
     checks: Callable[[], Sequence[Check]]
     refresh: Callable[[], Awaitable[None]]
-    targets: Callable[[], Awaitable[Sequence[Target]]]
+    targets: Callable[[], Awaitable[Sequence[ScrapeTarget]]]
 
 
 NO_STORE = {"Cache-Control": "no-store"}

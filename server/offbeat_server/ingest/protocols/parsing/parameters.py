@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
-from offbeat_server.ingest.protocols.base import Note, Rejection
+from offbeat_server.ingest.protocols.base import PingNote, Rejection
 from offbeat_server.ingest.protocols.parsing.details import read_count, read_message, read_seconds
 from offbeat_server.ingest.protocols.parsing.ids import CHARS_MAX, read_id
 from offbeat_server.ingest.protocols.parsing.message import stored_text
@@ -94,7 +94,7 @@ class ReadParameters(NamedTuple):
 
     ping: Ping
     named: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[PingNote, ...] = ()
 
 
 def read_fields(
@@ -169,10 +169,10 @@ def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
     if isinstance(said, ReadParameters):
         return said
     last = read_fields([own[-1]])
-    return last._replace(notes=(Note("status", said.reason),)) if isinstance(last, ReadParameters) else None
+    return last._replace(notes=(PingNote("status", said.reason),)) if isinstance(last, ReadParameters) else None
 
 
-def read_beside_path(ping: Ping, pairs: Iterable[tuple[str, Any]]) -> tuple[Ping, tuple[Note, ...]]:
+def read_beside_path(ping: Ping, pairs: Iterable[tuple[str, Any]]) -> tuple[Ping, tuple[PingNote, ...]]:
     """The same where the path has said the outcome."""
     others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
     if not others or isinstance(said := read_fields(others, ping.signal, ping.exit_code), Rejection):
@@ -255,13 +255,13 @@ class _Reader:
     def __init__(self, signal: Signal | None, exit_code: int | None, message: str | None) -> None:
         self._path, self._path_code = signal, exit_code
         self._details: dict[str, Any] = {} if message is None else {"message": message}
-        self._notes: list[Note] = []
+        self._notes: list[PingNote] = []
         self._words: list[tuple[str, Signal]] = []  # signals that parameters name
         self._exit: tuple[str, Exit] | None = None
         self._error: tuple[str, str] | None = None  # a name that only a failure has, and its text, maybe empty
         self._denied: list[str] = []  # names for a success that are false
-        self._unended: list[Note] = []  # names that only say that the job has ended, and are false
-        self._unread: list[Note] = []  # outcomes that cannot be read
+        self._unended: list[PingNote] = []  # names that only say that the job has ended, and are false
+        self._unread: list[PingNote] = []  # outcomes that cannot be read
         self._empty: str | None = None  # an outcome of which only the name was sent
         self._only_ended = True  # all words for a success only say that the job has ended
         self._unknown: dict[str, Any] = {}
@@ -283,7 +283,7 @@ class _Reader:
             try:
                 detail = _DETAILS[field](field, value)
             except ValueError as error:
-                self._notes.append(Note(field, str(error)))
+                self._notes.append(PingNote(field, str(error)))
             else:
                 if detail is not None:
                     self._details[field] = detail
@@ -292,7 +292,7 @@ class _Reader:
             if text is not None:
                 self._details[field] = text
             if changed is not None:
-                self._notes.append(Note(field, changed, changed=True))
+                self._notes.append(PingNote(field, changed, changed=True))
 
     def _say(self, name: str, word: Signal, only_ended: bool = False) -> None:
         self._words.append((name, word))
@@ -300,7 +300,7 @@ class _Reader:
 
     def _deny(self, field: str | None, name: str) -> None:
         if is_ended(name):
-            self._unended.append(Note(field or "status", f"{name} only says that the job has not ended yet"))
+            self._unended.append(PingNote(field or "status", f"{name} only says that the job has not ended yet"))
         elif bare_name(name) in HEALTH_WORDS:
             self._say(name, "fail")
         else:
@@ -313,7 +313,7 @@ class _Reader:
             if under_way is None:
                 self._say(name, "fail")
             else:
-                self._notes.append(Note("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
+                self._notes.append(PingNote("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
 
     def said(self) -> ReadParameters | Rejection:
         """All of it together."""
@@ -328,16 +328,16 @@ class _Reader:
             return Rejection(400, f"the parameters say {self._words[0][1]} and {self._words[-1][1]}: leave one out")
         for name, word in self._words:
             if word != signal:
-                self._notes.append(Note("status", f"{name} says {word}, but {said_by} {signal}"))
+                self._notes.append(PingNote("status", f"{name} says {word}, but {said_by} {signal}"))
         if path is not None and path != signal:
-            self._notes.append(Note("path", f"the path says {path}, but {said_by} {signal}"))
+            self._notes.append(PingNote("path", f"the path says {path}, but {said_by} {signal}"))
         self._notes += self._unread
         self._notes += self._unended
         self._take_exit(signal, said_by)
         if self._error is not None:
             name, text = self._error
             if signal != "fail":
-                self._notes.append(Note("error", f"{name} says fail, but {said_by} {signal}"))
+                self._notes.append(PingNote("error", f"{name} says fail, but {said_by} {signal}"))
             elif text:
                 self._details.setdefault("message", text)
         ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
@@ -357,17 +357,17 @@ class _Reader:
             elif isinstance(value, dict | list) and name.lower() not in _SIGNAL_NAMES:  # what a job returns, maybe
                 self._unknown[name] = value
             else:
-                self._unread.append(Note("status", unknown_signal(value)))
+                self._unread.append(PingNote("status", unknown_signal(value)))
         elif field == "exit_code":
             result = read_exit(value)
             if result is None:
-                self._unread.append(Note(field, f"{_EXIT_RANGE}, not {shown(value)}"))
+                self._unread.append(PingNote(field, f"{_EXIT_RANGE}, not {shown(value)}"))
             elif self._exit is None or (self._exit[1].signal == "success" and result.signal != "success"):
                 self._exit = name, result
         elif field == "passed":
             flag = read_flag(value)
             if flag is None:
-                self._unread.append(Note("success", f"{name} must be true or false, not {shown(value)}"))
+                self._unread.append(PingNote("success", f"{name} must be true or false, not {shown(value)}"))
             elif flag:
                 self._say(name, "success")
             else:
@@ -380,7 +380,7 @@ class _Reader:
                     self._error = name, text
         elif not is_nothing(value) and not (field == "http" and is_well_http(value)):
             self._unread.append(
-                Note("code", f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
+                PingNote("code", f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
             )
 
     def _doubt(self) -> Rejection | None:
@@ -425,11 +425,11 @@ class _Reader:
         if self._exit is not None:
             name, (said, code, message, lost) = self._exit
             if lost:
-                self._notes.append(Note("exit_code", _EXIT_RANGE))
+                self._notes.append(PingNote("exit_code", _EXIT_RANGE))
             elif said == "fail" and signal not in ("fail", *_UNDISPUTED):
-                self._notes.append(Note("exit_code", f"{name} says fail, but {said_by} {signal}"))
+                self._notes.append(PingNote("exit_code", f"{name} says fail, but {said_by} {signal}"))
             if path_code is not None and code != path_code and not (path_code == 0 and said == "fail"):
-                self._notes.append(Note("exit_code", f"{name} says {code}, but the path says {path_code}"))
+                self._notes.append(PingNote("exit_code", f"{name} says {code}, but the path says {path_code}"))
                 code = path_code
             if code is not None:
                 self._details["exit_code"] = code

@@ -41,7 +41,15 @@ from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.slugs import slug_in, slug_of
 from offbeat_server.engine.schedule.durations import DURATION_MAX
 from offbeat_server.ingest.protocols.answers import reason_of, status_of, waiting
-from offbeat_server.ingest.protocols.base import HttpAnswer, Note, Outcome, ParsedPing, Rejection, Request, Slug
+from offbeat_server.ingest.protocols.base import (
+    HttpAnswer,
+    Outcome,
+    ParsedPing,
+    PingNote,
+    Rejection,
+    Request,
+    SlugAddress,
+)
 from offbeat_server.ingest.protocols.parsing.encodings import utf_8_body
 from offbeat_server.ingest.protocols.parsing.ids import read_id
 from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
@@ -136,7 +144,7 @@ def _read_envelope(request: Request) -> list[ParsedPing] | Rejection:
             )
         return fault or refusal or readings
     if fault is not None:
-        readings[0] = readings[0]._replace(notes=(*readings[0].notes, Note("body", fault.reason)))
+        readings[0] = readings[0]._replace(notes=(*readings[0].notes, PingNote("body", fault.reason)))
     return readings
 
 
@@ -203,18 +211,18 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
     status = check_in.get("status")
     if not isinstance(status, str) or not status.strip():
         return Rejection(400, "status must be in_progress, ok or error")
-    notes: list[Note] = []
+    notes: list[PingNote] = []
     run = _run(check_in.get("check_in_id"), notes)
     duration = check_in.get("duration")
     seconds = _number(duration)
     if seconds is None and duration not in (None, ""):
-        notes.append(Note("duration", "duration must be a number of seconds"))
+        notes.append(PingNote("duration", "duration must be a number of seconds"))
     ping = Ping(_signal(status, notes), run=run, duration=seconds, dialect=name)
     config = read_config(check_in["monitor_config"]) if check_in.get("monitor_config") else NO_CONFIG
     definition = config.definition
     if config.problem and ping.signal != "fail":  # shown with the monitor's pings; a failure keeps its own words
         ping = ping._replace(message=f"{config.problem} (the monitor was not changed)")
-    address = Slug(
+    address = SlugAddress(
         ping_key,
         there,
         create=definition is not None,
@@ -227,19 +235,19 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
     return ParsedPing(address, ping, named=True, notes=tuple(notes))
 
 
-def _signal(status: str, notes: list[Note]) -> Signal:
+def _signal(status: str, notes: list[PingNote]) -> Signal:
     """The signal of a status; of one that Sentry does not have, what the word says, and `log` for an unknown word."""
     word = status.strip().lower()
     signal = _STATUSES.get(word) or read_word(word)
     if signal is None:
         notes.append(
-            Note("status", f"status {shown(status)} is stored as log: use in_progress, ok or error", changed=True)
+            PingNote("status", f"status {shown(status)} is stored as log: use in_progress, ok or error", changed=True)
         )
         return "log"
     return signal
 
 
-def _run(sent: object, notes: list[Note]) -> str | None:
+def _run(sent: object, notes: list[PingNote]) -> str | None:
     """Return the run id: a check-in's id without its dashes, or unchanged if it is no UUID."""
     if not sent:
         return None
@@ -248,7 +256,7 @@ def _run(sent: object, notes: list[Note]) -> str | None:
         text = text.replace("-", "")
         return None if text == _LATEST else text
     run, _ = read_id("run", sent)
-    notes.append(Note("run", "check_in_id is not a UUID", changed=True))
+    notes.append(PingNote("run", "check_in_id is not a UUID", changed=True))
     return run
 
 

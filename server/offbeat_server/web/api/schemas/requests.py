@@ -13,7 +13,7 @@ from offbeat_server.engine.model.definition import Duration, Slug, StageName
 from offbeat_server.engine.model.enums import AlertState, Status, Verdict
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
 from offbeat_server.ingest.protocols.parsing.ids import canonical_run, read_id
-from offbeat_server.services.documents import Body, MonitorBody, Name
+from offbeat_server.services.documents import InputDocument, MonitorBody, Name
 
 # As pings store it, for any length and any encoding of `+` and spaces.
 RunSought = Annotated[str, Field(max_length=2_000), AfterValidator(lambda run: read_id("run", run)[0])]
@@ -25,7 +25,7 @@ class NewMonitor(MonitorBody):
     slug: Slug | None = Field(None, description="None: generated from the name.")
 
 
-class NewSecret(Body):
+class NewSecretBody(InputDocument):
     """How to generate a signing secret."""
 
     keep_former: bool = Field(
@@ -33,14 +33,14 @@ class NewSecret(Body):
     )
 
 
-class Snooze(Body):
+class Snooze(InputDocument):
     """How long alerts are held back. If both fields are None, the snooze ends."""
 
     until: datetime | None = Field(None, description="End of the snooze.")
     duration: Duration | None = Field(None, description="Length of the snooze, counted from now.")
 
 
-class Note(Body):
+class Note(InputDocument):
     """An optional comment on an incident."""
 
     comment: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
@@ -48,13 +48,13 @@ class Note(Body):
     )
 
 
-class Comment(Body):
+class Comment(InputDocument):
     """A comment on an incident."""
 
     comment: Annotated[str, Field(min_length=1, max_length=2000, description="Text that is shown with the incident.")]
 
 
-class NewKey(Body):
+class NewKey(InputDocument):
     """An access key to create. Role admin may do everything, read may only view, ping may only send pings."""
 
     name: Name = Field(description="The person or program that uses the key.")
@@ -62,7 +62,7 @@ class NewKey(Body):
     project: Slug | None = Field(None, description="None: all projects.")
 
 
-class PingBody(Body):
+class PingBody(InputDocument):
     """A ping sent through the management API."""
 
     signal: Signal = Field("success", description="The reported signal.")
@@ -96,14 +96,14 @@ class InProject(Query):
     project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
 
 
-class Page(Query):
+class PageQuery(Query):
     """Which part of a list."""
 
     limit: int = Field(100, ge=1, le=1000, description="Maximum number of items in the answer.")
     cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the previous page.")
 
 
-class ProjectPage(Page):
+class ProjectPage(PageQuery):
     """A part of a list of one project, or of all that the key may see."""
 
     project: Slug | None = Field(None, description="None: all projects that the key may see.")
@@ -119,7 +119,7 @@ class MonitorsQuery(ProjectPage):
     q: Annotated[str, Field(max_length=200)] | None = Field(None, description="Text to find in the slug or the name.")
 
 
-class PingsQuery(Page):
+class PingsQuery(PageQuery):
     """Which pings of a monitor."""
 
     project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
@@ -129,7 +129,7 @@ class PingsQuery(Page):
     until: datetime | None = Field(None, description="Only pings before this instant.")
 
 
-class RunsQuery(Page):
+class RunsQuery(PageQuery):
     """Which runs of a monitor."""
 
     project: Slug | None = Field(None, description="None: the key's own project, or `default`.")
@@ -138,7 +138,7 @@ class RunsQuery(Page):
     run: RunSought | None = Field(None, description="Only the run with this id.")
 
 
-class MembersQuery(Page):
+class MembersQuery(PageQuery):
     """Which members of a fleet."""
 
     project: Slug | None = Field(None, description="None: the key's own project, or `default`.")

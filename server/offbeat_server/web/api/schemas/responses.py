@@ -14,8 +14,7 @@ from offbeat_server.engine.model.ping import Signal
 from offbeat_server.engine.model.run_detail import CauseDetail, ProgressDetail, Rfc3339, StageDetail, TasksDetail
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
-Item = TypeVar("Item")
-Instant = Rfc3339
+ListItem = TypeVar("ListItem")
 ChangeKind = Literal[
     "monitor",
     "channel",
@@ -35,10 +34,10 @@ class Answer(BaseModel):
     """Fields may be added in later versions; clients must ignore fields that they do not know."""
 
 
-class Page(Answer, Generic[Item]):
+class Page(Answer, Generic[ListItem]):
     """One page of a list. The list ends when `next_cursor` is null; a short page is not the end."""
 
-    items: list[Item] = Field(description="The items of this page.")
+    items: list[ListItem] = Field(description="The items of this page.")
     next_cursor: str | None = Field(description="Pass it as `cursor` for the next page. Null: this is the last page.")
 
 
@@ -60,31 +59,31 @@ class MonitorAnswer(Definition):
     project: str = Field(description="The slug of the project.")
     name: str = Field(description="The display name.")
     status: Status = Field(description="`unwatched`: nothing is expected, so only a `fail` can make it `down`.")
-    since: Instant | None = Field(description="When the current status began; null if not evaluated yet.")
+    since: Rfc3339 | None = Field(description="When the current status began; null if not evaluated yet.")
     paused: bool = Field(description="True: nothing is evaluated.")
-    snoozed_until: Instant | None = Field(description="No alerts before this instant. Null: not snoozed.")
+    snoozed_until: Rfc3339 | None = Field(description="No alerts before this instant. Null: not snoozed.")
     key: str | None = Field(description="The main key; null if the access key is read-only.")
     ping_url: str | None = Field(
         description="The address that takes pings with the main key; null if the access key is read-only."
     )
     keys: list[KeyAnswer] = Field(description="All keys except the main one.")
-    last_ping_at: Instant | None = Field(description="The last ping. Null: none yet.")
+    last_ping_at: Rfc3339 | None = Field(description="The last ping. Null: none yet.")
     last_signal: Signal | None = Field(description="The signal of the last ping. Null: none yet.")
-    due_at: Instant | None = Field(description="When the next ping is expected.")
-    deadline_at: Instant | None = Field(description="When the expected ping counts as missed.")
+    due_at: Rfc3339 | None = Field(description="When the next ping is expected.")
+    deadline_at: Rfc3339 | None = Field(description="When the expected ping counts as missed.")
     open_runs: int = Field(description="The number of open runs.")
     open_incident: str | None = Field(description="The id of the open incident.")
     alerts_to: list[str] = Field(description="The channels that receive its alerts.")
     warnings: list[str] = Field(description="Problems of the definition that are no errors, as sentences.")
     rev: int = Field(description="The number of its last change; it grows with every change in the installation.")
-    created_at: Instant = Field(description="When it was created.")
-    updated_at: Instant = Field(description="When its definition was last changed.")
+    created_at: Rfc3339 = Field(description="When it was created.")
+    updated_at: Rfc3339 = Field(description="When its definition was last changed.")
 
 
 class PingAnswer(Answer):
     """A ping in the log."""
 
-    at: Instant = Field(description="When it was accepted, in log time.")
+    at: Rfc3339 = Field(description="When it was accepted, in log time.")
     signal: Signal = Field(description="The signal of the ping.")
     run: str | None = Field(description="The run id that the client sent. Null: none.")
     stage: str | None = Field(description="The stage that it belongs to. Null: none.")
@@ -110,24 +109,24 @@ class RunAnswer(Answer):
         description="Null: open. Runs that are `hung` or `incomplete` (pings may be lost in an outage) are open too."
     )
     reason: str | None = Field(description="Why the verdict is what it is. Null: no reason is needed.")
-    started_at: Instant | None = Field(description="When it started. Null: its start was not received.")
-    finished_at: Instant | None = Field(description="When it ended. Null: it is open.")
-    last_ping_at: Instant = Field(description="Its last ping.")
+    started_at: Rfc3339 | None = Field(description="When it started. Null: its start was not received.")
+    finished_at: Rfc3339 | None = Field(description="When it ended. Null: it is open.")
+    last_ping_at: Rfc3339 = Field(description="Its last ping.")
     duration: float | None = Field(description="Seconds.")
     exit_code: int | None = Field(description="The exit code of the job. Null: not sent.")
-    stages: list[StageDetail[Instant]] = Field(
+    stages: list[StageDetail[Rfc3339]] = Field(
         description="Its stages: first the defined ones in their order, then others by their first ping."
     )
-    tasks: TasksDetail[Instant] | None = Field(description="Its tasks that belong to no stage. Null: it has none.")
-    progress: ProgressDetail[Instant] | None = Field(description="Its progress. Null: it has sent no counts.")
+    tasks: TasksDetail[Rfc3339] | None = Field(description="Its tasks that belong to no stage. Null: it has none.")
+    progress: ProgressDetail[Rfc3339] | None = Field(description="Its progress. Null: it has sent no counts.")
 
 
 class MemberAnswer(Answer):
     """One worker of a fleet."""
 
     name: str = Field(description="The name of the member.")
-    last_ping_at: Instant = Field(description="Its last ping.")
-    silent_since: Instant | None = Field(description="The deadline that the member missed; null if it is alive.")
+    last_ping_at: Rfc3339 = Field(description="Its last ping.")
+    silent_since: Rfc3339 | None = Field(description="The deadline that the member missed; null if it is alive.")
 
 
 class Lengths(Answer):
@@ -159,28 +158,28 @@ class IncidentAnswer(Answer):
     monitor: str = Field(description="The slug of the monitor.")
     project: str = Field(description="The slug of the project.")
     number: int = Field(description="Its number; it counts per monitor, from 1.")
-    opened_at: Instant = Field(
+    opened_at: Rfc3339 = Field(
         description="When it opened: the deadline that was missed, or the ping that reported the failure."
     )
-    resolved_at: Instant | None = Field(description="When it ended. Null: it is open.")
-    decided_at: Instant = Field(description="When Offbeat decided the last change of it.")
+    resolved_at: Rfc3339 | None = Field(description="When it ended. Null: it is open.")
+    decided_at: Rfc3339 = Field(description="When Offbeat decided the last change of it.")
     cause: CauseKind = Field(description="The kind of its worst cause.")
     reason: str = Field(description="Its worst cause as a sentence.")
     run: str | None = Field(description="The run id of the worst cause. Null: it is about no run.")
     stage: str | None = Field(description="The stage of the worst cause. Null: it is about no stage.")
-    causes: list[CauseDetail[Instant]] = Field(description="Its causes, the worst first.")
+    causes: list[CauseDetail[Rfc3339]] = Field(description="Its causes, the worst first.")
     suppressed_by: str | None = Field(
         description="The monitor whose own incident explains this one, so that no alert is sent. Null: none."
     )
     revised: bool = Field(description="True: a later ping or a repair has changed it after it was recorded.")
-    acknowledged_at: Instant | None = Field(description="When a person acknowledged it. Null: not acknowledged.")
+    acknowledged_at: Rfc3339 | None = Field(description="When a person acknowledged it. Null: not acknowledged.")
     acknowledged_by: str | None = Field(description="The person or key that acknowledged it. Null: not acknowledged.")
 
 
 class NoteAnswer(Answer):
     """A manual action on an incident, or a comment."""
 
-    at: Instant = Field(description="When it was recorded.")
+    at: Rfc3339 = Field(description="When it was recorded.")
     by: str = Field(description="The person or key that acted.")
     kind: Literal["acknowledge", "resolve", "comment"] = Field(description="The action.")
     comment: str | None = Field(description="The text. Null: none.")
@@ -207,10 +206,10 @@ class AlertAnswer(Answer):
     recovered_unsent: bool = Field(
         description="The incident was resolved before this opening was sent; the digest reports both."
     )
-    created_at: Instant = Field(description="When it was decided.")
-    next_attempt_at: Instant | None = Field(description="When the next attempt may begin. Null: there is none.")
-    settled_at: Instant | None = Field(description="When its final state was reached. Null: it is pending.")
-    expires_at: Instant | None = Field(description="When attempts end. Null: not set.")
+    created_at: Rfc3339 = Field(description="When it was decided.")
+    next_attempt_at: Rfc3339 | None = Field(description="When the next attempt may begin. Null: there is none.")
+    settled_at: Rfc3339 | None = Field(description="When its final state was reached. Null: it is pending.")
+    expires_at: Rfc3339 | None = Field(description="When attempts end. Null: not set.")
 
 
 class IncidentDetail(IncidentAnswer):
@@ -229,9 +228,9 @@ class ChannelAnswer(BaseModel):
     project: str = Field(description="The slug of the project.")
     kind: str = Field(description="The kind of the channel.")
     default: bool = Field(description="Used by every monitor of the project whose `channels` is null.")
-    created_at: Instant = Field(description="When it was created.")
-    updated_at: Instant = Field(description="When it was last changed.")
-    failing_since: Instant | None = Field(description="When the channel was marked as failing; null if it is not.")
+    created_at: Rfc3339 = Field(description="When it was created.")
+    updated_at: Rfc3339 = Field(description="When it was last changed.")
+    failing_since: Rfc3339 | None = Field(description="When the channel was marked as failing; null if it is not.")
     failing_why: str | None = Field(description="The error that marked it as failing. Null: it is not marked.")
     new_secret: str | None = Field(
         None, description="The signing secret that this request has generated. It is shown only in this answer."
@@ -257,7 +256,7 @@ class ProjectAnswer(Answer):
     metrics: bool = Field(description="Whether the metrics of its monitors are served.")
     badges: bool = Field(description="Whether its badges are served.")
     status_page: bool = Field(description="Whether its status page is served.")
-    created_at: Instant = Field(description="When it was created.")
+    created_at: Rfc3339 = Field(description="When it was created.")
 
 
 class WindowAnswer(Window):
@@ -267,9 +266,9 @@ class WindowAnswer(Window):
 
     slug: str = Field(description="Its name in addresses, unique in the project.")
     project: str = Field(description="The slug of the project.")
-    open_until: Instant | None = Field(description="When the window that is open now ends; null if none is open.")
-    created_at: Instant = Field(description="When it was created.")
-    updated_at: Instant = Field(description="When it was last changed.")
+    open_until: Rfc3339 | None = Field(description="When the window that is open now ends; null if none is open.")
+    created_at: Rfc3339 = Field(description="When it was created.")
+    updated_at: Rfc3339 = Field(description="When it was last changed.")
 
 
 class AccessKeyAnswer(Answer):
@@ -280,9 +279,9 @@ class AccessKeyAnswer(Answer):
     role: Literal["admin", "read", "ping"] = Field(description="The rights of the key.")
     project: str | None = Field(description="The slug of the only project that it may use. Null: all projects.")
     prefix: str = Field(description="The beginning of the key, by which a person recognizes it.")
-    created_at: Instant = Field(description="When it was created.")
-    last_used_at: Instant | None = Field(description="When it was last used. Null: never.")
-    revoked_at: Instant | None = Field(description="When it was revoked. Null: it is valid.")
+    created_at: Rfc3339 = Field(description="When it was created.")
+    last_used_at: Rfc3339 | None = Field(description="When it was last used. Null: never.")
+    revoked_at: Rfc3339 | None = Field(description="When it was revoked. Null: it is valid.")
     key: str | None = Field(
         None, description="The key itself. Null: except in the answer of the request that created it."
     )
@@ -354,7 +353,7 @@ class ChangeAnswer(Answer):
     """An entry of the audit log, without keys and secrets."""
 
     rev: int = Field(description="The number of the change.")
-    at: Instant = Field(description="When it was made.")
+    at: Rfc3339 = Field(description="When it was made.")
     project: str | None = Field(description="The slug of the project. Null: it concerns no project.")
     actor: str = Field(description="The person, key or part of Offbeat that made it.")
     kind: ChangeKind = Field(description="The kind of the item, or the action.")

@@ -35,22 +35,22 @@ WRITE_TIMEOUT_S = 20.0
 _ALL, _OF_PROJECTS = "all", "of projects"
 
 log = structlog.get_logger("hub")
-Key = Hashable
+TopicKey = Hashable
 Patch = tuple[str, str]  # the id of an element of the page, and its new HTML; "" takes it away
 
 
-class Kind(Protocol):
+class TopicKind(Protocol):
     """One sort of thing that can be watched."""
 
-    async def versions(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, str]:
+    async def versions(self, keys: Sequence[TopicKey], now: Micros) -> Mapping[TopicKey, str]:
         """The version of each; one that is missing no longer exists."""
         ...
 
-    async def render(self, keys: Sequence[Key], now: Micros) -> Mapping[Key, list[Patch]]:
+    async def render(self, keys: Sequence[TopicKey], now: Micros) -> Mapping[TopicKey, list[Patch]]:
         """Render them as they are now. Called right after `versions`, for those that a stream has not sent yet."""
         ...
 
-    def keep(self, keys: set[Key]) -> None:
+    def keep(self, keys: set[TopicKey]) -> None:
         """Only these are still watched."""
         ...
 
@@ -59,7 +59,7 @@ class Topic(NamedTuple):
     """A thing of a kind."""
 
     kind: str
-    key: Key
+    key: TopicKey
 
 
 class StreamOwner(NamedTuple):
@@ -98,7 +98,7 @@ class LiveHub(Service):
 
     def __init__(
         self,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, TopicKind],
         now: Callable[[], Micros],
         living: Callable[[Collection[str]], Awaitable[Collection[str]]],
     ) -> None:
@@ -185,7 +185,7 @@ class LiveHub(Service):
 
     async def _look_at_all(self) -> None:
         await self._send_away_who_is_signed_out()
-        watched: dict[str, set[Key]] = {}
+        watched: dict[str, set[TopicKey]] = {}
         for stream in self._streams:
             for topic in stream.shown:
                 watched.setdefault(topic.kind, set()).add(topic.key)
@@ -205,7 +205,7 @@ class LiveHub(Service):
                 stream.send(_event("signed-out", {}))
                 stream.end()
 
-    async def _look_at(self, name: str, kind: Kind, keys: list[Key], now: Micros) -> None:
+    async def _look_at(self, name: str, kind: TopicKind, keys: list[TopicKey], now: Micros) -> None:
         versions = await kind.versions(keys, now)
         behind = {
             topic.key
