@@ -87,7 +87,7 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
         alerts = await server.api("GET", "/api/v1/alerts?state=delivered")
         return len(found.body["items"]) >= 3 and len(alerts.body["items"]) >= 4
 
-    await eventually(monitors, 60)
+    await eventually(monitors)
     for each in (await server.api("GET", "/api/v1/incidents?open=true")).body["items"]:
         if each["monitor"] == "search-reindex":
             note = {"comment": "The index host is out of memory; restarting it."}

@@ -16,7 +16,7 @@ from offbeat_server.db.pool import connect
 from tests.chaos.faults import clocked, fault, unforked
 from tests.chaos.journal import Fault
 from tests.chaos.world import World
-from tests.support.harness import READY_S, eventually
+from tests.support.harness import HANG_S, eventually
 
 
 @fault("F3", "a fast restart of Postgres", likely=2)
@@ -154,7 +154,7 @@ async def _ends(world: World, how: signal.Signals) -> None:
             return world.base.pid != old
         return False
 
-    await eventually(is_another, READY_S)
+    await eventually(is_another, HANG_S)
     await world.ask("select 1")
 
 

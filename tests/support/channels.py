@@ -21,7 +21,7 @@ from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.messages.payload_schema import webhook_schema
 from offbeat_server.notify.transport.http import Transport
-from tests.support.harness import needs
+from tests.support.harness import HANG_S, needs
 
 SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
 AT = "2026-11-24T01:30:00.120000Z"
@@ -108,7 +108,7 @@ def over(closes: int = 3) -> Message:
 async def transport(**changes: Any) -> AsyncIterator[Transport]:
     """A way out."""
     out = Transport(Settings(**{"allow_private_destinations": True, **changes}), lambda: time.time_ns() // 1000)
-    out.send_timeout_s = 3.0
+    out.send_timeout_s = HANG_S
     await out.start()
     try:
         yield out

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from typing import Any, NamedTuple
 
-from tests.support.harness import Server, eventually
+from tests.support.harness import HANG_S, Server, eventually
 
 
 class Ran(NamedTuple):
@@ -15,7 +15,7 @@ class Ran(NamedTuple):
     err: str
 
 
-async def run(*command: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Ran:
+async def run(*command: str, stdin: bytes = b"", timeout_s: float = HANG_S) -> Ran:
     """A program, to its end."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

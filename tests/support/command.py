@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tests.support.harness import ADMIN_KEY, ROOT
-
-TIMEOUT_S = 60.0
+from tests.support.harness import ADMIN_KEY, HANG_S, ROOT
 
 
 class Done(NamedTuple):
@@ -50,7 +48,7 @@ async def started(
 async def offbeat(*arguments: str, url: str | None = None, given: bytes = b"", **env: Any) -> Done:
     """A command from start to end."""
     process = await started(*arguments, url=url, **env)
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         out, err = await process.communicate(given)
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())

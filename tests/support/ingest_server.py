@@ -22,6 +22,7 @@ from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.ingest.pipeline import MonitorProvider
 from offbeat_server.observability.metrics import Metrics
+from tests.support.harness import HANG_S
 
 KEY = "0f0f0f0f-b7c4-4e1f-9d55-0123456789ab"
 PATH = f"/api/v1/heartbeat/{KEY}"
@@ -134,7 +135,7 @@ class Client:
     def send(self, data: bytes | str) -> None:
         self.writer.write(data.encode() if isinstance(data, str) else data)
 
-    async def reply(self, *, head: bool = False, timeout_s: float = 10.0) -> Reply:
+    async def reply(self, *, head: bool = False, timeout_s: float = HANG_S) -> Reply:
         async with asyncio.timeout(timeout_s):
             while True:
                 first = (await self.reader.readuntil(b"\r\n")).decode().split(" ", 2)
@@ -147,7 +148,7 @@ class Client:
             body = b"" if head else await self.reader.readexactly(int(headers.get("content-length", 0)))
         return Reply(int(first[1]), headers, body, first[0])
 
-    async def is_closed(self, timeout_s: float = 10.0) -> bool:
+    async def is_closed(self, timeout_s: float = HANG_S) -> bool:
         """Whether the other side closes, and says nothing more."""
         try:
             async with asyncio.timeout(timeout_s):

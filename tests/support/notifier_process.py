@@ -13,7 +13,7 @@ from tests.support.outbox import scene
 
 async def work(url: str) -> None:
     async with scene(url) as world, world.dispatcher(node="process", start=False) as dispatcher:
-        dispatcher.lease_s, dispatcher.life_s, dispatcher.pulse_s = 0.8, 0.8, 0.2
+        dispatcher.pulse_s = 0.2
         await dispatcher.start()
         await asyncio.Event().wait()
 

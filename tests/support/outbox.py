@@ -13,7 +13,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.notify.transport.http import Transport
-from tests.support.harness import READY_S, Receiver
+from tests.support.harness import HANG_S, Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"
 
@@ -115,13 +115,16 @@ class Scene:
         )
         return Counter({row["state"]: row["n"] for row in rows})
 
-    async def settled(self, timeout_s: float = READY_S) -> Counter[str]:
-        """Wait until nothing is pending."""
-        deadline = time.monotonic() + timeout_s
+    async def settled(self) -> Counter[str]:
+        """Wait until nothing is pending. Fails when nothing has become settled for long."""
+        before: Counter[str] = Counter()
+        deadline = 0.0
         while True:
             states = await self.states()
             if not states["pending"]:
                 return states
+            if states != before:
+                before, deadline = states, time.monotonic() + HANG_S
             assert time.monotonic() < deadline, f"still pending: {states}\n{await self._pending()}"
             await asyncio.sleep(0.02)
 
@@ -166,7 +169,7 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
 
 async def at_work(*dispatchers: Dispatcher) -> None:
     """One of them has begun."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while not any(dispatcher.at_work for dispatcher in dispatchers):
             await asyncio.sleep(0.02)
 

@@ -26,7 +26,6 @@ from tests.support.harness import DEBIAN_BIN, eventually, free_port, needs
 NAMES = ("a", "b")
 ROLE = "postgres"
 TTL_S = 20  # of the leader's lease in etcd: the least that Patroni takes
-READY_S = 60.0
 
 
 class Patroni:
@@ -76,7 +75,7 @@ class Patroni:
             await self.follow()
             return await self._answers(self._leader, "/leader") == 200
 
-        await eventually(found, READY_S, every_s=0.1)
+        await eventually(found, every_s=0.1)
         return self._leader
 
     async def follow(self) -> None:
@@ -91,7 +90,7 @@ class Patroni:
         async def changed() -> bool:
             return await self.leader() != other_than
 
-        await eventually(changed, READY_S)
+        await eventually(changed)
 
     async def is_synchronous(self) -> None:
         """Wait until the other member is the synchronous standby, also in Patroni's own record of it."""
@@ -100,7 +99,7 @@ class Patroni:
             leader = await self.leader()
             return any([await self._answers(name, "/sync") == 200 for name in NAMES if name != leader])
 
-        await eventually(follows, READY_S, every_s=0.2)
+        await eventually(follows, every_s=0.2)
 
     def kill(self, name: str) -> None:
         """`kill -9` of a member's Patroni and of its Postgres with all sessions."""
@@ -184,7 +183,7 @@ class Patroni:
                     return answer.status == 200
             return False
 
-        await eventually(healthy, READY_S)
+        await eventually(healthy)
 
     async def _start_proxy(self) -> None:
         servers = "\n".join(
@@ -201,7 +200,7 @@ class Patroni:
             f"{servers}\n"
         )
         self._processes["proxy"] = await self._run("haproxy", "-db", "-f", str(configuration))
-        await eventually(lambda: accepts(self.proxy_url), READY_S)
+        await eventually(lambda: accepts(self.proxy_url))
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Of one member; Patroni reads YAML, of which JSON is a part."""

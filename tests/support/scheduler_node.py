@@ -23,7 +23,7 @@ from offbeat_server.ingest.log_writer.writer import LogWriter
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.scheduler import lease as lease_module
 from offbeat_server.scheduler.scheduler import Scheduler
-from tests.support.harness import READY_S, eventually
+from tests.support.harness import HANG_S, eventually
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ class Node:
         status: str | None = await self.pool.fetchval("select status from states where monitor_id = $1", monitor_id)
         return status
 
-    async def is_status(self, monitor_id: int, status: str, timeout_s: float = READY_S) -> None:
+    async def is_status(self, monitor_id: int, status: str, timeout_s: float = HANG_S) -> None:
         async def same() -> bool:
             return await self.status(monitor_id) == status
 

@@ -69,9 +69,9 @@ async def _episode(url: str, place: str) -> Outcome:
                 incidents = await database.fetchval("select count(*) from incidents")
             else:
                 incidents = 9
-                await eventually(lambda: _all_settled(database), 20)
+                await eventually(lambda: _all_settled(database))
         async with _server(url, "nowhere"):
-            await eventually(lambda: _all_settled(database), 30)
+            await eventually(lambda: _all_settled(database))
         got = [(r.path, r.headers["webhook-id"], r.body) for r in receiver.requests]
     rows = await database.fetch("select state, count(*) as n from alerts where incident is not null group by state")
     await database.close()

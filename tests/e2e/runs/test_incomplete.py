@@ -185,7 +185,7 @@ async def test_a_client_without_retries_and_a_restart_in_the_middle(database_url
             (row,) = answer.body["items"]
             return row if row["verdict"] is not None else None
 
-        row = await eventually(run, 40)
+        row = await eventually(run)
         assert row["verdict"] == "incomplete" and "outage of Offbeat" in row["reason"], row
         assert "2, 3, 4" in row["reason"]
         # Three seconds later `max_runtime`, moved by the outage, passes too. Another monitor shows that it has.
@@ -201,7 +201,7 @@ async def test_a_client_without_retries_and_a_restart_in_the_middle(database_url
         assert answer.body["items"] == []
         assert (await server.api("GET", "/api/v1/monitors/batch/runs?verdict=incomplete")).body["items"]
         assert await say(status="success", run="r")
-        done = await eventually(lambda: finished(server), 20)
+        done = await eventually(lambda: finished(server))
         assert done["verdict"] == "succeeded"
         assert not [each for each in receiver.requests if b'"opened"' in each.body and b"operator" not in each.body]
 

@@ -53,7 +53,7 @@ async def test_a_run_of_ten_thousand_tasks_outlasts_a_kill(database_url: str, da
             runs = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]
             return bool(runs) and runs[0]["verdict"] == "failed"
 
-        await eventually(it_fails, SETTLED_S)
+        await eventually(it_fails)
         working = asyncio.create_task(send_if_it_lives(server, said))
         await asyncio.sleep(0.05)
         await server.kill()
@@ -65,7 +65,7 @@ async def test_a_run_of_ten_thousand_tasks_outlasts_a_kill(database_url: str, da
             (run,) = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]
             return run["tasks"] if run["tasks"]["done"] == 9_997 else None
 
-        shown = await eventually(three_are_missing, SETTLED_S)
+        shown = await eventually(three_are_missing)
         assert (shown["missing"], shown["failed"]) == (["17", "4040", "9999"], 0)
         state = await database.fetchval("select length(state::text) from states")
         lsn = await database.fetchval("select pg_current_wal_insert_lsn()::text")
@@ -75,7 +75,7 @@ async def test_a_run_of_ten_thousand_tasks_outlasts_a_kill(database_url: str, da
             (run,) = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]
             return bool(run["verdict"] == "succeeded")
 
-        await eventually(it_is_over, SETTLED_S)
+        await eventually(it_is_over)
         written = await wal(database, lsn)
         print(f"a state of {state:,} bytes; {written:,} bytes of WAL for the last decision")
         assert state < 200_000 and written < CHEAP_BYTES
@@ -104,14 +104,14 @@ async def test_a_fleet_of_a_hundred_thousand_outlasts_a_kill(database_url: str, 
         async def many_are_silent() -> bool:
             return await silent() > 10_000
 
-        await eventually(many_are_silent, SETTLED_S)
+        await eventually(many_are_silent)
         await server.kill()
         await server.start()
 
         async def all_others_are_silent() -> bool:
             return await silent() == 99_900
 
-        await eventually(all_others_are_silent, SETTLED_S)
+        await eventually(all_others_are_silent)
         alive = (await server.api("GET", "/api/v1/monitors/fleet/members?silent=false&limit=1000")).body["items"]
         assert [member["name"] for member in alive] == [ping["task"] for ping in living]
 
@@ -125,7 +125,7 @@ async def test_a_fleet_of_a_hundred_thousand_outlasts_a_kill(database_url: str, 
         async def falls_silent_again() -> bool:
             return bool(await fell_silent_at() > before)
 
-        await eventually(falls_silent_again, 20)
+        await eventually(falls_silent_again)
         written = await database.fetchval("select count(*) from members where xmin::text::bigint > $1", transaction)
         state = await database.fetchval("select length(state::text) from states")
         over.set()

@@ -178,7 +178,7 @@ async def a_second_run_starts_before_the_first_ended_and_the_first_hangs(stage: 
         return bool((await stage.get("report/runs"))["items"])
 
     async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="a", WORK="60"):
-        await eventually(first_is_open, TOLD_S)
+        await eventually(first_is_open)
         async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="b", WORK="0.5") as second:
             overlap = await stage.told("report", "opened", "overlap")
             assert await second.wait() == 0
@@ -231,7 +231,7 @@ async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
             silent = (await stage.get("fleet/members?silent=true&limit=100"))["items"]
             return {each["name"] for each in silent} == dead
 
-        await eventually(all_are_known, TOLD_S)
+        await eventually(all_are_known)
         (incident,) = (await stage.get("fleet/incidents"))["items"]
         assert incident["reason"].startswith("940 of 1000 members alive")
         await stage.pings(url, [{"status": "progress", "task": name} for name in dead])
@@ -255,7 +255,7 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
         found = [(await stage.get(f"{slug}/incidents"))["items"] for slug in downstreams]
         return all(items and items[0]["suppressed_by"] == "db" for items in found)
 
-    await eventually(all_are_explained, TOLD_S)
+    await eventually(all_are_explained)
     assert not any(stage.alerts(slug) for slug in downstreams)
 
     async def beat() -> None:

@@ -176,7 +176,7 @@ async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None
         async def registered_anew() -> bool:
             return bool(await connection.fetchval("select count(*) = 2 from deaf where reason = 'clock'"))
 
-        await eventually(registered_anew, 20)
+        await eventually(registered_anew)
         key = (await server.api("PUT", "/api/v1/monitors/job", {"every": "4s", "grace": "1s"})).body["key"]
 
         async def stored() -> bool:
@@ -187,7 +187,7 @@ async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None
             return bool(await connection.fetchval("select count(*) from alerts where kind = 'opened'"))
 
         await eventually(stored)
-        await eventually(told, 20)
+        await eventually(told)
         targets = await (await server.session.get("/sd/prometheus")).json()
         (scheduler,) = [each for each in targets if each["labels"]["__meta_offbeat_writer"] == "0"]
         port = scheduler["targets"][0].rpartition(":")[2]

@@ -89,7 +89,7 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
             metrics = await (await server.session.get("/metrics")).text()
             return "offbeat_keeper 1.0" in metrics
 
-        await eventually(judged, 20)
+        await eventually(judged)
         incidents = await connection.fetch("select monitor_id, reason from incidents limit 3")
         assert not incidents, incidents
 
@@ -98,5 +98,5 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
             assert "offbeat_self_check_mismatches_total 0.0" in metrics
             return float(metrics.partition("\noffbeat_self_checks_total ")[2].partition("\n")[0]) >= 10
 
-        await eventually(compared, 20)
+        await eventually(compared)
         await connection.close()

@@ -58,7 +58,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
             async def all_silent() -> bool:
                 return len(await incidents_of(connection)) == 20
 
-            await eventually(all_silent, 60)
+            await eventually(all_silent)
             for server in servers:
                 assert not [line for line in server.output if "self_check.mismatch" in line]
             await connection.close()

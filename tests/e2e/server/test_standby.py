@@ -7,7 +7,7 @@ import pytest
 
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import connect, database_trouble
-from tests.support.harness import READY_S, eventually
+from tests.support.harness import HANG_S, eventually
 from tests.support.link import Link
 from tests.support.scheduler_node import Node, running, true
 from tests.support.standby import Pair
@@ -88,7 +88,7 @@ async def test_pings_in_doubt_are_answered_when_the_standby_is_back() -> None:
         link.cut()
         await eventually(lambda: _is_in_log(pair, 20))
         await pair.start("b")
-        async with asyncio.timeout(READY_S):
+        async with asyncio.timeout(HANG_S):
             await asyncio.gather(*sending)
         await pair.kill("a")
         await pair.promote()
@@ -136,5 +136,5 @@ async def test_a_change_that_was_made_before_waits_for_the_standby_too() -> None
         await eventually(lambda: pair.ask("a", pool))
         assert not again.done()
         await pair.start("b")
-        async with asyncio.timeout(READY_S):
+        async with asyncio.timeout(HANG_S):
             await again

@@ -88,7 +88,7 @@ async def taken_over_s(connection: asyncpg.Connection, after_term: int) -> float
     async def taken() -> bool:
         return bool(await connection.fetchval("select term > $1 from lease where name = 'keeper'", after_term))
 
-    await eventually(taken, 20)
+    await eventually(taken)
     return time.monotonic() - began
 
 
@@ -103,7 +103,7 @@ async def more_answers(clients: list[Client], count: int) -> None:
     async def reached() -> bool:
         return total() >= known + count
 
-    await eventually(reached, 60)
+    await eventually(reached)
 
 
 async def term(connection: asyncpg.Connection) -> int:
@@ -196,12 +196,12 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
             os.kill(scheduler.pid, signal.SIGSTOP)
             try:
                 assert await taken_over_s(observer, before) < 10
-                await eventually(lambda: judges(other), 20)
+                await eventually(lambda: judges(other))
 
                 async def down() -> bool:
                     return bool(await observer.fetchval("select count(*) from incidents where resolved_at is null"))
 
-                await eventually(down, 40)
+                await eventually(down)
                 recorded, now = await observer.fetch("select monitor_id, number from incidents"), await term(observer)
             finally:
                 os.kill(scheduler.pid, signal.SIGCONT)

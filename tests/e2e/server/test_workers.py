@@ -59,7 +59,7 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(database_url: 
             now = await _children(server.pid)
             return len(now) == 2 and workers[0] not in now
 
-        await eventually(replaced, 20)
+        await eventually(replaced)
         assert {await _ping(server, key) for _ in range(20)} == {200}
         pings = await server.api("GET", "/api/v1/monitors/job/pings")
         assert len(pings.body["items"]) == 20
@@ -73,7 +73,7 @@ async def test_workers_end_with_the_main_process(database_url: str) -> None:
         async def gone() -> bool:
             return not any(_alive(pid) for pid in workers)
 
-        await eventually(gone, 20)
+        await eventually(gone)
 
 
 async def test_a_stop_is_clean(database_url: str) -> None:

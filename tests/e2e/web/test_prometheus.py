@@ -78,7 +78,7 @@ class Prometheus:
             return True
 
         try:
-            await eventually(has, 30)
+            await eventually(has)
         except AssertionError:
             async with self.session.get(f"{self.url}/api/v1/targets") as answer:
                 print("its targets:", await answer.text())

@@ -149,7 +149,7 @@ async def test_it_is_started_again_when_it_dies(data_dir: Path, monkeypatch: pyt
                 return postgres.pid != first
             return False
 
-        await eventually(back, 30)
+        await eventually(back)
 
 
 async def test_a_crash_of_the_machine_leaves_a_pid_that_is_somebody_elses_now(data_dir: Path) -> None:

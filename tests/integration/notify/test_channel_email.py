@@ -22,7 +22,7 @@ from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.transport.http import Transport
 from offbeat_server.notify.transport.smtp import read_mail_server
 from tests.support.channels import digest, long_message, make_certificate, message, refusal, send
-from tests.support.harness import eventually
+from tests.support.harness import HANG_S, eventually
 
 TO = ["oncall@example.org", "boss@example.org"]
 
@@ -254,7 +254,7 @@ async def test_tls_is_checked(mailbox: Mailbox, tmp_path: Path, security: str) -
         channel = read_channel("email", plain(port, host="localhost", security=security))
         for tls, arrives in ((None, False), (trusting, True)):
             out = Transport(Settings(allow_private_destinations=True), lambda: 0, tls)
-            out.send_timeout_s = 3
+            out.send_timeout_s = HANG_S
             await out.start()
             try:
                 await channel.send(message(), channel.compose(message()), out)

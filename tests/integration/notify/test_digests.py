@@ -3,17 +3,19 @@
 import asyncio
 import random
 import re
-import time
 from collections import Counter
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from offbeat_server.common.clock import monotonic
 from offbeat_server.db.sql_loader import load
 from offbeat_server.notify.dispatcher import Dispatcher
 from tests.support.harness import Behaviour, Receiver, eventually
 from tests.support.outbox import Scene, at_work, ids, types
+
+STORMS_MAX = 300
 
 
 @pytest.fixture
@@ -21,6 +23,18 @@ def short_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two digests of a lane a quarter of a second, not five and more."""
     monkeypatch.setattr("offbeat_server.notify.channel_queue.DIGEST_GAPS_S", (0.25,))
     monkeypatch.setattr("offbeat_server.notify.channel_queue.URGENT_GAPS_S", (0.25,))
+
+
+def no_digest_until_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each digest of a lane the next one waits for an hour."""
+    monkeypatch.setattr("offbeat_server.notify.channel_queue.DIGEST_GAPS_S", (3_600.0,))
+    monkeypatch.setattr("offbeat_server.notify.channel_queue.URGENT_GAPS_S", (3_600.0,))
+
+
+def an_hour_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the lanes, at once."""
+    for module in ("channel_queues", "delivery_round"):
+        monkeypatch.setattr(f"offbeat_server.notify.{module}.monotonic", lambda: monotonic() + 3_600.0)
 
 
 async def test_many_at_once_become_one_message(world: Scene, receiver: Receiver) -> None:
@@ -46,7 +60,7 @@ async def test_a_digest_is_tried_again_with_the_same_bytes(world: Scene, receive
     async with world.dispatcher():
         await receiver.wait_count(1)
         await world.alerts(channel, 30, first=101)  # not drawn into the digest that is under way
-        assert await world.settled(20) == {"delivered": 60}
+        assert await world.settled() == {"delivered": 60}
     assert len({r.body for r in receiver.requests[:3]}) == len(set(ids(receiver)[:3])) == 1
     assert receiver.requests[3].json["data"]["opened"] == 30
     assert len(receiver.requests) == 4
@@ -61,7 +75,7 @@ async def test_members_of_a_digest_stand_before_what_follows_them(
     async with world.dispatcher():
         await receiver.wait_count(1)
         await world.alert(channel, monitor=3, kind="resolved")
-        await receiver.wait_count(4, timeout_s=20)
+        await receiver.wait_count(4)
         await world.settled()
     assert types(receiver) == ["offbeat.digest"] * 3 + ["incident.resolved"]
 
@@ -74,7 +88,7 @@ async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
         await world.alerts(channel, 10)
         await picky.wait_count(1)
         await world.alert(channel, monitor=50)
-        await picky.wait_for(lambda r: r.json["type"] == "incident.opened", timeout_s=20)
+        await picky.wait_for(lambda r: r.json["type"] == "incident.opened")
 
         async def goes_on() -> bool:
             return await world.states() == {"pending": 10, "delivered": 1}
@@ -105,21 +119,18 @@ async def test_a_storm_is_a_few_messages(world: Scene, receiver: Receiver, monit
     other = await world.channel("other", "webhook", url=f"{receiver.url}/other")
     async with world.dispatcher() as dispatcher:
         await at_work(dispatcher)
-        began = time.monotonic()
         for n in range(monitors // 500):
             await world.alerts(channel, 500, first=1 + 500 * n)
             dispatcher.wake()
             if n == monitors // 1000:
                 await world.alert(other)
-                at_other = time.time()
-        assert await world.settled(40) == {"delivered": monitors + 1}
-        took = time.monotonic() - began
+                before = len(receiver.requests)
+        assert await world.settled() == {"delivered": monitors + 1}
     messages = [r for r in receiver.requests if r.path == "/"]
     counts = [r.json["data"].get("opened", 1) for r in messages]
-    print(f"{len(messages)} messages of {counts} in {took:.1f} s")
+    print(f"{len(messages)} messages of {counts}")
     assert sum(counts) == monitors and len(messages) <= 6
-    [beside] = [r for r in receiver.requests if r.path == "/other"]
-    assert beside.at - at_other < 5
+    assert "/other" in [r.path for r in receiver.requests[before:][:2]], "after the one under way, if any"
 
 
 @pytest.mark.slow
@@ -134,15 +145,13 @@ async def test_thousands_of_channels_each_once(world: Scene, receiver: Receiver,
     )
     async with world.dispatcher() as dispatcher:
         await at_work(dispatcher)
-        began = time.monotonic()
         await world.pool.execute(
             "insert into alerts (project_id, channel_id, monitor_id, incident, kind, facts) "
             "select 1, id, id, 1, 'opened', jsonb_build_object('monitor', slug, 'name', slug, 'reason', 'no ping') "
             "from channels where kind = 'webhook'"
         )
         dispatcher.wake()
-        assert await world.settled(60) == {"delivered": channels}
-        print(f"{channels} channels in {time.monotonic() - began:.1f} s")
+        assert await world.settled() == {"delivered": channels}
     assert max(Counter(r.path for r in receiver.requests).values()) == 1
     assert len(receiver.requests) == channels
 
@@ -168,12 +177,12 @@ async def test_a_digest_at_a_service_that_keeps_incidents_is_closed_when_all_are
         await world.pool.execute("update incidents set resolved_at = now() where monitor_id in (1,2,3,4,5,6,7,8,9,11)")
         await world.alerts(channel, 9, kind="resolved")
         await world.alert(channel, monitor=11, kind="resolved")
-        await receiver.wait_count(3, timeout_s=20)
+        await receiver.wait_count(3)
         assert await world.settled() == {"delivered": 12, "collapsed": 9}
         assert len(receiver.requests) == 3
         await world.pool.execute("update incidents set resolved_at = now() where monitor_id = 10")
         await world.alert(channel, monitor=10, kind="resolved")
-        await receiver.wait_count(4, timeout_s=20)
+        await receiver.wait_count(4)
     alone, digest, end, over = [r.json for r in receiver.requests]
     assert [e["event_action"] for e in (alone, digest, end, over)] == ["trigger", "trigger", "resolve", "resolve"]
     assert end["dedup_key"] == alone["dedup_key"] and over["dedup_key"] == digest["dedup_key"] != alone["dedup_key"]
@@ -207,29 +216,30 @@ def named(receiver: Receiver, name: str) -> list[Any]:
 
 
 async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_name(
-    world: Scene, receiver: Receiver
+    world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight monitors flap all the time; a job fails for half a minute, another one is silent for twenty seconds."""
+    no_digest_until_later(monkeypatch)
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher() as dispatcher:
         await at_work(dispatcher)
         for incident in range(1, 5):
             await flap(world, dispatcher, channel, 8, incident)
-            await asyncio.sleep(0.2)  # sleep: the pace of the storm
+        await receiver.wait_count(1)  # the first digest; the others wait
         failed = {"cause": "failed", "reason": "failed with exit code 1", "last_message": "disk full"}
-        began = time.time()
         await world.alert(channel, 1, facts={"name": "nightly-backup", **failed}, urgent=True)
         await world.alert(channel, 2, facts={"name": "victim"}, urgent=True)
         for incident in range(5, 9):
             await flap(world, dispatcher, channel, 8, incident)
-            await asyncio.sleep(0.2)  # sleep: the pace of the storm
+        for name in ("nightly-backup", "victim"):
+            first = await receiver.wait_for(lambda r, name=name: name in r.json["data"]["title"])  # type: ignore[misc]
+            assert first.json["type"] == "incident.opened"
         for monitor, name in ((1, "nightly-backup"), (2, "victim")):
             await world.alert(channel, monitor, kind="resolved", facts={"name": name})
+        an_hour_passes(monkeypatch)
         dispatcher.wake()
-        assert await world.settled(60) == {"delivered": 2 * 8 * 8 + 4}
+        assert await world.settled() == {"delivered": 2 * 8 * 8 + 4}
     for name in ("nightly-backup", "victim"):
-        first = next(r for r in receiver.requests if name in r.json["data"]["title"])
-        assert first.json["type"] == "incident.opened" and first.at - began < 3
         assert len(named(receiver, name)) == 2, "and its end"
     assert "disk full" in named(receiver, "nightly-backup")[0]["data"]["text"]
     digests = [r.json["data"] for r in receiver.requests if r.json["type"] == "offbeat.digest"]
@@ -245,22 +255,25 @@ async def test_an_alert_about_offbeat_itself_waits_for_no_storm(world: Scene, re
     operator = {"monitor": None, "name": None, "cause": "deaf", "reason": "Offbeat could not receive pings for 12 s"}
     async with world.dispatcher() as dispatcher:
         await at_work(dispatcher)
-        began = time.time()
-        for storm in range(20):
-            for monitor in range(10):
-                await world.alert(channel, 1 + 10 * storm + monitor, urgent=True)
-            if storm == 1:
+        storms = 0
+        while "offbeat.operator" not in types(receiver):  # the storm does not end before
+            assert storms < STORMS_MAX
+            await world.alerts(channel, 10, first=1 + 10 * storms)
+            await world.pool.execute("update alerts set urgent = true")
+            if storms == 1:
                 await world.alert(channel, None, None, kind="operator", facts=operator, urgent=True)
             dispatcher.wake()
+            storms += 1
             await asyncio.sleep(0.25)  # sleep: the pace of the storm
-        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
-        assert await world.settled(60) == {"delivered": 201}
-    assert told.at - began < 10 and "12 s" in told.json["data"]["text"]
+        assert await world.settled() == {"delivered": 10 * storms + 1}
+    [told] = [r for r in receiver.requests if r.json["type"] == "offbeat.operator"]
+    assert "12 s" in told.json["data"]["text"]
 
 
 async def test_every_explicit_failure_is_named_with_its_reason_however_many_there_are(
-    world: Scene, receiver: Receiver
+    world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    no_digest_until_later(monkeypatch)  # one message does not wait for the next
     channel = await world.channel("hook", "webhook", url=receiver.url)
     for monitor in range(1, 51):
         facts = {"name": f"backup-{monitor}x", "cause": "failed", "reason": f"failed with exit code {monitor}"}
@@ -276,10 +289,8 @@ async def test_every_explicit_failure_is_named_with_its_reason_however_many_ther
             await world.alert(channel, monitor, kind="worse", facts=facts)
     await world.alerts(channel, 2_000, first=1_001)
     async with world.dispatcher() as dispatcher:
-        began = time.monotonic()
         dispatcher.wake()
-        assert await world.settled(30) == {"delivered": 2_085}
-        assert time.monotonic() - began < 15, "one message does not wait long for the next"
+        assert await world.settled() == {"delivered": 2_085}
     said = "\n".join(r.json["data"]["text"] for r in receiver.requests)
     for monitor in range(1, 51):
         times = r" \S+" if monitor % 2 else ""
@@ -305,7 +316,7 @@ async def test_nothing_vanishes_while_its_receiver_is_in_trouble(
             await receiver.wait_count(1)
             await asyncio.sleep(0.3)  # sleep: the pace of the storm
         receiver.behaviour = Behaviour()
-        assert await world.settled(60) == {"delivered": 24}
+        assert await world.settled() == {"delivered": 24}
     taken = [r.json for r in receiver.requests]
     if digest:
         names = {f"Job {n}" for n in range(101, 105)}
@@ -328,7 +339,7 @@ async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_clo
     async with world.dispatcher(start=False) as dispatcher:
         dispatcher.periodic.over_every_s = 0.1
         await dispatcher.start()
-        await receiver.wait_count(2, timeout_s=20)
+        await receiver.wait_count(2)
         assert await world.settled() == {"delivered": 4}
     trigger, resolve = (r.json for r in receiver.requests)
     assert (trigger["event_action"], resolve["event_action"]) == ("trigger", "resolve")
@@ -353,7 +364,7 @@ async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_untold(
                 dispatcher.wake()
                 await asyncio.sleep(chance.random() / 2)
         receiver.behaviour = Behaviour()
-        states = await world.settled(120)
+        states = await world.settled()
     assert states == {"delivered": 2 * 14 * 213}
     rows = await world.pool.fetch(
         "select a.uid, d.uid as digest from alerts a left join digests d on d.id = a.digest_id where a.kind = 'opened'"

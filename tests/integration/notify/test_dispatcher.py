@@ -1,5 +1,6 @@
 """Alerts arrive: once, in order, with any behaviour of the receiver."""
 
+import asyncio
 import math
 import time
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from offbeat_server.db.repositories.outbox import WantedAlerts, page_alerts, res
 from offbeat_server.notify.attempts import SENDING_MAX
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.web.ui.pages import incidents
-from tests.support.harness import Behaviour, Postgres, Receiver, eventually
+from tests.support.harness import HANG_S, Behaviour, Postgres, Receiver, eventually
 from tests.support.outbox import Scene, at_work, ids, scene, types
 
 
@@ -71,12 +72,20 @@ async def test_a_passing_failure_is_tried_again_with_the_same_id_and_body(world:
 
 
 async def test_retry_after_is_honoured(world: Scene, receiver: Receiver) -> None:
-    receiver.script.append(Behaviour(status=429, headers={"Retry-After": "2"}))
+    receiver.script.extend([Behaviour(status=429, headers={"Retry-After": str(seconds)}) for seconds in (2, 600)])
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher():
-        await world.alert(channel)
+        id = await world.alert(channel)
+
+        async def settled_twice() -> datetime | None:
+            row = await world.row(id)
+            return row["next_attempt_at"] if row["attempts"] == 2 and row["claimed_by"] is None else None
+
         first, second = await receiver.wait_count(2)
-    assert 1.9 < second.at - first.at < 4
+        next_attempt = await eventually(settled_twice)
+        assert next_attempt is not None
+    assert second.at - first.at > 1.9
+    assert 600 <= next_attempt.timestamp() - second.at <= 600 + time.time() - second.at
 
 
 @pytest.mark.quick
@@ -140,7 +149,7 @@ async def test_what_was_not_sent_proves_nothing_of_its_channel(world: Scene) -> 
         async def both_are_settled() -> bool:
             return [(await world.row(id))["state"] for id in (old, poison)] == ["expired", "dead"]
 
-        await eventually(both_are_settled, 20)
+        await eventually(both_are_settled)
         lane = dispatcher.queues.find(channel)
         assert lane is not None and lane.circuit_open and not lane.known_good
         assert not dispatcher.queues.is_known_good(channel)
@@ -270,7 +279,7 @@ async def test_a_channel_that_fails_for_minutes_is_reported_once_and_says_when_i
 
         assert await failing()
         broken.behaviour = Behaviour()
-        assert await eventually(working, 20)
+        assert await eventually(working)
     assert len(receiver.requests) == 1
 
 
@@ -367,22 +376,24 @@ async def test_a_changed_channel_holds_for_the_next_attempt(world: Scene, receiv
 async def test_a_rate_limit_holds(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=60, digest=False)
     await world.alerts(channel, 30)
+    began = time.time()
     async with world.dispatcher():
         arrived = [request.at for request in await receiver.wait_count(8)]
-    # Five at once, then one a second; a sixth is left to alerts that are urgent.
-    assert arrived[4] - arrived[0] < 1 < arrived[6] - arrived[4] < 4
+    # Five at once, then one a second: never more, and on a slow machine later. A sixth is left to urgent alerts.
+    assert [n for n, at in enumerate(arrived) if at - began < n - 4.05] == []
 
 
 async def test_a_changed_rate_holds_for_what_waits(world: Scene, receiver: Receiver) -> None:
     """Also in a lane that is never idle, because it has more to send than it may."""
     channel = await world.channel("hook", "webhook", url=receiver.url, per_minute=20, digest=False)
-    await world.alerts(channel, 30)
+    await world.alerts(channel, 60)
     async with world.dispatcher():
         await receiver.wait_count(1)
         definition = {"url": receiver.url, "per_minute": 6_000, "digest": False}
         await world.pool.execute("update channels set definition = $1::jsonb where id = $2", definition, channel)
-        assert await world.settled(30) == {"delivered": 30}, "it would have been 75 s"
-    assert len(receiver.requests) == 30
+        await receiver.wait_count(60)
+        assert await world.settled() == {"delivered": 60}
+    assert HANG_S < 55 * 60 / 20, "by the old rate they would not have come in time"
 
 
 async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver: Receiver) -> None:
@@ -394,7 +405,7 @@ async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver
 
 
 async def test_a_test_goes_at_once_past_a_lane_that_rests(world: Scene, receiver: Receiver) -> None:
-    receiver.script.extend([Behaviour(status=503, headers={"Retry-After": "60"}), Behaviour(status=500), Behaviour()])
+    receiver.script.extend([Behaviour(status=503, headers={"Retry-After": "600"}), Behaviour(status=500), Behaviour()])
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher() as dispatcher:
         await world.alert(channel)
@@ -407,7 +418,7 @@ async def test_a_test_goes_at_once_past_a_lane_that_rests(world: Scene, receiver
             async def settled(id: int = id) -> bool:
                 return bool((await world.row(id))["state"] != "pending")
 
-            await eventually(settled, 3)
+            await eventually(settled)
             row = await world.row(id)
             outcomes.append((row["state"], row["attempts"], row["error"]))
     assert outcomes == [("dead", 1, "the receiver answered 500"), ("delivered", 1, None)]
@@ -463,16 +474,16 @@ async def test_the_next_dispatcher_takes_over_when_one_stops(world: Scene, recei
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher("two", start=False) as two:
         two.pulse_s = 0.1
-        async with world.dispatcher("one") as one:
+        async with world.dispatcher("one", start=False) as one:
+            one.life_s = two.life_s = 600.0  # only a lease that is given up ends during the test
+            await one.start()
             await at_work(one)
             await two.start()
             await world.alert(channel, 1)
             await receiver.wait_count(1)
             assert not two.at_work
-        stopped = time.monotonic()
         await world.alert(channel, 2)
         await receiver.wait_count(2)
-        assert time.monotonic() - stopped < 2
 
 
 async def test_the_dispatcher_beside_the_scheduler_goes_first(world: Scene) -> None:
@@ -503,11 +514,21 @@ async def test_a_stop_gives_back_what_was_not_finished(world: Scene, receiver: R
 
 
 async def test_a_claim_is_renewed_while_it_is_being_sent(world: Scene) -> None:
-    async with Receiver(Behaviour(delay_s=2.5)) as slow, world.dispatcher(start=False) as dispatcher:
-        dispatcher.lease_s, dispatcher.pulse_s = 1.0, 0.3
+    answered = asyncio.Event()
+    async with Receiver(Behaviour(until=answered)) as slow, world.dispatcher(start=False) as dispatcher:
+        dispatcher.pulse_s = 0.1
         await dispatcher.start()
         id = await world.alert(await world.channel("hook", "webhook", url=slow.url))
         await slow.wait_count(1)
+        claimed_until = (await world.row(id))["next_attempt_at"]
+        for _ in range(3):
+
+            async def later(before: datetime = claimed_until) -> datetime | None:
+                at: datetime = (await world.row(id))["next_attempt_at"]
+                return at if at > before else None
+
+            claimed_until = await eventually(later)
+        answered.set()
         await world.settled()
         row = await world.row(id)
         assert (row["attempts"], row["lapses"], len(slow.requests)) == (1, 0, 1)
@@ -532,5 +553,5 @@ async def test_outcomes_survive_a_loss_of_the_database(world: Scene, receiver: R
             except OSError:
                 return False
 
-        await eventually(all_settled, timeout_s=20)
+        await eventually(all_settled)
     assert len(set(ids(receiver))) == len(receiver.requests) == 20

@@ -81,7 +81,7 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hea
         short = await put(server, "monitors/short", {"channels": ["bad"]})
         await ping(server, job, "fail")
         await ping(server, short, "fail")
-        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator", timeout_s=20)
+        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
         assert told.path == "/good" and "Alerts do not arrive at bad" in told.json["data"]["reason"]
         assert "410" in told.json["data"]["reason"]
         shown = (await server.api("GET", "/api/v1/channels/bad")).body
@@ -90,10 +90,10 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hea
         await broken.wait_count(2)
         await ping(server, short, "success")  # while nothing of it has arrived: its end is not news there
         await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
-        first = await receiver.wait_for(lambda r: r.path == "/bad", timeout_s=20)
+        first = await receiver.wait_for(lambda r: r.path == "/bad")
         assert (first.json["type"], first.json["data"]["monitor"]) == ("incident.opened", "job")
         await ping(server, job, "success")
-        await receiver.wait_for(lambda r: r.json["type"] == "incident.resolved", timeout_s=20)
+        await receiver.wait_for(lambda r: r.json["type"] == "incident.resolved")
         assert await eventually(lambda: nothing_waits(database))
         assert [(r.json["type"], r.json["data"]["monitor"]) for r in receiver.requests if r.path == "/bad"] == [
             ("incident.opened", "job"),
@@ -103,7 +103,7 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hea
         async def works_again() -> bool:
             return (await server.api("GET", "/api/v1/channels/bad")).body["failing_since"] is None
 
-        assert await eventually(works_again, 20)
+        assert await eventually(works_again)
         assert await is_alarming(server, "/channels", "/channels/bad") == [False, False]
         assert sum(r.json["type"] == "offbeat.operator" for r in receiver.requests) == 1
 

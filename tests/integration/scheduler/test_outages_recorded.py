@@ -48,8 +48,8 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
             await asyncio.sleep(0.1)  # sleep: the pace of the pings
         link.mend()
 
-        await eventually(lambda: node.offer(steady), 20)
-        await eventually(lambda: count_of(node.pool, "deaf where reason = 'database'"), 20)
+        await eventually(lambda: node.offer(steady))
+        await eventually(lambda: count_of(node.pool, "deaf where reason = 'database'"))
         deaf = await node.pool.fetchrow(
             "select sum(pings)::integer as pings, max(ended_at) - min(started_at) as length from deaf"
         )

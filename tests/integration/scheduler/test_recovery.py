@@ -177,7 +177,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
                 other.terminate()
         return False
 
-    await eventually(taken, 20)
+    await eventually(taken)
     with pytest.raises(DatabaseDownError):
         await transaction.__aexit__(None, None, None)
 

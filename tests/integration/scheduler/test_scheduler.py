@@ -240,7 +240,7 @@ async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: py
         async def all_down() -> bool:
             return bool(await node.pool.fetchval("select count(*) = 3000 from incidents"))
 
-        await eventually(all_down, 30)
+        await eventually(all_down)
         assert await node.pool.fetchval("select count(*) from alerts") == 3000
 
 
@@ -258,7 +258,7 @@ async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_schedu
             # Neither a renewal nor a take-over passes this lock: the trust runs out while a renewal is under way.
             await connection.execute("select 1 from lease where name = 'keeper' for update")
             # At worst a decision is under way, and waits for the lock as long as any statement may.
-            await eventually(lambda: true(not node.scheduler.evaluating), 20)
+            await eventually(lambda: true(not node.scheduler.evaluating))
         await connection.close()
-        await eventually(lambda: true(node.scheduler.evaluating), 20)
+        await eventually(lambda: true(node.scheduler.evaluating))
         assert await node.pool.fetchval("select term from lease where name = 'keeper'") > term and not died

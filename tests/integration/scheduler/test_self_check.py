@@ -109,13 +109,13 @@ async def test_a_real_server_counts_what_it_checks_and_what_differs(database_url
         async def checked() -> bool:
             return await value("self_checks") >= 2
 
-        await eventually(checked, 20)
+        await eventually(checked)
         assert await value("self_check_mismatches") == 0
         await connection.execute("""update states set state = state || '{"incidents": 7}'""")
 
         async def found() -> bool:
             return await value("self_check_mismatches") >= 1
 
-        await eventually(found, 20)
+        await eventually(found)
         assert any("self_check.mismatch" in line for line in server.output)
     await connection.close()

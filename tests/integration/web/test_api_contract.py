@@ -24,7 +24,7 @@ from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.api.schemas.responses import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
 from tests.support.api_server import Api, serving
 from tests.support.channels import closed
-from tests.support.harness import ADMIN_KEY, eventually
+from tests.support.harness import ADMIN_KEY, HANG_S, eventually
 from tests.support.scheduler_node import running
 
 
@@ -84,7 +84,7 @@ async def test_a_body_that_drips_is_given_up(database_url: str) -> None:
             b"PUT /api/v1/monitors/a HTTP/1.1\r\nHost: x\r\nX-Api-Key: test-admin-key\r\n"
             b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
         )
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), HANG_S)
         assert answer.startswith(b"HTTP/1.1 408")
         writer.close()
 

@@ -5,11 +5,13 @@ import contextlib
 import resource
 import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import AsyncIterator
 from functools import cache
 from ipaddress import ip_network
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from offbeat_server.notify.transport import destination_guard
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
 from offbeat_server.notify.transport.http import Transport
 from tests.support.channels import make_certificate, message
-from tests.support.harness import Behaviour, Receiver, eventually
+from tests.support.harness import HANG_S, Behaviour, Receiver, eventually
 
 REFUSED = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 127.1.2.3 168.63.129.16
@@ -69,7 +71,7 @@ def test_what_is_no_address_is_refused() -> None:
 @contextlib.asynccontextmanager
 async def transport(tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Transport]:
     out = Transport(Settings(**changes), lambda: time.time_ns() // 1000, tls)
-    out.send_timeout_s = 1.0
+    out.send_timeout_s = HANG_S
     await out.start()
     yield out
     await out.stop()
@@ -113,9 +115,10 @@ async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pyte
 
     async with Receiver() as receiver, transport() as out:
         monkeypatch.setattr(destination_guard, "_look_up", rebinding)
-        monkeypatch.setattr(out, "send_timeout_s", 0.2)
         url = receiver.url.replace("127.0.0.1", "rebind.example")
+        out.send_timeout_s = 0.2
         await failure(out, url)  # 8.8.8.8 was permitted, and does not answer
+        out.send_timeout_s = HANG_S
         assert out._session is not None and isinstance(out._session.connector, TCPConnector)
         out._session.connector.clear_dns_cache()
         error = await failure(out, url)
@@ -173,7 +176,7 @@ async def _never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def _drip_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok":
+    for byte in chain(b"HTTP/1.1 200 OK\r\nX: ", repeat(ord("x"))):
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0.2)  # sleep: the pace of the drips
@@ -181,7 +184,7 @@ async def _drip_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 async def _drip_body_of_failure(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 1000000\r\n\r\n")
-    for _ in range(100):
+    while True:
         writer.write(b"x")
         await writer.drain()
         await asyncio.sleep(0.2)  # sleep: the pace of the drips
@@ -237,12 +240,14 @@ async def _nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     ids=lambda answer: answer.__name__.strip("_"),
 )
 async def test_a_hostile_receiver_costs_one_bounded_attempt(answer: Any) -> None:
-    _packed()  # before the clock runs
+    _packed()  # not part of what is measured
+    says_nothing = answer in (_never, _drip_head)
     async with raw_server(answer) as url, transport(allow_private_destinations=True) as out:
+        if says_nothing:
+            out.send_timeout_s = 1.0
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.monotonic()
         error = await failure(out, f"{url}/services/a-secret?token=another")
-        assert time.monotonic() - began < 4.5 and not error.permanent
+        assert ("no answer within" in str(error)) == says_nothing and not error.permanent
         assert "secret" not in str(error) and "another" not in str(error), "the address is one"
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
 
@@ -261,9 +266,8 @@ async def test_tls_that_stalls() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server, transport(allow_private_destinations=True) as out:
         port = server.sockets[0].getsockname()[1]
-        began = time.monotonic()
+        out.send_timeout_s = 1.0
         assert str(await failure(out, f"https://127.0.0.1:{port}")) == "no answer within 1 s"
-        assert time.monotonic() - began < 2
 
 
 async def test_tls_is_checked(tmp_path: Path) -> None:
@@ -321,20 +325,24 @@ async def test_the_receivers_words_are_quoted_only_where_they_may_be() -> None:
 
 
 async def test_a_name_server_that_is_silent_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = destination_guard._look_up
+    real, answered = destination_guard._look_up, threading.Event()
 
     def slow(host: str, port: int, family: int) -> list[destination_guard.AddressInfo]:
         if host == "silent.example":
-            time.sleep(3)  # sleep: the name server, longer than the time limit
+            answered.wait()
         return real("localhost", port, family)
 
     monkeypatch.setattr(destination_guard, "_look_up", slow)
     async with Receiver() as receiver, transport(allow_private_destinations=True) as out:
-        stuck = [asyncio.create_task(failure(out, f"http://silent.example:{9000 + n}/")) for n in range(20)]
-        await asyncio.sleep(0.05)
+        stuck = [asyncio.create_task(out.post(f"http://silent.example:{9000 + n}/", b"{}", {})) for n in range(20)]
+        await asyncio.sleep(0.05)  # they have begun, or begin beside the other
         await out.post(receiver.url.replace("127.0.0.1", "localhost"), b"{}", {})
         assert not any(task.done() for task in stuck), "it did not wait for them"
-        assert {str(error) for error in await asyncio.gather(*stuck)} == {"no answer within 1 s"}
+        for task in stuck:
+            task.cancel()
+        out.send_timeout_s = 0.1
+        assert str(await failure(out, "http://silent.example/")) == "no answer within 0.1 s"
+        answered.set()
 
 
 async def test_mail_to_this_machine_is_refused_unless_it_is_the_operators_own() -> None:
@@ -356,7 +364,7 @@ async def test_blocking_libraries_are_guarded_too() -> None:
     """Every connection in one of those threads is checked, by the interpreter's own audit events."""
 
     def connect(host: str, port: int) -> str:
-        with socket.create_connection((host, port), timeout=2):
+        with socket.create_connection((host, port), timeout=HANG_S):
             return "connected"
 
     async with Receiver() as receiver, transport() as out:
@@ -393,13 +401,15 @@ async def test_an_error_is_one_line_of_what_can_be_printed() -> None:
 
 
 async def test_threads_that_hang_are_given_up_and_do_not_pile_up() -> None:
+    ended = threading.Event()
     async with transport() as out:
         out.send_timeout_s = 0.1
         for _ in range(4):
             with pytest.raises(DeliveryError, match=r"no answer within 0\.2 s"):
-                await out.in_thread(time.sleep, 1.5)
+                await out.in_thread(ended.wait)
         with pytest.raises(DeliveryError, match="taken by ones that hang"):
             await out.in_thread(time.sleep, 0)
+        ended.set()
 
         async def is_free() -> bool:
             with contextlib.suppress(DeliveryError):
