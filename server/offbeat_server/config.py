@@ -232,7 +232,7 @@ def former_names_in(flags: dict[str, Any]) -> list[str]:
     said = []
     for former, present in FORMER_NAMES.items():
         if flags.get(former) is not None:
-            said.append(f"{_flag(former)} is now called {_flag(present)}; the former name will be removed")
+            said.append(f"{flag_of(former)} is now called {flag_of(present)}; the former name will be removed")
         said += [
             f"{_variable(former)}{end} is now called {_variable(present)}{end}; the former name will be removed"
             for end in ("", "_FILE")
@@ -245,12 +245,13 @@ def _with_present_names(given: dict[str, Any]) -> dict[str, Any]:
     for former, present in FORMER_NAMES.items():
         if former in given and present in given:
             raise SettingsError(
-                f"{_flag(former)} and {_flag(present)} are the same setting: give only {_flag(present)}"
+                f"{flag_of(former)} and {flag_of(present)} are the same setting: give only {flag_of(present)}"
             )
     return {FORMER_NAMES.get(name, name): value for name, value in given.items()}
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
     return f"--{name.replace('_', '-')}"
 
 

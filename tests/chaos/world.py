@@ -198,7 +198,7 @@ class World:
             self._connection = None
 
     async def scheduler(self) -> Node:
-        """The node that judges."""
+        """The node whose scheduler evaluates deadlines."""
         if len(self.nodes) == 1:
             return self.nodes[0]
 
@@ -206,7 +206,7 @@ class World:
             for node in self.nodes:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                     async with node.server.session.get("/readyz?verbose", timeout=_timeout(2.0)) as answer:
-                        if "[+] keeper" in await answer.text():
+                        if "[+] scheduler" in await answer.text():
                             return node
             return None
 

@@ -70,6 +70,16 @@ VARIABLES_OF_SERVER = (
     "WORKERS",
     "WRITER_SILENT_MAX",
 )
+# Former names of some of them, which still work; suggestions name the present ones.
+FORMER_VARIABLES_OF_SERVER = {
+    "ACK_TIMEOUT": "COMMIT_TIMEOUT",
+    "BEAT_EVERY": "WATCHDOG_EVERY",
+    "BEAT_URL": "WATCHDOG_URL",
+    "BEAT_URL_FILE": "WATCHDOG_URL_FILE",
+    "DOOR": "HTTP_SERVER",
+    "ROOT_DIALECT": "ROOT_PROTOCOL",
+    "STOP_DELAY": "DRAIN_DELAY",
+}
 VARIABLES_OF_JOBS = ("RUN", "RUN_KEYS", "ENVIRONMENT_FD")  # set by `offbeat exec` for its command and for itself
 
 
@@ -114,7 +124,12 @@ def unknown_among(of_server: set[str]) -> list[str]:
         if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or SERVICE_LINK.match(value):
             continue
         near = get_close_matches(setting, sorted(known), 1)
-        hint = f"did you mean OFFBEAT_{near[0]}?" if near else "`offbeat serve --help` lists the settings of the server"
+        present = [FORMER_VARIABLES_OF_SERVER.get(name, name) for name in near]
+        hint = (
+            f"did you mean OFFBEAT_{present[0]}?"
+            if present
+            else "`offbeat serve --help` lists the settings of the server"
+        )
         said.append(f"{name}: there is no such setting; {hint}")
     return said
 

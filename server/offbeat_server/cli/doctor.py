@@ -26,6 +26,8 @@ POSTGRES_MIN = 150_000
 PROBE_TIMEOUT_S = 10.0
 KEYS_OF_MONITORS_MAX = 20_000  # the keys of further monitors are not looked at
 _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+# Former names of findings. They are deprecated: `--json` lists a finding by both names, for programs that read it.
+FORMER_FINDINGS = {"scheduler": "keeper"}
 
 
 class Finding(NamedTuple):
@@ -44,7 +46,8 @@ def doctor_command(client: ApiClient, database_url: str | None, as_json: bool) -
     """Check the installation and report problems. Exit code 1: something is wrong."""
     findings = [*_server(client), *_database(database_url)]
     if as_json:
-        write_json([finding._asdict() for finding in findings])
+        former = [f._replace(what=FORMER_FINDINGS[f.what]) for f in findings if f.what in FORMER_FINDINGS]
+        write_json([finding._asdict() for finding in [*findings, *former]])
     else:
         from rich.text import Text
 
@@ -64,7 +67,9 @@ def _server(client: ApiClient) -> Iterator[Finding]:
         yield Finding("server", "wrong", f"no answer from {client.url}: {error}; set OFFBEAT_URL or --url")
         return
     else:
-        missing = [line for line in said.splitlines() if line.startswith("[-]")]
+        repeated = tuple(f"[-] {name}:" for name in FORMER_FINDINGS.values())
+        lines = [line for line in said.splitlines() if line.startswith("[-]")]
+        missing = [line for line in lines if not line.startswith(repeated)]
         yield Finding("server", "warning" if missing else "ok", "; ".join(missing) or f"{client.url} is ready")
     if client.key is None:
         yield Finding("key", "wrong", "no key: set OFFBEAT_ADMIN_KEY, or --data-dir where the server keeps it")
@@ -171,9 +176,9 @@ def _database(url: str | None) -> Iterator[Finding]:
         yield Finding("schema", "warning", "not created yet; `offbeat serve` creates it")
         return
     yield _schema(state["schema_version"], state["usable_from"] or 1, state["partitions"])
-    scheduler = state["keeper"]
+    scheduler = state["scheduler"]
     yield Finding(
-        "keeper",
+        "scheduler",
         "ok" if scheduler else "wrong",
         scheduler or "no scheduler holds the lease: deadlines are not evaluated",
     )

@@ -2,13 +2,14 @@
 
 import types
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
-from offbeat_server.config import FORMER_NAMES, Settings, former_names_in, read_settings
+from offbeat_server.config import FORMER_NAMES, Settings, flag_of, former_names_in, read_settings
 
 
 def _type_of(field: FieldInfo) -> Any:
@@ -30,7 +31,7 @@ def _help_of(name: str, field: FieldInfo) -> str:
 
 
 def _option(name: str, field: FieldInfo, hidden: bool = False) -> Callable[[Any], Any]:
-    flag, kind = "--" + name.replace("_", "-"), _type_of(field)
+    flag, kind = flag_of(name), _type_of(field)
     # Every value is checked by the settings, which say what is allowed; click only has to find it.
     extra: dict[str, Any] = {"metavar": "TEXT"}
     if kind is bool:
@@ -52,7 +53,23 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command("serve", short_help="Run the server.")
+class _ServeCommand(click.Command):
+    """Suggests no former name for a flag that does not exist, but the present one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [flag for option in self.params for flag in (*option.opts, *option.secondary_opts)]
+            near = [_PRESENT_FLAGS.get(flag, flag) for flag in get_close_matches(error.option_name, known)]
+            hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+            raise click.UsageError(f"No such option {error.option_name}.{hint}", ctx) from None
+
+
+_PRESENT_FLAGS = {flag_of(former): flag_of(name) for former, name in FORMER_NAMES.items()}
+
+
+@click.command("serve", cls=_ServeCommand, short_help="Run the server.")
 @_with_settings
 def serve_command(**flags: Any) -> None:
     """Run the server until it receives SIGTERM or SIGINT."""

@@ -327,9 +327,8 @@ class Parts(Service):
             checks.append(Check("writer", writer.backlog.accepting, f"writer {writer.id}", required=False))
         if (scheduler := self.scheduler) is not None:
             checks.append(Check("deadlines", not scheduler.loading, "loading" if scheduler.loading else ""))
-            checks.append(
-                Check("keeper", scheduler.evaluating, "judges" if scheduler.evaluating else "does not", required=False)
-            )
+            detail = "evaluates deadlines" if scheduler.evaluating else "does not evaluate deadlines"
+            checks.append(Check("scheduler", scheduler.evaluating, detail, required=False, former_name="keeper"))
         return checks
 
     # ---------------------------------------------------------------- the database

@@ -98,8 +98,12 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         assert (await offbeat("monitors", "snooze", "other", "2h", "--json", url=server.url)).json["snoozed_until"]
         healthy = await offbeat("doctor", "--database-url", database_url, url=server.url)
         assert re.search(r"^key +ok", healthy.out, re.MULTILINE) and re.search(
-            r"^keeper +ok", healthy.out, re.MULTILINE
+            r"^scheduler +ok", healthy.out, re.MULTILINE
         )
+        assert not re.search(r"^keeper", healthy.out, re.MULTILINE)
+        findings = (await offbeat("doctor", "--database-url", database_url, "--json", url=server.url)).json
+        (scheduler,) = [finding for finding in findings if finding["what"] == "scheduler"]
+        assert {**scheduler, "what": "keeper"} in findings  # its former name, for programs that look for it
 
 
 @pytest.mark.quick

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from offbeat.cli.settings import VARIABLES_OF_SERVER
+from offbeat.cli.settings import FORMER_VARIABLES_OF_SERVER, VARIABLES_OF_SERVER
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.config import (
     FORMER_NAMES,
@@ -206,6 +206,9 @@ def test_a_setting_that_is_set_twice_is_refused(environment, first, second):
 
 def test_the_client_knows_the_variables_of_the_server():
     assert set(VARIABLES_OF_SERVER) == variables_of_server()
+    files = {f"{former}_file": f"{name}_file" for former, name in FORMER_NAMES.items() if name in SECRETS}
+    wanted = {former.upper(): name.upper() for former, name in {**FORMER_NAMES, **files}.items()}
+    assert wanted == FORMER_VARIABLES_OF_SERVER
 
 
 @pytest.mark.parametrize("name", ["OFFBEAT_API_KEY", "OFFBEAT_SERVER_URL", "OFFBEAT_KEEP_DAY", "OFFBEAT_ADMIN_KYE"])
@@ -213,6 +216,24 @@ async def test_the_client_warns_of_a_variable_that_nobody_reads(name):
     env: Any = {name: "1", "OFFBEAT_KEEP_DAYS": "9"}
     done = await offbeat("monitors", url="http://127.0.0.1:9", **env)
     assert f"warning: {name}: there is no such setting" in done.err and "OFFBEAT_KEEP_DAYS:" not in done.err
+
+
+@pytest.mark.parametrize("former", FORMER)
+async def test_a_mistyped_former_name_suggests_the_present_one(environment, former):
+    flag, present = former.replace("_", "-"), FORMER[former][0]
+    done = await offbeat("serve", f"--{flag[:-1]}", "1")
+    assert done.code == 2 and f"No such option --{flag[:-1]}. Did you mean --" in done.err
+    assert f"--{present.replace('_', '-')}" in done.err and f"--{flag}" not in done.err.replace(f"--{flag[:-1]}.", "")
+    environment.setenv(f"OFFBEAT_{former.upper()[:-1]}", "1")
+    with pytest.raises(SettingsError, match=rf"did you mean OFFBEAT_{present.upper()}\?$"):
+        read_settings({})
+
+
+async def test_a_mistyped_flag_suggests_its_name_and_a_strange_one_nothing():
+    done = await offbeat("serve", "--http-serve", "1")
+    assert done.code == 2 and "No such option --http-serve. Did you mean --http-server?" in done.err
+    done = await offbeat("serve", "--xyzzy=1")
+    assert done.code == 2 and done.err.endswith("No such option --xyzzy.\n")
 
 
 async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url):

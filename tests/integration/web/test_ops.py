@@ -92,6 +92,16 @@ async def test_ready_needs_what_is_required_and_shows_the_rest(aiohttp_client):
     assert (await client.get("/livez")).status == 200
 
 
+async def test_a_check_with_a_former_name_has_a_line_by_both_names(aiohttp_client):
+    world = World()
+    client = await aiohttp_client(world.app)
+    world.checks = [Check("scheduler", False, "does not evaluate", required=False, former_name="keeper")]
+    shown = await (await client.get("/readyz?verbose")).text()
+    assert shown == "[-] scheduler: does not evaluate\n[-] keeper: deprecated name of scheduler\nready\n"
+    for name in ("scheduler", "keeper"):
+        assert await (await client.get(f"/readyz?verbose&exclude={name}")).text() == "ready\n"
+
+
 async def test_discovery_lists_every_process_or_fails(aiohttp_client):
     world = World()
     client = await aiohttp_client(world.app)

@@ -13,5 +13,5 @@ select current_setting('server_version_num')::integer as version, current_settin
 select (select schema_version from meta) as schema_version,
        (select (to_jsonb(m) ->> 'usable_from')::integer from meta m) as usable_from,
        (select count(*)::integer from writers where not fenced) as writers,
-       (select holder from lease where name = 'keeper' and expires_at > clock_timestamp()) as keeper,
+       (select holder from lease where name = 'keeper' and expires_at > clock_timestamp()) as scheduler,
        (select count(*)::integer from pg_inherits where inhparent = 'pings'::regclass) as partitions

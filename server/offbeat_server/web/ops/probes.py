@@ -22,12 +22,16 @@ from offbeat_server.observability.metrics import Metrics
 
 
 class Check(NamedTuple):
-    """One check. A check that is not `required` is only shown."""
+    """One check. A check that is not `required` is only shown.
+
+    `former_name` is deprecated: scripts may look for it, so the check has a line by this name too.
+    """
 
     name: str
     ok: bool
     detail: str = ""
     required: bool = True
+    former_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ def add_routes(app: web.Application, ops: Ops) -> None:
         if "verbose" in request.query:  # alone, because the answer to a probe must not wait for Postgres
             await ops.refresh()
         left_out = set(request.query.getall("exclude", []))
-        checks = [check for check in ops.checks() if check.name not in left_out]
+        checks = [check for check in ops.checks() if left_out.isdisjoint((check.name, check.former_name))]
         ok = all(check.ok for check in checks if check.required)
         if "verbose" in request.query or not ok:
-            text = "".join(_line(check) for check in checks) + ("ready\n" if ok else "not ready\n")
+            text = "".join(_lines(check) for check in checks) + ("ready\n" if ok else "not ready\n")
         else:
             text = "ok\n"
         return web.Response(status=200 if ok else 503, text=text, headers=NO_STORE)
@@ -91,9 +95,12 @@ def add_routes(app: web.Application, ops: Ops) -> None:
         app.router.add_get(path, ready)
 
 
-def _line(check: Check) -> str:
+def _lines(check: Check) -> str:
     mark = "+" if check.ok else "-"
-    return f"[{mark}] {check.name}{': ' if check.detail else ''}{check.detail}\n"
+    line = f"[{mark}] {check.name}{': ' if check.detail else ''}{check.detail}\n"
+    if check.former_name is None:
+        return line
+    return f"{line}[{mark}] {check.former_name}: deprecated name of {check.name}\n"
 
 
 def _guarded(handler: Handler, token: str | None) -> Handler:
