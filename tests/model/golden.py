@@ -385,7 +385,7 @@ class EngineRun:
             elif what == "failures":
                 actual = str(m.streak)
             else:
-                actual = status_at(m.definition, m.status, m.dump(), 0, self.scene.engine.now).status
+                actual = status_at(m.definition, m.status, m.dump(), None, self.scene.engine.now).status
             self.outcome.check(step.line, item, actual)
 
     def _stage(self, m: Monitor, name: str) -> str:

@@ -109,7 +109,7 @@ class Engine:
                     and ping.stage is None
                     and ping.task is None
                     and m.definition.is_plain
-                    and (m.status is _UP or (m.status is _UNWATCHED and m.heard_at))
+                    and (m.status is _UP or (m.status is _UNWATCHED and m.heard_at is not None))
                     and (m.unusual is EMPTY_RARE_STATE or not m.unusual.affects_plain_success)
                     and (not state.followers or (m.project_id, m.slug) not in state.followers)
                 ):

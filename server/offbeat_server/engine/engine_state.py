@@ -156,12 +156,12 @@ class EngineState:
             status = Status.PAUSED
         elif m.incident is not None:
             status = Status.DOWN
-        elif not m.definition.expects(bool(m.heard_at)):
+        elif not m.definition.expects(m.heard_at is not None):
             status = Status.UNWATCHED
         elif m.excused:
             status = Status.UNKNOWN
         else:
-            status = Status.UP if m.heard_at else Status.NEW
+            status = Status.UP if m.heard_at is not None else Status.NEW
         if status != m.status:
             self.counts[m.status] -= 1
             self.counts[status] += 1
@@ -290,7 +290,7 @@ class EngineState:
         due, definition = m.due, m.definition
         if due is None or ((incident := m.unusual.incident) is not None and incident.silent):
             return None  # nothing is expected, or it is known to be missing and the next that counts is a ping
-        if not m.heard_at:
+        if m.heard_at is None:
             first_within = definition.first_within
             return self.moved(m, due - first_within, due) if first_within is not None else None
         if definition.after is not None:

@@ -38,7 +38,7 @@ def restart(scene: Scene) -> None:
     """The memory is lost, and comes back from the written rows."""
     old, scene.engine = scene.engine, Engine()
     for m in old.monitors.values():
-        again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, m.created_at)
+        again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, 0)
         again.load(m.status, m.since, m.position, m.dump())
         scene.engine.load(again)
     scene.engine.loaded(old.now)

@@ -63,6 +63,7 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         found = check.mismatches
         assert not found
         m = node.scheduler.engine.monitors[job]
+        assert m.heard_at is not None
         m.heard_at -= 1
         await compared(node, check, job)
         assert check.mismatches == 1

@@ -278,7 +278,7 @@ def test_a_fleet_with_first_within_is_not_late_after_a_ping_that_satisfies_no_sc
     scene.monitor("workers", members={"every": "1m"}, first_within="1h")
     scene.ping(10, "progress", task="one", slug="workers")  # the newest satisfying ping, which pages look for: none
     m = scene.engine.monitors[scene.ids["workers"]]
-    assert status_at(m.definition, m.status, m.dump(), 0, scene.at(20)) == MonitorStatus(Status.UP, None, None)
+    assert status_at(m.definition, m.status, m.dump(), None, scene.at(20)) == MonitorStatus(Status.UP, None, None)
 
 
 def test_stages_may_be_their_names_alone() -> None:
@@ -370,7 +370,7 @@ def test_state_survives_dump_and_load(scene: Scene) -> None:
     from offbeat_server.engine.engine import Engine
     from offbeat_server.engine.model.monitor import Monitor
 
-    again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, m.created_at)
+    again = Monitor(m.id, m.project_id, m.slug, m.name, m.definition, 0)
     again.load(m.status, m.since, m.position, m.dump())
     assert again.dump() == m.dump()
     other = Engine()
@@ -392,4 +392,4 @@ def test_the_last_message_is_in_the_alert(scene: Scene) -> None:
 def test_a_status_of_a_newer_version_is_shown_as_unknown() -> None:
     """A program of a newer version may have written it; the pages must show the other monitors."""
     definition = read_definition({"every": "1m", "grace": "10s"})
-    assert status_at(definition, "muted", {}, 0, 1_700_000_000 * SECOND).status == "unknown"
+    assert status_at(definition, "muted", {}, None, 1_700_000_000 * SECOND).status == "unknown"

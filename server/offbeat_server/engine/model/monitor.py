@@ -309,12 +309,12 @@ class Monitor:
         self.name = slug if name == slug else name  # one string, not two
         self.definition = definition
         self.tags: tuple[str, ...] = definition.tags
-        self.created_at = created_at  # needed until its first ping
+        self.created_at: Micros | None = created_at  # until its first ping; None: not known any more
         self.at, self.writer, self.seq = START  # the last input in this state
         self.is_saved = False  # whether the stored row is as new
         self.status = Status.NEW
         self.since: Micros = created_at
-        self.heard_at: Micros = 0  # last satisfying ping
+        self.heard_at: Micros | None = None  # last satisfying ping
         self.due: Micros | None = (
             None  # None: nothing is expected at a time; before the first ping: when it must have come
         )
@@ -338,7 +338,7 @@ class Monitor:
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default."""
         state: dict[str, Any] = {name: value for name in _SCALARS if (value := getattr(self, name))}
-        if not self.heard_at:
+        if self.heard_at is None:
             state["created"] = self.created_at
         if self.counted_source:
             state["counted_source"] = self.counted_source.hex()
@@ -367,9 +367,9 @@ class Monitor:
         self.status, self.since = _STATUS_OF.get(status) or read_enum(Status, status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        self.heard_at, self.due, self.counted_at = said("heard_at", 0), said("due"), said("counted_at", 0)
+        self.heard_at, self.due, self.counted_at = said("heard_at"), said("due"), said("counted_at", 0)
         self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
-        self.created_at = 0 if self.heard_at else state["created"]
+        self.created_at = state["created"] if self.heard_at is None else None
         # One integer where they are equal, as after a plain ping.
         if self.counted_at == self.heard_at:
             self.counted_at = self.heard_at

@@ -39,7 +39,7 @@ def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
 def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     definition, due = m.definition, m.due
     assert due is not None  # without it there is no deadline
-    if m.heard_at:
+    if m.heard_at is not None:
         start, end = window_start(definition, due), due + definition.grace
         reason = reasons.missed(definition, due, deadline, m.heard_at)
     else:
@@ -48,13 +48,16 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     outage_time = 0 if definition.strict else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
         # An interval begins again, a calendar goes on to the next slot, not to one that is long past.
-        m.due = due_from(definition, None, deadline) if m.heard_at else deadline + (definition.first_within or 0)
+        if m.heard_at is not None:
+            m.due = due_from(definition, None, deadline)
+        else:
+            m.due = deadline + (definition.first_within or 0)
         return
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
     _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, due=due))
     if m.incident is not None and MISSED in m.incident.causes:
         m.incident.silent = True
-    elif m.heard_at:
+    elif m.heard_at is not None:
         m.due = next_due(definition, due)
     else:
         m.due = deadline + (definition.first_within or 0)
@@ -69,7 +72,7 @@ def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
         if deadline > when:
             continue
         del m.awaited[run]
-        if m.heard_at or m.definition.first_within is None:
+        if m.heard_at is not None or m.definition.first_within is None:
             m.due = min(m.awaited.values(), default=None)
         state.open_for(m)
         outage_time = 0 if m.definition.strict else state.outages.within(due - within, deadline)

@@ -32,7 +32,7 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
             state.open_for(m)
             evaluate_fleet(state, m, worse=True)
         return
-    if not m.heard_at or m.excused:
+    if m.heard_at is None or m.excused:
         apply_heartbeat(state, m)
     m.heard_at = state.now
     changed = fleet.record_ping(name, state.now, members.every + members.grace)

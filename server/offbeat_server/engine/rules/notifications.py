@@ -30,7 +30,8 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
     for up in state.upstreams(m):
         if up.paused or up.incident is not None:
             continue
-        if up.heard_at <= incident.opened_at and (deadline := _next_judgement(state, up)) is not None:
+        is_silent = up.heard_at is None or up.heard_at <= incident.opened_at
+        if is_silent and (deadline := _next_judgement(state, up)) is not None:
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
         if due is not None and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and due <= up.since:
             at = max(at, end_of_grace_period(definition, up.since))  # it was due while that one was down
@@ -204,7 +205,7 @@ def _alert(
         "resolution": resolution,
         "decided_at": state.now,
         "due_at": m.due,
-        "last_ping_at": m.heard_at or None,
+        "last_ping_at": m.heard_at,
         "expected": reasons.expected(m.definition),
     }
     if incident.held_by and incident.held_until is not None and kind == AlertKind.OPENED:
@@ -213,7 +214,8 @@ def _alert(
     evidence = evidence_of(m, run) if run is not None else worst.evidence
     if evidence is not None:
         facts |= cast(AlertPayload[Micros], evidence)
-        facts["last_ping_at"] = max(m.heard_at, evidence.get("last_ping_at", 0)) or None
+        instants = [at for at in (m.heard_at, evidence.get("last_ping_at")) if at is not None]
+        facts["last_ping_at"] = max(instants, default=None)
         facts["stage"] = worst.stage or evidence.get("stage")
     state.open_for(m).alerts.append(
         Alert(incident.number, incident.ordinal, kind, state.now, m.definition.channels, facts)

@@ -55,13 +55,14 @@ def say_names(names: list[str], count: int | None = None) -> str:
     return f"{shown} and {more} more" if more > 0 and shown else shown or str(total)
 
 
-def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros) -> str:
+def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros | None) -> str:
     """No ping arrived by the deadline."""
     text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
     if definition.grace:
         text += f", with {say_duration(definition.grace)} of grace"
-    last = f"last ping at {say_time(heard_at, definition, deadline)}" if heard_at else "no ping was ever received"
-    return f"{text}; {last}"
+    if heard_at is None:
+        return f"{text}; no ping was ever received"
+    return f"{text}; last ping at {say_time(heard_at, definition, deadline)}"
 
 
 def never_pinged(definition: Definition, deadline: Micros) -> str:

@@ -19,7 +19,7 @@ AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers o
 
 def apply_heartbeat(state: EngineState, m: Monitor) -> None:
     """A satisfying ping has arrived, of a run or of none."""
-    every, first = m.definition.every, not m.heard_at
+    every, first = m.definition.every, m.heard_at is None
     m.heard_at = state.now
     if every is not None:
         m.due = state.now + every
@@ -91,7 +91,7 @@ def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | Non
             listener.awaited = {}
         if len(listener.awaited) < AWAITED_MAX:
             listener.awaited.setdefault(run or "", state.now + after.within)
-            if listener.heard_at or listener.definition.first_within is None:
+            if listener.heard_at is not None or listener.definition.first_within is None:
                 listener.due = min(listener.awaited.values())
         state.open_for(listener)
         state.queue(listener)

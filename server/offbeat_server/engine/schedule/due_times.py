@@ -144,9 +144,9 @@ def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
 
 
 def status_at(
-    definition: Definition, stored: str | None, state: dict[str, Any] | None, heard_at: Micros, now: Micros
+    definition: Definition, stored: str | None, state: dict[str, Any] | None, heard_at: Micros | None, now: Micros
 ) -> MonitorStatus:
-    """A monitor as it is now, from its stored state and its newest satisfying ping (0: none).
+    """A monitor as it is now, from its stored state and its newest satisfying ping (None: none).
 
     `stored` and `state` are the status and the state of its row in `states`, None if it has none yet. The row of a
     healthy monitor may be minutes old; the ping makes up for that. A status of a newer version is `unknown`.
@@ -157,17 +157,19 @@ def status_at(
         return MonitorStatus(status, None, None)
     due: Micros | None = state.get("due")
     grace = definition.grace
-    if heard_at > state.get("heard_at", 0):
+    judged_at: Micros | None = state.get("heard_at")
+    if heard_at is not None and (judged_at is None or heard_at > judged_at):
         if definition.every is not None or calendar_of(definition) is not None:
-            due = due_after(definition, due if state.get("heard_at") else None, heard_at, judged=status == Status.DOWN)
+            before = due if judged_at is not None else None
+            due = due_after(definition, before, heard_at, judged=status == Status.DOWN)
         if status == Status.NEW:
             status = Status.UP
-    elif not heard_at and not state.get("heard_at") and definition.first_within is not None:
+    elif heard_at is None and judged_at is None and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
-    if status != Status.DOWN and not definition.expects(bool(heard_at or state.get("heard_at"))):
+    if status != Status.DOWN and not definition.expects(heard_at is not None or judged_at is not None):
         return MonitorStatus(Status.UNWATCHED, None, None)
     if status == Status.UNWATCHED:  # as it was before its definition was changed
-        status = Status.UP if heard_at else Status.NEW
+        status = Status.UP if heard_at is not None else Status.NEW
     if due is None:
         return MonitorStatus(status, None, None)
     if status in (Status.UP, Status.UNKNOWN) and now > due:

@@ -108,7 +108,7 @@ def status_of_row(row: Record, now: Micros) -> MonitorStatus:
     """How the monitor of a row of `overview.monitors` is at `now`."""
     status = "paused" if row["paused"] else row["status"]
     state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}
-    heard_at = to_micros(row["heard_at"]) if row["heard_at"] else 0
+    heard_at = to_micros(row["heard_at"]) if row["heard_at"] is not None else None
     return status_at(load_definition(row["definition"]), status, state, heard_at, now)
 
 
