@@ -263,7 +263,7 @@ def _lazy_field(name: str) -> _LazyField[Any]:
 
 
 class Monitor:
-    """A monitor as the engine knows it. Instants are Micros, 0 where there was none yet."""
+    """A monitor as the engine knows it. Instants are Micros, None if there is none."""
 
     __slots__ = (
         "armed",
@@ -320,7 +320,7 @@ class Monitor:
         )
         self.armed: Micros = 0  # its entry in the heap
         self.last_word = ""  # `signal_word` of the last ping of a whole run, to know a repeat; "": forgotten
-        self.counted_at: Micros = 0  # when it came
+        self.counted_at: Micros | None = None  # when it came
         self.counted_source: bytes | None = None
         self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
         self.unusual = EMPTY_RARE_STATE
@@ -367,7 +367,7 @@ class Monitor:
         self.status, self.since = _STATUS_OF.get(status) or read_enum(Status, status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        self.heard_at, self.due, self.counted_at = said("heard_at"), said("due"), said("counted_at", 0)
+        self.heard_at, self.due, self.counted_at = said("heard_at"), said("due"), said("counted_at")
         self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
         self.created_at = state["created"] if self.heard_at is None else None
         # One integer where they are equal, as after a plain ping.

@@ -102,13 +102,14 @@ def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
 
     Without a run id only an outage of ours explains it, in which the answer was lost.
     """
-    if word != m.last_word:
+    counted_at = m.counted_at
+    if word != m.last_word or counted_at is None:
         return False
     same_client = entry.source is not None and entry.source == m.counted_source
-    if same_client and state.outages.may_be_retry(m.counted_at, entry.at):
+    if same_client and state.outages.may_be_retry(counted_at, entry.at):
         m.counted_at = entry.at  # its answer may have been lost too
         return True
-    if entry.ping.run is None or entry.at - m.counted_at > m.definition.repeat_within:
+    if entry.ping.run is None or entry.at - counted_at > m.definition.repeat_within:
         return False
     return not slot_has_come(m)
 
@@ -126,5 +127,6 @@ def is_out_of_order(m: Monitor, entry: Entry) -> bool:
         m.counted_writer not in (0, entry.writer)
         and entry.source is not None
         and entry.source == m.counted_source
+        and m.counted_at is not None
         and entry.at - m.counted_at < OVERTAKEN_MAX
     )
