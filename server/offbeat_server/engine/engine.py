@@ -114,7 +114,7 @@ class Engine:
                     and (not state.followers or (m.project_id, m.slug) not in state.followers)
                 ):
                     apply_plain_ping(state, m, entry)
-                    if not m.armed:
+                    if m.armed is None:
                         state.queue(m)
                 elif ping.stage is None or not apply_stage_ping(state, m, entry):
                     apply_ping(state, m, entry)

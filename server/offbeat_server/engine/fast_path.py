@@ -69,6 +69,6 @@ def _hear_word(state: EngineState, m: Monitor, run: Run, at: Micros, stage: str,
         m.due = at + definition.every | 0
     run.hear_stage(at, stage, signal)
     soonest = definition.stage_soonest
-    if soonest is not None and (not run.armed or at + soonest < run.armed):
+    if soonest is not None and (run.armed is None or at + soonest < run.armed):
         state.queue_run(m, run)
         state.queue(m)

@@ -2,8 +2,8 @@
 
 Pings move most deadlines later, and many times before they come. So the queue does not follow: an item keeps the entry
 it has, is looked at early, and is then queued again for its new deadline. Only a deadline that moves earlier adds an
-entry. `armed` of an item is the instant of its one valid entry, 0 for none; every other entry is stale and is dropped
-when it comes first.
+entry. `armed` of an item is the instant of its one valid entry, None without one; every other entry is stale and is
+dropped when it comes first.
 
 A queue does not hold its items. Its methods get `find`, which returns the item of a key, or None if there is none any
 more.
@@ -22,7 +22,7 @@ STALE_MIN = 1_000
 class Queued(Protocol):
     """An item of a queue."""
 
-    armed: Micros
+    armed: Micros | None
 
 
 QueueKey = TypeVar("QueueKey")
@@ -47,7 +47,8 @@ class LazyQueue(Generic[QueueKey]):
 
     def arm(self, key: QueueKey, item: Queued, when: Micros) -> None:
         """Look at this item at `when`, unless it is looked at earlier."""
-        if not item.armed or when < item.armed:
+        armed = item.armed
+        if armed is None or when < armed:
             item.armed = when = when | 0  # see `Micros`
             self.push(when, key)
 
@@ -62,7 +63,7 @@ class LazyQueue(Generic[QueueKey]):
             when, key = entry
             item = find(key)
             if item is not None and item.armed == when:
-                item.armed = 0
+                item.armed = None
                 return when, key, item
         return None
 
@@ -92,7 +93,7 @@ class LazyHeap(LazyQueue[QueueKey], list[tuple[Micros, QueueKey]]):
 
     def rebuild(self, items: Mapping[QueueKey, Queued]) -> None:
         """Replace all entries by those of the items."""
-        self[:] = [(item.armed, key) for key, item in items.items() if item.armed]
+        self[:] = [(item.armed, key) for key, item in items.items() if item.armed is not None]
         heapify(self)
 
     def sweep(self, items: Mapping[QueueKey, Queued]) -> None:

@@ -139,14 +139,12 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
 
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
     """The fault of a monitor's entry in the heap: it may be early, never late, and never overdue."""
-    when = engine.state.next_deadline_of(m)
-    if when is not None and not m.armed:
-        return "it is not in the heap"
-    if when is not None and m.armed > when:
-        return f"it is looked at {m.armed - when} µs late"
-    if m.armed and m.armed <= engine.now:
-        return f"it was to be looked at {engine.now - m.armed} µs ago"
-    return None
+    when, armed = engine.state.next_deadline_of(m), m.armed
+    if armed is None:
+        return "it is not in the heap" if when is not None else None
+    if when is not None and armed > when:
+        return f"it is looked at {armed - when} µs late"
+    return f"it was to be looked at {engine.now - armed} µs ago" if armed <= engine.now else None
 
 
 def _show(m: Monitor) -> dict[str, Any]:

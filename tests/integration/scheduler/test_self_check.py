@@ -86,11 +86,14 @@ async def test_a_deadline_that_is_lost_from_the_heap_is_found(database_url: str)
         engine = node.scheduler.engine
         while engine.state.deadlines.pop_entry(1 << 62):
             pass
-        engine.monitors[late].armed += 1
+        armed = engine.monitors[late].armed
+        assert armed is not None
+        engine.monitors[late].armed = armed + 1
         await compared(node, check, late)
         assert check.mismatches == 1
-        armed = engine.monitors[lost].armed
-        await eventually(lambda: true(engine.now > armed))
+        looked_at = engine.monitors[lost].armed
+        assert looked_at is not None
+        await eventually(lambda: true(engine.now > looked_at))
         await compared(node, check, lost)
         assert check.mismatches == 2
 

@@ -17,7 +17,7 @@ KINDS = (LazyHeap[int], DeadlineQueue)
 
 class Item:
     def __init__(self) -> None:
-        self.armed: Micros = 0
+        self.armed: Micros | None = None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +72,7 @@ def test_each_item_comes_once_at_its_earliest_time(kind: type[LazyHeap[int]] | t
                 while (due := queue.pop_before(items.get, now)) is not None:
                     when, key, item = due
                     assert (when, key) == min((at, each) for each, at in planned.items()) and when < now
-                    assert item is items[key] and not item.armed
+                    assert item is items[key] and item.armed is None
                     del planned[key]
                     popped += 1
                 assert all(at >= now for at in planned.values())
@@ -110,7 +110,7 @@ def test_a_small_queue_takes_no_memory_beside_its_entries() -> None:
 def test_rebuilt_from_its_items() -> None:
     items = {str(number): Item() for number in range(100)}
     for number, item in enumerate(items.values()):
-        item.armed = BEGIN + number * 7919 % 100 if number % 3 else 0
+        item.armed = BEGIN + number * 7919 % 100 if number % 3 else None
     queue = LazyHeap[str]()
     queue.push(BEGIN, "stale")
     queue.rebuild(items)

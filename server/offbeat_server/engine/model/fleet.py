@@ -33,7 +33,7 @@ class Member:
 
     def __init__(self, at: Micros) -> None:
         self.at = at
-        self.armed: Micros = 0
+        self.armed: Micros | None = None
         self.saved_at: Micros = 0
 
 

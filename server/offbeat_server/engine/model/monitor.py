@@ -318,7 +318,7 @@ class Monitor:
         self.due: Micros | None = (
             None  # None: nothing is expected at a time; before the first ping: when it must have come
         )
-        self.armed: Micros = 0  # its entry in the heap
+        self.armed: Micros | None = None  # its entry in the queue of deadlines
         self.last_word = ""  # `signal_word` of the last ping of a whole run, to know a repeat; "": forgotten
         self.counted_at: Micros | None = None  # when it came
         self.counted_source: bytes | None = None

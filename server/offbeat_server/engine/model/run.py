@@ -81,7 +81,7 @@ class Run:
 
     def __init__(self, number: int, run: str | None, started_at: Micros, last_at: Micros) -> None:
         self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
-        self.armed: Micros = 0  # its entry in the heap of its monitor
+        self.armed: Micros | None = None  # its entry in the queue of its monitor
         self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
         self.unended_since: Micros = 0  # start of the first of the runs that it superseded, none of which has ended
         self.implicit = False  # its start was never said; the first sign of it was something else
