@@ -388,8 +388,8 @@ def _row_of(m: Monitor, run: Run) -> RunChanged:
     return RunChanged(
         run.number,
         run.run,
-        run.started_at or None,
-        run.finished_at or None,
+        run.started_at,
+        run.finished_at,
         run.last_at,
         run.duration,
         verdict,

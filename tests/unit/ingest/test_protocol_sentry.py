@@ -113,7 +113,7 @@ def test_a_further_in_progress_is_a_sign_of_life() -> None:
     assert not scene.incidents()
     state = scene.engine.monitors[1].runs
     assert state is not None
-    assert [run.restarted_at for run in type(state).load(state.dump()).open.values()] == [scene.at(40), 0]
+    assert [run.restarted_at for run in type(state).load(state.dump()).open.values()] == [scene.at(40), None]
     scene.tick(200)
     (incident,) = scene.incidents().values()
     assert scene.seconds(incident.opened_at) == 100

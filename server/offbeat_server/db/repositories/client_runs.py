@@ -26,8 +26,8 @@ class ClientRun:
     def __init__(self, row: asyncpg.Record) -> None:
         self.monitor_id: int = row["monitor_id"]
         self.run_id: str | None = row["run"]
-        started_at = to_micros(row["started_at"]) if row["started_at"] else 0
-        first = started_at or to_micros(row["last_ping_at"])
+        started_at = to_micros(row["started_at"]) if row["started_at"] is not None else None
+        first = started_at if started_at is not None else to_micros(row["last_ping_at"])
         self.run = Run(row["number"], self.run_id, started_at, first)
         self.through: Micros = first - 1
         self.finished_at: Micros | None = None
@@ -41,8 +41,8 @@ class ClientRun:
 
     def finish(self, row: asyncpg.Record) -> None:
         """Take over from the row whether and when it ended."""
-        self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] else None
-        self.run.finished_at = self.finished_at or 0
+        self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] is not None else None
+        self.run.finished_at = self.finished_at
         self.run.verdict = member_or(Verdict, row["verdict"], Verdict.UNKNOWN) if self.finished_at is not None else None
         self._definition = load_definition(row["definition"])
 

@@ -37,7 +37,7 @@ class Limit(NamedTuple):
 
 
 class StageState:
-    """A stage as its pings show it. `status` is running, done, failed or skipped; instants are 0 if unknown.
+    """A stage as its pings show it. `status` is running, done, failed or skipped; instants are None if unknown.
 
     A run that has ended shows stages that did not end before it as failed (the one stage at work when it failed),
     unfinished or not started.
@@ -46,13 +46,17 @@ class StageState:
     __slots__ = ("finished_at", "retried_at", "started_at", "status")
 
     def __init__(
-        self, status: StageStatus, started_at: Micros, finished_at: Micros = 0, retried_at: Micros = 0
+        self,
+        status: StageStatus,
+        started_at: Micros | None,
+        finished_at: Micros | None = None,
+        retried_at: Micros | None = None,
     ) -> None:
         self.status, self.started_at, self.finished_at, self.retried_at = status, started_at, finished_at, retried_at
 
 
 class Run:
-    """One run. Instants are Micros, 0 where unknown."""
+    """One run. Instants are Micros, None if unknown."""
 
     __slots__ = (
         "armed",
@@ -79,14 +83,16 @@ class Run:
         "verdict",
     )
 
-    def __init__(self, number: int, run: str | None, started_at: Micros, last_at: Micros) -> None:
+    def __init__(self, number: int, run: str | None, started_at: Micros | None, last_at: Micros) -> None:
         self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
         self.armed: Micros | None = None  # its entry in the queue of its monitor
-        self.restarted_at: Micros = 0  # `max_runtime` counts from here, where its client asked for more time
-        self.unended_since: Micros = 0  # start of the first of the runs that it superseded, none of which has ended
+        # `max_runtime` counts from here if its client asked for more time.
+        self.restarted_at: Micros | None = None
+        # The start of the first of the runs that it superseded, none of which has ended.
+        self.unended_since: Micros | None = None
         self.implicit = False  # its start was never said; the first sign of it was something else
         self.counted = False  # it is one of the failures in a row
-        self.finished_at: Micros = 0
+        self.finished_at: Micros | None = None
         self.verdict: Verdict | None = None  # the final one
         self.reason: str | None = None
         self.hung: str | None = None  # why, once a limit was broken
@@ -169,9 +175,14 @@ class Run:
             if len(self.stages) < STAGES_SEEN_MAX:
                 started = signal not in _STATUS
                 self.stages[name] = (
-                    StageState(_RUNNING, at) if started else StageState(_STATUS[signal], 0, finished_at=at)
+                    StageState(_RUNNING, at) if started else StageState(_STATUS[signal], None, finished_at=at)
                 )
-        elif signal == "start" and not seen.started_at and at - seen.finished_at < OVERTAKEN_MAX:
+        elif (
+            signal == "start"
+            and seen.started_at is None
+            and seen.finished_at is not None
+            and at - seen.finished_at < OVERTAKEN_MAX
+        ):
             seen.started_at = seen.finished_at  # its end has overtaken it
         elif signal == "start" and seen.status is not _RUNNING:
             self.stages[name] = StageState(_RUNNING, at, retried_at=at)
@@ -184,7 +195,7 @@ class Run:
     def limits(self, definition: Definition, judged: bool = False) -> Iterator[Limit]:
         """Every limit that watches this run now and was not judged yet; with `judged` those that were, too."""
         broken: set[Mark] = set() if judged else self.broken
-        if self.started_at and ("runtime", "") not in broken:
+        if self.started_at is not None and ("runtime", "") not in broken:
             if definition.max_runtime is not None:
                 yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
             elif definition.runtime_default is not None and not self.implicit:
@@ -198,7 +209,7 @@ class Run:
             for stage, group in self.tasks.items():
                 if (slowest := group.slowest()) is not None:
                     yield Limit("task stalled", slowest[1].at, definition.stall_for, stage, slowest[0])
-        if definition.tasks is not None and self.started_at:
+        if definition.tasks is not None and self.started_at is not None:
             yield from self._task_limit(definition.tasks, "", self.started_at, broken)
         if definition.stages:
             yield from self._stage_limits(definition, broken)
@@ -217,17 +228,22 @@ class Run:
         for stage in definition.stages:
             seen = self.stages.get(stage.name)
             if stage.tasks is not None and seen is not None and seen.status is _RUNNING:
+                assert seen.started_at is not None
                 yield from self._task_limit(stage.tasks, stage.name, seen.started_at, broken)
             if waiting or (seen is None and stage.optional):
                 continue
             if seen is not None and seen.status in _OVER:
-                base = max(base, seen.finished_at)
+                assert seen.finished_at is not None
+                if base is None or seen.finished_at > base:
+                    base = seen.finished_at
                 continue
             waiting = True  # what comes after waits for this one
-            if stage.within is None or not base or (seen is not None and seen.status is _FAILED):
+            if stage.within is None or base is None or (seen is not None and seen.status is _FAILED):
                 continue
             if ("stage", stage.name) not in broken:
-                yield Limit("stage", max(base, seen.retried_at if seen else 0), stage.within, stage.name)
+                if seen is not None and seen.retried_at is not None and seen.retried_at > base:
+                    base = seen.retried_at
+                yield Limit("stage", base, stage.within, stage.name)
 
     def hang(self, limit: Limit, reason: str) -> None:
         """Record a broken limit. A run that has missed a deadline is late from then on, also if it breaks others."""
@@ -239,9 +255,10 @@ class Run:
         """Whether it is hung only because runs that it superseded never ended: it may still end well by itself."""
         default = definition.runtime_default
         return (
-            bool(self.unended_since)
+            self.unended_since is not None
             and default is not None
             and self.broken == {("runtime", "")}
+            and self.started_at is not None
             and at - self.started_at < default
         )
 
@@ -285,8 +302,10 @@ class Run:
 
     @property
     def duration(self) -> Micros | None:
-        """From start to finish; None where one of them is unknown."""
-        return self.finished_at - self.started_at if self.started_at and self.finished_at else None
+        """From start to finish; None if one of them is unknown."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
 
     @property
     def final_verdict(self) -> tuple[Verdict | None, str | None]:
@@ -336,37 +355,44 @@ class Run:
             if self.verdict == Verdict.SUCCEEDED and self._ended_by_tasks(name, tasks):
                 return StageState(_DONE, seen.started_at, self.finished_at)
             return StageState(StageStatus.UNFINISHED, seen.started_at)
-        return StageState(StageStatus.NOT_STARTED, 0) if seen.status is _WAITING else seen
+        return StageState(StageStatus.NOT_STARTED, None) if seen.status is _WAITING else seen
 
     def _stage_detail(self, name: str, defined: Stage | None, names_max: int) -> StageDetail[Micros]:
-        seen = self.stages.get(name) or StageState(_WAITING, 0)
+        seen = self.stages.get(name) or StageState(_WAITING, None)
         tasks = defined.tasks if defined is not None else None
         if self.verdict is not None:
             seen = self._stage_at_the_end(name, seen, tasks)
         detail: StageDetail[Micros] = {
             "name": name,
             "status": seen.status,
-            "started_at": seen.started_at or None,
-            "finished_at": seen.finished_at or None,
+            "started_at": seen.started_at,
+            "finished_at": seen.finished_at,
         }
         if (group := self.tasks.get(name)) is not None or tasks is not None:
             detail["tasks"] = (group or TaskGroup()).show(tasks, names_max)
         return detail
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, for an open run within its monitor's state; lists where order matters, because jsonb sorts keys."""
-        state: dict[str, Any] = {"n": self.number, "s": self.started_at, "l": self.last_at}
+        """As JSON, for an open run within its monitor's state; lists where order matters, because jsonb sorts keys.
+
+        The start of a run and the instants of a stage are 0 if unknown.
+        """
+        stages = [
+            [name, stage.status, stage.started_at or 0, stage.finished_at or 0, stage.retried_at or 0]
+            for name, stage in self.stages.items()
+        ]
+        state: dict[str, Any] = {"n": self.number, "s": self.started_at or 0, "l": self.last_at}
         said = {
             "r": self.run,
-            "a": self.restarted_at or None,
-            "e": self.unended_since or None,
+            "a": self.restarted_at,
+            "e": self.unended_since,
             "i": self.implicit or None,
             "k": self.counted or None,
             "h": self.hung,
             "y": self.hung_by or None,
             "u": self.unjudged,
             "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
-            "g": [[n, s.status, s.started_at, s.finished_at, s.retried_at] for n, s in self.stages.items()] or None,
+            "g": stages or None,
             "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
             "c": list(self.count) if self.count is not None else None,
             "b": sorted(self.broken) or None,
@@ -377,14 +403,15 @@ class Run:
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Run":
         """From `dump`."""
-        run = cls(state["n"], state.get("r"), state["s"], state["l"])
-        run.restarted_at, run.implicit = state.get("a", 0), state.get("i", False)
-        run.unended_since = state.get("e", 0)
+        run = cls(state["n"], state.get("r"), state["s"] or None, state["l"])
+        run.restarted_at, run.implicit = state.get("a"), state.get("i", False)
+        run.unended_since = state.get("e")
         run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
         run.stages = {
-            name: StageState(read_enum(StageStatus, status), *seen) for name, status, *seen in state.get("g", ())
+            name: StageState(read_enum(StageStatus, status), *(at or None for at in instants))
+            for name, status, *instants in state.get("g", ())
         }
         run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
         run.count = TaskCount(*state["c"]) if "c" in state else None

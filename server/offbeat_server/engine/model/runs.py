@@ -25,13 +25,15 @@ class EndedRun(NamedTuple):
     verdict: Verdict
     at: Micros
     begun: bool = True  # whether it had a ping before its end
-    started: Micros = 0  # 0: unknown
+    started: Micros | None = None
     word: str = ""  # what its own last ping said (see `signal_word`); "": it has not said how it ended
 
 
-def _load_ended(number: int, verdict: str, *more: Any) -> EndedRun:
-    """From JSON."""
-    return EndedRun(number, read_enum(Verdict, verdict), *more)
+def _load_ended(
+    number: int, verdict: str, at: Micros, begun: bool = True, started: Micros = 0, word: str = ""
+) -> EndedRun:
+    """From JSON, in which an unknown start is 0."""
+    return EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, word)
 
 
 class MonitorRuns:
@@ -82,7 +84,7 @@ class MonitorRuns:
         """Whether the run with this id is open, or ended a short while ago."""
         return run in self.by_id or self.ended(run, at) is not None
 
-    def add(self, run: str | None, started_at: Micros, at: Micros) -> Run:
+    def add(self, run: str | None, started_at: Micros | None, at: Micros) -> Run:
         """Open one more."""
         self.count += 1
         added = self.open[self.count] = Run(self.count, run, started_at, at)
@@ -144,7 +146,7 @@ class MonitorRuns:
         if self.closed:
             # Later fields have a key of their own: the program before reads exactly the first four.
             state["c"] = [[run, *ended[:_ENDED_FIELDS_FIRST]] for run, ended in self.closed.items()]
-            state["w"] = [list(ended[_ENDED_FIELDS_FIRST:]) for ended in self.closed.values()]
+            state["w"] = [[ended.started or 0, ended.word] for ended in self.closed.values()]
         if self.fanned_in is not None:
             state["f"] = list(self.fanned_in[:_ENDED_FIELDS_FIRST])
         if self.finished is not None:

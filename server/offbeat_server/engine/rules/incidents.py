@@ -69,8 +69,10 @@ def update_reason(state: EngineState, m: Monitor, key: CauseKey, reason: str) ->
         state.record_incident(m, incident)
 
 
-def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micros = 0) -> None:
-    """A success that counts: of run `number`, which started at `since`, or (0) of a heartbeat or unknown start.
+def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micros | None = None) -> None:
+    """A success that counts: of run `number`, which started at `since` (None: unknown).
+
+    `number` is 0 for a heartbeat, and for a run whose first ping ended it.
 
     It speaks against every cause that is older than it, and closes those against which `recover_after` have spoken.
     """
@@ -87,13 +89,15 @@ def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micro
         clear(state, m, over.__contains__)
 
 
-def _is_later(m: Monitor, cause: Cause, number: int, since: Micros) -> bool:
+def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None) -> bool:
     """Whether a success says anything about a cause: of its run, about those of runs that started before."""
     if not number:
         return True
     if cause.number:
         return number > cause.number
-    return since > cause.blamed_at or (cause.kind == CauseKind.MISSED and m.definition.every is not None)
+    if since is not None and since > cause.blamed_at:
+        return True
+    return cause.kind == CauseKind.MISSED and m.definition.every is not None
 
 
 def clear(

@@ -170,8 +170,8 @@ def evidence_of(m: Monitor, run: Run) -> RunEvidence[Micros]:
     return {
         "stage": run.current_work if run.verdict == Verdict.FAILED else None,
         "last_ping_at": run.last_at,
-        "run_started_at": run.started_at or None,
-        "run_finished_at": run.finished_at or None,
+        "run_started_at": run.started_at,
+        "run_finished_at": run.finished_at,
         "last_message": run.message,
         "detail": run.detail(m.definition, reasons.NAMES_SHOWN_MAX),
     }

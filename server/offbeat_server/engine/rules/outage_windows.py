@@ -46,7 +46,7 @@ def _run_starts(state: EngineState, m: Monitor, run: Run, now: Micros, active_si
         if state.run_deadline(m, run, limit) >= now:
             watched = True
             yield limit.base
-    if watched and (started_at := run.unended_since or run.started_at):
+    if watched and (started_at := run.unended_since or run.started_at) is not None:
         yield started_at
 
 

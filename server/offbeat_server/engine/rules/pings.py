@@ -133,7 +133,7 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word:
     ended = runs.ended(ping.run, state.now)
     if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, word):
         return False
-    run = runs.add(ping.run, 0, state.now)
+    run = runs.add(ping.run, None, state.now)
     run.implicit = True
     run.hear(state.now, ping)
     finish(state, m, run, ping, made=True)

@@ -134,13 +134,17 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
     """A run exceeded a limit: when it started, what was expected, and how far it got."""
     by = say_time(deadline, definition)
     who = f"run {run.run}" if run.run is not None else "the run"
-    started = f"started {say_time(run.started_at, definition, deadline)}" if run.started_at else "of unknown start"
+    started = (
+        f"started {say_time(run.started_at, definition, deadline)}"
+        if run.started_at is not None
+        else "of unknown start"
+    )
     if limit.kind == "stage":
         assert limit.stage is not None
         seen = run.stages.get(limit.stage)
         text = (
             f"{limit.stage} started {say_time(seen.started_at, definition, deadline)}, expected to finish by {by}"
-            if seen is not None and seen.started_at and seen.status == StageStatus.RUNNING
+            if seen is not None and seen.started_at is not None and seen.status == StageStatus.RUNNING
             else f"{limit.stage} was expected to finish by {by}"
         )
         return text + _stages(definition, run, limit.stage) + _of_run(run.run)
@@ -164,7 +168,7 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         return _tasks_overdue(definition, run, limit, by)
     if definition.max_runtime is None:
         since = say_time(limit.base, definition, deadline)
-        several = limit.base < run.started_at and run.unended_since == limit.base
+        several = run.started_at is not None and limit.base < run.started_at and run.unended_since == limit.base
         text = f"no run has ended since {since}; {who}, {started}" if several else f"{who}, {started}, has not ended"
         return f"{text}: without max_runtime, a run must end within {say_duration(limit.length)}" + _where(run)
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
@@ -367,7 +371,7 @@ def _stages(definition: Definition, run: Run, but: str) -> str:
         if seen is None:
             if not stage.optional:
                 said.append(f"{stage.name} never started")
-        elif seen.status == StageStatus.DONE and seen.started_at:
+        elif seen.status == StageStatus.DONE and seen.started_at is not None and seen.finished_at is not None:
             said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
         else:
             said.append(f"{stage.name} {seen.status}")

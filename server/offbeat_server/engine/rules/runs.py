@@ -51,7 +51,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
     """A run begins: by its start, or by its first other ping."""
     runs = runs_of(m)
     other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
-    unended_since = 0
+    unended_since: Micros | None = None
     if (before := runs.find(ping.run)) is not None:
         if before.hung is None and not before.implicit:
             unended_since = before.unended_since or before.started_at
@@ -97,7 +97,7 @@ def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = Fa
     word = "" if by_pieces else signal_word(ping)
     run.exit_code = ping.exit_code
     run.finished_at = state.now
-    if not run.started_at and ping.duration is not None:
+    if run.started_at is None and ping.duration is not None:
         run.started_at = state.now - round(ping.duration * SECOND)
     if made:
         satisfy_schedule(state, m, run.run)
@@ -152,7 +152,7 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
     """
     runs = runs_of(m)
     failed = ping.signal == "fail"
-    run = Run(ended.number, ping.run, 0, state.now)
+    run = Run(ended.number, ping.run, None, state.now)
     run.hear(state.now, ping)
     run.finished_at, run.exit_code = ended.at, ping.exit_code
     run.verdict = Verdict.FAILED if failed else Verdict.SUCCEEDED
