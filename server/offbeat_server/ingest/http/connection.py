@@ -4,15 +4,14 @@ Only a ping with a plain head (ingest/http/request_head.py) of at most 8190 byte
 is handed, with its bytes, to aiohttp's protocol, which answers or refuses it, and the connection stays there. So this
 server is as strict as aiohttp by construction, and has no cost that a ping does not need.
 
-    head ──→ (body) ──→ ticket ──→ answer          while tickets wait: at most PIPELINE_MAX, then reading pauses
-      └─ not ours: wait for the tickets, hand over
+The states of a connection and their transitions are a table in `connection_state.py`. A plain ping changes no state: it
+is read in `READING_HEADS`, waits in `pending` for its commit, and its answer is written when it is the first there. At
+most `PIPELINE_MAX` requests wait; then reading pauses (`flow_control.py`).
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -22,7 +21,16 @@ from offbeat_server.config import Settings
 from offbeat_server.ingest.http import response
 from offbeat_server.ingest.http.bodies import BYTES_PER_S_MIN, BodyBudget
 from offbeat_server.ingest.http.client_address import ClientAddresses
-from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX, HeaderCache, Headers, RequestHead
+from offbeat_server.ingest.http.connection_state import ConnectionEvent, ConnectionState, next_state
+from offbeat_server.ingest.http.flow_control import FlowControl
+from offbeat_server.ingest.http.request_head import (
+    HEAD_BYTES_MAX,
+    HeaderCache,
+    Headers,
+    RequestHead,
+    encode_target,
+    has_bare_newline,
+)
 from offbeat_server.ingest.http.target_cache import METHODS, lookup_target
 from offbeat_server.ingest.idempotency import IDEMPOTENCY_HEADER
 from offbeat_server.ingest.log_writer.backlog import unavailable
@@ -37,18 +45,18 @@ WRITE_BUFFER_BYTES = 16_384
 _END = b"\r\n\r\n"
 _IDEMPOTENCY = IDEMPOTENCY_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
-_unencoded_target = re.compile(rb"/[!-\"$->@-~\x80-\xff]*(?:\?[\t -\"$-~\x80-\xff]*)?").fullmatch
-_unencoded = re.compile(rb"[\t \x80-\xff]").search
-_encode = partial(re.compile(rb"[\t \x80-\xff]").sub, lambda found: b"%%%02X" % ord(found[0]))
-_bare_newline = re.compile(rb"(?<!\r)\n").search
+# Names of the module, because `ConnectionState.X` costs ten times as much: see connection_state.py.
+_READING_HEADS, _READING_BODY = ConnectionState.READING_HEADS, ConnectionState.READING_BODY
+_FINISHING, _HANDING_OVER, _CLOSING = ConnectionState.FINISHING, ConnectionState.HANDING_OVER, ConnectionState.CLOSING
 
 
 class ConnectionContext:
     """All that connections share: the parts of the server that they use, and the state of the listener.
 
     `admit`, `release` and `hand_over` are the listener's: whether there is room for a connection, that it has closed,
-    and a protocol of aiohttp for it. The listener updates `now_s` (a coarse clock), `date` (the header line), `ok` (of
-    the dialects that answer every committed ping alike) and `draining`.
+    and a protocol of aiohttp for it. The listener updates `now_s`, `date` (the header line), `ok` (of the dialects that
+    answer every committed ping alike) and `draining`. `now_s` is a coarse clock that stands still while the loop does:
+    bytes that wait to be read or sent are not held against the client.
     """
 
     __slots__ = (
@@ -113,10 +121,10 @@ class PendingResponse:
     def settle(self, outcome: Outcome | Rejection) -> None:
         """The answer is known; it goes out when it is its turn."""
         connection = self.connection
-        context = connection.context
-        if connection.transport is None or connection.closing:
+        if connection.transport is None:
             return
-        if context.draining and connection.tickets[-1] is self:
+        context = connection.context
+        if context.draining and connection.pending[-1] is self:
             self.keep = response.CLOSE
         ok = context.ok.get(self.dialect) if outcome is OK and not (self.keep or self.head) else None
         if ok is not None:
@@ -128,117 +136,149 @@ class PendingResponse:
                 context.metrics.failed(answer.status)
             write = context.write_again if outcome is OK else response.write_answer
             self.answer = write(answer, context.date, self.keep, head=self.head)
-        if connection.tickets[0] is self:
+        if connection.pending[0] is self:
             connection.flush()
 
 
 class Connection(asyncio.Protocol):
-    """One client connection. `since_s` is when its present state began, by the coarse clock of the context."""
+    """One client connection: the callbacks of its transport, and the way from bytes to a ping and back.
+
+    `transport` is None when nothing can be written: before the connection is made, and from `CLOSING` on. `pending` are
+    the answers that are to be written, in order. `since_s` is when the connection began to wait for what it waits for,
+    by the coarse clock of the context.
+    """
 
     __slots__ = (
         "_body",
         "_dialect",
-        "_eof",
-        "_handing_over",
+        "_flow",
         "_head",
-        "_last",
-        "_paused",
         "_request",
-        "_rest",
-        "closing",
+        "_unread",
         "context",
         "peer",
+        "pending",
         "since_s",
-        "tickets",
+        "state",
         "transport",
-        "writing_paused",
     )
 
     def __init__(self, context: ConnectionContext) -> None:
         self.context = context
+        self.state = ConnectionState.NEW
         self.transport: asyncio.Transport | None = None
-        self.tickets: deque[PendingResponse] = deque()
-        self.closing = False
-        self.writing_paused = False
+        self.pending: deque[PendingResponse] = deque()
         self.since_s = context.now_s
         self._head = RequestHead(context.endings)
-        self._rest = b""  # bytes of a head that is not whole yet, or what waits while reading is paused
-        self._body: list[bytes] = []
-        self._last = False  # nothing is read after the present request
-        self._paused = False
-        self._handing_over = False
-        self._eof = False
+        self._unread = b""  # part of a head, or what arrived before reading paused
+        self._body: list[bytes] = []  # what has arrived of a body, in READING_BODY
 
     # ---------------------------------------------------------------- called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.peer = self.context.sources.peer(transport.get_extra_info("peername"))
+        made = cast(asyncio.Transport, transport)
+        self._flow = FlowControl(made)
+        self.peer = self.context.sources.peer(made.get_extra_info("peername"))
         if not self.context.admit(self):
-            self.transport.abort()
+            self._enter(ConnectionEvent.TURNED_AWAY)
+            made.abort()
             return
-        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self._enter(ConnectionEvent.ADMITTED)
+        self.transport = made
+        made.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._enter(ConnectionEvent.LOST)
         self.transport = None
         self.context.release(self)
-        self._free_body()
-        self._rest = b""
-        self.tickets.clear()
+        self._drop_input()
+        self.pending.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._last:
+        if self.state is not _READING_HEADS:
+            self._receive_more(data)
             return
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
-        elif not (self.tickets or self._head.body_left):
+        if self._unread:
+            data = self._unread + data
+            self._unread = b""
+        elif not self.pending:
             self.since_s = self.context.now_s
-        if self._paused:
-            self._rest = data
-        else:
-            self._read(data)
+        self._read(data)
 
     def eof_received(self) -> bool:
         # Half closed: a client that has sent its requests, and sends no more, still gets the answers.
-        self._eof = True
-        return bool(self.tickets) and not self.closing
+        if self.transport is None or not self.pending:
+            self._close()
+            return False
+        self._enter(ConnectionEvent.INPUT_ENDS)
+        self._drop_input()
+        return True
 
     def pause_writing(self) -> None:
-        self.writing_paused = True
         self.since_s = self.context.now_s
-        self._pause()
+        self._flow.pause_writing()
 
     def resume_writing(self) -> None:
-        self.writing_paused = False
-        self._go_on()
+        self._flow.resume_writing()
+        self._continue()
+
+    # ---------------------------------------------------------------- called by the listener
+
+    def expire(self) -> None:
+        """Close the connection if it has waited too long for what it waits for. Called at each tick."""
+        context, settings = self.context, self.context.settings
+        waited_s = context.now_s - self.since_s
+        if self.state is _CLOSING or self._flow.writing_paused:
+            if self._flow.stalled_s(context.now_s) > settings.idle_timeout:
+                self.abort()
+        elif self.state is _READING_BODY:
+            if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
+                self._break_off(Rejection(408, "the body did not come in time"))
+        elif self.pending:
+            return  # it is for us to answer, and bounded by `commit_timeout`
+        elif waited_s > (settings.header_timeout if self._unread else settings.idle_timeout):
+            self._close()
+
+    def drain(self) -> None:
+        """The server stops: an idle connection closes now, any other after its answers."""
+        if self.state is _READING_HEADS and not (self.pending or self._unread):
+            self._close()
+
+    def abort(self) -> None:
+        """Close now; bytes that the kernel does not have yet are lost."""
+        self._flow.abort()
 
     # ---------------------------------------------------------------- reading
 
-    def _read(self, data: bytes) -> None:
-        start = 0
-        while start < len(data) and not self._last:
-            if self._head.body_left:
-                start = self._read_body(data, start)
-                continue
-            if len(self.tickets) >= PIPELINE_MAX or self.writing_paused:
-                self._rest = data[start:]
-                self._pause()
+    def _read(self, data: bytes, start: int = 0) -> None:
+        """Read requests, in READING_HEADS; keep the bytes of one that has to wait or is not whole."""
+        head, pending, flow, size = self._head, self.pending, self._flow, len(data)
+        while start < size and self.state is _READING_HEADS:
+            if len(pending) >= PIPELINE_MAX or flow.reading_paused:
+                self._unread = data[start:]
+                flow.pause_reading()
                 return
             end = data.find(_END, start) + len(_END)
             if end < len(_END):
-                if len(data) - start > HEAD_BYTES_MAX or _bare_newline(data, start):
+                if size - start > HEAD_BYTES_MAX or has_bare_newline(data, start):
                     self._hand_over(data[start:])
                 else:
-                    self._rest = data[start:]
+                    self._unread = data[start:]
                 return
             if end - start > HEAD_BYTES_MAX or not self._read_head(data[start:end]):
                 self._hand_over(self._mended(data[start:end]) + data[end:])
                 return
-            start = end
+            start = self._read_body(data, end) if head.body_left else end
+
+    def _receive_more(self, data: bytes) -> None:
+        """Read bytes that do not begin a request."""
+        if self.state is _READING_BODY:
+            self._read(data, self._read_body(data, 0))
+        elif self.state is _HANDING_OVER:
+            self._unread += data
 
     def _read_head(self, raw: bytes) -> bool:
-        """Whether it is for us; then its ticket is made, or its body awaited."""
+        """Whether it is for us; then its answer is pending, or its body awaited."""
         context, head = self.context, self._head
         if not context.fast:
             return False
@@ -256,8 +296,8 @@ class Connection(asyncio.Protocol):
             source, trusted = self.peer
             if trusted:
                 source = self._client(Headers(head.headers))
-            ticket = self._ticket(said.dialect, None, method)
-            context.pipeline.accept_plain(said, key, slug, method, source, ticket)
+            waiter = self._expect_answer(said.dialect, None, method)
+            context.pipeline.accept_plain(said, key, slug, method, source, waiter)
             return True
         if target is not None and not (head.set_target(target) or head.read(raw)):
             return False
@@ -265,29 +305,8 @@ class Connection(asyncio.Protocol):
             return False
         return self._take_head()
 
-    def _mended(self, raw: bytes) -> bytes:
-        """The head; where its target is a ping with bytes that should be encoded, these as `%20` or `%C3`.
-
-        curl, small HTTP clients and scripts send a message as it is, and other readers of HTTP refuse such a request
-        line. White space is encoded only in the query, so that nobody can make another path of it.
-        """
-        line, end, rest = raw.partition(b"\r\n")
-        start, _, version = line.rpartition(b" ")  # no search for where the target ends: that could cost its square
-        method, _, target = start.partition(b" ")
-        if (
-            len(line) > LINE_BYTES_MAX
-            or version not in (b"HTTP/1.1", b"HTTP/1.0")
-            or method not in (b"GET", b"HEAD", b"POST")
-            or _unencoded(target) is None
-            or _unencoded_target(target) is None
-        ):
-            return raw
-        path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
-        if self.context.route(one_slash(path), query) is None:
-            return raw
-        return b"%b %b %b%b%b" % (method, _encode(target), version, end, rest)
-
     def _take_head(self) -> bool:
+        """Whether a protocol reads the address of this head."""
         head = self._head
         target = head.url.decode("utf-8", "surrogateescape")
         path, _, query = target.partition("?")
@@ -305,152 +324,147 @@ class Connection(asyncio.Protocol):
         return True
 
     def _read_body(self, data: bytes, start: int) -> int:
-        """Keep what belongs to the body; gives back where the rest begins."""
-        piece = data[start : start + self._head.body_left]
-        if len(piece) == self._head.body_left and not self._body:  # came at once, as most do: nothing is kept
-            self._head.feed_body(piece)
-            self._take(piece)
-            return start + len(piece)
+        """Read what belongs to the body; gives back where the rest begins."""
+        head = self._head
+        piece = data[start : start + head.body_left]
+        if self.state is _READING_HEADS:
+            if len(piece) == head.body_left:  # came at once, as most do: nothing is kept
+                head.feed_body(piece)
+                self._take(piece)
+                return start + len(piece)
+            self._enter(ConnectionEvent.BODY_BEGINS)
         if not self.context.bodies.grow(len(piece)):
             self._refuse(unavailable())
             return len(data)
-        self._head.feed_body(piece)
+        head.feed_body(piece)
         self._body.append(piece)
-        if not self._head.body_left:
-            body = b"".join(self._body)
-            self._free_body()
-            self._take(body)
+        if not head.body_left:
+            self._end_body()
         return start + len(piece)
+
+    def _end_body(self) -> None:
+        """Take the request whose body was read in pieces."""
+        body = b"".join(self._body)
+        self._drop_input()
+        self._enter(ConnectionEvent.BODY_ENDS)
+        self._take(body)
 
     def _take(self, body: bytes) -> None:
         method, path, query, headers, _, _, fault = self._request
         request = Request(method, path, query, headers, body, 0, fault) if body else self._request  # half of `_replace`
-        ticket = self._ticket(self._dialect, request, request.method)
+        waiter = self._expect_answer(self._dialect, request, request.method)
         source = self._client(request.headers) if self.peer.trusted else self.peer.source
-        self.context.pipeline.accept(self._dialect, request, source, ticket)
+        self.context.pipeline.accept(self._dialect, request, source, waiter)
 
     def _client(self, headers: Mapping[str, str]) -> bytes | None:
         """The client address, also behind a proxy."""
         return self.context.sources.client(self.peer, headers.get("x-forwarded-for")).source
 
-    def _ticket(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
+    def _expect_answer(self, dialect: Dialect, request: Request | None, method: str) -> PendingResponse:
         """The place of this request's answer; after one that closes nothing more is read."""
         keep = self._head.keep
-        self._last = keep is response.CLOSE
-        ticket = PendingResponse(self, dialect, request, method == "HEAD", keep)
-        self.tickets.append(ticket)
-        return ticket
+        if keep is response.CLOSE:
+            self._enter(ConnectionEvent.LAST_REQUEST)
+        waiter = PendingResponse(self, dialect, request, method == "HEAD", keep)
+        self.pending.append(waiter)
+        return waiter
 
     # ---------------------------------------------------------------- answering
 
     def flush(self) -> None:
         """Write every answer whose turn has come."""
-        transport, tickets = self.transport, self.tickets
-        if transport is None or self.closing:
-            return
-        answers, last = b"", False
-        while tickets and not last and (answer := tickets[0].answer) is not None:
-            answers = answers + answer if answers else answer
-            last = tickets.popleft().keep is response.CLOSE
-        transport.write(answers)
-        if last:
-            self._close()
-            return
-        if not tickets:
-            self.since_s = self.context.now_s
-        if self._paused:
-            self._go_on()
-        if self._eof and not tickets:
-            self._close()
-
-    def expire(self) -> None:
-        """Called periodically by the listener: close the connection if its present state has lasted too long."""
-        transport, settings = self.transport, self.context.settings
+        transport, pending = self.transport, self.pending
         if transport is None:
             return
-        waited_s = self.context.now_s - self.since_s
-        if self.closing or self.writing_paused:
-            if waited_s > settings.idle_timeout:
-                transport.abort()  # it does not take its answers
-        elif self._head.body_left:
-            if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
-                self._break_off(Rejection(408, "the body did not come in time"))
-        elif self.tickets:
-            return  # it is for us to answer, and bounded by `commit_timeout`
-        elif waited_s > (settings.header_timeout if self._rest else settings.idle_timeout):
+        answers, last = b"", False
+        while pending and not last and (answer := pending[0].answer) is not None:
+            answers = answers + answer if answers else answer
+            last = pending.popleft().keep is response.CLOSE
+        transport.write(answers)
+        if not pending:
+            self.since_s = self.context.now_s
+            last = last or self.state is _FINISHING
+        if last:
             self._close()
+        elif self._flow.reading_paused:
+            self._continue()
 
-    def drain(self) -> None:
-        """The server stops: an idle connection closes now, any other after its answers."""
-        if not (self.tickets or self._rest or self._head.body_left):
-            self._close()
+    # ---------------------------------------------------------------- seldom
+
+    def _enter(self, event: ConnectionEvent) -> None:
+        self.state = next_state(self.state, event)
+
+    def _continue(self) -> None:
+        """Read on, or hand over, as soon as what it waited for is there."""
+        flow = self._flow
+        if self.transport is None or not flow.reading_paused or flow.writing_paused:
+            return
+        if self.state is _HANDING_OVER:
+            if not self.pending:
+                self._give_to_aiohttp()
+        elif len(self.pending) <= PIPELINE_MAX // 2:
+            flow.resume_reading()
+            unread, self._unread = self._unread, b""
+            if unread:
+                self._read(unread)
 
     def _close(self) -> None:
-        """After what is written has gone out."""
-        if self.transport is None or self.closing:
+        """Close after what is written has gone out."""
+        if self.transport is None:
             return
-        self.closing = self._last = True
+        transport, self.transport = self.transport, None
+        self._enter(ConnectionEvent.CLOSE)
         self.since_s = self.context.now_s
-        self.tickets.clear()
-        self.transport.close()
+        self.pending.clear()
+        transport.close()
 
     def _refuse(self, outcome: Outcome | Rejection) -> None:
         """Answer the request under way before its body is there, and read no more."""
-        self._head.body_left = 0
+        self._drop_input()
         self._head.keep = response.CLOSE
-        self._free_body()
-        self._ticket(self._dialect, self._request, self._request.method).settle(outcome)
+        self._expect_answer(self._dialect, self._request, self._request.method).settle(outcome)
 
     def _break_off(self, fault: Rejection) -> None:
         """Take the request under way with what there is of its body, and read no more."""
         self._request = self._request._replace(fault=fault)
-        body = b"".join(self._body)
-        self._head.body_left = 0
         self._head.keep = response.CLOSE
-        self._free_body()
-        self._take(body)
+        self._end_body()
 
-    def _free_body(self) -> None:
+    def _drop_input(self) -> None:
+        """Forget what was read of a request that is not whole."""
         self.context.bodies.shrink(sum(map(len, self._body)))
         self._body = []
+        self._unread = b""
+        self._head.body_left = 0
 
-    def _pause(self) -> None:
-        if not self._paused and self.transport is not None and not self.closing:
-            self._paused = True
-            self.transport.pause_reading()
+    def _mended(self, raw: bytes) -> bytes:
+        """The head; if its target is a ping with bytes that should be encoded, with these encoded."""
+        return encode_target(raw, self._is_ping)
 
-    def _go_on(self) -> None:
-        """Read on, or hand over, as soon as what it waited for is there."""
-        if self.transport is None or self.closing or not self._paused or self.writing_paused:
-            return
-        if self._handing_over:
-            if not self.tickets:
-                self._hand_over(self._rest)
-        elif len(self.tickets) <= PIPELINE_MAX // 2:
-            self._paused = False
-            self.transport.resume_reading()
-            rest, self._rest = self._rest, b""
-            self._read(rest)
+    def _is_ping(self, path: str, query: str) -> bool:
+        return self.context.route(one_slash(path), query) is not None
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection, from this request on, to aiohttp; after the answers that are still to come."""
-        transport = self.transport
-        if transport is None or self.closing:
-            return
         self._head.body_left = 0
-        if self.tickets or self.writing_paused:
-            self._handing_over = True
-            self._rest = data
-            self._pause()
-            return
+        self._unread = data
+        self._enter(ConnectionEvent.FOREIGN_REQUEST)
+        if self.pending or self._flow.writing_paused:
+            self._flow.pause_reading()
+        else:
+            self._give_to_aiohttp()
+
+    def _give_to_aiohttp(self) -> None:
+        transport = self.transport
+        assert transport is not None
         if self.context.draining:
             self._close()  # aiohttp is closing too
             return
-        paused, self.transport, self._rest, self._last = self._paused, None, b"", True
+        self._enter(ConnectionEvent.HAND_OVER)
+        data, self._unread, self.transport = self._unread, b"", None
         handler = self.context.hand_over(self)
+        self._flow.resume_reading()  # before aiohttp has bytes: it may pause reading by itself
         transport.set_write_buffer_limits()
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)
-        if paused:
-            transport.resume_reading()

@@ -106,8 +106,7 @@ class FastListener(Service):
         except TimeoutError:
             log.warning("listener.connections_closed", connections=len(self._open))
             for connection in list(self._open):
-                if connection.transport is not None:
-                    connection.transport.abort()
+                connection.abort()
         await super().stop()
 
     def _admit(self, connection: Connection) -> bool:

@@ -10,7 +10,8 @@ that stands twice, no Host, a target that is no path, a chunked body, `Expect`, 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import httptools
@@ -21,6 +22,10 @@ HEAD_BYTES_MAX = 8190  # of a head at the fast HTTP server
 LINE_BYTES_MAX = 65_536  # of a request line at aiohttp: Cronitor's and Uptime Kuma's clients put exceptions into it
 HEADERS_MAX = 128
 _is_target = re.compile(rb"/[!\"$-~]*").fullmatch  # llhttp and all other parsers read it alike
+_unencoded_target = re.compile(rb"/[!-\"$->@-~\x80-\xff]*(?:\?[\t -\"$-~\x80-\xff]*)?").fullmatch
+_unencoded = re.compile(rb"[\t \x80-\xff]").search
+_encode = partial(re.compile(rb"[\t \x80-\xff]").sub, lambda found: b"%%%02X" % ord(found[0]))
+has_bare_newline = re.compile(rb"(?<!\r)\n").search
 ENDINGS_MAX = 1_000
 ENDING_BYTES_MAX = 512
 
@@ -188,3 +193,27 @@ class RequestHead:
 
     def on_message_complete(self) -> None:
         self.complete = True
+
+
+def encode_target(raw: bytes, is_ping: Callable[[str, str], bool]) -> bytes:
+    """Return the head; if its target is a ping with bytes that should be encoded, these as `%20` or `%C3`.
+
+    curl, small HTTP clients and scripts send a message as it is, and other readers of HTTP refuse such a request line.
+    White space is encoded only in the query, so that nobody can make another path of it. `is_ping` says whether a path
+    and a query are a ping's.
+    """
+    line, end, rest = raw.partition(b"\r\n")
+    start, _, version = line.rpartition(b" ")  # no search for where the target ends: that could cost its square
+    method, _, target = start.partition(b" ")
+    if (
+        len(line) > LINE_BYTES_MAX
+        or version not in (b"HTTP/1.1", b"HTTP/1.0")
+        or method not in (b"GET", b"HEAD", b"POST")
+        or _unencoded(target) is None
+        or _unencoded_target(target) is None
+    ):
+        return raw
+    path, _, query = target.decode("utf-8", "surrogateescape").partition("?")
+    if not is_ping(path, query):
+        return raw
+    return b"%b %b %b%b%b" % (method, _encode(target), version, end, rest)
