@@ -9,40 +9,26 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from offbeat_server.ingest.http.client_address import Peer
-
-
-class _HandedOver:
-    """`unsent`: bytes of answers that the kernel has not taken; the number has not changed since `since_s`."""
-
-    __slots__ = ("peer", "since_s", "unsent")
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.unsent = 0
-        self.since_s = 0.0
+from offbeat_server.ingest.http.flow_control import Unsent
 
 
 class HandedOverConnections:
-    """Connections at aiohttp; one whose client takes nothing for `stuck_s_max` seconds is closed."""
+    """Connections at aiohttp; one whose client takes nothing for `stalled_s_max` seconds is closed."""
 
-    def __init__(self, stuck_s_max: float) -> None:
-        self._stuck_s_max = stuck_s_max
-        self._connections: dict[web.RequestHandler, _HandedOver] = {}
+    def __init__(self, stalled_s_max: float) -> None:
+        self._stalled_s_max = stalled_s_max
+        self._connections: dict[web.RequestHandler, tuple[Peer, Unsent]] = {}
 
     def add(self, handler: web.RequestHandler, peer: Peer) -> None:
         """A connection of this peer is aiohttp's from now on."""
-        self._connections[handler] = _HandedOver(peer)
+        self._connections[handler] = peer, Unsent()
 
     def sweep(self, now_s: float) -> Iterator[Peer]:
-        """The peers of those that have closed since the last look."""
-        for handler, connection in list(self._connections.items()):
+        """The peers of those that have closed since the last look. `now_s` counts only time in which the loop ran."""
+        for handler, (peer, unsent) in list(self._connections.items()):
             transport = handler.transport
             if transport is None:
                 del self._connections[handler]
-                yield connection.peer
-                continue
-            unsent = transport.get_write_buffer_size()
-            if unsent != connection.unsent:
-                connection.unsent, connection.since_s = unsent, now_s
-            elif unsent and now_s - connection.since_s > self._stuck_s_max:
+                yield peer
+            elif unsent.stalled_s(transport, now_s) > self._stalled_s_max:
                 transport.abort()

@@ -25,6 +25,7 @@ from offbeat_server.ingest.protocols.base import OK, Dialect
 from offbeat_server.observability.metrics import Metrics
 
 TICK_S = 0.5
+TICK_S_MAX = 2 * TICK_S  # of time that counts against clients; if more has passed, the loop or the machine stood still
 STOP_SHARE = 0.4  # of `stop_timeout`: the rest is for the writer and the scheduler
 BACKLOG = 4096  # connections that wait to be accepted
 
@@ -64,6 +65,7 @@ class FastListener(Service):
             hand_over=self._hand_over,
         )
         self._clock = clock
+        self._ticked_s = self._context.now_s
         self._server = server
         self._handed_over = HandedOverConnections(settings.idle_timeout)
         self._turned_away = 0  # for want of room, until the last tick
@@ -146,10 +148,12 @@ class FastListener(Service):
 
     def _tick(self) -> None:
         context = self._context
-        last_s, context.now_s = context.now_s, monotonic()
+        now_s = monotonic()
+        passed_s, self._ticked_s = now_s - self._ticked_s, now_s
+        context.now_s += min(passed_s, TICK_S_MAX)
         if self._turned_away != (turned_away := self.connection_limiter.refused["full"]):
             self._turned_away = turned_away
-            context.pipeline.record_refusal_time(context.now_s - last_s)
+            context.pipeline.record_refusal_time(passed_s)
         self.connection_limiter.release(self._handed_over.sweep(context.now_s))
         context.date = response.date_line(self._clock)
         context.write_again.forget()
