@@ -17,7 +17,7 @@ from offbeat_server.ingest.protocols.sentry import check_ins, envelope
 from offbeat_server.notify import channel_queue
 from offbeat_server.notify.channels import webhook
 from offbeat_server.services import config_apply
-from offbeat_server.web.api import config, statistics
+from offbeat_server.web.api import configuration, statistics
 from offbeat_server.web.framework import auth_throttle, routing
 from offbeat_server.web.ui import page_base
 from offbeat_server.web.ui.live import hub
@@ -213,7 +213,7 @@ MONITORS = (
 MANAGEMENT = (
     Limit(
         "request body of the API; of `apply`; of a form",
-        f"{_bytes(routing.BODY_BYTES_MAX)}; {_bytes(config.BODY_BYTES_MAX)}; {_bytes(page_base.FORM_BYTES_MAX)}",
+        f"{_bytes(routing.BODY_BYTES_MAX)}; {_bytes(configuration.BODY_BYTES_MAX)}; {_bytes(page_base.FORM_BYTES_MAX)}",
         "413",
     ),
     Limit("work of one request", f"{routing.REQUEST_S_MAX:g} s; ten connections to Postgres", "503"),

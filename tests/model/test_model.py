@@ -30,7 +30,7 @@ from offbeat_server.engine.model.ping import Entry, Ping, Position
 from offbeat_server.engine.rules import deadlines, notifications, pings, run_steps
 from offbeat_server.engine.rules import runs as execution
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
-from offbeat_server.engine.schedule.outages import OutageIntervals
+from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
 from tests.model import reference
 from tests.model.reference import Model
 

@@ -25,7 +25,7 @@ from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.db.repositories.ping_log import LogConnection
-from offbeat_server.db.scheduler_store.entries import of_writer
+from offbeat_server.db.scheduler_store.log_entries import of_writer
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.ping import Entry

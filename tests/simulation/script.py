@@ -12,9 +12,9 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import open_cursor
 from offbeat_server.db.repositories.outbox import Attached, ChannelRow, Gathering, SettledAlert, WantedAlerts
 from offbeat_server.db.repositories.ping_log import LostPings, RefusedPings, Registered
-from offbeat_server.db.scheduler_store import decisions, entries, lease, scheduler_rows, states
-from offbeat_server.db.scheduler_store.decisions import WindowsApplied
-from offbeat_server.db.scheduler_store.lease import Held, held_by
+from offbeat_server.db.scheduler_store import decision_rows, lease_row, log_entries, scheduler_rows, states
+from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
+from offbeat_server.db.scheduler_store.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen, Checkpoint
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, RunChanged
@@ -188,24 +188,24 @@ class Script:
     async def take(self) -> None:
         """A node tries to become the scheduler."""
         holder = self.rng.choice(HOLDERS)
-        held = await self._step(lambda side: lease.take(side.keeper, KEEPER, holder, holder, LIFE_S))
+        held = await self._step(lambda side: lease_row.take(side.keeper, KEEPER, holder, holder, LIFE_S))
         if held is not None:
             self.leases.append(held)
 
     async def renew(self) -> None:
         """A scheduler renews its lease."""
         held = self._held()
-        await self._step(lambda side: lease.renew(side.keeper, held, LIFE_S))
+        await self._step(lambda side: lease_row.renew(side.keeper, held, LIFE_S))
 
     async def release(self) -> None:
         """A scheduler stops."""
         held = self._held()
-        await self._step(lambda side: lease.release(side.keeper, held))
+        await self._step(lambda side: lease_row.release(side.keeper, held))
 
     async def outlast(self) -> None:
         """A scheduler waits for what a lost connection was doing."""
         held = self._held()
-        await self._step(lambda side: lease.outlast(side.keeper, held))
+        await self._step(lambda side: lease_row.outlast(side.keeper, held))
 
     # ---------------------------------------------------------------------------------------------------- people
 
@@ -254,7 +254,7 @@ class Script:
         held = self._held()
         for _ in range(rng.choice((1, 1, 2))):
             await self._step(
-                lambda side: decisions.write(
+                lambda side: decision_rows.write(
                     side.keeper,
                     held,
                     decided,
@@ -350,7 +350,7 @@ class Script:
 
         async def alert(side: Side) -> None:
             async with held_by(side.keeper, held):
-                await decisions.alert_operators(side.keeper, facts)
+                await decision_rows.alert_operators(side.keeper, facts)
 
         await self._step(alert)
 
@@ -372,7 +372,7 @@ class Script:
         """The scheduler closes an incident that it does not know."""
         held, at = self._held(), self.log_time
         monitor_id, number = self.rng.choice([*self.tables.incidents, (1, 99)])
-        await self._step(lambda side: decisions.close_incident(side.keeper, held, monitor_id, number, at))
+        await self._step(lambda side: decision_rows.close_incident(side.keeper, held, monitor_id, number, at))
 
     # ---------------------------------------------------------------------------------------- what a scheduler reads
 
@@ -454,7 +454,7 @@ class Script:
         seq = rng.randint(0, self.tables.writers[writer.writer].seq)
         horizon = self.log_time
         through, after = horizon - rng.choice((0, 10 * SECOND)), writer.started_at - rng.choice((1, -SECOND))
-        await self._ask(lambda side: entries.of_writer(side.keeper, writer.writer, seq, after, through, horizon))
+        await self._ask(lambda side: log_entries.of_writer(side.keeper, writer.writer, seq, after, through, horizon))
 
     # ---------------------------------------------------------------------------------------------------- the outbox
 

@@ -101,7 +101,7 @@ def simulated(rng: random.Random) -> Iterator[pytest.MonkeyPatch]:
         for name, (low, high) in SMALL.items():
             patch.setattr(name, rng.randint(low, high))
         rows = rng.randint(2, 12)
-        patch.setattr("offbeat_server.db.scheduler_store.entries.ENTRIES_MAX", rows)
+        patch.setattr("offbeat_server.db.scheduler_store.log_entries.ENTRIES_MAX", rows)
         patch.setattr("offbeat_server.scheduler.log_reader.ENTRIES_MAX", rows)
         patch.setattr("offbeat_server.scheduler.config_changes._apply", _noting(config_changes._apply))
         try:

@@ -17,8 +17,8 @@ from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.repositories.outbox import SettledAlert
-from offbeat_server.db.scheduler_store import decisions
-from offbeat_server.db.scheduler_store.lease import Held
+from offbeat_server.db.scheduler_store import decision_rows
+from offbeat_server.db.scheduler_store.lease_row import Held
 from offbeat_server.db.scheduler_store.scheduler_rows import WriterSeen
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
@@ -117,14 +117,14 @@ class _Without:
 def _effects_without_their_states(patch: pytest.MonkeyPatch) -> None:
     # Seen only where a process ends between the two: in one world of twelve with all faults, in one of six with these.
     patch.setattr(Faults, "kinds", ("crash",))
-    write = decisions._write
+    write = decision_rows._write
 
     async def in_two(connection: Any, held: Held, part: Sequence[Decision], *rest: Any) -> None:
-        effects = _Without(connection, decisions._SQL["put_states"])
+        effects = _Without(connection, decision_rows._SQL["put_states"])
         await write(effects, held, part, *rest)  # type: ignore[arg-type]
         await write(connection, held, [replace(d, effects=[]) for d in part], *rest)
 
-    patch.setattr(decisions, "_write", in_two)
+    patch.setattr(decision_rows, "_write", in_two)
 
 
 def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def _forget_the_term(patch: pytest.MonkeyPatch) -> None:
             async with connection.transaction():
                 yield
 
-    for module in ("db.scheduler_store.decisions", "scheduler.outages", "scheduler.checkpoint"):
+    for module in ("db.scheduler_store.decision_rows", "scheduler.outages", "scheduler.checkpoint"):
         patch.setattr(f"offbeat_server.{module}.held_by", held_by)
 
 

@@ -22,7 +22,7 @@ from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.notify.channels.registry import Kinds
 from offbeat_server.services.context import Context
 from offbeat_server.web.api.routes import add_routes
-from offbeat_server.web.framework.access import Access
+from offbeat_server.web.framework.authorization import Access
 from offbeat_server.web.framework.routing import Deps
 from tests.support.harness import ADMIN_KEY, Answer
 

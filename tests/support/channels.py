@@ -20,7 +20,7 @@ from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.messages.payload_schema import webhook_schema
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 from tests.support.harness import HANG_S, needs
 
 SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")

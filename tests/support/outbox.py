@@ -12,7 +12,7 @@ import asyncpg
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import open_pool
 from offbeat_server.notify.dispatcher import Dispatcher
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 from tests.support.harness import HANG_S, Receiver
 
 OPENED_AT = "2026-11-24T03:10:00Z"

@@ -19,7 +19,7 @@ from offbeat.cli.client import (
 )
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.config import former_names_in, read_settings
-from offbeat_server.db.doctor import examine
+from offbeat_server.db.diagnosis import examine
 from offbeat_server.db.schema import SCHEMA_VERSION, judge_version
 
 POSTGRES_MIN = 150_000

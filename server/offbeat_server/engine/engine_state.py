@@ -18,7 +18,7 @@ from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
 from offbeat_server.engine.model.run import Limit, Run
 from offbeat_server.engine.schedule.due_times import end_of_grace_period, window_start
 from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Window
-from offbeat_server.engine.schedule.outages import OutageIntervals
+from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
 
 Blame = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
 RELEASES = 0  # in the queue of deadlines, in place of the id of a monitor: `releases` has something to do

@@ -21,7 +21,7 @@ from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import backoff_s
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.message_builder import MessageBuilder
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 log = structlog.get_logger("attempts")
 

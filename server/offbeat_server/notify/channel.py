@@ -13,7 +13,7 @@ from yarl import URL
 
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.messages.render import AlertFacts, RenderedAlert
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 LINK_LABEL = "Open in Offbeat"
 

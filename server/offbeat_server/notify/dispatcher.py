@@ -29,7 +29,7 @@ from offbeat_server.notify.delivery_round import DeliveryRound
 from offbeat_server.notify.flapping import Flapping
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.periodic import PeriodicAlerts
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 log = structlog.get_logger("dispatcher")
 

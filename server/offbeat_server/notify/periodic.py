@@ -20,7 +20,7 @@ from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.channels.alertmanager import Alertmanager
 from offbeat_server.notify.channels.registry import KINDS, load_channel
 from offbeat_server.notify.messages.message_builder import MessageBuilder
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 log = structlog.get_logger("periodic")
 

@@ -18,7 +18,7 @@ SLUG = "hello"
 
 
 class ShownKey(Protocol):
-    """The admin key as this process knows it; see db/repositories/admin_key.py."""
+    """The admin key as this process knows it; see db/repositories/shared_admin_key.py."""
 
     @property
     def key(self) -> str | None:

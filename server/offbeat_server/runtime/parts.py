@@ -25,7 +25,7 @@ from offbeat_server.common.service import Service, Stack, forever
 from offbeat_server.config import Settings, read_service_environment
 from offbeat_server.db.pool import Pool, has_several_hosts, look_for_primary, open_pool
 from offbeat_server.db.read_models.processes import DatabaseFacts, read_targets
-from offbeat_server.db.repositories import admin_key
+from offbeat_server.db.repositories import shared_admin_key
 from offbeat_server.db.repositories.access import load_secret
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.engine.model.ping import Ping
@@ -38,7 +38,7 @@ from offbeat_server.ingest.protocols.base import Outcome
 from offbeat_server.ingest.provisioning import Provisioning
 from offbeat_server.notify.channels.registry import KINDS, Kinds
 from offbeat_server.notify.dispatcher import Dispatcher
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.metrics_server import MetricsServer
@@ -56,7 +56,7 @@ from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
 from offbeat_server.services.config_apply import apply_file
 from offbeat_server.services.context import Context
 from offbeat_server.web.api import routes
-from offbeat_server.web.framework.access import Access
+from offbeat_server.web.framework.authorization import Access
 from offbeat_server.web.framework.routing import Deps
 from offbeat_server.web.ops import probes
 from offbeat_server.web.ops.probes import Check, Ops
@@ -95,7 +95,7 @@ class Parts(Service):
         self._url: str
         self._pool: Pool
         self._facts: DatabaseFacts
-        self._admin_key: admin_key.AdminKey
+        self._admin_key: shared_admin_key.AdminKey
         self._transport: Transport
 
     # ---------------------------------------------------------------- for every role
@@ -135,7 +135,7 @@ class Parts(Service):
         settings, url = self.settings, self._url
         pool = self._pool = await self._patiently(lambda: open_pool(url, size_max=10, pgbouncer=settings.pgbouncer))
         self._admin_key = await self._patiently(
-            lambda: admin_key.agreed(pool, settings.admin_key, settings.data_dir, self.node)
+            lambda: shared_admin_key.agreed(pool, settings.admin_key, settings.data_dir, self.node)
         )
         # The dispatcher asks what time it is before there is a writer.
         await self._patiently(lambda: sample_clock(self.clock, pool))

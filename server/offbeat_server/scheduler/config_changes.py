@@ -11,7 +11,7 @@ import structlog
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.scheduler_store import scheduler_rows
-from offbeat_server.db.scheduler_store.decisions import WindowsApplied
+from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
 from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition

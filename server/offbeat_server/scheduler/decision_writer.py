@@ -13,7 +13,7 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import LeaseLostError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.scheduler_store import decisions, scheduler_rows
+from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
 from offbeat_server.engine.decisions import Alert, Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.observability.metrics import Metrics
@@ -93,7 +93,7 @@ class DecisionWriter:
     async def _commit(self, connection: Connection, part: Sequence[Decision]) -> None:
         changes = self._config_changes
         windows = tuple(changes.windows_applied)
-        await decisions.write(
+        await decision_rows.write(
             connection, self._lease.check(), part, changes.channels_of, changes.projects, windows_applied=windows
         )
         del changes.windows_applied[: len(windows)]

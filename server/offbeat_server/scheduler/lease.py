@@ -12,8 +12,8 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import LeaseLostError, OffbeatError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.scheduler_store import lease
-from offbeat_server.db.scheduler_store.lease import Held
+from offbeat_server.db.scheduler_store import lease_row
+from offbeat_server.db.scheduler_store.lease_row import Held
 
 LIFE_S = 6.0  # a crashed scheduler is replaced after this and `TAKE_EVERY_S`
 RENEW_EVERY_S = LIFE_S / 3
@@ -51,7 +51,9 @@ class Lease:
             started_s = monotonic()
             try:
                 connection = await self._connected()
-                held = await lease.take(connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address)
+                held = await lease_row.take(
+                    connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address
+                )
             except OffbeatError as error:
                 log.warning("lease.request_failed", error=str(error))
                 self._drop()
@@ -69,7 +71,7 @@ class Lease:
             await asyncio.sleep(RENEW_EVERY_S if self._connection is not None else 0.25)
             started_s = monotonic()
             try:
-                renewed = await lease.renew(await self._connected(), self.held, LIFE_S)
+                renewed = await lease_row.renew(await self._connected(), self.held, LIFE_S)
             except OffbeatError as error:
                 log.warning("lease.renewal_failed", error=str(error))
                 self._drop()
@@ -86,7 +88,7 @@ class Lease:
         held, self.held = self.held, None
         try:
             if held is not None:
-                await lease.release(await self._connected(), held)
+                await lease_row.release(await self._connected(), held)
         except OffbeatError as error:
             log.warning("lease.release_failed", detail="it expires by itself", error=str(error))
         self._drop()

@@ -11,9 +11,9 @@ from offbeat_server.committed_batches import CommittedBatches, up_to
 from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.scheduler_store import entries as log_entries
+from offbeat_server.db.scheduler_store import log_entries as log_entries
 from offbeat_server.db.scheduler_store import scheduler_rows
-from offbeat_server.db.scheduler_store.entries import ENTRIES_MAX
+from offbeat_server.db.scheduler_store.log_entries import ENTRIES_MAX
 from offbeat_server.db.scheduler_store.scheduler_rows import WriterSeen
 from offbeat_server.engine.model.ping import Entry
 

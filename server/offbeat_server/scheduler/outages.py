@@ -14,8 +14,8 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.scheduler_store import decisions, scheduler_rows
-from offbeat_server.db.scheduler_store.lease import Held, held_by
+from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
+from offbeat_server.db.scheduler_store.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
 
 WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
@@ -130,7 +130,7 @@ class OutageDetector:
             decided = sorted((each for each in found if each is not None), key=lambda each: each.id)
             for each in decided:
                 if reported.needs_alert(each):
-                    await decisions.alert_operators(connection, scheduler_rows.outage_facts(each))
+                    await decision_rows.alert_operators(connection, scheduler_rows.outage_facts(each))
         self._reported = reported
         self._began.difference_update(new)
         self._refusal_id = max(self._refusal_id, refusal_id)

@@ -14,9 +14,9 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
-from offbeat_server.db.scheduler_store import decisions, scheduler_rows, states
-from offbeat_server.db.scheduler_store.entries import ENTRIES_MAX, of_monitor
-from offbeat_server.db.scheduler_store.lease import outlast
+from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows, states
+from offbeat_server.db.scheduler_store.lease_row import outlast
+from offbeat_server.db.scheduler_store.log_entries import ENTRIES_MAX, of_monitor
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine
@@ -83,7 +83,7 @@ async def compare_incidents(
         if ours.get(monitor_id) != number and monitor_id not in engine.quarantined:
             on_mismatch()
             log.error("recovery.incident_only_in_database", monitor_id=monitor_id, incident=number)
-            await decisions.close_incident(connection, lease.check(), monitor_id, number, max(at, 1))
+            await decision_rows.close_incident(connection, lease.check(), monitor_id, number, max(at, 1))
     for monitor_id in ours.keys() - theirs.keys():
         on_mismatch()
         log.error("recovery.incident_only_in_engine", monitor_id=monitor_id)

@@ -20,7 +20,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.config import Settings
 from offbeat_server.db.partitions import make_partitions, retire_partitions
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.scheduler_store import retention, scheduler_rows
+from offbeat_server.db.scheduler_store import expired_rows, scheduler_rows
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.recovery import SLICE
 
@@ -70,7 +70,7 @@ class Retention:
         )
         try:
             await make_partitions(connection, to_datetime(await scheduler_rows.now(connection)).date(), DAYS_AHEAD)
-            if await retention.has_leapt(connection):
+            if await expired_rows.has_leapt(connection):
                 log.warning(
                     "retention.paused_after_clock_jump",
                     detail="the clock jumped by more than a day: nothing is deleted for a day",
@@ -85,12 +85,12 @@ class Retention:
 
     async def _delete_before(self, connection: Connection, before: datetime) -> None:
         await retire_partitions(connection, before.date())
-        for subject in retention.SUBJECTS:
+        for subject in expired_rows.SUBJECTS:
             if subject != "deaf":
                 await self._delete_old(connection, subject, before)
 
     async def _delete_old(self, connection: Connection, subject: str, before: datetime) -> None:
-        while await retention.delete_old(connection, subject, before) == retention.ROWS_MAX:
+        while await expired_rows.delete_old(connection, subject, before) == expired_rows.ROWS_MAX:
             await asyncio.sleep(0.1)
 
     async def _forget_outages(self, connection: Connection, checkpoint_at: Micros) -> None:
@@ -121,9 +121,9 @@ class Retention:
         A finished monitor is not checked again, so the cost of a round depends on the latest deletions. (A new process
         checks all once. Pings that were under way at a deletion come within an hour: until then it is checked.)
         """
-        seen = await retention.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
+        seen = await expired_rows.seen_through(connection, self._seen_rev, before - REMAINS_KEPT)
         slices = 0
-        async for _ in retention.delete_remains(connection, before, since, self._seen_rev):
+        async for _ in expired_rows.delete_remains(connection, before, since, self._seen_rev):
             slices += 1
             if slices == REMAINS_SLICES_MAX:
                 return

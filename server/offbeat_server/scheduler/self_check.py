@@ -17,8 +17,8 @@ from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import Pool, database_trouble
-from offbeat_server.db.scheduler_store import replay
-from offbeat_server.db.scheduler_store.entries import of_monitor
+from offbeat_server.db.scheduler_store.log_entries import of_monitor
+from offbeat_server.db.scheduler_store.states import load_stored
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.isolated import isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
@@ -114,7 +114,7 @@ class SelfCheck(Service):
         outages, windows = list(engine.state.outages.intervals), dict(engine.state.windows)
         with database_trouble():
             async with self._pool.acquire() as connection:
-                if not await replay.load_stored(connection, stored) or stored.at > through or stored.rev < rev:
+                if not await load_stored(connection, stored) or stored.at > through or stored.rev < rev:
                     return None  # it was written again since, or a change of it was not
                 since = stored.position
                 entries = await of_monitor(connection, stored.id, since, through, ENTRIES_MAX + 1)

@@ -7,7 +7,7 @@ from offbeat_server.db.repositories import access as stored
 from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.services.context import Context
-from offbeat_server.services.idempotency import Repeatable, created_before, remember
+from offbeat_server.services.repeatable_creation import Repeatable, created_before, remember
 
 ID_MAX = 2**31 - 1
 

@@ -16,7 +16,7 @@ from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.slugs import slug_of
 from offbeat_server.services.context import Context
 from offbeat_server.services.documents import MonitorBody
-from offbeat_server.services.idempotency import Repeatable, created_before, remember
+from offbeat_server.services.repeatable_creation import Repeatable, created_before, remember
 
 
 class PutMonitor(NamedTuple):

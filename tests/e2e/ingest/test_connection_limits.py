@@ -138,7 +138,7 @@ async def test_a_key_over_its_limit_is_told_so_and_its_neighbours_are_not(databa
         assert bulk.body.count(b"pings more often") == 2
         assert len(await served.rows()) == 6
         assert await served.database.fetchval("select count(*) from refusals where reason = 'limited'") == 0
-        served.writer.refusals.publish()
+        served.writer.refused_pings.publish()
         sample = served.metrics.registry.get_sample_value
         assert sample("offbeat_ping_refusals_total", {"reason": "limited"}) == 4
 

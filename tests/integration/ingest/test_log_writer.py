@@ -482,7 +482,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(database, d
         assert began - 1000 <= to_micros(row["started_at"]) <= to_micros(row["ended_at"]) <= ended + 1000
         for seen in await database.fetch("select * from seen"):
             assert seen["refusals"] == 4 or to_micros(seen["through"]) < to_micros(row["started_at"])
-        run.writer.refusals.publish()
+        run.writer.refused_pings.publish()
         sample = run.writer._metrics.registry.get_sample_value
         assert sample("offbeat_ping_refusals_total", {"reason": "full"}) == 4
         assert sample("offbeat_pings_total", {"signal": "start", "result": "refused"}) == 4

@@ -11,7 +11,7 @@ from offbeat_server.config import Settings
 from offbeat_server.engine.model.ping import PLAIN, Ping
 from offbeat_server.ingest.key_index import KeyTarget
 from offbeat_server.ingest.log_writer.backlog import ROW_BYTES, Backlog
-from offbeat_server.ingest.log_writer.refusals import Refusals
+from offbeat_server.ingest.log_writer.refused_pings import RefusedPingTracker
 from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection
 from offbeat_server.observability.metrics import Metrics
 
@@ -39,9 +39,9 @@ class Scene:
         self.clock = LogClock(lambda: int(self.now_s * 1e9))
         local = self.clock.local()
         self.clock.sample(local, 5_000 * SECOND, local)
-        self.refusals = Refusals(self.clock, Metrics("test"))
+        self.refused_pings = RefusedPingTracker(self.clock, Metrics("test"))
         self.woken = 0
-        self.backlog = Backlog(self.clock, Settings(**settings), self.refusals, self._wake)  # type: ignore[arg-type]
+        self.backlog = Backlog(self.clock, Settings(**settings), self.refused_pings, self._wake)  # type: ignore[arg-type]
         self.backlog.open(3)
 
     def _wake(self) -> None:
@@ -143,17 +143,17 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
     with pytest.raises(BacklogFullError):
         scene.ping(PLAIN["fail"])
     scene.now_s += 3
-    (refused,) = scene.refusals.instants()
+    (refused,) = scene.refused_pings.instants()
     assert (refused.ended - refused.started, refused.pings, refused.reason) == (2 * SECOND, 2, "full")
     assert scene.clock.now() - refused.ended == 3 * SECOND
     with pytest.raises(BacklogFullError):
         scene.ping()
     # A report that failed is repeated with later refusals: one interval, since nothing can have been committed.
-    (whole,) = scene.refusals.instants()
+    (whole,) = scene.refused_pings.instants()
     assert (whole.started, whole.ended - whole.started, whole.pings) == (refused.started, 5 * SECOND, 3)
-    assert [each.pings for each in scene.refusals.ages()] == [3]
-    scene.refusals.reported()
-    assert not scene.refusals.unreported
+    assert [each.pings for each in scene.refused_pings.ages()] == [3]
+    scene.refused_pings.reported()
+    assert not scene.refused_pings.unreported
     assert scene.seqs() == [[1, 2]]
     scene.ping()
 
@@ -169,7 +169,7 @@ def test_refused_while_closed(reason, error):
     assert not scene.backlog.accepting
     with pytest.raises(error):
         scene.ping()
-    assert scene.refusals.unreported
+    assert scene.refused_pings.unreported
     assert scene.seqs() == [[1]]  # what was pending stays
     assert kept.outcomes == [OK]
 
@@ -207,7 +207,7 @@ def test_who_waits_too_long_is_told_once_and_the_row_stays():
     assert scene.seqs() == [[1], [2], [3, 4]]
     assert late.outcomes == [OK]
     assert [waiter.kinds for waiter in early] == [["unavailable"]] * 3
-    (outage,) = scene.refusals.ages()  # their clients waited for nothing, and others may have given up
+    (outage,) = scene.refused_pings.ages()  # their clients waited for nothing, and others may have given up
     assert (outage.reason, outage.pings, outage.started - outage.ended) == ("database", 0, 9 * SECOND)
 
 
@@ -221,7 +221,7 @@ def test_dropped_pings_are_told_and_reported_from_when_they_came():
     scene.backlog.drop("database")
     assert [waiter.kinds for waiter in waiters] == [["unavailable"]] * 3
     assert scene.backlog.front() is None
-    (refused,) = scene.refusals.ages()
+    (refused,) = scene.refused_pings.ages()
     assert (refused.pings, refused.reason) == (3, "database")
     assert abs(refused.started - 5 * SECOND) < 10 and abs(refused.ended - 4 * SECOND) < 10
     scene.backlog.open(4)

@@ -2,7 +2,7 @@
 
 from offbeat_server.common.instants import SECOND
 from offbeat_server.db.read_models import history
-from offbeat_server.db.scheduler_store import decisions, scheduler_rows
+from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
 from offbeat_server.notify.messages.payload_schema import webhook_schema
 from tests.support.channels import assert_published
 from tests.support.harness import Receiver, eventually
@@ -53,7 +53,7 @@ async def test_every_kind_of_alert_is_as_published(world: Scene, receiver: Recei
 
             async with world.pool.acquire() as connection:
                 outage = scheduler_rows.Outage(1, node.clock.now() - 60 * SECOND, node.clock.now(), "database", 3)
-                await decisions.alert_operators(connection, scheduler_rows.outage_facts(outage))
+                await decision_rows.alert_operators(connection, scheduler_rows.outage_facts(outage))
             await receiver.wait_for(lambda r: r.json["data"].get("cause") == "deaf")
             await world.pool.execute(
                 "update channels set failing_since = now(), updated_at = now() - interval '1 hour' where id = $1",

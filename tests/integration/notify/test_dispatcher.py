@@ -433,7 +433,7 @@ async def test_however_many_receivers_hang_they_delay_no_other(
 ) -> None:
     """A channel that is known to work needs none of the places that hanging receivers hold, not even for a moment."""
     monkeypatch.setattr("offbeat_server.notify.attempts.SLOW_AFTER_S", math.inf)  # their places do not become free
-    monkeypatch.setattr("offbeat_server.notify.transport.http.SEND_TIMEOUT_S", 50.0)  # nor on a slow machine
+    monkeypatch.setattr("offbeat_server.notify.transport.http_client.SEND_TIMEOUT_S", 50.0)  # nor on a slow machine
     numbers = iter(range(1, 1000))
     healthy = await world.channel("healthy", "webhook", url=receiver.url, per_minute=60000, digest=False)
 

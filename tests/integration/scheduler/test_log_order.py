@@ -10,7 +10,7 @@ import pytest
 from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.copy_format import COLUMNS, encode_entries
-from offbeat_server.db.scheduler_store.entries import of_writer
+from offbeat_server.db.scheduler_store.log_entries import of_writer
 from offbeat_server.db.scheduler_store.scheduler_rows import now
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import PLAIN, Entry
@@ -93,7 +93,7 @@ async def test_the_first_pings_of_a_writer_that_began_behind_the_others_count(da
 async def test_a_long_log_is_read_in_parts_without_a_pause(
     database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("offbeat_server.scheduler.log_reader", "offbeat_server.db.scheduler_store.entries"):
+    for module in ("offbeat_server.scheduler.log_reader", "offbeat_server.db.scheduler_store.log_entries"):
         monkeypatch.setattr(f"{module}.ENTRIES_MAX", 2)
     start = await now(database)
     one, two = await _writer(database, start), await _writer(database, start)

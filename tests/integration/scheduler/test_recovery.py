@@ -13,9 +13,9 @@ from offbeat_server.db.pool import connect, open_pool
 from offbeat_server.db.repositories import changes, definitions, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
 from offbeat_server.db.repositories.outbox import Outbox
-from offbeat_server.db.scheduler_store import decisions, lease, scheduler_rows, states
-from offbeat_server.db.scheduler_store.decisions import WindowsApplied
-from offbeat_server.db.scheduler_store.lease import Held
+from offbeat_server.db.scheduler_store import decision_rows, lease_row, scheduler_rows, states
+from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
+from offbeat_server.db.scheduler_store.lease_row import Held
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor
@@ -50,7 +50,7 @@ class Database:
         m.at, m.rev = at, rev
         state = None if gone else m.dump()
         decision = Decision(monitor_id, 1, Position(at, 1, 1), m.status, m.since, state, [])
-        await decisions.write(self.connection, self.held, [decision], lambda project, slugs: [], {}, taken)
+        await decision_rows.write(self.connection, self.held, [decision], lambda project, slugs: [], {}, taken)
 
     async def load(self, applied_rev: int) -> dict[int, Monitor]:
         """The monitors as a scheduler begins with them."""
@@ -65,7 +65,7 @@ class Database:
 @pytest.fixture
 async def hands(database_url: str) -> Any:
     pool, connection = await open_pool(database_url), await connect(database_url)
-    held = await lease.take(connection, "keeper", "test", "here", 60.0)
+    held = await lease_row.take(connection, "keeper", "test", "here", 60.0)
     assert held is not None
     yield Database(pool, connection, held)
     await connection.close()
@@ -130,11 +130,11 @@ async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database
 
 async def test_what_a_lost_connection_may_still_commit_is_outlasted(hands: Database, database_url: str) -> None:
     other, renewing = await connect(database_url), await connect(database_url)
-    async with lease.held_by(hands.connection, hands.held):
-        waiting = asyncio.ensure_future(lease.outlast(other, hands.held))
+    async with lease_row.held_by(hands.connection, hands.held):
+        waiting = asyncio.ensure_future(lease_row.outlast(other, hands.held))
         done, _ = await asyncio.wait([waiting], timeout=0.3)
         assert not done
-        assert await lease.renew(renewing, hands.held, 60.0), "renewals pass"
+        assert await lease_row.renew(renewing, hands.held, 60.0), "renewals pass"
     await asyncio.wait_for(waiting, 5)
     await other.close()
     await renewing.close()
@@ -148,7 +148,7 @@ async def test_a_lease_that_ends_later_than_any_can_is_not_waited_for(hands: Dat
     async def take() -> bool:
         if name == "courier":
             return await outbox.take_over(6.0)
-        return await lease.take(hands.connection, name, "other", "there", 6.0) is not None
+        return await lease_row.take(hands.connection, name, "other", "there", 6.0) is not None
 
     for ahead_s, taken in ((5, False), (3_600, True)):
         await hands.connection.execute(
@@ -162,7 +162,7 @@ async def test_a_lease_that_ends_later_than_any_can_is_not_waited_for(hands: Dat
 @pytest.mark.parametrize("where", ["between statements", "within one"])
 async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database_url: str, where: str) -> None:
     frozen = await connect(database_url, application_name="offbeat scheduler")
-    transaction = lease.held_by(frozen, hands.held)
+    transaction = lease_row.held_by(frozen, hands.held)
     await transaction.__aenter__()
     if where == "within one":
         await frozen.prepare("select 1")  # parsed, with nothing sent that would end the statement
@@ -172,7 +172,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
         with contextlib.suppress(DatabaseDownError):  # each attempt is bounded, and so is one that waits for a lock
             other = await connect(database_url, command_timeout_s=1)
             try:
-                return await lease.take(other, "keeper", "other", "there", 60.0) is not None
+                return await lease_row.take(other, "keeper", "other", "there", 60.0) is not None
             finally:
                 other.terminate()
         return False

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from offbeat_server.config import Settings
-from offbeat_server.db.scheduler_store import retention
+from offbeat_server.db.scheduler_store import expired_rows
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.retention import Retention
 from tests.support.api_server import Api, serving
@@ -30,12 +30,12 @@ async def swept(api: Api, hours: float = 1) -> list[int]:
     """The slices of one round whose bound lies `hours` ahead."""
     now = await api.pool.fetchval("select now()")
     async with api.pool.acquire() as connection:
-        found = retention.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
+        found = expired_rows.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
         return [count async for count in found]
 
 
 async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "ROWS_MAX", 2)
+    monkeypatch.setattr(expired_rows, "ROWS_MAX", 2)
     for slug in ("gone", "stays"):
         await api("PUT", f"/monitors/{slug}", {"every": "1h"})
         for _ in range(5):
@@ -76,7 +76,7 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
 
 
 async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "MONITORS_MAX", 3)
+    monkeypatch.setattr(expired_rows, "MONITORS_MAX", 3)
     scheduler = Retention("", Settings(), lambda: 0, Engine)
 
     async def deleted(count: int, days: int) -> None:
@@ -124,7 +124,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
 
 
 async def test_a_round_that_is_not_finished_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "ROWS_MAX", 2)
+    monkeypatch.setattr(expired_rows, "ROWS_MAX", 2)
     monkeypatch.setattr("offbeat_server.scheduler.retention.REMAINS_SLICES_MAX", 1)
     scheduler = Retention("", Settings(), lambda: 0, Engine)
     await api.pool.execute(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.engine.schedule.outages import RETRY_MAX, OutageIntervals
+from offbeat_server.engine.schedule.outage_intervals import RETRY_MAX, OutageIntervals
 from tests.model.test_model import SIZES, Choices, Driver, Event, draw_events, outcome_of_engine
 from tests.support.engine import Scene
 from tests.support.harness import eventually

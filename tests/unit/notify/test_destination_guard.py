@@ -23,7 +23,7 @@ from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport import destination_guard
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 from tests.support.channels import make_certificate, message
 from tests.support.harness import HANG_S, Behaviour, Receiver, eventually
 

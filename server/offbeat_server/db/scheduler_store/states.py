@@ -1,4 +1,4 @@
-"""Every monitor with its stored state, as a scheduler loads them at its start: fast enough for a million."""
+"""Reads stored states: of all monitors at the start of a scheduler, fast enough for a million, or of one monitor."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from offbeat_server.engine.model.monitor import Monitor, one_of_equal
 from offbeat_server.engine.model.ping import Position
 
 _SQL = load("scheduler")
+_SQL_OF_ONE = load("replay")
 LOAD_ROWS = 500  # of the cursor; made into objects in one go, some 3 ms
 MEMBER_ROWS = 5_000
 _new_position = tuple.__new__  # half the time of Position(...), which is a Python function
@@ -27,7 +28,7 @@ async def load_monitors(
 ) -> AsyncIterator[list[tuple[Monitor, bool]]]:
     """All monitors with their states, in slices; whether each has a state. Raises DatabaseDownError.
 
-    `on_unreadable` is told of a row that cannot be read; the others come all the same.
+    `on_unreadable` is called for a row that cannot be read; the rows after it are read.
     """
     with database_trouble():
         async with connection.transaction(readonly=True):
@@ -68,6 +69,22 @@ async def _members(connection: Connection) -> dict[int, list[MemberRow]]:
         for row, member in zip(rows, read_members(rows), strict=True):
             members.setdefault(row["monitor_id"], []).append(member)
     return members
+
+
+async def load_stored(connection: Connection, m: Monitor) -> bool:
+    """Read the stored state into `m`, a new monitor without one. False: none is stored. Raises DatabaseDownError."""
+    with database_trouble():
+        row = await connection.fetchrow(_SQL_OF_ONE["stored_state"], m.id)
+    if row is None:
+        return False
+    position = Position(row["at"], row["writer"], row["seq"])
+    state = orjson.loads(row["state"])
+    m.load(row["status"], row["since"], position, state)
+    if m.fleet is not None:
+        with database_trouble():
+            members = await connection.fetch(_SQL_OF_ONE["stored_members"], m.id)
+        enrol_members(m.fleet, state["fleet"], read_members(members))
+    return True
 
 
 def read_members(rows: Sequence[asyncpg.Record]) -> list[MemberRow]:

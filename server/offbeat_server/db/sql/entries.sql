@@ -1,7 +1,7 @@
 -- The log as the engine takes it.
 
 -- part: columns
--- As columns, not rows: the reader (db/scheduler_store/entries.py) needs half the time for them. Columns that a plain
+-- As columns, not rows: the reader (db/scheduler_store/log_entries.py) needs half the time for them. Columns that a plain
 -- ping does not use are left out: the last columns hold values of the other pings alone. An instant comes as microseconds: `extract` is
 -- numeric and exact, where a double loses some after 2041. The subquery is in order, and so is what is gathered of it.
 select array_agg(p.writer), array_agg((extract(epoch from p.at) * 1000000)::bigint), array_agg(p.seq),

@@ -20,7 +20,7 @@ from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 from offbeat_server.engine.schedule.due_times import period_of
 from offbeat_server.engine.schedule.durations import say_duration
-from offbeat_server.engine.schedule.outages import OutageIntervals
+from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
 
 NAMES_SHOWN_MAX = 20
 STAGES_SAID_MAX = 10

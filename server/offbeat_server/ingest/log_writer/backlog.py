@@ -19,7 +19,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.config import Settings
 from offbeat_server.engine.model.ping import LASTING, Entry, Ping, Signal
 from offbeat_server.ingest.key_index import KeyTarget
-from offbeat_server.ingest.log_writer.refusals import Refusals
+from offbeat_server.ingest.log_writer.refused_pings import RefusedPingTracker
 from offbeat_server.ingest.protocols.base import Outcome, PingNote, Rejection
 
 ROW_BYTES = 120  # what a plain ping takes in a COPY, and near enough in memory
@@ -88,12 +88,14 @@ class Backlog:
     `wake` is called when a ping is appended to an empty line.
     """
 
-    def __init__(self, clock: LogClock, settings: Settings, refusals: Refusals, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: LogClock, settings: Settings, refused_pings: RefusedPingTracker, wake: Callable[[], None]
+    ) -> None:
         self.clock = clock
         self._settings = settings
         self._bytes_max = settings.bytes_pending_max
         self._batch_pings_max, self._batch_bytes_max = settings.batch_pings_max, settings.batch_bytes_max
-        self._refusals = refusals
+        self._refused_pings = refused_pings
         self._wake = wake
         self._sealed: deque[Batch] = deque()
         self._open = Batch()
@@ -140,15 +142,15 @@ class Backlog:
 
     def count_refused(self, reason: str, signal: Signal) -> None:
         """A ping was refused before it came here (`reason`: one of metrics.REFUSALS)."""
-        self._refusals.add(reason, signal)
+        self._refused_pings.add(reason, signal)
 
     def count_notes(self, notes: Iterable[PingNote]) -> None:
         """Parts of a ping were left out."""
-        self._refusals.count_notes(notes)
+        self._refused_pings.count_notes(notes)
 
     def record_refusal_time(self, reason: str, age_s: float) -> None:
         """Clients were refused, at some moment of the last `age_s` seconds: who knows what they had to say."""
-        self._refusals.add_silence(reason, int(age_s * SECOND))
+        self._refused_pings.add_silence(reason, int(age_s * SECOND))
 
     async def wait_for_capacity(self) -> None:
         """Wait until the line is at most half full; for those who would rather wait than be refused.
@@ -209,7 +211,7 @@ class Backlog:
         """Nothing that is pending will be stored. Closed before."""
         for batch in [*self._sealed, self._open]:
             for entry in batch.entries:
-                self._refusals.add_dropped(reason, entry.ping.signal, entry.at)
+                self._refused_pings.add_dropped(reason, entry.ping.signal, entry.at)
         batches = [*self._sealed, self._open]
         self._sealed.clear()
         self._open = Batch()
@@ -233,7 +235,7 @@ class Backlog:
             place = batch.expired
             waiter, waiters[place] = waiters[place], _NOBODY
             batch.expired = place + 1
-            self._refusals.count_late(entries[place].ping.signal, entries[place].at)
+            self._refused_pings.count_late(entries[place].ping.signal, entries[place].at)
             _settle(waiter, unavailable())
         return batch.expired == len(entries)
 
@@ -249,7 +251,7 @@ class Backlog:
 
     def _refuse(self, ping: Ping) -> NoReturn:
         reason = self._closed or "full"
-        self._refusals.add(reason, ping.signal)
+        self._refused_pings.add(reason, ping.signal)
         raise _refusal(reason)
 
 

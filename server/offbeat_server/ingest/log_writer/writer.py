@@ -37,7 +37,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db.repositories.ping_log import LogConnection, LostPings, Registered, Session
 from offbeat_server.engine.model.ping import PLAIN, Entry
 from offbeat_server.ingest.log_writer.backlog import Backlog, Batch
-from offbeat_server.ingest.log_writer.refusals import Refusals
+from offbeat_server.ingest.log_writer.refused_pings import RefusedPingTracker
 from offbeat_server.ingest.protocols.base import OK, Rejection
 from offbeat_server.observability.metrics import Metrics
 
@@ -90,8 +90,8 @@ class LogWriter(Service):
         self._url, self._settings, self._clock, self._metrics = url, settings, clock, metrics
         self._node, self._metrics_address = node, metrics_address
         self._committed, self._on_lost = committed, on_lost
-        self.refusals = Refusals(clock, metrics)
-        self.backlog = Backlog(clock, settings, self.refusals, self.wake)
+        self.refused_pings = RefusedPingTracker(clock, metrics)
+        self.backlog = Backlog(clock, settings, self.refused_pings, self.wake)
         self.id = 0  # of the row in `writers`; 0: there was none yet
         self._registration = Registered(0, 0)
         self._confirmed_seq = 0  # of that writer: every ping up to it was answered
@@ -139,7 +139,7 @@ class LogWriter(Service):
         finally:
             await self.cancel_tasks()
             self.backlog.drop("database")
-            self.refusals.publish()
+            self.refused_pings.publish()
             if self._log is not None:
                 self._log.terminate()
 
@@ -202,12 +202,12 @@ class LogWriter(Service):
         assert self._log is not None
         self._notice_silence()
         before = self._clock.local()
-        ages = self.refusals.ages()
+        ages = self.refused_pings.ages()
         writer, database = await self._log.register(
             self._node, self._metrics_address, self.id or None, ages, self._jumped, self._lost
         )
         after = self._clock.local()
-        self.refusals.reported()
+        self.refused_pings.reported()
         self._jumped, self._lost = False, None
         self._registration, self._confirmed_seq = Registered(writer, database), 0
         try:
@@ -221,7 +221,7 @@ class LogWriter(Service):
         self._clock.raise_to(max(database, latest))
         if latest - database > JUMP_MAX:
             # The other writer has registered since, by a clock that jumped: follow it, over time without any writer.
-            self.refusals.add_silence("clock", latest - database)
+            self.refused_pings.add_silence("clock", latest - database)
         self._alive()
         self._sampled_s = self._moved_s
         self.backlog.open(writer)
@@ -244,7 +244,7 @@ class LogWriter(Service):
                 await self._sleep(max(wait_s, SLEEP_S_MIN))
 
     async def _commit(self, batch: Batch) -> None:
-        await self._report_refusals(batch)
+        await self._report_refused_pings(batch)
         handed_s = monotonic()
         try:
             await self._store(batch)
@@ -299,7 +299,7 @@ class LogWriter(Service):
         assert self._log is not None
         head = self.backlog.front()
         through = self._heard_through() if head is None else head.entries[0].at - 1
-        await self._report_refusals()  # after `through` is chosen: pings refused since are later
+        await self._report_refused_pings()  # after `through` is chosen: pings refused since are later
         self._pulsed_s = monotonic()
         before = self._clock.local()
         database = await self._ask(self._log.pulse(self.id, through))
@@ -321,17 +321,17 @@ class LogWriter(Service):
             return now
         return max(self.through, now - (self._clock.local() - self._stopped_at))
 
-    async def _report_refusals(self, batch: Batch | None = None) -> None:
+    async def _report_refused_pings(self, batch: Batch | None = None) -> None:
         """Put on record when pings were refused or kept waiting, before `batch` or a pulse passes those instants."""
         assert self._log is not None
         self._notice_stall()
         self._notice_silence()
         waited = 0 if batch is None else self._clock.now() - batch.entries[0].at
         if waited > SLOW_S * SECOND and not self._is_slow_for_long():
-            self.refusals.add_silence("database", waited)
-        if self.refusals.unreported:
-            await self._ask(self._log.report_refusals(self.id, self.refusals.instants()))
-            self.refusals.reported()
+            self.refused_pings.add_silence("database", waited)
+        if self.refused_pings.unreported:
+            await self._ask(self._log.report_refusals(self.id, self.refused_pings.instants()))
+            self.refused_pings.reported()
 
     async def _ask(self, request: Awaitable[T]) -> T:
         """One request to Postgres. If the answer takes long, the time until it came is an outage.
@@ -359,7 +359,7 @@ class LogWriter(Service):
             self._note_slow(silent_s)
             if self._is_slow_for_long():
                 return
-        self.refusals.add_silence("database", round(silent_s * SECOND))
+        self.refused_pings.add_silence("database", round(silent_s * SECOND))
 
     def _note_slow(self, seconds: float) -> None:
         now_s = monotonic()
@@ -385,7 +385,7 @@ class LogWriter(Service):
     async def _end(self) -> None:
         assert self._log is not None
         through = self._heard_through()
-        await self._report_refusals()
+        await self._report_refused_pings()
         await self._log.end(self.id, through)
         await self._log.close()
         self._ended.set()
@@ -423,7 +423,7 @@ class LogWriter(Service):
             await asyncio.sleep(SWEEP_S)
             self._notice_stall()
             self.backlog.expire()
-            self.refusals.publish()
+            self.refused_pings.publish()
             if self.backlog.accepting and monotonic() - self._answered_s > self._settings.commit_timeout:
                 # A ping that comes now would only wait for a 503.
                 self.backlog.close("database")
@@ -435,7 +435,7 @@ class LogWriter(Service):
         stalled_s, self._turned_s = now_s - self._turned_s, now_s
         if stalled_s > STALL_S:
             log.warning("writer.process_stalled", seconds=round(stalled_s, 1))
-            self.refusals.add_silence("stalled", round(stalled_s * SECOND))
+            self.refused_pings.add_silence("stalled", round(stalled_s * SECOND))
 
     def _alive(self) -> None:
         """Postgres has just answered that our word stands."""

@@ -19,7 +19,7 @@ from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.render import cut
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 413, 415, 422))
 OTHERS_S_MAX = 2.0  # a peer that hangs would hold every alert up for all of its time-out, and a storm for hours

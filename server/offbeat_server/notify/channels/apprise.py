@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError
-from offbeat_server.notify.transport.http import REPLY_BYTES_MAX, Transport
+from offbeat_server.notify.transport.http_client import REPLY_BYTES_MAX, Transport
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
 # Services that speak HTTP to another host. Not among them: what acts on the server's own machine (syslog, dbus, gio),

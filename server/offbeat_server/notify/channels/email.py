@@ -19,7 +19,7 @@ from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.messages.render import cut
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 from offbeat_server.notify.transport.smtp import check_address
 
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}

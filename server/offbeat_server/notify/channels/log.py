@@ -6,7 +6,7 @@ import orjson
 import structlog
 
 from offbeat_server.notify.channel import Channel, Message
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 log = structlog.get_logger("alert")
 

@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field
 
 from offbeat_server.notify.channel import Channel, Message, Url
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 401, 403, 404, 413))
 _TAGS = {"🔴": "red_circle", "🟠": "orange_circle", "🟢": "green_circle", "🔵": "blue_circle"}

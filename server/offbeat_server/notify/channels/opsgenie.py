@@ -14,7 +14,7 @@ from pydantic import Field
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.messages.render import cut
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 401, 402, 403, 404, 422))
 _HOSTS = {"us": "https://api.opsgenie.com", "eu": "https://api.eu.opsgenie.com"}

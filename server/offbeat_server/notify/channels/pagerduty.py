@@ -13,7 +13,7 @@ from pydantic import Field
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message
 from offbeat_server.notify.messages.render import cut
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 401, 403, 404))
 _HOSTS = {"us": "https://events.pagerduty.com", "eu": "https://events.eu.pagerduty.com"}

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
 from offbeat_server.notify.messages.render import cut, cut_head
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 403, 404, 410))
 _FIELDS_MAX = 10

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
 from offbeat_server.notify.messages.template import check_template, escape_for, fill
-from offbeat_server.notify.transport.http import Transport
+from offbeat_server.notify.transport.http_client import Transport
 
 # Statuses that a correct receiver sends only because of this message. 401, 403 and 404 also come from one that is being
 # set up or deployed, so the alert is tried again.

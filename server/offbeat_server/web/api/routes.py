@@ -8,7 +8,17 @@ from aiohttp import web
 
 from offbeat_server import __version__
 from offbeat_server.notify.messages.payload_schema import webhook_schema
-from offbeat_server.web.api import channels, config, history, incidents, monitors, projects, public, statistics, windows
+from offbeat_server.web.api import (
+    channels,
+    configuration,
+    history,
+    incidents,
+    monitors,
+    projects,
+    public,
+    statistics,
+    windows,
+)
 from offbeat_server.web.framework import openapi, routing
 from offbeat_server.web.framework.routing import ApiReply, Call, Deps, Route
 from offbeat_server.web.framework.ttl_cache import TtlCache
@@ -32,7 +42,7 @@ ROUTES = [
     *channels.ROUTES,
     *windows.ROUTES,
     *projects.ROUTES,
-    *config.ROUTES,
+    *configuration.ROUTES,
     *public.ROUTES,
     Route("GET", "/openapi.json", get_openapi, None, "open"),
     Route("GET", "/schemas/alert-payload", get_alert_schema, None, "open", content_type="application/schema+json"),

@@ -17,7 +17,7 @@ from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, REV_MAX
 from offbeat_server.engine.model.definition import SLUG_PATTERN
 from offbeat_server.engine.model.definition_problems import SHAPES
-from offbeat_server.services.idempotency import Repeatable
+from offbeat_server.services.repeatable_creation import Repeatable
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import Call, Caller
 

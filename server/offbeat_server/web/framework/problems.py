@@ -44,7 +44,7 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"There is no {what}.")
 
 
-def refusal_of(error: Exception) -> ApiError | None:
+def api_error_of(error: Exception) -> ApiError | None:
     """Return the answer to a known error; None for an unexpected one."""
     if isinstance(error, ApiError):
         return error
@@ -69,7 +69,7 @@ def refusal_of(error: Exception) -> ApiError | None:
 
 def answer_of(error: Exception, request: web.Request) -> web.Response:
     """The problem document for an error; an unexpected one is logged whole and answered without its insides."""
-    refusal = refusal_of(error)
+    refusal = api_error_of(error)
     if refusal is None:
         log.exception("problems.request_failed", method=request.method, path=request.path, exc_info=error)
         refusal = ApiError(500, "Something went wrong here; the server's log says what.")

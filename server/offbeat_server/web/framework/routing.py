@@ -22,8 +22,8 @@ from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.services.context import Context
-from offbeat_server.web.framework.access import Access, Principal, Right
 from offbeat_server.web.framework.addresses import base_url
+from offbeat_server.web.framework.authorization import Access, Principal, Right
 from offbeat_server.web.framework.problems import ApiError, answer_of
 
 ROOT = "/api/v1"

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from offbeat_server.db.repositories import access as stored_access
 from offbeat_server.db.repositories import sessions as stored
-from offbeat_server.web.framework.access import Principal
 from offbeat_server.web.framework.addresses import base_url
+from offbeat_server.web.framework.authorization import Principal
 from offbeat_server.web.framework.routing import Deps
 
 _NAME = "offbeat"

@@ -27,8 +27,8 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.repositories import changes
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.access import NOBODY, Right
-from offbeat_server.web.framework.problems import ApiError, refusal_of
+from offbeat_server.web.framework.authorization import NOBODY, Right
+from offbeat_server.web.framework.problems import ApiError, api_error_of
 from offbeat_server.web.framework.routing import REQUEST_S_MAX, Caller, Deps
 from offbeat_server.web.ui import template_filters
 
@@ -258,7 +258,7 @@ def address_of(what: str, slug: str, project: str = "default", rest: str = "", *
 
 async def _trouble(deps: Deps, request: web.Request, page: UiRoute, error: Exception) -> web.Response:
     """The page for an error. The values of the form that failed are on the page, and can be sent again."""
-    refusal = refusal_of(error)
+    refusal = api_error_of(error)
     if refusal is None:
         log.exception("page_base.page_failed", method=request.method, path=request.path, exc_info=error)
         refusal = ApiError(500, "Internal error; see the server's log.")

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from offbeat_server.db.repositories import sessions as stored
 from offbeat_server.web.framework import sessions
-from offbeat_server.web.framework.access import KEY_CHARS_MAX
+from offbeat_server.web.framework.authorization import KEY_CHARS_MAX
 from offbeat_server.web.ui.page_base import UiRoute, Visit, local_path, redirect, show, unpack_sent
 
 

@@ -25,7 +25,7 @@ _REASONS = ("error", "errors", "description", "errmsg", "msg", "message")
 _LARK_CODE_MIN = 9_000  # its codes have four digits and more; others answer their 200 here
 
 
-class ServiceRefusal(NamedTuple):
+class BodyFailure(NamedTuple):
     """Read the reason in a body. `known`: it is a service's own text, which may be shown."""
 
     text: str
@@ -33,12 +33,12 @@ class ServiceRefusal(NamedTuple):
     known: bool
 
 
-def refusal_in(body: bytes) -> ServiceRefusal | None:
-    """The refusal that a body of at most 64 KiB holds; None: it holds none that we know."""
+def failure_in(body: bytes) -> BodyFailure | None:
+    """Return the failure that a body of at most 64 KiB reports; None: no known one."""
     if _TEAMS.search(body):
         text = " ".join(body.decode(errors="replace").split())
         found = _STATUS.search(text)
-        return ServiceRefusal(text, int(found[1]) if found else None, True)
+        return BodyFailure(text, int(found[1]) if found else None, True)
     if body.lstrip()[:1] != b"{":
         return None
     try:
@@ -48,15 +48,15 @@ def refusal_in(body: bytes) -> ServiceRefusal | None:
     reason = _reason(said)
     code = said.get("errcode")
     if _is_number(code) and code != 0:
-        return ServiceRefusal(f"errcode {code} {reason or ''}".strip(), None, True)
+        return BodyFailure(f"errcode {code} {reason or ''}".strip(), None, True)
     if reason is None:
         return None
     if said.get("ok") is False or said.get("success") is False:
         status = said.get("error_code")
-        return ServiceRefusal(reason, status if _is_number(status) else None, False)
+        return BodyFailure(reason, status if _is_number(status) else None, False)
     code = said.get("code")
     if _is_number(code) and code >= _LARK_CODE_MIN and isinstance(said.get("msg"), str):
-        return ServiceRefusal(f"code {code} {reason}", None, True)
+        return BodyFailure(f"code {code} {reason}", None, True)
     return None
 
 

@@ -20,8 +20,8 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.notify.delivery import DeliveryError, DeliveryReply, MailServer
+from offbeat_server.notify.transport.body_failures import failure_in
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard, Resolver
-from offbeat_server.notify.transport.refusals import refusal_in
 from offbeat_server.notify.transport.smtp import read_ehlo, read_mail_server, send_mail
 from offbeat_server.notify.transport.thread_pool import GuardedThreads
 
@@ -115,7 +115,7 @@ class Transport(Service):
                 reply = DeliveryReply(response.status, b"" if empty else await _read_reply(response))
                 if not 200 <= response.status < 300:
                     raise _refusal(reply, response, final, quote)
-                if (refusal := refusal_in(reply.body)) is not None:
+                if (refusal := failure_in(reply.body)) is not None:
                     text = f"the receiver answered {response.status}, but refused it"
                     raise DeliveryError(
                         f"{text}: {refusal.text[:QUOTE_CHARS_MAX]}" if quote or refusal.known else text,

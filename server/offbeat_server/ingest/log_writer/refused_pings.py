@@ -30,7 +30,7 @@ class _Span:
         self.pings = 0
 
 
-class Refusals:
+class RefusedPingTracker:
     """Refused pings: reported before any ping that is accepted later, and counted."""
 
     def __init__(self, clock: LogClock, metrics: Metrics) -> None:
