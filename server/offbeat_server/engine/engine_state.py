@@ -313,7 +313,8 @@ class EngineState:
         """The instant at which a limit of a run is broken, moved by outages."""
         assert m.runs is not None
         deadline = self.moved(m, limit.base, limit.base + limit.length)
-        return max(deadline, m.runs.not_before) if run.number <= m.runs.not_before_of else deadline
+        not_before = m.runs.not_before
+        return deadline if not_before is None or run.number > m.runs.not_before_of else max(deadline, not_before)
 
     def queue_run(self, m: Monitor, run: Run) -> None:
         """Look at a run when the first of its limits would be broken."""

@@ -34,7 +34,7 @@ class Member:
     def __init__(self, at: Micros) -> None:
         self.at = at
         self.armed: Micros | None = None
-        self.saved_at: Micros = 0
+        self.saved_at: Micros | None = None
 
 
 class Fleet:
@@ -46,12 +46,12 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.silent: dict[str, Micros] = {}  # name -> the deadline it missed
         self.deadlines = LazyHeap[str]()  # of the members, by name
-        self.not_before: Micros = 0  # no member is silent before this: a change or a resume was made
+        self.not_before: Micros | None = None  # no member is silent before this: a change or a resume was made
         self.peak = 0  # the highest number alive at once, and when it was last reached
-        self.peak_at: Micros = 0
+        self.peak_at: Micros | None = None
         self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
         self.heard = False  # whether any row may be older than its member's last ping
-        self.whole_at: Micros = 0  # up to here no row is
+        self.whole_at: Micros | None = None  # no row is older than its member's last ping up to here
 
     @property
     def alive(self) -> int:
@@ -141,13 +141,13 @@ class Fleet:
 
     def lower_peak(self, at: Micros, forget_after: Micros) -> None:
         """A peak that was last reached longer than `forget_after` ago is no measure any more."""
-        if self.alive < self.peak and at - self.peak_at > forget_after:
+        if self.alive < self.peak and self.peak_at is not None and at - self.peak_at > forget_after:
             self.peak, self.peak_at = self.alive, at
 
     def put_off(self, until: Micros) -> None:
         """The earliest instant at which a member becomes silent, if a member is known."""
         if self.members:
-            self.not_before = max(self.not_before, until)
+            self.not_before = until if self.not_before is None else max(self.not_before, until)
 
     # ---------------------------------------------------------------- when to look at whom
 
@@ -172,9 +172,9 @@ class Fleet:
     # ---------------------------------------------------------------- storing
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, but for the members."""
-        state: dict[str, Any] = {"p": [self.peak, self.peak_at], "w": self.whole_at}
-        if self.not_before:
+        """As JSON, 0 for no instant, but for the members."""
+        state: dict[str, Any] = {"p": [self.peak, self.peak_at or 0], "w": self.whole_at or 0}
+        if self.not_before is not None:
             state["b"] = self.not_before
         return state
 
@@ -196,8 +196,9 @@ class Fleet:
     def load(cls, state: dict[str, Any]) -> "Fleet":
         """From `dump`; the caller enrols the members and fills the queue."""
         fleet = cls()
-        fleet.peak, fleet.peak_at = state["p"]
-        fleet.not_before, fleet.whole_at = state.get("b", 0), state.get("w", 0)
+        fleet.peak, peak_at = state["p"]
+        fleet.peak_at, fleet.whole_at = peak_at or None, state.get("w") or None
+        fleet.not_before = state.get("b")
         return fleet
 
     def add_member(self, row: MemberRow) -> None:

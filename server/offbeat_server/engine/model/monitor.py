@@ -333,7 +333,10 @@ class Monitor:
     @property
     def follow_from(self) -> Position:
         """From where on the log adds to what is stored: all after it, and what is before its position again."""
-        return self.position if self.fleet is None else min(self.position, Position(self.fleet.whole_at, 0, 0))
+        if self.fleet is None:
+            return self.position
+        whole_at = self.fleet.whole_at
+        return START if whole_at is None else min(self.position, Position(whole_at, 0, 0))
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default."""

@@ -59,7 +59,8 @@ class MonitorRuns:
         self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
         self.fanned_in: EndedRun | None = None  # the last run without an id, where its own pieces ended it
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
-        self.not_before: Micros = 0  # no limit of a run up to that number is judged before: something was changed
+        # No limit of a run up to that number is judged before: something was changed.
+        self.not_before: Micros | None = None
         self.not_before_of = 0
         self.task_names = 0  # of all open runs
         self.limits = LazyHeap[int]()  # of the open runs, by number
@@ -124,7 +125,8 @@ class MonitorRuns:
     def put_off(self, until: Micros) -> None:
         """Judge no limit of the runs that are open now before that."""
         if self.open:
-            self.not_before, self.not_before_of = max(self.not_before, until), self.count
+            self.not_before = until if self.not_before is None else max(self.not_before, until)
+            self.not_before_of = self.count
 
     def take_until(self, when: Micros) -> list[Run]:
         """The open runs whose time may have come, by number, taken out of the queue.
@@ -151,7 +153,7 @@ class MonitorRuns:
             state["f"] = list(self.fanned_in[:_ENDED_FIELDS_FIRST])
         if self.finished is not None:
             state["e"] = list(self.finished)
-        if self.not_before:
+        if self.not_before is not None:
             state["b"] = [self.not_before, self.not_before_of]
         return state
 
@@ -173,5 +175,5 @@ class MonitorRuns:
         runs.fanned_in = _load_ended(*state["f"]) if "f" in state else None
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
-        runs.not_before, runs.not_before_of = state.get("b", (0, 0))
+        runs.not_before, runs.not_before_of = state.get("b", (None, 0))
         return runs

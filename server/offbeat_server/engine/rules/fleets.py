@@ -66,7 +66,8 @@ def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
         if name in fleet.silent:
             deadline = at + members.forget_after
         else:
-            deadline = max(state.moved(m, at, at + members.every + members.grace), fleet.not_before)
+            deadline = state.moved(m, at, at + members.every + members.grace)
+            deadline = deadline if fleet.not_before is None else max(deadline, fleet.not_before)
         if deadline > when:
             fleet.arm(name, deadline)
         else:
