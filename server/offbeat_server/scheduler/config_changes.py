@@ -24,7 +24,7 @@ class ConfigChanges:
 
     def __init__(self) -> None:
         self.rev = 0
-        self._ended: dict[int, Micros] = {}  # deleted by changes that are read again; no row of them is left
+        self._ended: dict[int, Micros | None] = {}  # deleted by changes that are read again; no row of them is left
         self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, applied by the last scheduler at these instants
         self._ahead: Micros = 0  # the instant at which the last of these deletions and windows took effect
         self._repeated = 0  # how many of them are applied here too
@@ -37,7 +37,8 @@ class ConfigChanges:
         self.rev = rev
         self._ended = await scheduler_rows.deleted_since(connection, rev)
         self._known = await scheduler_rows.windows_applied(connection, rev)
-        self._ahead = max([0, *self._ended.values(), *(at for at, _ in self._known)])
+        ended = [at for at in self._ended.values() if at is not None]
+        self._ahead = max([0, *ended, *(at for at, _ in self._known)])
         self._repeated = 0
         self.windows_applied = []
         await self._load_channels(connection)

@@ -43,11 +43,11 @@ class DecisionWriter:
         self.dropped = 0  # decisions that Postgres could not store
         self._engine: Engine
         self._pending: Sequence[Decision] = ()  # taken from the engine, not known to be written
-        self._last_state: tuple[int, Micros] = 0, 0  # the last one that was written: monitor, and its last input
+        self._last_state: tuple[int, Micros] | None = None  # the last one that was written: monitor, and its last input
 
     def begin(self, engine: Engine) -> None:
         """Write for this engine from now on; forget what is pending of another."""
-        self._engine, self._pending, self._last_state = engine, (), (0, 0)
+        self._engine, self._pending, self._last_state = engine, (), None
 
     async def write_all(self) -> None:
         """Write everything that the engine has decided, some hundred monitors per transaction.
@@ -68,8 +68,11 @@ class DecisionWriter:
 
     async def check(self, connection: Connection) -> None:
         """Raises LeaseLostError if Postgres has not the last state that was written: it is another or an older one."""
+        if self._last_state is None:
+            return
         monitor_id, at = self._last_state
-        if monitor_id and await scheduler_rows.state_at(connection, monitor_id) < at:
+        stored_at = await scheduler_rows.state_at(connection, monitor_id)
+        if stored_at is None or stored_at < at:
             raise LeaseLostError("decisions that were in the database are missing")
 
     async def _write_pending(self) -> None:
@@ -100,8 +103,8 @@ class DecisionWriter:
         for decision in part:
             if decision.state is not None:
                 self._last_state = decision.monitor_id, decision.position.at
-            elif decision.monitor_id == self._last_state[0]:
-                self._last_state = 0, 0
+            elif self._last_state is not None and decision.monitor_id == self._last_state[0]:
+                self._last_state = None
 
     def _drop(self, decision: Decision, error: RowRejectedError) -> None:
         self.dropped += 1

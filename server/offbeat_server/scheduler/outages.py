@@ -40,26 +40,26 @@ class ReportedOutages:
     leaves one out.
     """
 
-    until: Micros = 0  # the end of what was reported
-    run_from: Micros = 0  # of outages with less than a second between them, which are one
-    run_until: Micros = 0
+    until: Micros | None = None  # the end of what was reported
+    run: tuple[Micros, Micros] | None = None  # outages with less than a second between them are one
 
     def needs_alert(self, outage: Outage) -> bool:
         """Add the next outage. One trouble is one alert, though every writer notices it."""
         if outage.reason == "lost":  # each writer knows of its own
             return True
         if outage.reason == "clock":
-            if outage.started_at < self.until + SAME_JUMP:
+            if self.until is not None and outage.started_at < self.until + SAME_JUMP:
                 return False
             self.until = outage.ended_at
             return True
-        if outage.started_at > self.run_until + SECOND:
-            self.run_from = outage.started_at
-        self.run_from, self.run_until = min(self.run_from, outage.started_at), max(self.run_until, outage.ended_at)
-        reported = max(0, self.until - self.run_from)
-        if self.run_until - self.run_from - reported < (max(MUCH_LONGER, reported) if reported else WORTH_TELLING):
+        start, end = outage.started_at, outage.ended_at
+        if self.run is not None and start <= self.run[1] + SECOND:
+            start, end = min(self.run[0], start), max(self.run[1], end)
+        self.run = (start, end)
+        reported = max(0, self.until - start) if self.until is not None else 0
+        if end - start - reported < (max(MUCH_LONGER, reported) if reported else WORTH_TELLING):
             return False
-        self.until = self.run_until
+        self.until = end
         return True
 
 

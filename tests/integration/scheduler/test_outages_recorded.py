@@ -103,7 +103,7 @@ def test_which_outages_need_an_alert() -> None:
     assert not reported.needs_alert(deaf(150, 190))
     assert reported.needs_alert(deaf(186, 3_786))
     assert not reported.needs_alert(deaf(3_780, 3_790))
-    reported = ReportedOutages(until=111 * SECOND, run_from=100 * SECOND, run_until=111 * SECOND)
+    reported = ReportedOutages(until=111 * SECOND, run=(100 * SECOND, 111 * SECOND))
     assert reported.needs_alert(deaf(200, 211))
     assert not reported.needs_alert(deaf(270, 271, "clock"))  # no: within a minute of the last
     assert reported.needs_alert(deaf(280, 281, "clock"))  # a jump is, however short

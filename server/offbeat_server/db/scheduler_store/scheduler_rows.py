@@ -165,14 +165,16 @@ async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
     return [ChangeSeen(*row) for row in rows]
 
 
-async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros]:
-    """The monitors deleted after this change of which nothing is left to end, and when they ended; 0: they never began.
+async def deleted_since(connection: Connection, rev: int) -> dict[int, Micros | None]:
+    """The monitors deleted after this change of which nothing is left to end, and when they ended.
+
+    None: the scheduler never evaluated it.
 
     Raises DatabaseDownError.
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["deleted_since"], rev)
-    return {row["id"]: 0 if row["effective_at"] is None else to_micros(row["effective_at"]) for row in rows}
+    return {row["id"]: to_micros(at) if (at := row["effective_at"]) is not None else None for row in rows}
 
 
 async def writers(connection: Connection, known: Sequence[int], newest: int) -> list[WriterSeen]:
@@ -193,11 +195,11 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
     ]
 
 
-async def state_at(connection: Connection, monitor_id: int) -> Micros:
-    """The last input in a monitor's stored state; 0: it has none. Raises DatabaseDownError."""
+async def state_at(connection: Connection, monitor_id: int) -> Micros | None:
+    """The last input in a monitor's stored state; None: it has none. Raises DatabaseDownError."""
     with database_trouble():
         at = await connection.fetchval(_SQL["state_at"], monitor_id)
-    return 0 if at is None else to_micros(at)
+    return None if at is None else to_micros(at)
 
 
 async def news(connection: Connection) -> tuple[int, int]:

@@ -33,10 +33,10 @@ LONG_GRACE_MIN: Micros = 3_600 * SECOND
 MESSAGE_SHOWN_CHARS = 200
 
 
-def say_time(at: Micros, definition: Definition, near: Micros = 0) -> str:
+def say_time(at: Micros, definition: Definition, near: Micros | None = None) -> str:
     """An instant in the monitor's zone: `02:14:05`, or with the date when `near` is not on the same day."""
     date, time, zone = _local(at // SECOND, definition.timezone)
-    if near and _local(near // SECOND, definition.timezone)[0] == date:
+    if near is not None and _local(near // SECOND, definition.timezone)[0] == date:
         return time
     return f"{date} {time} {zone}"
 

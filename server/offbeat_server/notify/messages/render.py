@@ -235,7 +235,9 @@ def _fields(kind: AlertKind, facts: AlertFacts) -> tuple[tuple[str, str], ...]:
 
 def _resolution(facts: AlertFacts, reason: str) -> str:
     opened, resolved = _instant(facts.get("opened_at")), _instant(facts.get("resolved_at"))
-    lasted = f" after {say_duration(resolved - opened)}" if opened and resolved and resolved >= opened else ""
+    lasted = ""
+    if opened is not None and resolved is not None and resolved >= opened:
+        lasted = f" after {say_duration(resolved - opened)}"
     how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
     return f"Back to normal{lasted}" + (f": {how}." if how else ".") + (f" It was: {reason}" if reason else "")
 
@@ -336,7 +338,7 @@ def _clock_times(each: DigestItem[str]) -> str:
 
 def _span(facts: AlertFacts) -> str:
     since, until = _instant(facts.get("since")), _instant(facts.get("until"))
-    return say_duration(max(until - since, 1_000_000)) if since and until else "seconds"
+    return say_duration(max(until - since, 1_000_000)) if since is not None and until is not None else "seconds"
 
 
 def _datetime(value: str | None) -> datetime | None:
@@ -350,20 +352,22 @@ def _datetime(value: str | None) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
-def _instant(value: str | None) -> Micros:
-    """An RFC 3339 string as an instant; 0 if there is none or it cannot be read."""
+def _instant(value: str | None) -> Micros | None:
+    """An RFC 3339 string as an instant; None if there is none or it cannot be read."""
     at = _datetime(value)
-    return to_micros(at) if at is not None else 0
+    return to_micros(at) if at is not None else None
 
 
-def _time(value: str | None, zone: tzinfo, near: Micros = 0) -> str:
+def _time(value: str | None, zone: tzinfo, near: Micros | None = None) -> str:
     """An instant for people, with how long before `near` it was."""
     at = _datetime(value)
     if at is None:
         return ""
     local, instant = at.astimezone(zone), to_micros(at)
     text = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
-    return f"{text} ({say_duration(near - instant)} ago)" if near > instant + 1_000_000 else text
+    if near is None or near <= instant + 1_000_000:
+        return text
+    return f"{text} ({say_duration(near - instant)} ago)"
 
 
 def _zone(name: str | None) -> tzinfo:

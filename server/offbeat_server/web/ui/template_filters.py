@@ -52,7 +52,7 @@ def plain_time(at: Instant) -> str:
 
 def moment(at: Instant | None, kind: str = "at", nothing: str = "never") -> Markup:
     """A `<time>`: `at` shows the instant, `ago` and `left` run."""
-    if at is None or at == 0:
+    if at is None:
         return Markup('<span class="nothing">{}</span>').format(nothing)
     return Markup('<time datetime="{}" data-{} title="{}">{}</time>').format(
         iso(at), kind, plain_time(at), plain_time(at)

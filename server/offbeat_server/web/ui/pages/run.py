@@ -52,16 +52,16 @@ def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
     """The data of the live part of the page."""
     definition, run = load_definition(row["definition"]), followed.run
     detail = run.detail(definition, NAMES_SHOWN)
-    began = run.started_at or run.last_at
+    began = run.started_at if run.started_at is not None else run.last_at
     ended = followed.finished_at or max(now, run.last_at)
     limits = _limits(definition, run, followed.finished_at is None)
     return {
         "run": row,
         "is_open": followed.finished_at is None,
-        "began": run.started_at or None,
+        "began": run.started_at,
         "ended": followed.finished_at,
-        "took": say_duration(ended - began) if run.started_at else None,
-        "last_at": max(run.last_at, 0),
+        "took": say_duration(ended - began) if run.started_at is not None else None,
+        "last_at": run.last_at,
         "gantt": charts.draw_gantt(detail.get("stages", ()), began, ended),
         "grids": [_grid(stage, group, definition) for stage, group in _groups(run, definition)],
         "progress": detail.get("progress"),

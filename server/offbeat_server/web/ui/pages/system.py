@@ -37,14 +37,14 @@ async def context(pool: Pool) -> dict[str, Any]:
     writers = await pages.writers(pool)
     checkpoint = await pages.checkpoint(pool)
     live = [writer for writer in writers if not writer["fenced"]]
-    database_now = max((to_micros(lease["now"]) for lease in leases), default=0)
+    database_now = max((to_micros(lease["now"]) for lease in leases), default=None)
     watermark = min((to_micros(writer["accepted_through"]) for writer in live), default=None)
     return {
         "leases": {lease["name"]: lease for lease in leases},
         "writers": writers,
         "checkpoint": checkpoint,
         "watermark": watermark,
-        "behind": database_now - watermark if watermark is not None else None,
+        "behind": database_now - watermark if database_now is not None and watermark is not None else None,
         "deaf": await pages.outages(pool),
         "deaf_shown": pages.OUTAGES_SHOWN,
         "writers_shown": pages.WRITERS_SHOWN,
