@@ -1,6 +1,6 @@
 """Pings a thousand a request, beside asyncpg copying the same rows into the same table as fast as it can.
 
-Both commit a thousand rows at a time; Offbeat also reads them as text, knows their monitors, judges and answers.
+Both commit a thousand rows at a time; Offbeat also reads them as text, finds their monitors, evaluates and answers.
 """
 
 from itertools import islice

@@ -21,7 +21,7 @@ from bench.stage import Database, Stage, Subject, resident_mb
 
 CONNECTIONS = 128
 LEFT_OUT = 100  # one in this number
-JUDGING_S = 300.0
+EVALUATION_S = 300.0
 _LAG = "offbeat_decision_lag_seconds"
 _INCIDENTS = "select count(*) from incidents where resolved_at is null"
 
@@ -62,7 +62,7 @@ async def run(stage: Stage) -> Result:
     result.lines = [line for line in vars(lines).values() if line.values]
     result.goals = [
         _goal(lines.accept, lines.accept.median, 5.0, " s"),
-        _goal(lines.judge, lines.judge.median, 20.0, " s"),
+        _goal(lines.evaluation, lines.evaluation.median, 20.0, " s"),
         _goal(lines.resident, lines.resident.high, 900.0, " MB"),
     ]
     if lines.ingest.values:
@@ -84,7 +84,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.accept = Line("killed: until a ping is answered 200", "s")
-        self.judge = Line("killed: until deadlines are judged", "s")
+        self.evaluation = Line("killed: until deadlines are evaluated", "s")
         self.resident = Line("one process, resident", "MB")
         self.lag = Line("one process, decision lag p99", "ms")
         self.ingest = Line("--workers 2: an ingest process, resident", "MB")
@@ -101,16 +101,16 @@ def _goal(line: Line, value: float, at_most: float, unit: str = "") -> Goal:
 async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, lines: Lines) -> None:
     subject = await stage.launch(database)
     try:
-        await _judging(subject)
+        await _evaluation(subject)
         stage.say("million: the first round")
         await _round(subject, keys, sizes)
         for number in range(stage.rounds):
             part = _without(keys, 2 * number)
             await subject.end(signal.SIGKILL)
             subject = await _start(stage, database, keys, lines.accept)
-            judging_s = await _measured_round(database, subject, part, sizes, lines.lag, lines)
-            lines.judge.values.append(lines.accept.values[-1] + judging_s)
-            stage.say(f"million: judged again after {lines.judge.values[-1]:.1f} s")
+            evaluation_s = await _measured_round(database, subject, part, sizes, lines.lag, lines)
+            lines.evaluation.values.append(lines.accept.values[-1] + evaluation_s)
+            stage.say(f"million: evaluates again after {lines.evaluation.values[-1]:.1f} s")
             lines.resident.values.append(resident_mb(subject.pid))
             stage.say(f"million: {lines.resident.values[-1]:.0f} MB, {lines.misses.values[-1]:.0f} misses a second")
 
@@ -138,15 +138,15 @@ async def _start(stage: Stage, database: Database, keys: Path, accept: Line | No
     return subject
 
 
-async def _judging(subject: Subject) -> float:
-    """Seconds until the watermark is of the last two seconds. Raises RuntimeError after `JUDGING_S`."""
+async def _evaluation(subject: Subject) -> float:
+    """Seconds until the watermark is of the last two seconds. Raises RuntimeError after `EVALUATION_S`."""
     began = time.monotonic()
-    while time.monotonic() - began < JUDGING_S:
+    while time.monotonic() - began < EVALUATION_S:
         metrics = await _metrics(subject)
         if metrics.get("offbeat_watermark_timestamp_seconds", 0.0) > time.time() - 2:
             return time.monotonic() - began
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"Offbeat does not judge; its log ends:\n{subject.log.read_text()[-3000:]}")
+    raise RuntimeError(f"Offbeat evaluates no deadline; its log ends:\n{subject.log.read_text()[-3000:]}")
 
 
 async def _metrics(subject: Subject) -> dict[str, float]:
@@ -179,21 +179,21 @@ async def _measured_round(
     Gives the seconds from its beginning until these are evaluated.
     """
     going_round = asyncio.create_task(_round(subject, part, sizes))
-    judging = asyncio.create_task(_judging(subject))
+    evaluation = asyncio.create_task(_evaluation(subject))
     await asyncio.sleep(sizes.round_s * 0.6)
     before, began = await _metrics(subject), time.monotonic()
     await asyncio.sleep(sizes.round_s * 0.3)
     after, took_s = await _metrics(subject), time.monotonic() - began
-    # The round ends in time, however late it is judged: else all would be silent for longer than they may be.
+    # The round ends in time, however late it is evaluated: otherwise every monitor would miss its deadline.
     lines.unanswered.values.append(await going_round)
-    judging_s = await judging
+    evaluation_s = await evaluation
     misses = after[f"{_LAG}_count"] - before[f"{_LAG}_count"]
     lines.misses.values.append(misses / took_s)
     if misses:
         lag.values.append(1000 * quantile(before, after, 0.99))
     most = sizes.monitors / LEFT_OUT
     lines.false.values.append(max(0.0, await database.value(_INCIDENTS) - most))
-    return judging_s
+    return evaluation_s
 
 
 def _without(keys: Path, number: int) -> Path:

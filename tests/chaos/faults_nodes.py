@@ -16,7 +16,7 @@ from tests.support.harness import eventually
 TAKEN_S_MAX = 30.0
 REACHED_S_MAX = 12.0  # until a node passes the place at which it is to die; there may be nothing to tell just now
 PLACES_OF_THE_SCHEDULER = (
-    *("judged", "begun", "state written", "incident written", "outbox written", "committed", "taken", "known"),
+    *("decided", "begun", "state written", "incident written", "outbox written", "committed", "taken", "known"),
 )
 
 

@@ -79,7 +79,7 @@ class Incident:
 
 @dataclass
 class Run:
-    """`events` holds its pings and what was judged of it, in order."""
+    """`events` holds its pings and evaluations, in order."""
 
     number: int
     id: str | None
@@ -528,12 +528,12 @@ class Model:
         if m.incident is not None and m.incident.plan is not None:
             yield self._tell_time(m, m.incident.plan)
 
-    # ------------------------------------------------------------------------------------------------------ judging
+    # ------------------------------------------------------------------------------------------------------ evaluation
 
     def _judge(self, m: Monitor, when: Micros) -> None:
         deadline = self._schedule_deadline(m)
         if deadline is not None and deadline <= when:
-            self._judge_schedule(m, deadline)
+            self._evaluate_schedule(m, deadline)
         for run_id, due in list(m.awaited):
             deadline = self._awaited_deadline(m, due)
             if deadline <= when:
@@ -547,10 +547,10 @@ class Model:
                 for limit in due_limits:
                     self._break(m, run, limit)
         if m.d.members is not None:
-            self._judge_members(m, when)
+            self._evaluate_members(m, when)
         self._tell(m)
 
-    def _judge_schedule(self, m: Monitor, deadline: Micros) -> None:
+    def _evaluate_schedule(self, m: Monitor, deadline: Micros) -> None:
         d, due = m.d, m.due
         start, end = window_of(m)
         if self._excuse(m, start, deadline, end - start):
@@ -1125,12 +1125,12 @@ class Model:
             elif ping.signal in ("success", "skip"):
                 self._over(m, lambda c: c.key == ("stage", number, name))
         else:
-            self._judge_task(m, run, seen, ping, name, was_failing)
+            self._evaluate_task(m, run, seen, ping, name, was_failing)
         if ping.signal in ("success", "skip", "fail"):
             self._end_if_complete(m, run)
         return begins
 
-    def _judge_task(
+    def _evaluate_task(
         self, m: Monitor, run: Run, seen: Seen, ping: Ping, name: str, was_failing: set[tuple[str, str]]
     ) -> None:
         number, group, tasks = run.number, seen.groups[name], tasks_of(m.d, name)
@@ -1182,7 +1182,7 @@ class Model:
                     m.peak_at = self.now
                 self._forget(m, name)
                 m.peak = max(m.peak - 1, self._alive(m))
-                self._judge_fleet(m, worse=True)
+                self._evaluate_fleet(m, worse=True)
             return
         if not m.heard and m.incident is not None:
             m.incident.silent = False
@@ -1201,9 +1201,9 @@ class Model:
             self._over(m, lambda c: c.key == ("failed", 0, name))
         self._over(m, lambda c: c.kind == "missed")
         if changed:
-            self._judge_fleet(m, worse=False)
+            self._evaluate_fleet(m, worse=False)
 
-    def _judge_members(self, m: Monitor, when: Micros) -> None:
+    def _evaluate_members(self, m: Monitor, when: Micros) -> None:
         members = m.d.members
         assert members is not None
         due = [(self._member_deadline(m, name), name) for name in m.members if name not in m.silent]
@@ -1224,9 +1224,9 @@ class Model:
                 m.silent.add(name)
                 fallen = True
         if fallen or forgotten:
-            self._judge_fleet(m, worse=fallen or not m.members)
+            self._evaluate_fleet(m, worse=fallen or not m.members)
 
-    def _judge_fleet(self, m: Monitor, worse: bool) -> None:
+    def _evaluate_fleet(self, m: Monitor, worse: bool) -> None:
         members = m.d.members
         assert members is not None
         if members.min_alive is None:
@@ -1286,7 +1286,7 @@ class Model:
         if any(getattr(old, name) != getattr(new, name) for name in fields):
             self._put_off(m)
             for run in m.open:
-                self._judge_anew(m, run)
+                self._reevaluate_run(m, run)
         if old.at_most != new.at_most:
             m.happened = []
             self._over(m, lambda c: c.kind == "too_often")
@@ -1331,7 +1331,7 @@ class Model:
         elif incident is not None and incident.silent:
             m.due = wanted
 
-    def _judge_anew(self, m: Monitor, run: Run) -> None:
+    def _reevaluate_run(self, m: Monitor, run: Run) -> None:
         d, now = m.d, self.now
         seen = see(run)
         still = {

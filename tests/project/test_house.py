@@ -299,10 +299,6 @@ def test_each_rule_catches_what_it_is_for(rule: Rule, path: str, text: str) -> N
 
 # ----------------------------------------------------------------------------------------- one name for one class
 
-SAME_NAME_ALLOWED: dict[str, str] = {
-    "Connection": "of the database in db/pool.py, of a client in ingest/http/connection.py: both are called so by all",
-}
-
 
 def types_of(module: Module) -> Iterator[tuple[str, int]]:
     """Each class, type alias and type variable with its line. The underscore of a private name does not count."""
@@ -325,9 +321,7 @@ def names_used_twice(sources: list[Module]) -> dict[str, list[str]]:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    twice = names_used_twice(modules())
-    assert not sorted(SAME_NAME_ALLOWED.keys() - twice.keys()), "allowed, but used once: remove it from the list"
-    faults = [f"{name}: {', '.join(where)}" for name, where in twice.items() if name not in SAME_NAME_ALLOWED]
+    faults = [f"{name}: {', '.join(where)}" for name, where in names_used_twice(modules()).items()]
     assert not faults, "\n".join(["name each after what only it is", *faults])
 
 

@@ -64,7 +64,7 @@ class Statements:
         self.checkpoint: SimpleNamespace | None = None
         self.lease = SimpleNamespace(term=0, holder="", node="", expires=-1, lock=Lock())
         self.set_at, self.ahead = server.clock, 0  # the row of `clock`
-        self.watermark: Micros = 0  # the furthest that any reader of the writers may judge
+        self.watermark: Micros = 0  # the latest instant up to which any reader of the writers may evaluate
         self.wrong: list[str] = []  # what must never happen, as it happened
         self.on_states: Callable[[Session, int, int], None] = lambda session, monitor_id, rev: None
         self.on_outage: Callable[[Session, SimpleNamespace], None] = lambda session, outages: None

@@ -77,7 +77,7 @@ def test_when_garbage_is_collected_decides_nothing() -> None:
 # ------------------------------------------------------------------------------------------ bugs put in on purpose
 
 
-def _judge_past_the_watermark(patch: pytest.MonkeyPatch) -> None:
+def _evaluate_past_the_watermark(patch: pytest.MonkeyPatch) -> None:
     def largest(order: LogReader, seen: list[WriterSeen], fed_through: Micros) -> Micros | None:
         return max((writer.accepted_through for writer in seen), default=None)
 
@@ -168,7 +168,7 @@ def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "mutate",
     [
-        _judge_past_the_watermark,
+        _evaluate_past_the_watermark,
         _own_batches_first,
         _drop_without_fencing,
         _effects_without_their_states,

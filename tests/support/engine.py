@@ -70,7 +70,7 @@ class Scene:
         self._take()
 
     def tick(self, when: float | str) -> None:
-        """Judge up to `when`."""
+        """Evaluate all deadlines up to `when`."""
         self._tick(self.at(when))
         self._take()
 

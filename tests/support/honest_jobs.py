@@ -79,6 +79,6 @@ async def outages_of(connection: asyncpg.Connection) -> list[Any]:
 
 
 async def is_judged(server: Server) -> bool:
-    """Whether this server is the one that judges."""
+    """Whether this server is the scheduler."""
     async with server.session.get("/metrics") as answer:
         return "offbeat_keeper 1.0" in await answer.text()

@@ -20,7 +20,7 @@ from offbeat.cli.client import (
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.config import former_names_in, read_settings
 from offbeat_server.db.diagnosis import examine
-from offbeat_server.db.schema import SCHEMA_VERSION, judge_version
+from offbeat_server.db.schema import SCHEMA_VERSION, check_version
 
 POSTGRES_MIN = 150_000
 PROBE_TIMEOUT_S = 10.0
@@ -139,7 +139,7 @@ def _hidden_keys(client: ApiClient) -> Iterator[Finding]:
 
 def _schema(version: int, usable_from: int, partitions: int) -> Finding:
     said = f"version {version}, {partitions} partitions"
-    if why := judge_version(version, usable_from):
+    if why := check_version(version, usable_from):
         return Finding("schema", "wrong", why)
     if version > SCHEMA_VERSION:
         return Finding(

@@ -62,7 +62,7 @@ class LogClock:
         return at
 
     def raise_to(self, at: Micros) -> None:
-        """No stamp at or before `at` from now on: others may have judged up to there."""
+        """Give no stamp at or before `at` from now on: the scheduler may have evaluated up to there."""
         self._last = max(self._last, at)
 
     def sample(self, before: Micros, database: Micros, after: Micros) -> None:

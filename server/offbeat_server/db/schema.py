@@ -99,7 +99,7 @@ async def apply_schema(connection: Connection) -> None:
             raise SchemaError(f"the database cannot be set up: {describe(error)}") from error
 
 
-def judge_version(version: int, usable_from: int) -> str | None:
+def check_version(version: int, usable_from: int) -> str | None:
     """Why this program cannot work with a database of that version; None: it can, if need be after a migration."""
     if version > SCHEMA_VERSION and usable_from > SCHEMA_VERSION:
         return (
@@ -128,7 +128,7 @@ async def _first_schema(connection: Connection) -> int:
             await connection.execute(SCHEMA_FILE.read_text(encoding="utf-8"))
         version: int = await connection.fetchval(_SQL["schema_version"])
         usable_from = await connection.fetchval(_SQL["usable_from"]) if version > SCHEMA_VERSION else 0
-    if (why := judge_version(version, usable_from)) is not None:
+    if (why := check_version(version, usable_from)) is not None:
         raise SchemaError(why)
     if version > SCHEMA_VERSION:
         log.warning("schema.newer_than_program", version=version, detail="this program can still use it")

@@ -2,7 +2,7 @@
 
 An entry is the integer `offset << 31 | monitor id` in the bucket of its four seconds. A bucket is an array without
 order until it is the first; then it becomes a heap. One heap of all took 56 bytes an entry (155 with tuples). Ties are
-ordered by monitor, so that two deadlines of one instant are always judged in the same order.
+ordered by monitor, so that two deadlines of one instant are always evaluated in the same order.
 """
 
 from array import array

@@ -1,7 +1,7 @@
 """The one engine that decides, in one order: (state, next input) → effects.
 
 Plain synchronous Python: no I/O, no clock, no randomness. Its state is a function of the log's prefix, not of batches,
-ticks or processes: before a ping at `t` is applied every deadline before `t` is judged, and a ping exactly at its
+ticks or processes: before a ping at `t` is applied every deadline before `t` is evaluated, and a ping exactly at its
 deadline is in time. Decisions wait for `drain`, each monitor's effects with the state that followed.
 
 A plain ping of a healthy monitor does no heap work and decides nothing: it takes the first lines of `apply`.
@@ -41,7 +41,7 @@ class Engine:
 
     @property
     def now(self) -> Micros:
-        """The instant up to which everything was applied and judged."""
+        """The instant up to which every ping was applied and every deadline evaluated."""
         return self.state.now
 
     @property
@@ -62,7 +62,7 @@ class Engine:
     # ---------------------------------------------------------------- inputs
 
     def apply(self, entries: Sequence[Entry], start: int, steps_max: int) -> int:
-        """Apply entries from `start`, judging what comes before each; returns the index of the first not applied.
+        """Apply entries from `start`, each after the deadlines before it; return the index of the first not applied.
 
         Entries are in the one order. It stops early after `steps_max` entries and evaluations, so that a storm
         never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
@@ -82,7 +82,7 @@ class Engine:
             entry = entries[index]
             at = entry.at
             due = deadlines.earliest
-            if due is not None and due < at and not self._judge_before(at):
+            if due is not None and due < at and not self._evaluate_before(at):
                 return index
             if self._steps_left <= 0:
                 return index
@@ -137,12 +137,12 @@ class Engine:
         self._quarantine.add(monitor_id, error)
 
     def advance(self, through: Micros, steps_max: int) -> bool:
-        """Judge every deadline up to and including `through`, up to which every entry was applied.
+        """Evaluate every deadline up to and including `through`, up to which every entry was applied.
 
         False: `steps_max` was reached and there is more.
         """
         self._steps_left = steps_max
-        if not self._judge_before(through + 1):
+        if not self._evaluate_before(through + 1):
             return False
         self._reach(through)
         return True
@@ -353,7 +353,7 @@ class Engine:
 
     # ---------------------------------------------------------------- within
 
-    def _judge_before(self, at: Micros) -> bool:
+    def _evaluate_before(self, at: Micros) -> bool:
         """Evaluate every deadline before `at`; False if `steps_max` is reached and some are left."""
         state = self.state
         deadlines, releases, find = state.deadlines, state.releases, state.monitors.get
@@ -384,7 +384,7 @@ class Engine:
     def _catch_up(self, at: Micros) -> None:
         """Before a change: evaluate everything up to it, at any cost."""
         self._steps_left = maxsize
-        self._judge_before(at + 1)
+        self._evaluate_before(at + 1)
         self._reach(at)
 
     def _reach(self, at: Micros) -> None:

@@ -99,7 +99,7 @@ class EngineState:
 
     @property
     def reached(self) -> Position:
-        """All inputs up to here were applied, and judged was what came before."""
+        """The position up to which all inputs were applied and all deadlines before them evaluated."""
         return self.position if self.now <= self.position.at else Position(self.now, AFTER_ALL, AFTER_ALL)
 
     # ---------------------------------------------------------------- finding
@@ -267,8 +267,8 @@ class EngineState:
         return None if m.id in self.pending_decisions else self._decision(m, False, undecided)
 
     def _decision(self, m: Monitor, gone: bool, undecided: PendingDecision) -> Decision:
-        # It includes every input up to now, also those of others, and what was judged: a restart must not apply a
-        # change to it earlier than that.
+        # It includes every input up to now, also those of other monitors, and every deadline evaluated: a restart must
+        # not apply a change to it earlier than that.
         m.at, m.writer, m.seq = position = max(m.position, self.reached)
         m.is_saved = True
         if m.fleet is not None and undecided.full:
@@ -301,7 +301,7 @@ class EngineState:
         return deadline
 
     def awaited_deadline(self, m: Monitor, due: Micros) -> Micros:
-        """When the absence of a follower is judged."""
+        """Return when the absence of a follower is evaluated."""
         assert m.definition.after is not None
         return self.moved(m, due - m.definition.after.within, due + m.definition.grace)
 

@@ -75,7 +75,7 @@ READINGS: dict[str, MetricSpec] = {
         "gauge", "1 in the process that is the scheduler, else 0. The sum over all processes must be 1."
     ),
     "lease_term": MetricSpec("gauge", "Term of the scheduler's lease; it grows with every take-over."),
-    "watermark_timestamp_seconds": MetricSpec("gauge", "Log time up to which everything is committed and judged."),
+    "watermark_timestamp_seconds": MetricSpec("gauge", "Log time up to which everything is committed and evaluated."),
     "monitors": MetricSpec("gauge", "Monitors by status.", "status", STATUSES),
     "monitors_never_heard": MetricSpec("gauge", "Monitors that expect something and were never pinged."),
     "pings_unwatched": MetricSpec("counter", "Pings of monitors that expect nothing (status `unwatched`)."),

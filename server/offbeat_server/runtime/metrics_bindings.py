@@ -40,24 +40,25 @@ def bind_ingest(
 def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck) -> None:
     """Metrics of a process that is the scheduler, or may become it."""
 
-    def judged(read: Callable[[], Values]) -> Callable[[], Values]:
+    def while_scheduler(read: Callable[[], Values]) -> Callable[[], Values]:
         return lambda: read() if scheduler.evaluating else None
 
     metrics.bind("keeper", lambda: float(scheduler.evaluating))
-    metrics.bind("lease_term", judged(lambda: scheduler.lease.held and scheduler.lease.held.term))
-    metrics.bind("watermark_timestamp_seconds", judged(lambda: scheduler.engine.now / SECOND or None))
+    metrics.bind("lease_term", while_scheduler(lambda: scheduler.lease.held and scheduler.lease.held.term))
+    metrics.bind("watermark_timestamp_seconds", while_scheduler(lambda: scheduler.engine.now / SECOND or None))
     metrics.bind(
-        "monitors", judged(lambda: {status.value: count for status, count in scheduler.engine.state.counts.items()})
+        "monitors",
+        while_scheduler(lambda: {status.value: count for status, count in scheduler.engine.state.counts.items()}),
     )
-    metrics.bind("pings_unwatched", judged(lambda: scheduler.engine.state.unwatched_pings))
-    metrics.bind("pings_skipped", judged(lambda: scheduler.engine.state.unknown_pings))
-    metrics.bind("decisions_dropped", judged(lambda: scheduler.decision_writer.dropped))
-    metrics.bind("monitors_never_heard", judged(lambda: scheduler.engine.state.counts[Status.NEW]))
-    metrics.bind("incidents_open", judged(lambda: scheduler.engine.state.counts[Status.DOWN]))
-    metrics.bind("deadlines", judged(lambda: len(scheduler.engine.state.deadlines)))
-    metrics.bind("monitors_quarantined", judged(lambda: len(scheduler.engine.quarantined)))
-    metrics.bind("self_checks", judged(lambda: self_check.checked))
-    metrics.bind("self_check_mismatches", judged(lambda: scheduler.mismatches + self_check.mismatches))
+    metrics.bind("pings_unwatched", while_scheduler(lambda: scheduler.engine.state.unwatched_pings))
+    metrics.bind("pings_skipped", while_scheduler(lambda: scheduler.engine.state.unknown_pings))
+    metrics.bind("decisions_dropped", while_scheduler(lambda: scheduler.decision_writer.dropped))
+    metrics.bind("monitors_never_heard", while_scheduler(lambda: scheduler.engine.state.counts[Status.NEW]))
+    metrics.bind("incidents_open", while_scheduler(lambda: scheduler.engine.state.counts[Status.DOWN]))
+    metrics.bind("deadlines", while_scheduler(lambda: len(scheduler.engine.state.deadlines)))
+    metrics.bind("monitors_quarantined", while_scheduler(lambda: len(scheduler.engine.quarantined)))
+    metrics.bind("self_checks", while_scheduler(lambda: self_check.checked))
+    metrics.bind("self_check_mismatches", while_scheduler(lambda: scheduler.mismatches + self_check.mismatches))
 
 
 def bind_watchdog(metrics: Metrics, watchdog: OutboundWatchdog) -> None:

@@ -1,4 +1,4 @@
-"""`--workers N`: the main process owns the listening socket and judges; N processes inherit the socket and take pings.
+"""`--workers N`: the main process owns the listening socket and is the scheduler; N processes take pings.
 
 A worker gets its settings through its standard input, which is also how it notices that the main process is gone: the
 pipe ends after any end of the other side. A dead one is replaced, a little later each time it dies young.

@@ -56,7 +56,7 @@ class DecisionWriter:
         """
         while self._pending or self._engine.pending_count:
             if not self._pending:
-                failpoints.pass_by("judged")
+                failpoints.pass_by("decided")
                 self._pending = self._engine.drain(SUBJECTS_MAX)
                 failpoints.pass_by("taken")
             await self._write_pending()

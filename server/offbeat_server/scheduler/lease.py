@@ -1,4 +1,4 @@
-"""Whether this process may judge: the lease in Postgres, and how long we trust ourselves to have it.
+"""Whether this process may be the scheduler: the lease in Postgres, and how long this process trusts to have it.
 
 The trust is local and monotonic, anchored at the *start* of a renewal: an answer that took long does not stretch it, a
 process that was frozen finds it expired when it wakes. It ends before another process can take the lease.

@@ -28,7 +28,7 @@ from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
 
-SLICE = 500  # monitors, entries or judgements between two turns of the event loop, about 2 ms
+SLICE = 500  # monitors, entries or evaluations between two turns of the event loop, about 2 ms
 
 log = structlog.get_logger("recovery")
 

@@ -47,7 +47,7 @@ class SelfCheck(Service):
         self.mismatches = 0
 
     async def start(self) -> None:
-        """Begin; only in the process that judges there is anything to do."""
+        """Begin to compare; only the process that is the scheduler has anything to compare."""
         self.spawn(forever(self._round, EVERY_S), "compare")
 
     async def _round(self) -> None:
@@ -68,7 +68,7 @@ class SelfCheck(Service):
         return found
 
     async def _at_rest(self) -> bool:
-        """Wait until the engine is between two cycles: all up to its `now` applied, judged and written."""
+        """Wait until the engine is between two cycles: all up to its `now` applied, evaluated and written."""
         for _ in range(REST_TRIES_MAX):
             if self._scheduler.idle:
                 return True

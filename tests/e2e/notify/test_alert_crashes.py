@@ -28,7 +28,7 @@ class Expected(NamedTuple):
 # In their order.
 PLACES = {
     "passed": Expected(0, 1, 1),  # the deadline; nothing is decided
-    "judged": Expected(0, 1, 1),  # decided, in memory alone
+    "decided": Expected(0, 1, 1),  # decided, in memory alone
     "taken": Expected(0, 1, 1),
     "begun": Expected(0, 1, 1),  # the transaction
     "state written": Expected(0, 1, 1),
@@ -45,7 +45,7 @@ PLACES = {
     "nowhere": Expected(9, 1, 1),  # no crash: what the others are compared with
 }
 # A kill there leaves the same in Postgres as one at the place before or after it; `make long` runs them.
-LONG = {"judged", "taken", "begun", "incident written", "known"}
+LONG = {"decided", "taken", "begun", "incident written", "known"}
 SHARING = 8
 SIDE_BY_SIDE = 6
 

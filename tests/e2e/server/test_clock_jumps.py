@@ -109,7 +109,7 @@ async def test_set_back_by_an_hour_log_time_goes_on(moved: Moved) -> None:
         assert -100_000 < b.clock.now() - before < 20_000_000  # nodes agree within some milliseconds
         for node in (a, b):
             await ping(node, steady)
-        await a.is_status(quick, "down")  # is judged as ever
+        await a.is_status(quick, "down")  # its deadline is evaluated as usual
         assert await a.pool.fetchval("select max(at) - min(at) < interval '1 minute' from pings")
         assert await count_of(a.pool, "deaf where reason = 'clock' and ended_at - started_at < interval '10 s'") in (
             1,

@@ -74,7 +74,7 @@ async def monitors(server: Server, **definition: object) -> list[str]:
     return keys
 
 
-async def judges(server: Server) -> bool:
+async def is_scheduler(server: Server) -> bool:
     with contextlib.suppress(OSError):
         async with server.session.get("/metrics") as response:
             return "offbeat_keeper 1.0" in await response.text()
@@ -125,14 +125,14 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
         keys = await monitors(a, every="3s", grace="3s")
         clients = [Client(number, ports, keys) for number in range(CLIENTS)]
         running = [asyncio.ensure_future(client.run()) for client in clients]
-        await eventually(lambda: judges(a))
+        await eventually(lambda: is_scheduler(a))
         for node, other in ((a, b), (b, a)):
             before = await term(observer)
             await more_answers(clients, 100)
             stopping = asyncio.ensure_future(node.stop())
             assert await taken_over_s(observer, before) < 2
             assert await stopping == 0
-            await eventually(partial(judges, other))
+            await eventually(partial(is_scheduler, other))
             await node.start()
         await more_answers(clients, 400)
         for client in clients:
@@ -151,7 +151,9 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
         assert not await observer.fetch("select * from incidents")
         for node in (a, b):
             async with node.session.get("/metrics") as response:
-                assert "offbeat_self_check_mismatches_total 0.0" in await response.text() or not await judges(node)
+                assert "offbeat_self_check_mismatches_total 0.0" in await response.text() or not await is_scheduler(
+                    node
+                )
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
@@ -182,7 +184,7 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
     database_url: str, observer: asyncpg.Connection
 ) -> None:
     async with PgBouncer(database_url) as pooled, Server(pooled, "--pgbouncer") as a:
-        await eventually(lambda: judges(a))
+        await eventually(lambda: is_scheduler(a))
         async with Server(pooled, "--pgbouncer") as b, Server(pooled, "--pgbouncer") as c:
             answer = await b.api("PUT", "/api/v1/monitors/job", {"every": "2s", "grace": "1s"})
             key = answer.body["key"]
@@ -191,12 +193,12 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
             await a.kill()
             assert await taken_over_s(observer, before) < 10
 
-            scheduler, other = (b, c) if await _either_judges(b, c) is b else (c, b)
+            scheduler, other = (b, c) if await _scheduler_of(b, c) is b else (c, b)
             before = await term(observer)
             os.kill(scheduler.pid, signal.SIGSTOP)
             try:
                 assert await taken_over_s(observer, before) < 10
-                await eventually(lambda: judges(other))
+                await eventually(lambda: is_scheduler(other))
 
                 async def down() -> bool:
                     return bool(await observer.fetchval("select count(*) from incidents where resolved_at is null"))
@@ -208,7 +210,7 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
             assert (await scheduler.api("GET", "/api/v1/monitors/job")).body["status"] == "down"
             assert (await _ping(scheduler, key)) == 200  # with a new writer: the old one was fenced
             await eventually(lambda: _resolved(observer))
-            assert await term(observer) == now and await judges(other) and not await judges(scheduler)
+            assert await term(observer) == now and await is_scheduler(other) and not await is_scheduler(scheduler)
             assert await observer.fetch("select monitor_id, number from incidents") == recorded
 
 
@@ -250,10 +252,10 @@ async def _ping(server: Server, key: str) -> int:
         return response.status
 
 
-async def _either_judges(*servers: Server) -> Server:
+async def _scheduler_of(*servers: Server) -> Server:
     async def which() -> Server | None:
         for server in servers:
-            if await judges(server):
+            if await is_scheduler(server):
                 return server
         return None
 
@@ -263,7 +265,7 @@ async def _either_judges(*servers: Server) -> Server:
 
 
 async def _runs(connection: asyncpg.Connection, run: str) -> bool:
-    """Whether its start was judged."""
+    """Whether its start was applied."""
     return bool(await connection.fetchval("select 1 from runs where run = $1", run))
 
 

@@ -161,7 +161,7 @@ async def test_a_fleet_that_the_program_before_wrote_beside_us_is_taken_as_it_wr
     await write("a", "b", "gone")
     await apply_schema(old)
     assert await old.fetchval("select array_agg(name order by name) from members") == ["a", "b", "gone"]
-    await write("a", "b", "new")  # it still judges, and is stopped then
+    await write("a", "b", "new")  # it is still the scheduler, and is stopped then
     async with running(empty_database_url) as node:
         await eventually(lambda: true(node.scheduler.evaluating))
         members = node.scheduler.engine.monitors[1].fleet

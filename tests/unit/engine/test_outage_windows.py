@@ -242,7 +242,7 @@ async def test_the_scheduler_forgets_outages_in_memory_and_in_postgres(
             return known, await count_of(node.pool, "deaf")
 
         async def one_round() -> None:
-            """As if a checkpoint had just been written, which is not newer than what is judged."""
+            """As if a checkpoint had just been written, which is not newer than what is evaluated."""
             scheduler.checkpointer.at = scheduler.engine.now
             asked_from = scheduler.engine.now
             await eventually(lambda: true(scheduler.engine.now > asked_from))

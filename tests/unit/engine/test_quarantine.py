@@ -62,7 +62,7 @@ async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(
         await node.is_status(bad, "up")
         monkeypatch.setattr(engine_module, "apply_ping", broken)
         await asyncio.gather(node.ping(bad, "fail", message="poison"), node.ping(good))
-        await node.is_status(good, "down")  # the others are judged as ever
+        await node.is_status(good, "down")  # the others are evaluated as usual
         assert list(node.scheduler.engine.quarantined) == [bad]
         assert await node.status(bad) == "up"  # nothing of the half-applied ping is written
         await node.ping(bad)  # passed over

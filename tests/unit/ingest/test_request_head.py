@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offbeat_server.ingest.http import response
-from offbeat_server.ingest.http.connection import Connection
+from offbeat_server.ingest.http.connection import HttpConnection
 from offbeat_server.ingest.http.request_head import (
     ENDING_BYTES_MAX,
     ENDINGS_MAX,
@@ -204,7 +204,7 @@ def test_what_is_remembered_of_heads_is_bounded():
 @pytest.mark.parametrize("ending", [b"x", b" HTTP/1.1x", b"\x01 HTTP/1.1", b"#  HTTP/1.1"])
 def test_a_request_line_full_of_spaces_costs_no_time(ending: bytes) -> None:
     raw = b"GET /ping/x?" + b" " * (LINE_BYTES_MAX - 100) + ending + b"\r\nHost: a\r\n\r\n"
-    connection = Connection.__new__(Connection)
+    connection = HttpConnection.__new__(HttpConnection)
     began = time.process_time()
     assert connection._mended(raw) == raw
     assert time.process_time() - began < 0.1

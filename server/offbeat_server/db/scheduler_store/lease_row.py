@@ -1,4 +1,4 @@
-"""The lease: a row that says who may judge, by the database's clock.
+"""The lease: a row that says which process may be the scheduler, by the database's clock.
 
 No session advisory lock: it would break behind a pooler in transaction mode. The other half of the promise, that a
 holder stops trusting itself in time, is the caller's (scheduler/lease.py).

@@ -508,7 +508,7 @@ with ready as (
    order by a.next_attempt_at, a.id
    limit $2
      for update skip locked
-), judged as (
+), classified as (
   select r.*, exists (
            select from alerts a
             where a.monitor_id = r.monitor_id and a.incident = r.incident and a.lane = r.lane and a.state = 'pending' and
@@ -516,9 +516,9 @@ with ready as (
          ) as explicit
     from ready r
 ), failing as (
-  select monitor_id from judged where explicit group by monitor_id order by min(next_attempt_at), monitor_id limit $7
+  select monitor_id from classified where explicit group by monitor_id order by min(next_attempt_at), monitor_id limit $7
 ), picked as (
-  select * from judged r where not r.explicit or exists (select from failing f where f.monitor_id = r.monitor_id)
+  select * from classified r where not r.explicit or exists (select from failing f where f.monitor_id = r.monitor_id)
 ), following as (
   select f.id from picked p
    cross join lateral (

@@ -1,4 +1,4 @@
-"""A fleet: long-lived workers under one monitor, each expected by itself, judged together.
+"""A fleet: long-lived workers under one monitor, each expected by itself, evaluated together.
 
 Members appear by pinging and go by `leave` or when they were silent for `forget_after`. Like the monitors themselves,
 members are in a lazy queue, so their pings do no work in it.

@@ -23,7 +23,7 @@ _STATUS: dict[str, StageStatus] = {"success": _DONE, "fail": _FAILED, "skip": _S
 # Limits on a run that may go on as if nothing had been.
 PAUSES: tuple[LimitKind, ...] = ("quiet", "stalled", "task stalled")
 
-Mark = tuple[str, str]  # a limit that was judged: its kind, and the stage where there is one
+Mark = tuple[str, str]  # a limit that was broken: its kind, and the stage if it has one
 
 
 class Limit(NamedTuple):
@@ -69,6 +69,7 @@ class Run:
         "hung",
         "hung_by",
         "implicit",
+        "incomplete_reason",
         "last_at",
         "message",
         "number",
@@ -79,7 +80,6 @@ class Run:
         "started_at",
         "tasks",
         "unended_since",
-        "unjudged",
         "verdict",
     )
 
@@ -98,7 +98,7 @@ class Run:
         self.hung: str | None = None  # why, once a limit was broken
         # The kind of that limit: a deadline, once one was broken, else quiet or stalled.
         self.hung_by: LimitKind | Literal[""] = ""
-        self.unjudged: str | None = None  # why not, once a limit was broken because of an outage of Offbeat
+        self.incomplete_reason: str | None = None  # set when an outage of Offbeat may be why a limit was broken
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
@@ -192,9 +192,9 @@ class Run:
 
     # ---------------------------------------------------------------- limits
 
-    def limits(self, definition: Definition, judged: bool = False) -> Iterator[Limit]:
-        """Every limit that watches this run now and was not judged yet; with `judged` those that were, too."""
-        broken: set[Mark] = set() if judged else self.broken
+    def limits(self, definition: Definition, include_broken: bool = False) -> Iterator[Limit]:
+        """Yield every limit that watches this run now; those recorded as broken only with `include_broken`."""
+        broken: set[Mark] = set() if include_broken else self.broken
         if self.started_at is not None and ("runtime", "") not in broken:
             if definition.max_runtime is not None:
                 yield Limit("runtime", self.restarted_at or self.started_at, definition.max_runtime)
@@ -316,7 +316,7 @@ class Run:
             return Verdict.FAILED, next(reversed(self.faults.values()))
         if self.hung is not None:
             return Verdict.HUNG, self.hung
-        return (Verdict.INCOMPLETE, self.unjudged) if self.unjudged is not None else (None, None)
+        return (Verdict.INCOMPLETE, self.incomplete_reason) if self.incomplete_reason is not None else (None, None)
 
     def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> RunDetail[Micros]:
         """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""
@@ -390,7 +390,7 @@ class Run:
             "k": self.counted or None,
             "h": self.hung,
             "y": self.hung_by or None,
-            "u": self.unjudged,
+            "u": self.incomplete_reason,
             "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
             "g": stages or None,
             "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
@@ -406,7 +406,7 @@ class Run:
         run = cls(state["n"], state.get("r"), state["s"] or None, state["l"])
         run.restarted_at, run.implicit = state.get("a"), state.get("i", False)
         run.unended_since = state.get("e")
-        run.counted, run.hung, run.unjudged = state.get("k", False), state.get("h"), state.get("u")
+        run.counted, run.hung, run.incomplete_reason = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
         run.stages = {

@@ -59,7 +59,7 @@ class MonitorRuns:
         self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
         self.fanned_in: EndedRun | None = None  # the last run without an id, where its own pieces ended it
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
-        # No limit of a run up to that number is judged before: something was changed.
+        # No limit of a run up to that number is evaluated before: something was changed.
         self.not_before: Micros | None = None
         self.not_before_of = 0
         self.task_names = 0  # of all open runs
@@ -123,7 +123,7 @@ class MonitorRuns:
         self.fanned_in = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at)
 
     def put_off(self, until: Micros) -> None:
-        """Judge no limit of the runs that are open now before that."""
+        """Evaluate no limit of the runs that are open now before `until`."""
         if self.open:
             self.not_before = until if self.not_before is None else max(self.not_before, until)
             self.not_before_of = self.count

@@ -58,7 +58,7 @@ class TaskGroup:
         self.expected = 0  # what a ping said with `total`
         self.more = False  # there were more names than are kept
         self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
-        self.stalled: dict[str, None] | None = None  # those of them whose standing still was judged
+        self.stalled: dict[str, None] | None = None  # those of them recorded as stalled
 
     def hear(self, name: str, signal: str, may_grow: bool) -> bool:
         """One ping of one task; whether its name is new. A failed task may be tried again; a done one may yet fail."""
@@ -81,7 +81,7 @@ class TaskGroup:
         return is_new
 
     def count(self, name: str, done: int, total: int | None, at: Micros) -> bool:
-        """A running task says how far it is; whether its standing still may be the next to be judged."""
+        """Record the progress of a running task; return whether it may be the next to stall."""
         if self.by_name.get(name, False) is not None:
             return False  # ended, or not kept
         if self.counts is None:
@@ -132,12 +132,12 @@ class TaskGroup:
         return len(self.failing) > (defined.tolerate if defined is not None else 0)
 
     def slowest(self) -> tuple[str, TaskCount] | None:
-        """The running task whose count stands still longest, among those not judged for it."""
+        """Return the running task whose count has not moved for longest, without those recorded as stalled."""
         stalled = self.stalled or ()
         return next(((n, c) for n, c in (self.counts or {}).items() if n not in stalled), None)
 
     def stall(self, name: str) -> None:
-        """This task's standing still is judged."""
+        """Record that this task stalled."""
         if self.stalled is None:
             self.stalled = {}
         self.stalled[name] = None

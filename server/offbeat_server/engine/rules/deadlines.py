@@ -22,21 +22,21 @@ LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1
 
 
 def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
-    """Judge everything of this monitor whose time has come at `when`, the schedule once."""
+    """Evaluate every deadline of this monitor that has come at `when`; that of the schedule once."""
     deadline = state.schedule_deadline(m)
     if deadline is not None and deadline <= when:
-        _judge_schedule(state, m, deadline)
+        _evaluate_schedule(state, m, deadline)
     if m.awaited:
-        _judge_awaited(state, m, when)
+        _evaluate_awaited(state, m, when)
     if m.runs is not None:
         for run in m.runs.take_until(when):
-            _judge_run(state, m, run, when)
+            _evaluate_run(state, m, run, when)
     if m.fleet is not None:
         evaluate_members(state, m, when)
     notify_if_due(state, m)
 
 
-def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
+def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     definition, due = m.definition, m.due
     assert due is not None  # without it there is no deadline
     if m.heard_at is not None:
@@ -63,7 +63,7 @@ def _judge_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
         m.due = deadline + (definition.first_within or 0)
 
 
-def _judge_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
+def _evaluate_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
     """The upstream monitor has pinged; the ping of this one is missing."""
     assert m.awaited is not None and m.definition.after is not None
     within, grace = m.definition.after.within, m.definition.grace
@@ -101,8 +101,8 @@ def _miss(state: EngineState, m: Monitor, cause: Cause) -> None:
     state.update_status(m)
 
 
-def _judge_run(state: EngineState, m: Monitor, run: Run, when: Micros) -> None:
-    """A limit of an open run may be broken; judge those that are, and arm the next."""
+def _evaluate_run(state: EngineState, m: Monitor, run: Run, when: Micros) -> None:
+    """Record the limits of an open run that are broken, and queue the next."""
     while broken := _broken(state, m, run, when):
         for limit, deadline in broken:
             _break(state, m, run, limit, deadline)
@@ -123,11 +123,11 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     outage_time = 0 if m.definition.strict else state.outages.within(limit.base, deadline)
     note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if outage_time else ""
     if outage_time * 2 > deadline - limit.base:
-        _leave_unjudged(state, m, run, f"cannot be judged{note}")
+        _leave_incomplete(state, m, run, f"cannot be evaluated{note}")
         return
     if _may_be_lost(state, m, run, limit, deadline, outage_time):
         what = reasons.broken(m.definition, run, limit, deadline)
-        _leave_unjudged(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
+        _leave_incomplete(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
         return
     kind = _CAUSE_OF.get(limit.kind, CauseKind.HUNG)
     reason = reasons.broken(m.definition, run, limit, deadline) + note
@@ -136,9 +136,9 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     record_failure(state, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
 
 
-def _leave_unjudged(state: EngineState, m: Monitor, run: Run, reason: str) -> None:
-    state.excused += run.unjudged is None
-    run.unjudged = reason
+def _leave_incomplete(state: EngineState, m: Monitor, run: Run, reason: str) -> None:
+    state.excused += run.incomplete_reason is None
+    run.incomplete_reason = reason
     state.record_run(m, run)
 
 
@@ -150,7 +150,7 @@ def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadlin
     """
     if m.definition.strict:
         return False
-    if run.unjudged is not None:
+    if run.incomplete_reason is not None:
         return True
     if run.has_outstanding_tasks(m.definition) and state.outages.last_outage(run.started_at or limit.base, deadline):
         return True

@@ -57,7 +57,7 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
 
 
 def pause(state: EngineState, m: Monitor) -> None:
-    """Its pings are followed and nothing is judged."""
+    """Stop to evaluate the monitor; its pings still move its due time."""
     m.paused = True
     resolve(state, m, Resolution.PAUSED)
     m.streak = 0
@@ -66,7 +66,7 @@ def pause(state: EngineState, m: Monitor) -> None:
 
 
 def resume(state: EngineState, m: Monitor) -> None:
-    """It is judged again, by what comes from now on."""
+    """Evaluate the monitor again, by the pings from now on."""
     m.paused = False
     m.excused = 0
     start_over(state, m)
@@ -78,8 +78,8 @@ def resume(state: EngineState, m: Monitor) -> None:
             run.broken.clear()
             for group in run.tasks.values():
                 group.stalled = None
-            if run.hung is not None or run.unjudged is not None:
-                run.hung, run.hung_by, run.unjudged = None, "", None
+            if run.hung is not None or run.incomplete_reason is not None:
+                run.hung, run.hung_by, run.incomplete_reason = None, "", None
                 state.record_run(m, run)
     state.update_status(m)
     queue_parts(state, m)
@@ -221,7 +221,7 @@ def _first_awaited(m: Monitor) -> Micros | None:
 def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
     """Apply S16.10 to S16.12 of docs/semantics.md to an open run."""
     run.broken &= {
-        (each.kind, each.stage) for each in run.limits(m.definition, judged=True) if _is_over(state, m, each)
+        (each.kind, each.stage) for each in run.limits(m.definition, include_broken=True) if _is_over(state, m, each)
     }
     stalled = _keep_stalled_tasks(state, m, run)
     if run.hung is not None and not run.broken and not stalled:

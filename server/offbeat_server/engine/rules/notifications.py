@@ -31,7 +31,7 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
         if up.paused or up.incident is not None:
             continue
         is_silent = up.heard_at is None or up.heard_at <= incident.opened_at
-        if is_silent and (deadline := _next_judgement(state, up)) is not None:
+        if is_silent and (deadline := _next_evaluation(state, up)) is not None:
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
         if due is not None and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and due <= up.since:
             at = max(at, end_of_grace_period(definition, up.since))  # it was due while that one was down
@@ -41,7 +41,7 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
     incident.announce_at = at
 
 
-def _next_judgement(state: EngineState, up: Monitor) -> Micros | None:
+def _next_evaluation(state: EngineState, up: Monitor) -> Micros | None:
     """When an upstream that is silent now is found to be; None: nothing is expected of it at a time."""
     members = up.definition.members
     if members is not None and up.fleet is not None and up.fleet.alive:

@@ -36,7 +36,7 @@ _LATEST_DIALECTS = ("healthchecks", "sentry")  # a finish without an id ends the
 
 
 def apply_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
-    """Apply one ping, after every deadline before it was judged."""
+    """Apply one ping, after every deadline before it was evaluated."""
     ping = entry.ping
     if m.paused and _resumes(m, ping):
         resume(state, m)
@@ -106,7 +106,7 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
 
 def _goes_on(m: Monitor, run: Run) -> bool:
     """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
-    return run.implicit or (run.hung is None and run.unjudged is None and not slot_has_come(m))
+    return run.implicit or (run.hung is None and run.incomplete_reason is None and not slot_has_come(m))
 
 
 def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word: str) -> bool:

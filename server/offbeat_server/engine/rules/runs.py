@@ -33,11 +33,11 @@ def runs_of(m: Monitor) -> MonitorRuns:
 def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool:
     """A ping of an open run. Whether a limit may have come that was not there before."""
     runs = runs_of(m)
-    again = run.unjudged is not None and run.hung is None
+    again = run.incomplete_reason is not None and run.hung is None
     if again:
         run.broken -= _OF_ITS_END
         if not run.broken:  # it goes on after the outage, so its end was not lost
-            run.unjudged = None
+            run.incomplete_reason = None
             state.record_run(m, run)
     if ping.task is None:
         return run.hear(state.now, ping) or again
@@ -88,7 +88,7 @@ def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
     """
     before = runs.find(ping.run)
     candidates = (each for each in (before, *runs.open.values()) if each is not None)
-    return next((each for each in candidates if each.hung is None and each.unjudged is None), None)
+    return next((each for each in candidates if each.hung is None and each.incomplete_reason is None), None)
 
 
 def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:

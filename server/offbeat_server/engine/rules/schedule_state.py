@@ -42,7 +42,7 @@ def satisfy_schedule(state: EngineState, m: Monitor, run: str | None) -> None:
             m.due = min(m.awaited.values(), default=None)
             state.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
         return
-    m.due = due_after(definition, m.due, state.now, judged=incident is not None and incident.silent)
+    m.due = due_after(definition, m.due, state.now, missed=incident is not None and incident.silent)
     if incident is not None:
         incident.silent = False
 
@@ -98,7 +98,8 @@ def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | Non
 
 
 def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
-    """Whether a ping of a whole run is the last one sent again: nothing was said or judged since that it could change.
+    """Whether a ping of a whole run is the last one sent again: no later ping or
+    evaluation could have changed its effect.
 
     Without a run id only an outage of ours explains it, in which the answer was lost.
     """

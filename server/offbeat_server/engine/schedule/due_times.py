@@ -1,4 +1,4 @@
-"""When the next ping is due and when its absence is judged. Pure functions, used by the engine and by every page.
+"""When the next ping is due and when its absence is evaluated. Pure functions, used by the engine and by every page.
 
 One ping satisfies one slot: for cron and OnCalendar a ping before its slot counts for it when it is no earlier than
 min(grace, half the gap to the slot after). For an interval the next ping is due `every` after the last.
@@ -35,10 +35,10 @@ def calendar_of(definition: Definition) -> Calendar | None:
     return None
 
 
-def due_after(definition: Definition, due: Micros | None, at: Micros, judged: bool = False) -> Micros | None:
+def due_after(definition: Definition, due: Micros | None, at: Micros, missed: bool = False) -> Micros | None:
     """Return the due time after a ping at `at` that counts for the schedule; None: none.
 
-    `due` is the due time before it, None for none yet. `judged`: the ping that was due is recorded as missed, and slots
+    `due` is the due time before it, None for none yet. `missed`: the ping that was due is recorded as missed, and slots
     may have passed since that are not evaluated; the ping can only count for one whose grace period has not ended.
     """
     if definition.every is not None:
@@ -46,7 +46,7 @@ def due_after(definition: Definition, due: Micros | None, at: Micros, judged: bo
     slots = calendar_of(definition)
     if slots is None:
         return None
-    if judged or due is None:
+    if missed or due is None:
         open_slot = slots.next_after(at - definition.grace - 1)
         if open_slot is None:
             return None
@@ -157,16 +157,16 @@ def status_at(
         return MonitorStatus(status, None, None)
     due: Micros | None = state.get("due")
     grace = definition.grace
-    judged_at: Micros | None = state.get("heard_at")
-    if heard_at is not None and (judged_at is None or heard_at > judged_at):
+    evaluated_at: Micros | None = state.get("heard_at")
+    if heard_at is not None and (evaluated_at is None or heard_at > evaluated_at):
         if definition.every is not None or calendar_of(definition) is not None:
-            before = due if judged_at is not None else None
-            due = due_after(definition, before, heard_at, judged=status == Status.DOWN)
+            before = due if evaluated_at is not None else None
+            due = due_after(definition, before, heard_at, missed=status == Status.DOWN)
         if status == Status.NEW:
             status = Status.UP
-    elif heard_at is None and judged_at is None and definition.first_within is not None:
+    elif heard_at is None and evaluated_at is None and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
-    if status != Status.DOWN and not definition.expects(heard_at is not None or judged_at is not None):
+    if status != Status.DOWN and not definition.expects(heard_at is not None or evaluated_at is not None):
         return MonitorStatus(Status.UNWATCHED, None, None)
     if status == Status.UNWATCHED:  # as it was before its definition was changed
         status = Status.UP if heard_at is not None else Status.NEW

@@ -70,7 +70,7 @@ class OutageIntervals:
         """Whether a ping at `again` may repeat an equal one at `first` because that one's answer was lost in an outage.
 
         The answer may be lost of what came within an outage, or shortly before it; the retry comes in it or after it.
-        So the outage is known before the retry is judged, also when the log is read again.
+        So the outage is known before the retry is applied, also when the log is read again.
         """
         if again > self.retries_until:
             return False

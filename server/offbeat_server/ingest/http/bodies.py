@@ -1,7 +1,8 @@
 """Reads the body of a ping in constant memory, however long it is: kept whole up to a limit, beyond that its two ends.
 
 The signal is in the address of most pings with a long body, and a job that fails has the longest log. So a body that
-cannot be read to its end (too long, too slow, not what its Content-Encoding says) is a fault for the dialect to judge.
+cannot be read to its end (too long, too slow, not what its Content-Encoding says) is a fault. The protocol decides
+whether the ping is accepted.
 """
 
 import asyncio

@@ -87,9 +87,9 @@ class ConnectionContext:
         bodies: BodyBudget,
         route: Callable[[str, str], Dialect | None],
         *,
-        admit: "Callable[[Connection], bool]",
-        release: "Callable[[Connection], None]",
-        hand_over: "Callable[[Connection], web.RequestHandler]",
+        admit: "Callable[[HttpConnection], bool]",
+        release: "Callable[[HttpConnection], None]",
+        hand_over: "Callable[[HttpConnection], web.RequestHandler]",
     ) -> None:
         self.settings, self.metrics, self.pipeline = settings, metrics, pipeline
         self.sources, self.bodies, self.route = sources, bodies, route
@@ -109,7 +109,7 @@ class PendingResponse:
     __slots__ = ("answer", "connection", "dialect", "head", "keep", "request")
 
     def __init__(
-        self, connection: "Connection", dialect: Dialect, request: Request | None, head: bool, keep: bytes
+        self, connection: "HttpConnection", dialect: Dialect, request: Request | None, head: bool, keep: bytes
     ) -> None:
         self.connection = connection
         self.dialect = dialect
@@ -140,7 +140,7 @@ class PendingResponse:
             connection.flush()
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One client connection: the callbacks of its transport, and the way from bytes to a ping and back.
 
     `transport` is None when nothing can be written: before the connection is made, and from `CLOSING` on. `pending` are

@@ -17,7 +17,7 @@ from offbeat_server.config import Settings
 from offbeat_server.ingest.http import response, target_cache
 from offbeat_server.ingest.http.bodies import BodyBudget
 from offbeat_server.ingest.http.client_address import ClientAddresses
-from offbeat_server.ingest.http.connection import NO_REQUEST, Connection, ConnectionContext
+from offbeat_server.ingest.http.connection import NO_REQUEST, ConnectionContext, HttpConnection
 from offbeat_server.ingest.http.connection_limits import ConnectionLimiter
 from offbeat_server.ingest.http.handed_over import HandedOverConnections
 from offbeat_server.ingest.pipeline import PingPipeline
@@ -72,7 +72,7 @@ class FastListener(Service):
         self.connection_limiter = ConnectionLimiter(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None
-        self._open: set[Connection] = set()
+        self._open: set[HttpConnection] = set()
         self._closed = asyncio.Event()
         self._tick()
 
@@ -111,33 +111,33 @@ class FastListener(Service):
                 connection.abort()
         await super().stop()
 
-    def _admit(self, connection: Connection) -> bool:
+    def _admit(self, connection: HttpConnection) -> bool:
         """Whether there is room for one more."""
         if self._context.draining or not self.connection_limiter.open(connection.peer):
             return False
         self._open.add(connection)
         return True
 
-    def _release(self, connection: Connection) -> None:
+    def _release(self, connection: HttpConnection) -> None:
         """It is closed."""
         if connection in self._open:
             self.connection_limiter.release((connection.peer,))
             self._leave(connection)
 
-    def _hand_over(self, connection: Connection) -> web.RequestHandler:
+    def _hand_over(self, connection: HttpConnection) -> web.RequestHandler:
         """A protocol of aiohttp for a connection that does not ping."""
         self._leave(connection)
         handler = self._server()
         self._handed_over.add(handler, connection.peer)
         return handler
 
-    def _leave(self, connection: Connection) -> None:
+    def _leave(self, connection: HttpConnection) -> None:
         self._open.discard(connection)
         if self._context.draining:
             self._closed.set()
 
-    def _made(self) -> Connection:
-        return Connection(self._context)
+    def _made(self) -> HttpConnection:
+        return HttpConnection(self._context)
 
     async def _keep_time(self) -> None:
         while True:

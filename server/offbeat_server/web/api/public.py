@@ -33,10 +33,10 @@ _SERIES = {
     "offbeat_monitor_up": "0 while the monitor has an open incident, else 1.",
     "offbeat_monitor_late": "1 while a ping is due and its grace has not ended.",
     "offbeat_monitor_unwatched": "1 while the monitor expects nothing, so that no missing ping is noticed.",
-    "offbeat_monitor_paused": "1 while nothing is judged.",
+    "offbeat_monitor_paused": "1 while the monitor is paused.",
     "offbeat_monitor_open_runs": "Runs that have started and not ended.",
     "offbeat_monitor_last_ping_timestamp_seconds": "When the last ping came.",
-    "offbeat_monitor_deadline_timestamp_seconds": "When the absence of the next ping is judged.",
+    "offbeat_monitor_deadline_timestamp_seconds": "When the absence of the next ping is evaluated.",
 }
 _FILE = re.compile(r"([a-z0-9_.-]{1,100})\.(svg|json)")
 _COLOURS = {Status.DOWN: "#c62828", Status.LATE: "#b26a00", Status.UNKNOWN: "#6a1b9a", Status.UP: "#2e7d32"}

@@ -150,7 +150,7 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
     }
     found = [
         (said.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)
-        for limit in run.limits(definition, judged=True)
+        for limit in run.limits(definition, include_broken=True)
     ]
     return sorted(found, key=lambda each: each[1])
 
