@@ -6,9 +6,7 @@ on the port that the pages call 5432, and a PgBouncer in front of it.
 
 import contextlib
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,9 +15,9 @@ import pytest
 
 from tests.e2e.test_guides import PAGES
 from tests.support.browser import made
-from tests.support.clusters import begin, give_to_postgres, kill_all, run
 from tests.support.doc_pages import Terminal, blocks_of, play
-from tests.support.harness import ADMIN_KEY, DEBIAN_BIN, ROOT, PgBouncer, Postgres, Server, eventually, free_port, needs
+from tests.support.harness import ADMIN_KEY, ROOT, PgBouncer, Postgres, Server, eventually, free_port, needs
+from tests.support.system_postgres import SystemPostgres
 
 pytestmark = pytest.mark.slow
 
@@ -33,36 +31,6 @@ CHECKED_ELSEWHERE = {
     (DOCS / "semantics.md", "example"): "tests/model/test_golden.py",
 }
 FOR_PEOPLE = {"text", "mermaid"}
-
-
-class SystemPostgres:
-    """Debian's Postgres as its package sets it up: passwords over TCP, and a superuser `postgres` on the socket."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="offbeat-system-postgres-"))
-        self.port = free_port()
-
-    async def __aenter__(self) -> "SystemPostgres":
-        needs("initdb")
-        give_to_postgres(self.directory)
-        data = str(self.directory / "data")
-        auth = ("--auth-local=trust", "--auth-host=scram-sha-256", "--locale=C.UTF-8", "--no-sync")
-        await run(DEBIAN_BIN / "initdb", "-D", data, "-U", "postgres", *auth, owner=self.directory)
-        settings = (f"port={self.port}", f"unix_socket_directories={self.directory}")
-        flags = [word for setting in settings for word in ("-c", setting)]
-        self._process = await begin(DEBIAN_BIN / "postgres", "-D", data, *flags, directory=self.directory)
-
-        async def accepts() -> bool:
-            ready: list[str | Path] = [DEBIAN_BIN / "pg_isready", "-q", "-h", str(self.directory), "-p", str(self.port)]
-            return subprocess.run(ready).returncode == 0
-
-        await eventually(accepts)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        kill_all(self._process.pid)
-        await self._process.wait()
-        shutil.rmtree(self.directory)
 
 
 @pytest.mark.parametrize("page", OPERATIONS, ids=lambda page: page.stem)

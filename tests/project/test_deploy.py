@@ -121,6 +121,15 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
         assert not path.is_symlink() or path.resolve().relative_to(ROOT).parts[0] in copied, path
 
 
+@pytest.mark.parametrize(("extras", "requirement"), [("", "."), ("embedded", ".[embedded]")])
+def test_the_image_installs_the_server_with_and_without_extras(extras, requirement):
+    (command,) = re.findall(
+        r"^RUN /opt/offbeat/bin/pip install (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
+    )
+    shell = f"EXTRAS={extras}; printf '%s\\n' {command}"
+    assert run("sh", "-c", shell).splitlines()[-1] == requirement
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_takes_the_unit(tmp_path):
     unit = (DEPLOY / "offbeat.service").read_text()
