@@ -51,7 +51,7 @@ docs: $(VENV)/installed-for-tests $(NODE_MODULES) ## Generate the reference, and
 	@$(BIN)/python -m docs.generate
 	@$(DOCS)
 
-screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots anew, with demo monitors.
+screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshots again, with demo monitors.
 	@$(BIN)/python -m tests.screenshots
 
 bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
