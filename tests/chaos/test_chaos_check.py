@@ -176,7 +176,7 @@ def test_an_incident_that_opens_late_for_no_reason_is_missed() -> None:
 
 
 @pytest.mark.parametrize("state", ["pending", "held", "dead", "expired", "collapsed", "delivered"])
-def test_an_incident_of_which_no_message_arrives_is_untold(state: str) -> None:
+def test_an_incident_without_an_alert_is_found(state: str) -> None:
     journal, stored = history()
     journal.deliveries.clear()
     stored.alerts[0] = stored.alerts[0]._replace(state=state)

@@ -87,7 +87,7 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     assert given.small.p90 > 250 and given.small.max > 390
 
 
-async def test_large_requests_are_told_apart_and_errors_counted(aiohttp_server, keys):
+async def test_large_requests_are_listed_apart_and_errors_counted(aiohttp_server, keys):
     async def answer(request):
         body = await request.read()
         return web.Response(status=503 if request.path.endswith("key-7") else 200, text=str(len(body)))

@@ -71,7 +71,7 @@ async def test_one_that_goes_before_its_turn_goes_once() -> None:
     assert said[3:] == ["-b", "-c", "-a"]
 
 
-async def test_the_death_of_a_task_is_told() -> None:
+async def test_the_death_of_a_task_is_reported() -> None:
     told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stack = Stack(told.set_result)
     part = Part("a", [])

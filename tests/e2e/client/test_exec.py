@@ -268,7 +268,7 @@ async def test_exactly_that_command(offbeat: Path, words: tuple[str, ...], out: 
         assert receiver.requests[1].body.decode() == out
 
 
-async def test_what_cannot_run_is_said_with_a_hint_and_a_shells_status(offbeat: Path, tmp_path: Path) -> None:
+async def test_a_command_that_cannot_run_gives_a_hint_and_a_shells_status(offbeat: Path, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("echo ran\n")
     plain = tmp_path / "plain"

@@ -20,7 +20,7 @@ def few(monkeypatch):
     monkeypatch.setattr(auth_throttle, "WRONG_PER_MINUTE_MAX", 5)
 
 
-async def test_after_too_many_wrong_keys_even_the_right_one_tells_nothing(database_url, few, monkeypatch):
+async def test_after_too_many_wrong_keys_even_the_right_one_is_refused(database_url, few, monkeypatch):
     async with serving(database_url) as api:
         for n in range(5):
             assert (await api("GET", "/monitors", key=f"guess-{n}")).status == 401

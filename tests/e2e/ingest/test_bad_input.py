@@ -58,7 +58,7 @@ def test_an_unknown_stage_is_shown_can_fail_and_is_waited_for_by_nothing(scene: 
     assert run.verdict == "succeeded" and scene.status() == "up"
 
 
-def test_an_unknown_task_is_one_more_and_tasks_nobody_defined_are_shown(scene: Scene) -> None:
+def test_an_unknown_task_is_one_more_and_undefined_tasks_are_shown(scene: Scene) -> None:
     scene.monitor(tasks={"expected": 2})
     for task in ("1", "2 of another kind"):
         scene.ping(1, "success", run="r", task=task)

@@ -66,7 +66,7 @@ async def test_curl_in_all_its_forms(server: Server) -> None:
     ]
 
 
-async def test_curl_is_told_what_is_wrong(server: Server) -> None:
+async def test_curl_shows_what_is_wrong(server: Server) -> None:
     key = await make(server, "wrong", every="1h")
     url = f"{server.url}/api/v1/heartbeat/{key}"
     assert await curl(f"{url}x") == (404, "unknown key")
@@ -149,7 +149,7 @@ async def test_healthchecks_as_documented(server: Server) -> None:
     assert await said(server, "new", "message") == [("success", None), ("fail", "again")]
 
 
-async def test_a_monitor_that_takes_only_post_and_one_that_reads_words(server: Server) -> None:
+async def test_a_monitor_that_takes_only_post_and_one_with_keywords(server: Server) -> None:
     strict = await make(server, "strict", every="1h", methods="POST")
     words = await make(server, "words", every="1h", keywords={"fail": ["ERROR"], "success": ["done"]})
     for arguments in ((), ("-X", "POST")):

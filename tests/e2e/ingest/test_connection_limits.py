@@ -20,7 +20,7 @@ from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Client, Served,
 # ------------------------------------------------------------------------------------------------- connections
 
 
-def test_seats_by_address():
+def test_connections_are_limited_by_address():
     peer = ClientAddresses([ipaddress.ip_network("10.0.0.0/8")]).peer
     connection_limiter = ConnectionLimiter(7, 2)
     one, other, proxy = peer(("192.0.2.1", 1)), peer(("192.0.2.2", 1)), peer(("10.1.2.3", 1))
@@ -119,7 +119,7 @@ async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_a_key_over_its_limit_is_told_so_and_its_neighbours_are_not(database_url, http_server):
+async def test_a_key_over_its_rate_limit_gets_429_and_other_keys_do_not(database_url, http_server):
     async with serving(database_url, http_server=http_server, key_pings_per_minute_max=3) as served:
         await served.put("neighbour", "neighbour-key")
         async with connected(served) as client:
@@ -149,7 +149,7 @@ async def test_without_a_limit_a_key_may_ping_without_end(database_url):
         assert {(await client.reply()).status for _ in range(200)} == {200}
 
 
-def test_every_dialect_knows_the_word():
+def test_every_dialect_has_an_answer_for_the_rate_limit():
     for dialect in DIALECTS:
         answer = dialect.answer(Outcome("limited", 7), Request("POST", "/x", "", {}, b""))
         assert answer.status == (503 if dialect.name == "sentry" else 429)

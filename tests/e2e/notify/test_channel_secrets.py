@@ -97,7 +97,7 @@ async def test_a_file_generates_a_secret_once(database_url: str, tmp_path: Path)
         assert verify(receiver.requests[-1], only.json["new_secret"]) and not verify(receiver.requests[-1], second)
 
 
-async def test_the_start_generates_none_because_nobody_would_see_it(database_url: str, tmp_path: Path) -> None:
+async def test_the_start_generates_no_secret_because_no_client_would_see_it(database_url: str, tmp_path: Path) -> None:
     file = tmp_path / "m.yaml"
     file.write_text(f"channels: {{ops: {{kind: webhook, url: '{URL}', secrets: [generate]}}}}")
     async with serving(database_url) as api:

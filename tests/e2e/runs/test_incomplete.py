@@ -133,7 +133,7 @@ def test_moments_that_no_client_notices_are_no_outage(scene: Scene) -> None:
     assert scene.status() == "down"
 
 
-def test_strict_judges_it(scene: Scene) -> None:
+def test_strict_evaluates_it_despite_an_outage(scene: Scene) -> None:
     fan_out(scene, (7.5, 11.3), {8, 9}, tasks={"within": "1m"}, strict=True)
     scene.tick(120)
     assert scene.status() == "down"

@@ -82,9 +82,7 @@ def _is(kind: str, cause: str | None = None) -> Any:
     return matches
 
 
-async def test_a_backup_that_is_killed_is_told_and_the_next_night_resolves_it(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_a_killed_backup_sends_an_alert_and_the_next_night_resolves_it(database_url: str, tmp_path: Path) -> None:
     needs("curl")
     script = tmp_path / "backup.sh"
     script.write_text(SHELL_JOB)

@@ -350,7 +350,7 @@ def test_a_success_without_an_id_ends_the_run_that_began_last(scene: Scene) -> N
     assert [run.verdict for run in scene.runs().values()] == ["succeeded", "failed"] and scene.status() == "up"
 
 
-def test_a_further_start_gives_a_run_its_time_anew(scene: Scene) -> None:
+def test_another_start_restarts_the_time_of_a_run(scene: Scene) -> None:
     scene.monitor(every="1d", grace="1h", max_runtime="1h")
     send(scene, 0, "Ta")
     send(scene, 2400, "Ta")

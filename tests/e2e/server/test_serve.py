@@ -136,7 +136,7 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
                 await server.__aexit__(None, None, None)
 
 
-async def test_a_stop_gives_up_judging_before_it_waits_for_a_receiver(
+async def test_a_stop_releases_the_lease_before_it_waits_for_a_receiver(
     database_url: str, database: asyncpg.Connection
 ) -> None:
     """The next scheduler need not wait for a message on its way."""

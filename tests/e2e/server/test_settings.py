@@ -212,7 +212,7 @@ def test_the_client_knows_the_variables_of_the_server():
 
 
 @pytest.mark.parametrize("name", ["OFFBEAT_API_KEY", "OFFBEAT_SERVER_URL", "OFFBEAT_KEEP_DAY", "OFFBEAT_ADMIN_KYE"])
-async def test_the_client_warns_of_a_variable_that_nobody_reads(name):
+async def test_the_client_warns_of_an_unknown_variable(name):
     env: Any = {name: "1", "OFFBEAT_KEEP_DAYS": "9"}
     done = await offbeat("monitors", url="http://127.0.0.1:9", **env)
     assert f"warning: {name}: there is no such setting" in done.err and "OFFBEAT_KEEP_DAYS:" not in done.err

@@ -100,7 +100,7 @@ async def _is_in_log(pair: Pair, count: int) -> bool:
     return bool(await pair.ask("a", "select count(*) from pings") == count)
 
 
-async def test_a_commit_that_somebody_cancels_while_it_waits_for_the_standby_is_in_doubt() -> None:
+async def test_a_commit_that_is_cancelled_while_it_waits_for_the_standby_is_in_doubt() -> None:
     """Postgres reports it as done, with a warning."""
     async with Pair() as pair:
         connection = await connect(pair.url("a"))

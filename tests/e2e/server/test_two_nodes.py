@@ -157,7 +157,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
-async def test_who_is_told_to_stop_hands_over_at_once_and_closes_its_listener_when_it_was_seen_not_ready(
+async def test_a_stopping_node_hands_over_at_once_and_closes_its_listener_after_it_was_seen_not_ready(
     database_url: str, observer: asyncpg.Connection, pooled: bool
 ) -> None:
     async with _two(database_url, pooled, "--drain-delay", "4") as (a, b):

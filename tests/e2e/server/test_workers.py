@@ -24,7 +24,7 @@ async def _ping(server: Server, key: str) -> int:
         return response.status
 
 
-async def test_workers_take_pings_and_the_main_process_judges(database_url: str) -> None:
+async def test_workers_take_pings_and_the_main_process_is_the_scheduler(database_url: str) -> None:
     async with Server(database_url, "--workers", "2") as server:
         key = await _monitor(server, every="2s", grace="1s")
         assert {await _ping(server, key) for _ in range(40)} == {200}
@@ -104,7 +104,7 @@ async def test_a_stop_is_clean(database_url: str) -> None:
         assert set(statuses) <= {200, 503} and statuses.count(200) > 100
 
 
-async def test_a_worker_says_its_words_where_the_main_process_does(database_url: str) -> None:
+async def test_a_worker_logs_to_the_output_of_the_main_process(database_url: str) -> None:
     """Through no pipe of the test: a line of any length would have to fit into its buffer."""
     async with Server(database_url, "--workers", "2") as server:
         for worker in await eventually(lambda: _children(server.pid)):

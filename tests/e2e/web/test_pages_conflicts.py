@@ -235,7 +235,7 @@ async def test_of_two_that_make_the_same_one_does(
     assert says in answers[1][1]
 
 
-async def test_what_was_deleted_meanwhile_is_not_made_again(server: Server, pages: Pages) -> None:
+async def test_an_object_that_was_deleted_in_between_is_not_created_again(server: Server, pages: Pages) -> None:
     for kind in ("monitor", "channel", "project"):
         case = CASES[kind]
         await server.api("PUT", f"/api/v1{case.path}", case.made)

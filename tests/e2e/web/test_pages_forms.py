@@ -97,7 +97,7 @@ def _defined(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: answer[name] for name in (*Definition.model_fields, "slug", "paused", "key", "keys")}
 
 
-async def test_what_is_wrong_is_said_beside_its_field(server: Server, pages: Pages) -> None:
+async def test_an_error_is_shown_beside_its_field(server: Server, pages: Pages) -> None:
     fields = FormReader(await pages.get("/new-monitor"), "settings").found
     wrong = {"f-every": "soon", "f-timezone": "Mars/Olympus", "f-tasks-expected": "many", "f-fail_after": "0"}
     sent = [(name, wrong.get("f-" + name.replace(".", "-"), value)) for name, value in fields]

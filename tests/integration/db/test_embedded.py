@@ -152,7 +152,7 @@ async def test_it_is_started_again_when_it_dies(data_dir: Path, monkeypatch: pyt
         await eventually(back)
 
 
-async def test_a_crash_of_the_machine_leaves_a_pid_that_is_somebody_elses_now(data_dir: Path) -> None:
+async def test_a_crash_of_the_machine_leaves_a_pid_that_another_process_has_now(data_dir: Path) -> None:
     async with running(data_dir) as postgres:
         await keep_a_row(postgres.url)
         pid_file = data_dir / "postgres" / "postmaster.pid"
@@ -215,7 +215,7 @@ async def test_something_else_in_its_place_is_left_alone(data_dir: Path) -> None
     assert (data_dir / "postgres" / "letter.txt").read_text() == "dear"
 
 
-async def test_why_it_does_not_start_is_said(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_says_why_postgres_does_not_start(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "LAUNCHES_MAX", 2)
     with pytest.raises(DatabaseDownError, match="unrecognized configuration parameter"):
         async with running(data_dir, {"shared_bufferz": "1"}):
@@ -270,7 +270,7 @@ async def test_as_root_where_no_single_user_can_be_let_in_it_says_what_to_do(dat
         subprocess.run(["umount", data_dir], check=True)
 
 
-def test_an_access_control_list_gives_one_user_the_right_to_pass_and_nobody_another(tmp_path: Path) -> None:
+def test_an_access_control_list_gives_one_user_the_right_to_pass_and_no_other_user(tmp_path: Path) -> None:
     """Also where the list, with a mask that withholds something, was there before."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o750)

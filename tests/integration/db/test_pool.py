@@ -143,7 +143,7 @@ async def test_behind_a_pooler_a_database_that_forgets_commits_is_refused(databa
             await connect(url, pgbouncer=True)
 
 
-async def test_a_session_that_has_said_its_last_word_and_is_not_closed_is_away(
+async def test_a_session_that_postgres_ended_and_that_is_not_closed_yet_is_down(
     database: asyncpg.Connection,
 ) -> None:
     fields = b"SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"

@@ -79,7 +79,7 @@ async def test_something_elses_tables_are_refused_and_nothing_is_changed(empty_d
     await connection.close()
 
 
-async def test_a_role_without_rights_is_told_which(postgres: Postgres, empty_database_url: str) -> None:
+async def test_a_role_without_rights_gets_an_error_that_names_them(postgres: Postgres, empty_database_url: str) -> None:
     owner = await connect(empty_database_url)
     await owner.execute("drop role if exists guest; create role guest login")
     guest = await connect(empty_database_url.replace("//offbeat@", "//guest@"))

@@ -687,7 +687,7 @@ async def test_503_while_postgres_is_away_and_200_again(database_url, http_serve
         assert (await ask(served, get())).status == 200
 
 
-async def test_a_stop_answers_whoever_has_asked(database_url, http_server):
+async def test_a_stop_answers_every_request_that_was_read(database_url, http_server):
     async with Link(database_url) as link, serving(database_url, log_url=link.url, http_server=http_server) as served:
         link.hold_requests()
         async with connected(served) as asking, connected(served) as idle, connected(served) as talking:
@@ -747,7 +747,7 @@ async def test_the_client_behind_a_trusted_proxy(database_url, http_server):
         assert await served.rows("host(source)") == ["203.0.113.9"] * 3 + ["2001:db8::1", "203.0.113.9", "127.0.0.1"]
 
 
-async def test_nobody_else_is_believed(served):
+async def test_only_trusted_proxies_are_believed(served):
     assert (await ask(served, get(PATH, "X-Forwarded-For: 203.0.113.9"))).status == 200
     assert await served.rows("host(source)") == ["127.0.0.1"]
 

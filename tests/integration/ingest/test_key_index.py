@@ -89,7 +89,7 @@ async def test_a_refresh_brings_what_was_committed_before_it(pool):
             assert key_index.find(f"key-of-{name}") is not None
 
 
-async def test_other_processes_changes_are_followed_unasked(pool):
+async def test_changes_of_other_processes_are_followed(pool):
     async with following(pool) as key_index:
         await put(pool, "later")
         await eventually(lambda: _soon(key_index.find("key-of-later")), timeout_s=2)
@@ -143,7 +143,7 @@ async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(poo
         assert key_index.refreshes - before <= 6
 
 
-async def test_those_who_wait_are_bounded_and_told_when_postgres_is_away(database_url, monkeypatch):
+async def test_waiters_are_bounded_and_get_an_error_while_postgres_is_down(database_url, monkeypatch):
     monkeypatch.setattr("offbeat_server.ingest.key_index.WAITERS_MAX", 10)
     monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with Link(database_url) as link:

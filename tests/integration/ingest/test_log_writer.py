@@ -222,7 +222,7 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
         run.ping()
 
 
-async def test_the_last_word_of_a_slow_stop_is_of_its_beginning(database, database_url):
+async def test_the_end_of_a_writer_that_stops_slowly_is_when_the_stop_began(database, database_url):
     async with Link(database_url) as link, running(link.url) as run:
         waiter = run.ping()
         await waiter.outcome()
@@ -379,7 +379,7 @@ async def test_a_doubtful_batch_whose_old_session_still_holds_on(database, datab
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 12)]
 
 
-async def test_a_fenced_writer_gives_up_what_is_pending_and_begins_anew(database, database_url):
+async def test_a_fenced_writer_drops_its_pending_pings_and_registers_again(database, database_url):
     async with running(database_url) as run:
         await run.ping().outcome()
         old = run.writer.id
@@ -431,7 +431,7 @@ async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_u
         assert len(run.committed.entries) == 400
 
 
-async def test_a_missing_partition_is_nobodys_fault_and_heals(database, database_url):
+async def test_a_missing_partition_loses_no_ping_and_is_created(database, database_url):
     async with running(database_url) as run:
         partitions = [
             row["name"]

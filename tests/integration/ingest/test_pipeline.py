@@ -190,7 +190,7 @@ def test_halves_keep_rows_places_and_doubt():
     assert (scene.backlog.pings, scene.backlog.bytes) == (0, 0)
 
 
-def test_who_waits_too_long_is_told_once_and_the_row_stays():
+def test_a_waiter_that_times_out_gets_one_answer_and_the_row_stays():
     scene = Scene(commit_timeout=8, batch_pings_max=2)
     early = [scene.ping() for _ in range(3)]
     scene.now_s += 5
@@ -211,7 +211,7 @@ def test_who_waits_too_long_is_told_once_and_the_row_stays():
     assert (outage.reason, outage.pings, outage.started - outage.ended) == ("database", 0, 9 * SECOND)
 
 
-def test_dropped_pings_are_told_and_reported_from_when_they_came():
+def test_dropped_pings_are_answered_and_reported_from_when_they_came():
     scene = Scene(batch_pings_max=2)
     waiters = [scene.ping() for _ in range(2)]
     scene.now_s += 1
@@ -229,7 +229,7 @@ def test_dropped_pings_are_told_and_reported_from_when_they_came():
     assert scene.seqs() == [[1]]
 
 
-def test_an_answer_that_fails_keeps_nobody_else_from_theirs():
+def test_an_answer_that_fails_does_not_stop_the_other_answers():
     scene = Scene()
     scene.ping(waiter=Waiter(fails=True))
     other = scene.ping()

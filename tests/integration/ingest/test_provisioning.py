@@ -43,7 +43,7 @@ async def installation(database_url: str, monkeypatch: pytest.MonkeyPatch) -> As
     pool.terminate()
 
 
-async def test_no_more_are_made_than_may_be_when_all_are_asked_for_at_once(installation: Installation) -> None:
+async def test_the_limit_of_new_monitors_holds_for_simultaneous_pings(installation: Installation) -> None:
     make = Provisioning(installation.pool, installation.key_index, allowed=True)
     asked = CREATED_PER_MINUTE_MAX * 3 // 2
     outcomes = await asyncio.gather(*(make(installation.slug(f"job-{number}"), None) for number in range(asked)))
@@ -54,7 +54,7 @@ async def test_no_more_are_made_than_may_be_when_all_are_asked_for_at_once(insta
     assert len(await installation.monitors()) == CREATED_PER_MINUTE_MAX
 
 
-async def test_whoever_asks_for_the_same_one_at_once_is_one_of_many_and_not_too_many(
+async def test_simultaneous_pings_for_the_same_new_monitor_count_once(
     installation: Installation,
 ) -> None:
     make = Provisioning(installation.pool, installation.key_index, allowed=True)
@@ -180,7 +180,7 @@ async def test_a_ping_waits_for_a_monitor_that_another_node_makes(database_url: 
         assert sorted(await a.rows()) == ["start", "success"]
 
 
-async def test_a_ping_of_a_monitor_that_nobody_makes_is_refused_soon(
+async def test_a_ping_of_a_monitor_that_is_not_created_is_refused_soon(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offbeat_server.ingest.pipeline.WAITING_MAX", 2)

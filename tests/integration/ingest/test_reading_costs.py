@@ -101,7 +101,7 @@ async def test_many_short_lines_give_others_their_turn(database_url: str) -> Non
 
 
 @pytest.mark.asyncio
-async def test_a_long_form_of_an_unknown_key_is_not_read_and_that_of_a_known_one_holds_nobody(
+async def test_a_long_form_of_an_unknown_key_is_not_read_and_that_of_a_known_one_blocks_no_other_ping(
     database_url: str,
 ) -> None:
     form = b"status=fail&message=" + b"%" * 900_000  # the worst for the decoder

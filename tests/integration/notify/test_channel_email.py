@@ -129,7 +129,7 @@ async def test_an_incident_is_one_thread_and_a_retry_is_the_same_mail(mailbox: M
 
 
 @pytest.mark.parametrize("what", [long_message(), digest(), message(name="Straße\r\nBcc: x@example.org", reason="")])
-async def test_any_words_make_a_correct_mail(mailbox: Mailbox, what: Message) -> None:
+async def test_any_text_makes_a_correct_mail(mailbox: Mailbox, what: Message) -> None:
     async with mail_server(mailbox) as port:
         await send("email", plain(port), what)
     [(envelope, mail)] = mailbox.mails
@@ -138,7 +138,7 @@ async def test_any_words_make_a_correct_mail(mailbox: Mailbox, what: Message) ->
     assert all(len(line) <= 998 for line in envelope.content.split(b"\r\n"))
 
 
-async def test_a_jobs_words_begin_no_part_of_a_mail(mailbox: Mailbox) -> None:
+async def test_the_text_of_a_job_begins_no_part_of_a_mail(mailbox: Mailbox) -> None:
     """Its writer has seen an earlier alert, so knows what the next ones are called."""
     async with mail_server(mailbox) as port:
         await send("email", plain(port), message(id=7))
@@ -235,7 +235,7 @@ async def test_one_of_two_recipients_is_enough_and_the_log_names_the_other(
     assert "smtp.recipients_rejected" in said and f"'{TO[0]}': '550 gone'" in said
 
 
-async def test_nobody_listens(mailbox: Mailbox) -> None:
+async def test_a_refused_connection_is_a_temporary_error(mailbox: Mailbox) -> None:
     async with mail_server(mailbox) as port:
         pass
     assert not (await refusal("email", plain(port), message())).permanent

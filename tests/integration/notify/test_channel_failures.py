@@ -209,7 +209,7 @@ async def test_a_message_that_fails_for_an_hour_marks_a_channel_that_takes_the_o
         assert not await is_failing(world)
 
 
-async def test_a_channel_that_works_again_and_what_it_is_told_are_one(world: Scene, bad: int) -> None:
+async def test_a_repaired_channel_is_marked_and_notified_in_one_transaction(world: Scene, bad: int) -> None:
     async with catching_up(world) as dispatcher:
         dead = await settle(dispatcher, bad, "dead", "410", incident=1)
         await world.incidents(1)

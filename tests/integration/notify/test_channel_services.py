@@ -115,7 +115,7 @@ async def test_msteams_shows_marks_of_markdown_as_they_are() -> None:
     assert blocks[0]["text"] == r"🔴 DOWN: \[y\](z)"
 
 
-async def test_discord_makes_no_links_of_a_jobs_words() -> None:
+async def test_discord_makes_no_links_of_a_jobs_text() -> None:
     [embed] = (await sent("discord", {}, message(reason="[a](b) <@1> *x*", run="[c](d)"))).json["embeds"]
     assert embed["description"].startswith(r"\[a\](b) \<@1\> \*x\*.")
     assert [each["value"] for each in embed["fields"] if each["name"] == "Run"] == [r"\[c\](d)"]

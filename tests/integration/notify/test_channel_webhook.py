@@ -88,7 +88,7 @@ async def test_permanent_and_passing(status: int, permanent: bool) -> None:
     assert error.permanent is permanent and str(status) in str(error)
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_is_a_temporary_error() -> None:
     async with Receiver() as receiver:
         url = receiver.url
     error = await refusal("webhook", {"url": url}, message())

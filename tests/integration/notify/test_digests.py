@@ -99,7 +99,7 @@ async def test_a_digest_that_is_never_taken_does_not_silence_its_channel(
         assert await world.settled() == {"delivered": 11}, "nor is it forgotten"
 
 
-async def test_what_grew_old_in_a_failing_lane_expires_there(world: Scene) -> None:
+async def test_old_alerts_of_a_failing_channel_expire(world: Scene) -> None:
     async with Receiver(Behaviour(status=503)) as broken, world.dispatcher(start=False) as dispatcher:
         dispatcher.periodic.expire_every_s = 0.1
         await dispatcher.start()
@@ -215,7 +215,7 @@ def named(receiver: Receiver, name: str) -> list[Any]:
     return [r.json for r in receiver.requests if name in r.json["data"]["text"] + r.json["data"]["title"]]
 
 
-async def test_a_short_failure_among_flapping_monitors_is_told_at_once_and_by_name(
+async def test_a_short_failure_among_flapping_monitors_is_alerted_at_once_and_by_name(
     world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight monitors flap all the time; a job fails for half a minute, another one is silent for twenty seconds."""
@@ -349,7 +349,7 @@ async def test_what_is_over_before_it_was_sent_is_an_incident_that_opens_and_clo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("digest", [True, pytest.param(False, marks=pytest.mark.long)])
-async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_untold(
+async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_without_alert(
     world: Scene, receiver: Receiver, short_gaps: None, digest: bool
 ) -> None:
     """213 monitors, 3 000 incidents of seconds, half of them explicit failures, on one channel whose receiver fails."""

@@ -109,7 +109,7 @@ async def test_a_final_answer_is_not_tried_again_but_can_be_sent_again(world: Sc
     assert world.counted[("webhook", "dead")] == 1
 
 
-async def test_whatever_is_asked_for_again_goes_out_alone_and_in_its_order(world: Scene, receiver: Receiver) -> None:
+async def test_alerts_that_are_requeued_are_sent_alone_and_in_order(world: Scene, receiver: Receiver) -> None:
     """Neither is there a digest, nor is a flapping monitor held back."""
     channel = await world.channel("hook", "webhook", url=receiver.url)
     opened = [await world.alert(channel, incident=number, state="dead") for number in range(1, 9)]
@@ -182,7 +182,9 @@ async def test_channels_do_not_wait_for_each_other(world: Scene, receiver: Recei
     assert set(types(broken)) == {"incident.opened"}
 
 
-async def test_what_is_over_before_it_was_sent_is_told_in_one_message(world: Scene, receiver: Receiver) -> None:
+async def test_an_incident_that_ended_before_its_alert_was_sent_is_one_message(
+    world: Scene, receiver: Receiver
+) -> None:
     channel = await world.channel("hook", "webhook", url=receiver.url)
     await world.alert(channel)
     await world.alert(channel, kind="worse")
@@ -213,7 +215,7 @@ async def test_without_digests_both_are_sent_though_it_is_over(world: Scene, rec
     assert len(seen) == 8 and all(each == ["incident.opened", "incident.resolved"] for each in seen.values())
 
 
-async def test_an_open_that_was_tried_and_its_resolve_are_told_one_by_one(world: Scene, receiver: Receiver) -> None:
+async def test_an_opening_that_was_tried_and_its_recovery_are_sent_one_by_one(world: Scene, receiver: Receiver) -> None:
     receiver.script.append(Behaviour(reset=True))
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher():
@@ -306,7 +308,7 @@ async def test_a_poisoned_alert_is_set_aside(world: Scene, receiver: Receiver) -
     assert set(ids(receiver)) == {f"alert_{(await world.row(id))['uid'].hex}" for id in good}
 
 
-async def test_a_poisoned_alert_does_not_keep_a_digest_from_being_told(world: Scene, receiver: Receiver) -> None:
+async def test_an_alert_that_cannot_be_rendered_does_not_stop_a_digest(world: Scene, receiver: Receiver) -> None:
     channel = await world.channel("hook", "alertmanager", urls=[receiver.url])
     await world.alerts(channel, 20)
     poison = await world.alert(channel, monitor=99, facts={"tags": 7})
@@ -404,7 +406,7 @@ async def test_without_digests_everything_goes_one_by_one(world: Scene, receiver
     assert len(set(ids(receiver))) == len(receiver.requests) == 50
 
 
-async def test_a_test_goes_at_once_past_a_lane_that_rests(world: Scene, receiver: Receiver) -> None:
+async def test_a_test_alert_is_sent_at_once_while_its_channel_waits(world: Scene, receiver: Receiver) -> None:
     receiver.script.extend([Behaviour(status=503, headers={"Retry-After": "600"}), Behaviour(status=500), Behaviour()])
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher() as dispatcher:

@@ -47,7 +47,7 @@ async def nothing_waits(database: asyncpg.Connection) -> bool:
     return not await database.fetchval("select count(*) from alerts where state = 'pending'")
 
 
-async def test_an_added_channel_hears_what_is_open_and_every_channel_that_heard_hears_the_end(
+async def test_an_added_channel_gets_open_incidents_and_every_notified_channel_gets_the_recovery(
     server: Server, database: asyncpg.Connection
 ) -> None:
     async with Receiver() as receiver:
@@ -70,7 +70,7 @@ async def test_an_added_channel_hears_what_is_open_and_every_channel_that_heard_
         assert opened["monitor"] == "job" and opened["cause"] == "failed" and opened["reason"]
 
 
-async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_hears_what_is_open(
+async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_gets_open_incidents(
     server: Server, database: asyncpg.Connection
 ) -> None:
     gone = Behaviour(status=410)
@@ -132,7 +132,7 @@ async def test_an_incident_shows_that_a_digest_reported_it(server: Server, datab
         assert f"in a digest of {opened['digest_alerts']} alerts; recovered before it was sent" in page
 
 
-async def test_a_deleted_channel_is_told_nothing_and_nothing_waits_for_it(
+async def test_a_deleted_channel_gets_no_alert_and_nothing_waits_for_it(
     server: Server, database: asyncpg.Connection
 ) -> None:
     async with Receiver() as receiver:

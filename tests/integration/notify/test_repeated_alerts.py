@@ -12,7 +12,7 @@ from tests.support.outbox import Scene, ids, types
 from tests.support.scheduler_node import true
 
 
-async def test_flapping_is_said_and_held_back_and_reported_together(
+async def test_flapping_is_announced_held_back_and_reported_together(
     world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offbeat_server.notify.channel_queue.BURST_REFILL_S", 0.05)

@@ -18,7 +18,7 @@ from tests.support.scheduler_node import count_of, running, short_lease, true  #
 pytestmark = pytest.mark.usefixtures("short_lease")
 
 
-async def test_people_are_told_once_of_what_two_writers_refused_and_not_of_a_moment(database_url: str) -> None:
+async def test_an_outage_of_two_writers_is_one_alert_and_a_short_one_is_none(database_url: str) -> None:
     async with running(database_url, "a") as a, running(database_url, "b") as b:
         await eventually(lambda: true(a.scheduler.evaluating or b.scheduler.evaluating))
         refuse = """
@@ -61,7 +61,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
         await node.is_status(steady, "down", 20)  # and a real silence is one
 
 
-async def test_a_writer_that_died_before_the_clock_was_set_back_has_an_outage_until_the_last_word_of_any(
+async def test_a_writer_that_died_before_the_clock_was_set_back_has_an_outage_until_the_last_sign_of_any_writer(
     database: asyncpg.Connection,
 ) -> None:
     at = await scheduler_rows.now(database)

@@ -96,7 +96,7 @@ def test_the_start_of_a_task_after_its_end_changes_nothing(scene: Scene) -> None
 
 
 @pytest.mark.parametrize("run", ["r", None])
-def test_who_follows_a_start_hears_of_an_overtaken_one(scene: Scene, run: str | None) -> None:
+def test_a_follower_of_start_counts_one_that_arrives_out_of_order(scene: Scene, run: str | None) -> None:
     scene.monitor()
     scene.monitor("next", after={"monitor": "job", "signal": "start", "within": "1m"}, grace="0s")
     scene.ping(10, "success", run=run, source=HERE, writer=2)

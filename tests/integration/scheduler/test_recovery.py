@@ -182,7 +182,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
         await transaction.__aexit__(None, None, None)
 
 
-async def test_between_the_last_word_of_one_writer_and_the_first_of_the_next_nobody_heard(hands: Database) -> None:
+async def test_the_time_between_the_end_of_one_writer_and_the_first_of_the_next_is_an_outage(hands: Database) -> None:
     """Also where the older one is still there when the newer one comes, and its last word lies before that."""
 
     async def writer(started: Micros) -> int:

@@ -209,7 +209,7 @@ async def test_a_scheduler_that_lost_its_lease_writes_nothing(database_url: str)
         assert len(await node.incidents()) == 1
 
 
-async def test_what_a_successor_has_opened_meanwhile_is_no_mismatch(database_url: str) -> None:
+async def test_an_incident_that_a_successor_has_opened_is_no_mismatch(database_url: str) -> None:
     async with running(database_url) as node:
         job = await node.monitor(every="1h")
         await eventually(lambda: true(node.scheduler.evaluating))

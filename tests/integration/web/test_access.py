@@ -21,7 +21,7 @@ async def make(api: Api, role: str, project: str | None = None) -> str:
     return str(answer.body["key"])
 
 
-async def test_without_a_valid_key_nothing_is_told(api: Api) -> None:
+async def test_without_a_valid_key_nothing_is_shown(api: Api) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},

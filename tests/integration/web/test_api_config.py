@@ -34,7 +34,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_a_config_file_is_applied_and_what_changed_is_said(api: Api) -> None:
+async def test_a_config_file_is_applied_and_its_changes_are_listed(api: Api) -> None:
     dry = await api("POST", "/apply", {**CONFIG, "dry_run": True})
     assert dry.status == 200, dry.body
     assert dry.body["counts"] == {"created": 7, "changed": 0, "deleted": 0, "unchanged": 0}

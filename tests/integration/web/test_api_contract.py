@@ -34,7 +34,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
         yield api
 
 
-def test_whoever_asks_for_a_key_says_that_wrong_ones_are_counted() -> None:
+def test_every_route_with_a_key_documents_that_wrong_keys_are_counted() -> None:
     for path, operations in document()["paths"].items():
         for operation in operations.values():
             needs_key = operation.get("security") != []

@@ -149,7 +149,7 @@ async def test_what_is_shown_is_true_for_this_instant(api: Api) -> None:
     assert [m["slug"] for m in (await api("GET", "/monitors?status=paused")).body["items"]] == ["a"]
 
 
-async def test_a_monitor_whose_alerts_reach_nobody_says_so(api: Api) -> None:
+async def test_a_monitor_whose_alerts_reach_no_person_says_so(api: Api) -> None:
     made = (await api("PUT", "/monitors/a", {"every": "1h"})).body
     assert made["channels"] is None and made["alerts_to"] == ["log"] and "No channel" in made["warnings"][0]
     assert (await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})).status == 201
@@ -212,7 +212,7 @@ async def test_a_list_that_changes_while_it_is_read_shows_what_stays_once(api: A
     assert found == [f"m{n:02}" for n in range(24) if n != 7]
 
 
-async def test_pings_come_newest_first_with_all_they_said(api: Api) -> None:
+async def test_pings_are_listed_newest_first_with_all_their_fields(api: Api) -> None:
     await api("PUT", "/monitors/a", {})
     at = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
     for number in range(5):

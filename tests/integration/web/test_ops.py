@@ -238,7 +238,7 @@ def notify_socket(tmp_path):
         yield line
 
 
-async def test_systemd_is_told_what_happens(notify_socket):
+async def test_systemd_is_notified_of_every_step(notify_socket):
     systemd = Systemd(ServiceEnvironment(notify_socket.getsockname(), None))
     await systemd.start()
     systemd.extend(30, "loading 1000 monitors")
@@ -254,7 +254,7 @@ async def test_systemd_is_told_what_happens(notify_socket):
     ]
 
 
-async def test_the_watchdog_hears_of_us_only_while_the_work_goes_on(notify_socket):
+async def test_the_watchdog_gets_heartbeats_only_while_the_server_works(notify_socket):
     alive, asked = [True], asyncio.Event()
 
     def is_alive():
@@ -331,7 +331,7 @@ def test_log_lines_for_people():
     assert "hello" in text and "s3cret" not in text and "ZeroDivisionError" in text and "too much" not in text
 
 
-def test_a_log_that_nobody_reads_stops_nothing():
+def test_a_log_without_a_reader_stops_nothing():
     program = LOGGING.format(form="json") + "\nimport os\nos.close(1)\nlog.info('into the void')\nos._exit(7)\n"
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 7
 

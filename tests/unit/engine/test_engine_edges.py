@@ -95,7 +95,7 @@ def test_another_run_does_not_answer_for_the_awaited_one(scene: Scene) -> None:
 # ------------------------------------------------------------------------------- runs
 
 
-def test_a_finish_that_says_otherwise_has_the_last_word(scene: Scene) -> None:
+def test_the_latest_finish_decides_the_verdict(scene: Scene) -> None:
     scene.monitor()
     scene.ping(0, "start", run="r")
     scene.ping(5, "fail", run="r", message="exit 1")
@@ -160,7 +160,7 @@ def test_a_run_may_end_too_early_and_a_skipped_one_may_not(scene: Scene) -> None
     assert scene.runs()[2].verdict == "succeeded" and scene.status() == "up"
 
 
-def test_an_overlap_is_told_and_over_with_the_run(scene: Scene) -> None:
+def test_an_overlap_is_alerted_and_ends_with_the_run(scene: Scene) -> None:
     scene.monitor(overlap="alert")
     scene.ping(0, "start", run="a")
     scene.ping(5, "start", run="b")
@@ -225,7 +225,7 @@ def test_a_task_that_stands_still_is_named(scene: Scene) -> None:
     assert scene.seconds(incident.opened_at) == 31
 
 
-def test_a_stage_that_is_tried_again_has_its_time_anew(scene: Scene) -> None:
+def test_a_stage_that_is_tried_again_has_its_full_time_again(scene: Scene) -> None:
     scene.monitor(stages=[{"name": "a", "within": "1m"}, {"name": "b"}])
     scene.ping(0, "start", run="r")
     scene.ping(50, "fail", run="r", stage="a", message="no space left")
@@ -239,7 +239,7 @@ def test_a_stage_that_is_tried_again_has_its_time_anew(scene: Scene) -> None:
     assert scene.status() == "up"
 
 
-def test_the_own_word_of_a_run_that_its_stages_ended(scene: Scene) -> None:
+def test_an_explicit_finish_of_a_run_that_its_stages_ended(scene: Scene) -> None:
     scene.monitor(cron="0 * * * *", grace="10m", stages=[{"name": "a"}, {"name": "b"}])
     scene.ping("1h", "start")
     scene.ping("1h1m", "success", stage="a")
@@ -297,7 +297,7 @@ def test_one_row_for_each_change_of_a_fleet_and_not_for_each_ping(scene: Scene) 
 # ------------------------------------------------------------------------------- alerts
 
 
-def test_another_run_is_told_when_ten_minutes_have_passed(scene: Scene) -> None:
+def test_another_run_is_alerted_after_ten_minutes(scene: Scene) -> None:
     scene.monitor()
     for second in range(0, 700, 60):
         scene.ping(second, "fail", run=str(second))
@@ -390,7 +390,7 @@ def test_linked_decisions_are_taken_together(scene: Scene) -> None:
 # ------------------------------------------------------------------------------- pauses, edits, resolutions
 
 
-def test_a_pause_follows_the_runs_and_judges_nothing(scene: Scene) -> None:
+def test_a_pause_follows_the_runs_and_evaluates_nothing(scene: Scene) -> None:
     scene.monitor(max_runtime="1m")
     scene.ping(0, "start", run="a")
     scene.ping(1, "start", run="b")
@@ -402,7 +402,7 @@ def test_a_pause_follows_the_runs_and_judges_nothing(scene: Scene) -> None:
     assert scene.incidents()[1].run == "b"
 
 
-def test_a_pause_ends_what_people_were_told_of(scene: Scene) -> None:
+def test_a_pause_resolves_an_alerted_incident(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.tick(100)
@@ -430,7 +430,7 @@ def test_a_longer_limit_takes_the_hang_back(scene: Scene) -> None:
     assert scene.incidents()[2].cause == "hung"
 
 
-def test_words_of_an_edit_move_nothing(scene: Scene) -> None:
+def test_an_edit_of_texts_moves_no_deadline(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.monitor(when=65, every="1m", grace="10s", description="what it is for")
@@ -438,7 +438,7 @@ def test_words_of_an_edit_move_nothing(scene: Scene) -> None:
     assert scene.seconds(scene.incidents()[1].opened_at) == 70
 
 
-def test_by_hand_the_schedule_begins_anew(scene: Scene) -> None:
+def test_a_manual_resolve_restarts_the_schedule(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.tick(100)

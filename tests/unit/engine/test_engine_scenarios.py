@@ -214,7 +214,7 @@ def test_of_a_fleet_of_a_thousand_sixty_die_at_once(scene: Scene) -> None:
     assert scene.status() == "up" and scene.alerts() == ["opened", "worse", "resolved"]
 
 
-def test_a_fleet_that_goes_on_dying_is_told_of_again_and_not_for_each_member(scene: Scene) -> None:
+def test_a_growing_loss_of_a_fleet_is_alerted_again_and_not_for_each_member(scene: Scene) -> None:
     scene.monitor(members={"every": "30s", "grace": "15s", "min_alive": 95})
 
     def beat(until: int, alive: int) -> None:

@@ -89,7 +89,7 @@ def test_a_success_that_counts_as_failure_has_its_output(scene: Scene, why: str)
     assert alert(scene).facts["last_message"] == OUTPUT and alert(scene).facts["run_started_at"] == scene.at(0)
 
 
-def test_what_is_told_later_still_has_the_output_also_after_a_restart(scene: Scene) -> None:
+def test_a_later_alert_still_has_the_output_also_after_a_restart(scene: Scene) -> None:
     scene.monitor(snoozed_until="1h", stages=ETL)
     scene.ping(0, "start", run="t1")
     scene.ping(1, "start", run="t1", stage="extract")
@@ -104,7 +104,7 @@ def test_what_is_told_later_still_has_the_output_also_after_a_restart(scene: Sce
     assert (facts["run"], facts["last_message"], facts["run_started_at"]) == ("t1", OUTPUT, scene.at(0))
 
 
-def test_what_was_told_is_not_kept(scene: Scene) -> None:
+def test_the_output_of_a_sent_alert_is_not_kept(scene: Scene) -> None:
     scene.monitor()
     for second in range(4):
         scene.ping(second * 60, "fail", run=f"r{second}", message=OUTPUT)
@@ -186,7 +186,7 @@ ENDS: dict[str, Signal] = {"success": "success", "skip": "skip", "two at once": 
 
 
 @pytest.mark.parametrize("how", ["success", "skip", "superseded", "two at once", "deleted"])
-def test_a_stage_whose_end_was_not_heard_is_unfinished(scene: Scene, how: str) -> None:
+def test_a_stage_whose_end_was_not_received_is_unfinished(scene: Scene, how: str) -> None:
     run = None if how == "superseded" else "r"
     scene.monitor(stages=ETL)
     scene.ping(0, "start", run=run)

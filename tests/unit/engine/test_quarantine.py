@@ -45,7 +45,7 @@ async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url:
         await eventually(lambda: true(_counted(node, "pings_skipped") == 1))
 
 
-async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(
+async def test_an_internal_error_quarantines_one_monitor_and_no_other(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = pings.apply_ping
@@ -73,7 +73,7 @@ async def test_an_error_of_ours_leaves_one_monitor_out_and_harms_no_neighbour(
 
 
 @with_short_lease
-async def test_rows_that_cannot_be_read_stop_nobody(database_url: str) -> None:
+async def test_rows_that_cannot_be_read_stop_no_other_monitor(database_url: str) -> None:
     async with running(database_url) as node:
         bad, good = await node.monitor("bad", every="1h"), await node.monitor("good", every="1h")
         await asyncio.gather(node.ping(bad), node.ping(good))

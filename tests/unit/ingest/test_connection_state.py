@@ -54,7 +54,7 @@ def test_no_state_is_without_a_way_out() -> None:
     assert traps(pair) >= {State.FINISHING, State.CLOSING}
 
 
-def test_a_lost_connection_is_closed_from_every_state_in_which_the_transport_is_ours() -> None:
+def test_a_lost_connection_is_closed_from_every_state_before_the_hand_over() -> None:
     for state in set(State) - ENDS - {State.NEW}:
         assert TRANSITIONS[state][Event.LOST] is State.CLOSED, state
 

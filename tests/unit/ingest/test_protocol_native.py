@@ -194,7 +194,7 @@ def test_a_packed_body_says_its_coding_or_nothing() -> None:
         assert isinstance(ping, Ping) and ping.signal == "fail"
 
 
-def test_a_form_that_says_more_than_we_read_is_heard_where_the_path_says_nothing() -> None:
+def test_a_form_with_other_fields_is_read_if_the_path_names_no_signal() -> None:
     said = "host=db1&status=fail&run=7"
     assert ping("", said, FORM) == Ping("fail", run="7", message=said)
     assert ping("", f"{said}&message=disk+full", FORM) == Ping("fail", run="7", message="disk full")
@@ -768,7 +768,7 @@ def test_structured_data_that_is_not_read_is_refused(kind: str) -> None:
     assert ping("/1", "<status>ok</status>", kind) == Ping("fail", exit_code=1, message="<status>ok</status>")
 
 
-def test_a_failure_outranks_what_else_is_said() -> None:
+def test_a_failure_outranks_the_other_outcomes() -> None:
     for rest in (
         *("?status=ok&status=fail", "?status=fail&status=ok", "?status=ok&success=false", "/success?status=fail"),
         *("?status=ok&failed=true", "?ok&error=disk+full", "/success?error=disk+full", "/0?failed=true"),

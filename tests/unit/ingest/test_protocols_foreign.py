@@ -116,7 +116,7 @@ def test_every_dialect_says_when_to_come_again(dialect: Dialect) -> None:
     assert said(dialect, Outcome("ok")).status in (200, 202)
 
 
-def test_of_several_outcomes_the_worst_is_told() -> None:
+def test_of_several_outcomes_the_worst_counts() -> None:
     assert worst([]).kind == "ok"
     assert worst([Outcome("ok"), Outcome("unavailable", 2), Outcome("unknown")]) == Outcome("unavailable", 2)
     assert worst([Outcome("ok"), Outcome("created")]).kind == "created"
@@ -242,7 +242,7 @@ def test_two_outcomes_in_one_address(url: str, signal: str, noted: list[str]) ->
     assert reading.ping.signal == signal and [note.field for note in reading.notes] == noted
 
 
-def test_a_body_that_cannot_be_read_is_told_apart() -> None:
+def test_only_a_body_that_decides_the_signal_must_be_readable() -> None:
     fault = Rejection(415, "the body is encoded as 'x'")
     for url, refusing in (
         (f"/ping/{UUID}", True),

@@ -92,7 +92,7 @@ def test_a_password_in_the_address_of_ones_own_server_is_not_shown(kind: str, fi
         ),
     ],
 )
-def test_a_masked_secret_is_sent_to_nobody_else(
+def test_a_masked_secret_is_sent_to_no_other_address(
     kind: str, stored: dict[str, Any], fine: dict[str, Any], elsewhere: dict[str, Any]
 ) -> None:
     """Otherwise a user who may change a channel could read secrets there that are never shown."""
@@ -179,7 +179,7 @@ def test_a_wrong_definition_is_refused_with_the_field_and_why(
     assert str(caught.value).startswith(problem), str(caught.value)
 
 
-def test_several_problems_are_told_at_once() -> None:
+def test_several_problems_are_reported_at_once() -> None:
     with pytest.raises(DefinitionError) as caught:
         read_channel("telegram", {"token": "x", "topic": 0, "more": 1})
     assert {problem.field.split(".")[0] for problem in caught.value.problems} == {"token", "chat", "topic", "more"}

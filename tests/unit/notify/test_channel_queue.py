@@ -83,7 +83,7 @@ def test_an_urgent_alert_goes_alone_however_many_of_the_others_wait(lane: Channe
     assert plan(lane, 0.2, 0, 0, urgent=1) == SendPlan(urgent=1), "its burst is its own"
 
 
-def test_urgent_alerts_of_many_monitors_are_gathered_with_short_gaps(lane: ChannelQueue) -> None:
+def test_urgent_alerts_of_many_monitors_are_combined_with_short_gaps(lane: ChannelQueue) -> None:
     now = 0.0
     for gap in (*URGENT_GAPS_S, URGENT_GAPS_S[-1], URGENT_GAPS_S[-1]):
         assert plan(lane, now, MANY, 0, urgent=MANY).digest == "all"
@@ -150,7 +150,7 @@ def test_few_attempts_at_once(lane: ChannelQueue) -> None:
     assert plan(lane, 1, 5, 0) == SendPlan(fresh=1)
 
 
-def test_a_lane_of_which_nothing_is_known_is_tried_with_one_attempt() -> None:
+def test_a_new_channel_is_tried_with_one_attempt() -> None:
     lane = queue_for(per_minute=6_000, digests=True)
     assert plan(lane, 0, 5, 5) == SendPlan(again=1) and plan(lane, 0, 5, 0) == SendPlan(fresh=1)
     lane.began(0, singles=1)
@@ -159,7 +159,7 @@ def test_a_lane_of_which_nothing_is_known_is_tried_with_one_attempt() -> None:
     assert plan(lane, 1, 4, 0) == SendPlan(fresh=4)
 
 
-def test_a_failing_lane_rests_and_is_probed_one_attempt_at_a_time(lane: ChannelQueue) -> None:
+def test_a_failing_channel_pauses_and_is_probed_one_attempt_at_a_time(lane: ChannelQueue) -> None:
     lane.began(0, singles=2)
     lane.ended(0, failed=True, wait_s=5)
     lane.ended(0, failed=True, wait_s=3)
@@ -221,7 +221,9 @@ def test_the_rate_holds_for_everything() -> None:
 
 @pytest.mark.parametrize("per_minute", [1, 5, 12, 20, 77, 6_000])
 @pytest.mark.parametrize("every_s", [0.5, 2.0, 7.0])
-def test_the_rate_holds_for_a_trickle_too_that_leaves_time_to_forget_the_lane(per_minute: int, every_s: float) -> None:
+def test_the_rate_also_holds_for_rare_alerts_between_which_the_queue_is_forgotten(
+    per_minute: int, every_s: float
+) -> None:
     lane = None
     sent = waiting = 0
     for turn in range(round(1_200 / every_s)):
@@ -252,7 +254,7 @@ def test_backoff_is_fully_jittered_and_a_receivers_wish_is_the_least() -> None:
     assert backoff_s(5, lambda: 0.9, retry_after_s=1) == 270
 
 
-def test_a_lane_is_forgotten_only_when_that_changes_nothing(lane: ChannelQueue) -> None:
+def test_a_queue_is_forgotten_only_when_that_changes_nothing(lane: ChannelQueue) -> None:
     lane.began(0, singles=2, digest="rest")
     assert not lane.idle(0)
     finish(lane, 0)

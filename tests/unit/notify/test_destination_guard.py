@@ -316,7 +316,7 @@ async def test_the_time_that_a_receiver_asks_for() -> None:
             assert (await failure(out, receiver.url)).retry_after_s == wish
 
 
-async def test_the_receivers_words_are_quoted_only_where_they_may_be() -> None:
+async def test_the_receivers_text_is_quoted_only_if_it_may_be_shown() -> None:
     said = Behaviour(status=404, body=b"channel_not_found\x1b[31m")
     async with Receiver(said) as receiver, transport(allow_private_destinations=True) as out:
         assert str(await failure(out, receiver.url)) == "the receiver answered 404"

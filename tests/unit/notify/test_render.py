@@ -134,7 +134,7 @@ def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
     ),
     st.sampled_from(["opened", "resolved", "operator"]),
 )
-def test_odd_facts_are_said_or_refused_but_never_anything_else(facts: Any, kind: str) -> None:
+def test_odd_facts_are_rendered_or_rejected_and_nothing_else(facts: Any, kind: str) -> None:
     """The dispatcher gives up an alert after an error; a text that cannot be sent must not occur."""
     try:
         said = render_alert(AlertKind(kind), facts)
@@ -353,7 +353,7 @@ def test_no_template_can_make_it_slow(piece: str) -> None:
     assert time.process_time() - began < 0.5
 
 
-def test_a_jobs_words_are_nothing_but_words_in_any_body() -> None:
+def test_a_jobs_text_is_never_markup_in_any_body() -> None:
     values = {"reason": """{{title}}</r><x a="'&b=c%0A""", "title": "never"}
     said = {kind: fill("{{reason}}", values, escape_for(kind)) for kind in ("text/xml", "text/html; charset=utf-8")}
     assert set(said.values()) == {"{{title}}&lt;/r&gt;&lt;x a=&quot;&#x27;&amp;b=c%0A"}
