@@ -49,15 +49,22 @@ class DeadlineQueue(LazyQueue[int]):
         when = self.earliest
         if when is None or when >= before:
             return None
-        key = heappop(self._heap()) & _MONITOR_MASK
-        while self._numbers and not (heap := self._heap()):
+        number = self._numbers[0]
+        first = self._buckets[number]
+        heap = first if isinstance(first, list) else self._heap(number)
+        key = heappop(heap) & _MONITOR_MASK
+        if not heap:  # no other bucket is empty
             del self._buckets[heappop(self._numbers)]
-        self.earliest = self._numbers[0] << BUCKET_BITS | heap[0] >> MONITOR_BITS if self._numbers else None
+            if not self._numbers:
+                self.earliest = None
+                return when, key
+            number = self._numbers[0]
+            heap = self._heap(number)
+        self.earliest = number << BUCKET_BITS | heap[0] >> MONITOR_BITS
         return when, key
 
-    def _heap(self) -> list[int]:
-        """The first bucket."""
-        number = self._numbers[0]
+    def _heap(self, number: int) -> list[int]:
+        """A bucket as a heap, because it is the first now."""
         bucket = self._buckets[number]
         if not isinstance(bucket, list):
             bucket = self._buckets[number] = bucket.tolist()
