@@ -3,7 +3,7 @@
 from docs.generate.markdown import Missing, Schema, fields
 from offbeat_server.engine.model import definition
 from offbeat_server.services.documents import KeyBody, ListedMonitor
-from offbeat_server.web.framework.openapi import WireDefaults
+from offbeat_server.web.api.openapi import WireDefaults
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Name and text": ("slug", "project", "name", "description", "tags"),

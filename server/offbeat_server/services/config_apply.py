@@ -65,7 +65,7 @@ class ConfigFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: Slug = Field("default", description="Of everything that names no project.")
-    # `x-items` names the type of an item; web/framework/openapi.py makes list or mapping of it.
+    # `x-items` names the type of an item; web/api/openapi.py makes list or mapping of it.
     projects: Annotated[Items, WithJsonSchema({"x-items": "ListedProject"})] = Field(
         None, description="The projects: a list, or an object from slug to the rest."
     )

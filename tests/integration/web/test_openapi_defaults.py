@@ -9,8 +9,8 @@ from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.rules.reasons import warnings
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.services import documents
+from offbeat_server.web.api.openapi import WireDefaults, document
 from offbeat_server.web.api.routes import ROUTES
-from offbeat_server.web.framework.openapi import WireDefaults, document
 
 
 def models_of(annotation: Any) -> set[type[BaseModel]]:

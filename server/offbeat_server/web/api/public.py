@@ -21,7 +21,7 @@ from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.api.schemas import responses
-from offbeat_server.web.api.schemas.monitor import status_of_row
+from offbeat_server.web.framework.monitor_status import status_of_row
 from offbeat_server.web.framework.params import project_of, slug_in
 from offbeat_server.web.framework.problems import not_found
 from offbeat_server.web.framework.routing import ApiReply, Call, Route

@@ -14,12 +14,13 @@ from offbeat_server.web.api import (
     history,
     incidents,
     monitors,
+    openapi,
     projects,
     public,
     statistics,
     windows,
 )
-from offbeat_server.web.framework import openapi, routing
+from offbeat_server.web.framework import routing
 from offbeat_server.web.framework.routing import ApiReply, Call, Deps, Route
 from offbeat_server.web.framework.ttl_cache import TtlCache
 

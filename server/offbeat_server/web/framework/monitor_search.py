@@ -12,7 +12,7 @@ from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.schedule.due_times import MonitorStatus
-from offbeat_server.web.api.schemas.monitor import STORED_AS, status_of_row
+from offbeat_server.web.framework.monitor_status import STORED_AS, status_of_row
 from offbeat_server.web.framework.pagination import MONITORS, ListPage
 
 ROWS_MAX = 500  # read in one go while looking for a status: some milliseconds of the loop

@@ -12,7 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micro
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.model.enums import Status
-from offbeat_server.web.api.schemas.monitor import status_of_row
+from offbeat_server.web.framework.monitor_status import status_of_row
 
 DAY: Micros = 86_400 * SECOND
 STRIP_DAYS = 30

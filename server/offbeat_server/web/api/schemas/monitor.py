@@ -1,8 +1,4 @@
-"""A monitor as the API and the pages show it: the state that the scheduler wrote, computed for this instant.
-
-The scheduler writes a healthy monitor's state only now and then. So late, due and deadline are computed here, from the
-definition and the newest ping in the log, by the function that the engine itself uses.
-"""
+"""A monitor as the API and the pages show it, with its status at this instant (web/framework/monitor_status.py)."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,15 +7,15 @@ from typing import Any
 import orjson
 
 from offbeat_server.common.clock import to_rfc3339
-from offbeat_server.common.instants import Micros, to_micros
+from offbeat_server.common.instants import to_micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.definition import Definition, load_definition
-from offbeat_server.engine.model.enums import Status
 from offbeat_server.engine.rules import reasons
-from offbeat_server.engine.schedule.due_times import MonitorStatus, status_at
+from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.framework.addresses import ping_url
+from offbeat_server.web.framework.monitor_status import status_of_row
 from offbeat_server.web.framework.problems import not_found
 from offbeat_server.web.framework.routing import Caller
 
@@ -28,16 +24,6 @@ _DEFAULTS = {
     name: value
     for name, value in orjson.loads(Definition().model_dump_json()).items()
     if name not in ("name", "tags")  # columns of their own
-}
-# The statuses that the scheduler may have written for a monitor that is shown with this status.
-STORED_AS: dict[Status, tuple[Status, ...]] = {
-    Status.NEW: (Status.NEW,),
-    Status.UP: (Status.NEW, Status.UP),
-    Status.LATE: (Status.NEW, Status.UP, Status.UNKNOWN),
-    Status.DOWN: (Status.DOWN,),
-    Status.UNKNOWN: (Status.UNKNOWN,),
-    Status.UNWATCHED: (Status.NEW, Status.UNWATCHED),
-    Status.PAUSED: (Status.PAUSED,),
 }
 
 
@@ -102,14 +88,6 @@ class MonitorWriter:
             "signal": key["signal"],
             "stage": key["stage"],
         }
-
-
-def status_of_row(row: Record, now: Micros) -> MonitorStatus:
-    """How the monitor of a row of `overview.monitors` is at `now`."""
-    status = "paused" if row["paused"] else row["status"]
-    state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}
-    heard_at = to_micros(row["heard_at"]) if row["heard_at"] is not None else None
-    return status_at(load_definition(row["definition"]), status, state, heard_at, now)
 
 
 async def writer(caller: Caller, project_id: int | None) -> MonitorWriter:

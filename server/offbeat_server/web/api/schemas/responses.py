@@ -331,7 +331,7 @@ class ApplyAnswer(Answer):
     new_secrets: list[NewSecret] = Field(description="Signing secrets that were generated. They are shown only here.")
 
 
-# `x-list` names the type of an item; web/framework/openapi.py writes the reference to it.
+# `x-list` names the type of an item; web/api/openapi.py writes the reference to it.
 class EstateAnswer(Answer):
     """All definitions, in the format that `apply` accepts."""
 
