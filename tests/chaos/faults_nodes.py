@@ -62,23 +62,23 @@ async def all_nodes_are_down(world: World, chance: random.Random, fault: Fault) 
     await asyncio.gather(*(node.start() for node in world.nodes))
 
 
-@fault("F23", "the keeper's node is killed; the other takes over", fits=pair, likely=2)
+@fault("F23", "the scheduler's node is killed; the other takes over", fits=pair, likely=2)
 async def the_scheduler_is_killed(world: World, chance: random.Random, fault: Fault) -> None:
     await (await _taken_over(world, fault, "crash", Node.kill)).start()
 
 
-@fault("F23", "the keeper's node is stopped; the other takes over", fits=pair, likely=2)
+@fault("F23", "the scheduler's node is stopped; the other takes over", fits=pair, likely=2)
 async def the_scheduler_is_stopped(world: World, chance: random.Random, fault: Fault) -> None:
     await (await _taken_over(world, fault, "stop", Node.stop)).start()
 
 
-@fault("F23", "the keeper's node is frozen until the other has taken over, and then wakes up", fits=pair)
+@fault("F23", "the scheduler's node is frozen until the other has taken over, and then wakes up", fits=pair)
 async def the_scheduler_freezes(world: World, chance: random.Random, fault: Fault) -> None:
     async with AsyncExitStack() as stack:
         await _taken_over(world, fault, "freeze", lambda node: stack.enter_async_context(node.frozen()))
 
 
-@fault("F23", "the keeper's node is cut off from Postgres until the other has taken over", fits=pair)
+@fault("F23", "the scheduler's node is cut off from Postgres until the other has taken over", fits=pair)
 async def the_scheduler_is_cut_off(world: World, chance: random.Random, fault: Fault) -> None:
     async def cut(node: Node) -> None:
         if chance.random() < 0.5:
@@ -105,7 +105,7 @@ async def a_node_dies_on_the_way_to_an_alert(world: World, chance: random.Random
     await _dies_at(node, place, chance.randrange(6))
 
 
-@fault("F29", "the keeper is restarted; the state that it loads must agree with the tables", fits=alone)
+@fault("F29", "the scheduler is restarted; the state that it loads must agree with the tables", fits=alone)
 async def everything_is_loaded_again(world: World, chance: random.Random, fault: Fault) -> None:
     node = await world.scheduler()
     await node.stop()

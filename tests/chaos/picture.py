@@ -52,7 +52,7 @@ def _takeover(axes: Axes, faults: list[dict[str, Any]]) -> None:
     axes.hist([crash, stop], edges, color=[GREEN, GREY], label=[f"killed ({len(crash)})", f"stopped ({len(stop)})"])
     axes.axvline(10, color=RED, linewidth=1)
     axes.axvline(2, color=RED, linewidth=1, linestyle=":")
-    axes.set_xlabel("seconds until the other is keeper; at most 10 (kill), 2 (stop)")
+    axes.set_xlabel("seconds until the other is scheduler; at most 10 (kill), 2 (stop)")
     axes.set_title("Take-over", loc="left")
     axes.legend(frameon=False)
     _tidy(axes)

@@ -55,11 +55,11 @@ FOUND = """
   records this time as an outage before it evaluates anything later.
 - A node ended when Postgres was killed. asyncpg's exception for a connection that Postgres has terminated but not yet
   closed was treated as an internal error. It is now treated like any other lost connection.
-- A node that was stopping stayed keeper while it waited for a receiver that hung or for a client that sent slowly.
-  The other node took over after 4.5 and 5.4 s instead of 2 s. Now a stopping node gives up its leases first: 0.1 to
-  1.4 s in 29 stops by hand under load, and in the runs from seed 12000 on.
-- Behind PgBouncer a node ended when it became keeper. The statement of its cursor had a name, and the session that
-  PgBouncer assigned already had a statement of that name from the other node. Now such statements have no name.
+- A node that was stopping stayed the scheduler while it waited for a receiver that hung or for a client that sent
+  slowly. The other node took over after 4.5 and 5.4 s instead of 2 s. Now a stopping node gives up its leases first:
+  0.1 to 1.4 s in 29 stops by hand under load, and in the runs from seed 12000 on.
+- Behind PgBouncer a node ended when it became the scheduler. The statement of its cursor had a name, and the session
+  that PgBouncer assigned already had a statement of that name from the other node. Now such statements have no name.
 - A receiver failed for some seconds and then got no alert for up to two minutes: four attempts that failed at the same
   moment counted as four consecutive failures. Now they count as one. The runs before this change (seeds below 7000)
   have the longest times from a deadline to its alert, up to 101.79 s; the table of times shows them in a row of their
@@ -236,12 +236,15 @@ def _times(runs: list[Run]) -> str:
         ("from the end of a fault until every node has evaluated a new ping", measured(runs, "recovery_s")),
         ("from the promotion of a standby until every node has evaluated a new ping", measured(runs, "failover_s")),
         ("from the end of the leader until Patroni has promoted the replica", measured(runs, "promoted_s")),
-        ("another node is keeper after the keeper's node was killed", measured(runs, "taken_crash_s")),
+        ("another node is scheduler after the scheduler's node was killed", measured(runs, "taken_crash_s")),
         ("… and has evaluated a new ping", measured(runs, "judged_crash_s")),
-        ("another node is keeper after the keeper's node got SIGTERM", measured(runs, "taken_stop_s")),
+        ("another node is scheduler after the scheduler's node got SIGTERM", measured(runs, "taken_stop_s")),
         ("… and has evaluated a new ping", measured(runs, "judged_stop_s")),
-        ("another node is keeper after the keeper's node was frozen", measured(runs, "taken_freeze_s")),
-        ("another node is keeper after the keeper's node was cut off from Postgres", measured(runs, "taken_cut_s")),
+        ("another node is scheduler after the scheduler's node was frozen", measured(runs, "taken_freeze_s")),
+        (
+            "another node is scheduler after the scheduler's node was cut off from Postgres",
+            measured(runs, "taken_cut_s"),
+        ),
         ("a node has ended after SIGTERM", measured(runs, "stopped_s")),
         ("99 of 100 honest pings beside 300 slow clients", measured(runs, "honest_p99_s")),
     ]

@@ -21,7 +21,16 @@ DOCUMENTS = (
     ARCHITECTURE,
     "docs/development/english.md",
     *DECISIONS,
+    "SECURITY.md",
+    "bench/README.md",
+    *("docs/chaos.md", "docs/pages.md", "docs/simulation.md"),
+    *(
+        path.relative_to(ROOT).as_posix()
+        for part in ("concepts", "operations")
+        for path in (ROOT / "docs" / part).iterdir()
+    ),
 )
+OF_READERS = {"monitors.yaml", "all.yaml", "offbeat.yaml", ".offbeat/"}  # files that a page lets its reader make
 DECISION_LINES_MAX = 40
 SUFFIXES = "py|sql|html|css|js|md|toml|json|yml|yaml|svg|patch"
 FILE = re.compile(rf"(?<![\w/{{}}:.-])[\w.-]+(?:/[\w.-]+)*\.(?:{SUFFIXES})\b(?!/)")
@@ -40,11 +49,12 @@ def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def exists(path: str) -> bool:
-    """Whether it is there: named in full, from the server's package on, or by its last name alone."""
-    if path.rstrip("/") in FOLDER_NAMES:
+def exists(path: str, document: str) -> bool:
+    """Whether it is there: named in full, from a package or the document's folder on, or by its last name alone."""
+    if path.rstrip("/") in FOLDER_NAMES or path in OF_READERS:
         return True
-    folders = ("", PACKAGE) if "/" in path else SHORT
+    beside = f"{Path(document).parent.as_posix()}/"
+    folders = ("", PACKAGE, "client/", beside) if "/" in path else (*SHORT, beside)
     return any((ROOT / folder / path).exists() for folder in folders)
 
 
@@ -52,7 +62,7 @@ def exists(path: str) -> bool:
 def test_every_path_that_is_named_exists(document: str) -> None:
     text = re.sub(r"\]\([^)]*\)", "]", text_of(document))
     named = {path for path in (*FILE.findall(text), *FOLDER.findall(text)) if path.split("/")[-1] not in STANDS_FOR_ANY}
-    missing = sorted(path for path in named if not exists(path))
+    missing = sorted(path for path in named if not exists(path, document))
     assert not missing, f"{document} names what is not there: {', '.join(missing)}"
 
 
@@ -114,7 +124,7 @@ def test_decisions_are_short_and_listed() -> None:
 def test_a_path_that_is_gone_is_found() -> None:
     text = "a `web/ui/gone.py`, `db/sql/` and `server/offbeat_server/gone/`; `engine/rules/NAME.py`, /api/v1/x.json"
     assert FILE.findall(text) == ["web/ui/gone.py", "engine/rules/NAME.py"]
-    assert [path for path in ("web/ui/gone.py", *FOLDER.findall(text)) if not exists(path)] == [
+    assert [path for path in ("web/ui/gone.py", *FOLDER.findall(text)) if not exists(path, ARCHITECTURE)] == [
         "web/ui/gone.py",
         "server/offbeat_server/gone/",
     ]
