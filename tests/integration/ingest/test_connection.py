@@ -140,14 +140,24 @@ async def no_room(walk: Walk) -> None:
         other.send("xx")
         reply = await other.reply()
         assert (reply.status, reply.headers["connection"]) == (503, "close")
+        await walk.made(
+            *(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS, Event.BODY_BEGINS, Event.LAST_REQUEST, Event.LINGER)
+        )
+        other.send("x" * (2 * BODY_BYTES - BODIES_BYTES_MAX - 2))
+        await walk.made(Event.CLOSE, Event.LOST)
         assert await other.is_closed()
         client.send("x")
         assert (await client.reply()).status == 200
-    await walk.made(
-        *(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS, Event.BODY_BEGINS),
-        *(Event.LAST_REQUEST, Event.CLOSE, Event.LOST),
-        *(Event.BODY_ENDS, Event.CLOSE, Event.LOST),
-    )
+    await walk.made(Event.BODY_ENDS, Event.CLOSE, Event.LOST)
+    async with connected(served) as client, connected(served) as other:
+        client.send(head + "x" * (BODY_BYTES - 1))
+        await eventually(lambda: is_true(served.http_servers._bodies.bytes == BODY_BYTES - 1))
+        await walk.made(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS)
+        other.send(head + "x" * (BODIES_BYTES_MAX - BODY_BYTES + 2))
+        await walk.reaches(State.LINGERING)
+        reset(other)
+        await walk.made(Event.BODY_BEGINS, Event.LAST_REQUEST, Event.LINGER, Event.LOST)
+    await walk.made(Event.CLOSE, Event.LOST)
     clients = [Client(*await asyncio.open_connection("127.0.0.1", served.port)) for _ in range(CONNECTIONS_MAX)]
     await walk.made(*[Event.ADMITTED] * CONNECTIONS_MAX)
     async with connected(served) as client:

@@ -1,6 +1,7 @@
-"""Clients that are not closed for the time in which the server's event loop stood still."""
+"""Clients that keep their connection: when the server's event loop stood still, and while they still send a body."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -75,3 +76,60 @@ def test_time_in_which_the_loop_stood_still_is_not_held_against_clients(
             assert len((await large.reply()).body) == LARGE_BYTES
 
     runner.run(hold_up())
+
+
+def test_a_client_that_still_sends_a_body_gets_the_answer(runner: asyncio.Runner, postgres: Postgres) -> None:
+    """Many clients read no answer before the whole body is sent. A closed connection would be reset by their bytes."""
+    size, step = 900_000, 10_000
+    head = get(f"{PATH}/log", f"Content-Length: {size}", method="POST")
+
+    async def send_on() -> None:
+        loop = asyncio.get_running_loop()
+        async with (
+            postgres.fresh() as url,
+            serving(url, bytes_pending_max=1_000_000, body_bytes_max=size) as served,
+            connected(served) as other,
+        ):
+            other.send(head + "x" * (size - 1))
+            await eventually(lambda: is_true(served.http_servers._bodies.bytes == size - 1))
+            with socket.create_connection(("127.0.0.1", served.port)) as client:
+                client.setblocking(False)
+                sent = 200_000  # together more than there is room for
+                await loop.sock_sendall(client, head.encode() + bytes(sent))
+                await eventually(lambda: is_true(answered(client)))
+                while sent < size:
+                    await loop.sock_sendall(client, bytes(step))
+                    sent += step
+                    await asyncio.sleep(0)
+                reply = b""
+                while piece := await loop.sock_recv(client, 1_000):
+                    reply += piece
+                assert reply.startswith(b"HTTP/1.1 503 ") and b"Connection: close" in reply
+                await eventually(lambda: is_true(served.http_servers.connections == 1))
+
+    runner.run(send_on())
+
+
+def test_a_client_that_sends_no_more_of_a_body_is_closed(runner: asyncio.Runner, postgres: Postgres) -> None:
+    """It has its answer, and leaves its side of the connection open."""
+
+    async def stop_sending() -> None:
+        async with (
+            postgres.fresh() as url,
+            serving(url, body_timeout=TIMEOUT_S) as served,
+            connected(served) as client,
+        ):
+            client.send(get(PATH, "Content-Length: 8", method="POST") + "half")
+            reply = await client.reply()
+            assert (reply.status, reply.headers["connection"]) == (408, "close")
+            assert served.http_servers.connections == 1
+            await eventually(lambda: is_true(served.http_servers.connections == 0))
+
+    runner.run(stop_sending())
+
+
+def answered(client: socket.socket) -> bool:
+    try:
+        return bool(client.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False

@@ -47,7 +47,8 @@ _IDEMPOTENCY = IDEMPOTENCY_HEADER.encode()
 NO_REQUEST = Request("GET", "", "", {}, b"")  # of a plain ping: its answer depends on nothing in it
 # Names of the module, because `ConnectionState.X` costs ten times as much: see connection_state.py.
 _READING_HEADS, _READING_BODY = ConnectionState.READING_HEADS, ConnectionState.READING_BODY
-_FINISHING, _HANDING_OVER, _CLOSING = ConnectionState.FINISHING, ConnectionState.HANDING_OVER, ConnectionState.CLOSING
+_FINISHING, _LINGERING = ConnectionState.FINISHING, ConnectionState.LINGERING
+_HANDING_OVER, _CLOSING = ConnectionState.HANDING_OVER, ConnectionState.CLOSING
 
 
 class ConnectionContext:
@@ -234,6 +235,9 @@ class HttpConnection(asyncio.Protocol):
         elif self.state is _READING_BODY:
             if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
                 self._break_off(Rejection(408, "the body did not come in time"))
+        elif self.state is _LINGERING:
+            if waited_s > settings.body_timeout:
+                self._close()
         elif self.pending:
             return  # it is for us to answer, and bounded by `commit_timeout`
         elif waited_s > (settings.header_timeout if self._unread else settings.idle_timeout):
@@ -241,7 +245,7 @@ class HttpConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """The server stops: an idle connection closes now, any other after its answers."""
-        if self.state is _READING_HEADS and not (self.pending or self._unread):
+        if self.state is _LINGERING or (self.state is _READING_HEADS and not (self.pending or self._unread)):
             self._close()
 
     def abort(self) -> None:
@@ -276,6 +280,10 @@ class HttpConnection(asyncio.Protocol):
             self._read(data, self._read_body(data, 0))
         elif self.state is _HANDING_OVER:
             self._unread += data
+        elif self._head.body_left:  # of the last request
+            self._head.body_left = max(0, self._head.body_left - len(data))
+            if self.state is _LINGERING and not self._head.body_left:
+                self._close()
 
     def _read_head(self, raw: bytes) -> bool:
         """Whether it is for us; then its answer is pending, or its body awaited."""
@@ -334,6 +342,7 @@ class HttpConnection(asyncio.Protocol):
                 return start + len(piece)
             self._enter(ConnectionEvent.BODY_BEGINS)
         if not self.context.bodies.grow(len(piece)):
+            head.body_left -= len(piece)
             self._refuse(unavailable())
             return len(data)
         head.feed_body(piece)
@@ -345,7 +354,7 @@ class HttpConnection(asyncio.Protocol):
     def _end_body(self) -> None:
         """Take the request whose body was read in pieces."""
         body = b"".join(self._body)
-        self._drop_input()
+        self._drop_body()
         self._enter(ConnectionEvent.BODY_ENDS)
         self._take(body)
 
@@ -385,11 +394,11 @@ class HttpConnection(asyncio.Protocol):
             self.since_s = self.context.now_s
             last = last or self.state is _FINISHING
         if last:
-            self._close()
+            self._finish(transport)
         elif self._flow.reading_paused:
             self._continue()
 
-    # ---------------------------------------------------------------- seldom
+    # ---------------------------------------------------------------- changes of state, and of pauses
 
     def _enter(self, event: ConnectionEvent) -> None:
         self.state = next_state(self.state, event)
@@ -408,6 +417,15 @@ class HttpConnection(asyncio.Protocol):
             if unread:
                 self._read(unread)
 
+    def _finish(self, transport: asyncio.Transport) -> None:
+        """The last answer is written: close, or first read what the client still sends of the last request."""
+        if self.state is _FINISHING and self._head.body_left and not self.context.draining:
+            self._enter(ConnectionEvent.LINGER)
+            self.since_s = self.context.now_s
+            transport.write_eof()
+        else:
+            self._close()
+
     def _close(self) -> None:
         """Close after what is written has gone out."""
         if self.transport is None:
@@ -420,7 +438,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, outcome: Outcome | Rejection) -> None:
         """Answer the request under way before its body is there, and read no more."""
-        self._drop_input()
+        self._drop_body()
         self._head.keep = response.CLOSE
         self._expect_answer(self._dialect, self._request, self._request.method).settle(outcome)
 
@@ -431,11 +449,14 @@ class HttpConnection(asyncio.Protocol):
         self._end_body()
 
     def _drop_input(self) -> None:
-        """Forget what was read of a request that is not whole."""
-        self.context.bodies.shrink(sum(map(len, self._body)))
-        self._body = []
+        """Forget a request that is not whole."""
+        self._drop_body()
         self._unread = b""
         self._head.body_left = 0
+
+    def _drop_body(self) -> None:
+        self.context.bodies.shrink(sum(map(len, self._body)))
+        self._body = []
 
     def _mended(self, raw: bytes) -> bytes:
         """The head; if its target is a ping with bytes that should be encoded, with these encoded."""

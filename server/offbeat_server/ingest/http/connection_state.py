@@ -22,13 +22,16 @@ class ConnectionState(IntEnum):
     """Part of a request's body has not arrived. Answers of earlier requests may be pending."""
     FINISHING = 4
     """The last request is read, answers are pending. Further bytes are ignored. After the last answer it closes."""
-    HANDING_OVER = 5
+    LINGERING = 5
+    """The last answer is written, but its request's body was not read whole: the rest is read and ignored for a while.
+    Otherwise the kernel would reset the connection, and the client could lose the answer."""
+    HANDING_OVER = 6
     """A request for aiohttp is kept, and reading is paused, until the answers of earlier requests are written."""
-    HANDED_OVER = 6
+    HANDED_OVER = 7
     """aiohttp has the connection. This end state has no events."""
-    CLOSING = 7
+    CLOSING = 8
     """The transport sends the bytes that it has, then closes. Nothing is read or answered."""
-    CLOSED = 8
+    CLOSED = 9
     """The connection is gone. This end state has no events."""
 
 
@@ -47,13 +50,15 @@ class ConnectionEvent(IntEnum):
     """The answer to the request that was read last closes the connection."""
     INPUT_ENDS = 6
     """The client has closed its sending side while answers are pending."""
-    FOREIGN_REQUEST = 7
+    LINGER = 7
+    """The last answer is written, and part of its request's body is still to come."""
+    FOREIGN_REQUEST = 8
     """A request arrived that aiohttp has to answer."""
-    HAND_OVER = 8
+    HAND_OVER = 9
     """The answers of earlier requests are written, so aiohttp gets the connection."""
-    CLOSE = 9
-    """The last answer is written, the connection was idle too long, or the server stops."""
-    LOST = 10
+    CLOSE = 10
+    """The last answer is written, the client has closed its side, the time is over, or the server stops."""
+    LOST = 11
     """The transport is closed, by either side."""
 
 
@@ -79,6 +84,11 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     },
     ConnectionState.FINISHING: {
         ConnectionEvent.INPUT_ENDS: ConnectionState.FINISHING,
+        ConnectionEvent.LINGER: ConnectionState.LINGERING,
+        ConnectionEvent.CLOSE: ConnectionState.CLOSING,
+        ConnectionEvent.LOST: ConnectionState.CLOSED,
+    },
+    ConnectionState.LINGERING: {
         ConnectionEvent.CLOSE: ConnectionState.CLOSING,
         ConnectionEvent.LOST: ConnectionState.CLOSED,
     },
