@@ -7,12 +7,14 @@ that start servers themselves.
 
 import asyncio
 import re
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from tests.support.doc_pages import Terminal, agrees, blocks_of, play
 from tests.support.harness import ADMIN_KEY, ROOT, Postgres, Server, free_port, needs
@@ -100,8 +102,21 @@ async def play_on(server: Server, page: Path, directory: Path) -> None:
     await play(terminal, page, directory, lambda slug: key_of(server, project, slug))
 
 
+def test_alertmanager_accepts_the_route_of_the_guide(tmp_path: Path) -> None:
+    blocks = blocks_of(DOCS / "guides" / "moving.md")
+    (block,) = [each for each in blocks if each.language == "yaml" and "webhook_configs" in each.text]
+    ours = yaml.safe_load(block.text)
+    theirs = yaml.safe_load((ROOT / "deploy" / "alertmanager.yml").read_text())
+    theirs["route"]["routes"] = [*theirs["route"].get("routes", []), *ours["route"]["routes"]]
+    theirs["receivers"] += ours["receivers"]
+    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(theirs))
+    check = [needs("amtool"), "check-config", str(tmp_path / "alertmanager.yml")]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_accepts_the_units_of_the_guide(tmp_path: Path) -> None:
-    program = needs("systemd-analyze")
     blocks = [block for block in blocks_of(DOCS / "guides" / "systemd.md") if block.language == "ini"]
     timers = [block for block in blocks if "[Timer]" in block.text]
     services = [block for block in blocks if "[Service]" in block.text]
@@ -111,7 +126,13 @@ def test_systemd_accepts_the_units_of_the_guide(tmp_path: Path) -> None:
         directory.mkdir()
         (directory / "cleanup.service").write_text(service.text)
         (directory / "cleanup.timer").write_text(timers[0].text)
-        verify = [program, "verify", "--man=no", str(directory / "cleanup.timer"), str(directory / "cleanup.service")]
+        verify = [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            str(directory / "cleanup.timer"),
+            str(directory / "cleanup.service"),
+        ]
         done = subprocess.run(verify, capture_output=True, text=True)
         assert done.returncode == 0 and "cleanup." not in done.stderr, done.stderr
 
