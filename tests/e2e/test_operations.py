@@ -51,6 +51,7 @@ async def test_the_page_is_true(page: Path, database_url: str, tmp_path: Path) -
             ("@db1,db2/", f"@127.0.0.1:{system.port},127.0.0.1:{free_port()}/"),  # the second one is down
             ("http://new-server:8080", new.url),
             ("KEY-OF-THE-NEW-SERVER", ADMIN_KEY),
+            ("/var/backups/", f"{tmp_path}/"),
             ("sudo -u postgres ", admin),
         )
         env = {
