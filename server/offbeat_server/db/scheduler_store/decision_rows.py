@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import asyncpg
 import orjson
@@ -17,7 +17,7 @@ from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
 from offbeat_server.db.scheduler_store.lease_row import Held, held_by
 from offbeat_server.db.sql_loader import load
-from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.engine.rules import reasons
@@ -29,6 +29,7 @@ MEMBERS_AT_ONCE = 2_000  # some 4 ms
 USUAL_RUNS_MIN = 3  # fewer say nothing of what is usual
 _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
 
+E = TypeVar("E", bound=Effect)
 # The channels of an alert: (project id, slugs or None for the defaults) -> ids.
 ChannelsOf = Callable[[int, tuple[str, ...] | None], Sequence[int]]
 
@@ -71,34 +72,55 @@ async def _write(
     project_slugs: dict[int, str],
     windows_applied: Sequence[WindowsApplied],
 ) -> None:
+    """Write one table after the other: changes, states, members, runs, incidents, alerts."""
     async with held_by(connection, held):
-        if windows_applied:
-            revs = [taken.rev for taken in windows_applied]
-            await connection.execute(_SQL["put_effective"], revs, [to_datetime(taken.at) for taken in windows_applied])
+        await _note_windows(connection, windows_applied)
         failpoints.pass_by("begun")
-        resumed = [d.monitor_id for d in decisions if any(isinstance(e, MonitorResumed) for e in d.effects)]
-        if resumed:
-            await _resume(connection, resumed)
-        kept = [d for d in decisions if d.state is not None]
-        gone = [d for d in decisions if d.state is None]
-        if kept:
-            await connection.execute(_SQL["put_states"], *_states(kept))
-            failpoints.pass_by("state written")
-        if gone:
-            instants = [to_datetime(d.position.at) for d in gone]
-            await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
+        await _resume_monitors(connection, decisions)
+        await _put_states(connection, [d for d in decisions if d.state is not None])
+        await _delete_states(connection, [d for d in decisions if d.state is None])
         await _put_members(connection, decisions)
-        if runs := [(d, e) for d in decisions for e in d.effects if isinstance(e, RunChanged)]:
-            await connection.execute(_SQL["put_runs"], *_runs(runs))
-        if incidents := [(d, e) for d in decisions for e in d.effects if isinstance(e, IncidentChanged)]:
-            await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
-            failpoints.pass_by("incident written")
-        if alerts := [(d, e) for d in decisions for e in d.effects if isinstance(e, Alert)]:
-            columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
-            if columns[0]:
-                await connection.execute(_SQL["put_alerts"], *columns)
-                failpoints.pass_by("outbox written")
+        await _put_runs(connection, _effects(decisions, RunChanged))
+        await _put_incidents(connection, _effects(decisions, IncidentChanged))
+        await _put_alerts(connection, _effects(decisions, Alert), channels_of, project_slugs)
     failpoints.pass_by("committed")
+
+
+def _effects(decisions: Sequence[Decision], kind: type[E]) -> list[tuple[Decision, E]]:
+    """The effects of one kind, each with its decision."""
+    return [(d, effect) for d in decisions for effect in d.effects if isinstance(effect, kind)]
+
+
+async def _note_windows(connection: Connection, applied: Sequence[WindowsApplied]) -> None:
+    """Note in `changes` when these changes of windows took effect."""
+    if applied:
+        instants = [to_datetime(each.at) for each in applied]
+        await connection.execute(_SQL["put_effective"], [each.rev for each in applied], instants)
+
+
+async def _resume_monitors(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """End the pause of monitors that a ping has resumed; each is a change of its own."""
+    resumed = [d.monitor_id for d, _ in _effects(decisions, MonitorResumed)]
+    if not resumed:
+        return
+    await connection.execute(_CHANGES["lock"])
+    for monitor_id in resumed:
+        row = await connection.fetchrow(_SQL["slug_of"], monitor_id)
+        if row is not None:
+            await definitions.alter_monitor(connection, row["project_id"], row["slug"], "ping", "resume", paused=False)
+
+
+async def _put_states(connection: Connection, kept: Sequence[Decision]) -> None:
+    if kept:
+        await connection.execute(_SQL["put_states"], *_states(kept))
+        failpoints.pass_by("state written")
+
+
+async def _delete_states(connection: Connection, gone: Sequence[Decision]) -> None:
+    """Delete the states of deleted monitors, and note when that took effect."""
+    if gone:
+        instants = [to_datetime(d.position.at) for d in gone]
+        await connection.execute(_SQL["delete_states"], [d.monitor_id for d in gone], instants)
 
 
 async def _put_members(connection: Connection, decisions: Sequence[Decision]) -> None:
@@ -113,6 +135,30 @@ async def _put_members(connection: Connection, decisions: Sequence[Decision]) ->
             await connection.execute(_SQL["delete_members"], *map(list, zip(*gone, strict=True)))
 
 
+async def _put_runs(connection: Connection, runs: Sequence[tuple[Decision, RunChanged]]) -> None:
+    if runs:
+        await connection.execute(_SQL["put_runs"], *_runs(runs))
+
+
+async def _put_incidents(connection: Connection, incidents: Sequence[tuple[Decision, IncidentChanged]]) -> None:
+    if incidents:
+        await connection.execute(_SQL["put_incidents"], *_incidents(incidents))
+        failpoints.pass_by("incident written")
+
+
+async def _put_alerts(
+    connection: Connection,
+    alerts: Sequence[tuple[Decision, Alert]],
+    channels_of: ChannelsOf,
+    project_slugs: dict[int, str],
+) -> None:
+    """Write a row for each alert and channel. There is none if no channel wants it."""
+    columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
+    if columns[0]:
+        await connection.execute(_SQL["put_alerts"], *columns)
+        failpoints.pass_by("outbox written")
+
+
 async def alert_operators(connection: Connection, facts: AlertPayload[str]) -> None:
     """An alert about Offbeat itself. To be called in the transaction (`held_by`) that records what it reports."""
     await connection.execute(_SQL["put_operator_alert"], facts)
@@ -122,14 +168,6 @@ async def close_incident(connection: Connection, held: Held, monitor_id: int, nu
     """Close an incident that only SQL has open. Raises LeaseLostError, DatabaseDownError."""
     async with held_by(connection, held):
         await connection.execute(_SQL["close_incident"], monitor_id, number, to_datetime(at))
-
-
-async def _resume(connection: Connection, monitor_ids: Sequence[int]) -> None:
-    await connection.execute(_CHANGES["lock"])
-    for monitor_id in monitor_ids:
-        row = await connection.fetchrow(_SQL["slug_of"], monitor_id)
-        if row is not None:
-            await definitions.alter_monitor(connection, row["project_id"], row["slug"], "ping", "resume", paused=False)
 
 
 def _states(decisions: Sequence[Decision]) -> list[list[Any]]:
