@@ -15,7 +15,6 @@ from tests.simulation.database import Connection, Lock, Server, Session, rows_of
 CHANNELS = {1: "http://one/", 2: "http://two/"}
 GATHERING = (2,)  # of what comes at once these make a digest
 _DAY: Micros = 24 * 3600 * SECOND
-_TERM = rows_of("term")
 _INSTANCE = rows_of("instance")
 _DUE = rows_of("lane urgent urgent_over fresh fresh_over again")
 _CHANNEL = rows_of("id kind definition slug project")
@@ -46,8 +45,8 @@ def channel_definition(id: int) -> dict[str, Any]:
 class Outbox:
     """Alerts and digests, and the dispatcher's lease."""
 
-    def __init__(self, server: Server, log_time: Callable[[], Micros], is_keeper: Callable[[str], bool]) -> None:
-        self.server, self._log_time, self._is_keeper = server, log_time, is_keeper
+    def __init__(self, server: Server) -> None:
+        self.server = server
         self.alerts: dict[int, SimpleNamespace] = {}
         self.digests: dict[int, SimpleNamespace] = {}
         self.lease = SimpleNamespace(term=0, holder="", node="", expires=-1)
@@ -115,21 +114,6 @@ class Outbox:
         for each in (*self.alerts.values(), *self.digests.values()):
             if each.state == "pending":
                 each.next = min(each.next, self.server.clock + 60 * SECOND)
-
-    # ---------------------------------------------------------------- the lease
-
-    def take_over(self, session: Session, holder: str, node: str, life_s: float) -> list[Any]:
-        lease, now = self.lease, self._log_time()
-        is_beside_keeper = lease.node != node and self._is_keeper(node)
-        if lease.holder != holder and now <= lease.expires <= now + round(2 * life_s * SECOND) and not is_beside_keeper:
-            return []
-        lease.term += lease.holder != holder
-        lease.holder, lease.node, lease.expires = holder, node, now + round(life_s * SECOND)
-        return [_TERM(lease.term)]
-
-    def give_up(self, session: Session, holder: str) -> None:
-        if self.lease.holder == holder:
-            self.lease.expires = -1
 
     def identity(self, session: Session) -> list[Any]:
         return [_INSTANCE("00000000")]

@@ -10,11 +10,12 @@ import orjson
 from offbeat_server.common.errors import OffbeatError
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import open_cursor
+from offbeat_server.db.repositories import lease_row
+from offbeat_server.db.repositories.lease_row import Held, held_by
 from offbeat_server.db.repositories.outbox import Attached, ChannelRow, Gathering, SettledAlert, WantedAlerts
 from offbeat_server.db.repositories.ping_log import LostPings, RefusedPings, Registered
-from offbeat_server.db.scheduler_store import decision_rows, lease_row, log_entries, scheduler_rows, states
+from offbeat_server.db.scheduler_store import decision_rows, log_entries, scheduler_rows, states
 from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
-from offbeat_server.db.scheduler_store.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen, Checkpoint
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, RunChanged
@@ -26,7 +27,7 @@ from tests.simulation.database import BEGIN
 from tests.simulation.differential import DAYS, HOLDERS, Both, Call, Shown, Side
 from tests.simulation.people import PROJECT
 
-KEEPER = "keeper"
+KEEPER = lease_row.SCHEDULER
 LIFE_S = 3.0
 MINUTE: Micros = 60 * SECOND
 HOUR: Micros = 60 * MINUTE

@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 
 from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
+from offbeat_server.db.repositories.lease_row import SCHEDULER
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.ping import Entry
 from tests.simulation.database import Later, Lock, Row, Server, Session, rows_of, wait_for
@@ -40,6 +41,11 @@ _USUAL = rows_of("monitor_id count median p95")
 
 class FencedByTrigger(asyncpg.PostgresError):
     sqlstate = "OB001"
+
+
+def _may_be_taken(lease: SimpleNamespace, holder: str, now: Micros, life_s: float) -> bool:
+    """The part of this name in lease.sql."""
+    return lease.holder == holder or not now <= lease.expires <= now + round(2 * life_s * SECOND)
 
 
 class Statements:
@@ -71,9 +77,7 @@ class Statements:
         self.on_copy: Callable[[list[Entry]], None] = lambda entries: None
         self.on_window: Callable[[Session, SimpleNamespace], None] = lambda session, change: None
         self._ids: Counter[str] = Counter()
-        self.outbox = Outbox(
-            server, lambda: self.log_time, lambda node: self.lease.node == node and self.lease.expires > self.log_time
-        )
+        self.outbox = Outbox(server)
         self._named = {
             text: getattr(self, f"{subject}_{name}")
             for subject in ("scheduler", "entries", "lease", "decisions", "ping_log", "pool")
@@ -241,13 +245,26 @@ class Statements:
 
     # ---------------------------------------------------------------------------------------------- the lease
 
+    def _lease(self, name: str) -> SimpleNamespace:
+        return self.lease if name == SCHEDULER else self.outbox.lease
+
     def lease_take(self, session: Session, name: str, holder: str, node: str, life_s: float, address: Any) -> list[Row]:
-        lease, now = self.lease, self.log_time
-        if now <= lease.expires <= now + round(2 * life_s * SECOND) and lease.holder != holder:
+        lease, now = self._lease(name), self.log_time
+        if not _may_be_taken(lease, holder, now, life_s):
             return []
         wait_for(session, lease.lock)
         lease.term, lease.holder, lease.node = lease.term + 1, holder, node
         lease.expires = now + round(life_s * SECOND)
+        return [_ONE(lease.term)]
+
+    def lease_take_or_renew(self, session: Session, name: str, holder: str, node: str, life_s: float) -> list[Row]:
+        lease, now = self._lease(name), self.log_time
+        keeper = self.lease
+        is_beside_keeper = lease.node != node and keeper.node == node and keeper.expires > now
+        if not (_may_be_taken(lease, holder, now, life_s) or is_beside_keeper):
+            return []
+        lease.term += lease.holder != holder
+        lease.holder, lease.node, lease.expires = holder, node, now + round(life_s * SECOND)
         return [_ONE(lease.term)]
 
     def lease_renew(self, session: Session, name: str, term: int, holder: str, life_s: float) -> list[Row]:
@@ -258,8 +275,9 @@ class Statements:
         return [_ONE(term)]
 
     def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
-        if (self.lease.term, self.lease.holder) == (term, holder):
-            self.lease.expires = -1
+        lease = self._lease(name)
+        if (lease.term, lease.holder) == (term, holder):
+            lease.expires = -1
 
     def lease_end_stuck_sessions(self, session: Session) -> None:
         """Here a frozen session is idle: see the server."""

@@ -16,9 +16,9 @@ import pytest
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import database_trouble
+from offbeat_server.db.repositories.lease_row import Held
 from offbeat_server.db.repositories.outbox import SettledAlert
 from offbeat_server.db.scheduler_store import decision_rows
-from offbeat_server.db.scheduler_store.lease_row import Held
 from offbeat_server.db.scheduler_store.scheduler_rows import WriterSeen
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine import Engine

@@ -11,7 +11,7 @@ from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError
 from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import Pool, connect, database_trouble
-from offbeat_server.db.scheduler_store.lease_row import end_stuck_sessions
+from offbeat_server.db.repositories.lease_row import end_stuck_sessions
 from offbeat_server.db.scheduler_store.scheduler_rows import now
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.runtime.systemd import Systemd

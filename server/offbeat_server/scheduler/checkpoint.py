@@ -9,8 +9,8 @@ from itertools import islice
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import Micros
+from offbeat_server.db.repositories.lease_row import held_by
 from offbeat_server.db.scheduler_store import scheduler_rows
-from offbeat_server.db.scheduler_store.lease_row import held_by
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler import decision_writer

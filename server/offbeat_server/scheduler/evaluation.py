@@ -15,8 +15,8 @@ import structlog
 from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories.lease_row import outlast
 from offbeat_server.db.scheduler_store import scheduler_rows
-from offbeat_server.db.scheduler_store.lease_row import outlast
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.ping import Entry

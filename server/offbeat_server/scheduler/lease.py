@@ -12,8 +12,8 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import LeaseLostError, OffbeatError
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.scheduler_store import lease_row
-from offbeat_server.db.scheduler_store.lease_row import Held
+from offbeat_server.db.repositories import lease_row
+from offbeat_server.db.repositories.lease_row import SCHEDULER, Held
 
 LIFE_S = 6.0  # a crashed scheduler is replaced after this and `TAKE_EVERY_S`
 RENEW_EVERY_S = LIFE_S / 3
@@ -30,7 +30,13 @@ class Lease:
     """
 
     def __init__(
-        self, url: str, settings: Settings, holder: str, node: str, metrics_address: str | None, name: str = "keeper"
+        self,
+        url: str,
+        settings: Settings,
+        holder: str,
+        node: str,
+        metrics_address: str | None,
+        name: str = SCHEDULER,
     ) -> None:
         self._url, self._settings = url, settings
         self._holder, self._node, self._metrics_address, self._name = holder, node, metrics_address, name

@@ -14,8 +14,8 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
-from offbeat_server.db.scheduler_store.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
 
 WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one

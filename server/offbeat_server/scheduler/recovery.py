@@ -14,8 +14,8 @@ from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection
+from offbeat_server.db.repositories.lease_row import outlast
 from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows, states
-from offbeat_server.db.scheduler_store.lease_row import outlast
 from offbeat_server.db.scheduler_store.log_entries import ENTRIES_MAX, of_monitor
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision

@@ -1,7 +1,7 @@
 """Ends the sessions of processes that froze or vanished within a transaction, because other sessions wait for their
 lock.
 
-A process that waits for the lease does so too, for itself (db/scheduler_store/lease_row.py). But if the scheduler is
+A process that waits for the lease does so too, for itself (db/repositories/lease_row.py). But if the scheduler is
 well, perhaps no process waits for the lease. Then a worker that was frozen in a change of definitions, or a dispatcher
 in the middle of a digest, would block all others.
 """
@@ -14,7 +14,7 @@ from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Connection, connect
-from offbeat_server.db.scheduler_store.lease_row import end_stuck_sessions
+from offbeat_server.db.repositories.lease_row import end_stuck_sessions
 
 EVERY_S = 2.0
 

@@ -10,12 +10,12 @@ import pytest
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import connect, open_pool
-from offbeat_server.db.repositories import changes, definitions, windows
+from offbeat_server.db.repositories import changes, definitions, lease_row, windows
 from offbeat_server.db.repositories.definitions import WantedMonitor
+from offbeat_server.db.repositories.lease_row import Held
 from offbeat_server.db.repositories.outbox import Outbox
-from offbeat_server.db.scheduler_store import decision_rows, lease_row, scheduler_rows, states
+from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows, states
 from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
-from offbeat_server.db.scheduler_store.lease_row import Held
 from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Monitor

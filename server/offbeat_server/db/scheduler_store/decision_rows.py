@@ -15,7 +15,7 @@ from offbeat_server.common.errors import DatabaseDownError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
-from offbeat_server.db.scheduler_store.lease_row import Held, held_by
+from offbeat_server.db.repositories.lease_row import Held, held_by
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
 from offbeat_server.engine.model.alert_payload import AlertPayload

@@ -1,16 +1,37 @@
--- The right to evaluate deadlines: one row per name, log time by the database, a term that grows with every take-over.
--- (The database's own clock may be set back, and then the lease of a dead scheduler would last that much longer.)
+-- Leases: who may evaluate deadlines (the scheduler, `keeper`) and who may send alerts (the dispatcher, `courier`). One
+-- row for each, log time by the database, a term. (The database's own clock may be set back, and then the lease of a dead
+-- process would last that much longer.)
+
+-- part: may_be_taken
+-- Leases `l` that are free, our own, or ahead of the clock: an expired one; one of the holder $2, since an attempt whose
+-- answer was lost may have come through; or one that ends later than any of $4 seconds can, since it was renewed while
+-- the database's clock stood far ahead.
+(l.holder = $2 or l.expires_at not between log_time() and log_time() + 2 * make_interval(secs => $4))
 
 -- name: take
--- Only an expired lease is taken; or one's own, since an attempt whose answer was lost may have come through; or one that
--- ends later than any can, since it was renewed while the database's clock stood far ahead. `term` is part of a key, so
--- this waits for every transaction that holds `for key share`.
-update lease
-   set term = term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
+-- By the scheduler. The term grows with every take, also of one's own lease: decisions are fenced by it, and those of an
+-- earlier term must fail. `term` is part of a key, so this waits for every transaction that holds `for key share`.
+update lease l
+   set term = l.term + 1, holder = $2, node = $3, metrics_address = $5, taken_at = log_time(),
        expires_at = log_time() + make_interval(secs => $4)
- where name = $1
-   and (holder = $2 or expires_at not between log_time() and log_time() + 2 * make_interval(secs => $4))
-returning term
+ where l.name = $1 and
+ -- include: may_be_taken
+returning l.term
+
+-- name: take_or_renew
+-- By the dispatcher, which fences nothing: two that work for a moment do no harm, since claims are by row. So one
+-- statement takes and renews, and the term grows with the holder. A dispatcher in the scheduler's process goes first,
+-- because it learns of decisions at once.
+update lease l
+   set term = l.term + (l.holder <> $2)::integer,
+       taken_at = case when l.holder = $2 then l.taken_at else log_time() end,
+       holder = $2, node = $3, expires_at = log_time() + make_interval(secs => $4)
+ where l.name = $1
+   and (
+   -- include: may_be_taken
+     or (l.node <> $3 and exists (
+          select from lease k where k.name = 'keeper' and k.node = $3 and k.expires_at > log_time())))
+returning l.term
 
 -- name: end_stuck_sessions
 -- A process that froze within a transaction holds its locks: on the lease, on the changes, on rows that the scheduler

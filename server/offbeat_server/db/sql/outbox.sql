@@ -105,25 +105,6 @@ a.facts || case when i.cause = 'members' and a.facts ->> 'cause' = 'members' the
 -- A plan of its own for each execution looks at the table's size of that moment.
 set local plan_cache_mode = force_custom_plan
 
--- name: take_over
--- One dispatcher at work at a time: rates, digests and circuits need no agreement then. (Two that work for a moment do
--- no harm: claims are by row.) A dispatcher in the scheduler's process goes first, because it learns of decisions at
--- once. An expiry beyond the longest lease was written while the database's clock was ahead; it counts as expired.
-update lease l
-   set term = l.term + (l.holder <> $1)::integer,
-       taken_at = case when l.holder = $1 then l.taken_at else log_time() end,
-       holder = $1, node = $2, expires_at = log_time() + make_interval(secs => $3)
- where l.name = 'courier'
-   and (l.holder = $1
-     or l.expires_at not between log_time() and log_time() + 2 * make_interval(secs => $3)
-     or (l.node <> $2 and exists (
-          select from lease k where k.name = 'keeper' and k.node = $2 and k.expires_at > log_time())))
-returning l.term
-
--- name: give_up
--- A graceful stop lets the next one begin at once.
-update lease set expires_at = '-infinity' where name = 'courier' and holder = $1
-
 -- name: identity
 -- Distinguishes the ids of this database's alerts from those of any other; a copy of the secret it is not.
 select left(encode(sha256(secret || 'alerts'::bytea), 'hex'), 8) as instance from meta

@@ -1,7 +1,8 @@
-"""The lease: a row that says which process may be the scheduler, by the database's clock.
+"""Leases: rows that say which process is the scheduler, and which one the dispatcher, by the database's clock.
 
 No session advisory lock: it would break behind a pooler in transaction mode. The other half of the promise, that a
-holder stops trusting itself in time, is the caller's (scheduler/lease.py).
+holder stops trusting itself in time, is the caller's (scheduler/lease.py, notify/dispatcher.py). Both leases are taken
+by the same rule; docs/development/decisions/0010-two-leases.md says in what they differ.
 """
 
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 
+SCHEDULER, DISPATCHER = "keeper", "courier"  # their rows
 _SQL = load("lease")
 
 
@@ -26,10 +28,17 @@ class Held(NamedTuple):
 async def take(
     connection: Connection, name: str, holder: str, node: str, life_s: float, metrics_address: str | None = None
 ) -> Held | None:
-    """Take an expired lease; None while another process holds it. Raises DatabaseDownError."""
+    """Take a lease in a new term; None while another process holds it. Raises DatabaseDownError."""
     with database_trouble():
         await connection.execute(_SQL["end_stuck_sessions"])  # it may hold the lease's row
         term = await connection.fetchval(_SQL["take"], name, holder, node, life_s, metrics_address)
+    return None if term is None else Held(name, term, holder)
+
+
+async def take_or_renew(connection: Connection, name: str, holder: str, node: str, life_s: float) -> Held | None:
+    """Take a lease, or renew it in its term; None while another process holds it. Raises DatabaseDownError."""
+    with database_trouble():
+        term = await connection.fetchval(_SQL["take_or_renew"], name, holder, node, life_s)
     return None if term is None else Held(name, term, holder)
 
 
