@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -26,7 +27,8 @@ from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.http.connection import PIPELINE_MAX
 from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from offbeat_server.ingest.provisioning import Provisioning
-from tests.support.harness import eventually
+from tests.support.cost import in_loops
+from tests.support.harness import HANG_S, eventually
 from tests.support.ingest_server import (
     HTTP_SERVERS,
     KEY,
@@ -82,9 +84,9 @@ async def test_a_ping_is_committed_when_it_is_answered(served):
 
 
 async def test_the_date_is_log_time(served):
-    reply = await ask(served, get())
-    now = to_datetime(served.writer.backlog.clock.now())
-    assert abs((parsedate_to_datetime(reply.headers["date"]) - now).total_seconds()) < 3
+    before = to_datetime(served.writer.backlog.clock.now())
+    date = parsedate_to_datetime((await ask(served, get())).headers["date"])
+    assert before - timedelta(seconds=2) < date <= to_datetime(served.writer.backlog.clock.now())
 
 
 async def test_parameters_bodies_and_dialects(served):
@@ -185,7 +187,7 @@ async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served
     before = served.key_index.refreshes
     reply = await ask(served, get(path, f"Content-Length: {len(body)}", method="POST") + body)
     assert reply.status == 404
-    assert served.key_index.refreshes - before < 20  # its own, and those by the clock
+    assert served.key_index.refreshes - before <= 2
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
@@ -362,7 +364,7 @@ async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memor
             await client.writer.drain()
             most = max(most, process.memory_info().rss)
         client.send(b"0\r\n\r\n" if chunked else b"")
-        assert (await client.reply(timeout_s=60)).status == 200
+        assert (await client.reply()).status == 200
         client.send(get())
         assert (await client.reply()).status == 200
     assert most - before < 30_000_000 and served.http_servers._bodies.bytes == 0
@@ -526,63 +528,72 @@ async def test_no_answer_names_what_it_is_made_with(served):
 # ------------------------------------------------------------------------------------------------- time and number
 
 
-async def test_slow_heads_and_bodies_and_idle_connections_end(database_url, http_server):
+NEVER_S = 2 * HANG_S  # a time limit that ends nothing before the test fails
+PING_OF_NOBODY = get("/api/v1/heartbeat/nobody")
+
+
+async def drip(client: Client, piece: str) -> None:
+    """Send a little now and then, for ever: it must not help."""
+    while True:
+        client.send(piece)
+        await asyncio.sleep(0.2)  # sleep: the pace of the drips
+
+
+async def ends_slow_head(of: Served, first: str = "") -> None:
+    """The connection is closed while a head comes in drips, as the first one or after another request."""
+    async with connected(of) as client:
+        if first:
+            client.send(first)
+            assert (await client.reply()).status in (200, 404)
+        client.send("GET /hello HTTP/1.1\r\n")
+        dripping = asyncio.create_task(drip(client, "A: b\r\n"))
+        assert await client.is_closed()
+        dripping.cancel()
+
+
+async def ends_slow_body(of: Served, *headers: str, start: str) -> None:
+    """A body that comes in drips is answered 408."""
+    async with connected(of) as client:
+        client.send(get(PATH, *headers, method="POST") + start)
+        dripping = asyncio.create_task(drip(client, "x"))
+        assert (await client.reply()).status == 408
+        dripping.cancel()
+
+
+async def ends_idle(of: Served, first: str) -> None:
+    """The connection is closed while nothing comes, from the beginning or after a request."""
+    async with connected(of) as client:
+        if first:
+            client.send(first)
+            assert (await client.reply()).status == 200
+        assert await client.is_closed()
+
+
+async def test_slow_heads_and_bodies_end(database_url, http_server):
     async with serving(
-        database_url, http_server=http_server, header_timeout=0.6, body_timeout=0.6, idle_timeout=1.8
-    ) as served:
-        began = asyncio.get_running_loop().time()
-
-        def waited() -> float:
-            return asyncio.get_running_loop().time() - began
-
-        async def slow_head() -> None:
-            async with connected(served) as client:
-                client.send(f"GET {PATH} HTTP/1.1\r\n")
-                for _ in range(3):  # drips do not help
-                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
-                    client.send("A: b\r\n")
-                assert await client.is_closed()
-                assert waited() < 1.8
-
-        async def slow_body(*headers: str, start: str) -> None:
-            async with connected(served) as client:
-                client.send(get(PATH, *headers, method="POST") + start)
-                for _ in range(3):
-                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
-                    client.send("x")
-                assert (await client.reply()).status == 408
-                assert waited() < 1.8
-
-        async def idle(first: str) -> None:
-            async with connected(served) as client:
-                if first:
-                    client.send(first)
-                    assert (await client.reply()).status == 200
-                assert await client.is_closed()
-                assert 1.2 < waited() < 4
-
-        async def slow_second_head(first: str) -> None:
-            async with connected(served) as client:
-                client.send(first)
-                assert (await client.reply()).status in (200, 404)
-                client.send("GET /hello HTTP/1.1\r\n")
-                for _ in range(5):
-                    await asyncio.sleep(0.2)  # sleep: the pace of the drips
-                    client.send("A: b\r\n")
-                assert await client.is_closed()
-                assert waited() < 4.5
-
+        database_url, http_server=http_server, header_timeout=0.6, body_timeout=0.6, idle_timeout=NEVER_S
+    ) as of:
         await asyncio.gather(
-            slow_head(),
-            slow_second_head(get("/hello")),
-            slow_second_head(get("/api/v1/heartbeat/nobody")),
-            slow_body("Content-Length: 50", start="x"),
-            slow_body("Transfer-Encoding: chunked", start="50\r\n"),
-            idle(""),
-            idle(get()),
-            idle(get("/hello")),
+            ends_slow_head(of),
+            ends_slow_body(of, "Content-Length: 5000", start="x"),
+            ends_slow_body(of, "Transfer-Encoding: chunked", start="5000\r\n"),
+            *([ends_slow_head(of, PING_OF_NOBODY)] if http_server == "fast" else []),  # aiohttp: as an idle one
         )
-        assert await served.rows() == ["success"]
+        assert await of.rows() == []
+
+
+async def test_idle_connections_end(database_url, http_server):
+    async with serving(
+        database_url, http_server=http_server, header_timeout=NEVER_S, body_timeout=NEVER_S, idle_timeout=1.8
+    ) as of:
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(
+            *(ends_idle(of, first) for first in ("", get(), get("/hello"))),
+            ends_slow_head(of, get("/hello")),
+            *([ends_slow_head(of, PING_OF_NOBODY)] if http_server != "fast" else []),
+        )
+        assert asyncio.get_running_loop().time() - began > 1.2
+        assert await of.rows() == ["success"]
 
 
 async def test_no_more_connections_than_allowed(database_url, http_server):
@@ -624,8 +635,8 @@ async def test_a_reader_that_does_not_read_stops_being_read(database_url):
         loop = asyncio.get_running_loop()
         request = (get(f"{PATH}/dance") * 200).encode()
         sent = 0
-        with pytest.raises((TimeoutError, ConnectionError)):
-            async with asyncio.timeout(8):
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(HANG_S):
                 while True:
                     await loop.sock_sendall(sender, request)
                     sent += len(request)
@@ -903,7 +914,7 @@ async def test_a_body_without_a_known_key_costs_little(served, body):
         status, answer = await post(packed, **{"Content-Encoding": "gzip"})
         took_s = time.process_time() - began_s
     assert status == 400 and answer["lines"] <= 2_000, answer
-    assert took_s < 0.3, took_s
+    assert in_loops(took_s) < 10
 
 
 async def test_bulk_bodies_that_cannot_be_read(served):

@@ -16,7 +16,7 @@ from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor,
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows, KeyRow
 from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.ingest.key_index import KeyIndex, KeyTarget
+from offbeat_server.ingest.key_index import REFRESH_GAP_S, KeyIndex, KeyTarget
 from tests.support.harness import eventually
 from tests.support.link import Link
 
@@ -92,7 +92,7 @@ async def test_a_refresh_brings_what_was_committed_before_it(pool):
 async def test_changes_of_other_processes_are_followed(pool):
     async with following(pool) as key_index:
         await put(pool, "later")
-        await eventually(lambda: _soon(key_index.find("key-of-later")), timeout_s=2)
+        await eventually(lambda: _soon(key_index.find("key-of-later")))
 
 
 async def _soon(value: object) -> object:
@@ -138,9 +138,9 @@ async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(poo
         await asyncio.gather(*(key_index.refresh() for _ in range(1_000)))
         assert key_index.refreshes - before <= 2
         before, began_s = key_index.refreshes, monotonic()
-        while monotonic() - began_s < 0.5:
+        for _ in range(5):
             await key_index.refresh()
-        assert key_index.refreshes - before <= 6
+        assert key_index.refreshes - before <= (monotonic() - began_s) / REFRESH_GAP_S + 1
 
 
 async def test_waiters_are_bounded_and_get_an_error_while_postgres_is_down(database_url, monkeypatch):

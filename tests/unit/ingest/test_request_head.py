@@ -1,7 +1,6 @@
 """Every request that the fast HTTP server takes, aiohttp would have taken too, and read as the same request."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from offbeat_server.ingest.http.request_head import (
     Headers,
     RequestHead,
 )
+from tests.support.cost import loops
 
 LINES = [
     b"GET /api/v1/heartbeat/k HTTP/1.1",
@@ -205,6 +205,5 @@ def test_what_is_remembered_of_heads_is_bounded():
 def test_a_request_line_full_of_spaces_costs_no_time(ending: bytes) -> None:
     raw = b"GET /ping/x?" + b" " * (LINE_BYTES_MAX - 100) + ending + b"\r\nHost: a\r\n\r\n"
     connection = HttpConnection.__new__(HttpConnection)
-    began = time.process_time()
     assert connection._mended(raw) == raw
-    assert time.process_time() - began < 0.1
+    assert loops(lambda: connection._mended(raw)) < 4

@@ -1,7 +1,6 @@
 """The texts of alerts, and texts that they never contain."""
 
 import re
-import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -17,6 +16,7 @@ from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.messages.redact import HIDDEN, redact, redact_all
 from offbeat_server.notify.messages.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
 from offbeat_server.notify.messages.template import check_template, escape_for, fill
+from tests.support.cost import loops
 
 UID = UUID("01234567-89ab-cdef-0123-456789abcdef")
 FACTS: Any = {
@@ -287,9 +287,7 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, said: str | None) -> N
 )
 def test_no_message_can_make_it_slow(piece: str) -> None:
     text = (piece * 10_000)[:10_000]
-    began = time.perf_counter()
-    redact(text)
-    assert time.perf_counter() - began < 0.1
+    assert loops(lambda: redact(text)) < 4
 
 
 def test_the_monitors_own_keys_are_taken_out_wherever_they_stand() -> None:
@@ -347,10 +345,10 @@ def test_a_template_is_filled_and_escaped_for_what_it_is() -> None:
 @pytest.mark.parametrize("piece", [" ", "{{ ", "{{\n", "{{title | ", "{{a.a.a"])
 def test_no_template_can_make_it_slow(piece: str) -> None:
     text = ("{{" + piece * 20_000)[:20_000]
-    began = time.process_time()
     assert check_template(text, escape_for("text/plain")) == text
     assert fill(text, {}, escape_for("text/plain")) == text
-    assert time.process_time() - began < 0.5
+    assert loops(lambda: check_template(text, escape_for("text/plain"))) < 10
+    assert loops(lambda: fill(text, {}, escape_for("text/plain"))) < 10
 
 
 def test_a_jobs_text_is_never_markup_in_any_body() -> None:
