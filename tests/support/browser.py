@@ -9,12 +9,12 @@ from typing import Any
 
 from playwright.async_api import Browser, Page, Request, Response, async_playwright
 
-from tests.support.harness import ADMIN_KEY, ROOT, Server, eventually, needs, refuse
+from tests.support.harness import ADMIN_KEY, HANG_S, ROOT, Server, eventually, needs, refuse
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE, SMALL_PHONE = (1280, 900), (390, 740), (320, 640)
 ELSEWHERE = "offbeat.test"  # a name of the test's machine: over plain http no secure context, as loopback is
-WAIT_MS = 10_000.0
+WAIT_MS = HANG_S * 1000
 
 
 @dataclass

@@ -41,9 +41,8 @@ from typing import IO, NamedTuple
 
 import yaml
 
-from tests.support.harness import ROOT, eventually
+from tests.support.harness import HANG_S, ROOT, eventually
 
-BLOCK_S = 40.0
 _FENCE = re.compile(
     r"^<!-- run(?P<hidden>| serve): (?P<command>[^\n]*) -->$|"
     r"(?:^[ ]*<!-- (?P<how>[^\n]*?) -->\n)?"
@@ -160,10 +159,10 @@ class Terminal:
         block.write_text(text)
         self._process.stdin.write(f"source {block} >{output} 2>&1 </dev/null; echo $?\n".encode())
         try:
-            async with asyncio.timeout(BLOCK_S):
+            async with asyncio.timeout(HANG_S):
                 code = int(await self._process.stdout.readline())
         except TimeoutError:
-            raise AssertionError(f"not within {BLOCK_S} s; so far:\n{output.read_text()}") from None
+            raise AssertionError(f"not within {HANG_S} s; so far:\n{output.read_text()}") from None
         return code, self.as_printed(output.read_text())
 
     def printed_beside(self) -> str:
@@ -199,13 +198,13 @@ class Terminal:
             assert process.returncode is None, f"the server ended:\n{self.printed_beside()}"
             return (await self.run('curl -fsS "$OFFBEAT_URL/readyz"'))[0] == 0
 
-        await eventually(is_ready, BLOCK_S, 0.1)
+        await eventually(is_ready, HANG_S, 0.1)
 
     async def stop_server(self) -> None:
         """Stop the server that the page has started, if any, as `Ctrl-C` does."""
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
-            async with asyncio.timeout(BLOCK_S):
+            async with asyncio.timeout(HANG_S):
                 await self._server.wait()
             self._server = None
 
@@ -320,7 +319,7 @@ async def _eventually_agrees(place: str, printed: Callable[[], str], expected: s
 
 async def _check(terminal: Terminal, place: str, how: str, text: str, expected: str | None) -> None:
     wanted = int(how.removeprefix("exit ")) if how.startswith("exit ") else 0
-    deadline = asyncio.get_running_loop().time() + BLOCK_S
+    deadline = asyncio.get_running_loop().time() + HANG_S
     while True:
         code, output = await terminal.run(text)
         if code == wanted and (expected is None or agrees(output, expected)):

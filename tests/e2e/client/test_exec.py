@@ -25,10 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.support.command import Done, clean_environment
-from tests.support.harness import ROOT, Behaviour, Received, Receiver, Server, eventually, needs
-
-TIMEOUT_S = 60.0
-QUICK_S = 12.0  # generous for two busy cores; what is wrong takes longer, or for ever
+from tests.support.harness import HANG_S, ROOT, Behaviour, Received, Receiver, Server, eventually, needs
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ async def run(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         out, err = await process.communicate(given)
     assert process.returncode is not None
     return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
@@ -240,7 +237,7 @@ def test_the_job_gets_the_environment_as_it_was(offbeat: Path) -> None:
     given |= {b"E": b"", b"OFFBEAT_URL": NOBODY.encode(), b"LARGE": b"x" * 100_000}
     show = "import os; os.write(1, b'\\0'.join(n + b'=' + v for n, v in os.environb.items()))"
     command = [str(offbeat), "exec", "--wait", "0", "K", "--", sys.executable, "-I", "-S", "-c", show]
-    out = subprocess.run(command, env=given, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True).stdout
+    out = subprocess.run(command, env=given, stdout=subprocess.PIPE, timeout=HANG_S, check=True).stdout
     seen = dict(pair.partition(b"=")[::2] for pair in out.split(b"\0"))
     ours = {seen.pop(b"OFFBEAT_RUN"), seen.pop(b"OFFBEAT_RUN_KEYS")}
     seen.pop(b"LC_CTYPE", None)  # of the interpreter that shows it
@@ -451,7 +448,7 @@ async def server_that(
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(TIMEOUT_S)
+    await asyncio.Event().wait()
 
 
 async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -500,21 +497,18 @@ AWAY = {
 
 
 @pytest.mark.parametrize("name", AWAY)
-async def test_a_server_that_is_away_costs_seconds(offbeat: Path, name: str) -> None:
+async def test_a_server_that_is_away_holds_up_nothing_for_longer_than_the_wait(offbeat: Path, name: str) -> None:
     answers = AWAY[name]
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(server_that(answers)) if answers else NOBODY
         url = "http://no.such.host.invalid" if name == "no such name" else url
-        began = time.monotonic()
         # Both at once: nearly all of their time is the wait.
         done, pinged = await asyncio.gather(
             run(offbeat, "exec", "--wait", "1.5", "K", "--", *JOB, url=url),
             run(offbeat, "ping", "--wait", "1.5", "K", url=url),
         )
-        took = time.monotonic() - began
         assert (done.code, done.out) == (7, "ran\n"), done
         assert done.err.startswith("offbeat: ") and done.err.count("\n") == 1 and "did not accept the ping" in done.err
-        assert took < 1.5 + QUICK_S / 2, took
         if name in ("404", "413", "redirect to nowhere"):
             assert name == "redirect to nowhere" or name in done.err
         assert pinged.code == 1
@@ -528,7 +522,7 @@ async def test_the_wait_is_documented_and_a_signal_ends_it(offbeat: Path, tmp_pa
         async with server_that(silent) as url:
             ready = tmp_path / f"ended-{number}"
             process = await asyncio.create_subprocess_exec(
-                *(offbeat, "exec", "--wait", "50", "K", "--", "sh", "-c", f"(sleep 0.5; touch {ready}) & exit 7"),
+                *(offbeat, "exec", "--wait", "600", "K", "--", "sh", "-c", f"(sleep 0.5; touch {ready}) & exit 7"),
                 env=clean_environment() | {"OFFBEAT_URL": url},
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -538,10 +532,9 @@ async def test_the_wait_is_documented_and_a_signal_ends_it(offbeat: Path, tmp_pa
                 return ready.exists()
 
             await eventually(has_ended)
-            began = time.monotonic()
             process.send_signal(number)
-            _, err = await process.communicate()
-            assert time.monotonic() - began < QUICK_S
+            async with asyncio.timeout(HANG_S):
+                _, err = await process.communicate()
             assert process.returncode == 7 and b"did not accept the ping" in err
 
 
@@ -553,21 +546,21 @@ async def test_a_resolver_that_hangs_holds_nothing(offbeat: Path) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root and unshare to give the job a resolver of its own")
     script = (
-        "mount -t tmpfs none /mnt && echo 'nameserver 192.0.2.1' > /mnt/r && mount --bind /mnt/r /etc/resolv.conf && "
+        "mount -t tmpfs none /mnt && printf 'nameserver 192.0.2.1\\noptions timeout:30 attempts:5\\n' > /mnt/r && "
+        "mount --bind /mnt/r /etc/resolv.conf && "
         f'exec "{offbeat}" exec --wait 1 K -- sh -c "echo ran; exit 7"'
     )
-    began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *("unshare", "-m", "sh", "-c", script),
         env=clean_environment() | {"OFFBEAT_URL": "http://offbeat.example.org"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate()
+    async with asyncio.timeout(HANG_S):  # the look-up takes longer
+        out, err = await process.communicate()
     if b"unshare" in err or b"mount" in err:
         pytest.skip(f"no mount namespace here: {err.decode()}")
     assert (process.returncode, out) == (7, b"ran\n"), err
-    assert time.monotonic() - began < 1 + QUICK_S / 2
 
 
 async def test_a_server_that_comes_back_gets_every_ping(offbeat: Path) -> None:
@@ -588,14 +581,17 @@ async def test_a_server_that_comes_back_gets_every_ping(offbeat: Path) -> None:
         assert len({request.headers["Idempotency-Key"] for request in receiver.requests}) == len(receiver.requests)
 
 
-async def test_the_duration_is_that_of_the_job(offbeat: Path) -> None:
+async def test_the_duration_is_that_of_the_job(offbeat: Path, tmp_path: Path) -> None:
+    """And not that of a process that it leaves behind."""
+    left = tmp_path / "left"
     async with Receiver() as receiver:
         began = time.monotonic()
-        job = "sleep 30 & echo done"
+        job = f"sleep 600 & echo $! > {left}; echo done"
         done = await run(offbeat, "exec", "K", "--", "sh", "-c", job, url=receiver.url)
         took = time.monotonic() - began
-        assert done == Done(0, "done\n", "") and took < 2 + QUICK_S / 2
-        assert float(fields_of(receiver.requests[-1])["duration"]) < 1.5
+        os.kill(int(left.read_text()), signal.SIGKILL)
+        assert done == Done(0, "done\n", "")
+        assert float(fields_of(receiver.requests[-1])["duration"]) < took
         assert receiver.requests[-1].body == b"done\n"
 
 
@@ -729,7 +725,7 @@ async def in_shell(line: str, offbeat: Path, url: str) -> tuple[int, bytes]:
         env=clean_environment() | {"OFFBEAT_URL": url, "O": f"{offbeat} exec K --"},
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from bench.slow import slow_clients
 from tests.support.clients import make, ping_key, pings
-from tests.support.harness import Postgres, Server, eventually
+from tests.support.harness import HANG_S, Postgres, Server, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -147,46 +147,41 @@ async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_th
         ]
         reader, writer = await asyncio.open_connection(*address)
         writer.write("\r\n".join(head).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), HANG_S)
         writer.close()
         status = int(answer.split(b" ", 2)[1])
         assert status < 500, (head, body, answer)
         return status
 
-    async with asyncio.timeout(60):
-        for _ in range(10):
-            statuses = await asyncio.gather(*(one(("127.0.0.1", server.port)) for _ in range(20)))
+    for _ in range(10):
+        statuses = await asyncio.gather(*(one(("127.0.0.1", server.port)) for _ in range(20)))
     assert set(statuses) & {200, 400, 404}
     assert await pings(server, "bystander") == []
 
 
-async def test_slow_clients_cost_an_honest_one_nothing_and_are_closed(database_url: str) -> None:
+async def test_an_honest_client_waits_for_no_slow_one(database_url: str) -> None:
+    """No slow client ends before the test fails, so an answer that waits for one of them does not come."""
+    never_s = str(2 * HANG_S)
+    times = ["--header-timeout", never_s, "--body-timeout", never_s, "--idle-timeout", never_s]
+    async with Server(database_url, *times) as server:
+        key = await make(server, "honest", every="1h")
+        async with slow_clients("127.0.0.1", server.port, 300):
+            for _ in range(400):
+                async with server.session.get(f"/api/v1/heartbeat/{key}") as answer:
+                    assert answer.status == 200
+            assert not await _connections(server, 250)
+
+
+async def test_slow_clients_are_closed_and_cost_little_memory(database_url: str) -> None:
     """The bench `hostile` in small, with time-outs so short that every slow client is closed and comes again."""
     times = ["--header-timeout", "1", "--body-timeout", "1", "--idle-timeout", "1"]
     async with Server(database_url, *times) as server:
-        key = await make(server, "honest", every="1h")
-
-        async def ask(count: int) -> list[float]:
-            loop, waits = asyncio.get_running_loop(), []
-            for _ in range(count):
-                began = loop.time()
-                async with server.session.get(f"/api/v1/heartbeat/{key}") as answer:
-                    assert answer.status == 200
-                waits.append(loop.time() - began)
-                await asyncio.sleep(0.005)
-            return sorted(waits)
-
-        await ask(20)
-        alone = await ask(200)
         process = psutil.Process(server.pid)
+        await _connections(server, 0)
         before = process.memory_info().rss
         async with slow_clients("127.0.0.1", server.port, 300):
-            beside = await ask(400)
-            assert process.memory_info().rss - before < GROWTH_BYTES_MAX
             await eventually(lambda: _connections(server, 150))  # they are closed, and come again some seconds later
-        # A server that waits for one of them waits for seconds; what the machine itself adds stays below this.
-        assert beside[len(beside) // 2] < 3 * alone[len(alone) // 2] + 0.02
-        assert beside[-5] < 3 * alone[-3] + 0.2
+            assert process.memory_info().rss - before < GROWTH_BYTES_MAX
         await eventually(lambda: _connections(server, 2))
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from tests.support.harness import Server, eventually
 
-SETTLED_S = 60.0  # generous: a hundred thousand of them on a busy machine
 LINES = 10_000
 # Of WAL for one decision, with the whole pages that Postgres writes after a checkpoint of its own.
 CHEAP_BYTES = 400_000

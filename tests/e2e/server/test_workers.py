@@ -8,7 +8,7 @@ import aiohttp
 
 from offbeat_server.config import Settings
 from offbeat_server.runtime.workers import WorkerProcesses
-from tests.support.harness import Server, eventually
+from tests.support.harness import HANG_S, Server, eventually
 from tests.support.scheduler_node import true
 
 
@@ -123,7 +123,7 @@ async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database
     await asyncio.sleep(0.05)
     assert not workers._all_ready.is_set()
     os.write(ends[2], b"1")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         await workers._all_ready.wait()
     for each in ends:
         os.close(each)

@@ -13,6 +13,7 @@ from tests.support.browser import PHONE, SMALL_PHONE, WIDE, Person, address, chr
 from tests.support.harness import Postgres, Server, eventually
 
 MONITORS = 10_000  # of a large installation
+FEW = 200
 PAGES = (
     *("/", "/incidents", "/channels", "/new-channel?kind=webhook", "/channels/log", "/projects", "/keys", "/audit"),
     *("/system", "/new-monitor", "/monitors/nightly", "/monitors/nightly/settings", "/monitors/nightly/runs"),
@@ -267,14 +268,9 @@ async def _by_keyboard(me: Person) -> None:
     assert await me.see("h1") == "alpha"
 
 
-async def soon(what: str, act: Callable[[], Awaitable[float]]) -> None:
-    """Within a second, once in five times: the others' seconds on this machine are not the page's."""
-    took = []
-    for _ in range(5):
-        took.append(await act())
-        if took[-1] < 1.0:
-            return
-    raise AssertionError(f"{what} takes {min(took):.2f} s")
+async def least(act: Callable[[], Awaitable[float]]) -> float:
+    """The least of five times: the others' seconds on this machine are not the page's."""
+    return min([await act() for _ in range(5)])
 
 
 async def painted(me: Person) -> float:
@@ -288,18 +284,21 @@ async def painted(me: Person) -> float:
 
 
 async def test_ten_thousand_monitors(server: Server, browser: Browser) -> None:
-    monitors = [
-        {"slug": f"job-{number:05}", "every": "5m", "tags": ["even" if number % 2 == 0 else "odd"]}
-        for number in range(MONITORS)
-    ]
-    answer = await server.api("POST", "/api/v1/apply", {"monitors": monitors})
-    assert answer.status == 200, answer.body
+    """They are shown about as soon as two hundred, in the same browser on the same machine."""
+
+    async def apply(count: int) -> None:
+        monitors = [
+            {"slug": f"job-{number:05}", "every": "5m", "tags": ["even" if number % 2 == 0 else "odd"]}
+            for number in range(count)
+        ]
+        answer = await server.api("POST", "/api/v1/apply", {"monitors": monitors})
+        assert answer.status == 200, answer.body
+
+    await apply(FEW)
     key = (await server.api("GET", "/api/v1/monitors/job-00007")).body["key"]
     await ping(server, f"/api/v1/heartbeat/{key}")
     async with person(browser, server) as me:
         page = me.page
-        await soon("the first paint", lambda: painted(me))
-        assert await page.locator("tr.line").count() == 100
 
         async def all_shown() -> None:
             await page.goto(f"{server.url}/")
@@ -312,11 +311,20 @@ async def test_ten_thousand_monitors(server: Server, browser: Browser) -> None:
             await me.see(f"tr.line:first-child:has-text('{slug}')")
             return time.monotonic() - began
 
-        await soon("a search", lambda: filtered(lambda: page.fill("#q", "job-09999"), "job-09999"))
-        await soon("a tag", lambda: filtered(lambda: page.select_option("#tag", "odd"), "job-00001"))
-        await soon("a status", lambda: filtered(lambda: page.check("input[value=up]", force=True), "job-00007"))
-        assert page.url.endswith("/?status=up")
+        acts = {
+            "the first paint": lambda: painted(me),
+            "a search": lambda: filtered(lambda: page.fill("#q", "job-00199"), "job-00199"),
+            "a tag": lambda: filtered(lambda: page.select_option("#tag", "odd"), "job-00001"),
+            "a status": lambda: filtered(lambda: page.check("input[value=up]", force=True), "job-00007"),
+        }
+        few = {name: await least(act) for name, act in acts.items()}
+        await apply(MONITORS)
+        many = {name: await least(act) for name, act in acts.items()}
+        assert await page.locator("tr.line").count() == 1 and page.url.endswith("/?status=up")
+        print(*(f"{name}: {few[name]:.3f} s and {many[name]:.3f} s" for name in acts), sep="\n")
+        assert [name for name in acts if many[name] > 5 * few[name]] == []
         await all_shown()
+        assert await page.locator("tr.line").count() == 100
         await page.select_option("#tag", "odd")
         await me.see("tr.line:first-child:has-text('job-00001')")
         # The list goes on as one scrolls, and what is far down is live too.

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from offbeat_server.web.ui.live.hub import STREAMS_MAX, STREAMS_PER_PROJECT_MAX, STREAMS_PER_SESSION_MAX
-from tests.support.harness import ADMIN_KEY, Server, eventually
+from tests.support.harness import ADMIN_KEY, HANG_S, Server, eventually
 from tests.support.link import Link
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -193,7 +193,7 @@ async def test_a_follower_that_has_followed_is_late_nowhere(server: Server) -> N
 async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None = None) -> list[tuple[str, Any]]:
     """The first events of a stream; `first` is set with the first of them."""
     found: list[tuple[str, Any]] = []
-    async with asyncio.timeout(15), me.session.get(path) as answer:
+    async with asyncio.timeout(HANG_S), me.session.get(path) as answer:
         assert answer.status == 200 and answer.content_type == "text/event-stream"
         name = ""
         async for line in answer.content:
@@ -267,7 +267,7 @@ async def test_streams_end_with_the_server(server: Server) -> None:
         began = asyncio.Event()
         streams = [asyncio.create_task(events(me, "/live/system", 10**6, began)) for _ in range(3)]
         await began.wait()
-        code = await server.stop(10)
+        code = await server.stop()
         assert code == 0
         ended = await asyncio.gather(*streams, return_exceptions=True)
         assert all(isinstance(each, AssertionError) for each in ended), ended

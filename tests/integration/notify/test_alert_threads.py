@@ -60,7 +60,7 @@ async def test_a_digest_with_the_same_number_after_a_restore_is_another_one(
         await receiver.wait_count(2)
         await world.settled()
         await world.pool.execute("update incidents set resolved_at = now()")
-        await receiver.wait_count(3, 20)
+        await receiver.wait_count(3)
     before, opened, over = keys(receiver)
     assert before != opened == over
 
