@@ -17,7 +17,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     }
 
 
-def test_every_known_label_value_is_there_and_zero_from_the_start():
+def test_every_known_label_value_is_there_and_zero_from_the_start() -> None:
     seen = samples(Metrics("1.2.3", channel_kinds=["log", "email"]))
     for signal in SIGNALS:
         for result in ("committed", "refused"):
@@ -30,14 +30,14 @@ def test_every_known_label_value_is_there_and_zero_from_the_start():
         assert seen["offbeat_alerts_total", (("channel_kind", "email"), ("result", result))] == 0
 
 
-def test_there_are_no_created_series_and_the_build_is_named():
+def test_there_are_no_created_series_and_the_build_is_named() -> None:
     text = generate_latest(Metrics("1.2.3").registry).decode()
     assert "_created" not in text
     assert 'version="1.2.3"' in text and "offbeat_build_info" in text
     assert "process_resident_memory_bytes" in text
 
 
-def test_a_batch_is_counted_once():
+def test_a_batch_is_counted_once() -> None:
     metrics = Metrics("1")
     metrics.committed({"success": 250, "start": 6}, seconds=0.004)
     seen = samples(metrics)
@@ -49,7 +49,7 @@ def test_a_batch_is_counted_once():
     assert seen["offbeat_ping_commit_duration_seconds_bucket", (("le", "0.005"),)] == 1
 
 
-def test_refusals_count_by_signal_and_by_reason():
+def test_refusals_count_by_signal_and_by_reason() -> None:
     metrics = Metrics("1")
     metrics.refused("full", {"success": 3, "fail": 1})
     metrics.failed(404)
@@ -61,7 +61,7 @@ def test_refusals_count_by_signal_and_by_reason():
     assert seen["offbeat_http_errors_total", (("code", "418"),)] == 1
 
 
-def test_decisions_and_alerts():
+def test_decisions_and_alerts() -> None:
     metrics = Metrics("1")
     metrics.decided([0.05, 0.2, 40])
     metrics.delivered("webhook", "delivered", 2)
@@ -73,7 +73,7 @@ def test_decisions_and_alerts():
     assert seen["offbeat_event_loop_lag_seconds_count", ()] == 1
 
 
-def test_readings_are_taken_at_the_scrape_and_none_is_absent():
+def test_readings_are_taken_at_the_scrape_and_none_is_absent() -> None:
     metrics = Metrics("1")
     pending = [3]
     metrics.bind("pending_pings", lambda: pending[0])
@@ -95,7 +95,7 @@ def test_readings_are_taken_at_the_scrape_and_none_is_absent():
     }
 
 
-def test_a_name_is_bound_once_and_must_be_known():
+def test_a_name_is_bound_once_and_must_be_known() -> None:
     metrics = Metrics("1")
     metrics.bind("keeper", lambda: 1)
     with pytest.raises(ValueError, match="bound already"):
@@ -104,7 +104,7 @@ def test_a_name_is_bound_once_and_must_be_known():
         metrics.bind("no_such_thing", lambda: 0)
 
 
-def test_no_metric_can_be_labelled_by_monitor():
+def test_no_metric_can_be_labelled_by_monitor() -> None:
     labels = {reading.label for reading in READINGS.values()} - {None}
     assert labels == {"status", "reason", "result"}
     assert {label for _, pairs in samples(Metrics("1")) for label, _ in pairs} <= {

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 from rich.console import Console
 
 from bench import load, report, rivals, wrk
@@ -24,7 +27,7 @@ LONG = {"burst", "connect", "dialects", "hostile", "latency", "mixed", "scale"}
 
 
 @pytest.fixture(scope="module")
-def stage():
+def stage() -> Iterator[Stage]:
     """One Postgres for all benches, with fsync as in the real bench."""
     stage = Stage(quick=True, rounds=1, say=print)
     # In loops of their own: the cluster outlives those of the tests.
@@ -33,12 +36,12 @@ def stage():
     asyncio.run(stage.__aexit__())
 
 
-def _marks(name):
+def _marks(name: str) -> pytest.MarkDecorator | tuple[()]:
     return pytest.mark.long if name in LONG else () if name in ALWAYS else pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in NAMES])
-async def test_bench(name, stage):
+async def test_bench(name: str, stage: Stage) -> None:
     needs("wrk")
     needs("nginx")
     result = await import_module(f"bench.benches.{name}").run(stage)
@@ -48,13 +51,13 @@ async def test_bench(name, stage):
 
 
 @pytest.fixture
-def keys(tmp_path):
+def keys(tmp_path: Path) -> str:
     path = tmp_path / "keys.txt"
     path.write_text("".join(f"key-{n}\n" for n in range(50)))
     return str(path)
 
 
-async def test_rivals_answer_both_load_generators(keys):
+async def test_rivals_answer_both_load_generators(keys: str) -> None:
     needs("wrk")
     needs("nginx")
     for start in (rivals.aiohttp_application, rivals.aiohttp_low_level, rivals.nginx):
@@ -67,11 +70,11 @@ async def test_rivals_answer_both_load_generators(keys):
             assert given.phases["only"].count == given.small.count == given.sent
 
 
-async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, keys):
+async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server: AiohttpServer, keys: str) -> None:
     """A closed loop would see one slow answer for each of the two connections; an open one sees them all."""
-    stalled: list[float] = []
+    stalled: list[str] = []
 
-    async def answer(request):
+    async def answer(request: web.Request) -> web.Response:
         if not stalled:
             stalled.append(request.path)
             time.sleep(0.4)  # noqa: ASYNC251  # sleep: the whole server stands still
@@ -80,6 +83,7 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", answer)
     server = await aiohttp_server(app)
+    assert server.port is not None
     plan = Plan("127.0.0.1", server.port, keys, [Phase("only", 0.8, 250)], connections=2)
     given = await load.send(plan)
     assert given.statuses == {"200": given.sent}
@@ -87,14 +91,15 @@ async def test_a_stall_counts_for_every_ping_that_was_due_in_it(aiohttp_server, 
     assert given.small.p90 > 250 and given.small.max > 390
 
 
-async def test_large_requests_are_listed_apart_and_errors_counted(aiohttp_server, keys):
-    async def answer(request):
+async def test_large_requests_are_listed_apart_and_errors_counted(aiohttp_server: AiohttpServer, keys: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
         body = await request.read()
         return web.Response(status=503 if request.path.endswith("key-7") else 200, text=str(len(body)))
 
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", answer)
     server = await aiohttp_server(app)
+    assert server.port is not None
     plan = Plan(
         "127.0.0.1", server.port, keys, [Phase("only", 0.5, 400)], connections=8, large_share=0.5, large_bytes=5_000
     )
@@ -105,11 +110,11 @@ async def test_large_requests_are_listed_apart_and_errors_counted(aiohttp_server
     assert sum(others for *_, others in given.windows) == given.statuses["503"]
 
 
-async def test_rivals_are_measured_in_turn():
+async def test_rivals_are_measured_in_turn() -> None:
     order = []
 
-    def contender(name):
-        async def measure():
+    def contender(name: str) -> Callable[[], Awaitable[float]]:
+        async def measure() -> float:
             order.append(name)
             return float(len(order))
 
@@ -122,7 +127,7 @@ async def test_rivals_are_measured_in_turn():
     assert ratio(found[OURS], found["rival"]) == pytest.approx((1 / 2 + 3 / 4) / 2)
 
 
-def test_goals():
+def test_goals() -> None:
     assert Goal("", 1.5, at_least=1.5).reached and not Goal("", 1.4, at_least=1.5).reached
     assert Goal("", 20, at_most=25).reached and not Goal("", 26, at_most=25).reached
     assert Goal("", 0.1, aim=0.6).reached
@@ -130,7 +135,7 @@ def test_goals():
     assert Goal("", 0, at_most=0).reached
 
 
-def test_quantiles():
+def test_quantiles() -> None:
     assert Latency.of([n / 1000 for n in range(1, 1001)]) == Latency(1000, 501.0, 901.0, 991.0, 1000.0, 1000.0)
     name = "offbeat_decision_lag_seconds"
     before = {f'{name}_bucket{{le="{le}"}}': 10.0 for le in ("0.1", "0.25", "+Inf")}
@@ -139,7 +144,7 @@ def test_quantiles():
     assert quantile(before, after, 0.999) == pytest.approx(0.25)
 
 
-def test_recovery_counts_from_the_end_of_the_burst():
+def test_recovery_counts_from_the_end_of_the_burst() -> None:
     window = [[at / 2, 1.0, 500.0 if 4 <= at < 9 else 2.0, 100, 0] for at in range(20)]
     assert recovered(Outcome(windows=window), 3.0, 2.0) == 1.5
     assert recovered(Outcome(windows=[w for w in window if w[0] < 1.5]), 3.0, 2.0) == 0.0
@@ -149,7 +154,7 @@ def test_recovery_counts_from_the_end_of_the_burst():
     assert recovered(Outcome(windows=soon), 3.0, 2.0) == 3.0
 
 
-def test_results_are_shown_saved_and_drawn(tmp_path):
+def test_results_are_shown_saved_and_drawn(tmp_path: Path) -> None:
     from bench.picture import draw
 
     result = Result(

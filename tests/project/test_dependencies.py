@@ -46,7 +46,7 @@ def floors(requirements: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", GOOD_FROM)
-def test_no_version_that_is_known_to_be_bad(name):
+def test_no_version_that_is_known_to_be_bad(name: str) -> None:
     good, why = GOOD_FROM[name]
     pins = {each[0].lower(): each[1] for each in _PINNED.findall((ROOT / "constraints.txt").read_text())}
     assert parts(pins[name]) >= parts(good), f"constraints.txt: {why}"
@@ -57,7 +57,7 @@ def test_no_version_that_is_known_to_be_bad(name):
     assert parts(installed) >= parts(good), f"installed: {why}"
 
 
-def test_what_the_server_needs_may_not_be_older_either():
+def test_what_the_server_needs_may_not_be_older_either() -> None:
     server, client = (
         tomllib.loads((ROOT / name).read_text())["project"] for name in ("pyproject.toml", "client/pyproject.toml")
     )
@@ -70,7 +70,7 @@ def test_what_the_server_needs_may_not_be_older_either():
         assert parts(allowed[name]) >= parts(good), f"pyproject.toml allows {name} {allowed[name]}: {why}"
 
 
-def test_the_parser_in_c_is_the_one_that_is_used():
+def test_the_parser_in_c_is_the_one_that_is_used() -> None:
     """Most of aiohttp's advisories about requests that hide in others are of its parser in Python."""
     from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
 
-def run(*command, cwd=DEPLOY):
+def run(*command: str | Path, cwd: Path = DEPLOY) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def known_metrics():
+def known_metrics() -> set[str]:
     text = generate_latest(Metrics("0").registry).decode()
     names = set(re.findall(r"^([a-z_]+)[{ ]", text, re.MULTILINE))
     for name, reading in READINGS.items():
@@ -32,23 +33,24 @@ def known_metrics():
     return names
 
 
-def test_prometheus_takes_configuration_and_rules():
+def test_prometheus_takes_configuration_and_rules() -> None:
     needs("promtool")
     assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml")
     assert "SUCCESS" in run("promtool", "check", "rules", "alerts.yml")
 
 
-def test_alerts_fire_where_they_should():
+def test_alerts_fire_where_they_should() -> None:
     needs("promtool")
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=ROOT / "tests" / "fixtures")
 
 
-def rules():
+def rules() -> list[dict[str, Any]]:
     [group] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
-    return group["rules"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
 
 
-def test_every_alert_is_tested_and_explains_itself():
+def test_every_alert_is_tested_and_explains_itself() -> None:
     cases = (ROOT / "tests" / "fixtures" / "alerts_test.yml").read_text()
     for rule in rules():
         assert f'{{alertname="{rule["alert"]}", alertstate="firing"' in cases or "DeadMans" in rule["alert"]
@@ -57,14 +59,14 @@ def test_every_alert_is_tested_and_explains_itself():
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana/offbeat.json", "../tests/fixtures/alerts_test.yml"])
-def test_only_metrics_that_exist_are_named(file):
+def test_only_metrics_that_exist_are_named(file: str) -> None:
     text = re.sub(r"#.*", "", (DEPLOY / file).read_text())
     named = set(re.findall(r"\boffbeat_[a-z_]+[a-z]\b", text))
     assert named, file
     assert named <= known_metrics(), named - known_metrics()
 
 
-def test_the_dashboard_can_be_imported_anywhere():
+def test_the_dashboard_can_be_imported_anywhere() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "offbeat.json").read_text())
     assert dashboard["id"] is None and dashboard["uid"] == "offbeat" and dashboard["schemaVersion"]
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "job", "instance"]
@@ -76,7 +78,7 @@ def test_the_dashboard_can_be_imported_anywhere():
             assert "$instance" in target["expr"] and "[5m]" not in target["expr"]
 
 
-def test_the_dashboards_queries_are_promql(tmp_path):
+def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
     needs("promtool")
     dashboard = json.loads((DEPLOY / "grafana" / "offbeat.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
@@ -88,7 +90,7 @@ def test_the_dashboards_queries_are_promql(tmp_path):
     run("promtool", "check", "rules", "panels.yml", cwd=tmp_path)
 
 
-def test_compose_starts_offbeat_with_postgres_and_prometheus():
+def test_compose_starts_offbeat_with_postgres_and_prometheus() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
     assert {"postgres", "offbeat", "prometheus"} <= {name for name, s in services.items() if "profiles" not in s}
@@ -107,7 +109,7 @@ def test_compose_starts_offbeat_with_postgres_and_prometheus():
     assert "http://offbeat:8080/sd/prometheus" in (DEPLOY / "prometheus.yml").read_text()
 
 
-def test_the_image_runs_without_root_and_says_when_it_is_ready():
+def test_the_image_runs_without_root_and_says_when_it_is_ready() -> None:
     lines = (DEPLOY / "Dockerfile").read_text()
     last_stage = lines[lines.rindex("\nFROM") :]
     user = re.search(r"^USER (\S+)$", last_stage, re.MULTILINE)
@@ -122,7 +124,7 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready():
 
 
 @pytest.mark.parametrize(("extras", "requirement"), [("", "."), ("embedded", ".[embedded]")])
-def test_the_image_installs_the_server_with_and_without_extras(extras, requirement):
+def test_the_image_installs_the_server_with_and_without_extras(extras, requirement) -> None:
     (command,) = re.findall(
         r"^RUN /opt/offbeat/bin/pip install (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
     )
@@ -131,7 +133,7 @@ def test_the_image_installs_the_server_with_and_without_extras(extras, requireme
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
-def test_systemd_takes_the_unit(tmp_path):
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit = (DEPLOY / "offbeat.service").read_text()
     (tmp_path / "offbeat.service").write_text(unit.replace("/opt/offbeat/bin/offbeat", sys.executable))
     done = subprocess.run(
@@ -140,13 +142,13 @@ def test_systemd_takes_the_unit(tmp_path):
     assert done.returncode == 0 and "offbeat.service" not in done.stderr, done.stderr
 
 
-def test_the_unit_is_started_again_however_often_a_start_ends():
+def test_the_unit_is_started_again_however_often_a_start_ends() -> None:
     lines = (DEPLOY / "offbeat.service").read_text().splitlines()
     section = lines[lines.index("[Unit]") : lines.index("[Service]")]
     assert "StartLimitIntervalSec=0" in section  # elsewhere systemd ignores it
     assert "Restart=always" in lines and not any(line.startswith("RestartPreventExitStatus") for line in lines)
 
 
-def test_alertmanager_takes_its_configuration():
+def test_alertmanager_takes_its_configuration() -> None:
     needs("amtool")
     run("amtool", "check-config", "alertmanager.yml")

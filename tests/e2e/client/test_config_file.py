@@ -1,5 +1,8 @@
 """Files of monitors: what few people mean is refused with its line, and secrets come from the environment."""
 
+from pathlib import Path
+from typing import Any
+
 import orjson
 import pytest
 
@@ -9,7 +12,7 @@ from offbeat_server.common.errors import DefinitionError, SettingsError
 from offbeat_server.engine.model.definition import read_definition
 
 
-def read(tmp_path, text, name="config.yaml"):
+def read(tmp_path: Path, text: str, name: str = "config.yaml") -> dict[str, Any]:
     path = tmp_path / name
     path.write_text(text)
     return read_config(path)
@@ -69,13 +72,13 @@ TWICE = """monitors:
         ("monitors:\n  a: {name: '\x01'}", 2, "must be UTF-8 without control characters"),
     ],
 )  # fmt: skip
-def test_what_says_two_things_is_refused_with_its_line(tmp_path, text, line, words):
+def test_what_says_two_things_is_refused_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, text)
     assert f"line {line}" in str(refused.value) and words in str(refused.value), refused.value
 
 
-def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
     (path := tmp_path / "config.yaml").write_bytes("monitors:\n  a: {every: 1h, name: Größe}\n".encode("latin-1"))
     with pytest.raises(SettingsError, match="line 2: the file must be UTF-8"):
         read_config(path)
@@ -106,14 +109,14 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
         ({"tags": ["a b"]}, "tags.0", "must have no spaces"),
     ],
 )
-def test_a_wrong_field_says_what_to_write(sent, field, words):
+def test_a_wrong_field_says_what_to_write(sent: dict[str, object], field: str, words: str) -> None:
     with pytest.raises(DefinitionError) as refused:
         read_definition(sent)
     (problem,) = refused.value.problems
     assert problem.field == field and words in problem.reason, problem
 
 
-def test_what_is_clear_is_read(tmp_path):
+def test_what_is_clear_is_read(tmp_path: Path) -> None:
     text = """
 monitors:
   a: &usual {every: 90, grace: 1.5, paused: true, name: 2026-01-01, tags: ["no", '0600', v1.2.3, 3f7a, 1.2.3]}
@@ -147,7 +150,7 @@ windows:
          "line 2: the key 'y' is given twice, first in line 1"),
     ],
 )  # fmt: skip
-def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path, text, words):
+def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, text, "config.json")
     assert words in str(refused.value)
@@ -155,14 +158,14 @@ def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path, text, words):
         read_json(text.encode())
 
 
-def test_json_without_repetitions_is_read_as_it_is():
+def test_json_without_repetitions_is_read_as_it_is() -> None:
     for value in ({}, [], {"a": {"a": [{"a": 1}, {"a": 1}]}}, [{"x": "x"}, "x"], "x", None, 1.5):
         assert read_json(orjson.dumps(value)) == value
     with pytest.raises(ValueError, match="depth limit"):
         read_json(b"[" * 5_000 + b"]" * 5_000)
 
 
-def test_what_is_written_is_read_back_the_same(tmp_path):
+def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
     texts = ["1e3", "12e03", "0o17", "no", "24:00", "0600", "010", "2026-01-01", "1_000", "~", "", "<<", "a: b", "ü"]
     config = {"monitors": {text or "empty": {"name": text, "tags": texts, "grace": 1.5} for text in texts}}
     with (tmp_path / "config.yaml").open("w") as file:
@@ -170,7 +173,7 @@ def test_what_is_written_is_read_back_the_same(tmp_path):
     assert read_config(tmp_path / "config.yaml") == config
 
 
-def test_variables_stand_for_secrets(tmp_path, monkeypatch):
+def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_TOKEN", "t0ken")
     monkeypatch.setenv("HOOK_PATH", "a/b")
     text = """
@@ -206,7 +209,9 @@ projects:
         ("${}", "must be ${NAME}"),
     ],
 )
-def test_a_variable_that_cannot_be_replaced_is_refused(tmp_path, monkeypatch, value, words):
+def test_a_variable_that_cannot_be_replaced_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: str
+) -> None:
     monkeypatch.setenv("OFFBEAT_TEST_EMPTY", "")
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, f'channels: {{hook: {{kind: webhook, headers: {{A: "{value}"}}}}}}')

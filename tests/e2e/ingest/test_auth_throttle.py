@@ -16,11 +16,13 @@ SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture
-def few(monkeypatch):
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth_throttle, "WRONG_PER_MINUTE_MAX", 5)
 
 
-async def test_after_too_many_wrong_keys_even_the_right_one_is_refused(database_url, few, monkeypatch):
+async def test_after_too_many_wrong_keys_even_the_right_one_is_refused(
+    database_url: str, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(database_url) as api:
         for n in range(5):
             assert (await api("GET", "/monitors", key=f"guess-{n}")).status == 401
@@ -42,14 +44,14 @@ async def test_after_too_many_wrong_keys_even_the_right_one_is_refused(database_
             assert (await api("GET", "/monitors")).status == 200
 
 
-async def test_many_guesses_at_once_are_no_way_around(database_url, few):
+async def test_many_guesses_at_once_are_no_way_around(database_url: str, few: None) -> None:
     async with serving(database_url) as api:
         answers = await asyncio.gather(*(api("GET", "/monitors", key=f"guess-{n}") for n in range(50)))
         assert sum(answer.status == 401 for answer in answers) == 5
         assert sum(answer.status == 429 for answer in answers) == 45
 
 
-async def test_right_keys_count_for_nothing(database_url, few):
+async def test_right_keys_count_for_nothing(database_url: str, few: None) -> None:
     async with serving(database_url) as api:
         key = (await api("POST", "/keys", {"name": "ci", "role": "read"})).body["key"]
         for n in range(20):
@@ -57,7 +59,7 @@ async def test_right_keys_count_for_nothing(database_url, few):
         assert not any(vars(api.deps.access._attempts)[name] for name in ("_wrong", "_looked_up", "_waiting"))
 
 
-async def test_a_thousand_valid_keys_at_once_are_never_refused(database_url):
+async def test_a_thousand_valid_keys_at_once_are_never_refused(database_url: str) -> None:
     async with serving(database_url) as api:
         key = (await api("POST", "/keys", {"name": "ci", "role": "read"})).body["key"]
         answers = await asyncio.gather(*(api("GET", "/projects", key=key) for _ in range(1_000)))
@@ -65,10 +67,12 @@ async def test_a_thousand_valid_keys_at_once_are_never_refused(database_url):
         assert not any(vars(api.deps.access._attempts)[name] for name in ("_wrong", "_looked_up", "_waiting"))
 
 
-async def test_a_key_that_could_not_be_looked_up_is_not_wrong(database_url, few, monkeypatch):
+async def test_a_key_that_could_not_be_looked_up_is_not_wrong(
+    database_url: str, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(database_url) as api:
 
-        async def away(self, key):
+        async def away(self: Access, key: str) -> None:
             raise DatabaseDownError("away")
 
         with monkeypatch.context() as patched:
@@ -78,7 +82,7 @@ async def test_a_key_that_could_not_be_looked_up_is_not_wrong(database_url, few,
         assert (await api("GET", "/monitors")).status == 200
 
 
-async def test_behind_a_trusted_proxy_each_client_is_counted_by_its_own_address(database_url, few):
+async def test_behind_a_trusted_proxy_each_client_is_counted_by_its_own_address(database_url: str, few: None) -> None:
     async with serving(database_url, trusted_proxies="127.0.0.0/8") as api:
         for n in range(8):
             answer = await api("GET", "/monitors", key="guess", headers={"X-Forwarded-For": "203.0.113.7"})
@@ -90,7 +94,7 @@ async def test_behind_a_trusted_proxy_each_client_is_counted_by_its_own_address(
             assert answer.status == (401 if n < 6 else 429), "one network is one client"
 
 
-async def test_addresses_are_bounded(database_url, few, monkeypatch):
+async def test_addresses_are_bounded(database_url: str, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth_throttle, "ADDRESSES_MAX", 10)
     async with serving(database_url, trusted_proxies="127.0.0.0/8") as api:
         for n in range(30):
@@ -99,7 +103,7 @@ async def test_addresses_are_bounded(database_url, few, monkeypatch):
         assert (await api("GET", "/monitors", headers={"X-Forwarded-For": "203.0.113.3"})).status == 200
 
 
-async def test_people_and_programs_are_counted_together(database_url):
+async def test_people_and_programs_are_counted_together(database_url: str) -> None:
     async with Server(database_url) as server:
 
         async def try_it(key: str) -> int:

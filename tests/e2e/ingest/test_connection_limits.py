@@ -20,7 +20,7 @@ from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Client, Served,
 # ------------------------------------------------------------------------------------------------- connections
 
 
-def test_connections_are_limited_by_address():
+def test_connections_are_limited_by_address() -> None:
     peer = ClientAddresses([ipaddress.ip_network("10.0.0.0/8")]).peer
     connection_limiter = ConnectionLimiter(7, 2)
     one, other, proxy = peer(("192.0.2.1", 1)), peer(("192.0.2.2", 1)), peer(("10.1.2.3", 1))
@@ -37,7 +37,7 @@ def test_connections_are_limited_by_address():
     )
 
 
-def test_an_ipv6_client_is_its_network():
+def test_an_ipv6_client_is_its_network() -> None:
     peer = ClientAddresses([]).peer
     connection_limiter = ConnectionLimiter(10, 2)
     assert [connection_limiter.open(peer((f"2001:db8::{n}", 1, 0, 0))) for n in range(1, 4)] == [True, True, False]
@@ -46,7 +46,7 @@ def test_an_ipv6_client_is_its_network():
     assert connection_limiter.open(peer("/a/socket")) and connection_limiter.addresses == 5
 
 
-def test_by_default_one_address_never_takes_everything():
+def test_by_default_one_address_never_takes_everything() -> None:
     peer = ClientAddresses([]).peer(("192.0.2.1", 1))
     for per_address_max, expected in ((None, 15), (0, 20), (3, 3)):
         connection_limiter = ConnectionLimiter(20, per_address_max)
@@ -58,7 +58,7 @@ async def from_address(address: str, served: Served) -> Client:
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_one_address_cannot_take_all_connections(database_url, http_server):
+async def test_one_address_cannot_take_all_connections(database_url: str, http_server: str) -> None:
     async with serving(
         database_url, http_server=http_server, connections_max=10, connections_per_address_max=4
     ) as served:
@@ -86,7 +86,7 @@ async def test_one_address_cannot_take_all_connections(database_url, http_server
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
+async def test_a_trusted_proxy_may_have_them_all(database_url: str, http_server: str) -> None:
     settings: Any = {"connections_max": 10, "connections_per_address_max": 1, "trusted_proxies": "127.0.0.1/32"}
     async with serving(database_url, http_server=http_server, **settings) as served, AsyncExitStack() as stack:
         for _ in range(10):
@@ -97,7 +97,7 @@ async def test_a_trusted_proxy_may_have_them_all(database_url, http_server):
         assert served.http_servers.connections_refused == {"full": 1}
 
 
-async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url):
+async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url: str) -> None:
     """One address over its own limit proves nothing; a process without room for any client records an outage."""
     limits: Any = {"connections_max": 10, "connections_per_address_max": 8}
     async with serving(database_url, **limits) as served, AsyncExitStack() as stack:
@@ -119,7 +119,7 @@ async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_a_key_over_its_rate_limit_gets_429_and_other_keys_do_not(database_url, http_server):
+async def test_a_key_over_its_rate_limit_gets_429_and_other_keys_do_not(database_url: str, http_server: str) -> None:
     async with serving(database_url, http_server=http_server, key_pings_per_minute_max=3) as served:
         await served.put("neighbour", "neighbour-key")
         async with connected(served) as client:
@@ -143,13 +143,13 @@ async def test_a_key_over_its_rate_limit_gets_429_and_other_keys_do_not(database
         assert sample("offbeat_ping_refusals_total", {"reason": "limited"}) == 4
 
 
-async def test_without_a_limit_a_key_may_ping_without_end(database_url):
+async def test_without_a_limit_a_key_may_ping_without_end(database_url: str) -> None:
     async with serving(database_url) as served, connected(served) as client:
         client.send(get() * 200)
         assert {(await client.reply()).status for _ in range(200)} == {200}
 
 
-def test_every_dialect_has_an_answer_for_the_rate_limit():
+def test_every_dialect_has_an_answer_for_the_rate_limit() -> None:
     for dialect in DIALECTS:
         answer = dialect.answer(Outcome("limited", 7), Request("POST", "/x", "", {}, b""))
         assert answer.status == (503 if dialect.name == "sentry" else 429)
@@ -171,14 +171,14 @@ def limited_to(soft: int, hard: int, connections_max: int) -> DescriptorLimit:
     return DescriptorLimit(*map(int, said.split()))
 
 
-def test_the_soft_limit_is_raised_as_far_as_needed_and_connections_fit_below_it():
+def test_the_soft_limit_is_raised_as_far_as_needed_and_connections_fit_below_it() -> None:
     assert limited_to(1024, 4096, 2000) == (2000 + RESERVE, 2000)
     assert limited_to(1024, 4096, 20_000) == (4096, 4096 - RESERVE)
     assert limited_to(4096, 4096, 100) == (4096, 100), "never lowered"
     assert limited_to(300, 300, 1000) == (300, 150)
 
 
-async def test_a_server_with_too_few_descriptors_says_so_and_takes_fewer_connections(database_url):
+async def test_a_server_with_too_few_descriptors_says_so_and_takes_fewer_connections(database_url: str) -> None:
     async with Server(database_url, "--connections-max", "3000", descriptors_max=1000) as server:
         wanted = 3000 + RESERVE
         assert any(f"LimitNOFILE={wanted}" in line and "warning" in line for line in server.output), server.output

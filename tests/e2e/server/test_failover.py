@@ -144,7 +144,7 @@ async def test_of_two_systems_the_known_one_is_kept() -> None:
         assert group.primary == known
 
 
-async def _port(connection) -> int:
+async def _port(connection: asyncpg.Connection) -> int:
     return int(await connection.fetchval("show port"))
 
 

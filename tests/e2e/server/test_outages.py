@@ -67,7 +67,9 @@ IN_EVERY_RUN = ((_primary_freezes, 12, 1), (_standby_freezes, 12, 2), (_commits_
         for nodes in (1, 2)
     ],
 )
-async def test_no_healthy_job_is_alerted(outage: Callable[[Pair, float], Awaitable[None]], seconds: float, nodes: int):
+async def test_no_healthy_job_is_alerted(
+    outage: Callable[[Pair, float], Awaitable[None]], seconds: float, nodes: int
+) -> None:
     synchronous = outage is not _primary_freezes
     async with Pair(synchronous=synchronous) as pair, _servers(pair.url("a"), nodes) as servers:
         await _alerts_only_silence(servers, pair.url("a"), lambda: outage(pair, seconds), seconds)
@@ -78,7 +80,7 @@ async def test_no_healthy_job_is_alerted(outage: Callable[[Pair, float], Awaitab
 @pytest.mark.parametrize(
     ("seconds", "nodes"), [(15, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in ((6, 1), (15, 2)))]
 )
-async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float, nodes: int):
+async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float, nodes: int) -> None:
     async with OnSmallDisk() as base, _servers(base.url, nodes) as servers:
 
         async def fills() -> None:

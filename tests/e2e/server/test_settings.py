@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from tests.support.harness import ROOT, Server
         ("", None),
     ],
 )
-def test_a_public_url_is_a_scheme_and_a_host(given, meant):
+def test_a_public_url_is_a_scheme_and_a_host(given: str, meant: str | None) -> None:
     assert read_settings({"public_url": given}).public_url == meant
 
 
@@ -41,7 +42,7 @@ def test_a_public_url_is_a_scheme_and_a_host(given, meant):
         *("https://example.org/offbeat", "https://example.org/?a", "https://example.org/#a", "https://a:b@example.org"),
     ],
 )
-def test_a_public_url_below_a_path_is_refused_at_the_start(given):
+def test_a_public_url_below_a_path_is_refused_at_the_start(given: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({"public_url": given})
     assert "--public-url (OFFBEAT_PUBLIC_URL)" in str(refused.value)
@@ -58,14 +59,15 @@ def test_a_public_url_below_a_path_is_refused_at_the_start(given):
         ("trusted_proxies", "x", "must be a network, such as 10.0.0.0/8"),
     ],
 )
-def test_a_wrong_value_says_what_to_write(name, given, words):
+def test_a_wrong_value_says_what_to_write(name: str, given: str, words: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({name: given})
     assert words in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.fixture
-def environment(monkeypatch):
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Without variables of Offbeat."""
     for name in [name for name in os.environ if name.startswith("OFFBEAT_")]:
         monkeypatch.delenv(name)
     return monkeypatch
@@ -81,13 +83,15 @@ def environment(monkeypatch):
         ("OFFBEAT_ZZZZZZ", "`offbeat serve --help`"),
     ],
 )
-def test_a_variable_that_is_no_setting_is_refused_with_the_nearest_name(environment, name, near):
+def test_a_variable_that_is_no_setting_is_refused_with_the_nearest_name(
+    environment: pytest.MonkeyPatch, name: str, near: str
+) -> None:
     environment.setenv(name, "1")
     with pytest.raises(SettingsError, match=f"^{name}: there is no such setting; .*{near}"):
         read_settings({})
 
 
-def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
+def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment: pytest.MonkeyPatch) -> None:
     for name, value in {
         "OFFBEAT_URL": "https://beat.example.org", "OFFBEAT_RUN": "1", "OFFBEAT_KEEP_DAYS": "3",
         "OFFBEAT_PORT": "tcp://10.0.0.1:8080", "OFFBEAT_SERVICE_HOST": "10.0.0.1", "OFFBEAT_SERVICE_PORT": "8080",
@@ -100,7 +104,7 @@ def test_variables_of_clients_and_of_kubernetes_are_no_mistake(environment):
     assert settings.keep_days == 3 and settings.port == 8080
 
 
-def test_every_variable_that_the_program_names_is_known(environment):
+def test_every_variable_that_the_program_names_is_known(environment: pytest.MonkeyPatch) -> None:
     texts = [path.read_text() for folder in ("client", "server") for path in (ROOT / folder).rglob("*.py")]
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     texts += [path.read_text() for path in (*pages, ROOT / "deploy" / "compose.yaml")]
@@ -116,14 +120,14 @@ def test_every_variable_that_the_program_names_is_known(environment):
 @pytest.mark.parametrize(
     "name", ["admin_key", "database_url", "metrics_token", "smtp_url", "watchdog_url", "public_url"]
 )
-def test_a_placeholder_that_nothing_replaced_is_refused(environment, name):
+def test_a_placeholder_that_nothing_replaced_is_refused(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(f"OFFBEAT_{name.upper()}", "https://${HOST:-a}/x")
     with pytest.raises(SettingsError, match=rf"OFFBEAT_{name.upper()}\): .*contains the placeholder \${{HOST:-a}}"):
         read_settings({})
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_secrets_may_come_from_files(environment, tmp_path, name):
+def test_secrets_may_come_from_files(environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     file = tmp_path / "secret"
     environment.setenv(f"OFFBEAT_{name.upper()}_FILE", str(file))
     with pytest.raises(SettingsError, match=f"OFFBEAT_{name.upper()}_FILE: .*No such file"):
@@ -149,13 +153,13 @@ FORMER = {
 }
 
 
-def test_every_former_name_is_tested():
+def test_every_former_name_is_tested() -> None:
     assert {former: present for former, (present, _) in FORMER.items()} == FORMER_NAMES
     assert not FORMER_NAMES.keys() & Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("former", FORMER)
-def test_a_former_name_counts_as_the_present_one(environment, former):
+def test_a_former_name_counts_as_the_present_one(environment: pytest.MonkeyPatch, former: str) -> None:
     present, text = FORMER[former]
     flag, variable = f"--{former.replace('_', '-')}", f"OFFBEAT_{former.upper()}"
     wanted = getattr(read_settings({present: text}), present)
@@ -177,7 +181,7 @@ def test_a_former_name_counts_as_the_present_one(environment, former):
         read_settings({})
 
 
-def test_the_file_of_a_secret_by_its_former_name(environment, tmp_path):
+def test_the_file_of_a_secret_by_its_former_name(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "url").write_text("http://x.example/y\n")
     environment.setenv("OFFBEAT_BEAT_URL_FILE", str(tmp_path / "url"))
     assert read_settings({}).watchdog_url == "http://x.example/y"
@@ -195,7 +199,7 @@ def test_the_file_of_a_secret_by_its_former_name(environment, tmp_path):
         ("OFFBEAT_BEAT_URL", "OFFBEAT_BEAT_URL_FILE"),
     ],
 )
-def test_a_setting_that_is_set_twice_is_refused(environment, first, second):
+def test_a_setting_that_is_set_twice_is_refused(environment: pytest.MonkeyPatch, first: str, second: str) -> None:
     for name in (first, second):
         environment.setenv(name, "http://x.example/y")
     with pytest.raises(SettingsError, match=rf"{first}\b.*{second}\b|{second}\b.*{first}\b") as error:
@@ -204,7 +208,7 @@ def test_a_setting_that_is_set_twice_is_refused(environment, first, second):
     assert read_settings({"watchdog_url": "http://flag.example/"}).watchdog_url == "http://flag.example/"
 
 
-def test_the_client_knows_the_variables_of_the_server():
+def test_the_client_knows_the_variables_of_the_server() -> None:
     assert set(VARIABLES_OF_SERVER) == variables_of_server()
     files = {f"{former}_file": f"{name}_file" for former, name in FORMER_NAMES.items() if name in SECRETS}
     wanted = {former.upper(): name.upper() for former, name in {**FORMER_NAMES, **files}.items()}
@@ -212,14 +216,14 @@ def test_the_client_knows_the_variables_of_the_server():
 
 
 @pytest.mark.parametrize("name", ["OFFBEAT_API_KEY", "OFFBEAT_SERVER_URL", "OFFBEAT_KEEP_DAY", "OFFBEAT_ADMIN_KYE"])
-async def test_the_client_warns_of_an_unknown_variable(name):
+async def test_the_client_warns_of_an_unknown_variable(name: str) -> None:
     env: Any = {name: "1", "OFFBEAT_KEEP_DAYS": "9"}
     done = await offbeat("monitors", url="http://127.0.0.1:9", **env)
     assert f"warning: {name}: there is no such setting" in done.err and "OFFBEAT_KEEP_DAYS:" not in done.err
 
 
 @pytest.mark.parametrize("former", FORMER)
-async def test_a_mistyped_former_name_suggests_the_present_one(environment, former):
+async def test_a_mistyped_former_name_suggests_the_present_one(environment: pytest.MonkeyPatch, former: str) -> None:
     flag, present = former.replace("_", "-"), FORMER[former][0]
     done = await offbeat("serve", f"--{flag[:-1]}", "1")
     assert done.code == 2 and f"No such option --{flag[:-1]}. Did you mean --" in done.err
@@ -229,14 +233,14 @@ async def test_a_mistyped_former_name_suggests_the_present_one(environment, form
         read_settings({})
 
 
-async def test_a_mistyped_flag_suggests_its_name_and_a_strange_one_nothing():
+async def test_a_mistyped_flag_suggests_its_name_and_a_strange_one_nothing() -> None:
     done = await offbeat("serve", "--http-serve", "1")
     assert done.code == 2 and "No such option --http-serve. Did you mean --http-server?" in done.err
     done = await offbeat("serve", "--xyzzy=1")
     assert done.code == 2 and done.err.endswith("No such option --xyzzy.\n")
 
 
-async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url):
+async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url: str) -> None:
     async with Server(database_url, "--door", "aiohttp", env={"OFFBEAT_ACK_TIMEOUT": "5"}) as server:
         said = "\n".join(server.output)
     assert "detail='--door is now called --http-server; " in said

@@ -1,6 +1,7 @@
 """Postgres reads the values that Offbeat's encoder writes: every column, every kind of value."""
 
 import ipaddress
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ from offbeat_server.common.instants import to_micros
 from offbeat_server.db.copy_format import COLUMNS
 from offbeat_server.db.repositories.ping_log import LogConnection
 from offbeat_server.engine.model.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
+from tests.support.harness import HANG_S
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
 PINGS = st.one_of(
@@ -34,8 +36,8 @@ SOURCES = st.none() | st.binary(min_size=4, max_size=4) | st.binary(min_size=16,
 
 
 @pytest.fixture
-async def log(database_url):
-    connection = await LogConnection.open(database_url, timeout_s=5)
+async def log(database_url: str) -> AsyncIterator[LogConnection]:
+    connection = await LogConnection.open(database_url, timeout_s=HANG_S)
     yield connection
     connection.terminate()
 
@@ -47,16 +49,16 @@ async def columns_of(database: asyncpg.Connection) -> list[str]:
     return [row["attname"] for row in rows]
 
 
-async def test_the_columns_are_those_of_the_schema(database):
+async def test_the_columns_are_those_of_the_schema(database: asyncpg.Connection) -> None:
     assert list(COLUMNS) == await columns_of(database)
 
 
-async def test_every_kind_of_value_comes_back(database, log):
+async def test_every_kind_of_value_comes_back(database: asyncpg.Connection, log: LogConnection) -> None:
     writer, started_at = await log.register("node", None)
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.tuples(PINGS, SOURCES, st.integers(1, 2**31 - 1)), min_size=1, max_size=20))
-    def examples(batch):
+    def examples(batch: list[tuple[Ping, bytes | None, int]]) -> None:
         batches.append(batch)
 
     batches: list[list[tuple[Ping, bytes | None, int]]] = []
@@ -84,7 +86,7 @@ async def test_every_kind_of_value_comes_back(database, log):
             assert row[field] == (None if said is None else said.replace("\0", "\ufffd"))
 
 
-async def test_what_postgres_cannot_hold_is_made_storable(database, log):
+async def test_what_postgres_cannot_hold_is_made_storable(database: asyncpg.Connection, log: LogConnection) -> None:
     writer, at = await log.register("node", None)
     texts = ["a\0b", "\ud800", "x\udfff\ud800y", "\ud83d\ude00", "ok \U0001f600 ü"]
     await log.copy([Entry(at + i, writer, i, 1, 1, None, Ping(message=text)) for i, text in enumerate(texts, 1)])
@@ -102,7 +104,9 @@ async def test_what_postgres_cannot_hold_is_made_storable(database, log):
         (Entry(1, 1, 1, 1, 1, None, Ping(run=b"bytes")), "type"),  # type: ignore[arg-type]
     ],
 )
-async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent(database, log, entry, why):
+async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent(
+    database: asyncpg.Connection, log: LogConnection, entry: Entry, why: str
+) -> None:
     writer, at = await log.register("node", None)
     good = Entry(at + 1, writer, 1, 1, 1, None, PLAIN["success"])
     with pytest.raises(RowRejectedError):

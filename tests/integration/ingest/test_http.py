@@ -7,13 +7,14 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import asyncpg
 import brotli
 import psutil
 import pytest
@@ -22,13 +23,15 @@ import pytest_asyncio
 from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.repositories.changes import changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, put_monitors
+from offbeat_server.db.repositories.key_index_rows import KeyRow
 from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.http.connection import PIPELINE_MAX
 from offbeat_server.ingest.http.request_head import HEAD_BYTES_MAX, LINE_BYTES_MAX
+from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.provisioning import Provisioning
 from tests.support.cost import in_loops
-from tests.support.harness import HANG_S, eventually
+from tests.support.harness import HANG_S, Postgres, eventually
 from tests.support.ingest_server import (
     HTTP_SERVERS,
     KEY,
@@ -57,14 +60,14 @@ def http_server(request: pytest.FixtureRequest) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(postgres, http_server) -> AsyncIterator[Served]:
+async def shared(postgres: Postgres, http_server: str) -> AsyncIterator[Served]:
     """One server for all tests that change nothing but the log: a database for each would take longer than they do."""
     async with postgres.fresh() as url, serving(url, http_server=http_server) as served:
         yield served
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def served(shared) -> AsyncIterator[Served]:
+async def served(shared: Served) -> AsyncIterator[Served]:
     yield shared
     await shared.database.execute("truncate pings")
 
@@ -72,7 +75,7 @@ async def served(shared) -> AsyncIterator[Served]:
 # ------------------------------------------------------------------------------------------------- what is a ping
 
 
-async def test_a_ping_is_committed_when_it_is_answered(served):
+async def test_a_ping_is_committed_when_it_is_answered(served: Served) -> None:
     for method, path in (("GET", PATH), ("POST", f"{PATH}/start"), ("HEAD", f"{PATH}/fail")):
         reply = await ask(served, get(path, method=method), head=method == "HEAD")
         assert (reply.status, reply.headers["content-length"]) == (200, "2")
@@ -83,13 +86,13 @@ async def test_a_ping_is_committed_when_it_is_answered(served):
     assert await served.rows("source::text, monitor_id > 0") == [("127.0.0.1/32", True)] * 3
 
 
-async def test_the_date_is_log_time(served):
+async def test_the_date_is_log_time(served: Served) -> None:
     before = to_datetime(served.writer.backlog.clock.now())
     date = parsedate_to_datetime((await ask(served, get())).headers["date"])
     assert before - timedelta(seconds=2) < date <= to_datetime(served.writer.backlog.clock.now())
 
 
-async def test_parameters_bodies_and_dialects(served):
+async def test_parameters_bodies_and_dialects(served: Served) -> None:
     body = json.dumps({"status": "fail", "message": "boom", "run": "r1"})
     requests = [
         get(f"{PATH}?status=start&run=a%20b"),
@@ -108,7 +111,7 @@ async def test_parameters_bodies_and_dialects(served):
     ]
 
 
-async def test_what_is_no_ping_is_answered_by_the_application_also_in_between(served):
+async def test_what_is_no_ping_is_answered_by_the_application_also_in_between(served: Served) -> None:
     async with connected(served) as client:
         for _ in range(2):
             client.send(get())
@@ -122,9 +125,9 @@ async def test_what_is_no_ping_is_answered_by_the_application_also_in_between(se
     assert len(await served.rows()) == 3
 
 
-async def test_refused_requests(served):
+async def test_refused_requests(served: Served) -> None:
     sample = served.metrics.registry.get_sample_value
-    before = {code: sample("offbeat_http_errors_total", {"code": code}) for code in ("404", "400")}
+    before = {code: sample("offbeat_http_errors_total", {"code": code}) or 0.0 for code in ("404", "400")}
     for path, status in (
         ("/api/v1/heartbeat/nobody", 404),
         (f"{PATH}/dance", 400),
@@ -139,14 +142,14 @@ async def test_refused_requests(served):
     assert sample("offbeat_http_errors_total", {"code": "400"}) == before["400"] + 3
 
 
-async def test_nul_and_garbage_in_a_body_are_stored_clean(served):
+async def test_nul_and_garbage_in_a_body_are_stored_clean(served: Served) -> None:
     body = b"a\0b\xff\xfe"
     reply = await ask(served, get(f"{PATH}/log", f"Content-Length: {len(body)}", method="POST").encode() + body)
     assert reply.status == 200
     assert await served.rows("message") == ["a\ufffdb\ufffd\ufffd"]
 
 
-async def test_keys_bound_to_a_signal_and_a_stage(served):
+async def test_keys_bound_to_a_signal_and_a_stage(served: Served) -> None:
     await served.put("etl", None, WantedKey("begin", "start"), WantedKey("loaded", "success", "load"))
     for path in ("begin", "begin/fail", "begin?run=7", "loaded", "loaded?stage=other", "loaded/fail"):
         assert (await ask(served, get(f"/api/v1/heartbeat/{path}"))).status == 200
@@ -160,7 +163,7 @@ async def test_keys_bound_to_a_signal_and_a_stage(served):
     ]
 
 
-async def test_a_monitors_own_rules(served):
+async def test_a_monitors_own_rules(served: Served) -> None:
     await served.put("post-only", "only-post", methods="POST")
     await served.put("words", "by-words", keywords={"fail": ["ERROR"], "success": ["done"], "default": "ignore"})
     assert (await ask(served, get("/api/v1/heartbeat/only-post"))).status == 200
@@ -171,13 +174,13 @@ async def test_a_monitors_own_rules(served):
     assert await served.rows() == ["log", "success", "success", "fail", "log"]
 
 
-async def test_a_key_made_a_moment_ago_by_another_process_is_known(served):
+async def test_a_key_made_a_moment_ago_by_another_process_is_known(served: Served) -> None:
     async with changing(served.pool) as connection:
         await put_monitors(connection, [WantedMonitor(1, "new", read_definition({}), key="brand-new")], "test")
     assert (await ask(served, get("/api/v1/heartbeat/brand-new"))).status == 200
 
 
-async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served):
+async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served: Served) -> None:
     check_ins = "".join(
         f'{{"type":"check_in"}}\n{{"monitor_slug":"nobody-{number}","status":"ok"}}\n' for number in range(40)
     )
@@ -191,8 +194,8 @@ async def test_many_unknown_monitors_in_one_request_ask_the_database_once(served
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_a_first_ping_makes_its_monitor(database_url, http_server):
-    def provisioning(pool, key_index):
+async def test_a_first_ping_makes_its_monitor(database_url: str, http_server: str) -> None:
+    def provisioning(pool: asyncpg.Pool, key_index: KeyIndex) -> Provisioning:
         return Provisioning(pool, key_index, True, monitors_max=2)
 
     async with serving(database_url, http_server=http_server, provisioning=provisioning) as served:
@@ -210,7 +213,7 @@ async def test_a_first_ping_makes_its_monitor(database_url, http_server):
 # ------------------------------------------------------------------------------------------------- the wire
 
 
-async def test_pipelined_requests_are_answered_in_order_also_across_http_servers(served):
+async def test_pipelined_requests_are_answered_in_order_also_across_http_servers(served: Served) -> None:
     wanted = [b"OK", b"unknown key", b"OK", b"hello 0", b"OK", b"unknown key", b"OK"]
     paths = [PATH, "/api/v1/heartbeat/nobody", f"{PATH}/start", "/hello", PATH, "/api/v1/heartbeat/nobody", PATH]
     async with connected(served) as client:
@@ -219,7 +222,7 @@ async def test_pipelined_requests_are_answered_in_order_also_across_http_servers
     assert await served.rows() == ["success", "start", "success", "success"]
 
 
-async def test_a_pipeline_longer_than_the_bound_is_answered_whole(served):
+async def test_a_pipeline_longer_than_the_bound_is_answered_whole(served: Served) -> None:
     count = PIPELINE_MAX * 5 + 3
     async with connected(served) as client:
         client.send(get() * count)
@@ -228,7 +231,7 @@ async def test_a_pipeline_longer_than_the_bound_is_answered_whole(served):
     assert len(await served.rows()) == count
 
 
-async def test_a_request_that_comes_byte_by_byte(served):
+async def test_a_request_that_comes_byte_by_byte(served: Served) -> None:
     body = "status=start"
     request = get(
         PATH, "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}", method="POST"
@@ -242,7 +245,7 @@ async def test_a_request_that_comes_byte_by_byte(served):
     assert await served.rows() == ["start", "success"]
 
 
-async def test_connection_close_and_http_1_0(served):
+async def test_connection_close_and_http_1_0(served: Served) -> None:
     async with connected(served) as client:
         client.send(get(PATH, "Connection: close"))
         reply = await client.reply()
@@ -260,7 +263,7 @@ async def test_connection_close_and_http_1_0(served):
             assert (reply.status, reply.headers["connection"].lower()) == (200, "keep-alive")
 
 
-async def test_what_follows_a_connection_close_is_not_taken(served):
+async def test_what_follows_a_connection_close_is_not_taken(served: Served) -> None:
     async with connected(served) as client:
         client.send(get(PATH, "Connection: close") + get())
         status = (await client.reply()).status
@@ -269,7 +272,7 @@ async def test_what_follows_a_connection_close_is_not_taken(served):
     assert (status, await served.rows()) in ((200, ["success"]), (400, []))
 
 
-async def test_chunked_and_expect(served):
+async def test_chunked_and_expect(served: Served) -> None:
     async with connected(served) as client:
         client.send(get(f"{PATH}/log", "Transfer-Encoding: chunked", method="POST"))
         for chunk in ("4\r\nhell\r\n", "1;x=y\r\no\r\n", "0\r\n\r\n"):
@@ -312,7 +315,7 @@ BAD = {
 }
 
 
-async def test_bad_requests_are_refused_and_the_connection_ends(served):
+async def test_bad_requests_are_refused_and_the_connection_ends(served: Served) -> None:
     for what, request in BAD.items():
         async with connected(served) as client:
             client.send(request.encode("latin-1"))
@@ -322,7 +325,7 @@ async def test_bad_requests_are_refused_and_the_connection_ends(served):
     assert await served.rows() == []
 
 
-async def test_an_unknown_key_and_a_long_head_cost_the_same_connection_nothing(served):
+async def test_an_unknown_key_and_a_long_head_cost_the_same_connection_nothing(served: Served) -> None:
     async with connected(served) as client:
         client.send(get(PATH, f"A: {'x' * 5_000}", f"B: {'y' * 5_000}"))  # long as a whole, allowed line by line
         assert (await client.reply()).status == 200
@@ -330,7 +333,7 @@ async def test_an_unknown_key_and_a_long_head_cost_the_same_connection_nothing(s
         assert (await client.reply()).status == 200
 
 
-async def test_a_body_over_the_limit(database_url, http_server):
+async def test_a_body_over_the_limit(database_url: str, http_server: str) -> None:
     async with serving(database_url, http_server=http_server, body_bytes_max=10_000) as served:
         for more in (
             (f"Content-Length: {10_001}", "x" * 10_001),
@@ -349,7 +352,9 @@ async def test_a_body_over_the_limit(database_url, http_server):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memory(served, chunked):
+async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memory(
+    served: Served, chunked: bool
+) -> None:
     piece, count = b"x" * 99_998 + b"\r\n", 1_050
     head = get(
         f"{PATH}/3", "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(piece) * count}", method="POST"
@@ -372,7 +377,7 @@ async def test_a_body_of_a_hundred_megabytes_costs_neither_the_failure_nor_memor
     assert rows[0][:2] == ("fail", 3) and 10_000 < rows[0][2] < 10_200 and f"{len(piece) * count} bytes" in rows[0][3]
 
 
-async def test_what_a_body_over_the_limit_may_cost(database_url, http_server):
+async def test_what_a_body_over_the_limit_may_cost(database_url: str, http_server: str) -> None:
     async with serving(database_url, http_server=http_server, body_bytes_max=100_000, body_timeout=1.0) as served:
         text, as_json = "y" * 150_000, "Content-Type: application/json"
 
@@ -394,7 +399,7 @@ async def test_what_a_body_over_the_limit_may_cost(database_url, http_server):
         assert await served.rows() == ["success", "fail", "fail", "fail", "fail", "fail"]
 
 
-async def test_content_encodings(served):
+async def test_content_encodings(served: Served) -> None:
     plain = b"status=fail&message=disk+full"
     form = "Content-Type: application/x-www-form-urlencoded"
 
@@ -436,7 +441,7 @@ async def test_content_encodings(served):
     assert (await sent(f"/api/push/{KEY}?status=down", "compress", plain)).status == 200
 
 
-async def test_what_was_left_out_is_named(served):
+async def test_what_was_left_out_is_named(served: Served) -> None:
     sample = served.metrics.registry.get_sample_value
     reply = await ask(served, get(f"{PATH}/fail?duration=soon&exit_code=x&run={'r' * 300}"))
     assert (reply.status, reply.headers["offbeat-ignored"], reply.headers["offbeat-changed"]) == (
@@ -459,7 +464,7 @@ async def test_what_was_left_out_is_named(served):
     await eventually(counted)
 
 
-async def test_addresses_as_scripts_write_them(served):
+async def test_addresses_as_scripts_write_them(served: Served) -> None:
     for path, said in (
         (f"/{PATH}/fail", ("fail", None, None)),
         (f"//ping/{KEY}", ("success", None, None)),
@@ -481,7 +486,7 @@ async def test_addresses_as_scripts_write_them(served):
     assert (await served.rows())[-2:] == ["fail", "start"]
 
 
-async def test_a_request_line_of_64_kB(served):
+async def test_a_request_line_of_64_kB(served: Served) -> None:
     text = "x" * 60_000
     for path in (
         f"{PATH}/fail?message={text}",
@@ -492,7 +497,7 @@ async def test_a_request_line_of_64_kB(served):
     assert await served.rows("signal, length(message) > 10000") == [("fail", True), ("fail", True), ("fail", None)]
 
 
-async def test_exit_codes_keep_their_number(served):
+async def test_exit_codes_keep_their_number(served: Served) -> None:
     codes = [256, -9, 3221225477, -1073741819, 2**31 - 1, 2**31, -(2**31), 2**32 - 1]
     for code in codes:
         assert (await ask(served, get(f"{PATH}/{code}"))).status == 200
@@ -500,7 +505,7 @@ async def test_exit_codes_keep_their_number(served):
     assert stored == [(code, "fail", not -(2**31) <= code < 2**31) for code in codes]
 
 
-async def test_memory_for_bodies_is_bounded(database_url, http_server):
+async def test_memory_for_bodies_is_bounded(database_url: str, http_server: str) -> None:
     async with serving(
         database_url, http_server=http_server, bytes_pending_max=1_000_000, body_bytes_max=900_000
     ) as served:
@@ -519,7 +524,7 @@ async def _as(value: object) -> object:
     return value
 
 
-async def test_no_answer_names_what_it_is_made_with(served):
+async def test_no_answer_names_what_it_is_made_with(served: Served) -> None:
     for request in (get(), get("/hello"), get("/nowhere"), "GARBAGE\r\n\r\n", get(PATH, "Transfer-Encoding: x")):
         reply = await ask(served, request)
         assert reply.headers.get("server", "offbeat") == "offbeat" and b"ython" not in reply.body
@@ -569,7 +574,7 @@ async def ends_idle(of: Served, first: str) -> None:
         assert await client.is_closed()
 
 
-async def test_slow_heads_and_bodies_end(database_url, http_server):
+async def test_slow_heads_and_bodies_end(database_url: str, http_server: str) -> None:
     async with serving(
         database_url, http_server=http_server, header_timeout=0.6, body_timeout=0.6, idle_timeout=NEVER_S
     ) as of:
@@ -582,7 +587,7 @@ async def test_slow_heads_and_bodies_end(database_url, http_server):
         assert await of.rows() == []
 
 
-async def test_idle_connections_end(database_url, http_server):
+async def test_idle_connections_end(database_url: str, http_server: str) -> None:
     async with serving(
         database_url, http_server=http_server, header_timeout=NEVER_S, body_timeout=NEVER_S, idle_timeout=1.8
     ) as of:
@@ -596,7 +601,7 @@ async def test_idle_connections_end(database_url, http_server):
         assert await of.rows() == ["success"]
 
 
-async def test_no_more_connections_than_allowed(database_url, http_server):
+async def test_no_more_connections_than_allowed(database_url: str, http_server: str) -> None:
     async with serving(
         database_url, http_server=http_server, connections_max=10, connections_per_address_max=0
     ) as served:
@@ -613,7 +618,7 @@ async def test_no_more_connections_than_allowed(database_url, http_server):
         assert (await ask(served, get())).status == 200
 
 
-async def test_clients_that_vanish_are_stored_and_forgotten(served):
+async def test_clients_that_vanish_are_stored_and_forgotten(served: Served) -> None:
     async with connected(served) as client:
         client.send(get())
         await eventually(lambda: served.database.fetchval("select count(*) from pings"))
@@ -626,7 +631,7 @@ async def test_clients_that_vanish_are_stored_and_forgotten(served):
     assert (await ask(served, get())).status == 200
 
 
-async def test_a_reader_that_does_not_read_stops_being_read(database_url):
+async def test_a_reader_that_does_not_read_stops_being_read(database_url: str) -> None:
     """Only the fast HTTP server: its answers wait, so it stops reading requests, and in the end it closes."""
     async with serving(database_url, idle_timeout=1.5) as served:
         sender = socket.create_connection(("127.0.0.1", served.port))
@@ -645,7 +650,7 @@ async def test_a_reader_that_does_not_read_stops_being_read(database_url):
         await eventually(lambda: _as(served.http_servers.connections == 0))
 
 
-async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_not_read(database_url):
+async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_not_read(database_url: str) -> None:
     """aiohttp's answers too: it waits for ever."""
     async with serving(database_url, idle_timeout=1.5) as served:
         readers = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(2)]
@@ -670,7 +675,7 @@ async def test_a_large_answer_waits_for_a_slow_reader_but_not_for_one_that_does_
             reader.close()
 
 
-async def test_half_closed_clients_get_their_answers(database_url):
+async def test_half_closed_clients_get_their_answers(database_url: str) -> None:
     """Only the fast HTTP server: aiohttp closes such a connection."""
     async with serving(database_url) as served, connected(served) as client:
         client.send(get() * 3)
@@ -683,7 +688,7 @@ async def test_half_closed_clients_get_their_answers(database_url):
 # ------------------------------------------------------------------------------------------------- trouble and the end
 
 
-async def test_503_while_postgres_is_away_and_200_again(database_url, http_server):
+async def test_503_while_postgres_is_away_and_200_again(database_url: str, http_server: str) -> None:
     async with (
         Link(database_url) as link,
         serving(database_url, log_url=link.url, http_server=http_server, commit_timeout=0.4) as served,
@@ -698,7 +703,7 @@ async def test_503_while_postgres_is_away_and_200_again(database_url, http_serve
         assert (await ask(served, get())).status == 200
 
 
-async def test_a_stop_answers_every_request_that_was_read(database_url, http_server):
+async def test_a_stop_answers_every_request_that_was_read(database_url: str, http_server: str) -> None:
     async with Link(database_url) as link, serving(database_url, log_url=link.url, http_server=http_server) as served:
         link.hold_requests()
         async with connected(served) as asking, connected(served) as idle, connected(served) as talking:
@@ -719,7 +724,7 @@ async def test_a_stop_answers_every_request_that_was_read(database_url, http_ser
         served.http_servers.stop = _nothing  # type: ignore[method-assign]
 
 
-async def test_an_inherited_socket(database_url, http_server):
+async def test_an_inherited_socket(database_url: str, http_server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         async with serving(database_url, http_server=http_server, listen_on=listening) as served:
             assert served.port == listening.getsockname()[1]
@@ -743,7 +748,7 @@ async def _refused(port: int) -> bool:
 
 
 @pytest.mark.parametrize("http_server", HTTP_SERVERS)
-async def test_the_client_behind_a_trusted_proxy(database_url, http_server):
+async def test_the_client_behind_a_trusted_proxy(database_url: str, http_server: str) -> None:
     async with serving(database_url, http_server=http_server, trusted_proxies="127.0.0.0/8,10.0.0.0/8") as served:
         for value in (
             "203.0.113.9",
@@ -758,7 +763,7 @@ async def test_the_client_behind_a_trusted_proxy(database_url, http_server):
         assert await served.rows("host(source)") == ["203.0.113.9"] * 3 + ["2001:db8::1", "203.0.113.9", "127.0.0.1"]
 
 
-async def test_only_trusted_proxies_are_believed(served):
+async def test_only_trusted_proxies_are_believed(served: Served) -> None:
     assert (await ask(served, get(PATH, "X-Forwarded-For: 203.0.113.9"))).status == 200
     assert await served.rows("host(source)") == ["127.0.0.1"]
 
@@ -782,7 +787,7 @@ def lines_of(*values: object) -> bytes:
     return b"\n".join(json.dumps(value).encode() for value in values)
 
 
-async def test_bulk_lines_and_arrays(served):
+async def test_bulk_lines_and_arrays(served: Served) -> None:
     values = [
         {"key": KEY, "status": "start", "run": "r1"},
         {"key": KEY, "signal": "progress", "run": "r1", "done": 5, "total": 10, "task": "t"},
@@ -813,7 +818,7 @@ async def test_bulk_lines_and_arrays(served):
     assert set(await served.rows("host(source)")) == {"127.0.0.1"}
 
 
-async def test_bulk_lines_as_programs_write_them(served):
+async def test_bulk_lines_as_programs_write_them(served: Served) -> None:
     key = KEY.encode()
     lines = [
         b'{"key": "%b", "status": "fail", "status": "ok"}' % key,
@@ -839,7 +844,7 @@ async def test_bulk_lines_as_programs_write_them(served):
     )
 
 
-async def test_bulk_names_each_line_that_failed_and_why(served):
+async def test_bulk_names_each_line_that_failed_and_why(served: Served) -> None:
     await served.put("bound", None, WantedKey("bulk-begin", "start", "load"))
     body = b"\n".join(
         [
@@ -869,7 +874,7 @@ async def test_bulk_names_each_line_that_failed_and_why(served):
         assert (await post(b""))[0] == 200
 
 
-async def test_bulk_lines_are_read_as_other_pings(served):
+async def test_bulk_lines_are_read_as_other_pings(served: Served) -> None:
     lines = [
         {"key": KEY, "Status": "Failed", "ExitCode": -1073741819},
         {"key": KEY, "ok": False, "error": "disk full"},
@@ -907,7 +912,7 @@ async def test_bulk_lines_are_read_as_other_pings(served):
         lines_of({"key": KEY}) + b"\n" + b"\n" * 20_000,
     ],
 )
-async def test_a_body_without_a_known_key_costs_little(served, body):
+async def test_a_body_without_a_known_key_costs_little(served: Served, body: bytes) -> None:
     packed = gzip.compress(body * (4_000_000 // len(body)))
     async with posting(served) as post:
         began_s = time.process_time()
@@ -917,7 +922,7 @@ async def test_a_body_without_a_known_key_costs_little(served, body):
     assert in_loops(took_s) < 10
 
 
-async def test_bulk_bodies_that_cannot_be_read(served):
+async def test_bulk_bodies_that_cannot_be_read(served: Served) -> None:
     whole = lines_of({"key": KEY})
     array = json.dumps([{"key": KEY}] * 3).encode()
     cases: list[tuple[bytes, dict[str, str], int, int]] = [
@@ -939,7 +944,7 @@ async def test_bulk_bodies_that_cannot_be_read(served):
             assert answer["errors"][-1]["line"] is None
 
 
-async def test_bulk_waits_for_room_instead_of_refusing(database_url, http_server):
+async def test_bulk_waits_for_room_instead_of_refusing(database_url: str, http_server: str) -> None:
     async with serving(database_url, http_server=http_server, pings_pending_max=100, batch_pings_max=30) as served:
         async with posting(served) as post:
             body = lines_of(*({"key": KEY, "run": str(number)} for number in range(5_000)))
@@ -950,7 +955,9 @@ async def test_bulk_waits_for_room_instead_of_refusing(database_url, http_server
         assert await served.database.fetchval("select count(*) from refusals where reason = 'database'") == 0
 
 
-async def test_bulk_is_streamed_and_limited(database_url, http_server, monkeypatch):
+async def test_bulk_is_streamed_and_limited(
+    database_url: str, http_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("offbeat_server.ingest.bulk.BODY_BYTES_MAX", 3_000_000)
     async with serving(database_url, http_server=http_server) as served, posting(served) as post:
         line = lines_of({"key": KEY, "message": "m" * 100}) + b"\n"
@@ -969,7 +976,7 @@ async def test_bulk_is_streamed_and_limited(database_url, http_server, monkeypat
         assert await served.database.fetchval("select count(*) from pings") == 20 * 101 + answer["accepted"]
 
 
-async def test_bulk_while_postgres_is_away(database_url, http_server):
+async def test_bulk_while_postgres_is_away(database_url: str, http_server: str) -> None:
     async with (
         Link(database_url) as link,
         serving(database_url, log_url=link.url, http_server=http_server, commit_timeout=0.4) as served,
@@ -981,13 +988,15 @@ async def test_bulk_while_postgres_is_away(database_url, http_server):
         assert answer["lines"] == 2
 
 
-async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_never_unknown(database_url, monkeypatch):
+async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_never_unknown(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its key may be known to the database. A wrong key, once all are loaded, proves nothing."""
     monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with serving(database_url) as served:
         held, load = asyncio.Event(), served.key_index._source.all_keys
 
-        async def slow_keys():
+        async def slow_keys() -> AsyncIterator[Sequence[KeyRow]]:
             await held.wait()
             async for rows in load():
                 yield rows
@@ -1006,13 +1015,15 @@ async def test_a_ping_that_is_refused_while_keys_are_loaded_is_an_outage_and_nev
         assert len(await served.database.fetch(rows)) == 1
 
 
-async def _complete(served):
+async def _complete(served: Served) -> bool:
     return served.key_index.complete
 
 
 @pytest.mark.parametrize("word", ["watchdog", "start", "log", "7"])
 @pytest.mark.parametrize("body", [b"", b"done"])
-async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(database_url, word, body):
+async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
+    database_url: str, word: str, body: bytes
+) -> None:
     """`/ping/{uuid}/{word}`: a signal to the monitor with this key; a slug if the UUID is a project's ping key."""
     ping_key = "11111111-2222-4333-8444-555555555555"
 

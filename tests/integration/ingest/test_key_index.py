@@ -11,7 +11,7 @@ import pytest
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.db.pool import open_pool
-from offbeat_server.db.repositories.changes import changing
+from offbeat_server.db.repositories.changes import Change, changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, delete_monitors, put_monitors
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows, KeyRow
 from offbeat_server.db.repositories.projects import WantedProject, put_project
@@ -22,7 +22,7 @@ from tests.support.link import Link
 
 
 @pytest.fixture
-async def pool(database_url) -> AsyncIterator[asyncpg.Pool]:
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
     pool = await open_pool(database_url)
     yield pool
     pool.terminate()
@@ -38,7 +38,9 @@ async def following(pool: asyncpg.Pool) -> AsyncIterator[KeyIndex]:
         await key_index.stop()
 
 
-async def put(pool: asyncpg.Pool, *slugs: str, project: int = 1, keys: Sequence[WantedKey] = (), **definition: object):
+async def put(
+    pool: asyncpg.Pool, *slugs: str, project: int = 1, keys: Sequence[WantedKey] = (), **definition: object
+) -> list[Change]:
     wanted = [
         WantedMonitor(
             project,
@@ -57,7 +59,7 @@ async def id_of(pool: asyncpg.Pool, slug: str) -> int:
     return int(await pool.fetchval("select id from monitors where slug = $1", slug))
 
 
-async def test_all_that_leads_to_a_monitor(pool):
+async def test_all_that_leads_to_a_monitor(pool: asyncpg.Pool) -> None:
     keys = (WantedKey("token/with-slash"), WantedKey("start-key", "start"), WantedKey("load-done", "success", "load"))
     await put(pool, "etl", keys=keys)
     await put(pool, "plain")
@@ -80,7 +82,7 @@ async def test_all_that_leads_to_a_monitor(pool):
         assert key_index.project_of("nobody") is None
 
 
-async def test_a_refresh_brings_what_was_committed_before_it(pool):
+async def test_a_refresh_brings_what_was_committed_before_it(pool: asyncpg.Pool) -> None:
     async with following(pool) as key_index:
         for name in ("one", "two"):
             assert key_index.find(f"key-of-{name}") is None
@@ -89,7 +91,7 @@ async def test_a_refresh_brings_what_was_committed_before_it(pool):
             assert key_index.find(f"key-of-{name}") is not None
 
 
-async def test_changes_of_other_processes_are_followed(pool):
+async def test_changes_of_other_processes_are_followed(pool: asyncpg.Pool) -> None:
     async with following(pool) as key_index:
         await put(pool, "later")
         await eventually(lambda: _soon(key_index.find("key-of-later")))
@@ -99,7 +101,7 @@ async def _soon(value: object) -> object:
     return value
 
 
-async def test_changes_of_keys_slugs_rules_and_projects(pool):
+async def test_changes_of_keys_slugs_rules_and_projects(pool: asyncpg.Pool) -> None:
     await put(pool, "a", keys=[WantedKey("moving"), WantedKey("going"), WantedKey("binding")])
     await put(pool, "b")
     a, b = await id_of(pool, "a"), await id_of(pool, "b")
@@ -132,7 +134,7 @@ async def test_changes_of_keys_slugs_rules_and_projects(pool):
         assert len(key_index) == 3
 
 
-async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(pool):
+async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(pool: asyncpg.Pool) -> None:
     async with following(pool) as key_index:
         before = key_index.refreshes
         await asyncio.gather(*(key_index.refresh() for _ in range(1_000)))
@@ -143,7 +145,9 @@ async def test_many_who_wait_share_one_refresh_and_no_more_than_ten_a_second(poo
         assert key_index.refreshes - before <= (monotonic() - began_s) / REFRESH_GAP_S + 1
 
 
-async def test_waiters_are_bounded_and_get_an_error_while_postgres_is_down(database_url, monkeypatch):
+async def test_waiters_are_bounded_and_get_an_error_while_postgres_is_down(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("offbeat_server.ingest.key_index.WAITERS_MAX", 10)
     monkeypatch.setattr("offbeat_server.ingest.key_index.REFRESH_WAIT_S", 0.3)
     async with Link(database_url) as link:
@@ -175,7 +179,7 @@ async def _refreshed(key_index: KeyIndex) -> bool:
     return True
 
 
-async def test_postgres_away_at_the_start(database_url, monkeypatch):
+async def test_postgres_away_at_the_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offbeat_server.ingest.key_index.START_WAIT_S", 0.1)
     async with Link(database_url) as link:
         pool = await open_pool(link.url)
@@ -220,7 +224,7 @@ def row(key: str, monitor_id: int, slug: str) -> KeyRow:
 
 
 @pytest.mark.parametrize("order", [[1, 2], [2, 1]])
-async def test_a_swap_that_comes_in_two_slices(order):
+async def test_a_swap_that_comes_in_two_slices(order: list[int]) -> None:
     source = Slices([row("ka", 1, "a"), row("kb", 2, "b")])
     key_index = KeyIndex(source)
     await key_index.start()
@@ -262,7 +266,7 @@ class Gated(Slices):
 
 
 @pytest.mark.parametrize("noticed", ["by the writer", "by its revision"])
-async def test_what_is_known_still_answers_while_all_is_loaded_again(noticed):
+async def test_what_is_known_still_answers_while_all_is_loaded_again(noticed: str) -> None:
     rule = '{"methods": "POST"}'
     source = Gated([row("ka", 1, "a"), ("kb", 2, 1, "fail", None, "b", rule), row("kc", 3, "c")])
     key_index = KeyIndex(source)
@@ -301,7 +305,7 @@ async def test_what_is_known_still_answers_while_all_is_loaded_again(noticed):
     await key_index.stop()
 
 
-async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more():
+async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more() -> None:
     source = Gated([row("ka", 1, "a")])
     key_index = KeyIndex(source)
     await key_index.start()
@@ -322,7 +326,7 @@ async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more():
     await key_index.stop()
 
 
-async def test_what_a_monitor_takes_in_memory(monkeypatch):
+async def test_what_a_monitor_takes_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "offbeat_server.ingest.key_index.REFRESH_WAIT_S", 60.0
     )  # loading takes its time where memory is traced

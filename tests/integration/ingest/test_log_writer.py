@@ -124,6 +124,12 @@ async def stored(database: asyncpg.Connection) -> list[tuple[int, int]]:
     return [(row["writer"], row["seq"]) for row in rows]
 
 
+async def row_of(database: asyncpg.Connection, sql: str, *arguments: object) -> asyncpg.Record:
+    row = await database.fetchrow(sql, *arguments)
+    assert row is not None
+    return row
+
+
 async def until_stored(database: asyncpg.Connection, count: int) -> None:
     async def enough() -> bool:
         return int(await database.fetchval("select count(*) from pings")) >= count
@@ -139,7 +145,9 @@ async def until(true: Callable[[], object]) -> None:
 
 
 @pytest.mark.quick
-async def test_pings_are_committed_before_they_are_answered_and_in_groups(database, database_url):
+async def test_pings_are_committed_before_they_are_answered_and_in_groups(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         waiters = [run.ping() for _ in range(500)]
         for waiter in waiters:
@@ -150,7 +158,7 @@ async def test_pings_are_committed_before_they_are_answered_and_in_groups(databa
         assert batches is not None and batches <= 3
         ats = [entry.at for entry in run.committed.entries]
         assert ats == sorted(set(ats))
-        row = await database.fetchrow("select * from writers")
+        row = await row_of(database, "select * from writers")
         assert row["seq"] == 500
         assert to_micros(row["accepted_through"]) >= ats[-1]
     assert all(waiter.outcomes == [OK] for waiter in waiters)
@@ -175,7 +183,7 @@ class Asker(Waiter):
             self.ended.set()
 
 
-async def test_few_who_ask_again_at_once_become_one_batch(database_url):
+async def test_few_who_ask_again_at_once_become_one_batch(database_url: str) -> None:
     """Two halves that take turns would need twice as many COPYs."""
     async with running(database_url) as run:
         ones, others = ([Asker(run, 8) for _ in range(10)] for _ in range(2))
@@ -198,7 +206,7 @@ async def test_few_who_ask_again_at_once_become_one_batch(database_url):
 
 
 @pytest.mark.quick
-async def test_batches_are_cut_by_rows_and_by_bytes(database, database_url):
+async def test_batches_are_cut_by_rows_and_by_bytes(database: asyncpg.Connection, database_url: str) -> None:
     async with running(database_url, batch_pings_max=100, batch_bytes_max=20_000) as run:
         for waiter in [run.ping() for _ in range(350)]:
             await waiter.outcome()
@@ -209,12 +217,14 @@ async def test_batches_are_cut_by_rows_and_by_bytes(database, database_url):
         assert run.writer._metrics.registry.get_sample_value("offbeat_batch_rows_count") == len(sizes) + 10
 
 
-async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, database_url):
+async def test_a_clean_stop_commits_what_is_pending_and_signs_off(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         waiters = [run.ping() for _ in range(50)]
     assert [waiter.outcomes for waiter in waiters] == [[OK]] * 50
     assert len(await stored(database)) == 50
-    row = await database.fetchrow("select * from writers")
+    row = await row_of(database, "select * from writers")
     assert row["clean"] and row["fenced"] and row["seq"] == 50
     # Equal where a sample of the database's clock has set the instant of the stop back before the last stamp.
     assert to_micros(row["accepted_through"]) >= run.committed.entries[-1].at
@@ -222,7 +232,9 @@ async def test_a_clean_stop_commits_what_is_pending_and_signs_off(database, data
         run.ping()
 
 
-async def test_the_end_of_a_writer_that_stops_slowly_is_when_the_stop_began(database, database_url):
+async def test_the_end_of_a_writer_that_stops_slowly_is_when_the_stop_began(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         waiter = run.ping()
         await waiter.outcome()
@@ -232,20 +244,22 @@ async def test_the_end_of_a_writer_that_stops_slowly_is_when_the_stop_began(data
         await asyncio.sleep(0)
         begun = run.clock.now()
         await stopping
-    row = await database.fetchrow("select * from writers")
+    row = await row_of(database, "select * from writers")
     # Pings in the time in which the last one was committed were not received.
     assert row["clean"] and to_micros(row["seen_at"]) > begun + 0.3 * SECOND
     assert run.committed.entries[-1].at <= to_micros(row["accepted_through"]) < begun + 0.2 * SECOND
 
 
-async def test_an_idle_writer_pulses_every_second(database_url):
+async def test_an_idle_writer_pulses_every_second(database_url: str) -> None:
     async with running(database_url) as run:
         run.committed.throughs.clear()
         await until(lambda: len(run.committed.throughs) >= 4)
         assert min(gaps(run.committed.throughs[1:])) > SECOND / 2
 
 
-async def test_an_idle_writer_pulses_faster_among_several(database, database_url, monkeypatch):
+async def test_an_idle_writer_pulses_faster_among_several(
+    database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.PULSE_S", 3600.0)  # no other reason for a pulse
     async with running(database_url) as run:
         await asyncio.sleep(0)
@@ -259,8 +273,8 @@ async def test_an_idle_writer_pulses_faster_among_several(database, database_url
 
 
 async def test_a_pulse_comes_in_time_for_the_next_deadline_also_for_one_that_appears(
-    database, database_url, monkeypatch
-):
+    database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.PULSE_S", 3600.0)  # no other reason for a pulse
     async with running(database_url) as run:
         for _ in range(3):
@@ -280,7 +294,7 @@ def gaps(instants: list[Micros]) -> list[Micros]:
     return [b - a for a, b in pairwise(instants)]
 
 
-async def test_instants_never_go_back_and_a_pulse_covers_no_ping_that_is_pending(database_url):
+async def test_instants_never_go_back_and_a_pulse_covers_no_ping_that_is_pending(database_url: str) -> None:
     async with running(database_url) as run:
         run.committed.several = True
         for _ in range(40):
@@ -297,7 +311,9 @@ async def test_instants_never_go_back_and_a_pulse_covers_no_ping_that_is_pending
             through = upto
 
 
-async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(database, database_url):
+async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         waiters = []
         for _ in range(30):
@@ -312,7 +328,9 @@ async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(database,
         assert [entry.seq for entry in run.committed.entries] == list(range(1, 3001))
 
 
-async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(database, database_url):
+async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
         run.writer._lost = LostPings(
@@ -329,7 +347,7 @@ async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(da
         assert await database.fetchval("select count(*) from refusals where reason = 'lost'") == 0
 
 
-async def test_the_reply_to_a_commit_is_lost(database, database_url):
+async def test_the_reply_to_a_commit_is_lost(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         await run.ping().outcome()
         link.hold_replies()
@@ -344,7 +362,7 @@ async def test_the_reply_to_a_commit_is_lost(database, database_url):
         assert [entry.seq for entry in run.committed.entries] == list(range(1, 22))
 
 
-async def test_the_link_breaks_before_the_commit_arrives(database, database_url):
+async def test_the_link_breaks_before_the_commit_arrives(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         await run.ping().outcome()
         link.hold_requests()
@@ -356,7 +374,9 @@ async def test_the_link_breaks_before_the_commit_arrives(database, database_url)
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 12)]
 
 
-async def test_a_doubtful_batch_whose_old_session_still_holds_on(database, database_url):
+async def test_a_doubtful_batch_whose_old_session_still_holds_on(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     """The old session hangs inside its COPY, behind a lock: the new one ends it first."""
     async with Link(database_url) as link, running(link.url) as run:
         await run.ping().outcome()
@@ -384,7 +404,9 @@ async def test_a_doubtful_batch_whose_old_session_still_holds_on(database, datab
         assert await stored(database) == [(run.writer.id, seq) for seq in range(1, 12)]
 
 
-async def test_a_fenced_writer_drops_its_pending_pings_and_registers_again(database, database_url):
+async def test_a_fenced_writer_drops_its_pending_pings_and_registers_again(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         await run.ping().outcome()
         old = run.writer.id
@@ -399,11 +421,11 @@ async def test_a_fenced_writer_drops_its_pending_pings_and_registers_again(datab
         assert run.committed.entries[-1].at > fenced_at
         started = await database.fetchval("select started_at from writers where id = $1", run.writer.id)
         assert run.committed.entries[-1].at > to_micros(started)
-        row = await database.fetchrow("select * from refusals")
+        row = await row_of(database, "select * from refusals")
         assert (row["pings"], row["reason"], row["writer"]) == (1, "database", run.writer.id)
 
 
-async def test_fenced_while_in_doubt_but_it_had_committed(database, database_url):
+async def test_fenced_while_in_doubt_but_it_had_committed(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         old = run.writer.id
         link.hold_replies()
@@ -419,7 +441,7 @@ async def test_fenced_while_in_doubt_but_it_had_committed(database, database_url
         assert [entry.seq for entry in run.committed.entries] == [1]
 
 
-async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_url):
+async def test_a_bad_row_takes_none_of_its_neighbours_along(database: asyncpg.Connection, database_url: str) -> None:
     async with running(database_url) as run:
         waiters = [run.ping() for _ in range(200)]
         bad = run.ping(Ping(done=2**63))
@@ -436,7 +458,9 @@ async def test_a_bad_row_takes_none_of_its_neighbours_along(database, database_u
         assert len(run.committed.entries) == 400
 
 
-async def test_a_missing_partition_loses_no_ping_and_is_created(database, database_url):
+async def test_a_missing_partition_loses_no_ping_and_is_created(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         partitions = [
             row["name"]
@@ -457,7 +481,9 @@ async def test_a_missing_partition_loses_no_ping_and_is_created(database, databa
         assert len(await stored(database)) == 5
 
 
-async def test_refusals_are_on_record_before_what_was_accepted_later(database, database_url):
+async def test_refusals_are_on_record_before_what_was_accepted_later(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with Link(database_url) as link, running(link.url, pings_pending_max=10) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(10)]
@@ -482,7 +508,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(database, d
         for waiter in waiters:
             assert await waiter.outcome() == OK
         assert await run.ping().outcome() == OK
-        row = await database.fetchrow("select * from refusals")
+        row = await row_of(database, "select * from refusals")
         assert (row["pings"], row["reason"], row["writer"]) == (4, "full", run.writer.id)
         assert began - 1000 <= to_micros(row["started_at"]) <= to_micros(row["ended_at"]) <= ended + 1000
         for seen in await database.fetch("select * from seen"):
@@ -493,7 +519,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(database, d
         assert sample("offbeat_pings_total", {"signal": "start", "result": "refused"}) == 4
 
 
-async def test_what_a_stopping_writer_refuses_is_on_record_too(database, database_url):
+async def test_what_a_stopping_writer_refuses_is_on_record_too(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         link.hold_requests()
         pending = run.ping()
@@ -505,16 +531,19 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database, databas
         link.mend()
         await stop
         assert await pending.outcome() == OK
-        row = await database.fetchrow(
+        row = await row_of(
+            database,
             "select r.pings, r.reason, r.started_at, w.clean, w.accepted_through"
-            " from refusals r join writers w on w.id = r.writer"
+            " from refusals r join writers w on w.id = r.writer",
         )
         assert (row["pings"], row["reason"], row["clean"]) == (3, "stopping", True)
         # Its last statement is of the beginning of the stop: later pings were not received.
         assert run.committed.entries[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
 
 
-async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(database, database_url):
+async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with Link(database_url) as link, running(link.url, commit_timeout=0.5) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(3)]
@@ -560,7 +589,7 @@ async def test_a_postgres_that_is_slow_for_long_is_an_outage_only_at_first(
     assert (said + capsys.readouterr().out).count("writer.commits_slow") == 1
 
 
-async def test_the_limits_of_pings_and_bytes(database_url):
+async def test_the_limits_of_pings_and_bytes(database_url: str) -> None:
     async with Link(database_url) as link, running(link.url, pings_pending_max=5, bytes_pending_max=1_000_000) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(5)]
@@ -584,7 +613,9 @@ async def test_the_limits_of_pings_and_bytes(database_url):
         assert (run.writer.backlog.pings, run.writer.backlog.bytes) == (0, 0)
 
 
-async def test_postgres_away_at_the_start(database, database_url, monkeypatch):
+async def test_postgres_away_at_the_start(
+    database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.START_WAIT_S", 0.2)
     async with Link(database_url) as link:
         link.cut(stay=True)
@@ -595,12 +626,12 @@ async def test_postgres_away_at_the_start(database, database_url, monkeypatch):
             link.mend()
             await until(lambda: run.writer.backlog.accepting)
             assert await run.ping().outcome() == OK
-            row = await database.fetchrow("select r.*, w.started_at as began from refusals r join writers w on true")
+            row = await row_of(database, "select r.*, w.started_at as began from refusals r join writers w on true")
             assert (row["pings"], row["reason"]) == (1, "database")
             assert row["ended_at"] <= row["began"]
 
 
-async def test_the_databases_clock_jumps(database, database_url):
+async def test_the_databases_clock_jumps(database: asyncpg.Connection, database_url: str) -> None:
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
         old, before = run.writer.id, run.committed.entries[-1].at
@@ -614,7 +645,7 @@ async def test_the_databases_clock_jumps(database, database_url):
         assert [(row["fenced"], row["clean"]) for row in rows] == [(True, False), (False, False)]
 
 
-async def test_stop_does_not_wait_for_a_postgres_that_is_away(database_url):
+async def test_stop_does_not_wait_for_a_postgres_that_is_away(database_url: str) -> None:
     async with Link(database_url) as link:
         run = Running(link.url, Settings(stop_timeout=0.6))
         await run.writer.start()
@@ -626,20 +657,24 @@ async def test_stop_does_not_wait_for_a_postgres_that_is_away(database_url):
         assert isinstance(outcome, Outcome) and outcome.kind == "unavailable"
 
 
-async def test_a_process_that_stood_still_says_so_before_anything_later(database, database_url):
+async def test_a_process_that_stood_still_says_so_before_anything_later(
+    database: asyncpg.Connection, database_url: str
+) -> None:
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
         began = run.clock.now()
         time.sleep(STALL_S + 0.5)  # noqa: ASYNC251 - as if it was stopped, and everything in its loop with it
         ended = run.clock.now()
         assert await run.ping().outcome() == OK
-        row = await database.fetchrow("select * from refusals")
+        row = await row_of(database, "select * from refusals")
         assert (row["pings"], row["reason"]) == (0, "stalled")
         assert to_micros(row["started_at"]) <= began and to_micros(row["ended_at"]) >= ended - 10_000
         assert ended < await database.fetchval("select (extract(epoch from max(at)) * 1e6)::bigint from pings")
 
 
-async def test_log_time_that_another_writer_carries_away_is_an_outage(database, database_url, monkeypatch):
+async def test_log_time_that_another_writer_carries_away_is_an_outage(
+    database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # It registers by a clock that jumped, after our registration and before our first word: we leap after it.
     latest = LogConnection.latest
 
@@ -653,7 +688,7 @@ async def test_log_time_that_another_writer_carries_away_is_an_outage(database, 
     monkeypatch.setattr(LogConnection, "latest", after_another)
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
-        own = await database.fetchrow("select * from writers where id = $1", run.writer.id)
+        own = await row_of(database, "select * from writers where id = $1", run.writer.id)
         (deaf,) = await database.fetch("select * from refusals")
         assert (deaf["pings"], deaf["reason"]) == (0, "clock")
         assert deaf["started_at"] <= own["started_at"] and deaf["ended_at"] < own["accepted_through"]

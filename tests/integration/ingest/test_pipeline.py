@@ -60,7 +60,7 @@ class Scene:
         return batches
 
 
-def test_at_and_seq_grow_together_though_the_clock_stands():
+def test_at_and_seq_grow_together_though_the_clock_stands() -> None:
     scene = Scene()
     for _ in range(3):
         scene.ping()
@@ -73,7 +73,7 @@ def test_at_and_seq_grow_together_though_the_clock_stands():
     assert ats == sorted(set(ats))
 
 
-def test_a_new_writer_counts_from_one():
+def test_a_new_writer_counts_from_one() -> None:
     scene = Scene()
     scene.ping()
     scene.backlog.pop_committed() if scene.backlog.front() else None
@@ -84,7 +84,7 @@ def test_a_new_writer_counts_from_one():
     assert [(entry.writer, entry.seq) for entry in batch.entries] == [(4, 1)]
 
 
-def test_what_arrives_while_a_batch_is_under_way_is_the_next_one():
+def test_what_arrives_while_a_batch_is_under_way_is_the_next_one() -> None:
     scene = Scene()
     first = [scene.ping(), scene.ping()]
     head = scene.backlog.front()
@@ -100,7 +100,7 @@ def test_what_arrives_while_a_batch_is_under_way_is_the_next_one():
     assert (scene.backlog.pings, scene.backlog.bytes) == (0, 0)
 
 
-def test_only_the_first_ping_of_an_empty_line_wakes():
+def test_only_the_first_ping_of_an_empty_line_wakes() -> None:
     scene = Scene()
     for _ in range(3):
         scene.ping()
@@ -113,7 +113,7 @@ def test_only_the_first_ping_of_an_empty_line_wakes():
     assert scene.woken == 2
 
 
-def test_batches_are_cut_at_the_limits():
+def test_batches_are_cut_at_the_limits() -> None:
     scene = Scene(batch_pings_max=3, batch_bytes_max=20_000)
     for _ in range(7):
         scene.ping()
@@ -123,7 +123,7 @@ def test_batches_are_cut_at_the_limits():
     assert scene.seqs() == [[8], [9]]
 
 
-def test_bytes_count_texts_and_what_is_not_ascii_at_its_worst():
+def test_bytes_count_texts_and_what_is_not_ascii_at_its_worst() -> None:
     scene = Scene()
     scene.ping()
     assert scene.backlog.bytes == ROW_BYTES
@@ -131,7 +131,7 @@ def test_bytes_count_texts_and_what_is_not_ascii_at_its_worst():
     assert scene.backlog.bytes == 2 * ROW_BYTES + 10 + 400
 
 
-def test_refused_beyond_the_limits_and_counted_by_signal():
+def test_refused_beyond_the_limits_and_counted_by_signal() -> None:
     scene = Scene(pings_pending_max=2)
     scene.ping()
     scene.ping()
@@ -162,7 +162,7 @@ def test_refused_beyond_the_limits_and_counted_by_signal():
     ("reason", "error"),
     [("database", DatabaseDownError), ("clock", DatabaseDownError), ("stopping", UnavailableError)],
 )
-def test_refused_while_closed(reason, error):
+def test_refused_while_closed(reason: str, error: type[Exception]) -> None:
     scene = Scene()
     kept = scene.ping()
     scene.backlog.close(reason)
@@ -174,7 +174,7 @@ def test_refused_while_closed(reason, error):
     assert kept.outcomes == [OK]
 
 
-def test_halves_keep_rows_places_and_doubt():
+def test_halves_keep_rows_places_and_doubt() -> None:
     scene = Scene()
     waiters = [scene.ping() for _ in range(5)]
     head = scene.backlog.front()
@@ -190,7 +190,7 @@ def test_halves_keep_rows_places_and_doubt():
     assert (scene.backlog.pings, scene.backlog.bytes) == (0, 0)
 
 
-def test_a_waiter_that_times_out_gets_one_answer_and_the_row_stays():
+def test_a_waiter_that_times_out_gets_one_answer_and_the_row_stays() -> None:
     scene = Scene(commit_timeout=8, batch_pings_max=2)
     early = [scene.ping() for _ in range(3)]
     scene.now_s += 5
@@ -211,7 +211,7 @@ def test_a_waiter_that_times_out_gets_one_answer_and_the_row_stays():
     assert (outage.reason, outage.pings, outage.started - outage.ended) == ("database", 0, 9 * SECOND)
 
 
-def test_dropped_pings_are_answered_and_reported_from_when_they_came():
+def test_dropped_pings_are_answered_and_reported_from_when_they_came() -> None:
     scene = Scene(batch_pings_max=2)
     waiters = [scene.ping() for _ in range(2)]
     scene.now_s += 1
@@ -229,7 +229,7 @@ def test_dropped_pings_are_answered_and_reported_from_when_they_came():
     assert scene.seqs() == [[1]]
 
 
-def test_an_answer_that_fails_does_not_stop_the_other_answers():
+def test_an_answer_that_fails_does_not_stop_the_other_answers() -> None:
     scene = Scene()
     scene.ping(waiter=Waiter(fails=True))
     other = scene.ping()
@@ -237,7 +237,7 @@ def test_an_answer_that_fails_does_not_stop_the_other_answers():
     assert other.outcomes == [OK]
 
 
-async def test_room_comes_at_half_and_not_while_closed():
+async def test_room_comes_at_half_and_not_while_closed() -> None:
     scene = Scene(pings_pending_max=4, batch_pings_max=1)
     await scene.backlog.wait_for_capacity()
     for _ in range(4):

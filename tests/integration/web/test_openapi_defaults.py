@@ -1,5 +1,6 @@
 """Every default in the OpenAPI document is what the API reads as that default: generated clients send them all."""
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -30,14 +31,14 @@ REQUESTS = sorted(
 )
 
 
-def test_the_models_of_requests_are_found():
+def test_the_models_of_requests_are_found() -> None:
     assert {"MonitorBody", "ListedMonitor", "Members", "Stage", "Webhook", "ListedWindow", "ApplyBody"} <= {
         model.__name__ for model in REQUESTS
     }
 
 
 @pytest.mark.parametrize("model", REQUESTS, ids=lambda model: model.__name__)
-def test_every_default_of_a_request_is_read_as_the_models_own(model):
+def test_every_default_of_a_request_is_read_as_the_models_own(model: type[BaseModel]) -> None:
     properties = model.model_json_schema(mode="validation", schema_generator=WireDefaults)["properties"]
     for name, field in model.model_fields.items():
         described = properties[field.alias or name]
@@ -47,7 +48,7 @@ def test_every_default_of_a_request_is_read_as_the_models_own(model):
         assert read == field.get_default(call_default_factory=True), (name, described["default"])
 
 
-def test_the_document_has_these_defaults():
+def test_the_document_has_these_defaults() -> None:
     schemas = document(ROUTES, "1")["components"]["schemas"]
     for name in ("MonitorBody", "NewMonitor", "ListedMonitor"):
         assert schemas[name]["properties"]["grace"]["default"] == "1m"
@@ -55,7 +56,7 @@ def test_the_document_has_these_defaults():
     [members] = [name for name in schemas if name.startswith("Members") and "Output" not in name]
     assert schemas[members]["properties"]["forget_after"]["default"] == "1d"
 
-    def defaults(value):
+    def defaults(value: object) -> Iterator[object]:
         if isinstance(value, dict):
             yield from ([value["default"]] if "default" in value else [])
             for each in value.values():
@@ -68,7 +69,7 @@ def test_the_document_has_these_defaults():
     assert numbers and max(numbers) < 100_000, "no length of time in microseconds"
 
 
-def test_a_body_of_all_defaults_is_the_monitor_that_was_meant():
+def test_a_body_of_all_defaults_is_the_monitor_that_was_meant() -> None:
     schema = documents.MonitorBody.model_json_schema(schema_generator=WireDefaults)
     sent = {name: each["default"] for name, each in schema["properties"].items() if "default" in each}
     fields = {name: value for name, value in sent.items() if name not in ("key", "keys", "paused")}
@@ -92,6 +93,6 @@ def test_a_body_of_all_defaults_is_the_monitor_that_was_meant():
         ({"after": {"monitor": "a", "within": "1m"}, "grace": "2h"}, False),
     ],
 )
-def test_a_grace_far_beyond_the_period_is_warned_of(definition, warned):
+def test_a_grace_far_beyond_the_period_is_warned_of(definition: dict[str, object], warned: bool) -> None:
     said = [each for each in warnings(read_definition(definition), True, 0) if "grace" in each]
     assert len(said) == warned, said

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -34,9 +35,10 @@ EXPRESSIONS = (
 _NAMES = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
 
 
-def values(field, low, high):
+def values(field: str, low: int, high: int) -> tuple[set[int], set[str]]:
     """The numbers of a field, and its entries with # and L."""
-    found, special = set(), set()
+    found: set[int] = set()
+    special: set[str] = set()
     for term in field.split(","):
         body, _, step = term.partition("/")
         if "#" in body or body.endswith("L"):
@@ -53,14 +55,14 @@ def values(field, low, high):
 
 
 @cache
-def matcher(text):
+def matcher(text: str) -> Callable[[datetime], bool]:
     """Whether a local minute matches, written as crontab(5) says it."""
     minute, hour, day, month, weekday = text.split()
     minutes, hours, months = values(minute, 0, 59)[0], values(hour, 0, 23)[0], values(month, 1, 12)[0]
     (days, last_day), (weekdays, special) = values(day, 1, 31), values(weekday, 0, 7)
     both = day.startswith("*") or weekday.startswith("*")
 
-    def matches(at):
+    def matches(at: datetime) -> bool:
         if at.minute not in minutes or at.hour not in hours or at.month not in months:
             return False
         sunday_is_0 = at.isoweekday() % 7
@@ -76,15 +78,16 @@ def matcher(text):
     return matches
 
 
-def wall_minute(at, zone):
+def wall_minute(at: datetime, zone: ZoneInfo) -> int:
     """The minute that the clock on the wall shows, counted from 1970."""
     local = at.astimezone(zone).replace(tzinfo=None)
     return (local - _BEGIN) // timedelta(minutes=1)
 
 
-def debian(minutes, fixed, matches):
+def debian(minutes: Sequence[tuple[datetime, int]], fixed: bool, matches: Callable[[datetime], bool]) -> set[datetime]:
     """When cron starts a job: its main loop, minute by minute, as its clock (`virtual`) follows the one on the wall."""
-    runs, virtual = set(), minutes[0][1] - 1
+    runs: set[datetime] = set()
+    virtual = minutes[0][1] - 1
     for at, clock in minutes:
         ahead = clock - virtual
         if ahead == 1 or abs(ahead) > 180:
@@ -101,13 +104,13 @@ def debian(minutes, fixed, matches):
 
 
 @lru_cache(maxsize=20_000)
-def moment(clock):
+def moment(clock: int) -> datetime:
     """The local time of a minute since 1970."""
     return _BEGIN + timedelta(minutes=clock)
 
 
 @cache
-def changes(zone):
+def changes(zone: str) -> list[datetime]:
     """The instants of 2026 and 2027 at which the clocks of a zone change; for UTC one at which nothing does."""
     info, found = ZoneInfo(zone), []
     at = datetime(2025, 12, 31, tzinfo=UTC)
@@ -123,7 +126,7 @@ def changes(zone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
-def test_slots_are_those_of_debians_cron(zone):
+def test_slots_are_those_of_debians_cron(zone: str) -> None:
     info = ZoneInfo(zone)
     for change in changes(zone):
         begin, length = change - timedelta(hours=14), 40 * 60
@@ -163,7 +166,7 @@ def test_slots_are_those_of_debians_cron(zone):
         ("Europe/Berlin", "0 12 29 2 *", "2096-03-01T00:00", ["2104-02-29T12:00+01:00"]),
     ],
 )  # fmt: skip
-def test_slots_near_a_change_of_the_clocks(zone, text, after, slots):
+def test_slots_near_a_change_of_the_clocks(zone: str, text: str, after: str, slots: list[str]) -> None:
     at, calendar = to_micros(datetime.fromisoformat(after).replace(tzinfo=UTC)), Calendar("cron", text, zone)
     for slot in slots:
         following = calendar.next_after(at)
@@ -173,7 +176,7 @@ def test_slots_near_a_change_of_the_clocks(zone, text, after, slots):
 
 
 @pytest.mark.skipif(version("cronsim") != "2.8", reason="the patch is for cronsim 2.8")
-def test_the_patch_for_cronsim_mends_it(tmp_path):
+def test_the_patch_for_cronsim_mends_it(tmp_path: Path) -> None:
     shutil.copytree(Path(cronsim.__file__).parent, tmp_path / "cronsim")
     patch = (ROOT / "docs" / "development" / "cronsim-clock-changes.patch").read_text()
     subprocess.run([needs("patch"), "-p1", "--quiet"], cwd=tmp_path, input=patch, text=True, check=True)

@@ -1,10 +1,12 @@
 """An edit never asks for what lies before it: no alert for a slot that passed before the schedule had it."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.engine import Scene
 
-DAILY = {"cron": "0 2 * * *", "grace": "30m"}
+DAILY: dict[str, Any] = {"cron": "0 2 * * *", "grace": "30m"}
 WEEKLY = {"cron": "0 2 * * 1", "grace": "1h"}
 
 
@@ -47,11 +49,13 @@ def scene() -> Scene:
         ({"after": {"monitor": "other", "within": "1h"}}, "2h", "60h", {"every": "1h", "grace": "5m"}, "61h"),
     ],
 )  # fmt: skip
-def test_an_edit_asks_for_nothing_that_lies_before_it(scene, old, pinged, edited, new, due):
+def test_an_edit_asks_for_nothing_that_lies_before_it(
+    scene: Scene, old: dict[str, Any], pinged: int | str, edited: int | str, new: dict[str, Any], due: int | str
+) -> None:
     scene.monitor(**old)
     scene.ping(pinged)
     m = scene.monitor(when=edited, **new)
-    assert m.due == scene.at(due)
+    assert m.due is not None and m.due == scene.at(due)
     deadline = m.due + m.definition.grace
     scene._tick(deadline - 1)
     assert scene.status() == "up"
@@ -61,13 +65,14 @@ def test_an_edit_asks_for_nothing_that_lies_before_it(scene, old, pinged, edited
 
 
 @pytest.mark.parametrize("first_within", ["1h", "2d"])
-def test_the_time_for_the_first_ping_begins_at_the_edit(scene, first_within):
+def test_the_time_for_the_first_ping_begins_at_the_edit(scene: Scene, first_within: str) -> None:
     scene.monitor(every="1d")
     m = scene.monitor(when="60h", every="1d", first_within=first_within)
+    assert m.definition.first_within is not None
     assert m.due == scene.at("60h") + m.definition.first_within
 
 
-def test_the_time_for_the_first_ping_is_not_moved_back(scene):
+def test_the_time_for_the_first_ping_is_not_moved_back(scene: Scene) -> None:
     scene.monitor(every="1d", first_within="10h")
     assert scene.monitor(when="9h", every="1d", first_within="8h").due == scene.at("10h") - 1  # made 1 µs before
     assert scene.monitor(when="9h30m", every="1d", first_within="11h").due == scene.at("11h") - 1
@@ -81,7 +86,9 @@ def test_the_time_for_the_first_ping_is_not_moved_back(scene):
         ({"every": "1h", "grace": "30m"}, 0, "1h10m", {"every": "45m", "grace": "30m"}, "1h40m"),
     ],
 )
-def test_a_ping_that_is_overdue_by_both_schedules_stays_due(scene, old, pinged, edited, new, down):
+def test_a_ping_that_is_overdue_by_both_schedules_stays_due(
+    scene: Scene, old: dict[str, Any], pinged: int | str, edited: int | str, new: dict[str, Any], down: int | str
+) -> None:
     scene.monitor(**old)
     scene.ping(pinged)
     scene.monitor(when=edited, **new)
@@ -91,7 +98,7 @@ def test_a_ping_that_is_overdue_by_both_schedules_stays_due(scene, old, pinged, 
     assert scene.status() == "down"
 
 
-def test_an_edit_does_not_end_the_miss_of_a_job_that_has_not_run_for_days(scene):
+def test_an_edit_does_not_end_the_miss_of_a_job_that_has_not_run_for_days(scene: Scene) -> None:
     scene.monitor(**DAILY)
     scene.ping("2h")
     scene.tick("60h")
@@ -100,7 +107,7 @@ def test_an_edit_does_not_end_the_miss_of_a_job_that_has_not_run_for_days(scene)
     assert scene.status() == "down"
 
 
-def test_members_of_a_fleet_get_one_of_the_new_intervals(scene):
+def test_members_of_a_fleet_get_one_of_the_new_intervals(scene: Scene) -> None:
     scene.monitor(members={"every": "1h", "grace": "1m"})
     scene.ping(0, task="a")
     scene.monitor(when="30m", members={"every": "10m", "grace": "1m"})

@@ -17,17 +17,18 @@ from tests.support.harness import needs
 BEGIN = to_micros(datetime(2026, 11, 30, tzinfo=UTC))
 
 
-def slots(text, count=6, begin=BEGIN):
+def slots(text: str, count: int = 6, begin: int = BEGIN) -> list[int]:
     """The first slots of an expression."""
-    found, at = calendar("oncalendar", check_oncalendar(text), "UTC"), begin
-    times: list[int | None] = []
-    while len(times) < count:
-        at = found.next_after(at)
-        times.append(at)
-    return times
+    found = calendar("oncalendar", check_oncalendar(text), "UTC")
+    times = [begin]
+    for _ in range(count):
+        following = found.next_after(times[-1])
+        assert following is not None
+        times.append(following)
+    return times[1:]
 
 
-def slots_of_systemd(text, count=6, begin=datetime(2026, 11, 30, tzinfo=UTC)):
+def slots_of_systemd(text: str, count: int = 6, begin: datetime = datetime(2026, 11, 30, tzinfo=UTC)) -> list[int]:
     """The same as systemd itself computes them."""
     told = subprocess.run(
         [needs("systemd-analyze"), "calendar", f"--iterations={count}", f"--base-time={begin:%F %T} UTC", text],
@@ -46,7 +47,7 @@ def slots_of_systemd(text, count=6, begin=datetime(2026, 11, 30, tzinfo=UTC)):
         "semi-annually Europe/Berlin", "weekly Pacific/Auckland",
     ],
 )  # fmt: skip
-def test_shorthands_are_those_of_systemd(word):
+def test_shorthands_are_those_of_systemd(word: str) -> None:
     assert slots(word) == slots_of_systemd(word)
 
 
@@ -63,7 +64,7 @@ def test_shorthands_are_those_of_systemd(word):
         ("Pacific/Chatham", ("2026-09-26", "2027-04-03")),
     ],
 )
-def test_slots_around_a_change_of_the_clocks_are_those_of_systemd(zone, days):
+def test_slots_around_a_change_of_the_clocks_are_those_of_systemd(zone: str, days: tuple[str, str]) -> None:
     for text, count in (
         *(("*-*-* 02:30:00", 6), ("daily", 6), ("Sun 02:15", 6), ("*-*-1/5 02:30", 6), ("Mon..Fri 00:00", 6)),
         *(("hourly", 60), ("*-*-* *:00/20", 200)),
@@ -82,7 +83,7 @@ def test_slots_around_a_change_of_the_clocks_are_those_of_systemd(zone, days):
         "\n  Mon   *-*-* 10:00 \r\n\r\nTue 11:00 Europe/Berlin\r\nbiannually\n",
     ],
 )
-def test_several_expressions_are_due_at_the_times_of_each(given):
+def test_several_expressions_are_due_at_the_times_of_each(given: str) -> None:
     definition = read_definition({"oncalendar": given})
     assert definition.oncalendar == "Mon *-*-* 10:00\nTue 11:00 Europe/Berlin\nsemiannually"
     assert read_definition(definition.dump()) == definition
@@ -93,13 +94,13 @@ def test_several_expressions_are_due_at_the_times_of_each(given):
     assert read_window({"oncalendar": given, "duration": "1h"}).oncalendar == definition.oncalendar
 
 
-def test_one_of_several_that_is_over_ends_nothing():
+def test_one_of_several_that_is_over_ends_nothing() -> None:
     assert slots("2026-12-01 10:00\n2026-12-02 10:00\n2027-*-01 00:00", count=3)[2] == to_micros(
         datetime(2027, 1, 1, tzinfo=UTC)
     )
 
 
-def test_every_slot_of_several_expressions_is_watched():
+def test_every_slot_of_several_expressions_is_watched() -> None:
     scene = Scene()
     scene.monitor(oncalendar=["02:00", "14:30"], grace="10m")
     scene.ping("2h")
@@ -126,12 +127,12 @@ def test_every_slot_of_several_expressions_is_watched():
         ("12:00 Europe", "no such time zone"),
     ],
 )
-def test_a_refusal_names_the_line_and_the_reason(given, words):
+def test_a_refusal_names_the_line_and_the_reason(given: str, words: str) -> None:
     with pytest.raises(DefinitionError, match=words):
         read_definition({"oncalendar": given})
 
 
-def test_within_the_repeated_hour_of_the_zone_of_an_expression():
+def test_within_the_repeated_hour_of_the_zone_of_an_expression() -> None:
     second_half_past_two = to_micros(datetime(2026, 10, 25, 1, 20, tzinfo=UTC))
     found = Calendar("oncalendar", "*-*-* 02:30:00 Europe/Berlin\n05:00", "UTC")
     assert found.next_after(second_half_past_two) == to_micros(datetime(2026, 10, 25, 5, tzinfo=UTC))

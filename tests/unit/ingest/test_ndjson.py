@@ -3,7 +3,7 @@
 import gzip
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
 
@@ -27,6 +27,8 @@ STYLES = st.sampled_from(
     ]
 )
 
+Style = Callable[[list[object]], bytes]
+
 
 def cut(body: bytes, places: Iterable[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
@@ -42,7 +44,7 @@ def read(pieces: Iterable[bytes]) -> list[object]:
 @pytest.mark.slow
 @given(VALUES, STYLES, st.lists(st.integers(0, 10_000), max_size=6))
 @settings(max_examples=400, deadline=None)
-def test_however_it_is_cut(values, style, places):
+def test_however_it_is_cut(values: list[object], style: Style, places: list[int]) -> None:
     body = style(values)
     assert read(cut(body, places)) == values
     assert read([b" \n" + body + b"\n "]) == values
@@ -50,14 +52,14 @@ def test_however_it_is_cut(values, style, places):
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}\r\n{"a": 2}', b'[{"a": 1}, {"a": 2}]', b' \n{"a": 1}\n\n{"a": 2}\n'])
-def test_a_byte_order_mark_is_no_part_of_the_first_value(body):
+def test_a_byte_order_mark_is_no_part_of_the_first_value(body: bytes) -> None:
     body = BOM_UTF8 + body
     assert read([body]) == read([body[place : place + 1] for place in range(len(body))]) == [{"a": 1}, {"a": 2}]
 
 
 @given(VALUES, STYLES)
 @settings(max_examples=100, deadline=None)
-def test_gzip_in_pieces_and_members(values, style):
+def test_gzip_in_pieces_and_members(values: list[object], style: Style) -> None:
     body = style(values)
     packed = gzip.compress(body[: len(body) // 2]) + gzip.compress(body[len(body) // 2 :])
     unpacker = Unpacker("gzip")
@@ -68,7 +70,7 @@ def test_gzip_in_pieces_and_members(values, style):
 
 @given(st.binary(max_size=60), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_garbage_is_an_error_and_never_an_exception_of_another_kind(body, array):
+def test_garbage_is_an_error_and_never_an_exception_of_another_kind(body: bytes, array: bool) -> None:
     with suppress(BadBody):
         read([b"[" * array + body])
 
@@ -83,7 +85,7 @@ def test_garbage_is_an_error_and_never_an_exception_of_another_kind(body, array)
         (b'{"a": 1}\n' + b"x" * (VALUE_BYTES_MAX + 1), [{"a": 1}]),
     ],
 )
-def test_what_came_before_an_error_is_given(body, values):
+def test_what_came_before_an_error_is_given(body: bytes, values: list[object]) -> None:
     lines = NdjsonReader()
     found: list[object] = []
     with pytest.raises(BadBody):
@@ -93,13 +95,13 @@ def test_what_came_before_an_error_is_given(body, values):
     assert found == values
 
 
-def test_a_bad_line_is_one_value_among_others():
+def test_a_bad_line_is_one_value_among_others() -> None:
     first, bad, last = read([b'{"a": 1}\n{oops\n{"a": 2}'])
     assert (first, last) == ({"a": 1}, {"a": 2})
     assert isinstance(bad, BadBody)
 
 
-def test_an_element_that_never_ends_is_not_kept_for_ever():
+def test_an_element_that_never_ends_is_not_kept_for_ever() -> None:
     lines = NdjsonReader()
     with pytest.raises(BadBody):
         for _ in range(10):

@@ -127,14 +127,16 @@ def check(raw: bytes) -> None:
     st.booleans(),
 )
 @settings(max_examples=500, deadline=None)
-def test_a_head_that_is_taken_reads_the_same_everywhere(line, headers, ends, with_host):
+def test_a_head_that_is_taken_reads_the_same_everywhere(
+    line: bytes, headers: list[bytes], ends: list[bytes], with_host: bool
+) -> None:
     lines = [line, *([b"Host: here"] if with_host else []), *headers]
     check(b"".join(each + end for each, end in zip(lines, ends, strict=False)) + b"\r\n")
 
 
 @given(st.data())
 @settings(max_examples=500, deadline=None)
-def test_also_with_any_byte_changed(data):
+def test_also_with_any_byte_changed(data: st.DataObject) -> None:
     raw = b"POST /api/v1/heartbeat/k?a=b HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nA: b\r\n\r\n"
     place = data.draw(st.integers(0, len(raw) - 1))
     check(raw[:place] + data.draw(st.binary(max_size=3)) + raw[place + data.draw(st.integers(0, 2)) :])
@@ -155,11 +157,11 @@ def test_also_with_any_byte_changed(data):
         (b"GET /k HTTP/1.1\r\nHost: h\r\n" + b"".join(b"A%d: b\r\n" % n for n in range(HEADERS_MAX)) + b"\r\n", False),
     ],
 )
-def test_taken_or_not(raw, taken):
+def test_taken_or_not(raw: bytes, taken: bool) -> None:
     assert RequestHead(HeaderCache()).read(raw) is taken
 
 
-def test_one_reader_for_all_requests_of_a_connection():
+def test_one_reader_for_all_requests_of_a_connection() -> None:
     head = RequestHead(HeaderCache())
     assert head.read(b"GET /a HTTP/1.1\r\nHost: here\r\nA: b\r\n\r\n") and head.complete
     assert head.read(b"POST /b HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\n") and not head.complete
@@ -176,7 +178,7 @@ def test_one_reader_for_all_requests_of_a_connection():
     )
 
 
-def test_a_head_that_ends_like_one_before_is_not_read_again():
+def test_a_head_that_ends_like_one_before_is_not_read_again() -> None:
     endings = HeaderCache()
     first, other = RequestHead(endings), RequestHead(endings)
     end = b" HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -192,7 +194,7 @@ def test_a_head_that_ends_like_one_before_is_not_read_again():
     assert first.match_cached(b"GET /b" + end) == b"/b" and first.complete
 
 
-def test_what_is_remembered_of_heads_is_bounded():
+def test_what_is_remembered_of_heads_is_bounded() -> None:
     endings = HeaderCache()
     for n in range(ENDINGS_MAX + 10):
         assert RequestHead(endings).read(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
