@@ -87,8 +87,10 @@ def is_storable(ping: Ping) -> None:
 
 def is_addressed(address: KeyAddress | SlugAddress, request: Request, dialect: Dialect) -> None:
     """The key, or ping key and slug, stand in the request where this dialect keeps them."""
-    # Bytes that are no UTF-8 are read as U+FFFD, which is in no key.
+    # Bytes that are no UTF-8 are read as U+FFFD, which is in no key, or as Windows-1252. Which of them depends on the
+    # bytes around: Healthchecks decodes all after the prefix at once, the others decode each part.
     segments = [read(part) for part in request.path.split("/") for read in (unquote, decode, decode_segment)]
+    segments += [part.rstrip("\r\n") for part in decode(request.path.removeprefix("/ping/")).split("/")]
     if isinstance(address, KeyAddress):
         assert address.key in segments
         return
@@ -105,7 +107,8 @@ def is_addressed(address: KeyAddress | SlugAddress, request: Request, dialect: D
         assert address.ping_key in segments
     if dialect.name == "sentry":
         return  # its slugs are in the body
-    slugs = {slug_of(part) or part for part in segments} | {part.lstrip("_") for part in segments} | set(segments)
+    slugs = {slug_of(part) or part for part in segments} | {part.strip("-_") for part in segments} | set(segments)
+    slugs |= {part.lstrip("_") for part in segments}
     assert address.slug in slugs or address.slug.rpartition(".")[0] in slugs or address.like in slugs
 
 

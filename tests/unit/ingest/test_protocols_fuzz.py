@@ -166,6 +166,8 @@ requests = st.builds(Request, methods, paths, queries, headers, bodies, st.just(
 @example(Request("POST", "/api/v1/heartbeat/k", "", {"content-type": "text/plain"}, TWICE_AND_DEEP))
 @example(Request("POST", "/api/v1/heartbeat/k", "", {}, b'{"errors":' + b"[" * 1_000 + b"]" * 1_000 + b"}"))
 @example(Request("POST", f"/ping/{UUID}/fail", "", {}, b"\0" * 10_000))
+@example(Request("GET", "/ping/%88%AC/ac\x85", "", {}, b""))  # UTF-8 beside Windows-1252
+@example(Request("GET", "/ping/%ff/aa.b\r_", "", {}, b""))
 @example(Request("GET", "/api/v1/endpoints//external", "success=true", {"authorization": "Bearer x"}, b""))
 def test_any_request_is_a_ping_for_its_address_or_refused(request: Request) -> None:
     dialect = find(request.path, request.query, "snitch")
