@@ -124,7 +124,7 @@ def test_the_image_runs_without_root_and_says_when_it_is_ready() -> None:
 
 
 @pytest.mark.parametrize(("extras", "requirement"), [("", "."), ("embedded", ".[embedded]")])
-def test_the_image_installs_the_server_with_and_without_extras(extras, requirement) -> None:
+def test_the_image_installs_the_server_with_and_without_extras(extras: str, requirement: str) -> None:
     (command,) = re.findall(
         r"^RUN /opt/offbeat/bin/pip install (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
     )
