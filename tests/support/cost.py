@@ -1,4 +1,4 @@
-"""What a piece of work costs, as a ratio to a known one in the same run: seconds say how fast the machine is."""
+"""The cost of a piece of work, as a ratio to a known one in the same run: seconds say how fast the machine is."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def in_loops(seconds: float) -> float:
 
 
 def loops(work: Callable[[], object]) -> float:
-    """What a call costs, in the same unit: about 0.03 s on a machine of 2024."""
+    """The cost of a call in the same unit, which is about 0.03 s on a machine of 2024."""
     return in_loops(cpu_s(work))
 
 
