@@ -26,7 +26,7 @@ class Waiter:
     def settle(self, outcome: Outcome | Rejection) -> None:
         self.outcomes.append(outcome)
         if self._fails:
-            raise RuntimeError("a bug in a door")
+            raise RuntimeError("a bug in a listener")
 
     @property
     def kinds(self) -> list[str]:
