@@ -2,13 +2,12 @@
 
 import asyncio
 import re
-import time
 from pathlib import Path
 
 import pytest
 
 from offbeat_server.config import Settings
-from tests.support.harness import ROOT, Receiver, needs
+from tests.support.harness import HANG_S, ROOT, Receiver, needs
 
 README = ROOT / "README.md"
 DOCUMENTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "bench/README.md")
@@ -45,7 +44,8 @@ async def run_script(script: str, base: str, cwd: Path, load: str) -> tuple[int 
     stages = "extract() { echo extract >> ran; }; transform() { echo transform >> ran; }; load() { " + load + "; }\n"
     text = "set -e\nKEY=k\n" + stages + script.replace("http://localhost:8080", base)
     process = await asyncio.create_subprocess_exec("sh", "-c", text, cwd=cwd, stderr=asyncio.subprocess.PIPE)
-    _, err = await process.communicate()
+    async with asyncio.timeout(HANG_S):
+        _, err = await process.communicate()
     return process.returncode, err
 
 
@@ -70,8 +70,6 @@ async def test_the_script_of_the_readme_reports_and_is_never_in_the_way(tmp_path
     for number, base in enumerate((f"http://127.0.0.1:{port}", "http://127.0.0.1:1", "http://no.such.host.invalid")):
         directory = tmp_path / str(number)
         directory.mkdir()
-        began = time.monotonic()
         code, _ = await run_script(script, base, directory, "echo load >> ran; exit 0")
         assert code == 0 and (directory / "ran").read_text().split() == ["extract", "transform", "load"]
-        assert time.monotonic() - began < 35  # about 15 s and 1 s for each later ping
     silent.close()

@@ -48,8 +48,8 @@ async def test_one_that_hangs_or_fails_keeps_no_other_from_its_stop_and_all_have
         await stack.start(part)
     began = monotonic()
     with structlog.testing.capture_logs() as logs:
-        await stack.stop(0.3)
-    assert monotonic() - began < 5
+        await stack.stop(2.0)
+    assert monotonic() - began < 2 * 2.0, "the time is for all together"
     assert said[4:] == ["-d", "-c", "-b", "-a"]
     assert [(line["event"], line["service"]) for line in logs] == [
         ("service.stop_timed_out", "d"),
@@ -81,5 +81,5 @@ async def test_the_death_of_a_task_is_reported() -> None:
         raise RuntimeError("broken")
 
     part.spawn(die(), "brief")
-    assert "brief" in await asyncio.wait_for(told, 5)
+    assert "brief" in await asyncio.wait_for(told, 120)
     await stack.stop(5)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -63,10 +62,8 @@ async def assert_row_kept(url: str) -> None:
     assert await ask(url, "select answer from kept") == 42
 
 
-async def test_first_start_is_quick_and_data_survives_a_restart(data_dir: Path) -> None:
-    began = time.monotonic()
+async def test_data_survives_a_restart(data_dir: Path) -> None:
     async with running(data_dir) as postgres:
-        assert time.monotonic() - began < 30  # 0.6 s on an idle machine; others may be at work
         await keep_a_row(postgres.url)
         pid = postgres.pid
         assert pid is not None

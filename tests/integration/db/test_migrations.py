@@ -14,7 +14,7 @@ from offbeat_server.db import schema
 from offbeat_server.db.pool import connect
 from offbeat_server.db.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
 from offbeat_server.db.sql_loader import parse
-from tests.support.harness import Server, eventually
+from tests.support.harness import HANG_S, Server, eventually
 from tests.support.scheduler_node import running, true
 
 FIRST = Path(__file__).parents[2] / "fixtures" / "schema_1.sql"  # schema.sql as it first was; never to be changed
@@ -136,7 +136,7 @@ async def test_a_migration_never_waits_long_for_a_table_and_comes_again(
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 100)
     migrating = asyncio.ensure_future(apply_schema(old))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):  # a statement behind the waiting lock does not wait long
+    async with asyncio.timeout(HANG_S):  # a statement behind the waiting lock does not wait for the reader
         third = await connect(empty_database_url)
         await third.fetch("select * from changes")
     assert not migrating.done()

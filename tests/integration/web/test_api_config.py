@@ -166,7 +166,7 @@ async def test_an_export_is_read_back_unchanged(api: Api) -> None:
     assert {m["slug"]: m["key"] for m in again["monitors"]} == keys
 
 
-async def test_ten_thousand_monitors_in_one_request_in_seconds(api: Api) -> None:
+async def test_ten_thousand_monitors_in_one_request(api: Api) -> None:
     monitors = {
         f"job-{n:05}": {
             "cron": f"{n % 60} {n % 24} * * *",
@@ -176,23 +176,20 @@ async def test_ten_thousand_monitors_in_one_request_in_seconds(api: Api) -> None
         }
         for n in range(10_000)
     }
-    started = monotonic()
-    answer = await api("POST", "/apply", {"monitors": monitors})
-    assert answer.status == 200, str(answer.body)[:500]
-    assert answer.body["counts"]["created"] == 10_000
-    took = monotonic() - started
-    assert took < 15, f"{took:.1f} s"
+    took_s = []
+    for count in (1_000, 10_000):
+        started_s = monotonic()
+        answer = await api("POST", "/apply", {"monitors": dict(list(monitors.items())[:count])})
+        assert answer.status == 200, str(answer.body)[:500]
+        took_s.append(monotonic() - started_s)
+    assert answer.body["counts"]["created"] == 9_000
+    assert took_s[1] < 40 * took_s[0], "each costs about as much as if it were alone"
     assert await api.pool.fetchval("select count(*) from keys") == 10_000
     revs = await api.pool.fetch("select m.rev, c.rev as change from monitors m join changes c on c.monitor_id = m.id")
     assert all(row["rev"] == row["change"] for row in revs)
 
-    started = monotonic()
     again = await api("POST", "/apply", {"monitors": monitors})
     assert again.body["counts"]["unchanged"] == 10_000
-    print(f"created in {took:.1f} s, seen to be unchanged in {monotonic() - started:.1f} s")
-
-    started = monotonic()
     page = await api("GET", "/monitors?limit=1000&status=up")
     assert page.body["items"] == []
     assert len((await api("GET", "/monitors?limit=1000&status=new")).body["items"]) == 1000
-    print(f"two searches in {monotonic() - started:.1f} s")
