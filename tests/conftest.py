@@ -131,7 +131,7 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[Scene]:
-    """A database with channels and alerts, and couriers on it."""
+    """A database with channels and alerts, and dispatchers on it."""
     async with scene(database_url) as made:
         yield made
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
-from tests.chaos.journal import AlertRow, Deaf, Delivery, Fault, Incident, Journal, Row, Stored, Try, Watched
+from tests.chaos.journal import AlertRow, Delivery, Fault, Incident, Journal, OutageRow, Row, Stored, Try, Watched
 
 SLACK_S = 1.0  # a ping that was sent this long before the deadline is in time
 DECIDED_S = 5.0  # what happened this long before the tables were read must be decided and written
@@ -78,7 +78,7 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
         _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
         _told(verdict, journal, stored, monitor, ours, alerts[id], told)
     _digests(verdict, journal, stored)
-    _outages(verdict, journal, stored.deaf)
+    _outages(verdict, journal, stored.outages)
     return verdict
 
 
@@ -166,7 +166,7 @@ def _missed(
         verdict.counts["silences"] += 1
         if len(opened) > 1:
             verdict.missed.append(f"{monitor.slug}: {len(opened)} incidents between {since:.3f} and {until:.3f}")
-        delay_s, touched = _delay(stored.deaf, since, until, monitor)
+        delay_s, touched = _delay(stored.outages, since, until, monitor)
         must = since + monitor.patience_s + delay_s < until - SLACK_S
         if must and opened == []:
             verdict.missed.append(
@@ -181,15 +181,15 @@ def _missed(
         return
     # By the journal of the clients alone, in case the rows are wrong.
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
-        longest_s = monitor.patience_s + _delay(stored.deaf, since, until, monitor)[0] + CLIENT_S
+        longest_s = monitor.patience_s + _delay(stored.outages, since, until, monitor)[0] + CLIENT_S
         told = any(each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours)
         if until - since > longest_s and not told:
             verdict.missed.append(f"{monitor.slug}: no try from {since:.3f} to {until:.3f} and no incident")
 
 
-def _delay(deaf: list[Deaf], since: float, until: float, monitor: Watched) -> tuple[float, bool]:
+def _delay(outages: list[OutageRow], since: float, until: float, monitor: Watched) -> tuple[float, bool]:
     """The longest extension of the deadline of a silence by outages, and whether any outage was near it."""
-    near = [each for each in deaf if each.end > since and each.start <= until]
+    near = [each for each in outages if each.end > since and each.start <= until]
     if not near:
         return 0.0, False
     total_s = sum(each.end - max(each.start, since) for each in near)
@@ -274,12 +274,12 @@ def _near(fault: Fault, at: float) -> bool:
     return fault.began - SHADOW_S <= at <= max(fault.recovered, fault.cured) + SHADOW_S
 
 
-def _outages(verdict: Verdict, journal: Journal, deaf: list[Deaf]) -> None:
-    for each in deaf:
+def _outages(verdict: Verdict, journal: Journal, outages: list[OutageRow]) -> None:
+    for each in outages:
         verdict.counts["deaf_ms"] += round((each.end - each.start) * 1000)
         ends = [real for end in (each.start, each.end) for real in journal.reals(end)]
         if not all(any(_near(fault, end) for fault in journal.faults) for end in ends):
-            verdict.deaf.append(f"deaf ({each.reason}) from {each.start:.3f} to {each.end:.3f} without a fault")
+            verdict.deaf.append(f"outage ({each.reason}) from {each.start:.3f} to {each.end:.3f} without a fault")
 
 
 def _by_monitor(all_of_them: list[T]) -> dict[int, list[T]]:

@@ -126,7 +126,7 @@ async def a_herd_reconnects(world: World, chance: random.Random, fault: Fault) -
 async def slow_clients(world: World, chance: random.Random, fault: Fault) -> None:
     port = chance.choice(world.load.ports)
     await asyncio.gather(
-        *(_slow(port, world, chance.choice(("idle", "head", "body", "deaf"))) for _ in range(SLOW_CLIENTS))
+        *(_slow(port, world, chance.choice(("idle", "head", "body", "answer"))) for _ in range(SLOW_CLIENTS))
     )
     honest = sorted(seconds for sent, seconds in world.load.latencies if sent > fault.began)
     fault.said["honest_p99_s"] = honest[int(0.99 * len(honest))] if honest else 0.0
@@ -184,7 +184,7 @@ async def _slow(port: int, world: World, how: str) -> None:
                     writer.write(b"POST /api/v1/heartbeat/nobody HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
                 elif how == "head":
                     writer.write(b"GET /api/v1/heartbeat/nobody HTTP/1.1\r\n")
-                elif how == "deaf":
+                elif how == "answer":
                     writer.write(b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
                 while how in ("body", "head"):
                     writer.write(b"X")

@@ -98,7 +98,7 @@ class Delivery(NamedTuple):
         return cls(headers["webhook-id"], data.get("monitor", ""), data.get("incident") or 0, kind, body, at, opened)
 
 
-class Deaf(NamedTuple):
+class OutageRow(NamedTuple):
     """An outage that Offbeat has recorded, in log time."""
 
     start: float
@@ -204,6 +204,6 @@ class Stored:
     rows: list[Row]
     incidents: list[Incident]
     alerts: list[AlertRow]
-    deaf: list[Deaf]
+    outages: list[OutageRow]
     read_at: float  # this machine's clock, before the first of these was read
     settled_before: float  # alerts that were decided before this had all the time they need

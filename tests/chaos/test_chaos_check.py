@@ -12,11 +12,11 @@ from tests.chaos.check import Verdict, judge
 from tests.chaos.faults import draw, kinds_for
 from tests.chaos.journal import (
     AlertRow,
-    Deaf,
     Delivery,
     Fault,
     Incident,
     Journal,
+    OutageRow,
     Reading,
     Restore,
     Row,
@@ -212,7 +212,7 @@ def test_two_alerts_for_one_thing_are_one_too_many() -> None:
 
 def test_an_outage_delays_and_must_have_a_fault() -> None:
     journal, stored = history()
-    stored.deaf.append(Deaf(1_054.0, 1_057.0, "crash"))
+    stored.outages.append(OutageRow(1_054.0, 1_057.0, "crash"))
     stored.incidents[0] = stored.incidents[0]._replace(opened=stored.incidents[0].opened + 3)
     assert found(judge(journal, stored)) == {"deaf"}
     journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
@@ -222,7 +222,7 @@ def test_an_outage_delays_and_must_have_a_fault() -> None:
 def test_an_outage_does_not_explain_everything() -> None:
     journal, stored = history()
     journal.faults.append(Fault("a node is killed", 1_054.5, 1_056.5, 1_057.5))
-    stored.deaf.append(Deaf(1_053.0, 1_057.0, "crash"))
+    stored.outages.append(OutageRow(1_053.0, 1_057.0, "crash"))
     stored.incidents.clear()
     # 8 s until the deadline, an outage of 4 s, two excused occurrences of 8 s each: 28 s, and the silence lasted 30.
     assert found(judge(journal, stored)) == {"missed"}
@@ -238,7 +238,7 @@ def test_the_database_clock_may_jump() -> None:
     journal, stored = history()
     journal.readings += [Reading(T0, T0), Reading(1_099.9, 1_099.9), Reading(1_100.1, 4_700.1), Reading(1_201, 4_801)]
     rows = [row if row.at < 1_099.9 else row._replace(at=row.at + 3_600) for row in stored.rows]
-    stored = replace(stored, rows=rows, deaf=[Deaf(1_100.0, 4_701.0, "clock")])
+    stored = replace(stored, rows=rows, outages=[OutageRow(1_100.0, 4_701.0, "clock")])
     journal.faults.append(Fault("the clock of postgres jumps forward", 1_100.0, 1_101.5, 1_102.0))
     assert judge(journal, stored).ok
     stored.incidents.append(Incident(JOB.id, 2, "missed", 1_106.0, 4_702.505, 4_702.0, False))

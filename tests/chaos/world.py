@@ -26,11 +26,11 @@ from tests.chaos.databases import Base, OnSmallDisk, Single, UnderPatroni, WithS
 from tests.chaos.journal import (
     SEEN_S,
     AlertRow,
-    Deaf,
     Delivery,
     Fault,
     Incident,
     Journal,
+    OutageRow,
     Reading,
     Row,
     Stored,
@@ -295,14 +295,14 @@ class World:
             " from alerts a join channels c on c.id = a.channel_id left join digests d on d.id = a.digest_id"
             " where a.monitor_id is not null and c.slug <> 'hostile'"
         )
-        deaf = await self.ask(
+        outages = await self.ask(
             "select extract(epoch from started_at)::float8, extract(epoch from ended_at)::float8, reason from deaf"
         )
         return Stored(
             [Row(*row) for row in rows],
             [Incident(*row) for row in incidents],
             [AlertRow(*row) for row in alerts],
-            [Deaf(*row) for row in deaf],
+            [OutageRow(*row) for row in outages],
             read_at,
             settled_before,
         )

@@ -345,7 +345,7 @@ class EngineRun:
         self.scene.send(step.at / SECOND, ping, step.slug, client, writer)
 
     def _outage(self, step: Step) -> None:
-        self.scene.deaf(step.at / SECOND, step.value / SECOND)
+        self.scene.outage(step.at / SECOND, step.value / SECOND)
 
     def _pause(self, step: Step) -> None:
         self._put(step.slug, step.at, paused=True)
@@ -464,7 +464,7 @@ class ModelRun:
         self.model.ping(self.begin + step.at, writer, self.ids[step.slug], client, ping)
 
     def _outage(self, step: Step) -> None:
-        self.model.is_deaf(self.begin + step.at, self.begin + step.value)
+        self.model.add_outage(self.begin + step.at, self.begin + step.value)
 
     def _pause(self, step: Step) -> None:
         self.model.pause(self.begin + step.at, self.ids[step.slug])

@@ -427,7 +427,7 @@ class Model:
         self.now: Micros = 0
         self.monitors: dict[int, Monitor] = {}
         self.gone: dict[int, Monitor] = {}
-        self.deaf: list[tuple[Micros, Micros]] = []
+        self.outages: list[tuple[Micros, Micros]] = []
         self.windows: dict[int, tuple[int, tuple[str, ...], tuple[str, ...], Micros, Micros]] = {}
         self.alerts: list[Alert] = []
         self.releases: list[tuple[Micros, int]] = []
@@ -463,25 +463,25 @@ class Model:
 
     # ---------------------------------------------------------------------------------------------------- outages
 
-    def is_deaf(self, start: Micros, end: Micros) -> None:
-        self.deaf.append((start, end))
-        self.deaf.sort()
+    def add_outage(self, start: Micros, end: Micros) -> None:
+        self.outages.append((start, end))
+        self.outages.sort()
         merged: list[tuple[Micros, Micros]] = []
-        for low, high in self.deaf:
+        for low, high in self.outages:
             if merged and low <= merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], high))
             else:
                 merged.append((low, high))
-        self.deaf = merged
+        self.outages = merged
 
     def _moved(self, d: Definition, start: Micros, deadline: Micros) -> Micros:
-        for low, high in () if d.strict else self.deaf:
+        for low, high in () if d.strict else self.outages:
             if high > start and low <= deadline:
                 deadline += high - max(low, start)
         return deadline
 
     def _outage_time(self, d: Definition, start: Micros, end: Micros) -> Micros:
-        return 0 if d.strict else sum(max(0, min(high, end) - max(low, start)) for low, high in self.deaf)
+        return 0 if d.strict else sum(max(0, min(high, end) - max(low, start)) for low, high in self.outages)
 
     # ---------------------------------------------------------------------------------------------------- deadlines
 
@@ -585,8 +585,8 @@ class Model:
             run.events.append(("task stalled", self.now, stage, task))
         else:
             run.events.append(("broken", self.now, kind, stage))
-        deaf = self._outage_time(m.d, base, deadline)
-        if deaf * 2 > deadline - base or self._may_be_lost(m, run, limit, deaf):
+        outage_time = self._outage_time(m.d, base, deadline)
+        if outage_time * 2 > deadline - base or self._may_be_lost(m, run, limit, outage_time):
             run.unknown = True
             return
         run.hung = True
@@ -596,11 +596,13 @@ class Model:
             of = stage
         self._meet(m, Cause(kind if kind in ("stage", "tasks") else "hung", run.number, of, deadline), run)
 
-    def _may_be_lost(self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros], deaf: Micros) -> bool:
+    def _may_be_lost(
+        self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros], outage_time: Micros
+    ) -> bool:
         kind, stage, _, base, deadline = limit
         if m.d.strict or run.unknown:
             return run.unknown and not m.d.strict
-        long = [each for each in self.deaf if each[0] < deadline and each[1] - each[0] >= S]
+        long = [each for each in self.outages if each[0] < deadline and each[1] - each[0] >= S]
         outages = [each for each in long if each[1] > base]
         seen = see(run)
         expecting = [(tasks_of(m.d, name), group) for name, group in seen.groups.items()]
@@ -613,7 +615,7 @@ class Model:
             kind == "stage" and any(name in seen.stages for name in names[names.index(stage) + 1 :])
         ):
             return True
-        return seen.last < outages[-1][1] and 100 * deaf >= deadline - base
+        return seen.last < outages[-1][1] and 100 * outage_time >= deadline - base
 
     def _restate(self, m: Monitor) -> None:
         if m.paused:
@@ -852,7 +854,7 @@ class Model:
             return False
         _, address, at = m.last
         if source is not None and address == source:
-            outage = next((each for each in self.deaf if each[1] > at), None)
+            outage = next((each for each in self.outages if each[1] > at), None)
             if outage is not None and at >= outage[0] - S and self.now <= outage[1] + 30 * S:
                 m.last = (ping, source, self.now)
                 return True

@@ -167,7 +167,7 @@ class PingAt:
         )
 
 
-Event = tuple[Any, ...]  # ("pings", [Entry]), ("change", at, name, ...), ("deaf", start, end), ("tick", at), ...
+Event = tuple[Any, ...]  # ("pings", [Entry]), ("change", at, name, ...), ("outage", start, end), ("tick", at), ...
 
 
 def draw_events(c: Choices) -> Iterator[Event]:
@@ -203,7 +203,7 @@ def draw_events(c: Choices) -> Iterator[Event]:
             start, length = now + c.of(-20, 0, 5, 30, -100) * SECOND, c.of(10, 1, 60, 300) * SECOND
             pause = c.of(3, 10, 30) * SECOND
             for turn in range(c.of(1, 1, 4, 12)):
-                yield "deaf", start + turn * (length + pause), start + turn * (length + pause) + length
+                yield "outage", start + turn * (length + pause), start + turn * (length + pause) + length
         elif kind == 21:
             windows += 1
             rev += 1
@@ -247,8 +247,8 @@ def run_model(events: list[Event]) -> Model:
                 model.ping(entry.at, entry.writer, entry.monitor_id, entry.source, entry.ping)
         elif event[0] == "tick":
             model.judge_through(event[1])
-        elif event[0] == "deaf":
-            model.is_deaf(event[1], event[2])
+        elif event[0] == "outage":
+            model.add_outage(event[1], event[2])
         elif event[0] == "change":
             _change_model(model, *event[1:])
     return model
@@ -314,7 +314,7 @@ class Driver:
         # A restart begins with: the next event, the instant up to which all was applied, the last change.
         self.checkpoint: tuple[int, Micros, int, list[tuple[Micros, Micros]], dict[int, Window]] = (0, BEGIN, 0, [], {})
         self.begun: tuple[int, Micros, int, list[tuple[Micros, Micros]], dict[int, Window]] | None = None
-        self.deaf: list[tuple[Micros, Micros]] = []
+        self.outages: list[tuple[Micros, Micros]] = []
         self.windows: dict[int, Window] = {}
         self.rev = 0
         self.engine = Engine()
@@ -348,7 +348,7 @@ class Driver:
         self._write(10**6)
 
     def _here(self, index: int) -> tuple[int, Micros, int, list[tuple[Micros, Micros]], dict[int, Window]]:
-        return (index, self.engine.now, self.rev, [*self.deaf], {**self.windows})
+        return (index, self.engine.now, self.rev, [*self.outages], {**self.windows})
 
     def _hand_over(self, event: Event) -> None:
         if event[0] == "pings":
@@ -361,8 +361,8 @@ class Driver:
                 index = reached
         elif event[0] == "tick":
             self._advance(event[1])
-        elif event[0] == "deaf":
-            self.deaf.append(event[1:])
+        elif event[0] == "outage":
+            self.outages.append(event[1:])
             self.engine.add_outage(event[1], event[2])
         elif event[0] == "change":
             _, at, rev, kind, target, slug, value = event
@@ -461,10 +461,10 @@ class Driver:
 
     def _restart(self) -> int:
         """From the stored states and the checkpoint; returns the event from which to go on."""
-        index, at, rev, deaf, windows = self.checkpoint
+        index, at, rev, outages, windows = self.checkpoint
         self.engine = Engine()
-        self.deaf, self.windows, self.rev, self.begun = [*deaf], {**windows}, rev, None
-        for start, end in deaf:
+        self.outages, self.windows, self.rev, self.begun = [*outages], {**windows}, rev, None
+        for start, end in outages:
             self.engine.add_outage(start, end)
         for window_id, window in windows.items():
             self.engine.load_window(window_id, PROJECT, window)
@@ -610,7 +610,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
     "another run is told at once": (notifications, "TELL_AGAIN_MIN", 0),
     "a greater loss is told late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
-    "deaf time counts": (OutageIntervals, "shift", lambda deaf, start, deadline: deadline),
+    "outages are ignored": (OutageIntervals, "shift", lambda intervals, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
     "a late start is taken for another run": (pings, "LATE_START_MAX", 9 * SECOND),
@@ -625,7 +625,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a retry counts": (pings, "is_repeat", lambda state, m, entry, word: False),
     "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
     "what goes on after an outage is not judged": (execution, "_OF_ITS_END", frozenset()),
-    "an outage explains no retry": (OutageIntervals, "may_be_retry", lambda deaf, first, again: False),
+    "an outage explains no retry": (OutageIntervals, "may_be_retry", lambda intervals, first, again: False),
     "a run id cannot be used again": (pings, "slot_has_come", lambda m: False),
     "the latest run stays open": (pings, "_LATEST_DIALECTS", ()),
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),

@@ -110,8 +110,8 @@ class Recorded(Statements):
 class Side:
     """The interface of a script: the connections of a server process, on either side."""
 
-    def __init__(self, name: str, log: LogConnection, victim: LogConnection, keeper: Any, pool: Any) -> None:
-        self.name, self.log, self.victim, self.keeper, self.pool = name, log, victim, keeper, pool
+    def __init__(self, name: str, log: LogConnection, victim: LogConnection, scheduler: Any, pool: Any) -> None:
+        self.name, self.log, self.victim, self.scheduler, self.pool = name, log, victim, scheduler, pool
         self.outboxes = {holder: Outbox(pool, holder, node=holder) for holder in HOLDERS}
 
 
@@ -248,16 +248,16 @@ async def both(url: str) -> AsyncIterator[Both]:
         simulated = _simulated_side(tables)
         control = await connect(url)
         logs = [await LogConnection.open(url, timeout_s=_COMMANDS_S) for _ in range(2)]
-        keeper, pool = await connect(url), await open_pool(url, size_max=3)
+        scheduler, pool = await connect(url), await open_pool(url, size_max=3)
         try:
-            made = Both(simulated, Side("Postgres", logs[0], logs[1], keeper, pool), tables, control)
+            made = Both(simulated, Side("Postgres", logs[0], logs[1], scheduler, pool), tables, control)
             await made.set_clock(BEGIN)
             yield made
         finally:
             for log in logs:
                 log.terminate()
             await pool.close()
-            await keeper.close()
+            await scheduler.close()
             await control.close()
 
 

@@ -27,7 +27,7 @@ from tests.simulation.database import BEGIN
 from tests.simulation.differential import DAYS, HOLDERS, Both, Call, Shown, Side
 from tests.simulation.people import PROJECT
 
-KEEPER = lease_row.SCHEDULER
+LEASE_NAME = lease_row.SCHEDULER
 LIFE_S = 3.0
 MINUTE: Micros = 60 * SECOND
 HOUR: Micros = 60 * MINUTE
@@ -189,24 +189,24 @@ class Script:
     async def take(self) -> None:
         """A node tries to become the scheduler."""
         holder = self.rng.choice(HOLDERS)
-        held = await self._step(lambda side: lease_row.take(side.keeper, KEEPER, holder, holder, LIFE_S))
+        held = await self._step(lambda side: lease_row.take(side.scheduler, LEASE_NAME, holder, holder, LIFE_S))
         if held is not None:
             self.leases.append(held)
 
     async def renew(self) -> None:
         """A scheduler renews its lease."""
         held = self._held()
-        await self._step(lambda side: lease_row.renew(side.keeper, held, LIFE_S))
+        await self._step(lambda side: lease_row.renew(side.scheduler, held, LIFE_S))
 
     async def release(self) -> None:
         """A scheduler stops."""
         held = self._held()
-        await self._step(lambda side: lease_row.release(side.keeper, held))
+        await self._step(lambda side: lease_row.release(side.scheduler, held))
 
     async def outlast(self) -> None:
         """A scheduler waits for what a lost connection was doing."""
         held = self._held()
-        await self._step(lambda side: lease_row.outlast(side.keeper, held))
+        await self._step(lambda side: lease_row.outlast(side.scheduler, held))
 
     # ---------------------------------------------------------------------------------------------------- people
 
@@ -256,7 +256,7 @@ class Script:
         for _ in range(rng.choice((1, 1, 2))):
             await self._step(
                 lambda side: decision_rows.write(
-                    side.keeper,
+                    side.scheduler,
                     held,
                     decided,
                     lambda project, slugs: self._channels(slugs),
@@ -350,8 +350,8 @@ class Script:
         held = self._held()
 
         async def alert(side: Side) -> None:
-            async with held_by(side.keeper, held):
-                await decision_rows.alert_operators(side.keeper, facts)
+            async with held_by(side.scheduler, held):
+                await decision_rows.alert_operators(side.scheduler, facts)
 
         await self._step(alert)
 
@@ -363,17 +363,17 @@ class Script:
         held, new = self._held(), Checkpoint(at, rev, cursors, self.rng.choice(([], [1, 2])))
 
         async def write(side: Side) -> None:
-            async with held_by(side.keeper, held):
-                await scheduler_rows.write_checkpoint(side.keeper, new)
+            async with held_by(side.scheduler, held):
+                await scheduler_rows.write_checkpoint(side.scheduler, new)
 
         await self._step(write)
-        await self._ask(lambda side: scheduler_rows.read_checkpoint(side.keeper))
+        await self._ask(lambda side: scheduler_rows.read_checkpoint(side.scheduler))
 
     async def close(self) -> None:
         """The scheduler closes an incident that it does not know."""
         held, at = self._held(), self.log_time
         monitor_id, number = self.rng.choice([*self.tables.incidents, (1, 99)])
-        await self._step(lambda side: decision_rows.close_incident(side.keeper, held, monitor_id, number, at))
+        await self._step(lambda side: decision_rows.close_incident(side.scheduler, held, monitor_id, number, at))
 
     # ---------------------------------------------------------------------------------------- what a scheduler reads
 
@@ -386,10 +386,10 @@ class Script:
         after = max(0, len(self.tables.refusals) - self.rng.randint(0, 4))
 
         async def record(side: Side) -> list[scheduler_rows.Outage | None]:
-            async with held_by(side.keeper, held):
-                found = [await scheduler_rows.outage_before_writer(side.keeper, writer, now) for writer in new]
-                found.append(await scheduler_rows.fence(side.keeper, silent.id, seen_at, now))
-                found += await scheduler_rows.outages_by_refusals(side.keeper, after, now)
+            async with held_by(side.scheduler, held):
+                found = [await scheduler_rows.outage_before_writer(side.scheduler, writer, now) for writer in new]
+                found.append(await scheduler_rows.fence(side.scheduler, silent.id, seen_at, now))
+                found += await scheduler_rows.outages_by_refusals(side.scheduler, after, now)
             return found
 
         await self._step(record, lambda found: [outage and outage._replace(id=0) for outage in found])
@@ -406,29 +406,29 @@ class Script:
         cursors = {writer: rng.randint(0, self.tables.writers[writer].seq) for writer in known}
         monitor_id = rng.randint(1, MONITORS)
         for read in (
-            lambda side: rows.writers(side.keeper, known, newest),
-            lambda side: _sorted(rows.unfinished_writers(side.keeper, cursors)),
-            lambda side: rows.known_outages(side.keeper),
-            lambda side: rows.refusals_applied(side.keeper),
-            lambda side: rows.last_writer(side.keeper, at - SECOND),
-            lambda side: rows.now(side.keeper),
-            lambda side: rows.news(side.keeper),
-            lambda side: rows.open_incidents(side.keeper),
-            lambda side: _sorted(rows.channels(side.keeper)),
-            lambda side: rows.projects(side.keeper),
-            lambda side: rows.state_at(side.keeper, monitor_id),
-            lambda side: rows.deleted_since(side.keeper, rev),
-            lambda side: rows.read_checkpoint(side.keeper),
+            lambda side: rows.writers(side.scheduler, known, newest),
+            lambda side: _sorted(rows.unfinished_writers(side.scheduler, cursors)),
+            lambda side: rows.known_outages(side.scheduler),
+            lambda side: rows.refusals_applied(side.scheduler),
+            lambda side: rows.last_writer(side.scheduler, at - SECOND),
+            lambda side: rows.now(side.scheduler),
+            lambda side: rows.news(side.scheduler),
+            lambda side: rows.open_incidents(side.scheduler),
+            lambda side: _sorted(rows.channels(side.scheduler)),
+            lambda side: rows.projects(side.scheduler),
+            lambda side: rows.state_at(side.scheduler, monitor_id),
+            lambda side: rows.deleted_since(side.scheduler, rev),
+            lambda side: rows.read_checkpoint(side.scheduler),
         ):
             await self._ask(read)
         await self._ask(
-            lambda side: rows.windows(side.keeper, rev), lambda found: sorted(found, key=lambda row: row[0])
+            lambda side: rows.windows(side.scheduler, rev), lambda found: sorted(found, key=lambda row: row[0])
         )
         await self._ask(
-            lambda side: rows.changes_since(side.keeper, rev), lambda found: [_change(change) for change in found]
+            lambda side: rows.changes_since(side.scheduler, rev), lambda found: [_change(change) for change in found]
         )
         await self._ask(
-            lambda side: rows.windows_applied(side.keeper, rev), lambda found: [(at, _change(c)) for at, c in found]
+            lambda side: rows.windows_applied(side.scheduler, rev), lambda found: [(at, _change(c)) for at, c in found]
         )
 
     async def load(self) -> None:
@@ -440,7 +440,7 @@ class Script:
             loaded = [
                 _monitor(m, has_state)
                 async for part in states.load_monitors(
-                    side.keeper, applied_rev, lambda id, error: unreadable.append(id)
+                    side.scheduler, applied_rev, lambda id, error: unreadable.append(id)
                 )
                 for m, has_state in part
             ]
@@ -455,7 +455,7 @@ class Script:
         seq = rng.randint(0, self.tables.writers[writer.writer].seq)
         horizon = self.log_time
         through, after = horizon - rng.choice((0, 10 * SECOND)), writer.started_at - rng.choice((1, -SECOND))
-        await self._ask(lambda side: log_entries.of_writer(side.keeper, writer.writer, seq, after, through, horizon))
+        await self._ask(lambda side: log_entries.of_writer(side.scheduler, writer.writer, seq, after, through, horizon))
 
     # ---------------------------------------------------------------------------------------------------- the outbox
 
@@ -581,8 +581,8 @@ async def _sorted(rows: Awaitable[Sequence[Any]]) -> list[Any]:
 
 async def _members(side: Side) -> list[Any]:
     """All members of fleets, as a start reads them."""
-    async with side.keeper.transaction(readonly=True):
-        cursor = await open_cursor(side.keeper, load("scheduler")["load_members"])
+    async with side.scheduler.transaction(readonly=True):
+        cursor = await open_cursor(side.scheduler, load("scheduler")["load_members"])
         return [tuple(row) for row in await cursor.fetch(1000)]
 
 

@@ -23,7 +23,7 @@ from offbeat_server.notify.messages.payload_schema import webhook_schema
 from offbeat_server.notify.transport.http_client import Transport
 from tests.support.harness import HANG_S, needs
 
-SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
+MESSAGE_BUILDER = MessageBuilder("abcd1234", "https://beat.example.org")
 AT = "2026-11-24T01:30:00.120000Z"
 FACTS: dict[str, Any] = {
     "monitor": "nightly-etl",
@@ -67,7 +67,7 @@ def closed(schema: Any) -> Any:
 def message(kind: str = "opened", id: int = 7, **changes: Any) -> Message:
     """One alert as the dispatcher makes it."""
     facts: Any = {**FACTS, **({"resolved_at": "2026-11-24T03:05:00Z"} if kind == "resolved" else {}), **changes}
-    return SCRIBE.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
+    return MESSAGE_BUILDER.alert(DigestMember(id, 1, 12, kind, facts, None, ()), AT, "default")
 
 
 def long_message() -> Message:
@@ -96,12 +96,12 @@ def digest(id: int = 3, **counts: int) -> Message:
         "project": "default",
     }
     row = Digest(id, 1, AlertKind.DIGEST, 1, 1_000, None, facts, b"", datetime.fromisoformat(AT), False, None)
-    return SCRIBE.stored_digest(row, facts, AT)
+    return MESSAGE_BUILDER.stored_digest(row, facts, AT)
 
 
 def over(closes: int = 3) -> Message:
     """All of a digest are resolved."""
-    return SCRIBE.over(closes, {"kind": AlertKind.OVER, "alerts": 1_000, "closes": closes}, AT)
+    return MESSAGE_BUILDER.over(closes, {"kind": AlertKind.OVER, "alerts": 1_000, "closes": closes}, AT)
 
 
 @contextlib.asynccontextmanager

@@ -78,7 +78,7 @@ class Scene:
         while not self.engine.advance(at, 500):
             pass
 
-    def deaf(self, start: float | str, end: float | str) -> None:
+    def outage(self, start: float | str, end: float | str) -> None:
         """An outage of Offbeat from `start` to `end`."""
         self.engine.add_outage(self.at(start), self.at(end))
 

@@ -24,7 +24,7 @@ def settings(**changes: Any) -> Settings:
 
 
 class Scene:
-    """A database with channels and alerts, and couriers on it."""
+    """A database with channels and alerts, and dispatchers on it."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self.pool = pool

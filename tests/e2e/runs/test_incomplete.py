@@ -19,7 +19,7 @@ def fan_out(scene: Scene, outage: tuple[float, float], lost: set[int], **definit
     """Twenty tasks that end one a second; pings in `lost` are lost."""
     scene.monitor(**definition)
     scene.ping(0, "start", run="r", total=20)
-    scene.deaf(*outage)
+    scene.outage(*outage)
     for task in range(1, 21):
         if task not in lost:
             scene.ping(task, "success", run="r", task=str(task))
@@ -36,7 +36,7 @@ def test_missing_tasks_that_may_have_ended_in_an_outage_raise_no_alert(scene: Sc
 
 def test_without_an_outage_missing_tasks_are_alerted(scene: Scene) -> None:
     scene.monitor(tasks={"within": "1m"})
-    scene.deaf(1, 5)
+    scene.outage(1, 5)
     scene.ping(10, "start", run="r", total=2)
     scene.tick(71)
     assert scene.status() == "down"
@@ -46,7 +46,7 @@ def test_an_outage_after_the_deadline_explains_nothing(scene: Scene) -> None:
     scene.monitor(tasks={"within": "1m"})
     scene.ping(0, "start", run="r", total=2)
     scene.tick(61)
-    scene.deaf(62, 70)
+    scene.outage(62, 70)
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
 
 
@@ -82,7 +82,7 @@ def test_a_task_that_fails_later_fails_it(scene: Scene) -> None:
 def test_the_end_of_a_short_run_may_be_lost(scene: Scene) -> None:
     scene.monitor(max_runtime="1m")
     scene.ping(0, "start", run="r")
-    scene.deaf(10, 14)
+    scene.outage(10, 14)
     scene.tick("1h")
     assert scene.runs()[1].verdict == "incomplete" and not scene.incidents()
 
@@ -90,7 +90,7 @@ def test_the_end_of_a_short_run_may_be_lost(scene: Scene) -> None:
 def test_a_long_run_that_dies_is_noticed_although_there_was_a_short_outage(scene: Scene) -> None:
     scene.monitor(max_runtime="8h")
     scene.ping(0, "start", run="r")
-    scene.deaf("3h", "3h4s")
+    scene.outage("3h", "3h4s")
     scene.tick("9h")
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
 
@@ -98,7 +98,7 @@ def test_a_long_run_that_dies_is_noticed_although_there_was_a_short_outage(scene
 def test_a_run_that_pinged_after_the_outage_has_not_ended_in_it(scene: Scene) -> None:
     scene.monitor(max_runtime="1m")
     scene.ping(0, "start", run="r")
-    scene.deaf(10, 14)
+    scene.outage(10, 14)
     scene.ping(20, "log", run="r")
     scene.tick("1h")
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
@@ -107,7 +107,7 @@ def test_a_run_that_pinged_after_the_outage_has_not_ended_in_it(scene: Scene) ->
 def test_a_ping_after_the_deadline_shows_that_it_goes_on_too_long(scene: Scene) -> None:
     scene.monitor(max_runtime="1m")
     scene.ping(0, "start", run="r")
-    scene.deaf(10, 14)
+    scene.outage(10, 14)
     scene.tick(100)
     assert scene.runs()[1].verdict == "incomplete"
     scene.ping(200, "log", run="r")
@@ -118,7 +118,7 @@ def test_a_ping_after_the_deadline_shows_that_it_goes_on_too_long(scene: Scene) 
 def test_the_end_of_a_stage_was_lost_if_the_run_went_on(scene: Scene) -> None:
     scene.monitor(stages=[{"name": "extract", "within": "1h"}, {"name": "load", "within": "1h"}])
     scene.ping(0, "start", run="r")
-    scene.deaf(1000, 1004)  # `extract` ends
+    scene.outage(1000, 1004)  # `extract` ends
     scene.ping(1005, "start", run="r", stage="load")
     scene.tick("3h")
     assert scene.runs()[1].verdict == "incomplete" and not scene.incidents()
@@ -143,7 +143,7 @@ def test_strict_evaluates_it_despite_an_outage(scene: Scene) -> None:
 def test_the_next_run_overlaps_no_incomplete_one(scene: Scene, run: str | None) -> None:
     scene.monitor(max_runtime="1m", overlap="alert")
     scene.ping(0, "start", run=run)
-    scene.deaf(10, 14)
+    scene.outage(10, 14)
     scene.tick(1000)
     scene.ping(1001, "start", run=run)
     scene.ping(1030, "success", run=run)

@@ -135,14 +135,14 @@ def test_a_success_soon_after_the_last_one_ends_a_hung_run_that_was_found_betwee
 def test_the_retry_after_our_own_503_begins_no_second_run(scene: Scene) -> None:
     scene.monitor(max_runtime="1h", overlap="alert", at_most={"count": 1, "per": "1h"})
     scene.ping(18.856, "start", source=HERE)
-    scene.deaf(18.856, 27.5)  # Postgres stood still: 503 after eight seconds, and then up to five of Retry-After
+    scene.outage(18.856, 27.5)  # Postgres stood still: 503 after eight seconds, and then up to five of Retry-After
     scene.ping(30.950, "start", source=HERE)
     assert len(scene.runs()) == 1 and scene.status() == "up"
 
 
 def test_many_attempts_in_a_long_outage_are_one_ping(scene: Scene) -> None:
     scene.monitor(fail_after=2)
-    scene.deaf(9, 300)  # known before the pings in it are applied
+    scene.outage(9, 300)  # known before the pings in it are applied
     scene.ping(10, "fail", source=HERE)
     scene.ping(16, "fail", source=HERE)
     scene.ping(310, "fail", source=HERE)
@@ -154,7 +154,7 @@ def test_many_attempts_in_a_long_outage_are_one_ping(scene: Scene) -> None:
 def test_a_process_that_died_before_it_answered_makes_no_second_run(scene: Scene) -> None:
     scene.monitor(overlap="alert")
     scene.ping(10, "start", source=HERE)
-    scene.deaf(10.4, 14)  # from its last commit to the next process
+    scene.outage(10.4, 14)  # from its last commit to the next process
     scene.ping(15, "start", source=HERE)
     assert len(scene.runs()) == 1 and scene.status() == "up"
 
@@ -173,7 +173,7 @@ def test_what_is_no_retry_counts_also_in_an_outage(
 ) -> None:
     scene.monitor(fail_after=2)
     scene.ping(10, "fail", **first)
-    scene.deaf(10, 18)
+    scene.outage(10, 18)
     scene.ping(20, "fail", **again)
     assert scene.status() == "down", why
 
@@ -181,7 +181,7 @@ def test_what_is_no_retry_counts_also_in_an_outage(
 def test_after_an_outage_another_signal_between_makes_it_news(scene: Scene) -> None:
     scene.monitor()
     scene.ping(10, "fail", source=HERE)
-    scene.deaf(10, 18)
+    scene.outage(10, 18)
     scene.ping(19, source=HERE)
     scene.ping(20, "fail", source=HERE)
     assert scene.status() == "down"

@@ -168,7 +168,7 @@ async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
                 ping_s = asyncio.get_running_loop().time() - began_s
                 await eventually(lambda: _one_judges(servers), FAILOVER_S_MAX + 10)
                 judge_s = asyncio.get_running_loop().time() - began_s
-                print(f"pings after {ping_s:.1f} s, a keeper after {judge_s:.1f} s")
+                print(f"pings after {ping_s:.1f} s, a scheduler after {judge_s:.1f} s")
                 assert ping_s < FAILOVER_S_MAX and judge_s < FAILOVER_S_MAX + 3
                 pair.thaw("a")  # and no process goes back to it
                 known = len(jobs.stored)

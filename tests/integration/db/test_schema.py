@@ -82,10 +82,10 @@ async def test_something_elses_tables_are_refused_and_nothing_is_changed(empty_d
 async def test_a_role_without_rights_gets_an_error_that_names_them(postgres: Postgres, empty_database_url: str) -> None:
     owner = await connect(empty_database_url)
     await owner.execute("drop role if exists guest; create role guest login")
-    guest = await connect(empty_database_url.replace("//offbeat@", "//guest@"))
+    without_rights = await connect(empty_database_url.replace("//offbeat@", "//guest@"))
     with pytest.raises(SchemaError, match="grant create on schema public"):
-        await apply_schema(guest)
-    await guest.close()
+        await apply_schema(without_rights)
+    await without_rights.close()
     await owner.close()
 
 

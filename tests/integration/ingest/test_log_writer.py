@@ -689,7 +689,7 @@ async def test_log_time_that_another_writer_carries_away_is_an_outage(
     async with running(database_url) as run:
         assert await run.ping().outcome() == OK
         own = await row_of(database, "select * from writers where id = $1", run.writer.id)
-        (deaf,) = await database.fetch("select * from refusals")
-        assert (deaf["pings"], deaf["reason"]) == (0, "clock")
-        assert deaf["started_at"] <= own["started_at"] and deaf["ended_at"] < own["accepted_through"]
-        assert deaf["ended_at"] - deaf["started_at"] > timedelta(minutes=59)
+        (outage,) = await database.fetch("select * from refusals")
+        assert (outage["pings"], outage["reason"]) == (0, "clock")
+        assert outage["started_at"] <= own["started_at"] and outage["ended_at"] < own["accepted_through"]
+        assert outage["ended_at"] - outage["started_at"] > timedelta(minutes=59)

@@ -18,7 +18,7 @@ from tests.integration.notify.test_dispatcher_crashes import dies, process
 from tests.support.harness import Behaviour, Receiver
 from tests.support.outbox import Scene
 
-SCRIBE = MessageBuilder("abcd1234", "https://beat.example.org")
+MESSAGE_BUILDER = MessageBuilder("abcd1234", "https://beat.example.org")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_an_alert_that_was_given_up_is_reported_by_whichever_dispatcher_co
         assert (await world.states())["dead"] == (20 if digests else 1)
         await later(world, 10)
         async with catching_up(world) as dispatcher:
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
     assert await is_failing(world) and await reports(world) == 1
 
 
@@ -87,7 +87,7 @@ async def test_what_expired_is_reported_by_whichever_dispatcher_comes_next(world
         await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
         assert await dispatcher.outbox.expire() == ["webhook"]
         await later(world, 10)
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert await is_failing(world) and await reports(world) == 1
 
 
@@ -96,7 +96,7 @@ async def test_a_mark_that_a_waiting_alert_makes_is_reported_once(world: Scene, 
         await settle(dispatcher, bad, "pending", "no answer")
         await later(world, 4)
         for _ in range(2):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert await is_failing(world) and await reports(world) == 1
             await later(world, 61)
 
@@ -106,7 +106,7 @@ async def test_a_test_message_that_expired_says_nothing_of_its_channel(world: Sc
         await world.alert(bad, None, None, kind="test")
         await world.pool.execute("update alerts set expires_at = now() - interval '1 second'")
         assert await dispatcher.outbox.expire() == ["webhook"]
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert not await is_failing(world)
 
 
@@ -115,17 +115,17 @@ async def test_a_channel_that_was_marked_and_not_reported_is_reported(world: Sce
     await world.pool.execute("update channels set failing_since = now() - interval '5 minutes' where id = $1", bad)
     async with catching_up(world) as dispatcher:
         for _ in range(3):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert await reports(world) == 1
         # Marked again within the hour: reported when the hour is over, if it still fails.
         await world.pool.execute(
             "update channels set failing_since = now(), failing_told_at = now() - interval '50 minutes' where id = $1",
             bad,
         )
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert await reports(world) == 1
         await later(world, 11)
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert await reports(world) == 2
 
 
@@ -139,7 +139,7 @@ async def test_a_mark_and_its_report_are_one(world: Scene, bad: int) -> None:
                 await dispatcher.outbox.report_failing(connection, [row.id for row in rows], 1, {"reason": "x"})
                 raise ZeroDivisionError
         assert await reports(world) == 0
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert await reports(world) == 1
 
 
@@ -151,11 +151,11 @@ async def test_a_channel_that_takes_some_alerts_and_refuses_others_keeps_one_mar
         since = await world.pool.fetchval("select failing_since from channels where id = $1", bad)
         assert since is not None, "marked together with the end of the alert"
         for _ in range(5):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert await world.pool.fetchval("select failing_since from channels where id = $1", bad) == since
         await later(world, 2)  # since then nothing was given up, and the third has arrived after the mark
         for _ in range(5):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert not await is_failing(world)
         assert await reports(world) == 1
 
@@ -165,15 +165,15 @@ async def test_only_what_arrives_after_the_mark_removes_it(world: Scene, bad: in
         await settle(dispatcher, bad, "pending", "no answer", incident=1)
         await world.pool.execute("update alerts set created_at = now() - interval '10 minutes'")
         await settle(dispatcher, bad, "delivered", incident=2)
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert not await is_failing(world), "something has arrived within three minutes"
         await later(world, 4)
         for _ in range(5):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert await is_failing(world)
         await settle(dispatcher, bad, "delivered", incident=3)
         for _ in range(5):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert not await is_failing(world)
         waits = "select next_attempt_at > now() from alerts where state = 'pending' and kind <> 'operator'"
         assert await world.pool.fetchval(waits) is False, "what waits for a retry is tried at once"
@@ -195,17 +195,17 @@ async def test_a_message_that_fails_for_an_hour_marks_a_channel_that_takes_the_o
         await world.pool.execute("update alerts set created_at = now() - interval '61 minutes'")
         await world.pool.execute("update digests set created_at = now() - interval '61 minutes'")
         await settle(dispatcher, bad, "delivered", incident=2)
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert await is_failing(world) and await reports(world) == 1
         await settle(dispatcher, bad, "delivered", incident=3)
         for _ in range(3):
-            await dispatcher.periodic.catch_up(SCRIBE)
+            await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
             assert await is_failing(world)
         for table in ("alerts", "digests"):
             await world.pool.execute(
                 f"update {table} set state = 'delivered', settled_at = now() where error is not null"
             )
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert not await is_failing(world)
 
 
@@ -214,7 +214,7 @@ async def test_a_repaired_channel_is_marked_and_notified_in_one_transaction(worl
         dead = await settle(dispatcher, bad, "dead", "410", incident=1)
         await world.incidents(1)
         await later(world, 2)
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         await settle(dispatcher, bad, "delivered", incident=2)
         assert await dispatcher.outbox.revive() == 1
         assert (await world.row(dead))["state"] == "pending" and not await is_failing(world)
@@ -225,7 +225,7 @@ async def test_a_test_that_fails_marks_nothing(world: Scene, bad: int) -> None:
         id = await world.alert(bad, None, None, "test")
         await dispatcher.outbox.claim_tests(1, 10)
         await dispatcher.outbox.settle([SettledAlert(id, AlertState.DEAD, 0.0, "410")])
-        await dispatcher.periodic.catch_up(SCRIBE)
+        await dispatcher.periodic.catch_up(MESSAGE_BUILDER)
         assert not await is_failing(world) and await reports(world) == 0
 
 

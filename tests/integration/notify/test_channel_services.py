@@ -14,7 +14,7 @@ MESSAGES = {
     "opened": message(),
     "resolved": message("resolved"),
     "reminder": message("reminder"),
-    "operator": message("operator", monitor=None, name=None, incident=None, reason="deaf for 3 s"),
+    "operator": message("operator", monitor=None, name=None, incident=None, reason="an outage of 3 s"),
     "test": message("test"),
     "long": long_message(),
     "digest": digest(),

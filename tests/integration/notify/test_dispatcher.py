@@ -344,10 +344,12 @@ async def test_the_log_channel_and_the_servers_own_log(world: Scene, capfd: pyte
     channel = await world.pool.fetchval("select id from channels where slug = 'log'")
     async with world.dispatcher():
         await world.alert(channel, facts={"name": "Nightly ETL"})
-        await world.alert(None, None, None, kind="operator", facts={"monitor": None, "name": None, "reason": "deaf"})
+        await world.alert(
+            None, None, None, kind="operator", facts={"monitor": None, "name": None, "reason": "an outage"}
+        )
         assert await world.settled() == {"delivered": 2}
     said = capfd.readouterr().out
-    assert "DOWN: Nightly ETL" in said and "Offbeat: deaf" in said
+    assert "DOWN: Nightly ETL" in said and "Offbeat: an outage" in said
     assert world.counted[("log", "delivered")] == 2
 
 
@@ -458,7 +460,7 @@ async def test_however_many_receivers_hang_they_delay_no_other(
         assert len(hanging.requests) == SENDING_MAX
 
 
-# ------------------------------------------------------------------------------------------------------------- couriers
+# --------------------------------------------------------------------------------------------------------- dispatchers
 
 
 async def test_two_dispatchers_send_nothing_twice(world: Scene, receiver: Receiver) -> None:

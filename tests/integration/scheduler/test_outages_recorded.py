@@ -50,10 +50,10 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
 
         await eventually(lambda: node.offer(steady))
         await eventually(lambda: count_of(node.pool, "deaf where reason = 'database'"))
-        deaf = await node.pool.fetchrow(
+        outage = await node.pool.fetchrow(
             "select sum(pings)::integer as pings, max(ended_at) - min(started_at) as length from deaf"
         )
-        assert deaf is not None and deaf["pings"] > 10 and deaf["length"].total_seconds() > 2
+        assert outage is not None and outage["pings"] > 10 and outage["length"].total_seconds() > 2
         for _ in range(8):  # goes on as before
             await node.ping(steady)
             await asyncio.sleep(0.25)  # sleep: the pace of the pings
@@ -69,8 +69,8 @@ async def test_a_writer_that_died_before_the_clock_was_set_back_has_an_outage_un
         "insert into writers (node, started_at, accepted_through, seen_at) values ('test', $1, $1, $1) returning id"
     )
     dead, _ = [await database.fetchval(writers, to_datetime(at + by * SECOND)) for by in (3600, 3605)]
-    deaf = await scheduler_rows.fence(database, dead, at + 3600 * SECOND, at)
-    assert deaf is not None and (deaf.started_at - at, deaf.ended_at - at) == (3600 * SECOND, 3605 * SECOND)
+    outage = await scheduler_rows.fence(database, dead, at + 3600 * SECOND, at)
+    assert outage is not None and (outage.started_at - at, outage.ended_at - at) == (3600 * SECOND, 3605 * SECOND)
 
 
 async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_url: str) -> None:
@@ -92,18 +92,18 @@ async def test_after_a_leap_of_the_clock_nothing_is_deleted_for_a_day(database_u
 
 
 def test_which_outages_need_an_alert() -> None:
-    def deaf(start_s: int, end_s: int, reason: str = "database") -> Outage:
+    def outage(start_s: int, end_s: int, reason: str = "database") -> Outage:
         return Outage(1, start_s * SECOND, end_s * SECOND, reason)
 
     reported = ReportedOutages()
-    assert not reported.needs_alert(deaf(0, 9))
-    assert reported.needs_alert(deaf(100, 111))
-    assert not reported.needs_alert(deaf(105, 125, "full"))  # of the same trouble
-    assert reported.needs_alert(deaf(126, 186))  # which has become much longer
-    assert not reported.needs_alert(deaf(150, 190))
-    assert reported.needs_alert(deaf(186, 3_786))
-    assert not reported.needs_alert(deaf(3_780, 3_790))
+    assert not reported.needs_alert(outage(0, 9))
+    assert reported.needs_alert(outage(100, 111))
+    assert not reported.needs_alert(outage(105, 125, "full"))  # of the same trouble
+    assert reported.needs_alert(outage(126, 186))  # which has become much longer
+    assert not reported.needs_alert(outage(150, 190))
+    assert reported.needs_alert(outage(186, 3_786))
+    assert not reported.needs_alert(outage(3_780, 3_790))
     reported = ReportedOutages(until=111 * SECOND, run=(100 * SECOND, 111 * SECOND))
-    assert reported.needs_alert(deaf(200, 211))
-    assert not reported.needs_alert(deaf(270, 271, "clock"))  # no: within a minute of the last
-    assert reported.needs_alert(deaf(280, 281, "clock"))  # a jump is, however short
+    assert reported.needs_alert(outage(200, 211))
+    assert not reported.needs_alert(outage(270, 271, "clock"))  # no: within a minute of the last
+    assert reported.needs_alert(outage(280, 281, "clock"))  # a jump is, however short

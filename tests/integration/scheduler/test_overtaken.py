@@ -113,10 +113,10 @@ def test_a_start_whose_answer_was_lost_begins_one_run(scene: Scene) -> None:
     scene.ping(3, "start", run="r", writer=2)  # sent again while it runs
     scene.ping(5, "success", run="r")
     scene.ping(20, "start", source=HERE)
-    scene.deaf(20, 22)
+    scene.outage(20, 22)
     scene.ping(23, "start", source=HERE, writer=2)
     scene.ping(25, "success", source=HERE)
-    scene.deaf(24, 26)
+    scene.outage(24, 26)
     scene.ping(28, "success", source=HERE, writer=2)
     assert [run.verdict for run in scene.runs().values()] == ["succeeded", "succeeded"]
     assert not hangs(scene)

@@ -195,7 +195,7 @@ async def test_the_time_between_the_end_of_one_writer_and_the_first_of_the_next_
     async def decided() -> list[tuple[Micros, Micros]]:
         seen = await scheduler_rows.writers(hands.connection, [], 0)
         found = await outage_detector.decide(hands.connection, hands.held, seen, 0, AT)
-        return [(deaf.started_at, deaf.ended_at) for deaf in found]
+        return [(outage.started_at, outage.ended_at) for outage in found]
 
     old = await writer(AT + 1)
     assert await decided() == []

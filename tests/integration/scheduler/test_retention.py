@@ -54,7 +54,7 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
     assert await swept(api) == []
     gone, stays = [row["id"] for row in await api.pool.fetch("select id from monitors order by slug")]
     assert (await api("DELETE", "/monitors/gone")).status == 204
-    assert await swept(api, hours=-1) == [], "not before the keeper has applied them, and an hour has passed"
+    assert await swept(api, hours=-1) == [], "not before the scheduler has applied them, and an hour has passed"
     assert (await remains(api))["pings"] == [gone] * 5 + [stays] * 5
 
     assert await swept(api) == [2, 2, 1, 1, 1]

@@ -92,10 +92,10 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         )
         assert times is not None
         started, opened = times
-        deaf = await again.pool.fetch("select * from deaf")
-        assert [row["reason"] for row in deaf] == ["crash"]
+        outages = await again.pool.fetch("select * from deaf")
+        assert [row["reason"] for row in outages] == ["crash"]
         moved = (opened - started).total_seconds() - 8
-        assert moved == pytest.approx((deaf[0]["ended_at"] - deaf[0]["started_at"]).total_seconds(), abs=0.01)
+        assert moved == pytest.approx((outages[0]["ended_at"] - outages[0]["started_at"]).total_seconds(), abs=0.01)
         assert again.scheduler.mismatches == 0
         assert await again.alerts() == ["opened", "opened"]
 
@@ -141,9 +141,9 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str)
     async with running(database_url, "again") as again:
         await eventually(lambda: true(again.scheduler.evaluating))
         await eventually(lambda: count_of(again.pool, "deaf"))
-        deaf = await connection.fetchrow("select * from deaf")
-        assert deaf is not None and deaf["reason"] == "stopped"
-        assert (deaf["ended_at"] - deaf["started_at"]).total_seconds() < monotonic() - began_s
+        outage = await connection.fetchrow("select * from deaf")
+        assert outage is not None and outage["reason"] == "stopped"
+        assert (outage["ended_at"] - outage["started_at"]).total_seconds() < monotonic() - began_s
         heard_at = again.scheduler.engine.monitors[job].heard_at
         assert heard_at is not None and heard_at <= last
     await connection.close()

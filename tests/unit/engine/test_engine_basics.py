@@ -126,7 +126,7 @@ def test_fail_after_opens_at_the_third_and_since_is_the_first(scene: Scene) -> N
 def test_a_retry_of_a_failure_counts_once(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s", fail_after=2)
     scene.ping(10, "fail", source=b"\x7f\0\0\1")
-    scene.deaf(10, 18)  # it was answered 503
+    scene.outage(10, 18)  # it was answered 503
     scene.ping(20, "fail", source=b"\x7f\0\0\1")
     assert scene.status() != "down"
     scene.ping(60, "fail", source=b"\x7f\0\0\1")
@@ -307,10 +307,10 @@ def test_after_expects_the_next_of_a_pipeline(scene: Scene) -> None:
 def test_an_outage_moves_a_deadline(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
-    scene.deaf(20, 30)  # before anything could be expected: 50 s is the earliest for a ping that is due at 60 s
-    scene.deaf(52, 57)
+    scene.outage(20, 30)  # before anything could be expected: 50 s is the earliest for a ping that is due at 60 s
+    scene.outage(52, 57)
     scene.tick(74.9)
-    scene.deaf(74, 78)
+    scene.outage(74, 78)
     scene.tick(78.9)
     assert not scene.incidents()
     scene.tick(95)
@@ -321,7 +321,7 @@ def test_an_outage_moves_a_deadline(scene: Scene) -> None:
 def test_a_window_in_an_outage_is_excused_twice_at_most(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
-    scene.deaf(50, 1000)
+    scene.outage(50, 1000)
     scene.tick(1021)  # moved by the whole outage: 70 + 950
     assert scene.status() == "unknown"
     scene.tick(1100)

@@ -48,7 +48,7 @@ def test_a_late_ping_serves_the_slot_that_was_due_and_not_the_next_one_too(scene
 def test_a_retry_serves_no_second_slot(scene: Scene) -> None:
     scene.monitor(cron="*/1 * * * *", grace="1m")
     scene.ping(25, source=HERE)  # late for 00:00; the next is 00:01
-    scene.deaf(25, 31)  # it was answered 503
+    scene.outage(25, 31)  # it was answered 503
     scene.ping(33, source=HERE)  # 27 s before 00:01, which a ping of its own would serve
     scene.tick(121)
     assert scene.status() == "down"
@@ -67,7 +67,7 @@ def test_after_a_miss_the_next_slot_may_be_served_early(scene: Scene) -> None:
 def test_a_slot_long_past_is_not_what_comes_after_one_in_an_outage(scene: Scene) -> None:
     scene.monitor(cron="0 * * * *", grace="10m")
     scene.ping("1h")
-    scene.deaf("1h30m", "72h")
+    scene.outage("1h30m", "72h")
     scene.tick("72h30m")
     assert scene.status() == "unknown" and scene.engine.monitors[1].due == scene.at("73h")
     scene.ping("73h")

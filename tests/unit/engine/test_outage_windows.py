@@ -106,7 +106,7 @@ def test_a_year_of_outages_stays_bounded() -> None:
         for hour in range(24):
             scene.ping(at + hour * 3_600 + 60, slug="heartbeat")
             scene.ping(at + hour * 3_600 + 61, slug="fleet", task="w1")
-        scene.deaf(at + 1_000, at + 1_010)
+        scene.outage(at + 1_000, at + 1_010)
         scene.tick(at + 86_399)
         now = scene.engine.now
         scene.engine.forget_outages(min([now - DAY, *scene.engine.window_starts(now - DAY)]))
@@ -168,7 +168,7 @@ def test_an_outage_stays_as_long_as_it_moves_a_deadline(kind: str, outage: str) 
         scene = Scene()
         _watched(scene, kind)
         scene.tick(outage)
-        scene.deaf(outage, f"{outage}1h")
+        scene.outage(outage, f"{outage}1h")
         left = []
         for day in range(24, 141):
             scene.tick(f"{day}d")
@@ -187,7 +187,7 @@ def test_a_run_that_pings_keeps_its_outages_though_no_limit_watches_it_now() -> 
     scene = Scene()
     scene.monitor(max_runtime="60d")
     scene.ping(0, "start", run="r")
-    scene.deaf("1d", "2d")
+    scene.outage("1d", "2d")
     scene.tick("40d")
     assert len(_forget(scene, "41d")) == 1
     scene.monitor(when="40d", at_most={"count": 1, "per": "1h"})
@@ -218,7 +218,7 @@ def test_a_run_that_died_long_ago_keeps_none() -> None:
     scene.monitor(max_runtime="1h")
     scene.ping(0, "start", run="r")
     scene.ping("1d", "log", run="r")
-    scene.deaf("10d", "11d")
+    scene.outage("10d", "11d")
     scene.tick("15d")
     assert len(_forget(scene, "1d")) == 1, "an edit may still give it a longer limit"
     assert not _forget(scene, "2d")

@@ -323,7 +323,7 @@ def test_identity_and_thread() -> None:
         DigestMember(7, 1, 12, "opened", FACTS, UID, ()), "2026-11-24T01:30:00Z", "default"
     )
     operator = message_builder.alert(
-        DigestMember(8, None, None, "operator", {"reason": "deaf"}, UID, ()), "2026-11-24T01:30:00Z", "x"
+        DigestMember(8, None, None, "operator", {"reason": "an outage"}, UID, ()), "2026-11-24T01:30:00Z", "x"
     )
     assert operator.thread == operator.id and operator.at == "2026-11-24T01:30:00Z" and operator.facts["project"] == "x"
     assert datetime.fromisoformat(opened.at).tzinfo == UTC
