@@ -64,7 +64,7 @@ def _durations() -> dict[str, int]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the unit tests as quick, and begin with the files that take longest: a file is one process's.
 
-    What begins last is waited for by all. A file that was never measured may be long, so it is among the first.
+    All workers wait for the file that begins last. A file that was never measured may be long, so it begins early.
     """
     for item in items:
         if item.path.is_relative_to(_UNIT) and not item.get_closest_marker("slow"):

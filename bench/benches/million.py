@@ -44,7 +44,7 @@ class Sizes:
 async def run(stage: Stage) -> Result:
     """One process, killed and started again; then the same with --workers 2.
 
-    What fails on the way ends it with what was measured so far: half an hour is not lost with its last minute.
+    A failure ends the benchmark with the measurements so far, so half an hour is not lost with its last minute.
     """
     sizes = Sizes(2_000, 2.0, 3, 1) if stage.quick else Sizes()
     result = Result("million", f"{sizes.monitors:,} monitors, {sizes.rate:,.0f} pings/s")

@@ -632,7 +632,7 @@ class Sender:
         """Wait as long as the server asks, else for the pause. False: the ping is a sign of life, and the job ended.
 
         At the job's end the next attempt comes at once; after it the pauses are short, and the last attempt comes
-        before the end of the wait whatever the server asks.
+        before the end of the wait, also if the server asks for a longer pause.
         """
         with self._news:
             if not self._ends_at:

@@ -11,6 +11,7 @@ import io
 import re
 import subprocess
 import sys
+import textwrap
 import tokenize
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -105,6 +106,12 @@ def _comments(name: str, kind: str, lines: Iterable[tuple[int, str]]) -> Iterato
         block.append((number, line))
 
 
+def _without_indent(docstring: str) -> str:
+    """The docstring with as many lines, without the indent of its function or class, which is no block of code."""
+    first, newline, rest = docstring.partition("\n")
+    return first + newline + textwrap.dedent(rest)
+
+
 def _of_python(name: str, text: str) -> Iterator[Passage]:
     tree = ast.parse(text)
     docstrings: set[ast.expr] = set()
@@ -117,7 +124,7 @@ def _of_python(name: str, text: str) -> Iterator[Passage]:
                 and isinstance(first.value.value, str)
             ):
                 docstrings.add(first.value)
-                yield Passage(name, first.lineno, "docstring", _blank(first.value.value, _CODE))
+                yield Passage(name, first.lineno, "docstring", _blank(_without_indent(first.value.value), _CODE))
     parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):

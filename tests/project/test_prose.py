@@ -64,6 +64,7 @@ def test_what_the_style_guide_recommends_is_allowed() -> None:
     [
         ("a.md", "# Title\n\n```\nnobody\n```\n`nobody` and\nnobody else\n", "page", 7),
         ("a.py", '"""Do it.\n\nNobody waits."""\n', "docstring", 3),
+        ("a.py", 'class A:\n    """Do it.\n\n    For\n    nobody.\n    """\n', "docstring", 5),
         ("a.py", "a = 1\n# Waits until\n# nobody is left.\n", "comment", 3),
         ("a.py", 'a = f"the number {1} is\\n what nobody has seen"\n', "text", 1),
         ("a.sql", "-- name: a\n-- Rows that\n-- nobody has.\nselect 1\n", "sql", 3),

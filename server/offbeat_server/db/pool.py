@@ -86,7 +86,7 @@ async def open_pool(
 ) -> asyncpg.Pool:
     """A pool that has proved by one connection that it can connect. Raises as `connect`.
 
-    Whoever uses it wraps the use in `database_trouble()`, and bounds the wait: `pool.acquire(timeout=...)`.
+    The caller wraps the use in `database_trouble()`, and bounds the wait: `pool.acquire(timeout=...)`.
     """
     with database_trouble():
         parameters = _parameters(pgbouncer, application_name, command_timeout_s) | {"connect": _connect}
@@ -159,7 +159,7 @@ async def open_cursor(connection: Connection, sql: str, *arguments: Any) -> asyn
     """For rows a slice at a time, within a transaction.
 
     Its statement has no name, unlike that of `connection.cursor`: behind a pooler a session is lent on with the
-    statements of whoever had it before, and another process gives its own the same names.
+    statements of the process that had it before, and another process gives its own the same names.
     """
     statement = await connection.prepare(sql, name="")
     cursor: asyncpg.cursor.Cursor = await statement.cursor(*arguments)
@@ -180,7 +180,7 @@ def database_trouble() -> Iterator[None]:
     """Turn errors of Postgres into DatabaseDownError or DatabaseRefusedError.
 
     DatabaseDownError: Postgres cannot be reached, or did not answer in time. DatabaseRefusedError: an operator has to
-    repair something. Errors of ours (a syntax error, a broken constraint) pass as they are.
+    repair something. Faults of Offbeat (a syntax error, a broken constraint) pass as they are.
     """
     try:
         yield

@@ -62,8 +62,8 @@ SCHEMA_VERSION = MIGRATIONS[-1].version if MIGRATIONS else 1  # also what schema
 async def apply_schema(connection: Connection) -> None:
     """An empty database gets the schema, an older one its migrations, a current one nothing.
 
-    Safe when several processes do it at once. Raises SchemaError that says what to do; or DatabaseDownError, also where
-    somebody holds a table for long: to be tried again.
+    Safe when several processes do it at once. Raises SchemaError that says what to do; or DatabaseDownError, also if
+    another session holds a table for long: then try again.
     """
     _check_server(connection)
     with database_trouble():

@@ -65,7 +65,7 @@ class Engine:
         """Apply entries from `start`, each after the deadlines before it; return the index of the first not applied.
 
         Entries are in the one order. It stops early after `steps_max` entries and evaluations, so that a storm
-        never holds the loop, and at an entry of a monitor that was never heard of: its definition is in a change that
+        never holds the loop, and at an entry of an unknown monitor: its definition is in a change that
         the caller has not handed in yet, or it was deleted (then `ignore` it).
         """
         self._steps_left = steps_max
@@ -188,8 +188,8 @@ class Engine:
     ) -> None:
         """A monitor is made or changed, as of `at`, up to which every entry was applied.
 
-        `name` and `tags` are those of the definition unless they are given. What a change does to what is open is said
-        in engine/rules/definition_changes.py.
+        `name` and `tags` are those of the definition unless they are given. The effect of a change on open runs and
+        incidents is in engine/rules/definition_changes.py.
         """
         self._catch_up(at)
         state = self.state
@@ -274,7 +274,7 @@ class Engine:
     def load(self, m: Monitor) -> None:
         """Take a monitor from its stored state, as if it had never left.
 
-        Windows (`load_window`) and deaf time come before the first, `loaded` after the last.
+        Windows (`load_window`) and outages (`add_outage`) come before the first, `loaded` after the last.
         """
         state = self.state
         register(state, m)

@@ -11,7 +11,7 @@ class DeliveryError(OffbeatError):
     """It did not arrive, or may not have. `permanent`: the same message will never be taken.
 
     `retry_after_s` is the receiver's wish, `answer` the body of its answer. The message is for people and holds no
-    secret; whatever a receiver has put into it becomes one line of what can be printed.
+    secret; the receiver's part of it becomes one line of printable characters.
     """
 
     def __init__(

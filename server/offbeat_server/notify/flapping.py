@@ -23,7 +23,7 @@ class Flapping:
     async def hold_back(self, claimed: list[Claimed], holding: set[int]) -> list[Claimed]:
         """The alerts that go out now; only those of the lanes `holding` may wait.
 
-        What is said about flapping is stored first, so that a retry says it too.
+        The note about flapping is stored first, so that a retry has it too.
         """
         # The numbers of a monitor's incidents begin at 1, so a small one cannot be one of many.
         asked = {

@@ -54,8 +54,8 @@ class ConfigChanges:
         """Take in what was changed. Everything up to `at` was applied. Raises DatabaseDownError.
 
         After a start the log is read again up to where the states of the last scheduler are, its last deletion and its
-        last window (`replay_known`). Until then only those changes are taken in that it had applied before it heard of
-        `stranger`, a monitor that is not known here; others would meet states of a later time.
+        last window (`replay_known`). Until then only those changes are taken in that it had applied before the first
+        ping of `stranger`, a monitor that is not known here; others would meet states of a later time.
         """
         last = 1 << 62
         if at < max(engine.ahead, self._ahead) and not (last := await self._made(connection, stranger)):

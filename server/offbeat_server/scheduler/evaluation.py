@@ -98,7 +98,7 @@ class Evaluation:
     async def _check_database(self, connection: Connection) -> None:
         """After a lost connection: Postgres may be another one now, without the last commits.
 
-        Raises LeaseLostError if it lacks pings or decisions that were in it; then everything is loaded again.
+        Raises LeaseLostError if pings or decisions that were in it are missing; then everything is loaded again.
         """
         await outlast(connection, self._lease.check())
         await self._log_reader.check(connection)

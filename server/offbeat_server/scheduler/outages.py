@@ -36,7 +36,7 @@ class _SignOfLife(NamedTuple):
 class ReportedOutages:
     """Which outages operators were alerted to.
 
-    It follows from the outages on record alone, in their order, so that the next keeper neither repeats an alert nor
+    It follows from the outages on record alone, in their order, so that the next scheduler neither repeats an alert nor
     leaves one out.
     """
 
@@ -139,7 +139,7 @@ class OutageDetector:
     def _silent(self, writers: Sequence[WriterSeen]) -> list[WriterSeen]:
         """Those that have shown no sign of life for too long, by our own clock: that of the database may jump.
 
-        What it says counts once, at our first look: a writer may have died before we began.
+        The database's clock counts once, at the first look: a writer may have died before this scheduler began.
         """
         now_s = monotonic()
         signs: dict[int, _SignOfLife] = {}

@@ -86,7 +86,7 @@ class Retention:
     async def _delete_before(self, connection: Connection, before: datetime) -> None:
         await retire_partitions(connection, before.date())
         for subject in expired_rows.SUBJECTS:
-            if subject != "deaf":
+            if subject != "outages":
                 await self._delete_old(connection, subject, before)
 
     async def _delete_old(self, connection: Connection, subject: str, before: datetime) -> None:
@@ -105,7 +105,7 @@ class Retention:
             if checkpoint_at < asked_at:
                 return
             engine.forget_outages(needed_from)
-            await self._delete_old(connection, "deaf", to_datetime(needed_from))
+            await self._delete_old(connection, "outages", to_datetime(needed_from))
         self._needed = None
         kept_from = checkpoint_at - self._settings.keep_days * 86_400 * SECOND
         if any(end < kept_from for _, end in engine.state.outages.intervals[:1]):

@@ -94,7 +94,7 @@ class ApplyBody(ConfigFile):
 class ApplyConfig(NamedTuple):
     """Apply a file. With `only_project` anything outside it is refused.
 
-    Without `may_generate` nobody sees the result, so no signing secret is generated.
+    Without `may_generate` no client sees the result, so no signing secret is generated.
     """
 
     body: ApplyBody

@@ -217,7 +217,7 @@ class Cluster:
 
     def _let_owner_in(self, owner: pwd.struct_passwd) -> None:
         """Root's own directories are often closed to others. The data directory gets the right to be passed (not to be
-        listed); other directories are not ours to open: they let this one user pass, and nobody else. Raises
+        listed); other directories do not belong to Offbeat: they let this one user pass, and no other. Raises
         SettingsError that names them, if their file system cannot do that."""
         if not (self._bin / "postgres").stat().st_mode & stat.S_IXOTH:  # installed under a strict umask
             package = self._bin.parent.parent

@@ -34,7 +34,7 @@ def allow_passing(directory: Path, uid: int, groups: Collection[int]) -> bool | 
     """Let this user, who is not the directory's owner and is in these groups, pass the directory.
 
     True if it needed a new right, False if it had the right; None if the file system or the platform has no such lists.
-    The user keeps all rights that it has: an entry of its own decides alone, whatever its groups may.
+    The user keeps all rights that it has: an entry of its own decides alone, not those of its groups.
     """
     if not hasattr(os, "setxattr"):
         return None

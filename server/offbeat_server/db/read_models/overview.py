@@ -29,8 +29,8 @@ async def monitors(
 ) -> list[asyncpg.Record]:
     """Monitors in the order of project and slug, later than `after`; with `ids` only those.
 
-    `statuses` are those the keeper wrote, with `paused` as it is defined; with `not_new` without those that were never
-    heard of; `text` is sought in slug and name.
+    `statuses` are those that the scheduler wrote, with `paused` as it is defined. `not_new` leaves out monitors without
+    any ping. `text` is searched in slug and name.
     """
     return await pool.fetch(
         _SQL["monitors"],

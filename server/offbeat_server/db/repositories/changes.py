@@ -28,7 +28,7 @@ class Change(NamedTuple):
 
     For a monitor both hold everything that the scheduler needs to go back: `slug, name, tags, paused, snoozed_until,
     created_at, definition, keys`, instants as ISO 8601 text. Keys are whole here and cut where they are recorded; a
-    channel's secrets are masked by whoever records it, because only its kind knows them.
+    channel's secrets are masked by the caller, because only the channel's kind knows them.
     """
 
     kind: str

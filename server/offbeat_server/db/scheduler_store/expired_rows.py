@@ -13,7 +13,7 @@ MONITORS_MAX = 1_000  # deleted ones in one round
 _STATEMENTS = {
     "runs": _SQL["old_runs"],
     "incidents": _SQL["old_incidents"],
-    "deaf": _SQL["old_outages"],
+    "outages": _SQL["old_outages"],
     "refusals": _SQL["old_refusals"],
     "writers": _SQL["old_writers"],
 }
@@ -42,8 +42,8 @@ async def delete_remains(
 ) -> AsyncIterator[int]:
     """Delete the pings, finished runs and resolved incidents of monitors that were deleted since `since`.
 
-    Only what is older than `before` goes: the keeper must have applied it. Changes up to `after_rev` are not looked at.
-    Yields the number of rows of each slice; the caller says how many slices there are, and pauses between them. Raises
+    Only rows older than `before` are deleted: the scheduler must have applied them. Changes up to `after_rev` are
+    skipped. Yields the number of rows of each slice; the caller limits the slices and pauses between them. Raises
     DatabaseDownError.
     """
     more = True

@@ -26,7 +26,7 @@ async def of_writer(
 ) -> list[Entry]:
     """The next entries of a writer up to `through`, at most `ENTRIES_MAX`. Raises DatabaseDownError.
 
-    `horizon`, not before `through`: up to there everybody's rows are in the log.
+    `horizon`, not before `through`: up to there the rows of all writers are in the log.
     """
     times = to_datetime(after), to_datetime(through), to_datetime(horizon)
     with database_trouble():

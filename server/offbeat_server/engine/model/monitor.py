@@ -103,12 +103,12 @@ class Cause:
 
 
 class Incident:
-    """The one open episode of trouble of a monitor.
+    """The open incident of a monitor.
 
-    `announced`: its opening was told to people. `announce_at` is when they are to be told of it, or of what came to it
-    later; None: of nothing, or not while `suppressed_by`, the monitor whose own incident explains it, is in trouble.
-    `held_by`: that monitor's slug, once it was well again, `held_until` then. `told_at`: the last alert.
-    `silent`: nothing was heard since the schedule was last missed, so nothing further is expected.
+    `announced`: the alert about its opening was sent. `announce_at`: when the next alert about it is due; None: no
+    alert is due, or it waits for the end of the incident of `suppressed_by`, the monitor that explains this one.
+    `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `told_at`: the last
+    alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
     """
 
     __slots__ = (
@@ -174,7 +174,7 @@ class Incident:
     def drop_evidence(self) -> None:
         """Keep evidence only of the two causes that the next alert may begin with: there may be many causes.
 
-        Here and not in `dump`: a cause that is first later must hold the same in a state that was loaded meanwhile.
+        Here and not in `dump`: if another cause is first later, it must be the same with a state that was loaded since.
         """
         first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.blamed_at)
         for cause in self.causes.values():

@@ -98,7 +98,7 @@ class MonitorRuns:
     def remove(self, run: Run, verdict: Verdict, at: Micros, made: bool, word: str) -> None:
         """Close one, and remember its id for a while.
 
-        `made`: its end was the first that was heard of it. `word`: the ping that ended it.
+        `made`: its end was the first ping of it. `word`: the signal that ended it.
         """
         del self.open[run.number]
         self.limits.sweep(self.open)

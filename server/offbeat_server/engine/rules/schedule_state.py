@@ -101,7 +101,7 @@ def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
     """Whether a ping of a whole run is the last one sent again: no later ping or
     evaluation could have changed its effect.
 
-    Without a run id only an outage of ours explains it, in which the answer was lost.
+    Without a run id only an outage of Offbeat explains it, in which the answer was lost.
     """
     counted_at = m.counted_at
     if word != m.last_word or counted_at is None:

@@ -15,7 +15,7 @@ class Unsent:
     The number of bytes that the transport holds is not enough. The kernel reports room only when a third of its send
     buffer is free, which can be more than a megabyte: until then that number is the same, though the client reads. And
     a program that writes as fast as the client reads keeps it the same for ever. So the bytes that the client has
-    acknowledged count too, where the kernel tells them (Linux).
+    acknowledged count too, if the kernel reports them (Linux).
     """
 
     __slots__ = ("_progress", "_since_s")

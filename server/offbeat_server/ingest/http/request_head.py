@@ -199,7 +199,7 @@ def encode_target(raw: bytes, is_ping: Callable[[str, str], bool]) -> bytes:
     """Return the head; if its target is a ping with bytes that should be encoded, these as `%20` or `%C3`.
 
     curl, small HTTP clients and scripts send a message as it is, and other readers of HTTP refuse such a request line.
-    White space is encoded only in the query, so that nobody can make another path of it. `is_ping` says whether a path
+    White space is encoded only in the query, so that no other path can be made of it. `is_ping` says whether a path
     and a query are a ping's.
     """
     line, end, rest = raw.partition(b"\r\n")

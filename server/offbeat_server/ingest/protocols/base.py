@@ -16,9 +16,9 @@ class Request(NamedTuple):
 
     Bytes of the request line above 0x7f are decoded as UTF-8 with `surrogateescape`.
 
-    `body` is without its chunks and its Content-Encoding (ingest/http/bodies.py). `whole_bytes`: so long the body was
-    of which `body` holds only both ends, ENDS_BYTES; 0: it is whole. `fault`: why the body could not be read; a dialect
-    for which the address says everything takes the ping all the same, and any other refuses it with this.
+    `body` is without its chunks and its Content-Encoding (ingest/http/bodies.py). `whole_bytes`: the length of a
+    body of which `body` holds only both ends, ENDS_BYTES; 0: it is whole. `fault`: why the body could not be read; a
+    dialect for which the address says everything takes the ping anyway, and any other refuses it with this.
     """
 
     method: str
@@ -46,8 +46,8 @@ class SlugAddress(NamedTuple):
     `create`: make the monitor if it is missing. `definition`: the fields it is made with, or changed to where they
     differ (None in it: back to the default); fields it does not name stay as they are, since people may have set them.
     `defaults`: fields that only a monitor that is made now gets, under those of `definition`.
-    `like`: the slug of another monitor of the project; where that one exists, the missing one is made with its
-    definition, whatever `create` says (an environment of a known job).
+    `like`: the slug of another monitor of the project; if it exists, the missing one is created with its
+    definition, even without `create` (an environment of a known job).
     `sent`: the name as the client wrote it where that is not the slug itself; an added key is written with it.
     `problem`: why the definition that the client sent cannot be used; it names the field.
     """
@@ -72,7 +72,7 @@ class PingNote(NamedTuple):
 
 class ParsedPing(NamedTuple):
     """One ping and whom it is for. `named`: the request itself said the signal, so a bound key does not change it.
-    `notes`: what the client is told beside its outcome.
+    `notes`: shown to the client beside its outcome.
     """
 
     address: KeyAddress | SlugAddress
@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
     unknown      no monitor has this address
     ambiguous    more than one has
     full         auto-provisioning is at its limit of monitors in a minute
-    crowded      the project has so many monitors that pings make no more
+    crowded      the project has the maximum number of monitors that pings may create
     limited      not stored: this key pings too often; come again after `retry_after_s`
     unavailable  may or may not be stored; come again after `retry_after_s`
 
@@ -133,7 +133,7 @@ class Dialect(Protocol):
     """A wire protocol: the reader and its answers. Modules satisfy it.
 
     A list of readings may be empty (nothing in the request was for us): it is answered as ok. Of several outcomes the
-    dialect is told the worst.
+    dialect answers the worst.
     """
 
     name: str

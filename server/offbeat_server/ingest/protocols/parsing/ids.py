@@ -31,7 +31,8 @@ def canonical_run(run: str) -> str:
 def read_id(name: str, value: object) -> tuple[str | None, str | None]:
     """The id that a value of `run`, `stage` or `task` means, and what was changed, if anything; None: none was sent.
 
-    Text and numbers are ids; of any other JSON value its text is. What is too long is cut, with a digest of the whole.
+    Text and numbers are ids; of any other JSON value its text is. An id that is too long is cut, with a digest of the
+    whole.
     """
     changed: str | None = None
     if isinstance(value, str):

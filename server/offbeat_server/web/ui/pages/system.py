@@ -45,8 +45,8 @@ async def context(pool: Pool) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "watermark": watermark,
         "behind": database_now - watermark if database_now is not None and watermark is not None else None,
-        "deaf": await pages.outages(pool),
-        "deaf_shown": pages.OUTAGES_SHOWN,
+        "outages": await pages.outages(pool),
+        "outages_shown": pages.OUTAGES_SHOWN,
         "writers_shown": pages.WRITERS_SHOWN,
         "outbox": {row["state"]: row for row in await pages.outbox(pool)},
     }
