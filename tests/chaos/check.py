@@ -64,19 +64,19 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
     _pings(verdict, journal, stored)
     rows, tries = _by_monitor(stored.rows), _by_monitor(journal.tries)
     incidents, alerts = _by_monitor(stored.incidents), _by_monitor(stored.alerts)
-    told = _deliveries(verdict, journal)
+    delivered_alerts = _deliveries(verdict, journal)
     for id, monitor in journal.watched.items():
         ours = sorted(incidents[id], key=lambda incident: incident.opened)
         revised = [each.number for each in ours if each.revised]
         if revised:
             verdict.false.append(f"{monitor.slug} {revised}: revised, so states and incidents differed")
-        heard = sorted(row.at for row in rows[id])
+        pings = sorted(row.at for row in rows[id])
         failed = sorted(row.at for row in rows[id] if row.fails)
         missed = [each for each in ours if not any(abs(at - each.opened) < 1e-3 for at in failed)]
-        _false(verdict, journal, monitor, heard, tries[id], missed)
+        _false(verdict, journal, monitor, pings, tries[id], missed)
         _failures(verdict, journal, stored, monitor, failed, ours)
-        _missed(verdict, journal, stored, monitor, heard, tries[id], ours)
-        _told(verdict, journal, stored, monitor, ours, alerts[id], told)
+        _missed(verdict, journal, stored, monitor, pings, tries[id], ours)
+        _alerts(verdict, journal, stored, monitor, ours, alerts[id], delivered_alerts)
     _digests(verdict, journal, stored)
     _outages(verdict, journal, stored.outages)
     return verdict
@@ -105,14 +105,14 @@ def _pings(verdict: Verdict, journal: Journal, stored: Stored) -> None:
 
 
 def _false(
-    verdict: Verdict, journal: Journal, monitor: Watched, heard: list[float], tries: list[Try], ours: list[Incident]
+    verdict: Verdict, journal: Journal, monitor: Watched, pings: list[float], tries: list[Try], ours: list[Incident]
 ) -> None:
     for incident in ours:
         name = f"{monitor.slug} incident {incident.number} ({incident.cause}, opened {incident.opened:.3f})"
         since = incident.opened - monitor.patience_s
-        index = bisect_right(heard, incident.opened)
-        if index and heard[index - 1] > since + 1e-3:
-            verdict.false.append(f"{name}: the log has a ping at {heard[index - 1]:.3f}")
+        index = bisect_right(pings, incident.opened)
+        if index and pings[index - 1] > since + 1e-3:
+            verdict.false.append(f"{name}: the log has a ping at {pings[index - 1]:.3f}")
             continue
         claims = [(real - monitor.window_s, real - SLACK_S) for real in journal.reals(incident.opened)]
         vain = [[each.sent for each in tries if start < each.sent < end] for start, end in claims]
@@ -150,14 +150,14 @@ def _missed(
     journal: Journal,
     stored: Stored,
     monitor: Watched,
-    heard: list[float],
+    pings: list[float],
     tries: list[Try],
     ours: list[Incident],
 ) -> None:
     """Between two pings there is at most one incident, and exactly one if the silence was long enough."""
-    now = max(journal.log(stored.read_at - DECIDED_S), heard[-1] if heard else 0.0)
+    now = max(journal.log(stored.read_at - DECIDED_S), pings[-1] if pings else 0.0)
     sent = sorted(each.sent for each in tries)
-    for since, until in zip(heard, [*heard[1:], now], strict=True):
+    for since, until in zip(pings, [*pings[1:], now], strict=True):
         if until - since <= monitor.patience_s:
             continue
         if any(_open_at(incident, since) for incident in ours):
@@ -182,8 +182,10 @@ def _missed(
     # By the journal of the clients alone, in case the rows are wrong.
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
         longest_s = monitor.patience_s + _delay(stored.outages, since, until, monitor)[0] + CLIENT_S
-        told = any(each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours)
-        if until - since > longest_s and not told:
+        delivered_alerts = any(
+            each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours
+        )
+        if until - since > longest_s and not delivered_alerts:
             verdict.missed.append(f"{monitor.slug}: no try from {since:.3f} to {until:.3f} and no incident")
 
 
@@ -200,13 +202,13 @@ def _delay(outages: list[OutageRow], since: float, until: float, monitor: Watche
 # -------------------------------------------------------------------------------------------------------------- alerts
 
 
-Told = dict[tuple[str, int, str], list[Delivery]]
+Deliveries = dict[tuple[str, int, str], list[Delivery]]
 
 
-def _deliveries(verdict: Verdict, journal: Journal) -> Told:
+def _deliveries(verdict: Verdict, journal: Journal) -> Deliveries:
     """The first delivery of each alert, by monitor, incident and kind; several only after a restore from a backup."""
     bodies: dict[str, Delivery] = {}
-    told: Told = defaultdict(list)
+    delivered_alerts: Deliveries = defaultdict(list)
     for each in journal.deliveries:
         before = bodies.get(each.id)
         if before is None:
@@ -216,7 +218,7 @@ def _deliveries(verdict: Verdict, journal: Journal) -> Told:
             if before.body != each.body:
                 verdict.changed.append(f"{each.id} came with two bodies: {before.body!r} and {each.body!r}")
         if each.incident and each.kind in ("opened", "resolved"):
-            known = told[each.slug, each.incident, each.kind]
+            known = delivered_alerts[each.slug, each.incident, each.kind]
             epoch = journal.epoch(each.at)
             first = next((one for one in known if journal.epoch(one.at) == epoch), None)
             if first is None:
@@ -224,17 +226,17 @@ def _deliveries(verdict: Verdict, journal: Journal) -> Told:
             elif first.id != each.id:
                 verdict.changed.append(f"{each.kind} of {each.slug} {each.incident} as {first.id} and as {each.id}")
     verdict.counts["delivered"] = len(bodies)
-    return told
+    return delivered_alerts
 
 
-def _told(
+def _alerts(
     verdict: Verdict,
     journal: Journal,
     stored: Stored,
     monitor: Watched,
     ours: list[Incident],
     alerts: list[AlertRow],
-    told: Told,
+    delivered_alerts: Deliveries,
 ) -> None:
     states = {(alert.incident, alert.kind): alert.state for alert in alerts}
     for incident in ours:
@@ -243,7 +245,7 @@ def _told(
             continue
         state = states.get((incident.number, "opened"))
         opened = max(journal.reals(incident.opened))
-        deliveries = told.get((monitor.slug, incident.number, "opened"), [])
+        deliveries = delivered_alerts.get((monitor.slug, incident.number, "opened"), [])
         epoch = journal.epoch(max(journal.reals(incident.decided)))
         arrived = next((each for each in deliveries if journal.epoch(each.at) >= epoch), None)
         name = f"{monitor.slug} {incident.number}"

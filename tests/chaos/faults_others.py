@@ -12,7 +12,7 @@ from tests.chaos.world import World
 from tests.support.harness import Behaviour, eventually
 
 HERD = 2_000
-HERD_TOLD_S_MAX = 60.0
+HERD_ALERT_S_MAX = 60.0
 RECONNECTS = 5_000
 SLOW_CLIENTS = 300
 HOSTILE = (
@@ -109,7 +109,7 @@ async def a_herd_falls_silent(world: World, chance: random.Random, fault: Fault)
     async def all_down() -> bool:
         return bool((await world.ask(count))[0][0] - before >= HERD)
 
-    await eventually(all_down, HERD_TOLD_S_MAX, every_s=0.2)
+    await eventually(all_down, HERD_ALERT_S_MAX, every_s=0.2)
     fault.said["herd_decided_s"] = time.monotonic() - began
 
 
@@ -172,7 +172,7 @@ async def poison_in_the_outbox(world: World, chance: random.Random, fault: Fault
         )
         return not left
 
-    await eventually(settled, HERD_TOLD_S_MAX, every_s=0.1)
+    await eventually(settled, HERD_ALERT_S_MAX, every_s=0.1)
 
 
 async def _slow(port: int, world: World, how: str) -> None:

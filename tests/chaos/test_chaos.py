@@ -34,8 +34,8 @@ async def test_four_faults_and_every_promise_is_kept(monkeypatch: pytest.MonkeyP
     assert judge(journal, stored).lost
     stored.rows.insert(gone, row)
     incident = next(each for each in stored.incidents if each.monitor in journal.watched)
-    heard = max(row.at for row in stored.rows if row.monitor == incident.monitor)
-    stored.incidents.append(incident._replace(number=99, opened=heard + 0.1))
+    last_ping = max(row.at for row in stored.rows if row.monitor == incident.monitor)
+    stored.incidents.append(incident._replace(number=99, opened=last_ping + 0.1))
     assert judge(journal, stored).false
     stored.incidents.pop()
     journal.deliveries.clear()

@@ -138,8 +138,8 @@ def test_an_incident_that_is_a_little_early_is_not_false_where_the_job_has_stopp
     lost = next(row for row in stored.rows if SILENT[0] - 0.1 < row.at < SILENT[0] + 0.1)
     stored.rows.remove(lost)
     next(each for each in journal.tries if each.id == lost.id).answer = "failed"
-    heard = lost.at - 2.5
-    stored.incidents[0] = stored.incidents[0]._replace(opened=heard + JOB.patience_s)
+    last_ping = lost.at - 2.5
+    stored.incidents[0] = stored.incidents[0]._replace(opened=last_ping + JOB.patience_s)
     verdict = judge(journal, stored)
     assert verdict.ok and verdict.counts["early"] == 1, verdict
 

@@ -496,7 +496,7 @@ class ModelRun:
         for item in step.value:
             what, _, value = item.partition(" ")
             if what == "due":
-                follows = m.d.after is not None and (m.heard or m.d.first_within is None)
+                follows = m.d.after is not None and (m.last_ping_at or m.d.first_within is None)
                 due = min((each for _, each in m.awaited), default=0) if follows else m.due
                 actual = str(due - self.begin) if due else "nothing"
             elif what == "awaits":

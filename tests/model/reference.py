@@ -59,14 +59,14 @@ class Incident:
     opened: Micros
     causes: list[Cause]
     resolved: Micros | None = None
-    told: bool = False
+    notified: bool = False
     plan: Micros | None = None
     suppressed_by: int | None = None
     silent: bool = False
-    told_at: Micros = 0
-    told_rank: int = 0
-    told_lacking: float = 0
-    told_runs: set[int] = field(default_factory=set)
+    notified_at: Micros = 0
+    notified_rank: int = 0
+    notified_lacking: float = 0
+    notified_runs: set[int] = field(default_factory=set)
     alerts: int = 0
 
     def holds(self, key: tuple[str, int, str]) -> bool:
@@ -164,7 +164,7 @@ class Monitor:
     paused: bool = False
     snoozed: Micros = 0
     touched: Micros = 0  # its last input
-    heard: Micros = 0
+    last_ping_at: Micros = 0
     due: Micros = 0
     excused: int = 0
     status: str = "new"
@@ -235,7 +235,7 @@ def expects_nothing(m: "Monitor") -> bool:
     lengths = [d.max_runtime, d.min_runtime, d.quiet_for, d.stall_for]
     lengths += [tasks.within for tasks in (d.tasks, *(stage.tasks for stage in d.stages)) if tasks]
     lengths += [stage.within for stage in d.stages]
-    if not m.heard:
+    if not m.last_ping_at:
         lengths.append(d.first_within)
     others = (d.every, d.cron, d.oncalendar, d.after, d.members, d.at_most, *lengths)
     return d.overlap == "allow" and all(each is None for each in others)
@@ -247,7 +247,7 @@ def early(d: Definition, minutes: list[int], slot: Micros) -> Micros:
 
 def window_of(m: Monitor) -> tuple[Micros, Micros]:
     d, due = m.d, m.due
-    if not m.heard:
+    if not m.last_ping_at:
         return due - (d.first_within or 0), due
     if d.every is not None:
         return due - min(d.grace, d.every // 2), due + d.grace
@@ -487,9 +487,9 @@ class Model:
 
     def _schedule_deadline(self, m: Monitor) -> Micros | None:
         silent = m.incident is not None and m.incident.silent
-        if not m.due or silent or (not m.heard and m.d.first_within is None):
+        if not m.due or silent or (not m.last_ping_at and m.d.first_within is None):
             return None
-        if m.heard and not is_scheduled(m.d):
+        if m.last_ping_at and not is_scheduled(m.d):
             return None
         return self._moved(m.d, *window_of(m))
 
@@ -554,7 +554,7 @@ class Model:
         d, due = m.d, m.due
         start, end = window_of(m)
         if self._excuse(m, start, deadline, end - start):
-            if not m.heard:
+            if not m.last_ping_at:
                 m.due = deadline + (d.first_within or 0)
             else:
                 m.due = deadline + d.every if d.every is not None else slot_after(minutes_of(d) or [0], deadline)
@@ -562,7 +562,7 @@ class Model:
         self._miss(m, Cause("missed", 0, "", deadline, due))
         if m.incident is not None and m.incident.holds(("missed", 0, "")):
             m.incident.silent = True
-        elif not m.heard:
+        elif not m.last_ping_at:
             m.due = deadline + (d.first_within or 0)
         else:
             m.due = due + d.every if d.every is not None else slot_after(minutes_of(d) or [0], due)
@@ -627,7 +627,7 @@ class Model:
         elif m.excused:
             status = "unknown"
         else:
-            status = "up" if m.heard else "new"
+            status = "up" if m.last_ping_at else "new"
         if status != m.status:
             m.status, m.since = status, self.now
 
@@ -660,10 +660,10 @@ class Model:
                 incident.causes[incident.causes.index(held)] = cause
             else:
                 incident.causes.append(cause)
-            if incident.told and self._is_news(incident, cause):
-                worse = RANK[cause.kind] > incident.told_rank
-                wait = 60 * S if cause.lacking > 2 * incident.told_lacking else 600 * S
-                at = self.now if worse else max(self.now, incident.told_at + wait)
+            if incident.notified and self._is_news(incident, cause):
+                worse = RANK[cause.kind] > incident.notified_rank
+                wait = 60 * S if cause.lacking > 2 * incident.notified_lacking else 600 * S
+                at = self.now if worse else max(self.now, incident.notified_at + wait)
                 incident.plan = at if incident.plan is None else min(at, incident.plan)
         self._restate(m)
         self._tell(m)
@@ -701,7 +701,7 @@ class Model:
         m.news = True
         for run in m.open:
             run.counted = False
-        if incident.told:
+        if incident.notified:
             self._alert(m, incident, "resolved")
         self._restate(m)
         self.releases.append((self.now, m.id))
@@ -718,7 +718,7 @@ class Model:
                 deadlines.append(schedule)
             if up.d.members is not None and len(up.members) > len(up.silent):
                 deadlines = [self.now + up.d.members.every + up.d.members.grace]
-            if deadlines and up.heard <= incident.opened:
+            if deadlines and up.last_ping_at <= incident.opened:
                 plan = max(plan, min(min(deadlines) + 1, self.now + m.d.dependency_wait))
             if cause.due and up.status in ("up", "unwatched") and up.incidents and cause.due <= up.since:
                 plan = max(plan, period_and_grace(m.d, up.since))
@@ -755,30 +755,30 @@ class Model:
             at = later
 
     def _is_news(self, incident: Incident, cause: Cause) -> bool:
-        another_run = cause.number > 0 and cause.number not in incident.told_runs
-        return RANK[cause.kind] > incident.told_rank or another_run or cause.lacking > incident.told_lacking
+        another_run = cause.number > 0 and cause.number not in incident.notified_runs
+        return RANK[cause.kind] > incident.notified_rank or another_run or cause.lacking > incident.notified_lacking
 
     def _tell(self, m: Monitor) -> None:
         incident = m.incident
         if incident is None or incident.plan is None or self._tell_time(m, incident.plan) > self.now:
             return
         incident.plan = None
-        if incident.told:
+        if incident.notified:
             if any(self._is_news(incident, cause) for cause in incident.causes):
-                self._told(m, incident, "worse")
+                self._notify(m, incident, "worse")
             return
         up = next((up for up in self._upstreams(m) if up.incident is not None and not up.paused), None)
         if up is not None:
             incident.suppressed_by = up.id
         else:
-            incident.told = True
-            self._told(m, incident, "opened")
+            incident.notified = True
+            self._notify(m, incident, "opened")
 
-    def _told(self, m: Monitor, incident: Incident, kind: str) -> None:
-        incident.told_at = self.now
-        incident.told_rank = max([incident.told_rank, *(RANK[cause.kind] for cause in incident.causes)])
-        incident.told_runs = {cause.number for cause in incident.causes if cause.number}
-        incident.told_lacking = max([incident.told_lacking, *(cause.lacking for cause in incident.causes)])
+    def _notify(self, m: Monitor, incident: Incident, kind: str) -> None:
+        incident.notified_at = self.now
+        incident.notified_rank = max([incident.notified_rank, *(RANK[cause.kind] for cause in incident.causes)])
+        incident.notified_runs = {cause.number for cause in incident.causes if cause.number}
+        incident.notified_lacking = max([incident.notified_lacking, *(cause.lacking for cause in incident.causes)])
         self._alert(m, incident, kind)
 
     def _alert(self, m: Monitor, incident: Incident, kind: str) -> None:
@@ -793,14 +793,14 @@ class Model:
 
     def _let_go(self, m: Monitor, at: Micros) -> None:
         incident = m.incident
-        if incident is not None and not incident.told and incident.suppressed_by is not None:
+        if incident is not None and not incident.notified and incident.suppressed_by is not None:
             incident.suppressed_by = None
             incident.plan = period_and_grace(m.d, at)
 
     def _look_at_explanations(self) -> None:
         for m in self.monitors.values():
             incident = m.incident
-            if incident is None or incident.told or incident.suppressed_by is None:
+            if incident is None or incident.notified or incident.suppressed_by is None:
                 continue
             up = self.monitors.get(incident.suppressed_by)
             if up is None or up.incident is None or up not in self._upstreams(m):
@@ -821,7 +821,7 @@ class Model:
             return
         satisfying = ping.signal in SATISFYING
         if satisfying:
-            self._heard(m)
+            self._count_ping(m)
         counts = False
         if ping.stage is not None or ping.task is not None:
             counts = self._hear_piece(m, ping)
@@ -839,14 +839,14 @@ class Model:
         if (counts or (satisfying and m.d.every is not None)) and m.d.recover_after == 1:
             self._over(m, lambda c: c.kind == "missed" and (ping.run is None or c.of in ("", ping.run)))
 
-    def _heard(self, m: Monitor) -> None:
+    def _count_ping(self, m: Monitor) -> None:
         if m.d.every is not None:
             m.due = self.now + m.d.every
-        elif not m.heard:
+        elif not m.last_ping_at:
             m.due = 0
-        if m.incident is not None and (not m.heard or m.d.every is not None):
+        if m.incident is not None and (not m.last_ping_at or m.d.every is not None):
             m.incident.silent = False
-        m.heard, m.excused = self.now, 0
+        m.last_ping_at, m.excused = self.now, 0
         self._restate(m)
 
     def _is_repeat(self, m: Monitor, source: bytes | None, ping: Ping) -> bool:
@@ -1023,7 +1023,7 @@ class Model:
         run.said = ping.signal == "start" and ping.stage is None and ping.task is None
         run.unended = unended
         m.runs.append(run)
-        self._heard(m)
+        self._count_ping(m)
         self._count_for_schedule(m, ping.run)
         self._too_often(m, run)
         if at_work and m.d.overlap == "alert":
@@ -1186,11 +1186,11 @@ class Model:
                 m.peak = max(m.peak - 1, self._alive(m))
                 self._evaluate_fleet(m, worse=True)
             return
-        if not m.heard and m.incident is not None:
+        if not m.last_ping_at and m.incident is not None:
             m.incident.silent = False
-        if not m.heard:
+        if not m.last_ping_at:
             m.due = 0
-        m.heard, m.excused = self.now, 0
+        m.last_ping_at, m.excused = self.now, 0
         self._restate(m)
         changed = name not in m.members or name in m.silent
         m.members[name] = self.now
@@ -1303,7 +1303,7 @@ class Model:
         new, now = m.d, self.now
         if old.grace != new.grace or old.strict != new.strict:
             m.awaited = [(run, max(each, now)) for run, each in m.awaited]
-        if not m.heard:
+        if not m.last_ping_at:
             if old.first_within == new.first_within:
                 return
             due = wanted = m.created + new.first_within if new.first_within is not None else 0
@@ -1319,7 +1319,7 @@ class Model:
             anew = any(getattr(old, name) != getattr(new, name) for name in ("every", "cron", "oncalendar"))
             if not anew and all(getattr(old, name) == getattr(new, name) for name in ("grace", "after", "strict")):
                 return
-            wanted = due = due_if_counts(new, 0, m.heard, False) if anew else m.due
+            wanted = due = due_if_counts(new, 0, m.last_ping_at, False) if anew else m.due
             if not is_scheduled(new):
                 wanted = due = 0
             elif anew and due < now:
@@ -1400,7 +1400,7 @@ class Model:
             m.limits_from = (max(m.limits_from[0], self.now + m.d.grace), len(m.runs))
 
     def _begin_anew(self, m: Monitor) -> None:
-        if not m.heard:
+        if not m.last_ping_at:
             m.due = self.now + m.d.first_within if m.d.first_within is not None else 0
         elif m.d.every is not None:
             m.due = self.now + m.d.every

@@ -608,8 +608,8 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 # Bugs put in on purpose, all of which are found: the test of the test.
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
-    "another run is told at once": (notifications, "TELL_AGAIN_MIN", 0),
-    "a greater loss is told late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
+    "another run is alerted at once": (notifications, "TELL_AGAIN_MIN", 0),
+    "a greater loss is alerted late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
     "outages are ignored": (OutageIntervals, "shift", lambda intervals, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),

@@ -96,13 +96,13 @@ class Outbox:
         urgent: bool,
     ) -> None:
         """One alert, committed just now."""
-        told = (monitor_id, incident, ordinal, channel_id)
-        if incident is not None and any(told == a.told for a in self.alerts.values()):
+        subject = (monitor_id, incident, ordinal, channel_id)
+        if incident is not None and any(subject == a.subject for a in self.alerts.values()):
             return
         now = self.server.clock
         id = max(self.alerts, default=0) + 1
         self.alerts[id] = SimpleNamespace(
-            id=id, told=told, lane=channel_id, episode=(monitor_id, incident, channel_id), monitor_id=monitor_id,
+            id=id, subject=subject, lane=channel_id, episode=(monitor_id, incident, channel_id), monitor_id=monitor_id,
             incident=incident, ordinal=ordinal, kind=kind, facts=facts, created=now, next=now, expires=now + _DAY,
             digest=None, attempts=0, lapses=0, state="pending", claimed_by=None, lock=Lock(), urgent=urgent,
             uid=UUID(int=id),
@@ -352,9 +352,9 @@ class Outbox:
         return [_COUNTS(*kinds, len(begun & ended), instants[0], instants[-1], decided)]
 
     def members_named(self, session: Session, id: int, limit: int, of_each: int) -> list[Any]:
-        told: dict[int, dict[int, list[SimpleNamespace]]] = {}
+        by_monitor: dict[int, dict[int, list[SimpleNamespace]]] = {}
         for a in sorted(self.digests[id].members, key=lambda a: a.id):
-            told.setdefault(a.monitor_id, {}).setdefault(a.incident, []).append(a)
+            by_monitor.setdefault(a.monitor_id, {}).setdefault(a.incident, []).append(a)
 
         def spokesman(alerts: list[SimpleNamespace]) -> SimpleNamespace:
             return next(filter(is_explicit, alerts), alerts[0])
@@ -379,7 +379,7 @@ class Outbox:
             return not any(map(is_explicit, alerts)), not has_trouble(alerts), -incident
 
         rows = []
-        for incidents in sorted(told.values(), key=place_of_monitor)[:limit]:
+        for incidents in sorted(by_monitor.values(), key=place_of_monitor)[:limit]:
             for incident, alerts in sorted(incidents.items(), key=turn)[:of_each]:
                 end = next((a.facts["resolved_at"] for a in alerts if a.kind == "resolved"), None)
                 a = spokesman(alerts)

@@ -33,7 +33,7 @@ def _of_digest(digest: SimpleNamespace, data: dict[str, Any]) -> Iterator[str]:
             yield f"digest {digest.id} says {data[kind]} {kind} and holds {count}"
     for a in filter(is_explicit, digest.members):
         if f" {a.facts['name']}" not in data["text"] or "FAILED" not in data["text"]:
-            yield f"untold: digest {digest.id} does not name the failure of monitor {a.monitor_id}: {data['text']}"
+            yield f"no alert: digest {digest.id} does not name the failure of monitor {a.monitor_id}: {data['text']}"
 
 
 class Arrival(NamedTuple):
@@ -93,27 +93,27 @@ class Receivers:
             if a.state == "pending" and a.id > self.last_alert:
                 continue
             if a.state != "delivered":
-                yield f"alert {a.id} of {a.told} is {a.state}"
+                yield f"alert {a.id} of {a.subject} is {a.state}"
             else:
                 arrived_s = taken[id][0].at_s if id in taken else None
                 if arrived_s is None:
-                    yield f"{id} of {a.told} is settled and was never taken"
+                    yield f"{id} of {a.subject} is settled and was never taken"
                 elif a.incident is not None:
                     episode = (a.monitor_id, a.incident, a.lane)
                     if arrived_s < first_s.get(episode, 0.0):
-                        yield f"{id} of {a.told} overtook what was to be told before"
+                        yield f"{id} of {a.subject} was sent before an earlier alert"
                     first_s[episode] = arrived_s
         for digest in outbox.digests.values():
             if digest.committed and (body := bodies.get(f"digest_{digest.uid.hex}")) is not None:
                 yield from _of_digest(digest, orjson.loads(body)["data"])
-        yield from self.untold()
+        yield from self.without_alert()
 
-    def untold(self) -> Iterator[str]:
+    def without_alert(self) -> Iterator[str]:
         """Openings of incidents that no message has brought to their receiver."""
         arrived = {arrival.id for arrival in self.arrivals if arrival.taken}
         for a in self._world.tables.outbox.alerts.values():
             if a.kind == "opened" and a.id <= self.last_alert and message_id(a) not in arrived:
-                yield f"untold: incident {a.incident} of monitor {a.monitor_id} in lane {a.lane}"
+                yield f"no alert: incident {a.incident} of monitor {a.monitor_id} in lane {a.lane}"
 
     def _reasons(self, copies: list[Arrival]) -> int:
         """How many faults may have kept the sender of the first of them from recording it."""

@@ -23,7 +23,7 @@ from tests.simulation.receivers import Receivers
 from tests.simulation.statements import Statements
 
 CLIENTS_S = 16.0  # how long there are pings, edits and faults
-TOLD_S = 120.0  # the longest time until every alert was sent
+ALERTS_S = 120.0  # the longest time until every alert was sent
 QUIET_S = 30.0  # the longest time until everything is evaluated
 
 
@@ -62,7 +62,7 @@ class World:
             incidents=len(tables.incidents),
             alerts=len(tables.outbox.alerts),
             messages=len(self.receivers.arrivals),
-            untold=sum(1 for _ in self.receivers.untold()),
+            without_alert=sum(1 for _ in self.receivers.without_alert()),
         )
 
     def boot_again(self, node: Node) -> None:
@@ -119,7 +119,7 @@ class World:
 
     async def _deliver(self) -> None:
         """Wait until every alert was sent."""
-        for _ in range(int(TOLD_S / 0.25)):
+        for _ in range(int(ALERTS_S / 0.25)):
             if not any(alert.state == "pending" for alert in self.tables.outbox.alerts.values()):
                 break
             await asyncio.sleep(0.25)

@@ -72,8 +72,8 @@ async def test_one_that_goes_before_its_turn_goes_once() -> None:
 
 
 async def test_the_death_of_a_task_is_reported() -> None:
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    stack = Stack(told.set_result)
+    death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stack = Stack(death.set_result)
     part = Part("a", [])
     await stack.start(part)
 
@@ -81,5 +81,5 @@ async def test_the_death_of_a_task_is_reported() -> None:
         raise RuntimeError("broken")
 
     part.spawn(die(), "brief")
-    assert "brief" in await asyncio.wait_for(told, 120)
+    assert "brief" in await asyncio.wait_for(death, 120)
     await stack.stop(5)

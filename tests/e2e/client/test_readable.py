@@ -111,8 +111,8 @@ async def test_nothing_that_a_job_prints_is_a_command(database_url: str, tmp_pat
         for path in (f"start?run={quote(EVIL)}", f"fail?{query}", f"7?run={quote(EVIL)}"):
             answer = await server.session.post(f"/api/v1/heartbeat/{key}/{path}", data=f"{EVIL}\nlast {EVIL}".encode())
             assert answer.status == 200, await answer.text()
-        told = await receiver.wait_for(lambda request: b"opened" in request.body)
-        text = json.dumps(told.json, ensure_ascii=False)
+        alert = await receiver.wait_for(lambda request: b"opened" in request.body)
+        text = json.dumps(alert.json, ensure_ascii=False)
         assert HARMFUL.search(text) is None and "abcde" in text, text
 
         async def is_there() -> bool:

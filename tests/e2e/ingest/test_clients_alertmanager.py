@@ -49,13 +49,13 @@ async def _watch(server: Server, alertmanager: str) -> None:
             except aiohttp.ClientConnectionError:
                 return False
 
-        async def heard(signal: str, count: int) -> bool:
+        async def received(signal: str, count: int) -> bool:
             return [ping["signal"] for ping in await pings(server, "watchdog")].count(signal) >= count
 
         await eventually(lambda: send(datetime.now(UTC) + timedelta(hours=1)))
-        await eventually(lambda: heard("success", 2))
+        await eventually(lambda: received("success", 2))
         await eventually(lambda: send(datetime.now(UTC) - timedelta(seconds=1)))
-        await eventually(lambda: heard("log", 1))
+        await eventually(lambda: received("log", 1))
     last = (await pings(server, "watchdog"))[-1]
     assert last["message"] == "resolved: Watchdog (1)"
     assert last["dialect"] == "alertmanager"

@@ -73,10 +73,10 @@ async def test_what_was_refused_is_taken_when_it_comes_again(served: Served) -> 
 
 class _Client:
     def __init__(self) -> None:
-        self.told: list[Outcome | Rejection] = []
+        self.outcomes: list[Outcome | Rejection] = []
 
     def settle(self, outcome: Outcome | Rejection) -> None:
-        self.told.append(outcome)
+        self.outcomes.append(outcome)
 
 
 def _request(key: str = "a") -> Request:
@@ -89,11 +89,11 @@ def test_after_a_503_it_is_taken_again() -> None:
     taken = remembered.join(_request(), first)
     assert taken is not None and remembered.join(_request(), second) is None
     taken.settle(unavailable)
-    assert first.told == second.told == [unavailable]
+    assert first.outcomes == second.outcomes == [unavailable]
     again = remembered.join(_request(), third)
     assert again is not None
     again.settle(OK)
-    assert third.told == [OK]
+    assert third.outcomes == [OK]
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

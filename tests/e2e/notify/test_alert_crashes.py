@@ -139,8 +139,8 @@ def test_each_incident_is_alerted_and_at_most_once_more(
         raise outcome
     expected = PLACES[place]
     assert outcome.incidents_at_kill == expected.incidents, "it was killed somewhere else"
-    for told, most in ((outcome.alone, expected.alone), (outcome.shared, expected.shared)):
-        assert 1 <= len(told) <= most
-        assert len(set(told)) == 1, "the same id and the same bytes, however often"
+    for sent, most in ((outcome.alone, expected.alone), (outcome.shared, expected.shared)):
+        assert 1 <= len(sent) <= most
+        assert len(set(sent)) == 1, "the same id and the same bytes, however often"
     assert outcome.alone[0][0].startswith("alert_") and outcome.shared[0][0].startswith("digest_")
     assert outcome.states == {"delivered": SHARING + 1}

@@ -109,8 +109,8 @@ async def test_a_killed_backup_sends_an_alert_and_the_next_night_resolves_it(dat
         assert await good.wait() == 0
         bad = await _run(script, {**env, "RUN": "tuesday", "WORK": "exit 3"})
         assert await bad.wait() == 0
-        told = await receiver.wait_for(_is("opened", "failed"))
-        assert "backup ended with 3" in told.body.decode() and "tuesday" in told.body.decode()
+        alert = await receiver.wait_for(_is("opened", "failed"))
+        assert "backup ended with 3" in alert.body.decode() and "tuesday" in alert.body.decode()
         good = await _run(script, {**env, "RUN": "wednesday", "WORK": "true"})
         assert await good.wait() == 0
         await receiver.wait_for(_is("resolved"))
@@ -119,10 +119,10 @@ async def test_a_killed_backup_sends_an_alert_and_the_next_night_resolves_it(dat
         run = await eventually(lambda: _open_run(server))
         os.killpg(hanging.pid, signal.SIGKILL)
         await hanging.wait()
-        told = await receiver.wait_for(_is("opened", "hung"))
-        assert "thursday" in told.json["data"]["reason"]
+        alert = await receiver.wait_for(_is("opened", "hung"))
+        assert "thursday" in alert.json["data"]["reason"]
         deadline = _unix(run["started_at"]) + 3
-        assert abs(_unix(told.json["data"]["opened_at"]) - deadline) < 0.001 and told.at >= deadline
+        assert abs(_unix(alert.json["data"]["opened_at"]) - deadline) < 0.001 and alert.at >= deadline
 
         good = await _run(script, {**env, "RUN": "friday", "WORK": "true"})
         assert await good.wait() == 0
@@ -143,8 +143,8 @@ async def test_an_etl_that_fails_in_its_second_step_carries_the_message(database
         env = {"ETL_URL": made.body["ping_url"]}
         bad = await _run(script, env, "all rows")
         assert await bad.wait() == 1
-        told = await receiver.wait_for(_is("opened"))
-        assert "KeyError" in told.json["data"]["reason"] and told.json["data"]["stage"] == "transform"
+        alert = await receiver.wait_for(_is("opened"))
+        assert "KeyError" in alert.json["data"]["reason"] and alert.json["data"]["stage"] == "transform"
         good = await _run(script, env)
         assert await good.wait() == 0
         await receiver.wait_for(_is("resolved"))

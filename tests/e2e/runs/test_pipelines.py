@@ -118,17 +118,17 @@ async def test_bound_keys_say_what_parameters_say(database_url: str) -> None:
             items = (await server.api("GET", f"/api/v1/monitors/{slug}/runs")).body["items"]
             return items if [run["verdict"] for run in items] == ["failed", "succeeded"] else []
 
-        told = {slug: await eventually(partial(runs, slug)) for slug in ("keys", "parameters")}
+        recorded = {slug: await eventually(partial(runs, slug)) for slug in ("keys", "parameters")}
         plain = [
             [
                 (run["run"], run["verdict"], run["reason"], [(s["name"], s["status"]) for s in run["stages"]])
                 for run in each
             ]
-            for each in told.values()
+            for each in recorded.values()
         ]
         assert plain[0] == plain[1]
         assert plain[0][0][:3] == ("bad", "failed", "run bad failed: no space left")
-        for row in told["keys"]:
+        for row in recorded["keys"]:
             assert {"id", "run", "verdict", "reason", "started_at", "finished_at", "stages", "progress"} <= row.keys()
             assert all({"name", "status", "started_at", "finished_at"} <= stage.keys() for stage in row["stages"])
         (incident,) = (await server.api("GET", "/api/v1/monitors/keys/incidents")).body["items"]

@@ -76,7 +76,7 @@ class Stage:
         assert answer.status == 200, answer
         return answer.body
 
-    async def told(self, slug: str, kind: str, cause: str | None = None) -> Any:
+    async def alert(self, slug: str, kind: str, cause: str | None = None) -> Any:
         """The facts of the first such alert that arrives."""
 
         def matches(request: Received) -> bool:
@@ -113,7 +113,7 @@ async def a_nightly_etl_hangs_in_its_second_stage(stage: Stage) -> None:
     stages = [{"name": "extract", "within": "20s"}, {"name": "transform", "within": "3s"}, {"name": "load"}]
     url = await stage.monitor("etl", stages=stages)
     async with stage.process(["/bin/sh", "-c", ETL], URL=url, RUN="n1"):
-        facts = await stage.told("etl", "opened")
+        facts = await stage.alert("etl", "opened")
     assert (facts["cause"], facts["run"], facts["stage"]) == ("stage", "n1", "transform")
     assert re.fullmatch(
         r"transform started \S+, expected to finish by .+; extract took \S+ s, load never started \(run n1\)",
@@ -131,7 +131,7 @@ async def a_nightly_etl_hangs_in_its_second_stage(stage: Stage) -> None:
 async def a_queue_worker_stalls_at_4300_of_10000(stage: Stage) -> None:
     url = await stage.monitor("queue", stall_for="2s", quiet_for="30s")
     async with stage.process([sys.executable, "-c", QUEUE_WORKER], URL=url, RUN="q7"):
-        facts = await stage.told("queue", "opened")
+        facts = await stage.alert("queue", "opened")
         assert (facts["cause"], facts["run"]) == ("hung", "q7")
         assert re.search(r"has made no progress for 2 s: it has been at 4300 of 10000 since .+$", facts["reason"])
         (run,) = (await stage.get("queue/runs"))["items"]
@@ -152,7 +152,7 @@ async def of_a_thousand_workers_three_never_report_and_five_fail(stage: Stage) -
             await stage.ping(url, "fail" if task in failing else "success", run="f1", task=task)
 
     await asyncio.gather(*(worker() for _ in range(20)))
-    facts = await stage.told("fan-out", "opened")
+    facts = await stage.alert("fan-out", "opened")
     assert facts["cause"] == "tasks"
     assert re.fullmatch(
         r"992 of 1000 tasks done by .+, 5 failed \(5 tolerated\), "
@@ -164,7 +164,7 @@ async def of_a_thousand_workers_three_never_report_and_five_fail(stage: Stage) -
     assert (tasks_seen["expected"], tasks_seen["done"], tasks_seen["failed"]) == (1_000, 992, 5)
     assert tasks_seen["missing"] == ["17", "404", "999"]
     await stage.pings(url, [{"run": "f1", "task": str(task)} for task in silent])  # they were only slow
-    await stage.told("fan-out", "resolved")
+    await stage.alert("fan-out", "resolved")
     (run,) = (await stage.get("fan-out/runs"))["items"]
     assert run["verdict"] == "succeeded" and run["reason"].startswith("finished late")
 
@@ -178,9 +178,9 @@ async def a_second_run_starts_before_the_first_ended_and_the_first_hangs(stage: 
     async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="a", WORK="60"):
         await eventually(first_is_open)
         async with stage.process(["/bin/sh", "-c", JOB], URL=url, RUN="b", WORK="0.5") as second:
-            overlap = await stage.told("report", "opened", "overlap")
+            overlap = await stage.alert("report", "opened", "overlap")
             assert await second.wait() == 0
-        hang = await stage.told("report", "opened", "hung")
+        hang = await stage.alert("report", "opened", "hung")
     assert re.fullmatch(r"run b started .+ while run a, started \S+, was still open", overlap["reason"])
     assert re.fullmatch(r"run a, started \S+, was expected to finish by .+, after 6 s", hang["reason"])
     runs = {run["run"]: run["verdict"] for run in (await stage.get("report/runs"))["items"]}
@@ -195,14 +195,14 @@ async def of_four_monitors_in_sequence_the_third_is_silent(stage: Stage) -> None
     for slug in ("ingest", "clean"):
         async with stage.process(["/bin/sh", "-c", JOB], URL=urls[slug], RUN="d5", WORK="0.1") as job:
             assert await job.wait() == 0
-    facts = await stage.told("train", "opened")
+    facts = await stage.alert("train", "opened")
     assert (facts["cause"], facts["run"]) == ("missed", "d5")
     assert re.fullmatch(
         r"clean sent success at \S+ \(run d5\); no ping followed by .+: it was due within 3 s, with 1 s of grace",
         facts["reason"],
     )
     async with stage.process(["/bin/sh", "-c", JOB], URL=urls["train"], RUN="d5", WORK="0.1"):
-        await stage.told("train", "resolved")
+        await stage.alert("train", "resolved")
     assert [stage.alerts(slug) for slug in ("ingest", "clean")] == [[], []]
 
 
@@ -219,7 +219,7 @@ async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
     await stage.pings(url, [{"status": "progress", "task": name} for name in names])
     living = asyncio.create_task(beat([name for name in names if name not in dead]))
     try:
-        facts = await stage.told("fleet", "opened")
+        facts = await stage.alert("fleet", "opened")
         found = re.match(r"(\d+) of 1000 members alive, 950 required \(95%\); silent: ", facts["reason"])
         assert facts["cause"] == "members" and found and 940 <= int(found[1]) < 950
         named = set(re.findall(r"worker-\d+", facts["reason"]))
@@ -233,7 +233,7 @@ async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
         (incident,) = (await stage.get("fleet/incidents"))["items"]
         assert incident["reason"].startswith("940 of 1000 members alive")
         await stage.pings(url, [{"status": "progress", "task": name} for name in dead])
-        await stage.told("fleet", "resolved")
+        await stage.alert("fleet", "resolved")
     finally:
         living.cancel()
     assert stage.alerts("fleet") == [("opened", "members"), ("resolved", "members")]
@@ -246,7 +246,7 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
         urls[slug] = await stage.monitor(slug, every="4s", grace="2s", depends_on=["db"])
     for url in urls.values():
         await stage.ping(url)
-    down = await stage.told("db", "opened")
+    down = await stage.alert("db", "opened")
     assert down["cause"] == "missed"
 
     async def all_are_explained() -> bool:
@@ -264,8 +264,8 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
 
     living = asyncio.create_task(beat())
     try:
-        await stage.told("db", "resolved")
-        facts = await stage.told("job-5", "opened")
+        await stage.alert("db", "resolved")
+        facts = await stage.alert("job-5", "opened")
     finally:
         living.cancel()
     assert facts["cause"] == "missed" and re.match(r"while db was down, until ", facts["held_back"])

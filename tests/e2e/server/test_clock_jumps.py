@@ -117,8 +117,8 @@ async def test_set_back_by_an_hour_log_time_goes_on(moved: Moved) -> None:
             2,
         )
         assert await count_of(a.pool, "deaf where reason <> 'clock'") == 0
-        (told,) = await operators(a)
-        assert "clock" in told["reason"]
+        (alert,) = await operators(a)
+        assert "clock" in alert["reason"]
         assert 3590 < await a.pool.fetchval("select extract(epoch from log_time() - clock_timestamp())::float8") <= 3610
         # Leases end and silent writers are found, too.
         await a.crash()
@@ -151,8 +151,8 @@ async def test_set_forward_by_ten_minutes_what_was_skipped_is_an_outage_of_all_w
         assert await a.status(minute) == "up"
         assert await count_of(a.pool, "deaf where reason = 'clock' and ended_at - started_at > interval '595 s'") == 2
         assert await count_of(a.pool, "deaf where reason <> 'clock'") == 0
-        (told,) = await operators(a)
-        assert "clock" in told["reason"]
+        (alert,) = await operators(a)
+        assert "clock" in alert["reason"]
 
 
 async def test_a_step_back_that_is_undone_leaves_nothing_behind(moved: Moved) -> None:
@@ -185,11 +185,11 @@ async def test_a_main_process_without_a_writer_follows_too(moved: Moved) -> None
             async with server.session.get(f"/api/v1/heartbeat/{key}") as response:
                 return response.status == 200
 
-        async def told() -> bool:
+        async def is_alerted() -> bool:
             return bool(await connection.fetchval("select count(*) from alerts where kind = 'opened'"))
 
         await eventually(stored)
-        await eventually(told)
+        await eventually(is_alerted)
         targets = await (await server.session.get("/sd/prometheus")).json()
         (scheduler,) = [each for each in targets if each["labels"]["__meta_offbeat_writer"] == "0"]
         port = scheduler["targets"][0].rpartition(":")[2]

@@ -91,8 +91,10 @@ async def test_no_healthy_job_is_alerted_because_the_disk_is_full(seconds: float
         assert not any(server.has_ended for server in servers)
         if seconds > 12:  # an alert is for 10 s and more
             connection = await connect(base.url)
-            told = "select 1 from alerts where kind = 'operator' and facts ->> 'reason' like '%not receive pings for %'"
-            assert await eventually(lambda: connection.fetchval(told))
+            query = (
+                "select 1 from alerts where kind = 'operator' and facts ->> 'reason' like '%not receive pings for %'"
+            )
+            assert await eventually(lambda: connection.fetchval(query))
             await connection.close()
 
 

@@ -30,7 +30,7 @@ async def run(*command: str, **env: str) -> int:
     return await process.wait()
 
 
-async def heard(server: Server, since: int) -> list[tuple[str, int | None]]:
+async def received(server: Server, since: int) -> list[tuple[str, int | None]]:
     """Signals and exit codes, the oldest first, without the first `since`."""
     pings = (await server.api("GET", "/api/v1/monitors/job/pings")).body["items"]
     return [(ping["signal"], ping["exit_code"]) for ping in reversed(pings)][since:]
@@ -44,34 +44,34 @@ async def test_every_snippet_works_when_pasted(server: Server) -> None:
     fails = "sh -c 'exit 3'"
 
     assert await run("bash", "-c", text["curl"].replace("./job", fails)) == 0
-    assert await heard(server, 0) == [("success", None), ("start", None), ("fail", 3)]
+    assert await received(server, 0) == [("success", None), ("start", None), ("fail", 3)]
 
     entry = text["crontab"].splitlines()[0]
     assert entry.startswith("*/5 * * * * ") and "%" not in entry, "cron reads % as the end of the line"
     await run("sh", "-c", entry.removeprefix("*/5 * * * * ").replace("/path/to/job", "true"))
-    assert await heard(server, 3) == [("success", 0)]
+    assert await received(server, 3) == [("success", 0)]
 
     for body, code, last in (("pass", 0, "success"), ("raise SystemExit(4)", 4, "fail")):
         program = f"def main():\n    {body}\n" + text["Python"]
-        before = len(await heard(server, 0))
+        before = len(await received(server, 0))
         assert await run(sys.executable, "-c", program) == code, "the job's own exit code stays"
-        assert [signal for signal, _ in await heard(server, before)] == ["start", last]
+        assert [signal for signal, _ in await received(server, before)] == ["start", last]
     unheard = text["Python"].replace(url, "http://127.0.0.1:9/x")
     assert await run(sys.executable, "-c", "def main():\n    pass\n" + unheard) == 0
 
-    before = len(await heard(server, 0))
+    before = len(await received(server, 0))
     for line in text["systemd"].splitlines():
         name, _, command = line.partition("=")
         if name in ("ExecStartPre", "ExecStopPost"):
             words = shlex.split(command.removeprefix("-").replace("$$", "$"))
             assert await run(*words, SERVICE_RESULT="exit-code") == 0
-    assert [signal for signal, _ in await heard(server, before)] == ["start", "fail"]
+    assert [signal for signal, _ in await received(server, before)] == ["start", "fail"]
 
     needs("wget")
     job = yaml.safe_load(text["Kubernetes"])["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    before = len(await heard(server, 0))
+    before = len(await received(server, 0))
     assert await run(*job["command"], job["args"][0].replace("/path/to/job", fails)) == 3
-    assert await heard(server, before) == [("start", None), ("fail", 3)]
+    assert await received(server, before) == [("start", None), ("fail", 3)]
 
 
 async def test_every_snippet_for_a_fleet_names_its_worker(server: Server) -> None:
@@ -103,8 +103,8 @@ async def test_every_snippet_for_a_fleet_names_its_worker(server: Server) -> Non
         await run("sh", "-c", by_code.removeprefix("* * * * * ").replace("/path/to/job", "sh -c 'exit 3'"))
         await run("sh", "-c", by_exec.removeprefix("* * * * * ").replace("/path/to/job", "true"), PATH=path)
         await run("sh", "-c", text["offbeat exec"].replace("/path/to/worker", "true"), PATH=path)
-    heard = ["success", "fail", "start", "success", "start", "success"]
-    assert await signals() == heard * 2
+    received = ["success", "fail", "start", "success", "start", "success"]
+    assert await signals() == received * 2
     assert await run(sys.executable, "-c", text["Python"]) == 0
     assert (await signals())[-2:] == ["success", "leave"]
 

@@ -162,7 +162,7 @@ async def test_neither_a_poisoned_alert_nor_a_peer_that_fails_keeps_the_others_f
             requests = await good.wait_count(3)
         repeated = {alert["labels"]["monitor"] for request in requests for alert in orjson.loads(request.body)}
         assert repeated == {f"job-{n}" for n in range(1, 501)}
-        assert (len(bad.requests), len(picky.requests)) == (1, 3), "it is told again a minute later"
+        assert (len(bad.requests), len(picky.requests)) == (1, 3), "it is sent again a minute later"
 
 
 async def test_a_peer_that_hangs_holds_nothing_up() -> None:

@@ -266,8 +266,8 @@ async def test_an_alert_about_offbeat_itself_waits_for_no_storm(world: Scene, re
             storms += 1
             await asyncio.sleep(0.25)  # sleep: the pace of the storm
         assert await world.settled() == {"delivered": 10 * storms + 1}
-    [told] = [r for r in receiver.requests if r.json["type"] == "offbeat.operator"]
-    assert "12 s" in told.json["data"]["text"]
+    [alert] = [r for r in receiver.requests if r.json["type"] == "offbeat.operator"]
+    assert "12 s" in alert.json["data"]["text"]
 
 
 async def test_every_explicit_failure_is_named_with_its_reason_however_many_there_are(
@@ -370,10 +370,10 @@ async def test_half_an_hour_of_failures_in_a_minute_leaves_no_incident_without_a
         "select a.uid, d.uid as digest from alerts a left join digests d on d.id = a.digest_id where a.kind = 'opened'"
     )
     arrived = set(ids(receiver))
-    untold = [
+    without_alert = [
         r for r in rows if (f"digest_{r['digest'].hex}" if r["digest"] else f"alert_{r['uid'].hex}") not in arrived
     ]
-    assert len(rows) == 14 * 213 and not untold
+    assert len(rows) == 14 * 213 and not without_alert
     if digest:
         assert len(set(arrived)) < 400
 

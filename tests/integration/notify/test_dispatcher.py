@@ -270,8 +270,8 @@ async def test_a_channel_that_fails_for_minutes_is_reported_once_and_says_when_i
             "update channels set updated_at = now() - interval '1 hour', is_default = slug <> 'bad'"
         )
         await world.alert(bad, created_at=datetime.now(UTC) - timedelta(minutes=4))
-        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
-        assert "Alerts do not arrive at bad" in told.json["data"]["reason"] and "503" in told.json["data"]["reason"]
+        alert = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
+        assert "Alerts do not arrive at bad" in alert.json["data"]["reason"] and "503" in alert.json["data"]["reason"]
 
         async def failing() -> bool:
             return bool(await world.pool.fetchval("select failing_since is not null from channels where id = $1", bad))

@@ -133,5 +133,5 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
             assert await world.settled() == {"delivered": made}
         found = copies(receiver)
     assert all(len(set(bodies)) == 1 for bodies in found.values())
-    told = sum(id.startswith("alert_") for id in found) + await world.pool.fetchval("select sum(alerts) from digests")
-    assert told == made
+    sent = sum(id.startswith("alert_") for id in found) + await world.pool.fetchval("select sum(alerts) from digests")
+    assert sent == made

@@ -32,7 +32,7 @@ async def ping(server: Server, monitor: dict[str, Any], *signals: str) -> None:
         assert answer.status == 200
 
 
-def heard(receiver: Receiver) -> list[tuple[str, str]]:
+def received(receiver: Receiver) -> list[tuple[str, str]]:
     return sorted((request.path[1:], request.json["type"]) for request in receiver.requests)
 
 
@@ -65,7 +65,7 @@ async def test_an_added_channel_gets_open_incidents_and_every_notified_channel_g
         assert await eventually(lambda: nothing_waits(database))
         names = ("added", "kept", "removed")
         ends = ("incident.opened", "incident.resolved")
-        assert heard(receiver) == [(name, end) for name in names for end in ends]
+        assert received(receiver) == [(name, end) for name in names for end in ends]
         opened = next(r.json["data"] for r in receiver.requests if r.path == "/added")
         assert opened["monitor"] == "job" and opened["cause"] == "failed" and opened["reason"]
 
@@ -81,9 +81,9 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
         short = await put(server, "monitors/short", {"channels": ["bad"]})
         await ping(server, job, "fail")
         await ping(server, short, "fail")
-        told = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
-        assert told.path == "/good" and "Alerts do not arrive at bad" in told.json["data"]["reason"]
-        assert "410" in told.json["data"]["reason"]
+        alert = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
+        assert alert.path == "/good" and "Alerts do not arrive at bad" in alert.json["data"]["reason"]
+        assert "410" in alert.json["data"]["reason"]
         shown = (await server.api("GET", "/api/v1/channels/bad")).body
         assert shown["failing_since"] and "410" in shown["failing_why"]
         assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
@@ -145,7 +145,7 @@ async def test_a_deleted_channel_gets_no_alert_and_nothing_waits_for_it(
         await ping(server, job, "success")
         await receiver.wait_for(lambda request: request.json["type"] == "incident.resolved")
         assert await eventually(lambda: nothing_waits(database))
-        assert [name for name, type in heard(receiver) if type == "incident.resolved"] == ["kept"]
+        assert [name for name, type in received(receiver) if type == "incident.resolved"] == ["kept"]
 
 
 async def test_an_incident_within_one_transaction_has_both_its_ends(

@@ -49,8 +49,8 @@ async def test_flapping_is_announced_held_back_and_reported_together(
 
 
 def _reminders_of(receiver: Receiver, name: str) -> int:
-    told = (r.json for r in receiver.requests)
-    return sum(each["type"] == "incident.reminder" and name in each["data"]["title"] for each in told)
+    sent = (r.json for r in receiver.requests)
+    return sum(each["type"] == "incident.reminder" and name in each["data"]["title"] for each in sent)
 
 
 async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiver) -> None:

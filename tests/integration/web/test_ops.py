@@ -285,12 +285,12 @@ async def test_the_watchdog_gets_heartbeats_only_while_the_server_works(notify_s
         asked.clear()
         await asyncio.wait_for(asked.wait(), HANG_S)
     notify_socket.setblocking(False)
-    heard = 0
+    received = 0
     with pytest.raises(BlockingIOError):
         while True:
             notify_socket.recv(100)
-            heard += 1
-    assert heard <= 1
+            received += 1
+    assert received <= 1
     await systemd.stop()
 
 

@@ -566,7 +566,7 @@ def test_unwatched_ends_and_begins_with_the_definition() -> None:
     scene.ping("10m")
     assert scene.status() == "unwatched", "the first ping came, and nothing more is expected"
     scene.ping("20m", "fail")
-    assert scene.status() == "down", "what a job says itself is heard"
+    assert scene.status() == "down", "an explicit outcome of a job counts"
     scene.ping("30m")
     assert scene.status() == "unwatched"
     scene.monitor(when="40m", every="1h")

@@ -197,8 +197,8 @@ def test_of_a_fleet_of_a_thousand_sixty_die_at_once(scene: Scene) -> None:
     assert incident.reason == (
         "940 of 1000 members alive, 950 required (95%); silent: " + ", ".join(sorted(dead)[:20]) + " and 40 more"
     )
-    told = [(alert.kind, alert.facts["reason"].partition(";")[0]) for alert in scene.effects(Alert)]
-    assert told == [
+    alerts = [(alert.kind, alert.facts["reason"].partition(";")[0]) for alert in scene.effects(Alert)]
+    assert alerts == [
         ("opened", "949 of 1000 members alive, 950 required (95%)"),
         ("worse", "940 of 1000 members alive, 950 required (95%)"),  # a minute later
     ]
@@ -231,8 +231,10 @@ def test_a_growing_loss_of_a_fleet_is_alerted_again_and_not_for_each_member(scen
     beat(900, 83)
     beat(930, 84)
     beat(2_400, 83)  # no more than in the last alert
-    told = [(alert.kind, alert.facts["reason"][:6], scene.seconds(alert.decided_at)) for alert in scene.effects(Alert)]
-    assert told == [("opened", "94 of ", 165), ("worse", "84 of ", 165 + 60), ("worse", "83 of ", 165 + 60 + 600)]
+    alerts = [
+        (alert.kind, alert.facts["reason"][:6], scene.seconds(alert.decided_at)) for alert in scene.effects(Alert)
+    ]
+    assert alerts == [("opened", "94 of ", 165), ("worse", "84 of ", 165 + 60), ("worse", "83 of ", 165 + 60 + 600)]
     assert only_incident(scene).reason.startswith("83 of 100 members alive, 95 required")
     beat(2_430, 100)
     assert scene.status() == "up" and scene.alerts() == ["opened", "worse", "worse", "resolved"]

@@ -30,12 +30,12 @@ def slots(text: str, count: int = 6, begin: int = BEGIN) -> list[int]:
 
 def slots_of_systemd(text: str, count: int = 6, begin: datetime = datetime(2026, 11, 30, tzinfo=UTC)) -> list[int]:
     """The same as systemd itself computes them."""
-    told = subprocess.run(
+    shown = subprocess.run(
         [needs("systemd-analyze"), "calendar", f"--iterations={count}", f"--base-time={begin:%F %T} UTC", text],
         env={"TZ": "UTC", "LC_ALL": "C"}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    times = re.findall(r"(?:Next elapse|Iter\. #\d+|Iteration #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", told)
-    assert len(times) == count, told
+    times = re.findall(r"(?:Next elapse|Iter\. #\d+|Iteration #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", shown)
+    assert len(times) == count, shown
     return [to_micros(datetime.fromisoformat(each).replace(tzinfo=UTC)) for each in times]
 
 

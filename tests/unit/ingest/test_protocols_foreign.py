@@ -288,14 +288,14 @@ def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
     assert filtered(hc(), "POST", post) == hc()
     assert filtered(hc("fail"), "GET", post).signal == "log"
 
-    def heard(ping: Ping, **words: Any) -> str:
+    def signal_of(ping: Ping, **words: Any) -> str:
         return filtered(ping, "GET", PingRules(post_only=False, keywords=Keywords(**words))).signal
 
     words = {"start": ("BEGIN",), "success": ("OK", "done"), "fail": ("ERROR",)}
     for message, signal in (("OK, but ERROR", "fail"), ("all done", "success"), ("BEGIN", "start"), ("error", "log")):
-        assert heard(hc(message=message), **words, default="ignore") == signal
-    assert heard(hc(), default="fail") == "fail"
-    assert heard(hc("start"), fail=("x",)) == "start"
+        assert signal_of(hc(message=message), **words, default="ignore") == signal
+    assert signal_of(hc(), default="fail") == "fail"
+    assert signal_of(hc("start"), fail=("x",)) == "start"
 
 
 # ---------------------------------------------------------------------------------------------------- Uptime Kuma
@@ -428,11 +428,11 @@ def test_cronitor() -> None:
     assert one(f"{url}?state=tick").ping == ping()
     assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
     # As the agent for Kubernetes does.
-    told = "env=production&exit_code=2&host=n1&message=BackOff&series=f00d&stamp=1766567"
-    assert one(f"/ping/{PING_KEY}/nightly/fail?{told}", "POST") == ParsedPing(
+    query = "env=production&exit_code=2&host=n1&message=BackOff&series=f00d&stamp=1766567"
+    assert one(f"/ping/{PING_KEY}/nightly/fail?{query}", "POST") == ParsedPing(
         made, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
     )
-    assert one(f"/ping/{PING_KEY}/nightly/logs?{told}", "POST").ping.signal == "log"
+    assert one(f"/ping/{PING_KEY}/nightly/logs?{query}", "POST").ping.signal == "log"
     assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == SlugAddress(PING_KEY, "ab-c", create=True, sent="aB c")
     assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == SlugAddress(PING_KEY, "ab.x", create=True, like="ab")
     assert one(f"{url}?env=Production").address == made

@@ -70,7 +70,7 @@ def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: ChannelQue
         now += gap
     assert plan(lane, now, 2, 0) == SendPlan(fresh=2), "a gap has passed with few"
     lane.began(now, digest="rest")
-    assert lane.gather.until == now + DIGEST_GAPS_S[0], "the next storm is told as quickly as the first"
+    assert lane.gather.until == now + DIGEST_GAPS_S[0], "the next storm is sent as quickly as the first"
 
 
 def test_an_urgent_alert_goes_alone_however_many_of_the_others_wait(lane: ChannelQueue) -> None:

@@ -272,10 +272,10 @@ async def test_tls_that_stalls() -> None:
 
 async def test_tls_is_checked(tmp_path: Path) -> None:
     certificate = tmp_path / "tls.pem"
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        received.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
@@ -285,7 +285,7 @@ async def test_tls_is_checked(tmp_path: Path) -> None:
     async with server:
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
         async with transport(allow_private_destinations=True) as out:
-            assert "certificate verify failed" in str(await failure(out, url)) and not heard
+            assert "certificate verify failed" in str(await failure(out, url)) and not received
         async with transport(trusting, allow_private_destinations=True) as out:
             assert (await out.post(url, b"{}", {})).status == 204
             assert "certificate" in str(await failure(out, url.replace("localhost", "127.0.0.1"))), "and the name too"

@@ -271,7 +271,7 @@ def test_cut() -> None:
         ),
         ("\x1b[31mred\x1b[0m\x00\x07 ok\r\nnext", "red ok\nnext"),
         ("the ping of run 6dbb8a64-8b5b-4a5c-9c0e-0f4dd5a0f0a1 is late", None),
-        ("a secret is not told", None),
+        ("a secret is not shown", None),
     ],
 )
 def test_what_looks_like_a_secret_is_taken_out(text: str, said: str | None) -> None:
