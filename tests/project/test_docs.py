@@ -34,8 +34,10 @@ def test_what_the_threat_model_names_is_there() -> None:
 
 
 def script_of_the_readme() -> str:
-    """The job of "From a monitor to an alert", as people paste it."""
-    (script,) = re.findall(r"```sh\n(PING=.*?)```", README.read_text(), re.DOTALL)
+    """The job of "From a monitor to an alert", without the functions that readers replace by their own commands."""
+    (script,) = re.findall(r"^cat > job.sh <<'END'\n(.*?)^END$", README.read_text(), re.DOTALL | re.MULTILINE)
+    script, replaced = re.subn(r"^(?:extract|transform|load)\(\) .*\n", "", script, flags=re.MULTILINE)
+    assert replaced == 3
     return str(script)
 
 
