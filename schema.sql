@@ -1,6 +1,6 @@
 -- Offbeat's whole schema, applied once to an empty database by db/schema.py.
 --
--- Words are those of the README. Times are timestamptz; every instant in `pings`, `states`, `runs` and `incidents`
+-- docs/concepts/glossary.md defines the terms. Times are timestamptz; every instant in `pings`, `states`, `runs` and `incidents`
 -- is *log time* (see common/clock.py). No foreign key points at or leaves the log: a ping must never wait for a lock
 -- on a definition. Columns of the large tables are ordered by width, so that rows carry no padding.
 

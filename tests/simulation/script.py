@@ -12,7 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.db.pool import open_cursor
 from offbeat_server.db.repositories import lease_row
 from offbeat_server.db.repositories.lease_row import Held, held_by
-from offbeat_server.db.repositories.outbox import Attached, ChannelRow, Gathering, SettledAlert, WantedAlerts
+from offbeat_server.db.repositories.outbox import Attached, ChannelRow, DigestSelection, SettledAlert, WantedAlerts
 from offbeat_server.db.repositories.ping_log import LostPings, RefusedPings, Registered
 from offbeat_server.db.scheduler_store import decision_rows, log_entries, scheduler_rows, states
 from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
@@ -59,7 +59,7 @@ class Script:
             self.people: 5, self.decide: 16, self.operators: 1, self.checkpoint: 3, self.close: 1,
             self.outages: 4, self.read_scheduler: 6, self.load: 3, self.read_log: 3,
             self.take_over: 3, self.claim: 9, self.settle: 8, self.hold: 2, self.note: 2, self.renew_claims: 2,
-            self.give_back: 1, self.gather: 5, self.resume_digests: 3, self.settle_digest: 3,
+            self.give_back: 1, self.make_digest: 5, self.resume_digests: 3, self.settle_digest: 3,
         }  # fmt: skip
 
     async def run(self, steps: int) -> None:
@@ -528,10 +528,10 @@ class Script:
         holder = self.rng.choice(HOLDERS)
         await self._step(lambda side: side.outboxes[holder].release())
 
-    async def gather(self) -> None:
+    async def make_digest(self) -> None:
         """A digest is made of what waits in a lane."""
         rng, holder = self.rng, self.rng.choice(HOLDERS)
-        wanted = Gathering(
+        wanted = DigestSelection(
             rng.choice((1, 2)), rng.choice((2, 50)), rng.choice((1, 1, 3)), rng.random() < 0.5, rng.random() < 0.7,
             rng.choice(("all", "rest", "over")),
         )  # fmt: skip

@@ -80,7 +80,7 @@ class Channel(BaseModel):
     )
 
     @property
-    def gathers(self) -> bool:
+    def combines(self) -> bool:
         """Whether alerts for people may be combined into one message."""
         return self.digest and self.digest_style == "words"
 

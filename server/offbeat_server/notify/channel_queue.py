@@ -20,7 +20,7 @@ BURST_MAX = 5
 BURST_REFILL_S = 2.0
 DIGEST_GAPS_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 URGENT_GAPS_S = (5.0, 10.0)
-GATHERED = ("all", "rest", "over")  # first attempts of a digest
+FIRST_DIGESTS = ("all", "rest", "over")  # first attempts of a digest
 # A channel that works again may have thousands of retries. While a first attempt may go, at most these go before it.
 RETRIES_MAX = 4
 IN_FLIGHT_MAX = 4  # attempts at once in one lane; one where the last failed, or nothing is known to arrive
@@ -71,7 +71,7 @@ def _new_burst() -> TokenBucket:
 class ChannelQueue:
     """One channel's queue as the active dispatcher sees it."""
 
-    digests: bool  # whether alerts may be gathered at all
+    digests: bool  # whether alerts may be combined at all
     gaps: bool  # whether digests keep a distance: messages for people do, requests to a machine need not
     rate: TokenBucket
     burst: TokenBucket = field(default_factory=_new_burst)
@@ -82,8 +82,8 @@ class ChannelQueue:
     blocked_until: float = 0.0
     _also_failing: int = 0  # attempts that were under way when another failed: their failures are the same one
     _retried: int = 0  # retries since the last first attempt
-    gather: Gaps = field(default_factory=Gaps)
-    urgent_gather: Gaps = field(default_factory=Gaps)
+    digest_gaps: Gaps = field(default_factory=Gaps)
+    urgent_digest_gaps: Gaps = field(default_factory=Gaps)
 
     @property
     def circuit_open(self) -> bool:
@@ -154,19 +154,19 @@ class ChannelQueue:
         if not self.digests:
             return urgent, fresh, ""
         if waiting.urgent > BURST_MAX:
-            if now >= self.urgent_gather.until:
+            if now >= self.urgent_digest_gaps.until:
                 return 0, 0, "all"
             urgent = 0
         urgent = min(urgent, self.urgent_burst.left(now))
-        if urgent and now >= self.urgent_gather.until:
-            self.urgent_gather.index = 0  # a gap has passed with few: the storm is over
-        if now < self.gather.until:
+        if urgent and now >= self.urgent_digest_gaps.until:
+            self.urgent_digest_gaps.index = 0  # a gap has passed with few: the storm is over
+        if now < self.digest_gaps.until:
             return urgent, 0, ""
         if waiting.fresh > BURST_MAX:
             return urgent, 0, "rest"
         over = self.combines and waiting.urgent_over + waiting.fresh_over > 0
         if fresh and not over:
-            self.gather.index = 0
+            self.digest_gaps.index = 0
         return urgent, min(fresh, self.burst.left(now)), "over" if over else ""
 
     def began(self, now: float, urgent: int = 0, singles: int = 0, retries: int = 0, digest: str = "") -> None:
@@ -174,20 +174,20 @@ class ChannelQueue:
         count = urgent + singles + retries + bool(digest)
         self.in_flight += count
         self.rate.take(now, count)
-        if urgent or singles or digest in GATHERED:
+        if urgent or singles or digest in FIRST_DIGESTS:
             self._retried = 0
         else:
             self._retried += count
         for bucket, used in ((self.burst, singles), (self.urgent_burst, urgent)):
             bucket.take(now, used)
-        if self.gaps and digest in GATHERED:
-            self.gather.began(now, DIGEST_GAPS_S)
+        if self.gaps and digest in FIRST_DIGESTS:
+            self.digest_gaps.began(now, DIGEST_GAPS_S)
         if self.gaps and digest == "all":
-            self.urgent_gather.began(now, URGENT_GAPS_S)
+            self.urgent_digest_gaps.began(now, URGENT_GAPS_S)
 
-    def more_is_gathered(self) -> None:
+    def more_digests_wait(self) -> None:
         """The digest could not hold everything: the next one need not wait."""
-        self.gather.until = self.urgent_gather.until = 0.0
+        self.digest_gaps.until = self.urgent_digest_gaps.until = 0.0
 
     def ended(self, now: float, failed: bool, wait_s: float = 0.0) -> None:
         """One attempt has ended; `failed` in a way that says something about the channel, which then rests `wait_s`."""
@@ -211,7 +211,7 @@ class ChannelQueue:
         return (
             not self.in_flight
             and not self.failures
-            and max(self.gather.until, self.urgent_gather.until) <= now
+            and max(self.digest_gaps.until, self.urgent_digest_gaps.until) <= now
             and self.rate.is_full(now)
             and self.burst.is_full(now)
             and self.urgent_burst.is_full(now)

@@ -20,8 +20,8 @@ from offbeat_server.db.repositories.outbox import (
     ChannelRow,
     Claimed,
     Digest,
+    DigestSelection,
     Due,
-    Gathering,
     Outbox,
     SettledAlert,
     WantedAlerts,
@@ -31,7 +31,7 @@ from offbeat_server.notify.attempts import RESERVED, DeliveryAttempts
 from offbeat_server.notify.channel import Channel
 from offbeat_server.notify.channel_queues import ChannelQueues
 from offbeat_server.notify.channels.registry import load_channel
-from offbeat_server.notify.digests import DIGEST_LEAST, RenderError, gather
+from offbeat_server.notify.digests import DIGEST_LEAST, RenderError, make_digest
 from offbeat_server.notify.flapping import Flapping
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 
@@ -161,7 +161,7 @@ class DeliveryRound:
         queue = self._queues.of(due.lane, channel)
         plan = queue.plan(now, due)
         if plan.digest:
-            wanted = Gathering(
+            wanted = DigestSelection(
                 lane=due.lane,
                 most=channel.digest_alerts_max,
                 least=1 if plan.digest == "over" else DIGEST_LEAST,
@@ -182,7 +182,7 @@ class DeliveryRound:
             failpoints.pass_by("claimed")
             self._busy = True
         claimed = await self._drop_unheard(claimed)
-        holding = {id for id, each in targets.items() if isinstance(each.channel, Channel) and each.channel.gathers}
+        holding = {id for id, each in targets.items() if isinstance(each.channel, Channel) and each.channel.combines}
         for row in await self._flapping.hold_back(claimed, holding):
             channel, project = targets[row.lane]
             if isinstance(channel, str):
@@ -212,10 +212,10 @@ class DeliveryRound:
 
     # ---------------------------------------------------------------- digests
 
-    async def _send_new_digest(self, wanted: Gathering, channel: Channel, project: str) -> bool:
+    async def _send_new_digest(self, wanted: DigestSelection, channel: Channel, project: str) -> bool:
         """Combine what waits for a channel into a digest and begin to send it. False: there was not enough for one."""
         try:
-            digest = await gather(self._outbox, wanted, channel, project, self._message_builder, self._lease_s())
+            digest = await make_digest(self._outbox, wanted, channel, project, self._message_builder, self._lease_s())
         except RenderError:
             detail = "its alerts are sent one by one"
             log.exception("delivery_round.digest_render_failed", channel=wanted.lane, detail=detail)
@@ -245,7 +245,7 @@ class DeliveryRound:
         self._attempts.begin_digest(digest, channel, message, queue.circuit_open)
         queue.began(monotonic(), digest=which if digest.attempts == 1 else "again")
         if digest.left:
-            queue.more_is_gathered()
+            queue.more_digests_wait()
         self._busy = True
 
     # ---------------------------------------------------------------- channels

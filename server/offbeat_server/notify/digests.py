@@ -1,12 +1,13 @@
-"""Many alerts become one message: attached to a row, rendered and stored, in one transaction and before sending.
+"""Digests: combine many alerts into one message.
 
-So a crash leaves either no digest, or one whose bytes any dispatcher can send.
+One transaction attaches the alerts to a row of `digests`, renders the message and stores it, before it is sent. So a
+crash leaves either no digest, or one whose bytes any dispatcher can send.
 """
 
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.instants import to_micros
-from offbeat_server.db.repositories.outbox import Attached, Digest, Gathering, Outbox
+from offbeat_server.db.repositories.outbox import Attached, Digest, DigestSelection, Outbox
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import BURST_MAX
@@ -16,18 +17,23 @@ DIGEST_LEAST = BURST_MAX + 1
 
 
 class RenderError(Exception):
-    """Something in one of its alerts keeps a digest from being written; each alert alone will show which."""
+    """A digest cannot be rendered because of one of its alerts; sending each alert alone shows which."""
 
 
-async def gather(
-    outbox: Outbox, wanted: Gathering, channel: Channel, project: str, message_builder: MessageBuilder, lease_s: float
+async def make_digest(
+    outbox: Outbox,
+    wanted: DigestSelection,
+    channel: Channel,
+    project: str,
+    message_builder: MessageBuilder,
+    lease_s: float,
 ) -> Digest | None:
-    """A digest of what waits in a lane, claimed. None: fewer than `least` may go into one.
+    """Store and claim a digest of the alerts that wait in a lane. None: fewer than `least` may go into one.
 
     Raises RenderError, and then nothing has changed.
     """
     whole = channel.digest_style == "members"
-    # For machines there is a message for each alert, and none is too much to name.
+    # A machine gets a message for each alert, so all are named.
     named = (wanted.most if whole else MONITORS_NAMED_MAX, INCIDENTS_NAMED_MAX)
     async with outbox.transaction() as connection:
         attached = await outbox.attach(connection, wanted, named, wanted.most if whole else 0)
@@ -35,7 +41,7 @@ async def gather(
             return None
         message, body = _put_into_words(attached, channel, project, message_builder)
         await outbox.write_digest(connection, attached, message.facts, body, lease_s)
-    failpoints.pass_by("gathered")
+    failpoints.pass_by("digest stored")
     return Digest(
         id=attached.id,
         lane=wanted.lane,

@@ -1,7 +1,7 @@
 """Retention: the scheduler creates and retires partitions, and deletes old data.
 
-Old data is what is older than `--keep-days`, and what deleted monitors have left. No process without the lease does
-any of this.
+Old data is data older than `--keep-days`, and the data of deleted monitors. Only the process with the lease does this.
+Old alerts and digests are not deleted here: every dispatcher deletes them (`_sweep` in notify/periodic.py).
 
 A partition is never retired before the checkpoint has passed it: a restart follows the log from there. An outage that
 may still move a deadline stays, in memory and in Postgres, however old it is.

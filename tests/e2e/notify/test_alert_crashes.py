@@ -36,7 +36,7 @@ PLACES = {
     "outbox written": Expected(0, 1, 1),
     "committed": Expected(9, 1, 1),  # and no process knows yet
     "known": Expected(9, 1, 1),
-    "gathered": Expected(9, 1, 1),  # the digest is stored, and not sent
+    "digest stored": Expected(9, 1, 1),  # the digest is stored, and not sent
     "claimed": Expected(9, 1, 2),  # the digest may be under way
     "sent": Expected(9, 2, 2),
     "settled": Expected(9, 1, 2),

@@ -14,7 +14,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db.pool import connect, database_trouble, open_pool
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes
-from offbeat_server.db.repositories.outbox import Gathering, Outbox
+from offbeat_server.db.repositories.outbox import DigestSelection, Outbox
 from offbeat_server.db.sql_loader import load
 from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
 from tests.support.harness import Receiver, Server, eventually
@@ -93,14 +93,14 @@ async def test_alerts_in_the_hands_of_a_dispatcher_that_froze_are_sent_by_anothe
     async with scene(database_url) as here, Receiver() as receiver:
         channel = await here.channel("hook", "webhook", url=receiver.url)
         await here.alerts(channel, 8)
-        gathering = Outbox(here.pool, "frozen", "there").transaction()
-        connection = await gathering.__aenter__()
-        wanted = Gathering(channel, 100, 2, following=True, resolves=True, which="all")
+        transaction = Outbox(here.pool, "frozen", "there").transaction()
+        connection = await transaction.__aenter__()
+        wanted = DigestSelection(channel, 100, 2, following=True, resolves=True, which="all")
         assert await Outbox(here.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
         async with here.dispatcher():  # it skips rows that another process has locked
             await frozen.start()
             await here.settled()
         assert receiver.requests
         with pytest.raises(DatabaseDownError):
-            await gathering.__aexit__(None, None, None)
+            await transaction.__aexit__(None, None, None)
     await frozen.stop()

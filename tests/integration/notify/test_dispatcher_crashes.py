@@ -75,7 +75,7 @@ async def test_killed_with_single_alerts(world: Scene, database_url: str, place:
         assert len(receiver.requests) == 12, "nothing was under way at that moment"
 
 
-@pytest.mark.parametrize("place", ["gathered", "digest sent", "digest settled"])
+@pytest.mark.parametrize("place", ["digest stored", "digest sent", "digest settled"])
 async def test_killed_with_a_digest(world: Scene, database_url: str, place: str) -> None:
     async with Receiver() as receiver:
         channel = await world.channel("hook", "webhook", url=receiver.url)

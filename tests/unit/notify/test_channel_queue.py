@@ -70,13 +70,13 @@ def test_many_become_a_digest_at_once_and_then_ever_more_rarely(lane: ChannelQue
         now += gap
     assert plan(lane, now, 2, 0) == SendPlan(fresh=2), "a gap has passed with few"
     lane.began(now, digest="rest")
-    assert lane.gather.until == now + DIGEST_GAPS_S[0], "the next storm is sent as quickly as the first"
+    assert lane.digest_gaps.until == now + DIGEST_GAPS_S[0], "the next storm is sent as quickly as the first"
 
 
 def test_an_urgent_alert_goes_alone_however_many_of_the_others_wait(lane: ChannelQueue) -> None:
     lane.began(0, digest="rest")
     finish(lane, 0)
-    assert plan(lane, 0.1, MANY, 0, urgent=1) == SendPlan(urgent=1), "while the others gather"
+    assert plan(lane, 0.1, MANY, 0, urgent=1) == SendPlan(urgent=1), "while the others wait"
     assert plan(lane, DIGEST_GAPS_S[0], MANY, 0, urgent=1) == SendPlan(urgent=1, digest="rest")
     lane.began(0.1, singles=BURST_MAX)
     finish(lane, 0.2)
@@ -126,12 +126,12 @@ def test_a_storm_long_ago_is_forgotten(lane: ChannelQueue) -> None:
         lane.began(now, digest="rest")
         finish(lane, now)
     lane.began(1_000, digest="rest")
-    assert lane.gather.until == 1_000 + DIGEST_GAPS_S[0]
+    assert lane.digest_gaps.until == 1_000 + DIGEST_GAPS_S[0]
 
 
 def test_what_one_message_cannot_name_goes_with_the_next_at_once(lane: ChannelQueue) -> None:
     lane.began(0, digest="all")
-    lane.more_is_gathered()
+    lane.more_digests_wait()
     finish(lane, 0)
     assert plan(lane, 0.1, MANY, 0).digest == "rest"
 
@@ -183,7 +183,7 @@ def test_a_first_attempt_is_behind_few_retries_however_many_wait(
     retries, most, firsts = 0, 0, 0
     for now in (n * step_s for n in range(1_000)):
         done = plan(lane, now, again=50, **waiting)
-        gathers = now < lane.gather.until  # first attempts wait for the next digest
+        gathers = now < lane.digest_gaps.until  # first attempts wait for the next digest
         lane.began(now, urgent=done.urgent, singles=done.fresh, retries=done.again, digest=done.digest)
         while lane.in_flight:
             lane.ended(now, failed=not works)

@@ -157,8 +157,8 @@ class Attached(NamedTuple):
     members: list[DigestMember]  # only for channels that want each
 
 
-class Gathering(NamedTuple):
-    """Which alerts of a lane make a digest, and how many of them."""
+class DigestSelection(NamedTuple):
+    """The alerts of a lane that a digest may contain, and their minimum and maximum number."""
 
     lane: int
     most: int
@@ -316,7 +316,7 @@ class Outbox:
                 yield connection
 
     async def attach(
-        self, connection: Connection, wanted: Gathering, named: tuple[int, int], members: int
+        self, connection: Connection, wanted: DigestSelection, named: tuple[int, int], members: int
     ) -> Attached | None:
         """Make what may go of a lane part of a new digest, unless it is fewer than `least`.
 

@@ -3,7 +3,7 @@
 -- part: columns
 -- As columns, not rows: the reader (db/scheduler_store/log_entries.py) needs half the time for them. Columns that a plain
 -- ping does not use are left out: the last columns hold values of the other pings alone. An instant comes as microseconds: `extract` is
--- numeric and exact, where a double loses some after 2041. The subquery is in order, and so is what is gathered of it.
+-- numeric and exact, where a double loses some after 2041. The subquery is in order, and so is the aggregate.
 select array_agg(p.writer), array_agg((extract(epoch from p.at) * 1000000)::bigint), array_agg(p.seq),
        array_agg(p.monitor_id), array_agg(p.project_id), array_agg(inet_send(p.source)), array_agg(p.signal::text),
        array_agg(p.plain),

@@ -364,7 +364,7 @@ returning c.id
 
 -- name: hurry
 -- Retries in channels that work again wait no longer.
-with gathered as (
+with hurried_digests as (
   update digests set next_attempt_at = clock_timestamp()
    where lane = any ($1::integer[]) and state = 'pending' and claimed_by is null and attempts > 0
      and next_attempt_at > now()
@@ -756,7 +756,7 @@ select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
 
 -- name: resend
 -- On request: a settled alert goes out once more, alone and with all its time, under the same id. It counts as tried: it
--- is neither held back nor gathered into a digest, and an open and its resolve that are both asked for do not cancel out.
+-- is neither held back nor put into a digest, and an open and its resolve that are both asked for do not cancel out.
 update alerts
    set state = 'pending', attempts = 1, lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
        next_attempt_at = clock_timestamp(), expires_at = clock_timestamp() + interval '24 hours'

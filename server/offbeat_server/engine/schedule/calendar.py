@@ -1,4 +1,4 @@
-"""When the next ping is due: cron and OnCalendar.
+"""Due times of cron and OnCalendar expressions.
 
 cronsim and oncalendar read the expressions. oncalendar follows systemd through changes of daylight saving time. For
 cron, cronsim finds the next match in local time, and `_cron_slots` decides what a change of the clocks does, by the

@@ -1,4 +1,4 @@
-"""Answers as bytes of HTTP/1.1 (RFC 9112), for the fast HTTP server."""
+"""Responses as bytes of HTTP/1.1 (RFC 9112), for the fast HTTP server."""
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -28,7 +28,7 @@ def write_answer(answer: HttpAnswer, date: bytes, connection: bytes, *, head: bo
 
 
 class Rewriter:
-    """Writes answers that are said again and again: the same object, written the same way, is written once."""
+    """Caches written responses: the same answer object with the same header lines is written once."""
 
     def __init__(self) -> None:
         self._written: dict[tuple[int, bytes, bytes, bool], tuple[HttpAnswer, bytes]] = {}
@@ -38,12 +38,12 @@ class Rewriter:
         key = (id(answer), date, connection, head)
         known = self._written.get(key)
         if known is None or known[0] is not answer:
-            # Holding the answer keeps its id its own.
+            # A reference to the answer, so that no other object gets its id.
             known = self._written[key] = answer, write_answer(answer, date, connection, head=head)
         return known[1]
 
     def forget(self) -> None:
-        """Another date is written from now on."""
+        """Empty the cache, because the date has changed."""
         self._written.clear()
 
 
