@@ -20,8 +20,11 @@ others of the package `offbeat`. `offbeat exec` and `offbeat ping` need nothing 
 server need `offbeat[cli]`.
 
 - The address of the server is `--url`, else `OFFBEAT_URL`, else `http://127.0.0.1:8080`. The access key is
-  `OFFBEAT_ADMIN_KEY`, else the key in the data directory of a server on the same machine. [Settings](settings.md#client)
-  lists the variables.
+  `--api-key`, else `OFFBEAT_ADMIN_KEY`, else the key in the data directory of a server on the same machine (`--data-dir`).
+  [Settings](settings.md#client) lists the variables.
+- `--url`, `--api-key` and `--data-dir` may stand before or after the names of a command that manages a server:
+  `offbeat --url URL monitors show job` and `offbeat monitors show job --url URL` are the same. All other options follow the
+  last name of the command, and all options of `exec`, `ping`, `serve` and `import` follow that name.
 - `--json` prints the answer of the API, for programs. `--help` explains each command.
 - Exit codes: 0 done; 1 the server refused, or a check failed; 2 the command could not be tried (a wrong flag, a file
   that cannot be read, no server at the address).
@@ -37,7 +40,7 @@ def _command(name: str, parent: click.Context, level: int = 2) -> str:
     command = parent.command.get_command(parent, name)
     assert command is not None, name
     context = click.Context(command, info_name=name, parent=parent)
-    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)]).rstrip()
     text = "\n\n".join(" ".join(part.split()) for part in described(name, command.help).replace("\b", "").split("\n\n"))
     parts = [heading, f"```text\n{usage}\n```\n\n", f"{text}\n\n"]
     if name == "serve":

@@ -4,8 +4,10 @@ import asyncio
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from offbeat.cli import cli
 from offbeat_server.config import Settings
 from tests.support.harness import HANG_S, ROOT, Receiver, needs
 
@@ -75,3 +77,9 @@ async def test_the_script_of_the_readme_reports_and_is_never_in_the_way(tmp_path
         code, _ = await run_script(script, base, directory, "echo load >> ran; exit 0")
         assert code == 0 and (directory / "ran").read_text().split() == ["extract", "transform", "load"]
     silent.close()
+
+
+def test_the_readme_of_the_client_lists_every_command() -> None:
+    text = (ROOT / "client" / "README.md").read_text()
+    named = set(re.findall(r"`(?:offbeat )?([a-z]+)`", text)) - {"offbeat"}
+    assert named == set(cli.list_commands(click.Context(cli)))

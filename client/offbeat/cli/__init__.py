@@ -14,6 +14,7 @@ from typing import cast
 
 import click
 
+from offbeat.cli.client import connection_options, remember_connection
 from offbeat.errors import OffbeatError
 from offbeat.readable import readable
 
@@ -54,6 +55,13 @@ class _Commands(click.Group):
             raise OffbeatError(f"`offbeat {name}` is part of the server: pip install offbeat-server")
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in _COMMANDS and _COMMANDS[args[0]][0] is None:  # only an option can stand before them
+            raise click.UsageError(f"options must follow the command: offbeat {args[0]} --url … …")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             added = [
@@ -77,8 +85,18 @@ def _order(name: str) -> tuple[int, str]:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="offbeat", prog_name="offbeat")
-def cli() -> None:
-    """Offbeat: a heartbeat server. It alerts people when an expected ping does not arrive."""
+@connection_options
+@click.pass_context
+def cli(context: click.Context, url: str | None, api_key: str | None, data_dir: str | None) -> None:
+    """Offbeat: a heartbeat server. It alerts people when an expected ping does not arrive.
+
+    Commands that manage a server take --url, --api-key and --data-dir before or after their name.
+    """
+    given = remember_connection(context, url=url, admin_key=api_key, data_dir=data_dir)
+    assert isinstance(context.command, click.Group)
+    command = context.command.get_command(context, context.invoked_subcommand or "")
+    if given and command is not None and not any(option.name == "url" for option in command.params):
+        raise click.UsageError(f"options must follow the command: offbeat {command.name} …")
 
 
 def main() -> int:

@@ -26,8 +26,6 @@ TEST_TIMEOUT_S = 40.0
 @with_client
 def channels_command(client: ApiClient, project: str | None, as_json: bool) -> None:
     """List channels."""
-    if click.get_current_context().invoked_subcommand is not None:
-        return
     found = list(client.pages("/channels", project=project))
     if as_json:
         write_json(found)
@@ -99,8 +97,6 @@ def channel_delete(client: ApiClient, slug: str, project: str | None) -> None:
 @with_client
 def keys_command(client: ApiClient, show_all: bool, project: str | None, as_json: bool) -> None:
     """List access keys."""
-    if click.get_current_context().invoked_subcommand is not None:
-        return
     found = [key for key in client.pages("/keys", project=project) if show_all or key["revoked_at"] is None]
     if as_json:
         write_json(found)

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import click
 import orjson
+from click.core import ParameterSource
 
 from offbeat import admin_key
 from offbeat.cli.settings import ClientSettings, read_client_settings, unknown_variables
@@ -90,16 +91,11 @@ def _problem(error: HTTPError) -> dict[str, Any]:
     return {"detail": f"{error.url} answered {error.code} {error.reason}"}
 
 
-def with_client(command: F) -> F:
-    """Options to find a server; the command is handed a `client`."""
+_GIVEN = "offbeat.connection"  # key of `click.Context.meta`, which a command shares with its groups
 
-    def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
-        for unknown in unknown_variables():
-            click.echo(f"offbeat: warning: {unknown}", err=True)
-        flags = {"url": url, "admin_key": api_key, "data_dir": data_dir}
-        return command(client=ApiClient(read_client_settings(flags)), **rest)
 
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
+def connection_options(command: F) -> F:
+    """Add the options that name a server and its access key."""
     for option in (
         click.option(
             "--data-dir",
@@ -108,7 +104,46 @@ def with_client(command: F) -> F:
         click.option("--api-key", help="The access key.  [OFFBEAT_ADMIN_KEY; default: the one in the data directory]"),
         click.option("--url", help="The server's address.  [OFFBEAT_URL; default: http://127.0.0.1:8080]"),
     ):
-        run = option(run)
+        command = option(command)
+    return command
+
+
+def remember_connection(context: click.Context, **options: str | None) -> dict[str, str | None]:
+    """Keep the connection options of this command for its subcommands.
+
+    Returns the options that hold here: its own, else those of the groups before it.
+    """
+    given: dict[str, str | None] = context.meta.setdefault(_GIVEN, {})
+    given.update({name: value for name, value in options.items() if value is not None})
+    return given
+
+
+def _refuse_others(context: click.Context, subcommand: str) -> None:
+    """Refuse options of a list in front of a subcommand, which would not see them: it might change another project."""
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if given and name not in ("url", "api_key", "data_dir"):
+            raise click.UsageError(
+                f"{option.opts[0]} must follow the subcommand: {context.command_path} {subcommand} … {option.opts[0]} …"
+            )
+
+
+def with_client(command: F) -> F:
+    """Add the connection options. The command gets a `client` for the server that they name."""
+
+    def run(url: str | None, api_key: str | None, data_dir: str | None, **rest: Any) -> Any:
+        context = click.get_current_context()
+        given = remember_connection(context, url=url, admin_key=api_key, data_dir=data_dir)
+        if isinstance(context.command, click.Group) and context.invoked_subcommand is not None:
+            _refuse_others(context, context.invoked_subcommand)
+            return None  # the subcommand makes the client
+        for unknown in unknown_variables():
+            click.echo(f"offbeat: warning: {unknown}", err=True)
+        return command(client=ApiClient(read_client_settings(given)), **rest)
+
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    run = connection_options(run)
     # The parameters that click has put on the command itself are kept; click reads the list from its end.
     own = run.__click_params__  # type: ignore[attr-defined]
     run.__click_params__ = [*own, *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]

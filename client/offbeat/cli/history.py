@@ -6,10 +6,12 @@ import click
 
 from offbeat.cli.client import (
     ApiClient,
+    connection_options,
     json_option,
     path_of,
     project_filter_option,
     project_option,
+    remember_connection,
     when,
     with_client,
     write_json,
@@ -22,23 +24,31 @@ _LIMIT = click.option(
 
 
 class _ByName(click.Group):
-    """A group whose first word may also be the name of a thing: `offbeat runs backup`."""
+    """A group whose first word may also be the slug of a monitor: `offbeat runs backup`.
+
+    The command for that is listed as `SLUG`. Its former name `of` still works: `offbeat runs of backup`.
+    """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            return super().resolve_command(ctx, ["of", *args])
+        if args[0] == "of" and any(not word.startswith("-") for word in args[1:]):
+            args = args[1:]
+        if args[0] not in self.commands:
+            return super().resolve_command(ctx, ["SLUG", *args])
         return super().resolve_command(ctx, args)
 
 
 @click.group("runs", cls=_ByName)
-def runs_command() -> None:
+@connection_options
+@click.pass_context
+def runs_command(context: click.Context, url: str | None, api_key: str | None, data_dir: str | None) -> None:
     """The runs of a monitor: `offbeat runs SLUG`, `offbeat runs show ID`."""
+    remember_connection(context, url=url, admin_key=api_key, data_dir=data_dir)
 
 
-@runs_command.command("of")
-@click.argument("slug")
+@runs_command.command("SLUG")
+@click.argument("slug", metavar="")
 @click.option("--open", "is_open", is_flag=True, default=None, help="Only open runs.")
 @click.option(
     "--verdict", help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, unknown."
@@ -100,8 +110,6 @@ def incidents_command(
     client: ApiClient, is_open: bool | None, monitor: str | None, limit: int, project: str | None, as_json: bool
 ) -> None:
     """List incidents, the newest first."""
-    if click.get_current_context().invoked_subcommand is not None:
-        return
     path = path_of("monitors", monitor, "incidents") if monitor else "/incidents"
     found = client.pages(path, limit, open="true" if is_open else None, project=project)
     if as_json:

@@ -35,8 +35,6 @@ _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created
 @with_client
 def monitors_command(client: ApiClient, as_json: bool, limit: int | None, **query: Any) -> None:
     """List monitors."""
-    if click.get_current_context().invoked_subcommand is not None:
-        return
     found = client.pages("/monitors", limit, **query)
     if as_json:
         write_json(list(found))

@@ -33,6 +33,33 @@ async def test_help_names_every_setting_and_wrong_ones_are_refused_in_one_line()
     assert (await offbeat("doctor", url="http://127.0.0.1:1")).code == 1
 
 
+async def test_a_connection_option_counts_before_and_after_the_names_of_a_command() -> None:
+    here, other = "http://127.0.0.1:1", "http://127.0.0.1:2"
+    orders = [
+        ("--url", here, "monitors"),
+        ("monitors", "--url", here, "delete", "job"),
+        ("--url", other, "monitors", "--url", here, "show", "job"),
+        ("monitors", "--url", other, "show", "job", "--url", here),
+        ("runs", "--url", here, "job"),
+        ("--url", here, "runs", "of", "job"),
+    ]
+    for order in orders:
+        refused = await offbeat(*order, url=other)
+        assert refused.code == 2 and refused.err.startswith(f"offbeat: no answer from {here}: "), order
+    for command in ("serve", "import", "exec", "ping"):
+        refused = await offbeat("--url", here, command)
+        assert refused.code == 2 and f"must follow the command: offbeat {command} " in refused.err
+    refused = await offbeat("monitors", "--project", "x", "delete", "job", url=here)
+    assert refused.code == 2 and "offbeat monitors delete … --project" in refused.err, "not the job of another project"
+
+
+async def test_the_runs_of_a_monitor_need_no_word_before_its_slug() -> None:
+    commands = (await offbeat("runs", "--help")).out.partition("Commands:")[2]
+    assert re.findall(r"^  (\S+) ", commands, re.MULTILINE) == ["SLUG", "show"]
+    usage = (await offbeat("runs", "job", "--help")).out.splitlines()[0]
+    assert usage.strip().endswith("offbeat runs SLUG [OPTIONS]")
+
+
 async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
     async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
         hook = {"kind": "webhook", "url": receiver.url}
