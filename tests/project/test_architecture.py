@@ -4,6 +4,7 @@ Pictures, hooks and the workflow of CI agree with what they describe.
 """
 
 import re
+from configparser import ConfigParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_the_picture_of_the_packages_is_what_the_linter_enforces() -> None:
     layers = text_of(".importlinter").partition("layers =\n")[2].partition("exhaustive")[0]
     rows = [[name.strip() for name in row.split("|")] for row in layers.strip().splitlines()]
     assert drawn == {(upper, lower) for above, below in pairwise(rows) for upper in above for lower in below}
+
+
+@pytest.mark.parametrize(("contract", "key"), [("api", "modules"), ("pages", "forbidden_modules")])
+def test_the_contracts_of_the_api_name_each_of_its_modules(contract: str, key: str) -> None:
+    linter = ConfigParser()
+    linter.read(ROOT / ".importlinter")
+    listed = linter[f"importlinter:contract:{contract}"][key].split()
+    shared = {"__init__", "openapi", "routes", "schemas"}  # what the others need, and what lists them
+    names = {
+        path.stem for path in (ROOT / PACKAGE / "web" / "api").iterdir() if not path.name.startswith("__pycache__")
+    }
+    assert sorted(listed) == sorted(f"offbeat_server.web.api.{name}" for name in names - shared)
 
 
 def test_decisions_are_short_and_listed() -> None:

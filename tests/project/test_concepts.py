@@ -10,6 +10,7 @@ from offbeat_server.engine.rules.notifications import TELL_AGAIN_MIN, TELL_DOUBL
 from offbeat_server.ingest.log_writer.writer import SLOW_S, STALL_S
 from offbeat_server.ingest.protocols.parsing.message import WHOLE_BYTES_MAX
 from offbeat_server.notify.channel_queue import BACKOFF_S, BURST_MAX, BURST_REFILL_S, DIGEST_GAPS_S, URGENT_GAPS_S
+from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.notify.flapping import HOLD_S, INCIDENTS_PER_HOUR_MAX
 from offbeat_server.notify.messages.message_builder import MONITORS_NAMED_MAX
 from offbeat_server.scheduler.outages import WORTH_TELLING
@@ -51,3 +52,12 @@ def test_a_page_has_the_numbers_of_the_code(page: str) -> None:
     text = " ".join((ROOT / "docs" / "concepts" / page).read_text().split())
     missing = [sentence for sentence in SENTENCES[page] if sentence not in text]
     assert not missing, f"the page says otherwise: {missing}"
+
+
+@pytest.mark.parametrize("page", ["concepts/delivery.md", "semantics.md"])
+def test_the_services_that_keep_incidents_are_named(page: str) -> None:
+    kinds = [f"`{name}`" for name, kind in KINDS.items() if kind.keeps_incidents]
+    text = (ROOT / "docs" / page).read_text()
+    lines = [line for line in text.splitlines() if "one incident for a digest" in line.lower()]
+    assert len(kinds) > 1 and len(lines) == 1
+    assert [kind for kind in (f"`{name}`" for name in KINDS) if kind in lines[0].replace("`alertmanager`", "")] == kinds
