@@ -62,7 +62,10 @@ class ApiClient:
             with urlopen(Request(url, content, headers, method=method), timeout=timeout_s) as response:
                 text = response.read()
         except HTTPError as error:
-            raise RequestRejected(error.code, _problem(error)) from None
+            problem = _problem(error)
+            if error.code == 401:
+                problem = {**problem, "detail": _key_rejected(self.key)}
+            raise RequestRejected(error.code, problem) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise ServerUnreachable(f"no answer from {self.url}: {reason}; set OFFBEAT_URL or --url") from None
@@ -79,6 +82,12 @@ class ApiClient:
             cursor = page["next_cursor"]
             if cursor is None or (most is not None and count >= most):
                 return
+
+
+def _key_rejected(key: str | None) -> str:
+    """Return the error of a request whose access key the server rejects, or that had none (`key` is None)."""
+    reason = "no access key was found" if key is None else "the server does not know the access key, or it is revoked"
+    return f"{reason}: set --api-key or OFFBEAT_ADMIN_KEY, or --data-dir if the server runs on this machine"
 
 
 def _problem(error: HTTPError) -> dict[str, Any]:

@@ -201,7 +201,10 @@ class KeyIndex(Service):
             elif await self._source.rev() >= rev:
                 return
             else:  # Postgres has lost changes: a standby was promoted, or a backup restored
-                log.warning("key_index.reloading", reason="changes that the database had are missing")
+                log.warning(
+                    "key_index.reloading",
+                    reason="the database no longer has changes that this process has read from it",
+                )
                 self.complete = False
         while not self.complete:
             await self._load()

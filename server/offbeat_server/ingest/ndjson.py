@@ -43,7 +43,7 @@ class NdjsonReader:
                 self._rest = b""
                 self._blank += len(piece)
                 if self._blank > BLANK_BYTES_MAX:
-                    raise BadBody("there is nothing in the body but blanks")
+                    raise BadBody(f"the first {BLANK_BYTES_MAX} bytes of the body are blank")
                 return iter(())
             self._blank = 0
             self._array = data.startswith(b"[")
@@ -56,7 +56,7 @@ class NdjsonReader:
         if not self._array:
             yield from self._lines(self._rest + b"\n")
         elif not self._ended:
-            raise BadBody("the array does not end")
+            raise BadBody("the array has no closing bracket ]: the body is incomplete")
 
     def _lines(self, data: bytes) -> Iterator[object]:
         lines = data.split(b"\n")
@@ -99,12 +99,12 @@ class NdjsonReader:
                 self._only_space(self._rest)
             return
         if len(data) > 4 * VALUE_BYTES_MAX:
-            raise BadBody("the array cannot be read on: it is not JSON, or an element is too large")
+            raise BadBody(f"the array is not valid JSON, or an element has more than {VALUE_BYTES_MAX} bytes")
         self._rest = data
 
     def _only_space(self, data: bytes) -> None:
         if data.strip(_SPACE):
-            raise BadBody("something follows the array")
+            raise BadBody("the body must end after the closing bracket ] of the array")
         self._rest = b""
 
 

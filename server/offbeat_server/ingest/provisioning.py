@@ -4,7 +4,8 @@ A monitor that is made without a declaration gets the defaults of the service wh
 monitor without a schedule would never notice that the job is gone.
 
 Sentry's clients send the schedule with every check-in, so what was declared last is remembered: only a declaration that
-differs costs a transaction. Bounded per project, and per project and minute, because a ping key is in many hands.
+differs costs a transaction. The number of monitors is limited per project, and the number of new ones also per minute,
+because many jobs and people know a ping key.
 """
 
 from collections import OrderedDict
@@ -112,7 +113,13 @@ class Provisioning:
         if provisioned == "changed":
             self._changed.take(project_id, monotonic())
         if provisioned == "crowded":
-            log.warning("provisioning.monitors_limit_reached", slug=address.slug, max=self._monitors_max)
+            log.warning(
+                "provisioning.monitors_limit_reached",
+                project_id=project_id,
+                slug=address.slug,
+                monitors_max=self._monitors_max,
+                detail="The ping is refused. Delete monitors that the project no longer needs.",
+            )
         return _OUTCOMES[provisioned]
 
 

@@ -175,11 +175,15 @@ class DeliveryAttempts(Service):
                 await self._outbox.settle_digest(outcome)
                 break
             except Exception as error:
-                log.warning("attempts.digest_not_settled", error=str(error))
+                log.warning(
+                    "attempts.digest_not_settled",
+                    error=str(error),
+                    detail="The result of the attempt is not in the database yet; it is written again until it is.",
+                )
                 await asyncio.sleep(SETTLE_AGAIN_S)
         failpoints.pass_by("digest settled")
         self._sending.pop((True, digest.id), None)
-        self._tell(channel.kind, outcome, digest.alerts if verdict.state != AlertState.PENDING else 1)
+        self._record_outcome(channel.kind, outcome, digest.alerts if verdict.state != AlertState.PENDING else 1)
         self._ended(digest.lane, verdict.failed, verdict.retry_after_s)
         self._settled()
 
@@ -235,11 +239,11 @@ class DeliveryAttempts(Service):
             del self._outcomes[: len(batch)]
             for outcome, kind in batch:
                 self._sending.pop((False, outcome.id), None)
-                self._tell(kind, outcome, 1)
+                self._record_outcome(kind, outcome, 1)
             self._settled()
 
-    def _tell(self, kind: str, outcome: SettledAlert, count: int) -> None:
-        """Count it, and say aloud what will not arrive."""
+    def _record_outcome(self, kind: str, outcome: SettledAlert, count: int) -> None:
+        """Count the outcome of an attempt, and log an alert that will not be sent again."""
         self._count(kind, "retried" if outcome.state == AlertState.PENDING else outcome.state, count)
         if outcome.state in (AlertState.DEAD, AlertState.EXPIRED):
             log.error("attempts.given_up", id=outcome.id, channel_kind=kind, state=outcome.state, error=outcome.error)

@@ -22,6 +22,7 @@ from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool
+from offbeat_server.db.repositories import lease_row
 from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.notify.attempts import DeliveryAttempts
 from offbeat_server.notify.channel_queues import ChannelQueues
@@ -89,8 +90,13 @@ class Dispatcher(Service):
         await self.attempts.stop()
         try:
             await self.outbox.give_up()
-        except DatabaseDownError:
-            log.warning("dispatcher.lease_not_released", expires_in_s=self.life_s)
+        except DatabaseDownError as error:
+            log.warning(
+                "dispatcher.lease_not_released",
+                detail=lease_row.NOT_RELEASED,
+                expires_in_s=self.life_s,
+                error=str(error),
+            )
 
     def wake(self) -> None:
         """There is something new in the outbox."""

@@ -65,7 +65,7 @@ class OutboundWatchdog(Service):
                 await self._send()
             elif self._watermark() is not None:
                 self.withheld += 1
-                log.warning("watchdog.heartbeat_withheld", reason=doubt)
+                log.warning("watchdog.ping_withheld", reason=doubt)
 
     async def _doubt(self) -> str | None:
         watermark, before = self._watermark(), self._last
@@ -91,9 +91,9 @@ class OutboundWatchdog(Service):
             async with self._session.get(self._url) as answer:
                 if answer.status >= 400:
                     self.failed += 1
-                    log.warning("watchdog.heartbeat_rejected", status=answer.status)
+                    log.warning("watchdog.ping_rejected", status=answer.status)
                     return
                 self.sent += 1
         except (aiohttp.ClientError, TimeoutError) as error:
             self.failed += 1
-            log.warning("watchdog.heartbeat_failed", error=repr(error))
+            log.warning("watchdog.ping_failed", error=repr(error))

@@ -73,7 +73,7 @@ class DecisionWriter:
         monitor_id, at = self._last_state
         stored_at = await scheduler_rows.state_at(connection, monitor_id)
         if stored_at is None or stored_at < at:
-            raise LeaseLostError("decisions that were in the database are missing")
+            raise LeaseLostError("the database no longer has decisions that this process has committed to it")
 
     async def _write_pending(self) -> None:
         """One transaction. If a row cannot be stored: halves of it, until the row's monitor stands alone."""

@@ -110,7 +110,7 @@ class Evaluation:
     def _check_news(self, rev: int, refusal_id: int) -> None:
         """Raises LeaseLostError if changes or refusals are missing. `refusal_id` 0: all are past their retention."""
         if rev < self._config_changes.rev or 0 < refusal_id < self._outage_detector.refusal_id:
-            raise LeaseLostError("changes or outages that were in the database are missing")
+            raise LeaseLostError("the database no longer has changes or outages that this process has read from it")
 
     async def _record_outages(self, connection: Connection, refusal_id: int) -> None:
         held, watermark = self._lease.check(), self._log_reader.watermark

@@ -96,7 +96,7 @@ class Lease:
             if held is not None:
                 await lease_row.release(await self._connected(), held)
         except OffbeatError as error:
-            log.warning("lease.release_failed", detail="it expires by itself", error=str(error))
+            log.warning("lease.not_released", detail=lease_row.NOT_RELEASED, expires_in_s=LIFE_S, error=str(error))
         self._drop()
 
     async def _connected(self) -> Connection:

@@ -82,11 +82,20 @@ async def compare_incidents(
     for monitor_id, number in theirs.items():
         if ours.get(monitor_id) != number and monitor_id not in engine.quarantined:
             on_mismatch()
-            log.error("recovery.incident_only_in_database", monitor_id=monitor_id, incident=number)
+            log.error(
+                "recovery.incident_only_in_database",
+                monitor_id=monitor_id,
+                incident=number,
+                detail="The scheduler does not know this open incident. It is resolved now; please report this fault.",
+            )
             await decision_rows.close_incident(connection, lease.check(), monitor_id, number, max(at, 1))
     for monitor_id in ours.keys() - theirs.keys():
         on_mismatch()
-        log.error("recovery.incident_only_in_engine", monitor_id=monitor_id)
+        log.error(
+            "recovery.incident_only_in_engine",
+            monitor_id=monitor_id,
+            detail="The database does not have this open incident. It is written now; please report this fault.",
+        )
         engine.restate_incident(monitor_id)
 
 

@@ -86,7 +86,7 @@ async def put_channel(context: Context, command: PutChannel, actor: str) -> Chan
     """
     async with changing(context.pool) as connection:
         row = await projects.find_channel(connection, command.project_id, command.slug)
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"channel {command.slug}")
         put = await write_channel(context, connection, command, row, actor)
     if put.change.before != put.change.after:
         context.changed()
@@ -122,7 +122,7 @@ async def generate_secret(context: Context, command: GenerateSecret, actor: str)
     kinds = context.channel_kinds
     async with changing(context.pool) as connection:
         row = await _stored(connection, command.project_id, command.slug)
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"channel {command.slug}")
         if not kinds.signs(row["kind"]):
             raise ConflictError(f"{command.slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
         made = kinds.with_new_secret(row["definition"], command.keep_former)
@@ -141,7 +141,7 @@ async def delete_channel(context: Context, command: DeleteChannel, actor: str) -
     """
     async with changing(context.pool) as connection:
         row = await _stored(connection, command.project_id, command.slug)
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"channel {command.slug}")
         if users := await projects.users_of_channel(connection, command.project_id, command.slug):
             raise ConflictError(f"{command.slug} is named by {', '.join(users)}: change them first.")
         await projects.delete_channel(connection, row, actor, context.channel_kinds.shown)
@@ -157,7 +157,7 @@ async def send_test(context: Context, command: SendTest, actor: str) -> ChannelT
     while True:
         alert = await history.find_alert(context.pool, alert_id)
         if alert is None:
-            raise NotFoundError("such alert any more")
+            raise NotFoundError(f"alert {alert_id} any more: the channel or the alert was deleted during the test")
         if alert["state"] != AlertState.PENDING or alert["error"] or monotonic() > until:
             return ChannelTested(alert_id, alert["state"], alert["attempts"], alert["error"])
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -252,7 +252,10 @@ async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) 
     async for some in chunked(list(_named(items)), PART_MONITORS):
         for name, value in some:
             if isinstance(items, dict) and value["slug"] != name:
-                problems.append(Problem(f"{part}.{name}.slug", f"is another slug than {name}: leave one out"))
+                wrong = (
+                    f"must be {name!r}, as its entry is named, not {value['slug']!r:.100}: correct it or leave it out"
+                )
+                problems.append(Problem(f"{part}.{name}.slug", wrong))
                 continue
             try:
                 read.append((f"{part}.{name}", model.model_validate(value)))

@@ -49,7 +49,7 @@ async def _note(
 ) -> None:
     row = await history.find_incident(context.pool, command.monitor_id, command.number)
     if row is None or command.project_id not in (None, row["project_id"]):
-        raise NotFoundError("such incident")
+        raise NotFoundError(f"incident {command.monitor_id}-{command.number}")
     if must_be_open and row["resolved_at"] is not None:
         raise ConflictError("The incident is resolved already.")
     after = {"incident": row["number"], "by": actor, "comment": command.comment}

@@ -43,7 +43,7 @@ async def put_project(context: Context, command: PutProject, actor: str) -> Proj
     """
     async with changing(context.pool) as connection:
         row = await projects.find_project(connection, command.slug)
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"project {command.slug}")
         change = await write_project(connection, command, row, actor)
     if change.before != change.after:
         context.changed()
@@ -75,7 +75,7 @@ async def delete_project(context: Context, command: DeleteProject, actor: str) -
         row = await projects.find_project(connection, command.slug)
         if row is None:
             raise NotFoundError(f"project {command.slug}")
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"project {command.slug}")
         if command.slug == DEFAULT:
             raise ConflictError("The project default is always there.")
         if count := await projects.size_of_project(connection, row["id"]):

@@ -30,20 +30,20 @@ class ChangeSince:
     fields: list[FieldDifference]
 
 
-def check_rev(expected: int | None, row: Record | None) -> None:
+def check_rev(expected: int | None, row: Record | None, what: str) -> None:
     """Check the stored row (None: there is none) against the revision that a command expects. None: no check.
 
-    Raises PreconditionError.
+    `what`: the object in errors, such as `window nightly`. Raises PreconditionError.
     """
     if expected is None:
         return
     if expected == NO_REV:
         if row is not None:
-            raise PreconditionError("It exists already.")
+            raise PreconditionError(f"The {what} exists already.")
     elif row is None:
-        raise PreconditionError("There is no such thing.")
+        raise PreconditionError(f"There is no {what} to change: send no condition to create it.")
     elif expected not in (ANY_REV, row["rev"]):
-        raise PreconditionError("It was changed by another request.")
+        raise PreconditionError(f"The {what} was changed by another request: read it again.")
 
 
 async def changes_since(context: Context, kind: str, project_id: int, slug: str, rev: int) -> list[ChangeSince]:

@@ -39,7 +39,8 @@ async def put_window(context: Context, command: PutWindow, actor: str) -> Window
     Raises PreconditionError if `expected_rev` does not hold.
     """
     async with changing(context.pool) as connection:
-        check_rev(command.expected_rev, await windows.find_window(connection, command.project_id, command.slug))
+        row = await windows.find_window(connection, command.project_id, command.slug)
+        check_rev(command.expected_rev, row, f"window {command.slug}")
         definition = stored_window(command.window)
         change = await windows.put_window(connection, command.project_id, command.slug, definition, actor)
     if change.before != change.after:
@@ -56,7 +57,7 @@ async def delete_window(context: Context, command: DeleteWindow, actor: str) -> 
         row = await windows.find_window(connection, command.project_id, command.slug)
         if row is None:
             raise NotFoundError(f"window {command.slug}")
-        check_rev(command.expected_rev, row)
+        check_rev(command.expected_rev, row, f"window {command.slug}")
         await windows.delete_window(connection, row, actor)
     context.changed()
 

@@ -296,6 +296,9 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         line = b"0 3 * * * /usr/bin/backup\n"
         shop = await offbeat("import", "crontab", "-", "--api-key", made.body["key"], url=server.url, given=line)
         assert shop.code == 0, shop.err
+        unknown = await offbeat("import", "crontab", "-", "--api-key", "unknown", url=server.url, given=line)
+        assert unknown.code == 1 and "the server does not know the access key" in unknown.err, unknown.err
+        assert "set --api-key or OFFBEAT_ADMIN_KEY, or --data-dir" in unknown.err
         backup = await server.api("GET", "/api/v1/monitors/backup?project=shop")
         assert f"{backup.body['key']} -- " in shop.out
 

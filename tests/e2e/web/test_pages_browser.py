@@ -117,7 +117,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
         await page.fill("#comment", "the <i>disk</i> was full")
         await page.click("button:has-text('Comment')")
         assert "the <i>disk</i> was full" in await me.see("ol.events >> text=disk")
-        assert await me.see("ol.events >> text=Alert sent to log")
+        assert await me.see("ol.events >> text=Alert sent to channel log")
         job.cancel()
 
 

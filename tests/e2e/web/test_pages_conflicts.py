@@ -192,7 +192,11 @@ async def test_a_tag_of_the_api_holds_until_the_write(
         await eventually(lambda: waiting(connection, 2))
     assert (await first).status == 200
     refused = await second
-    assert refused.status == 412 and refused.body["detail"] == "It was changed by another request."
+    assert (
+        refused.status == 412
+        and refused.body["detail"]
+        == f"The {kind} {case.path.rpartition('/')[2]} was changed by another request: read it again."
+    )
 
 
 @pytest.mark.parametrize("kind", ["monitor", "channel", "project", "window"])

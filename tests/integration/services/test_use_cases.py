@@ -133,9 +133,9 @@ async def test_what_does_not_exist_is_named(context: Context) -> None:
         (channels.resend_alert(context, channels.ResendAlert(7, None)), "alert 7"),
         (access_keys.revoke_key(context, access_keys.RevokeKey(7, None), "me"), "key 7"),
         (access_keys.create_key(context, access_keys.CreateKey("k", "read", "no"), "me"), "project no"),
-        (incidents.acknowledge(context, note, "me"), "such incident"),
-        (incidents.resolve(context, note, "me"), "such incident"),
-        (incidents.comment(context, note, "me"), "such incident"),
+        (incidents.acknowledge(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
+        (incidents.resolve(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
+        (incidents.comment(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
     ]
     for call, what in missing:
         with pytest.raises(NotFoundError, match=f"There is no {what}"):

@@ -99,8 +99,16 @@ async def test_a_key_of_one_project_prunes_no_other(api: Api, dry_run: bool) -> 
 
 async def test_what_is_wrong_says_what_to_write(api: Api) -> None:
     for body, field, reason in (
-        ({"monitors": {"a": {"slug": "b", "every": "1h"}}}, "monitors.a.slug", "is another slug than a: leave one out"),
-        ({"channels": {"a": {"slug": "b", "kind": "log"}}}, "channels.a.slug", "is another slug than a: leave one out"),
+        (
+            {"monitors": {"a": {"slug": "b", "every": "1h"}}},
+            "monitors.a.slug",
+            "must be 'a', as its entry is named, not 'b': correct it or leave it out",
+        ),
+        (
+            {"channels": {"a": {"slug": "b", "kind": "log"}}},
+            "channels.a.slug",
+            "must be 'a', as its entry is named, not 'b': correct it or leave it out",
+        ),
         ({"monitors": {"A B": {"every": "1h"}}}, "monitors.A B.slug", "must be 1 to 100 of a-z"),
         ({"monitors": {"a": {"key": "x y"}}}, "monitors.a.key", "without spaces"),
         ({"Monitors": {}}, "Monitors", "use monitors"),

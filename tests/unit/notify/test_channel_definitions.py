@@ -54,7 +54,7 @@ def test_no_secret_is_shown_and_a_shown_definition_can_be_sent_back(kind: str) -
     assert "hunter2" not in repr(shown) and SECRET not in repr(shown)
     assert read_channel(kind, shown, stored) == read_channel(kind, GOOD[kind])
     if MASK in repr(shown):
-        with pytest.raises(DefinitionError, match="is masked, and there is no stored secret"):
+        with pytest.raises(DefinitionError, match="but no stored secret fits it"):
             read_channel(kind, shown)
 
 

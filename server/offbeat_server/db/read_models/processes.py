@@ -67,7 +67,11 @@ class DatabaseFacts:
                 self.facts = await read_facts(self._pool)
             except DatabaseDownError as error:
                 self.facts = None
-                log.debug("processes.read_failed", error=str(error))
+                log.debug(
+                    "processes.metric_facts_not_read",
+                    error=str(error),
+                    detail="Metrics from the database are left out until the next read succeeds.",
+                )
             self._read_s = monotonic()
 
     async def untaken_s(self) -> float:

@@ -123,7 +123,7 @@ async def delete_monitors(
     async for part in chunked(wanted, PART_MONITORS):
         rows = await connection.fetch(_SQL["by_slug"], [each[0] for each in part], [each[1] for each in part])
         for row in rows:
-            _expect_rev(expected_rev, row)
+            _expect_rev(expected_rev, row, row["slug"])
         done = [Change("monitor", row["project_id"], row["id"], row["slug"], _document(row), None) for row in rows]
         await changes.record(connection, actor, done, await changes.next_revs(connection, len(done)))
         await connection.execute(_SQL["delete_monitors"], [row["id"] for row in rows])
@@ -154,7 +154,7 @@ async def _given_twice(wanted: Sequence[WantedMonitor]) -> list[Problem]:
 
 
 def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
-    _expect_rev(wanted.expected_rev, row)
+    _expect_rev(wanted.expected_rev, row, wanted.slug)
     before = None if row is None else _document(row)
     definition = wanted.definition.dump()
     # Name and tags are columns: without them equal expectations are equal texts, and the engine holds each once.
@@ -298,17 +298,17 @@ def _key_order(key: dict[str, Any]) -> tuple[bool, str, str, str]:
     return (not key["main"], key["signal"] or "", key["stage"] or "", key["key"])
 
 
-def _expect_rev(expected: int | None, row: asyncpg.Record | None) -> None:
+def _expect_rev(expected: int | None, row: asyncpg.Record | None, slug: str) -> None:
     if expected is None:
         return
     if expected == NO_REV:
         if row is not None:
-            raise PreconditionError(f"{row['slug']} exists already")
+            raise PreconditionError(f"{slug} exists already")
         return
     if row is None:
-        raise PreconditionError("there is no such monitor")
+        raise PreconditionError(f"there is no monitor {slug} to change: send no condition to create it")
     if expected not in (ANY_REV, row["rev"]):
-        raise PreconditionError(f"{row['slug']} was changed by another request: its revision is {row['rev']}")
+        raise PreconditionError(f"{slug} was changed by another request: its revision is {row['rev']}")
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -1,7 +1,7 @@
 """Leases: rows that say which process is the scheduler, and which one the dispatcher, by the database's clock.
 
-No session advisory lock: it would break behind a pooler in transaction mode. The other half of the promise, that a
-holder stops trusting itself in time, is the caller's (scheduler/lease.py, notify/dispatcher.py). Both leases are taken
+No session advisory lock: it would break behind a pooler in transaction mode. The
+caller must stop its work before its lease expires (scheduler/lease.py, notify/dispatcher.py). Both leases are taken
 by the same rule; docs/development/decisions/0010-two-leases.md says in what they differ.
 """
 
@@ -14,11 +14,12 @@ from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 
 SCHEDULER, DISPATCHER = "keeper", "courier"  # their rows
+NOT_RELEASED = "Another process can take the lease only when it expires."  # for the log
 _SQL = load("lease")
 
 
 class Held(NamedTuple):
-    """A lease in one's hands."""
+    """A lease that this process holds: its row, its term and the holder's id."""
 
     name: str
     term: int
@@ -49,13 +50,13 @@ async def end_stuck_sessions(connection: Connection) -> int:
 
 
 async def renew(connection: Connection, held: Held, life_s: float) -> bool:
-    """Extend it; False when it is no longer ours. Raises DatabaseDownError."""
+    """Extend the lease; False if this process no longer holds it. Raises DatabaseDownError."""
     with database_trouble():
         return await connection.fetchval(_SQL["renew"], *held, life_s) is not None
 
 
 async def release(connection: Connection, held: Held) -> None:
-    """Give it up. Raises DatabaseDownError."""
+    """Release the lease, so that another process can take it at once. Raises DatabaseDownError."""
     with database_trouble():
         await connection.execute(_SQL["release"], *held)
 
@@ -72,7 +73,7 @@ async def outlast(connection: Connection, held: Held) -> None:
 
 @asynccontextmanager
 async def held_by(connection: Connection, held: Held) -> AsyncIterator[None]:
-    """A transaction that commits only while the lease is ours. Raises LeaseLostError, DatabaseDownError."""
+    """A transaction that commits only while this process holds the lease. Raises LeaseLostError, DatabaseDownError."""
     with database_trouble():
         async with connection.transaction():
             await connection.execute(_SQL["bound_idle"])

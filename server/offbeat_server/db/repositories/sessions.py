@@ -1,7 +1,7 @@
-"""Sessions of people at rest: opened, found again, closed.
+"""The table of sessions: open one, find it by its cookie, close it.
 
-Only hashes are kept, of the id in the cookie and of the key that opened it; so a copy of the table is no way to sign
-in.
+The table has only hashes of the cookie's id and of the key that opened the session, so that a copy of the table does
+not let anyone sign in.
 """
 
 import hashlib

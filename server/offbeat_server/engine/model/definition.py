@@ -154,7 +154,7 @@ class After(_Model):
 
 
 class AtMost(_Model):
-    """Rate limit: more than `count` runs and heartbeats in `per` are too many."""
+    """The most runs and heartbeats (`count`) in a period (`per`) before the monitor alerts."""
 
     count: int = Field(ge=1, le=1_000, description="Allowed number of runs and heartbeats.")
     per: Duration = Field(description="The time in which they are counted.")

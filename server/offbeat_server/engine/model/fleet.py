@@ -133,7 +133,7 @@ class Fleet:
         return True
 
     def forget(self, name: str) -> None:
-        """It is a member no longer."""
+        """Remove a member from the fleet."""
         self.silent.pop(name, None)
         del self.members[name]
         self.changed[name] = None

@@ -24,7 +24,7 @@ def read_duration(value: object) -> Micros:
         raise ValueError(wrong)
     if isinstance(value, int | float):
         if not 0 <= value <= DURATION_MAX / SECOND:  # also refuses NaN
-            raise ValueError("must be from 0 seconds to ten years")
+            raise ValueError(f"must be from 0s to 3660d (ten years), not {value!r}")
         return round(value * SECOND)
     if not isinstance(value, str):
         raise ValueError(wrong)
@@ -38,7 +38,7 @@ def read_duration(value: object) -> Micros:
         raise ValueError(wrong)
     total = sum(round(float(number) * _UNITS[unit]) for number, unit in parts)
     if total > DURATION_MAX:
-        raise ValueError("must be from 0 seconds to ten years")
+        raise ValueError(f"must be from 0s to 3660d (ten years), not {value!r}")
     return total
 
 

@@ -208,7 +208,7 @@ class Backlog:
         self._tell_room()
 
     def drop(self, reason: str) -> None:
-        """Nothing that is pending will be stored. Closed before."""
+        """Discard all pending pings: they are never stored. The backlog must be closed."""
         for batch in [*self._sealed, self._open]:
             for entry in batch.entries:
                 self._refused_pings.add_dropped(reason, entry.ping.signal, entry.at)

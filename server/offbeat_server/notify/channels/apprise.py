@@ -90,7 +90,10 @@ class Apprise(Channel):
 
 
 def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
-    """To every address, one after the other. Each service is called itself: Apprise.notify would use more threads."""
+    """Send the message to every address in turn; False if one of them failed.
+
+    Each service is called directly, because Apprise.notify would use more threads.
+    """
     import apprise
 
     _bound_answers()

@@ -37,12 +37,15 @@ class Email(Channel):
     per_minute_default: ClassVar[int] = 60
 
     to: Annotated[tuple[MailAddress, ...], Field(min_length=1, max_length=50, description="Addresses of recipients.")]
-    sender: MailAddress | None = Field(None, description="Address of the sender. None: the one in --smtp-url.")
+    sender: MailAddress | None = Field(None, description="Address of the sender. If empty: the one in --smtp-url.")
     host: Annotated[str, Field(max_length=255, pattern=r"^[A-Za-z0-9.:_-]+$")] | None = Field(
-        None, description="The mail server. None: the one in --smtp-url."
+        None, description="Name of the mail server. If empty: the one in --smtp-url."
     )
     port: int | None = Field(
-        None, ge=1, le=65_535, description="Port of the mail server. None: 465 for tls, 587 for starttls, 25 for none."
+        None,
+        ge=1,
+        le=65_535,
+        description="Port of the mail server. If empty: 465 for tls, 587 for starttls, 25 for none.",
     )
     security: Literal["tls", "starttls", "none"] = Field("starttls", description="Encryption of the connection.")
     username: Annotated[str, Field(max_length=500)] | None = Field(None, description="Name for the sign-in at `host`.")

@@ -76,7 +76,12 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
     sent |= {name: held[name] for name in kept}
     masked = [name for name in sorted(model.hidden & sent.keys()) if _holds_mask(sent[name])]
     if masked:
-        raise DefinitionError([Problem(name, "is masked, and there is no stored secret to keep") for name in masked])
+        raise DefinitionError(
+            [
+                Problem(name, f"contains the mask {MASK}, but no stored secret fits it: send the complete secret")
+                for name in masked
+            ]
+        )
     if problems := [
         Problem(
             name,
@@ -93,7 +98,7 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
         raise DefinitionError(problems_of(error, model=model)) from None
     secrets = [name for name in kept if name not in _WHERE]
     if secrets and not _receivers(channel) <= _receivers(model.model_construct(**held)):
-        reason = "is masked, and would be sent to another receiver: give the secret again"
+        reason = f"contains the mask {MASK}, but the receiver has changed: send the complete secret"
         raise DefinitionError([Problem(name, reason) for name in secrets])
     if generates:
         same = held.get("secrets") and _receivers(channel) == _receivers(model.model_construct(**held))

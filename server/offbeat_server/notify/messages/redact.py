@@ -1,7 +1,7 @@
-"""Takes secrets out of what leaves the house: keys of the monitor itself, and what looks like a credential.
+"""Removes secrets from alerts before they are sent: the keys of the monitor, and text that looks like a credential.
 
-A job's last words often hold the command that failed, with its ping address or a token in it. The frozen facts keep
-them for those who may see the monitor; messages to the outside do not.
+The last message of a job often has the command that failed, with a ping address or a token in it. The stored facts of
+the alert keep these secrets for people who may see the monitor. The text that a channel receives does not.
 """
 
 import re

@@ -74,8 +74,8 @@ async def get_runs(call: Call[None, requests.RunsQuery]) -> ApiReply:
 
 async def get_run(call: Call[None, None]) -> ApiReply:
     """One run with its stages, tasks and progress."""
-    row = await history.find_run(call.deps.pool, *pair_in(call, "such run"))
-    (answer,) = await run_answers(call.deps.pool, [allowed(call, row, "such run")])
+    row = await history.find_run(call.deps.pool, *pair_in(call, "run"))
+    (answer,) = await run_answers(call.deps.pool, [allowed(call, row, "run")])
     return ApiReply(answer)
 
 

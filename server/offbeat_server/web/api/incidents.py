@@ -37,12 +37,12 @@ async def comment(call: Call[requests.Comment, None]) -> ApiReply:
 
 
 def _note(call: Call[Any, None]) -> incidents.NoteIncident:
-    return incidents.NoteIncident(*pair_in(call, "such incident"), call.principal.project_id, call.body.comment)
+    return incidents.NoteIncident(*pair_in(call, "incident"), call.principal.project_id, call.body.comment)
 
 
 async def _incident(call: Call[Any, Any]) -> ApiReply:
-    row = await history.find_incident(call.deps.pool, *pair_in(call, "such incident"))
-    row = allowed(call, row, "such incident")
+    row = await history.find_incident(call.deps.pool, *pair_in(call, "incident"))
+    row = allowed(call, row, "incident")
     notes = await changes.of_incident(call.deps.pool, row["monitor_id"], row["number"])
     alerts = await outbox.page_alerts(
         call.deps.pool, monitor_id=row["monitor_id"], incident=row["number"], limit=ALERTS_SHOWN_MAX

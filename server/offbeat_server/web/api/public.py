@@ -69,7 +69,7 @@ async def get_badge(call: Call[None, None]) -> ApiReply:
     row = await _badge_project(call)
     async for _, seen in _seen(call, row["id"], slugs=[slug]):
         return _badge(slug, seen.status, seen.status, form)
-    raise not_found("such badge")
+    raise not_found(f"badge of a monitor {slug[:100]}")
 
 
 async def get_tag_badge(call: Call[None, None]) -> ApiReply:
@@ -78,7 +78,7 @@ async def get_tag_badge(call: Call[None, None]) -> ApiReply:
     row = await _badge_project(call)
     counts = await call.request.app[COUNTS].get((row["id"], tag), lambda: _count(call, row["id"], tag))
     if not counts:
-        raise not_found("such badge")
+        raise not_found(f"badge of a tag {tag[:100]}")
     worst = next(status for status in Status if counts[status])
     message = worst if counts[worst] == counts.total() else f"{counts[worst]} of {counts.total()} {worst}"
     return _badge(row["name"] if tag == "all" else tag, message, worst, form)
@@ -117,14 +117,14 @@ def _values(row: Record, seen: MonitorStatus) -> dict[str, float]:
 async def _badge_project(call: Call[Any, Any]) -> Record:
     row = await projects.project_with_badges(call.deps.pool, call.request.match_info["badge_key"][:100])
     if row is None:
-        raise not_found("such badge")
+        raise not_found("badge at this address: copy it from the settings of the project")
     return row
 
 
 def _file(call: Call[Any, Any]) -> tuple[str, str]:
     found = _FILE.fullmatch(call.request.match_info["file"].lower())
     if found is None:
-        raise not_found("such badge")
+        raise not_found(f"badge {call.request.match_info['file'][:100]}: its name must be SLUG.svg or SLUG.json")
     return found[1], found[2]
 
 

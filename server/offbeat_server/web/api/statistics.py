@@ -57,15 +57,15 @@ def _lengths(newest_first: Sequence[float]) -> dict[str, Any]:
     ordered = sorted(newest_first)
     return {
         "count": len(ordered),
-        "median": _share(ordered, 0.5),
-        "p95": _share(ordered, 0.95),
+        "median": _quantile(ordered, 0.5),
+        "p95": _quantile(ordered, 0.95),
         "last": newest_first[0] if newest_first else None,
     }
 
 
-def _share(ordered: Sequence[float], share: float) -> float | None:
-    """The value below which that share lies (nearest rank)."""
-    return ordered[round(share * (len(ordered) - 1))] if ordered else None
+def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
+    """Return the quantile of sorted values by nearest rank, such as 0.95; None if there are no values."""
+    return ordered[round(fraction * (len(ordered) - 1))] if ordered else None
 
 
 ROUTES = [

@@ -73,10 +73,12 @@ class Access:
             return NOBODY
         key = key_in(request)
         if key is None:
-            raise _unauthorised("Send a key: Authorization: Bearer KEY, or X-Api-Key: KEY.")
+            raise _unauthorised(
+                "The request has no access key: send it in the header Authorization: Bearer KEY or X-Api-Key: KEY."
+            )
         principal = await self.identify(request, key)
         if principal is None:
-            raise _unauthorised("This key is unknown or revoked.")
+            raise _unauthorised("The access key is unknown or revoked: send another one.")
         if not principal.may(right):
             raise ApiError(403, f"A key with the role {principal.role} may not do this.")
         return principal

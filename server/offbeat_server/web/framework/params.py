@@ -92,17 +92,18 @@ def number_in(caller: Caller, what: str) -> int:
 
 
 def pair_in(caller: Caller, what: str) -> tuple[int, int]:
-    """Monitor and number of a run or an incident: `{monitor}-{number}`."""
-    found = _ID.fullmatch(caller.request.match_info["id"])
+    """Monitor and number of a run or an incident (`what`): `{monitor}-{number}`."""
+    text = caller.request.match_info["id"]
+    found = _ID.fullmatch(text)
     if found is None:
-        raise not_found(what)
+        raise not_found(f"{what} {text[:30]}: its id must have the form MONITOR-NUMBER, such as 12-3")
     return int(found[1]), int(found[2])
 
 
 def allowed(caller: Caller, row: Record | None, what: str) -> Record:
-    """The row, if there is one and the key may see it."""
+    """The row of the run or incident (`what`) in the path, if there is one and the key may see it."""
     if row is None or caller.principal.project_id not in (None, row["project_id"]):
-        raise not_found(what)
+        raise not_found(f"{what} {caller.request.match_info['id']}")
     return row
 
 
@@ -149,7 +150,9 @@ async def expected_rev_by_tag(
     if row is None:
         return REV_MAX  # an object that another request creates now has another tag
     if match.strip() != tag_of(document(row))["ETag"]:
-        raise ApiError(412, "It was changed by another request.")
+        raise ApiError(
+            412, "The object was changed by another request: read it again, then send the new ETag in If-Match."
+        )
     rev: int = row["rev"]
     return rev
 

@@ -1,7 +1,7 @@
-"""People who are signed in: the cookie, who stands behind it, and whether a change really comes from one of our pages.
+"""Sessions of the web pages: the cookie, its principal, and the check that a form was sent by a page of this server.
 
-A session stands on a key and has exactly its rights; it ends with the key. The cookie is out of reach of scripts, and
-over https it can be set by no other host of the domain (`__Host-`).
+A session belongs to an access key: it has the rights of the key and ends with it. Scripts cannot read the cookie. Over
+https, no other host of the domain can set it (`__Host-`).
 """
 
 import hmac

@@ -63,7 +63,7 @@ WHEN: dict[str, tuple[Field, ...]] = {
     ),
     "members": (
         Field("members.every", "Ping interval", "", example="30s"),
-        Field("members.grace", "Grace", "Silent after interval + grace.", example="1m"),
+        Field("members.grace", "Grace period", "A worker is silent after interval and grace period.", example="1m"),
         Field("members.min_alive", "Minimum alive", "Number or %; empty: all.", example="95%"),
         Field("members.expected", "Expected workers", "Empty: the highest number seen.", "number"),
         Field("members.forget_after", "Forget after", "Remove a silent worker after this.", example="1d"),
@@ -72,7 +72,7 @@ WHEN: dict[str, tuple[Field, ...]] = {
 }
 ALWAYS = (
     Field("timezone", "Time zone", "Used for the schedule and for times in alerts.", example="Europe/Berlin"),
-    Field("grace", "Grace", "How late a ping may be before we alert.", example="5m"),
+    Field("grace", "Grace period", "Time after due until a missing ping counts as missed.", example="5m"),
     Field(
         "first_within",
         "First ping within",
@@ -83,8 +83,8 @@ ALWAYS = (
 RUNS = (
     Field("max_runtime", "Maximum runtime", "Longer runs count as hung.", example="2h"),
     Field("min_runtime", "Minimum runtime", "A success faster than this counts as a failure.", example="10s"),
-    Field("quiet_for", "Maximum silence", "No ping from a running job for this long = hung.", example="15m"),
-    Field("stall_for", "Maximum stall", "No progress for this long = hung.", example="10m"),
+    Field("quiet_for", "Maximum silence", "A run without a ping for this time counts as hung.", example="15m"),
+    Field("stall_for", "Maximum stall", "A run without progress for this time counts as hung.", example="10m"),
     Field(
         "overlap",
         "Overlapping runs",
@@ -95,8 +95,8 @@ RUNS = (
     Field("tasks.expected", "Expected tasks", "Leave empty if the job sends total.", "number"),
     Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
     Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
-    Field("at_most.count", "Rate limit", "Alert on more runs or heartbeats than this in the period.", "number"),
-    Field("at_most.per", "Rate limit period", "", example="1h"),
+    Field("at_most.count", "Maximum pings", "Alert on more runs or heartbeats than this in the period.", "number"),
+    Field("at_most.per", "Period of that maximum", "Time in which the runs and heartbeats are counted.", example="1h"),
 )
 ALERTS = (
     Field("fail_after", "Alert after", "Consecutive misses or failures before alerting (default 1).", "number"),
@@ -128,7 +128,7 @@ SPECIAL = (
         "select",
         (("as sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
     ),
-    Field("strict", "Alert even for time when Offbeat itself was unavailable", "", "check"),
+    Field("strict", "Alert on pings that were due while Offbeat was unavailable", "", "check"),
     Field(
         "manual_resume",
         "Stay paused until resumed manually",

@@ -81,7 +81,7 @@ async def _not_found(request: web.Request, handler: Handler) -> web.StreamRespon
         if request.path.startswith("/api/") or "text/html" not in request.headers.get("Accept", ""):
             raise
         if isinstance(error, web.HTTPNotFound):
-            return html(render_trouble(not_found("such page")), 404)
+            return html(render_trouble(not_found(f"page {request.path[:100]}")), 404)
         refusal = ApiError(
             405, f"This address does not take {request.method}.", headers={"Allow": error.headers["Allow"]}
         )
@@ -127,7 +127,7 @@ async def live_monitor(visit: Visit) -> web.StreamResponse:
     ids = [int(text)] if re.fullmatch(r"\d{1,9}", text) else []
     rows = await overview.monitors(visit.deps.pool, project_id=visit.principal.project_id, ids=ids, limit=1)
     if not rows:
-        raise not_found("such monitor")
+        raise not_found(f"monitor with the id {text[:30]!r}")
     monitor_id = rows[0]["id"]
     return await _stream(
         visit, {Topic("monitor", (monitor_id, visit.writes)): None, Topic("history", monitor_id): None}
@@ -136,15 +136,15 @@ async def live_monitor(visit: Visit) -> web.StreamResponse:
 
 async def live_run(visit: Visit) -> web.StreamResponse:
     """One run's page."""
-    row = await history.find_run(visit.deps.pool, *pair_in(visit, "such run"))
-    row = allowed(visit, row, "such run")
+    row = await history.find_run(visit.deps.pool, *pair_in(visit, "run"))
+    row = allowed(visit, row, "run")
     return await _stream(visit, {Topic("run", (row["monitor_id"], row["number"])): None})
 
 
 async def live_incident(visit: Visit) -> web.StreamResponse:
     """One incident's page."""
-    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "such incident"))
-    row = allowed(visit, row, "such incident")
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "incident"))
+    row = allowed(visit, row, "incident")
     return await _stream(visit, {Topic("incident", (row["monitor_id"], row["number"], visit.writes)): None})
 
 

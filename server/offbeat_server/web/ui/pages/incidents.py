@@ -53,8 +53,8 @@ async def incidents_page(visit: Visit) -> web.StreamResponse:
 
 async def incident_page(visit: Visit) -> web.StreamResponse:
     """One of them."""
-    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "such incident"))
-    row = allowed(visit, row, "such incident")
+    row = await history.find_incident(visit.deps.pool, *pair_in(visit, "incident"))
+    row = allowed(visit, row, "incident")
     return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.writes))
 
 
@@ -103,7 +103,7 @@ def _causes(row: Record) -> list[Event]:
 
 def _alert(alert: dict[str, Any]) -> Event:
     """An alert, and what has become of it."""
-    where = alert["channel"] or "the server's log"
+    where = f"channel {alert['channel']}" if alert["channel"] else "the server's log"
     at = to_micros(alert["settled_at"] or alert["created_at"])
     kind, tries, state = alert["kind"], alert["attempts"], alert["state"]
     error = alert["error"] or ""
@@ -151,7 +151,7 @@ async def comment(visit: Visit) -> web.StreamResponse:
 def _note(visit: Visit, model: type[requests.Note | requests.Comment]) -> incidents.NoteIncident:
     said = visit.form_field("comment")
     body = validate(model, {"comment": said or None if model is requests.Note else said})
-    return incidents.NoteIncident(*pair_in(visit, "such incident"), visit.principal.project_id, body.comment)
+    return incidents.NoteIncident(*pair_in(visit, "incident"), visit.principal.project_id, body.comment)
 
 
 def _back(visit: Visit) -> web.Response:

@@ -1,4 +1,4 @@
-"""The page of one monitor: how it is, what it did, how to ping it, and what can be done about it."""
+"""The page of one monitor: its status, its history, how to send it pings, and the forms that act on it."""
 
 import itertools
 from datetime import datetime
@@ -31,12 +31,15 @@ RUNS_SHOWN, PINGS_SHOWN, INCIDENTS_SHOWN, OPEN_RUNS_SHOWN = 8, 12, 5, 20
 LIST_MAX = 100
 MEMBERS_SHOWN, SILENT_SHOWN = 2_000, 200
 HEARTBEATS_MAX = charts.BARS_MAX + 1
-HEARTBEATS_DAYS = 60  # a monitor that is all stages and tasks has none however far one looks
+HEARTBEATS_DAYS = 60  # pings of a monitor may all belong to stages and tasks: then the search ends here
 
 
 class FleetSummary(NamedTuple):
-    """A fleet as it is now: of the silent ones the deadline they missed, the last ping and the name; of all the name
-    and whether it lives."""
+    """The current state of a fleet.
+
+    `silent`: deadline, last ping and name of each silent member.
+    `members`: name of each member, and whether it is alive.
+    """
 
     alive: int
     known: int

@@ -41,8 +41,8 @@ class TaskGrid(NamedTuple):
 
 async def run_page(visit: Visit) -> web.StreamResponse:
     """The page of a run."""
-    rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit, "such run")])
-    row = allowed(visit, rows[0] if rows else None, "such run")
+    rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit, "run")])
+    row = allowed(visit, rows[0] if rows else None, "run")
     followed = ClientRun(row)
     await hear(visit.deps.pool, [followed])
     return show(visit, "run.html", **context(row, followed, visit.now))

@@ -50,7 +50,7 @@ async def status_page(visit: Visit) -> web.StreamResponse:
     slug = slug_in(visit, "page")
     text = await visit.request.app[SHOWN].get(slug, lambda: _render(visit, slug))
     if text is None:
-        raise not_found("such page")
+        raise not_found(f"status page {slug}")
     return html(text)
 
 

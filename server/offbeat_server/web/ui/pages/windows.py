@@ -1,4 +1,4 @@
-"""Maintenance windows: seen, made and taken away."""
+"""The page of maintenance windows: list, create and delete them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
