@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from offbeat.cli.settings import SERVICE_LINK, environment_in_upper_case, unknown_among
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.common.ip_address import IpNetwork
+from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.engine.model.definition_problems import reason_of
 
 S = TypeVar("S", bound=BaseSettings)
@@ -199,13 +200,33 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("watchdog_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            wrong = True
+        if wrong:
+            raise ValueError("must begin with http:// or https:// and a host name, such as https://watchdog.example/id")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _is_origin(cls, value: str | None) -> str | None:
         if not value:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(value)
+            known = parts.port is None or parts.port > 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            raise ValueError(
+                "must be a URL with a scheme and a host name, such as https://offbeat.example.org"
+            ) from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not known:
             raise ValueError("must begin with http:// or https:// and a host name")
         if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(
@@ -298,10 +319,14 @@ def _read_variables(given: dict[str, Any]) -> dict[str, str]:
 def _read_file(variable: str, path: str) -> str:
     try:
         text = Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}: {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or ("it is not UTF-8" if isinstance(error, UnicodeError) else error)
+        raise SettingsError(
+            f"{variable}: the file {path} cannot be read ({reason}): name a readable file that contains only the "
+            f"value, or unset {variable}"
+        ) from None
     if not text:
-        raise SettingsError(f"{variable}: {path}: the file is empty")
+        raise SettingsError(f"{variable}: the file is empty: write the value into {path}, or unset {variable}")
     return text
 
 
@@ -313,9 +338,16 @@ def _read(model: type[S], flags: dict[str, Any]) -> S:
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else "?"
             lines.append(
-                f"--{name.replace('_', '-')} (OFFBEAT_{name.upper()}): {reason_of(problem)}, not {problem['input']!r}"
+                f"{flag_of(name)} ({_variable(name)}): {reason_of(problem)}{_not_this(name, problem['input'])}"
             )
         raise SettingsError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _not_this(name: str, value: object) -> str:
+    """The wrong value for an error message, without what is secret in it."""
+    if name not in SECRETS:
+        return f", not {value!r}"
+    return f", not {without_secrets(str(value))!r}" if name.endswith("_url") else ""
 
 
 class ServiceEnvironment(NamedTuple):

@@ -145,7 +145,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror or error}") from None
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror or error}): name a readable file in YAML or JSON"
+        ) from None
     try:
         value = read_json(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

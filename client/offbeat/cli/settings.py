@@ -8,6 +8,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from offbeat.errors import SettingsError
 
@@ -102,8 +103,15 @@ def read_client_settings(flags: dict[str, Any]) -> ClientSettings:
         return value if value is not None else environment_in_upper_case().get(f"OFFBEAT_{name.upper()}")
 
     url = (given("url") or "").strip() or URL_DEFAULT
-    if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"--url (OFFBEAT_URL): must begin with http:// or https://, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        wrong = True
+    if wrong:
+        raise SettingsError(
+            f"--url (OFFBEAT_URL): must begin with http:// or https:// and a host, such as {URL_DEFAULT}, not {url!r}"
+        )
     data_dir = given("data_dir")
     return ClientSettings(
         url.rstrip("/"), given("admin_key"), Path(data_dir) if data_dir else ClientSettings().data_dir

@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from offbeat_server.config import FORMER_NAMES, Settings, flag_of, former_names_in, read_settings
 
+ALIKE_MIN = 0.75  # from 0 to 1, by difflib: a flag with a letter too many or too few; --bogus is not like --host
+
 
 def _type_of(field: FieldInfo) -> Any:
     """The type without `| None`."""
@@ -61,7 +63,8 @@ class _ServeCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [flag for option in self.params for flag in (*option.opts, *option.secondary_opts)]
-            near = [_PRESENT_FLAGS.get(flag, flag) for flag in get_close_matches(error.option_name, known)]
+            names = get_close_matches(error.option_name.lstrip("-"), [flag.lstrip("-") for flag in known], 3, ALIKE_MIN)
+            near = [_PRESENT_FLAGS.get(f"--{name}", f"--{name}") for name in names]
             hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
             raise click.UsageError(f"No such option {error.option_name}.{hint}", ctx) from None
 

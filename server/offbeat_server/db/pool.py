@@ -17,6 +17,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, SettingsError
+from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.hosts import Host, HostGroup, group_of
 from offbeat_server.db.sql_loader import load
@@ -114,6 +115,16 @@ async def look_for_primary(url: str, *, pgbouncer: bool = False) -> None:
         parameters = _parameters(pgbouncer, "offbeat look", COMMAND_TIMEOUT_S)
         with database_trouble():
             await group.look(partial(_connect_one, url, parameters))
+
+
+def check_url(url: str) -> None:
+    """Check the form of a database URL without connecting. Raises SettingsError that says what to write."""
+    if url.partition("://")[0] not in ("postgresql", "postgres") or "://" not in url:
+        raise SettingsError(
+            "--database-url (OFFBEAT_DATABASE_URL): must be a URL of Postgres such as "
+            f"postgresql://user:password@host:5432/database, not {without_secrets(url)!r}"
+        )
+    _group_of(url)
 
 
 def has_several_hosts(url: str) -> bool:
@@ -267,6 +278,7 @@ def _refusal(url: str) -> Iterator[None]:
 
     The message says what to do. It never shows the URL, which may hold a password.
     """
+    check_url(url)
     files = _files_of(url)
     for name, path in files.items():
         try:
@@ -276,7 +288,8 @@ def _refusal(url: str) -> Iterator[None]:
     try:
         yield
     except asyncpg.ClientConfigurationError as error:
-        raise SettingsError(f"--database-url cannot be read: {describe(error)}") from None
+        reason = describe(error).removeprefix("invalid DSN: ")
+        raise SettingsError(f"--database-url (OFFBEAT_DATABASE_URL): cannot be used: {reason}") from None
     except _TLS_BROKEN_OFF as error:
         raise DatabaseDownError(f"Postgres: TLS: the connection was broken off: {describe(error)}") from error
     except ssl.SSLCertVerificationError as error:  # also a ValueError

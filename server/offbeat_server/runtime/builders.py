@@ -14,8 +14,8 @@ from offbeat_server.runtime.sockets import bind_socket
 
 async def build_all(parts: Parts) -> None:
     """Start everything in one process."""
+    await parts.check_settings()
     parts.fit_descriptors()
-    parts.check_admin_key()
     await parts.open_database()
     await parts.prepare_database()
     await parts.connect()
@@ -33,7 +33,7 @@ async def build_all(parts: Parts) -> None:
 
 async def build_main(parts: Parts) -> None:
     """Start the main process: it evaluates and notifies, and starts the workers, which take pings."""
-    parts.check_admin_key()
+    await parts.check_settings()
     await parts.open_database()
     await parts.prepare_database()
     await parts.connect()

@@ -23,7 +23,7 @@ from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, Stack, forever
 from offbeat_server.config import Settings, read_service_environment
-from offbeat_server.db.pool import Pool, has_several_hosts, look_for_primary, open_pool
+from offbeat_server.db.pool import Pool, check_url, has_several_hosts, look_for_primary, open_pool
 from offbeat_server.db.read_models.processes import DatabaseFacts, read_targets
 from offbeat_server.db.repositories import shared_admin_key
 from offbeat_server.db.repositories.access import load_secret
@@ -39,6 +39,7 @@ from offbeat_server.ingest.provisioning import Provisioning
 from offbeat_server.notify.channels.registry import KINDS, Kinds
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.notify.transport.http_client import Transport
+from offbeat_server.notify.transport.smtp import read_ehlo, read_mail_server
 from offbeat_server.observability.loop_lag import LoopLag
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.observability.metrics_server import MetricsServer
@@ -53,7 +54,7 @@ from offbeat_server.runtime.workers import WorkerProcesses
 from offbeat_server.scheduler.scheduler import Scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
 from offbeat_server.scheduler.stuck_sessions import StuckSessionReaper
-from offbeat_server.services.config_apply import apply_file
+from offbeat_server.services.config_apply import ApplyBody, apply_file, read_file
 from offbeat_server.services.context import Context
 from offbeat_server.web.api import routes
 from offbeat_server.web.framework.authorization import Access
@@ -92,6 +93,7 @@ class Parts(Service):
         self.log_writer: LogWriter | None = None
         self.key_index: KeyIndex | None = None
         self._scarce = ""  # what to do about too few file descriptors
+        self._config: ApplyBody | None = None  # the file of `--config`, until it is applied
         self._url: str
         self._pool: Pool
         self._facts: DatabaseFacts
@@ -109,11 +111,21 @@ class Parts(Service):
             log.warning("parts.descriptors_scarce", detail=self._scarce, connections_max=room.connections_max)
             self.settings = self.settings.model_copy(update={"connections_max": room.connections_max})
 
-    def check_admin_key(self) -> None:
-        """Warn of an admin key that can be guessed."""
-        given = self.settings.admin_key
-        if given and len(given) < CHARS_MIN:
+    async def check_settings(self) -> None:
+        """Check URLs and the file of `--config` before the start waits for Postgres. Raises SettingsError.
+
+        Warn of an admin key that can be guessed.
+        """
+        settings = self.settings
+        if settings.admin_key and len(settings.admin_key) < CHARS_MIN:
             log.warning("parts.admin_key_short", chars_min=CHARS_MIN, detail="a short key can be guessed")
+        if settings.database_url is not None:
+            check_url(settings.database_url)
+        if settings.smtp_url:
+            read_mail_server(settings.smtp_url)
+        read_ehlo(settings.smtp_ehlo)
+        if settings.config is not None:
+            self._config = await read_file(settings.config)
 
     async def open_database(self) -> None:
         """Find the database; without `--database-url` start the embedded Postgres."""
@@ -155,8 +167,9 @@ class Parts(Service):
 
     async def apply_config(self) -> None:
         """Apply the file of `--config`, if one is given."""
-        if self.settings.config is not None:
-            applied = await apply_file(self._context(), self.settings.config)
+        if self.settings.config is not None and self._config is not None:
+            applied = await apply_file(self._context(), self.settings.config, self._config)
+            self._config = None  # it may be large
             log.info("parts.config_applied", file=str(self.settings.config), changes=len(applied.changes))
 
     async def start_transport(self) -> None:

@@ -6,6 +6,7 @@ so what it says is what would happen. `POST /apply` and `--config` at the start 
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -198,11 +199,26 @@ async def _apply(context: Context, command: ApplyConfig, actor: str) -> Applied:
     return Applied(body.dry_run, counts, applied, [] if body.dry_run else new_secrets)
 
 
-async def apply_file(context: Context, path: Path) -> Applied:
-    """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
-    try:
+async def read_file(path: Path) -> ApplyBody:
+    """Read the file of `--config` and check its items, without a database. Raises as `apply_file`."""
+    with _naming(path), gc_paused():
         body = ApplyBody(**ConfigFile.model_validate(read_config(path)).model_dump(exclude_unset=True))
+        await _read(body, None)
+    return body
+
+
+async def apply_file(context: Context, path: Path, body: ApplyBody) -> Applied:
+    """Apply a file when the server starts; nothing is pruned. Raises SettingsError that names file and fields."""
+    with _naming(path):
         return await apply(context, ApplyConfig(body, may_generate=False), "config")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what is wrong in a file into a SettingsError that names the file and each wrong field."""
+    try:
+        yield
+        return
     except ValidationError as error:
         problems = problems_of(error, model=ConfigFile)
     except DefinitionError as error:

@@ -101,7 +101,7 @@ async def test_prune_asks_on_a_terminal_and_refuses_an_empty_part(database_url: 
 
 async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, text, said in (
-        ("no.yaml", None, "No such file"),
+        ("no.yaml", None, "cannot be read (No such file or directory): name a readable file"),
         ("bad.yaml", "monitors: [", "line 2, column 1: did not find"),
         ("bad.json", "{", "cannot be read"),
         ("list.yaml", "- a", "must be an object"),

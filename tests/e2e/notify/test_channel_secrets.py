@@ -8,7 +8,7 @@ import pytest
 from offbeat_server.common.errors import DefinitionError, SettingsError
 from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.channels.webhook import Webhook
-from offbeat_server.services.config_apply import apply_file
+from offbeat_server.services.config_apply import apply_file, read_file
 from tests.integration.notify.test_channel_webhook import verify
 from tests.support.api_server import serving
 from tests.support.command import file_with, offbeat
@@ -102,8 +102,8 @@ async def test_the_start_generates_no_secret_because_no_client_would_see_it(data
     file.write_text(f"channels: {{ops: {{kind: webhook, url: '{URL}', secrets: [generate]}}}}")
     async with serving(database_url) as api:
         with pytest.raises(SettingsError, match=r"channels\.ops\.secrets: \[generate\] is not possible in --config"):
-            await apply_file(api.deps.context, file)
+            await apply_file(api.deps.context, file, await read_file(file))
         assert (await api("GET", "/channels/ops")).status == 404, "nothing was changed"
         hook = {"kind": "webhook", "url": URL, "secrets": ["generate"]}
         assert (await api("PUT", "/channels/ops", hook)).status == 201
-        assert (await apply_file(api.deps.context, file)).counts.unchanged == 1
+        assert (await apply_file(api.deps.context, file, await read_file(file))).counts.unchanged == 1

@@ -9,6 +9,7 @@ import pytest
 
 from offbeat.cli.settings import FORMER_VARIABLES_OF_SERVER, VARIABLES_OF_SERVER
 from offbeat_server.common.errors import SettingsError
+from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.config import (
     FORMER_NAMES,
     SECRETS,
@@ -130,10 +131,14 @@ def test_a_placeholder_that_nothing_replaced_is_refused(environment: pytest.Monk
 def test_secrets_may_come_from_files(environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     file = tmp_path / "secret"
     environment.setenv(f"OFFBEAT_{name.upper()}_FILE", str(file))
-    with pytest.raises(SettingsError, match=f"OFFBEAT_{name.upper()}_FILE: .*No such file"):
+    unset = f"or unset OFFBEAT_{name.upper()}_FILE$"
+    with pytest.raises(SettingsError, match=f"^OFFBEAT_{name.upper()}_FILE: .*No such file.*name a readable .*{unset}"):
+        read_settings({})
+    file.write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match=f"it is not UTF-8.*{unset}"):
         read_settings({})
     file.write_text("\n")
-    with pytest.raises(SettingsError, match="the file is empty"):
+    with pytest.raises(SettingsError, match=f"the file is empty: write the value into {file}, {unset}"):
         read_settings({})
     file.write_text("https://s3cret\n")
     assert getattr(read_settings({}), name) == "https://s3cret"
@@ -233,11 +238,95 @@ async def test_a_mistyped_former_name_suggests_the_present_one(environment: pyte
         read_settings({})
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["foo", "watchdog.example/id", "ftp://watchdog.example", "https://", "https://u:s3cret@h:port/", "https://[::1"],
+)
+def test_a_watchdog_url_must_be_a_web_address(given: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"watchdog_url": given})
+    words = "--watchdog-url (OFFBEAT_WATCHDOG_URL): must begin with http:// or https:// and a host name"
+    assert str(refused.value).startswith(words) and "s3cret" not in str(refused.value)
+    assert f"not {without_secrets(given)!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_the_message_about_a_wrong_secret_does_not_show_it(name: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: "https://user:s3cret@${HOST}/t0ken"})
+    assert "${HOST}" in str(refused.value) and not re.search("s3cret|t0ken", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("foo", "foo"),
+        ("", ""),
+        ("mail.example.org/", "mail.example.org"),
+        ("mysql://user:a@b/c?d@host:1/db?password=x", "mysql://…@host:1/…"),
+        ("user:secret@host", "…@host"),
+        ("https://host/token", "https://host/…"),
+        ("https://host?token", "https://host/…"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_a_url_in_a_message_has_no_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ("--database-url", "mysql://u:s3cret@h/x"),
+            "postgresql://user:password@host:5432/database, not 'mysql://…@h/…'",
+        ),
+        (("--database-url", "foo"), "must be a URL of Postgres such as postgresql://user:password@host:5432/database"),
+        (("--database-url", "postgresql://h:port/x"), "--database-url is not postgresql://user:password@host:port/"),
+        (("--smtp-url", "foo"), "a URL such as smtps://user:password@host/?from=offbeat@example.org, not 'foo'"),
+        (("--smtp-url", "http://u:s3cret@h/"), "--smtp-url (OFFBEAT_SMTP_URL): must be a URL such as smtps://"),
+        (("--smtp-url", "smtp://h/?from=x"), "--smtp-url (OFFBEAT_SMTP_URL): from must be an e-mail address"),
+        (
+            ("--smtp-ehlo", "a b"),
+            "--smtp-ehlo must be a host name or an address literal such as [192.0.2.1], not 'a b'",
+        ),
+        (("--watchdog-url", "foo"), "must begin with http:// or https:// and a host name"),
+        (("--config", "/nope.yaml"), "/nope.yaml: cannot be read (No such file or directory): name a readable file"),
+        (("--config", "list.yaml"), "list.yaml: must be an object with monitors, channels or projects"),
+        (("--config", "item.yaml"), "item.yaml: nothing was changed\n  monitors.a.every: "),
+        (("--config", "part.yaml"), "part.yaml: nothing was changed\n  monitor: there is no such field"),
+    ],
+)
+async def test_a_wrong_setting_is_an_error_before_the_start_waits_for_postgres(
+    tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "item.yaml").write_text("monitors: {a: {every: soon}}\n")
+    (tmp_path / "part.yaml").write_text("monitor: {}\n")
+    url = "postgresql://offbeat@127.0.0.1:9/x"  # no Postgres answers there, so a later check would never come
+    arguments = [str(tmp_path / flag) if flag.endswith(".yaml") else flag for flag in flags]
+    for workers in ("1", "2") if "--config" in flags else ("1",):
+        done = await offbeat("serve", "--database-url", url, "--workers", workers, *arguments)
+        assert done.code == 2 and "waiting_for_postgres" not in done.err, done.err
+        assert words in done.err and "s3cret" not in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    "given", ["foo", "beat.example.org", "ftp://x", "http://", "http://h:port", "http://[::1", "http:///x"]
+)
+async def test_a_wrong_address_of_the_server_says_what_to_write(given: str) -> None:
+    done = await offbeat("monitors", "--url", given)
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "--url (OFFBEAT_URL): must begin with http:// or https:// and a host, such as http://127" in done.err
+    assert f"not {given!r}" in done.err
+
+
 async def test_a_mistyped_flag_suggests_its_name_and_a_strange_one_nothing() -> None:
     done = await offbeat("serve", "--http-serve", "1")
     assert done.code == 2 and "No such option --http-serve. Did you mean --http-server?" in done.err
-    done = await offbeat("serve", "--xyzzy=1")
-    assert done.code == 2 and done.err.endswith("No such option --xyzzy.\n")
+    for strange in ("--xyzzy", "--bogus", "--force", "--hots-name"):
+        done = await offbeat("serve", f"{strange}=1")
+        assert done.code == 2 and done.err.endswith(f"No such option {strange}.\n")
 
 
 async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url: str) -> None:

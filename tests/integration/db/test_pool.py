@@ -82,7 +82,7 @@ async def test_what_is_our_own_mistake_passes_as_it_is(database: asyncpg.Connect
     [
         ("postgresql://offbeat@/nope?{}", 'database "nope" does not exist'),
         ("postgresql://stranger@/postgres?{}", 'role "stranger" does not exist'),
-        ("mysql://h/x", "cannot be read"),
+        ("mysql://h/x", "must be a URL of Postgres"),
         ("postgresql://u:sec/ret@h/x", "percent-encoded"),
     ],
 )

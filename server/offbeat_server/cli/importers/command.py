@@ -174,7 +174,7 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror or error}") from None
+        raise SettingsError(f"{file}: cannot be read ({error.strerror or error}): name a readable file") from None
 
 
 def _own_zone() -> str:

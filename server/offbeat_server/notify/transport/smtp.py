@@ -21,6 +21,7 @@ from yarl import URL
 
 from offbeat_server.common.errors import SettingsError
 from offbeat_server.common.ip_address import unmapped
+from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 
 log = structlog.get_logger("smtp")
@@ -49,17 +50,20 @@ def read_mail_server(url: str) -> MailServer:
     }
     try:
         address = URL(url)
-    except ValueError as error:
-        raise SettingsError(f"--smtp-url: {error}") from None
+    except ValueError:
+        address = URL()
     if address.scheme not in securities or not address.host:
-        raise SettingsError("--smtp-url must be like smtps://user:password@host/?from=offbeat@example.org")
+        raise SettingsError(
+            "--smtp-url (OFFBEAT_SMTP_URL): must be a URL such as smtps://user:password@host/?from=offbeat@example.org"
+            f", not {without_secrets(url)!r}"
+        )
     security, port = securities[address.scheme]
     senders = parse_qs(address.raw_query_string).get("from", [])
     for sender in senders:
         try:
             check_address(sender)
         except ValueError as error:
-            raise SettingsError(f"--smtp-url: from {error}") from None
+            raise SettingsError(f"--smtp-url (OFFBEAT_SMTP_URL): from {error}, not {sender!r}") from None
     return MailServer(
         address.host,
         address.explicit_port or port,
