@@ -1,9 +1,9 @@
 """Lint the prose that people read: `python -m tests.project.prose [PATH …]`, part of `make check`.
 
-Reads sentences from Markdown pages, from docstrings, comments and texts of Python, from comments of SQL, and from the
-text of page templates. Holds them to the rules of docs/development/prose.toml, which are those of
-docs/development/english.md that a pattern can check, and to a choice of proselint's checks. Prints one line
-`path:line: rule: message` per finding; exits with 1 if there is one.
+Reads sentences from Markdown pages, from docstrings, comments and texts of Python, from comments of SQL, from the text
+of page templates, and from the descriptions of the packages in pyproject.toml. Holds them to the rules of
+docs/development/prose.toml, which are those of docs/development/english.md that a pattern can check, and to a choice of
+proselint's checks. Prints one line `path:line: rule: message` per finding; exits with 1 if there is one.
 """
 
 import ast
@@ -31,7 +31,7 @@ class Passage(NamedTuple):
 
     path: str
     line: int
-    kind: str  # "page", "docstring", "comment", "text" (a string in code), "sql", "template"
+    kind: str  # "page", "docstring", "comment", "text" (a string in code, a description), "sql", "template"
     text: str
 
 
@@ -69,6 +69,8 @@ def passages(path: Path) -> Iterator[Passage]:
             yield from _comments(name, "sql", _lines_with(text, r"--(?!\s?(?:name|part):)\s?(.*)"))
         case ".html":
             yield Passage(name, 1, "template", _blank(text, _TEMPLATE))
+        case ".toml":
+            yield from _of_packages(name, text)
         case _:
             pass
 
@@ -84,6 +86,12 @@ _SENTENCE = re.compile(r"[A-Za-z]{2,}[^\n]* [a-z]{2,}[^\n]* [a-z]{2,}")
 def _blank(text: str, pattern: re.Pattern[str]) -> str:
     """Replace what matches by spaces, so that lines and columns stay."""
     return pattern.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
+def _of_packages(name: str, text: str) -> Iterator[Passage]:
+    """The description of a package, which package indexes show."""
+    for number, line in _lines_with(text, r'^description = "(.*)"$'):
+        yield Passage(name, number, "text", line)
 
 
 def _of_markdown(text: str) -> str:
@@ -195,7 +203,8 @@ def advice(path: str, found: Iterable[Passage], checks: dict[str, bool]) -> Iter
 
 def files() -> list[Path]:
     """Every file under version control, and every new one that git does not ignore."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md", "*.py", "*.sql", "*.html"]
+    kinds = ("*.md", "*.py", "*.sql", "*.html", "*pyproject.toml")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *kinds]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT / name for name in sorted(set(names)) if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
 

@@ -69,6 +69,7 @@ def test_what_the_style_guide_recommends_is_allowed() -> None:
         ("a.py", 'a = f"the number {1} is\\n what nobody has seen"\n', "text", 1),
         ("a.sql", "-- name: a\n-- Rows that\n-- nobody has.\nselect 1\n", "sql", 3),
         ("a.html", '{# nobody #}\n<p title="nobody">{{ nobody }}</p>\n<p>nobody</p>\n', "template", 3),
+        ("pyproject.toml", '[project]\nname = "nobody"\ndescription = "Told by nobody."\n', "text", 3),
     ],
 )
 def test_prose_is_found_in_every_kind_of_file(
