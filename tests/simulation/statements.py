@@ -274,9 +274,13 @@ class Statements:
         lease.expires = now + round(life_s * SECOND)
         return [_ONE(term)]
 
-    def lease_release(self, session: Session, name: str, term: int, holder: str) -> None:
+    def lease_release(self, session: Session, name: str, holder: str, term: int) -> None:
+        if self._lease(name).term == term:
+            self.lease_release_in_any_term(session, name, holder)
+
+    def lease_release_in_any_term(self, session: Session, name: str, holder: str) -> None:
         lease = self._lease(name)
-        if (lease.term, lease.holder) == (term, holder):
+        if lease.holder == holder:
             lease.expires = -1
 
     def lease_end_stuck_sessions(self, session: Session) -> None:

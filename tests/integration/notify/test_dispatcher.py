@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.repositories.outbox import WantedAlerts, page_alerts, resend
 from offbeat_server.notify.attempts import SENDING_MAX
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.web.ui.pages import incidents
 from tests.support.harness import HANG_S, Behaviour, Postgres, Receiver, eventually
+from tests.support.link import Link
 from tests.support.outbox import Scene, at_work, ids, scene, types
 
 
@@ -488,6 +490,35 @@ async def test_the_next_dispatcher_takes_over_when_one_stops(world: Scene, recei
             assert not two.at_work
         await world.alert(channel, 2)
         await receiver.wait_count(2)
+
+
+async def test_a_stop_releases_a_lease_whose_take_was_not_answered(database_url: str) -> None:
+    async with (
+        Link(database_url) as link,
+        scene(database_url) as world,
+        scene(link.url) as cut_off,
+        world.dispatcher("two", start=False) as two,
+    ):
+        async with cut_off.dispatcher("one", start=False) as one:
+            link.hold_replies(after=one.outbox.holder.encode())
+            taking = asyncio.ensure_future(one.outbox.take_over(600))
+            await link.withheld()
+            link.cut()
+            link.mend()
+            with pytest.raises(DatabaseDownError):
+                await taking
+            assert not await two.outbox.take_over(600)
+        assert await two.outbox.take_over(600)
+
+
+async def test_a_stop_leaves_the_lease_of_another_dispatcher(world: Scene) -> None:
+    async with world.dispatcher("two", start=False) as two:
+        async with world.dispatcher("one", start=False) as one:
+            assert await two.outbox.take_over(600)
+            assert not await one.outbox.take_over(600)
+            one.outbox._may_hold_lease = True  # as after an answer that was lost
+        async with world.dispatcher("three", start=False) as three:
+            assert not await three.outbox.take_over(600)
 
 
 async def test_the_dispatcher_beside_the_scheduler_goes_first(world: Scene) -> None:

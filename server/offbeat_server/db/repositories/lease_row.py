@@ -36,11 +36,10 @@ async def take(
     return None if term is None else Held(name, term, holder)
 
 
-async def take_or_renew(connection: Connection, name: str, holder: str, node: str, life_s: float) -> Held | None:
-    """Take a lease, or renew it in its term; None while another process holds it. Raises DatabaseDownError."""
+async def take_or_renew(connection: Connection, name: str, holder: str, node: str, life_s: float) -> bool:
+    """Take a lease, or renew it in its term; False while another process holds it. Raises DatabaseDownError."""
     with database_trouble():
-        term = await connection.fetchval(_SQL["take_or_renew"], name, holder, node, life_s)
-    return None if term is None else Held(name, term, holder)
+        return await connection.fetchval(_SQL["take_or_renew"], name, holder, node, life_s) is not None
 
 
 async def end_stuck_sessions(connection: Connection) -> int:
@@ -58,7 +57,13 @@ async def renew(connection: Connection, held: Held, life_s: float) -> bool:
 async def release(connection: Connection, held: Held) -> None:
     """Release the lease, so that another process can take it at once. Raises DatabaseDownError."""
     with database_trouble():
-        await connection.execute(_SQL["release"], *held)
+        await connection.execute(_SQL["release"], held.name, held.holder, held.term)
+
+
+async def release_in_any_term(connection: Connection, name: str, holder: str) -> None:
+    """Give up the lease if this holder has it, in any term. Raises DatabaseDownError."""
+    with database_trouble():
+        await connection.execute(_SQL["release_in_any_term"], name, holder)
 
 
 async def outlast(connection: Connection, held: Held) -> None:

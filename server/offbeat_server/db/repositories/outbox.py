@@ -15,7 +15,6 @@ import asyncpg
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.repositories import lease_row
-from offbeat_server.db.repositories.lease_row import Held
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload, FlappingPayload
 from offbeat_server.engine.model.enums import AlertKind, AlertState, member_or
@@ -175,24 +174,26 @@ class Outbox:
         self._pool = pool
         self.holder = holder
         self.node = node
-        self._lease: Held | None = None
+        self._may_hold_lease = False  # also after a take whose answer was lost
 
     async def take_over(self, life_s: float) -> bool:
         """Become or stay the active dispatcher for the next `life_s` seconds. Raises DatabaseDownError."""
         with database_trouble():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                name = lease_row.DISPATCHER
-                self._lease = await lease_row.take_or_renew(connection, name, self.holder, self.node, life_s)
-        return self._lease is not None
+                self._may_hold_lease = True
+                self._may_hold_lease = await lease_row.take_or_renew(
+                    connection, lease_row.DISPATCHER, self.holder, self.node, life_s
+                )
+        return self._may_hold_lease
 
     async def give_up(self) -> None:
         """Let another begin at once. Raises DatabaseDownError."""
-        held, self._lease = self._lease, None
-        if held is None:
+        if not self._may_hold_lease:
             return
         with database_trouble():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                await lease_row.release(connection, held)
+                await lease_row.release_in_any_term(connection, lease_row.DISPATCHER, self.holder)
+        self._may_hold_lease = False
 
     async def identity(self) -> str:
         """Eight hexadecimal digits that are this database's alone."""

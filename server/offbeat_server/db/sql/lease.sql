@@ -56,9 +56,18 @@ update lease set expires_at = log_time() + make_interval(secs => $4)
  where name = $1 and term = $2 and holder = $3 and expires_at >= log_time()
 returning term
 
+-- part: released
+-- A graceful stop: the next process need not wait.
+update lease set expires_at = '-infinity' where name = $1 and holder = $2
+
 -- name: release
--- A graceful stop: the next one need not wait.
-update lease set expires_at = '-infinity' where name = $1 and term = $2 and holder = $3
+-- By the scheduler, in its term: a late statement must not release a lease that the same process has taken again.
+-- include: released
+   and term = $3
+
+-- name: release_in_any_term
+-- By the dispatcher, which does not know its term if the answer to its take was lost.
+-- include: released
 
 -- name: bound_idle
 -- A frozen holder must not keep a take-over waiting for ever; see `end_stuck_sessions` too. And every statement is planned for
