@@ -177,7 +177,21 @@ CONNECTIONS = (
         "408 (200 without the rest of the body if the address has the signal). The server keeps reading for the same time, "
         "so that the client receives the answer",
     ),
-    Limit("a client that does not read its answers", _of("idle_timeout", "s"), "the connection is closed"),
+    Limit(
+        "a connection without a request",
+        _of("idle_timeout", "s")
+        + ". Each time the server checks again after the same time if the client still takes earlier answers: some are "
+        "on their way, and the client has acknowledged bytes since the last check",
+        "the connection is closed",
+    ),
+    Limit(
+        "a client that acknowledges no byte of its answers",
+        _of("idle_timeout", "s")
+        + ", from when answers wait in the process. The whole time has no limit: a client that acknowledges some bytes "
+        "within each such time keeps its connection. A client's system acknowledges in steps of up to the size of its "
+        "receive buffer, so a client that reads less than one step in this time is closed too",
+        "the connection is closed",
+    ),
     Limit(
         "requests of one connection that wait for their answers",
         str(connection.PIPELINE_MAX),

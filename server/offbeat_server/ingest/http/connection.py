@@ -216,7 +216,6 @@ class HttpConnection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self.since_s = self.context.now_s
         self._flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -232,6 +231,8 @@ class HttpConnection(asyncio.Protocol):
         if self.state is _CLOSING or self._flow.writing_paused:
             if self._flow.stalled_s(context.now_s) > settings.idle_timeout:
                 self.abort()
+        elif self._flow.reading_paused:
+            return  # `pending` is too long; the time of the client begins when it is read again
         elif self.state is _READING_BODY:
             if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
                 self._break_off(Rejection(408, "the body did not come in time"))
@@ -240,8 +241,14 @@ class HttpConnection(asyncio.Protocol):
                 self._close()
         elif self.pending:
             return  # it is for us to answer, and bounded by `commit_timeout`
-        elif waited_s > (settings.header_timeout if self._unread else settings.idle_timeout):
-            self._close()
+        elif self._unread:
+            if waited_s > settings.header_timeout:
+                self._close()
+        elif waited_s > settings.idle_timeout:
+            if self._flow.takes_answers():
+                self.since_s = context.now_s
+            else:
+                self._close()
 
     def drain(self) -> None:
         """The server stops: an idle connection closes now, any other after its answers."""
@@ -412,6 +419,7 @@ class HttpConnection(asyncio.Protocol):
             if not self.pending:
                 self._give_to_aiohttp()
         elif len(self.pending) <= PIPELINE_MAX // 2:
+            self.since_s = self.context.now_s  # what the client sent during the pause was not read
             flow.resume_reading()
             unread, self._unread = self._unread, b""
             if unread:
