@@ -116,7 +116,8 @@ async def a_nightly_etl_hangs_in_its_second_stage(stage: Stage) -> None:
         facts = await stage.alert("etl", "opened")
     assert (facts["cause"], facts["run"], facts["stage"]) == ("stage", "n1", "transform")
     assert re.fullmatch(
-        r"transform started \S+, expected to finish by .+; extract took \S+ s, load never started \(run n1\)",
+        r"stage transform was expected to finish by .+, 3 s after the end of stage extract at \S+; "
+        r"it started \S+; extract took \S+ s, load waiting \(run n1\)",
         facts["reason"],
     )
     (run,) = (await stage.get("etl/runs"))["items"]
@@ -198,7 +199,8 @@ async def of_four_monitors_in_sequence_the_third_is_silent(stage: Stage) -> None
     facts = await stage.alert("train", "opened")
     assert (facts["cause"], facts["run"]) == ("missed", "d5")
     assert re.fullmatch(
-        r"clean sent success at \S+ \(run d5\); no ping followed by .+: it was due within 3 s, with 1 s of grace",
+        r"monitor clean sent success at \S+ \(run d5\); no ping followed by .+: "
+        r"it was due within 3 s of that success, with 1 s of grace",
         facts["reason"],
     )
     async with stage.process(["/bin/sh", "-c", JOB], URL=urls["train"], RUN="d5", WORK="0.1"):

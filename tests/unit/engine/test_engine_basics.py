@@ -197,8 +197,8 @@ def test_an_overdue_stage_says_where_the_batch_hangs(scene: Scene) -> None:
     scene.tick(720 + 3601)
     (incident,) = scene.incidents().values()
     assert incident.cause == "stage" and incident.stage == "transform"
-    assert "transform started 00:14:00, expected to finish by" in incident.reason
-    assert "extract took 11 min 59 s" in incident.reason and "load never started" in incident.reason
+    assert "1 h after the end of stage extract at 00:12:00; it started 00:14:00" in incident.reason
+    assert "extract took 11 min 59 s" in incident.reason and "load waiting" in incident.reason
 
 
 def test_fan_in_lists_what_is_missing(scene: Scene) -> None:

@@ -93,6 +93,8 @@ def test_a_resolution_says_how_long_it_lasted() -> None:
         "Back to normal after 1 h 35 min: finished late, after 2 h 5 min. It was: load was expected"
     )
     assert "Until: 2026-11-24 04:05:00 CET" in said.text
+    plain = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="recovered")
+    assert plain.lead.startswith("Back to normal after 1 h 35 min. It was: load was expected")
     assert "Last message" not in said.text and "Was due" not in said.text
 
 

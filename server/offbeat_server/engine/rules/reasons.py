@@ -78,9 +78,9 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
     assert definition.after is not None
     after = definition.after
     return (
-        f"{after.monitor} sent {after.signal} at {say_time(due - after.within, definition, deadline)}"
+        f"monitor {after.monitor} sent {after.signal} at {say_time(due - after.within, definition, deadline)}"
         f"{_of_run(run or None)}; no ping followed by {say_time(deadline, definition)}: it was due within "
-        f"{say_duration(after.within)}"
+        f"{say_duration(after.within)} of that {after.signal}"
         + (f", with {say_duration(definition.grace)} of grace" if definition.grace else "")
     )
 
@@ -142,11 +142,9 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
     if limit.kind == "stage":
         assert limit.stage is not None
         seen = run.stages.get(limit.stage)
-        text = (
-            f"{limit.stage} started {say_time(seen.started_at, definition, deadline)}, expected to finish by {by}"
-            if seen is not None and seen.started_at is not None and seen.status == StageStatus.RUNNING
-            else f"{limit.stage} was expected to finish by {by}"
-        )
+        text = f"stage {limit.stage} was expected to finish by {by}, {_after_base(definition, run, limit, deadline)}"
+        if seen is not None and seen.started_at is not None and seen.status == StageStatus.RUNNING:
+            text += f"; it started {say_time(seen.started_at, definition, deadline)}"
         return text + _stages(definition, run, limit.stage) + _of_run(run.run)
     if limit.kind == "quiet":
         last = say_time(run.last_at, definition)
@@ -174,6 +172,19 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
     return f"{who}, {started}, was expected to finish by {by}, after {say_duration(limit.length)}" + _where(run)
 
 
+def _after_base(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> str:
+    """How long the time of a stage is, and from when it counts: `8 s after the end of stage extract at 00:31:55`."""
+    before = [stage.name for stage in definition.stages if stage.name != limit.stage]
+    ends = [name for name in before if name in run.stages and run.stages[name].finished_at == limit.base]
+    if limit.base == run.started_at:
+        since = "the start of the run"
+    elif ends:
+        since = f"the end of stage {ends[-1]}"
+    else:
+        since = "its retry"
+    return f"{say_duration(limit.length)} after {since} at {say_time(limit.base, definition, deadline)}"
+
+
 def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
     of = f" of {count.total}" if count.total is not None else ""
     since = say_time(count.at, definition)
@@ -199,7 +210,8 @@ def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) ->
     tolerate = tasks.tolerate if tasks is not None else 0
     names = say_names(list(islice(group.failing, NAMES_SHOWN_MAX)), group.failed)
     some = f"{group.failed} tasks" if group.failed != 1 else "1 task"
-    return f"{some} failed, {tolerate} tolerated: {names}" + _of_stage(stage) + _of_run(run.run)
+    allowed = f"at most {tolerate} may fail" if tolerate else "none may fail"
+    return f"{some} failed: {names}; {allowed}" + _of_stage(stage) + _of_run(run.run)
 
 
 @says_one_line
@@ -244,7 +256,8 @@ def too_often(definition: Definition, at: Micros) -> str:
     """More pings than allowed."""
     assert definition.at_most is not None
     most = definition.at_most
-    return f"more than {most.count} runs or heartbeats in {say_duration(most.per)}, by {say_time(at, definition)}"
+    period = f"{say_duration(most.per)} before {say_time(at, definition)}"
+    return f"more than {most.count} runs or heartbeats within the {period}"
 
 
 @says_one_line
@@ -332,6 +345,10 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
     ):
         if length is not None:
             yield f"{text} {say_duration(length)}"
+    if definition.at_most is not None:
+        yield f"at most {definition.at_most.count} runs or heartbeats in {say_duration(definition.at_most.per)}"
+    if definition.overlap == "alert":
+        yield "no overlapping runs"
     if definition.tasks is not None:
         yield _expected_tasks(definition.tasks)
     for stage in definition.stages[:STAGES_SAID_MAX]:
@@ -362,7 +379,7 @@ def _of_run(run: str | None) -> str:
 
 
 def _stages(definition: Definition, run: Run, but: str) -> str:
-    """The other stages in short: how long, or never started."""
+    """The other stages in short: how long each took, or its status."""
     said: list[str] = []
     for stage in definition.stages:
         if stage.name == but:
@@ -370,7 +387,7 @@ def _stages(definition: Definition, run: Run, but: str) -> str:
         seen = run.stages.get(stage.name)
         if seen is None:
             if not stage.optional:
-                said.append(f"{stage.name} never started")
+                said.append(f"{stage.name} {StageStatus.WAITING}")
         elif seen.status == StageStatus.DONE and seen.started_at is not None and seen.finished_at is not None:
             said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
         else:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.engine.model.alert_payload import AlertPayload, DigestItem
-from offbeat_server.engine.model.enums import AlertKind, CauseKind
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution
 from offbeat_server.engine.model.run_detail import RunDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
@@ -239,7 +239,8 @@ def _resolution(facts: AlertFacts, reason: str) -> str:
     if opened is not None and resolved is not None and resolved >= opened:
         lasted = f" after {say_duration(resolved - opened)}"
     how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
-    return f"Back to normal{lasted}" + (f": {how}." if how else ".") + (f" It was: {reason}" if reason else "")
+    more = f": {how}." if how not in ("", Resolution.RECOVERED) else "."  # "Back to normal" says that it has recovered
+    return f"Back to normal{lasted}{more}" + (f" It was: {reason}" if reason else "")
 
 
 def _other_causes(facts: AlertFacts) -> str:
