@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from offbeat_server.db.pool import connect
@@ -23,6 +24,14 @@ _UNIT = Path(__file__).with_name("unit")
 # How long an example takes says here how busy the machine is, not whether the code is right.
 settings.register_profile("offbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("offbeat")
+
+# As the server does: a traceback with the values of all local variables takes seconds, in which a lease can end.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

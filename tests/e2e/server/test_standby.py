@@ -46,7 +46,10 @@ class _Client:
 
 
 @pytest.mark.parametrize("interrupts", [(_cut,), (_cut, _cut, _cut), (_terminate,), (_cancel, _cancel), (_crash,)])
-async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tuple[Interrupt, ...]) -> None:
+async def test_no_ping_is_answered_that_the_standby_does_not_have(
+    interrupts: tuple[Interrupt, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.PULSE_S", 3600.0)
     async with (
         Pair() as pair,
         Link(pair.url("a")) as link,
@@ -58,6 +61,7 @@ async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tu
         sending = [asyncio.ensure_future(client.send(f"ping {n}")) for n in range(20)]
         # The pings, and not a sign of life of the writer.
         await eventually(lambda: pair.waits_for_standby(statement="copy"))
+        monkeypatch.undo()
         for interrupt in interrupts:
             failures = node.writer._failures  # grows with every failed request, while none succeeds
             await interrupt(pair, link)
@@ -74,7 +78,8 @@ async def test_no_ping_is_answered_that_the_standby_does_not_have(interrupts: tu
         assert await pair.ask("b", "select array_agg(message) from pings") == client.answered
 
 
-async def test_pings_in_doubt_are_answered_when_the_standby_is_back() -> None:
+async def test_pings_in_doubt_are_answered_when_the_standby_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offbeat_server.ingest.log_writer.writer.PULSE_S", 3600.0)
     async with (
         Pair() as pair,
         Link(pair.url("a")) as link,
@@ -85,6 +90,7 @@ async def test_pings_in_doubt_are_answered_when_the_standby_is_back() -> None:
         sending = [asyncio.ensure_future(client.send(f"ping {n}")) for n in range(20)]
         # The pings, and not a sign of life of the writer.
         await eventually(lambda: pair.waits_for_standby(statement="copy"))
+        monkeypatch.undo()
         link.cut()
         await eventually(lambda: _is_in_log(pair, 20))
         await pair.start("b")
