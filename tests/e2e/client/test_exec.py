@@ -849,7 +849,10 @@ def _take_terminal() -> None:
 
 
 def test_a_start_is_cheap(offbeat: Path) -> None:
-    """Processor time of a wrapped `true` beside that of an interpreter that does nothing, the least of several."""
+    """At most 80 ms of processor time, or on a slow machine five times an interpreter that does nothing.
+
+    That interpreter took 17 ms where the limit was set. Each is the least of several.
+    """
 
     def least(*command: str | Path) -> float:
         found = []
@@ -862,9 +865,9 @@ def test_a_start_is_cheap(offbeat: Path) -> None:
             found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(found)
 
-    bare = least(sys.executable, "-I", "-S", "-c", "pass")
-    assert least(offbeat, "exec", "--wait", "0", "K", "--", "true") < 8 * bare
-    assert least(offbeat, "ping", "--wait", "0", "K") < 8 * bare
+    limit_s = max(0.080, 5 * least(sys.executable, "-c", "pass"))
+    assert least(offbeat, "exec", "--wait", "0", "K", "--", "true") < limit_s
+    assert least(offbeat, "ping", "--wait", "0", "K") < limit_s
 
 
 def test_the_script_is_executable() -> None:

@@ -156,6 +156,26 @@ async def test_an_etl_that_fails_in_its_second_step_carries_the_message(database
         ]
 
 
+async def test_an_alert_arrives_within_a_second_of_the_deadline(database_url: str) -> None:
+    """The promise of the README. The least of five delays: a slow machine delays some alerts, a slow server all."""
+    async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
+        await _webhook(server, receiver)
+        for number in range(1, 6):  # their deadlines are a second apart
+            job = {"every": "1s", "grace": f"{number}s", "channels": ["oncall"]}
+            key = (await server.api("PUT", f"/api/v1/monitors/job{number}", job)).body["key"]
+            async with server.session.get(f"/api/v1/heartbeat/{key}") as response:
+                assert response.status == 200
+        delays_s = []
+        for number in range(1, 6):
+
+            def opened(message: Received, slug: str = f"job{number}") -> bool:
+                return bool(_is("opened")(message) and message.json["data"]["monitor"] == slug)
+
+            alert = await receiver.wait_for(opened)
+            delays_s.append(alert.at - _unix(alert.json["data"]["opened_at"]))
+        assert min(delays_s) < 1, delays_s
+
+
 async def _open_run(server: Server) -> Any:
     answer = await server.api("GET", "/api/v1/monitors/backup/runs")
     return next((run for run in answer.body["items"] if run["finished_at"] is None), None)
