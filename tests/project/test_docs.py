@@ -35,6 +35,15 @@ def test_what_the_threat_model_names_is_there() -> None:
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
 
 
+def test_the_commands_of_the_page_about_testing_exist() -> None:
+    text = (ROOT / "docs/development/testing.md").read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"`make ([a-z -]+)`|^make ([a-z-]+)", text, re.MULTILINE)
+    assert {word for line in named for word in "".join(line).split()} <= set(targets)
+    (path, pattern) = re.findall(r"pytest (tests/\S+) -k (\w+)", text)[0]
+    assert re.search(rf"^(async )?def test_\w*{pattern}", (ROOT / path).read_text(), re.MULTILINE)
+
+
 def script_of_the_readme() -> str:
     """The job of "From a monitor to an alert", without the functions that readers replace by their own commands."""
     (script,) = re.findall(r"^cat > job.sh <<'END'\n(.*?)^END$", README.read_text(), re.DOTALL | re.MULTILINE)

@@ -15,6 +15,7 @@ from aiohttp import web
 from offbeat_server.common.clock import LogClock, monotonic_ns
 from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.config import Settings
+from offbeat_server.db.partitions import make_partitions
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.access import hash_key, load_secret
 from offbeat_server.engine.model.ping import Ping
@@ -54,6 +55,9 @@ class Api:
         self._seq += 1
         row = await self.pool.fetchrow("select id, project_id from monitors where slug = $1", slug)
         assert row is not None
+        if at is not None:  # just after midnight an hour ago is another day
+            async with self.pool.acquire() as connection:
+                await make_partitions(connection, at.date(), 0)
         columns = ["at", "seq", "writer", "monitor_id", "project_id", "signal", *fields]
         values = [at or datetime.now(UTC), self._seq, 1, row["id"], row["project_id"], signal, *fields.values()]
         marks = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
