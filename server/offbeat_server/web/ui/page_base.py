@@ -35,6 +35,7 @@ from offbeat_server.web.ui import template_filters
 HERE = Path(__file__).parent
 FORM_BYTES_MAX = 500_000
 REV_CHARS_MAX = 18
+SECRET_HANDED_S = 60  # for the redirect to the page that shows a new secret
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -272,6 +273,19 @@ async def _trouble(deps: Deps, request: web.Request, page: UiRoute, error: Excep
     if fresh is not None:
         sessions.set_cookie(deps, request, response, fresh)
     return response
+
+
+def hand_secret_to_page(visit: Visit, response: web.StreamResponse, cookie: str, value: str, path: str) -> None:
+    """Hand a new secret to the page that a redirect leads to, in a cookie for `path` alone: it is in no address."""
+    response.set_cookie(
+        cookie,
+        value,
+        max_age=SECRET_HANDED_S,
+        path=path,
+        secure=sessions.is_https(visit.deps, visit.request),
+        httponly=True,
+        samesite="Strict",
+    )
 
 
 async def _token_if_any(deps: Deps, cookie: str) -> str:

@@ -16,17 +16,15 @@ from offbeat_server.services.config_diff import action_of, field_changes
 from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.project import key_answer, project_answer
-from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.pagination import ACCESS_KEYS, CHANGES
 from offbeat_server.web.framework.params import new_slug, number_in, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, hand_secret_to_page, redirect, show
 
 LIST_MAX = 100
 KEYS_SHOWN = 1_000
 NO_PROJECT: Mapping[str, Any] = {"slug": "", "name": ""}  # the empty form of a new one
-MADE_S = 60  # for the redirect to the page that shows a new key
 _MADE = "offbeat-made-key"
 KINDS = (
     *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
@@ -131,20 +129,12 @@ async def make_key(visit: Visit) -> web.StreamResponse:
     except (ApiError, DefinitionError) as error:
         return await _keys(visit, wrong=str(error), status=422)
     response = redirect("/keys?" + urlencode({"made": made.id, "name": body.name}))
-    response.set_cookie(
-        _MADE,
-        f"{made.id}.{made.key}",
-        max_age=MADE_S,
-        path="/keys",
-        secure=sessions.is_https(visit.deps, visit.request),
-        httponly=True,
-        samesite="Strict",
-    )
+    hand_secret_to_page(visit, response, _MADE, f"{made.id}.{made.key}", "/keys")
     return response
 
 
 async def revoke_key(visit: Visit) -> web.StreamResponse:
-    """At once and for ever; sessions that stand on it end with it."""
+    """Revoke a key at once and for ever. Sessions that were opened with it end, too."""
     command = access_keys.RevokeKey(number_in(visit, "key"), visit.principal.project_id)
     await access_keys.revoke_key(visit.context, command, visit.actor)
     return redirect("/keys")

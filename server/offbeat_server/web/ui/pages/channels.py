@@ -20,14 +20,12 @@ from offbeat_server.notify.channels.webhook import Webhook
 from offbeat_server.services import channels, documents
 from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas.channel import channel_answer
-from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.params import ProjectRef, new_slug, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate
-from offbeat_server.web.ui.page_base import UiRoute, Visit, address_of, redirect, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, address_of, hand_secret_to_page, redirect, show
 
 _NEW_SECRET = "offbeat_new_secret"  # a cookie: the signing secret that the next page shows once
-SECRET_SHOWN_S = 60
 LINE_CHARS_MAX = 5_000  # a text that may be longer gets a field of several lines
 
 
@@ -141,15 +139,8 @@ async def _generate(visit: Visit, kind: str, project: ProjectRef, slug: str, res
     """Generate a signing secret if the form asks for it; the page that `response` leads to shows it once."""
     if kind == Webhook.kind and visit.form_field("generate_secret") == "on":
         secret = await channels.generate_secret(visit.context, channels.GenerateSecret(project.id, slug), visit.actor)
-        response.set_cookie(
-            _NEW_SECRET,
-            f"{_place(project.slug, slug)} {secret}",
-            max_age=SECRET_SHOWN_S,
-            path="/channels",
-            secure=sessions.is_https(visit.deps, visit.request),
-            httponly=True,
-            samesite="Strict",
-        )
+        value = f"{_place(project.slug, slug)} {secret}"
+        hand_secret_to_page(visit, response, _NEW_SECRET, value, "/channels")
     return response
 
 
