@@ -57,10 +57,10 @@ screenshots: $(VENV)/installed-for-tests ## Take the pictures in docs/screenshot
 bench: $(VENV)/installed-for-tests ## Measure this machine (ARGS="--help" for what there is).
 	@$(BIN)/python -m bench $(ARGS)
 
-simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to docs/simulation.md.
+simulation: $(VENV)/installed-for-tests ## Run whole installations on a virtual clock, SEEDS=20000 of them, and add a line to results/simulation.md.
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),20000) $(ARGS)
 
-chaos: $(VENV)/installed-for-tests ## Inject faults into real processes for half an hour, and add the results to docs/chaos.md.
+chaos: $(VENV)/installed-for-tests ## Inject faults into real processes for half an hour, and add the results to results/chaos.md.
 	@.ci/packages patroni etcd-server haproxy
 	@$(BIN)/python -m tests.chaos $(ARGS)
 

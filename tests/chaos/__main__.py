@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: real faults on real processes; the report is docs/chaos.md."""
+"""`python -m tests.chaos`: real faults on real processes; the report is results/chaos.md."""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
 """The faults by name. They are drawn from a seed, and each is over when its function returns.
 
-Numbers such as F5 group similar faults; docs/chaos.md says what each one does.
+Numbers such as F5 group similar faults; results/chaos.md says what each one does.
 """
 
 import random

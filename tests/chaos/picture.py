@@ -41,7 +41,7 @@ def _recovery(axes: Axes, by_name: dict[str, list[float]]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds")
-    axes.set_title("From a fault's end until every node has judged a new ping", loc="left")
+    axes.set_title("From a fault's end until every node has evaluated a new ping", loc="left")
     _tidy(axes)
 
 

@@ -24,7 +24,7 @@ DOCUMENTS = (
     *DECISIONS,
     "SECURITY.md",
     "bench/README.md",
-    *("docs/chaos.md", "docs/pages.md", "docs/simulation.md"),
+    *("docs/chaos.md", "docs/pages.md", "docs/simulation.md", "results/chaos.md", "results/simulation.md"),
     *(
         path.relative_to(ROOT).as_posix()
         for part in ("concepts", "operations")

@@ -1,6 +1,6 @@
 """Many worlds on all cores: `python -m tests.simulation 20000`. Prints the stories of those that failed.
 
-The result of a long run is added to docs/simulation.md, a line each.
+The result of a long run is added to results/simulation.md, a line each.
 """
 
 import argparse
@@ -16,11 +16,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tests.simulation.outcome import outcome, story
-from tests.support.harness import ROOT
+from tests.simulation.record import RECORDED_MIN, add
 
-RECORD = ROOT / "docs" / "simulation.md"
-RECORDED_MIN = 1_000
-PART = 50  # worlds between two words of progress
+PART = 50  # worlds between two reports of progress
 
 
 class Part(NamedTuple):
@@ -74,8 +72,7 @@ def main() -> int:
     )
     print(f"\n{line}")
     if asked.seeds >= RECORDED_MIN:
-        with RECORD.open("a") as record:
-            record.write(f"- {line}\n")
+        add(line)
     return 1 if failed else 0
 
 

@@ -27,6 +27,7 @@ from offbeat_server.engine.model.ping import Entry
 from offbeat_server.notify.attempts import AttemptResult, DeliveryAttempts
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.scheduler.log_reader import LogReader
+from tests.simulation import record
 from tests.simulation.faults import Faults
 from tests.simulation.outcome import Mutant, outcome, story
 
@@ -53,6 +54,17 @@ def test_nothing_is_lost_and_nothing_decided_twice(
                 print(f"\n{seed + 1 - first} of {count} worlds", end="", flush=True)
     for what, least in {"pings": 20, "incidents": 1, "faults": 3, "changes": 5, "alerts": 1}.items():
         assert count < 50 or happened[what] > least * count, f"too little has happened: {happened}"
+
+
+@pytest.mark.quick
+def test_the_page_shows_the_last_long_run() -> None:
+    shown = record.TABLE.search(record.PAGE.read_text())
+    assert shown is not None and shown[2] == record.latest(record.RECORD.read_text())
+    line = "- 2026-01-31 seeds 5 to 1004: 2 failed [7, 9]; 1234 pings, 6 incidents; 59 s"
+    assert record.latest(f"{record.RECORD.read_text()}{line}\n  Both are fixed.\n") == (
+        '| `make simulation SEEDS=1000 ARGS="--first 5"` | |\n|---|---:|\n'
+        "| date | 2026-01-31 |\n| worlds; failed | 1,000; **2** |\n| pings | 1,234 |\n| incidents | 6 |\n"
+    )
 
 
 @pytest.mark.quick
