@@ -4,7 +4,7 @@ from prometheus_client import Counter, Histogram, Info
 
 from docs.generate.markdown import described, table, words
 from offbeat_server.notify.channels.registry import KINDS
-from offbeat_server.observability.metrics import READINGS, Metrics, MetricSpec
+from offbeat_server.observability.metrics import FORMER_NAMES, READINGS, Metrics, MetricSpec, full_name
 
 Event = Counter | Histogram | Info
 SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -29,6 +29,12 @@ Each process reads its own at a scrape. The scheduler's metrics exist only in th
 database's metrics exist in one process of each node and are the same on all nodes.
 
 {table(("metric", "type", "labels", "meaning"), (_reading(name, spec) for name, spec in READINGS.items()))}
+## Deprecated names
+
+These metrics have the same values as the ones that replace them. They will be removed in the next minor version
+([versions](../../CHANGELOG.md#versions)).
+
+{table(("deprecated", "use"), former_names())}
 ## Process
 
 The client library for Prometheus adds the usual metrics `process_…` (memory, processor time, open files) and
@@ -38,8 +44,18 @@ The client library for Prometheus adds the usual metrics `process_…` (memory, 
 
 def names() -> set[str]:
     """The name of every metric, as Prometheus shows it, without the suffixes of histograms."""
-    rows = [*map(_event, _events()), *(_reading(name, spec) for name, spec in READINGS.items())]
+    rows: list[tuple[str, ...]] = [*map(_event, _events()), *(_reading(name, spec) for name, spec in READINGS.items())]
+    rows += former_names()
     return {row[0].strip("`") for row in rows}
+
+
+def former_names() -> list[tuple[str, str]]:
+    """Each deprecated metric with the one that replaces it."""
+    kinds = {name: READINGS[name].kind for name in FORMER_NAMES}
+    return [
+        (f"`{full_name(former, kinds[name])}`", f"`{full_name(name, kinds[name])}`")
+        for name, former in FORMER_NAMES.items()
+    ]
 
 
 def _events() -> list[Event]:
@@ -62,5 +78,4 @@ def _event(metric: Event) -> tuple[str, ...]:
 
 def _reading(name: str, spec: MetricSpec) -> tuple[str, ...]:
     labels = f"`{spec.label}`: {words(spec.values)}" if spec.label else ""
-    full = f"offbeat_{name}{'_total' if spec.kind == 'counter' else ''}"
-    return f"`{full}`", spec.kind, labels, described(name, spec.help)
+    return f"`{full_name(name, spec.kind)}`", spec.kind, labels, described(name, spec.help)

@@ -5,7 +5,15 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from offbeat_server.engine.model.ping import SIGNALS
-from offbeat_server.observability.metrics import ALERT_RESULTS, ERROR_CODES, READINGS, REFUSALS, STATUSES, Metrics
+from offbeat_server.observability.metrics import (
+    ALERT_RESULTS,
+    ERROR_CODES,
+    FORMER_NAMES,
+    READINGS,
+    REFUSALS,
+    STATUSES,
+    Metrics,
+)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -79,11 +87,11 @@ def test_readings_are_taken_at_the_scrape_and_none_is_absent() -> None:
     metrics.bind("pending_pings", lambda: pending[0])
     metrics.bind("watermark_timestamp_seconds", lambda: None)
     metrics.bind("monitors", lambda: {"up": 7})
-    metrics.bind("deaf_seconds", lambda: 1.5)
+    metrics.bind("ingest_outage_seconds", lambda: 1.5)
     pending[0] = 4
     seen = samples(metrics)
     assert seen["offbeat_pending_pings", ()] == 4
-    assert seen["offbeat_deaf_seconds_total", ()] == 1.5
+    assert seen["offbeat_ingest_outage_seconds_total", ()] == 1.5
     assert not any(name == "offbeat_watermark_timestamp_seconds" for name, _ in seen)
     assert {status: seen["offbeat_monitors", (("status", status),)] for status in STATUSES} == {
         "new": 0,
@@ -95,11 +103,45 @@ def test_readings_are_taken_at_the_scrape_and_none_is_absent() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("offbeat_keeper", "offbeat_scheduler_leader"),
+        ("offbeat_roster_keys", "offbeat_key_index_keys"),
+        ("offbeat_roster_refreshes_total", "offbeat_key_index_refreshes_total"),
+        ("offbeat_deaf_seconds_total", "offbeat_ingest_outage_seconds_total"),
+        ("offbeat_monitors_never_heard", "offbeat_monitors_never_pinged"),
+        ("offbeat_batches_doubted_total", "offbeat_batches_in_doubt_total"),
+    ],
+)
+def test_a_metric_is_exported_under_its_former_name_too(former: str, name: str) -> None:
+    metrics = Metrics("1")
+    values: list[float | None] = [2.5, None]
+    metrics.bind(name.removeprefix("offbeat_").removesuffix("_total"), lambda: values.pop(0))
+    text = generate_latest(metrics.registry).decode()
+    assert f"\n{name} 2.5\n" in text and f"\n{former} 2.5\n" in text
+    assert f"# HELP {former} Deprecated: use {name}.\n" in text
+    assert not {key for key, _ in samples(metrics)} & {name, former}, "without a value neither has a series"
+
+
+def test_a_former_name_has_the_same_labels() -> None:
+    metrics = Metrics("1")
+    metrics.bind("watchdog_pings", lambda: {"sent": 3})
+    seen = samples(metrics)
+    for result, count in {"sent": 3, "failed": 0, "withheld": 0}.items():
+        for name in ("offbeat_watchdog_pings_total", "offbeat_beats_total"):
+            assert seen[name, (("result", result),)] == count
+
+
+def test_no_former_name_is_in_use() -> None:
+    assert FORMER_NAMES.keys() <= READINGS.keys() and not set(FORMER_NAMES.values()) & READINGS.keys()
+
+
 def test_a_name_is_bound_once_and_must_be_known() -> None:
     metrics = Metrics("1")
-    metrics.bind("keeper", lambda: 1)
+    metrics.bind("scheduler_leader", lambda: 1)
     with pytest.raises(ValueError, match="bound already"):
-        metrics.bind("keeper", lambda: 0)
+        metrics.bind("scheduler_leader", lambda: 0)
     with pytest.raises(KeyError):
         metrics.bind("no_such_thing", lambda: 0)
 

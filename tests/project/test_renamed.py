@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from docs.generate import metrics
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "development" / "renamed.md"
 SOURCES = (ROOT / "client", ROOT / "server")
@@ -187,3 +189,20 @@ def test_new_texts_are_in_the_code(heading: str) -> None:
         if f'"{text}"' not in code
     ]
     assert not gone, "no such text in client/ or server/:\n" + "\n".join(gone)
+
+
+def test_new_public_names_exist() -> None:
+    """Metrics, and the names of the alert rules in deploy/alerts.yml."""
+    known = metrics.names() | set(re.findall(r"alert: (\w+)", (ROOT / "deploy" / "alerts.yml").read_text()))
+    gone = [
+        f"{row.line}: {name}"
+        for row in below("Public names")
+        for name in CODE.findall(row.cells[1])
+        if name not in known
+    ]
+    assert not gone, "no such public name:\n" + "\n".join(gone)
+
+
+def test_every_deprecated_metric_is_listed() -> None:
+    listed = {row.cells[:2] for row in below("Public names")}
+    assert listed >= set(metrics.former_names())

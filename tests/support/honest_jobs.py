@@ -81,4 +81,4 @@ async def outages_of(connection: asyncpg.Connection) -> list[Any]:
 async def is_judged(server: Server) -> bool:
     """Whether this server is the scheduler."""
     async with server.session.get("/metrics") as answer:
-        return "offbeat_keeper 1.0" in await answer.text()
+        return "offbeat_scheduler_leader 1.0" in await answer.text()

@@ -65,19 +65,19 @@ READINGS: dict[str, MetricSpec] = {
         "reason",
         ("full", "address"),
     ),
-    "roster_keys": MetricSpec("gauge", "Keys of monitors held in memory."),
-    "roster_refreshes": MetricSpec("counter", "Refreshes of the keys held in memory."),
+    "key_index_keys": MetricSpec("gauge", "Keys of monitors held in memory."),
+    "key_index_refreshes": MetricSpec("counter", "Refreshes of the keys held in memory."),
     "writer_generation": MetricSpec("gauge", "Id of this process's row in `writers`; a new one after each fencing."),
     "rows_rejected": MetricSpec("counter", "Pings that Postgres could not store, answered 400."),
-    "batches_doubted": MetricSpec("counter", "Batches whose commit was in doubt, and that were sent again."),
+    "batches_in_doubt": MetricSpec("counter", "Batches whose commit was in doubt, and that were sent again."),
     # Scheduler: only the process that is the scheduler has them.
-    "keeper": MetricSpec(
+    "scheduler_leader": MetricSpec(
         "gauge", "1 in the process that is the scheduler, else 0. The sum over all processes must be 1."
     ),
     "lease_term": MetricSpec("gauge", "Term of the scheduler's lease; it grows with every take-over."),
     "watermark_timestamp_seconds": MetricSpec("gauge", "Log time up to which everything is committed and evaluated."),
     "monitors": MetricSpec("gauge", "Monitors by status.", "status", STATUSES),
-    "monitors_never_heard": MetricSpec("gauge", "Monitors that expect something and were never pinged."),
+    "monitors_never_pinged": MetricSpec("gauge", "Monitors that expect something and were never pinged."),
     "pings_unwatched": MetricSpec("counter", "Pings of monitors that expect nothing (status `unwatched`)."),
     "pings_skipped": MetricSpec("counter", "Pings not applied: their monitor was deleted, or is quarantined."),
     "incidents_open": MetricSpec("gauge", "Incidents that are open."),
@@ -92,7 +92,7 @@ READINGS: dict[str, MetricSpec] = {
     "self_check_mismatches": MetricSpec(
         "counter", "Of these, how many differed; and open incidents in SQL that were not the engine's at a start."
     ),
-    "beats": MetricSpec(
+    "watchdog_pings": MetricSpec(
         "counter",
         "Pings of --watchdog-url: `sent`, `failed` (not reached or refused), or `withheld` because deadlines are not "
         "evaluated or alerts are not sent.",
@@ -110,9 +110,27 @@ READINGS: dict[str, MetricSpec] = {
         "gauge", "Since when the longest waiting alert may be sent and is not claimed; absent without one."
     ),
     "checkpoint_timestamp_seconds": MetricSpec("gauge", "Log time from which a restart would follow the log."),
-    "deaf_seconds": MetricSpec("counter", "Seconds of outages of Offbeat, in which pings could not be received."),
+    "ingest_outage_seconds": MetricSpec(
+        "counter", "Seconds of outages of Offbeat, in which pings could not be received."
+    ),
     "partitions_through_timestamp_seconds": MetricSpec("gauge", "Until when the log has partitions."),
 }
+
+# Old names of metrics, by the present one. They have the same values and go in the next minor version after 0.1.
+FORMER_NAMES = {
+    "scheduler_leader": "keeper",
+    "key_index_keys": "roster_keys",
+    "key_index_refreshes": "roster_refreshes",
+    "ingest_outage_seconds": "deaf_seconds",
+    "watchdog_pings": "beats",
+    "monitors_never_pinged": "monitors_never_heard",
+    "batches_in_doubt": "batches_doubted",
+}
+
+
+def full_name(name: str, kind: str) -> str:
+    """The name of a metric as Prometheus shows it."""
+    return f"offbeat_{name}{'_total' if kind == 'counter' else ''}"
 
 
 class Metrics:
@@ -229,13 +247,19 @@ class _Readings(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, read in self._bound.items():
-            reading = READINGS[name]
-            family_type = GaugeMetricFamily if reading.kind == "gauge" else CounterMetricFamily
-            family = family_type(f"offbeat_{name}", reading.help, labels=[reading.label] if reading.label else [])
-            value = read()
-            if isinstance(value, Mapping):
-                for label in dict.fromkeys((*reading.values, *value)):
-                    family.add_metric([label], value.get(label, 0))
-            elif value is not None:
-                family.add_metric([], value)
-            yield family
+            spec, value = READINGS[name], read()
+            yield _family(name, spec, spec.help, value)
+            if former := FORMER_NAMES.get(name):
+                yield _family(former, spec, f"Deprecated: use {full_name(name, spec.kind)}.", value)
+
+
+def _family(name: str, spec: MetricSpec, text: str, value: Values) -> Metric:
+    """A metric with its value at this scrape; no series if the value is None."""
+    family_type = GaugeMetricFamily if spec.kind == "gauge" else CounterMetricFamily
+    family = family_type(f"offbeat_{name}", text, labels=[spec.label] if spec.label else [])
+    if isinstance(value, Mapping):
+        for label in dict.fromkeys((*spec.values, *value)):
+            family.add_metric([label], value.get(label, 0))
+    elif value is not None:
+        family.add_metric([], value)
+    return family

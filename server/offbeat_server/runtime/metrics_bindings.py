@@ -31,10 +31,10 @@ def bind_ingest(
     metrics.bind("connections_refused", lambda: dict(http_servers.connections_refused))
     metrics.bind("connections_max", lambda: settings.connections_max)
     metrics.bind("rows_rejected", lambda: writer.rows_rejected)
-    metrics.bind("batches_doubted", lambda: writer.batches_doubted)
+    metrics.bind("batches_in_doubt", lambda: writer.batches_doubted)
     metrics.bind("writer_generation", lambda: writer.id or None)
-    metrics.bind("roster_keys", lambda: len(key_index))
-    metrics.bind("roster_refreshes", lambda: key_index.refreshes)
+    metrics.bind("key_index_keys", lambda: len(key_index))
+    metrics.bind("key_index_refreshes", lambda: key_index.refreshes)
 
 
 def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck) -> None:
@@ -43,7 +43,7 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
     def while_scheduler(read: Callable[[], Values]) -> Callable[[], Values]:
         return lambda: read() if scheduler.evaluating else None
 
-    metrics.bind("keeper", lambda: float(scheduler.evaluating))
+    metrics.bind("scheduler_leader", lambda: float(scheduler.evaluating))
     metrics.bind("lease_term", while_scheduler(lambda: scheduler.lease.held and scheduler.lease.held.term))
     metrics.bind("watermark_timestamp_seconds", while_scheduler(lambda: scheduler.engine.now / SECOND or None))
     metrics.bind(
@@ -53,7 +53,7 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
     metrics.bind("pings_unwatched", while_scheduler(lambda: scheduler.engine.state.unwatched_pings))
     metrics.bind("pings_skipped", while_scheduler(lambda: scheduler.engine.state.unknown_pings))
     metrics.bind("decisions_dropped", while_scheduler(lambda: scheduler.decision_writer.dropped))
-    metrics.bind("monitors_never_heard", while_scheduler(lambda: scheduler.engine.state.counts[Status.NEW]))
+    metrics.bind("monitors_never_pinged", while_scheduler(lambda: scheduler.engine.state.counts[Status.NEW]))
     metrics.bind("incidents_open", while_scheduler(lambda: scheduler.engine.state.counts[Status.DOWN]))
     metrics.bind("deadlines", while_scheduler(lambda: len(scheduler.engine.state.deadlines)))
     metrics.bind("monitors_quarantined", while_scheduler(lambda: len(scheduler.engine.quarantined)))
@@ -63,4 +63,6 @@ def bind_scheduler(metrics: Metrics, scheduler: Scheduler, self_check: SelfCheck
 
 def bind_watchdog(metrics: Metrics, watchdog: OutboundWatchdog) -> None:
     """Metrics of a process that may ping an external watchdog."""
-    metrics.bind("beats", lambda: {"sent": watchdog.sent, "failed": watchdog.failed, "withheld": watchdog.withheld})
+    metrics.bind(
+        "watchdog_pings", lambda: {"sent": watchdog.sent, "failed": watchdog.failed, "withheld": watchdog.withheld}
+    )

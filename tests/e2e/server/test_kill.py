@@ -87,7 +87,7 @@ async def test_ten_thousand_monitors_a_minute_of_pings_and_a_kill(database_url: 
 
         async def judged() -> bool:
             metrics = await (await server.session.get("/metrics")).text()
-            return "offbeat_keeper 1.0" in metrics
+            return "offbeat_scheduler_leader 1.0" in metrics
 
         await eventually(judged)
         # A client that was held up for a minute is late indeed.

@@ -159,7 +159,7 @@ async def test_a_running_server_waits_and_says_so(names: tuple[str, ...]) -> Non
 
 async def _judges(server: Server) -> bool:
     async with server.session.get("/metrics") as answer:
-        return "offbeat_keeper 1.0" in await answer.text()
+        return "offbeat_scheduler_leader 1.0" in await answer.text()
 
 
 @pytest.mark.slow

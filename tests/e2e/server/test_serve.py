@@ -129,7 +129,9 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
             schedulers = []
             for server in servers:
                 async with server.session.get("/metrics") as answer:
-                    schedulers += [line for line in (await answer.text()).splitlines() if line == "offbeat_keeper 1.0"]
+                    schedulers += [
+                        line for line in (await answer.text()).splitlines() if line == "offbeat_scheduler_leader 1.0"
+                    ]
             assert len(schedulers) == 1
         finally:
             for server in servers:

@@ -78,7 +78,7 @@ async def monitors(server: Server, **definition: object) -> list[str]:
 async def is_scheduler(server: Server) -> bool:
     with contextlib.suppress(OSError):
         async with server.session.get("/metrics") as response:
-            return "offbeat_keeper 1.0" in await response.text()
+            return "offbeat_scheduler_leader 1.0" in await response.text()
     return False
 
 

@@ -45,7 +45,7 @@ async def test_workers_take_pings_and_the_main_process_is_the_scheduler(database
             async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
                 text = await response.text()
             total += _value(text, 'offbeat_pings_total{result="committed",signal="success"}')
-            schedulers += _value(text, "offbeat_keeper")
+            schedulers += _value(text, "offbeat_scheduler_leader")
         assert total == 41 and schedulers == 1
 
 

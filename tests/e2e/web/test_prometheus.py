@@ -105,7 +105,7 @@ async def test_prometheus_finds_scrapes_and_counts(database_url: str, tmp_path: 
         await prometheus.until('sum(offbeat_pings_total{job="offbeat", result="committed"})', 11)
         await prometheus.until('sum(offbeat_pings_total{signal="start", result="committed"})', 3)
         await prometheus.until('sum(offbeat_http_errors_total{code="404"})', 1)
-        await prometheus.until("sum(offbeat_keeper)", 1)
+        await prometheus.until("sum(offbeat_scheduler_leader)", 1)
         await prometheus.until("sum(offbeat_batch_rows_sum)", 11)
         await prometheus.until('max(offbeat_monitors{status="down"})', 1)
         await prometheus.until("min(offbeat_database_up)", 1)

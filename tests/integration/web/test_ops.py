@@ -195,7 +195,9 @@ async def test_watchdog_pings_are_counted_by_what_became_of_them(watchdog: Watch
 
     def counted() -> dict[str, float]:
         found = re.findall(
-            r'^offbeat_beats_total{result="(\w+)"} (\S+)$', generate_latest(metrics.registry).decode(), re.MULTILINE
+            r'^offbeat_watchdog_pings_total{result="(\w+)"} (\S+)$',
+            generate_latest(metrics.registry).decode(),
+            re.MULTILINE,
         )
         return {result: float(count) for result, count in found}
 
@@ -389,7 +391,7 @@ async def test_the_databases_side_is_read_once_for_many_and_missed_without_harm(
         assert facts.asked
         text = generate_latest(metrics.registry).decode()
         assert "offbeat_database_up 1.0" in text and "offbeat_writers 1.0" in text
-        assert "offbeat_deaf_seconds_total 2.5" in text and "offbeat_outbox_pending 1.0" in text
+        assert "offbeat_ingest_outage_seconds_total 2.5" in text and "offbeat_outbox_pending 1.0" in text
         assert 69 < await facts.untaken_s() < 100
         assert [target.address for target in await read_targets(pool)] == ["10.0.0.1:8080"]
         through = float(re.search(r"^offbeat_partitions_through_timestamp_seconds (\S+)$", text, re.MULTILINE)[1])

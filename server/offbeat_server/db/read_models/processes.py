@@ -89,7 +89,7 @@ class DatabaseFacts:
         metrics.bind("outbox_pending", lambda: self.facts and self.facts.outbox_pending)
         metrics.bind("outbox_oldest_timestamp_seconds", lambda: self.facts and self.facts.outbox_oldest)
         metrics.bind("outbox_due_timestamp_seconds", lambda: self.facts and self.facts.outbox_due)
-        metrics.bind("deaf_seconds", lambda: self.facts and self.facts.outage_s)
+        metrics.bind("ingest_outage_seconds", lambda: self.facts and self.facts.outage_s)
         metrics.bind("checkpoint_timestamp_seconds", lambda: self.facts and self.facts.checkpoint)
         metrics.bind("partitions_through_timestamp_seconds", lambda: self.facts and self.facts.partitions_through)
 
