@@ -232,8 +232,11 @@ def log_events_have_one_form(module: Module) -> Iterator[Fault]:
     stem = Path(module.path).stem
     if module.path == ALERT_LINES:
         return
+    called = {node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)}
     for node in ast.walk(module.tree):
         match node:
+            case ast.Attribute(value=ast.Name("log"), attr=level) if level in LOG_LEVELS and node not in called:
+                yield Fault(node.lineno, f"call log.{level} where it stands, so that the event is checked")
             case ast.Call(
                 func=ast.Attribute(value=ast.Name("structlog"), attr="get_logger"), args=[ast.Constant(name)]
             ):
@@ -287,6 +290,7 @@ WRONG: list[tuple[Rule, str, str]] = [
     (log_events_have_one_form, "offbeat_server/web/x.py", "log = structlog.get_logger('pages')"),
     (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('x is loaded', keys=1)"),
     (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('y.loaded', keys=1)"),
+    (log_events_have_one_form, "offbeat_server/web/x.py", "say = log.info\nsay('x is loaded')"),
     (log_events_have_one_form, "offbeat_server/web/x.py", "log.info(f'x.loaded_{keys}')"),
     (log_events_have_one_form, "offbeat_server/web/x.py", "log.info('x.loaded', 1)"),
 ]

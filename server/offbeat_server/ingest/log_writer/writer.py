@@ -459,9 +459,12 @@ class LogWriter(Service):
         return random.uniform(longest_s / 2, longest_s) if self._failures > 1 else 0.0
 
     def _lose_connection(self, error: OffbeatError) -> None:
-        say = log.debug if self._failures and str(error) == self._trouble else log.warning
+        is_repeated = self._failures and str(error) == self._trouble
         self._trouble = str(error)
-        say("Postgres is away", error=self._trouble, pings_pending=self.backlog.pings)
+        if is_repeated:
+            log.debug("writer.request_failed", error=self._trouble, pings_pending=self.backlog.pings)
+        else:
+            log.warning("writer.request_failed", error=self._trouble, pings_pending=self.backlog.pings)
         if self._log is not None:
             head = self.backlog.front()
             if head is not None and head.doubtful and self._doubtful is None:
