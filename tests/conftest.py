@@ -14,6 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from offbeat_server.db.pool import connect
+from offbeat_server.scheduler import lease
 from tests.support import harness
 from tests.support.outbox import Scene, scene
 
@@ -102,6 +103,18 @@ def postgres() -> Iterator[harness.Postgres]:
 def debian_postgres() -> Iterator[harness.Postgres]:
     """Debian's Postgres 15."""
     yield from _running(harness.debian_postgres())
+
+
+@pytest.fixture(autouse=True)
+def long_leases() -> Iterator[None]:
+    """No scheduler in the process of the tests loses its lease because the machine stood still for seconds.
+
+    Tests of the end of a lease use `short_lease`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "LIFE_S", 3_600.0)
+        patch.setattr(lease, "TRUST_S", 3_600.0)
+        yield
 
 
 @pytest.fixture

@@ -167,6 +167,15 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
         await pool.close()
 
 
+async def end_leases(database: asyncpg.Connection | asyncpg.Pool) -> None:
+    """Leases and claims of processes that were killed end at once."""
+    await database.execute("update lease set expires_at = '-infinity'")
+    for table in ("alerts", "digests"):
+        await database.execute(
+            f"update {table} set next_attempt_at = clock_timestamp() where state = 'pending' and claimed_by is not null"
+        )
+
+
 async def at_work(*dispatchers: Dispatcher) -> None:
     """One of them has begun."""
     async with asyncio.timeout(HANG_S):

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.clients import make, pings
-from tests.support.harness import Postgres, Server
+from tests.support.harness import HANG_S, Postgres, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -161,7 +161,7 @@ async def statuses(server: Server, *parts: bytes) -> list[int]:
         for part in parts:
             writer.write(part)
             await asyncio.sleep(0 if part is parts[-1] else 0.02)
-        said = await asyncio.wait_for(reader.read(), 15)
+        said = await asyncio.wait_for(reader.read(), HANG_S)
     finally:
         writer.transport.abort()
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", said) if status != b"100"]

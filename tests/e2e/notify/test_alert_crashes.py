@@ -2,7 +2,7 @@
 
 Each time one monitor with a channel of its own falls silent, and in the same instant eight more that share another
 channel, so that a digest forms. The process ends at one place, as by `kill -9`; the next one finds what it left. All
-places are tried side by side: nearly all of the time is spent waiting for leases to run out.
+places are tried side by side.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import pytest
 
 from offbeat_server.db.pool import connect
 from tests.support.harness import Postgres, Receiver, Server, eventually
+from tests.support.outbox import end_leases
 
 
 class Expected(NamedTuple):
@@ -70,6 +71,7 @@ async def _episode(url: str, place: str) -> Outcome:
             else:
                 incidents = 9
                 await eventually(lambda: _all_settled(database))
+        await end_leases(database)
         async with _server(url, "nowhere"):
             await eventually(lambda: _all_settled(database))
         got = [(r.path, r.headers["webhook-id"], r.body) for r in receiver.requests]

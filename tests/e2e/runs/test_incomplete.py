@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from tests.support.engine import Scene
-from tests.support.harness import Receiver, Server, eventually
+from tests.support.harness import HANG_S, Receiver, Server, eventually
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_a_client_without_retries_and_a_restart_in_the_middle(database_url
             """As a script does it whose pings have a timeout and no retry."""
             try:
                 async with (
-                    aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2)) as session,
+                    aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(HANG_S)) as session,
                     session.get(server.url + address, params=said) as response,
                 ):
                     return response.status == 200

@@ -46,7 +46,7 @@ class RealAlertmanager:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        await eventually(self._ready, 20)
+        await eventually(self._ready)
 
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:

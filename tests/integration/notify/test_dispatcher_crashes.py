@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.harness import HANG_S, ROOT, Behaviour, Receiver
-from tests.support.outbox import Scene
+from tests.support.outbox import Scene, end_leases
 
 
 @contextlib.asynccontextmanager
@@ -41,15 +41,6 @@ async def dies(started: asyncio.subprocess.Process) -> None:
         assert await started.wait() == -signal.SIGKILL
 
 
-async def claims_end(world: Scene) -> None:
-    """The lease and the claims of a process that was killed run out, at once."""
-    await world.pool.execute("update lease set expires_at = '-infinity' where name = 'courier'")
-    for table in ("alerts", "digests"):
-        await world.pool.execute(
-            f"update {table} set next_attempt_at = clock_timestamp() where state = 'pending' and claimed_by is not null"
-        )
-
-
 def copies(receiver: Receiver) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = defaultdict(list)
     for request in receiver.requests:
@@ -65,7 +56,7 @@ async def test_killed_with_single_alerts(world: Scene, database_url: str, place:
             await world.alerts(channel, 3)
         async with process(database_url, place) as first:
             await dies(first)
-        await claims_end(world)
+        await end_leases(world.pool)
         async with process(database_url):
             assert await world.settled() == {"delivered": 12}
         found = copies(receiver)
@@ -82,7 +73,7 @@ async def test_killed_with_a_digest(world: Scene, database_url: str, place: str)
         await world.alerts(channel, 40)
         async with process(database_url, place) as first:
             await dies(first)
-        await claims_end(world)
+        await end_leases(world.pool)
         await world.alerts(channel, 40, first=101)  # must not be drawn into what was already stored
         async with process(database_url):
             assert await world.settled() == {"delivered": 80}
@@ -100,7 +91,7 @@ async def test_killed_between_open_and_resolve(world: Scene, database_url: str) 
         await world.alert(channel)
         async with process(database_url, "claimed") as first:
             await dies(first)
-        await claims_end(world)
+        await end_leases(world.pool)
         await world.alert(channel, kind="resolved")
         async with process(database_url):
             assert await world.settled() == {"delivered": 2}
@@ -128,7 +119,7 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
                     made += 8
                 await receiver.wait_count(len(receiver.requests) + 5)
                 await asyncio.sleep(chance.random() * 0.3)
-            await claims_end(world)
+            await end_leases(world.pool)
         async with process(database_url):
             assert await world.settled() == {"delivered": made}
         found = copies(receiver)

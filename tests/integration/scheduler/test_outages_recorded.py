@@ -4,7 +4,6 @@ import asyncio
 from datetime import timedelta
 
 import asyncpg
-import pytest
 
 from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.db.partitions import make_partitions, name_of
@@ -13,9 +12,7 @@ from offbeat_server.db.scheduler_store.scheduler_rows import Outage
 from offbeat_server.scheduler.outages import ReportedOutages
 from tests.support.harness import eventually
 from tests.support.link import Link
-from tests.support.scheduler_node import count_of, running, short_lease, true  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("short_lease")
+from tests.support.scheduler_node import count_of, running, true
 
 
 async def test_an_outage_of_two_writers_is_one_alert_and_a_short_one_is_none(database_url: str) -> None:
@@ -58,7 +55,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
             await node.ping(steady)
             await asyncio.sleep(0.25)  # sleep: the pace of the pings
         assert await node.status(steady) == "up" and not await node.incidents()
-        await node.is_status(steady, "down", 20)  # and a real silence is one
+        await node.is_status(steady, "down")  # and a real silence is one
 
 
 async def test_a_writer_that_died_before_the_clock_was_set_back_has_an_outage_until_the_last_sign_of_any_writer(

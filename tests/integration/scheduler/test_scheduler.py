@@ -18,7 +18,7 @@ from offbeat_server.scheduler.recovery import compare_incidents
 from tests.support.harness import eventually
 from tests.support.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("short_lease")
+with_short_lease = pytest.mark.usefixtures("short_lease")  # the scheduler that follows waits for its end
 
 
 @pytest.mark.quick
@@ -65,6 +65,7 @@ async def test_an_alert_about_a_run_says_what_is_usual(database_url: str) -> Non
 
 
 @pytest.mark.quick
+@with_short_lease
 async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) -> None:
     node = Node(database_url)
     await node.start()
@@ -82,7 +83,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
     async with running(database_url, "again") as again:
         await eventually(lambda: count_of(again.pool, "deaf"))
         await again.ping(running_job, "log", run="long")  # it goes on; else its end might have been lost in the crash
-        await again.is_status(running_job, "down", 20)
+        await again.is_status(running_job, "down")
         assert await again.status(steady) == "up"
         kinds = [(row["monitor_id"], row["number"], row["cause"]) for row in await again.incidents()]
         assert kinds == [(failing, 1, "failed"), (running_job, 1, "hung")]
@@ -100,6 +101,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
         assert await again.alerts() == ["opened", "opened"]
 
 
+@with_short_lease
 async def test_a_window_that_was_in_force_is_so_again_for_the_next_scheduler(database_url: str) -> None:
     async with running(database_url) as node:
         silent = await node.monitor("silent", every="1s", grace="1s", strict=True)
@@ -149,6 +151,7 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str)
     await connection.close()
 
 
+@with_short_lease
 async def test_many_changes_are_not_read_again_by_a_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "CHECKPOINT_CHANGES", 3)
     async with running(database_url) as node:
@@ -178,6 +181,7 @@ async def test_two_writers_are_one_order(database_url: str) -> None:
         await eventually(all_applied)
 
 
+@with_short_lease
 async def test_a_stopped_scheduler_is_followed_at_once_and_a_crashed_one_soon(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +258,7 @@ async def test_a_storm_does_not_hold_the_loop(database_url: str, monkeypatch: py
         assert await node.pool.fetchval("select count(*) from alerts") == 3000
 
 
+@with_short_lease
 async def test_a_cancelled_statement_and_a_stalled_renewal_do_not_end_the_scheduler(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,14 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-
 from offbeat_server.db.pool import connect
 from offbeat_server.scheduler.self_check import SelfCheck
 from tests.support.harness import Server, eventually
-from tests.support.scheduler_node import Node, running, short_lease, true  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("short_lease")
+from tests.support.scheduler_node import Node, running, true
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from offbeat_server.observability.metrics import Metrics
 from offbeat_server.runtime.metrics_bindings import bind_scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
 from tests.support.harness import eventually
-from tests.support.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
+from tests.support.scheduler_node import Node, count_of, running, true
 
 
 def _counted(node: Node, name: str) -> float | None:
@@ -22,9 +22,6 @@ def _counted(node: Node, name: str) -> float | None:
     metrics = Metrics("test")
     bind_scheduler(metrics, node.scheduler, SelfCheck(node.pool, node.scheduler))
     return metrics.registry.get_sample_value(f"offbeat_{name}_total")
-
-
-with_short_lease = pytest.mark.usefixtures("short_lease")  # for those that start a second time
 
 
 async def test_a_decision_that_cannot_be_stored_harms_no_neighbour(database_url: str) -> None:
@@ -72,7 +69,6 @@ async def test_an_internal_error_quarantines_one_monitor_and_no_other(
         assert not node.scheduler.engine.quarantined
 
 
-@with_short_lease
 async def test_rows_that_cannot_be_read_stop_no_other_monitor(database_url: str) -> None:
     async with running(database_url) as node:
         bad, good = await node.monitor("bad", every="1h"), await node.monitor("good", every="1h")
