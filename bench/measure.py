@@ -53,7 +53,7 @@ class Goal:
 
     @property
     def times(self) -> float:
-        """How many times as good as it must be (or shall be): 1 is just good enough, 2 twice as good."""
+        """How many times as good as it must be (or should be): 1 is just good enough, 2 twice as good."""
         if self.at_most is not None:
             return self.at_most / self.value if self.value else float("inf")
         return self.value / (self.at_least or self.aim or 1)

@@ -1,8 +1,9 @@
 """Slow clients in a process of their own: heads and bodies that drip, answers that the client does not read.
 
-`python -m bench.slow HOST PORT COUNT` opens COUNT connections, a third of each kind, prints `ready`, and goes on until
-its standard input ends: a byte every three seconds each, and a new connection for each that the server closes. Then it
-prints as JSON how often it had to connect. Its requests are no pings, so that they cost the server only their slowness.
+`python -m bench.slow HOST PORT COUNT` opens COUNT connections, a third of each kind, prints `ready`, and continues
+until its standard input ends: a byte every three seconds each, and a new connection for each that the server closes.
+Then it prints as JSON how often it had to connect. Its requests are no pings, so that they cost the server only their
+slowness.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 Twice in each round. Once as a fleet knows it: 100 000 jobs that ping once a minute, and all at once what is usual in
 100 s. And once twice as much as the server can take, where it must queue, and may refuse: it may not lose, and must
-recover, for which arithmetic alone asks 5.6 s, since what 5 s left in line goes out beside the tenth that goes on
-coming. A refusal is honest when it is a 503: the client knows that it has to come again.
+recover, for which arithmetic alone asks 5.6 s, since what 5 s left in line goes out beside the tenth that is still
+sent. A refusal is honest when it is a 503: the client knows that it has to come again.
 """
 
 from bench import load

@@ -90,7 +90,7 @@ def plain(monitors: int) -> float:
 
 
 def staged(monitors: int) -> float:
-    """A run for each monitor, its stages one after the other: start, two signs of life, success but for the last."""
+    """A run for each monitor. Each stage sends start, two signs of life and success; the last stage stays open."""
     stages = [{"name": name, "within": "6h"} for name in STAGES]
     table = Table(monitors, every="1d", max_runtime="12h", stages=stages)
     numbers = range(1, monitors + 1)
@@ -114,7 +114,7 @@ def tasked(tasks: int, runs: int) -> float:
 
 
 def fleet(members: int, fleets: int) -> float:
-    """All members are known, and ping once more."""
+    """All members are known, and ping again."""
     table = Table(fleets, members={"every": "12h", "min_alive": "95%"})
     said = [(number, Ping("progress", task=f"m-{m}")) for m in range(members) for number in range(1, fleets + 1)]
     table.hand_over(said)

@@ -1,4 +1,4 @@
-"""An honest client beside a thousand slow ones: they shall cost it nothing."""
+"""An honest client beside a thousand slow ones: they must not slow it down."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from bench.slow import slow_clients
 from bench.stage import Stage
 
 CONNECTIONS = 64
-RATE = 2_000.0  # far below the peak, so that nothing but the slow clients can make it wait
+RATE = 2_000.0  # far below the peak, so that only the slow clients can make it wait
 PAUSE_S = 1.0  # the slow ones have connected, and asked for all that they want
 
 

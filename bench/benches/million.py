@@ -125,7 +125,7 @@ async def _rounds(stage: Stage, database: Database, keys: Path, sizes: Sizes, li
 
 
 async def _start(stage: Stage, database: Database, keys: Path, accept: Line | None, *flags: str) -> Subject:
-    """Start it and wait until it takes pings. The round goes on then: without pings until it evaluates deadlines, all
+    """Start it and wait until it takes pings. The round continues then: without pings until it evaluates deadlines, all
     monitors would really miss them.
     """
     with keys.open() as file:

@@ -1,4 +1,4 @@
-"""Small pings beside large ones: one in a hundred carries the output of a job, and the others shall not notice."""
+"""Small pings beside large ones: one in a hundred has the output of a job; the others must not become slower."""
 
 from bench import load
 from bench.benches.single import committed

@@ -1,6 +1,6 @@
 """The cost of one more monitor: committed pings a second with a thousand, ten thousand, … a million of them.
 
-All servers run at once and are asked in turn; those that are not asked do nothing but pulse.
+All servers run at once and are asked in turn; those that are not asked only pulse.
 """
 
 from contextlib import AsyncExitStack

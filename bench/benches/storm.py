@@ -1,7 +1,7 @@
 """Everything falls silent in the same second: a network is cut, and a hundred thousand deadlines pass at once.
 
-The silent monitors have one cron line, so their deadline is one instant. Others go on pinging in an open loop, because
-the storm must not affect them. It is over when Postgres holds every incident and every alert row.
+The silent monitors have one cron line, so their deadline is one instant. Others continue to ping in an open loop,
+because the storm must not affect them. It is over when Postgres holds every incident and every alert row.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _DEADLINES = "select min(opened_at), max(opened_at) from incidents"
 
 
 async def run(stage: Stage) -> Result:
-    """From the deadline until all is on record; and the latency of the pings in that time."""
+    """From the deadline until all is recorded; and the latency of the pings in that time."""
     silent, period_s, grace_s, cron = (500, 5, 1, "*:*:0/5") if stage.quick else (100_000, 60, 20, "* * * * *")
     schedule = {"oncalendar" if stage.quick else "cron": cron, "grace": f"{grace_s}s"}
     rate = 100.0 if stage.quick else TALKING_RATE
@@ -54,7 +54,7 @@ async def run(stage: Stage) -> Result:
                 used_s = cpu_s(offbeat.pid)
                 took_s = await _until_recorded(database, silent, deadline)
                 cpu.values.append(cpu_s(offbeat.pid) - used_s)
-                stage.say(f"storm: all on record after {took_s:.1f} s, {cpu.values[-1]:.1f} s of CPU")
+                stage.say(f"storm: all recorded after {took_s:.1f} s, {cpu.values[-1]:.1f} s of CPU")
                 given = await sending
                 first, last = (await database.connection.fetchrow(_DEADLINES)) or (None, None)
                 if first != last:
@@ -66,7 +66,7 @@ async def run(stage: Stage) -> Result:
         unanswered.values.append(given.sent - given.statuses.get("200", 0))
     result.lines = [recorded, cpu, p99, worst, unanswered]
     result.goals = [
-        Goal("all on record", recorded.median, at_most=15.0, unit=" s"),
+        Goal("all recorded", recorded.median, at_most=15.0, unit=" s"),
         Goal("pings' p99 meanwhile", p99.median, at_most=250.0, unit=" ms"),
         Goal("pings not answered 200", unanswered.high, at_most=0),
     ]
@@ -110,7 +110,7 @@ async def _until_recorded(database: Database, count: int, deadline: float) -> fl
         if await database.value(_RECORDED) >= count and await database.value(_TOLD) >= count:
             return time.time() - deadline
         await asyncio.sleep(0.1)
-    raise RuntimeError("not all incidents and alerts are on record after two minutes")
+    raise RuntimeError("not all incidents and alerts are recorded after two minutes")
 
 
 def _between(given: Outcome, begin_s: float, end_s: float) -> list[float]:

@@ -1,6 +1,6 @@
 """Offbeat's client: what a host with jobs installs.
 
-`offbeat exec` and `offbeat ping` need nothing but the standard library. The commands that manage a server need
+`offbeat exec` and `offbeat ping` need only the standard library. The commands that manage a server need
 `offbeat[cli]`.
 """
 

@@ -71,8 +71,8 @@ Options:
   --alive SECONDS     Send a `log` ping every SECONDS (at least 1) as a keep-alive.
   --wait SECONDS      After COMMAND has ended, wait at most this long for pings that are not delivered yet; SIGTERM
                       ends the wait. Default: {EXEC_WAIT_S:g}.
-  --no-output         Leave the output alone and do not report it. Use this if COMMAND starts a process that goes on
-                      writing: otherwise the output of such a process is cut {OUTPUT_WAIT_S:g} s after COMMAND ends.
+  --no-output         Leave the output alone and do not report it. Use this if COMMAND starts a process that continues
+                      to write: otherwise the output of such a process is cut {OUTPUT_WAIT_S:g} s after COMMAND ends.
   --die-with-wrapper  Linux: send COMMAND a SIGTERM if this process is killed.
   --url URL           The server's address.  [OFFBEAT_URL; default: {DEFAULT_URL}]
   -h, --help          Show this text.
@@ -321,7 +321,7 @@ def _host_and_port(place: str, port: int) -> tuple[str, int]:
 
 
 def _quoted(text: str, safe: str = "") -> str:
-    """Percent-encoded, but for letters, digits, `-._~` and `safe`."""
+    """Percent-encoded, except for letters, digits, `-._~` and `safe`."""
     kept = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~" + safe.encode()
     return "".join(chr(byte) if byte in kept else f"%{byte:02X}" for byte in os.fsencode(text))
 
@@ -774,7 +774,7 @@ class Output:
         on_end()
 
     def _write(self, part: bytes) -> None:
-        """Write all bytes. Raises an OSError only if the reader is gone; after any other failure the job goes on."""
+        """Write all bytes. Raises an OSError only if the reader is gone; after any other failure the job continues."""
         view = memoryview(part)
         while view:
             try:

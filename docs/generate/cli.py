@@ -16,7 +16,7 @@ def page() -> str:
     return f"""# Command line
 
 One command, `offbeat`, with subcommands. `serve`, `import` and `doctor` are part of the package `offbeat-server`, all
-others of the package `offbeat`. `offbeat exec` and `offbeat ping` need nothing but Python; the commands that manage a
+others of the package `offbeat`. `offbeat exec` and `offbeat ping` need only Python; the commands that manage a
 server need `offbeat[cli]`.
 
 - The address of the server is `--url`, else `OFFBEAT_URL`, else `http://127.0.0.1:8080`. The access key is

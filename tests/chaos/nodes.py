@@ -62,7 +62,7 @@ class Node:
         await self.server.kill()
 
     async def stop(self) -> None:
-        """In good order."""
+        """By SIGTERM, as an operator does."""
         self.free = False
         await self.server.stop()
 

@@ -1,4 +1,4 @@
-"""Draws what all chaos runs came to: take-over times, recovery by fault, and how soon an alert arrives."""
+"""Draws the results of all chaos runs: take-over times, recovery by fault, and how soon an alert arrives."""
 
 from collections import defaultdict
 from pathlib import Path

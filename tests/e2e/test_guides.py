@@ -78,7 +78,7 @@ async def key_of(server: Server, project: str, slug: str) -> str:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 async def test_the_page_is_true(played: dict[Path, asyncio.Task[None]], page: Path) -> None:
-    """Every block that can run gives the output that stands behind it."""
+    """Every block that can run gives the output that follows it."""
     for program in ("curl", *re.findall(r"<!-- needs: (\S+) -->", page.read_text())):
         needs(program)
     await played[page]

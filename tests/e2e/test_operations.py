@@ -36,7 +36,7 @@ FOR_PEOPLE = {"text", "mermaid"}
 
 @pytest.mark.parametrize("page", OPERATIONS, ids=lambda page: page.stem)
 async def test_the_page_is_true(page: Path, database_url: str, tmp_path: Path) -> None:
-    """Every block that can run gives the output that stands behind it."""
+    """Every block that can run gives the output that follows it."""
     port = free_port()
     async with contextlib.AsyncExitStack() as stack:
         system = await stack.enter_async_context(SystemPostgres())

@@ -1,7 +1,7 @@
 """Read the examples in docs/semantics.md, and run them against the engine and the reference model.
 
 An example is a block of text in the document, with the ids of the rows that it shows. It says what happens and what
-must come of it; both were written by hand from the tables. The language is described in the document's introduction,
+must follow; both were written by hand from the tables. The language is described in the document's introduction,
 and `read_examples` refuses everything else.
 """
 

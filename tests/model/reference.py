@@ -421,7 +421,7 @@ def is_complete(d: Definition, seen: Seen) -> bool:
 
 
 class Model:
-    """Takes inputs in order; `monitors`, `gone` and `alerts` hold what came of them."""
+    """Takes inputs in order; `monitors`, `gone` and `alerts` hold the results."""
 
     def __init__(self) -> None:
         self.now: Micros = 0
@@ -862,7 +862,7 @@ class Model:
         return ping.run is not None and self.now - at <= within and not self._slot_has_come(m)
 
     def _hear_again(self, m: Monitor, ping: Ping) -> bool:
-        """A repeat does nothing but to an open run that it names."""
+        """A repeat changes only an open run that it names."""
         run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
         if run is not None and ping.signal == "start":
             run.said = True
@@ -894,7 +894,7 @@ class Model:
             m.incident.silent = False
 
     def _note(self, run: Run, ping: Ping) -> None:
-        """A ping of an open run. If it is incomplete, this shows that it goes on."""
+        """A ping of an open run. If it is incomplete, this shows that it still runs."""
         if run.unknown and not run.hung:
             run.events.append(("unbroken", self.now, {("runtime", ""), ("quiet", "")}, set()))
             seen = see(run)

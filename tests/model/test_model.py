@@ -460,7 +460,7 @@ class Driver:
             self.states[monitor_id] = (decision.position, decision.status, decision.since, jsonb(state))
 
     def _restart(self) -> int:
-        """From the stored states and the checkpoint; returns the event from which to go on."""
+        """From the stored states and the checkpoint; returns the event from which to continue."""
         index, at, rev, outages, windows = self.checkpoint
         self.engine = Engine()
         self.outages, self.windows, self.rev, self.begun = [*outages], {**windows}, rev, None

@@ -1,9 +1,11 @@
 """Lint the prose that people read: `python -m tests.project.prose [PATH …]`, part of `make check`.
 
 Reads sentences from Markdown pages, from docstrings, comments and texts of Python, from comments of SQL, from the text
-of page templates, and from the descriptions of the packages in pyproject.toml. Holds them to the rules of
-docs/development/prose.toml, which are those of docs/development/english.md that a pattern can check, and to a choice of
-proselint's checks. Prints one line `path:line: rule: message` per finding; exits with 1 if there is one.
+of page templates, and from the descriptions of the packages in pyproject.toml. Of the texts in tests it reads those
+that a person sees: what an assertion, a failed or skipped test, an exception or `print` says, and the names of tests.
+Holds them to the rules of docs/development/prose.toml, which are those of docs/development/english.md that a pattern
+can check, and to a choice of proselint's checks. Prints one line `path:line: rule: message` per finding; exits with 1
+if there is one.
 """
 
 import ast
@@ -31,7 +33,7 @@ class Passage(NamedTuple):
 
     path: str
     line: int
-    kind: str  # "page", "docstring", "comment", "text" (a string in code, a description), "sql", "template"
+    kind: str  # "page", "docstring", "comment", "text" (a string in code, a description), "sql", "template", "name"
     text: str
 
 
@@ -120,6 +122,31 @@ def _without_indent(docstring: str) -> str:
     return first + newline + textwrap.dedent(rest)
 
 
+# Functions whose arguments a person reads: of pytest, of programs, and of the worlds of the chaos runs.
+_SAYING = {"fail", "skip", "xfail", "exit", "print", "echo", "say"}
+
+
+def _read_in_tests(tree: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a module of tests whose texts a person reads. Other texts are inputs and expected outputs."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and node.msg is not None:
+            yield from ast.walk(node.msg)
+        elif isinstance(node, ast.Raise) and node.exc is not None:
+            yield from ast.walk(node.exc)
+        elif isinstance(node, ast.keyword) and node.arg == "reason":
+            yield from ast.walk(node.value)
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in _SAYING:
+                yield from (part for argument in node.args for part in ast.walk(argument))
+
+
+def _names_of_tests(name: str, tree: ast.AST) -> Iterator[Passage]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield Passage(name, node.lineno, "name", node.name.removeprefix("test_").replace("_", " "))
+
+
 def _of_python(name: str, text: str) -> Iterator[Passage]:
     tree = ast.parse(text)
     docstrings: set[ast.expr] = set()
@@ -134,7 +161,12 @@ def _of_python(name: str, text: str) -> Iterator[Passage]:
                 docstrings.add(first.value)
                 yield Passage(name, first.lineno, "docstring", _blank(_without_indent(first.value.value), _CODE))
     parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    for node in ast.walk(tree):
+    if name.startswith("tests/"):
+        read = list(_read_in_tests(tree))
+        yield from _names_of_tests(name, tree)
+    else:
+        read = list(ast.walk(tree))
+    for node in read:
         if isinstance(node, ast.JoinedStr):
             value = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings | parts:

@@ -29,6 +29,15 @@ FORBIDDEN = {
     "ours": "An error of ours.",
     "by-and-by": "The row was changed meanwhile.",
     "idioms": "The server waits in vain.",
+    "idioms-of-hands-and-words": "The lease is in the scheduler's hands.",
+    "blame": "A failed run is blamed on its stage.",
+    "away-and-along": "The key was taken away.",
+    "goes-on": "The job goes on.",
+    "any-more": "The monitor does not exist any more.",
+    "on-record": "The outage is on record.",
+    "nothing-but": "It needs nothing but Python.",
+    "outcome": "The report says what came of it.",
+    "state-idioms": "The scheduler is well.",
 }
 ALLOWED = [
     "So long as the lease is held, the scheduler evaluates deadlines.",
@@ -67,6 +76,10 @@ def test_what_the_style_guide_recommends_is_allowed() -> None:
         ("a.py", 'class A:\n    """Do it.\n\n    For\n    nobody.\n    """\n', "docstring", 5),
         ("a.py", "a = 1\n# Waits until\n# nobody is left.\n", "comment", 3),
         ("a.py", 'a = f"the number {1} is\\n what nobody has seen"\n', "text", 1),
+        ("tests/a.py", 'assert 1 == 2, (\n    "what nobody has seen"\n)\nb = "what nobody reads here"\n', "text", 2),
+        ("tests/a.py", 'b = "what nobody reads"\nraise ValueError(\n    f"{1} that nobody knows")\n', "text", 3),
+        ("tests/a.py", 'a("what nobody reads")\npytest.skip("what nobody runs here")\n', "text", 2),
+        ("tests/a.py", "def test_nobody_is_notified() -> None:\n    pass\n", "name", 1),
         ("a.sql", "-- name: a\n-- Rows that\n-- nobody has.\nselect 1\n", "sql", 3),
         ("a.html", '{# nobody #}\n<p title="nobody">{{ nobody }}</p>\n<p>nobody</p>\n', "template", 3),
         ("pyproject.toml", '[project]\nname = "nobody"\ndescription = "Told by nobody."\n', "text", 3),
@@ -76,6 +89,7 @@ def test_prose_is_found_in_every_kind_of_file(
     name: str, text: str, kind: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prose, "ROOT", tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     found = [
         (passage.kind, finding.line)

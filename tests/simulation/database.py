@@ -58,7 +58,7 @@ class Blocked(Exception):
 
 
 def wait_for(session: "Session", lock: Lock) -> None:
-    """Go on only when no other session holds it."""
+    """Continue only when no other session holds it."""
     if lock.held_by_others(session):
         raise Blocked(lock)
 
@@ -315,7 +315,7 @@ class Connection:
         here_s = rng.uniform(0.0002, 0.004) + link.slow_s
         if link.request_cut:
             give_up()
-            if rng.random() < 0.5:  # it was on its way, and arrives when no session waits for it any more
+            if rng.random() < 0.5:  # it was on its way, and arrives when no session waits for it
                 server.later(rng.uniform(0.5, 8.0), lambda: server.run(session, work, lambda result, error: None))
         elif link.loss and rng.random() < link.loss:
             self._closed = True  # what follows on this connection cannot overtake what was lost

@@ -64,7 +64,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def thaw(self, process: Process) -> None:
-        """Let a frozen process go on."""
+        """Let a frozen process continue."""
         process.frozen = False
         self._ready.extend(process.parked)
         process.parked = []

@@ -87,7 +87,7 @@ class Node:
         await self.writer.start()
 
     async def stop(self) -> None:
-        """As the server stops: the writer's last word first."""
+        """As the server stops: the writer's last batch first."""
         self.stopping = True
         await self.writer.stop()
         await self.dispatcher.stop()

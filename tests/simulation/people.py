@@ -88,7 +88,7 @@ class People:
     # ---------------------------------------------------------------- what they do
 
     def begin(self) -> None:
-        """The first monitors; then all go on by themselves."""
+        """The first monitors; then all act by themselves."""
         self.define(STEADY, "monitor", definition={"every": 3, "grace": 1})
         self._world.loop.create_task(self._ping_steadily())
         for _ in range(self._rng.randint(2, 6)):

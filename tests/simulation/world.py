@@ -135,7 +135,7 @@ class World:
         """Close the coroutines of dead processes, also if they raise."""
         for task in asyncio.all_tasks(self.loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            for _ in range(5):  # a `finally` may await once more
+            for _ in range(5):  # a `finally` may await again
                 with suppress(BaseException):
                     task.get_coro().close()
                     break

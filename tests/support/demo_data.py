@@ -231,7 +231,7 @@ def _daily(now: datetime, heard: datetime, monitor: DemoMonitor, chance: random.
 async def _pings(
     database: asyncpg.Connection, monitor_id: int, project_id: int, pings: list[tuple[datetime, Ping]], first: int = 0
 ) -> None:
-    """Into the log, past the writers: what is older than the checkpoint is history, and no input any more."""
+    """Into the log, past the writers: what is older than the checkpoint is history, and no longer an input."""
     await database.execute("alter table pings disable trigger pings_accept")
     await database.executemany(
         """insert into pings (at, seq, writer, monitor_id, project_id, signal, run, stage, task, done, total, message,

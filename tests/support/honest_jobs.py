@@ -72,7 +72,7 @@ async def incidents_of(connection: asyncpg.Connection, pattern: str = "honest%")
 
 
 async def outages_of(connection: asyncpg.Connection) -> list[Any]:
-    """Every outage on record."""
+    """Every recorded outage."""
     return await connection.fetch(
         "select reason, writer, pings, started_at, ended_at - started_at as length from deaf order by id"
     )

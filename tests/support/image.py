@@ -139,7 +139,7 @@ class Image:
                 raise AssertionError(f"unknown instruction: {step.name} {rest}")
 
     def _begin(self, name: str) -> None:
-        """A stage: nothing but the base image. Its Python can be read by every user, as in the real one."""
+        """A stage: only the base image. Its Python can be read by every user, as in the real one."""
         home = self._mounts / str(len(self._roots))
         root = self._roots[name] = home / "root"
         overlay = f"lowerdir=/,upperdir={home}/upper,workdir={home}/work"

@@ -109,7 +109,7 @@ class Scene:
         return row
 
     async def states(self) -> Counter[str]:
-        """How many alerts there are in each state, but for reports of failing channels: they come when they come."""
+        """How many alerts there are in each state, except for reports of failing channels: these come at any time."""
         rows = await self.pool.fetch(
             "select state, count(*) as n from alerts where facts ->> 'cause' is distinct from 'channel' group by state"
         )

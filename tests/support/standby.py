@@ -108,9 +108,9 @@ class Pair:
                 process.suspend()
 
     def thaw(self, name: str) -> None:
-        """They go on."""
+        """They continue."""
         for process in all_processes(self._processes[name].pid):
-            with contextlib.suppress(psutil.NoSuchProcess):  # some end when the postmaster goes on
+            with contextlib.suppress(psutil.NoSuchProcess):  # some end when the postmaster continues
                 process.resume()
 
     async def kill(self, name: str) -> None:

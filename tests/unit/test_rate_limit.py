@@ -86,7 +86,7 @@ def test_a_bucket_is_full_at_first_and_after_a_while(limit: RateLimit) -> None:
 
 @pytest.mark.parametrize("limit", [RateLimit.per_minute(30), RateLimit.per_minute(30, in_windows=True)])
 def test_forgetting_changes_nothing_and_bounds_memory(limit: RateLimit) -> None:
-    """Against one bucket for each key that is never forgotten. The steps are short, so the windows go on."""
+    """Against one bucket for each key that is never forgotten. The steps are short, so the windows continue."""
     random, limiter, buckets = Random(3), KeyedRateLimiter[int](limit), dict[int, TokenBucket]()
     began_s = now_s = 10_000.0
     limiter.take(-1, began_s)  # the first window begins
@@ -114,7 +114,7 @@ def test_a_bucket_gives_no_token_back_if_the_time_is_an_earlier_one() -> None:
     assert bucket.left(100.0) == 0 and bucket.left(102.0) == 2
 
 
-def test_keys_are_forgotten_also_if_no_token_is_used_any_more() -> None:
+def test_keys_are_forgotten_also_if_tokens_are_no_longer_used() -> None:
     limiter = KeyedRateLimiter[int](RateLimit.per_minute(5, in_windows=True))
     for key in range(1_000):
         limiter.take(key, 10.0)

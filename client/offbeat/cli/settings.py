@@ -1,6 +1,6 @@
 """The address and key of the server for the commands that call it: flag, variable, default, in this order.
 
-`offbeat exec` and `offbeat ping` read the same variables themselves, because they import nothing but themselves.
+`offbeat exec` and `offbeat ping` read the same variables themselves, because they import no other module.
 """
 
 import os

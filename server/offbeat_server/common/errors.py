@@ -13,7 +13,7 @@ OffbeatError
 │   ├── BacklogFullError      too many pings wait for their commit
 │   └── DatabaseDownError     Postgres cannot be reached or does not answer in time
 │       └── DatabaseRefusedError  Postgres or the settings refuse the connection until an operator changes something
-├── FencedError               this writer may not append any more; it registers again
+├── FencedError               this writer may no longer append; it registers again
 ├── AlreadyInLogError         the rows are in the log: an earlier COPY of them had committed
 ├── RowRejectedError          Postgres rejects at least one row of a batch, and so the whole batch
 └── LeaseLostError            this process is no longer the scheduler; what it was about to write is dropped

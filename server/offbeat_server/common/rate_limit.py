@@ -134,7 +134,7 @@ class KeyedRateLimiter(Generic[LimitedKey]):
         return self._older.get(key, 0.0) if used is None else used
 
     def _forget(self, now_s: float) -> None:
-        """Forget old keys, also if no token is used any more."""
+        """Forget old keys, also if tokens are no longer used."""
         if now_s >= self._turn_at_s and len(self):
             self._turn(now_s)
 

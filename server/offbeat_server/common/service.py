@@ -56,7 +56,7 @@ class Service:
             for task in pending:
                 task.cancel()
             # Again and again: where a connection is lost while a transaction is undone, that error takes the place of
-            # the cancellation, and the task goes on.
+            # the cancellation, and the task continues.
             _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
     def _watch(self, task: asyncio.Task[Any]) -> None:

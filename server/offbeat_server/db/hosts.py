@@ -2,8 +2,8 @@
 
 `postgresql://user@h1,h2/offbeat` names the members of one replication group. A host that hangs accepts connections and
 never answers, so each host is tried with a bound of its own. Two hosts can call themselves primary: a standby was
-promoted while the old primary hung, and then the old one goes on. The one with the higher timeline is right, because a
-promotion begins a new timeline; the process never goes back to an older one.
+promoted while the old primary hung, and then the old one continues. The one with the higher timeline is right, because
+a promotion begins a new timeline; the process never goes back to an older one.
 """
 
 import asyncio

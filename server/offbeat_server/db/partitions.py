@@ -1,7 +1,7 @@
 """The log's daily partitions: made ahead, so that no ping ever waits for DDL, and retired whole, without a DELETE.
 
 Days are UTC. There is no default partition: one stray row in it would block making that day's. Every step waits only
-shortly for locks and is tried again, and every step may be broken off anywhere: the next call goes on from there.
+shortly for locks and is tried again, and every step may be broken off anywhere: the next call continues there.
 """
 
 import asyncio

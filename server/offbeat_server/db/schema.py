@@ -4,7 +4,7 @@ The whole schema is one file (schema.sql), applied at once to an empty database:
 reads are the same text. An older database gets numbered files instead, forward only, each in a transaction of its own.
 
 Nodes are upgraded one after the other, so a migration only adds what the program before it can ignore (*expand*);
-objects that no program uses any more are removed one version later (*contract*). Each file says in its first line which
+objects that are no longer used are removed one version later (*contract*). Each file says in its first line which
 programs still can: `-- usable from: N`. A program that is older than that refuses the database; one that is not runs
 on, and only says that it is behind.
 """

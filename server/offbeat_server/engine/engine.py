@@ -124,7 +124,7 @@ class Engine:
         return len(entries)
 
     def ignore(self, monitor_id: int) -> None:
-        """Pings of this monitor are passed over: it does not exist any more."""
+        """Ignore pings of this monitor: it no longer exists."""
         self.state.unknown_ids.add(monitor_id)
 
     @property

@@ -89,7 +89,7 @@ class EngineState:
         self.dependents: dict[ProjectSlug, set[int]] = {}  # those that depend on it
         self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
         self.with_open_incident: set[int] = set()  # those with an open incident
-        self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that are well again, since when
+        self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that have recovered, since when
         self.unknown_ids: set[int] = set()  # monitors that were deleted while pings of them were still under way
         self.counts: Counter[Status] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start

@@ -20,7 +20,7 @@ def isolated_engine(
 ) -> Engine:
     """An engine that holds only `m`, at its last input, with the outages and the maintenance windows of another.
 
-    Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were well.
+    Others do not exist for it: what depends on them (`depends_on`, `after`) is decided as if they were up.
     """
     lone = Engine(on_quarantine)
     for start, end in outages:

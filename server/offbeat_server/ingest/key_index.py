@@ -7,7 +7,7 @@ to be wrong, and a flood of wrong keys costs ten reads a second.
 
 Measured with 1 000 000 monitors on one of 2 cores: loaded in 4 s, slice by slice (the longest pause, 0.17 s, is the
 growth of a dictionary), 200 bytes of resident memory each, 0.7 µs a lookup, most of it the cache's. To load all again,
-after Postgres has lost commits, takes as much memory once more.
+after Postgres has lost commits, takes as much memory again.
 """
 
 import asyncio
@@ -131,7 +131,8 @@ class KeyIndex(Service):
                 packed = self._known.slugs.get(f"{bound.project_id}/{slug}")
                 if packed is None or packed & _MONITOR_MASK != bound.monitor_id:
                     return None
-        # A key that begins with another project's ping key would take pings away from it. None can be added any more.
+        # A key that begins with another project's ping key would receive the other project's pings. Such a key can no
+        # longer be added.
         return bound if project is None or bound is None or bound.project_id == project else None
 
     def project_of(self, ping_key: str) -> int | None:

@@ -2,7 +2,7 @@
 
     tests ─→ stored digests that go first ─→ plan each channel: digest, claims ─→ begin attempts ─→ other stored digests
 
-A round looks at as many channels as there is room for attempts. The next one goes on behind the last of them, so no
+A round looks at as many channels as there is room for attempts. The next round begins after the last of them, so no
 channel waits for another.
 """
 

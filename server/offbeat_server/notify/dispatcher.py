@@ -1,9 +1,9 @@
 """The dispatcher: takes alerts from the outbox and sends them, so that each arrives, once, and in order.
 
-One dispatcher in all is at work (a lease; the others stand by), so a channel's rate, its circuit and its digests are
-decided in one place; claims are by row anyway, so two at work for a moment do no harm. Each round (delivery_round.py)
-asks which channels have something to send, decides for each (channel_queue.py), claims, and starts one task an attempt
-(attempts.py).
+Only one dispatcher is active (a lease; the others wait), so a channel's rate, its circuit and its digests are
+decided in one place; claims are by row anyway, so two active ones for a moment do no harm. Each round
+(delivery_round.py) asks which channels have something to send, decides for each (channel_queue.py), claims, and starts
+one task an attempt (attempts.py).
 
     pending ── claim, commit ──> ours for `lease_s` ── send ──> settled
        ^                              │ we die: the lease runs out

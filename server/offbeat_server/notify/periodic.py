@@ -188,7 +188,7 @@ class PeriodicAlerts(Service):
         failures = await channel.post(peers, channel.encode(alerts), self._out)
         for error in failures.values():
             log.warning("periodic.alertmanager_failed", channel=id, error=str(error))
-        # A peer that refuses a page for good refuses it because of the content of this page.
+        # A peer that refuses a page permanently refuses it because of the content of this page.
         return tuple(url for url in peers if url not in failures or failures[url].permanent)
 
     async def _expire(self, message_builder: MessageBuilder) -> None:

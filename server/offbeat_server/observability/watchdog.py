@@ -21,7 +21,7 @@ log = structlog.get_logger("watchdog")
 
 
 class OutboundWatchdog(Service):
-    """Gets `url` every `every_s` seconds while all is well.
+    """Gets `url` every `every_s` seconds while the server is healthy.
 
     `watermark` is None in a process that is not the scheduler. `untaken_s` is how long the alert that waits longest
     could have been sent already (0 without one); it may raise, which counts as doubt.

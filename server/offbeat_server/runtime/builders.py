@@ -1,8 +1,8 @@
 """One builder for each role, of the parts in `parts.py`.
 
-The order of the calls is the order of the start. The stop is that order backwards: first no connection is accepted any
-more, then the pending pings are committed, then the committed pings are evaluated and the decisions written, then the
-lease is given up.
+The order of the calls is the order of the start. The stop is that order backwards: first connections are no longer
+accepted, then the pending pings are committed, then the committed pings are evaluated and the decisions written, then
+the lease is given up.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 A datagram of lines to the socket that systemd names in the environment, as sd_notify(3) describes it; twenty lines, so
 no dependency. Without systemd every call does nothing. The watchdog's sign of life is sent by the event loop itself and
-only while `alive` agrees: a thread of its own would go on signalling for a server that hangs.
+only while `alive` agrees: a thread of its own would continue to signal for a server that hangs.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from offbeat_server.config import ServiceEnvironment
 
 
 class Systemd(Service):
-    """The server's line to systemd. `alive`: whether the work goes on, asked before every sign of life."""
+    """The server's line to systemd. `alive`: whether the server still works, asked before every sign of life."""
 
     name = "systemd"
 

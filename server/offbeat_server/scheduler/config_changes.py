@@ -28,7 +28,7 @@ class ConfigChanges:
         self._known: list[tuple[Micros, ChangeSeen]] = []  # of windows, applied by the last scheduler at these instants
         self._ahead: Micros = 0  # the instant at which the last of these deletions and windows took effect
         self._repeated = 0  # how many of them are applied here too
-        self.windows_applied: list[WindowsApplied] = []  # not on record yet
+        self.windows_applied: list[WindowsApplied] = []  # not recorded yet
         self.projects: dict[int, str] = {}
         self._channels: dict[int, list[scheduler_rows.ChannelSeen]] = {}
 
@@ -72,7 +72,7 @@ class ConfigChanges:
                     self.windows_applied.append(WindowsApplied(change.rev, at))
                 try:
                     _apply(engine, change, at)
-                except Exception as error:  # an internal error concerns this monitor; the others go on
+                except Exception as error:  # an internal error concerns this monitor; the others continue
                     if change.monitor_id is None:
                         log.exception("config_changes.change_skipped", rev=change.rev, kind=change.kind)
                     else:

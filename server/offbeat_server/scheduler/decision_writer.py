@@ -52,7 +52,7 @@ class DecisionWriter:
     async def write_all(self) -> None:
         """Write everything that the engine has decided, some hundred monitors per transaction.
 
-        Raises DatabaseDownError, LeaseLostError; after a DatabaseDownError the next call goes on.
+        Raises DatabaseDownError, LeaseLostError; after a DatabaseDownError the next call continues.
         """
         while self._pending or self._engine.pending_count:
             if not self._pending:

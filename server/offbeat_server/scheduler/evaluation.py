@@ -61,7 +61,7 @@ class Evaluation:
         self._entries, self._applied, self._writers, self._doubtful = [], 0, [], False
 
     def lost_connection(self) -> None:
-        """Note that a cycle was broken off. The next one first looks what Postgres has, then goes on from there."""
+        """Note that a cycle was broken off. The next one first reads what Postgres has, then continues from there."""
         self._outage_detector.blinded()
         self._doubtful = True
 

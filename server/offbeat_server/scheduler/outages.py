@@ -18,8 +18,8 @@ from offbeat_server.db.repositories.lease_row import Held, held_by
 from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
 
-WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is on record, without an alert; a jump of the clock has one
-MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported while it went on: when it has at least doubled
+WORTH_TELLING: Micros = 10 * SECOND  # a shorter outage is recorded, without an alert; a jump of the clock has one
+MUCH_LONGER: Micros = 60 * SECOND  # of an outage that was reported before its end: when it has at least doubled
 SAME_JUMP: Micros = 60 * SECOND  # of the database's clock, noticed by one writer after the other
 
 log = structlog.get_logger("outages")
@@ -36,7 +36,7 @@ class _SignOfLife(NamedTuple):
 class ReportedOutages:
     """Which outages operators were alerted to.
 
-    It follows from the outages on record alone, in their order, so that the next scheduler neither repeats an alert nor
+    It follows from the recorded outages alone, in their order, so that the next scheduler neither repeats an alert nor
     leaves one out.
     """
 
@@ -76,7 +76,7 @@ class OutageDetector:
         self._reported = ReportedOutages()
 
     async def begin(self, connection: Connection, at: Micros) -> list[Outage]:
-        """Everything on record, for an engine that starts at `at`. Raises DatabaseDownError."""
+        """All recorded outages, for an engine that starts at `at`. Raises DatabaseDownError."""
         self._refusal_id = await scheduler_rows.refusals_applied(connection)
         self._newest_writer = await scheduler_rows.last_writer(connection, at)
         self._began = set()
@@ -84,7 +84,7 @@ class OutageDetector:
         return await self.on_record(connection)
 
     async def on_record(self, connection: Connection) -> list[Outage]:
-        """Everything on record. Needed again after a transaction whose end is unknown. Raises DatabaseDownError."""
+        """All recorded outages. Needed again after a transaction whose end is unknown. Raises DatabaseDownError."""
         known = await scheduler_rows.known_outages(connection)
         self._reported = ReportedOutages()
         for each in known:

@@ -77,7 +77,7 @@ async def compare_incidents(
     """
     ours = engine.open_incidents()
     theirs = await scheduler_rows.open_incidents(connection)
-    if ours != theirs:  # or another scheduler may have gone on since the states were read
+    if ours != theirs:  # or another scheduler may have continued since the states were read
         await outlast(connection, lease.check())
     for monitor_id, number in theirs.items():
         if ours.get(monitor_id) != number and monitor_id not in engine.quarantined:

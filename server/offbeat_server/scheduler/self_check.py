@@ -76,7 +76,7 @@ class SelfCheck(Service):
         return False
 
     async def check(self, engine: Engine, m: Monitor) -> None:
-        """Compare one monitor. The engine must be at rest; it may go on while the database is asked."""
+        """Compare one monitor. The engine must be at rest; it may continue while the database is asked."""
         state, through = engine.state, engine.now
         if m.at > through or through < engine.ahead or m.id in state.pending_decisions or not _stands_alone(engine, m):
             return

@@ -2,8 +2,8 @@
 lock.
 
 A process that waits for the lease does so too, for itself (db/repositories/lease_row.py). But if the scheduler is
-well, perhaps no process waits for the lease. Then a worker that was frozen in a change of definitions, or a dispatcher
-in the middle of a digest, would block all others.
+healthy, perhaps no process waits for the lease. Then a worker that was frozen in a change of definitions, or a
+dispatcher in the middle of a digest, would block all others.
 """
 
 import asyncio

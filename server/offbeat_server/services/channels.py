@@ -157,7 +157,7 @@ async def send_test(context: Context, command: SendTest, actor: str) -> ChannelT
     while True:
         alert = await history.find_alert(context.pool, alert_id)
         if alert is None:
-            raise NotFoundError(f"alert {alert_id} any more: the channel or the alert was deleted during the test")
+            raise NotFoundError(f"alert {alert_id}: the channel or the alert was deleted during the test")
         if alert["state"] != AlertState.PENDING or alert["error"] or monotonic() > until:
             return ChannelTested(alert_id, alert["state"], alert["attempts"], alert["error"])
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -44,7 +44,7 @@ def field_changes(
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name)
     ]
-    if before and after and not changed:  # it would not be on record if nothing had changed
+    if before and after and not changed:  # it would not be recorded if nothing had changed
         hidden = "keys" if kind == "monitor" else "ping_key" if kind == "project" else "secrets"
         changed = [FieldDifference(hidden, "(hidden)", "(hidden, changed)")]
     return changed

@@ -60,7 +60,7 @@ async def run(
 
 
 def whats(receiver: Receiver) -> list[str]:
-    """The last word of the address of every ping."""
+    """The last segment of the path of every ping."""
     return [urlsplit(request.path).path.rpartition("/")[2] for request in receiver.requests]
 
 
@@ -135,7 +135,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_the_job_runs_whatever_is_wrong(offbeat: Path, name: str) -> None:
+async def test_the_job_runs_with_any_wrong_setting(offbeat: Path, name: str) -> None:
     env: Any
     env, words = WRONG[name]
     done = await run(offbeat, "exec", "--wait", "0.5", *words, *JOB, **env)

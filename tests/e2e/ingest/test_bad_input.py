@@ -108,7 +108,7 @@ def stored(run: str) -> str:
     return run.strip("\r\n")
 
 
-async def test_what_is_refused_says_why_and_the_rest_goes_on(database_url: str) -> None:
+async def test_refusals_have_a_reason_and_other_requests_are_served(database_url: str) -> None:
     wrong = {
         "status=exploded": "exploded",
         "success=perhaps": "success",

@@ -82,7 +82,7 @@ async def test_curl_shows_what_is_wrong(server: Server) -> None:
     assert await pings(server, "wrong") == []
 
 
-async def test_keys_brought_along_from_other_services(server: Server) -> None:
+async def test_keys_taken_over_from_other_services(server: Server) -> None:
     token, project = "tOk3n0123456789abcdefghijklmnopq", "0123456789abcdef"
     keys = [
         {"key": token},

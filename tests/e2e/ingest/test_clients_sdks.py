@@ -1,4 +1,4 @@
-"""Clients of Sentry (Python, Node) and Cronitor (Python), in processes of their own, unchanged but for the host."""
+"""Clients of Sentry (Python, Node) and Cronitor (Python), in processes of their own, unchanged except for the host."""
 
 from collections.abc import AsyncIterator
 

@@ -97,7 +97,7 @@ async def test_a_trusted_proxy_may_have_them_all(database_url: str, http_server:
         assert served.http_servers.connections_refused == {"full": 1}
 
 
-async def test_who_is_turned_away_for_want_of_room_may_have_been_a_ping(database_url: str) -> None:
+async def test_a_connection_refused_at_the_limit_may_have_been_a_ping(database_url: str) -> None:
     """One address over its own limit proves nothing; a process without room for any client records an outage."""
     limits: Any = {"connections_max": 10, "connections_per_address_max": 8}
     async with serving(database_url, **limits) as served, AsyncExitStack() as stack:

@@ -104,7 +104,7 @@ def test_a_run_that_pinged_after_the_outage_has_not_ended_in_it(scene: Scene) ->
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
 
 
-def test_a_ping_after_the_deadline_shows_that_it_goes_on_too_long(scene: Scene) -> None:
+def test_a_ping_after_the_deadline_shows_that_it_runs_too_long(scene: Scene) -> None:
     scene.monitor(max_runtime="1m")
     scene.ping(0, "start", run="r")
     scene.outage(10, 14)
@@ -115,7 +115,7 @@ def test_a_ping_after_the_deadline_shows_that_it_goes_on_too_long(scene: Scene) 
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
 
 
-def test_the_end_of_a_stage_was_lost_if_the_run_went_on(scene: Scene) -> None:
+def test_the_end_of_a_stage_was_lost_if_the_run_continued(scene: Scene) -> None:
     scene.monitor(stages=[{"name": "extract", "within": "1h"}, {"name": "load", "within": "1h"}])
     scene.ping(0, "start", run="r")
     scene.outage(1000, 1004)  # `extract` ends

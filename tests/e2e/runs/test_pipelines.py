@@ -69,7 +69,7 @@ def test_stages_out_of_order_repeated_skipped_and_left_out(scene: Scene) -> None
     scene.ping(0, "start", run="r")
     scene.ping(5, "success", run="r", stage="build")  # before its turn
     scene.ping(10, "fail", run="r", stage="fetch", message="timeout")
-    scene.ping(20, "start", run="r", stage="fetch")  # once more
+    scene.ping(20, "start", run="r", stage="fetch")  # again
     scene.ping(70, "success", run="r", stage="fetch")
     assert scene.status() == "up" and scene.alerts() == ["opened", "resolved"]
     scene.ping(120, "skip", run="r", stage="ship")

@@ -409,7 +409,7 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
         connection = await asyncpg.connect(database_url)
         starts = await connection.fetch("select at from pings where signal = 'start' order by at")
         await connection.close()
-        assert len(starts) == 2, "both are on record"
+        assert len(starts) == 2, "both are recorded"
         async with server.session.get(f"/api/v1/heartbeat/{made['last'].body['key']}/fail") as response:
             assert response.status == 200
         await eventually(lambda: is_down(server, "last"))  # so everything before it is applied
@@ -423,7 +423,7 @@ async def is_down(server: Server, slug: str) -> bool:
 
 
 async def test_what_healthchecks_calls_down_is_down_over_http(database_url: str) -> None:
-    """Sequences of the same record at its addresses, with nothing but the requests between two steps."""
+    """Sequences of the same record at its addresses, with only the requests between two steps."""
     chosen = random.Random(11).sample(sorted(SEQUENCES), 300)
     keys = [str(uuid.UUID(int=number, version=4)) for number in range(len(chosen))]
     monitors = [

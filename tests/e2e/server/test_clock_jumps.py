@@ -98,7 +98,7 @@ async def operators(node: Node) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("short_lease")
-async def test_set_back_by_an_hour_log_time_goes_on(moved: Moved) -> None:
+async def test_set_back_by_an_hour_log_time_continues(moved: Moved) -> None:
     async with two_nodes(moved.url) as (a, b):
         quick, steady = await a.monitor("quick", every="2s", grace="1s"), await a.monitor("steady", every="1h")
         await asyncio.gather(a.ping(quick), b.ping(steady))

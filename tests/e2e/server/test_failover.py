@@ -1,4 +1,4 @@
-"""A URL with several hosts: the servers follow the primary, also if the old one hangs or goes on."""
+"""A URL with several hosts: the servers follow the primary, also if the old one hangs or continues."""
 
 import asyncio
 from typing import Any

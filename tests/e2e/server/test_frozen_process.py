@@ -30,7 +30,7 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.mark.parametrize("where", ["before its first write", "between statements", "within one"])
-async def test_others_go_on_where_a_process_froze_in_a_change(
+async def test_others_continue_if_a_process_froze_in_a_change(
     database_url: str, pool: asyncpg.Pool, where: str
 ) -> None:
     async with Server(database_url) as server:

@@ -1,4 +1,4 @@
-"""A failover to an asynchronous standby without the last commits: noticed, on record, no healthy job is alerted."""
+"""A failover to an asynchronous standby without the last commits: noticed, recorded, no healthy job is alerted."""
 
 import asyncio
 import re
@@ -41,7 +41,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
                 kept = {row["message"] for row in await connection.fetch("select message from pings")}
                 lost = [message for message in answered if message not in kept]
                 assert len(lost) >= 40
-                # On record from the last row that is left, with the number.
+                # Recorded from the last row that is left, with the number.
                 outages = [each for each in await outages_of(connection) if each["reason"] == "lost"]
                 assert sum(each["pings"] for each in outages) == len(lost), outages
                 assert all(each["length"].total_seconds() > 3 for each in outages)

@@ -327,7 +327,7 @@ async def test_ten_thousand_monitors(server: Server, browser: Browser) -> None:
         assert await page.locator("tr.line").count() == 100
         await page.select_option("#tag", "odd")
         await me.see("tr.line:first-child:has-text('job-00001')")
-        # The list goes on as one scrolls, and what is far down is live too.
+        # Scrolling loads more of the list, and rows far down are live too.
         await page.locator("#more").scroll_into_view_if_needed()
         await me.see("text=job-00399")
         await me.live()

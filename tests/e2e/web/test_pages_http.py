@@ -91,7 +91,7 @@ async def test_signing_in_and_out(server: Server, database: asyncpg.Connection, 
         assert (await me.get("/", **{"X-Part": "list"}))[0] == 401
         assert await me.sign_in("wrong") == 403
         status, _, headers = await me.post("/sign-in", SAME, key=ADMIN_KEY, back="//evil.example/")
-        assert (status, headers["Location"]) == (303, "/"), "nobody is sent elsewhere"
+        assert (status, headers["Location"]) == (303, "/"), "no redirect to another site"
         cookie = headers["Set-Cookie"]
         assert cookie.startswith("offbeat=") and "HttpOnly" in cookie and "SameSite=Lax" in cookie
         assert "Secure" not in cookie and "Domain" not in cookie

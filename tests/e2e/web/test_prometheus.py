@@ -109,7 +109,7 @@ async def test_prometheus_finds_scrapes_and_counts(database_url: str, tmp_path: 
         await prometheus.until("sum(offbeat_batch_rows_sum)", 11)
         await prometheus.until('max(offbeat_monitors{status="down"})', 1)
         await prometheus.until("min(offbeat_database_up)", 1)
-        # Nothing but the dead man's switch is even pending, and what the rules compute with is there.
+        # Only the dead man's switch is even pending, and what the rules compute with is there.
         await prometheus.until('count(ALERTS{alertname="OffbeatDeadMansSwitch", alertstate="firing"})', 1)
         await prometheus.until("sum(prometheus_rule_evaluation_failures_total) or vector(0)", 0)
         await prometheus.until('count(ALERTS{alertname!="OffbeatDeadMansSwitch"}) or vector(0)', 0)

@@ -111,5 +111,5 @@ async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent
     good = Entry(at + 1, writer, 1, 1, 1, None, PLAIN["success"])
     with pytest.raises(RowRejectedError):
         await log.copy([good, entry._replace(at=at + 2, writer=writer, seq=2)])
-    await log.copy([good])  # the connection is as good as before
+    await log.copy([good])  # the connection still works
     assert await database.fetchval("select count(*) from pings") == 1

@@ -359,7 +359,7 @@ def test_as_a_plain_user_it_works_and_anothers_data_is_refused(data_dir: Path) -
 
 
 def in_fork_as(user: pwd.struct_passwd, work: Callable[[], None]) -> str:
-    """Does `work` in a child that is `user` for good; its traceback, or nothing. (A new interpreter could not even be
+    """Does `work` in a child that stays `user`; its traceback, or nothing. (A new interpreter could not even be
     started: it may lie in root's own directory.)"""
     reading, writing = os.pipe()
     child = os.fork()
@@ -381,7 +381,7 @@ def in_fork_as(user: pwd.struct_passwd, work: Callable[[], None]) -> str:
     return text
 
 
-async def test_the_server_brings_it_along_and_keeps_its_data_whatever_happens(data_dir: Path) -> None:
+async def test_the_server_includes_it_and_keeps_its_data_after_any_end(data_dir: Path) -> None:
     async with Server(None, data_dir=data_dir) as server:
         assert (await server.api("PUT", "/api/v1/monitors/nightly", {"every": "1d"})).status == 201
         pid = int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])

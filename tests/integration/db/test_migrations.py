@@ -105,7 +105,7 @@ async def test_an_old_database_becomes_like_a_fresh_one_and_keeps_its_rows(
     await old.close()
 
 
-async def test_the_program_before_can_go_on_beside_us(old: asyncpg.Connection) -> None:
+async def test_the_program_before_can_run_beside_this_one(old: asyncpg.Connection) -> None:
     """The ingestion and evaluation of the older program: its statements can be prepared, its writer writes."""
     await apply_schema(old)
     for path in sorted(FIRST_STATEMENTS.glob("*.sql")):
@@ -176,7 +176,7 @@ async def test_a_fleet_that_the_program_before_wrote_beside_us_is_taken_as_it_wr
     await old.close()
 
 
-async def test_the_doctor_says_which_version_there_is_and_what_comes_of_it(
+async def test_the_doctor_says_which_version_there_is_and_what_follows(
     old: asyncpg.Connection, empty_database_url: str
 ) -> None:
     async def schema_line() -> dict[str, str]:

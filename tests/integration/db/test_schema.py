@@ -175,7 +175,7 @@ async def test_retiring_drops_only_what_is_older(database: asyncpg.Connection) -
     assert await retire_partitions(database, TODAY - timedelta(days=2)) == []
 
 
-async def test_a_partition_in_use_is_retired_later_while_pings_go_on(
+async def test_a_partition_in_use_is_retired_later_while_pings_arrive(
     database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offbeat_server.db.partitions.LOCK_WAIT_S", 0.2)

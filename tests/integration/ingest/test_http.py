@@ -61,7 +61,7 @@ def http_server(request: pytest.FixtureRequest) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(postgres: Postgres, http_server: str) -> AsyncIterator[Served]:
-    """One server for all tests that change nothing but the log: a database for each would take longer than they do."""
+    """One server for all tests that change only the log: a database for each would take longer than they do."""
     async with postgres.fresh() as url, serving(url, http_server=http_server) as served:
         yield served
 
@@ -342,7 +342,7 @@ async def test_a_body_over_the_limit(database_url: str, http_server: str) -> Non
             async with connected(served) as client:
                 client.send(get(f"{PATH}/fail", more[0], method="POST") + more[1])
                 assert (await client.reply()).status == 200
-                client.send(get())  # the connection goes on
+                client.send(get())  # the connection stays open
                 assert (await client.reply()).status == 200
         body = "x" * 10_000
         assert (await ask(served, get(f"{PATH}/log", "Content-Length: 10000", method="POST") + body)).status == 200
@@ -835,7 +835,7 @@ async def test_bulk_lines_as_programs_write_them(served: Served) -> None:
     assert "stands twice" in answer["errors"][0]["reason"] and await served.rows("signal, message") == stored
     async with posting(served) as post:
         status, answer = await post(b"[" + b", ".join([lines[0], b'{"key": "nobody"}']) + b"]")
-    assert (status, len(answer["errors"])) == (400, 2), "what the other lacks hides nothing"
+    assert (status, len(answer["errors"])) == (400, 2), "a field that is missing hides no other error"
     async with posting(served) as post:
         status, answer = await post(b"[" + b", ".join([lines[0], *lines[3:]]) + b"]")
     assert (status, answer["accepted"], [error["line"] for error in answer["errors"]]) == (200, 3, [1])

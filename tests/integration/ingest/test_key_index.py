@@ -305,7 +305,7 @@ async def test_what_is_known_still_answers_while_all_is_loaded_again(noticed: st
     await key_index.stop()
 
 
-async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_once_more() -> None:
+async def test_a_loss_that_is_noticed_while_all_is_loaded_loads_it_again() -> None:
     source = Gated([row("ka", 1, "a")])
     key_index = KeyIndex(source)
     await key_index.start()

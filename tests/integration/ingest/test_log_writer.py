@@ -328,7 +328,7 @@ async def test_a_backend_ended_in_the_middle_loses_and_doubles_nothing(
         assert [entry.seq for entry in run.committed.entries] == list(range(1, 3001))
 
 
-async def test_a_loss_at_a_host_that_was_left_before_it_was_on_record_is_none(
+async def test_a_loss_at_a_host_that_was_left_before_it_was_recorded_is_none(
     database: asyncpg.Connection, database_url: str
 ) -> None:
     async with running(database_url) as run:
@@ -481,7 +481,7 @@ async def test_a_missing_partition_loses_no_ping_and_is_created(
         assert len(await stored(database)) == 5
 
 
-async def test_refusals_are_on_record_before_what_was_accepted_later(
+async def test_refusals_are_recorded_before_what_was_accepted_later(
     database: asyncpg.Connection, database_url: str
 ) -> None:
     async with Link(database_url) as link, running(link.url, pings_pending_max=10) as run:
@@ -492,7 +492,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(
             with pytest.raises(BacklogFullError):
                 run.ping(PLAIN["start"])
         ended = run.clock.now()
-        # The trigger compares what a commit passes with what is on record then.
+        # The trigger compares what a commit passes with what is recorded then.
         await database.execute(
             """
             create table seen (through timestamptz, refusals bigint);
@@ -519,7 +519,7 @@ async def test_refusals_are_on_record_before_what_was_accepted_later(
         assert sample("offbeat_pings_total", {"signal": "start", "result": "refused"}) == 4
 
 
-async def test_what_a_stopping_writer_refuses_is_on_record_too(database: asyncpg.Connection, database_url: str) -> None:
+async def test_what_a_stopping_writer_refuses_is_recorded_too(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url) as run:
         link.hold_requests()
         pending = run.ping()
@@ -541,9 +541,7 @@ async def test_what_a_stopping_writer_refuses_is_on_record_too(database: asyncpg
         assert run.committed.entries[-1].at <= to_micros(row["accepted_through"]) <= to_micros(row["started_at"])
 
 
-async def test_a_slow_commit_is_answered_503_in_time_and_kept_all_the_same(
-    database: asyncpg.Connection, database_url: str
-) -> None:
+async def test_a_slow_commit_is_answered_503_in_time_and_kept(database: asyncpg.Connection, database_url: str) -> None:
     async with Link(database_url) as link, running(link.url, commit_timeout=0.5) as run:
         link.hold_requests()
         waiters = [run.ping() for _ in range(3)]

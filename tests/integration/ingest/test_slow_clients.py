@@ -41,7 +41,7 @@ def test_time_in_which_the_loop_stood_still_is_not_held_against_clients(
     runner: asyncio.Runner, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is taking a large answer, one has sent half of a head, one half of a body, and one is idle. All of them stood
-    still too, as on a machine that was suspended: they go on when the listener has looked at its connections again.
+    still too, as on a machine that was suspended: they continue when the listener has looked at its connections again.
     """
     monkeypatch.setattr(listener, "TICK_S", TICK_S)
     monkeypatch.setattr(listener, "TICK_S_MAX", 2 * TICK_S)

@@ -36,7 +36,7 @@ async def test_an_alert_is_delivered_and_settled(world: Scene, receiver: Receive
 
 
 async def test_a_copy_of_a_database_uses_no_id_of_the_original_again(postgres: Postgres, receiver: Receiver) -> None:
-    """As after a restore or a failover: the numbers of rows go on from where the copy was made."""
+    """As after a restore or a failover: the numbers of rows continue from those of the copy."""
     rows = []
     async with postgres.fresh() as url, AsyncExitStack() as stack:
         async with scene(url) as world:
@@ -50,7 +50,7 @@ async def test_a_copy_of_a_database_uses_no_id_of_the_original_again(postgres: P
 
 
 async def test_a_wake_up_sends_at_once(world: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offbeat_server.notify.dispatcher.POLL_S", 3600.0)  # so nothing but a wake-up sends
+    monkeypatch.setattr("offbeat_server.notify.dispatcher.POLL_S", 3600.0)  # so only a wake-up sends
     channel = await world.channel("hook", "webhook", url=receiver.url)
     async with world.dispatcher() as dispatcher:
         await at_work(dispatcher)

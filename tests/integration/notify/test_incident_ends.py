@@ -88,7 +88,7 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
         assert shown["failing_since"] and "410" in shown["failing_why"]
         assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
         await broken.wait_count(2)
-        await ping(server, short, "success")  # while nothing of it has arrived: its end is not news there
+        await ping(server, short, "success")  # while nothing of it has arrived: its end must not be sent there
         await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
         first = await receiver.wait_for(lambda r: r.path == "/bad")
         assert (first.json["type"], first.json["data"]["monitor"]) == ("incident.opened", "job")

@@ -70,7 +70,7 @@ async def test_reminders_until_it_is_acknowledged(world: Scene, receiver: Receiv
         assert types(receiver)[:3] == ["incident.opened", "incident.reminder", "incident.reminder"]
         assert second.json["data"]["title"] == "STILL DOWN: Job 1"
         assert third.at - second.at > 0.9
-        # The scheduler's next alert stands behind the reminders.
+        # The scheduler's next alert follows the reminders.
         await world.alert(channel, kind="worse")
         await receiver.wait_for(lambda r: r.json["type"] == "incident.worse")
         await world.pool.execute("update incidents set acknowledged_at = now()")
@@ -167,7 +167,7 @@ async def test_old_alerts_are_swept_but_never_those_of_an_open_incident(world: S
 
 
 async def _to_be_reminded(world: Scene) -> None:
-    """An open incident whose last word was delivered long ago."""
+    """An open incident whose last alert was delivered long ago."""
     channel = await world.channel("hook", "webhook", url="http://127.0.0.1:9")
     await world.pool.execute(
         "insert into monitors (id, project_id, rev, slug, name, definition) overriding system value "

@@ -51,7 +51,7 @@ async def test_while_postgres_is_away_the_log_s_clock_stands_still(database_url:
             "select sum(pings)::integer as pings, max(ended_at) - min(started_at) as length from deaf"
         )
         assert outage is not None and outage["pings"] > 10 and outage["length"].total_seconds() > 2
-        for _ in range(8):  # goes on as before
+        for _ in range(8):  # continues as before
             await node.ping(steady)
             await asyncio.sleep(0.25)  # sleep: the pace of the pings
         assert await node.status(steady) == "up" and not await node.incidents()

@@ -116,7 +116,7 @@ async def test_one_that_was_made_and_deleted_unseen_has_never_begun(hands: Datab
     assert await scheduler_rows.deleted_since(hands.connection, rev) == {id: None}
 
 
-async def test_a_window_is_on_record_with_what_was_decided_by_it(hands: Database) -> None:
+async def test_a_window_is_recorded_with_what_was_decided_by_it(hands: Database) -> None:
     id, rev = await hands.define("job", every=60)
     said = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
     async with changes.changing(hands.pool) as connection:
@@ -188,7 +188,7 @@ async def test_a_frozen_holder_does_not_keep_the_lease(hands: Database, database
 
 
 async def test_the_time_between_the_end_of_one_writer_and_the_first_of_the_next_is_an_outage(hands: Database) -> None:
-    """Also where the older one is still there when the newer one comes, and its last word lies before that."""
+    """Also if the older one is still there when the newer one comes, and its last signal was before that."""
 
     async def writer(started: Micros) -> int:
         said = "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id"

@@ -109,7 +109,7 @@ async def test_a_round_costs_what_was_deleted_lately(api: Api, monkeypatch: pyte
     assert 0 < await probes() < 8
     assert (await remains(api))["runs"] == []
 
-    # Deleted two hours ago: looked at until nothing of it can be under way any more.
+    # Deleted two hours ago: checked until none of its pings can still be under way.
     await api.pool.execute(
         "insert into changes (at, project_id, monitor_id, actor, kind, subject)"
         " values (now() - interval '90 minutes', 1, 7, 'test', 'monitor', 'gone')"

@@ -82,7 +82,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
 
     async with running(database_url, "again") as again:
         await eventually(lambda: count_of(again.pool, "deaf"))
-        await again.ping(running_job, "log", run="long")  # it goes on; else its end might have been lost in the crash
+        await again.ping(running_job, "log", run="long")  # else its end might have been lost in the crash
         await again.is_status(running_job, "down")
         assert await again.status(steady) == "up"
         kinds = [(row["monitor_id"], row["number"], row["cause"]) for row in await again.incidents()]
@@ -118,7 +118,7 @@ async def test_a_window_that_was_in_force_is_so_again_for_the_next_scheduler(dat
         deadline = node.clock.now() + 2 * SECOND
         await (
             node.scheduler.cancel_tasks()
-        )  # without a statement; its writer goes on, and no process evaluates deadlines
+        )  # without a statement; its writer continues, and no process evaluates deadlines
         await eventually(lambda: true(node.writer.through > deadline))
 
         async with running(database_url, "next") as follower:

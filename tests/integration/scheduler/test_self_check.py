@@ -1,4 +1,4 @@
-"""The comparison of memory, heap and database with the log: silent while all is well, and it sees what is broken."""
+"""The comparison of memory, heap and database with the log: it finds every difference, and nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -386,7 +386,7 @@ async def test_the_databases_side_is_read_once_for_many_and_missed_without_harm(
             )
         facts = DatabaseFacts(pool)
         facts.bind(metrics)
-        assert not facts.asked, "nobody may say yet that Postgres is away"
+        assert not facts.asked, "it is too early to report that Postgres is away"
         await asyncio.gather(facts.refresh(), facts.refresh())
         assert facts.asked
         text = generate_latest(metrics.registry).decode()

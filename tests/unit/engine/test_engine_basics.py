@@ -218,7 +218,7 @@ def test_fan_in_lists_what_is_missing(scene: Scene) -> None:
     assert scene.runs()[1].verdict == "succeeded" and scene.status() == "up"
 
 
-def test_a_stalled_count_is_hung_even_if_pings_go_on(scene: Scene) -> None:
+def test_a_stalled_count_is_hung_even_if_pings_arrive(scene: Scene) -> None:
     scene.monitor(stall_for="5m")
     scene.ping(0, "start", run="q")
     for minute in range(1, 44):

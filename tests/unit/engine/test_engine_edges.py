@@ -276,7 +276,7 @@ def test_a_silent_member_is_forgotten_in_its_time_and_not_by_a_restart(scene: Sc
     assert list(fleet.members) == ["a"] and not scene.incidents()
 
 
-def test_a_fleet_that_everybody_left_is_down(scene: Scene) -> None:
+def test_a_fleet_that_all_members_left_is_down(scene: Scene) -> None:
     scene.monitor(members={"every": "10s"})
     scene.ping(0, task="a")
     scene.ping(1, "leave", task="a")

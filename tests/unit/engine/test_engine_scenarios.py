@@ -87,7 +87,7 @@ def test_a_queue_worker_stalls_at_4300_of_10000(scene: Scene) -> None:
     )
     progress = run_of(scene).detail["progress"]
     assert (progress["done"], progress["total"], progress["rate"]) == (4_300, 10_000, 5.0)
-    assert scene.seconds(progress["eta"]) == 2_000  # 5 700 more at 5 a second, had it gone on
+    assert scene.seconds(progress["eta"]) == 2_000  # 5 700 more at 5 a second, if it had continued
     (alert,) = scene.effects(Alert)
     assert alert.facts["last_ping_at"] == scene.at(19 * 60)  # the run's own, not the start that served the schedule
 

@@ -214,7 +214,7 @@ def test_an_ended_run_has_no_estimate_of_its_end(scene: Scene) -> None:
     assert progress["rate"] == 1.0 and progress["eta"] is None
 
 
-# ------------------------------------------------------------------------------- the reason of a run that goes on
+# ------------------------------------------------------------------------------- the reason of a run that continues
 
 
 def test_the_reason_of_a_run_counts_every_failed_task(scene: Scene) -> None:

@@ -183,7 +183,7 @@ def test_an_outage_stays_as_long_as_it_moves_a_deadline(kind: str, outage: str) 
 
 
 def test_a_run_that_pings_keeps_its_outages_though_no_limit_watches_it_now() -> None:
-    """Its limit may be taken away and given back."""
+    """Its limit may be removed and added again."""
     scene = Scene()
     scene.monitor(max_runtime="60d")
     scene.ping(0, "start", run="r")

@@ -50,7 +50,7 @@ async def test_an_internal_error_quarantines_one_monitor_and_no_other(
     def broken(state: Any, m: Any, entry: Any) -> None:
         real(state, m, entry)
         if m.slug == "bad" and entry.ping.message == "poison":
-            raise ZeroDivisionError("an error of ours")
+            raise ZeroDivisionError("an internal error")
 
     async with running(database_url) as node:
         bad = await node.monitor("bad", every="1h")
@@ -99,7 +99,7 @@ async def test_a_state_that_cannot_be_written_down_harms_no_neighbour(
 
     def broken(m: Monitor) -> dict[str, Any]:
         if m.slug == "bad" and m.status == "down":
-            raise ZeroDivisionError("an error of ours")
+            raise ZeroDivisionError("an internal error")
         return real(m)
 
     async with running(database_url) as node:
@@ -120,7 +120,7 @@ async def test_an_error_in_letting_go_harms_no_neighbour(database_url: str, monk
 
     def broken(state: Any, m: Any, up_id: int, since: int) -> None:
         if m.slug == "bad":
-            raise ZeroDivisionError("an error of ours")
+            raise ZeroDivisionError("an internal error")
         real(state, m, up_id, since)
 
     monkeypatch.setattr(notifications, "release_held_by", broken)
@@ -143,7 +143,7 @@ async def test_a_later_start_applies_what_was_passed_over(database_url: str, mon
 
     def broken(state: Any, m: Any, entry: Any) -> None:
         if m.slug == "bad" and entry.ping.message == "poison":
-            raise ZeroDivisionError("an error of ours")
+            raise ZeroDivisionError("an internal error")
         real(state, m, entry)
 
     monkeypatch.setattr(engine_module, "apply_ping", broken)

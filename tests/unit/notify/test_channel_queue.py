@@ -195,7 +195,7 @@ def test_a_first_attempt_is_behind_few_retries_however_many_wait(
     assert most <= RETRIES_MAX and firsts > 20
 
 
-def test_retries_go_on_while_first_attempts_wait_for_a_digest(lane: ChannelQueue) -> None:
+def test_retries_continue_while_first_attempts_wait_for_a_digest(lane: ChannelQueue) -> None:
     lane.began(0, digest="rest")
     finish(lane, 0)
     for _ in range(5):

@@ -215,7 +215,7 @@ def test_a_monitor_has_one_line_in_a_digest_and_each_of_its_reasons() -> None:
 
 
 @pytest.mark.parametrize("name", ["é" * 200, "x" * 200, "Job"])
-def test_twenty_monitors_are_named_whatever_they_say_and_every_service_can_show_them(name: str) -> None:
+def test_twenty_monitors_with_any_texts_are_named_and_every_service_can_show_them(name: str) -> None:
     long = {"name": f"{name}", "last_message": "m" * 5_000}
     each = [named(n, f"{n} " + "r" * 900, explicit=True, over=True, incidents=3, facts=long) for n in range(20)]
     said = digest(*each, opened=60, resolved=60, recovered=60)
@@ -317,7 +317,7 @@ def test_identity_and_thread() -> None:
         DigestMember(9, 1, 12, "resolved", FACTS, None, ()), "2026-11-24T01:30:00Z", "default"
     )
     assert opened.id == "alert_0123456789abcdef0123456789abcdef", (
-        "random, so it comes once, whatever happens to the data"
+        "random, so it comes once, after any change of the data"
     )
     assert resolved.id == "alert_abcd1234_9", "as an older version has sent it"
     assert opened.thread == resolved.thread == "offbeat/abcd1234/default/nightly-etl/12"

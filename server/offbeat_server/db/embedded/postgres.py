@@ -1,4 +1,4 @@
-"""The Postgres that Offbeat brings along: started with the server, stopped with it, found again after a crash.
+"""The Postgres that Offbeat includes: started with the server, stopped with it, found again after a crash.
 
 So that two commands on a fresh machine are enough. It listens on a socket in its own directory and nowhere else. A
 `kill -9` of the server leaves it running; the next start takes it over. Should it die itself, it is started again.

@@ -35,7 +35,7 @@ class WantedKey(NamedTuple):
 
 
 class WantedMonitor(NamedTuple):
-    """A monitor as it shall be. None for `key`, `keys` and `paused`: as it is, or made.
+    """The wanted state of a monitor. None for `key`, `keys` and `paused`: as it is, or made.
 
     `path` is how problems name it ("" for the only one); `expected_rev` is what its revision must be; None: any, or
     none.

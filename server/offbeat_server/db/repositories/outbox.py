@@ -436,7 +436,7 @@ def _with_secrets(row: asyncpg.Record) -> dict[str, Any]:
 
 
 async def resend(pool: asyncpg.Pool, alert_id: int) -> bool:
-    """Send a settled alert once more, under the same id. False: there is none, or it is still pending."""
+    """Send a settled alert again, under the same id. False: there is none, or it is still pending."""
     with database_trouble():
         async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             return await connection.fetchval(_SQL["resend"], alert_id) is not None

@@ -21,7 +21,7 @@ LOG_CHANNEL = "log"  # every project has it from the start: an alert without ano
 
 
 class WantedProject(NamedTuple):
-    """A project as it shall be. None for `ping_key`: as it is, or made. `path` is how problems name it."""
+    """The wanted state of a project. None for `ping_key`: as it is, or made. `path` is how problems name it."""
 
     slug: str
     name: str
@@ -31,7 +31,7 @@ class WantedProject(NamedTuple):
 
 
 class WantedChannel(NamedTuple):
-    """A channel as it shall be; `definition` is what server/deliver has read and found right."""
+    """The wanted state of a channel; `definition` is what server/deliver has read and found right."""
 
     project_id: int
     slug: str

@@ -31,7 +31,7 @@ async def open_session(pool: asyncpg.Pool, key_hash: bytes) -> str:
 
 
 async def find_session(pool: asyncpg.Pool, session_id: str) -> asyncpg.Record | None:
-    """The session with its key (`role` is None where there is no such key any more); None: unknown or too old."""
+    """The session with its key (`role` is None if the key no longer exists); None: unknown or too old."""
     id_hash = _hash(session_id)
     row = await pool.fetchrow(_SQL["find"], id_hash, IDLE_S, LIFE_S)
     if row is not None:

@@ -49,7 +49,7 @@ select k.id, k.name, k.role, k.prefix, k.created_at, k.last_used_at, k.revoked_a
 update access_keys set revoked_at = now() where id = $1 and revoked_at is null returning id
 
 -- name: find_creation
--- Within a day; older ones are as good as gone.
+-- Within a day; older ones are ignored.
 select request, subject from creations where scope = $1 and key = $2 and created_at > now() - interval '1 day'
 
 -- name: remember_creation

@@ -42,7 +42,7 @@ delete from members m
  where m.monitor_id = w.monitor_id and m.name = w.name
 
 -- name: disband
--- These monitors are no fleets any more, or are gone.
+-- These monitors are no longer fleets, or were deleted.
 delete from members where monitor_id = any($1::integer[])
 
 -- name: put_runs

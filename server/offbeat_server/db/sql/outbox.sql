@@ -470,7 +470,7 @@ select coalesce(c.kind, 'log') as kind from given_up g left join channels c on c
 
 -- name: attach
 -- A digest of the never tried alerts of a lane that may go, if they are at least $3: one row, and they are part of it,
--- together with what follows about the same incidents ($4; it would stand behind them for ever). The body follows in the
+-- together with what follows about the same incidents ($4; it would wait for them for ever). The body follows in the
 -- same transaction. $5: resolves too. $6: `all`; `rest`: without urgent ones, which go alone; `over`: only openings whose
 -- incident is over, which the others include. Of monitors with an explicit failure at most $7, so that the message can
 -- name each; `left` says whether there are more. (`+ 0` and `offset 0` make the planner look up each incident by itself:
@@ -755,7 +755,7 @@ select a.monitor_id, a.id, a.incident, a.kind, a.facts, a.uid,
  limit $4
 
 -- name: resend
--- On request: a settled alert goes out once more, alone and with all its time, under the same id. It counts as tried: it
+-- On request: a settled alert is sent again, alone and with all its time, under the same id. It counts as tried: it
 -- is neither held back nor put into a digest, and an open and its resolve that are both asked for do not cancel out.
 update alerts
    set state = 'pending', attempts = 1, lapses = 0, settled_at = null, error = null, claimed_by = null, digest_id = null,
@@ -802,7 +802,7 @@ delete from alerts
     limit $2)
 
 -- name: sweep_digests
--- And the digests that nothing is part of any more.
+-- And the digests without alerts.
 delete from digests d
  where d.settled_at < now() - $1::integer * interval '1 day'
    and not exists (select from alerts a where a.digest_id = d.id)

@@ -23,7 +23,7 @@ select c.relname::text as name, i.inhrelid is not null as attached, coalesce(i.i
 create table if not exists "{partition}" (like pings including all)
 
 -- name: attach_partition
--- Takes only SHARE UPDATE EXCLUSIVE on the log: COPY and reading go on.
+-- Takes only SHARE UPDATE EXCLUSIVE on the log: COPY and reading continue.
 alter table pings attach partition "{partition}" for values from ('{start}') to ('{end}')
 
 -- name: detach_partition

@@ -41,7 +41,7 @@ with past as (
   insert into refusals (writer, started_at, ended_at, pings, reason)
   select mine.id, former.accepted_through, mine.started_at, 0, 'clock' from mine, former where $8
 ), lost as (
-  -- Answered pings that are not in the log any more: $9 is the last instant of the former writer that is left of it.
+  -- Answered pings that are no longer in the log: $9 is the last instant of the former writer that is left of it.
   insert into refusals (writer, started_at, ended_at, pings, reason)
   select mine.id, least($9, mine.started_at), mine.started_at, $10, 'lost' from mine where $9 is not null
 ), refused as (

@@ -26,7 +26,7 @@ update projects set name = $2, ping_key = $3, definition = $4, rev = $5
 returning id, slug, name, ping_key, definition, created_at
 
 -- name: ping_key_hides
--- Whether a monitor of another project has a key that is, or begins with, this ping key: its pings would be taken away.
+-- Whether a monitor of another project has a key that is, or begins with, this ping key: this project would receive its pings.
 select exists (select from keys where project_id <> $1 and (key = $2 or starts_with(key, $2 || '/')))
 
 -- name: size_of_project

@@ -1,4 +1,4 @@
--- People who are signed in. All ages are by the database's clock; a session that is too old is as good as gone.
+-- People who are signed in. All ages are by the database's clock; a session that is too old is ignored.
 
 -- name: open
 -- A new id at every sign-in, so that an id that another person may have planted is never the one that counts.

@@ -96,7 +96,7 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     ]
     reason: Annotated[str, field("The worst cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
-    stage: Annotated[str | None, field("The stage that failed or was at work. Null: there is none.", "load")]
+    stage: Annotated[str | None, field("The stage that failed or was running. Null: there is none.", "load")]
     causes: Annotated[
         list[CausePayload], field("All open causes of the incident, the one of `reason` first.", [_CAUSE])
     ]

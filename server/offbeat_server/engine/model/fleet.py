@@ -140,7 +140,7 @@ class Fleet:
         self.deadlines.sweep(self.members)
 
     def lower_peak(self, at: Micros, forget_after: Micros) -> None:
-        """A peak that was last reached longer than `forget_after` ago is no measure any more."""
+        """Forget a peak that was last reached longer than `forget_after` ago."""
         if self.alive < self.peak and self.peak_at is not None and at - self.peak_at > forget_after:
             self.peak, self.peak_at = self.alive, at
 
@@ -172,7 +172,7 @@ class Fleet:
     # ---------------------------------------------------------------- storing
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, 0 for no instant, but for the members."""
+        """As JSON, 0 for no instant, without the members."""
         state: dict[str, Any] = {"p": [self.peak, self.peak_at or 0], "w": self.whole_at or 0}
         if self.not_before is not None:
             state["b"] = self.not_before

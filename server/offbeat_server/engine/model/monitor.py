@@ -309,7 +309,7 @@ class Monitor:
         self.name = slug if name == slug else name  # one string, not two
         self.definition = definition
         self.tags: tuple[str, ...] = definition.tags
-        self.created_at: Micros | None = created_at  # until its first ping; None: not known any more
+        self.created_at: Micros | None = created_at  # until its first ping; None: no longer known
         self.at, self.writer, self.seq = START  # the last input in this state
         self.is_saved = False  # whether the stored row is as new
         self.status = Status.NEW

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from offbeat_server.common.instants import SECOND, Micros
 
-# Two processes that take pings tell the time alike, but for some milliseconds: of two pings that were sent one after
+# Two processes that take pings have the same time, except for some milliseconds: of two pings that were sent one after
 # the other through both, the second may stand first in the log. Further apart than this they never stand.
 OVERTAKEN_MAX: Micros = SECOND
 

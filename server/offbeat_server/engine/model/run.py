@@ -20,7 +20,7 @@ _WAITING, _RUNNING, _DONE = StageStatus.WAITING, StageStatus.RUNNING, StageStatu
 _FAILED, _SKIPPED = StageStatus.FAILED, StageStatus.SKIPPED
 _OVER = (_DONE, _SKIPPED)
 _STATUS: dict[str, StageStatus] = {"success": _DONE, "fail": _FAILED, "skip": _SKIPPED}
-# Limits on a run that may go on as if nothing had been.
+# Limits on a run that may continue after they were broken.
 PAUSES: tuple[LimitKind, ...] = ("quiet", "stalled", "task stalled")
 
 Mark = tuple[str, str]  # a limit that was broken: its kind, and the stage if it has one
@@ -262,7 +262,7 @@ class Run:
             and at - self.started_at < default
         )
 
-    # ---------------------------------------------------------------- what its pieces come to
+    # ---------------------------------------------------------------- results of its parts
 
     def complete(self, definition: Definition) -> bool:
         """Whether all stages, or without any all tasks, have ended well: it needs no finish of its own."""
@@ -309,7 +309,7 @@ class Run:
 
     @property
     def final_verdict(self) -> tuple[Verdict | None, str | None]:
-        """The verdict and its reason: the final one, or for an open run what it comes to as it is now."""
+        """The verdict and its reason: the final one, or for an open run the provisional one."""
         if self.verdict is not None:
             return self.verdict, self.reason
         if self.faults:
@@ -348,7 +348,7 @@ class Run:
         return not group.outstanding(defined)
 
     def _stage_at_the_end(self, name: str, seen: StageState, tasks: Tasks | None) -> StageState:
-        """A stage of a run that has ended: nothing runs or waits any more."""
+        """A stage of a run that has ended: nothing runs or waits."""
         if seen.status is _RUNNING:
             if self.verdict == Verdict.FAILED and name == self.current_work:
                 return StageState(_FAILED, seen.started_at, self.finished_at)

@@ -260,7 +260,7 @@ def _reevaluate_tasks(state: EngineState, m: Monitor, run: Run) -> None:
 
 
 def _has_lost_its_reason(run: Run, key: CauseKey, stalled: bool) -> bool:
-    """Whether a cause of this run has no broken limit and no fault any more (S16.11)."""
+    """Whether the broken limit or the fault of a cause of this run no longer exists (S16.11)."""
     kind, number, stage = key
     if number != run.number or kind not in (CauseKind.HUNG, CauseKind.STAGE, CauseKind.TASKS):
         return False

@@ -92,7 +92,7 @@ def notify_recovery(state: EngineState, m: Monitor, incident: Incident, how: Res
 
 
 def release_held(state: EngineState, m: Monitor) -> None:
-    """A monitor is well again: at the end of this instant those it explained get one period and grace of their own."""
+    """A monitor has recovered: at the end of this instant those it explained get one period and grace of their own."""
     if state.dependents.get((m.project_id, m.slug)):
         state.releases.append((m.id, state.now, state.downstreams(m)))
         state.deadlines.push(state.now, RELEASES)

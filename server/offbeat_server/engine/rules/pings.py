@@ -74,7 +74,7 @@ def _apply_run_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     )
     if again:
         m.counted_writer = heartbeats
-    else:  # only now: what goes wrong by it is no news to its own retry
+    else:  # only now: a cause that it opens must not count as known for its own retry
         m.last_word, m.counted_source, m.counted_at = word, entry.source, entry.at
     return served
 

@@ -1,4 +1,4 @@
-"""Parts of a run: its stages and its tasks, and what their pings come to."""
+"""Parts of a run: its stages and its tasks, and what their pings change."""
 
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, StageStatus

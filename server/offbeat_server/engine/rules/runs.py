@@ -36,7 +36,7 @@ def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool
     again = run.incomplete_reason is not None and run.hung is None
     if again:
         run.broken -= _OF_ITS_END
-        if not run.broken:  # it goes on after the outage, so its end was not lost
+        if not run.broken:  # it continues after the outage, so its end was not lost
             run.incomplete_reason = None
             state.record_run(m, run)
     if ping.task is None:
@@ -82,7 +82,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
 
 
 def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
-    """The run that is still at work while another begins; one that hangs is on record already, and works no more.
+    """The run that is still running while another begins. A run that hangs does not count: it is reported already.
 
     Nor does one that is incomplete because of an outage: its end may have been lost.
     """
@@ -138,7 +138,7 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Caus
 def close_run(
     state: EngineState, m: Monitor, run: Run, verdict: Verdict, reason: str | None, made: bool = False, word: str = ""
 ) -> None:
-    """An open run is over. `reason` is for people; a failed one is blamed by the caller."""
+    """An open run is over. `reason` is for people. If it failed, the caller adds the cause."""
     runs = runs_of(m)
     run.finished_at, run.verdict, run.reason = state.now, verdict, reason
     runs.remove(run, verdict, state.now, made, word)
@@ -161,7 +161,7 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
         runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=signal_word(ping))
     state.revise_run(m, run)
     if failed:
-        evidence: RunEvidence[Micros] = {"last_message": ping.message}  # of the run itself nothing is known any more
+        evidence: RunEvidence[Micros] = {"last_message": ping.message}  # the run itself is no longer known
         cause = Cause(CauseKind.FAILED, state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
         record_failure(state, m, cause, counts=counts)
         return

@@ -139,7 +139,7 @@ class Calendar:
 
     def __init__(self, kind: str, text: str, zone: str) -> None:
         self._text, self._zone = text, ZoneInfo(zone)
-        # Without a zone cronsim counts in local time alone; `dt` is where it goes on from.
+        # Without a zone cronsim counts in local time alone; it continues from `dt`.
         self._cron = CronSim(text, wall_time(0)) if kind == "cron" else None
         # (low, high): high is the first slot later than any instant in [low, high); the newest last.
         self._gaps: list[tuple[Micros, Micros | None]] = []
@@ -161,7 +161,7 @@ class Calendar:
             jump = piece.offset - piece.offset_before
             # cron compares the minute before the change with the one after it.
             if not follows_the_clock and -_CORRECTION <= jump + _MINUTE <= _CORRECTION:
-                # Goes on where local time stood: the skipped time is made up for, the repeated one has been.
+                # Continues at the local time before the change: skipped time is made up for, repeated time is left out.
                 begin = piece.start + piece.offset_before
             after = max(begin - 1, at + piece.offset) if at >= piece.start else begin - 1
             if not searched_from <= after < found:

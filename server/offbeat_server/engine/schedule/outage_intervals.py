@@ -1,7 +1,7 @@
 """Outages of Offbeat: when pings may have been sent and could not be received. They count against no monitor.
 
-A deadline moves by the outages in its window. The window grows as the deadline moves, so the shift goes on until there
-is no outage left between the window's start and the moved deadline.
+A deadline moves by the outages in its window. The window grows as the deadline moves, so the shift continues until
+there is no outage left between the window's start and the moved deadline.
 """
 
 from bisect import bisect_left, bisect_right

@@ -68,7 +68,7 @@ class FastListener(Service):
         self._ticked_s = self._context.now_s
         self._server = server
         self._handed_over = HandedOverConnections(settings.idle_timeout)
-        self._turned_away = 0  # for want of room, until the last tick
+        self._turned_away = 0  # because there was no room, until the last tick
         self.connection_limiter = ConnectionLimiter(settings.connections_max, settings.connections_per_address_max)
         self._listen_on = listen_on
         self._listening: asyncio.Server | None = None

@@ -44,7 +44,7 @@ class CachedTarget(NamedTuple):
         )
 
     def request(self, key: str, method: str) -> Request | None:
-        """The request once more, if its `word` may be a slug."""
+        """The request again, if its `word` may be a slug."""
         return Request(method, f"{healthchecks.PREFIX}{key}/{self.word}", "", {}, b"") if self.word else None
 
 

@@ -114,7 +114,7 @@ class Backlog:
 
     @property
     def full(self) -> bool:
-        """Whether the next ping would be refused for want of room."""
+        """Whether the next ping would be refused because there is no room."""
         return self.pings >= self._settings.pings_pending_max or self.bytes >= self._bytes_max
 
     def append(self, bound: KeyTarget, ping: Ping, source: bytes | None, waiter: Waiter) -> None:

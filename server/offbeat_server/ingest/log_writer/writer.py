@@ -95,7 +95,7 @@ class LogWriter(Service):
         self.id = 0  # of the row in `writers`; 0: there was none yet
         self._registration = Registered(0, 0)
         self._confirmed_seq = 0  # of that writer: every ping up to it was answered
-        self._lost: LostPings | None = None  # not on record yet
+        self._lost: LostPings | None = None  # not recorded yet
         self.through: Micros = 0  # everything accepted up to here is committed
         self.rows_rejected = 0
         self.batches_doubted = 0
@@ -186,7 +186,7 @@ class LogWriter(Service):
         assert self._log is not None
         standing = await self._log.standing(self._registration)
         if standing is not None and standing.seq >= self._confirmed_seq:
-            self._lost = None  # a host that lacked commits was left for one that has them, before that was on record
+            self._lost = None  # not recorded yet, and the writer has left the host without these commits
             return
         seq, since = standing or (0, self._registration.started_at)
         if self._lost is None:
@@ -322,7 +322,7 @@ class LogWriter(Service):
         return max(self.through, now - (self._clock.local() - self._stopped_at))
 
     async def _report_refused_pings(self, batch: Batch | None = None) -> None:
-        """Put on record when pings were refused or kept waiting, before `batch` or a pulse passes those instants."""
+        """Record when pings were refused or kept waiting, before `batch` or a pulse passes those instants."""
         assert self._log is not None
         self._notice_stall()
         self._notice_silence()

@@ -1,4 +1,4 @@
-"""Answers in plain text, for the dialects whose clients read nothing but the status."""
+"""Answers in plain text, for the dialects whose clients read only the status."""
 
 from collections.abc import Iterable
 

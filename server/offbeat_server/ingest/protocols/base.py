@@ -40,7 +40,7 @@ class SlugAddress(NamedTuple):
     """Addressed by a project's ping key and a monitor's slug.
 
     Found in this order: the project with this ping key and its monitor with this slug; an added key written
-    `ping_key/slug`, brought along from a service whose addresses have two parts; a monitor whose own key is `ping_key`
+    `ping_key/slug`, taken over from a service whose addresses have two parts; a monitor whose own key is `ping_key`
     and whose slug is `slug`. Only the first can create.
 
     `create`: make the monitor if it is missing. `definition`: the fields it is made with, or changed to where they

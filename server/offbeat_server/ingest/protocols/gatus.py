@@ -4,7 +4,7 @@ Source: TwiN/gatus 08c46354, api/external_endpoint.go and config/key/key.go; its
 order of the checks and the sentences are those of Gatus.
 
 Two things name a monitor there: the key in the path, `group_name` in lower case, and the endpoint's bearer token. Here
-the key is the monitor's slug and the token is the ping key of its project. So that nothing but the host name has to
+the key is the monitor's slug and the token is the ping key of its project. So that only the host name has to
 change, the pair can also be added to a monitor as a key written `token/key`; and the monitor's own key is accepted as
 the token. The key of an endpoint without a group, `_name`, is read as `name`.
 

@@ -1,7 +1,7 @@
 """Healthchecks' pinging API under `/ping/`, as its own clients and thousands of crontabs speak it.
 
 Source: healthchecks/healthchecks 29b5ec25 (v4.4-dev), hc/api/urls.py, hc/api/views.py `ping`, `ping_by_slug`; the
-client bdd/runitor 8c8b5f21, internal/api.go, which takes nothing but 200 and 201 for success, retries 408, 429 and 5xx,
+client bdd/runitor 8c8b5f21, internal/api.go, which takes only 200 and 201 for success, retries 408, 429 and 5xx,
 and cuts its output to `Ping-Body-Limit`.
 
 - `/ping/{uuid}` (a trailing slash is allowed), `/ping/{uuid}/start|fail|log|{exit status}`;
@@ -57,7 +57,7 @@ PREFIX: Final = "/ping/"
 
 _is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _SIGNALS: Final[dict[str, Signal]] = {"start": "start", "fail": "fail", "log": "log"}
-# A ping that says nothing but its suffix is one of these, made once; "" is the bare address.
+# A ping that has only its suffix is one of these, made once; "" is the bare address.
 _PLAIN: Final[dict[str, Ping]] = {
     "": Ping("success", dialect=name),
     **{word: Ping(signal, dialect=name) for word, signal in _SIGNALS.items()},

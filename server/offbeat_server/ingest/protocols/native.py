@@ -72,7 +72,7 @@ FORM_FIELDS_MAX: Final = 22  # what has more is some output; to read a megabyte 
 HINT_BYTES_MAX = 2_000
 TEXT_LOOKED_AT_BYTES = 20_000  # of a text that may say a failure
 
-# A ping that says nothing but its exit code is one of these, made once.
+# A ping that has only its exit code is one of these, made once.
 COMMON_EXITS: Final = range(256)
 _EXITS = [Ping("fail" if code else "success", exit_code=code) for code in COMMON_EXITS]
 _is_json = re.compile(r"(?:application|text)/(?:x-)?json|[\w.-]+/[\w.-]+\+json").fullmatch

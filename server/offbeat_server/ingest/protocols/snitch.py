@@ -1,7 +1,7 @@
 """Dead Man's Snitch: `/{token}?m=message&s=status` at the root, only with `--root-protocol snitch`.
 
 Source: deadmanssnitch/snitcher 1a84ab46, lib/snitcher.rb (`m` and `s`; its `:uri` option changes the host); the answer,
-202 `Got it, thanks!`, is in deadmanssnitch.com/docs, and PremiereGlobal/go-deadmanssnitch takes nothing but 202. The
+202 `Got it, thanks!`, is in deadmanssnitch.com/docs, and PremiereGlobal/go-deadmanssnitch takes only 202. The
 parameters may also come as a form, which public scripts do (`curl -d "m=…"`).
 
 `s` absent, empty or 0 is success; another number is an exit code; anything else is a failure too. Names are read in any

@@ -55,7 +55,7 @@ class Alertmanager(Channel):
     )
 
     def compose(self, message: Message) -> bytes:
-        # Two incidents of a monitor have one identity there, and the last word wins: the end of the earlier one must
+        # Two incidents of a monitor have one identity there, and the last message wins: the end of the earlier one must
         # not come behind the beginning of the later one, as it does in a digest, where trouble stands first.
         members = sorted(message.members, key=lambda each: each.facts.get("incident") or 0)
         return self.encode([self.alert(each) for each in members or (message,)])

@@ -2,7 +2,7 @@
 
 Source: docs.ntfy.sh/publish/#publish-as-json: POST to the server's root with `topic`, `title`, `message` (≤ 4096 bytes,
 else it becomes an attachment), `priority` 1–5, `tags` (names of emoji are shown as such), `click`; `Authorization:
-Bearer` for access tokens. 200; 429 when a limit is reached; 413, 400, 401, 403, 404 for good.
+Bearer` for access tokens. 200; 429 when a limit is reached; 413, 400, 401, 403, 404 are permanent.
 """
 
 from typing import Annotated, Any, ClassVar, Literal

@@ -12,7 +12,7 @@ BODY_BYTES_MAX = 32_000_000
 async def post_apply(call: Call[config_apply.ApplyBody, None]) -> ApiReply:
     """Create and change projects, channels, windows and monitors: all or nothing.
 
-    With `prune` what is not listed is deleted, but for projects and the channel `log`. The answer says what changed,
+    With `prune` what is not listed is deleted, except for projects and the channel `log`. The answer says what changed,
     field by field; with `dry_run` what would change.
     """
     body, own = call.body, call.principal.project

@@ -75,7 +75,7 @@ async def post_key(call: Call[requests.NewKey, None]) -> ApiReply:
     made = await access_keys.create_key(call.context, command, call.actor)
     row = await stored_keys.key_row(call.deps.pool, made.id)
     if row is None:
-        raise not_found(f"access key {made.id} any more: another request revoked it")
+        raise not_found(f"access key {made.id}: another request revoked it")
     if made.key is None:
         return ApiReply(key_answer(row), 201, REPLAYED)
     return ApiReply({**key_answer(row), "key": made.key}, 201)

@@ -26,7 +26,7 @@ _OTHERS = b""
 
 
 class AuthAttempt:
-    """One key that is being looked up; `is_wrong` says what came of it."""
+    """One key that is being looked up; `is_wrong` is the result."""
 
     def __init__(self) -> None:
         self.is_wrong = False

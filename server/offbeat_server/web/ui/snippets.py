@@ -67,7 +67,7 @@ def _python(url: str) -> str:
     return f'''import contextlib, urllib.request
 
 def ping(what=""):
-    with contextlib.suppress(OSError):  # the job goes on if the server does not answer
+    with contextlib.suppress(OSError):  # the job continues if the server does not answer
         urllib.request.urlopen("{url}" + what, timeout=10).close()
 
 ping("/start")
@@ -85,7 +85,7 @@ def _python_worker(url: str) -> str:
 WORKER = urllib.parse.quote(socket.gethostname(), safe="")
 
 def ping(what=""):
-    with contextlib.suppress(OSError):  # the worker goes on if the server does not answer
+    with contextlib.suppress(OSError):  # the worker continues if the server does not answer
         urllib.request.urlopen("{url}" + what + "?task=" + WORKER, timeout=10).close()
 
 ping()          # while it works

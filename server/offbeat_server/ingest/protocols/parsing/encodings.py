@@ -1,7 +1,7 @@
 """Bytes as text: what a Content-Type or a byte order mark says, else UTF-8, else Windows' Western European code page.
 
-Jobs on Windows send the bytes of their console or file. Of a text that is UTF-8 but for some bytes, only these are read
-as Windows-1252; so one line of a log in another encoding costs no other line.
+Jobs on Windows send the bytes of their console or file. Of a text that is UTF-8 except for some bytes, only these are
+read as Windows-1252; so one line of a log in another encoding costs no other line.
 """
 
 import codecs

@@ -25,7 +25,7 @@ _WORDS: Final[dict[Signal, str]] = {
 }
 SIGNAL_WORDS: Final = {word: signal for signal, words in _WORDS.items() for word in words.split()}
 ENDED_WORDS: Final = frozenset(["complete", "completed", "done", "finish", "finished", "end", "ended"])
-# Of how it is now, not of what will have come of it.
+# Words for the present state, not for a result.
 HEALTH_WORDS: Final = frozenset(["up", "healthy", "green", "alive", "online", "reachable", "available"])
 ALLOWED: Final = "use start, success, fail, log, progress, skip or leave"
 SAID_CHARS_MAX = 40  # of a wrong value, in the sentence that names it
@@ -41,8 +41,8 @@ _NAMES: Final[dict[str, str]] = {
     "errordescription errordetail errordetails exceptionmessage exceptiontype stacktrace traceback errorcount "
     "errorscount failurecount failurescount failedcount numerrors numfailures numfailed nberrors totalerrors "
     "totalfailures totalfailed",
-    "code": "code statuscode resultcode errno",  # an exit code, or HTTP's: 0 is well, the rest leaves a doubt
-    "http": "httpstatus httpstatuscode httpcode responsecode",  # what is below 400 is well, the rest leaves a doubt
+    "code": "code statuscode resultcode errno",  # an exit code, or HTTP's: 0 is a success, others are unclear
+    "http": "httpstatus httpstatuscode httpcode responsecode",  # below 400 is a success, others are unclear
     "run": "run rid runid",
     "stage": "stage",
     "task": "task",
@@ -303,7 +303,7 @@ def is_well_http(value: Any) -> bool:
 
 
 def is_failure_word(text: str) -> bool:
-    """Whether a text is nothing but a word for a failure."""
+    """Whether a text is only a word for a failure."""
     if len(text) > SAID_CHARS_MAX:
         return False
     return _plain(text) in (*_PLAIN_FAILURES, "false") or _is_failed_exit(text.strip().lower()) is not None

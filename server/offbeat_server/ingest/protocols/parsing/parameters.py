@@ -63,7 +63,7 @@ from offbeat_server.ingest.protocols.parsing.outcome import (
 from offbeat_server.ingest.protocols.parsing.urlencoded import NO_VALUE
 
 VALUES_LOOKED_AT_MAX = 5_000  # of an object whose names we do not know
-_UNDISPUTED: Final = ("log", "leave")  # in the path: not what a job has come to
+_UNDISPUTED: Final = ("log", "leave")  # in the path: no outcome of a job
 _DETAILS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "done": read_count,
     "total": read_count,
@@ -103,7 +103,7 @@ def read_fields(
     exit_code: int | None = None,
     message: str | None = None,
 ) -> ReadParameters | Rejection:
-    """The ping that these parameters describe; of a repeated name the last counts, but for outcomes that differ.
+    """The ping that these parameters describe; of a repeated name the last counts, except for outcomes that differ.
 
     `signal` and `exit_code`: what the path already said. `message`: the stored form of a raw body, kept if the
     parameters have no message. Total: a Rejection has status 400 and a sentence that says what is allowed.

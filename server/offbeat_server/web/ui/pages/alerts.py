@@ -40,7 +40,7 @@ async def alerts_page(visit: Visit) -> web.StreamResponse:
 
 
 async def resend(visit: Visit) -> web.StreamResponse:
-    """Send an alert once more."""
+    """Send an alert again."""
     command = channels.ResendAlert(number_in(visit, "alert"), visit.principal.project_id)
     await channels.resend_alert(visit.context, command)
     return redirect(local_path(visit.form_field("back"), "/alerts"))

@@ -258,7 +258,7 @@ async def ping(visit: Visit) -> web.StreamResponse:
 
 
 async def delete(visit: Visit) -> web.StreamResponse:
-    """For good; the name has to be typed."""
+    """Delete the monitor permanently; the name has to be typed."""
     if visit.form_field("confirm") != slug_in(visit):
         raise ApiError(422, "Type the monitor's slug to delete it.")
     project_id, slug = await _address(visit)

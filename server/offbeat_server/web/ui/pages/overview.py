@@ -47,7 +47,7 @@ class Filters(NamedTuple):
         return "/" + (f"?{urlencode(query)}" if query else "")
 
     def toggled(self, status: Status) -> str:
-        """The overview with this status added or taken away."""
+        """The overview with this status added or removed."""
         others = tuple(each for each in self.statuses if each != status)
         return self.path(statuses=others if status in self.statuses else (*others, status))
 
