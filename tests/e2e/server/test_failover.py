@@ -182,7 +182,7 @@ async def test_servers_leave_a_primary_that_hangs(nodes: int) -> None:
 
 
 async def _fail_over(pair: Pair, jobs: HonestJobs, servers: list[Server]) -> float:
-    """Freeze the primary and promote the standby; the seconds until pings are stored and one scheduler is at work."""
+    """Freeze the primary and promote the standby; the seconds until pings are stored and one scheduler is active."""
     pair.freeze(pair.primary)
     await pair.promote(pair.standby)
     began_s, known = monotonic(), len(jobs.stored)
