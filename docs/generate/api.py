@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from docs.generate.markdown import Missing, Schema, answer_fields, described, fields, table, type_of
-from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.definition import FORMER_COUNT_OUTAGES, Definition
 from offbeat_server.notify.channels.registry import KINDS
 from offbeat_server.notify.messages.payload_schema import webhook_schema
 from offbeat_server.web.api.routes import ROUTES, document
@@ -162,7 +162,8 @@ def _type(name: str, schemas: dict[str, Any]) -> str:
         parts = {part: {**schema["properties"][part], "description": text} for part, text in _PARTS_OF_FILES.items()}
         schema = {**schema, "properties": schema["properties"] | parts}
     if "grace" in schema.get("properties", {}) and name != "Members":
-        own = {each: field for each, field in schema["properties"].items() if each not in Definition.model_fields}
+        of_definition = {*Definition.model_fields, FORMER_COUNT_OUTAGES}
+        own = {each: field for each, field in schema["properties"].items() if each not in of_definition}
         schema, text = {**schema, "properties": own}, f"{text} The other fields are the [monitor fields](monitor.md)."
     if "properties" not in schema:
         return f"### {name}\n\n{text}\n\nOne of {type_of(schema, _Links())}.\n"

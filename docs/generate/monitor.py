@@ -11,7 +11,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Schedule": ("every", "cron", "oncalendar", "after", "members", "timezone", "grace", "first_within"),
     "Runs": (*("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "at_most"),),
     "Alerts": (
-        *("fail_after", "recover_after", "depends_on", "dependency_wait", "strict", "channels", "remind_every"),
+        *("fail_after", "recover_after", "depends_on", "dependency_wait", "count_outages", "strict", "channels"),
+        "remind_every",
     ),
 }
 TYPES = (

@@ -475,13 +475,13 @@ class Model:
         self.outages = merged
 
     def _moved(self, d: Definition, start: Micros, deadline: Micros) -> Micros:
-        for low, high in () if d.strict else self.outages:
+        for low, high in () if d.count_outages else self.outages:
             if high > start and low <= deadline:
                 deadline += high - max(low, start)
         return deadline
 
     def _outage_time(self, d: Definition, start: Micros, end: Micros) -> Micros:
-        return 0 if d.strict else sum(max(0, min(high, end) - max(low, start)) for low, high in self.outages)
+        return 0 if d.count_outages else sum(max(0, min(high, end) - max(low, start)) for low, high in self.outages)
 
     # ---------------------------------------------------------------------------------------------------- deadlines
 
@@ -600,8 +600,8 @@ class Model:
         self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros], outage_time: Micros
     ) -> bool:
         kind, stage, _, base, deadline = limit
-        if m.d.strict or run.unknown:
-            return run.unknown and not m.d.strict
+        if m.d.count_outages or run.unknown:
+            return run.unknown and not m.d.count_outages
         long = [each for each in self.outages if each[0] < deadline and each[1] - each[0] >= S]
         outages = [each for each in long if each[1] > base]
         seen = see(run)
@@ -1280,11 +1280,15 @@ class Model:
             m.awaited = []
             self._over(m, lambda c: c.kind == "missed" and c.of)
         self._edit_schedule(m, old)
-        if (old.members != new.members or old.strict != new.strict) and new.members is not None and m.members:
+        if (
+            (old.members != new.members or old.count_outages != new.count_outages)
+            and new.members is not None
+            and m.members
+        ):
             shorter = old.members is not None and new.members.every < old.members.every
             wait = new.members.grace + (new.members.every if shorter else 0)
             m.members_from = max(m.members_from, self.now + wait)
-        fields = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "strict")
+        fields = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "count_outages")
         if any(getattr(old, name) != getattr(new, name) for name in fields):
             self._put_off(m)
             for run in m.open:
@@ -1301,7 +1305,7 @@ class Model:
 
     def _edit_schedule(self, m: Monitor, old: Definition) -> None:
         new, now = m.d, self.now
-        if old.grace != new.grace or old.strict != new.strict:
+        if old.grace != new.grace or old.count_outages != new.count_outages:
             m.awaited = [(run, max(each, now)) for run, each in m.awaited]
         if not m.last_ping_at:
             if old.first_within == new.first_within:
@@ -1317,7 +1321,9 @@ class Model:
             if new.after is not None and old.after == new.after:
                 return
             anew = any(getattr(old, name) != getattr(new, name) for name in ("every", "cron", "oncalendar"))
-            if not anew and all(getattr(old, name) == getattr(new, name) for name in ("grace", "after", "strict")):
+            if not anew and all(
+                getattr(old, name) == getattr(new, name) for name in ("grace", "after", "count_outages")
+            ):
                 return
             wanted = due = due_if_counts(new, 0, m.last_ping_at, False) if anew else m.due
             if not is_scheduled(new):

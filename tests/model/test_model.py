@@ -95,7 +95,7 @@ def draw_definition(c: Choices, index: int, theme: str) -> Definition:
         fields["depends_on"] = sorted(set(fields["depends_on"]) - {SLUGS[index]})
         fields["dependency_wait"] = c.of(120, 0, 20)
     if c.maybe(5):
-        fields["strict"] = True
+        fields["count_outages"] = True
     if c.maybe(5):
         fields["tags"] = [c.of("x", "y")]
     if c.maybe(6):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from docs.generate import metrics
+from offbeat_server.engine.model.definition import Definition
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "development" / "renamed.md"
@@ -192,8 +193,12 @@ def test_new_texts_are_in_the_code(heading: str) -> None:
 
 
 def test_new_public_names_exist() -> None:
-    """Metrics, and the names of the alert rules in deploy/alerts.yml."""
-    known = metrics.names() | set(re.findall(r"alert: (\w+)", (ROOT / "deploy" / "alerts.yml").read_text()))
+    """Metrics, fields of monitors, and the names of the alert rules in deploy/alerts.yml."""
+    known = (
+        metrics.names()
+        | set(Definition.model_fields)
+        | set(re.findall(r"alert: (\w+)", (ROOT / "deploy" / "alerts.yml").read_text()))
+    )
     gone = [
         f"{row.line}: {name}"
         for row in below("Public names")

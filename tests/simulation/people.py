@@ -219,7 +219,7 @@ class People:
             said["depends_on"] = [rng.choice(others)]
             said["dependency_wait"] = rng.choice((0.5, 3))
         if rng.random() < 0.2:
-            said["strict"] = True
+            said["count_outages"] = True
         return said
 
     def _draw_window(self) -> dict[str, Any]:

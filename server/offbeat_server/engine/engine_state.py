@@ -296,7 +296,7 @@ class EngineState:
         if definition.after is not None:
             return None  # see `awaited`
         deadline = due + definition.grace
-        if self.outages.intervals and not definition.strict:
+        if self.outages.intervals and not definition.count_outages:
             return self.outages.shift(window_start(definition, due), deadline)
         return deadline
 
@@ -307,7 +307,7 @@ class EngineState:
 
     def moved(self, m: Monitor, start: Micros, deadline: Micros) -> Micros:
         """A deadline moved by the outages since `start`."""
-        return deadline if m.definition.strict else self.outages.shift(start, deadline)
+        return deadline if m.definition.count_outages else self.outages.shift(start, deadline)
 
     def run_deadline(self, m: Monitor, run: Run, limit: Limit) -> Micros:
         """The instant at which a limit of a run is broken, moved by outages."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from offbeat_server.db.repositories.changes import begin_of_key
+from offbeat_server.engine.model.definition import with_present_names
 from offbeat_server.services.context import ChannelKinds
 
 Document = dict[str, Any]
@@ -55,6 +56,8 @@ def _flat(kinds: ChannelKinds, kind: str, document: Document | None) -> Document
         return {}
     flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
     definition = flat.pop("definition", None)
+    if kind == "monitor":
+        definition = with_present_names(definition or {})
     if kind == "channel":
         definition = kinds.shown(flat.get("kind", ""), definition or {})
     if kind == "project":

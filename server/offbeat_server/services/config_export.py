@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects, windows
+from offbeat_server.engine.model.definition import with_present_names
 from offbeat_server.services.config_diff import Document
 from offbeat_server.services.context import Context
 from offbeat_server.services.projects import SWITCHES
@@ -71,7 +72,7 @@ def _monitor(row: Record) -> Document:
         "project": row["project"],
         **({"name": row["name"]} if row["name"] != row["slug"] else {}),
         **({"tags": row["tags"]} if row["tags"] else {}),
-        **row["definition"],
+        **with_present_names(row["definition"]),
         **({"paused": True} if row["paused"] else {}),
         "key": next((key["key"] for key in keys if key["main"]), None),
     }

@@ -120,7 +120,7 @@ def test_what_is_clear_is_read(tmp_path: Path) -> None:
     text = """
 monitors:
   a: &usual {every: 90, grace: 1.5, paused: true, name: 2026-01-01, tags: ["no", '0600', v1.2.3, 3f7a, 1.2.3]}
-  b: {<<: *usual, grace: 0, description: "24:00", strict: False}
+  b: {<<: *usual, grace: 0, description: "24:00", count_outages: False}
   c: {<<: [{every: 1h}, {every: 2h, grace: 5m}], grace: ~}
   d:
 windows:
@@ -131,7 +131,7 @@ windows:
     assert read(tmp_path, text) == {
         "monitors": {
             "a": usual,
-            "b": {**usual, "grace": 0, "description": "24:00", "strict": False},
+            "b": {**usual, "grace": 0, "description": "24:00", "count_outages": False},
             "c": {"every": "1h", "grace": None},
             "d": None,
         },

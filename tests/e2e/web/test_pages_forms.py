@@ -41,7 +41,7 @@ RICH: dict[str, Any] = {
     "remind_every": "4h",
     "methods": "POST",
     "keywords": {"fail": ["no space", "killed"], "default": "ignore"},
-    "strict": True,
+    "count_outages": True,
     "manual_resume": True,
 }
 OTHERS: list[dict[str, Any]] = [

@@ -201,3 +201,12 @@ async def test_ten_thousand_monitors_in_one_request(api: Api) -> None:
     page = await api("GET", "/monitors?limit=1000&status=up")
     assert page.body["items"] == []
     assert len((await api("GET", "/monitors?limit=1000&status=new")).body["items"]) == 1000
+
+
+async def test_a_file_may_use_the_former_name_of_count_outages(api: Api) -> None:
+    done = await api("POST", "/apply", {"monitors": {"a": {"every": "1m", "strict": True}}})
+    assert {"field": "count_outages", "old": None, "new": True} in done.body["changes"][0]["fields"]
+    again = await api("POST", "/apply", {"monitors": {"a": {"every": "1m", "count_outages": True}}})
+    assert again.body["counts"]["unchanged"] == 1
+    both = await api("POST", "/apply", {"monitors": {"a": {"every": "1m", "strict": True, "count_outages": False}}})
+    assert both.status == 422 and [error["field"] for error in both.body["errors"]] == ["monitors.a.strict"]

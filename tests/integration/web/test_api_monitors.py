@@ -396,3 +396,21 @@ async def test_a_placeholder_in_a_secret_is_refused(api: Api) -> None:
     assert (await api("PUT", "/channels/hook", kept)).status == 201
     refused = await api("PUT", "/monitors/m", {"every": "1h", "key": "${KEY}"})
     assert refused.status == 422 and "was not replaced" in refused.body["detail"]
+
+
+async def test_count_outages_has_a_former_name_that_is_read_and_shown_too(api: Api) -> None:
+    made = await api("PUT", "/monitors/a", {"every": "1m", "strict": True})
+    assert made.status == 201 and made.body["count_outages"] is True and made.body["strict"] is True
+    MonitorAnswer.model_validate(made.body)
+    assert await api.pool.fetchval("select definition from monitors") == {"every": "1m", "strict": True}
+    for same in ({"count_outages": True}, {"strict": True, "count_outages": True}):
+        assert (await api("PUT", "/monitors/a", {"every": "1m", **same})).body["rev"] == made.body["rev"]
+    both = await api("PUT", "/monitors/a", {"every": "1m", "strict": True, "count_outages": False})
+    assert both.status == 422 and [error["field"] for error in both.body["errors"]] == ["strict"]
+    assert "count_outages" in both.body["errors"][0]["reason"]
+    [exported] = (await api("GET", "/export")).body["monitors"]
+    assert exported["count_outages"] is True and "strict" not in exported
+    off = await api("PUT", "/monitors/a", {"every": "1m"})
+    assert off.body["count_outages"] is False and off.body["strict"] is False
+    [newest, *_] = (await api("GET", "/changes")).body["items"]
+    assert newest["fields"] == [{"field": "count_outages", "old": True, "new": None}]

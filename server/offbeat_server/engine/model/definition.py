@@ -4,12 +4,14 @@ One model for both, so that a field, its limits, its documentation and its meani
 frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
 """
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,7 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND, Micros
@@ -106,6 +108,13 @@ class Stage(_Model):
     tasks: Tasks | None = Field(None, description="The stage is done when all of its tasks have ended.")
 
 
+_FORMER_SCHEMA = {
+    "type": "boolean",
+    "deprecated": True,
+    "description": "Deprecated: the former name of `count_outages`.",
+}
+
+
 class _OrName:
     """Says in the schema of requests that a stage may be its name alone."""
 
@@ -173,6 +182,9 @@ class Keywords(_Model):
 
 _SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
 _EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_for", "at_most")
+# The former name of `count_outages`. It is read everywhere. It is also the name in the database, because nodes of the
+# previous version read only this one.
+FORMER_COUNT_OUTAGES = "strict"
 NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
 
 
@@ -229,7 +241,12 @@ class Definition(_Model):
     dependency_wait: Duration = Field(
         120 * SECOND, description="Maximum time that an alert waits for the result of the monitors in `depends_on`."
     )
-    strict: bool = Field(False, description="Apply deadlines during Offbeat's own outages too.")
+    count_outages: bool = Field(
+        False,
+        validation_alias=AliasChoices("count_outages", FORMER_COUNT_OUTAGES),
+        description="Count Offbeat's own outages against the monitor: they neither extend deadlines nor excuse missing "
+        "pings.",
+    )
 
     channels: tuple[Slug, ...] | None = Field(None, max_length=50, description="None: the project's default channels.")
     remind_every: Duration | None = Field(
@@ -242,6 +259,34 @@ class Definition(_Model):
     manual_resume: bool = Field(
         False, description="A paused monitor stays paused until it is resumed. False: a Healthchecks ping resumes it."
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the former name beside the present one, without a default: clients need not send it."""
+        described = handler(schema)
+        properties = {}
+        for name, field in handler.resolve_ref_schema(described)["properties"].items():
+            properties[name] = field
+            if name == "count_outages":
+                properties[FORMER_COUNT_OUTAGES] = _FORMER_SCHEMA
+        handler.resolve_ref_schema(described)["properties"] = properties
+        if handler.mode == "serialization":  # the API sends both
+            handler.resolve_ref_schema(described).setdefault("required", []).append(FORMER_COUNT_OUTAGES)
+        return described
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_value_for_two_names(cls, value: object) -> object:
+        """Both names may be given if they have the same value, as in an answer of the API that is sent back."""
+        if not isinstance(value, dict) or not {"count_outages", FORMER_COUNT_OUTAGES} <= value.keys():
+            return value
+        if value["count_outages"] != value[FORMER_COUNT_OUTAGES]:
+            both = "is the former name of count_outages, which has another value: leave one out"
+            error = PydanticCustomError("two_values", both)
+            raise ValidationError.from_exception_data(
+                cls.__name__, [{"type": error, "loc": (FORMER_COUNT_OUTAGES,), "input": value[FORMER_COUNT_OUTAGES]}]
+            )
+        return {name: each for name, each in value.items() if name != FORMER_COUNT_OUTAGES}
 
     @field_validator("every", "max_runtime", "quiet_for", "stall_for", "remind_every")
     @classmethod
@@ -315,8 +360,16 @@ class Definition(_Model):
         return min(lengths, default=None)
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, without what is at its default; `read_definition` gives the same definition back."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        """As stored JSON, without what is at its default; `read_definition` gives the same definition back."""
+        dumped = self.model_dump(mode="json", exclude_defaults=True)
+        if "count_outages" in dumped:
+            dumped[FORMER_COUNT_OUTAGES] = dumped.pop("count_outages")
+        return dumped
+
+
+def with_present_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition as it is stored, with the names that people see."""
+    return {"count_outages" if name == FORMER_COUNT_OUTAGES else name: value for name, value in stored.items()}
 
 
 def read_definition(value: object) -> Definition:

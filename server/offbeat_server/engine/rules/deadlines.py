@@ -45,7 +45,7 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
     else:
         start, end = due - (definition.first_within or 0), due
         reason = reasons.never_pinged(definition, deadline)
-    outage_time = 0 if definition.strict else state.outages.within(start, deadline)
+    outage_time = 0 if definition.count_outages else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
         # An interval begins again, a calendar continues with the next slot, not to one that is long past.
         if m.heard_at is not None:
@@ -75,7 +75,7 @@ def _evaluate_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
         if m.heard_at is not None or m.definition.first_within is None:
             m.due = min(m.awaited.values(), default=None)
         state.open_for(m)
-        outage_time = 0 if m.definition.strict else state.outages.within(due - within, deadline)
+        outage_time = 0 if m.definition.count_outages else state.outages.within(due - within, deadline)
         if _is_excused(state, m, outage_time, within + grace):
             continue
         reason = reasons.awaited(m.definition, due, deadline, run)
@@ -120,7 +120,7 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     else:
         run.broken.add((limit.kind, limit.stage))
     state.open_for(m)
-    outage_time = 0 if m.definition.strict else state.outages.within(limit.base, deadline)
+    outage_time = 0 if m.definition.count_outages else state.outages.within(limit.base, deadline)
     note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if outage_time else ""
     if outage_time * 2 > deadline - limit.base:
         _leave_incomplete(state, m, run, f"cannot be evaluated{note}")
@@ -148,7 +148,7 @@ def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadlin
     A fan-out sends many pings, so any outage may have taken some. A single ping is lost as likely as the outage is
     long; if that is less than one in a hundred, a job that died is the better explanation.
     """
-    if m.definition.strict:
+    if m.definition.count_outages:
         return False
     if run.incomplete_reason is not None:
         return True

@@ -22,7 +22,7 @@ from offbeat_server.engine.rules.runs import close_run
 from offbeat_server.engine.schedule.due_times import due_after, due_from, due_when_edited
 
 _SCHEDULE = ("every", "cron", "oncalendar")
-_LIMITS = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "strict")
+_LIMITS = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "count_outages")
 _HUNG = frozenset((("runtime", ""), ("quiet", ""), ("stalled", "")))
 
 
@@ -36,12 +36,12 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         if m.heard_at is None and new.first_within is None:
             m.due = None
         clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
-    elif m.awaited and _differ(old, new, "grace", "strict"):
+    elif m.awaited and _differ(old, new, "grace", "count_outages"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
         if m.heard_at is not None or new.first_within is None:
             m.due = min(m.awaited.values())
     _change_schedule(state, m, old)
-    if m.fleet is not None and new.members is not None and _differ(old, new, "members", "strict"):
+    if m.fleet is not None and new.members is not None and _differ(old, new, "members", "count_outages"):
         shorter = old.members is not None and new.members.every < old.members.every
         m.fleet.put_off(state.now + (new.members.every if shorter else 0) + new.members.grace)
     if _differ(old, new, *_LIMITS) and m.runs is not None:
@@ -195,7 +195,7 @@ def _due_after_pings(state: EngineState, m: Monitor, old: Definition, heard_at: 
         # S16.5: `redefine` has moved awaited runs; misses stay open until a ping answers them. S16.6: nothing is due.
         return None if new.after == old.after else _NewDue(None, None, passed=False)
     other_schedule = _differ(old, new, *_SCHEDULE) or (_has_calendar(new) and _differ(old, new, "timezone"))
-    if not other_schedule and not _differ(old, new, "grace", "after", "strict"):
+    if not other_schedule and not _differ(old, new, "grace", "after", "count_outages"):
         return None
     if other_schedule:  # S16.1 to S16.4
         previous = m.due if _has_schedule(old) else None

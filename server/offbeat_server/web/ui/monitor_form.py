@@ -128,7 +128,12 @@ SPECIAL = (
         "select",
         (("as sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
     ),
-    Field("strict", "Alert on pings that were due while Offbeat was unavailable", "", "check"),
+    Field(
+        "count_outages",
+        "Count outages of Offbeat",
+        "They neither extend deadlines nor excuse missing pings.",
+        "check",
+    ),
     Field(
         "manual_resume",
         "Stay paused until resumed manually",

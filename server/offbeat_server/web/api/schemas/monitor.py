@@ -11,7 +11,7 @@ from offbeat_server.common.instants import to_micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
-from offbeat_server.engine.model.definition import Definition, load_definition
+from offbeat_server.engine.model.definition import FORMER_COUNT_OUTAGES, Definition, load_definition, with_present_names
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.web.framework.addresses import ping_url
@@ -45,7 +45,7 @@ class MonitorWriter:
     def write(self, row: Record, seen: MonitorStatus | None = None) -> dict[str, Any]:
         """The answer for one row of `overview.monitors`."""
         seen = seen or self.seen(row)
-        definition = orjson.loads(row["definition"])
+        definition = {**_DEFAULTS, **with_present_names(orjson.loads(row["definition"]))}
         project_id = row["project_id"]
         chosen = definition.get("channels")
         alerts_to = self.defaults.get(project_id, []) if chosen is None else chosen
@@ -68,8 +68,8 @@ class MonitorWriter:
             "open_runs": row["open_runs"],
             "open_incident": f"{row['id']}-{row['incident']}" if row["incident"] else None,
             "tags": row["tags"],
-            **_DEFAULTS,
             **definition,
+            FORMER_COUNT_OUTAGES: definition["count_outages"],
             "alerts_to": alerts_to,
             "warnings": [
                 *reasons.warnings(load_definition(row["definition"]), row["last_at"] is not None, row["open_runs"]),

@@ -12,7 +12,7 @@ from offbeat_server.common.errors import CommandError, DefinitionError, Precondi
 from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
-from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.definition import read_definition, with_present_names
 from offbeat_server.engine.schedule.calendar import calendar
 from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.services import documents, monitors
@@ -67,7 +67,8 @@ async def change(visit: Visit) -> web.StreamResponse:
         answer = await one(visit, row["project_id"], row["slug"])
         return await _form(visit, answer, forms.refill(visit.form, []), rev, forms.STAGES_ADDED)
     try:
-        body = validate(documents.MonitorBody, forms.read(visit.form, orjson.loads(row["definition"])))
+        stored = with_present_names(orjson.loads(row["definition"]))
+        body = validate(documents.MonitorBody, forms.read(visit.form, stored))
         command = monitors.PutMonitor(row["project_id"], row["slug"], body, expected_rev=visit.opened_rev)
         await monitors.put_monitor(visit.context, command, visit.actor)
     except PreconditionError:
