@@ -29,7 +29,7 @@ RANK = {
     "hung": 6,
     "failed": 7,
 }
-WORD = {"success": "done", "fail": "failed", "skip": "skipped"}
+OUTCOMES = {"success": "done", "fail": "failed", "skip": "skipped"}
 
 
 # ------------------------------------------------------------------------------------------------- what is remembered
@@ -45,8 +45,8 @@ class Cause:
     opened: Micros
     due: Micros = 0
     met_at: Micros = 0
-    goods: int = 0
-    lacking: float = 0  # members
+    consecutive_successes: int = 0
+    shortfall: float = 0  # members
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -65,7 +65,7 @@ class Incident:
     silent: bool = False
     notified_at: Micros = 0
     notified_rank: int = 0
-    notified_lacking: float = 0
+    notified_shortfall: float = 0
     notified_runs: set[int] = field(default_factory=set)
     alerts: int = 0
 
@@ -89,14 +89,14 @@ class Run:
     verdict: str | None = None
     late: bool = False
     counted: bool = False
-    by_pieces: bool = False
+    by_steps: bool = False
     finished_by: int = 0  # the writer of its finish
     begun: bool = True  # it had a ping before its end
     finish: Ping | None = None  # its own last one
-    own_word: bool = False  # its own word has come, or can no longer come
+    has_own_finish: bool = False  # its own word has come, or can no longer come
     restarted: Micros = 0
     unended: Micros = 0  # since when no run without an id has ended
-    said: bool = True  # its start was received
+    start_received: bool = True  # its start was received
     hung: bool = False
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
@@ -119,27 +119,27 @@ class Count:
 
 @dataclass
 class Group:
-    words: dict[str, bool | None] = field(default_factory=dict)
+    outcomes: dict[str, bool | None] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
     stalled: set[str] = field(default_factory=set)
-    said: int = 0
+    sent_total: int = 0
 
     def expected(self, tasks: Tasks | None) -> int:
-        return (tasks.expected if tasks else None) or self.said
+        return (tasks.expected if tasks else None) or self.sent_total
 
     @property
     def ended(self) -> int:
-        return sum(1 for word in self.words.values() if word is not None)
+        return sum(1 for outcome in self.outcomes.values() if outcome is not None)
 
     def too_many(self, tasks: Tasks | None) -> bool:
-        return sum(1 for word in self.words.values() if word is False) > (tasks.tolerate if tasks else 0)
+        return sum(1 for outcome in self.outcomes.values() if outcome is False) > (tasks.tolerate if tasks else 0)
 
     def well(self, tasks: Tasks | None) -> bool:
         return 0 < self.expected(tasks) <= self.ended and not self.too_many(tasks)
 
     def outstanding(self, tasks: Tasks | None) -> bool:
         expected = self.expected(tasks)
-        return self.ended < expected if expected else any(word is None for word in self.words.values())
+        return self.ended < expected if expected else any(outcome is None for outcome in self.outcomes.values())
 
 
 @dataclass
@@ -321,16 +321,16 @@ def _see_ping(seen: Seen, at: Micros, ping: Ping) -> None:
     name = ping.stage or ""
     if ping.task is not None:
         group = seen.groups.setdefault(name, Group())
-        word = {"success": True, "skip": True, "fail": False}.get(ping.signal, group.words.get(ping.task))
-        group.words[ping.task] = word
+        outcome = {"success": True, "skip": True, "fail": False}.get(ping.signal, group.outcomes.get(ping.task))
+        group.outcomes[ping.task] = outcome
         if name and name not in seen.stages:
             seen.stages[name] = Stage("running", at)
-        if ping.done is not None and word is None:
+        if ping.done is not None and outcome is None:
             before = group.counts.get(ping.task)
             if before is None or before.done != ping.done:
                 group.counts[ping.task] = Count(ping.done, at)
                 group.stalled.discard(ping.task)
-        if word is not None:
+        if outcome is not None:
             group.counts.pop(ping.task, None)
             group.stalled.discard(ping.task)
     elif ping.stage is not None:
@@ -340,21 +340,21 @@ def _see_ping(seen: Seen, at: Micros, ping: Ping) -> None:
             seen.count = Count(ping.done, at)
             seen.broken.discard(("stalled", ""))
     elif ping.total is not None:
-        seen.groups.setdefault(name, Group()).said = ping.total
+        seen.groups.setdefault(name, Group()).sent_total = ping.total
 
 
 def _see_stage(seen: Seen, at: Micros, name: str, signal: str) -> None:
     stage = seen.stages.get(name)
-    word = WORD.get(signal)
+    outcome = OUTCOMES.get(signal)
     if stage is None:
-        seen.stages[name] = Stage("running", at) if word is None else Stage(word, 0, ended=at)
+        seen.stages[name] = Stage("running", at) if outcome is None else Stage(outcome, 0, ended=at)
     elif signal == "start" and not stage.started and at - stage.ended < S:
         stage.started = stage.ended
     elif signal == "start" and stage.status != "running":
         seen.stages[name] = Stage("running", at, again=at)
         seen.broken -= {("stage", name), ("tasks", name)}
-    elif word is not None and word != stage.status:
-        stage.status, stage.ended = word, at
+    elif outcome is not None and outcome != stage.status:
+        stage.status, stage.ended = outcome, at
 
 
 def tasks_of(d: Definition, stage: str) -> Tasks | None:
@@ -367,7 +367,7 @@ def limits_of(d: Definition, run: Run, seen: Seen) -> Iterator[tuple[str, str, s
     """All limits that watch a run, in order, broken or not: kind, stage, task, base, length."""
     if d.max_runtime is not None:
         yield "runtime", "", "", run.restarted or run.started, d.max_runtime
-    elif d.quiet_for is None and d.stall_for is None and run.said:
+    elif d.quiet_for is None and d.stall_for is None and run.start_received:
         yield "runtime", "", "", run.restarted or run.unended or run.started, RUNTIME_DEFAULT
     if d.quiet_for is not None:
         yield "quiet", "", "", seen.last, d.quiet_for
@@ -440,7 +440,7 @@ class Model:
         m = self.monitors.get(monitor_id)
         if m is not None:
             m.touched, m.writer = self.now, writer
-            self._hear(m, source, ping)
+            self._apply(m, source, ping)
 
     def judge_through(self, at: Micros, touched: int = 0) -> None:
         """Everything up to `at`; then comes a change of the monitor `touched`."""
@@ -526,7 +526,7 @@ class Model:
             if not self._too_few_open(m):
                 yield from (m.members[name] + m.d.members.forget_after for name in m.silent)
         if m.incident is not None and m.incident.plan is not None:
-            yield self._tell_time(m, m.incident.plan)
+            yield self._notify_at(m, m.incident.plan)
 
     # ------------------------------------------------------------------------------------------------------ evaluation
 
@@ -548,7 +548,7 @@ class Model:
                     self._break(m, run, limit)
         if m.d.members is not None:
             self._evaluate_members(m, when)
-        self._tell(m)
+        self._notify_if_due(m)
 
     def _evaluate_schedule(self, m: Monitor, deadline: Micros) -> None:
         d, due = m.d, m.due
@@ -647,7 +647,7 @@ class Model:
                 m.streak_since = cause.opened
             m.streak += 1
             for each in incident.causes if incident else ():
-                each.goods = 0
+                each.consecutive_successes = 0
         if incident is None:
             if m.streak >= m.d.fail_after:
                 incident = Incident(len(m.incidents) + 1, m.streak_since, [cause])
@@ -662,11 +662,11 @@ class Model:
                 incident.causes.append(cause)
             if incident.notified and self._is_news(incident, cause):
                 worse = RANK[cause.kind] > incident.notified_rank
-                wait = 60 * S if cause.lacking > 2 * incident.notified_lacking else 600 * S
+                wait = 60 * S if cause.shortfall > 2 * incident.notified_shortfall else 600 * S
                 at = self.now if worse else max(self.now, incident.notified_at + wait)
                 incident.plan = at if incident.plan is None else min(at, incident.plan)
         self._restate(m)
-        self._tell(m)
+        self._notify_if_due(m)
 
     def _good(self, m: Monitor, run: Run | None) -> None:
         """A success that counts; `run` is None for a heartbeat and for a finish never started."""
@@ -679,8 +679,8 @@ class Model:
             else:
                 speaks = run.started > cause.met_at or (cause.kind == "missed" and m.d.every is not None)
             if speaks:
-                cause.goods += 1
-        self._over(m, lambda cause: cause.goods >= m.d.recover_after)
+                cause.consecutive_successes += 1
+        self._over(m, lambda cause: cause.consecutive_successes >= m.d.recover_after)
 
     def _over(self, m: Monitor, which: Any) -> None:
         incident = m.incident
@@ -746,7 +746,7 @@ class Model:
                 ends.append(end)
         return ends
 
-    def _tell_time(self, m: Monitor, plan: Micros) -> Micros:
+    def _notify_at(self, m: Monitor, plan: Micros) -> Micros:
         at = plan
         while True:
             later = max([at, m.snoozed, *(period_and_grace(m.d, end) for end in self._window_ends(m, at))])
@@ -756,11 +756,11 @@ class Model:
 
     def _is_news(self, incident: Incident, cause: Cause) -> bool:
         another_run = cause.number > 0 and cause.number not in incident.notified_runs
-        return RANK[cause.kind] > incident.notified_rank or another_run or cause.lacking > incident.notified_lacking
+        return RANK[cause.kind] > incident.notified_rank or another_run or cause.shortfall > incident.notified_shortfall
 
-    def _tell(self, m: Monitor) -> None:
+    def _notify_if_due(self, m: Monitor) -> None:
         incident = m.incident
-        if incident is None or incident.plan is None or self._tell_time(m, incident.plan) > self.now:
+        if incident is None or incident.plan is None or self._notify_at(m, incident.plan) > self.now:
             return
         incident.plan = None
         if incident.notified:
@@ -778,7 +778,8 @@ class Model:
         incident.notified_at = self.now
         incident.notified_rank = max([incident.notified_rank, *(RANK[cause.kind] for cause in incident.causes)])
         incident.notified_runs = {cause.number for cause in incident.causes if cause.number}
-        incident.notified_lacking = max([incident.notified_lacking, *(cause.lacking for cause in incident.causes)])
+        shortfalls = [cause.shortfall for cause in incident.causes]
+        incident.notified_shortfall = max([incident.notified_shortfall, *shortfalls])
         self._alert(m, incident, kind)
 
     def _alert(self, m: Monitor, incident: Incident, kind: str) -> None:
@@ -808,7 +809,7 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------ pings
 
-    def _hear(self, m: Monitor, source: bytes | None, ping: Ping) -> None:
+    def _apply(self, m: Monitor, source: bytes | None, ping: Ping) -> None:
         if (
             m.paused
             and ping.dialect in ("healthchecks", "snitch")
@@ -817,25 +818,25 @@ class Model:
         ):
             self._resume(m)
         if m.d.members is not None:
-            self._hear_member(m, ping)
+            self._apply_member(m, ping)
             return
         satisfying = ping.signal in SATISFYING
         if satisfying:
             self._count_ping(m)
         counts = False
         if ping.stage is not None or ping.task is not None:
-            counts = self._hear_piece(m, ping)
+            counts = self._apply_step(m, ping)
         elif ping.signal == "start" and ping.run is None and self._was_overtaken(m, source):
             m.heartbeat = 0
             self._say(m, "start", None)
         elif satisfying and self._is_repeat(m, source, ping):
-            counts = self._hear_again(m, ping)
+            counts = self._apply_repeat(m, ping)
         elif satisfying:
             m.heartbeat = 0
-            counts = self._hear_start(m, ping) if ping.signal == "start" else self._hear_end(m, ping)
+            counts = self._apply_start(m, ping) if ping.signal == "start" else self._apply_end(m, ping)
             m.last, m.news = (ping, source, self.now), False
         elif ping.signal in ("log", "progress"):
-            counts = self._hear_sign(m, ping)
+            counts = self._apply_life_sign(m, ping)
         if (counts or (satisfying and m.d.every is not None)) and m.d.recover_after == 1:
             self._over(m, lambda c: c.kind == "missed" and (ping.run is None or c.of in ("", ping.run)))
 
@@ -861,14 +862,14 @@ class Model:
         within = 30 * S if m.d.every is None else min(30 * S, m.d.every // 2)
         return ping.run is not None and self.now - at <= within and not self._slot_has_come(m)
 
-    def _hear_again(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_repeat(self, m: Monitor, ping: Ping) -> bool:
         """A repeat changes only an open run that it names."""
         run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
         if run is not None and ping.signal == "start":
-            run.said = True
+            run.start_received = True
             self._note(run, ping)
         elif run is not None:
-            self._hear_end(m, ping)
+            self._apply_end(m, ping)
         return False
 
     def _slot_has_come(self, m: Monitor) -> bool:
@@ -908,21 +909,21 @@ class Model:
         ended = [run for run in m.runs if run.id == run_id and run.ended is not None and self._find(m, run_id) is None]
         return ended[-1] if ended and self.now - (ended[-1].ended or 0) <= 600 * S else None
 
-    def _fanned_in(self, m: Monitor) -> Run | None:
+    def _auto_completed(self, m: Monitor) -> Run | None:
         """The last run without an id, where it was ended by its pieces and has not said so itself."""
         last = next((run for run in reversed(m.runs) if run.id is None), None)
-        return last if last is not None and last.by_pieces and not last.own_word else None
+        return last if last is not None and last.by_steps and not last.has_own_finish else None
 
-    def _hear_start(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_start(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
         if (
             run is not None
             and ping.run is not None
-            and not (run.said and (run.hung or run.unknown or self._slot_has_come(m)))
+            and not (run.start_received and (run.hung or run.unknown or self._slot_has_come(m)))
         ):
-            if run.said and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
+            if run.start_received and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
                 run.restarted = self.now
-            run.said = True
+            run.start_received = True
             self._note(run, ping)
             return False
         ended = self._ended(m, ping.run) if ping.run is not None else None
@@ -939,7 +940,7 @@ class Model:
             return m.open[-1]
         return run
 
-    def _hear_end(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_end(self, m: Monitor, ping: Ping) -> bool:
         run = self._to_end(m, ping)
         if run is not None:
             self._note(run, ping)
@@ -948,9 +949,9 @@ class Model:
             return False
         failed = ping.signal == "fail"
         if ping.run is None:
-            own = self._fanned_in(m)
+            own = self._auto_completed(m)
             if own is not None and self.now - (own.ended or 0) <= 600 * S:
-                own.own_word = True
+                own.has_own_finish = True
                 if failed and own.verdict != "failed":
                     self._revise(m, own, ping)
                 return False
@@ -969,7 +970,7 @@ class Model:
         started = self.now - round(ping.duration * S) if ping.duration is not None else 0
         run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False, finish=ping)
         m.runs.append(run)
-        self._end(m, run, ping, made=True)
+        self._end(m, run, ping, created_by_finish=True)
         return True
 
     def _is_of_ended(self, m: Monitor, run: Run, ping: Ping) -> bool:
@@ -992,7 +993,7 @@ class Model:
             return False
         return True
 
-    def _hear_sign(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_life_sign(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
         if run is not None:
             self._note(run, ping)
@@ -1007,7 +1008,7 @@ class Model:
         unended = 0
         before = self._find(m, ping.run)
         if before is not None:
-            if not before.hung and before.said:
+            if not before.hung and before.start_received:
                 unended = before.unended or before.started
             failed = bool(failing(m.d, see(before)))
             before.ended, before.verdict = self.now, "failed" if failed else "superseded"
@@ -1020,7 +1021,7 @@ class Model:
             oldest.duration = self.now - oldest.started
             self._over(m, lambda cause: cause.number == oldest.number)
         run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping)])
-        run.said = ping.signal == "start" and ping.stage is None and ping.task is None
+        run.start_received = ping.signal == "start" and ping.stage is None and ping.task is None
         run.unended = unended
         m.runs.append(run)
         self._count_ping(m)
@@ -1031,9 +1032,9 @@ class Model:
         self._say(m, "start", ping.run)
         return run
 
-    def _end(self, m: Monitor, run: Run, ping: Ping, made: bool = False) -> None:
+    def _end(self, m: Monitor, run: Run, ping: Ping, created_by_finish: bool = False) -> None:
         seen = see(run)
-        if made:
+        if created_by_finish:
             self._count_for_schedule(m, run.id)
             self._too_often(m, run)
         run.duration = self.now - run.started if run.started else None
@@ -1057,7 +1058,7 @@ class Model:
         self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
         any_success = ping.dialect == "healthchecks"
         if cause is None and (any_success or not run.counted or by_others):
-            self._good(m, None if made or any_success else run)
+            self._good(m, None if created_by_finish or any_success else run)
         self._say(m, "fail" if cause else "success", run.id)
 
     def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
@@ -1093,7 +1094,7 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------- pieces
 
-    def _hear_piece(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_step(self, m: Monitor, ping: Ping) -> bool:
         if ping.signal == "leave":
             return False
         run = self._find(m, ping.run)
@@ -1105,11 +1106,11 @@ class Model:
                 return False
             if ping.run is not None and self._ended(m, ping.run) is not None:
                 return False
-            last = self._fanned_in(m) if ping.run is None else None
+            last = self._auto_completed(m) if ping.run is None else None
             if last is not None and ping.signal != "start" and self.now - (last.ended or 0) <= 10 * S:
                 return False
-            said = [run for run in m.runs if run.id is None and run.finished_by]
-            end = said[-1] if said and ping.run is None and ping.signal != "start" else None
+            by_steps = [run for run in m.runs if run.id is None and run.finished_by]
+            end = by_steps[-1] if by_steps and ping.run is None and ping.signal != "start" else None
             if end is not None and end.finished_by != m.writer and self.now - (end.ended or 0) < S:
                 return False
             run = self._open(m, ping)
@@ -1153,7 +1154,7 @@ class Model:
 
     def _end_if_complete(self, m: Monitor, run: Run) -> None:
         if is_complete(m.d, see(run)):
-            run.by_pieces = True
+            run.by_steps = True
             self._end(m, run, Ping("success", run.id))
 
     # ------------------------------------------------------------------------------------------------------- fleets
@@ -1174,7 +1175,7 @@ class Model:
         del m.members[name]
         m.silent.discard(name)
 
-    def _hear_member(self, m: Monitor, ping: Ping) -> None:
+    def _apply_member(self, m: Monitor, ping: Ping) -> None:
         name = ping.task or ping.run or ""
         self._lower_peak(m)
         if ping.signal == "leave":
@@ -1241,8 +1242,8 @@ class Model:
         is_open = self._too_few_open(m)
         if not m.members or self._alive(m) < required:
             if is_open or worse:
-                lacking = max(0, math.ceil(required) - self._alive(m))
-                self._meet(m, Cause("members", 0, "", self.now, lacking=lacking), counts=not is_open)
+                shortfall = max(0, math.ceil(required) - self._alive(m))
+                self._meet(m, Cause("members", 0, "", self.now, shortfall=shortfall), counts=not is_open)
         elif is_open:
             self._over(m, lambda c: c.key == ("members", 0, ""))
             self._forget_those_past(m)
@@ -1301,7 +1302,7 @@ class Model:
         if old.depends_on != new.depends_on:
             self._look_at_explanations()
         self._restate(m)
-        self._tell(m)
+        self._notify_if_due(m)
 
     def _edit_schedule(self, m: Monitor, old: Definition) -> None:
         new, now = m.d, self.now
@@ -1420,7 +1421,7 @@ class Model:
         m = self.monitors.get(monitor_id)
         if m is not None:
             m.snoozed = until
-            self._tell(m)
+            self._notify_if_due(m)
 
     def settle(self, at: Micros, monitor_id: int) -> None:
         self.judge_through(at, monitor_id)
@@ -1449,10 +1450,10 @@ class Model:
         self.judge_through(at)
         self.windows[id] = (project, slugs, tags, s, e)
         for m in list(self.monitors.values()):
-            self._tell(m)
+            self._notify_if_due(m)
 
     def remove_window(self, at: Micros, id: int) -> None:
         self.judge_through(at)
         self.windows.pop(id, None)
         for m in list(self.monitors.values()):
-            self._tell(m)
+            self._notify_if_due(m)

@@ -608,8 +608,8 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 # Bugs put in on purpose, all of which are found: the test of the test.
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
-    "another run is alerted at once": (notifications, "TELL_AGAIN_MIN", 0),
-    "a greater loss is alerted late": (notifications, "TELL_DOUBLED_MIN", 600 * SECOND),
+    "another run is alerted at once": (notifications, "NOTIFY_AGAIN_MIN", 0),
+    "a greater loss is alerted late": (notifications, "NOTIFY_DOUBLED_MIN", 600 * SECOND),
     "outages are ignored": (OutageIntervals, "shift", lambda intervals, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
@@ -618,7 +618,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "an overtaken piece begins a run": (run_steps, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
-    "a stage does not end": (fast_path, "_SIGNS", frozenset(("progress", "log", "success"))),
+    "a stage does not end": (fast_path, "_SIGNS_OF_LIFE", frozenset(("progress", "log", "success"))),
     "nobody is released": (notifications, "release_held", lambda state, m: None),
     "windows hold nothing back": (EngineState, "window_ends", lambda state, m, at: iter(())),
     "a change does not put off": (runs.MonitorRuns, "put_off", lambda runs, until: None),

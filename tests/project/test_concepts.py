@@ -6,7 +6,7 @@ from offbeat_server.common.clock import JUMP_MAX
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.model.definition import RUNTIME_DEFAULT, Definition
 from offbeat_server.engine.rules.deadlines import EXCUSED_MAX
-from offbeat_server.engine.rules.notifications import TELL_AGAIN_MIN, TELL_DOUBLED_MIN
+from offbeat_server.engine.rules.notifications import NOTIFY_AGAIN_MIN, NOTIFY_DOUBLED_MIN
 from offbeat_server.ingest.log_writer.writer import SLOW_S, STALL_S
 from offbeat_server.ingest.protocols.parsing.message import WHOLE_BYTES_MAX
 from offbeat_server.notify.channel_queue import BACKOFF_S, BURST_MAX, BURST_REFILL_S, DIGEST_GAPS_S, URGENT_GAPS_S
@@ -40,8 +40,8 @@ SENTENCES = {
         f"grow up to {BACKOFF_S[-1] / 60:g} minutes",
         f"opens its {_NTH[INCIDENTS_PER_HOUR_MAX]} incident within an hour",
         f"held back for {HOLD_S / 60:g} minutes",
-        f"at the earliest {TELL_AGAIN_MIN // (60 * SECOND)} minutes after the last alert",
-        f"{TELL_DOUBLED_MIN // (60 * SECOND)} minute if the number missing more than doubled",
+        f"at the earliest {NOTIFY_AGAIN_MIN // (60 * SECOND)} minutes after the last alert",
+        f"{NOTIFY_DOUBLED_MIN // (60 * SECOND)} minute if the number missing more than doubled",
     ],
     "differences.md": [f"at most {WHOLE_BYTES_MAX // 1_000} kB each"],
 }

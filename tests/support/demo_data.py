@@ -161,9 +161,9 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     if monitor.slug == "search-reindex":
         at = to_micros(now - timedelta(minutes=83))
         run = runs.add("9034", at, at)
-        run.hear(at, Ping("start", "9034"))
+        run.apply(at, Ping("start", "9034"))
         for step in range(40):
-            run.hear(at + step * 60_000_000, Ping("progress", "9034", done=step * 1250 + step % 7 * 90, total=180_000))
+            run.apply(at + step * 60_000_000, Ping("progress", "9034", done=step * 1250 + step % 7 * 90, total=180_000))
         await _write_run(database, monitor_id, project_id, run)
     if monitor.slug == "render-workers":
         state["fleet"] = await _write_fleet(database, monitor_id, now)
@@ -310,7 +310,7 @@ async def _open_run(
     start = to_micros(began)
     run = runs.add(name, start, start)
     for at, ping in pings:
-        run.hear(to_micros(at), ping)
+        run.apply(to_micros(at), ping)
     await database.execute("delete from pings where monitor_id = $1 and at > $2", monitor_id, began - MINUTE)
     await _pings(database, monitor_id, project_id, pings, first=50_000)
     await _write_run(database, monitor_id, project_id, run)

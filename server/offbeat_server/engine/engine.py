@@ -109,12 +109,12 @@ class Engine:
                     and ping.stage is None
                     and ping.task is None
                     and m.definition.is_plain
-                    and (m.status is _UP or (m.status is _UNWATCHED and m.heard_at is not None))
-                    and (m.unusual is EMPTY_RARE_STATE or not m.unusual.affects_plain_success)
+                    and (m.status is _UP or (m.status is _UNWATCHED and m.last_ping_at is not None))
+                    and (m.rare is EMPTY_RARE_STATE or not m.rare.affects_plain_success)
                     and (not state.followers or (m.project_id, m.slug) not in state.followers)
                 ):
                     apply_plain_ping(state, m, entry)
-                    if m.armed is None:
+                    if m.queued_at is None:
                         state.queue(m)
                 elif ping.stage is None or not apply_stage_ping(state, m, entry):
                     apply_ping(state, m, entry)
@@ -282,7 +282,7 @@ class Engine:
             self._unwatched.append(m)  # perhaps written by a program that did not know this status
         if m.at > state.ahead:
             state.ahead = m.at
-        if m.unusual is not EMPTY_RARE_STATE:
+        if m.rare is not EMPTY_RARE_STATE:
             if m.incident is not None:
                 state.with_open_incident.add(m.id)
             definition_changes.queue_parts(state, m)
@@ -337,7 +337,9 @@ class Engine:
 
     def stale(self) -> Iterator[int]:
         """Monitors whose stored state is older than the one here, for the checkpoint."""
-        return (m.id for m in list(self.state.monitors.values()) if not m.is_saved or (m.fleet and m.fleet.heard))
+        for m in list(self.state.monitors.values()):
+            if not m.is_saved or (m.fleet and m.fleet.has_unsaved_pings):
+                yield m.id
 
     def snapshot(self, monitor_id: int) -> Decision | None:
         """The state of one monitor to be written as it is; None if it is gone, or if `drain` will return it.
@@ -375,7 +377,7 @@ class Engine:
                     evaluate(state, m, when)
                     due = state.next_deadline_of(m)
                 if due is not None:
-                    deadlines.arm(monitor_id, m, due)
+                    deadlines.queue(monitor_id, m, due)
             except Exception as error:
                 self.quarantine(m.id, error)
         next_due = deadlines.earliest

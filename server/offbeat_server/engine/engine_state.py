@@ -20,7 +20,7 @@ from offbeat_server.engine.schedule.due_times import end_of_grace_period, window
 from offbeat_server.engine.schedule.maintenance_windows import OVERLAPS_MAX, Window
 from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
 
-Blame = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
+OnMonitorError = Callable[[int, Exception], None]  # leaves out the monitor that an internal error concerns
 RELEASES = 0  # in the queue of deadlines, in place of the id of a monitor: `releases` has something to do
 
 
@@ -156,12 +156,12 @@ class EngineState:
             status = Status.PAUSED
         elif m.incident is not None:
             status = Status.DOWN
-        elif not m.definition.expects(m.heard_at is not None):
+        elif not m.definition.expects(m.last_ping_at is not None):
             status = Status.UNWATCHED
         elif m.excused:
             status = Status.UNKNOWN
         else:
-            status = Status.UP if m.heard_at is not None else Status.NEW
+            status = Status.UP if m.last_ping_at is not None else Status.NEW
         if status != m.status:
             self.counts[m.status] -= 1
             self.counts[status] += 1
@@ -196,7 +196,7 @@ class EngineState:
         """An incident was opened, changed or resolved."""
         self.open_for(m).incidents[incident.number] = RecordedIncident(incident, resolved_at, self.now)
 
-    def drain(self, subjects_max: int, leave_out: Blame) -> list[Decision]:
+    def drain(self, subjects_max: int, on_error: OnMonitorError) -> list[Decision]:
         """Take the decisions of about this number of monitors, each with the state that followed.
 
         A monitor whose state cannot be written down is left out.
@@ -218,7 +218,7 @@ class EngineState:
                 try:
                     decisions.append(self._decision(m, gone, undecided))
                 except Exception as error:
-                    leave_out(monitor_id, error)
+                    on_error(monitor_id, error)
         return decisions
 
     def _together(self, monitor_id: int) -> list[int]:
@@ -288,9 +288,9 @@ class EngineState:
     def schedule_deadline(self, m: Monitor) -> Micros | None:
         """The deadline of the ping that is due, moved by outages; None: there is none."""
         due, definition = m.due, m.definition
-        if due is None or ((incident := m.unusual.incident) is not None and incident.silent):
+        if due is None or ((incident := m.rare.incident) is not None and incident.silent):
             return None  # nothing is expected, or it is known to be missing and the next that counts is a ping
-        if m.heard_at is None:
+        if m.last_ping_at is None:
             first_within = definition.first_within
             return self.moved(m, due - first_within, due) if first_within is not None else None
         if definition.after is not None:
@@ -321,32 +321,32 @@ class EngineState:
         assert m.runs is not None
         whens = [self.run_deadline(m, run, limit) for limit in run.limits(m.definition)]
         if whens:
-            m.runs.limits.arm(run.number, run, min(whens))
+            m.runs.limits.queue(run.number, run, min(whens))
 
     def queue(self, m: Monitor) -> None:
         """Look at a monitor when the first of its deadlines comes."""
         if (when := self.next_deadline_of(m)) is not None:
-            self.deadlines.arm(m.id, m, when)
+            self.deadlines.queue(m.id, m, when)
 
     def next_deadline_of(self, m: Monitor) -> Micros | None:
         """When a monitor is to be looked at next; None: never. May be early for runs and members, never late.
 
         Never before its last input, since a state from the log's future may be read by a restart.
         """
-        unusual, when = m.unusual, self.schedule_deadline(m)
-        if unusual is not EMPTY_RARE_STATE:
-            if unusual.paused:
+        rare, when = m.rare, self.schedule_deadline(m)
+        if rare is not EMPTY_RARE_STATE:
+            if rare.paused:
                 return None
-            if (runs := unusual.runs) is not None and (run := runs.limits.next(runs.open.get)) is not None:
+            if (runs := rare.runs) is not None and (run := runs.limits.next(runs.open.get)) is not None:
                 when = run if when is None or run < when else when
-            if (fleet := unusual.fleet) is not None:
+            if (fleet := rare.fleet) is not None:
                 member = fleet.deadlines.next(fleet.members.get)
                 when = member if member is not None and (when is None or member < when) else when
-            if unusual.awaited:
+            if rare.awaited:
                 # The one that is due first has the first deadline: outages move no deadline past a later one.
-                awaited = self.awaited_deadline(m, min(unusual.awaited.values()))
+                awaited = self.awaited_deadline(m, min(rare.awaited.values()))
                 when = awaited if when is None or awaited < when else when
-            if (incident := unusual.incident) is not None and (at := self.notify_at(m, incident)) is not None:
+            if (incident := rare.incident) is not None and (at := self.notify_at(m, incident)) is not None:
                 when = at if when is None or at < when else when
         return max(when, m.at) if when is not None else None
 

@@ -9,28 +9,28 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import StageStatus, Status
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.model.ping import PLAIN, Entry, signal_word
+from offbeat_server.engine.model.ping import PLAIN, Entry, repeat_key
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules.schedule_state import is_repeat
 from offbeat_server.engine.schedule.due_times import due_after
 
 _PLAIN = PLAIN["success"]
 _UP, _FAILED = Status.UP, StageStatus.FAILED
-_SIGNS = frozenset(("progress", "log"))
-_WORDS = frozenset(("start", "success", "skip"))
+_SIGNS_OF_LIFE = frozenset(("progress", "log"))
+_STAGE_SIGNALS = frozenset(("start", "success", "skip"))
 
 
 def apply_plain_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
     """A success of a healthy monitor without runs, followers and bounds."""
     at, definition, ping = entry.at, m.definition, entry.ping
-    word = "success" if ping is _PLAIN else signal_word(ping)
-    m.heard_at = at
+    key = "success" if ping is _PLAIN else repeat_key(ping)
+    m.last_ping_at = at
     every = definition.every
     if every is not None:
         m.due = at + every | 0  # see `Micros`
-    if at <= state.outages.retries_until and is_repeat(state, m, entry, word):
+    if at <= state.outages.retries_until and is_repeat(state, m, entry, key):
         return
-    m.last_word, m.counted_source, m.counted_at = word, entry.source, at
+    m.last_repeat_key, m.counted_source, m.counted_at = key, entry.source, at
     m.counted_writer = entry.writer
     if every is None:
         m.due = due_after(definition, m.due, at)
@@ -39,7 +39,7 @@ def apply_plain_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
 def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     """A ping of a stage, in a run that has an id, of a healthy monitor. False: it takes the long way."""
     signal, run_id, stage, task, done, total, _, _, message, _ = entry.ping
-    runs = m.unusual.runs
+    runs = m.rare.runs
     if runs is None or task is not None or done is not None or total is not None or m.status is not _UP:
         return False
     run = runs.by_id.get(run_id) if run_id is not None else None
@@ -47,28 +47,28 @@ def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
         return False
     assert stage is not None
     seen = run.stages.get(stage)
-    if seen is None or signal not in _SIGNS:
-        if signal not in _WORDS or (seen is not None and seen.status is _FAILED):
+    if seen is None or signal not in _SIGNS_OF_LIFE:
+        if signal not in _STAGE_SIGNALS or (seen is not None and seen.status is _FAILED):
             return False
         if signal == "start":
             if seen is None and stage in m.definition.optional_stages:
                 return False  # from now on it is waited for, and its time may have begun long ago
         elif (last := m.definition.last_stage) is not None and (stage == last or last in run.stages):
             return False  # the run may be complete
-        _hear_word(state, m, run, entry.at, stage, signal)
+        _apply_signal(state, m, run, entry.at, stage, signal)
     run.last_at = entry.at
     if message is not None:
         run.message = message
     return True
 
 
-def _hear_word(state: EngineState, m: Monitor, run: Run, at: Micros, stage: str, signal: str) -> None:
+def _apply_signal(state: EngineState, m: Monitor, run: Run, at: Micros, stage: str, signal: str) -> None:
     definition = m.definition
-    m.heard_at = at
+    m.last_ping_at = at
     if definition.every is not None:
         m.due = at + definition.every | 0
-    run.hear_stage(at, stage, signal)
+    run.apply_stage(at, stage, signal)
     soonest = definition.stage_soonest
-    if soonest is not None and (run.armed is None or at + soonest < run.armed):
+    if soonest is not None and (run.queued_at is None or at + soonest < run.queued_at):
         state.queue_run(m, run)
         state.queue(m)

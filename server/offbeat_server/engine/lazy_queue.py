@@ -2,7 +2,7 @@
 
 Pings move most deadlines later, and many times before they come. So the queue does not follow: an item keeps the entry
 it has, is looked at early, and is then queued again for its new deadline. Only a deadline that moves earlier adds an
-entry. `armed` of an item is the instant of its one valid entry, None without one; every other entry is stale and is
+entry. `queued_at` of an item is the instant of its one valid entry, None without one; every other entry is stale and is
 dropped when it comes first.
 
 A queue does not hold its items. Its methods get `find`, which returns the item of a key, or None if it no longer
@@ -25,7 +25,7 @@ STALE_MIN = 1_000
 class Queued(Protocol):
     """An item of a queue."""
 
-    armed: Micros | None
+    queued_at: Micros | None
 
 
 QueueKey = TypeVar("QueueKey")
@@ -48,11 +48,11 @@ class LazyQueue(Generic[QueueKey]):
         """
         raise NotImplementedError
 
-    def arm(self, key: QueueKey, item: Queued, when: Micros) -> None:
+    def queue(self, key: QueueKey, item: Queued, when: Micros) -> None:
         """Look at this item at `when`, unless it is looked at earlier."""
-        armed = item.armed
-        if armed is None or when < armed:
-            item.armed = when = when | 0  # see `Micros`
+        queued_at = item.queued_at
+        if queued_at is None or when < queued_at:
+            item.queued_at = when = when | 0  # see `Micros`
             self.push(when, key)
 
     def pop_before(
@@ -65,8 +65,8 @@ class LazyQueue(Generic[QueueKey]):
         while (entry := self.pop_entry(before)) is not None:
             when, key = entry
             item = find(key)
-            if item is not None and item.armed == when:
-                item.armed = None
+            if item is not None and item.queued_at == when:
+                item.queued_at = None
                 return when, key, item
         return None
 
@@ -89,14 +89,14 @@ class LazyHeap(LazyQueue[QueueKey], list[tuple[Micros, QueueKey]]):
         while self:
             when, key = self[0]
             item = find(key)
-            if item is not None and item.armed == when:
+            if item is not None and item.queued_at == when:
                 return when
             heappop(self)
         return None
 
     def rebuild(self, items: Mapping[QueueKey, Queued]) -> None:
         """Replace all entries by those of the items."""
-        self[:] = [(item.armed, key) for key, item in items.items() if item.armed is not None]
+        self[:] = [(item.queued_at, key) for key, item in items.items() if item.queued_at is not None]
         heapify(self)
 
     def sweep(self, items: Mapping[QueueKey, Queued]) -> None:

@@ -29,7 +29,7 @@ class Quarantine:
         state.with_open_incident.discard(monitor_id)
         if m is not None:
             unregister(state, m)
-            m.armed = None
+            m.queued_at = None
         self._on_quarantine(monitor_id, error)
 
     def restore(self, monitor_id: int) -> bool:

@@ -161,7 +161,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
         while not errors and not lone.advance(through, SLICE):
             await asyncio.sleep(0)
         decided = lone.drain(1)
-        m.armed = None  # its entry was in the other engine
+        m.queued_at = None  # its entry was in the other engine
         engine.load(m)
     except DatabaseDownError:
         raise

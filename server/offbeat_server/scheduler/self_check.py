@@ -139,12 +139,12 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
 
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:
     """The fault of a monitor's entry in the heap: it may be early, never late, and never overdue."""
-    when, armed = engine.state.next_deadline_of(m), m.armed
-    if armed is None:
+    when, queued_at = engine.state.next_deadline_of(m), m.queued_at
+    if queued_at is None:
         return "it is not in the heap" if when is not None else None
-    if when is not None and armed > when:
-        return f"it is looked at {armed - when} µs late"
-    return f"it was to be looked at {engine.now - armed} µs ago" if armed <= engine.now else None
+    if when is not None and queued_at > when:
+        return f"it is looked at {queued_at - when} µs late"
+    return f"it was to be looked at {engine.now - queued_at} µs ago" if queued_at <= engine.now else None
 
 
 def _show(m: Monitor) -> dict[str, Any]:

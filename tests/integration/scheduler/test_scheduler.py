@@ -146,8 +146,8 @@ async def test_a_clean_stop_leaves_a_checkpoint_and_an_outage(database_url: str)
         outage = await connection.fetchrow("select * from deaf")
         assert outage is not None and outage["reason"] == "stopped"
         assert (outage["ended_at"] - outage["started_at"]).total_seconds() < monotonic() - began_s
-        heard_at = again.scheduler.engine.monitors[job].heard_at
-        assert heard_at is not None and heard_at <= last
+        last_ping_at = again.scheduler.engine.monitors[job].last_ping_at
+        assert last_ping_at is not None and last_ping_at <= last
     await connection.close()
 
 

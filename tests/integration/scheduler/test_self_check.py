@@ -59,11 +59,11 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         found = check.mismatches
         assert not found
         m = node.scheduler.engine.monitors[job]
-        assert m.heard_at is not None
-        m.heard_at -= 1
+        assert m.last_ping_at is not None
+        m.last_ping_at -= 1
         await compared(node, check, job)
         assert check.mismatches == 1
-        m.heard_at += 1
+        m.last_ping_at += 1
         await node.pool.execute("""update states set state = state || '{"incidents": 7}'""")
         await compared(node, check, job)
         assert check.mismatches == 2
@@ -82,12 +82,12 @@ async def test_a_deadline_that_is_lost_from_the_heap_is_found(database_url: str)
         engine = node.scheduler.engine
         while engine.state.deadlines.pop_entry(1 << 62):
             pass
-        armed = engine.monitors[late].armed
-        assert armed is not None
-        engine.monitors[late].armed = armed + 1
+        queued_at = engine.monitors[late].queued_at
+        assert queued_at is not None
+        engine.monitors[late].queued_at = queued_at + 1
         await compared(node, check, late)
         assert check.mismatches == 1
-        looked_at = engine.monitors[lost].armed
+        looked_at = engine.monitors[lost].queued_at
         assert looked_at is not None
         await eventually(lambda: true(engine.now > looked_at))
         await compared(node, check, lost)

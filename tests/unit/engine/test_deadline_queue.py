@@ -17,7 +17,7 @@ KINDS = (LazyHeap[int], DeadlineQueue)
 
 class Item:
     def __init__(self) -> None:
-        self.armed: Micros | None = None
+        self.queued_at: Micros | None = None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +60,7 @@ def test_each_item_comes_once_at_its_earliest_time(kind: type[LazyHeap[int]] | t
                 planned.pop(key, None)
             case 1 | 2 | 3 | 4 | 5:
                 key, when = random.randrange(1, 50), now + random.choice([0, 1, 5_000_000, 60_000_000])
-                queue.arm(key, items.setdefault(key, Item()), when)
+                queue.queue(key, items.setdefault(key, Item()), when)
                 planned[key] = min(planned.get(key, when), when)
             case 6 | 7:
                 earliest = queue.earliest if isinstance(queue, DeadlineQueue) else queue.next(items.get)
@@ -72,21 +72,21 @@ def test_each_item_comes_once_at_its_earliest_time(kind: type[LazyHeap[int]] | t
                 while (due := queue.pop_before(items.get, now)) is not None:
                     when, key, item = due
                     assert (when, key) == min((at, each) for each, at in planned.items()) and when < now
-                    assert item is items[key] and item.armed is None
+                    assert item is items[key] and item.queued_at is None
                     del planned[key]
                     popped += 1
                 assert all(at >= now for at in planned.values())
-        assert all(items[key].armed == at for key, at in planned.items())
+        assert all(items[key].queued_at == at for key, at in planned.items())
     assert popped > 1_000
 
 
 def test_a_later_time_adds_no_entry() -> None:
     queue, item = LazyHeap[str](), Item()
-    queue.arm("a", item, BEGIN)
+    queue.queue("a", item, BEGIN)
     for later in range(100):
-        queue.arm("a", item, BEGIN + later)
-    assert len(queue) == 1 and item.armed == BEGIN
-    queue.arm("a", item, BEGIN - 1)
+        queue.queue("a", item, BEGIN + later)
+    assert len(queue) == 1 and item.queued_at == BEGIN
+    queue.queue("a", item, BEGIN - 1)
     assert len(queue) == 2 and queue.next({"a": item}.get) == BEGIN - 1
     assert queue.pop_before({"a": item}.get, BEGIN) == (BEGIN - 1, "a", item)
     assert queue.next({"a": item}.get) is None and not queue, "the stale entry is dropped"
@@ -95,12 +95,12 @@ def test_a_later_time_adds_no_entry() -> None:
 def test_stale_entries_are_bounded() -> None:
     queue, items = LazyHeap[str](), dict[str, Item]()
     for number in range(10_000):
-        queue.arm("kept", items.setdefault("kept", Item()), BEGIN - number)
-        queue.arm(f"gone-{number}", items.setdefault(f"gone-{number}", Item()), BEGIN)
+        queue.queue("kept", items.setdefault("kept", Item()), BEGIN - number)
+        queue.queue(f"gone-{number}", items.setdefault(f"gone-{number}", Item()), BEGIN)
         del items[f"gone-{number}"]
         queue.sweep(items)
         assert len(queue) <= STALE_SHARE * len(items) + STALE_MIN + 2
-    assert queue.next(items.get) == items["kept"].armed == BEGIN - 9_999
+    assert queue.next(items.get) == items["kept"].queued_at == BEGIN - 9_999
 
 
 def test_a_small_queue_takes_no_memory_beside_its_entries() -> None:
@@ -110,7 +110,7 @@ def test_a_small_queue_takes_no_memory_beside_its_entries() -> None:
 def test_rebuilt_from_its_items() -> None:
     items = {str(number): Item() for number in range(100)}
     for number, item in enumerate(items.values()):
-        item.armed = BEGIN + number * 7919 % 100 if number % 3 else None
+        item.queued_at = BEGIN + number * 7919 % 100 if number % 3 else None
     queue = LazyHeap[str]()
     queue.push(BEGIN, "stale")
     queue.rebuild(items)

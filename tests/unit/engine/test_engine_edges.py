@@ -592,7 +592,7 @@ def test_pings_of_unwatched_monitors_are_counted() -> None:
 def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> None:
     scene = Scene()
     stored = Monitor(7, PROJECT, "old", "old", read_definition({}), scene.begin)
-    stored.status, stored.heard_at, stored.at = Status.UP, scene.begin, scene.begin
+    stored.status, stored.last_ping_at, stored.at = Status.UP, scene.begin, scene.begin
     engine = Engine()
     engine.load(stored)
     engine.loaded(scene.at(60))

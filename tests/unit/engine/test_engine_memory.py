@@ -36,16 +36,16 @@ def test_what_a_monitor_takes() -> None:
     tracemalloc.stop()
     print(f"{loaded / COUNT:.0f} bytes a monitor, {pinged / COUNT:.0f} when it has pinged")
     assert loaded / COUNT < 600 and pinged / COUNT < 600
-    assert all(m.unusual is EMPTY_RARE_STATE for m in engine.monitors.values())
+    assert all(m.rare is EMPTY_RARE_STATE for m in engine.monitors.values())
 
 
 def test_what_is_unusual_is_one_monitors_own() -> None:
     definition = load_definition("{}")
     a, b = (Monitor(number, 1, "a", "a", definition, BEGIN) for number in (1, 2))
     a.paused, a.streak, a.runs, a.incident = False, 0, None, None
-    assert a.unusual is EMPTY_RARE_STATE
+    assert a.rare is EMPTY_RARE_STATE
     a.streak += 1
-    assert (a.streak, b.streak, EMPTY_RARE_STATE.streak) == (1, 0, 0) and b.unusual is EMPTY_RARE_STATE
+    assert (a.streak, b.streak, EMPTY_RARE_STATE.streak) == (1, 0, 0) and b.rare is EMPTY_RARE_STATE
     assert all(getattr(EMPTY_RARE_STATE, name) == getattr(RareState(), name) for name in RareState.__slots__)
 
 

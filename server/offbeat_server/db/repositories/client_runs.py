@@ -1,4 +1,4 @@
-"""Runs as they are this moment: the pings of a run, taken in by the engine's own `Run.hear`.
+"""Runs as they are this moment: the pings of a run, taken in by the engine's own `Run.apply`.
 
 `runs.detail` is as of the last decision, because no row is written for a stage or a task. Here the pings themselves are
 read, up to the watermark and no further: so they come whole and in the one order, and can be taken in bit by bit.
@@ -17,7 +17,7 @@ from offbeat_server.engine.model.run import Run
 
 _SQL = sql_loader.load("pages")
 PINGS_READ_MAX = 5_000  # of one run in one read
-PINGS_HEARD_MAX = 60_000  # of one run; what comes later is not shown in stages and tasks
+PINGS_APPLIED_MAX = 60_000  # of one run; what comes later is not shown in stages and tasks
 
 
 class ClientRun:
@@ -37,7 +37,7 @@ class ClientRun:
     @property
     def complete(self) -> bool:
         """Whether there is nothing more to come, or to be shown."""
-        return self.pings >= PINGS_HEARD_MAX or (self.finished_at is not None and self.through >= self.finished_at)
+        return self.pings >= PINGS_APPLIED_MAX or (self.finished_at is not None and self.through >= self.finished_at)
 
     def finish(self, row: asyncpg.Record) -> None:
         """Take over from the row whether and when it ended."""
@@ -48,14 +48,14 @@ class ClientRun:
 
     def take(self, at: Micros, ping: Ping) -> None:
         """Apply one ping. If it ends the last task of a stage well, the stage is done, as the engine decides too."""
-        self.run.hear(at, ping)
+        self.run.apply(at, ping)
         if not ping.stage or ping.task is None or ping.signal not in ("success", "skip", "fail"):
             return
         if self.run.group_complete(self._definition, ping.stage) and not self.run.stage_over(ping.stage):
-            self.run.hear(at, Ping("success", ping.run, ping.stage))
+            self.run.apply(at, Ping("success", ping.run, ping.stage))
 
 
-async def hear(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
+async def read_new_pings(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
     """Take in what has come since. One read for all of them, or a few where much has come."""
     if all(each.complete for each in runs):
         return
@@ -87,10 +87,10 @@ async def hear(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
         waiting = again
 
 
-async def heard(pool: asyncpg.Pool, row: asyncpg.Record) -> Run:
+async def current_run(pool: asyncpg.Pool, row: asyncpg.Record) -> Run:
     """The run of a row of `runs` as it is now."""
     followed = ClientRun(row)
-    await hear(pool, [followed])
+    await read_new_pings(pool, [followed])
     return followed.run
 
 

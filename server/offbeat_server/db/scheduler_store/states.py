@@ -126,8 +126,8 @@ def _monitor(
         if state.get("rev", 0) <= applied_rev:
             state.pop("rev", None)  # no change that will be met is older; so it is nothing unusual
         m.load(status, since, _new_position(Position, (at, one_of_equal(writer), seq)), state)
-        if m.unusual.fleet is not None:
-            enrol_members(m.unusual.fleet, state["fleet"], members.get(id, ()))
+        if m.rare.fleet is not None:
+            enrol_members(m.rare.fleet, state["fleet"], members.get(id, ()))
     if paused or until is not None:
         m.paused, m.snoozed_until = paused, until
     return m, at is not None

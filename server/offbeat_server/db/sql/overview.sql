@@ -1,7 +1,7 @@
 -- Monitors as they are shown: the definition, the scheduler's state, and the newest ping, which may be newer than the state.
 
 -- name: monitors
--- One page in the order of (project, slug), or the named ones. `heard_at` is the newest ping that satisfies a schedule:
+-- One page in the order of (project, slug), or the named ones. `last_ping_at` is the newest ping that satisfies a schedule:
 -- nearly always the newest of all, so the second look into the log is rare. Both walk (monitor_id, at) from its end,
 -- partition by partition, and stop at the first row. Of the state only the few fields that `status_at` reads leave Postgres;
 -- the rest may be megabytes for a large fleet. With $10, what is new to the scheduler and was not pinged since is
@@ -17,7 +17,7 @@ select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, 
               (select l.at from pings l
                 where l.monitor_id = m.id and l.signal in ('success', 'fail', 'skip', 'start')
                 order by l.at desc limit 1)
-       end as heard_at,
+       end as last_ping_at,
        (select count(*) from runs r where r.monitor_id = m.id and r.finished_at is null) as open_runs,
        (select i.number from incidents i where i.monitor_id = m.id and i.resolved_at is null) as incident,
        (select jsonb_agg(jsonb_build_object('key', k.key, 'signal', k.signal, 'stage', k.stage, 'main', k.main))

@@ -333,9 +333,9 @@ class Definition(_Model):
         bounds = (*(getattr(self, name) for name in _EXPECTATIONS), *within)
         return self.overlap == "alert" or any(each is not None for each in bounds)
 
-    def expects(self, heard: bool) -> bool:
-        """Whether anything is expected now. If not, only a `fail` opens an incident. `heard`: it was pinged before."""
-        return self.watches or (self.first_within is not None and not heard)
+    def expects(self, has_pinged: bool) -> bool:
+        """Whether anything is expected now. If not, only a `fail` opens an incident."""
+        return self.watches or (self.first_within is not None and not has_pinged)
 
     @cached_property
     def is_plain(self) -> bool:

@@ -29,18 +29,28 @@ class MemberRow(NamedTuple):
 class Member:
     """The last ping of a member, the same as its row has it, and its entry in the queue."""
 
-    __slots__ = ("armed", "at", "saved_at")
+    __slots__ = ("at", "queued_at", "saved_at")
 
     def __init__(self, at: Micros) -> None:
         self.at = at
-        self.armed: Micros | None = None
+        self.queued_at: Micros | None = None
         self.saved_at: Micros | None = None
 
 
 class Fleet:
     """The members that have pinged, and since when each is silent."""
 
-    __slots__ = ("changed", "deadlines", "heard", "members", "not_before", "peak", "peak_at", "silent", "whole_at")
+    __slots__ = (
+        "changed",
+        "deadlines",
+        "has_unsaved_pings",
+        "members",
+        "not_before",
+        "peak",
+        "peak_at",
+        "silent",
+        "whole_at",
+    )
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
@@ -50,7 +60,7 @@ class Fleet:
         self.peak = 0  # the highest number alive at once, and when it was last reached
         self.peak_at: Micros | None = None
         self.changed: dict[str, None] = {}  # whose rows are to be written with the next decision
-        self.heard = False  # whether any row may be older than its member's last ping
+        self.has_unsaved_pings = False  # whether any row may be older than its member's last ping
         self.whole_at: Micros | None = None  # no row is older than its member's last ping up to here
 
     @property
@@ -88,18 +98,18 @@ class Fleet:
     def record_ping(self, name: str, at: Micros, length: Micros) -> bool:
         """One ping of a member, expected again within `length`. Whether it is new or was silent."""
         member = self.members.get(name)
-        self.heard = True
+        self.has_unsaved_pings = True
         if member is not None:
             member.at = at
             if name not in self.silent:
                 return False
             del self.silent[name]
-            self.arm(name, at + length)
+            self.queue(name, at + length)
         elif len(self.members) >= MEMBERS_MAX:
             return False
         else:
             self.members[name] = Member(at)
-            self.arm(name, at + length)
+            self.queue(name, at + length)
         self.changed[name] = None
         if self.alive >= self.peak:
             self.peak, self.peak_at = self.alive, at
@@ -110,7 +120,7 @@ class Fleet:
         member = self.members.get(name)
         if member is not None and at > member.at:
             member.at = at
-            self.heard = True
+            self.has_unsaved_pings = True
 
     def fall_silent(self, name: str, deadline: Micros, at: Micros) -> None:
         """A member missed its deadline."""
@@ -151,14 +161,14 @@ class Fleet:
 
     # ---------------------------------------------------------------- when to look at whom
 
-    def arm(self, name: str, when: Micros) -> None:
+    def queue(self, name: str, when: Micros) -> None:
         """Look at a member at `when`, unless it is looked at earlier anyhow."""
-        self.deadlines.arm(name, self.members[name], when)
+        self.deadlines.queue(name, self.members[name], when)
 
-    def arm_all(self, length: Micros, forget_after: Micros) -> None:
+    def queue_all(self, length: Micros, forget_after: Micros) -> None:
         """Fill the queue from the members, after a load or a changed definition."""
         for name, member in self.members.items():
-            member.armed = member.at + (forget_after if name in self.silent else length)
+            member.queued_at = member.at + (forget_after if name in self.silent else length)
         self.deadlines.rebuild(self.members)
 
     def take_until(self, when: Micros) -> list[str]:
@@ -182,7 +192,7 @@ class Fleet:
         """The rows that were changed since they were last taken; `whole`: also those that only are older by a ping."""
         names = dict.fromkeys(name for name, m in self.members.items() if m.at != m.saved_at) if whole else self.changed
         gone = [MemberRow(name, None, None) for name in self.changed if name not in self.members]
-        self.heard = self.heard and not whole
+        self.has_unsaved_pings = self.has_unsaved_pings and not whole
         rows = [self._row(name) for name in {**names, **self.changed} if name in self.members]
         self.changed = {}
         return [*gone, *rows]

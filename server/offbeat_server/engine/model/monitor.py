@@ -39,19 +39,32 @@ H = TypeVar("H", bound=Hashable)
 CauseKey = tuple[CauseKind, int, str]
 MISSED: CauseKey = (CauseKind.MISSED, 0, "")
 MEMBERS: CauseKey = (CauseKind.MEMBERS, 0, "")
-_CAUSE_FIELDS_FIRST = ("blamed_at", "due", "goods", "kind", "lacking", "number", "opened_at", "reason", "run", "stage")
+# The key of each stored value and the attribute that holds it. Keys stay as they are: nodes of two versions read them.
+_CAUSE_KEYS = {
+    "blamed_at": "last_failed_at",
+    "due": "due",
+    "goods": "consecutive_successes",
+    "kind": "kind",
+    "lacking": "shortfall",
+    "number": "number",
+    "opened_at": "opened_at",
+    "reason": "reason",
+    "run": "run",
+    "stage": "stage",
+}
 
 
 class Cause:
     """One open reason of an incident. `number` is the run's; `run` the id that its client gave it.
 
-    `opened_at` is when it first was one, `blamed_at` when it last was; `due` is what was missed, None for other kinds;
-    `goods` counts the successes in a row that speak against it; `lacking` is how many of a fleet are too few.
+    `opened_at` is when it first was one, `last_failed_at` when it last was; `due` is what was missed, None for other
+    kinds; `consecutive_successes` counts the successes in a row that speak against it; `shortfall` is how many members
+    of a fleet are too few.
     `worst` is the reason for the record once it is over: of a fleet, its worst moment with `worst_missing` members.
     `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
     """
 
-    __slots__ = (*_CAUSE_FIELDS_FIRST, "evidence", "worst", "worst_missing")
+    __slots__ = (*_CAUSE_KEYS.values(), "evidence", "worst", "worst_missing")
 
     def __init__(
         self,
@@ -62,13 +75,13 @@ class Cause:
         run: str | None = None,
         stage: str | None = None,
         due: Micros | None = None,
-        lacking: int = 0,
+        shortfall: int = 0,
         evidence: RunEvidence[Micros] | None = None,
     ) -> None:
-        self.kind, self.opened_at, self.reason, self.due, self.lacking = kind, opened_at, reason, due, lacking
+        self.kind, self.opened_at, self.reason, self.due, self.shortfall = kind, opened_at, reason, due, shortfall
         self.number, self.run, self.stage = number, run, stage
-        self.blamed_at: Micros = opened_at
-        self.goods = 0
+        self.last_failed_at: Micros = opened_at
+        self.consecutive_successes = 0
         self.worst, self.worst_missing = "", 0
         self.evidence = evidence
 
@@ -90,15 +103,15 @@ class Cause:
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
-        return {name: value for name in _CAUSE_FIELDS_FIRST if (value := getattr(self, name))}
+        return {key: value for key, name in _CAUSE_KEYS.items() if (value := getattr(self, name))}
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Cause":
         """From `dump`."""
         cause = cls(read_enum(CauseKind, state["kind"]), state["opened_at"], state["reason"])
-        for name, value in state.items():
-            if name != "kind":
-                setattr(cause, name, value)
+        for key, value in state.items():
+            if key != "kind":
+                setattr(cause, _CAUSE_KEYS[key], value)
         return cause
 
 
@@ -107,8 +120,8 @@ class Incident:
 
     `announced`: the alert about its opening was sent. `announce_at`: when the next alert about it is due; None: no
     alert is due, or it waits for the end of the incident of `suppressed_by`, the monitor that explains this one.
-    `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `told_at`: the last
-    alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
+    `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `notified_at`: the
+    last alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
     """
 
     __slots__ = (
@@ -117,15 +130,15 @@ class Incident:
         "causes",
         "held_by",
         "held_until",
+        "notified_at",
+        "notified_rank",
+        "notified_runs",
+        "notified_shortfall",
         "number",
         "opened_at",
         "ordinal",
         "silent",
         "suppressed_by",
-        "told_at",
-        "told_lacking",
-        "told_rank",
-        "told_runs",
     )
 
     def __init__(self, number: int, opened_at: Micros) -> None:
@@ -138,10 +151,10 @@ class Incident:
         self.held_by = ""
         self.held_until: Micros | None = None
         self.silent = False
-        self.told_at: Micros | None = None
-        self.told_rank = 0
-        self.told_lacking = 0
-        self.told_runs: set[int] = set()
+        self.notified_at: Micros | None = None
+        self.notified_rank = 0
+        self.notified_shortfall = 0
+        self.notified_runs: set[int] = set()
 
     @property
     def worst_first(self) -> list[Cause]:
@@ -167,8 +180,8 @@ class Incident:
             "s": self.suppressed_by,
             "q": self.silent,
             "h": [self.held_by, self.held_until or 0],
-            "t": [self.told_at or 0, self.told_rank, *sorted(self.told_runs)],
-            **({"l": self.told_lacking} if self.told_lacking else {}),
+            "t": [self.notified_at or 0, self.notified_rank, *sorted(self.notified_runs)],
+            **({"l": self.notified_shortfall} if self.notified_shortfall else {}),
         }
 
     def drop_evidence(self) -> None:
@@ -176,7 +189,7 @@ class Incident:
 
         Here and not in `dump`: if another cause is first later, it must be the same with a state that was loaded since.
         """
-        first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.blamed_at)
+        first, last = self.worst_first[0], max(self.causes.values(), key=lambda cause: cause.last_failed_at)
         for cause in self.causes.values():
             if cause is not first and cause is not last:
                 cause.evidence = None
@@ -192,9 +205,9 @@ class Incident:
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]
         incident.held_by, held_until = state.get("h", ("", 0))
-        told_at, incident.told_rank, *told_runs = state["t"]
-        incident.held_until, incident.told_at = held_until or None, told_at or None
-        incident.told_runs, incident.told_lacking = set(told_runs), state.get("l", 0)
+        notified_at, incident.notified_rank, *notified_runs = state["t"]
+        incident.held_until, incident.notified_at = held_until or None, notified_at or None
+        incident.notified_runs, incident.notified_shortfall = set(notified_runs), state.get("l", 0)
         return incident
 
 
@@ -236,14 +249,14 @@ class RareState:
     @property
     def affects_plain_success(self) -> bool:
         """Whether a plain success has anything to do with this."""
-        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.fanned_in))
+        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.auto_completed))
 
 
 EMPTY_RARE_STATE = RareState()
 
 
 class _LazyField(Protocol[T]):
-    """An attribute of a monitor that lies in its `unusual`, which is made when the first is set to something."""
+    """An attribute of a monitor that lies in its `rare`, which is created when the first is set to something."""
 
     def __get__(self, m: "Monitor", owner: type) -> T: ...
     def __set__(self, m: "Monitor", value: T) -> None: ...
@@ -253,20 +266,19 @@ def _lazy_field(name: str) -> _LazyField[Any]:
     """Without Python between in reading: a miss reads some thirty of them (0.05 µs instead of 0.13 each)."""
 
     def write(m: "Monitor", value: object) -> None:
-        if m.unusual is EMPTY_RARE_STATE:
+        if m.rare is EMPTY_RARE_STATE:
             if value == getattr(EMPTY_RARE_STATE, name):
                 return
-            m.unusual = RareState()
-        setattr(m.unusual, name, value)
+            m.rare = RareState()
+        setattr(m.rare, name, value)
 
-    return property(attrgetter(f"unusual.{name}"), write)
+    return property(attrgetter(f"rare.{name}"), write)
 
 
 class Monitor:
     """A monitor as the engine knows it. Instants are Micros, None if there is none."""
 
     __slots__ = (
-        "armed",
         "at",
         "counted_at",
         "counted_source",
@@ -274,18 +286,19 @@ class Monitor:
         "created_at",
         "definition",
         "due",
-        "heard_at",
         "id",
         "is_saved",
-        "last_word",
+        "last_ping_at",
+        "last_repeat_key",
         "name",
         "project_id",
+        "queued_at",
+        "rare",
         "seq",
         "since",
         "slug",
         "status",
         "tags",
-        "unusual",
         "writer",
     )
 
@@ -314,16 +327,16 @@ class Monitor:
         self.is_saved = False  # whether the stored row is as new
         self.status = Status.NEW
         self.since: Micros = created_at
-        self.heard_at: Micros | None = None  # last satisfying ping
+        self.last_ping_at: Micros | None = None  # last satisfying ping
         self.due: Micros | None = (
             None  # None: nothing is expected at a time; before the first ping: when it must have come
         )
-        self.armed: Micros | None = None  # its entry in the queue of deadlines
-        self.last_word = ""  # `signal_word` of the last ping of a whole run, to know a repeat; "": forgotten
+        self.queued_at: Micros | None = None  # its entry in the queue of deadlines
+        self.last_repeat_key = ""  # `repeat_key` of the last ping of a whole run, to know a repeat; "": forgotten
         self.counted_at: Micros | None = None  # when it came
         self.counted_source: bytes | None = None
         self.counted_writer = 0  # of it, where it was a heartbeat: its start may still come through another
-        self.unusual = EMPTY_RARE_STATE
+        self.rare = EMPTY_RARE_STATE
 
     @property
     def position(self) -> Position:
@@ -340,51 +353,51 @@ class Monitor:
 
     def dump(self) -> dict[str, Any]:
         """As JSON, without what is at its default."""
-        state: dict[str, Any] = {name: value for name in _SCALARS if (value := getattr(self, name))}
-        if self.heard_at is None:
+        state: dict[str, Any] = {key: value for key, name in _SCALARS.items() if (value := getattr(self, name))}
+        if self.last_ping_at is None:
             state["created"] = self.created_at
         if self.counted_source:
             state["counted_source"] = self.counted_source.hex()
-        if self.unusual is EMPTY_RARE_STATE:
+        if self.rare is EMPTY_RARE_STATE:
             return state
-        unusual = self.unusual
-        for name in _UNUSUAL_SCALARS:
-            if value := getattr(unusual, name):
+        rare = self.rare
+        for name in _RARE_SCALARS:
+            if value := getattr(rare, name):
                 state[name] = value
-        if unusual.incident:
-            state["incident"] = unusual.incident.dump()
-        if unusual.runs and (runs := unusual.runs.dump()):
+        if rare.incident:
+            state["incident"] = rare.incident.dump()
+        if rare.runs and (runs := rare.runs.dump()):
             state["runs"] = runs
-        if unusual.fleet:
-            state["fleet"] = unusual.fleet.dump()
-        if unusual.awaited:
-            state["awaited"] = list(unusual.awaited.items())
-        if unusual.recent:
-            state["recent"] = unusual.recent
+        if rare.fleet:
+            state["fleet"] = rare.fleet.dump()
+        if rare.awaited:
+            state["awaited"] = list(rare.awaited.items())
+        if rare.recent:
+            state["recent"] = rare.recent
         return state
 
     def load(self, status: str, since: Micros, position: Position, state: dict[str, Any]) -> None:
         """From a stored row."""
         # A start does this for every monitor: of a healthy heartbeat nothing is looked at but what it has.
-        said = state.get
+        stored = state.get
         self.status, self.since = _STATUS_OF.get(status) or read_enum(Status, status), since
         self.at, self.writer, self.seq = position
         self.is_saved = True
-        self.heard_at, self.due, self.counted_at = said("heard_at"), said("due"), said("counted_at")
-        self.last_word, self.counted_writer = intern(said("last_word", "")), said("counted_writer", 0)
-        self.created_at = state["created"] if self.heard_at is None else None
+        self.last_ping_at, self.due, self.counted_at = stored("heard_at"), stored("due"), stored("counted_at")
+        self.last_repeat_key, self.counted_writer = intern(stored("last_word", "")), stored("counted_writer", 0)
+        self.created_at = state["created"] if self.last_ping_at is None else None
         # One integer where they are equal, as after a plain ping.
-        if self.counted_at == self.heard_at:
-            self.counted_at = self.heard_at
-        if self.heard_at == self.at:
-            self.heard_at = self.at
-        if source := said("counted_source"):
+        if self.counted_at == self.last_ping_at:
+            self.counted_at = self.last_ping_at
+        if self.last_ping_at == self.at:
+            self.last_ping_at = self.at
+        if source := stored("counted_source"):
             self.counted_source = one_of_equal(bytes.fromhex(source))
-        if not state.keys() <= _USUAL_KEYS:
-            self._load_unusual(state)
+        if not state.keys() <= _COMMON_KEYS:
+            self._load_rare(state)
 
-    def _load_unusual(self, state: dict[str, Any]) -> None:
-        for name in _UNUSUAL_NUMBERS:
+    def _load_rare(self, state: dict[str, Any]) -> None:
+        for name in _RARE_NUMBERS:
             setattr(self, name, state.get(name, 0))
         self.streak_since = state.get("streak_since")
         if incident := state.get("incident"):
@@ -399,10 +412,17 @@ class Monitor:
 
 
 _STATUS_OF = {status.value: status for status in Status}
-_SCALARS = ("heard_at", "due", "counted_at", "last_word", "counted_writer")
-_UNUSUAL_NUMBERS = ("rev", "excused", "streak", "incidents")
-_UNUSUAL_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
-_USUAL_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
+# The key of each stored value and the attribute that holds it, as of `_CAUSE_KEYS`.
+_SCALARS = {
+    "heard_at": "last_ping_at",
+    "due": "due",
+    "counted_at": "counted_at",
+    "last_word": "last_repeat_key",
+    "counted_writer": "counted_writer",
+}
+_RARE_NUMBERS = ("rev", "excused", "streak", "incidents")
+_RARE_SCALARS = ("rev", "excused", "streak", "streak_since", "incidents")
+_COMMON_KEYS = frozenset((*_SCALARS, "counted_source", "created"))
 
 
 @lru_cache(maxsize=10_000)

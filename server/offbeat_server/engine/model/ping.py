@@ -58,7 +58,7 @@ def lasting(ping: Ping) -> Ping:
 PLAIN: dict[Signal, Ping] = {signal: lasting(Ping(signal)) for signal in SIGNALS}
 
 
-def signal_word(ping: Ping) -> str:
+def repeat_key(ping: Ping) -> str:
     """Return the content of a ping of a whole run as a text that is equal for a ping that is sent again.
 
     A plain ping is its signal alone, so that a million monitors hold one object.

@@ -1,6 +1,6 @@
 """One execution between start and finish: its stages, tasks and counts, and the limits that watch it.
 
-Only `Run.hear` applies a ping to a run, and it is pure: the scheduler calls it as pings arrive, and a page that shows
+Only `Run.apply` applies a ping to a run, and it is pure: the scheduler calls it as pings arrive, and a page that shows
 an open run calls it with the run's pings. So no row is written for a stage, a task or a count.
 """
 
@@ -59,7 +59,6 @@ class Run:
     """One run. Instants are Micros, None if unknown."""
 
     __slots__ = (
-        "armed",
         "broken",
         "count",
         "counted",
@@ -73,6 +72,7 @@ class Run:
         "last_at",
         "message",
         "number",
+        "queued_at",
         "reason",
         "restarted_at",
         "run",
@@ -85,7 +85,7 @@ class Run:
 
     def __init__(self, number: int, run: str | None, started_at: Micros | None, last_at: Micros) -> None:
         self.number, self.run, self.started_at, self.last_at = number, run, started_at, last_at
-        self.armed: Micros | None = None  # its entry in the queue of its monitor
+        self.queued_at: Micros | None = None  # its entry in the queue of its monitor
         # `max_runtime` counts from here if its client asked for more time.
         self.restarted_at: Micros | None = None
         # The start of the first of the runs that it superseded, none of which has ended.
@@ -109,7 +109,7 @@ class Run:
 
     # ---------------------------------------------------------------- pings
 
-    def hear(self, at: Micros, ping: Ping, names_left: int = TASKS_MAX) -> bool:
+    def apply(self, at: Micros, ping: Ping, names_left: int = TASKS_MAX) -> bool:
         """Apply one ping of this run, with any signal; the caller opens and closes runs.
 
         `names_left`: how many more names of tasks its monitor may hold. Returns whether the ping may have brought a new
@@ -118,20 +118,20 @@ class Run:
         self.last_at = at
         if ping.message is not None:
             self.message = ping.message
-        look = bool(self.broken)
+        limits_changed = bool(self.broken)
         self.broken.discard(("quiet", ""))
         if ping.task is not None:
-            look |= self._hear_task(at, ping, ping.task, names_left)
+            limits_changed |= self._apply_task(at, ping, ping.task, names_left)
         elif ping.stage is not None:
-            self.hear_stage(at, ping.stage, ping.signal)
-            look = True
+            self.apply_stage(at, ping.stage, ping.signal)
+            limits_changed = True
         if ping.done is not None:
             if ping.task is None:
-                look |= self._hear_count(at, ping.done, ping.total)
+                limits_changed |= self._apply_progress(at, ping.done, ping.total)
         elif ping.total is not None:
             self.group(ping.stage or "").expected = ping.total
-            look = True
-        return look
+            limits_changed = True
+        return limits_changed
 
     def group(self, stage: str) -> TaskGroup:
         """The tasks of a stage, or of the run itself."""
@@ -145,30 +145,30 @@ class Run:
         """How many names of tasks it holds."""
         return sum(len(group.by_name) for group in self.tasks.values())
 
-    def _hear_count(self, at: Micros, done: int, total: int | None) -> bool:
+    def _apply_progress(self, at: Micros, done: int, total: int | None) -> bool:
         before = self.count
         self.count = TaskCount(done, total, at, done, at) if before is None else before.next(done, total, at)
         if before is None or done != before.done:
             self.broken.discard(("stalled", ""))
         return before is None
 
-    def _hear_task(self, at: Micros, ping: Ping, name: str, names_left: int) -> bool:
+    def _apply_task(self, at: Micros, ping: Ping, name: str, names_left: int) -> bool:
         stage = ping.stage or ""
         known = stage in self.tasks
         if not known and len(self.tasks) >= STAGES_SEEN_MAX:
             return False
         group = self.group(stage)
-        new = group.hear(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
+        new = group.apply(name, ping.signal, names_left > 0 and self.task_names < TASKS_MAX)
         # The first that is outstanding brings the limit if no expected number is known.
-        look = not known or (new and len(group.by_name) - group.ended == 1)
+        limits_changed = not known or (new and len(group.by_name) - group.ended == 1)
         if stage and stage not in self.stages:
-            self.hear_stage(at, stage, "start")
-            look = True
+            self.apply_stage(at, stage, "start")
+            limits_changed = True
         if ping.done is not None:
-            look |= group.count(name, ping.done, ping.total, at)
-        return look
+            limits_changed |= group.count(name, ping.done, ping.total, at)
+        return limits_changed
 
-    def hear_stage(self, at: Micros, name: str, signal: str) -> None:
+    def apply_stage(self, at: Micros, name: str, signal: str) -> None:
         """Apply a ping of a stage, or the first one of a task of it, to the stage."""
         seen = self.stages.get(name)
         if seen is None:
@@ -382,7 +382,7 @@ class Run:
             for name, stage in self.stages.items()
         ]
         state: dict[str, Any] = {"n": self.number, "s": self.started_at or 0, "l": self.last_at}
-        said = {
+        optional = {
             "r": self.run,
             "a": self.restarted_at,
             "e": self.unended_since,
@@ -397,7 +397,7 @@ class Run:
             "c": list(self.count) if self.count is not None else None,
             "b": sorted(self.broken) or None,
         }
-        state.update((key, value) for key, value in said.items() if value is not None)
+        state.update((key, value) for key, value in optional.items() if value is not None)
         return state
 
     @classmethod

@@ -26,24 +26,24 @@ class EndedRun(NamedTuple):
     at: Micros
     begun: bool = True  # whether it had a ping before its end
     started: Micros | None = None
-    word: str = ""  # what its own last ping said (see `signal_word`); "": it has not said how it ended
+    finish_key: str = ""  # what its own last ping said (see `repeat_key`); "": it has not said how it ended
 
 
 def _load_ended(
-    number: int, verdict: str, at: Micros, begun: bool = True, started: Micros = 0, word: str = ""
+    number: int, verdict: str, at: Micros, begun: bool = True, started: Micros = 0, finish_key: str = ""
 ) -> EndedRun:
     """From JSON, in which an unknown start is 0."""
-    return EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, word)
+    return EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, finish_key)
 
 
 class MonitorRuns:
     """The runs of one monitor."""
 
     __slots__ = (
+        "auto_completed",
         "by_id",
         "closed",
         "count",
-        "fanned_in",
         "finished",
         "limits",
         "not_before",
@@ -57,7 +57,7 @@ class MonitorRuns:
         self.open: dict[int, Run] = {}
         self.by_id: dict[str, Run] = {}
         self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
-        self.fanned_in: EndedRun | None = None  # the last run without an id, where its own pieces ended it
+        self.auto_completed: EndedRun | None = None  # the last run without an id, where its own pieces ended it
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
         # No limit of a run up to that number is evaluated before: something was changed.
         self.not_before: Micros | None = None
@@ -92,20 +92,20 @@ class MonitorRuns:
         if run is not None:
             self.by_id[run] = added
         else:
-            self.fanned_in = None
+            self.auto_completed = None
         return added
 
-    def remove(self, run: Run, verdict: Verdict, at: Micros, made: bool, word: str) -> None:
+    def remove(self, run: Run, verdict: Verdict, at: Micros, created_by_finish: bool, finish_key: str) -> None:
         """Close one, and remember its id for a while.
 
-        `made`: its end was the first ping of it. `word`: the signal that ended it.
+        `created_by_finish`: its end was the first ping of it. `finish_key`: the repeat key of the ping that ended it.
         """
         del self.open[run.number]
         self.limits.sweep(self.open)
         self.task_names -= run.task_names
         if run.run is not None:
             del self.by_id[run.run]
-            self.remember(run.run, EndedRun(run.number, verdict, at, not made, run.started_at, word))
+            self.remember(run.run, EndedRun(run.number, verdict, at, not created_by_finish, run.started_at, finish_key))
 
     def remember(self, run: str, ended: EndedRun) -> None:
         """Know an ended run's id again."""
@@ -120,7 +120,7 @@ class MonitorRuns:
 
     def end_of_pieces(self, run: Run, at: Micros) -> None:
         """A run without an id was ended by its pieces: a finish of its own may still follow."""
-        self.fanned_in = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at)
+        self.auto_completed = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at)
 
     def put_off(self, until: Micros) -> None:
         """Evaluate no limit of the runs that are open now before `until`."""
@@ -148,9 +148,9 @@ class MonitorRuns:
         if self.closed:
             # Later fields have a key of their own: the program before reads exactly the first four.
             state["c"] = [[run, *ended[:_ENDED_FIELDS_FIRST]] for run, ended in self.closed.items()]
-            state["w"] = [[ended.started or 0, ended.word] for ended in self.closed.values()]
-        if self.fanned_in is not None:
-            state["f"] = list(self.fanned_in[:_ENDED_FIELDS_FIRST])
+            state["w"] = [[ended.started or 0, ended.finish_key] for ended in self.closed.values()]
+        if self.auto_completed is not None:
+            state["f"] = list(self.auto_completed[:_ENDED_FIELDS_FIRST])
         if self.finished is not None:
             state["e"] = list(self.finished)
         if self.not_before is not None:
@@ -168,11 +168,11 @@ class MonitorRuns:
             runs.task_names += run.task_names
             if run.run is not None:
                 runs.by_id[run.run] = run
-        words = chain(state.get("w", ()), repeat(()))
+        keys = chain(state.get("w", ()), repeat(()))
         runs.closed = {
-            run: _load_ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), words, strict=False)
+            run: _load_ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), keys, strict=False)
         }
-        runs.fanned_in = _load_ended(*state["f"]) if "f" in state else None
+        runs.auto_completed = _load_ended(*state["f"]) if "f" in state else None
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (None, 0))

@@ -60,7 +60,7 @@ class TaskGroup:
         self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
         self.stalled: dict[str, None] | None = None  # those of them recorded as stalled
 
-    def hear(self, name: str, signal: str, may_grow: bool) -> bool:
+    def apply(self, name: str, signal: str, may_grow: bool) -> bool:
         """One ping of one task; whether its name is new. A failed task may be tried again; a done one may yet fail."""
         before = self.by_name.get(name)
         is_new = before is None and name not in self.by_name
@@ -148,13 +148,13 @@ class TaskGroup:
         Names without a ping can only be guessed if the others are whole numbers.
         """
         yield from (name for name, state in self.by_name.items() if state is None)
-        unheard = expected - len(self.by_name)
-        if unheard <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
+        unseen = expected - len(self.by_name)
+        if unseen <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
             return
         numbers = {int(name) for name in self.by_name}
         low = 0 if 0 in numbers else 1
-        unheard_of = (str(number) for number in range(low, low + expected) if number not in numbers)
-        yield from islice(unheard_of, unheard)
+        unseen_names = (str(number) for number in range(low, low + expected) if number not in numbers)
+        yield from islice(unseen_names, unseen)
 
     def show(self, defined: Tasks | None, names_max: int) -> TasksDetail[Micros]:
         """For the API and alerts, with at most this number of names of each kind."""

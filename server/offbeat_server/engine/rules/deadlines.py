@@ -39,16 +39,16 @@ def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:
 def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None:
     definition, due = m.definition, m.due
     assert due is not None  # without it there is no deadline
-    if m.heard_at is not None:
+    if m.last_ping_at is not None:
         start, end = window_start(definition, due), due + definition.grace
-        reason = reasons.missed(definition, due, deadline, m.heard_at)
+        reason = reasons.missed(definition, due, deadline, m.last_ping_at)
     else:
         start, end = due - (definition.first_within or 0), due
         reason = reasons.never_pinged(definition, deadline)
     outage_time = 0 if definition.count_outages else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
         # An interval begins again, a calendar continues with the next slot, not to one that is long past.
-        if m.heard_at is not None:
+        if m.last_ping_at is not None:
             m.due = due_from(definition, None, deadline)
         else:
             m.due = deadline + (definition.first_within or 0)
@@ -57,7 +57,7 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
     _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, due=due))
     if m.incident is not None and MISSED in m.incident.causes:
         m.incident.silent = True
-    elif m.heard_at is not None:
+    elif m.last_ping_at is not None:
         m.due = next_due(definition, due)
     else:
         m.due = deadline + (definition.first_within or 0)
@@ -72,7 +72,7 @@ def _evaluate_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
         if deadline > when:
             continue
         del m.awaited[run]
-        if m.heard_at is not None or m.definition.first_within is None:
+        if m.last_ping_at is not None or m.definition.first_within is None:
             m.due = min(m.awaited.values(), default=None)
         state.open_for(m)
         outage_time = 0 if m.definition.count_outages else state.outages.within(due - within, deadline)

@@ -33,12 +33,12 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         _change_kind(state, m)
     if _differ(old, new, "after"):
         m.awaited = None
-        if m.heard_at is None and new.first_within is None:
+        if m.last_ping_at is None and new.first_within is None:
             m.due = None
         clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
     elif m.awaited and _differ(old, new, "grace", "count_outages"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
-        if m.heard_at is not None or new.first_within is None:
+        if m.last_ping_at is not None or new.first_within is None:
             m.due = min(m.awaited.values())
     _change_schedule(state, m, old)
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "count_outages"):
@@ -106,7 +106,7 @@ def end(state: EngineState, m: Monitor) -> None:
 def start_over(state: EngineState, m: Monitor) -> None:
     """End the present expectation; the next ping is due one period later, or at the next slot."""
     definition = m.definition
-    if m.heard_at is None:
+    if m.last_ping_at is None:
         m.due = state.now + definition.first_within if definition.first_within is not None else None
     elif definition.after is None:
         m.due = due_from(definition, m.due, state.now)
@@ -119,7 +119,7 @@ def queue_parts(state: EngineState, m: Monitor) -> None:
     for run in m.runs.open.values() if m.runs is not None else ():
         state.queue_run(m, run)
     if m.fleet is not None and (members := m.definition.members) is not None:
-        m.fleet.arm_all(members.every + members.grace, members.forget_after)
+        m.fleet.queue_all(members.every + members.grace, members.forget_after)
 
 
 def update_suppression(state: EngineState, monitor_ids: Iterable[int]) -> None:
@@ -157,8 +157,11 @@ class _NewDue(NamedTuple):
 
 def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
     """Apply S16.1 to S16.8 of docs/semantics.md."""
-    heard_at = m.heard_at
-    changed = _due_before_first_ping(state, m, old) if heard_at is None else _due_after_pings(state, m, old, heard_at)
+    last_ping_at = m.last_ping_at
+    if last_ping_at is None:
+        changed = _due_before_first_ping(state, m, old)
+    else:
+        changed = _due_after_pings(state, m, old, last_ping_at)
     if changed is None:
         return
     m.due = changed.due
@@ -188,7 +191,7 @@ def _due_before_first_ping(state: EngineState, m: Monitor, old: Definition) -> _
     return _NewDue(wanted, max(due, now + new.grace), passed)
 
 
-def _due_after_pings(state: EngineState, m: Monitor, old: Definition, heard_at: Micros) -> _NewDue | None:
+def _due_after_pings(state: EngineState, m: Monitor, old: Definition, last_ping_at: Micros) -> _NewDue | None:
     """Apply S16.1 to S16.6. Return None if nothing changes."""
     new, now = m.definition, state.now
     if new.after is not None:
@@ -199,7 +202,7 @@ def _due_after_pings(state: EngineState, m: Monitor, old: Definition, heard_at: 
         return None
     if other_schedule:  # S16.1 to S16.4
         previous = m.due if _has_schedule(old) else None
-        wanted, due = due_after(new, None, heard_at), due_when_edited(new, previous, heard_at, now)
+        wanted, due = due_after(new, None, last_ping_at), due_when_edited(new, previous, last_ping_at, now)
     else:  # S16.5
         wanted = due = m.due if _has_schedule(new) else None
     passed = wanted is not None and wanted + new.grace <= now

@@ -32,9 +32,9 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
             state.open_for(m)
             evaluate_fleet(state, m, worse=True)
         return
-    if m.heard_at is None or m.excused:
+    if m.last_ping_at is None or m.excused:
         apply_heartbeat(state, m)
-    m.heard_at = state.now
+    m.last_ping_at = state.now
     changed = fleet.record_ping(name, state.now, members.every + members.grace)
     if ping.signal == "fail":
         cause = Cause(CauseKind.FAILED, state.now, reasons.member_failed(name, ping), run=name or None)
@@ -69,7 +69,7 @@ def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
             deadline = state.moved(m, at, at + members.every + members.grace)
             deadline = deadline if fleet.not_before is None else max(deadline, fleet.not_before)
         if deadline > when:
-            fleet.arm(name, deadline)
+            fleet.queue(name, deadline)
         else:
             due.append((deadline, name))
     fallen: dict[str, Micros] = {}
@@ -88,7 +88,7 @@ def evaluate_members(state: EngineState, m: Monitor, when: Micros) -> None:
     # Evaluated first: an outage may have been longer than even `forget_after`.
     for name, when_forgotten in fallen.items():
         if name in fleet.members:
-            fleet.arm(name, max(when_forgotten, when))
+            fleet.queue(name, max(when_forgotten, when))
 
 
 def evaluate_fleet(state: EngineState, m: Monitor, worse: bool) -> None:
@@ -107,7 +107,7 @@ def evaluate_fleet(state: EngineState, m: Monitor, worse: bool) -> None:
 def _shortage(state: EngineState, m: Monitor, fleet: Fleet, members: Members) -> Cause:
     """That too few are alive; its worst moment stays on the record while members come back."""
     reason = reasons.silent_members(fleet, members)
-    cause = Cause(CauseKind.MEMBERS, state.now, reason, lacking=fleet.shortfall(members))
+    cause = Cause(CauseKind.MEMBERS, state.now, reason, shortfall=fleet.shortfall(members))
     missing, _ = fleet.missing(members)
     known = m.incident.causes.get(MEMBERS) if m.incident is not None else None
     if known is not None and known.worst_missing > missing:

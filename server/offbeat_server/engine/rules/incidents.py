@@ -22,8 +22,8 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
         return
     if run is not None:
         counts, run.counted = counts and not run.counted, True
-    cause.blamed_at = state.now
-    m.last_word = ""  # every later ping counts as a new one
+    cause.last_failed_at = state.now
+    m.last_repeat_key = ""  # every later ping counts as a new one
     if run is not None and run.verdict is not None and cause.evidence is None:
         cause.evidence = notifications.evidence_of(m, run)
     incident = m.incident
@@ -33,7 +33,7 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
         m.streak += 1
         state.open_for(m)
         for each in incident.causes.values() if incident is not None else ():
-            each.goods = 0
+            each.consecutive_successes = 0
     if incident is None:
         if m.streak < m.definition.fail_after:
             return
@@ -82,8 +82,8 @@ def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micro
         return
     over: set[CauseKey] = set()
     for key, cause in incident.causes.items():
-        cause.goods += _is_later(m, cause, number, since)
-        if cause.goods >= m.definition.recover_after:
+        cause.consecutive_successes += _is_later(m, cause, number, since)
+        if cause.consecutive_successes >= m.definition.recover_after:
             over.add(key)
     if over:
         clear(state, m, over.__contains__)
@@ -95,7 +95,7 @@ def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None) -> bo
         return True
     if cause.number:
         return number > cause.number
-    if since is not None and since > cause.blamed_at:
+    if since is not None and since > cause.last_failed_at:
         return True
     return cause.kind == CauseKind.MISSED and m.definition.every is not None
 
@@ -128,7 +128,7 @@ def resolve(state: EngineState, m: Monitor, how: Resolution) -> None:
         return
     m.incident = None
     m.streak = 0
-    m.last_word = ""  # every later ping counts as a new one
+    m.last_repeat_key = ""  # every later ping counts as a new one
     state.with_open_incident.discard(m.id)
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False

@@ -10,7 +10,7 @@ from typing import cast
 
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import Alert
-from offbeat_server.engine.engine_state import RELEASES, Blame, EngineState
+from offbeat_server.engine.engine_state import RELEASES, EngineState, OnMonitorError
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, Resolution, Status, Verdict
 from offbeat_server.engine.model.monitor import RANKS, Cause, Incident, Monitor
@@ -19,8 +19,8 @@ from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import end_of_grace_period
 
-TELL_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
-TELL_DOUBLED_MIN: Micros = 60 * SECOND  # if more than twice as many members are missing: a common cause shows early
+NOTIFY_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
+NOTIFY_DOUBLED_MIN: Micros = 60 * SECOND  # if more than twice as many members are missing: a common cause shows early
 
 
 def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
@@ -30,7 +30,7 @@ def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: 
     for up in state.upstreams(m):
         if up.paused or up.incident is not None:
             continue
-        is_silent = up.heard_at is None or up.heard_at <= incident.opened_at
+        is_silent = up.last_ping_at is None or up.last_ping_at <= incident.opened_at
         if is_silent and (deadline := _next_evaluation(state, up)) is not None:
             at = max(at, min(deadline + 1, now + definition.dependency_wait))
         if due is not None and up.status in (Status.UP, Status.UNWATCHED) and up.incidents and due <= up.since:
@@ -60,16 +60,16 @@ def notify_if_due(state: EngineState, m: Monitor) -> None:
         return
     incident.announce_at = None
     if incident.announced:
-        untold = [cause for cause in incident.causes.values() if _is_news(incident, cause)]
-        if untold:
-            _tell(state, m, incident, AlertKind.WORSE, max(untold, key=lambda cause: cause.blamed_at))
+        news = [cause for cause in incident.causes.values() if _is_news(incident, cause)]
+        if news:
+            _notify(state, m, incident, AlertKind.WORSE, max(news, key=lambda cause: cause.last_failed_at))
         return
     up = next((up for up in state.upstreams(m) if up.incident is not None and not up.paused), None)
     if up is not None:
         incident.suppressed_by = up.id
     else:
         incident.announced = True
-        _tell(state, m, incident, AlertKind.OPENED, None)
+        _notify(state, m, incident, AlertKind.OPENED, None)
     state.record_incident(m, incident)
 
 
@@ -78,9 +78,9 @@ def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Ca
     if not _is_news(incident, cause):
         return
     at = state.now
-    if incident.told_at is not None and RANKS[cause.kind] <= incident.told_rank:
-        doubled = cause.lacking > 2 * incident.told_lacking
-        at = max(at, incident.told_at + (TELL_DOUBLED_MIN if doubled else TELL_AGAIN_MIN))
+    if incident.notified_at is not None and RANKS[cause.kind] <= incident.notified_rank:
+        doubled = cause.shortfall > 2 * incident.notified_shortfall
+        at = max(at, incident.notified_at + (NOTIFY_DOUBLED_MIN if doubled else NOTIFY_AGAIN_MIN))
     if incident.announce_at is None or at < incident.announce_at:
         incident.announce_at = at
 
@@ -98,7 +98,7 @@ def release_held(state: EngineState, m: Monitor) -> None:
         state.deadlines.push(state.now, RELEASES)
 
 
-def release_one(state: EngineState, leave_out: Blame) -> None:
+def release_one(state: EngineState, on_error: OnMonitorError) -> None:
     """Take one step of what `release_held` has begun."""
     up_id, since, downs = state.releases[0]
     down_id = next(downs, None)
@@ -108,7 +108,7 @@ def release_one(state: EngineState, leave_out: Blame) -> None:
         try:
             release_held_by(state, down, up_id, since)
         except Exception as error:
-            leave_out(down_id, error)
+            on_error(down_id, error)
 
 
 def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -> None:
@@ -124,7 +124,7 @@ def release_held_by(state: EngineState, m: Monitor, up_id: int, since: Micros) -
     state.queue(m)
 
 
-def recheck_after_window_change(state: EngineState, project_id: int, leave_out: Blame) -> None:
+def recheck_after_window_change(state: EngineState, project_id: int, on_error: OnMonitorError) -> None:
     """Apply a changed window: alerts that it held back may be sent, or must wait."""
     for monitor_id in sorted(state.with_open_incident):
         m = state.monitors[monitor_id]
@@ -133,7 +133,7 @@ def recheck_after_window_change(state: EngineState, project_id: int, leave_out: 
                 notify_if_due(state, m)
                 state.queue(m)
             except Exception as error:
-                leave_out(monitor_id, error)
+                on_error(monitor_id, error)
 
 
 def repair(state: EngineState, m: Monitor) -> None:
@@ -150,18 +150,18 @@ def repair(state: EngineState, m: Monitor) -> None:
 
 
 def _is_news(incident: Incident, cause: Cause) -> bool:
-    another_run = cause.number > 0 and cause.number not in incident.told_runs
-    return another_run or cause.lacking > incident.told_lacking or RANKS[cause.kind] > incident.told_rank
+    another_run = cause.number > 0 and cause.number not in incident.notified_runs
+    return another_run or cause.shortfall > incident.notified_shortfall or RANKS[cause.kind] > incident.notified_rank
 
 
-def _tell(state: EngineState, m: Monitor, incident: Incident, kind: AlertKind, first: Cause | None) -> None:
+def _notify(state: EngineState, m: Monitor, incident: Incident, kind: AlertKind, first: Cause | None) -> None:
     causes = incident.worst_first
     if first is not None:
         causes = [first, *(cause for cause in causes if cause is not first)]
-    incident.told_at = state.now
-    incident.told_rank = max(incident.told_rank, *(RANKS[cause.kind] for cause in causes))
-    incident.told_lacking = max(incident.told_lacking, *(cause.lacking for cause in causes))
-    incident.told_runs = {cause.number for cause in causes if cause.number}
+    incident.notified_at = state.now
+    incident.notified_rank = max(incident.notified_rank, *(RANKS[cause.kind] for cause in causes))
+    incident.notified_shortfall = max(incident.notified_shortfall, *(cause.shortfall for cause in causes))
+    incident.notified_runs = {cause.number for cause in causes if cause.number}
     _alert(state, m, incident, kind, causes)
 
 
@@ -205,7 +205,7 @@ def _alert(
         "resolution": resolution,
         "decided_at": state.now,
         "due_at": m.due,
-        "last_ping_at": m.heard_at,
+        "last_ping_at": m.last_ping_at,
         "expected": reasons.expected(m.definition),
     }
     if incident.held_by and incident.held_until is not None and kind == AlertKind.OPENED:
@@ -214,7 +214,7 @@ def _alert(
     evidence = evidence_of(m, run) if run is not None else worst.evidence
     if evidence is not None:
         facts |= cast(AlertPayload[Micros], evidence)
-        instants = [at for at in (m.heard_at, evidence.get("last_ping_at")) if at is not None]
+        instants = [at for at in (m.last_ping_at, evidence.get("last_ping_at")) if at is not None]
         facts["last_ping_at"] = max(instants, default=None)
         facts["stage"] = worst.stage or evidence.get("stage")
     state.open_for(m).alerts.append(

@@ -9,7 +9,7 @@ from offbeat_server.engine.decisions import MonitorResumed
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import Entry, Ping, signal_word
+from offbeat_server.engine.model.ping import Entry, Ping, repeat_key
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import reasons
@@ -64,18 +64,18 @@ def _apply_run_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
         m.counted_writer = 0  # the next one is of another run
         notify_followers(state, m, "start", None)
         return False
-    word = signal_word(ping)
-    again = is_repeat(state, m, entry, word)
+    key = repeat_key(ping)
+    again = is_repeat(state, m, entry, key)
     heartbeats = m.counted_writer
     if not again:
         m.counted_writer = 0
     served = (
-        _apply_start(state, m, ping, again) if ping.signal == "start" else _apply_finish(state, m, ping, again, word)
+        _apply_start(state, m, ping, again) if ping.signal == "start" else _apply_finish(state, m, ping, again, key)
     )
     if again:
         m.counted_writer = heartbeats
     else:  # only now: a cause that it opens must not count as known for its own retry
-        m.last_word, m.counted_source, m.counted_at = word, entry.source, entry.at
+        m.last_repeat_key, m.counted_source, m.counted_at = key, entry.source, entry.at
     return served
 
 
@@ -83,13 +83,13 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
-        said = run.implicit  # its stages pinged before its start, which brings a limit of its own
-        if said:
+        was_implicit = run.implicit  # its stages pinged before its start, which brings a limit of its own
+        if was_implicit:
             run.implicit = False
             state.record_run(m, run)
         elif ping.dialect in _RESTARTING_DIALECTS and m.definition.max_runtime is not None and not again:
             run.restarted_at = state.now
-        if apply_run_ping(state, m, run, ping) or said:
+        if apply_run_ping(state, m, run, ping) or was_implicit:
             state.queue_run(m, run)
         return False
     if again:
@@ -109,7 +109,7 @@ def _goes_on(m: Monitor, run: Run) -> bool:
     return run.implicit or (run.hung is None and run.incomplete_reason is None and not slot_has_come(m))
 
 
-def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word: str) -> bool:
+def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, key: str) -> bool:
     runs = m.runs
     run = _run_to_end(runs, ping) if runs is not None else None
     if run is not None:
@@ -121,22 +121,22 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, word:
     if again:
         return False
     if ping.run is None:
-        own = runs.fanned_in if runs is not None else None
+        own = runs.auto_completed if runs is not None else None
         if runs is None or own is None or state.now - own.at > REMEMBERED_FOR:
             _apply_heartbeat(state, m, ping)
             return True
-        runs.fanned_in = None  # its pieces had ended it, and this is its own finish
+        runs.auto_completed = None  # its pieces had ended it, and this is its own finish
         if ping.signal == "fail" and own.verdict != Verdict.FAILED:
             revise(state, m, own, ping)
         return False
     runs = runs_of(m)
     ended = runs.ended(ping.run, state.now)
-    if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, word):
+    if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, key):
         return False
     run = runs.add(ping.run, None, state.now)
     run.implicit = True
-    run.hear(state.now, ping)
-    finish(state, m, run, ping, made=True)
+    run.apply(state.now, ping)
+    finish(state, m, run, ping, created_by_finish=True)
     return True
 
 
@@ -147,22 +147,22 @@ def _run_to_end(runs: MonitorRuns, ping: Ping) -> Run | None:
     return run
 
 
-def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, word: str) -> bool:
+def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, key: str) -> bool:
     """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
     failed = ping.signal == "fail"
-    if not ended.word:  # its pieces had ended it, or we had, and this is its own finish
+    if not ended.finish_key:  # its pieces had ended it, or we had, and this is its own finish
         if ended.verdict != (Verdict.FAILED if failed else Verdict.SUCCEEDED):
             revise(state, m, ended, ping)
         elif m.runs is not None and ping.run is not None:
-            m.runs.closed[ping.run] = ended._replace(word=word)
+            m.runs.closed[ping.run] = ended._replace(finish_key=key)
         return True
     if slot_has_come(m):
         return False
-    if ended.word.partition(" ")[0] != ping.signal:
+    if ended.finish_key.partition(" ")[0] != ping.signal:
         revise(state, m, ended, ping)
     elif failed:
         resolved = not m.streak  # since then: it fails again
-        if resolved or word != ended.word:
+        if resolved or key != ended.finish_key:
             revise(state, m, ended, ping, counts=resolved)
     elif ping.dialect in ANY_SUCCESS_DIALECTS:
         return False

@@ -55,14 +55,14 @@ def say_names(names: list[str], count: int | None = None) -> str:
     return f"{shown} and {more} more" if more > 0 and shown else shown or str(total)
 
 
-def missed(definition: Definition, due: Micros, deadline: Micros, heard_at: Micros | None) -> str:
+def missed(definition: Definition, due: Micros, deadline: Micros, last_ping_at: Micros | None) -> str:
     """No ping arrived by the deadline."""
     text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
     if definition.grace:
         text += f", with {say_duration(definition.grace)} of grace"
-    if heard_at is None:
+    if last_ping_at is None:
         return f"{text}; no ping was ever received"
-    return f"{text}; last ping at {say_time(heard_at, definition, deadline)}"
+    return f"{text}; last ping at {say_time(last_ping_at, definition, deadline)}"
 
 
 def never_pinged(definition: Definition, deadline: Micros) -> str:
@@ -314,9 +314,9 @@ def expected(definition: Definition) -> str:
     return ", ".join([*parts, *_expected_of_runs(definition)])
 
 
-def warnings(definition: Definition, heard: bool, open_runs: int) -> list[str]:
+def warnings(definition: Definition, has_pinged: bool, open_runs: int) -> list[str]:
     """Problems that this monitor cannot detect although its owner may expect it to."""
-    if not definition.expects(heard):
+    if not definition.expects(has_pinged):
         return [EXPECTS_NOTHING]
     found = [NO_RUN_LIMIT] if open_runs and definition.runtime_default is not None else []
     return found + long_grace(definition)
@@ -380,19 +380,19 @@ def _of_run(run: str | None) -> str:
 
 def _stages(definition: Definition, run: Run, but: str) -> str:
     """The other stages in short: how long each took, or its status."""
-    said: list[str] = []
+    facts: list[str] = []
     for stage in definition.stages:
         if stage.name == but:
             continue
         seen = run.stages.get(stage.name)
         if seen is None:
             if not stage.optional:
-                said.append(f"{stage.name} {StageStatus.WAITING}")
+                facts.append(f"{stage.name} {StageStatus.WAITING}")
         elif seen.status == StageStatus.DONE and seen.started_at is not None and seen.finished_at is not None:
-            said.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
+            facts.append(f"{stage.name} took {say_duration(seen.finished_at - seen.started_at)}")
         else:
-            said.append(f"{stage.name} {seen.status}")
-    return "; " + ", ".join(said) if said else ""
+            facts.append(f"{stage.name} {seen.status}")
+    return "; " + ", ".join(facts) if facts else ""
 
 
 def _of_stage(stage: str) -> str:
@@ -401,8 +401,8 @@ def _of_stage(stage: str) -> str:
 
 def _where(run: Run, but_count: bool = False) -> str:
     """The last progress that an overdue run reported."""
-    said = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == StageStatus.RUNNING]
+    facts = [f"stage {name} is running" for name, seen in run.stages.items() if seen.status == StageStatus.RUNNING]
     if run.count is not None and not but_count:
         total = run.count.total
-        said.append(f"at {run.count.done}" + (f" of {total}" if total is not None else ""))
-    return "; " + ", ".join(said) if said else ""
+        facts.append(f"at {run.count.done}" + (f" of {total}" if total is not None else ""))
+    return "; " + ", ".join(facts) if facts else ""

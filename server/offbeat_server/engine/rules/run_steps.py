@@ -47,7 +47,7 @@ def _is_of_an_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
         return False
     if runs.finished is not None and runs.finished[1] != m.writer and state.now - runs.finished[0] < OVERTAKEN_MAX:
         return True  # it was overtaken by the finish
-    own = runs.fanned_in
+    own = runs.auto_completed
     return own is not None and state.now - own.at <= LATE_START_MAX
 
 
@@ -96,7 +96,7 @@ def end_stage(state: EngineState, m: Monitor, run: Run, stage: str) -> None:
     if run.stage_over(stage):
         return
     ended = Ping("success", run.run, stage)
-    run.hear(state.now, ended)
+    run.apply(state.now, ended)
     _evaluate_stage(state, m, run, ended, stage, None)
     state.queue_run(m, run)
 
@@ -105,7 +105,7 @@ def end_if_complete(state: EngineState, m: Monitor, run: Run) -> None:
     """All stages, or without any all tasks, have ended, and so has the run."""
     if not run.complete(m.definition):
         return
-    finish(state, m, run, Ping("success", run.run), by_pieces=True)
+    finish(state, m, run, Ping("success", run.run), by_steps=True)
     if run.run is None:
         runs_of(m).end_of_pieces(run, state.now)
 

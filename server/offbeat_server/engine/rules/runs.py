@@ -4,7 +4,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import Ping, signal_word
+from offbeat_server.engine.model.ping import Ping, repeat_key
 from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, MonitorRuns
@@ -40,11 +40,11 @@ def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool
             run.incomplete_reason = None
             state.record_run(m, run)
     if ping.task is None:
-        return run.hear(state.now, ping) or again
+        return run.apply(state.now, ping) or again
     names = run.task_names
-    look = run.hear(state.now, ping, TASK_NAMES_MAX - runs.task_names)
+    limits_changed = run.apply(state.now, ping, TASK_NAMES_MAX - runs.task_names)
     runs.task_names += run.task_names - names
-    return look or again
+    return limits_changed or again
 
 
 def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
@@ -65,7 +65,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
         close_run(state, m, oldest, Verdict.UNKNOWN, f"more than {RUNS_OPEN_MAX} runs were open")
         clear(state, m, lambda key: key[1] == oldest.number)
     if ping.run is None and implicit:
-        m.last_word, m.counted_writer = "", 0  # its finish is no repeat of the one before
+        m.last_repeat_key, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, state.now, state.now)
     run.implicit, run.unended_since = implicit, unended_since
     apply_run_ping(state, m, run, ping)
@@ -91,32 +91,34 @@ def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
     return next((each for each in candidates if each.hung is None and each.incomplete_reason is None), None)
 
 
-def finish(state: EngineState, m: Monitor, run: Run, ping: Ping, made: bool = False, by_pieces: bool = False) -> None:
-    """An open run ends, by its own ping or with its last stage or task. `made`: this is its first ping."""
+def finish(
+    state: EngineState, m: Monitor, run: Run, ping: Ping, created_by_finish: bool = False, by_steps: bool = False
+) -> None:
+    """An open run ends, by its own ping or with its last stage or task. `created_by_finish`: this is its first ping."""
     number = run.number
-    word = "" if by_pieces else signal_word(ping)
+    key = "" if by_steps else repeat_key(ping)
     run.exit_code = ping.exit_code
     run.finished_at = state.now
     if run.started_at is None and ping.duration is not None:
         run.started_at = state.now - round(ping.duration * SECOND)
-    if made:
+    if created_by_finish:
         satisfy_schedule(state, m, run.run)
         count_occurrence(state, m, run)
     cause = _what_is_wrong(m, run, ping, state)
     in_time = run.hung is None or run.is_hung_by_others(m.definition, state.now)
     if cause is not None:
-        close_run(state, m, run, Verdict.FAILED, cause.reason, made, word)
+        close_run(state, m, run, Verdict.FAILED, cause.reason, created_by_finish, key)
     elif ping.signal == "skip":
-        close_run(state, m, run, Verdict.SUCCEEDED, "skipped", made, word)
+        close_run(state, m, run, Verdict.SUCCEEDED, "skipped", created_by_finish, key)
     else:
         reason = None if in_time else reasons.finished_after_all(m.definition, run)
-        close_run(state, m, run, Verdict.SUCCEEDED, reason, made, word)
+        close_run(state, m, run, Verdict.SUCCEEDED, reason, created_by_finish, key)
     if cause is not None:
         record_failure(state, m, cause, run)
     clear(state, m, lambda key: key[1] == number and (cause is None or key != cause.key))
     heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
     if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
-        record_success(state, m, 0 if made or heals_all else number, run.started_at)
+        record_success(state, m, 0 if created_by_finish or heals_all else number, run.started_at)
     notify_followers(state, m, "fail" if cause is not None else "success", run.run)
 
 
@@ -136,12 +138,18 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Caus
 
 
 def close_run(
-    state: EngineState, m: Monitor, run: Run, verdict: Verdict, reason: str | None, made: bool = False, word: str = ""
+    state: EngineState,
+    m: Monitor,
+    run: Run,
+    verdict: Verdict,
+    reason: str | None,
+    created_by_finish: bool = False,
+    key: str = "",
 ) -> None:
     """An open run is over. `reason` is for people. If it failed, the caller adds the cause."""
     runs = runs_of(m)
     run.finished_at, run.verdict, run.reason = state.now, verdict, reason
-    runs.remove(run, verdict, state.now, made, word)
+    runs.remove(run, verdict, state.now, created_by_finish, key)
     state.record_run(m, run)
 
 
@@ -153,12 +161,12 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
     runs = runs_of(m)
     failed = ping.signal == "fail"
     run = Run(ended.number, ping.run, None, state.now)
-    run.hear(state.now, ping)
+    run.apply(state.now, ping)
     run.finished_at, run.exit_code = ended.at, ping.exit_code
     run.verdict = Verdict.FAILED if failed else Verdict.SUCCEEDED
     run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
     if ping.run is not None:
-        runs.closed[ping.run] = ended._replace(verdict=run.verdict, word=signal_word(ping))
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict, finish_key=repeat_key(ping))
     state.revise_run(m, run)
     if failed:
         evidence: RunEvidence[Micros] = {"last_message": ping.message}  # the run itself is no longer known

@@ -19,8 +19,8 @@ AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers o
 
 def apply_heartbeat(state: EngineState, m: Monitor) -> None:
     """A satisfying ping has arrived, of a run or of none."""
-    every, first = m.definition.every, m.heard_at is None
-    m.heard_at = state.now
+    every, first = m.definition.every, m.last_ping_at is None
+    m.last_ping_at = state.now
     if every is not None:
         m.due = state.now + every
     elif first:  # what was due until now was the first ping
@@ -76,35 +76,35 @@ def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> 
 
 def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | None) -> None:
     """Start the deadlines of the monitors that come `after` this one."""
-    for listener_id in sorted(state.followers.get((m.project_id, m.slug), ())):
-        listener = state.monitors.get(listener_id)
-        if listener is None or listener.paused or (m.position <= listener.position and listener is not m):
+    for follower_id in sorted(state.followers.get((m.project_id, m.slug), ())):
+        follower = state.monitors.get(follower_id)
+        if follower is None or follower.paused or (m.position <= follower.position and follower is not m):
             continue  # the last: a replay, and its state knows it already
-        after = listener.definition.after
+        after = follower.definition.after
         if after is None or after.signal != signal:
             continue
-        if listener is not m:
-            listener.at, listener.writer, listener.seq = m.position
-        if run is not None and listener.runs is not None and listener.runs.knows(run, state.now):
+        if follower is not m:
+            follower.at, follower.writer, follower.seq = m.position
+        if run is not None and follower.runs is not None and follower.runs.knows(run, state.now):
             continue  # it was faster
-        if listener.awaited is None:
-            listener.awaited = {}
-        if len(listener.awaited) < AWAITED_MAX:
-            listener.awaited.setdefault(run or "", state.now + after.within)
-            if listener.heard_at is not None or listener.definition.first_within is None:
-                listener.due = min(listener.awaited.values())
-        state.open_for(listener)
-        state.queue(listener)
+        if follower.awaited is None:
+            follower.awaited = {}
+        if len(follower.awaited) < AWAITED_MAX:
+            follower.awaited.setdefault(run or "", state.now + after.within)
+            if follower.last_ping_at is not None or follower.definition.first_within is None:
+                follower.due = min(follower.awaited.values())
+        state.open_for(follower)
+        state.queue(follower)
 
 
-def is_repeat(state: EngineState, m: Monitor, entry: Entry, word: str) -> bool:
+def is_repeat(state: EngineState, m: Monitor, entry: Entry, key: str) -> bool:
     """Whether a ping of a whole run is the last one sent again: no later ping or
     evaluation could have changed its effect.
 
     Without a run id only an outage of Offbeat explains it, in which the answer was lost.
     """
     counted_at = m.counted_at
-    if word != m.last_word or counted_at is None:
+    if key != m.last_repeat_key or counted_at is None:
         return False
     same_client = entry.source is not None and entry.source == m.counted_source
     if same_client and state.outages.may_be_retry(counted_at, entry.at):

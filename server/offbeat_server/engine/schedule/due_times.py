@@ -113,14 +113,14 @@ def due_from(definition: Definition, due: Micros | None, at: Micros) -> Micros |
     return due if slot is None else max(due or slot, slot)
 
 
-def due_when_edited(definition: Definition, due: Micros | None, heard_at: Micros, now: Micros) -> Micros | None:
+def due_when_edited(definition: Definition, due: Micros | None, last_ping_at: Micros, now: Micros) -> Micros | None:
     """Return the due time under `definition`, which replaced another one at `now`; None: none.
 
     `due` is the due time under the old definition.
     An edit expects nothing before its own instant. Only a ping that the old schedule was waiting for already, and that
     the new one expects too, stays due.
     """
-    wanted = due_after(definition, None, heard_at)
+    wanted = due_after(definition, None, last_ping_at)
     if wanted is None or wanted >= now:
         return wanted
     if definition.every is not None:
@@ -144,7 +144,7 @@ def end_of_grace_period(definition: Definition, at: Micros) -> Micros:
 
 
 def status_at(
-    definition: Definition, stored: str | None, state: dict[str, Any] | None, heard_at: Micros | None, now: Micros
+    definition: Definition, stored: str | None, state: dict[str, Any] | None, last_ping_at: Micros | None, now: Micros
 ) -> MonitorStatus:
     """A monitor as it is now, from its stored state and its newest satisfying ping (None: none).
 
@@ -158,18 +158,18 @@ def status_at(
     due: Micros | None = state.get("due")
     grace = definition.grace
     evaluated_at: Micros | None = state.get("heard_at")
-    if heard_at is not None and (evaluated_at is None or heard_at > evaluated_at):
+    if last_ping_at is not None and (evaluated_at is None or last_ping_at > evaluated_at):
         if definition.every is not None or calendar_of(definition) is not None:
             before = due if evaluated_at is not None else None
-            due = due_after(definition, before, heard_at, missed=status == Status.DOWN)
+            due = due_after(definition, before, last_ping_at, missed=status == Status.DOWN)
         if status == Status.NEW:
             status = Status.UP
-    elif heard_at is None and evaluated_at is None and definition.first_within is not None:
+    elif last_ping_at is None and evaluated_at is None and definition.first_within is not None:
         due, grace = due or state.get("created", 0) + definition.first_within, 0
-    if status != Status.DOWN and not definition.expects(heard_at is not None or evaluated_at is not None):
+    if status != Status.DOWN and not definition.expects(last_ping_at is not None or evaluated_at is not None):
         return MonitorStatus(Status.UNWATCHED, None, None)
     if status == Status.UNWATCHED:  # as it was before its definition was changed
-        status = Status.UP if heard_at is not None else Status.NEW
+        status = Status.UP if last_ping_at is not None else Status.NEW
     if due is None:
         return MonitorStatus(status, None, None)
     if status in (Status.UP, Status.UNKNOWN) and now > due:

@@ -26,5 +26,5 @@ def status_of_row(row: Record, now: Micros) -> MonitorStatus:
     """The status, due time and deadline of the monitor of a row of `overview.monitors` at `now`."""
     status = "paused" if row["paused"] else row["status"]
     state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}
-    heard_at = to_micros(row["heard_at"]) if row["heard_at"] is not None else None
-    return status_at(load_definition(row["definition"]), status, state, heard_at, now)
+    last_ping_at = to_micros(row["last_ping_at"]) if row["last_ping_at"] is not None else None
+    return status_at(load_definition(row["definition"]), status, state, last_ping_at, now)

@@ -10,7 +10,7 @@ from typing import Any
 from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.instants import to_datetime
 from offbeat_server.db.pool import Pool, Record
-from offbeat_server.db.repositories.client_runs import ClientRun, hear
+from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.web.api.schemas.monitor import instant
 
@@ -21,7 +21,7 @@ async def run_answers(pool: Pool, rows: Sequence[Record]) -> list[dict[str, Any]
     """The answers for rows of `history.runs`."""
     followed = {row["number"]: ClientRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_HEARD_MAX]}
     if followed:
-        await hear(pool, list(followed.values()))
+        await read_new_pings(pool, list(followed.values()))
     return [run_answer(row, followed.get(row["number"])) for row in rows]
 
 

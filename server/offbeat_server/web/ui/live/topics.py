@@ -12,7 +12,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
-from offbeat_server.db.repositories.client_runs import ClientRun, hear
+from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
 from offbeat_server.engine.model.enums import Status
 from offbeat_server.web.ui import monitor_rows
 from offbeat_server.web.ui.live.hub import Patch, TopicKey, TopicKind
@@ -207,7 +207,7 @@ class RunTopics:
             followed = self._followed[pair][1] if pair in self._followed else ClientRun(row)
             followed.finish(row)
             self._followed[pair] = (row, followed)
-        await hear(self._pool, [followed for _, followed in self._followed.values()])
+        await read_new_pings(self._pool, [followed for _, followed in self._followed.values()])
         return {
             pair: _hash(row, followed.pings, now // SECOND if followed.finished_at is None else 0)
             for pair, (row, followed) in self._followed.items()

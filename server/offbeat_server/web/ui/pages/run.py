@@ -8,7 +8,7 @@ from aiohttp import web
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import pages
-from offbeat_server.db.repositories.client_runs import PINGS_HEARD_MAX, ClientRun, hear
+from offbeat_server.db.repositories.client_runs import PINGS_APPLIED_MAX, ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import Definition, load_definition
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.run_detail import TasksDetail
@@ -44,7 +44,7 @@ async def run_page(visit: Visit) -> web.StreamResponse:
     rows = await pages.run_pulse(visit.deps.pool, [pair_in(visit, "run")])
     row = allowed(visit, rows[0] if rows else None, "run")
     followed = ClientRun(row)
-    await hear(visit.deps.pool, [followed])
+    await read_new_pings(visit.deps.pool, [followed])
     return show(visit, "run.html", **context(row, followed, visit.now))
 
 
@@ -67,8 +67,8 @@ def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
         "progress": detail.get("progress"),
         "limits": limits[:LIMITS_SHOWN],
         "limits_count": len(limits),
-        "pings_max": PINGS_HEARD_MAX,
-        "whole": followed.pings < PINGS_HEARD_MAX,
+        "pings_max": PINGS_APPLIED_MAX,
+        "whole": followed.pings < PINGS_APPLIED_MAX,
         "now": now,
     }
 
