@@ -15,9 +15,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offbeat.cli.settings import SERVICE_LINK, environment_in_upper_case, unknown_among
-from offbeat_server.common.errors import SettingsError
+from offbeat_server.common.errors import SettingsError, without_secrets
 from offbeat_server.common.ip_address import IpNetwork
-from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.engine.model.definition_problems import reason_of
 
 S = TypeVar("S", bound=BaseSettings)

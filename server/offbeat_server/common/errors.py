@@ -19,6 +19,7 @@ OffbeatError
 └── LeaseLostError            this process is no longer the scheduler; what it was about to write is dropped
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ __all__ = [
     "SettingsError",
     "UnavailableError",
     "UnknownValueError",
+    "without_secrets",
 ]
 
 
@@ -125,3 +127,18 @@ class RowRejectedError(OffbeatError):
 
 class LeaseLostError(OffbeatError):
     """Another process is the scheduler now, or may be."""
+
+
+def without_secrets(url: str) -> str:
+    """The URL as it may stand in an error: a URL may hold a password or a token, and errors end up in logs.
+
+    Scheme and host stay; `…` stands for user and password, and for all that follows the host. It takes any text,
+    because a wrong setting may be no URL. An `@` after a `/`, `?` or `#` may end a password or belong to a token, so
+    then the host is not shown either.
+    """
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    authority, *behind = re.split(r"[/?#]", rest, maxsplit=1)
+    if behind and "@" in behind[0]:
+        return f"{scheme}{mark}…"
+    user, _, host = authority.rpartition("@")
+    return f"{scheme}{mark}{'…@' if user else ''}{host}{'/…' if behind and behind[0] else ''}"

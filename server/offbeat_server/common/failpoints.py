@@ -11,7 +11,7 @@ _armed: dict[str, int] = {}
 
 
 def arm(name: str, passes: int = 0) -> None:
-    """Kill this process at the place of that name, after it was passed `skip` times."""
+    """Kill this process at the place of that name, after it was passed `passes` times."""
     _armed[name] = passes
 
 

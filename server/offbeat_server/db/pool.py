@@ -16,8 +16,7 @@ import asyncpg.cursor
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, SettingsError
-from offbeat_server.common.shown_url import without_secrets
+from offbeat_server.common.errors import DatabaseDownError, DatabaseRefusedError, SettingsError, without_secrets
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.hosts import Host, HostGroup, group_of
 from offbeat_server.db.sql_loader import load

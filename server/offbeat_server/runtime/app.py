@@ -16,8 +16,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db import embedded
 from offbeat_server.observability import logging
 from offbeat_server.runtime.builders import build_all, build_main
-from offbeat_server.runtime.parts import Parts
-from offbeat_server.runtime.roles import Role
+from offbeat_server.runtime.parts import Parts, Role
 
 HANDOVER_S_MAX = 2.0  # to write the last decisions and give up the lease, if other processes wait for it
 

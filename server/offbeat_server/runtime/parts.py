@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
@@ -47,7 +48,6 @@ from offbeat_server.observability.watchdog import OutboundWatchdog
 from offbeat_server.runtime import banner, fd_limit
 from offbeat_server.runtime.database_start import prepare_database, sample_clock, wait_for_postgres
 from offbeat_server.runtime.metrics_bindings import bind_ingest, bind_scheduler, bind_watchdog
-from offbeat_server.runtime.roles import Role
 from offbeat_server.runtime.sockets import seen_from_outside
 from offbeat_server.runtime.systemd import Systemd
 from offbeat_server.runtime.workers import WorkerProcesses
@@ -69,6 +69,17 @@ PRIMARY_EVERY_S = 5.0  # how soon a process notices that another host of --datab
 T = TypeVar("T")
 
 log = structlog.get_logger("parts")
+
+
+class Role(StrEnum):
+    """The work of one process; `builders.py` has a builder for each.
+
+    `offbeat serve` is one process, or with `--workers N` one main process and N workers.
+    """
+
+    ALL = "all"  # everything
+    MAIN = "main"  # evaluates deadlines, sends alerts, starts the workers
+    WORKER = "worker"  # takes pings, serves pages and API
 
 
 class Parts(Service):

@@ -9,7 +9,7 @@ import orjson
 from offbeat_server.config import Settings
 from offbeat_server.runtime.app import App, run
 from offbeat_server.runtime.builders import build_worker
-from offbeat_server.runtime.roles import Role
+from offbeat_server.runtime.parts import Role
 
 
 def main() -> int:

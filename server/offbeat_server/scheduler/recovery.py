@@ -19,8 +19,7 @@ from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows, sta
 from offbeat_server.db.scheduler_store.log_entries import ENTRIES_MAX, of_monitor
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.decisions import Decision
-from offbeat_server.engine.engine import Engine
-from offbeat_server.engine.isolated import isolated_engine
+from offbeat_server.engine.engine import Engine, isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Position
 from offbeat_server.scheduler.config_changes import ConfigChanges

@@ -15,8 +15,8 @@ import structlog
 from offbeat_server.committed_batches import CommittedBatches
 from offbeat_server.common.clock import LogClock, monotonic
 from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
-from offbeat_server.common.gc_pause import gc_frozen
 from offbeat_server.common.instants import Micros
+from offbeat_server.common.long_work import gc_frozen
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
 from offbeat_server.db.scheduler_store import scheduler_rows

@@ -19,8 +19,7 @@ from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import Pool, database_trouble
 from offbeat_server.db.scheduler_store.log_entries import of_monitor
 from offbeat_server.db.scheduler_store.states import load_stored
-from offbeat_server.engine.engine import Engine
-from offbeat_server.engine.isolated import isolated_engine
+from offbeat_server.engine.engine import Engine, isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.scheduler.scheduler import Scheduler
 

@@ -14,9 +14,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from offbeat.cli.config_file import read_config
-from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import DefinitionError, Problem, SettingsError
-from offbeat_server.common.gc_pause import gc_paused
+from offbeat_server.common.long_work import chunked, gc_paused
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import projects, windows
 from offbeat_server.db.repositories.changes import Change, changing

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from offbeat.cli.settings import FORMER_VARIABLES_OF_SERVER, VARIABLES_OF_SERVER
-from offbeat_server.common.errors import SettingsError
-from offbeat_server.common.shown_url import without_secrets
+from offbeat_server.common.errors import SettingsError, without_secrets
 from offbeat_server.config import (
     FORMER_NAMES,
     SECRETS,

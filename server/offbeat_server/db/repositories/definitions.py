@@ -12,8 +12,8 @@ from uuid import uuid4
 import asyncpg
 import orjson
 
-from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import DefinitionError, PreconditionError, Problem
+from offbeat_server.common.long_work import chunked
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import changes

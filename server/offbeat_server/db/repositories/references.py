@@ -6,8 +6,8 @@ which a file lists things does not matter.
 
 from collections.abc import Sequence
 
-from offbeat_server.common.chunks import chunked
 from offbeat_server.common.errors import Problem
+from offbeat_server.common.long_work import chunked
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories.definitions import PART_MONITORS, WantedMonitor

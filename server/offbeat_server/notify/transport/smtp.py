@@ -19,9 +19,8 @@ import aiosmtplib
 import structlog
 from yarl import URL
 
-from offbeat_server.common.errors import SettingsError
+from offbeat_server.common.errors import SettingsError, without_secrets
 from offbeat_server.common.ip_address import unmapped
-from offbeat_server.common.shown_url import without_secrets
 from offbeat_server.notify.delivery import DeliveryError, MailServer
 
 log = structlog.get_logger("smtp")

@@ -1,4 +1,6 @@
-"""Pauses of the cyclic garbage collector while many objects are made that are not garbage.
+"""Long work beside pings: in short parts, and without the cyclic garbage collector.
+
+Nothing may hold the event loop for more than 20 ms. `chunked` cuts work into parts, between which pings pass.
 
 CPython runs a full collection after enough new objects and visits every one of them. While a million objects are built
 that live on, or that go by their reference counts, it finds nothing and stops the event loop for 100 to 250 ms.
@@ -7,9 +9,13 @@ All pauses of a process are counted together: they may be nested, and tasks may 
 The end of the last one restores what was before the first. Only the event loop's thread may use them.
 """
 
+import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # After the start: new objects before a collection of the youngest generation; Python's default is 700. The decisions of
 # the scheduler in a storm wait for Postgres, so a collection finds nothing; with 700 it takes a quarter of the time of
@@ -18,6 +24,13 @@ OBJECTS_BEFORE_COLLECTION = 10_000
 
 _pauses = 0
 _enabled_before = True
+
+
+async def chunked(items: Sequence[T], size: int) -> AsyncIterator[list[T]]:
+    """The items, `size` at a time. After each part other tasks of the event loop run."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+        await asyncio.sleep(0)
 
 
 @contextmanager

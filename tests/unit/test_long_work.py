@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from offbeat_server.common.gc_pause import OBJECTS_BEFORE_COLLECTION, gc_frozen, gc_paused
+from offbeat_server.common.long_work import OBJECTS_BEFORE_COLLECTION, gc_frozen, gc_paused
 
 
 class Node:
