@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.notify.delivery import DeliveryError, DeliveryReply
+from offbeat_server.notify.transport.delivery import DeliveryError, DeliveryReply
 from tests.simulation.outbox import is_explicit
 
 if TYPE_CHECKING:

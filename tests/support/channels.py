@@ -17,9 +17,9 @@ from offbeat_server.db.repositories.outbox import Digest, DigestMember
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channels.registry import read_channel
-from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.messages.payload_schema import webhook_schema
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import Transport
 from tests.support.harness import HANG_S, needs
 

@@ -19,8 +19,8 @@ from offbeat_server.db.repositories.outbox import Claimed, Digest, Outbox, Settl
 from offbeat_server.engine.model.enums import AlertKind, AlertState
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.channel_queue import backoff_s
-from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.message_builder import MessageBuilder
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import Transport
 
 log = structlog.get_logger("attempts")

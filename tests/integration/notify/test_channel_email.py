@@ -18,7 +18,7 @@ from offbeat_server.common.errors import SettingsError
 from offbeat_server.config import Settings
 from offbeat_server.notify.channel import Message
 from offbeat_server.notify.channels.registry import read_channel
-from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import Transport
 from offbeat_server.notify.transport.smtp import read_mail_server
 from tests.support.channels import digest, long_message, make_certificate, message, refusal, send

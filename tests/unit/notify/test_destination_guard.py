@@ -20,8 +20,8 @@ from aiohttp import TCPConnector
 
 from offbeat_server.config import Settings
 from offbeat_server.notify.channels.registry import read_channel
-from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport import destination_guard
+from offbeat_server.notify.transport.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
 from offbeat_server.notify.transport.http_client import Transport
 from tests.support.channels import make_certificate, message

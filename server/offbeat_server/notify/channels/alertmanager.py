@@ -17,8 +17,8 @@ from pydantic import Field
 from offbeat_server.common.clock import monotonic
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message, Url
-from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.render import cut
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 413, 415, 422))

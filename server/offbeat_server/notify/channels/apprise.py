@@ -18,7 +18,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from offbeat_server.notify.channel import Channel, Message
-from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import REPLY_BYTES_MAX, Transport
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}

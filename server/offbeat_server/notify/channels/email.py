@@ -17,8 +17,8 @@ from pydantic import AfterValidator, Field
 
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.notify.channel import Channel, Message
-from offbeat_server.notify.delivery import DeliveryError, MailServer
 from offbeat_server.notify.messages.render import cut
+from offbeat_server.notify.transport.delivery import DeliveryError, MailServer
 from offbeat_server.notify.transport.http_client import Transport
 from offbeat_server.notify.transport.smtp import check_address
 

@@ -13,8 +13,8 @@ import orjson
 from pydantic import Field
 
 from offbeat_server.notify.channel import LINK_LABEL, Channel, Message, Url
-from offbeat_server.notify.delivery import DeliveryError
 from offbeat_server.notify.messages.render import cut, cut_head
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import Transport
 
 FINAL = frozenset((400, 401, 403, 404))

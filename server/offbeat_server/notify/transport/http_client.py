@@ -19,8 +19,8 @@ from yarl import URL
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.notify.delivery import DeliveryError, DeliveryReply, MailServer
 from offbeat_server.notify.transport.body_failures import failure_in
+from offbeat_server.notify.transport.delivery import DeliveryError, DeliveryReply, MailServer
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard, Resolver
 from offbeat_server.notify.transport.smtp import read_ehlo, read_mail_server, send_mail
 from offbeat_server.notify.transport.thread_pool import GuardedThreads

@@ -21,7 +21,7 @@ from yarl import URL
 
 from offbeat_server.common.errors import SettingsError, without_secrets
 from offbeat_server.common.ip_address import unmapped
-from offbeat_server.notify.delivery import DeliveryError, MailServer
+from offbeat_server.notify.transport.delivery import DeliveryError, MailServer
 
 log = structlog.get_logger("smtp")
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
-from offbeat_server.notify.delivery import DeliveryError
+from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.destination_guard import BlockedDestinationError, Guard
 
 THREADS_MAX = 4

@@ -7,7 +7,7 @@ from offbeat_server.engine.model.ping import Ping
 from offbeat_server.services import documents, monitors
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.monitor import one, writer
-from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
+from offbeat_server.web.framework.monitor_status import MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import MONITORS
 from offbeat_server.web.framework.params import (
     REPLAYED,

@@ -10,8 +10,7 @@ from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories import projects
 from offbeat_server.engine.model.enums import Status
-from offbeat_server.web.framework.monitor_search import MonitorFilter, find_monitors
-from offbeat_server.web.framework.monitor_status import STORED_AS
+from offbeat_server.web.framework.monitor_status import STORED_AS, MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import MONITORS
 from offbeat_server.web.framework.params import project_id_for_list
 from offbeat_server.web.ui import monitor_rows
