@@ -5,7 +5,7 @@ from typing import Any
 from offbeat_server.db.repositories import projects as stored
 from offbeat_server.services import channels, documents
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.channel import channel_answer
+from offbeat_server.web.api.schemas.answers import channel_answer
 from offbeat_server.web.framework.params import (
     expected_rev_by_tag,
     new_slug_in,

@@ -8,10 +8,7 @@ from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.services.config_diff import action_of, field_changes
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.channel import alert_answer
-from offbeat_server.web.api.schemas.incident import incident_answer
-from offbeat_server.web.api.schemas.monitor import instant
-from offbeat_server.web.api.schemas.run import ping_answer, run_answers
+from offbeat_server.web.api.schemas.answers import alert_answer, incident_answer, instant, ping_answer, run_answers
 from offbeat_server.web.framework.pagination import (
     ALERTS,
     CHANGES,

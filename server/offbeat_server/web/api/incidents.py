@@ -6,9 +6,7 @@ from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.services import incidents
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.channel import alert_answer
-from offbeat_server.web.api.schemas.incident import ALERTS_SHOWN_MAX, incident_answer
-from offbeat_server.web.api.schemas.monitor import instant
+from offbeat_server.web.api.schemas.answers import ALERTS_SHOWN_MAX, alert_answer, incident_answer, instant
 from offbeat_server.web.framework.params import allowed, pair_in
 from offbeat_server.web.framework.routing import ApiReply, Call, Route
 

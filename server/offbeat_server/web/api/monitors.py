@@ -6,7 +6,7 @@ from offbeat_server.common.instants import to_micros
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.services import documents, monitors
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.monitor import one, writer
+from offbeat_server.web.api.schemas.answers import monitor_answer, monitor_writer
 from offbeat_server.web.framework.monitor_status import MonitorFilter, find_monitors
 from offbeat_server.web.framework.pagination import MONITORS
 from offbeat_server.web.framework.params import (
@@ -63,7 +63,7 @@ async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> ApiReply:
     """Monitors by project and slug, of one project or of all that the key may see."""
     query = call.query
     project_id = await project_id_for_list(call, query.project)
-    write = await writer(call, project_id)
+    write = await monitor_writer(call, project_id)
     wanted = MonitorFilter(project_id, set(query.status), query.tag, query.q)
     page = await find_monitors(call.deps.pool, wanted, MONITORS.place(query.cursor), query.limit, write.now)
     return ApiReply({"items": [write.write(row, seen) for row, seen in page.rows], "next_cursor": page.next_cursor})
@@ -99,7 +99,7 @@ async def ping(call: Call[requests.PingBody, requests.InProject]) -> ApiReply:
 
 
 async def _monitor(call: Call[Any, Any], project: ProjectRef, slug: str, created: bool = False) -> ApiReply:
-    answer = await one(call, project.id, slug)
+    answer = await monitor_answer(call, project.id, slug)
     return ApiReply(answer, 201 if created else 200, tag_of_rev(answer["rev"]))
 
 

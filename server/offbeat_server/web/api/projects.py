@@ -7,7 +7,7 @@ from offbeat_server.db.repositories import access as stored_keys
 from offbeat_server.db.repositories import projects as stored
 from offbeat_server.services import access_keys, documents, projects
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.project import key_answer, project_answer
+from offbeat_server.web.api.schemas.answers import key_answer, project_answer
 from offbeat_server.web.framework.pagination import ACCESS_KEYS
 from offbeat_server.web.framework.params import (
     REPLAYED,

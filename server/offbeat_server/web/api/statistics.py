@@ -7,7 +7,7 @@ from offbeat_server.common.instants import SECOND
 from offbeat_server.db.read_models import history
 from offbeat_server.engine.model.enums import StageStatus
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.monitor import instant
+from offbeat_server.web.api.schemas.answers import instant
 from offbeat_server.web.framework.pagination import MEMBERS
 from offbeat_server.web.framework.params import monitor_in
 from offbeat_server.web.framework.routing import ApiReply, Call, Route

@@ -6,7 +6,7 @@ from offbeat_server.db.repositories import windows as stored
 from offbeat_server.engine.schedule.maintenance_windows import Window
 from offbeat_server.services import windows
 from offbeat_server.web.api.schemas import requests, responses
-from offbeat_server.web.api.schemas.window import window_answer
+from offbeat_server.web.api.schemas.answers import window_answer
 from offbeat_server.web.framework.params import (
     expected_rev_by_tag,
     new_slug_in,

@@ -15,7 +15,7 @@ from offbeat_server.services import access_keys, documents, projects
 from offbeat_server.services.config_diff import action_of, field_changes
 from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas.project import key_answer, project_answer
+from offbeat_server.web.api.schemas.answers import key_answer, project_answer
 from offbeat_server.web.framework.pagination import ACCESS_KEYS, CHANGES
 from offbeat_server.web.framework.params import new_slug, number_in, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found

@@ -5,7 +5,7 @@ from aiohttp import web
 from offbeat_server.db.repositories import outbox
 from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.services import channels
-from offbeat_server.web.api.schemas.channel import alert_answer
+from offbeat_server.web.api.schemas.answers import alert_answer
 from offbeat_server.web.framework.pagination import ALERTS
 from offbeat_server.web.framework.params import number_in, project_id_for_list
 from offbeat_server.web.framework.problems import ApiError

@@ -19,7 +19,7 @@ from offbeat_server.notify.channels.registry import KINDS, kinds
 from offbeat_server.notify.channels.webhook import Webhook
 from offbeat_server.services import channels, documents
 from offbeat_server.services.revisions import ChangeSince, changes_since
-from offbeat_server.web.api.schemas.channel import channel_answer
+from offbeat_server.web.api.schemas.answers import channel_answer
 from offbeat_server.web.framework.params import ProjectRef, new_slug, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError, not_found
 from offbeat_server.web.framework.routing import validate

@@ -11,7 +11,7 @@ from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.engine.model.enums import AlertState
 from offbeat_server.services import incidents
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas.incident import ALERTS_SHOWN_MAX
+from offbeat_server.web.api.schemas.answers import ALERTS_SHOWN_MAX
 from offbeat_server.web.framework.pagination import ALERTS, INCIDENTS
 from offbeat_server.web.framework.params import allowed, pair_in, project_id_for_list
 from offbeat_server.web.framework.routing import validate

@@ -17,7 +17,7 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.services import monitors
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas.run import ping_answer, run_answer
+from offbeat_server.web.api.schemas.answers import ping_answer, run_answer
 from offbeat_server.web.framework.addresses import ping_url
 from offbeat_server.web.framework.pagination import PINGS, RUNS
 from offbeat_server.web.framework.params import project_of, slug_in

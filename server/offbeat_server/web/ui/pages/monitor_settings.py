@@ -18,7 +18,7 @@ from offbeat_server.engine.schedule.durations import say_duration
 from offbeat_server.services import documents, monitors
 from offbeat_server.services.revisions import ChangeSince, changes_since
 from offbeat_server.web.api.schemas import requests
-from offbeat_server.web.api.schemas.monitor import one
+from offbeat_server.web.api.schemas.answers import monitor_answer
 from offbeat_server.web.framework.params import project_id_for_list, project_of
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
@@ -55,7 +55,7 @@ async def create(visit: Visit) -> web.StreamResponse:
 async def settings_page(visit: Visit) -> web.StreamResponse:
     """The form of a monitor that is there."""
     row = await find(visit)
-    answer = await one(visit, row["project_id"], row["slug"])
+    answer = await monitor_answer(visit, row["project_id"], row["slug"])
     return await _form(visit, answer, forms.fill(answer))
 
 
@@ -64,7 +64,7 @@ async def change(visit: Visit) -> web.StreamResponse:
     row = await find(visit)
     rev = visit.form_field("rev")
     if visit.form_field("add"):
-        answer = await one(visit, row["project_id"], row["slug"])
+        answer = await monitor_answer(visit, row["project_id"], row["slug"])
         return await _form(visit, answer, forms.refill(visit.form, []), rev, forms.STAGES_ADDED)
     try:
         stored = with_present_names(orjson.loads(row["definition"]))
@@ -74,7 +74,7 @@ async def change(visit: Visit) -> web.StreamResponse:
     except PreconditionError:
         return await _changed_meanwhile(visit)
     except (ApiError, DefinitionError) as error:
-        answer = await one(visit, row["project_id"], row["slug"])
+        answer = await monitor_answer(visit, row["project_id"], row["slug"])
         return await _form(visit, answer, _wrong(visit, error), rev)
     return redirect(address_of("monitors", row["slug"], row["project"]))
 
@@ -82,7 +82,7 @@ async def change(visit: Visit) -> web.StreamResponse:
 async def _changed_meanwhile(visit: Visit) -> web.StreamResponse:
     """The form as it was sent, with what was changed since it was opened. It can be sent again for the new revision."""
     row = await find(visit)
-    answer = await one(visit, row["project_id"], row["slug"])
+    answer = await monitor_answer(visit, row["project_id"], row["slug"])
     meanwhile = await changes_since(visit.context, "monitor", row["project_id"], row["slug"], visit.opened_rev)
     filled = forms.refill(visit.form, [])._replace(
         other_problems=["This monitor was changed after you opened the form. Review it before saving."]

@@ -13,7 +13,7 @@ from offbeat_server.db.repositories.changes import NO_REV
 from offbeat_server.engine.schedule.maintenance_windows import Window
 from offbeat_server.services import windows
 from offbeat_server.services.revisions import ChangeSince, changes_since
-from offbeat_server.web.api.schemas.window import window_answer
+from offbeat_server.web.api.schemas.answers import window_answer
 from offbeat_server.web.framework.params import new_slug, project_id_for_list, project_of, slug_in
 from offbeat_server.web.framework.problems import ApiError
 from offbeat_server.web.framework.routing import validate
