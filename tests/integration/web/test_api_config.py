@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from offbeat_server.common.clock import monotonic
-from offbeat_server.web.api.schemas.responses import ApplyAnswer, EstateAnswer
+from offbeat_server.web.api.schemas.responses import ApplyAnswer, ExportAnswer
 from tests.support.api_server import Api, serving
 
 CONFIG: dict[str, Any] = {
@@ -160,7 +160,7 @@ async def test_an_export_is_read_back_unchanged(api: Api) -> None:
     await api("POST", "/apply", CONFIG)
     await api("POST", "/monitors/load/pause")
     exported = (await api("GET", "/export")).body
-    EstateAnswer.model_validate(exported)
+    ExportAnswer.model_validate(exported)
     unchanged = (await api("POST", "/apply", {**exported, "prune": True})).body
     assert unchanged["changes"] == []
     assert unchanged["counts"]["unchanged"] == 2 + 4 + 1 + 3

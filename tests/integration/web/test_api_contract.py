@@ -120,6 +120,15 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
     )
     [alert] = (await api("GET", "/alerts?state=pending")).body["items"]
     assert AlertAnswer.model_validate(alert).monitor == "a" and alert["incident"] == f"{monitor}-5"
+    await api.pool.execute(
+        "insert into alerts (project_id, monitor_id, incident, kind, facts, state)"
+        " values (1, $1, 4, 'resolved', '{}', 'collapsed')",
+        monitor,
+    )
+    [cancelled] = (await api("GET", "/alerts?state=cancelled")).body["items"]
+    assert cancelled["state"] == "collapsed" and cancelled["kind"] == "resolved"
+    assert (await api("GET", "/alerts?state=collapsed")).body["items"] == [cancelled]
+    assert (await api("GET", "/alerts?state=superseded")).status == 422
     shown = (await api("GET", f"/incidents/{monitor}-5")).body
     IncidentDetail.model_validate(shown)
     assert shown["alerts"] == [alert]

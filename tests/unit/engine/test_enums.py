@@ -5,7 +5,7 @@ import pytest
 
 from offbeat_server.common.errors import UnknownValueError
 from offbeat_server.engine.model import enums
-from offbeat_server.engine.model.enums import AlertKind, CauseKind, Status, read_enum
+from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, read_enum
 from offbeat_server.engine.model.monitor import RANKS
 from offbeat_server.engine.model.ping import Position
 from tests.support.engine import Scene
@@ -27,6 +27,13 @@ def test_stored_values_stay(name: str) -> None:
     spaced = ("not_started", "by_hand")
     assert list(kind) == [word.replace("_", " ") if word in spaced else word for word in STORED[name].split()]
     assert orjson.loads(orjson.dumps(list(kind))) == [str(each) for each in kind] == [f"{each}" for each in kind]
+
+
+def test_a_cancelled_alert_has_two_names_and_one_is_stored() -> None:
+    assert AlertState("cancelled") is AlertState("collapsed") is AlertState.COLLAPSED
+    assert str(AlertState("cancelled")) == "collapsed"
+    with pytest.raises(ValueError, match="superseded"):
+        AlertState("superseded")
 
 
 def test_every_cause_has_a_rank() -> None:

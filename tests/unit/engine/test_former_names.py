@@ -1,4 +1,7 @@
-"""`strict` is the former name of the field `count_outages`: it is read everywhere, and stored."""
+"""Former names of fields and values of a definition: they are read everywhere.
+
+`strict`, for `count_outages`, is also the name in the database.
+"""
 
 from typing import Any
 
@@ -61,3 +64,13 @@ def test_the_schema_describes_the_former_name_as_deprecated() -> None:
         assert described["properties"]["strict"]["deprecated"] is True
         assert "default" not in described["properties"]["strict"], "generated clients would send it"
         assert ("strict" in described.get("required", ())) is (mode == "serialization")
+
+
+def test_the_default_of_keywords_has_a_former_spelling_and_is_never_stored() -> None:
+    for value in ("as_sent", "as sent"):
+        definition = read_definition({"keywords": {"fail": ["boom"], "default": value}})
+        assert definition.keywords is not None and definition.keywords.default == "as_sent"
+        assert definition.dump() == {"keywords": {"fail": ["boom"]}}
+    with pytest.raises(DefinitionError) as caught:
+        read_definition({"keywords": {"default": "assent"}})
+    assert caught.value.problems[0].reason == "must be 'as_sent', 'fail' or 'ignore'"

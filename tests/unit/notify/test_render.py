@@ -98,6 +98,21 @@ def test_a_resolution_says_how_long_it_lasted() -> None:
     assert "Last message" not in said.text and "Was due" not in said.text
 
 
+@pytest.mark.parametrize(
+    ("resolution", "how"),
+    [
+        ("changed", ": the definition of the monitor was changed."),
+        ("paused", ": the monitor was paused."),
+        ("by hand", ": resolved manually."),
+        ("deleted", ": the monitor was deleted."),
+        ("recovered", "."),
+    ],
+)
+def test_a_resolution_says_how_the_incident_ended(resolution: str, how: str) -> None:
+    said = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution=resolution)
+    assert said.lead.startswith(f"Back to normal after 1 h 35 min{how} It was: load was expected")
+
+
 def test_a_reminder_says_since_when() -> None:
     said = words("reminder", decided_at="2026-11-24T07:30:00Z")
     assert said.title == "STILL DOWN: Nightly ETL" and "Since: 2026-11-24 02:30:00 CET (6 h ago)" in said.text

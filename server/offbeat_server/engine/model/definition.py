@@ -169,14 +169,19 @@ class AtMost(_Model):
     per: Duration = Field(description="The time in which they are counted.")
 
 
+def _present_value(value: object) -> object:
+    """`as_sent` for its former spelling. It is the default, so it is never stored."""
+    return "as_sent" if value == "as sent" else value
+
+
 class Keywords(_Model):
     """Words in a ping's message that decide its signal (Healthchecks' body filters). Substrings, case-sensitive."""
 
     start: tuple[str, ...] = Field((), description="Words of a message that make it a `start`.")
     success: tuple[str, ...] = Field((), description="Words of a message that make it a `success`.")
     fail: tuple[str, ...] = Field((), description="Words of a message that make it a `fail`.")
-    default: Literal["as sent", "fail", "ignore"] = Field(
-        "as sent", description="How a message without any of the words is treated."
+    default: Annotated[Literal["as_sent", "fail", "ignore"], BeforeValidator(_present_value)] = Field(
+        "as_sent", description="How a message without any of the words is treated."
     )
 
 

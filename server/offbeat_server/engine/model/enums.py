@@ -72,7 +72,7 @@ class CauseKind(StrEnum):
 
 
 class Resolution(StrEnum):
-    """How an incident ended."""
+    """How an incident ended. `by hand`: a person resolved it. `changed`, `paused`, `deleted`: its monitor was."""
 
     RECOVERED = "recovered"
     CHANGED = "changed"
@@ -98,13 +98,21 @@ class AlertKind(StrEnum):
 
 
 class AlertState(StrEnum):
-    """The state of an alert in the outbox. All but `pending` are final."""
+    """The state of an alert in the outbox. All but `pending` are final.
+
+    `dead`: given up after failed attempts. `expired`: too old. `collapsed`: cancelled, because no separate message is
+    needed. A filter may also name that state `cancelled`.
+    """
 
     PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"
     EXPIRED = "expired"
     COLLAPSED = "collapsed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "AlertState | None":
+        return cls.COLLAPSED if value == "cancelled" else None
 
 
 def read_enum(kind: type[EnumMember], value: str) -> EnumMember:

@@ -233,13 +233,24 @@ def _fields(kind: AlertKind, facts: AlertFacts) -> tuple[tuple[str, str], ...]:
     return tuple((label, cut(value, FIELD_CHARS_MAX)) for label, value in found if value)
 
 
+# How an incident ended, for people. "Back to normal" says already that it has recovered.
+_RESOLUTIONS: dict[str, str] = {
+    Resolution.RECOVERED: "",
+    Resolution.CHANGED: "the definition of the monitor was changed",
+    Resolution.PAUSED: "the monitor was paused",
+    Resolution.BY_HAND: "resolved manually",
+    Resolution.DELETED: "the monitor was deleted",
+}
+
+
 def _resolution(facts: AlertFacts, reason: str) -> str:
     opened, resolved = _instant(facts.get("opened_at")), _instant(facts.get("resolved_at"))
     lasted = ""
     if opened is not None and resolved is not None and resolved >= opened:
         lasted = f" after {say_duration(resolved - opened)}"
     how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
-    more = f": {how}." if how not in ("", Resolution.RECOVERED) else "."  # "Back to normal" says that it has recovered
+    how = _RESOLUTIONS.get(how, how)
+    more = f": {how}." if how else "."
     return f"Back to normal{lasted}{more}" + (f" It was: {reason}" if reason else "")
 
 

@@ -40,5 +40,5 @@ ROUTES = [
         config_apply.ApplyBody,
         body_bytes_max=BODY_BYTES_MAX,
     ),
-    Route("GET", "/export", get_export, responses.EstateAnswer, "read", query=requests.InProject),
+    Route("GET", "/export", get_export, responses.ExportAnswer, "read", query=requests.InProject),
 ]

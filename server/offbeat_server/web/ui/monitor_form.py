@@ -126,7 +126,7 @@ SPECIAL = (
         "Messages without a keyword",
         "",
         "select",
-        (("as sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
+        (("as_sent", "count as sent"), ("fail", "are failures"), ("ignore", "are ignored")),
     ),
     Field(
         "count_outages",

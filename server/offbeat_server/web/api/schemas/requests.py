@@ -155,7 +155,8 @@ class AlertsQuery(ProjectPage):
     """Which alerts."""
 
     state: AlertState | None = Field(
-        None, description="Only alerts in this state. `dead`: given up. `collapsed`: combined into a digest."
+        None,
+        description="Only alerts in this state. `dead`: given up. `collapsed`: cancelled; `cancelled` is accepted too.",
     )
 
 

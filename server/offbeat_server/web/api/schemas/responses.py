@@ -195,8 +195,8 @@ class AlertAnswer(Answer):
     channel: str | None = Field(description="The slug of the channel. Null: the log of the server.")
     kind: AlertKind = Field(description="The kind of the alert.")
     state: AlertState = Field(
-        description="pending, delivered, dead, expired; collapsed: the recovery of an incident that is reported "
-        "by the recovery of its digest, or whose opening did not reach this channel."
+        description="`dead`: given up after failed attempts. `expired`: too old to be sent. `collapsed`: cancelled, "
+        "because the recovery of a digest reports this recovery, or because the opening did not reach this channel."
     )
     attempts: int = Field(description="The number of attempts to send it.")
     error: str | None = Field(description="Why the last attempt failed. Null: it did not.")
@@ -332,7 +332,7 @@ class ApplyAnswer(Answer):
 
 
 # `x-list` names the type of an item; web/api/openapi.py writes the reference to it.
-class EstateAnswer(Answer):
+class ExportAnswer(Answer):
     """All definitions, in the format that `apply` accepts."""
 
     projects: Annotated[list[dict[str, Any]], WithJsonSchema({"x-list": "ListedProject"})] = Field(
