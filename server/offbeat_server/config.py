@@ -249,16 +249,16 @@ def read_settings(flags: dict[str, Any]) -> Settings:
 
 def former_names_in(flags: dict[str, Any]) -> list[str]:
     """A sentence for each flag and variable that is given by its former name."""
-    said = []
+    warnings = []
     for former, present in FORMER_NAMES.items():
         if flags.get(former) is not None:
-            said.append(f"{flag_of(former)} is now called {flag_of(present)}; the former name will be removed")
-        said += [
+            warnings.append(f"{flag_of(former)} is now called {flag_of(present)}; the former name will be removed")
+        warnings += [
             f"{_variable(former)}{end} is now called {_variable(present)}{end}; the former name will be removed"
             for end in ("", "_FILE")
             if f"{_variable(former)}{end}" in environment_in_upper_case()
         ]
-    return said
+    return warnings
 
 
 def _with_present_names(given: dict[str, Any]) -> dict[str, Any]:

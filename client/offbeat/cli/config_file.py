@@ -208,12 +208,12 @@ def _expand(value: Any, path: str, whole: bool) -> Any:
     if not whole or not isinstance(value, str) or "${" not in value:
         return value
 
-    def replaced(found: re.Match[str]) -> str:
-        escape, variable = found.groups()
+    def replaced(match: re.Match[str]) -> str:
+        escape, variable = match.groups()
         if escape:
-            return found[0][1:]
+            return match[0][1:]
         if not _NAME.fullmatch(variable):
-            raise ValueError(f"{path}: {found[0]} must be ${{NAME}} with the name of an environment variable")
+            raise ValueError(f"{path}: {match[0]} must be ${{NAME}} with the name of an environment variable")
         content = read_variable(variable)
         if not content:
             raise ValueError(f"{path}: the environment variable {variable} is not set, or is empty")

@@ -60,7 +60,7 @@ def doctor_command(client: ApiClient, database_url: str | None, as_json: bool) -
 def _server(client: ApiClient) -> Iterator[Finding]:
     try:
         with urlopen(f"{client.url}/readyz?verbose", timeout=PROBE_TIMEOUT_S) as response:
-            said = response.read().decode(errors="replace")
+            report = response.read().decode(errors="replace")
     except HTTPError as error:
         yield Finding("server", "wrong", f"{client.url} is not ready: {error.read().decode(errors='replace').strip()}")
     except OSError as error:
@@ -68,7 +68,7 @@ def _server(client: ApiClient) -> Iterator[Finding]:
         return
     else:
         repeated = tuple(f"[-] {name}:" for name in FORMER_FINDINGS.values())
-        lines = [line for line in said.splitlines() if line.startswith("[-]")]
+        lines = [line for line in report.splitlines() if line.startswith("[-]")]
         missing = [line for line in lines if not line.startswith(repeated)]
         yield Finding("server", "warning" if missing else "ok", "; ".join(missing) or f"{client.url} is ready")
     if client.key is None:
@@ -138,16 +138,16 @@ def _hidden_keys(client: ApiClient) -> Iterator[Finding]:
 
 
 def _schema(version: int, usable_from: int, partitions: int) -> Finding:
-    said = f"version {version}, {partitions} partitions"
+    state = f"version {version}, {partitions} partitions"
     if why := check_version(version, usable_from):
         return Finding("schema", "wrong", why)
     if version > SCHEMA_VERSION:
         return Finding(
-            "schema", "warning", f"{said}; newer than this program ({SCHEMA_VERSION}), which can work with it"
+            "schema", "warning", f"{state}; newer than this program ({SCHEMA_VERSION}), which can work with it"
         )
     if version < SCHEMA_VERSION:
-        return Finding("schema", "warning", f"{said}; the next start of this program brings it to {SCHEMA_VERSION}")
-    return Finding("schema", "ok", said)
+        return Finding("schema", "warning", f"{state}; the next start of this program brings it to {SCHEMA_VERSION}")
+    return Finding("schema", "ok", state)
 
 
 def _database(url: str | None) -> Iterator[Finding]:

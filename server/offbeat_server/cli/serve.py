@@ -24,12 +24,12 @@ def _type_of(field: FieldInfo) -> Any:
 
 def _help_of(name: str, field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
-    said = (
+    default_text = (
         ""
         if default in (None, [])
         else f"; default: {str(default).lower() if default is True or default is False else default}"
     )
-    return f"{field.description}  [OFFBEAT_{name.upper()}{said}]"
+    return f"{field.description}  [OFFBEAT_{name.upper()}{default_text}]"
 
 
 def _option(name: str, field: FieldInfo, hidden: bool = False) -> Callable[[Any], Any]:

@@ -75,10 +75,10 @@ def _columns(ping: Ping) -> tuple[bytes, bytes]:
         )
     )
     last = (_NULL if dialect is None else _text(dialect)) + (_INT8(8, exit_code) if wide else _NULL)
-    said = middle, last
+    columns = middle, last
     if id(ping) in LASTING:
-        _LASTING[id(ping)] = said
-    return said
+        _LASTING[id(ping)] = columns
+    return columns
 
 
 def _text(value: str) -> bytes:

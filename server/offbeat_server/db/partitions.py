@@ -62,8 +62,8 @@ async def _make_missing(connection: Connection, days: list[date]) -> list[str]:
 
 async def _missing(connection: Connection, days: list[date]) -> list[date]:
     rows = await connection.fetch(_SQL["list_partitions"])
-    there = {row["name"] for row in rows if row["attached"]}
-    return [day for day in days if name_of(day) not in there]
+    attached = {row["name"] for row in rows if row["attached"]}
+    return [day for day in days if name_of(day) not in attached]
 
 
 async def retire_partitions(connection: Connection, before: date) -> list[str]:

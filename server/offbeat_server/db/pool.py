@@ -211,7 +211,7 @@ def is_away(error: BaseException) -> bool:
         # asyncpg has one class for misuse and for a connection that is gone; only the words differ, and a test holds
         # them. (A connection lost during a query is ConnectionDoesNotExistError, class 08.)
         # The pool takes back a connection that Postgres has ended, also while it is lent.
-        return any(word in str(error) for word in ("closed", "closing", "released back to the pool"))
+        return any(phrase in str(error) for phrase in ("closed", "closing", "released back to the pool"))
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):  # also an InternalClientError: it is asked first
         return True
     if isinstance(error, asyncpg.InternalClientError):

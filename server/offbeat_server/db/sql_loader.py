@@ -39,10 +39,10 @@ def parse(text: str, source: str) -> dict[str, str]:
         raise ValueError(f"{source}: SQL before the first `-- name:`")
     for block in blocks:
         first, _, body = block.partition("\n")
-        found = _NAME.match(first.rstrip())
-        if found is None:
+        match = _NAME.match(first.rstrip())
+        if match is None:
             raise ValueError(f"{source}: {first!r}: a name is lower case, digits and _")
-        kind, name = found.groups()
+        kind, name = match.groups()
         if name in statements or name in parts:
             raise ValueError(f"{source}: {name} stands there twice")
         if not body.lstrip().startswith("--"):

@@ -119,14 +119,14 @@ class Bulk:
             if isinstance(read, str):
                 tally.error(tally.lines, read)
             else:
-                key, said = read
+                key, parameters = read
                 bound = find(key)
                 if bound is not None:
                     if self._backlog.full:
                         await self._backlog.wait_for_capacity()
-                    self._append(tally.lines, key, bound, said, tally)
+                    self._append(tally.lines, key, bound, parameters, tally)
                     continue
-                unknown.append((tally.lines, key, said))
+                unknown.append((tally.lines, key, parameters))
             if not tally.known and tally.refused + len(unknown) >= STRANGE_MAX:
                 await self._take_unknown(unknown, tally)
                 unknown = []
@@ -136,7 +136,7 @@ class Bulk:
 
     async def _take_unknown(self, unknown: list[tuple[int, str, ReadParameters]], tally: "Tally") -> None:
         """Lines of keys that this process does not know: their monitors may have been created a moment ago."""
-        for line, key, said in unknown:
+        for line, key, parameters in unknown:
             # The first one asks the database; what it did not bring no other one will.
             bound = (
                 await self._pipeline.find_or_ask(KeyAddress(key)) if line == unknown[0][0] else self._pipeline.find(key)
@@ -146,20 +146,20 @@ class Bulk:
                 continue
             if self._backlog.full:
                 await self._backlog.wait_for_capacity()
-            self._append(line, key, bound, said, tally)
+            self._append(line, key, bound, parameters, tally)
 
-    def _append(self, line: int, key: str, bound: KeyTarget, said: ReadParameters, tally: "Tally") -> None:
+    def _append(self, line: int, key: str, bound: KeyTarget, parameters: ReadParameters, tally: "Tally") -> None:
         tally.known = True
-        ping = self._pipeline.prepared(bound, said.ping, said.named, "POST")
+        ping = self._pipeline.prepared(bound, parameters.ping, parameters.named, "POST")
         if (over := self._pipeline.check_rate_limit(KeyAddress(key), bound, ping)) is not None:
             tally.limited_s = max(tally.limited_s, over.retry_after_s)
             tally.error(line, "this key pings more often than it may")
             return
         self._backlog.append(bound, ping, tally.source, tally)
         tally.pending += 1
-        if said.notes:
-            self._backlog.count_notes(said.notes)
-            tally.note(line, said.notes)
+        if parameters.notes:
+            self._backlog.count_notes(parameters.notes)
+            tally.note(line, parameters.notes)
 
     def _answer(self, status: int, tally: "Tally") -> web.Response:
         body: dict[str, Any] = {"accepted": tally.accepted, "refused": tally.refused, "errors": tally.errors}
@@ -233,5 +233,5 @@ def _read(value: object) -> tuple[str, ReadParameters] | str:
     key = value.get("key")
     if not isinstance(key, str) or not key:
         return "key is missing"
-    said = read_fields((name, each) for name, each in value.items() if name != "key")
-    return said.reason if isinstance(said, Rejection) else (key, said)
+    parameters = read_fields((name, each) for name, each in value.items() if name != "key")
+    return parameters.reason if isinstance(parameters, Rejection) else (key, parameters)

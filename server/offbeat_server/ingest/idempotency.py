@@ -64,8 +64,8 @@ class IdempotencyCache:
 
 def _scope_of(request: Request, key: str) -> _RequestDigest:
     digest = blake2b(digest_size=16)
-    said = (part.encode("utf-8", "surrogatepass") for part in (key, request.method, request.path, request.query))
-    for part in (*said, request.body):
+    parts = (part.encode("utf-8", "surrogatepass") for part in (key, request.method, request.path, request.query))
+    for part in (*parts, request.body):
         digest.update(len(part).to_bytes(8))
         digest.update(part)
     return digest.digest()

@@ -19,18 +19,20 @@ def filtered(ping: Ping, method: str, rules: PingRules, body: bytes = b"") -> Pi
     if rules.keywords is None:
         return ping
     text = ping.message or ""
-    signal = _by_words(ping, body.decode("utf-8", "replace") if body and is_cut(text) else text, rules.keywords)
+    signal = _signal_by_keywords(
+        ping, body.decode("utf-8", "replace") if body and is_cut(text) else text, rules.keywords
+    )
     return ping if signal == ping.signal else ping._replace(signal=signal)
 
 
-def _by_words(ping: Ping, text: str, keywords: Keywords) -> Signal:
+def _signal_by_keywords(ping: Ping, text: str, keywords: Keywords) -> Signal:
     by_signal: tuple[tuple[Signal, tuple[str, ...]], ...] = (
         ("fail", keywords.fail),
         ("success", keywords.success),
         ("start", keywords.start),
     )
-    for signal, words in by_signal:
-        if any(word in text for word in words):
+    for signal, of_signal in by_signal:
+        if any(keyword in text for keyword in of_signal):
             return signal
     if keywords.default == "fail":
         return "fail"

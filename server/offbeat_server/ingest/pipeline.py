@@ -139,19 +139,19 @@ class PingPipeline(Service):
         self.errand(self._accept_slowly(readings, request.method, source, waiter, body, again), "take")
 
     def accept_plain(
-        self, said: CachedTarget, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
+        self, cached: CachedTarget, key: str, slug: str | None, method: str, source: bytes | None, waiter: Waiter
     ) -> None:
         """The same for a target that says everything, without making its request and its reading first."""
         bound = self._key_index.find(key) if slug is None else self._key_index.find_slug(key, slug)
         if bound is None or self._key_limiter is not None:
-            reading = said.reading(key, slug)
+            reading = cached.reading(key, slug)
             if bound is None:
-                again = said.request(key, method) if slug is None else None
+                again = cached.request(key, method) if slug is None else None
                 self.errand(self._accept_slowly([reading], method, source, waiter, again=again), "take")
             else:
                 self._append(bound, reading, method, source, waiter)
             return
-        ping, named = said.ping, said.named
+        ping, named = cached.ping, cached.named
         try:
             self._backlog.append(bound, self.prepared(bound, ping, named, method), source, waiter)
         except UnavailableError:
@@ -290,17 +290,17 @@ class PingPipeline(Service):
     ) -> None:
         several = _Several(waiter, len(readings))
         left = len(readings)
-        made: Sequence[SlugAddress] = ()
+        being_made: Sequence[SlugAddress] = ()
         try:
             if again is not None:
                 readings = [await self._read_again(readings[0], again)]
             # Pings of one monitor that come while it is made are stored in the order in which they came.
-            made = await self._begin_making(readings)
+            being_made = await self._begin_making(readings)
             if again is None and any(self._find(reading.address) is None for reading in readings):
                 await self._ask()  # once for all: each asking for itself, a hundred would wait ten seconds
             until_s = monotonic() + MADE_WITHIN_S
-            found = [await self._resolve(reading, until_s) for reading in readings]
-            for reading, (bound, outcome) in zip(readings, found, strict=True):
+            targets = [await self._resolve(reading, until_s) for reading in readings]
+            for reading, (bound, outcome) in zip(readings, targets, strict=True):
                 if bound is None:
                     several.settle(outcome)
                 else:
@@ -312,7 +312,7 @@ class PingPipeline(Service):
             for _ in range(left):
                 several.settle(unavailable())
         finally:
-            for place in made:
+            for place in being_made:
                 self._making.pop(place).set_result(None)
 
     async def _read_again(self, reading: ParsedPing, request: Request) -> ParsedPing:
@@ -382,8 +382,8 @@ def _address_in_head(dialect: Dialect, request: Request) -> KeyAddress | SlugAdd
     Without its body a query may be incomplete; the path is enough for most protocols.
     """
     head = request._replace(body=b"", whole_bytes=0, fault=None)
-    for asked in (head, head._replace(query="")):
-        if isinstance(reading := dialect.read(asked), ParsedPing):
+    for shortened in (head, head._replace(query="")):
+        if isinstance(reading := dialect.read(shortened), ParsedPing):
             return reading.address
     return None
 
@@ -421,11 +421,11 @@ class _Several:
             self._notes += outcome.notes
         self._left -= 1
         if self._left == 0:
-            told = worst(self._outcomes)
-            told = told._replace(reason=next((each.reason for each in self._outcomes if each.reason), ""))
+            combined = worst(self._outcomes)
+            combined = combined._replace(reason=next((each.reason for each in self._outcomes if each.reason), ""))
             if self._notes:
-                told = told._replace(notes=self._notes[:NOTES_MAX])
-            self._waiter.settle(told if self._refusal is None or told.kind == "unavailable" else self._refusal)
+                combined = combined._replace(notes=self._notes[:NOTES_MAX])
+            self._waiter.settle(combined if self._refusal is None or combined.kind == "unavailable" else self._refusal)
 
 
 class _Noted:

@@ -30,7 +30,7 @@ class Message(NamedTuple):
     kind: AlertKind
     at: str
     facts: AlertFacts
-    words: RenderedAlert
+    rendered: RenderedAlert
     link: str | None = None
     members: tuple["Message", ...] = ()
 
@@ -65,8 +65,8 @@ class Channel(BaseModel):
 
     kind: ClassVar[str]
     hidden: ClassVar[frozenset[str]] = frozenset()  # never shown whole; of an address only what is more than a host
-    # "words": a digest is one summary for people; "members": one request with all of them, for machines.
-    digest_style: ClassVar[Literal["words", "members"]] = "words"
+    # "summary": a digest is one summary for people; "members": one request with all of them, for machines.
+    digest_style: ClassVar[Literal["summary", "members"]] = "summary"
     digest_alerts_max: ClassVar[int] = 50_000
     # The service keeps an incident open until it gets the end, so a resolution may not vanish in a summary.
     keeps_incidents: ClassVar[bool] = False
@@ -82,7 +82,7 @@ class Channel(BaseModel):
     @property
     def combines(self) -> bool:
         """Whether alerts for people may be combined into one message."""
-        return self.digest and self.digest_style == "words"
+        return self.digest and self.digest_style == "summary"
 
     def compose(self, message: Message) -> bytes:
         """The bytes to send. Pure: equal messages give equal bytes."""

@@ -27,7 +27,7 @@ class ChannelQueues:
         before = self._channels.get(id)
         if channel is not before:  # equal texts give the same object, see load_channel
             per_minute = channel.per_minute or channel.per_minute_default
-            fresh = queue_for(per_minute, channel.digest, channel.digest_style == "words", self.is_known_good(id))
+            fresh = queue_for(per_minute, channel.digest, channel.digest_style == "summary", self.is_known_good(id))
             if before is None:
                 self._queues[id] = fresh
             elif channel != before:

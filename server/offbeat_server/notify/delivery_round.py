@@ -181,7 +181,7 @@ class DeliveryRound:
         if claimed:
             failpoints.pass_by("claimed")
             self._busy = True
-        claimed = await self._drop_unheard(claimed)
+        claimed = await self._drop_without_opening(claimed)
         holding = {id for id, each in targets.items() if isinstance(each.channel, Channel) and each.channel.combines}
         for row in await self._flapping.hold_back(claimed, holding):
             channel, project = targets[row.lane]
@@ -193,14 +193,14 @@ class DeliveryRound:
             first = row.attempts == 1
             queue.began(now, int(first and row.urgent), int(first and not row.urgent), int(not first))
 
-    async def _drop_unheard(self, claimed: list[Claimed]) -> list[Claimed]:
+    async def _drop_without_opening(self, claimed: list[Claimed]) -> list[Claimed]:
         """Settle ends of incidents whose beginning did not reach the channel. Return the others."""
         ends = [row.id for row in claimed if row.kind == AlertKind.RESOLVED and row.attempts == 1]
-        unheard = set(await self._outbox.unheard(ends)) if ends else set()
-        if unheard:
+        ends_without_opening = set(await self._outbox.ends_without_opening(ends)) if ends else set()
+        if ends_without_opening:
             why = "the opening did not reach this channel"
-            await self._outbox.settle([SettledAlert(id, AlertState.COLLAPSED, 0.0, why) for id in unheard])
-        return [row for row in claimed if row.id not in unheard]
+            await self._outbox.settle([SettledAlert(id, AlertState.COLLAPSED, 0.0, why) for id in ends_without_opening])
+        return [row for row in claimed if row.id not in ends_without_opening]
 
     async def _cover_resolves(self, targets: dict[int, PendingChannel]) -> None:
         """Settle ends of incidents that the end of a digest reports, before they are claimed."""

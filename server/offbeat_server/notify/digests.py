@@ -32,14 +32,14 @@ async def make_digest(
 
     Raises RenderError, and then nothing has changed.
     """
-    whole = channel.digest_style == "members"
+    per_alert = channel.digest_style == "members"
     # A machine gets a message for each alert, so all are named.
-    named = (wanted.most if whole else MONITORS_NAMED_MAX, INCIDENTS_NAMED_MAX)
+    named = (wanted.most if per_alert else MONITORS_NAMED_MAX, INCIDENTS_NAMED_MAX)
     async with outbox.transaction() as connection:
-        attached = await outbox.attach(connection, wanted, named, wanted.most if whole else 0)
+        attached = await outbox.attach(connection, wanted, named, wanted.most if per_alert else 0)
         if attached is None:
             return None
-        message, body = _put_into_words(attached, channel, project, message_builder)
+        message, body = _compose(attached, channel, project, message_builder)
         await outbox.write_digest(connection, attached, message.facts, body, lease_s)
     failpoints.pass_by("digest stored")
     return Digest(
@@ -58,7 +58,7 @@ async def make_digest(
     )
 
 
-def _put_into_words(
+def _compose(
     attached: Attached, channel: Channel, project: str, message_builder: MessageBuilder
 ) -> tuple[Message, bytes]:
     try:

@@ -26,7 +26,7 @@ class Flapping:
         The note about flapping is stored first, so that a retry has it too.
         """
         # The numbers of a monitor's incidents begin at 1, so a small one cannot be one of many.
-        asked = {
+        candidates = {
             row.id: row
             for row in claimed
             if row.kind == AlertKind.OPENED
@@ -34,16 +34,16 @@ class Flapping:
             and (row.incident or 0) >= INCIDENTS_PER_HOUR_MAX
             and row.lane in holding
         }
-        if not asked:
+        if not candidates:
             return claimed
         notes: dict[int, FlappingPayload] = {}
         held: set[int] = set()
-        for id, earlier in (await self._outbox.flapping(list(asked))).items():
+        for id, earlier in (await self._outbox.flapping(list(candidates))).items():
             if earlier + 1 < INCIDENTS_PER_HOUR_MAX:
                 continue
             late = earlier + 1 > INCIDENTS_PER_HOUR_MAX
             notes[id] = {"incidents": earlier + 1, "hold_s": self.hold_s, "held": late}
-            if late and "flapping" not in asked[id].facts:
+            if late and "flapping" not in candidates[id].facts:
                 held.add(id)
         if notes:
             await self._outbox.note(notes)

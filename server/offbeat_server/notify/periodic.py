@@ -69,7 +69,7 @@ class PeriodicAlerts(Service):
         self._count = count
         self._introduced_s = 0.0
         self._seen_rev = -1  # the last change after which channels were looked at
-        self._telling: set[int] = set()  # Alertmanager channels whose last repetition is still under way
+        self._sending: set[int] = set()  # Alertmanager channels whose last repetition is still under way
 
     async def start(self) -> None:
         """Begins; the first of each comes at once."""
@@ -96,9 +96,9 @@ class PeriodicAlerts(Service):
 
     async def remind(self, message_builder: MessageBuilder) -> None:
         """Queue the reminders that are due."""
-        while made := await self._outbox.remind(REMINDERS_MAX, self._out.now()):
+        while queued := await self._outbox.remind(REMINDERS_MAX, self._out.now()):
             self._wake()
-            if made < REMINDERS_MAX:
+            if queued < REMINDERS_MAX:
                 break
 
     async def catch_up(self, message_builder: MessageBuilder) -> None:
@@ -152,12 +152,12 @@ class PeriodicAlerts(Service):
             except DefinitionError as error:
                 log.warning("periodic.alertmanager_skipped", channel=id, error=str(error))
                 continue
-            if isinstance(channel, Alertmanager) and id not in self._telling:
-                self._telling.add(id)
-                task = self.errand(self._tell_one(id, channel, message_builder), f"Alertmanager {id}")
-                task.add_done_callback(lambda _, id=id: self._telling.discard(id))  # type: ignore[misc]
+            if isinstance(channel, Alertmanager) and id not in self._sending:
+                self._sending.add(id)
+                task = self.errand(self._send_pages(id, channel, message_builder), f"Alertmanager {id}")
+                task.add_done_callback(lambda _, id=id: self._sending.discard(id))  # type: ignore[misc]
 
-    async def _tell_one(self, id: int, channel: Alertmanager, message_builder: MessageBuilder) -> None:
+    async def _send_pages(self, id: int, channel: Alertmanager, message_builder: MessageBuilder) -> None:
         """All pages to every peer. One that fails waits for the next time: what the others hold must not grow old."""
         peers, after = channel.urls, 0
         while peers and (page := await self._outbox.firing(id, after, FIRING_PAGE)):

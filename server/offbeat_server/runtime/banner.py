@@ -46,8 +46,8 @@ def show(url: str, settings: Settings, admin_key: ShownKey, secret: bytes) -> No
             f"admin key: that of this database, first shown on another node and kept in {admin_key.home}. If it is "
             "lost, start with --admin-key."
         )
-    here = not settings.admin_key and admin_key.key is not None
-    given = f"$(cat {quote(str(path_in(settings.data_dir)))})" if here else "$OFFBEAT_ADMIN_KEY"
+    key_is_here = not settings.admin_key and admin_key.key is not None
+    given = f"$(cat {quote(str(path_in(settings.data_dir)))})" if key_is_here else "$OFFBEAT_ADMIN_KEY"
     key = uuid.uuid5(uuid.UUID(bytes=secret[:16]), SLUG)
     click.echo(
         f"""

@@ -341,7 +341,7 @@ class Parts(Service):
     def _checks(self) -> Sequence[Check]:
         """The checks of `/readyz`."""
         checks = [Check("running", not self.stopping, "stopping" if self.stopping else "")]
-        if self._facts.asked:
+        if self._facts.was_queried:
             checks.append(Check("postgres", self._facts.facts is not None, required=False))
         if self._scarce:
             checks.append(Check("descriptors", False, self._scarce, required=False))

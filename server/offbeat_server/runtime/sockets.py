@@ -13,18 +13,18 @@ from offbeat_server.config import WILDCARDS
 def bind_socket(host: str, port: int) -> socket.socket:
     """A TCP socket bound to this address (0: a free port), not listening yet. Raises SettingsError."""
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        made = socket.socket(family, kind, protocol)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise SettingsError(f"--host {host}: {error.strerror}") from error
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
-        made.close()
+        listener.close()
         raise SettingsError(f"--port {port} on --host {host}: {error.strerror}; choose another") from error
-    return made
+    return listener
 
 
 def seen_from_outside(host: str, node: str, port: int) -> str:

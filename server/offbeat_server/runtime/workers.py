@@ -104,16 +104,16 @@ class WorkerProcesses(Service):
             start_new_session=True,  # Ctrl-C reaches the main process, which stops the workers in its own order
         )
         os.close(says_ready)
-        asyncio.get_running_loop().add_reader(ready, self._hear_ready, number, ready)
+        asyncio.get_running_loop().add_reader(ready, self._note_ready, number, ready)
         assert process.stdin is not None
-        told = {"socket": self._socket.fileno(), "ready": says_ready, "settings": settings}
+        instructions = {"socket": self._socket.fileno(), "ready": says_ready, "settings": settings}
         with contextlib.suppress(ConnectionError):  # it has ended already; the task that waits for it will see
-            process.stdin.write(orjson.dumps(told) + b"\n")
+            process.stdin.write(orjson.dumps(instructions) + b"\n")
             await process.stdin.drain()
         self._processes[number] = process
         return process
 
-    def _hear_ready(self, number: int, ready: int) -> None:
+    def _note_ready(self, number: int, ready: int) -> None:
         """A worker says that it takes pings, or has ended before it could."""
         asyncio.get_running_loop().remove_reader(ready)
         says_so = bool(os.read(ready, 1))

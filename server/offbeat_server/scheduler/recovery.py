@@ -74,12 +74,12 @@ async def compare_incidents(
 
     Raises LeaseLostError, DatabaseDownError.
     """
-    ours = engine.open_incidents()
-    theirs = await scheduler_rows.open_incidents(connection)
-    if ours != theirs:  # or another scheduler may have continued since the states were read
+    in_engine = engine.open_incidents()
+    in_database = await scheduler_rows.open_incidents(connection)
+    if in_engine != in_database:  # or another scheduler may have continued since the states were read
         await outlast(connection, lease.check())
-    for monitor_id, number in theirs.items():
-        if ours.get(monitor_id) != number and monitor_id not in engine.quarantined:
+    for monitor_id, number in in_database.items():
+        if in_engine.get(monitor_id) != number and monitor_id not in engine.quarantined:
             on_mismatch()
             log.error(
                 "recovery.incident_only_in_database",
@@ -88,7 +88,7 @@ async def compare_incidents(
                 detail="The scheduler does not know this open incident. It is resolved now; please report this fault.",
             )
             await decision_rows.close_incident(connection, lease.check(), monitor_id, number, max(at, 1))
-    for monitor_id in ours.keys() - theirs.keys():
+    for monitor_id in in_engine.keys() - in_database.keys():
         on_mismatch()
         log.error(
             "recovery.incident_only_in_engine",

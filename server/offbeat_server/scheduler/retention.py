@@ -110,8 +110,8 @@ class Retention:
         kept_from = checkpoint_at - self._settings.keep_days * 86_400 * SECOND
         if any(end < kept_from for _, end in engine.state.outages.intervals[:1]):
             needed_from, starts = kept_from, engine.window_starts(active_since=kept_from)
-            while some := list(islice(starts, SLICE)):
-                needed_from = min(needed_from, *some)
+            while chunk := list(islice(starts, SLICE)):
+                needed_from = min(needed_from, *chunk)
                 await asyncio.sleep(0)
             self._needed = engine.now, needed_from
 

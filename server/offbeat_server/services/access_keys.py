@@ -45,9 +45,9 @@ async def create_key(context: Context, command: CreateKey, actor: str) -> KeyCre
         earlier = await created_before(connection, command.repeatable)
         if earlier is not None:
             return KeyCreated(int(earlier), None)
-        made = await stored.make_key(connection, secret, command.role, command.name, project, actor)
-        await remember(connection, command.repeatable, str(made.id))
-    return KeyCreated(made.id, made.key)
+        created = await stored.make_key(connection, secret, command.role, command.name, project, actor)
+        await remember(connection, command.repeatable, str(created.id))
+    return KeyCreated(created.id, created.key)
 
 
 async def revoke_key(context: Context, command: RevokeKey, actor: str) -> None:

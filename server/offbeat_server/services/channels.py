@@ -125,13 +125,13 @@ async def generate_secret(context: Context, command: GenerateSecret, actor: str)
         check_rev(command.expected_rev, row, f"channel {command.slug}")
         if not kinds.signs(row["kind"]):
             raise ConflictError(f"{command.slug} is of kind {row['kind']}; only webhook channels have signing secrets.")
-        made = kinds.with_new_secret(row["definition"], command.keep_former)
+        changed = kinds.with_new_secret(row["definition"], command.keep_former)
         wanted = projects.WantedChannel(
-            command.project_id, command.slug, row["kind"], row["is_default"], made.definition
+            command.project_id, command.slug, row["kind"], row["is_default"], changed.definition
         )
         await projects.put_channel(connection, wanted, actor, kinds.shown)
     context.changed()
-    return made.secret
+    return changed.secret
 
 
 async def delete_channel(context: Context, command: DeleteChannel, actor: str) -> None:

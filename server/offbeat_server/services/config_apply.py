@@ -264,8 +264,8 @@ def _given_twice(items: list[tuple[str, str, str | None]]) -> list[Problem]:
 async def _each(items: Any, part: str, model: type[M], problems: list[Problem]) -> list[tuple[str, M]]:
     """The items of a part, each with its path: `monitors.backup`, or `monitors.3` where the slug is missing."""
     read = []
-    async for some in chunked(list(_named(items)), PART_MONITORS):
-        for name, value in some:
+    async for chunk in chunked(list(_named(items)), PART_MONITORS):
+        for name, value in chunk:
             if isinstance(items, dict) and value["slug"] != name:
                 wrong = (
                     f"must be {name!r}, as its entry is named, not {value['slug']!r:.100}: correct it or leave it out"

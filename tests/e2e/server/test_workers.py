@@ -116,7 +116,7 @@ async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database
     ends: list[int] = []
     for number in (0, 0, 1):  # the first one dies, and the next in its place is ready too
         ready, says_ready = os.pipe()
-        asyncio.get_running_loop().add_reader(ready, workers._hear_ready, number, ready)
+        asyncio.get_running_loop().add_reader(ready, workers._note_ready, number, ready)
         ends.append(says_ready)
     os.write(ends[0], b"1")
     os.write(ends[1], b"1")

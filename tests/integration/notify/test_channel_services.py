@@ -232,11 +232,11 @@ async def test_apprise() -> None:
 @pytest.mark.parametrize("kind", ["slack", "discord", "msteams", "telegram", "ntfy"])
 async def test_a_link_that_a_service_may_refuse_is_text(kind: str, link: str) -> None:
     what = message()
-    words = what.words._replace(link=link)
+    rendered = what.rendered._replace(link=link)
     definitions: dict[str, Any] = {"telegram": {"token": "12345:" + "x" * 30, "chat": 1}, "ntfy": {"topic": "t"}}
     definition: dict[str, Any] = definitions.get(kind, {})
     field = {"telegram": "api", "ntfy": "server"}.get(kind, "url")
-    request = await sent(kind, definition, what._replace(link=link, words=words), field)
+    request = await sent(kind, definition, what._replace(link=link, rendered=rendered), field)
     content = request.json
     assert "url" not in content.get("embeds", [{}])[0] and "click" not in content
     assert "actions" not in content.get("attachments", [{"content": {}}])[0]["content"]

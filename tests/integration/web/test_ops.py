@@ -386,9 +386,9 @@ async def test_the_databases_side_is_read_once_for_many_and_missed_without_harm(
             )
         facts = DatabaseFacts(pool)
         facts.bind(metrics)
-        assert not facts.asked, "it is too early to report that Postgres is away"
+        assert not facts.was_queried, "it is too early to report that Postgres is away"
         await asyncio.gather(facts.refresh(), facts.refresh())
-        assert facts.asked
+        assert facts.was_queried
         text = generate_latest(metrics.registry).decode()
         assert "offbeat_database_up 1.0" in text and "offbeat_writers 1.0" in text
         assert "offbeat_ingest_outage_seconds_total 2.5" in text and "offbeat_outbox_pending 1.0" in text

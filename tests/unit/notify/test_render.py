@@ -193,7 +193,7 @@ def digest(*each: Named, **counts: int) -> RenderedAlert:
     attached = Attached(
         7, datetime(2026, 11, 29, tzinfo=UTC), UID, sum(counts.values()), False, kinds | span, [*each], []
     )
-    return MessageBuilder("abcd1234", None).digest(attached, "default").words
+    return MessageBuilder("abcd1234", None).digest(attached, "default").rendered
 
 
 def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:

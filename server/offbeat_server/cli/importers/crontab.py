@@ -74,56 +74,58 @@ def read_crontab(text: str, system: bool = False) -> Crontab:
     for number, line in enumerate(lines_of(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        found = _FIVE.match(line) or _NICKNAME.match(line)
+        match = _FIVE.match(line) or _NICKNAME.match(line)
         variable = _VARIABLE.match(line)
-        if variable is not None and (found is None or "=" in found[1]):
+        if variable is not None and (match is None or "=" in match[1]):
             if variable[2] == "CRON_TZ":
                 zone = variable[3].strip("\"'")
             continue
-        if found is None:
+        if match is None:
             left.append((number, "it is no line of a crontab: no monitor is made for it"))
             continue
-        if found[1].lower() == "@reboot":
+        if match[1].lower() == "@reboot":
             left.append((number, "@reboot has no time at which it is due: no monitor is made for it"))
             continue
-        command_at = found.start(2)
+        command_at = match.start(2)
         if system and (user := _USER.match(line[command_at:])):
             command_at += len(user[1])
         if _is_under_exec(line[command_at:]):
             left.append((number, "it runs under `offbeat exec` already: it stays as it is"))
             wrapped[number] = _unwrapped(line[command_at:])
             continue
-        jobs.append(CrontabJob(number, " ".join(found[1].split()), zone, line[:command_at], line[command_at:], line))
+        jobs.append(CrontabJob(number, " ".join(match[1].split()), zone, line[:command_at], line[command_at:], line))
     return Crontab(jobs, wrapped, left)
 
 
 def _unwrapped(command: str) -> str:
     """Return the command that `under_exec` was given."""
     try:
-        words = shlex.split(command)
+        arguments = shlex.split(command)
     except ValueError:
-        words = command.split()
-    words = words[words.index("--") + 1 :] if "--" in words else words
-    return words[2] if words[:2] == ["$SHELL", "-c"] and len(words) > 2 else " ".join(words)
+        arguments = command.split()
+    arguments = arguments[arguments.index("--") + 1 :] if "--" in arguments else arguments
+    return arguments[2] if arguments[:2] == ["$SHELL", "-c"] and len(arguments) > 2 else " ".join(arguments)
 
 
 def program_of(command: str) -> str:
     """The name of the program that a command is about, past conditions, shells and wrappers."""
     command = _guarded(command)[1]
-    while (found := _IN_FRONT.match(command)) is not None and command[found.end() :].strip():
-        command = command[found.end() :]
+    while (match := _IN_FRONT.match(command)) is not None and command[match.end() :].strip():
+        command = command[match.end() :]
     try:
-        words = shlex.split(command)
+        arguments = shlex.split(command)
     except ValueError:
-        words = command.split()
-    rest = iter(words)
-    for word in rest:
-        name = Path(word).name
+        arguments = command.split()
+    remaining = iter(arguments)
+    for argument in remaining:
+        name = Path(argument).name
         if name in _WRAPPERS_WITH_ARGUMENT:
-            next((each for each in rest if not each.startswith("-")), None)
-        elif not (name in _WRAPPERS or word.startswith("-") or re.match(r"^[A-Za-z_]\w*=", word) or word.isdigit()):
+            next((each for each in remaining if not each.startswith("-")), None)
+        elif not (
+            name in _WRAPPERS or argument.startswith("-") or re.match(r"^[A-Za-z_]\w*=", argument) or argument.isdigit()
+        ):
             return re.sub(r"\.(sh|py|pl|rb|php)$", "", name)
-    return words[0] if words else ""
+    return arguments[0] if arguments else ""
 
 
 def is_guarded(command: str) -> bool:
@@ -165,14 +167,14 @@ def under_exec(job: CrontabJob, key: str, program: str = "offbeat", url: str | N
 
 def _guarded(command: str) -> tuple[str, str]:
     """The conditions that a command begins with ("" for none), and the rest."""
-    found = _GUARDS.match(command)
-    return (re.sub(r"\s*&&\s*$", "", found[1]), command[found.end() :]) if found else ("", command)
+    match = _GUARDS.match(command)
+    return (re.sub(r"\s*&&\s*$", "", match[1]), command[match.end() :]) if match else ("", command)
 
 
 def _is_simple(command: str) -> bool:
     """Whether a shell reads it as one command, a pipeline or a list joined by `&&`."""
     try:
-        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
+        tokens = list(shlex.shlex(command, posix=True, punctuation_chars=True))
     except ValueError:
         return False
-    return not any(set(word) <= set("|&;()") and word not in ("|", "&&") for word in words)
+    return not any(set(token) <= set("|&;()") and token not in ("|", "&&") for token in tokens)

@@ -65,10 +65,10 @@ def _schedule(check: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keywords(check: dict[str, Any]) -> dict[str, Any]:
-    def words(name: str) -> list[str]:
-        return [word.strip() for word in str(check.get(name) or "").split(",") if word.strip()]
+    def keywords_in(name: str) -> list[str]:
+        return [keyword.strip() for keyword in str(check.get(name) or "").split(",") if keyword.strip()]
 
-    found = {"start": words("start_kw"), "success": words("success_kw"), "fail": words("failure_kw")}
-    keywords: dict[str, Any] = {name: value for name, value in found.items() if value}
+    lists = {"start": keywords_in("start_kw"), "success": keywords_in("success_kw"), "fail": keywords_in("failure_kw")}
+    keywords: dict[str, Any] = {name: value for name, value in lists.items() if value}
     keywords["default"] = "fail" if check.get("filter_default_fail") else "ignore"
     return keywords

@@ -128,7 +128,7 @@ class Cluster:
             with contextlib.suppress(OSError):
                 place.rmdir()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the server's log, for an error message."""
         with contextlib.suppress(OSError):
             return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-5:])
@@ -178,8 +178,8 @@ class Cluster:
         with contextlib.suppress(FileExistsError):
             short.mkdir(mode=0o700)
             self._give_to_owner(short)
-        found = short.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != self._uid() or found.st_mode & 0o077:
+        status = short.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != self._uid() or status.st_mode & 0o077:
             raise SettingsError(f"{short} belongs to another user; choose a --data-dir with a shorter, plain name")
         return short
 

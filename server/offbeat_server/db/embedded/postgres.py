@@ -136,24 +136,24 @@ class EmbeddedPostgres(Service):
     async def _look_after(self) -> None:
         self._reap()
         if self._cluster is not None and self._cluster.pid() is None:
-            log.error("postgres.restarting", output=self._cluster.last_words())
+            log.error("postgres.restarting", output=self._cluster.log_tail())
             await self._bring_up(self._cluster)
 
     async def _bring_up(self, cluster: Cluster) -> None:
         """Until it is ready: launches it where it is not there, waits where it starts, recovers or still stops."""
         launches, began = 0, monotonic()
-        told_at = began
+        logged_at = began
         while not (cluster.pid() is not None and cluster.ready()):
             now = monotonic()
             if now - began > RECOVERY_MAX_S:
                 raise DatabaseDownError(f"the embedded Postgres is not ready after {RECOVERY_MAX_S:.0f} s")
-            if now - told_at > 5:
-                told_at = now
-                log.info("postgres.waiting", output=cluster.last_words())
+            if now - logged_at > 5:
+                logged_at = now
+                log.info("postgres.waiting", output=cluster.log_tail())
             self._reap()
             if self._child is None and cluster.pid() is None:
                 if launches == LAUNCHES_MAX:
-                    raise DatabaseDownError(f"the embedded Postgres does not start:\n{cluster.last_words()}")
+                    raise DatabaseDownError(f"the embedded Postgres does not start:\n{cluster.log_tail()}")
                 await asyncio.sleep(0.5 * launches)
                 self._child = await asyncio.to_thread(cluster.launch)
                 launches += 1

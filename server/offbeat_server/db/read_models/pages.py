@@ -69,10 +69,10 @@ async def runs_by_day(pool: asyncpg.Pool, monitor_id: int, starts: Sequence[date
     return await pool.fetch(_SQL["runs_by_day"], monitor_id, starts[0], list(starts))
 
 
-async def days_heard(pool: asyncpg.Pool, monitor_id: int, bounds: Sequence[datetime]) -> list[bool]:
+async def days_with_pings(pool: asyncpg.Pool, monitor_id: int, bounds: Sequence[datetime]) -> list[bool]:
     """Whether there was a ping between each two neighbours of `bounds`."""
-    rows = await pool.fetch(_SQL["days_heard"], monitor_id, list(bounds[:-1]), list(bounds[1:]))
-    return [row["heard"] for row in rows]
+    rows = await pool.fetch(_SQL["days_with_pings"], monitor_id, list(bounds[:-1]), list(bounds[1:]))
+    return [row["has_pings"] for row in rows]
 
 
 async def durations(pool: asyncpg.Pool, monitor_id: int, limit: int) -> Rows:

@@ -54,8 +54,8 @@ class DatabaseFacts:
         self.facts: MetricFacts | None = None
 
     @property
-    def asked(self) -> bool:
-        """Whether Postgres was ever asked; before that, no facts say nothing about it."""
+    def was_queried(self) -> bool:
+        """Whether Postgres was ever queried; before that, missing facts say nothing about it."""
         return self._read_s > float("-inf")
 
     async def refresh(self) -> None:

@@ -79,8 +79,8 @@ async def put_monitors(connection: Connection, wanted: Sequence[WantedMonitor], 
     if problems := await _write_keys_away(connection, plans):
         raise DefinitionError(problems)
     written = []
-    async for some in chunked(plans, PART_MONITORS):
-        written += await _write(connection, some, actor)
+    async for chunk in chunked(plans, PART_MONITORS):
+        written += await _write(connection, chunk, actor)
     return written
 
 
@@ -210,8 +210,8 @@ async def _write_keys_away(connection: Connection, plans: Sequence[_Plan]) -> li
                 if value in new:
                     problems.append(Problem(field, f"the same key is given twice ({new[value][0]})"))
                 new[value] = field, plan.wanted.project_id
-    async for some in chunked(gone, PART_MONITORS):
-        await connection.execute(_SQL["delete_keys"], some)
+    async for chunk in chunked(gone, PART_MONITORS):
+        await connection.execute(_SQL["delete_keys"], chunk)
     async for added in chunked(list(new), PART_MONITORS):
         taken = await connection.fetch(_SQL["keys_taken"], added)
         problems += [Problem(new[row["key"]][0], "this key already leads to another monitor") for row in taken]

@@ -239,9 +239,9 @@ class Outbox:
         """Change fields of a channel's definition that are still as they were `before`."""
         await self._execute("change_channel", id, before, after)
 
-    async def unheard(self, ids: Sequence[int]) -> list[int]:
-        """Of these alerts those that report the end of an incident whose beginning did not reach the channel."""
-        return [row["id"] for row in await self._planned("unheard", list(ids))]
+    async def ends_without_opening(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids, of these alerts, of recoveries whose opening alert did not reach the channel."""
+        return [row["id"] for row in await self._planned("ends_without_opening", list(ids))]
 
     async def introduce(self, now: Micros) -> int:
         """Queue what is open for channels that have no alert of it, because they were added later; how many."""
@@ -324,17 +324,18 @@ class Outbox:
         `named`: how many monitors the message names, and how many incidents of each. `members`: how many alerts it
         holds whole.
         """
-        made = await connection.fetchrow(_SQL["attach"], *wanted, named[0], timeout=BULK_TIMEOUT_S)
-        if made is None:
+        digest = await connection.fetchrow(_SQL["attach"], *wanted, named[0], timeout=BULK_TIMEOUT_S)
+        if digest is None:
             return None
-        id = made["id"]
+        id = digest["id"]
         counts = await connection.fetchrow(_SQL["members_counted"], id, timeout=BULK_TIMEOUT_S)
         first = await connection.fetch(_SQL["members_named"], id, *named, timeout=BULK_TIMEOUT_S)
-        whole = await connection.fetch(_SQL["members_whole"], id, members, timeout=BULK_TIMEOUT_S) if members else []
+        complete = await connection.fetch(_SQL["members_whole"], id, members, timeout=BULK_TIMEOUT_S) if members else []
         assert counts is not None
         return Attached(
-            id, made["created_at"], made["uid"], made["alerts"], made["left"], cast(AlertPayload[str], dict(counts)),
-            [Named(**_with_secrets(row)) for row in first], [_member(row) for row in whole],
+            id, digest["created_at"], digest["uid"], digest["alerts"], digest["left"],
+            cast(AlertPayload[str], dict(counts)),
+            [Named(**_with_secrets(row)) for row in first], [_member(row) for row in complete],
         )  # fmt: skip
 
     async def write_digest(

@@ -217,8 +217,8 @@ class _Translated:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None and (ours := _verdict(error)) is not None:
-            raise ours from error
+        if error is not None and (translated := _verdict(error)) is not None:
+            raise translated from error
 
 
 _TROUBLE = _Translated()

@@ -63,11 +63,11 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
     row = await find_project(connection, wanted.slug)
     if row is None:
         (rev,) = await changes.next_revs(connection, 1)
-        made = await connection.fetchrow(
+        stored = await connection.fetchrow(
             _SQL["insert_project"], wanted.slug, wanted.name, wanted.ping_key, wanted.definition, rev
         )
-        if made is not None:
-            change = Change("project", made["id"], None, wanted.slug, None, _project(made))
+        if stored is not None:
+            change = Change("project", stored["id"], None, wanted.slug, None, _project(stored))
     else:
         before = _project(row)
         ping_key = wanted.ping_key or row["ping_key"]
@@ -76,13 +76,13 @@ async def put_project(connection: Connection, wanted: WantedProject, actor: str)
         if before == after:
             return change
         (rev,) = await changes.next_revs(connection, 1)
-        made = await connection.fetchrow(
+        stored = await connection.fetchrow(
             _SQL["update_project"], row["id"], wanted.name, ping_key, wanted.definition, rev
         )
     field = f"{wanted.path}.ping_key" if wanted.path else "ping_key"
-    if made is None:
+    if stored is None:
         raise DefinitionError([Problem(field, "another project has this ping key")])
-    if await connection.fetchval(_SQL["ping_key_hides"], made["id"], made["ping_key"]):
+    if await connection.fetchval(_SQL["ping_key_hides"], stored["id"], stored["ping_key"]):
         raise DefinitionError([Problem(field, "a key of another project's monitor is, or begins with, this ping key")])
     await changes.record(connection, actor, [change], [rev])
     if change.before is None:

@@ -254,7 +254,7 @@ def _alerts(
 
 def _with_times(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The same with every instant (a number under a name in `_at`, or the estimate) as RFC 3339."""
-    said = {}
+    converted = {}
     for name, value in facts.items():
         if isinstance(value, int):
             value = to_rfc3339(value) if name.endswith("_at") or name == "eta" else value
@@ -262,8 +262,8 @@ def _with_times(facts: Mapping[str, Any]) -> dict[str, Any]:
             value = _with_times(value)
         elif isinstance(value, list):
             value = [_with_times(each) if isinstance(each, dict) else each for each in value]
-        said[name] = value
-    return said
+        converted[name] = value
+    return converted
 
 
 @lru_cache(maxsize=10_000)  # what is decided in a storm has few instants

@@ -52,10 +52,10 @@ _new_entry = tuple.__new__  # half the time of Entry(...), which is a Python fun
 def read_entries(columns: asyncpg.Record | None) -> list[Entry]:
     """The columns of the statements, each a list of one length; the last ones of what is not plain, or all null."""
     assert columns is not None
-    writers, ats, seqs, monitor_ids, project_ids, sources, signals, plain, *said = columns
+    writers, ats, seqs, monitor_ids, project_ids, sources, signals, plain, *ping_columns = columns
     if writers is None:
         return []
-    others: Iterator[Any] = zip(*said, strict=True) if said[0] is not None else iter(())
+    others: Iterator[Any] = zip(*ping_columns, strict=True) if ping_columns[0] is not None else iter(())
     # The values that a monitor keeps of its last entry are one object for all monitors if they are equal.
     return [
         _new_entry(

@@ -109,14 +109,14 @@ class Defined(NamedTuple):
 
 def read_defined(text: str) -> Defined:
     """One side of a change of a monitor."""
-    said = orjson.loads(text)
-    definition = orjson.dumps(said["definition"]).decode()
+    document = orjson.loads(text)
+    definition = orjson.dumps(document["definition"]).decode()
     return Defined(
-        said["slug"],
-        said.get("name") or said["slug"],
-        tuple(said.get("tags", ())),
-        said.get("paused", False),
-        _read_instant(said.get("snoozed_until")),
+        document["slug"],
+        document.get("name") or document["slug"],
+        tuple(document.get("tags", ())),
+        document.get("paused", False),
+        _read_instant(document.get("snoozed_until")),
         definition,
     )
 
@@ -154,8 +154,8 @@ async def windows_applied(connection: Connection, rev: int) -> list[tuple[Micros
 
 def read_window_change(text: str) -> tuple[int, Window]:
     """Id and definition from one side of a change of a window."""
-    said = orjson.loads(text)
-    return said["id"], read_window(said["definition"])
+    document = orjson.loads(text)
+    return document["id"], read_window(document["definition"])
 
 
 async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:
@@ -249,18 +249,18 @@ def outage_facts(outage: Outage) -> AlertPayload[str]:
     """Return the facts of the operator alert about an outage."""
     seconds = (outage.ended_at - outage.started_at) / SECOND
     jumped = "The database's clock has jumped. " if outage.reason == "clock" else ""
-    said = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({outage.reason})"
+    summary = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({outage.reason})"
     if outage.reason == "lost":
-        said = (
+        summary = (
             f"Postgres has lost {outage.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
             "promoted, or a backup was restored"
         )
     elif outage.pings:
-        said += f"; {outage.pings} pings are known to have been refused"
+        summary += f"; {outage.pings} pings are known to have been refused"
     return {
         "kind": AlertKind.OPERATOR,
         "cause": "deaf",
-        "reason": f"{said}. Deadlines in this time have been extended.",
+        "reason": f"{summary}. Deadlines in this time have been extended.",
         "opened_at": to_rfc3339(outage.started_at),
         "resolved_at": to_rfc3339(outage.ended_at),
     }

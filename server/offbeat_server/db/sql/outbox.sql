@@ -50,7 +50,7 @@ a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
    a.facts @> '{"cause": "failed"}' or a.facts @> '{"causes": [{"cause": "failed"}]}'
    or a.facts @> '{"causes": [{"cause": "stage"}]}' or a.facts @> '{"causes": [{"cause": "tasks"}]}'))
 
--- part: is_unheard
+-- part: is_without_opening
 -- Ends `a` of incidents of which nothing reached the channel: every alert before it died. (If there is none before it,
 -- they were deleted.)
 (a.kind = 'resolved' and exists (
@@ -251,11 +251,11 @@ returning
           -- include: claimed
           , null::text[] as secrets
 
--- name: unheard
+-- name: ends_without_opening
 -- Ends of incidents are for channels that received the beginning.
 select a.id from alerts a
  where a.id = any ($1::bigint[]) and
- -- include: is_unheard
+ -- include: is_without_opening
 
 -- name: change_channel
 -- A change that the service itself has reported, unless a person has changed the channel since.
@@ -481,7 +481,7 @@ with ready as (
    where a.lane = $1 and a.state = 'pending' and a.digest_id is null
      and a.attempts = 0 and a.next_attempt_at <= now()
      and a.expires_at > now() and a.kind not in ('operator', 'test') and ($5 or a.kind <> 'resolved') and not
-     -- include: is_unheard
+     -- include: is_without_opening
      and ($6 = 'all' or ($6 = 'rest' and not a.urgent) or
      -- include: is_over
      )

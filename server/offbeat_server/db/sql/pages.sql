@@ -75,9 +75,9 @@ select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.cause
 select width_bucket(r.finished_at, $3::timestamptz[]) as day, r.verdict, count(*) as runs
   from runs r where r.monitor_id = $1 and r.finished_at >= $2 group by 1, 2
 
--- name: days_heard
+-- name: days_with_pings
 -- Whether there was any ping on each day: one step into the index a day, however many there were.
-select exists (select from pings l where l.monitor_id = $1 and l.at >= d.began and l.at < d.ended) as heard
+select exists (select from pings l where l.monitor_id = $1 and l.at >= d.began and l.at < d.ended) as has_pings
   from unnest($2::timestamptz[], $3::timestamptz[]) with ordinality as d (began, ended, n) order by d.n
 
 -- name: durations

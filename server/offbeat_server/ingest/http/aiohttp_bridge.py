@@ -74,18 +74,18 @@ class AiohttpListener:
 
     async def _take(self, dialect: Dialect, path: str, query: str, request: web.Request) -> web.Response:
         headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
-        asked = Request(request.method, path, query, headers, b"")
+        ping_request = Request(request.method, path, query, headers, b"")
         body = await self._read_body(request, dialect, path)
         if isinstance(body, Body):
-            asked = asked._replace(body=body.body, whole_bytes=body.whole_bytes, fault=body.fault)
+            ping_request = ping_request._replace(body=body.body, whole_bytes=body.whole_bytes, fault=body.fault)
             peer = self._sources.peer(request.transport and request.transport.get_extra_info("peername"))
             waiting = PendingOutcome()
             client = self._sources.client(peer, headers.get("x-forwarded-for"))
-            self._pipeline.accept(dialect, asked, client.source, waiting)
+            self._pipeline.accept(dialect, ping_request, client.source, waiting)
             outcome = await waiting.outcome
         else:
             outcome = body
-        answer = answer_of(dialect, outcome, asked)
+        answer = answer_of(dialect, outcome, ping_request)
         if answer.status >= 400:
             self._metrics.failed(answer.status)
         response = response_of(answer)

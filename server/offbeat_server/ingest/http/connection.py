@@ -177,16 +177,16 @@ class HttpConnection(asyncio.Protocol):
     # ---------------------------------------------------------------- called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        made = cast(asyncio.Transport, transport)
-        self._flow = FlowControl(made)
-        self.peer = self.context.sources.peer(made.get_extra_info("peername"))
+        tcp = cast(asyncio.Transport, transport)
+        self._flow = FlowControl(tcp)
+        self.peer = self.context.sources.peer(tcp.get_extra_info("peername"))
         if not self.context.admit(self):
             self._enter(ConnectionEvent.TURNED_AWAY)
-            made.abort()
+            tcp.abort()
             return
         self._enter(ConnectionEvent.ADMITTED)
-        self.transport = made
-        made.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.transport = tcp
+        tcp.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter(ConnectionEvent.LOST)
@@ -307,12 +307,12 @@ class HttpConnection(asyncio.Protocol):
             and (plain := lookup_target(target or head.url)) is not None
             and _IDEMPOTENCY not in head.headers
         ):
-            said, key, slug = plain
+            cached, key, slug = plain
             source, trusted = self.peer
             if trusted:
                 source = self._client(Headers(head.headers))
-            waiter = self._expect_answer(said.dialect, None, method)
-            context.pipeline.accept_plain(said, key, slug, method, source, waiter)
+            waiter = self._expect_answer(cached.dialect, None, method)
+            context.pipeline.accept_plain(cached, key, slug, method, source, waiter)
             return True
         if target is not None and not (head.set_target(target) or head.read(raw)):
             return False

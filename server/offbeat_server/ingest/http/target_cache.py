@@ -28,14 +28,14 @@ _is_uuid = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").
 class CachedTarget(NamedTuple):
     """The meaning of a target, beside its address.
 
-    `create`: the address may make the monitor. `word`: that of `/ping/{key}/{word}`, which may be a slug.
+    `create`: the address may make the monitor. `suffix`: that of `/ping/{key}/{suffix}`, which may be a slug.
     """
 
     dialect: Dialect
     ping: Ping
     named: bool
     create: bool
-    word: str = ""
+    suffix: str = ""
 
     def reading(self, key: str, slug: str | None) -> ParsedPing:
         """As its dialect reads it."""
@@ -44,8 +44,8 @@ class CachedTarget(NamedTuple):
         )
 
     def request(self, key: str, method: str) -> Request | None:
-        """The request again, if its `word` may be a slug."""
-        return Request(method, f"{healthchecks.PREFIX}{key}/{self.word}", "", {}, b"") if self.word else None
+        """The request again, if its `suffix` may be a slug."""
+        return Request(method, f"{healthchecks.PREFIX}{key}/{self.suffix}", "", {}, b"") if self.suffix else None
 
 
 def lookup_target(target: bytes) -> tuple[CachedTarget, str, str | None] | None:
@@ -55,25 +55,25 @@ def lookup_target(target: bytes) -> tuple[CachedTarget, str, str | None] | None:
     it holds only letters, digits and characters that need no encoding.
     """
     path, _, last = target.rpartition(b"/")
-    said = _BARE.get(path)
-    if said is not None and last.replace(b"-", b"").isalnum():  # most pings: half the time of the general form
-        return said, last.decode(), None
-    found = _split(target)
-    if found is None:
+    cached = _BARE.get(path)
+    if cached is not None and last.replace(b"-", b"").isalnum():  # most pings: half the time of the general form
+        return cached, last.decode(), None
+    match = _split(target)
+    if match is None:
         return None
-    prefix, first, second, tail = found.groups()
-    said = _BY_KEY.get((prefix, second, tail))
+    prefix, first, second, tail = match.groups()
+    cached = _BY_KEY.get((prefix, second, tail))
     # Healthchecks has `/ping/{uuid}/start` and, for another first part, a slug of this name.
     keyed = second is None or prefix != b"/ping/" or _is_uuid(first) is not None
-    if keyed and said is not None:
-        return said, first.decode(), None
-    if second is None or (keyed and prefix == b"/ping/") or (said := _BY_SLUG.get((prefix, tail))) is None:
+    if keyed and cached is not None:
+        return cached, first.decode(), None
+    if second is None or (keyed and prefix == b"/ping/") or (cached := _BY_SLUG.get((prefix, tail))) is None:
         return None
-    return said, first.decode(), second.decode()
+    return cached, first.decode(), second.decode()
 
 
-def _ask(prefix: str, rest: str, word: str = "") -> CachedTarget:
-    """Return what the protocol of this prefix reads in a target; `word` is in `rest`."""
+def _ask(prefix: str, rest: str, suffix: str = "") -> CachedTarget:
+    """Return what the protocol of this prefix reads in a target; `suffix` is in `rest`."""
     path, _, query = f"{prefix}{_KEY}{rest}".partition("?")
     dialect = registry.find(path, query)
     assert dialect is not None
@@ -81,7 +81,9 @@ def _ask(prefix: str, rest: str, word: str = "") -> CachedTarget:
     assert isinstance(reading, ParsedPing), rest
     create = isinstance(reading.address, SlugAddress) and reading.address.create
     assert reading.address in (KeyAddress(_KEY), SlugAddress(_KEY, _SLUG, create)), rest
-    return CachedTarget(dialect, lasting(reading.ping), reading.named, create, word if dialect is healthchecks else "")
+    return CachedTarget(
+        dialect, lasting(reading.ping), reading.named, create, suffix if dialect is healthchecks else ""
+    )
 
 
 def _bytes(text: str) -> bytes | None:
@@ -94,12 +96,12 @@ _STATES = [f"?state={state}" for state in ("run", "complete", "fail", "ok", "tic
 
 
 def _by_key() -> Iterable[tuple[str, str, str]]:
-    """Prefix, word and the rest."""
+    """Prefix, suffix and the rest."""
     for prefix in (native.PREFIX, healthchecks.PREFIX, uptime_kuma.PREFIX):
         yield prefix, "", ""
-    yield from ((native.PREFIX, word, "") for word in (*SIGNAL_WORDS, *_CODES))
-    yield from ((native.PREFIX, "", f"?status={word}") for word in SIGNAL_WORDS)
-    yield from ((healthchecks.PREFIX, word, "") for word in _SUFFIXES)
+    yield from ((native.PREFIX, suffix, "") for suffix in (*SIGNAL_WORDS, *_CODES))
+    yield from ((native.PREFIX, "", f"?status={suffix}") for suffix in SIGNAL_WORDS)
+    yield from ((healthchecks.PREFIX, suffix, "") for suffix in _SUFFIXES)
     yield uptime_kuma.PREFIX, "", "?status=up"
     yield uptime_kuma.PREFIX, "", "?status=up&msg=OK&ping="
 
@@ -107,15 +109,15 @@ def _by_key() -> Iterable[tuple[str, str, str]]:
 def _by_slug() -> Iterable[tuple[str, str]]:
     """Prefix and the rest."""
     yield from (
-        (healthchecks.PREFIX, rest) for rest in ("", "?create=1", *(f"/{word}" for word in _SUFFIXES), *_STATES)
+        (healthchecks.PREFIX, rest) for rest in ("", "?create=1", *(f"/{suffix}" for suffix in _SUFFIXES), *_STATES)
     )
     yield from ((cronitor.PREFIX, rest) for rest in ("", *_STATES))
 
 
 _BY_KEY = {
-    (prefix.encode(), _bytes(word), _bytes(rest)): _ask(prefix, (f"/{word}" if word else "") + rest, word)
-    for prefix, word, rest in _by_key()
+    (prefix.encode(), _bytes(suffix), _bytes(rest)): _ask(prefix, (f"/{suffix}" if suffix else "") + rest, suffix)
+    for prefix, suffix, rest in _by_key()
 }
-_BARE = {prefix[:-1]: said for (prefix, word, rest), said in _BY_KEY.items() if word is rest is None}
+_BARE = {prefix[:-1]: cached for (prefix, suffix, rest), cached in _BY_KEY.items() if suffix is rest is None}
 _BY_SLUG = {(prefix.encode(), _bytes(rest)): _ask(prefix, f"/{_SLUG}{rest}") for prefix, rest in _by_slug()}
-DIALECTS = {said.dialect for said in (*_BY_KEY.values(), *_BY_SLUG.values())}
+DIALECTS = {cached.dialect for cached in (*_BY_KEY.values(), *_BY_SLUG.values())}

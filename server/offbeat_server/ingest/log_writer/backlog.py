@@ -180,7 +180,7 @@ class Backlog:
         self.pings -= len(batch.entries)
         self.bytes -= batch.bytes
         if self._room:
-            self._tell_room()
+            self._wake_waiting()
         return batch
 
     def reject(self, refusal: Rejection) -> None:
@@ -205,7 +205,7 @@ class Backlog:
     def close(self, reason: str) -> None:
         """Refuse pings from now on (`reason`: one of metrics.REFUSALS); what is pending stays."""
         self._closed, self._limit = reason, 0
-        self._tell_room()
+        self._wake_waiting()
 
     def drop(self, reason: str) -> None:
         """Discard all pending pings: they are never stored. The backlog must be closed."""
@@ -243,7 +243,7 @@ class Backlog:
         self._sealed.append(self._open)
         self._open = Batch()
 
-    def _tell_room(self) -> None:
+    def _wake_waiting(self) -> None:
         waiting, self._room = self._room, []
         for future in waiting:
             if not future.done():

@@ -111,7 +111,7 @@ class LogWriter(Service):
         self._alarm: asyncio.Future[None] | None = None
         self._answered_s = self._moved_s = self._sampled_s = self._pulsed_s = self._turned_s = monotonic()
         self._slow_since_s = self._slow_last_s = float("-inf")  # of the present slow time, or the last one
-        self._slow_told = False
+        self._slow_logged = False
         self._asked_s: float | None = None  # when the oldest request to Postgres began that is not answered yet
 
     async def start(self) -> None:
@@ -298,7 +298,7 @@ class LogWriter(Service):
     async def _pulse(self) -> None:
         assert self._log is not None
         head = self.backlog.front()
-        through = self._heard_through() if head is None else head.entries[0].at - 1
+        through = self._accepted_through() if head is None else head.entries[0].at - 1
         await self._report_refused_pings()  # after `through` is chosen: pings refused since are later
         self._pulsed_s = monotonic()
         before = self._clock.local()
@@ -310,7 +310,7 @@ class LogWriter(Service):
         self._committed.add(self.id, [], through)
         self._clock.sample(before, database, after)
 
-    def _heard_through(self) -> Micros:
+    def _accepted_through(self) -> Micros:
         """Return the instant up to which every ping was accepted, for when no ping is pending.
 
         While the writer runs this is now. After `stop` began it is the instant of the stop: later pings were refused,
@@ -364,10 +364,10 @@ class LogWriter(Service):
     def _note_slow(self, seconds: float) -> None:
         now_s = monotonic()
         if now_s - seconds - self._slow_last_s > SLOW_GAP_S:
-            self._slow_since_s, self._slow_told = now_s - seconds, False
+            self._slow_since_s, self._slow_logged = now_s - seconds, False
         self._slow_last_s = now_s
-        if self._is_slow_for_long() and not self._slow_told:
-            self._slow_told = True
+        if self._is_slow_for_long() and not self._slow_logged:
+            self._slow_logged = True
             log.error(
                 "writer.commits_slow",
                 seconds=round(now_s - self._slow_since_s),
@@ -384,7 +384,7 @@ class LogWriter(Service):
 
     async def _end(self) -> None:
         assert self._log is not None
-        through = self._heard_through()
+        through = self._accepted_through()
         await self._report_refused_pings()
         await self._log.end(self.id, through)
         await self._log.close()

@@ -42,9 +42,9 @@ def note_headers(notes: Iterable[PingNote]) -> tuple[tuple[str, str], ...]:
 def _noted(answer: HttpAnswer, notes: tuple[PingNote, ...]) -> HttpAnswer:
     body = answer.body
     if answer.content_type.startswith("application/json"):
-        said = orjson.loads(body)
-        said |= {"ignored": {note.field: note.reason.encode("utf-8", "replace").decode() for note in notes}}
-        body = orjson.dumps(said)
+        document = orjson.loads(body)
+        document |= {"ignored": {note.field: note.reason.encode("utf-8", "replace").decode() for note in notes}}
+        body = orjson.dumps(document)
     else:
         lines = [f"{'changed' if note.changed else 'ignored'}: {note.reason}" for note in notes]
         body = b"\n".join([*([body] if body else []), *(line.encode("utf-8", "replace") for line in lines)])

@@ -150,14 +150,14 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
     signal = signals[-1] if signals else "success"
     if signal is None:
         return Rejection(400, "unknown state: use run, complete, fail, ok, tick or logs")
-    there = slug_in(slug, values.get("env"))
-    if there is None:
+    own_slug = slug_in(slug, values.get("env"))
+    if own_slug is None:
         return _WRONG_SLUG
     notes: list[PingNote] = []
-    said = _details(values, metrics, notes)
+    details = _details(values, metrics, notes)
     others = [(each, value) for each, value in pairs if each.lower() not in (*_OWN, "status_code", "exit_code")]
     if states:
-        exits = [("exit_code", said["exit_code"])] if said.get("exit_code") else []
+        exits = [("exit_code", details["exit_code"])] if details.get("exit_code") else []
         beside = read_beside([("state", each) for each in signals if each is not None], [*others, *exits])
         if beside is not None:
             signal = beside.ping.signal
@@ -170,11 +170,13 @@ def _with_parameters(api_key: str, slug: str, sent: str, query: str) -> ParsedPi
         if other is not None:
             signal = other.ping.signal
             notes += other.notes
-        elif said.get("exit_code"):
+        elif details.get("exit_code"):
             signal = "fail"
-    address = _address(api_key, slug, sent) if there == slug else SlugAddress(api_key, there, create=True, like=slug)
+    address = (
+        _address(api_key, slug, sent) if own_slug == slug else SlugAddress(api_key, own_slug, create=True, like=slug)
+    )
     ping = _PLAIN.get(signal) or Ping(signal, dialect=name)
-    return ParsedPing(address, ping._replace(**said) if said else ping, named=bool(states), notes=tuple(notes))
+    return ParsedPing(address, ping._replace(**details) if details else ping, named=bool(states), notes=tuple(notes))
 
 
 def _details(values: dict[str, str], metrics: list[str], notes: list[PingNote]) -> dict[str, Any]:
@@ -189,16 +191,16 @@ def _details(values: dict[str, str], metrics: list[str], notes: list[PingNote]) 
     run, changed = read_id("run", values.get("series", ""))
     if changed is not None:
         notes.append(PingNote("run", changed, changed=True))
-    said: dict[str, Any] = {"run": run, "message": stored_text(values.get("message") or values.get("msg") or "")}
+    details: dict[str, Any] = {"run": run, "message": stored_text(values.get("message") or values.get("msg") or "")}
     for field, reader, value in (("done", read_count, count), ("duration", read_seconds, duration)):
         try:
-            said[field] = reader(field, value)
+            details[field] = reader(field, value)
         except ValueError as error:
             notes.append(PingNote(field, str(error)))
     code = (values.get("status_code") or values.get("exit_code") or "").strip()
     exit_code = read_exit(code) if code else None
     if exit_code is not None and not exit_code.lost:
-        said["exit_code"] = exit_code.code
+        details["exit_code"] = exit_code.code
     elif code:
         notes.append(PingNote("exit_code", f"exit_code must be a number, not {shown(code)}"))
-    return {field: value for field, value in said.items() if value is not None}
+    return {field: value for field, value in details.items() if value is not None}

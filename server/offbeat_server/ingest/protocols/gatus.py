@@ -66,9 +66,9 @@ def read(request: Request) -> ParsedPing | Rejection:
     seconds = _seconds(values.get("duration", ""))
     notes = [seconds] if isinstance(seconds, PingNote) else []
     duration = None if isinstance(seconds, PingNote) else seconds
-    said = read_beside(own, [pair for pair in pairs if pair[0].lower() not in ("success", "error", "duration")])
-    signal = said.ping.signal if said is not None else "success" if own[0][1] == "true" else "fail"
-    notes += said.notes if said is not None else ()
+    combined = read_beside(own, [pair for pair in pairs if pair[0].lower() not in ("success", "error", "duration")])
+    signal = combined.ping.signal if combined is not None else "success" if own[0][1] == "true" else "fail"
+    notes += combined.notes if combined is not None else ()
     message = stored_text(values.get("error", ""))
     if message is not None and signal != "fail":
         notes.append(PingNote("error", "error is kept only with success=false"))

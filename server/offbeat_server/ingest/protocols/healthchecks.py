@@ -60,7 +60,7 @@ _SIGNALS: Final[dict[str, Signal]] = {"start": "start", "fail": "fail", "log": "
 # A ping that has only its suffix is one of these, made once; "" is the bare address.
 _PLAIN: Final[dict[str, Ping]] = {
     "": Ping("success", dialect=name),
-    **{word: Ping(signal, dialect=name) for word, signal in _SIGNALS.items()},
+    **{suffix: Ping(signal, dialect=name) for suffix, signal in _SIGNALS.items()},
     **{str(n): Ping("fail" if n else "success", exit_code=n, dialect=name) for n in range(256)},
 }
 _WRONG_URL = Rejection(400, "invalid url format")
@@ -104,17 +104,17 @@ def _parts(request: Request) -> tuple[str, str, str]:
 
 def _by_slug(first: str, rest: str, request: Request) -> ParsedPing | Rejection:
     create = bool(request.query) and any(each == ("create", "1") for each in _lower(read_pairs(request.query)))
-    slug, slash, word = rest.partition("/")
-    ping = _suffix(word) if word else _PLAIN[""]
-    if ping is None or (slash and not word):
+    slug, slash, suffix = rest.partition("/")
+    ping = _suffix(suffix) if suffix else _PLAIN[""]
+    if ping is None or (slash and not suffix):
         return _NOT_FOUND
     if slug != slug.lower():
         return _WRONG_URL
-    ours = slug if is_slug(slug) else slug.strip("-_")
-    if create and not is_slug(ours):
+    slug_stored = slug if is_slug(slug) else slug.strip("-_")
+    if create and not is_slug(slug_stored):
         return _WRONG_URL
-    address = SlugAddress(first, ours, create, sent=None if ours == slug else slug)
-    return _reading(address, ping, request, word != "")
+    address = SlugAddress(first, slug_stored, create, sent=None if slug_stored == slug else slug)
+    return _reading(address, ping, request, suffix != "")
 
 
 def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
@@ -130,11 +130,11 @@ def _lower(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in pairs]
 
 
-def _suffix(word: str) -> Ping | None:
+def _suffix(suffix: str) -> Ping | None:
     """The ping of a suffix; None: it is no suffix."""
-    ping = _PLAIN.get(word) or _PLAIN.get(word.lower())
-    if ping is None and (said := read_exit(word)) is not None:
-        return Ping(said.signal, exit_code=said.code, message=said.message, dialect=name)
+    ping = _PLAIN.get(suffix) or _PLAIN.get(suffix.lower())
+    if ping is None and (exit_status := read_exit(suffix)) is not None:
+        return Ping(exit_status.signal, exit_code=exit_status.code, message=exit_status.message, dialect=name)
     return ping
 
 
@@ -149,11 +149,11 @@ def _reading(address: KeyAddress | SlugAddress, ping: Ping, request: Request, na
         if named:
             ping, beside = read_beside_path(ping, pairs)
             notes += beside
-        elif (said := read_outcome(pairs) or appended_outcome(request.query)) is not None:
-            if isinstance(said, Rejection):
-                return said
-            ping, named = ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), True
-            notes += said.notes
+        elif (outcome := read_outcome(pairs) or appended_outcome(request.query)) is not None:
+            if isinstance(outcome, Rejection):
+                return outcome
+            ping, named = ping._replace(signal=outcome.ping.signal, exit_code=outcome.ping.exit_code), True
+            notes += outcome.notes
     if request.fault is not None:
         if not named:
             return request.fault

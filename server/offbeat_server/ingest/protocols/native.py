@@ -100,24 +100,24 @@ def read(request: Request) -> ParsedPing | Rejection:
     method, path, query, _, body, _, fault = request
     if method not in METHODS:
         return Rejection(405, "ping by GET, HEAD or POST")
-    key, _, word = path[len(PREFIX) :].partition("/")
+    key, _, suffix = path[len(PREFIX) :].partition("/")
     address = KeyAddress(decode_segment(key))
     signal: Signal | None = None
     exit_code: int | None = None
     pairs: list[tuple[str, Any]] = []
     if query:
         pairs = read_pairs(query)
-        if not word and (refusal := appended_outcome(query)) is not None and not _says_otherwise(pairs, query):
+        if not suffix and (refusal := appended_outcome(query)) is not None and not _says_otherwise(pairs, query):
             return refusal
-    if word:
-        word = decode_segment(word.removesuffix("/"))
-        said = read_exit(word)
-        if said is not None:  # also of a word that is both: as a result of systemd `timeout` is the reason too
-            signal, exit_code = said.signal, said.code
-            if said.message is not None or said.lost:
-                pairs = [("exit_code", word), *pairs]
-        elif (signal := read_word(word)) is None:
-            return Rejection(400, f"{unknown_signal(word)}, or an exit code")
+    if suffix:
+        suffix = decode_segment(suffix.removesuffix("/"))
+        exit_status = read_exit(suffix)
+        if exit_status is not None:  # also of a word that is both: as a result of systemd `timeout` is the reason too
+            signal, exit_code = exit_status.signal, exit_status.code
+            if exit_status.message is not None or exit_status.lost:
+                pairs = [("exit_code", suffix), *pairs]
+        elif (signal := read_word(suffix)) is None:
+            return Rejection(400, f"{unknown_signal(suffix)}, or an exit code")
     if not pairs and not body and fault is None:
         if exit_code is None:
             return ParsedPing(address, PLAIN[signal or "success"], signal is not None)
@@ -130,10 +130,10 @@ def read(request: Request) -> ParsedPing | Rejection:
 
 def _says_otherwise(pairs: list[tuple[str, Any]], query: str) -> bool:
     """Whether a query that ends with `/fail` or the like has an outcome of its own, and no success beside a failure."""
-    said = read_fields(pairs)
-    if not isinstance(said, ReadParameters) or not said.named:
+    parameters = read_fields(pairs)
+    if not isinstance(parameters, ReadParameters) or not parameters.named:
         return False
-    return said.ping.signal != "success" or not query.lower().removesuffix("/").endswith("/fail")
+    return parameters.ping.signal != "success" or not query.lower().removesuffix("/").endswith("/fail")
 
 
 def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
@@ -144,11 +144,11 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
 
 
 def _reading(
-    address: KeyAddress, said: ReadParameters | Rejection, signal: Signal | None, *notes: PingNote
+    address: KeyAddress, parameters: ReadParameters | Rejection, signal: Signal | None, *notes: PingNote
 ) -> ParsedPing | Rejection:
-    if isinstance(said, Rejection):
-        return said
-    return ParsedPing(address, said.ping, signal is not None or said.named, (*said.notes, *notes))
+    if isinstance(parameters, Rejection):
+        return parameters
+    return ParsedPing(address, parameters.ping, signal is not None or parameters.named, (*parameters.notes, *notes))
 
 
 def _with_body(
@@ -178,10 +178,10 @@ def _with_body(
         return sent
     if sent is None:
         return _reading(address, read_fields(pairs, message=message), None)
-    said = read_fields([*sent, *pairs])
-    if request.whole_bytes and isinstance(said, ReadParameters) and not said.named:
+    parameters = read_fields([*sent, *pairs])
+    if request.whole_bytes and isinstance(parameters, ReadParameters) and not parameters.named:
         return Rejection(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: say it in the path")
-    return _reading(address, said, None)
+    return _reading(address, parameters, None)
 
 
 def _misplaced(kind: str, body: bytes) -> list[PingNote]:
@@ -213,8 +213,8 @@ def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str,
     sent = _undeclared(body) if looks_like_json else _form(body)
     if sent is None or isinstance(sent, Rejection):
         return sent
-    said = read_fields(sent)
-    if isinstance(said, Rejection) or said.ping.signal != "success":
+    parameters = read_fields(sent)
+    if isinstance(parameters, Rejection) or parameters.ping.signal != "success":
         declared = "application/json" if looks_like_json else _FORM
         return Rejection(400, f"the body is declared as {kind} and has parameters: declare it as {declared}")
     return None
@@ -273,11 +273,11 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Rejection | None:
 
 def _is_list_of_pairs(name: str, _: str, value: str) -> bool:
     """Whether this is a line of a log, as in `ok=2 changed=0 failed=0`, instead of the only parameter of a form."""
-    words = value.split(None, 1)
-    if len(words) < 2 or "=" not in value or field_of(name) == "message":
+    parts = value.split(None, 1)
+    if len(parts) < 2 or "=" not in value or field_of(name) == "message":
         return False
     # `status=start run=7` is meant for us: what is text counts as a success.
-    return field_of(name) != "status" or read_word(words[0]) in (None, "success")
+    return field_of(name) != "status" or read_word(parts[0]) in (None, "success")
 
 
 def _doubt(body: bytes) -> Rejection | None:

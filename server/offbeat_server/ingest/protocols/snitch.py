@@ -59,24 +59,24 @@ def read(request: Request) -> ParsedPing | Rejection:
     others = [(parameter, value) for parameter, value in sent if parameter.lower() not in ("s", "m")]
     message = stored_text(values.get("m", ""))
     if not own:
-        said = read_outcome(others) or appended_outcome(request.query)
-        if said is None:
+        outcome = read_outcome(others) or appended_outcome(request.query)
+        if outcome is None:
             unread = request.fault
             if unread is None and request.whole_bytes:
                 unread = Rejection(413, f"no s in the ends of a body of {request.whole_bytes} bytes")
             return unread or ParsedPing(
                 KeyAddress(token), Ping("success", message=message, dialect=name), named="s" in values
             )
-        if isinstance(said, Rejection):
-            return said
-        ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
-        return ParsedPing(KeyAddress(token), ping, named=True, notes=said.notes)
-    said, beside = read_fields([own[-1]]), read_beside(own, others)
-    assert isinstance(said, ReadParameters), own
+        if isinstance(outcome, Rejection):
+            return outcome
+        ping = Ping(outcome.ping.signal, exit_code=outcome.ping.exit_code, message=message, dialect=name)
+        return ParsedPing(KeyAddress(token), ping, named=True, notes=outcome.notes)
+    outcome, beside = read_fields([own[-1]]), read_beside(own, others)
+    assert isinstance(outcome, ReadParameters), own
     notes = () if beside is None else beside.notes
     if beside is not None and beside.ping.signal == "fail":  # only a failure outranks `s`
-        said = beside
-    ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, message=message, dialect=name)
+        outcome = beside
+    ping = Ping(outcome.ping.signal, exit_code=outcome.ping.exit_code, message=message, dialect=name)
     if request.fault is not None:
         notes = (*notes, PingNote("body", request.fault.reason))
     return ParsedPing(KeyAddress(token), ping, named=True, notes=notes)

@@ -58,8 +58,8 @@ def read(request: Request) -> ParsedPing | Rejection:
         return ParsedPing(address, ping, request.query != "")
     pairs = read_pairs(request.query)
     values = {parameter.lower(): value for parameter, value in pairs}
-    said_by = [value.rstrip("\r\n") for parameter, value in pairs if parameter.lower() == "status"]
-    own = [("status", "up" if each == "up" else "fail") for each in said_by if each]
+    states = [value.rstrip("\r\n") for parameter, value in pairs if parameter.lower() == "status"]
+    own = [("status", "up" if each == "up" else "fail") for each in states if each]
     others = [(parameter, value) for parameter, value in pairs if parameter.lower() not in _OWN]
     status = own[-1][1] if own else ""
     ping = _SUCCESS if status in ("", "up") else _FAIL
@@ -69,12 +69,12 @@ def read(request: Request) -> ParsedPing | Rejection:
             ping = Ping(beside.ping.signal, exit_code=beside.ping.exit_code, dialect=name)
             notes = beside.notes
     else:
-        said = read_outcome(others) or appended_outcome(request.query)
-        if isinstance(said, Rejection):
-            return said
-        if said is not None:
-            ping = Ping(said.ping.signal, exit_code=said.ping.exit_code, dialect=name)
-            status, notes = said.ping.signal, said.notes
+        outcome = read_outcome(others) or appended_outcome(request.query)
+        if isinstance(outcome, Rejection):
+            return outcome
+        if outcome is not None:
+            ping = Ping(outcome.ping.signal, exit_code=outcome.ping.exit_code, dialect=name)
+            status, notes = outcome.ping.signal, outcome.notes
     milliseconds = _parse_float(values.get("ping", ""))
     if not 0 <= milliseconds <= _PING_MS_MAX:
         milliseconds = 0.0
@@ -95,5 +95,5 @@ def answer(outcome: Outcome | Rejection, request: Request) -> HttpAnswer:
 
 def _parse_float(text: str) -> float:
     """As JavaScript's parseFloat: the number at the beginning. Without one 0, which Uptime Kuma takes for none."""
-    found = _leading_number(text) if text else None
-    return float(found[1]) if found else 0.0
+    match = _leading_number(text) if text else None
+    return float(match[1]) if match else 0.0

@@ -69,7 +69,7 @@ class Alertmanager(Channel):
 
         Without `ends_at` a firing alert lasts for the receiver's own resolve_timeout.
         """
-        facts, words = message.facts, message.words
+        facts, rendered = message.facts, message.rendered
         labels = {
             "alertname": self.alertname if facts.get("monitor") else "Offbeat",
             "severity": self.severity,
@@ -77,21 +77,21 @@ class Alertmanager(Channel):
             **({"monitor": str(facts["monitor"])} if facts.get("monitor") else {}),
             **self.labels,
         }
-        annotations = {"summary": words.title, "description": cut(words.text, 5_000)}
-        said = {"cause": facts.get("cause"), "run": facts.get("run"), "stage": facts.get("stage")}
-        annotations |= {name: str(value) for name, value in said.items() if value}
-        made: dict[str, Any] = {
+        annotations = {"summary": rendered.title, "description": cut(rendered.text, 5_000)}
+        details = {"cause": facts.get("cause"), "run": facts.get("run"), "stage": facts.get("stage")}
+        annotations |= {name: str(value) for name, value in details.items() if value}
+        content: dict[str, Any] = {
             "labels": labels,
             "annotations": annotations,
             "startsAt": facts.get("opened_at") or message.at,
         }
         if message.kind == AlertKind.RESOLVED:
-            made["endsAt"] = facts.get("resolved_at") or message.at
+            content["endsAt"] = facts.get("resolved_at") or message.at
         elif ends_at is not None:
-            made["endsAt"] = ends_at
+            content["endsAt"] = ends_at
         if message.link:
-            made["generatorURL"] = message.link
-        return made
+            content["generatorURL"] = message.link
+        return content
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         failures = await self.post(self.urls, body, out, OTHERS_S_MAX)
@@ -110,7 +110,7 @@ class Alertmanager(Channel):
         waiting = set(urls)
         bound = asyncio.timeout(None)
 
-        async def tell(url: str) -> None:
+        async def post_to(url: str) -> None:
             try:
                 await self._request(url, body, out)
             except DeliveryError as error:
@@ -122,7 +122,7 @@ class Alertmanager(Channel):
 
         try:
             async with bound:
-                await asyncio.gather(*map(tell, urls))
+                await asyncio.gather(*map(post_to, urls))
         except TimeoutError:
             failures |= {url: DeliveryError("another peer was faster") for url in waiting}
         return failures

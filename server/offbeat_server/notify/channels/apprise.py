@@ -79,8 +79,8 @@ class Apprise(Channel):
     ]
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
-        return orjson.dumps({"title": words.title, "body": words.text, "type": _TYPES[words.symbol]})
+        rendered = message.rendered
+        return orjson.dumps({"title": rendered.title, "body": rendered.text, "type": _TYPES[rendered.symbol]})
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         if not installed():
@@ -115,11 +115,11 @@ def _bound_answers() -> None:
     """Requests reads an answer whole before anybody has asked for it, be it ten gigabytes or what unpacks to that."""
     import requests
 
-    whole = requests.Response.iter_content
+    unbounded = requests.Response.iter_content
 
     def first(self: Any, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
         left = REPLY_BYTES_MAX
-        for chunk in whole(self, chunk_size, decode_unicode):
+        for chunk in unbounded(self, chunk_size, decode_unicode):
             yield chunk[:left]
             left -= len(chunk)
             if left <= 0:

@@ -30,23 +30,23 @@ class Discord(Channel):
     url: Url = Field(description="Address of a webhook, from the settings of the Discord channel.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
-        description = cut(without_markup(cut(words.lead, 1_500), _MARKS), 2_000)
-        if words.message:
-            description += "\n```\n" + cut_head(words.message, 1_500).replace("```", "``\u200b`") + "\n```"
+        rendered = message.rendered
+        description = cut(without_markup(cut(rendered.lead, 1_500), _MARKS), 2_000)
+        if rendered.message:
+            description += "\n```\n" + cut_head(rendered.message, 1_500).replace("```", "``\u200b`") + "\n```"
         if message.link_text:
             description += f"\n\n{without_markup(message.link_text, _MARKS)}"
         embed: dict[str, Any] = {
-            "title": cut(f"{words.symbol} {words.title}", 256),
+            "title": cut(f"{rendered.symbol} {rendered.title}", 256),
             "description": description,
-            "color": int(words.color[1:], 16),
+            "color": int(rendered.color[1:], 16),
             "timestamp": message.at,
         }
         if message.button:
             embed["url"] = message.button
         left = _EMBED_CHARS_MAX - len(embed["title"]) - len(description)
         fields = []
-        for label, value in words.fields[:_FIELDS_MAX]:
+        for label, value in rendered.fields[:_FIELDS_MAX]:
             value = cut(without_markup(value, _MARKS), 1_000)
             left -= len(label) + len(value)
             if left < 0:

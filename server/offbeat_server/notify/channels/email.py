@@ -52,21 +52,25 @@ class Email(Channel):
     password: Annotated[str, Field(max_length=500)] | None = Field(None, description="Password for the sign-in.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
+        rendered = message.rendered
         # Seven bits: a server need not know 8BITMIME (RFC 6152), and the bytes are made before the server is asked.
         mail = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
         mail["To"] = ", ".join(self.to)
-        subject = words.title if message.kind in (AlertKind.DIGEST, AlertKind.OVER) else f"{words.title}: {words.lead}"
+        subject = (
+            rendered.title
+            if message.kind in (AlertKind.DIGEST, AlertKind.OVER)
+            else f"{rendered.title}: {rendered.lead}"
+        )
         mail["Subject"] = cut(" ".join(subject.split()), 180)
         mail["Date"] = format_datetime(datetime.fromisoformat(message.at))
         mail["Auto-Submitted"] = "auto-generated"
         mail["X-Offbeat-Id"] = message.id
-        mail.set_content(f"{words.title}\n\n{words.text}\n")
-        mail.add_alternative(words.html, subtype="html")
+        mail.set_content(f"{rendered.title}\n\n{rendered.text}\n")
+        mail.add_alternative(rendered.html, subtype="html")
         # The library would draw a new boundary each time; a retry sends the same bytes. Made of the words themselves,
         # so that no job can say it in them and begin a part of its own; short, because a long one would be folded.
-        said = hashlib.sha256(f"{message.id}\0{words.title}\0{words.text}\0{words.html}".encode())
-        mail.set_boundary(f"=_{said.hexdigest()[:32]}")
+        digest = hashlib.sha256(f"{message.id}\0{rendered.title}\0{rendered.text}\0{rendered.html}".encode())
+        mail.set_boundary(f"=_{digest.hexdigest()[:32]}")
         return mail.as_bytes()
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:

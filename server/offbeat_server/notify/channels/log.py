@@ -18,18 +18,18 @@ class Log(Channel):
     per_minute_default: ClassVar[int] = 6_000
 
     def compose(self, message: Message) -> bytes:
-        return orjson.dumps({"title": message.words.title, "reason": message.words.lead})
+        return orjson.dumps({"title": message.rendered.title, "reason": message.rendered.lead})
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         facts = message.facts
-        said = {
+        fields = {
             "project": facts.get("project"),
             "monitor": facts.get("monitor"),
             "incident": facts.get("incident"),
             "run": facts.get("run"),
             "stage": facts.get("stage"),
         }
-        known = {name: value for name, value in said.items() if value}
-        say = log.warning if message.words.symbol in ("🔴", "🟠") else log.info
+        present = {name: value for name, value in fields.items() if value}
+        say = log.warning if message.rendered.symbol in ("🔴", "🟠") else log.info
         content = orjson.loads(body)
-        say(content["title"], kind=message.kind, id=message.id, reason=content["reason"], **known)
+        say(content["title"], kind=message.kind, id=message.id, reason=content["reason"], **present)

@@ -29,23 +29,23 @@ class MsTeams(Channel):
     url: Url = Field(description="Address of a workflow that posts to a Teams channel.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
+        rendered = message.rendered
         body: list[dict[str, Any]] = [
             {
                 "type": "TextBlock",
-                "text": f"{words.symbol} {_plain(words.title)}",
+                "text": f"{rendered.symbol} {_plain(rendered.title)}",
                 "size": "Large",
                 "weight": "Bolder",
-                "color": _STYLES[words.symbol],
+                "color": _STYLES[rendered.symbol],
                 "wrap": True,
             },
-            {"type": "TextBlock", "text": _plain(cut(words.lead, 1_000)), "wrap": True},
+            {"type": "TextBlock", "text": _plain(cut(rendered.lead, 1_000)), "wrap": True},
         ]
-        if words.fields:
-            facts = [{"title": label, "value": _plain(cut(value, 2_000))} for label, value in words.fields]
+        if rendered.fields:
+            facts = [{"title": label, "value": _plain(cut(value, 2_000))} for label, value in rendered.fields]
             body.append({"type": "FactSet", "facts": facts})
-        if words.message:
-            text = {"type": "TextBlock", "text": _plain(words.message), "wrap": True, "fontType": "Monospace"}
+        if rendered.message:
+            text = {"type": "TextBlock", "text": _plain(rendered.message), "wrap": True, "fontType": "Monospace"}
             body.append(text)
         if message.link_text:
             body.append({"type": "TextBlock", "text": _plain(message.link_text), "wrap": True})

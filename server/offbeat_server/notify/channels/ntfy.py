@@ -33,16 +33,16 @@ class Ntfy(Channel):
     priority: Literal[1, 2, 3, 4, 5] = Field(4, description="Priority of problem alerts. Recoveries have priority 3.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
-        text = words.text.encode()
+        rendered = message.rendered
+        text = rendered.text.encode()
         if len(text) > _MESSAGE_BYTES_MAX:
             text = text[:_MESSAGE_BYTES_MAX].decode(errors="ignore").encode() + "…".encode()
         content: dict[str, Any] = {
             "topic": self.topic,
-            "title": words.title,
+            "title": rendered.title,
             "message": text.decode(),
-            "tags": [_TAGS[words.symbol]],
-            "priority": self.priority if words.symbol == "🔴" else 3,
+            "tags": [_TAGS[rendered.symbol]],
+            "priority": self.priority if rendered.symbol == "🔴" else 3,
         }
         if message.button:  # the text has the link too
             content["click"] = message.button

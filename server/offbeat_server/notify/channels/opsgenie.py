@@ -35,17 +35,17 @@ class Opsgenie(Channel):
     priority: Literal["P1", "P2", "P3", "P4", "P5"] = Field("P1", description="Priority of alerts.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
+        rendered = message.rendered
         if message.kind in (AlertKind.RESOLVED, AlertKind.OVER):
-            return orjson.dumps({"source": "Offbeat", "note": cut(words.lead, 25_000)})
+            return orjson.dumps({"source": "Offbeat", "note": cut(rendered.lead, 25_000)})
         content: dict[str, Any] = {
-            "message": cut(words.title, 130),
+            "message": cut(rendered.title, 130),
             "alias": _alias(message),
-            "description": cut(words.text, 15_000),
+            "description": cut(rendered.text, 15_000),
             "entity": cut(str(message.facts.get("monitor") or ""), 512),
             "source": "Offbeat",
             "tags": [cut(str(tag), 50) for tag in message.facts.get("tags") or ()][:20],
-            "details": {label: cut(value, 1_000) for label, value in words.fields},
+            "details": {label: cut(value, 1_000) for label, value in rendered.fields},
             "priority": "P5" if message.kind == AlertKind.TEST else self.priority,
         }
         return orjson.dumps(content)

@@ -40,17 +40,18 @@ class PagerDuty(Channel):
             "client": "Offbeat",
         }
         if not over:
-            words, facts = message.words, message.facts
-            summary = f"{words.title}: {words.lead}"
+            rendered, facts = message.rendered, message.facts
+            summary = f"{rendered.title}: {rendered.lead}"
             # The schema knows texts here and no null.
-            known = {"component": facts.get("monitor"), "group": facts.get("project"), "class": facts.get("cause")}
+            optional = {"component": facts.get("monitor"), "group": facts.get("project"), "class": facts.get("cause")}
             content["payload"] = {
                 "summary": cut(summary, 1_024),
                 "source": str(facts.get("monitor") or "offbeat"),
                 "severity": "info" if message.kind == AlertKind.TEST else self.severity,
                 "timestamp": message.at,
-                **{name: str(value) for name, value in known.items() if value},
-                "custom_details": dict(words.fields) | ({"Last message": words.message} if words.message else {}),
+                **{name: str(value) for name, value in optional.items() if value},
+                "custom_details": dict(rendered.fields)
+                | ({"Last message": rendered.message} if rendered.message else {}),
             }
         if message.button:
             content["client_url"] = message.button

@@ -109,8 +109,8 @@ def read_channel(kind: str, definition: Mapping[str, Any], stored: Mapping[str, 
 def _placeholder(value: Any) -> str | None:
     """The first `${NAME}` in a text, or in the texts of a list or an object."""
     if isinstance(value, str):
-        found = PLACEHOLDER.search(value)
-        return found[0] if found else None
+        match = PLACEHOLDER.search(value)
+        return match[0] if match else None
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return next((left for each in parts if (left := _placeholder(each)) is not None), None)
 

@@ -28,26 +28,27 @@ class Slack(Channel):
     url: Url = Field(description="Address of an incoming webhook, from Slack's settings.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
+        rendered = message.rendered
         blocks: list[dict[str, Any]] = [
-            {"type": "header", "text": {"type": "plain_text", "text": cut(f"{words.symbol} {words.title}", 150)}},
-            {"type": "section", "text": {"type": "mrkdwn", "text": _escape(words.lead, 3_000)}},
+            {"type": "header", "text": {"type": "plain_text", "text": cut(f"{rendered.symbol} {rendered.title}", 150)}},
+            {"type": "section", "text": {"type": "mrkdwn", "text": _escape(rendered.lead, 3_000)}},
         ]
         fields = [
             {"type": "mrkdwn", "text": f"*{_escape(label, 100)}*\n{_escape(value, 1_800)}"}
-            for label, value in words.fields
+            for label, value in rendered.fields
         ]
         if fields:
             blocks.append({"type": "section", "fields": fields[:_FIELDS_MAX]})
-        if words.message:
+        if rendered.message:
             # A zero-width space keeps the message from ending the code block.
-            quoted = _escape(cut_head(words.message, 1_200), 2_900).replace("```", "``\u200b`")
+            quoted = _escape(cut_head(rendered.message, 1_200), 2_900).replace("```", "``\u200b`")
             blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": f"```{quoted}```"}})
         if message.link:
             shown = f"<{message.button}|{LINK_LABEL}>" if message.button else _escape(message.link, 2_000)
             link = {"type": "mrkdwn", "text": shown}
             blocks.append({"type": "context", "elements": [link]})
-        return orjson.dumps({"text": _escape(f"{words.symbol} {words.title}: {words.lead}", 3_000), "blocks": blocks})
+        summary = f"{rendered.symbol} {rendered.title}: {rendered.lead}"
+        return orjson.dumps({"text": _escape(summary, 3_000), "blocks": blocks})
 
     async def send(self, message: Message, body: bytes, out: Transport) -> None:
         await out.post(self.url, body, {"Content-Type": "application/json"}, final=FINAL, quote=True)

@@ -33,17 +33,19 @@ class Telegram(Channel):
     api: Url = Field("https://api.telegram.org", description="Another server of the Bot API.")
 
     def compose(self, message: Message) -> bytes:
-        words = message.words
-        parts = [f"<b>{escape(f'{words.symbol} {words.title}', False)}</b>", escape(cut(words.lead, 800), False)]
+        rendered = message.rendered
+        parts = [
+            f"<b>{escape(f'{rendered.symbol} {rendered.title}', False)}</b>",
+            escape(cut(rendered.lead, 800), False),
+        ]
         # 4096 counts after the markup is read; bounds on the parts keep any sum of them below it.
-        left = (
-            3_700 - len(cut(words.title, 300)) - len(cut(words.lead, 800)) - len(cut_head(words.message or "", 1_200))
-        )
-        fields = cut("\n".join(f"{label}: {value}" for label, value in words.fields), left)
+        others = cut(rendered.title, 300), cut(rendered.lead, 800), cut_head(rendered.message or "", 1_200)
+        left = 3_700 - sum(map(len, others))
+        fields = cut("\n".join(f"{label}: {value}" for label, value in rendered.fields), left)
         if fields:
             parts.append(escape(fields, False))
-        if words.message:
-            parts.append(f"<pre>{escape(cut_head(words.message, 1_200), False)}</pre>")
+        if rendered.message:
+            parts.append(f"<pre>{escape(cut_head(rendered.message, 1_200), False)}</pre>")
         if message.button:
             parts.append(f'<a href="{escape(message.button)}">{LINK_LABEL}</a>')
         elif message.link:

@@ -119,11 +119,11 @@ class Webhook(Channel):
     def compose(self, message: Message) -> bytes:
         if self.body is not None:
             return fill(self.body, flat(message), escape_for(self.content_type)).encode()
-        words = message.words
+        rendered = message.rendered
         content = {
             "type": event_type(message.kind),
             "timestamp": message.at,
-            "data": {**message.facts, "title": words.title, "text": words.text, "link": message.link},
+            "data": {**message.facts, "title": rendered.title, "text": rendered.text, "link": message.link},
         }
         return orjson.dumps(content)
 
@@ -144,17 +144,17 @@ def event_type(kind: AlertKind) -> str:
 
 def flat(message: Message) -> dict[str, Any]:
     """The fields that a template can name."""
-    words = message.words
+    rendered = message.rendered
     return {
         **message.facts,
         "id": message.id,
         "type": event_type(message.kind),
         "kind": message.kind,
         "thread": message.thread,
-        "title": words.title,
-        "lead": words.lead,
-        "text": words.text,
-        "color": words.color,
-        "symbol": words.symbol,
+        "title": rendered.title,
+        "lead": rendered.lead,
+        "text": rendered.text,
+        "color": rendered.color,
+        "symbol": rendered.symbol,
         "link": message.link or "",
     }

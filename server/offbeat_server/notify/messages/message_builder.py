@@ -49,7 +49,7 @@ class MessageBuilder:
             kind=kind,
             at=at if isinstance(at, str) and at else created_at,
             facts=facts,
-            words=render_alert(kind, facts, link),
+            rendered=render_alert(kind, facts, link),
             link=link,
         )
 
@@ -85,7 +85,7 @@ class MessageBuilder:
     def stored_digest(self, digest: Digest, facts: AlertFacts, at: str, members: Iterable[Message] = ()) -> Message:
         """A digest, or the message that closes one, from its row."""
         link = link_to({"project": facts.get("project")}, self._public_url)
-        words = render_recovered(facts, link) if digest.kind == AlertKind.OVER else render_digest(facts, link)
+        rendered = render_recovered(facts, link) if digest.kind == AlertKind.OVER else render_digest(facts, link)
         closed = (digest.id, digest.uid) if digest.closes is None else (digest.closes, digest.closes_uid)
         return Message(
             id=self._id("digest", digest),
@@ -93,7 +93,7 @@ class MessageBuilder:
             kind=digest.kind,
             at=at,
             facts=facts,
-            words=words,
+            rendered=rendered,
             link=link,
             members=tuple(members),
         )

@@ -74,14 +74,14 @@ def webhook_definitions(ref_template: str) -> dict[str, Any]:
     adapter = TypeAdapter(AlertPayload[Rfc3339])
     generated = adapter.json_schema(ref_template=ref_template, schema_generator=PayloadJsonSchema)
     fields, definitions = generated["properties"], generated["$defs"]
-    made: dict[str, Any] = {}
+    schemas: dict[str, Any] = {}
     for name, content in SENT.items():
         kinds = {"enum": list(content.kinds)} if len(content.kinds) > 1 else {"const": content.kinds[0]}
         of_kind = {field: fields[field] for field in (*content.always, *content.sometimes)}
         description = fields["kind"]["description"]
         of_kind["kind"] = {"type": "string", "description": description, "examples": [content.kinds[0]], **kinds}
         types = [event_type(kind) for kind in content.kinds]
-        made[body_name(name)] = {
+        schemas[body_name(name)] = {
             "title": body_name(name),
             "description": content.about,
             "type": "object",
@@ -101,11 +101,11 @@ def webhook_definitions(ref_template: str) -> dict[str, Any]:
             },
             "required": ["type", "timestamp", "data"],
         }
-        made[name] = {
+        schemas[name] = {
             "title": name,
             "description": content.about,
             "type": "object",
             "properties": of_kind | _RENDERED,
             "required": [*content.always, *_RENDERED],
         }
-    return made | {name: definitions[name] for name in sorted(definitions)}
+    return schemas | {name: definitions[name] for name in sorted(definitions)}

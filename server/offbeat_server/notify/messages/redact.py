@@ -58,8 +58,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
             if "…" in text:
                 text = _without_ends(text, secret)
     lower = text.lower()
-    for words, shape in _SHAPES:
-        if any(word in lower for word in words):
+    for markers, shape in _SHAPES:
+        if any(marker in lower for marker in markers):
             text = shape.sub(rf"\g<1>{HIDDEN}", text)
     return text
 

@@ -147,14 +147,14 @@ def render_digest(facts: AlertFacts, link: str | None = None) -> RenderedAlert:
     recovered = counts["recovered"]
     down = counts["opened"] - recovered
     trouble = down + counts["worse"] + counts["reminder"]
-    said = (
+    labelled = (
         (down, "down"),
         (counts["worse"], "worse"),
         (counts["reminder"], "still down"),
         (recovered, "down and recovered" if trouble else "were down and have recovered"),
         (counts["resolved"] - recovered, "resolved"),
     )
-    parts = [f"{count:,} {what}".replace(",", " ") for count, what in said if count > 0]
+    parts = [f"{count:,} {what}".replace(",", " ") for count, what in labelled if count > 0]
     names = [each for each in facts.get("first") or () if isinstance(each, Mapping)]
     times = (("First", _time(facts.get("since"), UTC)), ("Last", _time(facts.get("until"), UTC)))
     return RenderedAlert(
@@ -328,10 +328,10 @@ def _named(each: DigestItem[str], chars_max: int) -> str:
     if each.get("recovered"):
         head += f" {_clock_times(each)}"
     left = max(20, chars_max - len(head) - 2)
-    reason, said = _text(each.get("reason")).rstrip("."), _text(each.get("said"))
-    if said and said not in reason:
-        said = cut_head(said, left // 2)
-        reason = f"{cut(reason, left - len(said) - 2)}; {said}"
+    reason, output = _text(each.get("reason")).rstrip("."), _text(each.get("said"))
+    if output and output not in reason:
+        output = cut_head(output, left // 2)
+        reason = f"{cut(reason, left - len(output) - 2)}; {output}"
     others = each.get("other_reasons")
     reason = "; ".join([reason, *(map(str, others) if isinstance(others, list) else ())])
     return f"{head}: {cut(reason, left)}" if reason else head

@@ -48,12 +48,12 @@ def check_template(text: str, escaped: Escape) -> str:
     if len(places) > PLACES_MAX:
         raise ValueError(f"at most {PLACES_MAX} placeholders, not {len(places)}")
     for place in places:
-        found = _NAME.fullmatch(place)
-        if found is None:
+        match = _NAME.fullmatch(place)
+        if match is None:
             raise ValueError(f"{{{{{place}}}}}: write {{{{field}}}}, {{{{field.part}}}} or {{{{field|json}}}}")
-        if found[1] not in ROOTS:
+        if match[1] not in ROOTS:
             raise ValueError(f"{{{{{place}}}}}: no such field; there are {', '.join(sorted(ROOTS))}")
-        if found[3] is not None and found[3] not in _FILTERS:
+        if match[3] is not None and match[3] not in _FILTERS:
             raise ValueError(f"{{{{{place}}}}}: no such filter; there are {', '.join(_FILTERS)}")
     if escaped is in_json:
         try:

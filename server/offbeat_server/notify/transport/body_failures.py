@@ -37,32 +37,32 @@ def failure_in(body: bytes) -> BodyFailure | None:
     """Return the failure that a body of at most 64 KiB reports; None: no known one."""
     if _TEAMS.search(body):
         text = " ".join(body.decode(errors="replace").split())
-        found = _STATUS.search(text)
-        return BodyFailure(text, int(found[1]) if found else None, True)
+        match = _STATUS.search(text)
+        return BodyFailure(text, int(match[1]) if match else None, True)
     if body.lstrip()[:1] != b"{":
         return None
     try:
-        said = orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    reason = _reason(said)
-    code = said.get("errcode")
+    reason = _reason(document)
+    code = document.get("errcode")
     if _is_number(code) and code != 0:
         return BodyFailure(f"errcode {code} {reason or ''}".strip(), None, True)
     if reason is None:
         return None
-    if said.get("ok") is False or said.get("success") is False:
-        status = said.get("error_code")
+    if document.get("ok") is False or document.get("success") is False:
+        status = document.get("error_code")
         return BodyFailure(reason, status if _is_number(status) else None, False)
-    code = said.get("code")
-    if _is_number(code) and code >= _LARK_CODE_MIN and isinstance(said.get("msg"), str):
+    code = document.get("code")
+    if _is_number(code) and code >= _LARK_CODE_MIN and isinstance(document.get("msg"), str):
         return BodyFailure(f"code {code} {reason}", None, True)
     return None
 
 
-def _reason(said: dict[str, Any]) -> str | None:
+def _reason(document: dict[str, Any]) -> str | None:
     for name in _REASONS:
-        value = said.get(name)
+        value = document.get(name)
         if isinstance(value, str) and value:
             return value
         if isinstance(value, dict | list) and value:

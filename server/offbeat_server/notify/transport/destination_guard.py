@@ -88,9 +88,9 @@ class Guard:
         """
         family, kind, protocol, _, address = info
         self.check(str(address[0]))
-        made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
-        return made
+        created = socket.socket(family, kind, protocol)
+        created.setblocking(False)
+        return created
 
     def _is_listed(self, address: IpAddress) -> bool:
         address = unmapped(address)

@@ -157,22 +157,22 @@ class Transport(Service):
         loop = asyncio.get_running_loop()
         failure: OSError = OSError(f"{host} has no address")
         for info in await self._resolver.look_up(host, port):
-            made: socket.socket | None = None
+            candidate: socket.socket | None = None
             try:
                 if guarded:
-                    made = self.guard.socket(info)
+                    candidate = self.guard.socket(info)
                 else:
-                    made = socket.socket(info[0], info[1], info[2])
-                    made.setblocking(False)
+                    candidate = socket.socket(info[0], info[1], info[2])
+                    candidate.setblocking(False)
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await loop.sock_connect(made, info[4])
-                return made
+                    await loop.sock_connect(candidate, info[4])
+                return candidate
             except TimeoutError:
                 failure = OSError(f"{host} did not answer within {CONNECT_TIMEOUT_S:g} s")
             except OSError as error:
                 failure = error
-            if made is not None:
-                made.close()
+            if candidate is not None:
+                candidate.close()
         raise failure
 
 
@@ -195,8 +195,8 @@ def _refusal(
     text = f"the receiver answered {reply.status}"
     if 300 <= reply.status < 400:
         text += ", a redirection, which is not followed"
-    if quote and (said := " ".join(reply.body.decode(errors="replace").split())):
-        text += f": {said[:QUOTE_CHARS_MAX]}"
+    if quote and (body_text := " ".join(reply.body.decode(errors="replace").split())):
+        text += f": {body_text[:QUOTE_CHARS_MAX]}"
     wish_s = _retry_after(reply, response)
     return DeliveryError(text, permanent=reply.status in final, retry_after_s=wish_s, answer=reply.body)
 
@@ -221,8 +221,8 @@ def _retry_after(reply: DeliveryReply, response: aiohttp.ClientResponse) -> floa
 
 def _retry_after_in_body(body: bytes) -> float | None:
     try:
-        said = orjson.loads(body)
-        wish = said.get("retry_after", (said.get("parameters") or {}).get("retry_after"))
+        document = orjson.loads(body)
+        wish = document.get("retry_after", (document.get("parameters") or {}).get("retry_after"))
         return float(wish)
     except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError, OverflowError):
         return None

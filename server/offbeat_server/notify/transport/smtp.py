@@ -153,8 +153,8 @@ async def send_mail(
         await client.connect()
         refused_some, _ = await client.sendmail(sender, recipients, content)
         if refused_some:  # the mail has arrived, but some recipients will never get it
-            said = {address: f"{code} {text}"[:200] for address, (code, text) in refused_some.items()}
-            log.warning("smtp.recipients_rejected", host=server.host, answers=said)
+            replies = {address: f"{code} {text}"[:200] for address, (code, text) in refused_some.items()}
+            log.warning("smtp.recipients_rejected", host=server.host, answers=replies)
     except aiosmtplib.SMTPRecipientsRefused as error:
         refused = error.recipients
         raise DeliveryError(

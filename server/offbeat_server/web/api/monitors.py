@@ -41,9 +41,9 @@ async def post_monitor(call: Call[requests.NewMonitor, requests.InProject]) -> A
     project = await project_of(call, call.query.project)
     repeatable = repeatable_in(call, f"monitor in {project.slug}")
     command = monitors.CreateMonitor(project.id, call.body.slug, call.body, repeatable)
-    made = await monitors.create_monitor(call.context, command, call.actor)
-    reply = await _monitor(call, project, made.slug, created=True)
-    return reply._replace(headers=reply.headers | REPLAYED) if made.repeated else reply
+    created = await monitors.create_monitor(call.context, command, call.actor)
+    reply = await _monitor(call, project, created.slug, created=True)
+    return reply._replace(headers=reply.headers | REPLAYED) if created.repeated else reply
 
 
 async def get_monitor(call: Call[None, requests.InProject]) -> ApiReply:

@@ -180,10 +180,10 @@ class _Schemas:
             "oneOf": list(refs.values()),
             "discriminator": {"propertyName": "kind", "mapping": mapping},
         }
-        for whole, suffix in (("ChannelAnswer", "Answer"), ("ListedChannel", "Listed")):
+        for name_of_union, suffix in (("ChannelAnswer", "Answer"), ("ListedChannel", "Listed")):
             mapping = {kind: _REF.format(model=f"{model.__name__}{suffix}") for kind, model in KINDS.items()}
-            self.all[whole] = {
-                "description": self.all[whole]["description"],
+            self.all[name_of_union] = {
+                "description": self.all[name_of_union]["description"],
                 "oneOf": [{"$ref": ref} for ref in mapping.values()],
                 "discriminator": {"propertyName": "kind", "mapping": mapping},
             }

@@ -72,13 +72,13 @@ async def post_key(call: Call[requests.NewKey, None]) -> ApiReply:
     if call.body.project is not None or call.principal.project is not None:
         project = (await project_of(call, call.body.project)).slug
     command = access_keys.CreateKey(call.body.name, call.body.role, project, repeatable_in(call, "access key"))
-    made = await access_keys.create_key(call.context, command, call.actor)
-    row = await stored_keys.key_row(call.deps.pool, made.id)
+    created = await access_keys.create_key(call.context, command, call.actor)
+    row = await stored_keys.key_row(call.deps.pool, created.id)
     if row is None:
-        raise not_found(f"access key {made.id}: another request revoked it")
-    if made.key is None:
+        raise not_found(f"access key {created.id}: another request revoked it")
+    if created.key is None:
         return ApiReply(key_answer(row), 201, REPLAYED)
-    return ApiReply({**key_answer(row), "key": made.key}, 201)
+    return ApiReply({**key_answer(row), "key": created.key}, 201)
 
 
 async def delete_key(call: Call[None, None]) -> ApiReply:

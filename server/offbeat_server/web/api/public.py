@@ -57,8 +57,8 @@ async def get_project_metrics(call: Call[None, None]) -> ApiReply:
         for name, value in _values(each, seen).items():
             lines[name].append(f"{name}{labels} {value}")
     text = "".join(
-        f"# HELP {name} {said}\n# TYPE {name} gauge\n" + "".join(line + "\n" for line in lines[name])
-        for name, said in _SERIES.items()
+        f"# HELP {name} {description}\n# TYPE {name} gauge\n" + "".join(line + "\n" for line in lines[name])
+        for name, description in _SERIES.items()
     )
     return ApiReply(text.encode())
 
@@ -122,10 +122,10 @@ async def _badge_project(call: Call[Any, Any]) -> Record:
 
 
 def _file(call: Call[Any, Any]) -> tuple[str, str]:
-    found = _FILE.fullmatch(call.request.match_info["file"].lower())
-    if found is None:
+    match = _FILE.fullmatch(call.request.match_info["file"].lower())
+    if match is None:
         raise not_found(f"badge {call.request.match_info['file'][:100]}: its name must be SLUG.svg or SLUG.json")
-    return found[1], found[2]
+    return match[1], match[2]
 
 
 def _badge(label: str, message: str, status: Status, form: str) -> ApiReply:
@@ -139,15 +139,15 @@ def _badge(label: str, message: str, status: Status, form: str) -> ApiReply:
 
 def _svg(label: str, message: str, colour: str) -> str:
     left, right = (len(text) * _CHAR_PX + 12 for text in (label, message))
-    name, said, width = escape(label), escape(message), left + right
+    name, text, width = escape(label), escape(message), left + right
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{name}: {said}">'
-        f"<title>{name}: {said}</title>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{name}: {text}">'
+        f"<title>{name}: {text}</title>"
         f'<rect width="{width}" height="20" rx="3" fill="#424242"/>'
         f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3H{left}z" fill="{colour}"/>'
         '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
         f'<text x="{left / 2}" y="14" textLength="{left - 12}">{name}</text>'
-        f'<text x="{left + right / 2}" y="14" textLength="{right - 12}">{said}</text></g></svg>'
+        f'<text x="{left + right / 2}" y="14" textLength="{right - 12}">{text}</text></g></svg>'
     )
 
 

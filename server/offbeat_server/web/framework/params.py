@@ -94,10 +94,10 @@ def number_in(caller: Caller, what: str) -> int:
 def pair_in(caller: Caller, what: str) -> tuple[int, int]:
     """Monitor and number of a run or an incident (`what`): `{monitor}-{number}`."""
     text = caller.request.match_info["id"]
-    found = _ID.fullmatch(text)
-    if found is None:
+    match = _ID.fullmatch(text)
+    if match is None:
         raise not_found(f"{what} {text[:30]}: its id must have the form MONITOR-NUMBER, such as 12-3")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def allowed(caller: Caller, row: Record | None, what: str) -> Record:
@@ -164,5 +164,5 @@ def repeatable_in(call: Call[Any, Any], what: str) -> Repeatable | None:
         return None
     if not (0 < len(key) <= 255 and key.isprintable()):
         raise ApiError(400, "An Idempotency-Key has 1 to 255 printable characters.")
-    said = orjson.dumps([call.body.model_dump(mode="json"), str(call.request.rel_url.query_string)])
-    return Repeatable(f"{what} by {call.principal.actor}", key, hashlib.sha256(said).digest())
+    content = orjson.dumps([call.body.model_dump(mode="json"), str(call.request.rel_url.query_string)])
+    return Repeatable(f"{what} by {call.principal.actor}", key, hashlib.sha256(content).digest())

@@ -203,8 +203,8 @@ def validate(model: type[M], value: object) -> M:
 
 
 def _refused(problems: list[Problem]) -> ApiError:
-    said = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
-    return ApiError(422, said, problems)
+    summary = "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in problems[:5])
+    return ApiError(422, summary, problems)
 
 
 async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> bytes:

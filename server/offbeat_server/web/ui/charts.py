@@ -29,7 +29,7 @@ class Bar(NamedTuple):
     width: float
     height: float
     look: str
-    said: str
+    label: str
     link: str
 
 
@@ -41,7 +41,7 @@ class Chart(NamedTuple):
     band_height: float
     median_y: float | None
     top: str
-    said: str
+    caption: str
 
 
 class Measured(NamedTuple):
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
 
     seconds: float
     look: str
-    said: str
+    label: str
     link: str = ""
     counts: bool = True  # towards what is usual
 
@@ -81,19 +81,19 @@ def draw_durations(measured: Sequence[Measured], what: str) -> Chart | None:
                 round(step * 0.7, 1),
                 round(height, 1),
                 each.look,
-                each.said,
+                each.label,
                 each.link,
             )
         )
-    said = f"The latest {len(measured)} {what}. The last: {_said(measured[-1].seconds)}."
+    caption = f"The latest {len(measured)} {what}. The last: {_shown(measured[-1].seconds)}."
     if usual is None:
-        return Chart(bars, None, 0, None, _said(top), said)
+        return Chart(bars, None, 0, None, _shown(top), caption)
     low, middle, high = (CHART_HEIGHT - value / top * (CHART_HEIGHT - 4) for value in usual)
-    said += f" Typical: {_said(usual[0])} to {_said(usual[2])} (median {_said(usual[1])})."
-    return Chart(bars, round(high, 1), round(max(low - high, 1), 1), round(middle, 1), _said(top), said)
+    caption += f" Typical: {_shown(usual[0])} to {_shown(usual[2])} (median {_shown(usual[1])})."
+    return Chart(bars, round(high, 1), round(max(low - high, 1), 1), round(middle, 1), _shown(top), caption)
 
 
-def _said(seconds: float) -> str:
+def _shown(seconds: float) -> str:
     return say_duration(round(seconds * SECOND))
 
 
@@ -105,7 +105,7 @@ class Day(NamedTuple):
 
     date: datetime
     look: str  # well, trouble, nothing, ahead
-    said: str
+    label: str
 
 
 def day_bounds(zone: str, now: Micros) -> list[datetime]:
@@ -117,7 +117,7 @@ def day_bounds(zone: str, now: Micros) -> list[datetime]:
 
 def draw_calendar(
     bounds: Sequence[datetime],
-    heard: Sequence[bool],
+    has_pings: Sequence[bool],
     runs: dict[int, dict[str, int]],
     troubles: Sequence[tuple[Micros, Micros]],
     created_at: Micros,
@@ -132,14 +132,14 @@ def draw_calendar(
             continue
         down = [min(to, ended) - max(since, began) for since, to in troubles if since < ended and to >= began]
         verdicts = runs.get(index, {})
-        said = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items()) if count]
+        parts = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items()) if count]
         bad = sum(count for verdict, count in verdicts.items() if verdict in (Verdict.FAILED, Verdict.HUNG))
         if down:
-            said.append(f"down for {say_duration(sum(down))}")
+            parts.append(f"down for {say_duration(sum(down))}")
         if down or bad:
-            days.append(Day(began_at, "trouble", ", ".join(said)))
-        elif verdicts or heard[index]:
-            days.append(Day(began_at, "well", ", ".join(said) or "pings received, no trouble"))
+            days.append(Day(began_at, "trouble", ", ".join(parts)))
+        elif verdicts or has_pings[index]:
+            days.append(Day(began_at, "well", ", ".join(parts) or "pings received, no trouble"))
         else:
             before = ended <= created_at
             days.append(Day(began_at, "nothing", "not created yet" if before else "no pings"))
@@ -165,7 +165,7 @@ class StageBar(NamedTuple):
 
 def draw_gantt(stages: Sequence[StageDetail[Micros]], began: Micros, ended: Micros) -> list[StageBar]:
     """Bars of stages as `Run.detail` gives them, between two instants."""
-    whole = max(ended - began, 1)
+    total = max(ended - began, 1)
     bars = []
     for stage in stages:
         started, finished = stage["started_at"], stage["finished_at"]
@@ -174,8 +174,8 @@ def draw_gantt(stages: Sequence[StageDetail[Micros]], began: Micros, ended: Micr
             bars.append(StageBar(str(stage["name"]), str(stage["status"]), 0, 0, "", None, _tasks(stage)))
             continue
         end = finished if isinstance(finished, int) else ended
-        x = min(max(start - began, 0) / whole, 1) * GANTT_WIDTH
-        width = max((end - start) / whole * GANTT_WIDTH, 4)
+        x = min(max(start - began, 0) / total, 1) * GANTT_WIDTH
+        width = max((end - start) / total * GANTT_WIDTH, 4)
         took = say_duration(end - start) if isinstance(started, int) else "start not received"
         x = min(x, GANTT_WIDTH - 4)
         bars.append(

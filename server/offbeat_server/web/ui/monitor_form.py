@@ -195,7 +195,7 @@ def refill(form: Form, problems: Sequence[Problem]) -> Filled:
     fields = (*_FLAT, *(field for fields in WHEN.values() for field in fields))
     values = {field.name: form.get(field.name, "") for field in fields}
     names = sorted((*values, "slug", "stages", "channels"), key=len, reverse=True)
-    said: dict[str, str] = {}
+    errors: dict[str, str] = {}
     others = []
     for problem in problems:
         name = next(
@@ -203,12 +203,12 @@ def refill(form: Form, problems: Sequence[Problem]) -> Filled:
         )
         if name is None:
             others.append(f"{problem.field}: {problem.reason}" if problem.field else problem.reason)
-        elif name not in said:
+        elif name not in errors:
             where = problem.field[len(name) + 1 :]
-            said[name] = f"{where}: {problem.reason}" if where and name in ("stages", "channels") else problem.reason
+            errors[name] = f"{where}: {problem.reason}" if where and name in ("stages", "channels") else problem.reason
     stages = [dict(zip(_STAGE, row, strict=True)) for row in _columns(form) if any(row[i] for i in (0, 1, 3))]
     channels = form.getall("channel", []) if form.get("channels") == "these" else None
-    return Filled(values, form.get("schedule", "none"), stages, channels, said, others)
+    return Filled(values, form.get("schedule", "none"), stages, channels, errors, others)
 
 
 def _text(field: Field, value: Any) -> str:

@@ -24,7 +24,7 @@ class Strip(NamedTuple):
 
     well: str
     trouble: str
-    said: str
+    label: str
 
 
 class Line(NamedTuple):
@@ -127,8 +127,8 @@ def strip_of(troubles: Sequence[tuple[Micros, Micros]], line: Line, now: Micros)
             well.append(f"M{x} {TALL - SHORT}h{CELL}v{SHORT}h-{CELL}z")
     days, known = sum(bad), len(well) + len(trouble)
     of = f"{known} day" + ("s" if known != 1 else "")
-    said = f"trouble on {days} of {of}" if days else f"{of} without trouble"
-    return Strip("".join(well), "".join(trouble), said)
+    label = f"trouble on {days} of {of}" if days else f"{of} without trouble"
+    return Strip("".join(well), "".join(trouble), label)
 
 
 def _micros(at: datetime | None) -> Micros | None:

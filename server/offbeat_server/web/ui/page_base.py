@@ -112,8 +112,8 @@ def _to_page_above(path: str, seen: Container[str]) -> Handler:
     parts = above.count("/") + 1 if above != "/" else 0
 
     async def redirect_up(request: web.Request) -> web.StreamResponse:
-        there = "/".join(request.rel_url.raw_path.split("/")[:parts]) or "/"
-        return redirect(there + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""))
+        target = "/".join(request.rel_url.raw_path.split("/")[:parts]) or "/"
+        return redirect(target + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""))
 
     return redirect_up
 
@@ -150,8 +150,8 @@ async def _admit(page: UiRoute, deps: Deps, request: web.Request) -> Visit | web
             raise ApiError(401, "You were signed out, so nothing was changed. Your input is kept: sign in to send it.")
         if "X-Part" in request.headers or request.path.startswith("/live"):
             return web.Response(status=401, headers=HEADERS, text="signed out\n")
-        there = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
-        return redirect("/sign-in" + there)
+        back = f"?{urlencode({'back': request.path_qs})}" if request.path_qs != "/" else ""
+        return redirect("/sign-in" + back)
     if not principal.may(page.needs):
         raise ApiError(403, "The key that you signed in with has read access only.")
     return Visit(request, deps, principal, await sessions.token_for(deps, cookie), form)
@@ -193,7 +193,7 @@ def statics_version() -> str:
 @cache
 def environment() -> jinja2.Environment:
     """The templates. They escape every value, except markup that a filter of template_filters.py made."""
-    made = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -202,10 +202,12 @@ def environment() -> jinja2.Environment:
         auto_reload=False,
         finalize=_shown,
     )
-    made.filters.update(template_filters.FILTERS)
-    made.globals.update(plural=template_filters.plural, address_of=address_of, static=f"/static/{statics_version()}")
-    made.globals["marks"] = made.get_template("marks.html").module
-    return made
+    templates.filters.update(template_filters.FILTERS)
+    templates.globals.update(
+        plural=template_filters.plural, address_of=address_of, static=f"/static/{statics_version()}"
+    )
+    templates.globals["marks"] = templates.get_template("marks.html").module
+    return templates
 
 
 def _shown(value: Any) -> Any:

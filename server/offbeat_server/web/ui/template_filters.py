@@ -34,9 +34,9 @@ def micros(at: Instant) -> Micros:
     return to_micros(datetime.fromisoformat(at) if isinstance(at, str) else at)
 
 
-def look_of(word: str | None) -> str:
+def look_of(status: str | None) -> str:
     """The picture for a status, verdict, signal or state."""
-    return LOOKS.get(word or "running", "unknown")
+    return LOOKS.get(status or "running", "unknown")
 
 
 def iso(at: Instant) -> str:

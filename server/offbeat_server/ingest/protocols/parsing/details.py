@@ -34,8 +34,8 @@ def read_count(name: str, value: object) -> int | None:
         text = value.strip()
         if not text:
             return None
-        if (found := _is_whole(text)) is not None:
-            number = int(found[1])
+        if (match := _is_whole(text)) is not None:
+            number = int(match[1])
     elif isinstance(value, float):
         number = int(value) if value.is_integer() else -1
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -74,11 +74,11 @@ def _as_text(text: str) -> float | None:
         return float(text.replace(",", "."))
     if _SCIENTIFIC(text):
         return float(text)
-    if (found := _is_clock(text)) is not None:
-        days, hours, minutes, seconds = found.groups()
+    if (match := _is_clock(text)) is not None:
+        days, hours, minutes, seconds = match.groups()
         length = timedelta(days=int(days or 0), hours=int(hours), minutes=int(minutes))
         return length.total_seconds() + float(seconds.replace(",", "."))
-    if (found := _is_iso(text)) is not None and any(found.groups()):
-        parts = zip(found.groups(), _ISO_UNITS_S, strict=True)
+    if (match := _is_iso(text)) is not None and any(match.groups()):
+        parts = zip(match.groups(), _ISO_UNITS_S, strict=True)
         return sum(float(part.replace(",", ".")) * unit for part, unit in parts if part)
     return None

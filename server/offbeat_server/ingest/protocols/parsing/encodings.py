@@ -33,11 +33,11 @@ _has_utf_8 = re.compile("[^\0-\x7f\udc80-\udcff]").search
 
 def charset_of(content_type: str) -> str | None:
     """The codec that a Content-Type names; None: none that we read."""
-    found = _charset(content_type)
-    if found is None:
+    match = _charset(content_type)
+    if match is None:
         return None
     try:
-        codec = codecs.lookup(found[1]).name
+        codec = codecs.lookup(match[1]).name
     except LookupError:
         return None
     if codec in _WESTERN:

@@ -142,27 +142,27 @@ def field_of(name: str) -> str | None:
             return None
         plain = name.lower().removeprefix("amp;").translate(_drop)
         field = FIELDS.get(plain)
-        if field is None and (found := _is_compound(plain)) is not None:
-            return found.lastgroup
+        if field is None and (match := _is_compound(plain)) is not None:
+            return match.lastgroup
     return field
 
 
-def read_word(word: str) -> Signal | None:
+def read_word(text: str) -> Signal | None:
     """The signal that a word means, in any case, with `-` or a space for `_`; None for an unknown word."""
-    return SIGNAL_WORDS.get(word) or SIGNAL_WORDS.get(_plain(word))
+    return SIGNAL_WORDS.get(text) or SIGNAL_WORDS.get(_plain(text))
 
 
-def unknown_signal(word: object) -> str:
+def unknown_signal(status: object) -> str:
     """The sentence that refuses a word."""
-    return f"unknown status {shown(word)}: {ALLOWED}"
+    return f"unknown status {shown(status)}: {ALLOWED}"
 
 
 def read_exit(value: object) -> Exit | None:
     """Read an exit code: a number, or systemd's word for a signal or a result; None: neither."""
     if isinstance(value, str):
         text = value.strip().lower()
-        if (found := _is_number(text)) is not None:
-            sign, decimal, hexadecimal = found.groups()
+        if (match := _is_number(text)) is not None:
+            sign, decimal, hexadecimal = match.groups()
             digits = (decimal or hexadecimal).lstrip("0") or "0"
             if len(digits) > _DIGITS_MAX:
                 return Exit("fail", lost=True)
@@ -273,7 +273,7 @@ def bare_name(name: str) -> str:
     if len(name) > SAID_CHARS_MAX:
         return name
     plain = _plain(name)
-    return plain if (found := _is_prefixed(plain)) is None else found[1]
+    return plain if (match := _is_prefixed(plain)) is None else match[1]
 
 
 def _has_happened(name: str, value: Any) -> bool:
@@ -281,15 +281,15 @@ def _has_happened(name: str, value: Any) -> bool:
     yes = value is True or (isinstance(value, str) and value.strip().lower() in ("true", "yes"))
     if not yes and not (value in (1, "1") and not isinstance(value, bool)):
         return False
-    word = bare_name(name)
-    return read_word(word) == "fail" if yes else word in _HAPPENED
+    cause = bare_name(name)
+    return read_word(cause) == "fail" if yes else cause in _HAPPENED
 
 
 def _is_pair_in(name: str, value: Any) -> bool:
     """Whether a name without a value is a pair that was encoded as a whole, as in `status%3Dfail`."""
-    if value != "" or (found := _pair_in(name)) is None:
+    if value != "" or (match := _pair_in(name)) is None:
         return False
-    return field_of(found[1]) in OUTCOMES or says_failure(found[1], found[2])
+    return field_of(match[1]) in OUTCOMES or says_failure(match[1], match[2])
 
 
 def _is_failure(value: Any) -> bool:
@@ -327,8 +327,8 @@ def find_failure(fields: Mapping[str, Any], looks_max: int) -> str | None:
     return None
 
 
-def _plain(word: str) -> str:
-    return word.strip().strip(_EDGES).strip().lower().replace("-", "_").replace(" ", "_")
+def _plain(text: str) -> str:
+    return text.strip().strip(_EDGES).strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _exit(number: int) -> Exit:

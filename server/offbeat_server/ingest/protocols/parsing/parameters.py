@@ -115,7 +115,7 @@ def read_fields(
     for name, value in pairs:
         if value is not None:
             reader.take(name, value)
-    return reader.said()
+    return reader.combined()
 
 
 def _read_common(
@@ -123,25 +123,25 @@ def _read_common(
 ) -> ReadParameters | None:
     """The same for what most pings say: ids as they are stored, and one word. It takes a third of the time."""
     ids: dict[str, Any] = {}
-    word: Signal | None = None
+    status: Signal | None = None
     for name, value in pairs:
         if name in CHARS_MAX:
             if value.__class__ is not str or not _is_common_id(value):
                 return None
             ids[name] = value
-        elif name == "status" and word is None and value.__class__ is str:
-            word = SIGNAL_WORDS.get(value)
-            if word is None:
+        elif name == "status" and status is None and value.__class__ is str:
+            status = SIGNAL_WORDS.get(value)
+            if status is None:
                 return None
         else:
             return None
     if signal is None:
-        signal = word or "success"
-    elif word is not None and word != signal:
+        signal = status or "success"
+    elif status is not None and status != signal:
         return None
     if not ids and exit_code is None and message is None:
-        return ReadParameters(PLAIN[signal], word is not None)
-    return ReadParameters(Ping(signal, exit_code=exit_code, message=message, **ids), word is not None)
+        return ReadParameters(PLAIN[signal], status is not None)
+    return ReadParameters(Ping(signal, exit_code=exit_code, message=message, **ids), status is not None)
 
 
 def read_outcome(pairs: Iterable[tuple[str, str]]) -> ReadParameters | Rejection | None:
@@ -152,8 +152,8 @@ def read_outcome(pairs: Iterable[tuple[str, str]]) -> ReadParameters | Rejection
     outcomes = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
     if not outcomes:
         return None
-    said = read_fields(outcomes)
-    return said if isinstance(said, Rejection) or said.named else None
+    parameters = read_fields(outcomes)
+    return parameters if isinstance(parameters, Rejection) or parameters.named else None
 
 
 def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]) -> ReadParameters | None:
@@ -165,19 +165,19 @@ def read_beside(own: Sequence[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
     others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
     if not others and len(own) == 1:
         return None
-    said = read_fields([*own, *others])
-    if isinstance(said, ReadParameters):
-        return said
+    combined = read_fields([*own, *others])
+    if isinstance(combined, ReadParameters):
+        return combined
     last = read_fields([own[-1]])
-    return last._replace(notes=(PingNote("status", said.reason),)) if isinstance(last, ReadParameters) else None
+    return last._replace(notes=(PingNote("status", combined.reason),)) if isinstance(last, ReadParameters) else None
 
 
 def read_beside_path(ping: Ping, pairs: Iterable[tuple[str, Any]]) -> tuple[Ping, tuple[PingNote, ...]]:
     """The same where the path has said the outcome."""
     others = [(name, value) for name, value in pairs if _is_about_outcome(name, value)]
-    if not others or isinstance(said := read_fields(others, ping.signal, ping.exit_code), Rejection):
+    if not others or isinstance(combined := read_fields(others, ping.signal, ping.exit_code), Rejection):
         return ping, ()
-    return ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code), said.notes
+    return ping._replace(signal=combined.ping.signal, exit_code=combined.ping.exit_code), combined.notes
 
 
 def _is_about_outcome(name: str, value: Any) -> bool:
@@ -199,12 +199,12 @@ def appended_outcome(query: str) -> Rejection | None:
     if again and read_word(first) is not None:
         return Rejection(400, f"the query has two ?: write ?status={first.lower()}&... instead of ?{shown(first)}?...")
     name, _, value = last.partition("=")
-    if field_of(name) == "message" or (found := _appended(value or name)) is None:
+    if field_of(name) == "message" or (match := _appended(value or name)) is None:
         return None
-    word, code, second, inner = found.groups()
+    signal, code, second, inner = match.groups()
     if (code and name.lower() != "create") or (inner and field_of(inner) not in OUTCOMES):
         return None
-    shown_end = shown(word or code or second)
+    shown_end = shown(signal or code or second)
     return Rejection(400, f"the query ends with {shown_end}: write the signal before the ?, or send status")
 
 
@@ -222,41 +222,39 @@ def _flag_of(field: str | None, name: str, value: Any) -> Signal | None:
     """The signal that a name says which has no value, as in `?fail`."""
     if value != "" or field not in (None, "passed", "failed"):
         return None
-    word = _FLAGS.get(name.lower())
-    if word is not None or value is not NO_VALUE:
-        return word
+    signal = _FLAGS.get(name.lower())
+    if signal is not None or value is not NO_VALUE:
+        return signal
     if field is not None:
         return "success" if field == "passed" else "fail"
-    word = read_word(name)
-    return word if word in ("success", "fail") else None
+    signal = read_word(name)
+    return signal if signal in ("success", "fail") else None
 
 
 class _Reader:
     """The parameters that were read so far."""
 
     __slots__ = (
-        *(
-            "_denied",
-            "_details",
-            "_empty",
-            "_error",
-            "_exit",
-            "_notes",
-            "_only_ended",
-            "_path",
-            "_path_code",
-            "_unended",
-            "_unknown",
-            "_unread",
-        ),
-        "_words",
+        "_denied",
+        "_details",
+        "_empty",
+        "_error",
+        "_exit",
+        "_notes",
+        "_only_ended",
+        "_path",
+        "_path_code",
+        "_signals",
+        "_unended",
+        "_unknown",
+        "_unread",
     )
 
     def __init__(self, signal: Signal | None, exit_code: int | None, message: str | None) -> None:
         self._path, self._path_code = signal, exit_code
         self._details: dict[str, Any] = {} if message is None else {"message": message}
         self._notes: list[PingNote] = []
-        self._words: list[tuple[str, Signal]] = []  # signals that parameters name
+        self._signals: list[tuple[str, Signal]] = []  # signals that parameters name
         self._exit: tuple[str, Exit] | None = None
         self._error: tuple[str, str] | None = None  # a name that only a failure has, and its text, maybe empty
         self._denied: list[str] = []  # names for a success that are false
@@ -271,8 +269,8 @@ class _Reader:
         field = FIELDS.get(name) or field_of(name)
         if field not in OUTCOMES and isinstance(value, dict | list):
             self._unknown[name] = value  # it may name a failure
-        if (word := _flag_of(field, name, value)) is not None:
-            self._say(name, word, is_ended(name))
+        if (signal := _flag_of(field, name, value)) is not None:
+            self._say(name, signal, is_ended(name))
         elif field in (None, "done") and is_denied(name, value):
             self._deny(field, name)
         elif field is None:
@@ -294,9 +292,9 @@ class _Reader:
             if changed is not None:
                 self._notes.append(PingNote(field, changed, changed=True))
 
-    def _say(self, name: str, word: Signal, only_ended: bool = False) -> None:
-        self._words.append((name, word))
-        self._only_ended &= only_ended and word == "success"
+    def _say(self, name: str, signal: Signal, only_ended: bool = False) -> None:
+        self._signals.append((name, signal))
+        self._only_ended &= only_ended and signal == "success"
 
     def _deny(self, field: str | None, name: str) -> None:
         if is_ended(name):
@@ -308,40 +306,40 @@ class _Reader:
 
     def _settle_denied(self) -> None:
         """A job that runs has not succeeded yet; said of any other, the same is a failure."""
-        under_way = next(((name, word) for name, word in self._words if word in ("start", "progress")), None)
+        under_way = next(((name, signal) for name, signal in self._signals if signal in ("start", "progress")), None)
         for name in self._denied:
             if under_way is None:
                 self._say(name, "fail")
             else:
                 self._notes.append(PingNote("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
 
-    def said(self) -> ReadParameters | Rejection:
-        """All of it together."""
+    def combined(self) -> ReadParameters | Rejection:
+        """The ping that all parameters together describe."""
         path = self._path
         self._settle_denied()
-        if path is None and not self._words and self._exit is None and self._error is None:
+        if path is None and not self._signals and self._exit is None and self._error is None:
             refusal = self._doubt()
             if refusal is not None:
                 return refusal
-        signal, said_by = self._decide()
+        signal, source = self._decide()
         if signal is None:
-            return Rejection(400, f"the parameters say {self._words[0][1]} and {self._words[-1][1]}: leave one out")
-        for name, word in self._words:
-            if word != signal:
-                self._notes.append(PingNote("status", f"{name} says {word}, but {said_by} {signal}"))
+            return Rejection(400, f"the parameters say {self._signals[0][1]} and {self._signals[-1][1]}: leave one out")
+        for name, named_signal in self._signals:
+            if named_signal != signal:
+                self._notes.append(PingNote("status", f"{name} says {named_signal}, but {source} {signal}"))
         if path is not None and path != signal:
-            self._notes.append(PingNote("path", f"the path says {path}, but {said_by} {signal}"))
+            self._notes.append(PingNote("path", f"the path says {path}, but {source} {signal}"))
         self._notes += self._unread
         self._notes += self._unended
-        self._take_exit(signal, said_by)
+        self._take_exit(signal, source)
         if self._error is not None:
             name, text = self._error
             if signal != "fail":
-                self._notes.append(PingNote("error", f"{name} says fail, but {said_by} {signal}"))
+                self._notes.append(PingNote("error", f"{name} says fail, but {source} {signal}"))
             elif text:
                 self._details.setdefault("message", text)
         ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
-        named = bool(self._words) or self._exit is not None or self._error is not None
+        named = bool(self._signals) or self._exit is not None or self._error is not None
         return ReadParameters(ping, named, tuple(self._notes))
 
     def _take_outcome(self, field: str, name: str, value: Any) -> None:
@@ -349,11 +347,11 @@ class _Reader:
             if field != "failed":  # an empty error is none
                 self._empty = name
         elif field == "status":
-            word = read_word(value) if isinstance(value, str) else None
-            if word is None and isinstance(value, str) and (result := read_exit(value)) is not None and result.message:
-                word = result.signal  # systemd's word
-            if word is not None:
-                self._say(name, word, is_ended(value))
+            signal = read_word(value) if isinstance(value, str) else None
+            if signal is None and isinstance(value, str) and (ended := read_exit(value)) is not None and ended.message:
+                signal = ended.signal  # systemd's word
+            if signal is not None:
+                self._say(name, signal, is_ended(value))
             elif isinstance(value, dict | list) and name.lower() not in _SIGNAL_NAMES:  # what a job returns, maybe
                 self._unknown[name] = value
             else:
@@ -401,8 +399,8 @@ class _Reader:
 
     def _decide(self) -> tuple[Signal | None, str]:
         """The signal, and who says so; None: two that say it differ."""
-        path, words = self._path, self._words
-        failing = next((name for name, word in words if word == "fail"), None)
+        path, signals = self._path, self._signals
+        failing = next((name for name, signal in signals if signal == "fail"), None)
         if failing is not None and path not in _UNDISPUTED:
             return "fail", f"{failing} says"
         code, error = self._exit, self._error
@@ -412,23 +410,23 @@ class _Reader:
             if self._path_code == 0 and code is not None and code[1].signal == "fail":
                 return "fail", f"{code[0]} says"
             return path, "the path says"
-        if words and any(word != words[0][1] for _, word in words):
+        if signals and any(signal != signals[0][1] for _, signal in signals):
             return None, ""
-        if error is not None and (not words or words[0][1] == "success"):
+        if error is not None and (not signals or signals[0][1] == "success"):
             return "fail", f"{error[0]} says"
-        if code is not None and (not words or (self._only_ended and code[1].signal == "fail")):
+        if code is not None and (not signals or (self._only_ended and code[1].signal == "fail")):
             return code[1].signal, f"{code[0]} says"
-        return (words[0][1], f"{words[0][0]} says") if words else ("success", "the address says")
+        return (signals[0][1], f"{signals[0][0]} says") if signals else ("success", "the address says")
 
-    def _take_exit(self, signal: Signal, said_by: str) -> None:
+    def _take_exit(self, signal: Signal, source: str) -> None:
         path_code = self._path_code
         if self._exit is not None:
-            name, (said, code, message, lost) = self._exit
+            name, (exit_signal, code, message, lost) = self._exit
             if lost:
                 self._notes.append(PingNote("exit_code", _EXIT_RANGE))
-            elif said == "fail" and signal not in ("fail", *_UNDISPUTED):
-                self._notes.append(PingNote("exit_code", f"{name} says fail, but {said_by} {signal}"))
-            if path_code is not None and code != path_code and not (path_code == 0 and said == "fail"):
+            elif exit_signal == "fail" and signal not in ("fail", *_UNDISPUTED):
+                self._notes.append(PingNote("exit_code", f"{name} says fail, but {source} {signal}"))
+            if path_code is not None and code != path_code and not (path_code == 0 and exit_signal == "fail"):
                 self._notes.append(PingNote("exit_code", f"{name} says {code}, but the path says {path_code}"))
                 code = path_code
             if code is not None:

@@ -167,18 +167,18 @@ def _read_cron(request: Request, slug: str, path_key: str | None) -> ParsedPing 
     own = [("status", value) for parameter, value in pairs if parameter.lower() == "status" and value.strip()]
     if not own:
         return request.fault or appended_outcome(request.query) or Rejection(400, "missing field `status`")
-    return _with_words_of_ours(_read_check_in(ping_key, values, slug), own, pairs)
+    return _with_native_outcome(_read_check_in(ping_key, values, slug), own, pairs)
 
 
-def _with_words_of_ours(
+def _with_native_outcome(
     reading: ParsedPing | Rejection, own: list[tuple[str, Any]], pairs: Iterable[tuple[str, Any]]
 ) -> ParsedPing | Rejection:
     """At the address that people write themselves, an outcome in other words counts too."""
     others = [(name, value) for name, value in pairs if name.lower() not in _OWN]
-    if isinstance(reading, Rejection) or (said := read_beside(own, others)) is None:
+    if isinstance(reading, Rejection) or (combined := read_beside(own, others)) is None:
         return reading
-    ping = reading.ping._replace(signal=said.ping.signal, exit_code=said.ping.exit_code)
-    return reading._replace(ping=ping, notes=(*reading.notes, *said.notes))
+    ping = reading.ping._replace(signal=combined.ping.signal, exit_code=combined.ping.exit_code)
+    return reading._replace(ping=ping, notes=(*reading.notes, *combined.notes))
 
 
 def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> ParsedPing | Rejection:
@@ -198,15 +198,15 @@ def _read_payload(ping_key: str, payload: bytes, slug: str | None) -> ParsedPing
     reading = _read_check_in(ping_key, check_in, slug)
     if slug is None:
         return reading
-    return _with_words_of_ours(reading, [("status", check_in.get("status"))], check_in.items())
+    return _with_native_outcome(reading, [("status", check_in.get("status"))], check_in.items())
 
 
 def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) -> ParsedPing | Rejection:
     sent_slug = check_in.get("monitor_slug") if slug is None else slug
     base = slug_of(sent_slug) if isinstance(sent_slug, str) else None
     environment = check_in.get("environment")
-    there = slug_in(base, environment if isinstance(environment, str) else None) if base is not None else None
-    if base is None or there is None:
+    own_slug = slug_in(base, environment if isinstance(environment, str) else None) if base is not None else None
+    if base is None or own_slug is None:
         return Rejection(400, "monitor_slug and environment must be letters, digits, _ and -, 100 characters in all")
     status = check_in.get("status")
     if not isinstance(status, str) or not status.strip():
@@ -224,12 +224,12 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
         ping = ping._replace(message=f"{config.problem} (the monitor was not changed)")
     address = SlugAddress(
         ping_key,
-        there,
+        own_slug,
         create=definition is not None,
         definition=definition,
         defaults=DEFAULTS if definition is not None else None,
-        like=base if there != base and definition is None else None,
-        sent=sent_slug if there == base and sent_slug != base else None,
+        like=base if own_slug != base and definition is None else None,
+        sent=sent_slug if own_slug == base and sent_slug != base else None,
         problem=config.problem,
     )
     return ParsedPing(address, ping, named=True, notes=tuple(notes))
@@ -237,8 +237,8 @@ def _read_check_in(ping_key: str, check_in: dict[str, Any], slug: str | None) ->
 
 def _signal(status: str, notes: list[PingNote]) -> Signal:
     """The signal of a status; of one that Sentry does not have, what the word says, and `log` for an unknown word."""
-    word = status.strip().lower()
-    signal = _STATUSES.get(word) or read_word(word)
+    name = status.strip().lower()
+    signal = _STATUSES.get(name) or read_word(name)
     if signal is None:
         notes.append(
             PingNote("status", f"status {shown(status)} is stored as log: use in_progress, ok or error", changed=True)

@@ -103,13 +103,13 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
         raise _Wrong(f"timezone: must be a name such as Europe/Berlin, not {_shown(zone)}")
     zone = zone.strip()
     fields = {**_NO_SCHEDULE, **_schedule(schedule), "timezone": WINDOWS_ZONES.get(zone, zone)}
-    for theirs, ours, least in (("checkin_margin", "grace", 0), ("max_runtime", "max_runtime", 1)):
-        if (sent := config.get(theirs)) is not None:
-            minutes = _number(theirs, sent, least, " of minutes", whole=False)
-            fields[ours] = max(minutes, 1) * 60 if ours == "grace" else minutes * 60
-    for theirs, ours in (("failure_issue_threshold", "fail_after"), ("recovery_threshold", "recover_after")):
-        if (sent := config.get(theirs)) is not None:
-            fields[ours] = _number(theirs, sent, 1)
+    for sentry_name, field, least in (("checkin_margin", "grace", 0), ("max_runtime", "max_runtime", 1)):
+        if (sent := config.get(sentry_name)) is not None:
+            minutes = _number(sentry_name, sent, least, " of minutes", integer=False)
+            fields[field] = max(minutes, 1) * 60 if field == "grace" else minutes * 60
+    for sentry_name, field in (("failure_issue_threshold", "fail_after"), ("recovery_threshold", "recover_after")):
+        if (sent := config.get(sentry_name)) is not None:
+            fields[field] = _number(sentry_name, sent, 1)
     return fields
 
 
@@ -128,7 +128,7 @@ def _schedule(schedule: dict[str, Any]) -> dict[str, Any]:
     return {"every": _number("schedule.value", value, 1) * length}
 
 
-def _number(field: str, sent: object, least: int, what: str = "", whole: bool = True) -> int | float:
+def _number(field: str, sent: object, least: int, what: str = "", integer: bool = True) -> int | float:
     """A number, also as text. Raises _Wrong."""
     number: float | None = None
     if isinstance(sent, int | float) and not isinstance(sent, bool):
@@ -138,8 +138,8 @@ def _number(field: str, sent: object, least: int, what: str = "", whole: bool = 
             number = float(sent)
         except ValueError:
             number = None
-    if number is None or not least <= number < 1e9 or (whole and number != int(number)):
-        kind = "a whole number" if whole else "a number"
+    if number is None or not least <= number < 1e9 or (integer and number != int(number)):
+        kind = "a whole number" if integer else "a number"
         raise _Wrong(f"{field}: must be {kind}{what} of at least {least}, not {_shown(sent)}")
     return int(number) if number == int(number) else number
 

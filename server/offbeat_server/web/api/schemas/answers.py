@@ -31,7 +31,7 @@ from offbeat_server.web.framework.problems import not_found
 from offbeat_server.web.framework.routing import Caller
 
 NO_CHANNEL = "No channel: its alerts go to the server's log only. Add one with PUT /api/v1/channels/{slug}."
-OPEN_HEARD_MAX = 50  # of one page; the rest are shown as they were written
+OPEN_FOLLOWED_MAX = 50  # of one page; the rest are shown as they were written
 ALERTS_SHOWN_MAX = 200  # of one incident
 _DEFAULTS = {
     name: value
@@ -127,18 +127,20 @@ def _order(key: dict[str, Any]) -> tuple[str, str, str]:
 
 async def run_answers(pool: Pool, rows: Sequence[Record]) -> list[dict[str, Any]]:
     """The answers for rows of `history.runs`."""
-    followed = {row["number"]: ClientRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_HEARD_MAX]}
+    followed = {
+        row["number"]: ClientRun(row) for row in [r for r in rows if r["finished_at"] is None][:OPEN_FOLLOWED_MAX]
+    }
     if followed:
         await read_new_pings(pool, list(followed.values()))
     return [run_answer(row, followed.get(row["number"])) for row in rows]
 
 
-def run_answer(row: Record, heard: ClientRun | None = None) -> dict[str, Any]:
-    """The answer for one row; without `heard` as it was written."""
+def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]:
+    """The answer for one row; without `followed` as it was written."""
     detail, last_ping_at = row["detail"], row["last_ping_at"]
-    if heard is not None and heard.pings:
-        detail = heard.run.detail(load_definition(row["definition"]))
-        last_ping_at = max(last_ping_at, to_datetime(heard.run.last_at))
+    if followed is not None and followed.pings:
+        detail = followed.run.detail(load_definition(row["definition"]))
+        last_ping_at = max(last_ping_at, to_datetime(followed.run.last_at))
     tasks, progress = detail.get("tasks"), detail.get("progress")
     return {
         "id": f"{row['monitor_id']}-{row['number']}",

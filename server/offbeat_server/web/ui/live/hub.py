@@ -215,9 +215,9 @@ class LiveHub(Service):
         }
         if not behind:
             return
-        made = await kind.render([key for key in keys if key in behind], now)
+        rendered = await kind.render([key for key in keys if key in behind], now)
         for key in behind:
-            patches, topic, version = made.get(key), Topic(name, key), versions.get(key, "")
+            patches, topic, version = rendered.get(key), Topic(name, key), versions.get(key, "")
             message = _event("patch", patches) if patches else None
             for stream in list(self._streams):
                 if topic in stream.shown and stream.shown[topic] != version:

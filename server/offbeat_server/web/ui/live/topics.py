@@ -56,12 +56,12 @@ class LineTopics:
         """Render these topics, as `TopicKind` wants them."""
         lines = {id: self._known[id][1] for id in cast(Sequence[int], keys) if id in self._known}
         strips = await monitor_rows.strips(self._pool, lines.values(), now)
-        made: dict[TopicKey, list[Patch]] = {key: [(f"m{key}", "")] for key in keys if key not in lines}
+        patches: dict[TopicKey, list[Patch]] = {key: [(f"m{key}", "")] for key in keys if key not in lines}
         for count, (id, line) in enumerate(lines.items()):
-            made[id] = [(f"m{id}", render_part("line.html", line=line, strip=strips[id], now=now))]
+            patches[id] = [(f"m{id}", render_part("line.html", line=line, strip=strips[id], now=now))]
             if count % 25 == 24:
                 await asyncio.sleep(0)  # in a storm all change at once, and pings must pass
-        return made
+        return patches
 
     def keep(self, keys: set[TopicKey]) -> None:
         """Forget all topics but these."""
@@ -142,17 +142,17 @@ class MonitorTopics:
         """Render these topics, as `TopicKind` wants them."""
         pairs = cast(Sequence[tuple[int, bool]], keys)
         rows = await _rows(self._pool, [id for id, _ in pairs])
-        made: dict[TopicKey, list[Patch]] = {}
+        patches: dict[TopicKey, list[Patch]] = {}
         for id, writes in pairs:
             if id not in rows:
-                made[id, writes] = [
+                patches[id, writes] = [
                     ("now", '<p class="note" data-title="Deleted · Offbeat">This monitor was deleted.</p>')
                 ]
                 continue
             line = monitor_rows.line_of(rows[id], None, now)
             shown = await monitor.now_context(self._pool, rows[id], line, now, writes)
-            made[id, writes] = [("now", render_part("monitor_now.html", **shown))]
-        return made
+            patches[id, writes] = [("now", render_part("monitor_now.html", **shown))]
+        return patches
 
     def keep(self, keys: set[TopicKey]) -> None:
         """Forget all topics but these."""
@@ -177,11 +177,11 @@ class HistoryTopics:
 
     async def render(self, keys: Sequence[TopicKey], now: Micros) -> Mapping[TopicKey, list[Patch]]:
         """Render these topics, as `TopicKind` wants them."""
-        made: dict[TopicKey, list[Patch]] = {}
+        patches: dict[TopicKey, list[Patch]] = {}
         for id, row in (await _rows(self._pool, cast(Sequence[int], keys))).items():
             shown = await monitor.history_context(self._pool, row, monitor_rows.line_of(row, None, now), now)
-            made[id] = [("history", render_part("monitor_history.html", **shown))]
-        return made
+            patches[id] = [("history", render_part("monitor_history.html", **shown))]
+        return patches
 
     def keep(self, keys: set[TopicKey]) -> None:
         """Forget all topics but these."""
@@ -242,13 +242,13 @@ class IncidentTopics:
 
     async def render(self, keys: Sequence[TopicKey], now: Micros) -> Mapping[TopicKey, list[Patch]]:
         """Render these topics, as `TopicKind` wants them."""
-        made: dict[TopicKey, list[Patch]] = {}
+        patches: dict[TopicKey, list[Patch]] = {}
         for monitor_id, number, writes in cast(Sequence[tuple[int, int, bool]], keys):
             row = await history.find_incident(self._pool, monitor_id, number)
             if row is not None:
                 shown = await incidents.context(self._pool, row, writes)
-                made[monitor_id, number, writes] = [("now", render_part("incident_now.html", **shown))]
-        return made
+                patches[monitor_id, number, writes] = [("now", render_part("incident_now.html", **shown))]
+        return patches
 
     def keep(self, keys: set[TopicKey]) -> None:
         """Forget all topics but these."""

@@ -44,24 +44,24 @@ async def put_project(visit: Visit) -> web.StreamResponse:
     """Make a project, or change one. A later change of another user is not overwritten."""
     slug, changes_one = visit.form_field("slug"), bool(visit.form_field("rev"))
     switches = {name: visit.form_field(name) == "on" for name in projects.SWITCHES}
-    said = {"slug": slug, "name": visit.form_field("name"), **switches}
+    fields = {"slug": slug, "name": visit.form_field("name"), **switches}
     try:
         body = validate(documents.ProjectBody, {"name": visit.form_field("name") or None, **switches})
         command = projects.PutProject(new_slug(slug), body, visit.opened_rev if changes_one else NO_REV)
         await projects.put_project(visit.context, command, visit.actor)
     except PreconditionError:
         if not changes_one:
-            return await _projects(visit, f"Project {slug} already exists.", new=said)
+            return await _projects(visit, f"Project {slug} already exists.", new=fields)
         row = await stored_projects.find_project(visit.deps.pool, slug)
         if row is None:
             raise not_found(f"project {slug}") from None
         meanwhile = await changes_since(visit.context, "project", row["id"], slug, visit.opened_rev)
         text = f"Project {slug} was changed after you opened the page. Review it before saving."
-        return await _projects(visit, text, changed={**said, "rev": row["rev"]}, meanwhile=meanwhile)
+        return await _projects(visit, text, changed={**fields, "rev": row["rev"]}, meanwhile=meanwhile)
     except (ApiError, DefinitionError) as error:
         if not changes_one:
-            return await _projects(visit, str(error), new=said)
-        return await _projects(visit, str(error), changed={**said, "rev": visit.form_field("rev")})
+            return await _projects(visit, str(error), new=fields)
+        return await _projects(visit, str(error), changed={**fields, "rev": visit.form_field("rev")})
     return redirect("/projects")
 
 
@@ -102,34 +102,34 @@ async def _projects(
 
 async def keys_page(visit: Visit) -> web.StreamResponse:
     """The access keys. A key itself is shown once, on the page after it was made."""
-    made = visit.request.cookies.get(_MADE, "")
-    id, _, key = made.partition(".")
-    if not made or id != visit.query_param("made"):
+    cookie = visit.request.cookies.get(_MADE, "")
+    id, _, key = cookie.partition(".")
+    if not cookie or id != visit.query_param("made"):
         return await _keys(visit)
-    response = await _keys(visit, made={"name": visit.query_param("name"), "key": key})
+    response = await _keys(visit, new_key={"name": visit.query_param("name"), "key": key})
     response.del_cookie(_MADE, path="/keys")
     return response
 
 
 async def make_key(visit: Visit) -> web.StreamResponse:
     """Make a key. The page that shows it comes by a redirect, so that loading it again makes no second one."""
-    said = {
+    fields = {
         "name": visit.form_field("name"),
         "role": visit.form_field("role"),
         "project": visit.form_field("project") or None,
     }
     try:
-        body = validate(requests.NewKey, said)
+        body = validate(requests.NewKey, fields)
         project = None
         if body.project is not None or visit.principal.project is not None:
             project = (await project_of(visit, body.project)).slug
-        made = await access_keys.create_key(
+        new_key = await access_keys.create_key(
             visit.context, access_keys.CreateKey(body.name, body.role, project), visit.actor
         )
     except (ApiError, DefinitionError) as error:
         return await _keys(visit, wrong=str(error), status=422)
-    response = redirect("/keys?" + urlencode({"made": made.id, "name": body.name}))
-    hand_secret_to_page(visit, response, _MADE, f"{made.id}.{made.key}", "/keys")
+    response = redirect("/keys?" + urlencode({"made": new_key.id, "name": body.name}))
+    hand_secret_to_page(visit, response, _MADE, f"{new_key.id}.{new_key.key}", "/keys")
     return response
 
 
@@ -141,7 +141,7 @@ async def revoke_key(visit: Visit) -> web.StreamResponse:
 
 
 async def _keys(
-    visit: Visit, made: dict[str, Any] | None = None, wrong: str = "", status: int = 200
+    visit: Visit, new_key: dict[str, Any] | None = None, wrong: str = "", status: int = 200
 ) -> web.StreamResponse:
     project_id = visit.principal.project_id
     page = await ACCESS_KEYS.page(
@@ -155,9 +155,9 @@ async def _keys(
         "keys.html",
         status,
         keys=[key_answer(row) for row in page.rows],
-        said={name: visit.form_field(name) if wrong else "" for name in ("name", "role", "project")},
+        fields={name: visit.form_field(name) if wrong else "" for name in ("name", "role", "project")},
         keys_cut=page.next_cursor is not None,
-        made=made,
+        new_key=new_key,
         wrong=wrong,
         own_project=visit.principal.project,
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],

@@ -54,10 +54,10 @@ async def channel_page(visit: Visit) -> web.StreamResponse:
     tested = await history.find_alert(visit.deps.pool, int(number)) if re.fullmatch(r"\d{1,18}", number) else None
     if tested is not None and (tested["channel_id"] != row["id"] or tested["kind"] != AlertKind.TEST):
         tested = None
-    told = dict(tested) if tested is not None else None
+    test_alert = dict(tested) if tested is not None else None
     place, _, secret = visit.request.cookies.get(_NEW_SECRET, "").partition(" ")
     secret = secret if place == _place(row["project"], row["slug"]) else ""
-    response = await _form(visit, row, row["kind"], channel_answer(row), tested=told, new_secret=secret)
+    response = await _form(visit, row, row["kind"], channel_answer(row), tested=test_alert, new_secret=secret)
     if secret:
         response.del_cookie(_NEW_SECRET, path="/channels")
     return response
@@ -72,14 +72,14 @@ async def create(visit: Visit) -> web.StreamResponse:
     """Make a channel."""
     kind = _kind(visit.form_field("kind"))
     slug = visit.form_field("slug")
-    said = _read(visit, kind)
+    fields = _read(visit, kind)
     try:
         project = await project_of(visit, visit.form_field("project") or None)
-        await _put(visit, said, project.id, new_slug(slug), NO_REV)
+        await _put(visit, fields, project.id, new_slug(slug), NO_REV)
     except PreconditionError:
-        return await _form(visit, None, kind, said, PreconditionError(f"Channel {slug} already exists."))
+        return await _form(visit, None, kind, fields, PreconditionError(f"Channel {slug} already exists."))
     except (ApiError, DefinitionError) as error:
-        return await _form(visit, None, kind, said, error)
+        return await _form(visit, None, kind, fields, error)
     response = redirect(address_of("channels", slug, project.slug))
     return await _generate(visit, kind, project, slug, response)
 
@@ -87,23 +87,23 @@ async def create(visit: Visit) -> web.StreamResponse:
 async def change(visit: Visit) -> web.StreamResponse:
     """Change a channel; masked secrets stay as they are. A later change of another user is not overwritten."""
     row = await _find(visit)
-    said = _read(visit, row["kind"])
+    fields = _read(visit, row["kind"])
     try:
-        await _put(visit, said, row["project_id"], row["slug"], visit.opened_rev)
+        await _put(visit, fields, row["project_id"], row["slug"], visit.opened_rev)
     except PreconditionError:
-        return await _changed_meanwhile(visit, said)
+        return await _changed_meanwhile(visit, fields)
     except (ApiError, DefinitionError) as error:
-        return await _form(visit, row, row["kind"], said, error, rev=visit.form_field("rev"))
+        return await _form(visit, row, row["kind"], fields, error, rev=visit.form_field("rev"))
     saved = redirect(address_of("channels", row["slug"], row["project"], saved="yes"))
     return await _generate(visit, row["kind"], ProjectRef(row["project_id"], row["project"]), row["slug"], saved)
 
 
-async def _changed_meanwhile(visit: Visit, said: Mapping[str, Any]) -> web.StreamResponse:
+async def _changed_meanwhile(visit: Visit, fields: Mapping[str, Any]) -> web.StreamResponse:
     """The form as it was sent, with what was changed since it was opened. It can be sent again for the new revision."""
     row = await _find(visit)
     meanwhile = await changes_since(visit.context, "channel", row["project_id"], row["slug"], visit.opened_rev)
     error = PreconditionError("This channel was changed after you opened the form. Review it before saving.")
-    return await _form(visit, row, row["kind"], said, error, meanwhile=meanwhile)
+    return await _form(visit, row, row["kind"], fields, error, meanwhile=meanwhile)
 
 
 async def test(visit: Visit) -> web.StreamResponse:
@@ -129,8 +129,8 @@ async def _find(visit: Visit) -> Record:
     return row
 
 
-async def _put(visit: Visit, said: Mapping[str, Any], project_id: int, slug: str, expected_rev: int) -> None:
-    body = validate(documents.ChannelBody, {**said, "default": visit.form_field("default") == "on"})
+async def _put(visit: Visit, fields: Mapping[str, Any], project_id: int, slug: str, expected_rev: int) -> None:
+    body = validate(documents.ChannelBody, {**fields, "default": visit.form_field("default") == "on"})
     command = channels.PutChannel(project_id, slug, body, expected_rev)
     await channels.put_channel(visit.context, command, visit.actor)
 
@@ -232,20 +232,20 @@ def _shape(schema: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 def _read(visit: Visit, kind: str) -> dict[str, Any]:
     """The fields of the form as the API reads them; what is empty is left out."""
-    said: dict[str, Any] = {"kind": kind}
+    fields: dict[str, Any] = {"kind": kind}
     for each in _inputs(kind, {}):
         text = visit.form_field(each.name)
         if each.shape == "check":
-            said[each.name] = text == "on"
+            fields[each.name] = text == "on"
         elif not text:
             continue
         elif each.shape == "lines":
-            said[each.name] = [line.strip() for line in text.splitlines() if line.strip()]
+            fields[each.name] = [line.strip() for line in text.splitlines() if line.strip()]
         elif each.shape in ("json", "number", "select"):
-            said[each.name] = _loads(text)
+            fields[each.name] = _loads(text)
         else:
-            said[each.name] = int(text) if each.name == "chat" and text.lstrip("-").isdecimal() else text
-    return said
+            fields[each.name] = int(text) if each.name == "chat" and text.lstrip("-").isdecimal() else text
+    return fields
 
 
 def _loads(text: str) -> Any:

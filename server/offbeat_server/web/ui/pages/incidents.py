@@ -70,7 +70,7 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
     )
     events = [
         *_causes(row),
-        *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _said(note)) for note in notes),
+        *(Event(to_micros(note["at"]), note["kind"], _DONE[note["kind"]], _note_text(note)) for note in notes),
         *(_alert(alert) for alert in alerts.rows),
     ]
     if row["resolved_at"] is not None:
@@ -87,7 +87,7 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
 _DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved manually", "comment": "Comment"}
 
 
-def _said(note: Record) -> str:
+def _note_text(note: Record) -> str:
     comment = note["after"].get("comment")
     return f"{note['actor']}: {comment}" if comment else f"by {note['actor']}"
 
@@ -149,8 +149,8 @@ async def comment(visit: Visit) -> web.StreamResponse:
 
 
 def _note(visit: Visit, model: type[requests.Note | requests.Comment]) -> incidents.NoteIncident:
-    said = visit.form_field("comment")
-    body = validate(model, {"comment": said or None if model is requests.Note else said})
+    comment = visit.form_field("comment")
+    body = validate(model, {"comment": comment or None if model is requests.Note else comment})
     return incidents.NoteIncident(*pair_in(visit, "incident"), visit.principal.project_id, body.comment)
 
 

@@ -141,7 +141,7 @@ async def _fleet(pool: Pool, monitor_id: int, definition: Definition) -> FleetSu
 
 async def _calendar(pool: Pool, line: monitor_rows.Line, definition: Definition, now: Micros) -> list[list[charts.Day]]:
     bounds = charts.day_bounds(definition.timezone, now)
-    heard = await pages.days_heard(pool, line.id, bounds)
+    has_pings = await pages.days_with_pings(pool, line.id, bounds)
     runs: dict[int, dict[str, int]] = {}
     for row in await pages.runs_by_day(pool, line.id, bounds):
         runs.setdefault(row["day"] - 1, {})[row["verdict"]] = row["runs"]
@@ -149,7 +149,7 @@ async def _calendar(pool: Pool, line: monitor_rows.Line, definition: Definition,
         (to_micros(row["opened_at"]), to_micros(row["resolved_at"]) if row["resolved_at"] else now)
         for row in await pages.troubles_of(pool, [line.id], bounds[0])
     ]
-    return charts.draw_calendar(bounds, heard, runs, troubles, line.created_at, now)
+    return charts.draw_calendar(bounds, has_pings, runs, troubles, line.created_at, now)
 
 
 async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.Chart] | None:
@@ -169,12 +169,12 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
         return "Durations", chart
     since = to_datetime(now - HEARTBEATS_DAYS * monitor_rows.DAY)
     heartbeats = list(reversed(await pages.heartbeats(pool, monitor_id, since, HEARTBEATS_MAX)))
-    said = [
+    reported = [
         charts.Measured(each["duration"], each["signal"], f"{each['signal']}, took {each['duration']:g} s")
         for each in heartbeats
         if each["duration"] is not None
     ]
-    if chart := charts.draw_durations(said, "pings with a duration"):
+    if chart := charts.draw_durations(reported, "pings with a duration"):
         return "Durations", chart
     gaps = [
         charts.Measured((after["at"] - before["at"]).total_seconds(), after["signal"], f"then {after['signal']}")

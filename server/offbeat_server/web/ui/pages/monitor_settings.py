@@ -41,15 +41,15 @@ async def create(visit: Visit) -> web.StreamResponse:
     """Make a monitor of the form."""
     if visit.form_field("add"):
         return await _form(visit, None, forms.refill(visit.form, []), spare=forms.STAGES_ADDED)
-    said = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.form_field("slug")) else {})}
+    fields = {**forms.read(visit.form, {}), **({"slug": slug} if (slug := visit.form_field("slug")) else {})}
     project = await project_of(visit, visit.form_field("project") or None)
     try:
-        body = validate(requests.NewMonitor, said)
+        body = validate(requests.NewMonitor, fields)
         command = monitors.CreateMonitor(project.id, body.slug, body)
-        made = await monitors.create_monitor(visit.context, command, visit.actor)
+        created = await monitors.create_monitor(visit.context, command, visit.actor)
     except (ApiError, CommandError, DefinitionError, PreconditionError) as error:
         return await _form(visit, None, _wrong(visit, error))
-    return redirect(address_of("monitors", made.slug, project.slug))
+    return redirect(address_of("monitors", created.slug, project.slug))
 
 
 async def settings_page(visit: Visit) -> web.StreamResponse:
@@ -152,7 +152,7 @@ def _preview(kind: str, text: str, zone: str, grace: str, now: Micros) -> dict[s
     times: list[Micros] = []
     if definition.every is not None:
         times = [now + definition.every * count for count in range(1, TIMES_SHOWN + 1)]
-        said = f"Every {say_duration(definition.every)}, counted from the last ping"
+        description = f"Every {say_duration(definition.every)}, counted from the last ping"
     else:
         written = definition.cron or definition.oncalendar
         assert written is not None
@@ -160,14 +160,14 @@ def _preview(kind: str, text: str, zone: str, grace: str, now: Micros) -> dict[s
         while len(times) < TIMES_SHOWN and (slot := slots.next_after(at)) is not None:
             times.append(slot)
             at = slot
-        said = CronSim(definition.cron, to_datetime(now)).explain() if definition.cron else ""
-    there = ZoneInfo(definition.timezone)
+        description = CronSim(definition.cron, to_datetime(now)).explain() if definition.cron else ""
+    tzinfo = ZoneInfo(definition.timezone)
     return {
-        "said": said,
+        "said": description,
         "grace": say_duration(definition.grace),
         "zone": definition.timezone,
         "times": [
-            {"at": iso(at), "there": f"{to_datetime(at).astimezone(there):%a %Y-%m-%d %H:%M:%S %Z}"} for at in times
+            {"at": iso(at), "there": f"{to_datetime(at).astimezone(tzinfo):%a %Y-%m-%d %H:%M:%S %Z}"} for at in times
         ],
     }
 

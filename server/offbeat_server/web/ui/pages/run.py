@@ -77,8 +77,8 @@ def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
     """The groups of tasks that there are or should be, that of the run itself first."""
     expected = [""] if definition.tasks is not None else []
     expected += [stage.name for stage in definition.stages if stage.tasks is not None]
-    heard = [stage for stage, group in run.tasks.items() if group.by_name or group.expected]
-    return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *heard])]
+    reported = [stage for stage, group in run.tasks.items() if group.by_name or group.expected]
+    return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *reported])]
 
 
 def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
@@ -140,7 +140,7 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
     """The limits of an open run, and when each is broken."""
     if not is_open:
         return ()
-    said = {
+    labels = {
         "runtime": "Runtime deadline",
         "quiet": "Next ping due",
         "stalled": "Progress due",
@@ -148,11 +148,11 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
         "tasks": "Task deadline",
         "stage": "Deadline of {stage}",
     }
-    found = [
-        (said.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)
+    limits = [
+        (labels.get(limit.kind, limit.kind).format(stage=limit.stage, task=limit.task), limit.base + limit.length)
         for limit in run.limits(definition, include_broken=True)
     ]
-    return sorted(found, key=lambda each: each[1])
+    return sorted(limits, key=lambda each: each[1])
 
 
 PAGES = [UiRoute("GET", "/runs/{id}", run_page)]

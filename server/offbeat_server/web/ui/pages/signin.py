@@ -17,13 +17,13 @@ async def sign_in_page(visit: Visit) -> web.StreamResponse:
 
 async def sign_in(visit: Visit) -> web.StreamResponse:
     """Take the key; a session of a new id begins."""
-    key, there = visit.form_field("key"), local_path(visit.form_field("back"))
+    key, target = visit.form_field("key"), local_path(visit.form_field("back"))
     session_id = None
     if 0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable():
         session_id = await sessions.sign_in(visit.deps, visit.request, key)
     if session_id is None:
-        return await _form(visit, there, "This key is unknown, revoked, or has no access to the pages.")
-    response: web.StreamResponse = redirect(there)
+        return await _form(visit, target, "This key is unknown, revoked, or has no access to the pages.")
+    response: web.StreamResponse = redirect(target)
     if to := visit.form_field("to"):
         response = await _offer(visit, session_id, local_path(to))
     sessions.set_cookie(visit.deps, visit.request, response, session_id)
@@ -47,7 +47,7 @@ async def sign_out(visit: Visit) -> web.StreamResponse:
     return response
 
 
-async def _form(visit: Visit, there: str, wrong: str = "") -> web.StreamResponse:
+async def _form(visit: Visit, target: str, wrong: str = "") -> web.StreamResponse:
     cookie = sessions.cookie_in(visit.deps, visit.request)
     fresh = sessions.new_cookie() if cookie is None else None
     if fresh is not None:
@@ -57,7 +57,7 @@ async def _form(visit: Visit, there: str, wrong: str = "") -> web.StreamResponse
         visit,
         "sign_in.html",
         403 if wrong else 200,
-        there=local_path(there),
+        target=local_path(target),
         wrong=wrong,
         to=visit.form_field("to"),
         packed=visit.form_field("sent"),

@@ -54,15 +54,15 @@ async def delete(visit: Visit) -> web.StreamResponse:
 
 
 def _read(visit: Visit) -> dict[str, Any]:
-    said: dict[str, Any] = {name: visit.form_field(name) for name in ("name", "timezone", "duration")}
-    said |= {name: visit.form_field(name).replace(",", " ").split() for name in ("monitors", "tags")}
+    fields: dict[str, Any] = {name: visit.form_field(name) for name in ("name", "timezone", "duration")}
+    fields |= {name: visit.form_field(name).replace(",", " ").split() for name in ("monitors", "tags")}
     if visit.form_field("when") == "once":
         # The browser gives no offset; it is meant in UTC, as the label says.
-        said |= {name: f"{visit.form_field(name)}Z" if visit.form_field(name) else "" for name in ("start", "end")}
-        del said["duration"]
+        fields |= {name: f"{visit.form_field(name)}Z" if visit.form_field(name) else "" for name in ("start", "end")}
+        del fields["duration"]
     else:
-        said["cron"] = visit.form_field("cron")
-    return {name: value for name, value in said.items() if value}
+        fields["cron"] = visit.form_field("cron")
+    return {name: value for name, value in fields.items() if value}
 
 
 async def _page(visit: Visit, wrong: str = "", changed: tuple[int, str] | None = None) -> web.StreamResponse:
@@ -81,7 +81,7 @@ async def _page(visit: Visit, wrong: str = "", changed: tuple[int, str] | None =
         windows=[{**window_answer(row, visit.now), "rev": row["rev"]} for row in rows],
         wrong=wrong,
         meanwhile=meanwhile,
-        said=defaultdict(str, visit.form.items()),
+        fields=defaultdict(str, visit.form.items()),
         projects=[p["slug"] for p in every_project if visit.principal.project_id in (None, p["id"])],
     )
 
