@@ -233,7 +233,7 @@ Any method. The suffix after the key or the slug is `start`, `fail`, `log` or an
 | parameter | value |
 | --- | --- |
 | `rid` | The run id. |
-| `create` | `1` creates the monitor if it does not exist. It expects a ping every day with 1 h of grace, and runs of at most 1 h. |
+| `create` | `1` creates the monitor if it does not exist. It expects a ping every day with a grace period of 1 h, and runs of at most 1 h. |
 
 {_examples(EXAMPLES["healthchecks"])}
 Answers: 200 `OK`, 201 `Created`, 400, 404 `not found`, 409 `ambiguous slug`. Each has the header `Ping-Body-Limit`.
@@ -265,7 +265,7 @@ Answers: 200 with an empty body, 400, 401 without a token. A wrong token gets 40
 
 The DSN is `http://{{ping key}}@HOST:PORT/1`. Every check-in in an envelope is a ping; all other items of an SDK are accepted
 and dropped. The cron address takes the same parameters in the query, in JSON or in a form. Names may be written as in
-JavaScript (`checkInId`). A check-in with `monitor_config` creates the monitor (grace 1 min, runs of at most 30 min unless
+JavaScript (`checkInId`). A check-in with `monitor_config` creates the monitor (grace period 1 min, runs of at most 30 min unless
 it says otherwise) or changes it.
 
 {_parameters(SENTRY)}
@@ -409,7 +409,7 @@ _CLIENTS = """## Supported clients
 already have (a Healthchecks ping key, a Cronitor API key: 16 to 100 letters, digits, `_`, `-`).
 
 Pings of Healthchecks (`create=1`), Cronitor and Sentry can create their monitor; `--no-auto-provision` disables this. Such
-a monitor expects a ping every day with 1 h of grace, unless the protocol says otherwise, and can be changed like any
+a monitor expects a ping every day with a grace period of 1 h, unless the protocol says otherwise, and can be changed like any
 other.
 
 A monitor accepts further keys: keys from another service, and keys that imply a signal and a stage. One pipeline can have

@@ -192,7 +192,8 @@ def rules() -> list[Rule]:
     return [
         Rule(
             name,
-            re.compile(each["pattern"], re.M | (0 if each.get("case") else re.I)),
+            # An indented line's end is several spaces.
+            re.compile(each["pattern"].replace(" ", " +"), re.M | (0 if each.get("case") else re.I)),
             each["message"],
             frozenset(each.get("kinds", ())),
             re.compile(each["except_in"]) if "except_in" in each else None,

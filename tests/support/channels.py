@@ -37,7 +37,7 @@ FACTS: dict[str, Any] = {
     "opened_at": "2026-11-24T01:30:00Z",
     "decided_at": AT,
     "last_ping_at": "2026-11-24T01:04:00Z",
-    "expected": "a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace",
+    "expected": "a ping at 0 2 * * * (Europe/Berlin), with a grace period of 10 min",
     "last_message": "Traceback & more\n```\n<boom> *x* [y](z)",
     "tags": ["etl", "prod"],
 }

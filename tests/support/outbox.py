@@ -54,7 +54,7 @@ class Scene:
             "kind": kind,
             "status": "up" if kind == "resolved" else "down",
             "cause": "missed",
-            "reason": "no ping by 03:10:00: it was due at 03:00:00, with 10 min of grace",
+            "reason": "no ping by 03:10:00: it was due at 03:00:00, with a grace period of 10 min",
             "opened_at": OPENED_AT,
             "decided_at": "2026-11-24T03:10:00.1Z",
             **({"resolved_at": "2026-11-24T04:00:00Z"} if kind == "resolved" else {}),

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from offbeat_server.common.errors import UnavailableError
+from offbeat_server.common.plural import plural
 from offbeat_server.config import Settings
 from offbeat_server.ingest.http.client_address import ClientAddresses
 from offbeat_server.ingest.http.content_codings import ACCEPTED, PIECE_BYTES, BadCoding, Unpacker
@@ -80,7 +81,7 @@ class Bulk:
             status = 429 if tally.limited_s else 400
         if tally.unavailable:
             status = 503
-            tally.error(None, f"{tally.unavailable} pings may or may not be stored")
+            tally.error(None, f"{plural(tally.unavailable, 'ping')} may or may not be stored")
         return self._answer(status, tally)
 
     async def _take(self, request: web.Request, tally: "Tally") -> None:

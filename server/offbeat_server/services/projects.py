@@ -4,6 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 
 from offbeat_server.common.errors import ConflictError, NotFoundError
+from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Connection, Record
 from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.changes import Change, changing
@@ -79,6 +80,8 @@ async def delete_project(context: Context, command: DeleteProject, actor: str) -
         if command.slug == DEFAULT:
             raise ConflictError("The project default is always there.")
         if count := await projects.size_of_project(connection, row["id"]):
-            raise ConflictError(f"{command.slug} still has {count} monitors: delete them first.")
+            raise ConflictError(
+                f"{command.slug} still has {plural(count, 'monitor')}: delete {'it' if count == 1 else 'them'} first."
+            )
         await projects.delete_project(connection, row, actor)
     context.changed()

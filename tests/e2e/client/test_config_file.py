@@ -107,6 +107,7 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> 
         ({"cron": "0 2 * * * root"}, "cron", "the user"),
         ({"timezone": "europe/berlin "}, "timezone", "use Europe/Berlin"),
         ({"tags": ["a b"]}, "tags.0", "must have no spaces"),
+        ({"tags": [""]}, "tags.0", "must not be empty"),
     ],
 )
 def test_a_wrong_field_says_what_to_write(sent: dict[str, object], field: str, words: str) -> None:

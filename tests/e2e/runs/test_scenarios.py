@@ -200,7 +200,7 @@ async def of_four_monitors_in_sequence_the_third_is_silent(stage: Stage) -> None
     assert (facts["cause"], facts["run"]) == ("missed", "d5")
     assert re.fullmatch(
         r"monitor clean sent success at \S+ \(run d5\); no ping followed by .+: "
-        r"it was due within 3 s of that success, with 1 s of grace",
+        r"it was due within 3 s of that success, with a grace period of 1 s",
         facts["reason"],
     )
     async with stage.process(["/bin/sh", "-c", JOB], URL=urls["train"], RUN="d5", WORK="0.1"):

@@ -171,7 +171,7 @@ def test_of_four_monitors_in_sequence_the_third_is_silent(scene: Scene) -> None:
     assert (incident.cause, incident.run, incident.opened_at) == ("missed", "2026-01-05", scene.at("50m"))
     assert incident.reason == (
         "monitor clean sent success at 00:15:00 (run 2026-01-05); no ping followed by 2026-01-05 00:50:00 UTC: "
-        "it was due within 30 min of that success, with 5 min of grace"
+        "it was due within 30 min of that success, with a grace period of 5 min"
     )
     # One place is named, and not everything behind it too.
     assert not scene.incidents("ingest") and not scene.incidents("clean") and not scene.incidents("publish")
@@ -265,7 +265,7 @@ def test_an_upstream_is_down_and_one_of_five_downstreams_stays_silent_after_it(s
     assert [scene.alerts(slug) for slug in downstreams] == [[], [], [], [], ["opened"]]
     (alert,) = scene.effects(Alert, "job-5")
     assert alert.facts["reason"] == (
-        "no ping by 2026-01-05 00:05:30 UTC: it was due at 00:05:00, with 30 s of grace; last ping at 00:00:00"
+        "no ping by 2026-01-05 00:05:30 UTC: it was due at 00:05:00, with a grace period of 30 s; last ping at 00:00:00"
     )
     assert alert.facts["held_back"] == "while db was down, until 2026-01-05 00:11:40 UTC"
     assert [scene.status(slug) for slug in downstreams] == ["up", "up", "up", "up", "down"]

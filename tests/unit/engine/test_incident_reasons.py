@@ -5,7 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
+from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.decisions import Alert
+from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.monitor import Incident
 from offbeat_server.engine.model.ping import Signal
 from offbeat_server.engine.rules import reasons
@@ -337,5 +339,13 @@ def test_what_is_expected_names_the_rules_on_frequency_and_overlap(scene: Scene)
     scene.ping(0, "success")
     scene.ping(1, "success")
     (alert,) = scene.effects(Alert)
-    assert alert.facts["reason"] == "more than 1 runs or heartbeats within the 1 min before 2026-01-05 00:00:01 UTC"
-    assert alert.facts["expected"] == "at most 1 runs or heartbeats in 1 min, no overlapping runs"
+    assert alert.facts["reason"] == "more than 1 run or heartbeat within the 1 min before 2026-01-05 00:00:01 UTC"
+    assert alert.facts["expected"] == "at most 1 run or heartbeat in 1 min, no overlapping runs"
+
+
+def test_a_count_of_one_has_no_plural() -> None:
+    assert reasons.usual(60 * SECOND, 90 * SECOND, 1).endswith("(1 run)")
+    assert reasons.usual(60 * SECOND, 90 * SECOND, 2).endswith("(2 runs)")
+    one, two = ({"tasks": {"expected": count}, "at_most": {"count": count, "per": "1m"}} for count in (1, 2))
+    assert reasons.expected(read_definition(one)) == "at most 1 run or heartbeat in 1 min, 1 task"
+    assert reasons.expected(read_definition(two)) == "at most 2 runs or heartbeats in 1 min, 2 tasks"

@@ -40,7 +40,7 @@ FACTS: Any = {
     "decided_at": "2026-11-24T01:30:00.120000Z",
     "due_at": "2026-11-24T01:00:00Z",
     "last_ping_at": "2026-11-24T01:04:00Z",
-    "expected": "a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace",
+    "expected": "a ping at 0 2 * * * (Europe/Berlin), with a grace period of 10 min",
     "usual": "usually 12 min, this one has taken 30 min",
     "last_message": "Traceback\n  File x\nValueError: boom",
     "tags": ["etl", "prod"],
@@ -54,7 +54,7 @@ TEXT = """\
 Load was expected to finish by 02:30:00; extract took 4 min (run 42).
 
 Since: 2026-11-24 02:30:00 CET
-Expected: a ping at 0 2 * * * (Europe/Berlin), with 10 min of grace
+Expected: a ping at 0 2 * * * (Europe/Berlin), with a grace period of 10 min
 Was due: 2026-11-24 02:00:00 CET
 Last ping: 2026-11-24 02:04:00 CET (26 min ago)
 Run: 42

@@ -9,6 +9,7 @@ import orjson
 
 from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
+from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload
@@ -252,11 +253,11 @@ def outage_facts(outage: Outage) -> AlertPayload[str]:
     summary = f"{jumped}Offbeat could not receive pings for {seconds:.0f} s ({outage.reason})"
     if outage.reason == "lost":
         summary = (
-            f"Postgres has lost {outage.pings} answered pings of {seconds:.0f} s: a standby that did not have them was "
+            f"Postgres has lost {plural(outage.pings, 'answered ping')} of {seconds:.0f} s: a standby without them was "
             "promoted, or a backup was restored"
         )
     elif outage.pings:
-        summary += f"; {outage.pings} pings are known to have been refused"
+        summary += f"; {plural(outage.pings, 'ping is', 'pings are')} known to have been refused"
     return {
         "kind": AlertKind.OPERATOR,
         "cause": "deaf",

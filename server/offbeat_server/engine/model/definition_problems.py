@@ -82,6 +82,8 @@ def reason_of(item: Any, model: type[BaseModel] | None = None) -> str:
         shape = SHAPES.get(item["ctx"]["pattern"]) or (SHAPES.get(str(path[-1])) if path else None)
         if shape is not None:
             return shape
+    if kind in ("string_too_short", "too_short") and item["ctx"]["min_length"] == 1:
+        return "must not be empty"
     if kind in _WORDS:
         return _WORDS[kind].format(**item.get("ctx", {}))
     text: str = item["msg"]

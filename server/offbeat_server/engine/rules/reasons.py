@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from offbeat.readable import says_one_line
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
+from offbeat_server.common.plural import plural
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
 from offbeat_server.engine.model.enums import StageStatus
 from offbeat_server.engine.model.fleet import Fleet
@@ -59,7 +60,7 @@ def missed(definition: Definition, due: Micros, deadline: Micros, last_ping_at: 
     """No ping arrived by the deadline."""
     text = f"no ping by {say_time(deadline, definition)}: it was due at {say_time(due, definition, deadline)}"
     if definition.grace:
-        text += f", with {say_duration(definition.grace)} of grace"
+        text += f", with a grace period of {say_duration(definition.grace)}"
     if last_ping_at is None:
         return f"{text}; no ping was ever received"
     return f"{text}; last ping at {say_time(last_ping_at, definition, deadline)}"
@@ -81,7 +82,7 @@ def awaited(definition: Definition, due: Micros, deadline: Micros, run: str) -> 
         f"monitor {after.monitor} sent {after.signal} at {say_time(due - after.within, definition, deadline)}"
         f"{_of_run(run or None)}; no ping followed by {say_time(deadline, definition)}: it was due within "
         f"{say_duration(after.within)} of that {after.signal}"
-        + (f", with {say_duration(definition.grace)} of grace" if definition.grace else "")
+        + (f", with a grace period of {say_duration(definition.grace)}" if definition.grace else "")
     )
 
 
@@ -158,9 +159,7 @@ def broken(definition: Definition, run: Run, limit: Limit, deadline: Micros) -> 
         assert group.counts is not None
         others = len(group.stalled or ()) - 1
         text = f"task {limit.task} {_stands(group.counts[limit.task], limit, definition)}"
-        more = (
-            "" if others <= 0 else "; 1 more task is stalled" if others == 1 else f"; {others} more tasks are stalled"
-        )
+        more = f"; {plural(others, 'more task is', 'more tasks are')} stalled" if others > 0 else ""
         return text + _of_stage(limit.stage) + _of_run(run.run) + more
     if limit.kind == "tasks":
         return _tasks_overdue(definition, run, limit, by)
@@ -196,7 +195,7 @@ def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> s
     group = run.tasks.get(limit.stage) or TaskGroup()
     expected = group.expected_of(tasks) or len(group.by_name)
     unended, started = expected - group.ended, group.running
-    text = f"{group.done} of {expected} tasks done by {by}, {group.failed} failed"
+    text = f"{group.done} of {plural(expected, 'task')} done by {by}, {group.failed} failed"
     text += f" ({tasks.tolerate} tolerated)" if tasks is not None and tasks.tolerate else ""
     text += f", {unended} missing ({started or 'none'} of them started)"
     names = list(islice(group.missing(expected), NAMES_SHOWN_MAX))
@@ -209,9 +208,8 @@ def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) ->
     """More tasks failed than are tolerated."""
     tolerate = tasks.tolerate if tasks is not None else 0
     names = say_names(list(islice(group.failing, NAMES_SHOWN_MAX)), group.failed)
-    some = f"{group.failed} tasks" if group.failed != 1 else "1 task"
     allowed = f"at most {tolerate} may fail" if tolerate else "none may fail"
-    return f"{some} failed: {names}; {allowed}" + _of_stage(stage) + _of_run(run.run)
+    return f"{plural(group.failed, 'task')} failed: {names}; {allowed}" + _of_stage(stage) + _of_run(run.run)
 
 
 @says_one_line
@@ -229,7 +227,7 @@ def silent_members(fleet: Fleet, members: Members) -> str:
     if not fleet.members:
         return "the fleet has no members left"
     names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
-    text = f"{fleet.alive} of {len(fleet.members)} members alive, {fleet.required(members)} required"
+    text = f"{fleet.alive} of {plural(len(fleet.members), 'member')} alive, {fleet.required(members)} required"
     text += f" ({members.min_alive})" if isinstance(members.min_alive, str) else ""
     return f"{text}; silent: {say_names(names, len(fleet.silent))}" if names else text
 
@@ -237,7 +235,8 @@ def silent_members(fleet: Fleet, members: Members) -> str:
 def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micros) -> str:
     """How many of a fleet were missing at its worst moment, and who: for the record, once it is over."""
     missing, expected = fleet.missing(members)
-    text = f"{missing} of {expected} were missing at the worst, at {say_time(at, definition)}"
+    were = "was" if missing == 1 else "were"
+    text = f"{missing} of {expected} {were} missing at the worst, at {say_time(at, definition)}"
     names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
     return text + (f": {say_names(names, len(fleet.silent))}" if names else "")
 
@@ -257,7 +256,7 @@ def too_often(definition: Definition, at: Micros) -> str:
     assert definition.at_most is not None
     most = definition.at_most
     period = f"{say_duration(most.per)} before {say_time(at, definition)}"
-    return f"more than {most.count} runs or heartbeats within the {period}"
+    return f"more than {plural(most.count, 'run or heartbeat', 'runs or heartbeats')} within the {period}"
 
 
 @says_one_line
@@ -277,7 +276,7 @@ def held_back(definition: Definition, by: str, until: Micros) -> str:
 
 def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:
     """How long runs usually take. `elapsed`: the duration of this run so far."""
-    text = f"usually {say_duration(median)}, 95 % within {say_duration(p95)} ({count} runs)"
+    text = f"usually {say_duration(median)}, 95 % within {say_duration(p95)} ({plural(count, 'run')})"
     return text if elapsed is None else f"{say_duration(elapsed)}; {text}"
 
 
@@ -308,7 +307,7 @@ def expected(definition: Definition) -> str:
         parts.append(f"a ping of every member every {say_duration(definition.members.every)}")
     grace = definition.grace if definition.members is None else definition.members.grace
     if parts and grace:
-        parts.append(f"with {say_duration(grace)} of grace")
+        parts.append(f"with a grace period of {say_duration(grace)}")
     if definition.members is not None and definition.members.min_alive is not None:
         parts.append(f"at least {definition.members.min_alive} alive")
     return ", ".join([*parts, *_expected_of_runs(definition)])
@@ -332,7 +331,7 @@ def long_grace(definition: Definition) -> list[str]:
     field = "grace" if members is None else "members.grace"
     return [
         f"{field} is {say_duration(grace)}, but a ping is due about every {say_duration(period)}: "
-        f"{grace // period} pings can be missed before there is an alert."
+        f"{plural(grace // period, 'ping')} can be missed before there is an alert."
     ]
 
 
@@ -346,7 +345,8 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
         if length is not None:
             yield f"{text} {say_duration(length)}"
     if definition.at_most is not None:
-        yield f"at most {definition.at_most.count} runs or heartbeats in {say_duration(definition.at_most.per)}"
+        most = plural(definition.at_most.count, "run or heartbeat", "runs or heartbeats")
+        yield f"at most {most} in {say_duration(definition.at_most.per)}"
     if definition.overlap == "alert":
         yield "no overlapping runs"
     if definition.tasks is not None:
@@ -357,11 +357,11 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
         words += ["optional"] if stage.optional else []
         yield f"stage {stage.name}" + (f" ({', '.join(words)})" if words else "")
     if (more := len(definition.stages) - STAGES_SAID_MAX) > 0:
-        yield f"{more} more stages"
+        yield plural(more, "more stage")
 
 
 def _expected_tasks(tasks: Tasks) -> str:
-    text = f"{tasks.expected} tasks" if tasks.expected is not None else "all tasks"
+    text = plural(tasks.expected, "task") if tasks.expected is not None else "all tasks"
     text += f" within {say_duration(tasks.within)}" if tasks.within is not None else ""
     return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
+from offbeat_server.common.plural import plural
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.run_detail import StageDetail
 from offbeat_server.engine.schedule.durations import say_duration
@@ -196,6 +197,7 @@ def _tasks(stage: StageDetail[Micros]) -> str:
     tasks = stage.get("tasks")
     if not isinstance(tasks, dict):
         return ""
-    of = f" of {tasks['expected']}" if tasks.get("expected") else ""
+    done, expected = tasks["done"], tasks.get("expected")
+    counted = f"{done} of {plural(expected, 'task')}" if expected else plural(done, "task")
     failed = f", {tasks['failed']} failed" if tasks.get("failed") else ""
-    return f"{tasks['done']}{of} tasks done{failed}"
+    return f"{counted} done{failed}"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
+from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import overview, pages
 from offbeat_server.engine.model.enums import Status
@@ -126,7 +127,7 @@ def strip_of(troubles: Sequence[tuple[Micros, Micros]], line: Line, now: Micros)
         else:
             well.append(f"M{x} {TALL - SHORT}h{CELL}v{SHORT}h-{CELL}z")
     days, known = sum(bad), len(well) + len(trouble)
-    of = f"{known} day" + ("s" if known != 1 else "")
+    of = plural(known, "day")
     label = f"trouble on {days} of {of}" if days else f"{of} without trouble"
     return Strip("".join(well), "".join(trouble), label)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from offbeat_server.common.instants import Micros, to_micros
+from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
@@ -109,7 +110,7 @@ def _alert(alert: dict[str, Any]) -> Event:
     error = alert["error"] or ""
     merged = ""
     if alert["digest_alerts"] is not None:
-        merged = f", in a digest of {alert['digest_alerts']} alerts"
+        merged = f", in a digest of {plural(alert['digest_alerts'], 'alert')}"
         merged += "; recovered before it was sent" if alert["recovered_unsent"] else ""
     if state == AlertState.DELIVERED:
         tried = f", attempt {tries}" if tries > 1 else ""
