@@ -8,7 +8,7 @@ import asyncpg
 from playwright.async_api import Browser
 
 from offbeat_server.db.pool import connect
-from tests.support.browser import PHONE, Person, chromium, person
+from tests.support.clients.browser import PHONE, Person, chromium, person
 from tests.support.demo_data import build
 from tests.support.harness import ROOT, Behaviour, Postgres, Receiver, Server, eventually
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import structlog
 
-from tests.chaos.faults import KINDS
-from tests.chaos.nodes import SHAPES
+from tests.chaos.faults.registry import KINDS
 from tests.chaos.report import RUNS, entry, read, write
 from tests.chaos.run import Outcome, live, summary
+from tests.chaos.world.nodes import SHAPES
 
 
 @click.command()

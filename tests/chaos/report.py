@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.check import FINDINGS
-from tests.chaos.faults import KINDS
+from tests.chaos.faults.registry import KINDS
 from tests.chaos.picture import draw
 from tests.chaos.run import Outcome
+from tests.chaos.verdict.check import FINDINGS
 from tests.support.harness import ROOT
 
 RUNS = ROOT / "results" / "chaos.json"
@@ -65,7 +65,8 @@ FOUND = """
 One world (12000) ended early because of an error in this program: two of its own queries used one connection.
 
 All errors except the one about the receiver were found by runs that ended there. These runs are not listed below, and
-neither are runs that ended because of an error in this program or in Patroni (`tests/support/patroni.py` names it).
+neither are runs that ended because of an error in this program or in Patroni
+(`tests/support/postgres/patroni.py` names it).
 """
 BOUND = """
 The first alert of a monitor waits at most 10 s if its channel accepts messages

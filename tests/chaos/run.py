@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.chaos import faults_nodes, faults_others, faults_postgres, faults_standby
-from tests.chaos.check import Verdict, judge
-from tests.chaos.faults import KINDS, Kind, draw
-from tests.chaos.journal import Fault, Journal, Stored
-from tests.chaos.nodes import SHAPES
-from tests.chaos.world import NotRecovered, World
+from tests.chaos.faults import clients, nodes, postgres, standby
+from tests.chaos.faults.registry import KINDS, Kind, draw
+from tests.chaos.verdict.check import Verdict, judge
+from tests.chaos.verdict.journal import Fault, Journal, Stored
+from tests.chaos.world.nodes import SHAPES
+from tests.chaos.world.world import NotRecovered, World
 
-MODULES = (faults_nodes, faults_others, faults_postgres, faults_standby)  # what they define is in KINDS
+MODULES = (nodes, clients, postgres, standby)  # what they define is in KINDS
 CHECK_EVERY = 15  # faults between two verdicts
 PAUSE_S = 1.5  # at most, between two faults
 CALM_S = 12.0  # before a verdict, so that there are alerts that no fault has touched

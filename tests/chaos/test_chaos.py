@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.chaos import load, run
-from tests.chaos.check import judge
+from tests.chaos import run
 from tests.chaos.run import live
+from tests.chaos.verdict.check import judge
+from tests.chaos.world import load
 
 FAULTS = [
     "a node dies before it answers",

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos import report
-from tests.chaos.check import Verdict, judge
-from tests.chaos.faults import draw, kinds_for
-from tests.chaos.journal import (
+from tests.chaos.faults.registry import draw, kinds_for
+from tests.chaos.run import Outcome
+from tests.chaos.verdict.check import Verdict, judge
+from tests.chaos.verdict.journal import (
     AlertRow,
     Delivery,
     Fault,
@@ -24,8 +25,7 @@ from tests.chaos.journal import (
     Try,
     Watched,
 )
-from tests.chaos.nodes import SHAPES
-from tests.chaos.run import Outcome
+from tests.chaos.world.nodes import SHAPES
 from tests.support.harness import ROOT
 
 T0 = 1_000.0

@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_guides import PAGES
-from tests.support.browser import made
+from tests.support.clients.browser import made
 from tests.support.doc_pages import Terminal, blocks_of, play
 from tests.support.harness import ADMIN_KEY, ROOT, PgBouncer, Postgres, Server, eventually, free_port, needs
-from tests.support.system_postgres import SystemPostgres
+from tests.support.postgres.system_postgres import SystemPostgres
 
 pytestmark = pytest.mark.slow
 

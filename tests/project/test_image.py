@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.harness import ADMIN_KEY, ROOT, eventually, free_port
 from tests.support.image import Image
-from tests.support.system_postgres import SystemPostgres
+from tests.support.postgres.system_postgres import SystemPostgres
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import clean_environment
+from tests.support.clients.command import clean_environment
 from tests.support.harness import ROOT
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 from playwright.async_api import Request
 
-from tests.support.browser import chromium
+from tests.support.clients.browser import chromium
 from tests.support.harness import ROOT
 
 MKDOCS = ROOT / ".venv" / "bin" / "mkdocs"

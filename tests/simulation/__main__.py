@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from tests.simulation.outcome import outcome, story
+from tests.simulation.checks.outcome import outcome, story
 from tests.simulation.record import RECORDED_MIN, add
 
 PART = 50  # worlds between two reports of progress

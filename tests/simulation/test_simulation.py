@@ -28,8 +28,8 @@ from offbeat_server.notify.attempts import AttemptResult, DeliveryAttempts
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.scheduler.log_reader import LogReader
 from tests.simulation import record
-from tests.simulation.faults import Faults
-from tests.simulation.outcome import Mutant, outcome, story
+from tests.simulation.checks.outcome import Mutant, outcome, story
+from tests.simulation.world.faults import Faults
 
 # In this number of worlds every bug below is to be found, also if the next change moves the draws of the seeds: each
 # shows in one world of six at least.

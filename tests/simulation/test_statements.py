@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from offbeat_server.db.sql_loader import load
-from tests.simulation.differential import Both, both
-from tests.simulation.outbox import Outbox
-from tests.simulation.script import Script
-from tests.simulation.statements import Statements
+from tests.simulation.database.differential import Both, both
+from tests.simulation.database.outbox import Outbox
+from tests.simulation.database.script import Script
+from tests.simulation.database.statements import Statements
 from tests.support.harness import Postgres
 
 STEPS = 300  # of one script

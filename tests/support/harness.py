@@ -30,7 +30,7 @@ from aiohttp import web
 from offbeat_server.db.embedded.cluster import LOCALE
 from offbeat_server.db.embedded.postgres import EmbeddedPostgres
 from offbeat_server.db.pool import connect
-from tests.support.clusters import as_owner, prepare
+from tests.support.postgres.clusters import as_owner, prepare
 
 ROOT = Path(__file__).parents[2]
 ADMIN_KEY = "test-admin-key"

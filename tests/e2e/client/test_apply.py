@@ -15,7 +15,7 @@ from offbeat_server.cli.importers import crontab
 from offbeat_server.cli.importers.healthchecks import read_checks
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.durations import read_duration
-from tests.support.command import file_with, offbeat, started
+from tests.support.clients.command import file_with, offbeat, started
 from tests.support.harness import Server
 
 CONFIG = """

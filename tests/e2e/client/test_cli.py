@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from offbeat_server.config import Settings
-from tests.support.command import file_with, offbeat, started
+from tests.support.clients.command import file_with, offbeat, started
 from tests.support.harness import Behaviour, Receiver, Server, eventually
 
 

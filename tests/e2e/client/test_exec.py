@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.command import Done, clean_environment
+from tests.support.clients.command import Done, clean_environment
 from tests.support.harness import HANG_S, ROOT, Behaviour, Received, Receiver, Server, eventually, needs
 
 

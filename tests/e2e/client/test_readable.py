@@ -18,7 +18,7 @@ import pytest
 
 from offbeat.readable import one_line, readable, readable_json
 from tests.e2e.web.test_pages_http import Visitor
-from tests.support.command import file_with, offbeat
+from tests.support.clients.command import file_with, offbeat
 from tests.support.cost import loops
 from tests.support.harness import ADMIN_KEY, ROOT, Receiver, Server, eventually
 

@@ -9,8 +9,8 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.web.framework import auth_throttle
 from offbeat_server.web.framework.authorization import Access
-from tests.support.api_server import serving
 from tests.support.harness import ADMIN_KEY, Server
+from tests.support.servers.api_server import serving
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.support.clients import make, pings
+from tests.support.clients.programs import make, pings
 from tests.support.harness import Server, eventually, needs
 
 _CONFIG = """

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from bench.slow import slow_clients
-from tests.support.clients import make, ping_key, pings
+from tests.support.clients.programs import make, ping_key, pings
 from tests.support.harness import HANG_S, Postgres, Server, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.clients import Ran, make, ping_key, pings, python, run, runs_become, said, status_becomes
+from tests.support.clients.programs import Ran, make, ping_key, pings, python, run, runs_become, said, status_becomes
 from tests.support.harness import Postgres, Server, needs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

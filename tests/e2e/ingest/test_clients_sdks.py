@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support.clients import make, ping_key, pings, python, run, runs_become, said, status_becomes
+from tests.support.clients.programs import make, ping_key, pings, python, run, runs_become, said, status_becomes
 from tests.support.harness import ROOT, Postgres, Server, needs, refuse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,7 +15,7 @@ from offbeat_server.ingest.protocols.base import Outcome, Request
 from offbeat_server.ingest.protocols.registry import DIALECTS
 from offbeat_server.runtime.fd_limit import RESERVE, DescriptorLimit
 from tests.support.harness import Server, eventually
-from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Client, Served, ask, connected, get, serving
+from tests.support.servers.ingest_server import HTTP_SERVERS, KEY, PATH, Client, Served, ask, connected, get, serving
 
 # ------------------------------------------------------------------------------------------------- connections
 

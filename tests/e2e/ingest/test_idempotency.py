@@ -11,7 +11,7 @@ from offbeat_server.ingest import idempotency
 from offbeat_server.ingest.idempotency import IdempotencyCache
 from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection, Request
 from tests.support.harness import Server, eventually
-from tests.support.ingest_server import HTTP_SERVERS, KEY, PATH, Served, ask, get, serving
+from tests.support.servers.ingest_server import HTTP_SERVERS, KEY, PATH, Served, ask, get, serving
 
 
 @pytest_asyncio.fixture(params=HTTP_SERVERS)

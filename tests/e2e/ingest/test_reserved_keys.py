@@ -8,9 +8,9 @@ import pytest
 from offbeat_server.db.repositories.definitions import RESERVED
 from offbeat_server.db.repositories.key_index_rows import KeyIndexRows
 from offbeat_server.ingest.key_index import KeyIndex
-from tests.support.api_server import Api, serving
-from tests.support.command import offbeat
+from tests.support.clients.command import offbeat
 from tests.support.harness import Server
+from tests.support.servers.api_server import Api, serving
 
 VICTIM_KEY = "victims-own-ping-key"
 ADD_KEY = "insert into keys (monitor_id, project_id, key) select id, project_id, $1 from monitors where slug = 'trap'"

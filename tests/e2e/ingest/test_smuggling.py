@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
-from tests.support.clients import make, pings
+from tests.support.clients.programs import make, pings
 from tests.support.harness import HANG_S, Postgres, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

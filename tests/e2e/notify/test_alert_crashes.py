@@ -86,7 +86,9 @@ async def _episode(url: str, place: str) -> Outcome:
 
 
 def _server(url: str, place: str) -> Server:
-    return Server(url, "--allow-private-destinations", module="tests.support.serve_process", env={"END_AT": place})
+    return Server(
+        url, "--allow-private-destinations", module="tests.support.servers.serve_process", env={"END_AT": place}
+    )
 
 
 async def _fall_silent(server: Server, receiver: str) -> None:

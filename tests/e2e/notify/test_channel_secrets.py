@@ -10,9 +10,9 @@ from offbeat_server.notify.channels.registry import read_channel
 from offbeat_server.notify.channels.webhook import Webhook
 from offbeat_server.services.config_apply import apply_file, read_file
 from tests.integration.notify.test_channel_webhook import verify
-from tests.support.api_server import serving
-from tests.support.command import file_with, offbeat
+from tests.support.clients.command import file_with, offbeat
 from tests.support.harness import Receiver, Server
+from tests.support.servers.api_server import serving
 
 URL = "https://hooks.example.org/a"
 

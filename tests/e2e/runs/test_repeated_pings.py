@@ -21,7 +21,7 @@ from offbeat_server.ingest.protocols.base import ParsedPing, Request
 from offbeat_server.ingest.protocols.sentry import check_ins
 from tests.support.engine import Scene
 from tests.support.harness import Server, eventually, needs
-from tests.support.link import Link
+from tests.support.postgres.link import Link
 
 HERE, THERE = b"\x7f\0\0\1", b"\x7f\0\0\2"
 GAPS = [0.001, 1, 11]  # seconds between two pings

@@ -18,7 +18,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.db.embedded import cluster
 from offbeat_server.db.pool import connect
 from tests.support.harness import Postgres, Server, eventually, refuse
-from tests.support.scheduler_node import Node, count_of, short_lease, true  # noqa: F401
+from tests.support.servers.scheduler_node import Node, count_of, short_lease, true  # noqa: F401
 
 
 class Moved:

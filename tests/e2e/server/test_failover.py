@@ -11,9 +11,9 @@ from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.copy_connection import CopyConnection
 from offbeat_server.db.hosts import Host, HostGroup, hosts_of
 from offbeat_server.db.pool import connect, look_for_primary, open_pool
+from tests.support.clients.honest_jobs import HonestJobs, incidents_of, is_judged
 from tests.support.harness import HANG_S, Server, eventually
-from tests.support.honest_jobs import HonestJobs, incidents_of, is_judged
-from tests.support.standby import Pair
+from tests.support.postgres.standby import Pair
 
 FAILOVER_S_MAX = 15.0  # promised in docs/operations/own-postgres.md, after the promotion
 

@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 
 from offbeat_server.db.pool import connect
+from tests.support.clients.honest_jobs import HonestJobs, incidents_of, is_judged, outages_of
 from tests.support.harness import Server, eventually
-from tests.support.honest_jobs import HonestJobs, incidents_of, is_judged, outages_of
-from tests.support.standby import Pair
+from tests.support.postgres.standby import Pair
 
 
 @pytest.mark.slow

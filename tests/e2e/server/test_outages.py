@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from offbeat_server.db.pool import connect
-from tests.chaos.databases import OnSmallDisk
+from tests.chaos.world.databases import OnSmallDisk
+from tests.support.clients.honest_jobs import HonestJobs, incidents_of, outages_of
 from tests.support.harness import Server, eventually
-from tests.support.honest_jobs import HonestJobs, incidents_of, outages_of
-from tests.support.standby import Pair
+from tests.support.postgres.standby import Pair
 
 JOBS = 20
 Outage = Callable[[Pair], Awaitable[None]]

@@ -15,7 +15,7 @@ import pytest
 from offbeat_server.common.errors import DatabaseRefusedError, SettingsError
 from offbeat_server.db.pool import connect
 from tests.support.harness import Server, eventually, needs
-from tests.support.standby import Pair
+from tests.support.postgres.standby import Pair
 
 HBA = "local all all trust\nhost all offbeat 127.0.0.1/32 trust\n"
 PASSWORD = HBA + "host all app 127.0.0.1/32 scram-sha-256\n"

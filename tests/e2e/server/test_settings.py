@@ -18,7 +18,7 @@ from offbeat_server.config import (
     unknown_variables,
     variables_of_server,
 )
-from tests.support.command import offbeat
+from tests.support.clients.command import offbeat
 from tests.support.harness import ROOT, Server
 
 

@@ -8,9 +8,9 @@ import pytest
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import connect, database_trouble
 from tests.support.harness import HANG_S, eventually
-from tests.support.link import Link
-from tests.support.scheduler_node import Node, running, true
-from tests.support.standby import Pair
+from tests.support.postgres.link import Link
+from tests.support.postgres.standby import Pair
+from tests.support.servers.scheduler_node import Node, running, true
 
 WAITING = "select {}(pid) from pg_stat_activity where wait_event = 'SyncRep'"
 Interrupt = Callable[[Pair, Link], Awaitable[None]]

@@ -19,7 +19,7 @@ from tests.support.harness import HANG_S, PgBouncer, Server, eventually, free_po
 MONITORS = 12
 CLIENTS = 6
 PAUSE_S = 0.03
-LONG_LEASE = "tests.support.long_lease_process"
+LONG_LEASE = "tests.support.servers.long_lease_process"
 
 
 class Client:

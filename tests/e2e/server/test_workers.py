@@ -9,7 +9,7 @@ import aiohttp
 from offbeat_server.config import Settings
 from offbeat_server.runtime.workers import WorkerProcesses
 from tests.support.harness import HANG_S, Server, eventually
-from tests.support.scheduler_node import true
+from tests.support.servers.scheduler_node import true
 
 
 async def _monitor(server: Server, slug: str = "job", **definition: object) -> str:

@@ -9,7 +9,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.support.browser import PHONE, SMALL_PHONE, WIDE, Person, address, chromium, emptied, made, person, ping
+from tests.support.clients.browser import (
+    PHONE,
+    SMALL_PHONE,
+    WIDE,
+    Person,
+    address,
+    chromium,
+    emptied,
+    made,
+    person,
+    ping,
+)
 from tests.support.harness import Postgres, Server, eventually
 
 MONITORS = 10_000  # of a large installation

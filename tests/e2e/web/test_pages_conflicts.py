@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from tests.support.browser import chromium, person
+from tests.support.clients.browser import chromium, person
+from tests.support.clients.pages import FormReader, Pages, signed_in
 from tests.support.harness import Server, eventually
-from tests.support.pages import FormReader, Pages, signed_in
 
 CHANGES_LOCK = 6238142001  # db/sql/changes.sql
 

@@ -1,7 +1,7 @@
 """The demo data of `make screenshots`: it loads, and each of its pages opens without an error, on a telephone too."""
 
 from tests.screenshots import demo, pages_of
-from tests.support.browser import PHONE, chromium, person
+from tests.support.clients.browser import PHONE, chromium, person
 
 
 async def test_every_page_of_the_screenshots_opens(database_url: str) -> None:

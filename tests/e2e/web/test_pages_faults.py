@@ -9,7 +9,7 @@ from playwright.async_api import Browser, expect
 
 from offbeat_server.web.ui.routes import PAGES
 from offbeat_server.web.ui.template_filters import preview
-from tests.support.browser import ELSEWHERE, PHONE, Person, address, chromium, emptied, made, person, ping
+from tests.support.clients.browser import ELSEWHERE, PHONE, Person, address, chromium, emptied, made, person, ping
 from tests.support.harness import ADMIN_KEY, Postgres, Server, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.web.ui import monitor_form as monitor_form
+from tests.support.clients.pages import FormReader, Pages, signed_in
 from tests.support.harness import Server
-from tests.support.pages import FormReader, Pages, signed_in
 
 # Something in every field that a monitor without members can have, and one of each other kind.
 RICH: dict[str, Any] = {

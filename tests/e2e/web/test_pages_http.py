@@ -13,7 +13,7 @@ import pytest
 
 from offbeat_server.web.ui.live.hub import STREAMS_MAX, STREAMS_PER_PROJECT_MAX, STREAMS_PER_SESSION_MAX
 from tests.support.harness import ADMIN_KEY, HANG_S, Server, eventually
-from tests.support.link import Link
+from tests.support.postgres.link import Link
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 

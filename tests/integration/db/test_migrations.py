@@ -15,7 +15,7 @@ from offbeat_server.db.pool import connect
 from offbeat_server.db.schema import MIGRATIONS, SCHEMA_VERSION, apply_schema, read_migrations
 from offbeat_server.db.sql_loader import parse
 from tests.support.harness import HANG_S, Server, eventually
-from tests.support.scheduler_node import running, true
+from tests.support.servers.scheduler_node import running, true
 
 FIRST = Path(__file__).parents[2] / "fixtures" / "schema_1.sql"  # schema.sql as it first was; never to be changed
 

@@ -15,8 +15,8 @@ from offbeat_server.ingest.http.connection_state import TRANSITIONS, next_state
 from offbeat_server.ingest.http.connection_state import ConnectionEvent as Event
 from offbeat_server.ingest.http.connection_state import ConnectionState as State
 from tests.support.harness import Postgres, eventually
-from tests.support.ingest_server import PATH, Client, Served, connected, get, serving
-from tests.support.link import Link
+from tests.support.postgres.link import Link
+from tests.support.servers.ingest_server import PATH, Client, Served, connected, get, serving
 
 Path = list[tuple[State, Event]]
 

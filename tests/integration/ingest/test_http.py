@@ -32,7 +32,8 @@ from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.provisioning import Provisioning
 from tests.support.cost import in_loops
 from tests.support.harness import HANG_S, Postgres, eventually
-from tests.support.ingest_server import (
+from tests.support.postgres.link import Link
+from tests.support.servers.ingest_server import (
     HTTP_SERVERS,
     KEY,
     LARGE_BYTES,
@@ -44,7 +45,6 @@ from tests.support.ingest_server import (
     get,
     serving,
 )
-from tests.support.link import Link
 
 if sys.version_info >= (3, 14):
     from compression import zstd

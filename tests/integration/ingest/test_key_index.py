@@ -18,7 +18,7 @@ from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.key_index import REFRESH_GAP_S, KeyIndex, KeyTarget
 from tests.support.harness import eventually
-from tests.support.link import Link
+from tests.support.postgres.link import Link
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from offbeat_server.ingest.log_writer.writer import PULSE_GAP_S, STALL_S, LogWri
 from offbeat_server.ingest.protocols.base import OK, Outcome, Rejection
 from offbeat_server.observability.metrics import Metrics
 from tests.support.harness import HANG_S, eventually
-from tests.support.link import Link
+from tests.support.postgres.link import Link
 
 BOUND = KeyTarget(7, 1)
 

@@ -18,7 +18,7 @@ from offbeat_server.ingest.key_index import KeyIndex
 from offbeat_server.ingest.protocols.base import SlugAddress
 from offbeat_server.ingest.provisioning import CREATED_PER_MINUTE_MAX, Provisioning
 from tests.support.harness import HANG_S, eventually
-from tests.support.ingest_server import HTTP_SERVERS, Served, ask, get, serving
+from tests.support.servers.ingest_server import HTTP_SERVERS, Served, ask, get, serving
 
 
 class Installation(NamedTuple):

@@ -13,7 +13,7 @@ from offbeat_server.ingest.protocols import native, snitch
 from offbeat_server.ingest.protocols.base import Request
 from offbeat_server.ingest.protocols.sentry import check_ins
 from tests.support.cost import in_loops, loops
-from tests.support.ingest_server import KEY, serving
+from tests.support.servers.ingest_server import KEY, serving
 
 HELD_MAX = 4.0  # loops of a million turns: some ten times what it takes
 FORM = {"content-type": "application/x-www-form-urlencoded"}

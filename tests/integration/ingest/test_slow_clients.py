@@ -15,7 +15,7 @@ from offbeat_server.ingest.http.connection import ConnectionContext
 from offbeat_server.ingest.http.connection_state import ConnectionState
 from offbeat_server.ingest.http.flow_control import _kernel_bytes
 from tests.support.harness import Postgres, eventually
-from tests.support.ingest_server import LARGE_BYTES, PATH, Served, connected, get, serving
+from tests.support.servers.ingest_server import LARGE_BYTES, PATH, Served, connected, get, serving
 
 TICK_S = 0.05
 TIMEOUT_S = 0.5

@@ -7,7 +7,7 @@ from offbeat_server.notify.messages.payload_schema import webhook_schema
 from tests.support.channels import assert_published
 from tests.support.harness import Receiver, eventually
 from tests.support.outbox import Scene, types
-from tests.support.scheduler_node import running
+from tests.support.servers.scheduler_node import running
 
 
 async def test_every_kind_of_alert_is_as_published(world: Scene, receiver: Receiver, database_url: str) -> None:

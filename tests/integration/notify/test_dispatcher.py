@@ -15,8 +15,8 @@ from offbeat_server.notify.attempts import SENDING_MAX
 from offbeat_server.notify.dispatcher import Dispatcher
 from offbeat_server.web.ui.pages import incidents
 from tests.support.harness import HANG_S, Behaviour, Postgres, Receiver, eventually
-from tests.support.link import Link
 from tests.support.outbox import Scene, at_work, ids, scene, types
+from tests.support.postgres.link import Link
 
 
 @pytest.mark.quick

@@ -23,7 +23,7 @@ async def process(url: str, *arguments: str) -> AsyncIterator[asyncio.subprocess
     """A dispatcher in its own process, killed at the end."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.support.notifier_process", url, *arguments),
+        *("-m", "tests.support.servers.notifier_process", url, *arguments),
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("OFFBEAT_")},
         stdout=asyncio.subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from offbeat_server.db.repositories.outbox import Outbox
 from offbeat_server.engine.schedule.durations import write_duration
 from tests.support.harness import Receiver, eventually
 from tests.support.outbox import Scene, ids, types
-from tests.support.scheduler_node import true
+from tests.support.servers.scheduler_node import true
 
 
 async def test_flapping_is_announced_held_back_and_reported_together(

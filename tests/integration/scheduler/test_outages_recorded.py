@@ -11,8 +11,8 @@ from offbeat_server.db.scheduler_store import scheduler_rows
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage
 from offbeat_server.scheduler.outages import ReportedOutages
 from tests.support.harness import eventually
-from tests.support.link import Link
-from tests.support.scheduler_node import count_of, running, true
+from tests.support.postgres.link import Link
+from tests.support.servers.scheduler_node import count_of, running, true
 
 
 async def test_an_outage_of_two_writers_is_one_alert_and_a_short_one_is_none(database_url: str) -> None:

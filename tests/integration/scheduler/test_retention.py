@@ -9,7 +9,7 @@ from offbeat_server.config import Settings
 from offbeat_server.db.scheduler_store import expired_rows
 from offbeat_server.engine.engine import Engine
 from offbeat_server.scheduler.retention import Retention
-from tests.support.api_server import Api, serving
+from tests.support.servers.api_server import Api, serving
 
 
 @pytest.fixture

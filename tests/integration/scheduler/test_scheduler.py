@@ -16,7 +16,7 @@ from offbeat_server.scheduler import checkpoint, decision_writer
 from offbeat_server.scheduler import lease as lease_module
 from offbeat_server.scheduler.recovery import compare_incidents
 from tests.support.harness import eventually
-from tests.support.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
+from tests.support.servers.scheduler_node import Node, count_of, running, short_lease, true  # noqa: F401
 
 with_short_lease = pytest.mark.usefixtures("short_lease")  # the scheduler that follows waits for its end
 

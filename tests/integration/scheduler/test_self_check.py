@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from offbeat_server.db.pool import connect
 from offbeat_server.scheduler.self_check import SelfCheck
 from tests.support.harness import Server, eventually
-from tests.support.scheduler_node import Node, running, true
+from tests.support.servers.scheduler_node import Node, running, true
 
 
 @asynccontextmanager

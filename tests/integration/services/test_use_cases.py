@@ -15,7 +15,7 @@ from offbeat_server.services import access_keys, channels, incidents, monitors, 
 from offbeat_server.services.context import Context
 from offbeat_server.services.documents import ChannelBody, MonitorBody, ProjectBody
 from offbeat_server.services.revisions import changes_since
-from tests.support.api_server import Api, serving
+from tests.support.servers.api_server import Api, serving
 
 PROJECT_ID = 1
 WINDOW = Window.model_validate({"cron": "0 3 * * 7", "duration": "2h"})

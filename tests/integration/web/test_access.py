@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from offbeat_server.web.api.schemas.responses import AccessKeyAnswer, ProjectAnswer
-from tests.support.api_server import Api, serving
+from tests.support.servers.api_server import Api, serving
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.web.api.schemas.responses import ApplyAnswer, ExportAnswer
-from tests.support.api_server import Api, serving
+from tests.support.servers.api_server import Api, serving
 
 CONFIG: dict[str, Any] = {
     "projects": {"shop": {"name": "The shop", "metrics": True}},

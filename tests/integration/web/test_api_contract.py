@@ -22,10 +22,10 @@ from schemathesis.specs.openapi.checks import (
 
 from offbeat_server.web.api.routes import ROUTES, document
 from offbeat_server.web.api.schemas.responses import AlertAnswer, IncidentDetail, ProblemAnswer, RunAnswer, WindowAnswer
-from tests.support.api_server import Api, serving
 from tests.support.channels import closed
 from tests.support.harness import ADMIN_KEY, HANG_S, eventually
-from tests.support.scheduler_node import running
+from tests.support.servers.api_server import Api, serving
+from tests.support.servers.scheduler_node import running
 
 
 @pytest.fixture

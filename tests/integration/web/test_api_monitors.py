@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from offbeat_server.engine.rules import reasons
 from offbeat_server.web.api.schemas.responses import MonitorAnswer
 from offbeat_server.web.framework import ttl_cache
-from tests.support.api_server import Api, serving
+from tests.support.servers.api_server import Api, serving
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from offbeat_server.engine.schedule.outage_intervals import RETRY_MAX, OutageInt
 from tests.model.test_model import SIZES, Choices, Driver, Event, draw_events, outcome_of_engine
 from tests.support.engine import Scene
 from tests.support.harness import eventually
-from tests.support.scheduler_node import count_of, running, true
+from tests.support.servers.scheduler_node import count_of, running, true
 
 DAY: Micros = 86_400 * SECOND
 

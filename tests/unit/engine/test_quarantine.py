@@ -14,7 +14,7 @@ from offbeat_server.observability.metrics import Metrics
 from offbeat_server.runtime.metrics_bindings import bind_scheduler
 from offbeat_server.scheduler.self_check import SelfCheck
 from tests.support.harness import eventually
-from tests.support.scheduler_node import Node, count_of, running, true
+from tests.support.servers.scheduler_node import Node, count_of, running, true
 
 
 def _counted(node: Node, name: str) -> float | None:

@@ -1,0 +1,1 @@
+"""The records of clients and receivers, and their comparison with the database."""

@@ -1,0 +1,1 @@
+"""The installation that a chaos run injects faults into: databases, nodes, jobs and clocks."""

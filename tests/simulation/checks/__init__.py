@@ -1,0 +1,1 @@
+"""The ideal outcome of a world, and the differences to it."""

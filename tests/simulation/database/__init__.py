@@ -1,0 +1,1 @@
+"""The simulated Postgres, and its comparison with the real one."""

@@ -1,0 +1,1 @@
+"""The simulated installation: processes, people and receivers on a virtual clock, and their faults."""

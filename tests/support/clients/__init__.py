@@ -1,0 +1,1 @@
+"""Clients of the server: programs, jobs, browsers and the command line."""
