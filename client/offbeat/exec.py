@@ -342,10 +342,10 @@ def fitted(text: str, chars_max: int) -> str:
 
 
 class PreparedPing:
-    """One ping, ready to be sent."""
+    """One ping, ready to be sent. `advice`: by the status of a refusal, what the caller of this command can do."""
 
-    def __init__(self, what: str, path: str, body: bytes, headers: list[str]) -> None:
-        self.what, self.path, self.body, self.headers = what, path, body, headers
+    def __init__(self, what: str, path: str, body: bytes, headers: list[str], advice: dict[int, str]) -> None:
+        self.what, self.path, self.body, self.headers, self.advice = what, path, body, headers, advice
 
 
 class PingTarget:
@@ -355,6 +355,7 @@ class PingTarget:
         """`key`: a key, PINGKEY/SLUG, or the whole ping URL, which then is the address too. Raises ValueError."""
         key = _without_quotes(key)
         self.said: str | None = None  # the signal that a whole URL ends with
+        self.advice = {404: "check KEY" if is_url(key) else "check KEY and --url (or OFFBEAT_URL)"}
         if is_url(key):
             address = ServerAddress(key)
             before, _, last = address.path.rpartition("/")
@@ -376,7 +377,7 @@ class PingTarget:
         path = f"{self.address.path}/{what}" + (f"?{query}" if query else "")
         # The same key at every attempt, so that one whose answer was lost is stored once.
         headers = [f"Content-Type: text/plain{_charset_of(message)}", f"Idempotency-Key: {_new_id()}"]
-        return PreparedPing(what, path, message, headers)
+        return PreparedPing(what, path, message, headers, self.advice)
 
 
 def is_url(key: str) -> bool:
@@ -618,7 +619,10 @@ class Sender:
                 if 200 <= answer.status < 300:
                     self.problem = self.refused
                     return
-                self.problem, again = _refusal_of(answer), answer.status >= 500 or answer.status in (408, 425, 429)
+                self.problem, again = (
+                    _refusal_of(answer, beat.advice),
+                    answer.status >= 500 or answer.status in (408, 425, 429),
+                )
                 after = answer.headers.get("retry-after", "")
                 after_s = min(float(after), RETRY_AFTER_MAX_S) if after.isdigit() and len(after) < 9 else 0.0
             if not again:
@@ -649,8 +653,13 @@ def _reason_of(error: Exception) -> str:
     return f"{getattr(error, 'strerror', None) or error or type(error).__name__}"[:REASON_CHARS_MAX]
 
 
-def _refusal_of(answer: HttpResponse) -> str:
-    """The status and what the body says: plain text, or the `detail` and the fields of a JSON problem."""
+def _refusal_of(answer: HttpResponse, advice: dict[int, str]) -> str:
+    """The status and what the body says: plain text, or the `detail` and the fields of a JSON problem; then the advice.
+
+    The body of a 401 is for programs: it names headers. The advice replaces it.
+    """
+    if answer.status == 401 and 401 in advice:
+        return advice[401]
     text = answer.body.decode("utf-8", "replace").strip()
     if answer.headers.get("content-type", "").partition(";")[0].endswith("json"):
         import json
@@ -664,7 +673,8 @@ def _refusal_of(answer: HttpResponse) -> str:
     elif answer.headers.get("content-type", "").startswith("text/html"):
         text = ""
     said = f"{answer.status} {answer.reason}".strip() + (f": {' '.join(text.split())}" if text else "")
-    return said[:REASON_CHARS_MAX]
+    said = said[:REASON_CHARS_MAX]
+    return f"{said}: {advice[answer.status]}" if answer.status in advice else said
 
 
 # -------------------------------------------------------------------------------------------------------------- output
@@ -1250,14 +1260,17 @@ def _beat_by_slug(
     message = os.fsencode(options.given.get("--message", "")).decode("utf-8", "replace")
     body = json.dumps({**fields, "message": message or None}).encode()
     headers = ["Content-Type: application/json"]
-    if (
-        key := options.text("--api-key")
-        or variable(environment, "OFFBEAT_ADMIN_KEY")
-        or _stored_key(options, environment)
-    ):
+    key = options.text("--api-key") or variable(environment, "OFFBEAT_ADMIN_KEY") or _stored_key(options, environment)
+    if key:
         headers.append(f"Authorization: Bearer {_quoted(key, '!#$&*+/=?^`|')}")
     slug = _quoted(options.text("--slug") or "")
-    return PreparedPing(what, f"{address.path}/api/v1/monitors/{slug}/ping", body, headers)
+    return PreparedPing(what, f"{address.path}/api/v1/monitors/{slug}/ping", body, headers, {401: _key_rejected(key)})
+
+
+def _key_rejected(key: str | None) -> str:
+    """Return the error of a ping whose access key the server rejects. The other commands have the same sentence."""
+    reason = "the server does not know the access key, or it is revoked" if key else "no access key was found"
+    return f"{reason}: set --api-key or OFFBEAT_ADMIN_KEY, or --data-dir if the server runs on this machine"
 
 
 def _stored_key(options: Options, environment: dict[bytes, bytes]) -> str | None:

@@ -72,7 +72,13 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         assert (await offbeat("ping", key, "3", "--run", "r1", "--message", "no space", url=server.url)).code == 0
         assert (await offbeat("ping", "--slug", "other", url=server.url)).code == 0
         unknown = await offbeat("ping", "no-such-key", url=server.url)
-        assert unknown.code == 1 and "404" in unknown.err
+        assert unknown.code == 1 and "404" in unknown.err and "check KEY and --url" in unknown.err
+        for rejected in ((), ("--api-key", "wrong")):  # without a key, and with a wrong one
+            ping = await offbeat("ping", "--slug", "other", *rejected, OFFBEAT_URL=server.url)
+            listed = await offbeat("monitors", *rejected, OFFBEAT_URL=server.url)
+            problem = listed.err.removeprefix("offbeat: ")
+            assert ping.code == listed.code == 1 and "set --api-key or OFFBEAT_ADMIN_KEY" in problem
+            assert ping.err == f"offbeat: {server.url} did not accept the ping: {problem}"
         assert (await offbeat("ping", key, "dance", url=server.url)).code == 2
 
         async def is_down() -> bool:
