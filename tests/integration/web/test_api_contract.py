@@ -268,7 +268,7 @@ async def test_real_answers_have_what_the_document_describes_and_no_more(databas
         window = {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "duration": "1h", "tags": ["night"]}
         assert (await api("PUT", "/windows/nightly", window)).status == 201
         stages = [{"name": "extract"}, {"name": "load", "tasks": {"expected": 3}}]
-        job = await node.monitor("etl", stages=stages, tasks={"expected": 2}, max_runtime="1h", tags=["night"])
+        job = await node.monitor("etl", stages=stages, tasks={"expected": 2}, max_runtime="1h", tags=["etl"])
         fleet = await node.monitor("fleet", members={"every": "1h", "min_alive": 1})
         await node.ping(fleet, "progress", task="worker-1")
         for _ in range(3):
