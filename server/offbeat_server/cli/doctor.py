@@ -33,9 +33,13 @@ FORMER_FINDINGS = {"scheduler": "keeper"}
 class Finding(NamedTuple):
     """One check: its subject, its result (ok, warning, wrong), and a sentence."""
 
-    what: str
-    state: str
-    said: str
+    check: str
+    status: str
+    message: str
+
+    def as_json(self) -> dict[str, str]:
+        """The fields, also by their former names."""
+        return {**self._asdict(), "what": self.check, "state": self.status, "said": self.message}
 
 
 @click.command("doctor", short_help="Check the installation and report problems.")
@@ -46,14 +50,14 @@ def doctor_command(client: ApiClient, database_url: str | None, as_json: bool) -
     """Check the installation and report problems. Exit code 1: something is wrong."""
     findings = [*_server(client), *_database(database_url)]
     if as_json:
-        former = [f._replace(what=FORMER_FINDINGS[f.what]) for f in findings if f.what in FORMER_FINDINGS]
-        write_json([finding._asdict() for finding in [*findings, *former]])
+        former = [f._replace(check=FORMER_FINDINGS[f.check]) for f in findings if f.check in FORMER_FINDINGS]
+        write_json([finding.as_json() for finding in [*findings, *former]])
     else:
         from rich.text import Text
 
-        rows = [(f.what, Text(f.state, style=_COLOURS[f.state]), f.said) for f in findings]
+        rows = [(f.check, Text(f.status, style=_COLOURS[f.status]), f.message) for f in findings]
         write_table(("", "", ""), rows, "")
-    if any(finding.state == "wrong" for finding in findings):
+    if any(finding.status == "wrong" for finding in findings):
         raise click.exceptions.Exit(1)
 
 

@@ -135,8 +135,11 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         )
         assert not re.search(r"^keeper", healthy.out, re.MULTILINE)
         findings = (await offbeat("doctor", "--database-url", database_url, "--json", url=server.url)).json
-        (scheduler,) = [finding for finding in findings if finding["what"] == "scheduler"]
-        assert {**scheduler, "what": "keeper"} in findings  # its former name, for programs that look for it
+        (scheduler,) = [finding for finding in findings if finding["check"] == "scheduler"]
+        assert scheduler["status"] == "ok" and scheduler["message"]
+        assert {**scheduler, "check": "keeper", "what": "keeper"} in findings  # for programs that look for it
+        for finding in findings:  # former names of the fields
+            assert [finding[name] for name in ("what", "state", "said")] == list(finding.values())[:3]
 
 
 @pytest.mark.quick

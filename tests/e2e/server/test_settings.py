@@ -337,7 +337,7 @@ async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url: 
     assert "detail='--door is now called --http-server; " in said
     assert "detail='OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
     done = await offbeat("doctor", "--json", OFFBEAT_ACK_TIMEOUT="5", OFFBEAT_DATABASE_URL=database_url)
-    assert any("OFFBEAT_COMMIT_TIMEOUT" in each["said"] for each in done.json if each["what"] == "settings")
+    assert any("OFFBEAT_COMMIT_TIMEOUT" in each["message"] for each in done.json if each["check"] == "settings")
     done = await offbeat("serve", "--ack-timeout", "x")
     assert done.code == 2 and done.err.startswith("offbeat: --commit-timeout (OFFBEAT_COMMIT_TIMEOUT): ")
     shown = (await offbeat("serve", "--help")).out

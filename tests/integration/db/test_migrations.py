@@ -180,16 +180,16 @@ async def test_the_doctor_says_which_version_there_is_and_what_follows(
     old: asyncpg.Connection, empty_database_url: str
 ) -> None:
     async def schema_line() -> dict[str, str]:
-        findings = await asyncio.to_thread(lambda: {each.what: each for each in _database(empty_database_url)})
+        findings = await asyncio.to_thread(lambda: {each.check: each for each in _database(empty_database_url)})
         return findings["schema"]._asdict()
 
-    assert "version 1, " in (line := await schema_line())["said"] and "next start" in line["said"]
+    assert "version 1, " in (line := await schema_line())["message"] and "next start" in line["message"]
     await apply_schema(old)
-    assert (await schema_line())["state"] == "ok"
+    assert (await schema_line())["status"] == "ok"
     await old.execute("update meta set schema_version = 99")
-    assert (await schema_line())["state"] == "warning"
+    assert (await schema_line())["status"] == "warning"
     await old.execute("update meta set usable_from = 98")
-    assert "newer Offbeat" in (await schema_line())["said"]
+    assert "newer Offbeat" in (await schema_line())["message"]
     await old.close()
 
 

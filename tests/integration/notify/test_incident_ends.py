@@ -85,7 +85,8 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
         assert alert.path == "/good" and "Alerts do not arrive at bad" in alert.json["data"]["reason"]
         assert "410" in alert.json["data"]["reason"]
         shown = (await server.api("GET", "/api/v1/channels/bad")).body
-        assert shown["failing_since"] and "410" in shown["failing_why"]
+        assert shown["failing_since"] and "410" in shown["failing_reason"]
+        assert shown["failing_why"] == shown["failing_reason"]
         assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
         await broken.wait_count(2)
         await ping(server, short, "success")  # while nothing of it has arrived: its end must not be sent there

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from offbeat_server.db.repositories.outbox import Attached, DigestMember, Named
 from offbeat_server.engine.model.enums import AlertKind
+from offbeat_server.notify.channel import Message
 from offbeat_server.notify.messages.message_builder import MessageBuilder
 from offbeat_server.notify.messages.redact import HIDDEN, redact, redact_all
 from offbeat_server.notify.messages.render import RenderedAlert, cut, cut_head, link_to, render_alert, render_digest
@@ -188,12 +189,17 @@ def named(monitor: int, reason: str, *, explicit: bool = False, over: bool = Fal
 
 def digest(*each: Named, **counts: int) -> RenderedAlert:
     """The words of a digest that names these."""
+    return digest_message(*each, **counts).rendered
+
+
+def digest_message(*each: Named, **counts: int) -> Message:
+    """A digest that names these."""
     kinds: Any = dict.fromkeys(("opened", "worse", "reminder", "resolved", "recovered"), 0) | counts
     span = {"since": "2026-11-29T23:30:18Z", "until": "2026-11-29T23:30:48Z", "decided_at": None}
     attached = Attached(
         7, datetime(2026, 11, 29, tzinfo=UTC), UID, sum(counts.values()), False, kinds | span, [*each], []
     )
-    return MessageBuilder("abcd1234", None).digest(attached, "default").rendered
+    return MessageBuilder("abcd1234", None).digest(attached, "default")
 
 
 def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:
@@ -213,6 +219,22 @@ def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:
     mixed = digest(named(3, "no ping"), opened=13, resolved=14, recovered=12, worse=1)
     assert mixed.title == "1 down, 1 worse, 12 down and recovered, 2 resolved within 30 s" and mixed.symbol == "🔴"
     assert "and 15 more" in mixed.text
+
+
+def test_a_digest_has_the_end_of_a_message_on_one_line_by_both_of_its_names() -> None:
+    loud = named(1, "failed", explicit=True, facts={"last_message": "copying\n\x1b[1mdisk\u202efull"})
+    message = digest_message(loud, named(2, "no ping"), opened=2)
+    with_message, without = message.facts["first"]
+    assert with_message["last_message"] == with_message["said"]
+    assert not {"\n", "\x1b", "\u202e"} & set(with_message["last_message"]), with_message
+    assert not {"last_message", "said"} & without.keys()
+
+
+@pytest.mark.parametrize("name", ["last_message", "said"])
+def test_a_digest_of_a_row_by_another_version_shows_the_message(name: str) -> None:
+    facts: Any = digest_message(named(1, "failed", explicit=True), opened=1).facts
+    facts["first"][0][name] = "disk full"
+    assert "failed; disk full" in render_digest(facts, None).text
 
 
 def test_a_monitor_has_one_line_in_a_digest_and_each_of_its_reasons() -> None:

@@ -58,7 +58,8 @@ class DigestItem(TypedDict, Generic[At], total=False):
     incidents: Annotated[int, field("The number of incidents of this monitor in the digest.", 1, "incidents")]
     explicit: Annotated[bool, field("Whether the job itself reported a failure.", True)]
     recovered: Annotated[bool, field("True: the digest has the opening and the recovery.", True)]
-    said: Annotated[str, field("The end of the last message of the job, on one line.", "disk full")]
+    last_message: Annotated[str, field("The end of the last message of the job, on one line.", "disk full")]
+    said: Annotated[str, field("Deprecated: the former name of `last_message`.", "disk full")]
     other_reasons: Annotated[
         list[str], field("The other causes and incidents of this monitor, as sentences.", ["no ping by 02:10:00"])
     ]

@@ -162,4 +162,7 @@ def _first(named: list[Named]) -> DigestItem[str]:
     reasons.pop(str(each.facts.get("reason")), None)
     if reasons:
         facts["other_reasons"] = list(reasons)
-    return cast(DigestItem[str], _shown(facts, each.secrets))
+    shown = cast(DigestItem[str], _shown(facts, each.secrets))
+    if "said" in shown:  # its former name; nodes of the previous version read it from the row of the digest
+        shown["last_message"] = shown["said"]
+    return shown

@@ -328,7 +328,7 @@ def _named(each: DigestItem[str], chars_max: int) -> str:
     if each.get("recovered"):
         head += f" {_clock_times(each)}"
     left = max(20, chars_max - len(head) - 2)
-    reason, output = _text(each.get("reason")).rstrip("."), _text(each.get("said"))
+    reason, output = _text(each.get("reason")).rstrip("."), _text(each.get("last_message") or each.get("said"))
     if output and output not in reason:
         output = cut_head(output, left // 2)
         reason = f"{cut(reason, left - len(output) - 2)}; {output}"

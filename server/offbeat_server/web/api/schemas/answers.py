@@ -232,7 +232,8 @@ def channel_answer(row: Record) -> dict[str, Any]:
         "created_at": instant(row["created_at"]),
         "updated_at": instant(row["updated_at"]),
         "failing_since": instant(row["failing_since"]),
-        "failing_why": row["failing_why"],
+        "failing_reason": row["failing_why"],
+        "failing_why": row["failing_why"],  # its former name
     }
 
 

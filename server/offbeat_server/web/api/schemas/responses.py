@@ -231,7 +231,8 @@ class ChannelAnswer(BaseModel):
     created_at: Rfc3339 = Field(description="When it was created.")
     updated_at: Rfc3339 = Field(description="When it was last changed.")
     failing_since: Rfc3339 | None = Field(description="When the channel was marked as failing; null if it is not.")
-    failing_why: str | None = Field(description="The error that marked it as failing. Null: it is not marked.")
+    failing_reason: str | None = Field(description="The error that marked it as failing. Null: it is not marked.")
+    failing_why: str | None = Field(deprecated=True, description="Deprecated: the former name of `failing_reason`.")
     new_secret: str | None = Field(
         None, description="The signing secret that this request has generated. It is shown only in this answer."
     )
