@@ -85,13 +85,13 @@ PING_HELP = f"""Usage: offbeat ping [OPTIONS] KEY [SIGNAL or EXIT CODE]
   Signals: {", ".join(SIGNALS)}. Exit code: 0 the server has accepted it, 1 it has not, 2 wrong usage.
 
 Options:
-  --run ID            The run it belongs to.  [OFFBEAT_RUN]
+  --run ID            The run to which the ping belongs.  [OFFBEAT_RUN]
   --stage NAME        The stage.
   --task NAME         The task.
   --member NAME       The member of a fleet, such as "$(hostname)".
-  --done N            How much is done.
-  --total N           Of how much.
-  --duration SECONDS  How long it took.
+  --done N            Progress: this much of the work is done.
+  --total N           Progress: the whole amount of work; with a start, the number of tasks.
+  --duration SECONDS  Duration of the run, stage or task.
   --message TEXT      The message. The server never reads parameters from it.
   --wait SECONDS      Retry for at most this long. Default: {PING_WAIT_S:g}.
   --slug SLUG         Ping the monitor of this slug with an access key, instead of KEY.

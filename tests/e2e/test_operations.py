@@ -25,6 +25,8 @@ DOCS = ROOT / "docs"
 OPERATIONS = sorted(set((DOCS / "operations").glob("*.md")) - set(PAGES))
 # Blocks of other pages, and the test that checks them.
 CHECKED_ELSEWHERE = {
+    (DOCS / "chaos.md", "sh"): "tests/project/test_docs.py",
+    (DOCS / "simulation.md", "sh"): "tests/project/test_docs.py",
     (DOCS / "development" / "testing.md", "sh"): "tests/project/test_docs.py",
     (DOCS / "reference" / "alert-payload.md", "json"): "tests/project/test_reference.py",
     (DOCS / "reference" / "channels.md", "yaml"): "tests/project/test_reference.py",

@@ -1,7 +1,9 @@
 """The README and SECURITY.md are true: the script that people paste works, and the tests that are named exist."""
 
 import asyncio
+import contextlib
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ import pytest
 
 from offbeat.cli import cli
 from offbeat_server.config import Settings
+from tests.chaos.__main__ import main as chaos
 from tests.support.harness import HANG_S, ROOT, Receiver, needs
 
 README = ROOT / "README.md"
@@ -42,6 +45,27 @@ def test_the_commands_of_the_page_about_testing_exist() -> None:
     assert {word for line in named for word in "".join(line).split()} <= set(targets)
     (path, pattern) = re.findall(r"pytest (tests/\S+) -k (\w+)", text)[0]
     assert re.search(rf"^(async )?def test_\w*{pattern}", (ROOT / path).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["chaos", "simulation"])
+def test_the_commands_of_the_pages_about_long_runs_can_be_run(name: str, request: pytest.FixtureRequest) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert len(commands) == 3
+    for program, *arguments in commands:
+        if program == "make":
+            target, *variables = arguments
+            assert target == name
+            given = dict(variable.split("=", 1) for variable in variables)
+            assert given.keys() <= set(re.findall(r"\$\((?:or \$\()?(\w+)\)", (ROOT / "Makefile").read_text()))
+            with contextlib.suppress(click.exceptions.Exit):  # of --help; another wrong option raises UsageError
+                chaos.make_context(name, shlex.split(given.get("ARGS", "")))
+        else:
+            path, *options = arguments[2:]  # of `python -m pytest`
+            assert (ROOT / path).exists()
+            for option in options[::2]:
+                request.config.getoption(option)
 
 
 def script_of_the_readme() -> str:

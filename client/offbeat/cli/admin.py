@@ -70,7 +70,7 @@ def channel_test(client: ApiClient, slug: str, project: str | None, as_json: boo
 def channel_secret(client: ApiClient, slug: str, only: bool, project: str | None, as_json: bool) -> None:
     """Generate a signing secret for a webhook channel. It is shown only once.
 
-    The former secrets still sign too, five in all, so that the receiver can change over.
+    A message then has one signature for each secret, at most five, so that the receiver can change to the new one.
     """
     answer = client("POST", path_of("channels", slug, "secrets"), {"keep_former": not only}, project=project)
     if as_json:

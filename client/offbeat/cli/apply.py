@@ -43,12 +43,12 @@ class ConfigFileError(OffbeatError):
 def apply_command(
     client: ApiClient, file: Path, dry_run: bool, prune: bool, yes: bool, project: str | None, as_json: bool
 ) -> None:
-    """Create and change what FILE lists: all of it or nothing.
+    """Create and change what FILE lists, or change nothing if a part of it is wrong.
 
-    FILE is YAML or JSON with `monitors`, `channels`, `windows` and `projects`, each a list with slugs or a mapping from
-    slug to the rest. On a terminal, --prune shows what it would delete and asks. In channels and keys, ${NAME} stands
-    for an environment variable. A key that is given twice and numbers such as 24:00 or 0600 are refused. Exit code 1:
-    refused, and every wrong field was named.
+    FILE is YAML or JSON. Its parts `monitors`, `channels`, `windows` and `projects` are each a mapping from slug to
+    fields, or a list of items with a `slug`. On a terminal, --prune shows what it would delete and asks. In channels
+    and keys, ${NAME} stands for an environment variable. In YAML, a key that is given twice is refused, and so are
+    24:00 and 0600 without quotes. Exit code 1: the server has refused the file, and the error names every wrong field.
     """
     body: dict[str, Any] = {**read_config(file), "dry_run": dry_run, "prune": prune}
     if project is not None:

@@ -43,7 +43,7 @@ class _ByName(click.Group):
 @connection_options
 @click.pass_context
 def runs_command(context: click.Context, url: str | None, api_key: str | None, data_dir: str | None) -> None:
-    """The runs of a monitor: `offbeat runs SLUG`, `offbeat runs show ID`."""
+    """List the runs of a monitor (`offbeat runs SLUG`), or show one run (`offbeat runs show ID`)."""
     remember_connection(context, url=url, admin_key=api_key, data_dir=data_dir)
 
 

@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 @json_option
 @with_client
 def doctor_command(client: ApiClient, database_url: str | None, as_json: bool) -> None:
-    """Check the installation and report problems. Exit code 1: something is wrong."""
+    """Check the installation and report problems. Exit code 1: a check has failed."""
     findings = [*_server(client), *_database(database_url)]
     if as_json:
         former = [f._replace(check=FORMER_FINDINGS[f.check]) for f in findings if f.check in FORMER_FINDINGS]

@@ -31,10 +31,11 @@ def import_command() -> None:
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--timezone", help="Time zone of lines without CRON_TZ; default: this machine's.")
 @click.option("--system", is_flag=True, default=None, help="Lines have a user before the command (as in /etc/crontab).")
-@click.option("--grace", default="10m", show_default=True, help="How late a job may be.")
+@click.option("--grace", default="10m", show_default=True, help="Grace period: how late a job may start.")
 @click.option(
     "--max-runtime",
-    help="How long a job may run before it is hung; default: half the shortest gap of its schedule, 1h to 24h.",
+    help="How long a job may run before it is hung; default: half the shortest time between two runs, at least 1h, "
+    "at most 24h.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be created, and create nothing.")
 @click.option(

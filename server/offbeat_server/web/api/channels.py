@@ -30,8 +30,8 @@ async def put_channel(call: Call[documents.ChannelBody, requests.InProject]) -> 
 async def post_secret(call: Call[requests.NewSecretBody, requests.InProject]) -> ApiReply:
     """Generate a signing secret for a webhook channel. The answer shows it once, in `new_secret`.
 
-    The former secrets still sign too, five in all, so that the receiver can change over, and so that a repeated request
-    whose first answer was lost breaks nothing. Without `keep_former` only the new one signs.
+    A message then has one signature for each secret, at most five. So the receiver can change to the new secret, and a
+    repeated request whose first answer was lost does no harm. Without `keep_former` only the new one signs.
     """
     slug, project = slug_in(call, "channel"), await project_of(call, call.query.project)
     expected = await _expected_rev(call, project.id, slug)
