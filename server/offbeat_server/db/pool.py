@@ -76,6 +76,39 @@ async def connect(
     return connection
 
 
+class KeptConnection:
+    """The one connection of a part of the server: opened when it is first needed, and again after `drop`."""
+
+    def __init__(
+        self, url: str, *, pgbouncer: bool, application_name: str, command_timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> None:
+        self._url, self._pgbouncer = url, pgbouncer
+        self._application_name, self._command_timeout_s = application_name, command_timeout_s
+        self._connection: Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `get` need not connect."""
+        return self._connection is not None
+
+    async def get(self) -> Connection:
+        """The open connection. Raises as `connect`."""
+        if self._connection is None:
+            self._connection = await connect(
+                self._url,
+                pgbouncer=self._pgbouncer,
+                application_name=self._application_name,
+                command_timeout_s=self._command_timeout_s,
+            )
+        return self._connection
+
+    def drop(self) -> None:
+        """Close it at once, without waiting for Postgres."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
 async def open_pool(
     url: str,
     *,

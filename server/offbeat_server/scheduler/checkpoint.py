@@ -9,6 +9,7 @@ from itertools import islice
 
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.instants import Micros
+from offbeat_server.db.pool import KeptConnection
 from offbeat_server.db.repositories.lease_row import held_by
 from offbeat_server.db.scheduler_store import scheduler_rows
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
@@ -18,7 +19,6 @@ from offbeat_server.scheduler.config_changes import ConfigChanges
 from offbeat_server.scheduler.decision_writer import DecisionWriter
 from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
-from offbeat_server.scheduler.scheduler_connection import SchedulerConnection
 
 CHECKPOINT_ENTRIES = 2_000_000
 CHECKPOINT_CHANGES = 100_000  # each is read again by a start, and a changed monitor takes longer to load
@@ -31,7 +31,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        connection: SchedulerConnection,
+        connection: KeptConnection,
         lease: Lease,
         log_reader: LogReader,
         config_changes: ConfigChanges,

@@ -12,14 +12,13 @@ from offbeat_server.common import failpoints
 from offbeat_server.common.clock import LogClock
 from offbeat_server.common.errors import LeaseLostError, RowRejectedError
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.db.pool import Connection
+from offbeat_server.db.pool import Connection, KeptConnection
 from offbeat_server.db.scheduler_store import decision_rows, scheduler_rows
 from offbeat_server.engine.decisions import Alert, Decision
 from offbeat_server.engine.engine import Engine
 from offbeat_server.observability.metrics import Metrics
 from offbeat_server.scheduler.config_changes import ConfigChanges
 from offbeat_server.scheduler.lease import Lease
-from offbeat_server.scheduler.scheduler_connection import SchedulerConnection
 
 SUBJECTS_MAX = 500  # monitors in one transaction
 
@@ -31,7 +30,7 @@ class DecisionWriter:
 
     def __init__(
         self,
-        connection: SchedulerConnection,
+        connection: KeptConnection,
         lease: Lease,
         config_changes: ConfigChanges,
         clock: LogClock,

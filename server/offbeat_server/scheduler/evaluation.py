@@ -14,7 +14,7 @@ import structlog
 
 from offbeat_server.common.errors import LeaseLostError
 from offbeat_server.common.instants import SECOND, Micros
-from offbeat_server.db.pool import Connection
+from offbeat_server.db.pool import Connection, KeptConnection
 from offbeat_server.db.repositories.lease_row import outlast
 from offbeat_server.db.scheduler_store import scheduler_rows
 from offbeat_server.db.scheduler_store.scheduler_rows import Outage, WriterSeen
@@ -26,7 +26,6 @@ from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
 from offbeat_server.scheduler.recovery import SLICE
-from offbeat_server.scheduler.scheduler_connection import SchedulerConnection
 
 UNDECIDED_MAX = 5_000  # monitors; beyond, the evaluation waits until their decisions are written
 
@@ -38,7 +37,7 @@ class Evaluation:
 
     def __init__(
         self,
-        connection: SchedulerConnection,
+        connection: KeptConnection,
         lease: Lease,
         log_reader: LogReader,
         config_changes: ConfigChanges,

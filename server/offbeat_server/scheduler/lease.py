@@ -11,7 +11,7 @@ import structlog
 from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import LeaseLostError, OffbeatError
 from offbeat_server.config import Settings
-from offbeat_server.db.pool import Connection, connect
+from offbeat_server.db.pool import KeptConnection
 from offbeat_server.db.repositories import lease_row
 from offbeat_server.db.repositories.lease_row import SCHEDULER, Held
 
@@ -38,9 +38,13 @@ class Lease:
         metrics_address: str | None,
         name: str = SCHEDULER,
     ) -> None:
-        self._url, self._settings = url, settings
         self._holder, self._node, self._metrics_address, self._name = holder, node, metrics_address, name
-        self._connection: Connection | None = None
+        self._connection = KeptConnection(
+            url,
+            pgbouncer=settings.pgbouncer,
+            application_name="offbeat lease",
+            command_timeout_s=RENEW_EVERY_S,
+        )
         self._trusted_until_s = 0.0
         self.held: Held | None = None
         self.lost = asyncio.Event()
@@ -56,13 +60,13 @@ class Lease:
         while True:
             started_s = monotonic()
             try:
-                connection = await self._connected()
+                connection = await self._connection.get()
                 held = await lease_row.take(
                     connection, self._name, self._holder, self._node, LIFE_S, self._metrics_address
                 )
             except OffbeatError as error:
                 log.warning("lease.request_failed", error=str(error))
-                self._drop()
+                self._connection.drop()
                 held = None
             if held is not None:
                 self.held, self._trusted_until_s = held, started_s + TRUST_S
@@ -74,13 +78,13 @@ class Lease:
     async def keep(self) -> None:
         """Renew it until it is lost; then say so by `lost` and return."""
         while self.held is not None:
-            await asyncio.sleep(RENEW_EVERY_S if self._connection is not None else 0.25)
+            await asyncio.sleep(RENEW_EVERY_S if self._connection.is_open else 0.25)
             started_s = monotonic()
             try:
-                renewed = await lease_row.renew(await self._connected(), self.held, LIFE_S)
+                renewed = await lease_row.renew(await self._connection.get(), self.held, LIFE_S)
             except OffbeatError as error:
                 log.warning("lease.renewal_failed", error=str(error))
-                self._drop()
+                self._connection.drop()
                 renewed = monotonic() < self._trusted_until_s
                 started_s = self._trusted_until_s - TRUST_S
             if not renewed:
@@ -94,22 +98,7 @@ class Lease:
         held, self.held = self.held, None
         try:
             if held is not None:
-                await lease_row.release(await self._connected(), held)
+                await lease_row.release(await self._connection.get(), held)
         except OffbeatError as error:
             log.warning("lease.not_released", detail=lease_row.NOT_RELEASED, expires_in_s=LIFE_S, error=str(error))
-        self._drop()
-
-    async def _connected(self) -> Connection:
-        if self._connection is None:
-            self._connection = await connect(
-                self._url,
-                pgbouncer=self._settings.pgbouncer,
-                application_name="offbeat lease",
-                command_timeout_s=RENEW_EVERY_S,
-            )
-        return self._connection
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+        self._connection.drop()

@@ -19,6 +19,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.common.long_work import gc_frozen
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
+from offbeat_server.db.pool import KeptConnection
 from offbeat_server.db.scheduler_store import scheduler_rows
 from offbeat_server.db.scheduler_store.scheduler_rows import Checkpoint
 from offbeat_server.engine.engine import Engine
@@ -32,7 +33,6 @@ from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
 from offbeat_server.scheduler.recovery import compare_incidents, database_time, recover
 from offbeat_server.scheduler.retention import Retention
-from offbeat_server.scheduler.scheduler_connection import SchedulerConnection
 
 CYCLE_S = 0.02  # at least this long between two cycles: a cycle costs a round trip
 IDLE_S = 0.5  # at most this long between two; also how soon a change is noticed
@@ -70,7 +70,7 @@ class Scheduler(Service):
         self.mismatches = 0  # open incidents that the engine and Postgres had differently
         self.engine = Engine(self._quarantined)
         self.lease = Lease(url, settings, holder, node, metrics_address)
-        self.connection = SchedulerConnection(url, pgbouncer=settings.pgbouncer)
+        self.connection = KeptConnection(url, pgbouncer=settings.pgbouncer, application_name="offbeat scheduler")
         self.log_reader = LogReader(committed)
         self.config_changes = ConfigChanges()
         self.outage_detector = OutageDetector(settings.writer_silent_max)

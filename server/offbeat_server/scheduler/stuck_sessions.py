@@ -13,7 +13,7 @@ import structlog
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.common.service import Service
 from offbeat_server.config import Settings
-from offbeat_server.db.pool import Connection, connect
+from offbeat_server.db.pool import KeptConnection
 from offbeat_server.db.repositories.lease_row import end_stuck_sessions
 
 EVERY_S = 2.0
@@ -28,25 +28,18 @@ class StuckSessionReaper(Service):
 
     def __init__(self, url: str, settings: Settings) -> None:
         super().__init__()
-        self._url, self._settings = url, settings
+        self._connection = KeptConnection(url, pgbouncer=settings.pgbouncer, application_name="offbeat stuck sessions")
 
     async def start(self) -> None:
         """Begin; needs no database yet."""
         self.spawn(self._run(), "look")
 
     async def _run(self) -> None:
-        connection: Connection | None = None
         while True:
             try:
-                if connection is None:
-                    connection = await connect(
-                        self._url, pgbouncer=self._settings.pgbouncer, application_name="offbeat stuck sessions"
-                    )
-                if ended := await end_stuck_sessions(connection):
+                if ended := await end_stuck_sessions(await self._connection.get()):
                     log.warning("stuck_sessions.sessions_ended", sessions=ended)
             except DatabaseDownError as error:
                 log.debug("stuck_sessions.check_failed", error=str(error))
-                if connection is not None:
-                    connection.terminate()
-                    connection = None
+                self._connection.drop()
             await asyncio.sleep(EVERY_S)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.world.world import World
 
 CONNECTING = (
-    "offbeat_server.scheduler.scheduler_connection",
-    "offbeat_server.scheduler.lease",
+    "offbeat_server.db.pool",
     "offbeat_server.db.repositories.ping_log",
 )
 TIMED = (

@@ -77,9 +77,9 @@ class Node:
         await self.writer.cancel_tasks()
         await self.scheduler.cancel_tasks()
         self.scheduler.connection.drop()
-        for connection in (self.writer._log, self.scheduler.lease._connection):
-            if connection is not None:
-                connection.terminate()
+        self.scheduler.lease._connection.drop()
+        if self.writer._log is not None:
+            self.writer._log.terminate()
         self.pool.terminate()
 
     async def monitor(self, slug: str = "job", **definition: Any) -> int:
