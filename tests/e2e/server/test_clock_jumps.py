@@ -63,7 +63,7 @@ async def moved(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Moved]:
 @contextlib.asynccontextmanager
 async def two_nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
     """The first one is the scheduler."""
-    a, b = Node(url, "a"), Node(url, "b")
+    a, b = Node(url, "a"), Node(url, "b", writer_silent_max=3.0)
     await a.start()
     await eventually(lambda: true(a.scheduler.evaluating))
     await b.start()

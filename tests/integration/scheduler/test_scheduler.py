@@ -80,7 +80,7 @@ async def test_a_crash_and_a_restart_continue_from_the_log(database_url: str) ->
     await node.ping(steady)  # plain: in the log and in no state
     await node.crash()
 
-    async with running(database_url, "again") as again:
+    async with running(database_url, "again", writer_silent_max=3.0) as again:
         await eventually(lambda: count_of(again.pool, "deaf"))
         await again.ping(running_job, "log", run="long")  # else its end might have been lost in the crash
         await again.is_status(running_job, "down")
@@ -196,7 +196,7 @@ async def test_a_stopped_scheduler_is_followed_at_once_and_a_crashed_one_soon(
     await eventually(lambda: true(b.scheduler.evaluating))
     monkeypatch.setattr(lease_module, "LIFE_S", short_s)
     await eventually(lambda: b.pool.fetchval("select expires_at < now() + interval '1 minute' from lease"))
-    c = Node(database_url, "c")
+    c = Node(database_url, "c", writer_silent_max=3.0)
     await c.start()
     await b.ping(job)
     await b.is_status(job, "up")

@@ -46,7 +46,8 @@ class Node:
 
     def __init__(self, url: str, name: str = "node", **settings: Any) -> None:
         self.url = url
-        self.settings = Settings(writer_silent_max=1.0, **settings)
+        # It declares no writer dead because the machine stood still; a node that follows a crashed one asks for less.
+        self.settings = Settings(**{"writer_silent_max": HANG_S, **settings})
         self.clock = LogClock()
         metrics = Metrics("test")
         committed = CommittedBatches()
